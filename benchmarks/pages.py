@@ -49,10 +49,11 @@ _STATUSES = ("succeeded", "failed", "missed", "skipped", "timed_out")
 
 @dataclass(frozen=True)
 class Measured:
-    """A page, its server times in seconds, and the target for their median."""
+    """A page, its server times and their CPU in seconds, and the target for the median time."""
 
     label: str
     seconds: list[float]
+    cpu: list[float]
     target: float
 
 
@@ -107,12 +108,14 @@ def viewers_table(watched: Watched) -> str:
 
 
 def table(measured: list[Measured]) -> str:
-    lines = [header("page", f"median of {len(measured[0].seconds)}", "max", "target")]
+    count = len(measured[0].seconds)
+    lines = [header("page", f"median of {count}", "max", "CPU, median", "target")]
     lines += [
         row(
             each.label,
             f"{1_000 * median(each.seconds):.0f} ms",
             f"{1_000 * max(each.seconds):.0f} ms",
+            f"{1_000 * median(each.cpu):.0f} ms",
             f"≤ {1_000 * each.target:g} ms",
         )
         for each in measured
@@ -132,7 +135,7 @@ async def _measure(home: Path, turns: int) -> tuple[list[Measured], Watched | No
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as browser:
             await browser.get(server.new_link())
             found = [
-                Measured(label, await _times(browser, path, turns), target)
+                Measured(label, *await _times(browser, path, turns), target)
                 for label, path, target in (
                     ("Today", "/", 0.3),
                     ("Jobs", "/jobs", 0.5),
@@ -210,16 +213,20 @@ async def _no_health() -> HealthReport:
     raise DaybookError("not measured")
 
 
-async def _times(browser: httpx.AsyncClient, path: str, turns: int) -> list[float]:
-    seconds = list[float]()
+async def _times(
+    browser: httpx.AsyncClient, path: str, turns: int
+) -> tuple[list[float], list[float]]:
+    """Return the durations of the requests, and the CPU of this process in each."""
+    seconds, used = list[float](), list[float]()
     for turn in range(turns + 1):
         progress(f"pages: {path} {turn} of {turns}")
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         answer = await browser.get(path)
         if turn > 0:
             seconds.append(time.perf_counter() - start)
+            used.append(time.process_time() - cpu)
         answer.raise_for_status()
-    return seconds
+    return seconds, used
 
 
 async def _fill(ledger: Ledger) -> tuple[str, str]:

@@ -38,7 +38,7 @@ from daybook.processes import proc
 from daybook.timing import TIMING
 
 INTERVAL_SECONDS = 15.0
-START_TIMEOUT_SECONDS = 300.0
+START_TIMEOUT_SECONDS = 1200.0
 WARM_UP_SECONDS = 120.0
 """Time after the start that is not part of the table's first values."""
 PANELS = (("memory_mb", "memory, MB"), ("descriptors", "descriptors"), ("file_mb", "files, MB"))

@@ -7,7 +7,7 @@
     │   ├── UnknownName          2  an option or field names an agent, tool, … that does not exist
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
     │   ├── InvalidFiles         2  mistakes in jobs files, each with its line and column
-    │   ├── ChangedMeanwhile     2  somebody changed the job after the caller had read it
+    │   ├── ChangedMeanwhile     2  somebody changed it after the caller had read it
     │   └── Ambiguous            2  a name or id prefix matches more than one job, run, …
     ├── NotFound                 3  the job, run, … that a command names does not exist
     ├── NothingClaimable         3  no task for this task session now, with the reason
@@ -133,12 +133,12 @@ class OutgoingRefused(NonRetryable, InvalidInput):
 
 
 class ChangedMeanwhile(InvalidInput):
-    """The job was changed after the caller had read it; nothing was changed now."""
+    """A job or an agent was changed after the caller had read it; nothing was changed now."""
 
     code = "changed_meanwhile"
 
-    def __init__(self, job: str) -> None:
-        super().__init__("job", f"{job} was changed meanwhile", "compare, then save again")
+    def __init__(self, noun: str, name: str) -> None:
+        super().__init__(noun, f"{name} was changed meanwhile", "compare, then save again")
 
 
 class Ambiguous(InvalidInput):

@@ -74,6 +74,11 @@ class Home:
         return self.path / "up.lock"
 
     @property
+    def holders(self) -> Path:
+        """Folder with a file for each worker, locked while its processes run (`runs.holders`)."""
+        return self.path / "holders"
+
+    @property
     def command_socket(self) -> Path:
         """Socket of `up`'s command server (`daybook.cli.command_server`)."""
         return self.path / "commands.sock"

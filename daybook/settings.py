@@ -76,6 +76,11 @@ def default_limits() -> dict[str, Any]:
     return {}
 
 
+def default_budget() -> dict[str, Any]:
+    """Return the defaults in docs/guides/budgets.md."""
+    return {}
+
+
 def default_tasks() -> dict[str, Any]:
     """Return the defaults in docs/guides/tasks.md."""
     return {}
@@ -170,6 +175,11 @@ class Settings(BaseSettings):
         "named has no limit of its own.",
     )
 
+    budget: dict[str, Any] = Field(
+        default_factory=default_budget,
+        description="Budget of all runs and of single agents, in tokens and US dollars: a table, "
+        "`[budget]` in `config.toml`, or JSON. docs/guides/budgets.md lists the keys.",
+    )
     limits: dict[str, Any] = Field(
         default_factory=default_limits,
         description="Limits of agents' own jobs: a table, `[limits]` in `config.toml`, or JSON. "

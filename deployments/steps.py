@@ -42,7 +42,7 @@ async def apply_jobs(
     """
     from daybook import api
     from daybook.files import sources
-    from daybook.operations.up import EXAMPLE_FILE
+    from daybook.operations.preparation import EXAMPLE_FILE
 
     path = Path(__file__).parent / folder
     example = Path(EXAMPLE_FILE).name

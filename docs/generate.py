@@ -120,6 +120,18 @@ def limits() -> str:
     return _between("guides/limits.md", lines)
 
 
+def budgets() -> str:
+    """Return the page of budgets with a current table of `[budget]`."""
+    from daybook.jobs.budgets import HomeBudget
+
+    lines = ["| key | default | meaning |", "|---|---|---|"]
+    plain = HomeBudget().model_dump(mode="json")
+    for name, field in HomeBudget.model_fields.items():
+        default = "none" if plain[name] in (None, {}) else f"`{json.dumps(plain[name])}`"
+        lines.append(f"| `{name}` | {default} | {_cell(field.description or '')} |")
+    return _between("guides/budgets.md", lines)
+
+
 def tasks() -> str:
     """Return the page of tasks with a current table of `[tasks]`."""
     from daybook.tasks.policy import SchedulerPolicy
@@ -614,6 +626,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "../CONTRIBUTING.md": contributing,
     "concepts/states.md": states,
     "guides/limits.md": limits,
+    "guides/budgets.md": budgets,
     "guides/tasks.md": tasks,
     "operations/running.md": running,
     "reference/cli.md": cli,

@@ -17,7 +17,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store as jobs
 from daybook.jobs.model import edit, new_job
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import JobRow, MessageRow, OutboxRow, SessionRow
+from daybook.ledger.tables import JobRow, MessageRow, OutboxRow, RevisionRow, SessionRow
 from daybook.tasks import queue
 from tests import morning
 
@@ -145,12 +145,13 @@ async def store(ledger: Ledger) -> Stored:
     )
     async with ledger.write() as session:
         row = await session.get_one(JobRow, stored.id)
-        row.created_by = payload("author")
+        revision = await session.get_one(RevisionRow, (stored.id, 1))
+        revision.source = payload("author")
         row.last_error, row.last_status, row.last_run_id = payload("last-error"), "failed", bad.id
         row.consecutive_failures = 2
         theirs = {**stored.job.parameters(), "prompt": payload("conflict")}
         row.conflict = {"at": now.isoformat(), "fields": {"parameters": theirs}}
-        session.add_all([row, bad, called, used, sent, message, talk])
+        session.add_all([row, revision, bad, called, used, sent, message, talk])
         await session.flush()
         session.add(morning.attempt(bad, error=payload("attempt")))
         for number, (role, mark) in enumerate(

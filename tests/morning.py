@@ -6,6 +6,7 @@ ledger's time; random choices are the same in each call.
 
 from __future__ import annotations
 
+import json
 import random
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -24,8 +25,10 @@ from daybook.ledger.tables import (
     OutboxRow,
     RunRow,
     SessionRow,
+    StepRow,
 )
 from daybook.tasks import queue, sessions
+from tests.world.runs import step_of
 
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
 """Text that changes the page's title if a page runs it."""
@@ -178,6 +181,31 @@ def attempt(row: RunRow, number: int = 1, **fields: Any) -> AttemptRow:
     return AttemptRow(run_id=row.id, number=number, fence=1, **(given | fields))
 
 
+def _steps(failed: RunRow) -> list[StepRow]:
+    """Return the steps of a run with three attempts: what it asked, called, and asked again."""
+    begun = failed.due + timedelta(seconds=40)
+    used = {"input_tokens": 2_140, "output_tokens": 96, "cost_usd": 0.0081}
+    call = {"kind": "tool", "repeatable": False}
+    found = [
+        step_of(
+            failed.id, begun, 1, name="sonnet-5", usage=used, output="I look at the last runs."
+        ),
+        step_of(failed.id, begun, 2, **call, position="1.1", name="ci_list_runs"),
+        step_of(failed.id, begun, 3, **call, position="1.2", name="mail_send", status="unknown"),
+        step_of(failed.id, begun, 4, attempt=3, position="2", name="sonnet-5", status="failed"),
+    ]
+    found[1].input = json.dumps({"branch": "main", "since": "2026-03-01", "states": ["failed"]})
+    found[1].output = '[{"test": "test_time_zones", "failed": 3, "passed": 14}]'
+    found[2].input = json.dumps({"to": "otto@example.org", "text": "Three tests are flaky. " * 9})
+    found[3].error, found[3].diverged = failed.error, "the model asked for something else here"
+    for number, step in enumerate(found):
+        step.started_at = begun + number * timedelta(seconds=3)
+        step.finished_at = step.started_at + timedelta(seconds=2.4)
+        if step.status == "running":
+            step.status = "succeeded"
+    return found
+
+
 async def _trouble(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) -> None:
     """Add what needs a person, and runs that have not ended."""
     dice = random.Random(8)
@@ -196,6 +224,7 @@ async def _trouble(ledger: Ledger, jobs: dict[str, StoredJob], now: datetime) ->
             session.add(
                 attempt(failed, number, started_at=begun, finished_at=begun + timedelta(seconds=9))
             )
+        session.add_all(_steps(failed))
         row = await session.get(JobRow, jobs["flaky-tests"].id)
         assert row is not None
         row.consecutive_failures, row.last_status, row.last_error = 3, "failed", failed.error

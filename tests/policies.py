@@ -24,6 +24,8 @@ DEFAULT: dict[str, object] = {
     "work_dir": "",
     "tokens_per_run": 0,
     "tokens_per_day": 0,
+    "usd_per_run": 0.0,
+    "usd_per_day": 0.0,
     "summarize_after_messages": 0,
     "summarize_after_tokens": 0,
     "check": {

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from daybook.agents.journal import Journal
 from daybook.errors import AgentMisconfigured
 from daybook.jobs.compression import Compression
+from daybook.jobs.markers import Marker
 from daybook.tasks import model as task_model
 from daybook.validation import raising_pydantic_error
 
@@ -216,6 +217,7 @@ OWN_TOOLS = "daybook"
 Capabilities = Annotated[
     list[str],
     AfterValidator(_check_capabilities),
+    Marker(option="capability"),
     Field(
         title="Capabilities",
         description=(

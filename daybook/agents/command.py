@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import errno
 import json
+import logging
 import os
 import textwrap
 from collections.abc import Iterator
@@ -12,12 +13,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from daybook.agents import base, json_text, process, template
+from daybook.agents import base, json_text, presets, process, template
 from daybook.agents.base import AgentReply, AgentRequest, Capabilities, McpServers, refuse_model
+from daybook.agents.step_lines import StepLines
+from daybook.agents.step_recorder import MAX_LINE_BYTES, StepRecorder
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from daybook.http.secrets import FilledSecrets
 from daybook.jobs.compression import (
@@ -25,7 +28,13 @@ from daybook.jobs.compression import (
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
+from daybook.jobs.markers import Marker
 from daybook.processes import environment, group, locations
+from daybook.processes.pipes import LinePipe
+
+log = logging.getLogger(__name__)
+
+MAX_SESSION_CHARACTERS = 100
 
 _ROLES = {"user": "User", "assistant": "Assistant"}
 
@@ -54,7 +63,7 @@ class CommandSettings(BaseModel):
             "directory of a job takes precedence."
         ),
     )
-    environment: list[str] = Field(
+    environment: Annotated[list[str], Marker(option="env")] = Field(
         default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
         title="Environment",
         description=(
@@ -62,12 +71,13 @@ class CommandSettings(BaseModel):
             "values. PREFECT_… and DAYBOOK_… are refused."
         ),
     )
-    output: Literal["text", "json"] = Field(
+    output: presets.OutputFormat = Field(
         default="text",
         title="Output",
         description=(
             "Format of the program's output: text, or one JSON value. With json, the run fails if "
-            "the output is anything else."
+            "the output is anything else. With claude-code and codex, the program prints its steps "
+            "as JSON lines, which Daybook records, and the answer is their result."
         ),
     )
 
@@ -126,6 +136,10 @@ class CommandSettings(BaseModel):
 class CommandAgent:
     """Agent that runs a program once for each request, in a process group of its own.
 
+    With the output of a preset, the program's steps are recorded as it prints them
+    (`step_recorder`), and the answer is the text of its result; without a result, or if the result
+    is an error, `AgentFailed` is raised.
+
     Exit code 0 means an answer; any other exit code raises `AgentFailed`, and so does an answer
     that should be JSON but is not, or is too long. The reply drops text beyond
     `process.MAX_OUTPUT_BYTES`, and says so in ``cut``. `AgentMisconfigured` is raised before
@@ -156,9 +170,15 @@ class CommandAgent:
     async def answer(self, request: AgentRequest) -> AgentReply:
         self.check_model(request.model)
         variables = environment.select(self.settings.environment)
-        with self._folder(request) as folder, self._config(request) as config:
-            completed = await self._run(request, folder, variables, config)
         hidden = _SecretHider(variables, request.servers or McpServers({}))
+        preset = presets.PRESETS.get(self.settings.output)
+        with self._folder(request) as folder, self._config(request) as config:
+            if preset is not None:
+                recorder = StepRecorder(preset.lines(request), request, hidden.of_answer)
+                work = self._run(request, folder, variables, config, recorder.pipe)
+                completed = await recorder.run(work, request.timeout)
+                return self._result(request, completed, recorder.lines, hidden)
+            completed = await self._run(request, folder, variables, config)
         # An incremental decoder leaves out an incomplete character at the cut.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(completed.output, final=not completed.dropped).rstrip("\r\n")
@@ -166,23 +186,58 @@ class CommandAgent:
             message = hidden.of_error(_marked(text, completed))
             raise AgentTimeout(request.timeout, message)
         if completed.code != 0:
-            errors = completed.errors.decode(errors="replace").strip()[-2000:]
-            said = f"it printed: {errors}" if errors else "it printed nothing to standard error"
-            message = f"{self._program} {group.describe_exit(completed.code)}; {said}"
-            raise AgentFailed(
-                hidden.of_error(message),
-                hidden.of_error(_marked(text, completed)),
-            )
+            message = hidden.of_error(self._exit_words(completed))
+            raise AgentFailed(message, hidden.of_error(_marked(text, completed)))
         text = hidden.of_answer(text)
         result = self._parsed(text, completed) if self.settings.output == "json" else None
         return AgentReply(text=text, result=result, agent=self.name, cut=_cut(completed))
+
+    def _result(
+        self,
+        request: AgentRequest,
+        completed: process.ProgramResult,
+        lines: StepLines,
+        hidden: _SecretHider,
+    ) -> AgentReply:
+        """Return the reply that the program's lines contain; raise the errors of `answer`."""
+        text = hidden.of_answer(lines.text or "")
+        if lines.session:
+            log.info(
+                "the session of %s is %s",
+                self._program,
+                lines.session[:MAX_SESSION_CHARACTERS],
+                extra={"action": "program_session"},
+            )
+        error: AgentFailed | AgentTimeout | None = None
+        if completed.timed_out:
+            error = AgentTimeout(request.timeout, text)
+        elif lines.error:
+            error = AgentFailed(f"{self._program} reported: {hidden.of_error(lines.error)}", text)
+        elif completed.code != 0:
+            error = AgentFailed(hidden.of_error(self._exit_words(completed)), text)
+        elif lines.text is None:
+            error = AgentFailed(_without_result(self._program, self.settings.output, completed))
+        if error is not None:
+            error.usage = lines.usage
+            raise error
+        return AgentReply(text=text, agent=self.name, model=lines.model, usage=lines.usage)
+
+    def _exit_words(self, completed: process.ProgramResult) -> str:
+        errors = completed.errors.decode(errors="replace").strip()[-2000:]
+        said = f"it printed: {errors}" if errors else "it printed nothing to standard error"
+        return f"{self._program} {group.describe_exit(completed.code)}; {said}"
 
     @property
     def _program(self) -> str:
         return Path(self.settings.command[0]).name
 
     async def _run(
-        self, request: AgentRequest, folder: str, variables: dict[str, str], config: str
+        self,
+        request: AgentRequest,
+        folder: str,
+        variables: dict[str, str],
+        config: str,
+        lines: LinePipe | None = None,
     ) -> process.ProgramResult:
         # A relative program belongs to the agent: the job's work directory does not change it.
         base = self.settings.work_dir or folder
@@ -201,6 +256,7 @@ class CommandAgent:
                 environment=variables,
                 stdin=None if by_argument else prompt,
                 seconds=request.timeout,
+                lines=lines,
             )
         except OSError as error:
             if error.errno == errno.E2BIG:
@@ -296,6 +352,18 @@ def _values(request: AgentRequest) -> dict[str, str]:
 
 def _cut(ended: process.ProgramResult) -> str:
     return f"{ended.dropped} more bytes were printed" if ended.dropped else ""
+
+
+def _without_result(program: str, output: str, completed: process.ProgramResult) -> str:
+    """Return the error of a program that printed no result line."""
+    if completed.dropped:
+        return (
+            f"{program} printed lines of more than {MAX_LINE_BYTES} bytes, and no other result line"
+        )
+    return (
+        f"{program} printed no result line; with the output {output}, its command needs the "
+        f"arguments of the preset: {' '.join(presets.PRESETS[output].command[1:])}"
+    )
 
 
 def _marked(text: str, ended: process.ProgramResult) -> str:

@@ -142,6 +142,16 @@ async def add(
                 await kinds.KINDS[other].remove(client, name)
 
 
+async def read(client: PrefectClient, name: str) -> tuple[kinds.AgentKind, str, dict[str, Any]]:
+    """Return the agent's kind, name and stored settings, with secrets, even if they are invalid.
+
+    Fields that the kind does not have are left out. Raises `UnknownName` and `Ambiguous`.
+    """
+    kind, document = await _find(client, name, secrets=True)
+    data = {each: document.data[each] for each in kind.model.model_fields if each in document.data}
+    return kind, str(document.name), data
+
+
 async def remove(client: PrefectClient, name: str) -> None:
     """Remove the agent and its copy in the ledger, even if Prefect lost the agent.
 

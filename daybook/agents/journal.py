@@ -15,9 +15,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 from daybook.ledger import texts
+from daybook.runs.usage import Amount
 
 Kind = Literal["request", "tool"]
 """A step is a request to a model, or a call of a tool."""
@@ -67,7 +69,8 @@ class Step:
 
     ``name`` is the model, or the tool by the name that the model uses. ``facts`` are what the step
     asks for, by name; `digest` is that of all of them. ``input`` is the same as a text for people.
-    ``repeatable``: a repetition has no second effect.
+    ``repeatable``: a repetition has no second effect. ``estimate`` is what a request will probably
+    use, which budgets reserve; they do not count a step without one.
     """
 
     position: Position
@@ -76,8 +79,9 @@ class Step:
     facts: Mapping[str, Any] = field(repr=False)
     input: str = field(repr=False)
     repeatable: bool
+    estimate: Amount | None = None
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Return the SHA-256 digest of the facts, in hexadecimal digits."""
         return digest_of(self.facts)
@@ -88,24 +92,33 @@ class StepReply:
     """What came back: ``output`` as a text for people, or an ``error``.
 
     ``usage`` is that of a request to a model, as in `AgentReply`. ``value`` is the complete reply
-    as JSON, from which a later attempt can continue; None if it cannot.
+    as JSON, from which a later attempt can continue; None if it cannot. ``may_cost``: a request
+    without usage may have cost something, so budgets go on counting its estimate. ``amount`` is
+    what they count if it is not the usage of this step alone.
     """
 
     output: str = field(default="", repr=False)
     error: str = ""
     usage: Mapping[str, Any] | None = None
     value: Any = field(default=None, repr=False)
+    may_cost: bool = False
+    amount: Amount | None = None
 
 
 class Journal(Protocol):
     """Journal of one attempt of a run."""
 
+    async def limits_usd(self) -> bool:
+        """Return whether a budget in US dollars limits the run."""
+        ...
+
     async def start(self, step: Step) -> StepReply | None:
         """Record the start of ``step``, which may happen after that.
 
         If it must not happen, because it has happened in an earlier attempt or may have, return the
-        reply to use instead. Raise `LedgerError` if the run was taken over, and `AgentFailed` if
-        the attempt has to stop.
+        reply to use instead. If the requests of other runs have reserved the rest of a budget, wait
+        for them. Raise `LedgerError` if the run was taken over, `AgentFailed` if the attempt has to
+        stop, and `AgentMisconfigured` if the price of a request is not known but limited.
         """
         ...
 
@@ -114,6 +127,14 @@ class Journal(Protocol):
 
         A request whose reply turned out to be useless is finished once more, with an error, so
         that the next attempt does not continue from it.
+        """
+        ...
+
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+        """Record a step of a program, which has started it already; no later attempt continues it.
+
+        Without ``reply``, `finish` follows when the program says what came back. Raise
+        `LedgerError` if the run was taken over.
         """
         ...
 

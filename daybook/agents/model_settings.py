@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -18,6 +18,7 @@ from pydantic import (
 from daybook.agents import base
 from daybook.agents.base import Capabilities
 from daybook.jobs.compression import SummarizeAfterMessages, SummarizeAfterTokens
+from daybook.jobs.markers import Marker
 
 
 class Options(BaseModel):
@@ -25,8 +26,12 @@ class Options(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    temperature: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    max_tokens: int | None = Field(default=None, ge=1)
+    temperature: float | None = Field(
+        default=None, ge=0, allow_inf_nan=False, description="Sampling temperature."
+    )
+    max_tokens: int | None = Field(
+        default=None, ge=1, description="Maximum number of tokens per answer."
+    )
     top_p: float | None = Field(default=None, ge=0, le=1)
     top_k: int | None = Field(default=None, ge=1)
     seed: int | None = None
@@ -60,7 +65,7 @@ class ModelSettings(BaseModel):
             "the provider's own. With openai:…, Daybook uses the chat completions API there."
         ),
     )
-    api_key: SecretStr = Field(
+    api_key: Annotated[SecretStr, Marker(option="key")] = Field(
         default=SecretStr(""),
         title="API key",
         description=(
@@ -68,7 +73,7 @@ class ModelSettings(BaseModel):
             "provider, such as OPENAI_API_KEY, but never sends that key to a base URL."
         ),
     )
-    system_prompt: str = Field(
+    system_prompt: Annotated[str, Marker(is_long=True)] = Field(
         default="",
         title="System prompt",
         description="Instructions sent with every request, before the session's messages.",
@@ -83,7 +88,7 @@ class ModelSettings(BaseModel):
         ),
         examples=[{"temperature": 0.2, "max_tokens": 2000}],
     )
-    tools: list[str] = Field(
+    tools: Annotated[list[str], Marker(option="tool")] = Field(
         default=[],
         title="Tools",
         description=(

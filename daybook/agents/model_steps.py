@@ -28,8 +28,10 @@ from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
 from daybook.agents.base import AgentRequest
+from daybook.agents.estimates import estimated_tokens
 from daybook.agents.journal import Journal, Position, Step, StepReply, digest_of
-from daybook.errors import AgentError
+from daybook.errors import AgentError, AgentTimeout
+from daybook.runs.usage import Amount
 
 _PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
 """Settings of a request that may differ between two attempts of the same one."""
@@ -108,7 +110,10 @@ class JournaledModel(WrapperModel):
             "tools": self._tools,
         }
         text = _text_of(messages[-1])
-        step = Step(position, "request", self.model_name, facts, text, repeatable=True)
+        estimate = self._estimate(messages, model_settings, model_request_parameters)
+        step = Step(
+            position, "request", self.model_name, facts, text, repeatable=True, estimate=estimate
+        )
         recorded = await journal.start(step)
         if recorded is not None:
             self._steps.replayed_requests += 1
@@ -118,7 +123,9 @@ class JournaledModel(WrapperModel):
         try:
             response = await super().request(messages, model_settings, model_request_parameters)
         except Exception as error:
-            await journal.finish(step, StepReply(error=str(self._translate(error))))
+            failed = self._translate(error)
+            may_cost = isinstance(failed, AgentTimeout)
+            await journal.finish(step, StepReply(error=str(failed), may_cost=may_cost))
             raise
         self._steps.answered(response)
         reply = StepReply(
@@ -127,6 +134,39 @@ class JournaledModel(WrapperModel):
         await journal.finish(step, reply)
         self._steps.last_answered = step, reply
         return response
+
+    def _estimate(
+        self,
+        messages: Sequence[ModelMessage],
+        settings: ModelSettings | None,
+        parameters: ModelRequestParameters,
+    ) -> Amount:
+        """Return what the request will probably use."""
+        responses = [each for each in messages if isinstance(each, ModelResponse)]
+        answered = [
+            (each.usage.input_tokens, each.usage.output_tokens)
+            for each in responses
+            if each.usage.input_tokens
+        ]
+        if answered and responses[-1].usage.input_tokens:
+            lengths = [len(_text_of(messages[-1]))]
+        else:
+            lengths = [len(_text_of(each)) for each in messages]
+            lengths.append(len(getattr(messages[-1], "instructions", None) or ""))
+            lengths += [
+                len(tool.description or "") + len(str(tool.parameters_json_schema))
+                for tool in parameters.function_tools
+            ]
+            answered = []
+        tokens = estimated_tokens(lengths, answered, (settings or {}).get("max_tokens"))
+        expected = ModelResponse(
+            parts=[],
+            usage=RequestUsage(input_tokens=tokens[0], output_tokens=tokens[1]),
+            model_name=self.model_name,
+            provider_name=self.system,
+            provider_url=self.base_url,
+        )
+        return Amount.of(self._priced(expected))
 
 
 def _encoded(response: ModelResponse) -> Any:

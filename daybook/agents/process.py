@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from daybook.processes import pipes
 from daybook.processes.ending import wait_shielded
 from daybook.processes.group import Group
+from daybook.processes.pipes import LinePipe
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 """Maximum number of bytes kept of standard output; the rest is read and dropped."""
@@ -33,7 +34,8 @@ _DRAIN_TIMEOUT_SECONDS = 1.0  # for pipes that a process outside the group keeps
 class ProgramResult:
     """The result of a program. ``code`` is negative if a signal ended it, as in `subprocess`.
 
-    ``dropped`` counts the bytes of output beyond `MAX_OUTPUT_BYTES`.
+    ``dropped`` counts the bytes of output beyond `MAX_OUTPUT_BYTES`. If the output was read line by
+    line, ``output`` is empty, and ``dropped`` counts the bytes of lines that were too long.
     """
 
     code: int
@@ -50,8 +52,9 @@ async def run(
     environment: Mapping[str, str],
     stdin: bytes | None,
     seconds: float,
+    lines: LinePipe | None = None,
 ) -> ProgramResult:
-    """Run the program until it exits or ``seconds`` have passed.
+    """Run the program until it exits or ``seconds`` have passed; ``lines`` reads its output.
 
     Raises OSError or ValueError if the program cannot be started. A cancellation, even a repeated
     one, is raised only after the group has ended.
@@ -59,27 +62,33 @@ async def run(
     group = Group(arguments, folder=folder, environment=environment, with_input=stdin is not None)
     was_cancelled = asyncio.Event()
     # In a separate task, which the caller's cancellation never reaches.
-    task = asyncio.create_task(_keep(group, was_cancelled, stdin, seconds))
+    task = asyncio.create_task(_keep(group, was_cancelled, stdin, seconds, lines))
     return await wait_shielded(task, cancelled=was_cancelled.set)
 
 
 async def _keep(
-    group: Group, was_cancelled: asyncio.Event, stdin: bytes | None, seconds: float
+    group: Group,
+    was_cancelled: asyncio.Event,
+    stdin: bytes | None,
+    seconds: float,
+    lines: LinePipe | None,
 ) -> ProgramResult:
     """Run the group to its end; ``was_cancelled`` is set when the caller is cancelled."""
-    output, errors = pipes.HeadPipe(MAX_OUTPUT_BYTES), pipes.TailPipe(MAX_ERROR_BYTES)
+    output, errors = lines or pipes.HeadPipe(MAX_OUTPUT_BYTES), pipes.TailPipe(MAX_ERROR_BYTES)
     feed = pipes.InputPipe()
     try:
         await pipes.connect(group.child, output, errors, feed, stdin or b"")
         timed_out = not await _ended_in_time(group, was_cancelled, seconds)
         await group.end()
+        if lines is not None:
+            lines.finish()
         await pipes.wait_drained((output, errors), _DRAIN_TIMEOUT_SECONDS)
     finally:
         group.kill()
         await pipes.close((output, errors, feed))
     return ProgramResult(
         code=group.child.returncode,
-        output=bytes(output.kept),
+        output=b"" if lines else bytes(output.kept),
         dropped=output.dropped,
         errors=bytes(errors.kept),
         timed_out=timed_out,

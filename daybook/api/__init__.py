@@ -65,6 +65,7 @@ if TYPE_CHECKING:
         secrets as secrets,
         sessions as sessions,
         skips as skips,
+        spending as spending,
         sync as sync,
         task_client as task_client,
         task_scheduler as task_scheduler,

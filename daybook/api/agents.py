@@ -1,4 +1,4 @@
-"""Operations on agents: add, list, show, test, remove."""
+"""Operations on agents: add, list, show, edit, test, remove."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from daybook.agents import documents, kinds, providers
+from daybook.agents import documents, kinds, presets, providers
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
 from daybook.agents.documents import AgentInfo
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 KINDS = (kinds.MODEL.word, kinds.COMMAND.word)
 """Kinds of agents that a form offers: those that ask a model or a program."""
+KEY_DELETED = (
+    "The stored key was deleted, because it belonged to another provider or URL. "
+    "`daybook agents edit --key-stdin` stores one."
+)
 TEST_PROMPT = "Say in one sentence that you are ready."
 
 
-class AddedAgent(AgentInfo, frozen=True):
-    """An agent that was added; ``notes`` are hints for the user."""
+class StoredAgent(AgentInfo, frozen=True):
+    """An agent that was added or changed; ``notes`` are hints for the user."""
 
     notes: list[str]
 
@@ -60,24 +64,55 @@ class AgentTest(BaseModel, frozen=True):
 
 
 async def add(
-    name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False
-) -> AddedAgent:
+    name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False, preset: str = ""
+) -> StoredAgent:
     """Store an agent as a Prefect block; ``kind`` is the word of one of `kinds.KINDS`.
 
-    With ``replace``, replace the agent with this name, whose key is deleted. A command is stored
-    with the full path of its program. If it raises `InvalidInput`, nothing was stored.
+    With ``replace``, replace the agent with this name, whose key is deleted. ``preset`` is the name
+    of one of `presets.PRESETS` for a command agent, which completes the ``fields``. A command is
+    stored with the full path of its program. If it raises `InvalidInput`, nothing was stored.
     """
-    settings, notes = _check(kind, fields), []
-    if isinstance(settings, CommandSettings):
-        command, warning = locations.resolve_command(settings.command, settings.work_dir)
-        fields = {**fields, "command": command}
-        notes = [warning] if warning else []
+    fields = presets.apply(preset, fields) if preset else fields
+    checked, notes = _check(kind, fields)
     async with prefect.connected() as client:
         await prefect.check_connection(client)
-        await _check_tools(settings, client)
-        await documents.add(client, name, kind, fields, replace=replace)
+        await _check_tools(checked, client)
+        await documents.add(client, name, kind, checked.model_dump(), replace=replace)
         added = await documents.describe(client, name)
-    return AddedAgent(**dict(added), notes=notes)
+    return StoredAgent(**dict(added), notes=notes)
+
+
+async def edit(name: str, changes: Mapping[str, Any]) -> StoredAgent:
+    """Change only the given settings of an agent, and of its ``options``; return it.
+
+    An option that is None is removed. The key stays, unless ``changes`` has one, or the provider or
+    the URL that gets the key changes: then it is deleted, and a note says so. Raise `UnknownName`,
+    `Ambiguous`, and `InvalidInput`; then nothing was changed.
+    """
+    async with prefect.connected() as client:
+        await prefect.check_connection(client)
+        kind, stored_name, before = await documents.read(client, name)
+        fields = {**before, **changes}
+        if "options" in changes:
+            fields["options"] = {**before.get("options", {}), **changes["options"]}
+        loses_key = (
+            bool(before.get("api_key"))
+            and "api_key" not in changes
+            and _recipient(fields) != _recipient(before)
+        )
+        if loses_key:
+            fields["api_key"] = ""
+        checked, notes = _check(kind.word, fields)
+        await _check_tools(checked, client)
+        await kind.save(client, stored_name, checked, replace=True)
+        edited = await documents.describe(client, f"{kind.slug}/{stored_name}")
+    return StoredAgent(**dict(edited), notes=[*notes, KEY_DELETED] if loses_key else notes)
+
+
+def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the provider and the URL that get the key of these settings."""
+    provider, _, _ = str(model_settings.get("model", "")).rpartition(":")
+    return provider, str(model_settings.get("base_url", ""))
 
 
 def settings_of(kind: str) -> dict[str, FieldInfo]:
@@ -154,15 +189,22 @@ async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
             await mcp_config.find(settings.tools, servers)
 
 
-def _check(kind: str, fields: Mapping[str, Any]) -> BaseModel:
-    """Return the settings of an agent; raise `InvalidInput` for invalid ones."""
+def _check(kind: str, fields: Mapping[str, Any]) -> tuple[BaseModel, list[str]]:
+    """Return the settings of an agent, with the full path of its program, and notes about them.
+
+    Raise `InvalidInput` for invalid ones.
+    """
     settings: BaseModel = kinds.find_kind(kind).validate(fields)
-    if isinstance(settings, ModelSettings):
-        try:
-            providers.check(settings)
-        except AgentMisconfigured as error:
-            raise InvalidInput("model", str(error)) from None
-    return settings
+    match settings:
+        case ModelSettings():
+            try:
+                providers.check(settings)
+            except AgentMisconfigured as error:
+                raise InvalidInput("model", str(error)) from None
+        case CommandSettings():
+            command, note = locations.resolve_command(settings.command, settings.work_dir)
+            return settings.model_copy(update={"command": command}), [note] if note else []
+    return settings, []
 
 
 def _users(name: str, jobs: Iterable[StoredJob]) -> list[str]:

@@ -22,25 +22,26 @@ def blocking(
     """Return a method that runs ``method`` of ``self.client`` and blocks until it has finished."""
 
     def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return _run(method(self.client, *args, **kwargs))
-        except DaybookError as error:
-            raise error from None  # its text includes the cause
+        return run(method(self.client, *args, **kwargs))
 
     update_wrapper(call, method)
     return call
 
 
-def _run(work: Coroutine[Any, Any, R]) -> R:
-    """Run ``work`` in a new event loop; return its result.
+def run(work: Coroutine[Any, Any, R]) -> R:
+    """Run ``work`` in a new event loop; return its result, or raise its error without the cause.
 
     If a loop already runs in this thread, as in a notebook, run the new one in another thread.
     """
     # Not inside an `except`: every error of `work` would be chained to the one handled there.
-    if not _has_loop():
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1, "daybook") as thread:
-        return thread.submit(copy_context().run, asyncio.run, work).result()
+    has_loop = _has_loop()
+    try:
+        if not has_loop:
+            return asyncio.run(work)
+        with ThreadPoolExecutor(1, "daybook") as thread:
+            return thread.submit(copy_context().run, asyncio.run, work).result()
+    except DaybookError as error:
+        raise error from None  # its text includes the cause
 
 
 def _has_loop() -> bool:

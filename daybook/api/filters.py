@@ -184,8 +184,8 @@ def _check_choice(field: str, value: str, legal: Iterable[str]) -> None:
 def _range(
     since: str | None, until: str | None, now: datetime
 ) -> tuple[datetime | None, datetime | None]:
-    start = None if since is None else _instant("since", since, now)
-    end = None if until is None else _instant("until", until, now)
+    start = None if since is None else parse_instant("since", since, now)
+    end = None if until is None else parse_instant("until", until, now)
     if start is not None and end is not None and start >= end:
         raise InvalidInput(
             "since and until", "no time is between them", "use an earlier time for since"
@@ -193,7 +193,7 @@ def _range(
     return start, end
 
 
-def _instant(field: str, text: str, now: datetime) -> datetime:
+def parse_instant(field: str, text: str, now: datetime) -> datetime:
     """Return an instant; a date is its midnight, and times are those of this machine's zone."""
     word = text.strip().lower().removesuffix(" ago")
     if word in ("today", "yesterday"):

@@ -43,9 +43,12 @@ class CommonFields(TypedDict, total=False):
     delete_after_run: bool
     idempotent: bool
     on_lost: Literal["unknown", "rerun"]
+    fail_on_tool_error: bool
     work_dir: str
     tokens_per_run: int
     tokens_per_day: int
+    usd_per_run: float
+    usd_per_day: float
     summarize_after_messages: int
     summarize_after_tokens: int
     check: Mapping[str, Any]

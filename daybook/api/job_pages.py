@@ -7,10 +7,9 @@ thousand jobs is as fast as one of fifty.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -24,13 +23,15 @@ from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
 from daybook.ledger.engine import open_ledger
-from daybook.ledger.views import Run, Spending, UtcTime
-from daybook.runs import daily, history
+from daybook.ledger.views import Run, UtcTime
+from daybook.runs import history
 from daybook.runs.daily import Total
 
 PER_PAGE = 50
 STATES = ("enabled", "paused", "failing", "running", "conflict", "pending")
 """States by which a list of jobs can be filtered."""
+AUTHORS = {"prefect": "Prefect's UI", "daybook": "Daybook"}
+"""What `Revision.author` says of authors that are no writer of `owners.Actor`."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,11 @@ class DayStrip:
 
 
 class Revision(BaseModel, frozen=True):
-    """A revision of a job, who made it, and what it changed; the first one changed nothing."""
+    """A revision of a job, and what it changed; the first one changed nothing.
+
+    ``author`` is the agent or the interface that made it (`owners.Actor.writer`), or one of
+    `AUTHORS`.
+    """
 
     number: int
     effective_from: UtcTime
@@ -161,18 +166,6 @@ def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, li
     return found
 
 
-def spending(totals: Iterable[Total]) -> Spending:
-    """Return the sum of ``totals``."""
-    listed = list(totals)
-    priced = any(each.cost_usd or each.runs > each.unpriced for each in listed)
-    return Spending(
-        cost_usd=daily.cost(listed) if priced else None,
-        input_tokens=sum(each.input_tokens for each in listed),
-        output_tokens=sum(each.output_tokens for each in listed),
-        unpriced_runs=sum(each.unpriced for each in listed),
-    )
-
-
 async def names() -> dict[str, str]:
     """Return the name of every job, also of removed ones, by its id. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
@@ -219,18 +212,7 @@ def _revision(before: StoredJob | None, after: StoredJob) -> Revision:
     return Revision(
         number=after.revision.number,
         effective_from=after.revision.effective_from,
-        author=_author(before, after),
+        author=AUTHORS.get(after.revision.source, after.revision.source),
         enabled=after.job.enabled,
         changes=[] if before is None else changes_between(before.job, after.job),
     )
-
-
-def _author(before: StoredJob | None, after: StoredJob) -> str:
-    """Return who made a revision: Prefect's UI, the creator, or the writer of a changed target."""
-    if before is None:
-        return after.row.created_by
-    if after.revision.source != "ledger":
-        return f"{after.revision.source.capitalize()}'s UI"
-    old: Mapping[str, Any] = before.revision.written_by
-    wrote = {who for part, who in after.revision.written_by.items() if who and old.get(part) != who}
-    return ", ".join(sorted(wrote)) or after.row.owner

@@ -97,10 +97,9 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
         # Invalid fields raise before the first request to Prefect.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
         request = _Request.of(idempotency_key, fields, actor)
-        if own_agent := _agent_of_owner(draft, fields, actor):
-            draft = new_job(
-                now=ledger.now(), default_timezone=zone, **{**fields, "agent": own_agent}
-            )
+        own_agent, by_default = _agent_of_owner(draft, fields, actor), draft
+        if own_agent:
+            draft = edit(draft, {"agent": own_agent}, now=ledger.now())
         authorization.check_limits(draft, actor.owner, ledger.now())
         async with ledger.read() as session:
             repeated = await _job_of(session, request, actor.owner, ledger.now())
@@ -112,7 +111,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 if own_agent and await preflight.has_agent(client, ledger, own_agent):
                     fields = {**fields, "agent": own_agent}
                 elif own_agent:
-                    draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
+                    draft = by_default
                     authorization.check_limits(draft, actor.owner, ledger.now())
                 with authorization.log_refusals(actor.owner, draft.name):
                     notes = await preflight.check(client, draft, actor.owner)
@@ -163,7 +162,7 @@ async def edit_job(
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
         if base is not None and stored.row.updated_at != base:
-            raise ChangedMeanwhile(stored.row.name)
+            raise ChangedMeanwhile("job", stored.row.name)
         job = edit(stored.job, changes, now=now, taken=taken)
         return job if "enabled" in changes else store.enable_again(stored, job)
 

@@ -6,16 +6,18 @@ names of agents, tools, channels and secrets are checked only when the job runs.
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from daybook import owners, settings
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
 from daybook.http import secrets
-from daybook.jobs import limits, payloads
-from daybook.jobs.actions import Action, ToolCall, Webhook
+from daybook.jobs import limits, markers, payloads
+from daybook.jobs.actions import Action
 from daybook.jobs.checks import Check
-from daybook.jobs.model import Job
-from daybook.jobs.notify import CALLBACK_FIELDS, Notify
+from daybook.jobs.model import FIELDS, Job
+from daybook.jobs.notify import Notify
 from daybook.processes import locations
 from daybook.tools.base import PYTHON, ToolUnreachable
 
@@ -26,14 +28,11 @@ if TYPE_CHECKING:
     from daybook.ledger.engine import Ledger
 
 
-ACTION_FIELDS = frozenset(
-    {"agent", "fallback_agents", "gate_agent", "model", "url", "headers", "tool", "params"}
-    | {"check", "policy", "work_dir"}
-)
-"""Fields of a job that `check_action` checks before they are stored."""
-
-NOTIFY_FIELDS = frozenset({"notify", "channel", "chat_id", *CALLBACK_FIELDS.values()})
+NOTIFY_FIELDS = frozenset({"notify", *markers.marked(Notify.model_fields, "is_checked")})
 """Fields of a job that `check_notify` checks before they are stored."""
+
+ACTION_FIELDS = frozenset(markers.marked(FIELDS, "is_checked")) - NOTIFY_FIELDS
+"""Fields of a job that `check_action` checks before they are stored."""
 
 DEFAULT_AGENT_NOTE = (
     'whether the agent "{}" exists is not known without Prefect, so the job asks the default agent'
@@ -77,8 +76,19 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     Return hints for the user, such as a secret that does not exist yet.
     """
     notes = _check_work_dir(job.policy.work_dir)
+    _check_by_kind(job, _guard(owner))
     notes += await _check_target(client, job.action, owner)
+    await _check_model(client, job.action)
     return notes + await _check_precondition(client, job.policy.check, owner)
+
+
+def _check_by_kind(job: Job, guard: Guard) -> None:
+    """Call `check_action` of the kind's module in `daybook.execution`, if there is one."""
+    name = f"daybook.execution.{job.kind.replace('-', '_')}"
+    if find_spec(name) is not None:
+        check = getattr(import_module(name), "check_action", None)
+        if check is not None:
+            check(job.action, guard)
 
 
 def _check_work_dir(work_dir: str) -> list[str]:
@@ -95,33 +105,26 @@ def _check_work_dir(work_dir: str) -> list[str]:
     return []
 
 
-async def _check_target(client: PrefectClient | None, action: Action, owner: str) -> list[str]:
-    notes = []
-    if isinstance(action, Webhook):
-        from daybook.execution import webhook
-
-        webhook.check(action, _guard(owner))
-    if isinstance(action, ToolCall):
-        notes = await _check_tool(client, action, owner)
-    for field, name in action.agents():
+async def _check_target(
+    client: PrefectClient | None, uses: Action | Check, owner: str
+) -> list[str]:
+    """Check the URLs, tools, agents and secrets that an action or a check uses."""
+    notes, guard = [], _guard(owner)
+    for _, url in uses.urls():
+        guard.check(url)
+    for _, tool in uses.tools():
+        notes += await _check_tool(client, tool, uses.arguments(), owner)
+    for field, name in uses.agents():
         await _require_agent(client, name, field)
-    await _check_model(client, action)
-    return notes + await _missing_secrets(client, action.values_with_secrets())
+    return notes + await _missing_secrets(client, uses.values_with_secrets())
 
 
 async def _check_precondition(client: PrefectClient | None, check: Check, owner: str) -> list[str]:
     """Check the precondition (`policy.check`) like an action; an error names the field `check`."""
     try:
-        if check.agent:
-            await _require_agent(client, check.agent, "agent")
-        if check.tool:
-            call = ToolCall(tool=check.tool, params=check.params)
-            return await _check_target(client, call, owner)
-        if check.watch_url:
-            _guard(owner).check(check.watch_url)
+        return await _check_target(client, check, owner)
     except InvalidInput as error:
         raise InvalidInput("check", f"{error.field}: {error.problem}", error.hint) from None
-    return []
 
 
 async def check_notify(client: PrefectClient | None, notify: Notify, owner: str) -> None:
@@ -145,20 +148,22 @@ async def check_notify(client: PrefectClient | None, notify: Notify, owner: str)
         await channels.check(client, notify.channel, notify.chat_id, owner=judged)
 
 
-async def _check_tool(client: PrefectClient | None, action: ToolCall, owner: str) -> list[str]:
+async def _check_tool(
+    client: PrefectClient | None, name: str, params: dict[str, Any], owner: str
+) -> list[str]:
     from daybook.tools import catalog
     from daybook.tools.server_blocks import PrefectServers
 
-    secrets.refuse_literal_params(action.params)
+    secrets.refuse_literal_params(params)
     if client is None:
         return []
     try:
-        tool = await catalog.find(action.tool, PrefectServers(client), _guard(owner))
+        tool = await catalog.find(name, PrefectServers(client), _guard(owner))
     except ToolUnreachable as error:
         return [f"{error}; so the tool and its parameters are checked only when it is called"]
-    if not payloads.is_used(action.params):  # else only a run has the values
-        catalog.check_params(tool, action.params)
-    return await _missing_at_worker(action.tool) if tool.source == PYTHON else []
+    if not payloads.is_used(params):  # else only a run has the values
+        catalog.check_params(tool, params)
+    return await _missing_at_worker(name) if tool.source == PYTHON else []
 
 
 async def _missing_at_worker(tool: str) -> list[str]:

@@ -75,7 +75,9 @@ async def show(ref: str) -> RunLife:
     """
     async with open_ledger() as ledger, ledger.read() as session:
         row, job = await authorization.find_run(session, ref)
-        of_run = select(AttemptRow).where(col(AttemptRow.run_id) == row.id)
+        of_run = select(AttemptRow).where(
+            col(AttemptRow.run_id) == row.id, col(AttemptRow.number) > 0
+        )
         found = await session.execute(of_run.order_by(col(AttemptRow.number)))
         attempts = [Attempt.of(each) for each in found.scalars()]
         made = [Step.of(each) for each in await steps.of_run(session, row.id)]

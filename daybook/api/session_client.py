@@ -6,24 +6,16 @@ They are only for the operator, and raise `InvalidInput` for an agent.
 from __future__ import annotations
 
 from daybook.api import sessions
-from daybook.api.blocking import blocking
-from daybook.api.task_client import Operations, operation_method
+from daybook.api.operation_methods import Blocking, Operation, Operations
 
 
 class Sessions(Operations):
     """The operations of `daybook session`."""
 
-    list = operation_method(sessions.list_sessions)
-    get = operation_method(sessions.show)
-    send = operation_method(sessions.send)
+    list = Operation(sessions.list_sessions)
+    get = Operation(sessions.show)
+    send = Operation(sessions.send)
 
 
-class SyncSessions:
+class SyncSessions(Blocking, Sessions):
     """`Sessions` without `await`."""
-
-    def __init__(self, client: Sessions) -> None:
-        self.client = client
-
-    list = blocking(Sessions.list)
-    get = blocking(Sessions.get)
-    send = blocking(Sessions.send)

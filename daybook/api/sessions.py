@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.api import authorization
 from daybook.errors import NotFound
-from daybook.jobs import store
+from daybook.jobs import markers, policy, store
+from daybook.jobs.actions import AgentPrompt
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
@@ -145,14 +146,8 @@ async def send(ref: str, prompt: str) -> RunDetails:
         return await runs.ask_here({**parameters, "prompt": prompt})
 
 
-_CONTINUED_FIELDS = ("agent", "fallback_agents", "model")
-_CONTINUED_POLICY = (
-    "timeout",
-    "work_dir",
-    "tokens_per_run",
-    "summarize_after_messages",
-    "summarize_after_tokens",
-)
+_CONTINUED_FIELDS = markers.marked(AgentPrompt.model_fields, "is_continued")
+_CONTINUED_POLICY = markers.marked(policy.FIELDS, "is_continued")
 
 
 async def _parameters(session: AsyncSession, listed: SessionSummary) -> dict[str, Any]:
@@ -166,10 +161,10 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> dict[str
         found = last.parameters if last else {}
     if claim_requests.agent_name(found) != listed.row.agent:
         found = {"agent": listed.row.agent}
-    policy = found.get("policy") or {}
+    given = found.get("policy") or {}
     return {
         **{name: found[name] for name in _CONTINUED_FIELDS if found.get(name)},
-        "policy": {name: policy[name] for name in _CONTINUED_POLICY if policy.get(name)},
+        "policy": {name: given[name] for name in _CONTINUED_POLICY if given.get(name)},
     }
 
 

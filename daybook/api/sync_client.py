@@ -63,7 +63,7 @@ class SyncClient:
         """
         from daybook.api.task_client import SyncTasks
 
-        return SyncTasks(self.client.tasks)
+        return SyncTasks(self.client._as_actor)
 
     @cached_property
     def sessions(self) -> SyncSessions:
@@ -73,7 +73,7 @@ class SyncClient:
         """
         from daybook.api.session_client import SyncSessions
 
-        return SyncSessions(self.client.sessions)
+        return SyncSessions(self.client._as_actor)
 
     @cached_property
     def hooks(self) -> SyncHooks:
@@ -83,4 +83,4 @@ class SyncClient:
         """
         from daybook.api.hook_client import SyncHooks
 
-        return SyncHooks(self.client.hooks)
+        return SyncHooks(self.client._as_actor)

@@ -9,10 +9,9 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.model_options import ModelOptions
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.agent_options import AgentOptions
+from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
-from daybook.processes.environment import DEFAULT_NAMES
 from daybook.schedules import durations
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from daybook.api.agents import AgentDetails
 
 
+@command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
@@ -27,69 +27,18 @@ async def add_(
     offline: Annotated[
         bool, Parameter(help="Answer without a model; each answer says so.")
     ] = False,
-    command: Annotated[
-        str | None,
-        Parameter(help="Program and its arguments as one string; no shell interprets it."),
-    ] = None,
-    work_dir: Annotated[
-        str | None,
+    preset: Annotated[
+        str,
         Parameter(
-            help="Working directory of the program. [default: a new, empty one for each run]"
+            help="Program whose steps Daybook records: claude-code or codex. Arguments after -- "
+            "are added to its own."
         ),
-    ] = None,
-    environment: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--env",
-            help="Environment variable of the worker to pass to the program, in addition to PATH, "
-            "HOME and similar ones. Repeatable.",
-        ),
-    ] = None,
-    output_: Annotated[
-        str | None,
-        Parameter(
-            name="--output", help="Format of the program's output: text or json. [default: text]"
-        ),
-    ] = None,
-    history: Annotated[
-        str | None,
-        Parameter(
-            help="Session history to pass to the program: transcript or none. [default: transcript]"
-        ),
-    ] = None,
-    tools: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--tool",
-            help="Tool that the agent may call: a tool server, server.tool, a Python tool, or "
-            "daybook. In a program's arguments, {mcp_config} is the file that lists the servers. "
-            "Repeatable.",
-        ),
-    ] = None,
-    capabilities: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--capability",
-            help="Capability that tasks can require. If no session claims such a task, Daybook can "
-            "run a job of this agent that has the tag task-worker. Repeatable.",
-        ),
-    ] = None,
-    summarize_after_messages: Annotated[
-        int | None,
-        Parameter(
-            help="Number of messages of a session above which older ones are replaced by a "
-            "summary. [default: never]"
-        ),
-    ] = None,
-    summarize_after_tokens: Annotated[
-        int | None, Parameter(help="The same limit in estimated tokens. [default: none]")
-    ] = None,
-    model_options: ModelOptions = ModelOptions(),  # noqa: B008 - immutable
+    ] = "",
+    options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
     ] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add an agent: a model, or any program that reads a prompt and prints an answer.
 
     The program gets the prompt on standard input, or in place of {prompt} in an argument.
@@ -98,46 +47,62 @@ async def add_(
 
     Example: daybook agents add claude --work-dir ~/project -- claude -p
 
+    Example: daybook agents add cc --preset claude-code --work-dir ~/project
+
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
-    program = command_words(command, arguments)
-    kinds = (("command", program), ("offline", offline), ("model", model_options.model))
+    settings = options.settings(arguments)
+    kinds = (
+        ("command", "command" in settings or preset),
+        ("offline", offline),
+        ("model", options.model),
+    )
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
-        hint = "" if given_kinds else "use --model, --offline, or a program after --"
+        hint = "" if given_kinds else "use --model, --offline, --preset, or a program after --"
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
-    settings: dict[str, Any] = {
-        "work_dir": work_dir,
-        "output": output_,
-        "environment": environment,
-        "history": history,
-        "tools": tools,
-        "capabilities": capabilities,
-        "summarize_after_messages": summarize_after_messages,
-        "summarize_after_tokens": summarize_after_tokens,
+    if preset and options.command is not None:
+        raise InvalidInput("preset and command", "cannot be combined", "use arguments after --")
+    agent = await api.agents.add(name, given_kinds[0], settings, replace=replace, preset=preset)
+    yield agent
+    _print_agent(agent)
+    if given_kinds == ["model"] and not agent.settings["api_key"]:
+        output.say(options.missing_key_note())
+    for note in agent.notes:
+        output.say(f"! {note}")
+    output.say(f"Try it: daybook agents test {name}")
+
+
+@command(uses_prefect=True)
+async def edit_(
+    name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
+    /,
+    *arguments: Annotated[str, Parameter(help="New program and its arguments, after --.")],
+    options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
+) -> Answer:
+    """Change only the given settings of an agent; '' clears one.
+
+    A stored key is kept, unless the agent's provider or URL changes.
+
+    Example: daybook agents edit helper --model openai:gpt-6-luna --tool search
+    """
+    changes = options.settings(arguments)
+    changes = {
+        field: list(filter(None, value)) if isinstance(value, list) else value
+        for field, value in changes.items()
     }
-    settings = {field: value for field, value in settings.items() if value is not None}
-    settings |= model_options.settings()
-    if environment is not None:
-        settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
-    if program:
-        settings["command"] = program
-    prepare_prefect()
-
-    agent = await api.agents.add(name, given_kinds[0], settings, replace=replace)
-    if as_json:
-        output.print_json(agent)
-    else:
-        _print_agent(agent)
-        if given_kinds == ["model"] and not agent.settings["api_key"]:
-            output.say(model_options.missing_key_note())
-        for note in agent.notes:
-            output.say(f"! {note}")
-        output.say(f"Try it: daybook agents test {name}")
-    return 0
+    if not changes:
+        raise InvalidInput("settings", "none is given", "pass an option, such as --model")
+    with documents.unknown_as_not_found("agent"):
+        agent = await api.agents.edit(name, changes)
+    yield agent
+    _print_agent(agent)
+    for note in agent.notes:
+        output.say(f"! {note}")
 
 
+@command(uses_prefect=True)
 async def test_(
     name: Annotated[str, Parameter(help="The agent's name.", completer=completion.agents)],
     /,
@@ -146,43 +111,21 @@ async def test_(
     ] = None,
     *,
     timeout: Annotated[str, Parameter(help="Timeout for the answer.", show_default=True)] = "60s",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Send an agent one prompt from this machine, outside of any job and without its tools.
 
     Example: daybook agents test default "Say hello"
     """
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    prepare_prefect()
-
     with documents.unknown_as_not_found("agent"):
         answer = await api.agents.test(name, prompt or api.agents.TEST_PROMPT, timeout_seconds)
-    if as_json:
-        output.print_json(answer)
-    else:
-        output.line(answer.output)
-        if answer.cut:
-            output.say(f"(incomplete: {answer.cut})")
-        if usage := answer.usage:
-            parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
-            output.say(f"({', '.join(filter(None, parts))})")
-    return 0
-
-
-def command_words(command: str | None, arguments: tuple[str, ...]) -> list[str]:
-    if command is None:
-        return list(arguments)
-    if arguments:
-        raise InvalidInput("command and arguments", "cannot be combined")
-    import shlex
-
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise InvalidInput("command", f"cannot be split: {error}", "check the quotes") from None
-    if not words:
-        raise InvalidInput("command", "is blank", "write the program and its arguments")
-    return words
+    yield answer
+    output.line(answer.output)
+    if answer.cut:
+        output.say(f"(incomplete: {answer.cut})")
+    if usage := answer.usage:
+        parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
+        output.say(f"({', '.join(filter(None, parts))})")
 
 
 def _setting_text(value: Any) -> str:

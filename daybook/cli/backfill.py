@@ -8,9 +8,11 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Job, Json
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Job
 
 
+@command()
 async def backfill_(
     job: Job,
     /,
@@ -21,8 +23,7 @@ async def backfill_(
     ],
     end: Annotated[str, Parameter(name="--to", help="End, inclusive, in the same format.")],
     dry_run: Annotated[bool, Parameter(help="List the due times without running them.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Run a job for past due times.
 
     Leaves out due times whose run succeeded or has not ended, and those that were requested before.
@@ -33,9 +34,7 @@ async def backfill_(
     Example: daybook backfill nightly-export --from 2026-11-01 --to 2026-11-07 --dry-run
     """
     result = await api.backfill.run(job, start, end, dry_run=dry_run)
-    if as_json:
-        output.print_json(result)
-        return 0
+    yield result
     if dry_run:
         for each in result.due:
             status = f"  ({each.status})" if each.status else ""
@@ -44,4 +43,3 @@ async def backfill_(
     output.line(f"{result.job}: {result.asked} {verb}, {result.left_out} left out")
     if result.asked and not dry_run:
         output.say(f"See their outcomes: daybook runs {formatting.quoted(job)}")
-    return 0

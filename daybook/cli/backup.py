@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from daybook import api, settings
 from daybook.cli import formatting, output
+from daybook.cli.command import Answer, command
 from daybook.cli.documents import read_hidden_value
-from daybook.cli.options import Json, text_or_file
+from daybook.cli.options import text_or_file
 from daybook.errors import InvalidInput
 
 PassphraseFile = Annotated[
@@ -23,13 +24,13 @@ PassphraseFile = Annotated[
 _FIELD = "passphrase"
 
 
+@command()
 async def backup_(
     file: Annotated[str, Parameter(help="Path of the new backup.")],
     *,
     passphrase_file: PassphraseFile = None,
     replace: Annotated[bool, Parameter(help="Replace an existing file.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Write an encrypted backup of the ledger, the settings and the keys.
 
     Works while Daybook runs. The ledger contains agents, secrets and Prefect's other blocks, so the
@@ -41,13 +42,11 @@ async def backup_(
     made = await api.backups.create(
         file, passphrase=_read_passphrase(passphrase_file, new=True), replace=replace
     )
-    if as_json:
-        output.print_json(made)
-    else:
-        output.line(f"Wrote {made.file} ({made.bytes:,} bytes)")
-    return 0
+    yield made
+    output.line(f"Wrote {made.file} ({made.bytes:,} bytes)")
 
 
+@command()
 async def restore_(
     file: Annotated[str, Parameter(help="Path of the backup.")],
     *,
@@ -59,8 +58,7 @@ async def restore_(
             "standard input. [default: as in the backup's settings, else ledger.db in the home]"
         ),
     ] = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Restore a backup into an empty home, DAYBOOK_HOME.
 
     First stop every process of the old ledger, also on other machines. Nothing that may have run
@@ -79,9 +77,7 @@ async def restore_(
         _read_passphrase(passphrase_file, new=False),
         ledger_url=url,
     )
-    if as_json:
-        output.print_json(done)
-        return 0
+    yield done
     output.line(f"Restored {done.home} from the backup of {done.backup_at:%Y-%m-%d %H:%M:%S} UTC")
     output.fields(
         [
@@ -93,7 +89,6 @@ async def restore_(
         ]
     )
     output.say("Next: `daybook doctor`, then `daybook up`.")
-    return 0
 
 
 def _read_passphrase(file: str | None, *, new: bool) -> str:

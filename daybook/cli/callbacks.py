@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.options import Absolute, Json, Limit, check_limit, prepare_prefect
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Absolute, Limit, check_limit
 from daybook.errors import InvalidInput
 from daybook.schedules import durations
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from daybook.delivery.views import DeliveryAttempt, NotificationDetails
 
 
+@command()
 async def list_(
     *,
     status: Annotated[
@@ -25,8 +27,7 @@ async def list_(
     job: Annotated[str | None, Parameter(help="List only this job, current or removed.")] = None,
     limit: Limit = 50,
     absolute: Absolute = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """List callbacks and messages, newest first.
 
     Works without Prefect.
@@ -36,9 +37,8 @@ async def list_(
     check_limit(limit)
 
     listed = await api.callbacks.list_callbacks(status, job, limit)
-    if as_json:
-        output.print_json(listed)
-    elif listed:
+    yield listed
+    if listed:
         when = formatting.time_format(absolute)
         created_heading = formatting.time_heading("CREATED", absolute)
         output.table(
@@ -66,16 +66,15 @@ async def list_(
             "No callbacks or messages yet; a job sends them with --on-complete, --on-fail or "
             "--channel (`daybook add --help`)."
         )
-    return 0
 
 
+@command()
 async def show_(
     ref: Annotated[str, Parameter(name="ID", help="Id or unique prefix.")],
     /,
     *,
     absolute: Absolute = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Show a callback or a message: its body and the result of each attempt.
 
     Works without Prefect. Times are in this machine's time zone.
@@ -83,18 +82,15 @@ async def show_(
     Example: daybook callbacks show 5f0c22ab
     """
     callback = await api.callbacks.show(ref)
-    if as_json:
-        output.print_json(callback)
-    else:
-        _print_callback(callback, absolute)
-    return 0
+    yield callback
+    _print_callback(callback, absolute)
 
 
+@command()
 async def retry_(
     *refs: Annotated[str, Parameter(name="ID", help="Ids or unique prefixes.")],
     failed: Annotated[bool, Parameter(help="Retry all failed callbacks and messages.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Retry failed callbacks and messages, and try pending ones now.
 
     The leading keeper sends them, so a worker or `daybook keeper` must be running.
@@ -102,16 +98,15 @@ async def retry_(
     Example: daybook callbacks retry --failed
     """
     count = await api.callbacks.retry(refs, failed=failed)
-    if as_json:
-        output.print_json({"retried": count})
-    elif count:
+    yield {"retried": count}
+    if count:
         output.line(f"Queued for another attempt: {count}")
         output.say("Follow them with: daybook callbacks list")
     else:
         output.say("No callback or message has failed.")
-    return 0
 
 
+@command(uses_prefect=True)
 async def destinations_add_(
     url: Annotated[
         str,
@@ -150,8 +145,7 @@ async def destinations_add_(
         bool, Parameter(help="Replace the existing destination of this name; its secret is kept.")
     ] = False,
     typed: Annotated[str | None, Parameter(name="--secret", show=False)] = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Set the signing secret, token, timeout and number of attempts for a URL.
 
     A new secret is printed only once. The receiver needs it to verify signatures as Standard
@@ -170,8 +164,6 @@ async def destinations_add_(
         if secret_from_stdin
         else None
     )
-    prepare_prefect()
-
     destination = await api.destinations.add(
         url,
         name=name,
@@ -181,16 +173,13 @@ async def destinations_add_(
         secret=given_secret,
         replace=replace,
     )
-    if as_json:
-        output.print_json(destination)
-        return 0
+    yield destination
     output.line(f"Saved the destination {destination.name} for {destination.url}")
     if destination.secret:
         _print_secret_once(destination.secret)
     for note in destination.notes:
         output.say(note)
     output.say(f"Try it: daybook callbacks destinations test {destination.name}")
-    return 0
 
 
 def _print_destinations(listed: list[ListedDestination]) -> None:
@@ -225,6 +214,7 @@ destinations_list_ = documents.list_command(
 )
 
 
+@command(uses_prefect=True)
 async def destinations_rotate_(
     name: Annotated[
         str | None,
@@ -242,8 +232,7 @@ async def destinations_rotate_(
         bool,
         Parameter(name="--now", help="Stop using old secrets at once, for example after a leak."),
     ] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Create a new signing secret and print it once.
 
     For 24 hours the old secret signs callbacks as well, so that the receiver can switch.
@@ -256,19 +245,15 @@ async def destinations_rotate_(
             "cannot be combined with --home" if homes else "is missing",
             "pass a name from `daybook callbacks destinations list`, or --home",
         )
-    prepare_prefect()
-
     destination = await api.destinations.rotate(name, at_once=at_once)
-    if as_json:
-        output.print_json(destination)
-        return 0
+    yield destination
     output.line(f"The destination {name} has a new secret" if name else "The home has a new secret")
     _print_secret_once(destination.secret)
     if until := destination.rotating_until:
         output.say(f"The old secret also signs callbacks until {formatting.local_time(until)}.")
-    return 0
 
 
+@command(uses_prefect=True)
 async def destinations_test_(
     ref: Annotated[
         str,
@@ -279,36 +264,28 @@ async def destinations_test_(
         ),
     ],
     /,
-    *,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Send a signed `test` event; exit with 1 if the response is not 2xx.
 
     Example: daybook callbacks destinations test ops
     """
-    prepare_prefect()
-
     result = await api.destinations.test(ref)
-    if as_json:
-        output.print_json(result)
-    else:
-        took = f"in {formatting.duration(result.seconds)}"
-        outcome = result.error or f"{result.status_code}"
-        style = "green" if result.ok else "red"
-        output.line(f"{result.url}: {outcome} {took} ({result.id})", style=style)
-        if result.note:
-            output.say(result.note)
-    return 0 if result.ok else 1
+    yield result, 0 if result.ok else 1
+    took = f"in {formatting.duration(result.seconds)}"
+    outcome = result.error or f"{result.status_code}"
+    style = "green" if result.ok else "red"
+    output.line(f"{result.url}: {outcome} {took} ({result.id})", style=style)
+    if result.note:
+        output.say(result.note)
 
 
+@command(uses_prefect=True)
 async def destinations_remove_(
     name: Annotated[
         str, Parameter(help="The destination's name.", completer=completion.destinations)
     ],
     /,
-    *,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Remove a destination.
 
     From then on, the next destination above its URL signs the callbacks to it, or, if there is
@@ -316,17 +293,12 @@ async def destinations_remove_(
 
     Example: daybook callbacks destinations remove ops
     """
-    prepare_prefect()
-
     users = await api.destinations.remove(name)
-    if as_json:
-        output.print_json({"removed": name, "jobs": users})
-        return 0
+    yield {"removed": name, "jobs": users}
     output.line(f"Removed the destination {name}")
     if users:
         signer = "the next destination above its URL, or, if there is none, the home's secret,"
         output.say(f"From now on {signer} signs callbacks of {', '.join(users)}.")
-    return 0
 
 
 def _print_callback(callback: NotificationDetails, absolute: bool) -> None:

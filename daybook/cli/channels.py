@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, output
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -41,14 +41,14 @@ list_ = documents.list_command(
 )
 
 
+@command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
     *more: Annotated[str, Parameter(show=False)],
     url: Annotated[str | None, Parameter(show=False)] = None,
     replace: Annotated[bool, Parameter(help="Replace the existing channel of this name.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add a channel for any service that Apprise supports, by its URL.
 
     Examples are mailto://user:password@mail.example.org?to=me@example.org, ntfy://topic, and
@@ -64,18 +64,14 @@ async def add_(
             "url", "cannot be passed on the command line", "pass it on standard input"
         )
     secret_url = documents.read_hidden_value("url", "URL", "url.txt").strip()
-    prepare_prefect()
-
     channel = await api.channels.add(name, secret_url, replace=replace)
-    if as_json:
-        output.print_json(channel)
-        return 0
+    yield channel
     chat = " --chat-id ID" if channel.chat_id else ""
     output.line(f"Saved the channel {name}; maximum message length: {channel.limit:,} characters")
     output.say(f"Try it: daybook channels test {name}{chat}")
-    return 0
 
 
+@command(uses_prefect=True)
 async def test_(
     name: Annotated[str, Parameter(help="The channel's name.", completer=completion.channels)],
     /,
@@ -84,23 +80,18 @@ async def test_(
     chat_id: Annotated[
         str, Parameter(help="Chat in the channel; for the `file` channel, the file name.")
     ] = "",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Send one message now and report whether it arrived.
 
     Example: daybook channels test team
     """
-    prepare_prefect()
-
     with documents.unknown_as_not_found("channel"):
         sent = await api.channels.test(name, chat_id, text or api.channels.TEST_TEXT)
-    if as_json:
-        output.print_json(sent)
-    elif sent.problem:
+    yield sent, 1 if sent.problem else 0
+    if sent.problem:
         output.say(f"Did not arrive: {sent.problem}")
     else:
         output.line(f"Arrived in {sent.seconds:.1f} s")
-    return 1 if sent.problem else 0
 
 
 remove_ = documents.remove_command(

@@ -15,8 +15,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import output
+from daybook.cli.command import Answer, command
 from daybook.cli.completion import Completer
-from daybook.cli.options import Json, prepare_prefect
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Command = Callable[..., Awaitable[int]]
@@ -27,14 +27,12 @@ NewName = Annotated[str, Parameter(help="Name of lowercase letters, digits and d
 def list_command(module: str, help_text: str, show: Callable[[Any], None]) -> Command:
     """Return a command that lists all documents; ``show`` prints them in human-readable form."""
 
-    async def list_(*, as_json: Json = False) -> int:
-        prepare_prefect()
-        listed = await getattr(getattr(api, module), f"list_{module}")()
-        (output.print_json if as_json else show)(listed)
-        return 0
+    async def list_() -> Answer:
+        yield (listed := await getattr(getattr(api, module), f"list_{module}")())
+        show(listed)
 
     list_.__doc__ = help_text
-    return list_
+    return command(uses_prefect=True)(list_)
 
 
 def show_command(
@@ -51,34 +49,29 @@ def show_command(
     Here and below, ``completer`` returns the names that Tab offers.
     """
 
-    async def show_(name: str, /, *, as_json: Json = False) -> int:
-        prepare_prefect()
+    async def show_(name: str, /) -> Answer:
         with unknown_as_not_found(noun):
             details = await getattr(api, module).show(name)
-        (output.print_json if as_json else show)(details)
-        return 0
+        yield details
+        show(details)
 
     show_.__annotations__["name"] = Annotated[str, Parameter(help=name_help, completer=completer)]
     show_.__doc__ = help_text
-    return show_
+    return command(uses_prefect=True)(show_)
 
 
 def remove_command(module: str, noun: str, help_text: str, completer: Completer) -> Command:
     """Return a command that removes one document."""
 
-    async def remove_(name: str, /, *, as_json: Json = False) -> int:
-        prepare_prefect()
+    async def remove_(name: str, /) -> Answer:
         await getattr(api, module).remove(name)
-        if as_json:
-            output.print_json({"removed": name})
-        else:
-            output.line(f"Removed the {noun} {name}")
-        return 0
+        yield {"removed": name}
+        output.line(f"Removed the {noun} {name}")
 
     name_help = f"The {noun.rpartition(' ')[2]}'s name."
     remove_.__annotations__["name"] = Annotated[str, Parameter(help=name_help, completer=completer)]
     remove_.__doc__ = help_text
-    return remove_
+    return command(uses_prefect=True)(remove_)
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, output
+from daybook.cli.command import Answer, command
 from daybook.cli.formatting import counted
-from daybook.cli.options import Json, prepare_prefect
 from daybook.files import sources
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _Jobs = Annotated[
 ]
 
 
+@command(uses_prefect=True)
 async def apply_(
     *,
     file: Annotated[
@@ -67,8 +68,7 @@ async def apply_(
         bool, Parameter(help="Make jobs that exist already, and belong to others, part of the set.")
     ] = False,
     wait: Annotated[bool, Parameter(help="Wait until Prefect has the changes.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add and change jobs so that they are as in the files: all of them, or none.
 
     Mistakes are reported all at once, with line and column, and then nothing is stored. A job keeps
@@ -77,7 +77,6 @@ async def apply_(
 
     Example: daybook apply -f jobs.yaml --dry-run
     """
-    prepare_prefect()
     report = await api.files.apply(
         sources.of_paths(file, sys.stdin.buffer.read),
         set_name=set_,
@@ -88,24 +87,21 @@ async def apply_(
         wait=wait,
         progress=lambda done, count: output.progress(f"Prefect: {done} of {counted(count, 'job')}"),
     )
-    if as_json:
-        output.print_json(report)
-    else:
-        for change in report.changes:
-            _print_change(change)
-        for note in report.notes:
-            output.say(f"! {note}")
-        for name, why in report.failed.items():
-            output.say(f"! {name}: not in Prefect: {why}")
-        output.say(_summary(report.changes, report.unchanged, report.set, dry_run=dry_run))
-        if report.pending and not wait:
-            output.say(f"{counted(len(report.pending), 'job')}: {api.jobs.PENDING_NOTE}")
-    if dry_run:
-        return EXIT_CHANGES if report.changes else 0
-    return 1 if report.failed or (wait and report.pending) else 0
+    changed = EXIT_CHANGES if report.changes else 0
+    yield report, changed if dry_run else int(bool(report.failed or (wait and report.pending)))
+    for change in report.changes:
+        _print_change(change)
+    for note in report.notes:
+        output.say(f"! {note}")
+    for name, why in report.failed.items():
+        output.say(f"! {name}: not in Prefect: {why}")
+    output.say(_summary(report.changes, report.unchanged, report.set, dry_run=dry_run))
+    if report.pending and not wait:
+        output.say(f"{counted(len(report.pending), 'job')}: {api.jobs.PENDING_NOTE}")
 
 
-async def diff_(*jobs: _Jobs, as_json: Json = False) -> int:
+@command()
+async def diff_(*jobs: _Jobs) -> Answer:
     """Show the fields that were changed elsewhere since a job was applied from its file.
 
     The next `daybook apply` overwrites these changes. Exits with 5 if there are any, else with 0.
@@ -114,18 +110,16 @@ async def diff_(*jobs: _Jobs, as_json: Json = False) -> int:
     Example: daybook diff
     """
     found = await api.files.drift(jobs)
-    if as_json:
-        output.print_json(found)
-        return EXIT_CHANGES if found else 0
+    yield found, EXIT_CHANGES if found else 0
     for each in found:
         output.line(f"~ {each.job} (file:{each.set})", style="yellow")
         _print_fields(each.changes)
     if not found:
         output.say("No job that a file owns was changed elsewhere.")
-    return EXIT_CHANGES if found else 0
 
 
-async def export_(*jobs: _Jobs, as_json: Json = False) -> int:
+@command()
+async def export_(*jobs: _Jobs) -> Answer:
     """Print jobs as a jobs file, which `daybook apply` reads; applying it changes nothing.
 
     Fields with their default values are left out. Secrets appear only as references. Works without
@@ -134,11 +128,8 @@ async def export_(*jobs: _Jobs, as_json: Json = False) -> int:
     Example: daybook export > jobs.yaml
     """
     text, document = await api.files.export(jobs)
-    if as_json:
-        output.print_json(document)
-    else:
-        print(text, end="")
-    return 0
+    yield document
+    print(text, end="")
 
 
 def schema_() -> int:

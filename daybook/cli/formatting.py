@@ -14,7 +14,6 @@ from daybook.errors import one_line
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
     from daybook.delivery.views import InboxMessage, ListedRun, Notification
-    from daybook.jobs.checks import Check
     from daybook.jobs.views import ListedJob
     from daybook.ledger.views import Run, Spending
     from daybook.operations.status import DueJob
@@ -318,17 +317,6 @@ def usage_summary(run: Run) -> str:
     usage = run.usage
     parts = [attempts(run), (run.model or "") if usage else "", tokens(usage), cost(usage)]
     return " · ".join(filter(None, parts))
-
-
-def check_summary(of: Check) -> str:
-    """Describe a job's check: `the tool mail.any {"box": "in"}`; empty if it has none."""
-    if of.tool:
-        return f"the tool {of.tool}" + (f" {field_text(of.params)}" if of.params else "")
-    if of.prompt:
-        return f"the agent {of.agent or 'of the job'}: {of.prompt}"
-    if of.watch_url or of.watch_command:
-        return f"changes of {of.watch_url or shlex.join(of.watch_command)}"
-    return f"the command {shlex.join(of.command)}" if of.command else ""
 
 
 def field_text(of: Any) -> str:

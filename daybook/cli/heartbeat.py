@@ -8,9 +8,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
+from daybook.cli.command import Answer, command
 from daybook.cli.job_options import HeartbeatOptions
-from daybook.cli.options import Json, prepare_prefect
-from daybook.jobs.actions import Heartbeat
 
 if TYPE_CHECKING:
     from daybook.api.heartbeat import HeartbeatStatus
@@ -19,12 +18,12 @@ Name = Annotated[str, Parameter(help="Name of the heartbeat. [default: heartbeat
 _NO_OPTIONS = HeartbeatOptions()
 
 
+@command(uses_prefect=True)
 async def on_(
     *,
     options: HeartbeatOptions = _NO_OPTIONS,
     name: Name = "heartbeat",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Turn the heartbeat on, every 10 minutes by default.
 
     Each beat reads the file of standing orders. If it has text, the gate agent decides whether
@@ -33,58 +32,52 @@ async def on_(
 
     Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
     """
-    prepare_prefect()
-
     status = await api.heartbeat.on(options.fields(), name)
-    for note in () if as_json else status.notes:
+    yield status
+    for note in status.notes:
         output.say(note)
-    return _print_status(status, as_json)
+    _print_status(status)
 
 
-async def off_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
+@command(uses_prefect=True)
+async def off_(*, name: Name = "heartbeat") -> Answer:
     """Turn the heartbeat off. Its options are kept for the next `on`.
 
     Example: daybook heartbeat off
     """
-    prepare_prefect()
+    yield (answer := await api.heartbeat.off(name))
+    _print_status(answer)
 
-    return _print_status(await api.heartbeat.off(name), as_json)
 
-
-async def status_(*, name: Name = "heartbeat", as_json: Json = False) -> int:
+@command()
+async def status_(*, name: Name = "heartbeat") -> Answer:
     """Show the heartbeat's state, its orders and its last outcome.
 
     Works without Prefect.
 
     Example: daybook heartbeat status
     """
-    return _print_status(await api.heartbeat.status(name), as_json)
+    yield (answer := await api.heartbeat.status(name))
+    _print_status(answer)
 
 
-def _print_status(status: HeartbeatStatus, as_json: bool) -> int:
-    if as_json:
-        output.print_json(status)
-        return 0
+def _print_status(status: HeartbeatStatus) -> None:
     job = status.job
     if job is None:
         output.line("There is no heartbeat.")
         output.fields([("orders", _orders_text(status))])
         output.say("Turn it on with: daybook heartbeat on")
-        return 0
-    last, action = job.last_run, job.action
-    assert isinstance(action, Heartbeat)
+        return
+    last = job.last_run
     output.line(f"{job.name} is {formatting.enabled_state(job)}: {job.words}")
     pairs = [
         ("next due", "\n".join(map(formatting.due_time_with_utc, job.next_due)) or "-"),
         ("orders", _orders_text(status)),
-        ("gate agent", action.gate_agent or action.agent),
-        ("agent", action.agent),
-        ("fallback agents", ", ".join(action.fallback_agents)),
+        *(fact for fact in job.action.facts() if fact != job.action.brief()),
         ("notifies", formatting.notifications(job.recipients)),
         ("last beat", formatting.run_summary(last) if last else "none yet"),
     ]
     output.fields([(name, value) for name, value in pairs if value])
-    return 0
 
 
 def _orders_text(status: HeartbeatStatus) -> str:

@@ -8,7 +8,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.options import Json, parse_json_object, prepare_prefect
+from daybook.cli.command import Answer, command
+from daybook.cli.options import parse_json_object
 from daybook.errors import InvalidInput
 from daybook.hooks.signatures import SchemeName
 
@@ -22,6 +23,7 @@ SecretFromStdin = Annotated[
 TypedSecret = Annotated[str | None, Parameter(name="--secret", show=False)]
 
 
+@command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
@@ -50,8 +52,7 @@ async def add_(
         bool, Parameter(help="Replace the existing hook of this name; its secret is kept.")
     ] = False,
     typed: TypedSecret = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add a hook: a signed `POST /hooks/NAME` starts the job.
 
     A new secret is printed only once. The sender needs it to sign its requests.
@@ -59,8 +60,6 @@ async def add_(
     Example: daybook hooks add pull-requests --job review --filter 'action == opened'
     """
     secret = _secret(secret_from_stdin, typed)
-    prepare_prefect()
-
     hook = await api.hooks.add(
         name,
         job,
@@ -70,9 +69,7 @@ async def add_(
         rate=rate,
         replace=replace,
     )
-    if as_json:
-        output.print_json(hook)
-        return 0
+    yield hook
     output.line(f"Saved the hook {name} for {hook.job}")
     if hook.secret:
         _print_secret_once(hook.secret)
@@ -80,7 +77,6 @@ async def add_(
         output.say(f"! {note}")
     output.say(f"Its address: {api.web_address.url()}{hook.path}")
     output.say(f"Try it: daybook hooks test {name}")
-    return 0
 
 
 def _secret(from_stdin: bool, typed: str | None) -> str | None:
@@ -158,6 +154,7 @@ remove_ = documents.remove_command(
 )
 
 
+@command(uses_prefect=True)
 async def rotate_(
     name: HookName,
     /,
@@ -168,8 +165,7 @@ async def rotate_(
         Parameter(name="--now", help="End the old secrets at once, for example after a leak."),
     ] = False,
     typed: TypedSecret = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Give a hook a new secret, and print it once if it was created.
 
     For 24 hours the old secret is valid as well, so that the sender can switch.
@@ -177,20 +173,16 @@ async def rotate_(
     Example: daybook hooks rotate pull-requests
     """
     secret = _secret(secret_from_stdin, typed)
-    prepare_prefect()
-
     rotated = await api.hooks.rotate(name, secret=secret, at_once=at_once)
-    if as_json:
-        output.print_json(rotated)
-        return 0
+    yield rotated
     output.line(f"The hook {name} has a new secret")
     if rotated.secret:
         _print_secret_once(rotated.secret)
     if until := rotated.rotating_until:
         output.say(f"The old secret is also valid until {formatting.local_time(until)}.")
-    return 0
 
 
+@command(uses_prefect=True)
 async def test_(
     name: HookName,
     /,
@@ -203,8 +195,7 @@ async def test_(
         str,
         Parameter(help="Address of the web server. [default: that of this machine]"),
     ] = "",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Send a signed request to a hook, as its sender would; exit with 1 if it is refused.
 
     The run that it starts is a real one.
@@ -212,17 +203,12 @@ async def test_(
     Example: daybook hooks test pull-requests --payload '{"action": "opened"}'
     """
     given = None if payload is None else parse_json_object("payload", payload)
-    prepare_prefect()
-
     result = await api.hooks.test(name, given, url=url)
-    if as_json:
-        output.print_json(result)
-    else:
-        answer = f"{result.status_code or 'no answer'} {result.answer}"
-        output.line(f"{result.url}: {answer}", style="green" if result.ok else "red")
-        if result.run_id:
-            output.say(f"Follow its run: daybook show {result.run_id[:12]}")
-    return 0 if result.ok else 1
+    yield result, 0 if result.ok else 1
+    answer = f"{result.status_code or 'no answer'} {result.answer}"
+    output.line(f"{result.url}: {answer}", style="green" if result.ok else "red")
+    if result.run_id:
+        output.say(f"Follow its run: daybook show {result.run_id[:12]}")
 
 
 def _print_secret_once(secret: str) -> None:

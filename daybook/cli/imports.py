@@ -9,18 +9,20 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.command import Answer, command
 
 if TYPE_CHECKING:
     from daybook.imports.writer import ImportReport
 
 
+@command(uses_prefect=True)
 async def import_(
     system: Annotated[
         str,
         Parameter(
             name="SYSTEM",
-            help="`openclaw`, `hermes`, `crontab`, `anna`, `omniagent`, `hotplex` or `picobot`.",
+            help="`openclaw`, `hermes`, `crontab`, `systemd`, `anna`, `omniagent`, `hotplex` or "
+            "`picobot`.",
         ),
     ],
     path: Annotated[
@@ -41,8 +43,7 @@ async def import_(
             show_default=True,
         ),
     ] = "skip",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Import the jobs and the history of another scheduler.
 
     All of it or nothing: a file that is not complete, or from an unknown version, is refused.
@@ -52,23 +53,20 @@ async def import_(
     Example: daybook import openclaw ~/.openclaw/cron --dry-run
 
     Example: crontab -l | daybook import crontab -
-    """
-    prepare_prefect()
 
+    Example: daybook import systemd ~/.config/systemd/user
+    """
     content = sys.stdin.buffer.read() if path == "-" else None
     report = await api.imports.run(
         system, path, content=content, dry_run=dry_run, on_conflict=on_conflict
     )
-    if as_json:
-        output.print_json(report)
-        return 0
+    yield report
     for line in lines(report):
         output.line(line)
     added = sum(job.result in ("added", "replaced") for job in report.jobs)
     verb = "would be imported" if dry_run else "imported"
     jobs, runs = formatting.counted(added, "job"), formatting.counted(report.runs, "run")
     output.say(f"{jobs} and {runs} {verb}, {len(report.jobs) - added} left as they are.")
-    return 0
 
 
 def lines(report: ImportReport) -> list[str]:

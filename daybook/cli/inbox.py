@@ -8,13 +8,15 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Absolute, Json, Limit, check_limit
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Absolute, Limit, check_limit
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
     from daybook.delivery.views import InboxMessage
 
 
+@command()
 async def inbox_(
     *messages: Annotated[
         str, Parameter(name="ID", help="Message id or unique prefix; shows the full message.")
@@ -30,8 +32,7 @@ async def inbox_(
     ] = False,
     limit: Limit = 20,
     absolute: Absolute = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """List inbox messages, newest first: alerts, and answers of jobs that send to the inbox.
 
     Showing a message leaves it unread. Works without Prefect.
@@ -46,14 +47,16 @@ async def inbox_(
         )
 
     if read:
-        return await _mark_read(messages, as_json)
+        count = await api.inbox.mark_read(messages)
+        yield {"read": count}
+        output.line(f"Marked as read: {formatting.counted(count, 'message')}")
+        return
     if messages:
         listed = [await api.inbox.show(each) for each in messages]
     else:
         listed = await api.inbox.list_messages(job, unread_only=not all_, limit=limit)
-    if as_json:
-        output.print_json(listed)
-    elif messages:
+    yield listed
+    if messages:
         for each in listed:
             _print_message(each, absolute)
     elif listed:
@@ -61,16 +64,6 @@ async def inbox_(
     else:
         empty_text = "No unread messages. `daybook inbox --all` lists all messages."
         output.say("There are no messages." if all_ or job else empty_text)
-    return 0
-
-
-async def _mark_read(messages: tuple[str, ...], as_json: bool) -> int:
-    count = await api.inbox.mark_read(messages)
-    if as_json:
-        output.print_json({"read": count})
-    else:
-        output.line(f"Marked as read: {formatting.counted(count, 'message')}")
-    return 0
 
 
 def _print_list(listed: list[InboxMessage], limit: int, absolute: bool) -> None:

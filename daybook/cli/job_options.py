@@ -1,47 +1,19 @@
-"""Command-line options for the fields of a job, derived from `daybook.jobs.model`.
-
-The description of a field is the help of its option. Only the names of options that differ from
-their fields, and the syntax of values, are defined here.
-"""
+"""Command-line options for the fields of a job, derived from `daybook.jobs.model`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from keyword import iskeyword
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from daybook.cli import completion
-from daybook.cli.options import header, metadata, parse_json_object, split_command, text_or_file
+from daybook.cli.field_options import FieldOption, FieldOptions, default_text, with_options
 from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, AgentPrompt, Heartbeat
 from daybook.jobs.checks import Check
 from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
 from daybook.jobs.notify import Notify
 from daybook.schedules import bounds
-
-_NAMES = {
-    "check_watch_command": "watch-command",
-    "check_watch_url": "watch-url",
-    "enabled": "disabled",
-    "events": "notify",
-    "fallback_agents": "fallback-agent",
-    "headers": "header",
-    "tags": "tag",
-    "timezone": "tz",
-    "url": "webhook",
-}
-"""Options whose names differ from their fields."""
-
-_SYNTAX = {
-    "body": "Write the text, or @file.",
-    "headers": 'Write "Name: value".',
-    "prompt": "Write the text, @file, or @- for standard input; for a first @, write @@.",
-    "metadata": "Write name=value, or a JSON object.",
-}
-"""How to write a value, where the type of the field does not show it."""
 
 REPLACES_PROMPT = {
     name
@@ -54,69 +26,17 @@ REPLACES_PROMPT = {
 _CHECKS = {f"check_{name}": field for name, field in Check.model_fields.items()}
 """Fields of the object `check`; each has its own option."""
 
-_COMMANDS = ("check_command", "check_watch_command")
-"""Fields whose value is a program with its arguments, written in one option."""
-
-_HELP = {
-    **dict.fromkeys(_COMMANDS, "Quotes work as in a shell. Pass '' to remove the check."),
-    "enabled": "Add the job disabled; it can still be run by hand.",
-}
-
-_COMPLETERS = {
-    "after": completion.jobs,
-    "agent": completion.agents,
-    "channel": completion.channels,
-    "fallback_agents": completion.agents,
-    "check_agent": completion.agents,
-}
-
-_Options = TypeVar("_Options", bound="type[FieldOptions]")
+_FIELDS = FIELDS | _CHECKS
 
 
-def parameter(name: str, group: Group | None = None) -> Parameter:
-    """Return the option for the field ``name``, with its description, choices and default."""
-    field = (FIELDS | _CHECKS)[name]
-    spelling = "--" + _NAMES.get(name, name).replace("_", "-")
+def _option(name: str) -> FieldOption:
+    """Return the option for the field ``name``."""
+    more = "Replaces the prompt." if name in REPLACES_PROMPT else ""
     if name == "enabled":
-        return Parameter(name=spelling, group=group, help=_HELP[name])
-    texts = [field.description or "", _SYNTAX.get(name, ""), _HELP.get(name, "")]
-    if name in REPLACES_PROMPT:
-        texts.append("Replaces the prompt.")
-    if get_origin(field.annotation) is dict and name not in _SYNTAX:
-        texts.append("Write a JSON object, or @file.")
-    if _type(name) == list[str]:
-        texts.append("Repeatable.")
-    completer: Callable[..., Any] | None = _COMPLETERS.get(name)
-    if choices := _choices(field.annotation):  # `Parameter.choices` would refuse '', which clears
-        texts.append(f"[choices: {', '.join(choices)}]")
-        completer = completion.of_choices(choices)
-    if default := _default(name):
-        texts.append(f"[default: {default}]")
-    text = " ".join(filter(None, texts))
-    negative = f"--no-{spelling[2:]}" if _type(name) is bool and name != "on_demand" else ()
-    return Parameter(
-        name=spelling,
-        group=group,
-        help=text,
-        negative=negative,
-        completer=completer,
-    )
-
-
-def _type(name: str) -> Any:
-    """Return the type of a field's option: bool, int, str or list[str]."""
-    annotation = (FIELDS | _CHECKS)[name].annotation
-    if annotation in (bool, int):
-        return annotation
-    is_list = get_origin(annotation) is tuple or name in ("headers", "metadata")
-    return list[str] if is_list and name not in _COMMANDS else str
-
-
-def _choices(annotation: Any) -> tuple[str, ...]:
-    """Return the legal values of a field, or of each of its items; empty if it has no choices."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    return _choices(get_args(annotation)[0]) if get_origin(annotation) is tuple else ()
+        help_text = "Add the job disabled; it can still be run by hand."
+        return FieldOption(name, _FIELDS[name], help=help_text, is_flag=True)
+    is_flag = name == "on_demand"
+    return FieldOption(name, _FIELDS[name], more=more, default=_default(name), is_flag=is_flag)
 
 
 def _default(name: str) -> str:
@@ -124,82 +44,35 @@ def _default(name: str) -> str:
 
     Return an empty text if there is no default to show.
     """
-    by_kind = {kind: default_fields(kind).get(name) for kind in ACTIONS if kind != "heartbeat"}
+    by_kind = {
+        kind: default_fields(kind).get(name)
+        for kind, action in ACTIONS.items()
+        if not action.has_own_command
+    }
     given = {kind: value for kind, value in by_kind.items() if value not in (None, "", [], {})}
     if not given or (False in given.values() and not any(given.values())):
         return ""
     first = next(iter(given.values()))
-    others = [f"{kind}: {_text(value)}" for kind, value in given.items() if value != first]
-    return "; ".join([_text(first), *others])
+    others = [f"{kind}: {default_text(value)}" for kind, value in given.items() if value != first]
+    return "; ".join([default_text(first), *others])
 
 
-def _text(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-class FieldOptions:
+class JobFieldOptions(FieldOptions):
     """Base of classes whose attributes are options for fields of a job; None means not given."""
 
-    if TYPE_CHECKING:
-
-        def __init__(self, **given: Any) -> None: ...
-
-    def fields(self) -> dict[str, object]:
-        """Return a mapping of field names to the given values; read the files that they name.
-
-        The options of a check are together in `check`. Raises `InvalidInput` for a value that
-        cannot be parsed, or a file that cannot be read.
-        """
-        given: dict[str, object] = {}
-        check: dict[str, object] = {}
-        for attribute, value in vars(self).items():
-            name = attribute.removesuffix("_")
-            if value is None or (value is False and name in ("enabled", "on_demand")):
-                continue
-            if name in _CHECKS:
-                check[name.removeprefix("check_")] = _value(name, value)
-            else:
-                given[name] = _value(name, value)
+    def fields(self) -> dict[str, Any]:
+        """Return `given`, with the options of a check together in `check`."""
+        given = self.given()
+        check = {name[len("check_") :]: given.pop(name) for name in _CHECKS if name in given}
+        if "enabled" in given:
+            given["enabled"] = False
         return {**given, "check": check} if check else given
 
 
-def _value(name: str, value: Any) -> object:
-    match name:
-        case "enabled":
-            return False
-        case "headers":
-            return dict(header(each) for each in value)
-        case "metadata":
-            parts = [metadata(each) for each in value if each]
-            return {key: part[key] for part in parts for key in part}
-        case "body":
-            return text_or_file(name, value)
-        case "check_command" | "check_watch_command":
-            return split_command(name, value)
-    is_object = get_origin((FIELDS | _CHECKS)[name].annotation) is dict
-    return parse_json_object(name, value) if is_object else value
-
-
-def _with_options(groups: Mapping[str, tuple[str, ...]]) -> Callable[[_Options], _Options]:
-    """Return a class decorator that adds an option for each field, in its first group only."""
-
-    def decorate(cls: _Options) -> _Options:
-        annotations: dict[str, Any] = {}
-        for position, (title, names) in enumerate(groups.items(), start=1):
-            group = Group(title, sort_key=position)
-            for name in names:
-                attribute = f"{name}_" if iskeyword(name) else name
-                if attribute in annotations:
-                    continue
-                is_flag = name in ("enabled", "on_demand")
-                kind = bool if is_flag else _type(name) | None
-                annotations[attribute] = Annotated[kind, parameter(name, group)]
-                setattr(cls, attribute, False if is_flag else None)
-        cls.__annotations__ = annotations
-        dataclass(frozen=True, kw_only=True)(cls)
-        return cls
-
-    return decorate
+def _with_options(
+    groups: Mapping[str, tuple[str, ...]],
+) -> Callable[[type[JobFieldOptions]], type[JobFieldOptions]]:
+    return with_options({title: list(map(_option, names)) for title, names in groups.items()})
 
 
 def _without(names: Mapping[str, object], *left_out: str) -> tuple[str, ...]:
@@ -223,14 +96,14 @@ _ELSEWHERE = ("kind", "enabled", "action", "schedule", "policy", "notify")
         **{
             kind.replace("-", " ").capitalize(): tuple(action.model_fields)
             for kind, action in ACTIONS.items()
-            if action not in (AgentPrompt, Heartbeat)
+            if action is not AgentPrompt and not action.has_own_command
         },
         "Checks": tuple(_CHECKS),
         "Execution": (*_without(policies.FIELDS, *_WHEN, "check"), "enabled"),
         "Notifications": tuple(Notify.model_fields),
     }
 )
-class JobOptions(FieldOptions):
+class JobOptions(JobFieldOptions):
     """Options of `daybook add` and `daybook edit`, apart from the prompt."""
 
 
@@ -242,20 +115,21 @@ class JobOptions(FieldOptions):
         "Notifications": ("channel", "chat_id"),
     }
 )
-class HeartbeatOptions(FieldOptions):
+class HeartbeatOptions(JobFieldOptions):
     """Options of `daybook heartbeat on`."""
 
 
 @Parameter(name="*")
 @_with_options({"When": _without(ScheduleFields.model_fields, "after", "on", "on_demand")})
-class ScheduleOptions(FieldOptions):
+class ScheduleOptions(JobFieldOptions):
     """Options of `daybook next`: the schedules that have due times, and the time zone."""
 
 
 Prompt = Annotated[
     str | None,
     Parameter(
-        help=f"{FIELDS['prompt'].description} {_SYNTAX['prompt']}",
+        help=f"{FIELDS['prompt'].description} Write the text, @file, or @- for standard "
+        "input; for a first @, write @@.",
         group=Group.create_default_arguments(),
     ),
 ]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
 from daybook import api
 from daybook.api.filters import JobFilters, Selection
 from daybook.cli import completion, formatting, output
+from daybook.cli.command import Answer, command
 from daybook.cli.job_options import REPLACES_PROMPT, JobOptions, Prompt
 from daybook.cli.options import (
     Absolute,
@@ -43,6 +44,7 @@ _NO_OPTIONS = JobOptions()
 _NO_FILTERS = JobFilters()
 
 
+@command(uses_prefect=True)
 async def add_(
     schedule: Annotated[str | None, Parameter(help=FIELDS["schedule"].description)] = None,
     /,
@@ -52,8 +54,7 @@ async def add_(
     idempotency_key: Annotated[
         str | None, Parameter(help="Id of the request; repeating it adds no second job.")
     ] = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add a job: when it is due, and what to ask the agent.
 
     The schedule can also be given by --cron, --every, --at, --after or --on-demand; the only other
@@ -61,16 +62,13 @@ async def add_(
 
     Example: daybook add "every weekday at 9:00" "Summarise open pull requests"
     """
-    prepare_prefect()
     from daybook.operations import status
 
     fields = _new_job_fields(schedule, prompt, options.fields())
     if idempotency_key is not None:
         fields["idempotency_key"] = idempotency_key
     job = await api.jobs.add(fields)
-    if as_json:
-        output.print_json(job)
-        return 0
+    yield job
     name = formatting.quoted(job.name)
     is_repeated = api.jobs.REPEATED_NOTE in job.notes
     output.line(f"{'Found' if is_repeated else 'Added'} {job.name} ({job.id[:8]})")
@@ -96,7 +94,6 @@ async def add_(
     _print_notes(job)
     if job.sync == "synced":
         output.say(f"Try it now: daybook run {name} --wait")
-    return 0
 
 
 def _new_job_fields(
@@ -464,7 +461,7 @@ def _print_job(job: JobDetails, absolute: bool) -> None:
         ("failures", _failures(job)),
         ("spent", f"{spent}, in the last 30 days" if spent else ""),
         *job.action.facts(),
-        ("check", formatting.check_summary(job.policy.check)),
+        ("check", job.policy.check.brief()),
         ("notifies", formatting.notifications(job.recipients)),
         ("policy", _policy(job.policy)),
         ("tags", ", ".join(job.tags)),
@@ -503,20 +500,8 @@ def _policy(policy: Policy) -> str:
 
     It contains `_ALWAYS_SHOWN`, and the fields that differ from their default.
     """
-    defaults = Policy().model_dump(mode="json")
-    parts = [
-        " ".join([name.replace("_", " "), *_value_words(value)])
-        for name, value in policy.model_dump(mode="json").items()
-        if name in _ALWAYS_SHOWN or (value != defaults.get(name) and name != "check")
-    ]
-    return ", ".join(parts)
-
-
-def _value_words(value: Any) -> list[str]:
-    """Return the words of a policy value; none for True, because the name is enough."""
-    if value is True:
-        return []
-    return [str(each) for each in value] if isinstance(value, list) else [str(value)]
+    shown = policy.facts(Policy(), _ALWAYS_SHOWN)
+    return ", ".join(" ".join(filter(None, each)) for each in shown)
 
 
 def _next_due(job: ListedJob) -> str:

@@ -8,9 +8,11 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, prepare_prefect, text_or_file
+from daybook.cli.command import Answer, command
+from daybook.cli.options import prepare_prefect, text_or_file
 
 
+@command()
 async def prune_(
     *,
     disabled_for: Annotated[
@@ -23,8 +25,7 @@ async def prune_(
     dry_run: Annotated[
         bool, Parameter(help="Only list the disabled jobs that would be removed.")
     ] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Remove old runs, session messages, deliveries and tasks.
 
     DAYBOOK_KEEP_DAYS, DAYBOOK_KEEP_RUNS and DAYBOOK_KEEP_DISABLED_DAYS set what to keep. The keeper
@@ -37,9 +38,7 @@ async def prune_(
         prepare_prefect()
 
     result = await api.retention.prune(disabled_for=disabled_for, dry_run=dry_run)
-    if as_json:
-        output.print_json(result)
-        return 0
+    yield result
     for name in result.removed:
         output.line(f"{'Would remove' if dry_run else 'Removed'} {name}")
     if dry_run:
@@ -54,34 +53,29 @@ async def prune_(
         output.line(f"Deleted {', '.join(first)} and {last}")
     for name in result.jobs:
         output.line(f"Deleted the last record of {name}, which was removed earlier")
-    return 0
 
 
+@command(uses_prefect=True)
 async def rekey_(
     *,
     discard: Annotated[
         bool, Parameter(help="Also discard copies of blocks that Prefect has lost.")
     ] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Replace a lost ledger key, and copy agents and secrets from Prefect again.
 
     The key encrypts these copies. It is the file `ledger-key` in the home.
 
     Example: daybook ledger rekey
     """
-    prepare_prefect()
-
     result = await api.ledger_key.renew(discard=discard)
-    if as_json:
-        output.print_json(result)
-        return 0
+    yield result
     output.line(f"Copied to the ledger: {', '.join(result.copied) or 'nothing'}")
     for each in result.discarded:
         output.line(f"Discarded the copy of {each}")
-    return 0
 
 
+@command()
 async def move_(
     url: Annotated[
         str,
@@ -90,9 +84,7 @@ async def move_(
             "from standard input."
         ),
     ],
-    *,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Move the ledger to another database, from SQLite to PostgreSQL or back.
 
     Copies all rows, then writes the address to config.toml. Stop everything first. If the command
@@ -104,9 +96,6 @@ async def move_(
     from daybook.operations.ledger_move import move
 
     moved = await move(text_or_file("url", url).strip())
-    if as_json:
-        output.print_json(moved)
-    else:
-        output.line(f"Moved {formatting.counted(moved.rows, 'row')} to {moved.moved_to}")
-        output.say(f"The old ledger, {moved.moved_from}, is not used any more.")
-    return 0
+    yield moved
+    output.line(f"Moved {formatting.counted(moved.rows, 'row')} to {moved.moved_to}")
+    output.say(f"The old ledger, {moved.moved_from}, is not used any more.")

@@ -13,6 +13,7 @@ from daybook import api, settings
 from daybook import home as homes
 from daybook.cli import formatting as words
 from daybook.cli import output, sync
+from daybook.cli.command import Answer, command
 from daybook.cli.options import Absolute, Json, Watch, check_limit, prepare_prefect
 from daybook.cli.runs import print_run
 from daybook.errors import InvalidInput
@@ -27,8 +28,9 @@ if TYPE_CHECKING:
     from daybook.api.sync import SyncReport
     from daybook.delivery.views import OutboxHealth
     from daybook.ledger.views import Run
+    from daybook.operations.preparation import StartedBy, UpFacts
     from daybook.operations.status import StatusReport
-    from daybook.operations.up import StartedBy, UpFacts, UpReporter
+    from daybook.operations.up import UpReporter
     from daybook.prefect.work_pool import OnlineWorker
     from daybook.processes import image
     from daybook.tasks.views import TaskTotals
@@ -187,20 +189,17 @@ def env_(
     return 0
 
 
-async def down_(*, as_json: Json = False) -> int:
+@command(uses_prefect=True)
+async def down_() -> Answer:
     """Stop this home's `daybook up`, and processes left over from a killed one.
 
     Example: daybook down
     """
-    prepare_prefect()
     from daybook.operations.up import down
 
     stopped = await down()
-    if as_json:
-        output.print_json({"stopped": stopped})
-    else:
-        output.say("Stopped." if stopped else "Nothing was running.")
-    return 0
+    yield {"stopped": stopped}
+    output.say("Stopped." if stopped else "Nothing was running.")
 
 
 async def status_(
@@ -288,14 +287,14 @@ async def keeper_() -> int:
     return 0
 
 
+@command()
 async def doctor_(
     *,
     verbose: Annotated[
         bool,
         Parameter(alias="-v", help="Also print the checks that passed."),
     ] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Check this installation, and print a fix for each problem.
 
     Checks the versions, home, ledger, Prefect, pool, worker and jobs. Exits with 0 if no check
@@ -306,19 +305,16 @@ async def doctor_(
     from daybook.operations import doctor
 
     findings = await doctor.doctor()
-    if as_json:
-        output.print_json(findings)
-    else:
-        shown = [each for each in findings if verbose or each.severity != "ok"]
-        width = max((len(each.check) for each in shown), default=0)
-        for each in shown:
-            details = "; fix: ".join(filter(None, (each.message, each.fix)))
-            line = f"{each.severity:<7}  {each.check:<{width}}  {details}".rstrip()
-            output.line(line, style=_SEVERITY_STYLES[each.severity])
-        if fine := len(findings) - len(shown):
-            hint = "`daybook doctor -v` lists them"
-            output.say(f"{words.counted(fine, 'check')} found no problem; {hint}.")
-    return 0 if all(each.ok for each in findings) else 1
+    yield findings, 0 if all(each.ok for each in findings) else 1
+    shown = [each for each in findings if verbose or each.severity != "ok"]
+    width = max((len(each.check) for each in shown), default=0)
+    for each in shown:
+        details = "; fix: ".join(filter(None, (each.message, each.fix)))
+        line = f"{each.severity:<7}  {each.check:<{width}}  {details}".rstrip()
+        output.line(line, style=_SEVERITY_STYLES[each.severity])
+    if fine := len(findings) - len(shown):
+        hint = "`daybook doctor -v` lists them"
+        output.say(f"{words.counted(fine, 'check')} found no problem; {hint}.")
 
 
 _SEVERITY_STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}

@@ -62,6 +62,7 @@ _COMMANDS = (
     (_MORE, "skips", ("skip", "snooze")),
     (_MORE, "backfill", ("backfill",)),
     (_MORE, "inbox", ("inbox",)),
+    (_MORE, "spend", ("spend",)),
     (_MORE, "files", ("apply", "diff", "export", "schema")),
     (_MORE, "mcp", ("mcp",)),
     (_MORE, "completion", ("completion",)),
@@ -149,7 +150,11 @@ _COMMAND_GROUPS = (
         ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild"),
     ),
     _CommandGroup(
-        "agents", "Manage agents", _MORE, "agents:", ("add", "list", "show", "test", "remove")
+        "agents",
+        "Manage agents",
+        _MORE,
+        "agents:",
+        ("add", "list", "show", "edit", "test", "remove"),
     ),
     _CommandGroup(
         "channels",

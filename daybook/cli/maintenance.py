@@ -8,12 +8,13 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json
+from daybook.cli.command import Answer, command
 
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
 
 
+@command()
 async def plan_(
     *,
     begin: Annotated[
@@ -30,8 +31,7 @@ async def plan_(
         str | None, Parameter(name="--tz", help="Time zone of the times. [default: the setting]")
     ] = None,
     note: Annotated[str, Parameter(help="Note for those who read `status`.")] = "",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Plan a time in which no job starts. Running jobs continue.
 
     At its end, each job catches up by its own policy. Works without Prefect.
@@ -41,18 +41,19 @@ async def plan_(
     window = await api.maintenance.plan(
         until, begin=begin, duration=duration, timezone=timezone, note=note
     )
-    return _print_window("No job starts", window, as_json)
+    yield window
+    _print_window("No job starts", window)
 
 
-async def list_(*, as_json: Json = False) -> int:
+@command()
+async def list_() -> Answer:
     """List the present and the planned windows.
 
     Example: daybook maintenance list
     """
     listed = await api.maintenance.list_windows()
-    if as_json:
-        output.print_json(listed)
-    elif listed:
+    yield listed
+    if listed:
         output.table(
             ("ID", "FROM", "UNTIL", "NOTE"),
             [
@@ -67,24 +68,19 @@ async def list_(*, as_json: Json = False) -> int:
         )
     else:
         output.say("No maintenance is planned; plan it with `daybook maintenance plan`.")
-    return 0
 
 
-async def remove_(
-    window: Annotated[str, Parameter(help="Id or unique id prefix.")], /, *, as_json: Json = False
-) -> int:
+@command()
+async def remove_(window: Annotated[str, Parameter(help="Id or unique id prefix.")], /) -> Answer:
     """Remove a planned window, or end the present one now.
 
     Skipped due times stay skipped; waiting runs start.
 
     Example: daybook maintenance remove 3f2a91c0
     """
-    return _print_window("Removed maintenance", await api.maintenance.remove(window), as_json)
+    yield (answer := await api.maintenance.remove(window))
+    _print_window("Removed maintenance", answer)
 
 
-def _print_window(what: str, window: MaintenanceWindow, as_json: bool) -> int:
-    if as_json:
-        output.print_json(window)
-    else:
-        output.line(f"{what} {formatting.maintenance(window)}")
-    return 0
+def _print_window(what: str, window: MaintenanceWindow) -> None:
+    output.line(f"{what} {formatting.maintenance(window)}")

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from daybook import api
 from daybook.api.filters import RunFilters, Selection
 from daybook.cli import completion, formatting, output
+from daybook.cli.command import Answer, command
 from daybook.cli.options import (
     Absolute,
     Jobs,
@@ -123,6 +124,7 @@ async def retry_(
     return await _run_each(runs, retry, wait=wait, as_json=as_json)
 
 
+@command(uses_prefect=True)
 async def ask_(
     prompt: Annotated[
         str, Parameter(help="What to ask; @FILE reads it from a file, and - from standard input.")
@@ -136,8 +138,7 @@ async def ask_(
     session_key: Annotated[
         str, Parameter(help="Conversation to continue. [default: a new one]")
     ] = "",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Ask an agent once, without a job; the question is recorded as a run.
 
     It runs in this command, so Ctrl-C stops it. Exits with 0 if it succeeded.
@@ -145,16 +146,12 @@ async def ask_(
     Example: daybook ask "What changed in Python 3.14?" --agent research
     """
     text = prompt_or_file(prompt) or ""
-    prepare_prefect()
     from daybook.prefect.console import without_console_logs
 
     with without_console_logs():
         asked = await api.runs.ask(text, agent=agent, model=model, session_key=session_key)
-    if as_json:
-        output.print_json(asked)
-    else:
-        print_run(asked, asked.deliveries)
-    return 0 if asked.status == Status.SUCCEEDED else 1
+    yield asked, 0 if asked.status == Status.SUCCEEDED else 1
+    print_run(asked, asked.deliveries)
 
 
 async def _run_each(
@@ -179,22 +176,13 @@ async def _run_each(
 
 def _print_preview(view: Preview) -> None:
     output.line(f"{view.job} ({view.kind}) would do this:", style="bold")
-    defaults = {"session": "reuse", "output_format": "text"}
-    pairs = [
-        (name.replace("_", " "), formatting.field_text(each))
-        for name, each in view.does.model_dump(mode="json").items()
-        if each and each != defaults.get(name)
-    ]
+    pairs = [(label, text) for label, text in view.does.facts() if text]
     if view.session_id:
         pairs.append(("session", f"{view.session_id}, {view.history} earlier messages"))
     answer_text = "stored in the ledger and shown in the Prefect UI"
     notifications = formatting.notifications(view.recipients)
-    pairs += [
-        ("answer", answer_text),
-        ("notifies", notifications),
-        ("cost", "not estimated"),
-    ]
-    output.fields(pairs)
+    more = [("answer", answer_text), ("notifies", notifications), ("cost", "not estimated")]
+    output.fields([*pairs, *more])
 
 
 async def runs_(

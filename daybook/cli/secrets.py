@@ -8,13 +8,14 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, output
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
     from daybook.api.secrets import ListedSecret
 
 
+@command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
@@ -29,8 +30,7 @@ async def add_(
         ),
     ] = None,
     replace: Annotated[bool, Parameter(help="Replace the existing secret of this name.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Add a secret that jobs refer to as {{secret:name}}; Prefect encrypts it.
 
     The value is read from standard input, or from a prompt on a terminal. It cannot be passed on
@@ -45,15 +45,10 @@ async def add_(
     if not hosts:
         raise InvalidInput("hosts", "is missing", "add --host api.example.org")
     secret_value = documents.read_hidden_value("value", "Value", "token.txt")
-    prepare_prefect()
-
     secret = await api.secrets.add(name, secret_value, hosts, replace=replace)
-    if as_json:
-        output.print_json(secret)
-    else:
-        output.line(f"Saved the secret {name} for {', '.join(secret.hosts)}")
-        output.say(f"To use it, write {{{{secret:{name}}}}} in a header or a parameter.")
-    return 0
+    yield secret
+    output.line(f"Saved the secret {name} for {', '.join(secret.hosts)}")
+    output.say(f"To use it, write {{{{secret:{name}}}}} in a header or a parameter.")
 
 
 def _print_secrets(listed: list[ListedSecret]) -> None:

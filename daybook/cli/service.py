@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from daybook import home as homes
 from daybook.cli import output
+from daybook.cli.command import Answer, command
 from daybook.cli.machine import JsonReporter, TerminalReporter
 from daybook.cli.options import Json, Yes, check_limit, is_confirmed, prepare_prefect
 from daybook.errors import DaybookError, NotFound
@@ -67,7 +68,8 @@ async def install_(
     return 0
 
 
-async def status_(*, system: Annotated[bool | None, _SYSTEM] = None, as_json: Json = False) -> int:
+@command()
+async def status_(*, system: Annotated[bool | None, _SYSTEM] = None) -> Answer:
     """Show whether the service of this home runs, and what is wrong with it.
 
     Exits with 0 if it runs, 1 if it does not, 3 if none is installed.
@@ -75,11 +77,8 @@ async def status_(*, system: Annotated[bool | None, _SYSTEM] = None, as_json: Js
     Example: daybook service status
     """
     state = services.state(_installed(system))
-    if as_json:
-        output.print_json(state)
-    else:
-        _print_state(state)
-    return 0 if state.running else 1
+    yield state, 0 if state.running else 1
+    _print_state(state)
 
 
 def logs_(

@@ -8,12 +8,11 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
+from daybook.cli.command import Answer, command
 from daybook.cli.options import (
     Absolute,
-    Json,
     Limit,
     check_limit,
-    prepare_prefect,
     prompt_or_file,
 )
 from daybook.cli.runs import print_run
@@ -31,7 +30,8 @@ SessionRef = Annotated[
 ]
 
 
-async def list_(*, limit: Limit = 20, absolute: Absolute = False, as_json: Json = False) -> int:
+@command()
+async def list_(*, limit: Limit = 20, absolute: Absolute = False) -> Answer:
     """List sessions with agents, most recently used first.
 
     Works without Prefect.
@@ -41,9 +41,8 @@ async def list_(*, limit: Limit = 20, absolute: Absolute = False, as_json: Json 
     check_limit(limit)
 
     listed = await api.sessions.list_sessions(limit)
-    if as_json:
-        output.print_json(listed)
-    elif listed:
+    yield listed
+    if listed:
         when = formatting.time_format(absolute)
         used_heading = formatting.time_heading("LAST USED", absolute)
         output.table(
@@ -62,17 +61,16 @@ async def list_(*, limit: Limit = 20, absolute: Absolute = False, as_json: Json 
         )
     else:
         output.say("There are no sessions yet. A job's first answer starts one.")
-    return 0
 
 
+@command()
 async def show_(
     session: SessionRef,
     /,
     *,
     limit: Limit = 20,
     absolute: Absolute = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Show the last messages of a session, oldest first.
 
     Works without Prefect.
@@ -82,9 +80,7 @@ async def show_(
     check_limit(limit)
 
     conversation = await api.sessions.show(session, limit)
-    if as_json:
-        output.print_json(conversation)
-        return 0
+    yield conversation
     shown = len(conversation.history)
     output.line(conversation.id, style="bold")
     if conversation.title:
@@ -102,18 +98,16 @@ async def show_(
         output.line()
         output.line(f"{each.number} {_speaker(each, conversation.agent, absolute)}", style="bold")
         output.line(_indented(each.content))
-    return 0
 
 
+@command(uses_prefect=True)
 async def send_(
     session: SessionRef,
     prompt: Annotated[
         str, Parameter(help="What to say; @FILE reads it from a file, and - from standard input.")
     ],
     /,
-    *,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Continue a session: its agent answers, and remembers it. Recorded as a run.
 
     It runs in this command, so Ctrl-C stops it. The session's job does not run, and its channel
@@ -122,16 +116,12 @@ async def send_(
     Example: daybook session send morning-brief "Which of these is urgent?"
     """
     text = prompt_or_file(prompt) or ""
-    prepare_prefect()
     from daybook.prefect.console import without_console_logs
 
     with without_console_logs():
         answered = await api.sessions.send(session, text)
-    if as_json:
-        output.print_json(answered)
-    else:
-        print_run(answered, answered.deliveries)
-    return 0 if answered.status == Status.SUCCEEDED else 1
+    yield answered, 0 if answered.status == Status.SUCCEEDED else 1
+    print_run(answered, answered.deliveries)
 
 
 def _indented(text: str) -> str:

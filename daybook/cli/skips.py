@@ -8,29 +8,32 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Job, Json
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Job
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
     from daybook.jobs.views import ListedJob
 
 
+@command()
 async def skip_(
     job: Job,
     /,
     *,
     undo: Annotated[bool, Parameter(help="Clear all skips.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Skip a job's next due time.
 
     Repeating the command has no further effect. Works without Prefect.
 
     Example: daybook skip morning-brief
     """
-    return _print_job(await api.skips.skip(job, undo=undo), as_json)
+    yield (answer := await api.skips.skip(job, undo=undo))
+    _print_job(answer)
 
 
+@command()
 async def snooze_(
     job: Job,
     until: Annotated[
@@ -39,8 +42,7 @@ async def snooze_(
     /,
     *,
     off: Annotated[bool, Parameter(help="End the snooze.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Skip all due times of a job before a given time.
 
     You can still run the job by hand. Works without Prefect.
@@ -51,19 +53,16 @@ async def snooze_(
         problem = "cannot be combined with --off" if off else "is missing"
         raise InvalidInput("until", problem, "use a time such as 2h, or --off")
 
-    return _print_job(await api.skips.snooze(job, until), as_json)
+    yield (answer := await api.skips.snooze(job, until))
+    _print_job(answer)
 
 
-def _print_job(job: ListedJob, as_json: bool) -> int:
-    if as_json:
-        output.print_json(job)
-        return 0
+def _print_job(job: ListedJob) -> None:
     output.line(f"{job.name} is {formatting.enabled_state(job)}: {job.words}")
     due = "\n".join(map(formatting.due_time_with_utc, job.next_due)) or "-"
     output.fields(
         [(name, value) for name, value in [*skip_fields(job), ("next due", due)] if value]
     )
-    return 0
 
 
 def skip_fields(job: ListedJob) -> list[tuple[str, str]]:

@@ -10,12 +10,13 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, prepare_prefect
+from daybook.cli.command import Answer, command
 
 if TYPE_CHECKING:
     from daybook.api.sync import SyncReport
 
 
+@command(uses_prefect=True)
 async def sync_(
     job: Annotated[
         str | None,
@@ -27,8 +28,7 @@ async def sync_(
         str | None,
         Parameter(help="Side that wins each conflict: `ledger` or `prefect`."),
     ] = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Reconcile the ledger and Prefect in both directions.
 
     If a job was changed on both sides, the ledger's values are kept, and `daybook conflicts` shows
@@ -36,27 +36,23 @@ async def sync_(
 
     Example: daybook sync --prefer prefect morning-brief
     """
-    prepare_prefect()
-
     report = await api.sync.sync(prefer, job)
-    if as_json:
-        output.print_json(report)
-    else:
-        for change in ("created", "updated", "pulled", "removed"):
-            for name in getattr(report, change):
-                output.line(f"{_LABELS[change]} {name}")
-        for line in notable_changes(report):
-            output.line(line)
-        for name, why in report.foreign.items():
-            output.line(f"left unchanged in Prefect: {name} ({why})")
-        decided = report.decided if isinstance(report, api.sync.DecidedSyncReport) else []
-        for name in decided:
-            output.line(f"resolved for {prefer}: {name}")
-        output.say(f"{report.unchanged} unchanged, {report.writes} written to Prefect.")
-    return 1 if report.failed else 0
+    yield report, 1 if report.failed else 0
+    for change in ("created", "updated", "pulled", "removed"):
+        for name in getattr(report, change):
+            output.line(f"{_LABELS[change]} {name}")
+    for line in notable_changes(report):
+        output.line(line)
+    for name, why in report.foreign.items():
+        output.line(f"left unchanged in Prefect: {name} ({why})")
+    decided = report.decided if isinstance(report, api.sync.DecidedSyncReport) else []
+    for name in decided:
+        output.line(f"resolved for {prefer}: {name}")
+    output.say(f"{report.unchanged} unchanged, {report.writes} written to Prefect.")
 
 
-async def conflicts_(*, as_json: Json = False) -> int:
+@command()
+async def conflicts_() -> Answer:
     """List conflicts: fields that were changed both in the ledger and in Prefect.
 
     The ledger's values apply. `daybook sync --prefer prefect JOB` uses Prefect's values
@@ -65,18 +61,16 @@ async def conflicts_(*, as_json: Json = False) -> int:
     Example: daybook conflicts --json
     """
     listed = await api.conflicts.list_conflicts()
-    if as_json:
-        output.print_json(listed)
-    for each in [] if as_json else listed:
+    yield listed
+    for each in listed:
         output.line(f"{each.job} ({formatting.local_time(each.at)})", style="bold")
         for name, versions in each.fields.items():
             in_ledger, in_prefect = _differences(versions.ledger, versions.prefect)
             output.fields(
                 [(f"{name} in ledger", _text(in_ledger)), (f"{name} in Prefect", _text(in_prefect))]
             )
-    if not listed and not as_json:
+    if not listed:
         output.say("No conflicts.")
-    return 0
 
 
 def _differences(in_ledger: Any, in_prefect: Any) -> tuple[Any, Any]:

@@ -10,7 +10,8 @@ from cyclopts import Group, Parameter
 
 from daybook import api
 from daybook.cli import formatting, output, task_formatting
-from daybook.cli.options import Json, Limit, check_limit, text_or_file
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Limit, check_limit, text_or_file
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ RejectedArgument = Annotated[str, Parameter(show=False)]
 RejectedOption = Annotated[str | None, Parameter(show=False)]
 
 
+@command()
 async def add_(
     title: Annotated[str, Parameter(help="Work to do, on one line.")],
     /,
@@ -72,8 +74,7 @@ async def add_(
         str, Parameter(group=_ELIGIBILITY, help="Channel of the sessions. [default: any]")
     ] = "",
     paused: Annotated[bool, Parameter(help="Add the task paused.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Queue a task for task sessions.
 
     Like all `daybook task` commands, works without Prefect.
@@ -91,14 +92,12 @@ async def add_(
         preferred=repeated_values(preferred, "preferred", "--prefer-capability"),
         paused=paused,
     )
-    if as_json:
-        output.print_json(task)
-        return 0
+    yield task
     task_formatting.print_task(task)
     output.say(_next_step(task))
-    return 0
 
 
+@command()
 async def list_(
     *,
     status: Annotated[
@@ -109,8 +108,7 @@ async def list_(
         ),
     ] = None,
     limit: Limit = 50,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """List tasks: those that need attention, then claimed, queued and ended ones.
 
     Queued tasks are in claim order. Times are in this machine's time zone.
@@ -120,9 +118,8 @@ async def list_(
     check_limit(limit)
 
     listed = await api.tasks.list_tasks(status, limit)
-    if as_json:
-        output.print_json(listed)
-    elif listed:
+    yield listed
+    if listed:
         task_formatting.print_tasks(listed)
         if len(listed) == limit:
             output.say(f"The first {limit} tasks are listed. Use --limit to list more.")
@@ -130,23 +127,21 @@ async def list_(
         output.say(f"There are no tasks with the status {status}.")
     else:
         output.say("There are no tasks. Queue one with `daybook task add`.")
-    return 0
 
 
-async def show_(task: Ref, /, *, as_json: Json = False) -> int:
+@command()
+async def show_(task: Ref, /) -> Answer:
     """Show a task, its runs and its history.
 
     Example: daybook task show "Review pull request 12"
     """
     details = await api.tasks.show(task)
-    if as_json:
-        output.print_json(details)
-    else:
-        task_formatting.print_task(details)
-        task_formatting.print_history(details)
-    return 0
+    yield details
+    task_formatting.print_task(details)
+    task_formatting.print_history(details)
 
 
+@command()
 async def next_(
     *,
     session: Annotated[str, Parameter(help="Name of the registered session.")],
@@ -162,8 +157,7 @@ async def next_(
         str | None,
         Parameter(help="Key of this claim: if its answer was lost, repeat it with the same key."),
     ] = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Claim the next task that fits a session; exit with code 3 if there is none.
 
     The token is shown only once. Pass it in DAYBOOK_TASK_TOKEN or on standard input to end the run
@@ -178,25 +172,22 @@ async def next_(
         idempotency_key=idempotency_key,
         wait=wait,
     )
-    if as_json:
-        output.print_json(claimed)
-        return 0
+    yield claimed
     task_formatting.print_claimed_run(claimed)
     output.say(
         "Save the token: it will not be shown again. "
         f"Pass it in {TOKEN_VARIABLE} or on standard input."
     )
-    return 0
 
 
+@command()
 async def heartbeat_(
     run: Run,
     /,
     *more: RejectedArgument,
     lease: Lease = None,
     token: RejectedOption = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Extend the lease of a run; its duration counts from now.
 
     Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
@@ -206,14 +197,12 @@ async def heartbeat_(
     run_token = _read_token(more, token)
 
     held_run = await api.tasks.heartbeat(run, run_token, lease)
-    if as_json:
-        output.print_json(held_run)
-    else:
-        until = formatting.local_time(held_run.lease_until)
-        output.line(f"{held_run.session} holds {held_run.title} until {until}")
-    return 0
+    yield held_run
+    until = formatting.local_time(held_run.lease_until)
+    output.line(f"{held_run.session} holds {held_run.title} until {until}")
 
 
+@command()
 async def complete_(
     run: Run,
     /,
@@ -222,8 +211,7 @@ async def complete_(
         str, Parameter(name="--output", help="Result of the task: text, or @file.")
     ] = "",
     token: RejectedOption = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Report that a task is done.
 
     Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
@@ -233,17 +221,18 @@ async def complete_(
     run_token = _read_token(more, token)
     text = text_or_file("output", result)
 
-    return _print_result(await api.tasks.complete(run, run_token, text), "is done", as_json)
+    yield (answer := await api.tasks.complete(run, run_token, text))
+    _print_result(answer, "is done")
 
 
+@command()
 async def fail_(
     run: Run,
     /,
     *more: RejectedArgument,
     error: Annotated[str, Parameter(help="Reason for the failure: text, or @file.")],
     token: RejectedOption = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Report that a task failed. Use `daybook task retry` to queue it again.
 
     Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
@@ -253,17 +242,18 @@ async def fail_(
     run_token = _read_token(more, token)
     text = text_or_file("error", error)
 
-    return _print_result(await api.tasks.fail(run, run_token, text), "failed", as_json)
+    yield (answer := await api.tasks.fail(run, run_token, text))
+    _print_result(answer, "failed")
 
 
+@command()
 async def release_(
     run: Run,
     /,
     *more: RejectedArgument,
     reason: Reason = "",
     token: RejectedOption = None,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Return a run to its old place in the queue; any session may claim it.
 
     Pass the token in DAYBOOK_TASK_TOKEN or on standard input.
@@ -272,53 +262,62 @@ async def release_(
     """
     run_token = _read_token(more, token)
 
-    return _print_result(
-        await api.tasks.release(run, run_token, reason), "is queued again", as_json
-    )
+    yield (answer := await api.tasks.release(run, run_token, reason))
+    _print_result(answer, "is queued again")
 
 
-async def retry_(task: Ref, /, *, as_json: Json = False) -> int:
+@command()
+async def retry_(task: Ref, /) -> Answer:
     """Queue another run of a task that failed, was cancelled or needs attention.
 
     A task has at most ten runs.
 
     Example: daybook task retry "Review pull request 12"
     """
-    return _print_result(await api.tasks.retry(task), "is queued again", as_json)
+    yield (answer := await api.tasks.retry(task))
+    _print_result(answer, "is queued again")
 
 
-async def recover_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
+@command()
+async def recover_(task: Ref, /, *, reason: Reason = "") -> Answer:
     """Queue a claimed run again, or one that needs attention.
 
     A session that holds the run loses it.
 
     Example: daybook task recover 0f3a9c21 --reason "alpha hangs"
     """
-    return _print_result(await api.tasks.recover(task, reason), "is queued again", as_json)
+    yield (answer := await api.tasks.recover(task, reason))
+    _print_result(answer, "is queued again")
 
 
-async def cancel_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
+@command()
+async def cancel_(task: Ref, /, *, reason: Reason = "") -> Answer:
     """Cancel a task. Later calls with the token of its run are refused.
 
     Example: daybook task cancel 0f3a9c21 --reason "done by hand"
     """
-    return _print_result(await api.tasks.cancel(task, reason), "is cancelled", as_json)
+    yield (answer := await api.tasks.cancel(task, reason))
+    _print_result(answer, "is cancelled")
 
 
-async def pause_(task: Ref, /, *, reason: Reason = "", as_json: Json = False) -> int:
+@command()
+async def pause_(task: Ref, /, *, reason: Reason = "") -> Answer:
     """Pause a task, so that no session can claim it. A session that holds it continues.
 
     Example: daybook task pause 0f3a9c21 --reason "wait for the release"
     """
-    return _print_result(await api.tasks.pause(task, reason), "is paused", as_json)
+    yield (answer := await api.tasks.pause(task, reason))
+    _print_result(answer, "is paused")
 
 
-async def resume_(task: Ref, /, *, as_json: Json = False) -> int:
+@command()
+async def resume_(task: Ref, /) -> Answer:
     """Resume a paused task, so that sessions can claim it again.
 
     Example: daybook task resume 0f3a9c21
     """
-    return _print_result(await api.tasks.resume(task), "is resumed", as_json)
+    yield (answer := await api.tasks.resume(task))
+    _print_result(answer, "is resumed")
 
 
 def repeated_values(given: list[str] | None, field: str, option: str) -> list[str]:
@@ -360,12 +359,8 @@ def _read_token(more: tuple[str, ...], typed: str | None) -> str:
     return token
 
 
-def _print_result(run: TitledTaskRun | TaskWithRun, result: str, as_json: bool) -> int:
-    if as_json:
-        output.print_json(run)
-    else:
-        output.line(f"{run.title} {result} (run {run.run_id[:8]})")
-    return 0
+def _print_result(run: TitledTaskRun | TaskWithRun, result: str) -> None:
+    output.line(f"{run.title} {result} (run {run.run_id[:8]})")
 
 
 def _next_step(task: TaskWithRun) -> str:

@@ -12,7 +12,8 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Json, Limit, check_limit, prepare_prefect
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Limit, check_limit
 
 if TYPE_CHECKING:
     from daybook.tasks.pause import PauseState
@@ -26,7 +27,8 @@ _STAYS_PAUSED = "The scheduler stays paused. To resume it, run: daybook task sch
 Reason = Annotated[str, Parameter(help="Reason, shown to sessions that ask for a task.")]
 
 
-async def status_(*, as_json: Json = False) -> int:
+@command()
+async def status_() -> Answer:
     """Show task counts and the results of the scheduler's cycles.
 
     Times are in this machine's time zone.
@@ -34,29 +36,31 @@ async def status_(*, as_json: Json = False) -> int:
     Example: daybook task scheduler status
     """
     status = await api.task_scheduler.status()
-    if as_json:
-        output.print_json(status)
-    else:
-        _print_status(status)
-    return 0
+    yield status
+    _print_status(status)
 
 
-async def pause_(*, reason: Reason = "", as_json: Json = False) -> int:
+@command()
+async def pause_(*, reason: Reason = "") -> Answer:
     """Stop wakes and claims until `resume`. Leases still expire.
 
     Example: daybook task scheduler pause --reason "the repository moves"
     """
-    return _print_switch(await api.task_scheduler.pause(reason), as_json)
+    yield (answer := await api.task_scheduler.pause(reason))
+    _print_switch(answer)
 
 
-async def resume_(*, as_json: Json = False) -> int:
+@command()
+async def resume_() -> Answer:
     """Allow wakes and claims again.
 
     Example: daybook task scheduler resume
     """
-    return _print_switch(await api.task_scheduler.resume(), as_json)
+    yield (answer := await api.task_scheduler.resume())
+    _print_switch(answer)
 
 
+@command()
 async def drain_(
     *,
     timeout: Annotated[
@@ -64,16 +68,14 @@ async def drain_(
         Parameter(help="Maximum wait, such as 10m; then exit with code 1. [default: no limit]"),
     ] = None,
     reason: Reason = "",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Pause the scheduler until `resume`, and wait until no session holds a run.
 
     Example: daybook task scheduler drain --timeout 10m
     """
     result = await api.task_scheduler.drain(timeout, reason, on_change=_print_remaining)
-    if as_json:
-        output.print_json(result)
-    elif result.drained:
+    yield result, 0 if result.drained else 1
+    if result.drained:
         output.line("No session holds a run.")
         output.say(_STAYS_PAUSED)
     else:
@@ -83,14 +85,13 @@ async def drain_(
         )
         output.fields([(each.run_id[:8], _holder(each)) for each in result.left])
         output.say(_STAYS_PAUSED)
-    return 0 if result.drained else 1
 
 
+@command()
 async def backlog_(
     *,
     limit: Limit = 50,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """List queued runs in claim order, with the reason why no session has claimed each.
 
     Example: daybook task scheduler backlog
@@ -98,12 +99,10 @@ async def backlog_(
     check_limit(limit)
 
     backlog = await api.task_scheduler.backlog(limit)
-    if as_json:
-        output.print_json(backlog)
-        return 0
+    yield backlog
     if not backlog.pending:
         output.say("No run is queued.")
-        return 0
+        return
     output.table(
         ("RUN", "TITLE", "PRIORITY", "WAITING", "CYCLES", "REASON"),
         [
@@ -129,10 +128,10 @@ async def backlog_(
     )
     if backlog.paused:
         output.say(_paused_line(backlog))
-    return 0
 
 
-async def cycle_(*, as_json: Json = False) -> int:
+@command(uses_prefect=True)
+async def cycle_() -> Answer:
     """Run one cycle now: requeue runs with expired leases, wake sessions, escalate tasks.
 
     The keeper runs one every 15 s, or as `interval` in `[tasks]` says. Without Prefect, a cycle
@@ -140,19 +139,15 @@ async def cycle_(*, as_json: Json = False) -> int:
 
     Example: daybook task scheduler cycle
     """
-    prepare_prefect()
-
     report = await api.task_scheduler.cycle()
-    if as_json:
-        output.print_json(report)
-    else:
-        output.fields(_counter_fields(report))
-        for each in report.errors:
-            output.say(f"! {each}")
-    return 0
+    yield report
+    output.fields(_counter_fields(report))
+    for each in report.errors:
+        output.say(f"! {each}")
 
 
-async def rebuild_(*, as_json: Json = False) -> int:
+@command()
+async def rebuild_() -> Answer:
     """Clear the record of recent wakes, so that all sessions can be woken again.
 
     Counts of starving cycles are kept.
@@ -160,29 +155,23 @@ async def rebuild_(*, as_json: Json = False) -> int:
     Example: daybook task scheduler rebuild
     """
     result = await api.task_scheduler.rebuild()
-    if as_json:
-        output.print_json(result)
-    else:
-        cleared = formatting.counted(result.cleared, "recent wake")
-        output.line(f"Forgot {cleared}. The next cycle may wake every session.")
-        output.fields(
-            [
-                ("queued", str(result.pending)),
-                ("claimed", str(result.active)),
-                ("sessions", str(result.sessions)),
-            ]
-        )
-    return 0
+    yield result
+    cleared = formatting.counted(result.cleared, "recent wake")
+    output.line(f"Forgot {cleared}. The next cycle may wake every session.")
+    output.fields(
+        [
+            ("queued", str(result.pending)),
+            ("claimed", str(result.active)),
+            ("sessions", str(result.sessions)),
+        ]
+    )
 
 
-def _print_switch(switch: PauseState, as_json: bool) -> int:
-    if as_json:
-        output.print_json(switch)
-    elif switch.paused:
+def _print_switch(switch: PauseState) -> None:
+    if switch.paused:
         output.line(_paused_line(switch))
     else:
         output.line("The scheduler is not paused.")
-    return 0
 
 
 def _print_remaining(runs: Sequence[HeldTaskRun]) -> None:

@@ -8,12 +8,13 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output, task_formatting
-from daybook.cli.options import Json
+from daybook.cli.command import Answer, command
 from daybook.cli.task import repeated_values
 
 Name = Annotated[str, Parameter(help="Name of the session.")]
 
 
+@command()
 async def register_(
     name: Annotated[str, Parameter(help="Unique name of the session.")],
     /,
@@ -36,8 +37,7 @@ async def register_(
     channel: Annotated[
         str, Parameter(help="Channel whose tasks the session can claim, besides tasks without one.")
     ] = "",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Register a session as idle and not prompting.
 
     It expires 15 minutes after its last sign of life. Registering the same name again updates it.
@@ -52,24 +52,21 @@ async def register_(
         channel=channel,
         capabilities=repeated_values(capabilities, "capabilities", "--capability"),
     )
-    if as_json:
-        output.print_json(session)
-        return 0
+    yield session
     task_formatting.print_session(session)
     output.say(
         f"To claim a task, run: daybook task next --session {formatting.quoted(session.name)}"
     )
-    return 0
 
 
+@command()
 async def report_(
     name: Name,
     /,
     *,
     state: Annotated[str, Parameter(help="State: idle, or active if it is busy.")],
     prompting: Annotated[bool, Parameter(help="The session is waiting for user input.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Report the state of a session.
 
     Only a session that is idle and not prompting is woken and can claim tasks.
@@ -77,50 +74,42 @@ async def report_(
     Example: daybook task session report alpha --state idle
     """
     session = await api.tasks.report(name, state=state, prompting=prompting)
-    if as_json:
-        output.print_json(session)
-    else:
-        output.line(f"{session.name} ({task_formatting.session_state(session)})")
-    return 0
+    yield session
+    output.line(f"{session.name} ({task_formatting.session_state(session)})")
 
 
-async def list_(*, as_json: Json = False) -> int:
+@command()
+async def list_() -> Answer:
     """List sessions, including expired ones.
 
     Example: daybook task session list
     """
     listed = await api.tasks.list_sessions()
-    if as_json:
-        output.print_json(listed)
-    elif listed:
+    yield listed
+    if listed:
         task_formatting.print_sessions(listed)
     else:
         output.say("There are no sessions. Register one with `daybook task session register`.")
-    return 0
 
 
-async def show_(name: Name, /, *, as_json: Json = False) -> int:
+@command()
+async def show_(name: Name, /) -> Answer:
     """Show a session.
 
     Example: daybook task session show alpha
     """
     session = await api.tasks.find_session(name)
-    if as_json:
-        output.print_json(session)
-    else:
-        task_formatting.print_session(session)
-    return 0
+    yield session
+    task_formatting.print_session(session)
 
 
-async def remove_(name: Name, /, *, as_json: Json = False) -> int:
+@command()
+async def remove_(name: Name, /) -> Answer:
     """Remove a session and queue its claimed run again.
 
     Example: daybook task session remove alpha
     """
     removed = await api.tasks.remove_session(name)
-    if as_json:
-        output.print_json(removed)
-    else:
-        requeued = f"; run {removed.run_id[:8]} is queued again" if removed.run_id else ""
-        output.line(f"Removed session {removed.name}{requeued}")
-    return 0
+    yield removed
+    requeued = f"; run {removed.run_id[:8]} is queued again" if removed.run_id else ""
+    output.line(f"Removed session {removed.name}{requeued}")

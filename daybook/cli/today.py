@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from daybook.cli import formatting, output
-from daybook.cli.options import Absolute, Json, prepare_prefect
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Absolute
 
 if TYPE_CHECKING:
     from daybook.operations.today import Today
@@ -15,23 +16,20 @@ _OUTCOMES = {"timed_out": "timed out", "unknown": "of unknown outcome"}
 """Outcomes whose name does not fit into a sentence."""
 
 
-async def today_(*, absolute: Absolute = False, as_json: Json = False) -> int:
+@command(uses_prefect=True)
+async def today_(*, absolute: Absolute = False) -> Answer:
     """Show the runs of the last 24 hours, what needs you, and what is due next.
 
     Example: daybook today
     """
-    prepare_prefect()
     from daybook.operations.today import today
 
     found = await today()
-    if as_json:
-        output.print_json(found)
-        return 0
+    yield found
     output.line(_summary(found.ended), style="bold")
     for problem in found.problems:
         output.line(f"{output.ALERT_PREFIX}{problem}", style="red")
     output.fields(list(_fields(found, absolute)))
-    return 0
 
 
 def _summary(ended: dict[str, int]) -> str:

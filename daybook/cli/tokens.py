@@ -8,9 +8,10 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, formatting, output
-from daybook.cli.options import Json
+from daybook.cli.command import Answer, command
 
 
+@command()
 async def add_(
     *,
     owner: Annotated[
@@ -22,24 +23,21 @@ async def add_(
     ],
     name: Annotated[str | None, Parameter(help="Name of the token. [default: the owner]")] = None,
     user_id: Annotated[str, Parameter(help="Id of the user that the client serves.")] = "",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Create a token and print it once; Daybook stores only its digest.
 
     Example: daybook tokens add --owner agent:claude
     """
     token = await api.tokens.add(owner, name, user_id)
-    if as_json:
-        output.print_json(token)
-        return 0
+    yield token
     output.line(token.token)
     created = f"Created the token {token.name} for {token.owner}."
     output.say(f"{created} It will not be shown again.")
     output.say("Clients send it as `Authorization: Bearer …` to `daybook mcp --http`.")
-    return 0
 
 
-async def list_(*, as_json: Json = False) -> int:
+@command()
+async def list_() -> Answer:
     """List tokens with their owners and last use, never the tokens themselves.
 
     Works without Prefect.
@@ -47,9 +45,8 @@ async def list_(*, as_json: Json = False) -> int:
     Example: daybook tokens list
     """
     listed = await api.tokens.list_tokens()
-    if as_json:
-        output.print_json(listed)
-    elif listed:
+    yield listed
+    if listed:
         rows = [
             (
                 each.name,
@@ -63,22 +60,17 @@ async def list_(*, as_json: Json = False) -> int:
         output.table(("NAME", "OWNER", "USER", "CREATED", "LAST USED"), rows, whole=("NAME",))
     else:
         output.say("There are no tokens. Create one with `daybook tokens add --owner agent:NAME`.")
-    return 0
 
 
+@command()
 async def remove_(
     name: Annotated[str, Parameter(help="Token name or id prefix.", completer=completion.tokens)],
     /,
-    *,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Remove a token; Daybook rejects it from then on.
 
     Example: daybook tokens remove agent:claude
     """
     removed = await api.tokens.remove(name)
-    if as_json:
-        output.print_json(removed)
-    else:
-        output.line(f"Removed the token {removed.name} of {removed.owner}")
-    return 0
+    yield removed
+    output.line(f"Removed the token {removed.name} of {removed.owner}")

@@ -10,8 +10,9 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.agents import command_words
-from daybook.cli.options import Json, header, parse_json_object, prepare_prefect
+from daybook.cli.agent_options import command_words
+from daybook.cli.command import Answer, command
+from daybook.cli.options import header, parse_json_object
 from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
 from daybook.schedules import durations
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from daybook.api.tools import ToolDetails, ToolList, ToolServerDetails, ToolServerWithTools
 
 
+@command(uses_prefect=True)
 async def call_(
     name: Annotated[str, Parameter(help="The tool's name, as `daybook tools list` shows it.")],
     /,
@@ -28,30 +30,25 @@ async def call_(
         str | None, Parameter(help="Parameters of the call: a JSON object, or @file.")
     ] = None,
     timeout: Annotated[str, Parameter(help="Timeout for the call.", show_default=True)] = "30s",
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Call a tool once from this machine, outside of any job.
 
     Example: daybook tools call search.reindex --params '{"full": true}'
     """
     arguments = parse_json_object("params", params) if params is not None else {}
     timeout_seconds = durations.parse(timeout, "timeout").total_seconds()
-    prepare_prefect()
-
     with documents.unknown_as_not_found("tool"):
         result = await api.tools.call(name, arguments, timeout_seconds)
-    if as_json:
-        output.print_json(result)
-    else:
-        if result.output:
-            output.line(result.output)
-        if result.status != "succeeded":
-            output.say(f"{result.status}: {result.reason or result.error}")
-        elif result.reason:
-            output.say(f"({result.reason})")
-    return 0 if result.status == "succeeded" else 1
+    yield result, 0 if result.status == "succeeded" else 1
+    if result.output:
+        output.line(result.output)
+    if result.status != "succeeded":
+        output.say(f"{result.status}: {result.reason or result.error}")
+    elif result.reason:
+        output.say(f"({result.reason})")
 
 
+@command(uses_prefect=True)
 async def test_(
     name: Annotated[
         str | None,
@@ -60,20 +57,15 @@ async def test_(
         ),
     ] = None,
     /,
-    *,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Start or connect to saved servers and ask for their tools, without calling any.
 
     Example: daybook tools test search
     """
-    prepare_prefect()
-
     with documents.unknown_as_not_found("tool server"):
         results = await api.tools.test(name)
-    if as_json:
-        output.print_json(results)
-    elif results:
+    yield results, 1 if any(each.problem for each in results) else 0
+    if results:
         rows = [
             (each.server, each.problem or f"{len(each.tools or ())} tools in {each.seconds:.1f} s")
             for each in results
@@ -81,9 +73,9 @@ async def test_(
         output.table(("SERVER", "RESULT"), rows)
     else:
         output.say("No tool servers; save one with `daybook tools add`.")
-    return 1 if any(each.problem for each in results) else 0
 
 
+@command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
@@ -116,8 +108,7 @@ async def add_(
         ),
     ] = None,
     replace: Annotated[bool, Parameter(help="Replace the existing server of this name.")] = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Save an MCP server (a program or a URL) so that jobs can call its tools.
 
     Example: daybook tools add time -- uvx mcp-server-time
@@ -133,16 +124,11 @@ async def add_(
         if url and not settings["command"]:
             raise InvalidInput("environment", "applies only to a program, but this server is a URL")
         settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
-    prepare_prefect()
-
     server = await api.tools.add(name, settings, replace=replace)
-    if as_json:
-        output.print_json(server)
-    else:
-        _print_server(server)
-        if server.tools:
-            output.say(f"Show a tool's parameters: daybook tools show {server.tools[0]}")
-    return 0
+    yield server
+    _print_server(server)
+    if server.tools:
+        output.say(f"Show a tool's parameters: daybook tools show {server.tools[0]}")
 
 
 def _print_details(details: ToolDetails | ToolServerDetails) -> None:

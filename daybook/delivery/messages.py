@@ -38,11 +38,15 @@ _STATUS_PHRASES: dict[Status, str] = {
 def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
     """Return the body of a callback, as it is signed and sent; ``corrects`` is the former outcome.
 
-    For a job that an agent owns, `output`, `result` and `error` are null.
+    For a job that an agent owns, `output`, `result` and `error` are null, and `warnings` and their
+    `reason` only name the tools.
     """
     data = _run(row, job, event, corrects)
     if job is not None and owners.is_agent(job.owner):
         data |= {"output": None, "result": None, "error": None}  # an error may quote the answer
+        if row.warnings:
+            names = [each.partition(":")[0] for each in row.warnings]
+            data |= {"warnings": names, "reason": f"warning: {'; '.join(names)}"}
     return texts.to_json(data)
 
 

@@ -11,7 +11,6 @@ from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.dispatcher import DispatchResult, dispatch
 from daybook.delivery.outbox import QueueKind
 from daybook.delivery.sending import DeliveryResult
-from daybook.delivery.ui import ui_address
 from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
@@ -33,8 +32,11 @@ async def dispatch_outgoing(
     hurried: bool = False,
     claims_for: float | None = None,
     sent: DispatchResult | None = None,
+    ui: str | None = None,
 ) -> DispatchResult:
     """Send all due callbacks and messages, or those of one run, with `dispatcher.dispatch`.
+
+    ``ui`` is the address of Prefect's UI, for the link of a message to its run.
 
     If ``hurried``, the process may be cut short: it starts no message to a channel that needs
     Prefect, because the message could arrive twice. A callback can be repeated: its id identifies
@@ -49,7 +51,7 @@ async def dispatch_outgoing(
         return await dispatch(
             ledger,
             holder,
-            {QueueKind.URL: callbacks, QueueKind.CHANNEL: ChannelSender(client, ledger)},
+            {QueueKind.URL: callbacks, QueueKind.CHANNEL: ChannelSender(client, ledger, ui)},
             accepts=accepts,
             run_id=run_id,
             claims_for=claims_for,
@@ -58,10 +60,10 @@ async def dispatch_outgoing(
 
 
 class ChannelSender:
-    """Sends messages and alerts to channels."""
+    """Sends messages and alerts to channels; ``ui`` is the address of Prefect's UI."""
 
-    def __init__(self, client: PrefectClient, ledger: Ledger) -> None:
-        self._client, self._ledger, self._ui = client, ledger, ui_address()
+    def __init__(self, client: PrefectClient, ledger: Ledger, ui: str | None) -> None:
+        self._client, self._ledger, self._ui = client, ledger, ui
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
         """Make one attempt.

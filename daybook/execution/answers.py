@@ -33,11 +33,13 @@ from typing import Any
 
 from daybook.agents import json_text
 from daybook.agents.base import Agent, AgentReply, AgentRequest, Tool
+from daybook.agents.journal import Position, Step, StepReply
 from daybook.errors import AgentError, AgentFailed, AgentTimeout
 from daybook.execution import handover
 from daybook.jobs import answer_schema
 from daybook.jobs.actions import OutputFormat
 from daybook.runs import usage
+from daybook.runs.usage import Amount
 from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
@@ -162,14 +164,14 @@ async def _ask_agent(
     agent: Agent, request: AgentRequest, form: OutputFormat, schema: Mapping[str, Any]
 ) -> AgentAnswer:
     if form == "text":
-        reply = await agent.answer(request)
+        reply = await _answer(agent, request)
         return AgentAnswer(reply, _cut_remark(reply))
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
     schema_text = json.dumps(schema, ensure_ascii=False)
     rest = f", that matches this JSON schema:\n{schema_text}" if schema else "."
     instruction = f"Answer with JSON only, without any other words{rest}"
-    first = await agent.answer(replace(request, prompt=f"{request.prompt}\n\n{instruction}"))
+    first = await _answer(agent, replace(request, prompt=f"{request.prompt}\n\n{instruction}"))
     try:
         return AgentAnswer(_checked(first, schema), _cut_remark(first))
     except _Mismatch as mismatch:
@@ -201,6 +203,34 @@ async def _ask_agent(
     return AgentAnswer(reply, "; ".join(filter(None, remarks)))
 
 
+async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
+    """Ask the agent once.
+
+    If a budget in US dollars limits the run, the answer of a program is a step: one request, whose
+    price is not known unless the program reports it.
+    """
+    steps = request.journal
+    if steps is None or not getattr(agent, "is_program", False) or not await steps.limits_usd():
+        return await agent.answer(request)
+    position = Position(request.fallback, request.question, 0)
+    unpriced = Amount(unpriced=1)
+    step = Step(position, "request", agent.name, {}, "", repeatable=True, estimate=unpriced)
+    await steps.start(step)
+    try:
+        reply = await agent.answer(request)
+    except AgentError as error:
+        await steps.finish(step, _counted(error.usage, str(error)))
+        raise
+    await steps.finish(step, _counted(reply.usage))
+    return reply
+
+
+def _counted(used: Usage | None, error: str = "") -> StepReply:
+    """Return the reply of the step that counts a program's answer; other steps show its usage."""
+    amount = None if used is None else Amount.of(used)
+    return StepReply(error=error, may_cost=True, amount=amount)
+
+
 async def _ask_again(
     agent: Agent, request: AgentRequest, timeout: float, first_answer: str
 ) -> AgentReply:
@@ -213,7 +243,7 @@ async def _ask_again(
             first_answer,
         )
     try:
-        return await agent.answer(request)
+        return await _answer(agent, request)
     except AgentTimeout as error:
         timed_out = AgentTimeout(timeout, error.output or first_answer, error.tool)
         timed_out.usage = error.usage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -15,11 +14,13 @@ from slugify import slugify
 
 from daybook import names
 from daybook.delivery.outbox import CALLBACK
-from daybook.delivery.ui import ui_address
-from daybook.errors import one_line
+from daybook.errors import InvalidInput, one_line
+from daybook.jobs.actions import Action
+from daybook.jobs.model import read_parameters
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow, StepRow
+from daybook.prefect.address import ui_address
 from daybook.runs.claim_requests import BY_SCHEDULE, Granted
 from daybook.runs.slots import BACKFILL
 from daybook.schedules.descriptions import duration_in_words
@@ -226,7 +227,9 @@ def render(
         f"run `{granted.run_id[:8]}`",
         _job_link(job),
     ]
-    heading, sent = _sent_part(granted, outcome)
+    action = _action(granted)
+    heading, sent = action.sent()[-1] if action else ("", "")
+    sent = outcome.prompt or sent  # with its variables replaced
     lines = [
         f"# {sanitize_markdown(title)}",
         " · ".join(filter(None, facts)),
@@ -239,7 +242,7 @@ def render(
     if why:
         lines.append(fenced_block(why))
     if outcome.output:
-        by_a_model = "prompt" in granted.parameters
+        by_a_model = action is not None and bool(action.agents())
         lines.append(
             sanitize_markdown(shift_headings(outcome.output))
             if by_a_model
@@ -286,24 +289,18 @@ def log_lines(
 
 
 def _target(granted: Granted, outcome: Outcome) -> str:
-    parameters = granted.parameters
-    if "url" in parameters:
-        # Without the query, which may contain a token.
-        return f"{parameters.get('method')} {str(parameters['url']).partition('?')[0]}"
-    if "tool" in parameters:
-        return f"tool {parameters['tool']}"
-    return f"agent {outcome.agent or parameters.get('agent', '')}"
+    if outcome.agent:
+        return f"agent {outcome.agent}"
+    action = _action(granted)
+    return "" if action is None else action.target()
 
 
-def _sent_part(granted: Granted, outcome: Outcome) -> tuple[str, str]:
-    """Return the heading and the text of the run's input; the text is empty if there is none."""
-    parameters = granted.parameters
-    if "url" in parameters:
-        return "Body", str(parameters.get("body", ""))
-    if "tool" in parameters:
-        params = parameters.get("params")
-        return "Parameters", json.dumps(params, indent=2, ensure_ascii=False) if params else ""
-    return "Prompt", outcome.prompt or str(parameters.get("prompt", ""))
+def _action(granted: Granted) -> Action | None:
+    """Return what the run does; None if its parameters are invalid, so that it never began."""
+    try:
+        return read_parameters(granted.kind, granted.parameters)[0]
+    except InvalidInput:
+        return None
 
 
 async def publish(

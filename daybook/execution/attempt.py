@@ -11,6 +11,7 @@
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
      ├ any other error            failed
+     ├ a tool call failed         succeeded with warnings; failed with `fail_on_tool_error`
      ├ cancelled in Prefect       cancelled
      ├ the process is stopped     unknown: the effect may have happened
      ├ a renewal was refused      the agent is ended, a known outcome is kept: `LeaseLost`
@@ -30,7 +31,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
@@ -118,8 +119,9 @@ async def run_attempt(
     keeping = nullcontext() if given else lease.keep_lease(ledger.address, granted, every)
     try:
         async with keeping:
-            with journal.recording(ledger, granted, attempt, clock):
+            with journal.recording(ledger, granted, attempt, clock) as steps:
                 tried = await _try(granted, act)
+                tried = _with_warnings(granted, tried, steps.warnings())
     except lease.LeaseNotRenewed:
         if tried is None:
             raise
@@ -186,6 +188,20 @@ async def _try(granted: Granted, act: Act) -> AttemptResult:
     except Exception as error:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
         return AttemptResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+
+
+def _with_warnings(
+    granted: Granted, tried: AttemptResult, warnings: tuple[str, ...]
+) -> AttemptResult:
+    """Return a success with its warnings, or as a failure if the job does not accept them."""
+    outcome = tried.outcome
+    if outcome.status is not Status.SUCCEEDED or not warnings:
+        return tried
+    words = "; ".join(warnings)
+    if Policy.model_validate(granted.parameters["policy"]).fail_on_tool_error:
+        return AttemptResult(replace(outcome, status=Status.FAILED, error=words))
+    reason = "; ".join(filter(None, (outcome.reason, f"warning: {words}")))
+    return AttemptResult(replace(outcome, reason=reason, warnings=warnings))
 
 
 def requested_delay(retry_after: float | None) -> timedelta:

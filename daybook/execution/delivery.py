@@ -41,6 +41,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Outcome
 from daybook.ledger.tables import JobRow, OutboxRow, RunRow
 from daybook.prefect import occurrence
+from daybook.prefect.address import ui_address
 from daybook.runs import steps
 from daybook.runs.claim_requests import Granted
 
@@ -76,7 +77,9 @@ async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[
             timeout = DIRECT_SEND_TIMEOUT_SECONDS if alone else SEND_TIMEOUT_SECONDS
             async with asyncio.timeout(timeout), get_client() as client:
                 holder = occurrence.current_holder()
-                await dispatch_outgoing(ledger, client, holder, run_id=run_id, hurried=not alone)
+                await dispatch_outgoing(
+                    ledger, client, holder, run_id=run_id, hurried=not alone, ui=ui_address()
+                )
         return await _rows_of(ledger, run_id)
     except Exception as error:
         reason = str(error) or type(error).__name__
@@ -155,6 +158,7 @@ async def publish_artifact(ledger: Ledger, client: PrefectClient, run_id: str) -
             row.due,
             row.trigger,
             job,
+            kind=row.kind,
             queued_at=row.queued_at,
         )
         outcome = Outcome(

@@ -20,27 +20,46 @@ So a request is paid once, and a call whose reply is known has its effect once. 
 idempotent is not made if an equal one got no reply. If such a call is among the replaced steps, the
 attempt stops before the next one, because the model may mean the same effect in other words. All
 calls of a job whose policy is `idempotent` count as idempotent.
+
+A program makes its steps itself, and only says so (`RunJournal.report`): they are recorded, and
+neither prevented nor continued.
+
+`RunJournal.warnings` names the tool calls of the attempt that failed, or whose outcome is unknown.
+A call is *recovered* if the same call, which is the same tool with the same arguments, succeeded
+later in the attempt; then it is not named. A success with other arguments proves nothing: it may be
+another effect.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import timedelta
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 from daybook.agents.journal import Journal, Position, Step, StepReply
 from daybook.clock import Clock
-from daybook.errors import AgentFailed, LedgerUnreachable
+from daybook.errors import (
+    AgentFailed,
+    AgentMisconfigured,
+    InvalidInput,
+    LedgerUnreachable,
+    one_line,
+)
+from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from daybook.ledger.tables import StepRow
+from daybook.ledger.tables import AttemptRow, StepRow
 from daybook.processes.ending import wait_shielded
+from daybook.runs import budget as budgets
 from daybook.runs import steps
+from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
+from daybook.runs.usage import Amount
 from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
@@ -53,6 +72,9 @@ MAX_TEXT_CHARACTERS = 2_000
 RETRY_DELAY = timedelta(seconds=1)
 """Delay before a write to an unreachable ledger is tried again."""
 
+MAX_BUDGET_DELAY = timedelta(seconds=10)
+"""Maximum delay before a budget is read again whose rest other requests have reserved."""
+
 MAX_UNANSWERED_CALLS = 2
 """How often one call of an idempotent tool is made without a reply."""
 
@@ -64,15 +86,27 @@ UNKNOWN = (
 
 NOT_ANSWERED = "This call got no reply in {count} attempts, so it was not made again."
 
+UNPRICED = (
+    "budget: the price of a request to {name} is not known, and a budget in US dollars limits the "
+    "run; set --input-price and --output-price of a model agent, or unpriced_usd in [budget]"
+)
+
 _current: ContextVar[Journal | None] = ContextVar("journal", default=None)
 
 
+MAX_WARNINGS = 20
+"""Maximum number of warnings about the calls of an attempt, one for each tool."""
+
+MAX_WARNING_CHARACTERS = 200
+
+
 @contextmanager
-def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[None]:
-    """Let `current` return the journal of this attempt in the block."""
-    token = _current.set(RunJournal(ledger, granted, attempt, clock))
+def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[RunJournal]:
+    """Let `current` return the journal of this attempt in the block, and yield it."""
+    opened = RunJournal(ledger, granted, attempt, clock)
+    token = _current.set(opened)
     try:
-        yield
+        yield opened
     finally:
         _current.reset(token)
 
@@ -96,6 +130,26 @@ class RunJournal:
         self._replaced: list[StepRow] = []
         self._difference = ""
         self._numbers: dict[Position, int] = {}
+        self._budget: RunBudget | None = None
+        self._has_read_budget = False
+        self._calls: dict[str, tuple[str, str]] = {}
+        """The tool and the error of the last call with each digest; the error may be empty."""
+
+    async def limits_usd(self) -> bool:
+        budget = await self._read_budget()
+        return budget is not None and budget.limits_usd
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return a line for each tool with calls that failed, or got no reply, for good."""
+        failures: dict[str, list[str]] = {}
+        for name, error in self._calls.values():
+            if error:
+                failures.setdefault(name, []).append(error)
+        lines = [_warning(name, errors) for name, errors in failures.items()]
+        left_out = len(lines) - MAX_WARNINGS
+        if left_out > 0:
+            lines[MAX_WARNINGS:] = [f"calls of {left_out} more tools failed"]
+        return tuple(lines)
 
     async def start(self, step: Step) -> StepReply | None:
         await self._load()
@@ -103,6 +157,7 @@ class RunJournal:
         diverged = ""
         if row is not None and row.digest == step.digest:
             if (reply := self._replayed(row, step)) is not None:
+                self._note(step, reply.error)
                 return reply
         elif row is not None and (row.kind == "tool" or row.reply is not None):
             diverged = self._diverge(row, step)
@@ -115,10 +170,16 @@ class RunJournal:
             await self._check_replaced(step)
         return None
 
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+        await self._load()
+        await self._record(step, "", reply)
+
     async def finish(self, step: Step, reply: StepReply) -> None:
+        self._note(step, reply.error)
         number = self._numbers[step.position]
         status = Status.FAILED if reply.error else Status.SUCCEEDED
         kept = None if reply.value is None else {"facts": step.facts, "value": reply.value}
+        amount, exceeds = _amount(step, reply)
         await self._retry(
             lambda: steps.finish(
                 self._ledger,
@@ -130,6 +191,8 @@ class RunJournal:
                 error=shorten(reply.error) or None,
                 output=shorten(reply.output),
                 reply=kept,
+                amount=amount,
+                budget=self._budget if exceeds else None,
             )
         )
 
@@ -189,6 +252,54 @@ class RunJournal:
         self._replaced += [self._earlier.pop(each) for each in gone]
         return self._difference
 
+    async def _read_budget(self) -> RunBudget | None:
+        """Return the budget of the run as the settings were at the first request."""
+        if self._has_read_budget:
+            return self._budget
+        granted = self._granted
+        try:
+            rules = limits.load_rules()
+        except InvalidInput as error:
+            raise AgentMisconfigured(str(error)) from None
+        budget = budgets.of_run(granted.run_id, granted.parameters, granted.job, rules)
+        if budget is not None:
+
+            async def began() -> datetime:
+                async with self._ledger.read() as session:
+                    key = granted.run_id, self._attempt
+                    row = await session.get(AttemptRow, key)
+                return self._clock.now() if row is None else row.started_at
+
+            self._budget = replace(budget, began=await self._retry(began))
+        self._has_read_budget = True
+        return self._budget
+
+    async def _start(self, row: StepRow, replaced: Collection[int], *, is_counted: bool) -> None:
+        """Record the start; wait while the requests of others have reserved the rest of a budget.
+
+        Raise `AgentFailed` if a budget is used up; the attempt's timeout ends the wait.
+        """
+        budget = await self._read_budget() if is_counted else None
+        if (
+            budget is not None
+            and budget.limits_usd
+            and budget.unpriced_usd is None
+            and row.unpriced
+        ):
+            raise AgentMisconfigured(UNPRICED.format(name=row.name))
+        fence, delay = self._granted.fence, RETRY_DELAY
+        while True:
+            judged = await self._retry(
+                lambda: steps.start(self._ledger, fence, row, replaced, budget)
+            )
+            if judged.refused:
+                raise AgentFailed(judged.refused)
+            if not judged.held:
+                return
+            log.info("%s", judged.held, extra={"action": "budget_held"})
+            await self._clock.wait_until(self._clock.now() + delay)
+            delay = min(2 * delay, MAX_BUDGET_DELAY)
+
     async def _check_replaced(self, step: Step) -> None:
         """Raise `AgentFailed` if the call may repeat the effect of a call that was replaced."""
         names = dict.fromkeys(each.name for each in self._replaced if _may_have_acted(each))
@@ -201,7 +312,8 @@ class RunJournal:
             await self.finish(step, StepReply(error=message))
             raise AgentFailed(message)
 
-    async def _record(self, step: Step, diverged: str) -> None:
+    async def _record(self, step: Step, diverged: str, reply: StepReply | None = None) -> None:
+        self._note(step, UNKNOWN if reply is None else reply.error)
         self._last_number += 1
         number = self._last_number
         row = StepRow(
@@ -216,10 +328,19 @@ class RunJournal:
             started_at=self._clock.now(),
             input=shorten(step.input),
             diverged=diverged,
+            **asdict(step.estimate or Amount()),
         )
+        if reply is not None:
+            row.status = (Status.FAILED if reply.error else Status.SUCCEEDED).value
+            row.usage = dict(reply.usage) if reply.usage is not None else None
+            row.error, row.output = shorten(reply.error) or None, shorten(reply.output)
         replaced = [each.number for each in self._replaced] if diverged else []
-        await self._retry(lambda: steps.start(self._ledger, self._granted.fence, row, replaced))
+        await self._start(row, replaced, is_counted=step.estimate is not None)
         self._numbers[step.position] = number
+
+    def _note(self, step: Step, error: str) -> None:
+        if step.kind == "tool":
+            self._calls[step.digest] = (step.name, error)
 
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends this.
@@ -234,6 +355,34 @@ class RunJournal:
                     "a step is not recorded yet: %s", error, extra={"action": "step_not_recorded"}
                 )
             await self._clock.wait_until(self._clock.now() + RETRY_DELAY)
+
+
+def _amount(step: Step, reply: StepReply) -> tuple[Amount | None, bool]:
+    """Return what budgets count for a reply, None for the estimate, and whether that is more.
+
+    What the provider does not say, and a price that it does not allow to compute, is estimated.
+    """
+    estimate = step.estimate
+    if estimate is None or (reply.usage is None and reply.amount is None and reply.may_cost):
+        return None, False
+    amount = Amount.of(reply.usage) if reply.amount is None else reply.amount
+    if reply.usage is not None and not amount.tokens:
+        amount = replace(amount, tokens=estimate.tokens)
+    if amount.unpriced and not estimate.unpriced:
+        amount = replace(amount, usd=estimate.usd, unpriced=0)
+    return amount, amount.tokens > estimate.tokens or amount.usd > estimate.usd
+
+
+def _warning(name: str, errors: list[str]) -> str:
+    """Return in words that calls of this tool failed, with the first error that says why."""
+    known = [each for each in errors if each != UNKNOWN]
+    if not known:
+        return f"the outcome of tool {name} is unknown"
+    count = f" {len(known)} times" if len(known) > 1 else ""
+    why = one_line(redact_tokens(known[0]), MAX_WARNING_CHARACTERS)
+    unknown = len(errors) - len(known)
+    more = f" (and {unknown} with an unknown outcome)" if unknown else ""
+    return f"tool {name} failed{count}: {why}{more}"
 
 
 def _may_have_acted(row: StepRow) -> bool:

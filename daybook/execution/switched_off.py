@@ -10,14 +10,14 @@ import json
 from typing import Any
 
 from prefect.logging import get_run_logger
-from pydantic import BaseModel
 
 from daybook import names
 from daybook.errors import DaybookError, InvalidInput
 from daybook.execution import conversation
 from daybook.execution.checks import NO_CHECK, Verdict
 from daybook.jobs import limits
-from daybook.jobs.actions import AgentPrompt
+from daybook.jobs.actions import Action, AgentPrompt
+from daybook.jobs.checks import Check
 from daybook.jobs.model import read_parameters
 from daybook.runs.claim_requests import Granted
 
@@ -63,9 +63,9 @@ def describe(kind: str, granted: Granted) -> str:
     return f"Execution is switched off, so nothing was done. The run would have done:\n{shown}"
 
 
-def _given(model: BaseModel) -> dict[str, Any]:
+def _given(model: Action | Check) -> dict[str, Any]:
     """Return the fields of ``model`` that have a value, without the queries of URLs."""
     fields = model.model_dump(mode="json")
-    for name in {"url", "watch_url"} & fields.keys():
-        fields[name] = fields[name].partition("?")[0]
+    for name, url in model.urls():
+        fields[name] = url.partition("?")[0]
     return {name: value for name, value in fields.items() if value}

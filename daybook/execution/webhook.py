@@ -75,7 +75,7 @@ class WebhookResult:
     retry_after: float | None = None
 
 
-def check(action: Action, guard: Guard) -> None:
+def check_action(action: Action, guard: Guard) -> None:
     """Check a request, of a new job or of a run, without a DNS lookup. Raise `InvalidInput`."""
     if "{{" in action.url:
         raise InvalidInput(
@@ -104,7 +104,7 @@ async def prepare(
     ``payload`` is that of the run (`daybook.jobs.payloads`), for the body. Raise `InvalidInput`,
     and the errors of an unreachable ``source``.
     """
-    check(action, guard)
+    check_action(action, guard)
     destination = SecretDestination.of_url(guard.check(action.url))
     filled = FilledSecrets()
     headers = {

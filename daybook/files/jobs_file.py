@@ -16,7 +16,10 @@ from typing import Any
 
 from daybook.errors import InvalidFiles, InvalidInput, Mistake, Position
 from daybook.files.documents import Document, Path, read
+from daybook.jobs import markers
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job, ScheduleFields, default_fields
+from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.schedule import At, to_text
 from daybook.validation import unknown_field
@@ -28,13 +31,16 @@ HINT = "write a mapping with `jobs`, a list of jobs"
 
 _OBJECTS = ("schedule", "policy", "notify")
 _PLACEHOLDERS = {
-    "prompt": "-",
-    "url": "https://example.org",
-    "tool": "-",
+    **{
+        name: markers.of(field).placeholder
+        for each in ACTIONS.values()
+        for name, field in each.model_fields.items()
+        if field.is_required()
+    },
     "schedule": "on demand",
 }
 """Values for required fields with mistakes, so that the mistakes of other fields are found too."""
-_NEEDS_DUE_TIMES = ("delete_after_run", "start", "until", "exclude", "active_hours", "quiet_hours")
+_NEEDS_DUE_TIMES = ("delete_after_run", *bounds.FIELDS)
 _MAX_MISTAKES_OF_JOB = 30
 _EARLIER = timedelta(days=400)
 

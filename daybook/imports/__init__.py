@@ -10,7 +10,7 @@ its table in `docs/guides/imports.md`.
 from collections.abc import Callable
 from pathlib import Path
 
-from daybook.imports import anna, crontab, hermes, hotplex, omniagent, openclaw, picobot
+from daybook.imports import anna, crontab, hermes, hotplex, omniagent, openclaw, picobot, systemd
 from daybook.imports.source import Source, System
 
 READERS: dict[System, Callable[[Path], Source]] = {
@@ -21,6 +21,7 @@ READERS: dict[System, Callable[[Path], Source]] = {
     "openclaw": openclaw.read,
     "hermes": hermes.read,
     "crontab": crontab.read,
+    "systemd": systemd.read,
 }
 """The function that reads a system's file. It raises `InvalidInput` naming what is wrong."""
 
@@ -32,5 +33,8 @@ OTHER_NAMES: dict[str, System] = {
     "cron": "crontab",
     "crontabs": "crontab",
     "cronie": "crontab",
+    "systemctl": "systemd",
+    "timer": "systemd",
+    "timers": "systemd",
 }
 """Names that people type for a system: an error proposes the right one."""

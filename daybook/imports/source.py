@@ -24,7 +24,9 @@ from daybook.files.documents import MAX_DEPTH
 from daybook.jobs.actions import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
 from daybook.ledger.states import Status
 
-System = Literal["anna", "omniagent", "hotplex", "picobot", "openclaw", "hermes", "crontab"]
+System = Literal[
+    "anna", "omniagent", "hotplex", "picobot", "openclaw", "hermes", "crontab", "systemd"
+]
 """A scheduler whose jobs can be imported."""
 
 COPY_HINT = "nothing was imported; stop the other system, copy its file again, and import the copy"

@@ -1,8 +1,8 @@
 """Actions of jobs: an agent prompt, a webhook, a tool call or a heartbeat, one model per kind.
 
 Each action says which agents, tools, URLs and secrets its runs use, and how it is shown
-(`BaseAction`). A new kind needs its model here (in `Kind`, `Action`, `ACTIONS` and
-`DEFAULT_POLICIES`), its words in `jobs.model`, and its flow `flows/<kind>.py`.
+(`BaseAction`). A new kind needs its model here (in `Kind`, `Action` and `ACTIONS`), its flow
+`flows/<kind>.py`, and perhaps a module `execution/<kind>.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 import math
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
@@ -24,6 +26,7 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs import answer_schema, payloads, prompts
+from daybook.jobs.markers import Marker
 from daybook.names import validate_line
 from daybook.validation import raising_pydantic_error
 
@@ -110,11 +113,19 @@ Session = Literal["reuse", "new", "chat"]
 AgentName = Annotated[
     str,
     AfterValidator(_agent),
+    Marker(names="agent", is_checked=True, is_continued=True),
     Field(title="Agent", description="Agent that runs the prompt; see `daybook agents list`."),
 ]
 FallbackAgents = Annotated[
     tuple[str, ...],
     AfterValidator(_fallback_agents),
+    Marker(
+        option="fallback-agent",
+        names="agent",
+        for_agents="list of names",
+        is_checked=True,
+        is_continued=True,
+    ),
     Field(
         title="Fallback agents",
         description="Agent that answers if the agents before it are unavailable.",
@@ -123,6 +134,7 @@ FallbackAgents = Annotated[
 ModelName = Annotated[
     str,
     AfterValidator(_model),
+    Marker(is_checked=True, is_continued=True),
     Field(title="Model", description="Model to use instead of the agent's own."),
 ]
 SessionChoice = Annotated[
@@ -152,14 +164,32 @@ Uses: TypeAlias = list[tuple[str, str]]
 Facts: TypeAlias = list[tuple[str, str]]
 """Labels and values; an empty value is not shown."""
 
+Words: TypeAlias = tuple[str, ...]
+"""Text in parts: Daybook's own words and a user's text in turn, the first one Daybook's."""
 
-class BaseAction(BaseModel):
+
+class BaseAction(BaseModel, ABC):
     """Base class of actions: the agents, tools and URLs that its runs use, and its display."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    opening: ClassVar[str]
+    """The first words of `sentence`, by which `prefect.summary` finds it again."""
+
+    default_policy: ClassVar[Mapping[str, object]] = {}
+    """Defaults of the kind's policy, where they differ from those of `Policy`."""
+
     may_be_agents: ClassVar[bool] = True
     """Whether agents may own jobs of this kind; `jobs.limits` checks all that the action uses."""
+
+    ignores_user_jobs: ClassVar[bool] = False
+    """Whether jobs of this kind run even if the setting `user_jobs` is false."""
+
+    reads_prompt: ClassVar[bool] = False
+    """Whether a run reads its prompt from a file, so that the prompt may use any variable."""
+
+    has_own_command: ClassVar[bool] = False
+    """Whether a command of its own adds jobs of this kind, so that `add` has no options for it."""
 
     def agents(self) -> Uses:
         """Return the agents that the job's runs may ask."""
@@ -168,6 +198,10 @@ class BaseAction(BaseModel):
     def tools(self) -> Uses:
         """Return the tools that the job's runs call themselves."""
         return []
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the tools that the job's runs call themselves."""
+        return {}
 
     def urls(self) -> Uses:
         """Return the URLs that the job's runs request."""
@@ -181,23 +215,43 @@ class BaseAction(BaseModel):
         """Return whether a run uses the payload of the hook that requests it."""
         return False
 
+    @abstractmethod
     def subject(self) -> str:
         """Return the source of the job's default name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def brief(self) -> tuple[str, str]:
         """Return a label and a short description, such as ``calls``, ``POST https://…``."""
-        raise NotImplementedError
 
+    @abstractmethod
+    def sentence(self) -> Words:
+        """Return what a run does, without the queries of URLs, which may contain tokens."""
+
+    def target(self) -> str:
+        """Return what a run asks or calls, such as `tool search.reindex`, as in `sentence`."""
+        words, name, *_ = self.sentence()
+        _, _, noun = words.partition(" ")
+        return f"{noun.removeprefix('the ')}{name}"
+
+    @abstractmethod
+    def sent(self) -> Facts:
+        """Return what a run sends to its target, the longest text last, without URLs' queries."""
+
+    @abstractmethod
     def facts(self) -> Facts:
         """Return all of the action for `daybook show`, in the order in which it is read."""
-        raise NotImplementedError
 
 
 class AgentPrompt(BaseAction):
     """Action of an `agent-prompt` job: ask an agent. The prompt is stored as it was written."""
 
-    prompt: Annotated[str, AfterValidator(_not_blank)] = Field(
+    opening = "Asks the agent "
+
+    prompt: Annotated[
+        str,
+        AfterValidator(_not_blank),
+        Marker(is_long=True, missing="write a prompt for the agent"),
+    ] = Field(
         title="Prompt",
         description="Prompt for the agent. These variables are replaced: "
         f"{', '.join(prompts.in_braces(prompts.VARIABLES))}, {{{{output:JOB}}}}.",
@@ -243,6 +297,12 @@ class AgentPrompt(BaseAction):
     def brief(self) -> tuple[str, str]:
         return "asks", f"the agent {self.agent}"
 
+    def sentence(self) -> Words:
+        return self.opening, self.agent, ": ", self.prompt
+
+    def sent(self) -> Facts:
+        return [("Prompt", self.prompt)]
+
     def facts(self) -> Facts:
         schema = f", {json.dumps(self.output_schema)}" if self.output_schema else ""
         answer = "" if self.output_format == "text" else f"{self.output_format}{schema}"
@@ -276,6 +336,10 @@ def _check_session(session: Session, key: str) -> None:
         raise InvalidInput("session_key", f'"{key}" is reserved for Daybook', hint)
 
 
+def _without_query(url: str) -> str:
+    return url.partition("?")[0]
+
+
 def is_readable(url: str) -> bool:
     """Return whether a URL can be parsed: `http://[/` cannot."""
     try:
@@ -304,18 +368,31 @@ def _upper_case(method: object) -> object:
 class Webhook(BaseAction):
     """Action of a `webhook` job: one HTTP request. A 2xx response is success."""
 
-    url: Annotated[str, AfterValidator(_url)] = Field(
-        title="URL", description="URL to call; a 2xx response counts as success."
-    )
+    opening = "Calls "
+    default_policy = {"timeout": "30s", "retries": 0}  # a failed one may have had its effect
+
+    url: Annotated[
+        str,
+        AfterValidator(_url),
+        Marker(
+            option="webhook",
+            is_checked=True,
+            is_target=True,
+            missing="write the URL to call",
+            placeholder="https://example.org",
+        ),
+    ] = Field(title="URL", description="URL to call; a 2xx response counts as success.")
     method: Annotated[Method, BeforeValidator(_upper_case)] = Field(
         default="POST", title="Method", description="HTTP method."
     )
-    headers: dict[str, str] = Field(
+    headers: Annotated[
+        dict[str, str], Marker(option="header", syntax="header", is_checked=True)
+    ] = Field(
         default_factory=dict,
         title="Headers",
         description="Request headers. Refer to a secret as {{secret:name}}.",
     )
-    body: str = Field(
+    body: Annotated[str, Marker(syntax="text", is_long=True)] = Field(
         default="",
         max_length=MAX_BODY_LENGTH,
         title="Body",
@@ -337,6 +414,12 @@ class Webhook(BaseAction):
 
     def brief(self) -> tuple[str, str]:
         return "calls", f"{self.method} {self.url}"
+
+    def sentence(self) -> Words:
+        return self.opening, f"{self.method} {_without_query(self.url)}"
+
+    def sent(self) -> Facts:
+        return [("Request", self.sentence()[1]), ("Body", self.body)]
 
     def facts(self) -> Facts:
         return [self.brief(), ("headers", ", ".join(self.headers)), ("body", self.body)]
@@ -417,12 +500,21 @@ def _check_json(value: object, field: str, depth: int) -> None:
 class ToolCall(BaseAction):
     """Action of a `tool-call` job: call a tool once, with exactly these parameters."""
 
-    tool: Annotated[str, AfterValidator(_tool)] = Field(
+    opening = "Calls the tool "
+    default_policy = {"retries": 0}  # a failed call may have had its effect
+
+    tool: Annotated[
+        str,
+        AfterValidator(_tool),
+        Marker(is_checked=True, is_target=True, missing="name the tool to call"),
+    ] = Field(
         title="Tool",
         description="Tool to call: a Python tool's name, server.tool, or the URL of an MCP server "
         "with #tool; see `daybook tools list`.",
     )
-    params: Annotated[dict[str, Any], AfterValidator(_params)] = Field(
+    params: Annotated[
+        dict[str, Any], AfterValidator(_params), Marker(is_checked=True, is_target=True)
+    ] = Field(
         default_factory=dict,
         title="Parameters",
         description="Arguments of the tool. Refer to a secret as {{secret:name}}, and to what the "
@@ -431,6 +523,9 @@ class ToolCall(BaseAction):
 
     def tools(self) -> Uses:
         return [("tool", self.tool)]
+
+    def arguments(self) -> dict[str, Any]:
+        return self.params
 
     def values_with_secrets(self) -> list[object]:
         return [self.params]
@@ -443,6 +538,13 @@ class ToolCall(BaseAction):
 
     def brief(self) -> tuple[str, str]:
         return "calls", f"the tool {self.tool}"
+
+    def sentence(self) -> Words:
+        return self.opening, _without_query(self.tool)
+
+    def sent(self) -> Facts:
+        params = json.dumps(self.params, indent=2, ensure_ascii=False) if self.params else ""
+        return [("Tool", self.tool), ("Parameters", params)]
 
     def facts(self) -> Facts:
         params = json.dumps(self.params, ensure_ascii=False) if self.params else ""
@@ -465,9 +567,18 @@ class Heartbeat(BaseAction):
     The agent is asked only if the file has text and the gate decides that there is something to do.
     """
 
+    opening = "Asks the agent "
+    default_policy = {"retries": 0, "catch_up": "none"}  # the next heartbeat comes soon
     may_be_agents = False  # only the operator may write the file
+    ignores_user_jobs = True
+    reads_prompt = True
+    has_own_command = True
 
-    file: Annotated[str, AfterValidator(_file)] = Field(
+    file: Annotated[
+        str,
+        AfterValidator(_file),
+        Marker(missing=f"name the file, such as {DEFAULT_ORDERS_FILE}"),
+    ] = Field(
         default=DEFAULT_ORDERS_FILE,
         title="File",
         description="File of standing orders; a relative path is relative to Daybook's home. If "
@@ -475,7 +586,9 @@ class Heartbeat(BaseAction):
     )
     agent: AgentName = DEFAULT_AGENT
     fallback_agents: FallbackAgents = ()
-    gate_agent: Annotated[str, AfterValidator(_gate_agent)] = Field(
+    gate_agent: Annotated[
+        str, AfterValidator(_gate_agent), Marker(names="agent", is_checked=True)
+    ] = Field(
         default="",
         title="Gate agent",
         description="Cheaper agent that first decides whether there is anything to do; empty: the "
@@ -505,6 +618,12 @@ class Heartbeat(BaseAction):
     def brief(self) -> tuple[str, str]:
         return "orders", self.file
 
+    def sentence(self) -> Words:
+        return self.opening, self.agent, " to follow the orders in ", self.file
+
+    def sent(self) -> Facts:
+        return [("Prompt", "")]  # it is in the file
+
     def facts(self) -> Facts:
         return [self.brief(), ("gate", self.gate_agent), *_asked_facts(self)]
 
@@ -522,18 +641,6 @@ CONVERSATION_KINDS = tuple(
     kind for kind, model in ACTIONS.items() if "session" in model.model_fields
 )
 """Kinds whose runs ask an agent and continue a session."""
-
-DEFAULT_POLICIES: dict[str, dict[str, object]] = {
-    "agent-prompt": {},
-    "webhook": {"timeout": "30s", "retries": 0},
-    "tool-call": {"retries": 0},
-    "heartbeat": {"retries": 0, "catch_up": "none"},
-}
-"""Policy defaults of each kind, where they differ from those of `Policy`.
-
-By default only agent prompts are retried: a failed webhook or tool call may have had its effect,
-and the next heartbeat comes soon.
-"""
 
 KIND_ALIASES = {
     "send_message": "agent-prompt",

@@ -9,6 +9,8 @@ started.
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
 from daybook.jobs.actions import DEFAULT_AGENT, Action, Uses
+from daybook.jobs.markers import Marker
 from daybook.validation import raising_pydantic_error
 
 KINDS = ("tool", "prompt", "command", "watch_url", "watch_command")
@@ -30,12 +33,12 @@ class Check(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tool: _Line = Field(
+    tool: Annotated[_Line, Marker(is_target=True)] = Field(
         default="",
         title="Tool",
         description="Tool that decides: true starts the run, false skips it.",
     )
-    params: dict[str, Any] = Field(
+    params: Annotated[dict[str, Any], Marker(is_target=True)] = Field(
         default_factory=dict, title="Parameters", description="Arguments of the tool."
     )
     prompt: str = Field(
@@ -44,28 +47,30 @@ class Check(BaseModel):
         description="Prompt for an agent, such as: is there new mail? The agent answers "
         '{"action": "run" | "skip", "reason": "..."}.',
     )
-    agent: _Line = Field(
+    agent: Annotated[_Line, Marker(names="agent")] = Field(
         default="",
         title="Agent",
         description="Agent for the prompt, preferably a fast one; empty: the job's agent.",
     )
-    command: tuple[str, ...] = Field(
+    command: Annotated[tuple[str, ...], Marker(syntax="command")] = Field(
         default=(),
         title="Command",
         description="Program with arguments, started without a shell: exit code 0 starts the run, "
         "1 skips it, any other code fails it. Only the operator may set it.",
     )
-    watch_url: _Line = Field(
+    watch_url: Annotated[_Line, Marker(option="watch-url", is_target=True)] = Field(
         default="",
         title="Watched page",
         description="Page to watch: the run starts only if its text has changed since the last "
         "success.",
     )
-    watch_command: tuple[str, ...] = Field(
-        default=(),
-        title="Watched command",
-        description="Program to watch: the run starts only if its output has changed since the "
-        "last success. Only the operator may set it.",
+    watch_command: Annotated[tuple[str, ...], Marker(option="watch-command", syntax="command")] = (
+        Field(
+            default=(),
+            title="Watched command",
+            description="Program to watch: the run starts only if its output has changed since the "
+            "last success. Only the operator may set it.",
+        )
     )
 
     @model_validator(mode="after")
@@ -94,6 +99,14 @@ class Check(BaseModel):
         """Return the tool that decides, after the name of its field."""
         return [("tool", self.tool)] if self.tool else []
 
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of the tool."""
+        return self.params
+
+    def agents(self) -> Uses:
+        """Return the agent that is named for the prompt, after the name of its field."""
+        return [("agent", self.agent)] if self.agent else []
+
     def urls(self) -> Uses:
         """Return the watched page, after the name of its field."""
         return [("watch_url", self.watch_url)] if self.watch_url else []
@@ -101,6 +114,21 @@ class Check(BaseModel):
     def agent_of(self, action: Action) -> str:
         """Return the agent that the prompt is for, or an empty string if there is no prompt."""
         return (self.agent or getattr(action, "agent", DEFAULT_AGENT)) if self.prompt else ""
+
+    def values_with_secrets(self) -> list[object]:
+        """Return the values in which a reference to a secret is replaced."""
+        return [self.params]
+
+    def brief(self) -> str:
+        """Describe the check: `the tool mail.any {"box": "in"}`; empty if there is none."""
+        if self.tool:
+            params = json.dumps(self.params, ensure_ascii=False) if self.params else ""
+            return f"the tool {self.tool} {params}".rstrip()
+        if self.prompt:
+            return f"the agent {self.agent or 'of the job'}: {self.prompt}"
+        if self.watch_url or self.watch_command:
+            return f"changes of {self.watch_url or shlex.join(self.watch_command)}"
+        return f"the command {shlex.join(self.command)}" if self.command else ""
 
     @property
     def is_watch(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from daybook.errors import InvalidInput
+from daybook.jobs.markers import Marker
 from daybook.validation import raising_pydantic_error
 
 KEPT_MESSAGES = 20
@@ -47,6 +48,7 @@ def _tokens(value: int) -> int:
 SummarizeAfterMessages = Annotated[
     int,
     AfterValidator(_messages),
+    Marker(is_continued=True),
     Field(
         title="Summarize after messages",
         description="Number of messages of the session above which older ones are replaced by a "
@@ -57,6 +59,7 @@ SummarizeAfterMessages = Annotated[
 SummarizeAfterTokens = Annotated[
     int,
     AfterValidator(_tokens),
+    Marker(is_continued=True),
     Field(
         title="Summarize after tokens",
         description="The same limit in tokens, estimated as a quarter of the characters: 1000 or "

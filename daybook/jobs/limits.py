@@ -34,10 +34,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from daybook import owners
 from daybook.errors import InvalidInput
+from daybook.jobs import budgets
 from daybook.jobs.actions import (
     ACTIONS,
     is_address,
 )
+from daybook.jobs.budgets import HomeBudget, UsDollars
 from daybook.jobs.model import Job
 from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
@@ -124,6 +126,14 @@ class Limits(BaseModel):
         description="Maximum number of tokens per day for all its jobs together, including removed "
         "jobs. The day begins at midnight in DAYBOOK_TIMEZONE. 0 means no limit.",
     )
+    usd_per_run: UsDollars = Field(
+        default=0.0, description="Maximum cost per run, in US dollars; 0 means no limit."
+    )
+    usd_per_day: UsDollars = Field(
+        default=0.0,
+        description="Maximum cost per day, in US dollars, for all its jobs together, including "
+        "removed jobs. 0 means no limit.",
+    )
     all_jobs: bool = Field(
         default=False,
         description="Whether the agent may see and change all jobs, not only its own.",
@@ -140,8 +150,8 @@ class AgentLimits:
 
     ``user_jobs`` is False if the schedules of all jobs except plugins' jobs and heartbeats are
     switched off. ``execution_off`` are the kinds of jobs whose runs are not executed. ``timezone``
-    is the operator's. It defines when an agent's day starts, so that no job's own zone can reset
-    daily limits.
+    is the operator's. It defines when a day of a budget starts, so that no job's own zone can reset
+    daily limits. ``budget`` is the budget of the home.
     """
 
     for_all: Limits = field(default_factory=Limits)
@@ -149,6 +159,7 @@ class AgentLimits:
     user_jobs: bool = True
     timezone: str = "UTC"
     execution_off: tuple[str, ...] = ()
+    budget: HomeBudget = field(default_factory=HomeBudget)
 
     @classmethod
     def of(cls, table: Mapping[str, Any], *, user_jobs: bool = True, timezone: str = "UTC") -> Self:
@@ -362,12 +373,19 @@ def load_rules(found: Settings | None = None) -> AgentLimits:
         raise settings.invalid_setting(
             "limits", f"{error.field}: {error.problem}", error.hint
         ) from None
+    try:
+        budget = budgets.read(found.budget)
+    except InvalidInput as error:
+        raise settings.invalid_setting(
+            "budget", f"{error.field}: {error.problem}", error.hint
+        ) from None
     kinds = tuple(dict.fromkeys(settings.entries(found.execution_off)))
     for each in kinds:
         if each not in (*ACTIONS, ALL_KINDS):
             problem, hint = f'"{each}" is not a kind', f"use {', '.join((*ACTIONS, ALL_KINDS))}"
             raise settings.invalid_setting("execution_off", problem, hint)
-    return replace(rules, execution_off=tuple(ACTIONS) if ALL_KINDS in kinds else kinds)
+    off = tuple(ACTIONS) if ALL_KINDS in kinds else kinds
+    return replace(rules, execution_off=off, budget=budget)
 
 
 def load_limits(owner: str) -> Limits | None:

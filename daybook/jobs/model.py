@@ -5,7 +5,8 @@
 
 A new field of an action, of the policy or of the notifications is one line in its model (`actions`,
 `policy`, `notify`): options, flow parameters, `--json` and the page of fields are derived from the
-models. A new field of `Job` itself is one line in `Job`, and needs:
+models, and what else is known of it is in its marker (`markers`). A new field of `Job` itself is
+one line in `Job`, and needs:
 
 - a column of the same name in `ledger.tables`, with a migration: in `RevisionRow` if a change makes
   a new revision, else in `JobRow` (`jobs.store` copies the columns by name)
@@ -15,11 +16,8 @@ models. A new field of `Job` itself is one line in `Job`, and needs:
   another field of the deployment, also its name in `prefect.deployments._COMPARED_FIELDS`
 
 Its option follows from the field; `cli.job_options` changes only for an option group of its own or
-a value with a syntax of its own.
-
-`toolbox.tools` lists the fields that agents may set; `cli.jobs` and `toolbox.text` choose what
-people and agents see. The snapshots in `tests/snapshots` record the change; `tests/policies.py` and
-`tests/notifications.py` have the defaults of `Policy` and `Notify`.
+a value with a syntax of its own. The snapshots in `tests/snapshots` record the change;
+`tests/policies.py` and `tests/notifications.py` have the defaults of `Policy` and `Notify`.
 """
 
 from __future__ import annotations
@@ -42,9 +40,10 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybook.errors import InvalidInput
-from daybook.jobs import actions, checks, payloads, prompts, upcoming
+from daybook.jobs import actions, checks, markers, payloads, prompts, upcoming
 from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Kind
+from daybook.jobs.markers import Marker
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.names import default_name, free_name, validate_name
@@ -73,25 +72,12 @@ MAX_METADATA_LENGTH = 10_000
 MAX_PARAMETERS_BYTES = 520_000
 """Maximum size of `Job.parameters` as JSON. Prefect refuses 524,288 bytes and more with 422."""
 
-_REQUIRED_FIELD = {"agent-prompt": "prompt", "webhook": "url", "tool-call": "tool"}
+_REQUIRED_FIELD = {
+    kind: next(name for name, field in model.model_fields.items() if field.is_required())
+    for kind, model in ACTIONS.items()
+    if any(field.is_required() for field in model.model_fields.values())
+}
 """Required field of a kind. A heartbeat has none: only its kind identifies it."""
-_REQUIRED_FIELD_HINT = {
-    "agent-prompt": "write a prompt for the agent",
-    "webhook": "write the URL to call",
-    "tool-call": "name the tool to call",
-}
-_WITH_ARTICLE = {
-    "agent-prompt": "an agent prompt",
-    "webhook": "a webhook",
-    "tool-call": "a tool call",
-    "heartbeat": "a heartbeat",
-}
-_PLURAL = {
-    "agent-prompt": "agent prompts",
-    "webhook": "webhooks",
-    "tool-call": "tool calls",
-    "heartbeat": "heartbeats",
-}
 _OBJECTS = ("policy", "notify")
 """Parameters that are objects, in addition to the fields of the action."""
 
@@ -136,20 +122,24 @@ class Job(BaseModel):
         description="Unique name. Default: the first words of the prompt."
     )
     kind: Kind = Field(default="agent-prompt", description="Kind of the job.")
-    description: str = Field(default="", description="Human-readable description.")
-    tags: Annotated[tuple[str, ...], AfterValidator(_tags)] = Field(
+    description: Annotated[str, Marker(for_agents="")] = Field(
+        default="", description="Human-readable description."
+    )
+    tags: Annotated[tuple[str, ...], AfterValidator(_tags), Marker(option="tag")] = Field(
         default=(), description="Tag of the job and its deployment."
     )
-    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata)] = Field(
+    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata), Marker(syntax="pairs")] = Field(
         default_factory=dict, description="Data that a program stores with the job."
     )
-    enabled: bool = Field(default=True, description="Whether the job runs when it is due.")
+    enabled: Annotated[bool, Marker(option="disabled")] = Field(
+        default=True, description="Whether the job runs when it is due."
+    )
     action: Action
     schedule: Schedule
-    policy: Policy = Field(
+    policy: Annotated[Policy, Marker(is_checked=True)] = Field(
         default=Policy(), description="Limits, retries, overlap and bounds of the runs."
     )
-    notify: Notify = Field(
+    notify: Annotated[Notify, Marker(is_checked=True)] = Field(
         default=Notify(), description="Recipients of the outcome: callback URLs and a channel."
     )
 
@@ -210,7 +200,9 @@ class ScheduleFields(BaseModel):
         description="Time of a single run, such as 2027-01-15T14:30:00+01:00, "
         '"tomorrow at 9:00" or "in 30m".',
     )
-    after: str = Field(default="", description="Job to run after: once for each run that ended.")
+    after: Annotated[str, Marker(names="job")] = Field(
+        default="", description="Job to run after: once for each run that ended."
+    )
     on: AfterOutcome = Field(
         default="succeeded", description="Outcome of that job which starts this one."
     )
@@ -221,7 +213,7 @@ class ScheduleFields(BaseModel):
         '"every 30m", "every weekday at 9:00", "tomorrow at 9:00", "in 30m" (once), '
         '"at 2027-01-15T14:30", "after morning-brief" or "on demand".',
     )
-    timezone: str = Field(
+    timezone: Annotated[str, Marker(option="tz")] = Field(
         default="",
         description="IANA time zone, such as Europe/Berlin. Default: the setting DAYBOOK_TIMEZONE.",
     )
@@ -416,11 +408,9 @@ def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
     for other, model in ACTIONS.items():
         for name in model.model_fields:
             if name in given and name not in own:
-                raise InvalidInput(
-                    name,
-                    f"applies only to {_PLURAL[other]}, but this job is {_WITH_ARTICLE[kind]}",
-                    "leave it out",
-                )
+                noun, article = kind.replace("-", " "), "an" if kind[0] in "aeiou" else "a"
+                problem = f"applies only to {other.replace('-', ' ')}s, but this job is"
+                raise InvalidInput(name, f"{problem} {article} {noun}", "leave it out")
     return {name: given[name] for name in own if name in given}
 
 
@@ -480,7 +470,7 @@ def _text(given: Mapping[str, object], field: str, default: str) -> str:
 def _action(kind: str, fields: Mapping[str, object]) -> Action:
     needed = _REQUIRED_FIELD.get(kind)
     if needed is not None and needed not in fields:
-        raise InvalidInput(needed, "is missing", _REQUIRED_FIELD_HINT[kind])
+        raise InvalidInput(needed, "is missing", markers.of(FIELDS[needed]).missing)
     with raising_invalid_input(FIELDS):
         return ACTIONS[kind].model_validate(dict(fields))
 
@@ -535,7 +525,7 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     if "check" in flat:
         flat["check"] = checks.merge_check(base.get("check"), flat["check"])
     with raising_invalid_input(policies.FIELDS):
-        return Policy.model_validate({**actions.DEFAULT_POLICIES[kind], **base, **flat})
+        return Policy.model_validate({**ACTIONS[kind].default_policy, **base, **flat})
 
 
 def _notify(base: object, given: Mapping[str, object]) -> Notify:

@@ -30,7 +30,8 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
-from daybook.jobs.actions import MAX_URL_LENGTH, is_readable
+from daybook.jobs.actions import MAX_URL_LENGTH, Words, is_readable
+from daybook.jobs.markers import Marker
 from daybook.schedules.durations import Progress
 from daybook.validation import raising_pydantic_error
 
@@ -95,36 +96,44 @@ class Notify(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    events: tuple[Event, ...] = Field(
+    events: Annotated[tuple[Event, ...], Marker(option="notify")] = Field(
         default=("completed", "failed"),
         title="Events",
         description="Outcomes to report: completed, failed (including timed out and unknown), "
         "cancelled, missed.",
     )
-    channel: Name = Field(
+    channel: Annotated[Name, Marker(names="channel", is_checked=True)] = Field(
         default="",
         title="Channel",
         description="Channel for answers and alerts: inbox, file, console, or a name; see "
         "`daybook channels list`.",
     )
-    chat_id: Name = Field(
+    chat_id: Annotated[Name, Marker(is_checked=True)] = Field(
         default="",
         title="Chat id",
         description="Chat within the channel, if it has several; for the file channel, the "
         "file's name.",
     )
-    on_complete: Annotated[str, _callback("on_complete")] = Field(
+    on_complete: Annotated[
+        str,
+        _callback("on_complete"),
+        Marker(for_agents="URL that receives the run", is_checked=True),
+    ] = Field(
         default="",
         title="On complete",
         description="URL that receives the run as JSON after it has succeeded.",
     )
-    on_fail: Annotated[str, _callback("on_fail")] = Field(
+    on_fail: Annotated[
+        str,
+        _callback("on_fail"),
+        Marker(for_agents="URL that receives a failed run", is_checked=True),
+    ] = Field(
         default="",
         title="On fail",
         description="URL that receives the run as JSON after it has failed; also after it was "
         "cancelled or missed, if those events are reported.",
     )
-    template: Annotated[str, AfterValidator(_template)] = Field(
+    template: Annotated[str, AfterValidator(_template), Marker(is_long=True)] = Field(
         default="",
         title="Template",
         description="Message text, with {{job}}, {{status}}, {{due}}, {{output}}, "
@@ -152,6 +161,20 @@ class Notify(BaseModel):
     def callbacks(self) -> dict[str, str]:
         """Return the callback URL of each field; "" if it is not set."""
         return {name: getattr(self, name) for name in CALLBACK_FIELDS.values()}
+
+    def recipients(self) -> list[Words]:
+        """Return each recipient with its events, without the queries of URLs."""
+        if self.silent:
+            return [("nobody for now",)]
+        found = list[Words]()
+        if self.channel:
+            to = f"{self.channel} {self.chat_id}".strip()
+            found.append(("the channel ", to, f" ({', '.join(self.events)})"))
+        for field, url in self.callbacks.items():
+            events = [each for each in self.events if CALLBACK_FIELDS[each] == field]
+            if url:
+                found.append(("", url.partition("?")[0], f" ({', '.join(events)})"))
+        return found
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -19,12 +19,15 @@ from pydantic import (
 )
 
 from daybook.errors import InvalidInput
+from daybook.jobs.actions import Facts
+from daybook.jobs.budgets import UsDollars
 from daybook.jobs.checks import Check
 from daybook.jobs.compression import (
     Compression,
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
+from daybook.jobs.markers import Marker
 from daybook.names import validate_line
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
@@ -55,6 +58,12 @@ def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(filter(None, texts))
 
 
+def _in_words(value: object) -> str:
+    if isinstance(value, bool):
+        return "" if value else "no"
+    return " and ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"
+
+
 Moment = Annotated[str, StringConstraints(strip_whitespace=True)]
 """Day, time or range as written; its meaning depends on the job's zone."""
 
@@ -66,7 +75,7 @@ class Policy(BaseModel):
         frozen=True, extra="forbid", validate_by_name=True, serialize_by_alias=True
     )
 
-    timeout: Timeout = Field(
+    timeout: Annotated[Timeout, Marker(for_agents="such as 30m", is_continued=True)] = Field(
         default=timedelta(minutes=30),
         title="Timeout",
         description="Maximum duration of one attempt, such as 90s, 30m or 1h30m.",
@@ -79,7 +88,7 @@ class Policy(BaseModel):
         "Empty: no limit.",
         json_schema_extra={"default": ""},
     )
-    retries: int = Field(
+    retries: Annotated[int, Marker(for_agents=f"0 to {MAX_RETRIES}")] = Field(
         default=3,
         ge=0,
         le=MAX_RETRIES,
@@ -100,7 +109,7 @@ class Policy(BaseModel):
         "run, queue one run, queue all runs, cancel the active run, or allow both. "
         "Runs that share a session never overlap.",
     )
-    catch_up: CatchUp = Field(
+    catch_up: Annotated[CatchUp, Marker(for_agents="none, latest or all")] = Field(
         default="latest",
         title="Catch up",
         description="Which due times to make up for after downtime: none, the latest unless it "
@@ -162,7 +171,7 @@ class Policy(BaseModel):
         "same time. A job always gets the same delay.",
         json_schema_extra={"default": ""},
     )
-    delete_after_run: bool = Field(
+    delete_after_run: Annotated[bool, Marker(for_agents="")] = Field(
         default=False,
         title="Delete after run",
         description="Remove the job after its run has succeeded; its history stays. Only for "
@@ -180,31 +189,56 @@ class Policy(BaseModel):
         description="What to do if the process of an active run disappears: record the outcome "
         "as unknown, or run again (rerun), which may repeat its effects.",
     )
+    fail_on_tool_error: bool = Field(
+        default=False,
+        title="Fail on tool error",
+        description="A run of an agent whose tool call failed, and did not succeed when it was "
+        "repeated, fails. Off: it succeeds with warnings.",
+    )
 
-    work_dir: str = Field(
+    work_dir: Annotated[
+        str,
+        Marker(
+            for_agents="folder for command agents; operator only",
+            is_checked=True,
+            is_continued=True,
+        ),
+    ] = Field(
         default="",
         title="Work directory",
         description="Folder in which the job's command agent, check command and watch command "
         "run: an absolute path, or one that begins with ~. Empty: the agent's own, or a new, empty "
         "folder. Only the operator may set it, within DAYBOOK_ALLOWED_WORK_DIRS.",
     )
-    tokens_per_run: int = Field(
+    tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(
         default=0,
         ge=0,
         title="Tokens per run",
-        description="Maximum number of tokens of one run with all its attempts; at the limit the "
-        "run stops and fails. 0: no limit.",
+        description="Maximum number of tokens of one run with all its attempts; before a request "
+        "that would exceed it the run stops and fails. 0: no limit.",
     )
     tokens_per_day: int = Field(
         default=0,
         ge=0,
         title="Tokens per day",
-        description="Maximum number of tokens of the job per day in its time zone; at the limit "
-        "further runs are skipped until the next day. 0: no limit.",
+        description="Maximum number of tokens of the job per day, from midnight in "
+        "DAYBOOK_TIMEZONE; at the limit further runs are skipped. 0: no limit.",
+    )
+    usd_per_run: Annotated[UsDollars, Marker(is_continued=True)] = Field(
+        default=0.0,
+        title="US dollars per run",
+        description="Maximum cost of one run with all its attempts, in US dollars; before a "
+        "request that would exceed it the run stops and fails. 0: no limit.",
+    )
+    usd_per_day: UsDollars = Field(
+        default=0.0,
+        title="US dollars per day",
+        description="Maximum cost of the job per day, in US dollars, from midnight in "
+        "DAYBOOK_TIMEZONE; at the limit further runs are skipped. 0: no limit.",
     )
     summarize_after_messages: SummarizeAfterMessages = 0
     summarize_after_tokens: SummarizeAfterTokens = 0
-    check: Check = Field(
+    check: Annotated[Check, Marker(is_checked=True)] = Field(
         default=Check(),
         title="Check before the run",
         description="Check that decides whether a run starts. Empty: every run starts.",
@@ -217,6 +251,18 @@ class Policy(BaseModel):
             raise InvalidInput("check", "only the operator can set a command", hint)
         if self.work_dir:
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
+
+    def facts(self, usual: Policy, always: Collection[str] = ()) -> Facts:
+        """Return the fields that are in ``always`` or differ from ``usual``, apart from the check.
+
+        The value of a field that is true is empty, because its label is enough.
+        """
+        before = usual.model_dump(mode="json")
+        return [
+            (name.replace("_", " "), _in_words(value))
+            for name, value in self.model_dump(mode="json", exclude={"check"}).items()
+            if name in always or value != before[name]
+        ]
 
     @property
     def compression(self) -> Compression:

@@ -9,10 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from daybook import owners
+from daybook.jobs import markers
+from daybook.jobs.actions import ACTIONS
+from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
 
-ACTION_PARTS = ("url", "tool", "params")
-CHECK_PARTS = ("check.tool", "check.params", "check.watch_url")
+ACTION_PARTS = tuple(
+    dict.fromkeys(
+        name for each in ACTIONS.values() for name in markers.marked(each.model_fields, "is_target")
+    )
+)
+CHECK_PARTS = tuple(f"check.{name}" for name in markers.marked(Check.model_fields, "is_target"))
 
 
 def target_parts(job: Job) -> dict[str, object]:

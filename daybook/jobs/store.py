@@ -232,7 +232,8 @@ async def add(
     )
     session.add(row)
     await session.flush()
-    revision = _revision(row.id, 1, job, now, "ledger")
+    author = owner if owners.is_agent(owner) else created_by
+    revision = _revision(row.id, 1, job, now, author)
     session.add(revision)
     if not names_are_checked:
         await check_other_jobs(session, owner, job)
@@ -381,7 +382,7 @@ async def change(
     now: datetime,
     *,
     edited: datetime | None = None,
-    source: str = "ledger",
+    source: str = "daybook",
     disabled_reason: str = "",
     writer: str = "",
     names_are_checked: bool = False,
@@ -391,8 +392,9 @@ async def change(
     ``stored`` is the job with its newest revision, ``now`` the ledger's time. An edit that was made
     at ``edited`` takes effect from then, but not from before the watermark: audited due times are
     not judged again. A watermark ahead of ``now`` (the clock was set back) delays nothing. Enabling
-    a job clears its failure count and its snooze. ``writer`` becomes the author of the changed
-    targets (`daybook.jobs.provenance`); if it is empty, the authors are kept. Jobs that name
+    a job clears its failure count and its snooze. ``writer`` becomes the author of the
+    revision, and of the changed targets (`daybook.jobs.provenance`); if it is empty, ``source`` is
+    the author of the revision, and those of the targets are kept. Jobs that name
     this one follow a new name. Raises the errors of `add`, but checks a new name in any case.
     """
     row, latest = stored.row, stored.revision
@@ -412,7 +414,7 @@ async def change(
     since = edited or now
     row.updated_at = max(since, row.updated_at + timedelta(microseconds=1))
     row.sync_pending = True
-    revision = _revision(row.id, latest.number + 1, job, now, source)
+    revision = _revision(row.id, latest.number + 1, job, now, writer or source)
     revision.written_by = dict(latest.written_by)
     if writer:
         revision.written_by = provenance.update_authors(stored.job, job, latest.written_by, writer)
@@ -429,7 +431,7 @@ async def change(
         query = select(JobRow.id).where(_in_namespace(row.owner), col(JobRow.id) != row.id)
         for each in await all_jobs(session, (await session.execute(query)).scalars().all()):
             renamed = _with_renamed_job(each.job, stored.job.name, job.name)
-            await change(session, each, renamed, now, source=source)
+            await change(session, each, renamed, now, source=writer or source)
     if not names_are_checked:
         await check_other_jobs(session, row.owner, job, stored.job)
     return _compose(row, latest)

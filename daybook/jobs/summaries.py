@@ -20,7 +20,10 @@ from daybook.ledger.tables import JobRow, RevisionRow
 
 @dataclass(frozen=True)
 class JobSummary:
-    """A live job as its rows store it, in UTC; ``tokens_per_day`` is 0 if it is unlimited."""
+    """A live job as its rows store it, in UTC.
+
+    ``tokens_per_day`` and ``usd_per_day`` are 0 if they are unlimited.
+    """
 
     id: str
     name: str
@@ -41,6 +44,7 @@ class JobSummary:
     conflict: dict[str, Any] | None
     snoozed_until: datetime | None
     tokens_per_day: int
+    usd_per_day: float
 
 
 async def read(session: AsyncSession, owner: str | None = None) -> list[JobSummary]:
@@ -54,6 +58,8 @@ async def read(session: AsyncSession, owner: str | None = None) -> list[JobSumma
     columns["agent"] = func.coalesce(col(RevisionRow.action)["agent"].as_string(), "")
     tokens = col(RevisionRow.policy)["tokens_per_day"].as_integer()
     columns["tokens_per_day"] = func.coalesce(tokens, 0)
+    dollars = col(RevisionRow.policy)["usd_per_day"].as_float()
+    columns["usd_per_day"] = func.coalesce(dollars, 0.0)
     query = (
         sqlalchemy.select(*(columns[each.name] for each in fields(JobSummary)))
         .join(

@@ -19,6 +19,7 @@ from daybook.delivery.outbox import is_outgoing
 from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.execution import delivery
 from daybook.ledger.engine import Ledger
+from daybook.prefect.address import ui_address
 
 BUSY_INTERVAL_SECONDS = 1.0
 """Interval while a row is due within `LOOKAHEAD_SECONDS`, or delivery results wait to be shown."""
@@ -66,7 +67,12 @@ async def send_due(
     if due is not None and due <= now:
         try:
             await dispatch_outgoing(
-                ledger, client, holder, claims_for=MAX_CLAIMING_SECONDS, sent=sent
+                ledger,
+                client,
+                holder,
+                claims_for=MAX_CLAIMING_SECONDS,
+                sent=sent,
+                ui=ui_address(),
             )
         finally:
             memory.note(sent.ended)

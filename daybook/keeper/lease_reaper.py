@@ -11,13 +11,16 @@ keeper sets the state of the Prefect run as well.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient
 
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
 from daybook.prefect import scheduled_runs, state_mirror
-from daybook.runs import leases
+from daybook.runs import holders, leases
 
 
 @dataclass
@@ -37,7 +40,21 @@ async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> Exp
     Errors of an unreachable Prefect propagate; `state_mirror` and `scheduled_runs` then write the
     rest later.
     """
-    rows = await leases.expire_all(ledger, limit)
+    return await _show_in_prefect(ledger, client, await leases.expire_all(ledger, limit))
+
+
+async def release_ended(ledger: Ledger, client: PrefectClient, folder: Path) -> ExpiryReport:
+    """Release the runs of this home's ended workers, whose files are in ``folder`` (`holders`).
+
+    Errors of an unreachable Prefect propagate, as those of `expire`.
+    """
+    rows = await leases.release_ended(ledger, partial(holders.find_ended, folder))
+    return await _show_in_prefect(ledger, client, rows)
+
+
+async def _show_in_prefect(
+    ledger: Ledger, client: PrefectClient, rows: list[RunRow]
+) -> ExpiryReport:
     waiting = [row for row in rows if row.state is Status.WAITING]
     ended = [row for row in rows if row.state is not Status.WAITING]
     await state_mirror.mirror_rows(ledger, client, ended)

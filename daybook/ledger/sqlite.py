@@ -18,14 +18,14 @@ from typing import Any
 
 import aiosqlite
 from sqlalchemy import Connection, event
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Dialect
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DISK_FULL, LedgerReplaced, LedgerUnreachable
 from daybook.home import is_disk_full
-from daybook.ledger import database, texts
+from daybook.ledger import database, sqlite_driver, texts
 from daybook.ledger.in_use import InUse
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,11 @@ class Sqlite:
             _begin(connection, busy)
             self._compare(connection.info.get(_OPENED))
 
-        event.listen(self.engine.sync_engine, "do_connect", lambda *_: self._refuse_missing())
+        def connect(dialect: Dialect, _: Any, arguments: Any, options: Any) -> Any:
+            self._refuse_missing()
+            return sqlite_driver.connect(dialect, arguments, options)
+
+        event.listen(self.engine.sync_engine, "do_connect", connect)
         event.listen(self.engine.sync_engine, "connect", prepare)
         event.listen(self.engine.sync_engine, "begin", begin)
         self._immediate = self.engine.execution_options(immediate=True)

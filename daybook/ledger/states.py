@@ -139,6 +139,8 @@ class Outcome:
     ``usage`` is what its last attempt used; it is added to the usage of earlier attempts. A
     ``reason`` equal to the ``error`` is left out.
 
+    ``warnings`` say what went wrong in a run that succeeded: tool calls that failed.
+
     ``prompt`` is the text that the agent actually got. If it is given and the run succeeded, prompt
     and answer are appended to the run's session.
     """
@@ -152,8 +154,10 @@ class Outcome:
     model: str | None = None
     usage: dict[str, Any] | None = None
     prompt: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "warnings", tuple(map(texts.sanitize, self.warnings)))
         for name in ("reason", "output", "result", "error", "model", "prompt"):
             object.__setattr__(self, name, texts.sanitize(getattr(self, name)))
         if self.reason == self.error:

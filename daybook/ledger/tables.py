@@ -182,7 +182,9 @@ class RevisionRow(SQLModel, table=True):
     action: dict[str, Any] = Field(sa_type=JSON)
     policy: dict[str, Any] = Field(sa_type=JSON)
     notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
-    source: str = "ledger"
+    # Who made it: the writer of `owners.Actor`, `prefect` for its UI, or `daybook`, which disables
+    # jobs.
+    source: str = "daybook"
     # The last writer of each target, if not the job's creator: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
 
@@ -269,6 +271,8 @@ class RunRow(SQLModel, table=True):
     output: str | None = None
     result: Any = Field(default=None, sa_type=NULLABLE_JSON, nullable=True)
     error: str | None = None
+    # Tool calls that failed in a run that succeeded: `daybook.execution.journal`.
+    warnings: list[str] = Field(default_factory=list, sa_type=JSON)
     session_id: str | None = None
     agent: str | None = None
     model: str | None = None
@@ -293,9 +297,16 @@ class RunRow(SQLModel, table=True):
 
 
 class AttemptRow(SQLModel, table=True):
-    """One attempt at the effect. Its status is `running` or one of the outcomes of an attempt."""
+    """One attempt at the effect. Its status is `running` or one of the outcomes of an attempt.
+
+    Attempt 0 is the check of a run that ended before it began, if the check used a model.
+    """
 
     __tablename__ = "attempts"
+    __table_args__ = (
+        # All that a day's budget counts, so that its sum reads no table.
+        Index("attempts_spent", "started_at", "job_id", "agent", "tokens", "usd", "unpriced"),
+    )
 
     run_id: str = Field(primary_key=True, foreign_key="runs.id")
     number: int = Field(primary_key=True)
@@ -305,6 +316,14 @@ class AttemptRow(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     error: str | None = None
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    # What budgets count (`daybook.runs.budget`): the run's job, and the agent that it asks first.
+    job_id: str | None = None
+    agent: str | None = None
+    # What it used: of an attempt that has not ended, without its steps. `unpriced` is the number of
+    # requests whose price is not known, and which `usd` does not contain.
+    tokens: int = 0
+    usd: float = 0.0
+    unpriced: int = 0
 
 
 class StepRow(SQLModel, table=True):
@@ -330,6 +349,10 @@ class StepRow(SQLModel, table=True):
     # Whether it may be repeated without a second effect.
     repeatable: bool
     status: str = Status.RUNNING.value
+    # What budgets count, as in `AttemptRow`: an estimate until the usage is known.
+    tokens: int = 0
+    usd: float = 0.0
+    unpriced: int = 0
     started_at: datetime = Field(sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     # As in `AttemptRow`; None for a tool.

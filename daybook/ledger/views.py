@@ -117,7 +117,8 @@ class Run(BaseModel, frozen=True):
     ``owner``, ``user_id``, ``tags`` and ``metadata`` are those that the job has now. ``started_at``
     is when the effect of its first attempt started; ``job_removed`` is True if ``job`` names a job
     that was removed. Adjacent due times that were missed or skipped are one run of ``count``, from
-    ``scheduled_for`` to ``scheduled_to``, which is None for any other run. ``metadata`` and
+    ``scheduled_for`` to ``scheduled_to``, which is None for any other run. ``warnings`` are the
+    failed tool calls of a run that succeeded; ``reason`` repeats them. ``metadata`` and
     ``usage`` are objects; they are not validated, because a view must accept everything that is
     stored.
     """
@@ -146,6 +147,7 @@ class Run(BaseModel, frozen=True):
     output: str | None
     result: Any
     error: str | None
+    warnings: list[str]
     session_id: str | None
     agent: str | None
     model: str | None

@@ -5,6 +5,8 @@
     processes   up                 `daybook up` and `down`: everything below, in the foreground
                 home_lock          the lock of the home, and the record of what runs
                 prefect_selection  the configured Prefect, or a `server` of our own
+                preparation        the part of the start that talks to Prefect, in a process that
+                                   ends: `setup`, the example job, the first sync
                 setup              block types, restored blocks, work pool, agent `default`
                 worker, web        child processes; `supervision` restarts one that ends
                 service            `up` as a service: `service_units` has its texts, and
@@ -23,7 +25,7 @@
     logs/     output of its children: `processes.children.Child`
 
 `up` starts in this order: hold the lock of the home, end the leftovers from a killed `up`, open the
-ledger, find or start Prefect, start the health page, prepare Prefect (`setup`), start the worker
+ledger, find or start Prefect, start the health page, `preparation`, start the worker
 and the command server (`cli.command_server`); `supervision.supervise` runs for each child. It stops
 in the reverse order.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import sqlalchemy
@@ -18,7 +18,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from daybook.api import authorization, task_scheduler
+from daybook.api import authorization, spending, task_scheduler
 from daybook.errors import one_line
 from daybook.jobs import store, summaries
 from daybook.jobs.summaries import JobSummary
@@ -26,14 +26,12 @@ from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import outbox_status
-from daybook.runs import usage
+from daybook.runs import budget
 from daybook.schedules.descriptions import duration_in_words
-from daybook.schedules.zones import to_instant, wall_time
+from daybook.schedules.zones import midnight, wall_time
 from daybook.tasks import counts as task_counts
 
 PERIOD = timedelta(hours=24)
-NEARLY_SPENT = 0.8
-"""Share of a daily budget from which it is reported."""
 MAX_OF_A_KIND = 12
 """Maximum number of needs of one kind; one more need counts the others."""
 MAX_WHY = 240
@@ -224,38 +222,25 @@ _FINISHED = (store.FIRED_REASON, store.MAX_RUNS_REASON)
 async def _budgets(
     session: AsyncSession, jobs: Sequence[JobSummary], now: datetime, tz: ZoneInfo
 ) -> list[Need]:
-    """Return a need for each job that has used most of its tokens of today.
-
-    The claim decides by the attempts of the day in the job's own zone (`runs.budget`); this adds up
-    the runs that were due today in ``tz``.
-    """
-    limited = {each.id: each for each in jobs if each.tokens_per_day}
-    if not limited:
-        return []
-    today = datetime.combine(wall_time(now, tz).date(), time())
-    begin = to_instant(today, tz).astimezone(UTC)
-    used = dict.fromkeys(limited, 0)
-    ids = list(limited)
-    for first in range(0, len(ids), store.MAX_IDS_PER_QUERY):
-        some = ids[first : first + store.MAX_IDS_PER_QUERY]
-        query = sqlalchemy.select(col(RunRow.job_id), col(RunRow.usage)).where(
-            col(RunRow.job_id).in_(some), col(RunRow.due) >= begin, col(RunRow.usage).is_not(None)
-        )
-        for job_id, spent in (await session.execute(query)).all():
-            used[job_id] += usage.tokens(spent)
-    left = to_instant(today + timedelta(days=1), tz) - now
+    """Return a need for each budget of today of which most is used."""
+    today = wall_time(now, tz).date()
+    found = await spending.budgets_of(session, jobs, today, tz)
+    left = midnight(today + timedelta(days=1), tz) - now
+    words = duration_in_words(timedelta(minutes=left // timedelta(minutes=1)))
     return [
         Need(
             kind="budget",
             severity="missed",
-            title=f"{job.name} has used {used[job.id] / job.tokens_per_day:.0%} of its tokens",
-            why=f"{used[job.id]:,} of {job.tokens_per_day:,}; the day ends in "
-            f"{duration_in_words(timedelta(minutes=left // timedelta(minutes=1)))}",
-            fix=f"daybook edit {shlex.quote(job.name)} --tokens-per-day N",
-            job_id=job.id,
+            title=f"{each.name or 'Daybook'} has used {each.share:.0%} of its "
+            + ("tokens" if each.unit == "tokens" else "US dollars"),
+            why=f"{each.words()}; the day ends in {words}",
+            fix=f"daybook edit {shlex.quote(each.name or '')} --{each.unit}-per-day N"
+            if each.job_id
+            else "daybook spend --since today",
+            job_id=each.job_id,
         )
-        for job in limited.values()
-        if used[job.id] >= NEARLY_SPENT * job.tokens_per_day
+        for each in found
+        if each.share >= budget.NEARLY_SPENT
     ]
 
 

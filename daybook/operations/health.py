@@ -83,8 +83,8 @@ class HealthSnapshot:
 
     ``ahead`` is how far the ledger's clock is ahead of this machine's. ``jobs`` counts the enabled
     (True) and disabled jobs. ``ended`` counts the outcomes that were recorded since the monitor
-    started, ``ended_last_day`` those of the last 24 hours; a row for a range of due times counts as
-    often as it has due times.
+    started, ``warned`` the successes with warnings among them, ``ended_last_day`` the outcomes of
+    the last 24 hours; a row for a range of due times counts as often as it has due times.
     """
 
     at: datetime
@@ -95,6 +95,7 @@ class HealthSnapshot:
     late: list[Overdue]
     live: dict[str, int]
     ended: dict[str, int]
+    warned: int
     ended_last_day: dict[str, int]
     failing: dict[str, int]
     outbox: OutboxHealth
@@ -239,6 +240,7 @@ class _OutcomeCounter:
 
     since: datetime
     total: Counter[str] = field(default_factory=Counter)
+    warned: int = 0
     known: dict[tuple[str, str], tuple[datetime, int]] = field(default_factory=dict)
     last_missed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -255,6 +257,7 @@ class _OutcomeCounter:
         for each in outcomes:
             _, counted = self.known.get((each.run_id, each.status), (each.at, 0))
             self.total[each.status] += max(0, each.count - counted)
+            self.warned += each.has_warnings and not counted
         self.remember(outcomes)
         self.since = max(self.since, now - OUTCOME_REREAD_AGE)
         can_grow = set(self.last_missed.values())
@@ -385,6 +388,7 @@ class HealthMonitor:
                 late=late,
                 live=await counts.live_by_status(session),
                 ended=dict(self._outcomes.total),
+                warned=self._outcomes.warned,
                 ended_last_day=await counts.outcome_counts_since(session, now - DAY),
                 failing=await counts.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await sending.health(session, now),

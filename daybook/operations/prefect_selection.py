@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
@@ -24,6 +25,8 @@ from daybook.processes.children import Child
 MAX_PORT_TRIES = 5
 """Maximum number of starts: another process may take the port between our check and the start."""
 UI_TIMEOUT_SECONDS = 5.0
+SLOW_START_SECONDS = 60.0
+"""Time after which a start is unusually slow, so that the user wants to know more."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,6 @@ async def find_or_start(
     home: Home,
     record: UpRecord,
     say: Callable[[str], None],
-    within: float = 120.0,
     *,
     progress: Callable[[str], None] | None = None,
     forked_from: image.Image | None = None,
@@ -47,11 +49,11 @@ async def find_or_start(
     """Return the Prefect server that the user's settings name; without one, start our own.
 
     ``say`` gets lines for the user, ``progress`` (by default ``say``) one each second while this
-    waits for our own server, at most ``within`` seconds. Afterwards Prefect's clients in this
-    process, and in processes that it starts, use that server. Raises `PrefectUnreachable` if the
-    configured server does not answer, because starting another would split the user's runs between
-    two servers, or if our own server does not start. Raises `PrefectRefused` if the configured
-    server requires another credential.
+    waits for our own server: as long as its process lives, at most `Timing.max_start`. Afterwards
+    Prefect's clients in this process, and in processes that it starts, use that server. Raises
+    `PrefectUnreachable` if the configured server does not answer, because starting another would
+    split the user's runs between two servers, or if our own server does not start. Raises
+    `PrefectRefused` if the configured server requires another credential.
     """
     from prefect.settings import get_current_settings
 
@@ -64,9 +66,7 @@ async def find_or_start(
         pages = await pages_url(selected.ui_url)
         record.set_server(selected.api_url, selected.ui_url, own=False, pages_url=pages)
         return selected
-    selected = await _start(
-        home, record, say, within, progress=progress or say, forked_from=forked_from
-    )
+    selected = await _start(home, record, say, progress=progress or say, forked_from=forked_from)
     os.environ["PREFECT_API_URL"] = selected.api_url
     os.environ[homes.CLIENT_CREDENTIAL] = home.credential()
     if "prefect" in sys.modules:
@@ -78,7 +78,6 @@ async def _start(
     home: Home,
     record: UpRecord,
     say: Callable[[str], None],
-    within: float,
     *,
     progress: Callable[[str], None],
     forked_from: image.Image | None,
@@ -91,10 +90,7 @@ async def _start(
         try:
             record.add_child(child)
             await server.wait_until_healthy(
-                selected.api_url,
-                within,
-                child=child,
-                progress=lambda waited: progress(f"Waiting for Prefect: {waited:.0f} s"),
+                selected.api_url, child=child, progress=partial(_show_wait, child, progress)
             )
             pages = await pages_url(selected.ui_url)
             record.set_server(selected.api_url, selected.ui_url, own=True, pages_url=pages)
@@ -111,6 +107,13 @@ async def _start(
         say(f"Prefect: {selected.ui_url}, started by this command")
         return selected
     raise PrefectUnreachable(None, f"other processes took {MAX_PORT_TRIES} ports in a row")
+
+
+def _show_wait(child: Child, show: Callable[[str], None], waited: float) -> None:
+    line = f"Waiting for Prefect: {waited:.0f} s"
+    if waited >= SLOW_START_SECONDS:
+        line += f"; its process {child.pid} runs, but does not answer yet; its log is {child.log}"
+    show(line)
 
 
 async def pages_url(ui_url: str) -> str:

@@ -31,6 +31,7 @@ from daybook.operations.host_names import SameOriginGuard
 from daybook.operations.prefect_login import PrefectLogin
 from daybook.prefect import private_names
 from daybook.processes import children, garbage, group, image, output, proc
+from daybook.timing import TIMING
 
 MODULE = "daybook.operations.server"
 """This module, whose name is `__main__` in the server's process."""
@@ -42,6 +43,8 @@ EVENT_DAYS = 2
 BACKGROUND_INTERVAL = timedelta(seconds=1)
 """Interval at which the server looks for background tasks that have become due."""
 POLL_INTERVAL_SECONDS = 0.1
+ANSWER_TIMEOUT_SECONDS = 5.0
+"""Timeout of one request to a server that is starting; on a busy machine, an answer is slow."""
 PROGRESS_INTERVAL_SECONDS = 1.0
 """Interval between two progress reports; `cli.output` shows fewer unless on a terminal."""
 EXIT_PORT_TAKEN = os.EX_TEMPFAIL
@@ -56,9 +59,11 @@ SLOWER_SERVICES = {
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
     "PREFECT_SERVER_SERVICES_CLEANUP_RECONCILER_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_LOOP_SECONDS": "15",
     "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
 }
 """Intervals of services on which no rule of Daybook depends; by default, most run every 5 s."""
 SHUTDOWN_GRACE_SECONDS = 5
@@ -185,7 +190,7 @@ async def start(home: Home, port: int, forked_from: image.Image | None = None) -
 
 async def wait_until_healthy(
     api_url: str,
-    within: float = 120.0,
+    within: float | None = None,
     *,
     child: children.Child | None = None,
     progress: Callable[[float], None] | None = None,
@@ -195,13 +200,17 @@ async def wait_until_healthy(
     ``progress`` is called with the seconds waited so far, every `PROGRESS_INTERVAL_SECONDS`. Raises
     `PrefectUnreachable` after ``within`` seconds. If ``child`` is the server's process, raises
     `ServerNotStarted` instead; as soon as the child has ended, with the last lines of its log.
+    ``within`` is by default two minutes, and for a child `Timing.max_start`: a child that lives is
+    not given up, however slow the machine is.
     """
     import httpx
 
+    if within is None:
+        within = 120.0 if child is None else TIMING.max_start.total_seconds()
     started = time.monotonic()
     next_report = PROGRESS_INTERVAL_SECONDS
     why = "no answer"
-    async with httpx.AsyncClient(timeout=1.0, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=ANSWER_TIMEOUT_SECONDS, trust_env=False) as client:
         while (waited := time.monotonic() - started) < within:
             if child is not None and child.exit_code is not None:
                 why = f"it {group.describe_exit(child.exit_code)}\n{child.tail()}"
@@ -272,10 +281,11 @@ def run(port: int) -> None:
         target=prefect_database.release_regularly, args=(database,), daemon=True
     ).start()
     private_names.reload_settings()  # a fork of the image has imported them before
-    private_names.begin_writes_immediately(PREFECT_API_DATABASE_CONNECTION_URL.value())
+    private_names.configure_sqlite(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.execute_in_one_step()
     private_names.cache_time_zones()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
+    private_names.listen_rarely(BACKGROUND_INTERVAL)
     application = private_names.server_application()
     if application is None:
         # A client with write access to the API can make a worker run any program.

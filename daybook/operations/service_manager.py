@@ -31,11 +31,11 @@ from typing import Any, Self
 from daybook.errors import LedgerUnreachable
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger
-from daybook.operations import liveness
+from daybook.operations import liveness, service_units
 
 MAX_SILENCE_SECONDS = 120.0
 """Maximum time without a change in the leader's record; its services run every few seconds."""
-MAX_BUSY_SECONDS = 300.0
+MAX_BUSY_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
 """Maximum time of a start, or of the stop before a restart on another version."""
 MAX_REPORT_INTERVAL_SECONDS = 10.0
 REPORTS_PER_TIMEOUT = 4

@@ -29,7 +29,8 @@ SYSTEM_HOME = Path("/var/lib/daybook")
 SYSTEM_UNITS, SYSTEM_JOBS = Path("/etc/systemd/system"), Path("/Library/LaunchDaemons")
 BACKOFF_VERSION = 254
 """Version of systemd from which on the delay before a restart can grow."""
-START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS = 300, 90
+START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS = 1200, 90
+"""Limits of the start, which is longer than each wait in it (`Timing.max_start`), and of a stop."""
 WATCHDOG_SECONDS = 120
 
 
@@ -151,7 +152,8 @@ def _process_lines(service: Service, command: Sequence[str]) -> list[str]:
 
 def _delay_lines(version: int) -> list[str]:
     if version >= BACKOFF_VERSION:
-        return ["RestartSec=5", "RestartSteps=6", "RestartMaxDelaySec=300"]
+        # systemd counts all failures since the last start by hand, also those of months ago.
+        return ["RestartSec=5", "RestartSteps=6", "RestartMaxDelaySec=60"]
     return ["RestartSec=30"]
 
 

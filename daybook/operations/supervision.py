@@ -15,7 +15,7 @@ from typing import NoReturn
 from daybook.clock import SYSTEM_CLOCK
 from daybook.operations import liveness
 from daybook.operations.home_lock import UpRecord
-from daybook.processes import group, proc
+from daybook.processes import children, group, proc
 from daybook.processes.children import Child
 
 MAX_RESTART_DELAY_SECONDS = 60.0
@@ -97,7 +97,7 @@ async def _until_ended(child: Child, watch: Watch, say: Callable[[str], None]) -
     try:
         await asyncio.wait({ended, *waits}, return_when=asyncio.FIRST_COMPLETED)
         if ended.done():
-            return group.describe_exit(ended.result())
+            return _describe_end(ended.result())
         failed, grace = next((task, grace) for task, grace in waits.items() if task.done())
         say(f"The {child.name} {failed.result()}; ending it")
         await child.terminate(grace)
@@ -106,6 +106,12 @@ async def _until_ended(child: Child, watch: Watch, say: Callable[[str], None]) -
         for task in (ended, *waits):
             task.cancel()
         await asyncio.wait({ended, *waits})
+
+
+def _describe_end(code: int) -> str:
+    if code == children.EXIT_TOO_MUCH_MEMORY:
+        return "stopped, because it used more memory than DAYBOOK_MAX_PROCESS_MEMORY allows"
+    return group.describe_exit(code)
 
 
 async def _silence(child: Child, probe: liveness.Probe) -> str:

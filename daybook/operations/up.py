@@ -2,8 +2,8 @@
 
 ::
 
-    lock ─► leftovers ─► ledger ─► Prefect ─► web server ─► blocks, pool, agent ─► example
-         ─► sync ─► worker ─► command server
+    lock ─► leftovers ─► ledger ─► Prefect ─► web server ─► preparation ─► worker
+         ─► command server
 
     stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP,
                                                   another version was installed (`upgrade`)
@@ -27,118 +27,63 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 from httpx import URL
-from pydantic import BaseModel, Field
 
 from daybook import home as homes
-from daybook import repository, settings
-from daybook.api import imports, runs
-from daybook.api.sync import SyncReport
+from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     DaybookError,
-    InvalidInput,
     LedgerUnreachable,
-    PageUnreachable,
     PrefectUnreachable,
 )
-from daybook.files import jobs_file
-from daybook.files.jobs_file import Source
 from daybook.jobs import limits, store
-from daybook.jobs.model import Job, new_job
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import Run
 from daybook.operations import (
-    browser,
     home_lock,
     liveness,
     prefect_selection,
+    preparation,
     server,
     service,
     service_units,
-    setup,
     supervision,
     upgrade,
     web,
     worker,
 )
 from daybook.operations.checks import home as home_checks
+from daybook.operations.preparation import Message, Preparation, StartedBy, UpFacts
 from daybook.operations.service_manager import ServiceManager
-from daybook.prefect import client as connection
-from daybook.prefect import reconcile
-from daybook.processes import children, garbage, image
+from daybook.processes import children, garbage, group, image
 from daybook.processes.children import Child
-from daybook.runs import claim_requests, claims, history
-from daybook.schedules.descriptions import describe
+from daybook.runs import history
 from daybook.tasks.policy import load_policy
 
-if TYPE_CHECKING:
-    from prefect.client.orchestration import PrefectClient
-
-EXAMPLE_FILE = "deployments/jobs/example.yaml"
-EXAMPLE_REQUEST_ID = "first-light"
-"""Request id of the example's first run, so that it happens once in a ledger's life."""
 EXAMPLE_TIMEOUT_SECONDS = 60.0
 """How long `up --detach` waits for the answer of the example's first run."""
 
-SYNC_SECONDS = 10.0
-"""Time after which the start leaves the rest of the first sync to the keeper."""
 COMMAND_GRACE_SECONDS = 5.0
 """Time for running commands to end when `up` stops."""
-PAGES_TIMEOUT_SECONDS = 10.0
-"""How long the start waits for the web server, so that it can print a link to the pages."""
 POLL_INTERVAL_SECONDS = 0.5
-BACKGROUND_TIMEOUT_SECONDS = 180.0
-"""How long an `up` in the background may take to start."""
-StartedBy = Literal["", "detach", "service"]
-"""What started an `up` in the background; empty for one in the foreground of a terminal."""
+BACKGROUND_TIMEOUT_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
+"""How long an `up` in the background may take to start, as long as it lives."""
 MAX_IDLE_INTERVAL_SECONDS = 3.0
 """Maximum interval between two queries for finished runs, reached while none ends."""
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two queries for finished runs, used while the ledger is unreachable."""
 
 
-class UpFacts(BaseModel, frozen=True):
-    """What is running after the start: addresses, and the number of ``jobs`` in the ledger.
-
-    ``open_url`` is a one-time link to Daybook's pages, and ``prefect_open_url`` one to Prefect's
-    UI: for a server that is not our own, its plain address. Each is None if no link was requested
-    or made. ``web_url`` is the address of Daybook's pages and of `/health`; it is None while they
-    are not served. ``example`` is the name of the
-    example job if this start runs it for the first time. ``model_steps`` are descriptions and
-    commands with which the agent `default` asks a model; empty if it is not offline. ``started_by``
-    says what started it, if it runs in the background.
-    """
-
-    api_url: str
-    ui_url: str
-    open_url: str | None = Field(repr=False)
-    prefect_open_url: str | None = Field(repr=False)
-    web_url: str | None
-    ledger: str
-    jobs: int
-    example: str | None
-    model_steps: list[tuple[str, str]] = []
-    started_by: StartedBy = ""
-
-
-class UpReporter(Protocol):
+class UpReporter(preparation.Reporter, Protocol):
     """Output of `up`."""
-
-    def say(self, line: str) -> None:
-        """Show a step of the start or of the stop."""
-        ...
 
     def progress(self, line: str) -> None:
         """Show the progress of a step; each line replaces the one before."""
-        ...
-
-    def synced(self, report: SyncReport) -> None:
-        """Show the result of the first sync."""
         ...
 
     def ready(self, facts: UpFacts) -> None:
@@ -230,7 +175,7 @@ async def _attach(
     homes.configure_prefect()
     async with open_ledger() as ledger:
         since = ledger.now()
-        talk.ready(await _facts(ledger, ready, example=None, link=link))
+        talk.ready(await preparation.read_facts(ledger, ready, example=None, link=link))
         async with _background(_watch(ledger, talk, since)):
             await _until_ended(home, ready["ready_at"])
     talk.say("Daybook has stopped, or restarts, in the background")
@@ -336,7 +281,7 @@ async def _show_started(running: Mapping[str, Any], talk: UpReporter, since: dat
     async with open_ledger() as ledger:
         example = await _first_run(ledger, since)
         name = example[1].name if example else None
-        talk.ready(await _facts(ledger, running, example=name))
+        talk.ready(await preparation.read_facts(ledger, running, example=name))
         if example is not None:
             await _show_first_run(ledger, talk, since)
 
@@ -347,7 +292,9 @@ async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] |
         live = await history.live(session)
         rows = [*live, *(row for row, _ in await history.ended_since(session, since))]
         for row in rows:
-            if _is_first_run(row) and (stored := await store.get(session, str(row.job_id))):
+            if preparation.is_first_run(row) and (
+                stored := await store.get(session, str(row.job_id))
+            ):
                 return row, stored.row
     return None
 
@@ -365,10 +312,6 @@ async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> 
         talk.outcome(Run.of(*found))
     else:
         talk.say("The example job is still running; `daybook runs` shows its outcome later")
-
-
-def _is_first_run(row: RunRow) -> bool:
-    return row.occurrence == claim_requests.request_key(str(row.job_id), EXAMPLE_REQUEST_ID)
 
 
 async def down() -> bool:
@@ -460,10 +403,11 @@ async def _run(
         if port := settings.load().web_port:
             pages = _background(web.supervise(home, port, record, talk.say, forked_from))
             await stack.enter_async_context(pages)
-        async with connection.connected() as client:
-            example = await _prepare(ledger, client, talk)
+        async with preparation.start(
+            home, prefect, record, talk, link=link, forked_from=forked_from
+        ) as prepared:
+            await prepared.wait_for(Message.PREPARED)
             talk.say("Starting the worker")
-            last_heartbeat = await worker.last_heartbeat(client, home)
             child = await worker.start(home, prefect, forked_from)
             await supervision.record_or_end(record, child)
             # The worker limits its own memory, because it knows when no run is active.
@@ -472,14 +416,13 @@ async def _run(
                 child, partial(worker.start, home, prefect, forked_from), record, talk, watch
             )
             await stack.enter_async_context(supervised)
-            await worker.wait_until_online(client, home, child, before=last_heartbeat)
-        record.set_ready(SYSTEM_CLOCK.now())
-        manager.notify("READY=1")
-        await stack.enter_async_context(_background(manager.report_alive(ledger)))
-        talk.ready(await _facts(ledger, vars(record), example=example, link=link))
+            await _until_online(prepared, child, prefect.api_url)
+            record.set_ready(SYSTEM_CLOCK.now())
+            manager.notify("READY=1")
+            await stack.enter_async_context(_background(manager.report_alive(ledger)))
+            facts = UpFacts.model_validate(await prepared.wait_for(Message.FACTS))
+        talk.ready(facts)
         garbage.settle_soon()
-        if example is not None:
-            await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
         # Beside a service, the command server is a unit of its own, which is less confined.
         has_unit = record.started_by == "service"
         if settings.load().command_server and sys.platform == "linux" and not has_unit:
@@ -489,6 +432,21 @@ async def _run(
         )
         await stack.enter_async_context(_background(new_version))
         await _watch(ledger, talk, since)
+
+
+async def _until_online(prepared: Preparation, child: Child, api_url: str) -> None:
+    """Wait until the worker is online; raise `PrefectUnreachable` if it ends before."""
+    online = asyncio.create_task(prepared.wait_for(Message.ONLINE))
+    ended = asyncio.create_task(child.wait())
+    try:
+        await asyncio.wait({online, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if not online.done():
+            why = f"the worker {group.describe_exit(ended.result())}\n{child.tail()}"
+            raise PrefectUnreachable(api_url, why)
+        online.result()
+    finally:
+        online.cancel()
+        ended.cancel()
 
 
 async def _set_after(work: Awaitable[None], event: asyncio.Event) -> None:
@@ -528,102 +486,6 @@ async def _start_command_server(home: homes.Home, forked_from: image.Image | Non
         grace=COMMAND_GRACE_SECONDS,
         forked_from=forked_from,
     )
-
-
-async def _facts(
-    ledger: Ledger, running: Mapping[str, Any], *, example: str | None, link: bool = True
-) -> UpFacts:
-    """Return the facts about the `up` whose `home_lock.UpRecord` has the fields ``running``."""
-    async with ledger.read() as session:
-        count = len(await store.all_jobs(session))
-    open_url = prefect_open_url = None
-    model_steps = list[tuple[str, str]]()
-    if link:
-        await _until_pages_answer(running)
-        with suppress(PageUnreachable):  # `daybook open` creates another link
-            open_url = (await browser.link()).url
-        with suppress(PrefectUnreachable):
-            prefect_open_url = (await browser.prefect_link()).url
-    with suppress(PrefectUnreachable):
-        async with connection.connected() as client:
-            model_steps = await setup.model_steps(client)
-    return UpFacts(
-        api_url=running["api_url"],
-        ui_url=running["ui_url"],
-        open_url=open_url,
-        prefect_open_url=prefect_open_url,
-        web_url=running.get("web_url") or None,
-        ledger=ledger.place,
-        jobs=count,
-        example=example,
-        model_steps=model_steps,
-        started_by=running.get("started_by") or "",
-    )
-
-
-async def _until_pages_answer(running: Mapping[str, Any]) -> None:
-    """Wait until the web server answers, at most `PAGES_TIMEOUT_SECONDS`.
-
-    It starts at the same time as the worker, and usually answers first.
-    """
-    started = time.monotonic()
-    while settings.load().web_port and not running.get("web_url"):
-        if time.monotonic() - started > PAGES_TIMEOUT_SECONDS:
-            return
-        await asyncio.sleep(POLL_INTERVAL_SECONDS)
-
-
-async def _prepare(ledger: Ledger, client: PrefectClient, talk: UpReporter) -> str | None:
-    """Prepare Prefect for the jobs; add the example job to a new ledger.
-
-    Return the example job's name if its first run is not in Prefect yet, else None.
-    """
-    for line in await setup.prepare(client):
-        talk.say(line)
-    await _migrate_anna(ledger, talk)
-    for job in await _add_example(ledger):
-        talk.say(f"Added the example job {job.name}: {describe(job.schedule)}")
-    report = await reconcile.reconcile_all(ledger, client, most_seconds=SYNC_SECONDS)
-    talk.synced(SyncReport.of(report))
-    if report.left:
-        talk.say(f"The keeper syncs {report.left} more jobs with Prefect in the background")
-    # The first run was requested with the job, so it starts even if that `up` was killed.
-    async with ledger.read() as session:
-        for row in await history.live(session):
-            if _is_first_run(row) and row.flow_run_id is None:
-                stored = await store.get(session, str(row.job_id))
-                return stored.row.name if stored else None
-    return None
-
-
-async def _migrate_anna(ledger: Ledger, talk: UpReporter) -> None:
-    """Import anna's folder once, if the setting names one; a file that is refused stops nothing."""
-    try:
-        report = await imports.migrate_anna(ledger)
-    except InvalidInput as error:
-        talk.say(f"DAYBOOK_ANNA_FOLDER was not imported: {error}")
-        return
-    if report is not None:
-        talk.say(f"Imported anna's jobs: {', '.join(job.name for job in report.jobs) or 'none'}")
-        for job in report.jobs:
-            for note in job.notes:
-                talk.say(f"  {job.name}: {note}")
-
-
-async def _add_example(ledger: Ledger) -> list[Job]:
-    """Add the example job with its first run in one transaction; [] if the ledger has had jobs."""
-    zone = settings.load().timezone
-    async with ledger.write() as session:
-        if await store.has_jobs(session):
-            return []
-        jobs, now = list[Job](), ledger.now()
-        path = repository.root() / EXAMPLE_FILE
-        for fields in jobs_file.job_fields(Source(path.name, path.read_text())):
-            jobs.append(new_job(now=now, default_timezone=zone, **fields))
-            stored = await store.add(session, jobs[-1], jobs[-1].name, now)
-            key = claim_requests.request_key(stored.id, EXAMPLE_REQUEST_ID)
-            session.add(claims.new_requested_row(stored, key, "manual", now, now))
-        return jobs
 
 
 async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:

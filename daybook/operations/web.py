@@ -22,9 +22,8 @@ from daybook.home import Home
 from daybook.operations import liveness, server, supervision
 from daybook.operations.home_lock import UpRecord
 from daybook.processes import children, image
+from daybook.timing import TIMING
 
-START_TIMEOUT_SECONDS = 30.0
-"""Maximum time from the start of a child to its first response."""
 BACKLOG = 128
 
 
@@ -145,7 +144,9 @@ async def _wait_for_answer(child: children.Child, port: int) -> None:
     answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
     try:
         await asyncio.wait(
-            {answer, ended}, timeout=START_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            {answer, ended},
+            timeout=TIMING.max_start.total_seconds(),
+            return_when=asyncio.FIRST_COMPLETED,
         )
         if answer.done() and answer.exception() is None and answer.result():
             return

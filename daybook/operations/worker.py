@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from daybook.operations import home_lock
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
 from daybook.prefect import parameter_schema, work_queues
-from daybook.processes import children, group, image
+from daybook.processes import children, image
+from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -155,26 +156,25 @@ async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
 async def wait_until_online(
     client: PrefectClient,
     home: Home,
-    child: children.Child,
     *,
     before: datetime | None = None,
-    within: float = 60.0,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> datetime:
-    """Wait for a heartbeat of ``child`` and return its time (UTC).
+    """Wait for a heartbeat of this home's worker, and return its time (UTC).
 
-    ``before`` is the result of `last_heartbeat` before ``child`` was started: a worker that ended a
-    moment ago still counts as online. Raises `PrefectUnreachable`, with the end of the worker's
-    log, if ``child`` ends or sends no heartbeat for ``within`` seconds.
+    ``before`` is the result of `last_heartbeat` before the worker was started: one that ended a
+    moment ago still counts as online. ``progress`` gets a line while this waits. Raises
+    `PrefectUnreachable`, with the end of the worker's log, if there is no heartbeat for
+    `Timing.max_start`.
     """
-    end = time.monotonic() + within
-    while time.monotonic() < end and child.exit_code is None:
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < TIMING.max_start.total_seconds():
         heartbeat = await last_heartbeat(client, home)
         if heartbeat is not None and heartbeat != before:
             return heartbeat
+        if waited >= 1.0:
+            progress(f"Waiting for the worker: {waited:.0f} s")
         await asyncio.sleep(POLL_INTERVAL_SECONDS)
-    problem = (
-        "is not sending heartbeats"
-        if child.exit_code is None
-        else group.describe_exit(child.exit_code)
-    )
-    raise PrefectUnreachable(str(client.api_url), f"the worker {problem}\n{child.tail()}")
+    log = children.read_tail(home.logs / "worker.log", 0)
+    problem = f"the worker is not sending heartbeats\n{log}"
+    raise PrefectUnreachable(str(client.api_url), problem)

@@ -1,7 +1,8 @@
-"""The Prefect server that a long-lived process uses: the user's own, or that of `daybook up`.
+"""The Prefect server that a long-lived process uses, and the address of its UI.
 
-A command selects its server once, before it imports Prefect (`daybook.home.configure_prefect`). An
-MCP server, or a program that embeds Daybook, may start before `daybook up` and outlive its server.
+The server is the user's own, or that of `daybook up`. A command selects its server once, before it
+imports Prefect (`daybook.home.configure_prefect`). An MCP server, or a program that embeds Daybook,
+may start before `daybook up` and outlive its server.
 """
 
 from __future__ import annotations
@@ -57,6 +58,15 @@ def _follow_running_server() -> None:
 
 def _current_variables() -> tuple[str | None, ...]:
     return tuple(os.environ.get(name) for name in (_VARIABLE, home.CLIENT_CREDENTIAL))
+
+
+def ui_address() -> str | None:
+    """Return the address of the pages of Prefect's UI, or None if it is not known."""
+    from prefect.settings import get_current_settings
+
+    running = home.current_home().running() or {}
+    address = running.get("pages_url") or running.get("ui_url") or get_current_settings().ui_url
+    return str(address).rstrip("/") if address else None
 
 
 def client_environment() -> dict[str, str]:

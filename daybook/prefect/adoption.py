@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 from daybook import owners, settings
 from daybook.errors import InvalidInput, UnknownName
 from daybook.jobs import prompts, store
-from daybook.jobs.actions import DEFAULT_ORDERS_FILE, AgentPrompt, Heartbeat
+from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import RESERVED_TAG_PREFIX, Job, read_parameters
 from daybook.ledger.engine import Ledger
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
@@ -150,9 +150,9 @@ def _job(
     action, policy, notify = read_parameters(kind, observed.parameters)
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
-    if isinstance(action, Heartbeat) and "file" not in observed.parameters:
-        # All parameters of a heartbeat have defaults: a deployment without a file is a template.
-        raise InvalidInput("file", "is missing", f"name the file, such as {DEFAULT_ORDERS_FILE}")
+    first, *_ = type(action).model_fields
+    if first not in observed.parameters:  # so all have defaults, and the deployment is a template
+        raise InvalidInput(first, "is missing", "write it")
     own_tags = [
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
     ]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
-from daybook.jobs.actions import ACTIONS, DEFAULT_POLICIES
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
 from daybook.jobs.policy import Policy
 
@@ -38,7 +38,7 @@ def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
     }
     fields |= {name: Job.model_fields[name] for name in ("policy", "notify")}
     defaults |= {
-        "policy": Policy.model_validate(DEFAULT_POLICIES[kind]),
+        "policy": Policy.model_validate(ACTIONS[kind].default_policy),
         "notify": Job.model_fields["notify"].default,
     }
     signature = inspect.Signature(

@@ -10,14 +10,16 @@ docstring names the fallback: Prefect's own behaviour, a missing feature, or no 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 import logging
 import os
+import queue
 import ssl
+import time
 import zoneinfo
-from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext, suppress
 from datetime import timedelta
 from functools import cache, partial
 from types import SimpleNamespace
@@ -26,11 +28,17 @@ from typing import Any, NoReturn, cast
 logger = logging.getLogger(__name__)
 
 
-def begin_writes_immediately(connection_url: str) -> bool:
-    """Make this process's server begin SQLite's write transactions as IMMEDIATE.
+SQLITE_CACHE_KIB = 8_000
+"""Maximum of the page cache of each connection of Prefect's server to SQLite."""
+
+
+def configure_sqlite(connection_url: str) -> bool:
+    """Make this process's server begin SQLite's write transactions as IMMEDIATE, and cache less.
 
     Prefect begins them deferred. Two that read first and write later collide, SQLite cannot wait
     for such a lock, and the server answers many requests with 503. Immediate transactions queue up.
+    And Prefect lets each connection cache 82 MB of the database. Five stay open, so the server grew
+    with its database, by up to 410 MB; the operating system caches the file as well.
     Returns whether this succeeded; False, without a warning, for another database than SQLite.
     Fallback: Prefect's own behaviour, where clients retry after a 503.
     """
@@ -42,16 +50,26 @@ def begin_writes_immediately(connection_url: str) -> bool:
 
         slots: Any = dependencies.MODELS_DEPENDENCIES
         parameters = inspect.signature(AioSqliteConfiguration.begin_transaction).parameters
-        if slots["database_config"] is not None or "with_for_update" not in parameters:
+        at_connect = inspect.signature(AioSqliteConfiguration.setup_sqlite).parameters
+        if (
+            slots["database_config"] is not None
+            or "with_for_update" not in parameters
+            or list(at_connect) != ["self", "conn", "record"]
+        ):
             raise LookupError("the database configuration is not as expected")
 
-        class Immediate(AioSqliteConfiguration):
+        class Configuration(AioSqliteConfiguration):
+            def setup_sqlite(self, conn: Any, record: Any) -> None:
+                super().setup_sqlite(conn, record)
+                with closing(conn.cursor()) as cursor:
+                    cursor.execute(f"PRAGMA cache_size = -{SQLITE_CACHE_KIB}")
+
             def begin_transaction(self, session: Any, with_for_update: bool = False) -> Any:
                 return super().begin_transaction(session, with_for_update=True)
 
-        slots["database_config"] = Immediate(connection_url=connection_url)
+        slots["database_config"] = Configuration(connection_url=connection_url)
     except (ImportError, AttributeError, LookupError, TypeError) as error:
-        logger.warning("Prefect's SQLite keeps deferred transactions: %s", error)
+        logger.warning("Prefect's SQLite keeps deferred transactions and its cache: %s", error)
         return False
     return True
 
@@ -59,48 +77,24 @@ def begin_writes_immediately(connection_url: str) -> bool:
 def execute_in_one_step() -> bool:
     """Make this process pass a statement to SQLite's thread once, not once for each part of it.
 
-    SQLAlchemy asks the thread of a connection for a cursor, for the execution, for the rows and for
-    the end of the cursor, and the event loop waits for each. That is three quarters of a small
-    statement's CPU, and the creation of a deployment has 40 statements. Returns whether this
-    succeeded. Fallback: SQLAlchemy's own behaviour.
+    The creation of a deployment has 40 statements; `ledger.sqlite_driver` says what each costs. A
+    cursor whose rows are read later keeps its own method. Returns whether this succeeded. Fallback:
+    SQLAlchemy's own behaviour.
     """
-    try:
-        from sqlalchemy.dialects.sqlite import aiosqlite
+    from daybook.ledger import sqlite_driver
 
-        cursor_class: Any = aiosqlite.AsyncAdapt_aiosqlite_cursor
-        own = cursor_class.execute
-        parts = {"_connection", "_adapt_connection", "description", "await_", "_rows"}
-        if not (parts | {"rowcount", "lastrowid"}) <= set(cursor_class.__slots__):
-            raise LookupError("the cursor is not as expected")
-        if list(inspect.signature(own).parameters) != ["self", "operation", "parameters"]:
-            raise LookupError("the cursor does not execute statements as expected")
-
-        def execute(cursor: Any, operation: Any, parameters: Any = None) -> None:
-            if cursor.server_side:  # its rows are read later
-                own(cursor, operation, parameters)
-                return
-            connection = cursor._connection
-
-            def in_its_thread() -> tuple[Any, list[Any], int, int]:
-                with closing(connection._conn.cursor()) as found:
-                    found.execute(operation, () if parameters is None else parameters)
-                    fetched = found.fetchall() if found.description else []
-                    return found.description, fetched, found.lastrowid, found.rowcount
-
-            try:
-                description, fetched, row_id, count = cursor.await_(
-                    connection._execute(in_its_thread)
-                )
-            except Exception as error:
-                cursor._adapt_connection._handle_exception(error)
-                raise
-            cursor.description, cursor._rows = description, deque(fetched)
-            cursor.lastrowid, cursor.rowcount = (-1, -1) if description else (row_id, count)
-
-        cursor_class.execute = execute
-    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
-        logger.warning("SQLAlchemy passes the parts of a statement one by one: %s", error)
+    if difference := sqlite_driver.unlike_expected():
+        logger.warning("SQLAlchemy passes the parts of a statement one by one: %s", difference)
         return False
+    from sqlalchemy.dialects.sqlite import aiosqlite
+
+    cursor_class: Any = aiosqlite.AsyncAdapt_aiosqlite_cursor
+    own = cursor_class.execute
+
+    def execute(cursor: Any, operation: Any, parameters: Any = None) -> None:
+        (own if cursor.server_side else sqlite_driver.execute)(cursor, operation, parameters)
+
+    cursor_class.execute = execute
     return True
 
 
@@ -152,6 +146,35 @@ def slow_down_background_tasks(interval: timedelta) -> bool:
         )
     except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
         logger.warning("Prefect's server looks for background tasks often: %s", error)
+        return False
+    return True
+
+
+def listen_rarely(interval: timedelta) -> bool:
+    """Make this process's server look for cancelled background tasks once in ``interval``.
+
+    It waits for such a message in another thread, ten times a second, which takes 0.4 percent of a
+    core; Prefect cancels none. Returns whether this succeeded. Fallback: Prefect's own behaviour.
+    """
+    try:
+        subscription: Any = importlib.import_module("burner_redis.pubsub").PubSub
+        if list(inspect.signature(subscription._queue_get).parameters) != ["self", "timeout"]:
+            raise LookupError("it does not take messages as expected")
+        if "_queue" not in subscription.__init__.__code__.co_names:
+            raise LookupError("it keeps no messages in a queue")
+
+        async def take(subscription: Any, timeout: float | None) -> Any:
+            end = None if timeout is None else time.monotonic() + timeout
+            while True:
+                with suppress(queue.Empty):
+                    return subscription._queue.get_nowait()
+                if end is not None and time.monotonic() >= end:
+                    return None
+                await asyncio.sleep(interval.total_seconds())
+
+        subscription._queue_get = take
+    except (ImportError, AttributeError, LookupError, TypeError, ValueError) as error:
+        logger.warning("Prefect's server looks for cancelled tasks often: %s", error)
         return False
     return True
 

@@ -9,17 +9,14 @@ token.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
 from daybook import names
-from daybook.jobs.actions import DEFAULT_POLICIES, Heartbeat, ToolCall, Webhook
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
-from daybook.jobs.notify import CALLBACK_FIELDS
 from daybook.jobs.policy import Policy
 from daybook.schedules.descriptions import describe
 
-_STARTS = ("- Asks the agent ", "- Calls ", "- Policy: ", "- Notifies: ")
+_STARTS = (*(f"- {each.opening}" for each in ACTIONS.values()), "- Policy: ", "- Notifies: ")
 """Starts of the lines after the first."""
 
 MAX_PROMPT_CHARACTERS = 300
@@ -34,7 +31,7 @@ def summary(job: Job) -> str:
     lines = [f"**{job.name}** — {describe(job.schedule)}", _action(job)]
     if policy := ", ".join(_policy(job)):
         lines.append(f"Policy: {policy}")
-    if recipients := ", ".join(_recipients(job)):
+    if recipients := ", ".join(_in_code(*each) for each in job.notify.recipients()):
         lines.append(f"Notifies: {recipients}")
     return "\n- ".join(lines)  # a list needs no blank line before it
 
@@ -53,47 +50,22 @@ def without_summary(description: str) -> str:
 
 
 def _action(job: Job) -> str:
-    match job.action:
-        case Webhook(method=method, url=url):
-            return f"Calls {_code(f'{method} {_without_query(url)}')}"
-        case ToolCall(tool=tool):
-            return f"Calls the tool {_code(_without_query(tool))}"
-        case Heartbeat(agent=agent, file=file):
-            return f"Asks the agent {_code(agent)} to follow the orders in {_code(file)}"
-        case asked:
-            prompt = " ".join(asked.prompt.split())
-            shown = names.truncate(prompt, MAX_PROMPT_CHARACTERS)
-            more = "" if shown == prompt else " …"
-            return f"Asks the agent {_code(asked.agent)}: {_code(shown)}{more}"
+    *words, last = job.action.sentence()
+    text = " ".join(last.split())
+    shown = names.truncate(text, MAX_PROMPT_CHARACTERS)
+    return _in_code(*words, shown) + ("" if shown == text else " …")
 
 
-def _policy(job: Job) -> Iterator[str]:
-    """Yield the fields that differ from the default of the job's kind."""
-    defaults = Policy.model_validate(DEFAULT_POLICIES[job.kind]).model_dump(mode="json")
-    for name, value in job.policy.model_dump(mode="json").items():
-        if value == defaults[name]:
-            continue
-        yield "with a check" if name == "check" else f"{name.replace('_', ' ')} {_value(value)}"
+def _policy(job: Job) -> list[str]:
+    """Return the fields that differ from the default of the job's kind."""
+    usual = Policy.model_validate(job.action.default_policy)
+    check = ["with a check"] if job.policy.check else []
+    return [*(" ".join(filter(None, each)) for each in job.policy.facts(usual)), *check]
 
 
-def _value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return " and ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"
-
-
-def _recipients(job: Job) -> Iterator[str]:
-    notify = job.notify
-    if notify.silent:
-        yield "nobody for now"
-        return
-    if notify.channel:
-        to = f"{notify.channel} {notify.chat_id}".strip()
-        yield f"the channel {_code(to)} ({', '.join(notify.events)})"
-    for field in dict.fromkeys(CALLBACK_FIELDS.values()):
-        if url := getattr(notify, field):
-            events = [each for each in notify.events if CALLBACK_FIELDS[each] == field]
-            yield f"{_code(_without_query(url))} ({', '.join(events)})"
+def _in_code(*words: str) -> str:
+    """Return the words with each of the user's texts as a code span."""
+    return "".join(_code(each) if index % 2 else each for index, each in enumerate(words))
 
 
 def _code(text: str) -> str:
@@ -102,7 +74,3 @@ def _code(text: str) -> str:
     marks = "`" * (longest + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""
     return f"{marks}{space}{text}{space}{marks}"
-
-
-def _without_query(url: str) -> str:
-    return url.partition("?")[0]

@@ -26,6 +26,8 @@ KEPT_LOG_BYTES = 1_000_000
 """Number of bytes that are kept of a log above the limit: the newest ones."""
 LOG_CHECK_INTERVAL_SECONDS = 10.0
 """Interval between two checks of the logs' sizes."""
+EXIT_TOO_MUCH_MEMORY = os.EX_OSERR
+"""Exit code of a child that stopped by itself because it used too much memory."""
 
 
 class Pulse:

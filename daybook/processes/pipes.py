@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 
@@ -35,6 +35,63 @@ class HeadPipe(Pipe):
         room = self._limit - len(self.kept)
         self.kept += data[:room]
         self.dropped += max(0, len(data) - room)
+
+
+class LinePipe(Pipe):
+    """Output pipe that calls ``read`` with each line, also with an incomplete last one.
+
+    A line of more than ``limit`` bytes is dropped; ``dropped`` counts the bytes of such lines. Data
+    may wait in the pipe between `pause` and `resume`; after `finish`, `pause` does nothing.
+    """
+
+    def __init__(self, read: Callable[[bytes], None], limit: int) -> None:
+        super().__init__()
+        self.kept = bytearray()
+        self.dropped = 0
+        self._read, self._limit = read, limit
+        self._is_dropping = self._is_paused = self._is_finishing = False
+
+    def data_received(self, data: bytes) -> None:
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            self._extend(end)
+            self._end_line()
+        self._extend(rest)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_line()
+        super().connection_lost(exc)
+
+    def _extend(self, data: bytes) -> None:
+        if self._is_dropping or len(self.kept) + len(data) > self._limit:
+            self.dropped += len(self.kept) + len(data)
+            self.kept.clear()
+            self._is_dropping = True
+        else:
+            self.kept += data
+
+    def _end_line(self) -> None:
+        line, was_dropped = bytes(self.kept), self._is_dropping
+        self.kept.clear()
+        self._is_dropping = False
+        if line and not was_dropped:
+            self._read(line)
+
+    def pause(self) -> None:
+        """Let the program wait before it prints more."""
+        if not self._is_paused and not self._is_finishing:
+            self._is_paused = True
+            cast(asyncio.ReadTransport, self.transport).pause_reading()
+
+    def resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
+            cast(asyncio.ReadTransport, self.transport).resume_reading()
+
+    def finish(self) -> None:
+        """Read the rest: the program has ended, so it is no more than a pipe holds."""
+        self._is_finishing = True
+        self.resume()
 
 
 class TailPipe(Pipe):

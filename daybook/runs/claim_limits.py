@@ -37,7 +37,7 @@ def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
     """
     if rules.user_jobs or row.attempts or row.trigger not in claim_requests.AUTOMATIC:
         return ""
-    is_exempt = stored.row.owner == owners.PLUGIN or stored.row.kind == "heartbeat"
+    is_exempt = stored.row.owner == owners.PLUGIN or stored.job.action.ignores_user_jobs
     return "" if is_exempt else USER_JOBS_OFF_REASON
 
 

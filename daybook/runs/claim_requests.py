@@ -127,7 +127,7 @@ class ClaimRequest:
 
 @dataclass(frozen=True)
 class Granted:
-    """The claim is the caller's until its lease ends; the run uses ``parameters``.
+    """The claim is the caller's until its lease ends; the run has a ``kind`` and ``parameters``.
 
     ``queued_at`` is the instant from which the run's deadline counts. ``session_id`` is the run's
     session, locked for the caller, and ``history`` its last messages, oldest first. ``last_output``
@@ -153,6 +153,7 @@ class Granted:
     seen: str | None = field(default=None, repr=False)
     attempts: int = 0
     tokens: int | None = None
+    kind: str = field(kw_only=True)
     queued_at: datetime = field(kw_only=True)
 
 

@@ -241,15 +241,21 @@ async def owner_limits(claim: Decision) -> ClaimResult | None:
     return await claim.refuse(why) if why else None
 
 
-async def token_budget(claim: Decision) -> ClaimResult | None:
-    """Refuse a run if no tokens are left. If active runs may use all that are left, let it wait."""
-    rules = claim.request.rules
-    granted = await budget.for_run(claim.session, claim.row, claim.stored, rules, claim.now)
-    if granted.spent:
-        return await claim.refuse(granted.spent)
-    if granted.held:
-        return claim.wait(claim.now + budget.RETRY_INTERVAL, granted.held)
-    claim.row.tokens = granted.tokens
+async def over_budget(claim: Decision) -> ClaimResult | None:
+    """Refuse a run if a budget of tokens or US dollars is used up. If requests in progress may use
+    all that is left, let it wait.
+    """
+    row, rules = claim.row, claim.request.rules
+    of_run = budget.of_run(row.id, row.parameters, claim.stored, rules)
+    row.tokens = None
+    if of_run is None or not budget.asks_agent(row):
+        return None
+    judged = await budget.judge(claim.session, of_run, claim.now)
+    if judged.refused:
+        return await claim.refuse(judged.refused)
+    if judged.held:
+        return claim.wait(claim.now + budget.RETRY_INTERVAL, judged.held)
+    row.tokens = judged.tokens
     return None
 
 
@@ -303,7 +309,7 @@ RULES: tuple[Rule, ...] = (
     too_soon,
     overlapping,
     owner_limits,
-    token_budget,
+    over_budget,
     session_busy,
     agent_full,
     no_slot,

@@ -86,9 +86,7 @@ async def begin(
         row.lease_until, row.suspected_at = now + TIMING.run_lease, None
         row.found = _with_found(row, found)
         session.add(row)
-        session.add(
-            AttemptRow(run_id=row.id, number=row.attempts, fence=fence, started_at=now, usage=usage)
-        )
+        session.add(outcomes.new_attempt(row, row.attempts, now, usage))
         return row.attempts
 
 

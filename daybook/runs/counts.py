@@ -60,13 +60,14 @@ async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """A run that has ended, with the number of its due times."""
+    """A run that has ended, with the number of its due times, and whether it has warnings."""
 
     run_id: str
     job_id: str | None
     status: str
     count: int
     at: datetime
+    has_warnings: bool = False
 
 
 _OUTCOMES = sqlalchemy.select(
@@ -75,6 +76,7 @@ _OUTCOMES = sqlalchemy.select(
     col(RunRow.status),
     col(RunRow.count),
     col(RunRow.finished_at),
+    col(RunRow.warnings),
 )
 
 
@@ -99,8 +101,8 @@ async def last_missed(session: AsyncSession) -> list[RecordedOutcome]:
 
 async def _outcomes(session: AsyncSession, query: sqlalchemy.Select[Any]) -> list[RecordedOutcome]:
     return [
-        RecordedOutcome(run_id, job_id, ended_as, count, at)
-        for run_id, job_id, ended_as, count, at in (await session.execute(query)).tuples()
+        RecordedOutcome(run_id, job_id, ended_as, count, at, bool(warnings))
+        for run_id, job_id, ended_as, count, at, warnings in (await session.execute(query)).tuples()
         if at is not None
     ]
 

@@ -10,7 +10,7 @@ import asyncio
 import time as monotonic_time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import sqlalchemy
@@ -20,12 +20,14 @@ from sqlmodel import col
 
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
-from daybook.ledger.tables import RunRow
-from daybook.schedules.zones import to_instant, wall_time
+from daybook.ledger.tables import JobRow, RunRow
+from daybook.ledger.views import Spending
+from daybook.schedules.zones import midnight, wall_time
 
 DAYS = 30
 KEEP_SECONDS = 15 * 60
 """How long the totals of a past day are kept: a late outcome or retention can change them."""
+_DAY = timedelta(days=1)
 OPEN_DAYS = 2
 """Number of last days whose totals are not kept."""
 
@@ -34,8 +36,8 @@ OPEN_DAYS = 2
 class Total:
     """The runs of one job that ended on ``day`` with one outcome, agent and model.
 
-    ``count`` counts due times, ``runs`` the runs. ``cost_usd`` is the sum of the known costs, and
-    ``unpriced`` counts the runs with usage at an unknown price.
+    ``count`` counts due times, ``runs`` the runs. ``cost_usd`` is the sum of the known costs, which
+    ``priced`` runs have; ``unpriced`` counts the runs with usage at an unknown price.
     """
 
     day: date
@@ -46,6 +48,7 @@ class Total:
     count: int
     runs: int
     cost_usd: float
+    priced: int
     unpriced: int
     input_tokens: int
     output_tokens: int
@@ -70,7 +73,8 @@ class DailyTotals:
                 # Days expire one after the other, so that no reader adds up all of them.
                 is_kept = kept is not None and now - kept[0] < KEEP_SECONDS + 20 * number
                 if number < OPEN_DAYS or not is_kept:
-                    self._kept[day] = now, await _add_up(session, day, self._tz)
+                    begin, end = midnight(day, self._tz), midnight(day + _DAY, self._tz)
+                    self._kept[day] = now, await add_up(session, day, begin, end)
             return [total for day in wanted for total in self._kept[day][1]]
 
 
@@ -80,11 +84,13 @@ def days(now: datetime, tz: ZoneInfo) -> list[date]:
     return [today - timedelta(days=number) for number in reversed(range(DAYS))]
 
 
-async def _add_up(session: AsyncSession, day: date, tz: ZoneInfo) -> list[Total]:
-    begin, end = (
-        to_instant(datetime.combine(each, time()), tz).astimezone(UTC)
-        for each in (day, day + timedelta(days=1))
-    )
+async def add_up(
+    session: AsyncSession, day: date, begin: datetime, end: datetime, owner: str | None = None
+) -> list[Total]:
+    """Return the totals, as those of ``day``, of the runs that ended from ``begin`` to ``end``.
+
+    With ``owner``, only those of its jobs.
+    """
     usage = col(RunRow.usage)
     cost = usage["cost_usd"].as_float()
     key = (
@@ -94,26 +100,35 @@ async def _add_up(session: AsyncSession, day: date, tz: ZoneInfo) -> list[Total]
         func.coalesce(col(RunRow.model), ""),
     )
     has_usage = sqlalchemy.case((usage.is_not(None) & cost.is_(None), 1), else_=0)
+    jobs = sqlalchemy.select(col(JobRow.id)).where(col(JobRow.owner) == owner)
     query = (
         sqlalchemy.select(
             *key,
             func.sum(col(RunRow.count)),
             func.count(),
             func.coalesce(func.sum(cost), 0.0),
+            func.count(cost),
             func.sum(has_usage),
             func.coalesce(func.sum(usage["input_tokens"].as_integer()), 0),
             func.coalesce(func.sum(usage["output_tokens"].as_integer()), 0),
         )
         .where(
-            col(RunRow.finished_at) >= begin,
-            col(RunRow.finished_at) < end,
+            col(RunRow.finished_at) >= begin.astimezone(UTC),
+            col(RunRow.finished_at) < end.astimezone(UTC),
             col(RunRow.status).not_in(LIVE),
+            sqlalchemy.true() if owner is None else col(RunRow.job_id).in_(jobs),
         )
         .group_by(*key)
     )
     return [Total(day, *row) for row in (await session.execute(query)).all()]
 
 
-def cost(totals: Iterable[Total]) -> float:
-    """Return the sum of the known costs, in US dollars."""
-    return sum(each.cost_usd for each in totals)
+def spending(totals: Iterable[Total]) -> Spending:
+    """Return the sum of ``totals``."""
+    listed = list(totals)
+    return Spending(
+        cost_usd=sum(each.cost_usd for each in listed) if any(e.priced for e in listed) else None,
+        input_tokens=sum(each.input_tokens for each in listed),
+        output_tokens=sum(each.output_tokens for each in listed),
+        unpriced_runs=sum(each.unpriced for each in listed),
+    )

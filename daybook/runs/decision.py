@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.jobs import policy, prompts, store, upcoming
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import Lateness
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states
@@ -51,8 +52,7 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
     """Return the grant for a claimed ``row``; ``stored`` is the revision that it uses."""
     check = policy.policy_from_parameters(row.parameters).check
     prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
-    # The file of a heartbeat may name `last_output` too, but it is not read here.
-    names_last = row.kind == "heartbeat" or any(
+    names_last = ACTIONS[row.kind].reads_prompt or any(
         prompts.uses_variable(p, "last_output") for p in prompt_texts
     )
     return Granted(
@@ -63,6 +63,7 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
         row.due,
         row.trigger,
         stored,
+        kind=row.kind,
         session_id=row.session_id or "",
         history=await sessions.history(session, row.session_id) if row.session_id else (),
         last_output=await sessions.last_output(session, row.job_id) if names_last else "",

@@ -7,7 +7,8 @@
                           │            token stays, and its holder may still record the outcome late
                           └► waiting   only with `on_lost: rerun` and a rerun left; the token rises
 
-A holder is lost if its process group is known to be gone (`claims.holder_died`), if its Prefect run
+A holder is lost if its process group is known to be gone (`claims.holder_died`), if its worker has
+ended with all processes of its runs (`release_ended`), if its Prefect run
 has ended (`prefect_ends`), or if it is judged lost after its lease has expired. A lease lasts
 `Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first process that finds an
 expired lease only marks it. The holder is judged lost if it has not renewed within one lease
@@ -19,7 +20,7 @@ lease was renewed. If it was not, the caller has to stop at once: its writes wil
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -184,6 +185,38 @@ async def release_lost(
         session.add(row)
     else:
         await outcomes.record(session, row, unknown, now)
+
+
+async def release_ended(
+    ledger: Ledger, find_ended: Callable[[Collection[str]], Collection[str]]
+) -> list[RunRow]:
+    """Release the runs whose holders are known to have ended; return the changed rows.
+
+    ``find_ended`` returns those of the holders (`holders.find_ended`). A run with a rerun left is
+    not released: a program that it started may have survived it, so it keeps its lease. An error of
+    one run is logged; `LedgerUnreachable` is raised.
+    """
+    is_held = col(RunRow.status).in_(HELD)
+    async with ledger.read() as session:
+        held = (await session.execute(select(RunRow.id, RunRow.holder).where(is_held))).all()
+    ended = find_ended({holder for _, holder in held})
+    changed = []
+    for run_id in [id_ for id_, holder in held if holder in ended]:
+        try:
+            async with ledger.write() as session:
+                row = await session.get(RunRow, run_id)
+                if row is None or row.state not in HELD or row.holder not in ended:
+                    continue
+                run_policy = policy.policy_from_parameters(row.parameters)
+                if row.state is Status.RUNNING and row.attempts <= run_policy.reruns:
+                    continue
+                await release_lost(session, row, ledger.now(), f"{row.holder} has ended")
+                changed.append(row)
+        except LedgerUnreachable:
+            raise
+        except Exception:
+            log.exception("cannot release run %s", run_id, extra={"action": "release_ended"})
+    return changed
 
 
 def start_delay(starts: int) -> timedelta:

@@ -6,6 +6,7 @@ All of these are written in one transaction (`docs/promise.md` 6).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook import owners
 from daybook.delivery import listeners, outbox
 from daybook.errors import IllegalTransition
 from daybook.jobs import store
@@ -21,6 +23,7 @@ from daybook.ledger import states
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import chains, claim_requests, rows, slots, steps, usage, watched
+from daybook.runs.usage import Amount
 
 MAX_OUTPUT_CHARACTERS = 8_000
 """Maximum length of an answer in the ledger, in characters; Prefect's artifact has the full text.
@@ -64,6 +67,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     row.lease_until, row.suspected_at = None, None
     row.output = shorten(outcome.output)
     row.result, row.error = outcome.result, outcome.error
+    row.warnings = list(outcome.warnings)
     row.agent = outcome.agent or row.agent
     row.model = outcome.model
     # Once the flow run has been started again, Prefect's state belongs to the later row.
@@ -75,6 +79,10 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
         await close_attempt(session, row, outcome, now)
     elif outcome.usage:  # usage of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
+        if not row.attempts:
+            check = new_attempt(row, 0, now, outcome.usage)
+            check.status, check.finished_at = outcome.status, now
+            session.add(check)
     await steps.forget(session, row)
     stored = await store.get(session, row.job_id) if row.job_id else None
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
@@ -120,26 +128,76 @@ async def _started_again(session: AsyncSession, row: RunRow) -> bool:
     return (await session.execute(later.limit(1))).first() is not None
 
 
+def new_attempt(row: RunRow, number: int, now: datetime, used: dict[str, Any] | None) -> AttemptRow:
+    """Return the row of an attempt that begins now; ``used`` is the usage of its run's check."""
+    spent = Amount.of(used)
+    return AttemptRow(
+        run_id=row.id,
+        number=number,
+        fence=row.fence,
+        started_at=now,
+        usage=used,
+        job_id=row.job_id,
+        agent=claim_requests.agent_name(row.parameters),
+        **asdict(spent),
+    )
+
+
 async def close_attempt(
     session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime
 ) -> None:
     """Record how the run's last attempt ended, and the run's total usage.
 
-    Does nothing for a run without an attempt, or if the attempt's end is already known.
+    If the steps of the attempt used more than the outcome says, because the process was killed,
+    they count. Does nothing for a run without an attempt, or if the attempt's end is already known.
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
     if attempt is None or attempt.status not in _OPEN:
         return
+    is_first_end = attempt.status == Status.RUNNING
     attempt.status, attempt.error, attempt.finished_at = outcome.status, outcome.error, now
-    # Added to the usage of the check that preceded the attempt (`claims.begin`).
-    attempt.usage = usage.total((attempt.usage, outcome.usage))
     session.add(attempt)
     await session.flush()
     await steps.close(session, row, now)
+    requests = await steps.requests_of(session, row)
+    if is_first_end or not requests:
+        of_steps = usage.total(each.usage for each in requests)
+        used = _larger(outcome.usage, of_steps)
+        # Added to the usage of the check that preceded the attempt (`claims.begin`).
+        attempt.usage = usage.total((attempt.usage, used))
+        spent = sum((each.amount for each in requests), Amount())
+        # A step that a program reported counts nothing. A request that failed has no tokens.
+        is_counted = spent != Amount() or (requests and not usage.tokens(used))
+        _add(attempt, spent if is_counted else Amount.of(used))
+        if outcome.status is Status.CANCELLED and not (requests or used):
+            await _count_grant(session, row, attempt)
+    else:  # a late outcome: the first end has counted the steps
+        attempt.usage = _larger(attempt.usage, outcome.usage)
+    await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
     usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
     row.usage = usage.total(usages)
     session.add(row)
+
+
+async def _count_grant(session: AsyncSession, row: RunRow, attempt: AttemptRow) -> None:
+    """Count all tokens that a cancelled attempt without usage was granted, in an agent's job.
+
+    Otherwise an agent could evade its budget by cancelling its own runs.
+    """
+    job = await session.get(JobRow, row.job_id) if row.job_id else None
+    if job is not None and owners.is_agent(job.owner):
+        attempt.tokens += row.tokens or 0
+
+
+def _larger(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
+    return max(one, other, key=lambda each: (usage.tokens(each), each is not None))
+
+
+def _add(attempt: AttemptRow, spent: Amount) -> None:
+    attempt.tokens += spent.tokens
+    attempt.usd += spent.usd
+    attempt.unpriced += spent.unpriced
 
 
 async def add_usage(session: AsyncSession, run_id: str, used: Mapping[str, Any] | None) -> None:
@@ -152,6 +210,7 @@ async def add_usage(session: AsyncSession, run_id: str, used: Mapping[str, Any] 
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
     if attempt is not None:
         attempt.usage = usage.total((attempt.usage, used))
+        _add(attempt, Amount.of(used))
         session.add(attempt)
 
 

@@ -29,7 +29,7 @@ from sqlmodel import col, select
 from daybook.delivery import outbox
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
-from daybook.jobs.actions import AgentPrompt, Heartbeat
+from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
@@ -283,12 +283,12 @@ async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[Se
 
     If each run has its own session, return the one that was used last.
     """
-    action = stored.job.action
-    if not isinstance(action, (AgentPrompt, Heartbeat)):
+    if stored.row.kind not in CONVERSATION_KINDS:
         return []
-    if action.session == "new":
+    parameters = stored.job.parameters()
+    if parameters["session"] == "new":
         return await _listed(session, col(SessionRow.job_id) == stored.id, limit=1)
-    current = session_id_of(stored.job.parameters(), job_id=stored.id, run_id="")
+    current = session_id_of(parameters, job_id=stored.id, run_id="")
     return await _listed(session, col(SessionRow.id) == current)
 
 

@@ -8,6 +8,9 @@
 A further attempt of the run continues from these rows (`daybook.execution.journal`). `forget` ends
 that: the outcome removes the complete replies.
 
+A request reserves its estimate in the budgets of its run, in the transaction that records its
+start (`daybook.runs.budget`).
+
 Each write is one transaction and carries the run's fencing token: a process that lost its claim can
 neither record a step nor, as it has to record the start first, go on to the effect. A start is
 committed before the step happens, so a step without a row did not happen, and one that is `running`
@@ -17,10 +20,11 @@ after the end of its attempt may have happened.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, exists, insert, select, update
+from sqlalchemy import bindparam, exists, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -29,7 +33,10 @@ from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow, StepRow
+from daybook.runs import budget as budgets
 from daybook.runs import rows
+from daybook.runs.budget import Judgement, RunBudget
+from daybook.runs.usage import Amount
 
 _TABLE: Any = StepRow.__table__  # type: ignore[attr-defined]
 _HELD = (
@@ -47,23 +54,47 @@ _START = insert(_TABLE).from_select(
     ),
 )
 _FINISHED = ("status", "finished_at", "usage", "error", "output", "reply")
+_AMOUNT = ("tokens", "usd", "unpriced")
+_GIVEN = {
+    name: bindparam(f"new_{name}", type_=_TABLE.c[name].type) for name in (*_FINISHED, *_AMOUNT)
+}
 _FINISH = (
     update(_TABLE)
     .where(_STEP, exists().where(_HELD))
-    .values({name: bindparam(f"new_{name}", type_=_TABLE.c[name].type) for name in _FINISHED})
+    .values(
+        {name: _GIVEN[name] for name in _FINISHED}
+        | {name: func.coalesce(_GIVEN[name], _TABLE.c[name]) for name in _AMOUNT}
+    )
 )
 
 
-async def start(ledger: Ledger, fence: int, step: StepRow, replaced: Collection[int] = ()) -> None:
+async def start(
+    ledger: Ledger,
+    fence: int,
+    step: StepRow,
+    replaced: Collection[int] = (),
+    budget: RunBudget | None = None,
+) -> Judgement:
     """Record the start of ``step``, before it happens; set its time.
 
-    It replaces the steps with the numbers ``replaced``, which are not repeated any more.
+    A step with an outcome has happened already: its start and its end are recorded at once. The
+    step replaces the steps with the numbers ``replaced``, which are not repeated any more. If the
+    ``budget`` does not allow the step's estimate, record nothing, and return why.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen.
     Calling this again after a commit whose answer was lost changes nothing.
     """
+    judged = Judgement()
     async with ledger.write() as session:
         step.started_at = ledger.now()
+        if step.status != Status.RUNNING:
+            step.finished_at = step.started_at
+        elif budget is not None:
+            estimate = Amount(step.tokens, step.usd, step.unpriced)
+            judged = await budgets.judge(session, budget, step.started_at, estimate, step.number)
+            if judged.refused or judged.held:
+                await _check_held(session, step.run_id, fence)
+                return judged
         values = {name: getattr(step, name) for name in StepRow.model_fields}
         done = await session.execute(_START, values | _where(step.run_id, step.number, fence))
         if not _changed(done):
@@ -71,6 +102,7 @@ async def start(ledger: Ledger, fence: int, step: StepRow, replaced: Collection[
         if replaced:
             of_run = (_TABLE.c.run_id == step.run_id) & _TABLE.c.number.in_(replaced)
             await session.execute(update(_TABLE).where(of_run).values(replaced=True))
+    return judged
 
 
 async def finish(
@@ -84,10 +116,15 @@ async def finish(
     error: str | None = None,
     output: str | None = None,
     reply: dict[str, Any] | None = None,
+    amount: Amount | None = None,
+    budget: RunBudget | None = None,
 ) -> None:
     """Record the outcome of a step, succeeded or failed.
 
-    A reply that turned out to be useless is recorded as failed after it was recorded as succeeded.
+    ``amount`` is what budgets count, None for what they have counted until now. With a ``budget``,
+    queue the alerts of its limits that are nearly reached. A reply that turned out to be useless is
+    recorded as failed after it was recorded as succeeded.
+
     Raise `NotFound`, and `FenceRefused` if the claim was lost.
     """
     async with ledger.write() as session:
@@ -98,17 +135,42 @@ async def finish(
             "error": error,
             "output": output,
             "reply": reply,
+            **(dict.fromkeys(_AMOUNT) if amount is None else asdict(amount)),
         }
         given = {f"new_{name}": value for name, value in values.items()}
         done = await session.execute(_FINISH, given | _where(run_id, number, fence))
         if not _changed(done):
             await _check_held(session, run_id, fence)
+        elif budget is not None:
+            await budgets.judge(session, budget, ledger.now())
 
 
 async def of_run(session: AsyncSession, run_id: str) -> list[StepRow]:
     """Return the steps of a run in their order."""
     query = select(StepRow).where(col(StepRow.run_id) == run_id).order_by(col(StepRow.number))
     return list((await session.execute(query)).scalars())
+
+
+@dataclass(frozen=True)
+class Request:
+    """Usage of a request to a model, and what budgets count for it."""
+
+    usage: dict[str, Any] | None
+    amount: Amount
+
+
+async def requests_of(session: AsyncSession, row: RunRow) -> list[Request]:
+    """Return the requests of the run's last attempt."""
+    if row.kind not in CONVERSATION_KINDS:
+        return []
+    columns = (_TABLE.c.usage, _TABLE.c.tokens, _TABLE.c.usd, _TABLE.c.unpriced)
+    query = select(*columns).where(
+        col(StepRow.run_id) == row.id,
+        col(StepRow.attempt) == row.attempts,
+        col(StepRow.kind) == "request",
+    )
+    found = (await session.execute(query)).all()
+    return [Request(usage, Amount(*amount)) for usage, *amount in found]
 
 
 async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:

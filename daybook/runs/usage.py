@@ -1,11 +1,13 @@
-"""Sums of the usage of attempts. The keys are those of `daybook.agents.base.AgentReply.usage`.
+"""Sums of the usage of attempts, and the amounts that budgets count.
 
-One key is added, `KNOWN_TOKENS`, if a sum of tokens is unknown but some of its parts are known.
+The keys are those of `daybook.agents.base.AgentReply.usage`. One key is added,
+`KNOWN_TOKENS`, if a sum of tokens is unknown but some of its parts are known.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any
 
@@ -13,6 +15,33 @@ KNOWN_TOKENS = "known_tokens"
 """The sum of the reported tokens, in and out, if some were not reported: budgets count this sum."""
 
 _TOKENS = ("input_tokens", "output_tokens")
+
+
+@dataclass(frozen=True)
+class Amount:
+    """What budgets count: tokens in and out, US dollars, and requests at an unknown price.
+
+    ``usd`` does not contain the ``unpriced`` requests.
+    """
+
+    tokens: int = 0
+    usd: float = 0.0
+    unpriced: int = 0
+
+    @classmethod
+    def of(cls, usage: Mapping[str, Any] | None) -> Amount:
+        """Return the amount of a usage; unreported tokens count as zero, a price never does."""
+        if not usage:
+            return cls()
+        dollars = usage.get("cost_usd")
+        if dollars is not None:
+            return cls(tokens(usage), float(dollars))
+        return cls(tokens(usage), 0.0, int(usage.get("requests") or 1))
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(
+            self.tokens + other.tokens, self.usd + other.usd, self.unpriced + other.unpriced
+        )
 
 
 def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:

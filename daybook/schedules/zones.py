@@ -8,7 +8,7 @@ expressions, `schedule` and `bounds` to a time without an offset.
 from __future__ import annotations
 
 import difflib
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
 from importlib import resources
 from zoneinfo import ZoneInfo, available_timezones
@@ -72,6 +72,11 @@ def check_year(day: date) -> None:
         raise ValueError(f"the first year is {FIRST_YEAR}")
     if day.year > LAST_YEAR:
         raise ValueError(f"the last year is {LAST_YEAR}")
+
+
+def midnight(day: date, tz: ZoneInfo) -> datetime:
+    """Return the instant at which ``day`` begins in ``tz``."""
+    return to_instant(datetime.combine(day, time()), tz)
 
 
 def wall_time(instant: datetime, tz: ZoneInfo) -> datetime:

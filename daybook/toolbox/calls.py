@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from daybook import api
 from daybook.errors import InvalidInput
+from daybook.jobs import markers
+from daybook.jobs.model import FIELDS
 from daybook.schedules import durations
 from daybook.toolbox import text as words
 from daybook.toolbox.arguments import Arguments
@@ -32,15 +34,7 @@ CLEAR_VALUE = "none"
 """The value that clears a field in `cron_update`; an empty string means no change."""
 
 OPTIONS = {
-    "description": "",
-    "fallback_agents": "list of names",
-    "timeout": "such as 30m",
-    "retries": "0 to 10",
-    "catch_up": "none, latest or all",
-    "on_complete": "URL that receives the run",
-    "on_fail": "URL that receives a failed run",
-    "delete_after_run": "",
-    "work_dir": "folder for command agents; operator only",
+    name: str(markers.of(FIELDS[name]).for_agents) for name in markers.marked(FIELDS, "for_agents")
 }
 """The fields of a job that the argument `options` may have, with their values in words."""
 
@@ -260,3 +254,7 @@ async def send_to_session(given: Arguments) -> str:
 def _log_failure(sending: asyncio.Task[RunDetails]) -> None:
     if not sending.cancelled() and (error := sending.exception()) is not None:
         log.warning("a message to a session failed: %s", error, extra={"action": "send_failed"})
+
+
+async def spend(given: Arguments) -> str:
+    return words.spending(await api.spending.read(given["by"], given.get("since")))

@@ -7,14 +7,12 @@ The input is a result of `daybook.api`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from daybook.jobs.actions import AgentPrompt, ToolCall, Webhook
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
 from daybook.ledger.views import Run, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
@@ -22,6 +20,7 @@ from daybook.schedules.zones import zone
 
 if TYPE_CHECKING:
     from daybook.api.sessions import Session, SessionDetails
+    from daybook.api.spending import GroupSpending, SpendingReport
 
 MAX_DUE_TIMES = 3
 """Maximum number of due times in the text of a job."""
@@ -59,7 +58,8 @@ def job(found: ChangedJob | JobDetails, begin: str = "") -> str:
     lines.append(f"is: {enabled_state(found)}")
     lines.append(f"schedule: {found.words}")
     lines.append(f"next due: {next_due(found)}")
-    lines += _action_lines(found)
+    facts = [(label, text) for label, text in found.action.facts() if text]
+    lines += [f"{label}: {truncated(text, MAX_BRIEF_CHARACTERS)}" for label, text in facts]
     lines += _recipient_lines(found)
     if isinstance(found, ChangedJob):
         lines += [f"note: {each}" for each in found.notes]
@@ -202,23 +202,6 @@ def _run_line(found: Run, timezone: str) -> str:
     return f"{text}, trigger {found.trigger}"
 
 
-def _action_lines(found: ListedJob) -> Iterable[str]:
-    action = found.action
-    match action:
-        case Webhook():
-            yield f"calls: {action.method} {action.url}"
-        case ToolCall():
-            params = json.dumps(action.params, ensure_ascii=False)
-            yield f"calls: the tool {action.tool} with {truncated(params, MAX_BRIEF_CHARACTERS)}"
-        case AgentPrompt():
-            model = f", model {action.model}" if action.model else ""
-            agents = ", else ".join((f"{action.agent}{model}", *action.fallback_agents))
-            yield f"asks: the agent {agents}, session {action.session}"
-            yield f"prompt: {truncated(action.prompt, MAX_BRIEF_CHARACTERS)}"
-        case _:
-            yield f"kind: {found.kind}"
-
-
 def _recipient_lines(found: ChangedJob | JobDetails) -> Iterable[str]:
     recipients = found.recipients
     if answers := recipients.get("completed"):
@@ -251,3 +234,23 @@ def hint(tool: str, text: str) -> str:
     offered = _OFFERED.get()
     name = tool if offered is None else offered.get(tool)
     return "" if name is None else text.replace("{}", name)
+
+
+def spending(found: SpendingReport) -> str:
+    """Return the sum, and one line for each group."""
+    lines = [f"Since {due(found.since)}: {_spent(found.total)}"]
+    lines += [f"- {each.name or 'unknown'}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
+    if len(found.groups) > MAX_JOBS:
+        lines.append(f"and {len(found.groups) - MAX_JOBS} more")
+    lines += [f"Budget today, {each.words()}" for each in found.budgets]
+    return "\n".join(lines)
+
+
+def _spent(group: GroupSpending) -> str:
+    if not group.runs:
+        return "nothing"
+    cost = "cost unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}"
+    if group.cost_usd is not None and group.unpriced_runs:
+        cost += f" and {group.unpriced_runs} runs of unknown price"
+    tokens = f"{group.input_tokens:,} tokens in, {group.output_tokens:,} out"
+    return f"{cost}, {group.runs} runs, {tokens}"

@@ -279,6 +279,14 @@ OPERATOR_TOOLS: tuple[Tool, ...] = (
         Argument("prompt", "What to say.", None, write="write what to say"),
         open_world=True,
     ),
+    _tool(
+        "spend",
+        "Show what runs cost, by job, agent, model or day, in US dollars and tokens.",
+        calls.spend,
+        Argument("by", "job, agent, model or day.", "job"),
+        Argument("since", "Such as 2027-01-15, 7d or today. Default: 30 days ago.", longest=_LINE),
+        read_only=True,
+    ),
 )
 """Tools that only the operator has; a client of an agent neither sees them nor can call them."""
 

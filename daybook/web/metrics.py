@@ -9,9 +9,9 @@ outbox is a field of `delivery.views.OutboxHealth`, set in `delivery.sending.hea
 `status --json` shows that field, too. `make docs` finds the metric in the snapshot of the tests. A
 metric whose value is unknown has no sample, but is on the page.
 
-A gauge is the current state. The counters, `daybook_ended_runs_total` and
-`daybook_hook_requests_total`, count from the start of the process. The totals in the ledger cannot
-be a counter, because retention removes runs.
+A gauge is the current state. The counters, `daybook_ended_runs_total`,
+`daybook_runs_with_warnings_total` and `daybook_hook_requests_total`, count from the start of the
+process. The totals in the ledger cannot be a counter, because retention removes runs.
 """
 
 from __future__ import annotations
@@ -104,6 +104,11 @@ def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
     for status in sorted(TERMINAL):
         ended.add_metric([status], snapshot.ended.get(status, 0))
     yield ended
+    yield CounterMetricFamily(
+        "daybook_runs_with_warnings",
+        "Runs that succeeded although a tool call failed, since this process started.",
+        value=snapshot.warned,
+    )
     day = {str(status): snapshot.ended_last_day.get(status, 0) for status in sorted(TERMINAL)}
     yield _labelled_gauge("ended_runs_last_day", "Outcomes of the last 24 hours.", "status", day)
 

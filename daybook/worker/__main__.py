@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
     except DaybookError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    return 0
+    return children.EXIT_TOO_MUCH_MEMORY if worker.used_too_much_memory else 0
 
 
 if __name__ == "__main__":

@@ -47,7 +47,8 @@ class Launcher:
     arguments are in seconds: ``tick`` is the interval of messages to the parent; after ``silence``
     without a message the parent ends the runs; ``grace`` is the time from SIGTERM to SIGKILL for
     processes that the parent ends, or that still run when the context ends. ``max_memory`` is the
-    maximum of the parent's resident memory in bytes; 0 for none.
+    maximum of the parent's resident memory in bytes; 0 for none. ``lock`` is the descriptor of this
+    worker's lock (`holders`), which all its processes inherit.
     """
 
     def __init__(
@@ -61,12 +62,13 @@ class Launcher:
         silence: float = TIMING.run_lease.total_seconds(),
         grace: float = TIMING.stop_grace.total_seconds(),
         max_memory: int = 0,
+        lock: int | None = None,
         forked_from: image.Image | None = None,
     ) -> None:
         self._folder, self._max_memory = folder, max_memory
         self.preload = preload
         self._environment = {**(os.environ if environment is None else environment)}
-        self._config = parent.ParentConfig(program, preload, silence, grace)
+        self._config = parent.ParentConfig(program, preload, silence, grace, lock)
         self._tick, self._forked_from = tick, forked_from
         self._connection: ParentConnection | None = None
         self._tick_task: asyncio.Task[None] | None = None
@@ -214,6 +216,7 @@ async def open_launcher(
     program: str = DEFAULT_PROGRAM,
     platform: str = sys.platform,
     max_memory: int = 0,
+    lock: int | None = None,
     forked_from: image.Image | None = None,
 ) -> AsyncIterator[Launcher]:
     """Open the launcher for this machine; see `Launcher` for the arguments.
@@ -226,6 +229,7 @@ async def open_launcher(
             "environment": environment,
             "program": program,
             "max_memory": max_memory,
+            "lock": lock,
         }
         why, launcher = f"the platform is {platform}", None
         if platform == "linux":

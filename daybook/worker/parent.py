@@ -66,13 +66,15 @@ class ParentConfig:
     ``program`` is the module that a child runs (`child_setup.Program`). With ``preload``, the
     parent imports it and forks children; else each child is a fresh interpreter. After ``silence``
     seconds without a message from the worker, the parent ends the children. ``grace`` is the number
-    of seconds from SIGTERM to SIGKILL.
+    of seconds from SIGTERM to SIGKILL. ``lock`` is the descriptor of the worker's lock
+    (`daybook.runs.holders`), which the parent and the children only keep open.
     """
 
     program: str
     preload: bool
     silence: float
     grace: float
+    lock: int | None = None
 
     def as_arguments(self) -> str:
         return json.dumps(asdict(self))
@@ -274,6 +276,8 @@ class Parent:
             waiting = [each for each in self._descriptors if each != _NOT_RECEIVED]
             child_setup.setup_child(output, child_end, [*numbers, *waiting])
             if not self._config.preload or thread_count() > 1:
+                if self._config.lock is not None:
+                    os.set_inheritable(self._config.lock, True)
                 child_setup.exec_fresh(self._config.program, task, status)
             program = child_setup.load_program(self._config.program)
         except BaseException as error:

@@ -266,6 +266,7 @@ async def open_connection(
     through a file without a name.
     """
     public, secret = split_secrets(environment)
+    inherited = () if config.lock is None else (config.lock,)
     own_end, parent_end = socket.socketpair()
     secrets = write_unnamed_file(secret, folder)
     descriptor, name = tempfile.mkstemp(prefix="parent-", suffix=".log", dir=folder)
@@ -280,7 +281,7 @@ async def open_connection(
             environment=public,
             output=descriptor,
             folder=folder,
-            descriptors=[parent_end.fileno(), secrets],
+            descriptors=[parent_end.fileno(), secrets, *inherited],
             forked_from=forked_from,
         )
     except BaseException:

@@ -29,12 +29,14 @@ from daybook import home, settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.jobs import limits
+from daybook.keeper import leadership
 from daybook.ledger.engine import Ledger
 from daybook.prefect import private_names, work_queues
 from daybook.prefect import work_pool as pools
 from daybook.processes import proc
 from daybook.processes.ending import wait_shielded
 from daybook.processes.image import Image
+from daybook.runs import holders
 from daybook.tasks.policy import load_policy
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
@@ -116,11 +118,16 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 **get_current_settings().to_environment_variables(exclude_unset=True),
                 **await child_settings(self.client),
             }
+            holder, holders_folder = leadership.new_holder(), home.current_home().holders
+            lock = holders.lock(holders_folder, holder)
+            if lock is not None:
+                stack.callback(os.close, lock)
             launcher = await stack.enter_async_context(
                 open_launcher(
                     folder,
                     environment=self._environment,
                     max_memory=settings.load().max_memory,
+                    lock=lock,
                     forked_from=self.image,
                 )
             )
@@ -134,6 +141,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 heartbeat=self.heartbeat_interval_seconds,
                 max_memory=settings.load().max_memory if self.is_restarted else 0,
                 folders=settings.load().data_folders,
+                holder=holder,
+                holders=holders_folder,
             )
             work = self._work = WorkerLoop(
                 ledger,
@@ -150,6 +159,11 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
                 # Prefect's own command stops a worker by cancelling it.
                 await wait_shielded(asyncio.create_task(work.shutdown()))
         printer(f"Worker {self.name!r} stopped!")
+
+    @property
+    def used_too_much_memory(self) -> bool:
+        """Whether the worker has stopped itself because it used too much memory."""
+        return self._work is not None and self._work.used_too_much_memory
 
     def force_stop(self) -> None:
         """End active runs at once, while the worker is being stopped."""

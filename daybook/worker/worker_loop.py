@@ -42,7 +42,7 @@ from prefect.events.filters import EventAnyResourceFilter, EventFilter, EventNam
 from prefect.logging.loggers import flow_run_logger
 
 from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
-from daybook.keeper import event_stream, leadership
+from daybook.keeper import event_stream, leadership, lease_reaper
 from daybook.keeper.overview import Overview
 from daybook.keeper.services import Keeper
 from daybook.ledger.engine import Ledger
@@ -77,7 +77,8 @@ class WorkerConfig:
     in this worker, or None; ``most`` is the maximum number of active runs in the ledger.
     ``heartbeat`` is the interval of the worker's heartbeats to Prefect, in seconds. A worker that
     uses more than ``max_memory`` bytes stops as soon as no run is active; 0 for no limit.
-    ``folders`` are those in which Daybook stores data.
+    ``folders`` are those in which Daybook stores data. ``holder`` is the worker's unique name in
+    its leases (by default a new one), and ``holders`` the folder with the locks of holders, if any.
     """
 
     name: str
@@ -89,6 +90,8 @@ class WorkerConfig:
     heartbeat: float
     max_memory: int = 0
     folders: Sequence[Path] = ()
+    holder: str = ""
+    holders: Path | None = None
 
 
 class WorkerLoop:
@@ -110,7 +113,7 @@ class WorkerLoop:
     ) -> None:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._config, self._sync, self._configure = config, sync, configure
-        self._holder = leadership.new_holder()
+        self._holder = config.holder or leadership.new_holder()
         self._watched: dict[str, SupervisedRun] = {}
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
@@ -120,6 +123,8 @@ class WorkerLoop:
         self._running, self._stopping, self._draining = False, False, False
         self._waking = self._wake_again = False
         self._force_stop = asyncio.Event()
+        self.used_too_much_memory = False
+        """Whether this worker has stopped itself for that reason."""
         self._dispatcher = Dispatcher(
             ledger,
             client,
@@ -192,6 +197,7 @@ class WorkerLoop:
                 await self._fill_slot()
                 await asyncio.sleep(DRAIN_PAUSE_SECONDS)
             else:
+                self.used_too_much_memory = True
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _has_room(self) -> bool:
@@ -353,6 +359,7 @@ class WorkerLoop:
 
     async def _handle_leftovers(self) -> NoReturn:
         while True:
+            await self._log_errors(self._release_ended())
             await self._log_errors(
                 stale_runs.handle_stale_runs(
                     self._ledger,
@@ -363,6 +370,22 @@ class WorkerLoop:
                 )
             )
             await asyncio.sleep(TIMING.leftover_check.total_seconds())
+
+    async def _release_ended(self) -> None:
+        """Release the runs of workers that have ended, and give their slots to waiting runs."""
+        if self._config.holders is None:
+            return
+        released = await lease_reaper.release_ended(
+            self._ledger, self._client, self._config.holders
+        )
+        if released:
+            log.info(
+                "runs of workers that have ended: %d wait again, %d ended",
+                released.waiting,
+                released.ended,
+                extra={"action": "released_ended"},
+            )
+            await self._fill_slot()
 
     async def _stop_cancelled(self) -> None:
         """Stop the runs whose cancellation event the worker has missed."""

@@ -21,6 +21,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.operations import setup
+from daybook.prefect.address import ui_address
 from tests import rows
 from tests.at_prefect import typed, with_client
 from tests.commands import DaybookJson
@@ -196,7 +197,7 @@ def messages(endpoint: Receiver) -> list[str]:
 async def ran(world: PrefectWorld, stored: StoredJob) -> RunRow:
     """Run the job to its end, and dispatch remaining messages as the keeper does."""
     await world.executions.complete_here(await world.prefect.custom_run(stored))
-    await dispatch_outgoing(world.ledger, world.client, "keeper")
+    await dispatch_outgoing(world.ledger, world.client, "keeper", ui=ui_address())
     return (await world.runs.rows())[-1]
 
 

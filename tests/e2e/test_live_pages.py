@@ -153,7 +153,7 @@ def test_a_page_updates_itself_and_disturbs_nothing(machine: Machine, chromium: 
         page.keyboard.type("iday")
         assert note.input_value() == "on holiday"
         page.keyboard.press("Enter")
-        page.wait_for_url("**done=paused")
+        page.wait_for_url("**done=paused&**")
         assert "paused: on holiday" in page.content()
 
         # Today: its mark appears on the timeline without a reload.

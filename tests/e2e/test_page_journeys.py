@@ -78,15 +78,7 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page.goto(link)
         page.wait_for_url(f"{url}/")
 
-        watched.open("/agents/new?kind=command")
-        page.get_by_label("Name", exact=True).fill("counter")
-        page.get_by_label("Command").fill(f"/usr/bin/env\npython3\n{program}")
-        page.get_by_text("More settings").click()
-        # The earlier prompts are not its input.
-        page.locator("select[name=history]").select_option("none")
-        page.get_by_role("button", name="Add the agent").click()
-        assert "The agent was added." in page.get_by_role("status").inner_text()
-
+        add_agent(watched, program)
         watched.open("/jobs/new")
         page.get_by_label("Name").fill("count-words")
         page.get_by_label("Schedule").fill("every weekday at 9:00")
@@ -99,6 +91,9 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page.get_by_role("button", name="Run now").click()
         assert ended(watched) == "succeeded"
         assert page.locator(".prose strong").inner_text() == "3 words"
+
+        edit_agent_in_use(watched, tmp_path)
+        watched.open("/jobs?q=count-words")
 
         page.get_by_role("link", name="count-words").click()
         page.get_by_role("link", name="Edit").click()
@@ -121,6 +116,33 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page.get_by_role("button", name="Run now").click()
         assert ended(watched) == "succeeded"
         assert not watched.problems
+
+
+def add_agent(watched: Watched, program: Path) -> None:
+    """Add the agent `counter`, which runs ``program``."""
+    page = watched.page
+    watched.open("/agents/new?kind=command")
+    page.get_by_label("Name", exact=True).fill("counter")
+    page.get_by_label("Command").fill(f"/usr/bin/env\npython3\n{program}")
+    page.get_by_text("More settings").click()
+    # The earlier prompts are not its input.
+    page.locator("select[name=history]").select_option("none")
+    page.get_by_role("button", name="Add the agent").click()
+    assert "The agent was added." in page.get_by_role("status").inner_text()
+
+
+def edit_agent_in_use(watched: Watched, folder: Path) -> None:
+    """Change the agent `counter` by keyboard; a job uses it, so there is no button to remove it."""
+    page = watched.page
+    watched.open("/agents")
+    page.get_by_role("link", name="Edit counter").press("Enter")
+    page.get_by_text("Used by count-words.").wait_for()
+    assert page.get_by_text("Remove…").count() == 0
+    page.get_by_text("More settings").press("Enter")
+    page.get_by_label("Work directory").press_sequentially(str(folder))
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{watched.url}/agents?**")
+    assert "The agent was changed." in page.get_by_role("status").inner_text()
 
 
 def ended(watched: Watched) -> str:

@@ -20,11 +20,11 @@ from websockets import Subprotocol
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from daybook.delivery.ui import ui_address
 from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import home_lock, login, prefect_selection, server
 from daybook.prefect import private_names
+from daybook.prefect.address import ui_address
 from daybook.processes import children, proc
 from tests.at_prefect import basic
 from tests.servers import free_port, migrate
@@ -350,7 +350,7 @@ async def test_the_server_starts_although_prefects_database_internals_changed(
         assert settings["analytics_enabled"] is False
         ui = (await read(f"{server.ui_url(port)}/ui-settings")).json()
         assert ui["api_url"] == server.api_url(port)
-        assert "keeps deferred transactions" in child.log.read_text()
+        assert "keeps deferred transactions and its cache" in child.log.read_text()
     finally:
         await child.terminate()
 

@@ -73,7 +73,7 @@ async def test_a_worker_comes_online_and_its_runs_end_with_it(
     selected = SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)
     child = await worker.start(daybook_home, selected)
     try:
-        beat = await worker.wait_until_online(client, daybook_home, child, before=before)
+        beat = await worker.wait_until_online(client, daybook_home, before=before)
         assert await worker.last_heartbeat(client, daybook_home) == beat
         (tmp_path / "endless.py").write_text(FLOW)
         pipe = tmp_path / "pipe"

@@ -56,8 +56,8 @@ def agent_in(answer: object) -> str:
     if isinstance(answer, ChangedJob):
         assert isinstance(answer.action, AgentPrompt)
         return answer.action.agent
-    (line,) = [each for each in str(answer).splitlines() if each.startswith("asks: ")]
-    return line.removeprefix("asks: the agent ").partition(",")[0]
+    (line,) = [each for each in str(answer).splitlines() if each.startswith("agent: ")]
+    return line.removeprefix("agent: ")
 
 
 async def test_an_agents_job_uses_the_agent_of_its_owners_name(

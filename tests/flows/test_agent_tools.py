@@ -280,18 +280,17 @@ async def test_the_runs_token_limit_stops_a_loop_of_tool_calls_without_a_retry(
 ) -> None:
     async with served(model_agent.world, LOOKS) as server:
         await model_agent.given(server.name)
-        with pytest.raises(FailedRun, match="stopped: the token limit is reached"):
+        with pytest.raises(FailedRun, match="budget: 480 of 600 tokens per run are used"):
             await model_agent.run(
-                calls(f"{server.name}_look", where="Rome"), policy={"tokens_per_run": 300}
+                calls(f"{server.name}_look", where="Rome"), policy={"tokens_per_run": 600}
             )
 
-    # Each request uses 120 tokens: 240 after the second, 360 after the third.
-    assert len(model_agent.fake_provider.requests) == 3
+    # Each request uses 120 tokens: after the fourth, 120 are left, and the next needs more.
+    assert len(model_agent.fake_provider.requests) == 4
     row = await model_agent.world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
-    assert "300 tokens were left, and 3 requests used 360" in str(row.error)
     assert row.usage is not None
-    assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (300, 60)
+    assert (row.usage["input_tokens"], row.usage["output_tokens"]) == (400, 80)
 
 
 async def test_a_run_stopped_during_a_tool_call_is_unknown_and_its_server_ends(

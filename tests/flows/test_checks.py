@@ -470,18 +470,18 @@ async def test_prefect_shows_a_run_skipped_by_its_check_as_skipped(
 async def test_the_tokens_of_a_check_count_towards_the_runs_limit(
     world: PrefectWorld, two_agents: TwoAgents
 ) -> None:
-    gate = Answer(RUN, input_tokens=100, output_tokens=10)
-    main = Answer("Done.", input_tokens=80, output_tokens=20)  # 90 of 200 are left
+    """Of 1,000 tokens 90 are left, which do not suffice for a request."""
+    gate = Answer(RUN, input_tokens=900, output_tokens=10)
 
     with pytest.raises(FailedRun):
-        await two_agents.run(gate, main, policy={"tokens_per_run": 200})
+        await two_agents.run(gate, "Done.", policy={"tokens_per_run": 1_000})
 
-    assert two_agents.models == ["fast", "large"]
+    assert two_agents.models == ["fast"]
     row = await world.runs.row()
     assert (row.status, row.attempts) == ("failed", 1)
-    assert "90" in str(row.error)
+    assert "budget: 910 of 1,000 tokens per run are used, and the next request" in str(row.error)
     assert row.usage is not None
-    assert row.usage["input_tokens"] + row.usage["output_tokens"] == 210
+    assert row.usage["input_tokens"] + row.usage["output_tokens"] == 910
 
 
 async def test_a_check_that_uses_up_the_runs_tokens_fails_the_run(

@@ -13,7 +13,7 @@ from daybook.api import files, jobs
 from daybook.files.documents import to_yaml
 from daybook.files.jobs_file import Source
 from daybook.keeper.observer import observe
-from daybook.operations.up import EXAMPLE_FILE
+from daybook.operations.preparation import EXAMPLE_FILE
 from daybook.prefect import deployment
 from daybook.prefect.fingerprints import Fingerprints
 from deployments import steps

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -10,7 +10,12 @@ from typing import Any, TypeVar
 import pytest
 from pydantic import BaseModel
 
+from daybook.api import runs
+from daybook.delivery.views import RunDetails
+from daybook.jobs.store import StoredJob
 from daybook.ledger import engine
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
 from daybook.testing import ManualClock
 from tests import databases
 from tests.world import World, in_database
@@ -33,6 +38,21 @@ def clock() -> ManualClock:
 async def world(request: pytest.FixtureRequest, clock: ManualClock) -> AsyncIterator[World]:
     async with in_database(request, clock) as world:
         yield world
+
+
+@pytest.fixture
+def runs_are_requested_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a request of a run write the ledger, and create no run in Prefect."""
+
+    async def request_only(
+        ledger: Ledger,
+        stored: StoredJob,
+        request: Callable[[Ledger, StoredJob], Awaitable[RunRow]],
+        *_: Any,
+    ) -> RunDetails:
+        return await runs._view(ledger, (await request(ledger, stored)).id)
+
+    monkeypatch.setattr(runs, "_run", request_only)
 
 
 @pytest.fixture

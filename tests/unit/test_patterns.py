@@ -104,7 +104,7 @@ CASES: dict[str, Case] = {
     "daybook/schedules/phrases.py:_COUNTED": case(
         "fullmatch", "1", "s", "1s", Text("s", "1 minute", " ")
     ),
-    "daybook/cli/model_options.py:_VARIABLE_NAME": case("fullmatch", "A", "A_", Text("_", "A_A")),
+    "daybook/cli/field_options.py:_VARIABLE_NAME": case("fullmatch", "A", "A_", Text("_", "A_A")),
     "daybook/schedules/schedule.py:_INTERVAL": case(
         "match", "1", "at", "1at", " at", Text("at", "1"), Text(" a", "1 ")
     ),
@@ -182,6 +182,35 @@ CASES: dict[str, Case] = {
     "daybook/agents/providers.py:_VARIABLE": case("findall", "A", "A_", "A_KEY", "A_KEYA_", "A A_"),
     "daybook/agents/template.py:_PATTERN": case(
         "finditer", "{", "{a", "{{a", Text("a", "{{"), "{{a}"
+    ),
+    # --- imports
+    "daybook/imports/on_calendar.py:_ITEM": case(
+        "fullmatch", "1", Text("1", "1.."), Text("1", "1/"), "1..1/"
+    ),
+    "daybook/imports/on_calendar.py:_TIME": case("fullmatch", "1", ":", "1:", Text("1", "1:1:")),
+    "daybook/imports/on_calendar.py:re.fullmatch('[A-Za-z]+/.+')": case("fullmatch", "a", "a/"),
+    "daybook/imports/on_calendar.py:re.split('\\\\.\\\\.|-')": case("split", ".", "-", "a.", "a-"),
+    "daybook/imports/systemd.py:_SPAN": case("findall", "1", "1 ", Text(" ", "1"), "1a"),
+    "daybook/imports/systemd.py:_VARIABLE": case(
+        "finditer", "$", "${", "${a", Text("a", "${"), "$a"
+    ),
+    "daybook/imports/systemd.py:_WORD": case(
+        "match", " ", "a", '"', "'", "\\", '"a', '"\\', Text("a", '"'), Text("\\a", "'"), "a'"
+    ),
+    "daybook/imports/systemd.py:re.match('[-@:+!|]*')": case("match", "-", "a"),
+    "daybook/imports/systemd.py:re.sub('%(.?)')": case("sub", "%", "%a"),
+    "daybook/imports/systemd.py:re.sub('\\\\s')": case("sub", " ", "a "),
+    "daybook/imports/systemd.py:re.sub('\\\\\\\\\\\\n(?:[ \\\\t]*[#;].*\\\\n)*')": case(
+        "sub", "\\", "\\\n", Text(" ", "\\\n"), Text("#\n", "\\\n"), Text("#", "\\\n"), "\\\n#"
+    ),
+    "daybook/processes/garbage.py:_FREE_BLOCKS": case(
+        "findall",
+        " ",
+        "1",
+        "1 ",
+        Text(" ", "1"),
+        Text(" ", "1 1 1 1 "),
+        Text("1", "\n 1 1 1 1 ", "x"),
     ),
     # --- channels
     "daybook/delivery/channels/builtin.py:_NAME": case("match", "a", " ", "a ", Text("a", "", "!")),

@@ -38,7 +38,13 @@ class Jobs:
             return await store.add(session, job, slug, now, owner)
 
     async def edit(
-        self, ref: str, *, source: str = "ledger", reason: str = "", **changes: Any
+        self,
+        ref: str,
+        *,
+        source: str = "daybook",
+        writer: str = "",
+        reason: str = "",
+        **changes: Any,
     ) -> StoredJob:
         """Change the job; ``reason`` is the reason for switching it off."""
         now = self._ledger.now()
@@ -46,7 +52,7 @@ class Jobs:
             stored = await store.find(session, ref)
             job = edit(stored.job, changes, now=now)
             return await store.change(
-                session, stored, job, now, source=source, disabled_reason=reason
+                session, stored, job, now, source=source, writer=writer, disabled_reason=reason
             )
 
     async def archive(self, which: StoredJob | str) -> StoredJob:

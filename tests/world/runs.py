@@ -12,8 +12,8 @@ from sqlmodel import col, select
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.runs import claims, leases
+from daybook.ledger.tables import AttemptRow, RunRow, StepRow
+from daybook.runs import claims, leases, steps
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
 from daybook.schedules.due import next_due
 from daybook.testing import ManualClock
@@ -24,6 +24,19 @@ Which = StoredJob | RunRow | str | None
 """A run: its row, its id, its job if that has only one run, or None for the ledger's only run."""
 Claimable = ClaimRequest | StoredJob | RunRow
 """What can be claimed: a claim request, a job's next due time, or a requested run."""
+
+
+def step_of(run_id: str, started_at: datetime, number: int = 1, **fields: Any) -> StepRow:
+    """Return the row of a running step: a request, unless ``fields`` say otherwise."""
+    values: dict[str, Any] = {
+        "position": str(number),
+        "attempt": 1,
+        "kind": "request",
+        "name": "gpt-6-luna",
+        "digest": "0" * 64,
+        "repeatable": True,
+    }
+    return StepRow(run_id=run_id, number=number, started_at=started_at, **values | fields)
 
 
 class Runs:
@@ -75,6 +88,13 @@ class Runs:
     async def finish(self, granted: Granted, status: Status, **fields: Any) -> Status:
         outcome = Outcome(status, **fields)
         return await claims.finish(self._ledger, granted.run_id, granted.fence, outcome)
+
+    async def stepped(self, granted: Granted, status: Status, **fields: Any) -> None:
+        """Record a whole step of a running run; `output`, `error` and `usage` are of its end."""
+        ended = {each: fields.pop(each) for each in ("output", "error", "usage") if each in fields}
+        row = step_of(granted.run_id, granted.due, **fields)
+        await steps.start(self._ledger, granted.fence, row)
+        await steps.finish(self._ledger, granted.fence, granted.run_id, row.number, status, **ended)
 
     async def suspect(self) -> None:
         """Let every lease expire, and let a check detect that."""

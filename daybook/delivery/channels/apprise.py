@@ -56,6 +56,7 @@ _NOTIFY_TYPES = {
     "cancelled": "warning",
     "overdue": "warning",
     "undelivered": "warning",
+    "budget": "warning",
 }
 
 

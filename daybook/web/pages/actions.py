@@ -90,7 +90,7 @@ def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Respons
         if done is None:
             request.state.typed = form
             return await action.page(site, request)
-        query = {"done": done.message}
+        query = {"done": done.message, "at": str(int(site.now().timestamp()))}
         if done.changes or done.notes:
             query["kept"] = site.keep(done.changes, done.notes)
         return RedirectResponse(f"{done.address}?{urlencode(query)}", 303)

@@ -1,18 +1,24 @@
-"""Agents with the runs and the cost of 30 days, and the form that adds one.
+"""Agents with the runs and the cost of 30 days, and the forms that add, edit and remove one.
 
-The list has those that are stored, that jobs name, or that have answered.
+The list has those that are stored, that jobs name, or that have answered. It is read from the
+ledger; the form of a stored agent is read from Prefect.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
+from daybook.api.agents import AgentDetails
+from daybook.errors import ChangedMeanwhile, NotFound, UnknownName
+from daybook.jobs.views import FieldChange
 from daybook.ledger.states import FAILURES, Status
-from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.actions import Action, Done, load_prefect
+from daybook.web.pages.edits import SHOWN, Edit, digests
 from daybook.web.pages.fields import Field, fields_of, text_of
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, Site
@@ -25,6 +31,7 @@ class Agent:
     """An agent with the number of jobs that name it, and its runs of the last 30 days."""
 
     name: str
+    is_stored: bool = False
     jobs: int = 0
     runs: int = 0
     succeeded: int = 0
@@ -36,7 +43,7 @@ class Agent:
 
 async def index(site: Site, request: Request) -> Response:
     """List the agents."""
-    found = {name: Agent(name) for name in await api.agents.stored_names()}
+    found = {name: Agent(name, is_stored=True) for name in await api.agents.stored_names()}
     for name, count in (await api.job_pages.jobs_by_agent()).items():
         found.setdefault(name, Agent(name)).jobs = count
     for total in await site.totals():
@@ -56,27 +63,80 @@ async def new(site: Site, request: Request) -> Response:
     """Show the form of a new agent."""
     form = typed(request)
     kind = _kind(form.get("kind") or request.query_params.get("kind", ""))
-    fields, defaults = _fields(kind), _defaults(kind)
+    defaults = _defaults(kind)
+    values = {
+        each.name: each.read(form) if form.has(each.name) else defaults[each.name]
+        for each in _fields(kind)
+    }
     return site.render(
         request,
         "agent_form.html",
-        kind=kind,
+        **_shared(kind, "/agents/new"),
+        agent=None,
         kinds=api.agents.KINDS,
-        first=[each for each in fields if each.name in _first(kind)],
-        more=[each for each in fields if each.name not in _first(kind)],
         name=Field("name", "Name", "", "line"),
         replace=Field("replace", "Replace the agent with this name", REPLACE_HELP, "switch"),
-        values={
-            each.name: each.read(form) if form.has(each.name) else defaults[each.name]
-            for each in fields
-        },
-        defaults=defaults,
-        placeholders={
+        values=values,
+    )
+
+
+def _shared(kind: str, here: str) -> dict[str, Any]:
+    """Return what both forms show for an agent of ``kind``; ``here`` is the form's own path."""
+    settings, fields = api.agents.settings_of(kind), _fields(kind)
+    first = [name for name, field in settings.items() if field.is_required()] + ["base_url"]
+    return {
+        "kind": kind,
+        "here": here,
+        "first": [each for each in fields if each.name in first],
+        "more": [each for each in fields if each.name not in first],
+        "defaults": _defaults(kind),
+        "placeholders": {
             name: text_of(field.examples[0]).split("\n")[0]
-            for name, field in api.agents.settings_of(kind).items()
+            for name, field in settings.items()
             if field.examples
         },
+    }
+
+
+async def show_edit(site: Site, request: Request) -> Response:
+    """Show the form that edits an agent; again after a mistake, or an edit by others."""
+    agent = await _stored(request.path_params["ref"])
+    form, values = typed(request), _texts(agent)
+    shown, meanwhile = digests(values), list[tuple[FieldChange, bool]]()
+    if form.has(SHOWN):
+        edit = Edit(_fields(agent.kind), values, form)
+        values, meanwhile = edit.texts(), edit.changed_meanwhile()
+        shown = shown if meanwhile else form.get(SHOWN)
+    fields = [each.name for each in _fields(agent.kind)]
+    return site.render(
+        request,
+        "agent_form.html",
+        **_shared(agent.kind, _address(agent)),
+        agent=agent,
+        values=values,
+        shown=shown,
+        meanwhile=meanwhile,
+        hidden=[name for name, value in agent.settings.items() if value and name not in fields],
     )
+
+
+async def _stored(ref: str) -> AgentDetails:
+    await load_prefect()
+    try:
+        return await api.agents.show(ref)
+    except UnknownName as error:
+        raise NotFound("agent", ref, known=error.known) from None
+
+
+def _texts(agent: AgentDetails) -> dict[str, str]:
+    """Return the texts of the form that shows an agent."""
+    settings = _defaults(agent.kind) | agent.settings
+    return {each.name: each.show(settings[each.name]) for each in _fields(agent.kind)}
+
+
+def _address(agent: AgentDetails) -> str:
+    """Return the path of the agent's form; its type distinguishes agents with one name."""
+    return f"/agents/{agent.type}/{agent.name}/edit"
 
 
 def _kind(name: str) -> str:
@@ -85,11 +145,6 @@ def _kind(name: str) -> str:
 
 def _fields(kind: str) -> list[Field]:
     return fields_of(api.agents.settings_of(kind))
-
-
-def _first(kind: str) -> list[str]:
-    settings = api.agents.settings_of(kind)
-    return [name for name, field in settings.items() if field.is_required()] + ["base_url"]
 
 
 def _defaults(kind: str) -> dict[str, str]:
@@ -115,7 +170,33 @@ async def add(ref: str, form: Form) -> Done:
     return Done("/agents", "agent-added", notes=added.notes)
 
 
+async def edit(ref: str, form: Form) -> Done:
+    """Change the settings that the user changed, unless others changed some meanwhile."""
+    agent = await _stored(ref)
+    edit = Edit(_fields(agent.kind), _texts(agent), form)
+    if edit.changed_meanwhile():
+        raise ChangedMeanwhile("agent", agent.name)
+    if not (changes := edit.changes()):
+        return Done("/agents", "unchanged")
+    edited = await api.agents.edit(f"{agent.type}/{agent.name}", changes)
+    return Done("/agents", "agent-edited", notes=edited.notes)
+
+
+async def remove(ref: str, form: Form) -> Done:
+    """Remove an agent that no job uses."""
+    await api.agents.remove(ref)
+    return Done("/agents", "agent-removed")
+
+
 _ALL = ("name", *{each.name: None for kind in api.agents.KINDS for each in _fields(kind)})
 
-ROUTES = (Page("/agents", index), Page("/agents/new", new))
-ACTIONS = (Action("/agents/new", add, new, _ALL, uses_prefect=True),)
+ROUTES = (
+    Page("/agents", index),
+    Page("/agents/new", new),
+    Page("/agents/{ref:path}/edit", show_edit),
+)
+ACTIONS = (
+    Action("/agents/new", add, new, _ALL, uses_prefect=True),
+    Action("/agents/{ref:path}/edit", edit, show_edit, _ALL, uses_prefect=True),
+    Action("/agents/{ref:path}/remove", remove, show_edit, uses_prefect=True),
+)

@@ -15,12 +15,11 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from daybook.jobs import markers
 from daybook.web.pages.forms import Form
 
 Control = Literal["line", "text", "number", "switch", "choice", "choices", "list"]
 
-_LONG = ("prompt", "body", "template", "system_prompt")
-"""Texts that usually have more than one line."""
 _NUMBERS = (int, float)
 
 
@@ -75,14 +74,15 @@ def fields_of(model: Mapping[str, FieldInfo], names: Iterable[str] | None = None
     """Return the fields of a model, or those with these names, that a form can show."""
     found = list[Field]()
     for name in model if names is None else names:
-        if (control := _control(name, model[name].annotation)) is not None:
+        is_long = markers.of(model[name]).is_long
+        if (control := _control(model[name].annotation, is_long=is_long)) is not None:
             kind, choices = control
             label = model[name].title or name.replace("_", " ").capitalize()
             found.append(Field(name, label, model[name].description or "", kind, choices))
     return found
 
 
-def _control(name: str, annotation: Any) -> tuple[Control, tuple[str, ...]] | None:
+def _control(annotation: Any, *, is_long: bool = False) -> tuple[Control, tuple[str, ...]] | None:
     if get_origin(annotation) in (Union, UnionType):
         (annotation, *others) = (each for each in get_args(annotation) if each is not NoneType)
         if others:
@@ -90,16 +90,20 @@ def _control(name: str, annotation: Any) -> tuple[Control, tuple[str, ...]] | No
     if get_origin(annotation) is Literal:
         return "choice", get_args(annotation)
     if get_origin(annotation) in (list, tuple):
-        inner = _control("", get_args(annotation)[0])
+        inner = _control(get_args(annotation)[0])
         return None if inner is None else ("choices" if inner[1] else "list", inner[1])
     if annotation is bool:
         return "switch", ()
     if annotation in _NUMBERS:
         return "number", ()
     if annotation is str or annotation is timedelta:
-        return "text" if name in _LONG else "line", ()
+        return "text" if is_long else "line", ()
     if get_origin(annotation) is not None and get_args(annotation):  # Annotated, in a list
-        return _control(name, get_args(annotation)[0]) if _is_annotated(annotation) else None
+        return (
+            _control(get_args(annotation)[0], is_long=is_long)
+            if _is_annotated(annotation)
+            else None
+        )
     return None
 
 

@@ -14,8 +14,6 @@ Secrets are in such fields only.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,6 +32,7 @@ from daybook.jobs.views import ChangedJob, DueTimes, FieldChange, ListedJob
 from daybook.schedules import bounds
 from daybook.schedules.schedule import to_text
 from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.edits import SHOWN, Edit, digests, incomplete
 from daybook.web.pages.fields import Field, fields_of
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, Site
@@ -121,75 +120,26 @@ def _values(job: ListedJob) -> dict[str, Any]:
     }
 
 
-def digest(text: str) -> str:
-    """Return a short digest of a field, which shows whether it was changed."""
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
-
-
-class Submitted:
-    """A submitted form of a job: what was typed, and what the form had shown before."""
+class Submitted(Edit):
+    """A submitted form of a job, which says of which version of the job it was."""
 
     def __init__(self, job: ListedJob, form: Form) -> None:
-        self.current, self.fields = texts_of(job), _fields(job.kind)
+        super().__init__(_fields(job.kind), texts_of(job), form)
         self.updated_at = _instant(form.get("updated_at"))
         self.is_stale = self.updated_at != job.updated_at
-        self._shown = _digests(form.get("shown"))
-        self._typed = {each.name: each.read(form) for each in self.fields if form.has(each.name)}
-
-    def is_touched(self, name: str) -> bool:
-        """Return whether the user changed the field."""
-        return name in self._typed and digest(self._typed[name]) != self._shown.get(name)
-
-    def texts(self) -> dict[str, str]:
-        """Return what was typed in each touched field, and the job's values of the others."""
-        return {
-            name: self._typed[name] if self.is_touched(name) else text
-            for name, text in self.current.items()
-        }
 
     def changes(self) -> dict[str, object]:
-        """Return the fields to change: the touched ones that differ from the job."""
-        texts = self.texts()
-        changed = {
-            each.name: each.value(texts[each.name])
-            for each in self.fields
-            if texts[each.name] != self.current[each.name]
-        }
+        changed = super().changes()
         if "channel" in changed:  # a channel alone would clear the chat id
-            changed.setdefault("chat_id", texts["chat_id"])
+            changed.setdefault("chat_id", self.texts()["chat_id"])
         return changed
-
-    def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
-        """Return the fields that somebody else changed: from the form's value to the job's.
-
-        The second value says whether the user changed the field too.
-        """
-        return [
-            (FieldChange(field=name, old=self._typed.get(name), new=text), self.is_touched(name))
-            for name, text in self.current.items()
-            if self._shown.get(name) != digest(text)
-        ]
 
 
 def _instant(text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise _incomplete() from None
-
-
-def _digests(text: str) -> dict[str, str]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        raise _incomplete() from None
-    if not isinstance(found, dict):
-        raise _incomplete()
-    return found
-
-
-def _incomplete() -> InvalidInput:
-    return InvalidInput("form", "is incomplete", "open the page again")
+        raise incomplete() from None
 
 
 async def new(site: Site, request: Request) -> Response:
@@ -208,18 +158,25 @@ async def new(site: Site, request: Request) -> Response:
     return site.render(
         request,
         "job_form.html",
+        **await _shared(request, kind, "/jobs/new"),
         job=None,
-        kind=kind,
-        kinds=KINDS,
-        groups=groups_of(kind),
         values=values,
-        defaults=defaults,
         due=due,
-        here="/jobs/new",
         placeholders={"name": "morning-brief", "schedule": EXAMPLE, "timezone": site.tz.key},
-        is_preview="hx-request" in request.headers,
-        agents=await api.agents.stored_names(),
     )
+
+
+async def _shared(request: Request, kind: str, here: str) -> dict[str, Any]:
+    """Return what both forms show for a job of ``kind``; ``here`` is the form's own path."""
+    return {
+        "kind": kind,
+        "kinds": KINDS,
+        "groups": groups_of(kind),
+        "defaults": defaults_of(kind),
+        "here": here,
+        "is_preview": "hx-request" in request.headers,
+        "agents": await api.agents.stored_names(),
+    }
 
 
 def _kind(name: str) -> str:
@@ -267,42 +224,32 @@ async def show_edit(site: Site, request: Request) -> Response:
     job = await _editable(request.path_params["ref"])
     form, values, due = typed(request), texts_of(job), None
     meanwhile = list[tuple[FieldChange, bool]]()
-    shown, updated_at = _shown(values), job.updated_at.isoformat()
-    if form.has("shown"):
+    shown, updated_at = digests(values), job.updated_at.isoformat()
+    if form.has(SHOWN):
         submitted = Submitted(job, form)
         values = submitted.texts()
         if submitted.is_stale:
             meanwhile = submitted.changed_meanwhile()
         else:
-            shown, updated_at = form.get("shown"), form.get("updated_at")
+            shown, updated_at = form.get(SHOWN), form.get("updated_at")
         with suppress(InvalidInput):  # the form shows it
             due = await _preview(job, form)
     return site.render(
         request,
         "job_form.html",
+        **await _shared(request, job.kind, f"/jobs/{job.id}/edit"),
         job=job,
-        kind=job.kind,
-        kinds=KINDS,
-        groups=groups_of(job.kind),
         values=values,
-        defaults=defaults_of(job.kind),
         due=due or await api.due.of_job(job.id, count=PREVIEWED),
-        here=f"/jobs/{job.id}/edit",
         placeholders={"schedule": EXAMPLE},
-        is_preview="hx-request" in request.headers,
-        agents=await api.agents.stored_names(),
         shown=shown,
         updated_at=updated_at,
         hidden=hidden_of(job),
         meanwhile=meanwhile,
-        is_stale=form.has("shown") and submitted.is_stale,
+        is_stale=form.has(SHOWN) and submitted.is_stale,
         of_file=job.owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(job.owner) else "",
         of_other="" if job.owner == owners.USER else job.owner,
     )
-
-
-def _shown(values: dict[str, str]) -> str:
-    return json.dumps({name: digest(text) for name, text in values.items()})
 
 
 async def _editable(ref: str) -> ListedJob:

@@ -91,7 +91,7 @@ async def show(site: Site, request: Request) -> Response:
         strip=strip,
         points=points,
         costs=[(_day(each.day), each.cost_usd) for each in strip],
-        spending=api.job_pages.spending(totals),
+        spending=daily.spending(totals),
         text=text,
         money=formatting.money,
         prefect=_prefect_link(site, found.deployment_id),

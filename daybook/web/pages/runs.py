@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,7 +10,8 @@ from starlette.responses import Response
 from daybook import api
 from daybook.api.filters import RunFilters
 from daybook.api.run_life import RunLife
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, InvalidInput
+from daybook.jobs.model import read_parameters
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.web.pages.actions import Action, Done, load_prefect
 from daybook.web.pages.forms import Form
@@ -82,21 +82,11 @@ async def retry(ref: str, form: Form) -> Done:
 
 def sent(life: RunLife) -> list[tuple[str, str]]:
     """Return what the run sent to its agent, tool or URL, as named texts."""
-    given = life.parameters
-    found = [("Prompt", str(given["prompt"]))] if given.get("prompt") else []
-    if url := given.get("url"):
-        # Without the query, which may contain a token.
-        address = urlsplit(str(url))._replace(query="", fragment="").geturl()
-        found.append(("Request", f"{given.get('method', 'POST')} {address}"))
-        if given.get("body"):
-            found.append(("Body", str(given["body"])))
-    if tool := given.get("tool"):
-        found.append(("Tool", str(tool)))
-        if given.get("params"):
-            import json
-
-            found.append(("Parameters", json.dumps(given["params"], indent=2, ensure_ascii=False)))
-    return found
+    try:
+        action, *_ = read_parameters(life.run.kind, life.parameters)
+    except InvalidInput:  # so the run never began
+        return []
+    return [(label, text) for label, text in action.sent() if text]
 
 
 def _prefect_link(site: Site, flow_run_id: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -39,6 +40,8 @@ log = logging.getLogger(__name__)
 
 MAX_KEPT = 20
 """Of how many actions the changes and notes are kept, which the page after the action shows."""
+NOTICE_SECONDS = 60
+"""How long after an action its page says what was done; later, a reload shows it no more."""
 HEALTH_MAX_AGE_SECONDS = 5.0
 HEALTH_PATIENCE_SECONDS = 0.05
 """How long a page waits for the health: with many jobs, it takes longer than the page."""
@@ -198,6 +201,13 @@ class Site:
             del self._kept[next(iter(self._kept))]
         return key
 
+    def _notice(self, request: Request) -> str:
+        """Return what the action before this page did; empty if that is long ago."""
+        given = request.query_params
+        at = given.get("at", "")
+        age = int(self.now().timestamp()) - int(at) if at.isdecimal() and len(at) < 12 else math.inf
+        return MESSAGES.get(given.get("done", ""), "") if abs(age) <= NOTICE_SECONDS else ""
+
     def failed(self, request: Request, code: int, title: str, error: Exception) -> Response:
         """Return a page about an error."""
         return self.render(request, "error.html", code=code, title=title, problem=str(error))
@@ -221,7 +231,7 @@ class Site:
             live=request.method == "GET" and getattr(request.state, "live", False),
             version=self.live.version,
             logout=LOGOUT_PATH,
-            done=MESSAGES.get(request.query_params.get("done", ""), ""),
+            done=self._notice(request),
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
             kept=self._kept.get(request.query_params.get("kept", ""), ((), ())),
@@ -302,6 +312,6 @@ def _csrf_field(request: Request) -> Markup:
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
     """Return this page's path with changed query parameters; an empty one is left out."""
-    merged = {**request.query_params, "done": None, "kept": None, **changes}
+    merged = {**request.query_params, "done": None, "at": None, "kept": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from starlette.requests import Request
@@ -12,11 +13,46 @@ from daybook.operations import attention
 from daybook.operations.attention import Need
 from daybook.operations.health import HealthReport
 from daybook.web import formatting
+from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.forms import Form
 from daybook.web.pages.jobs import choice_of, page_number
 from daybook.web.pages.site import Page, Site
 
 ORDER = ("failed", "timed_out", "unknown", "missed", "succeeded", "skipped", "cancelled")
 LEGEND = (*ORDER, "running", "waiting")
+
+
+@dataclass(frozen=True)
+class Button:
+    """What a page can do about a need: a form that posts to ``path``, or a link if ``is_link``."""
+
+    label: str
+    path: str
+    is_link: bool = False
+
+
+_OF_A_JOB = {
+    "failing": Button("Run again", "/run"),
+    "missed": Button("Run now", "/run"),
+    "paused": Button("Resume", "/resume"),
+    "conflict": Button("Compare", "#conflict", is_link=True),
+    "chain": Button("Edit", "/edit", is_link=True),
+    "budget": Button("Edit", "/edit", is_link=True),
+}
+"""Buttons by the kind of a need; their paths follow that of the job's page."""
+
+
+def button_of(need: Need) -> Button | None:
+    """Return the button that fixes a need; None if only a command or a look at it does."""
+    if need.kind == "inbox":
+        return Button("Read", "/inbox", is_link=True)
+    if need.kind == "pending":
+        return Button("Sync now", "/sync")
+    if need.kind == "outbox" and "callbacks retry --failed" in need.fix:
+        return Button("Send again", "/callbacks/retry")
+    if need.job_id is None or (of_job := _OF_A_JOB.get(need.kind)) is None:
+        return None
+    return replace(of_job, path=f"/jobs/{need.job_id}{of_job.path}")
 
 
 async def show(site: Site, request: Request) -> Response:
@@ -32,7 +68,7 @@ async def show(site: Site, request: Request) -> Response:
         request,
         "today.html",
         timeline=timeline,
-        needs=needs,
+        needs=[(each, button_of(each)) for each in needs],
         choice=choice_of(request),
         text=text,
         order=ORDER,
@@ -49,4 +85,11 @@ def _of_the_scheduler(report: HealthReport | None) -> list[Need]:
     return found
 
 
+async def sync(ref: str, form: Form) -> Done:
+    """Reconcile all jobs with Prefect now."""
+    await api.sync.sync()
+    return Done("/", "synced")
+
+
 ROUTES = (Page("/", show, live=True),)
+ACTIONS = (Action("/sync", sync, show, uses_prefect=True),)

@@ -12,12 +12,13 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate
 
 from blocks.agents import ModelAgentBlock
+from daybook import api
 from daybook.agents import documents, kinds
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent
 from daybook.agents.model import ModelAgent
 from daybook.agents.offline import OfflineAgent
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, UnknownName
 from daybook.home import Home
 from daybook.operations import setup
 from tests.providers import KEY, provider
@@ -33,6 +34,29 @@ def _on_disk(home: Path) -> str:
     (database,) = home.rglob("prefect.db")
     with sqlite3.connect(database) as connection:
         return "\n".join(connection.iterdump())
+
+
+@pytest.mark.slow
+async def test_an_edit_keeps_the_key_until_another_address_would_get_it(
+    client: PrefectClient,
+) -> None:
+    async def stored() -> dict[str, Any]:
+        return (await documents.read(client, "brief"))[2]
+
+    await api.agents.add("brief", "model", SETTINGS | {"options": {"temperature": 0.5}})
+    await api.agents.edit("brief", {"system_prompt": "", "options": {"max_tokens": 9}})
+    kept = await stored()
+    assert (kept["api_key"], kept["system_prompt"]) == (KEY, "")
+    assert kept["options"] == {"temperature": 0.5, "max_tokens": 9}
+    for changes in ({"model": ""}, {"tools": ["nobody"]}, {"nothing": 1}):
+        with pytest.raises(InvalidInput):
+            await api.agents.edit("brief", changes)
+        assert await stored() == kept
+    edited = await api.agents.edit("brief", {"base_url": "http://127.0.0.1:1/v1"})
+    assert edited.notes == [api.agents.KEY_DELETED]
+    assert (await stored())["api_key"] == edited.settings["api_key"] == ""
+    with pytest.raises(UnknownName):
+        await api.agents.edit("nobody", {})
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ import inspect
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,11 +22,14 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from daybook.runs import holders
 from daybook.worker import orphan_guard
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest
 
 NAME = "tests.contract.worker.programs"
+HOLDER = f"{socket.gethostname()}:1:of-tests"
+"""Holder whose lock the worker has, in `FOLDER/holders`."""
 ADAPTERS: dict[str, Callable[..., Launcher]] = {
     "preloaded": partial(Launcher, preload=True),
     "fresh": partial(Launcher, preload=False),
@@ -208,8 +212,9 @@ ACTIONS: dict[str, Callable[[LaunchRequest, Status], int | None]] = {
 
 
 async def worker(adapter: str, folder: str, kinds: list[str]) -> None:
-    make = ADAPTERS[adapter]
-    async with make(Path(folder), program=NAME, tick=0.5, silence=3.0, grace=1.0) as launcher:
+    make, lock = ADAPTERS[adapter], holders.lock(Path(folder) / "holders", HOLDER)
+    times = {"tick": 0.5, "silence": 3.0, "grace": 1.0}
+    async with make(Path(folder), program=NAME, lock=lock, **times) as launcher:
         pids: list[int] = [launcher.pid or 0]
         for kind in kinds:
             running = await launcher.start(

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from daybook.runs import holders
 from daybook.worker import parent_connection
 from daybook.worker.launcher import Launcher
 from tests.contract.worker.conftest import Launching, actions, living, wait_until
-from tests.contract.worker.programs import NAME
+from tests.contract.worker.programs import HOLDER, NAME
 
 
 @contextmanager
@@ -33,11 +34,15 @@ def worker(adapter: str, folder: Path, *kinds: str) -> Iterator[tuple[int, list[
 
 
 async def test_the_processes_of_a_killed_worker_end(adapter: str, tmp_path: Path) -> None:
+    folder = tmp_path / "holders"
     with worker(adapter, tmp_path, "waits", "ignores", "begins") as (pid, pids):
         assert living(pids) == pids
         assert len(pids) == 1 + 3 + 3
         os.kill(pid, signal.SIGKILL)
+        # Its runs may still record their outcomes.
+        assert holders.find_ended(folder, [HOLDER]) == set()
         await wait_until(lambda: living(pids) == [], within=15.0)
+    assert holders.find_ended(folder, [HOLDER]) == {HOLDER}
 
 
 async def test_runs_end_if_both_the_worker_and_the_parent_are_killed(
@@ -47,7 +52,16 @@ async def test_runs_end_if_both_the_worker_and_the_parent_are_killed(
         os.kill(pid, signal.SIGSTOP)  # so it starts no new parent
         os.kill(pids[0], signal.SIGKILL)
         os.kill(pid, signal.SIGKILL)
-        await wait_until(lambda: living(pids) == [], within=15.0)
+        await wait_until(lambda: living([pid, pids[0]]) == [])
+        runs = [pids[1], pids[2], pids[-1]]
+
+        def all_have_ended() -> bool:
+            ended = holders.find_ended(tmp_path / "holders", [HOLDER])
+            assert not ended or living(runs) == []  # each run has the worker's lock
+            return living(pids) == []
+
+        await wait_until(all_have_ended, within=15.0)
+    assert holders.find_ended(tmp_path / "holders", [HOLDER]) == {HOLDER}
 
 
 @pytest.mark.slow

@@ -214,7 +214,7 @@ async def test_deletion_and_resumption_each_make_a_revision(world: Any) -> None:
     async with world.ledger.read() as session:
         rows = (await session.execute(of_job)).scalars().all()
     assert [(row.enabled, row.source) for row in rows] == [
-        (True, "ledger"),
+        (True, "cli"),
         (False, "prefect"),
-        (True, "ledger"),
+        (True, "daybook"),
     ]

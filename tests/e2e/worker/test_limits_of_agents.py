@@ -271,7 +271,7 @@ async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(working: Prefe
             await documents.remove(working.client, name)
     assert (first.status, first.usage["output_tokens"]) == ("succeeded", 100)
     assert second.status == "skipped"
-    assert second.reason.startswith("tokens: 1,000 of 1,000 per day are used; the day ends at 20")
+    assert second.reason.startswith("budget: 1,000 of 1,000 tokens per day are used; the day ends")
     assert len(fake_provider.requests) == 1
     assert logged(working, second.reason)
     log = await working.prefect.log(second.flow_run_id)

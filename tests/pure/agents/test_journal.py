@@ -10,6 +10,9 @@ from daybook.agents.model_steps import Steps
 
 
 class NoJournal:
+    async def limits_usd(self) -> bool:
+        raise AssertionError
+
     async def start(self, step: Step) -> StepReply | None:
         raise AssertionError
 
@@ -17,6 +20,9 @@ class NoJournal:
         raise AssertionError
 
     async def finish(self, step: Step, reply: StepReply) -> None:
+        raise AssertionError
+
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
         raise AssertionError
 
 

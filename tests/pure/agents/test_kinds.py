@@ -33,7 +33,7 @@ def test_a_kind_is_found_by_word_and_by_slug() -> None:
         ({"command": []}, "command", "is empty"),
         ({"command": "cat"}, "command", "valid list"),
         ({"command": ["cat", "{who}"]}, "command", "unknown placeholder {who}"),
-        ({"command": ["cat"], "output": "xml"}, "output", "'text' or 'json'"),
+        ({"command": ["cat"], "output": "xml"}, "output", "'text', 'json', 'claude-code' or"),
         ({"command": ["cat"], "work_dir": "here"}, "work_dir", "absolute path"),
         (
             {"command": ["cat"], "environment": ["DAYBOOK_HOME"]},

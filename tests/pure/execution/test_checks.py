@@ -29,7 +29,18 @@ def granted(owner: str | None = None, tokens: int | None = None, **check: Any) -
     work_dir = check.pop("work_dir", "")
     policy = {"check": Check(**check).model_dump(mode="json"), "work_dir": work_dir}
     given = {"policy": policy, "agent": "default"}
-    return Granted("r", 1, given, "flow:1", NOW, "manual", job, tokens=tokens, queued_at=NOW)
+    return Granted(
+        "r",
+        1,
+        given,
+        "flow:1",
+        NOW,
+        "manual",
+        job,
+        tokens=tokens,
+        kind="agent-prompt",
+        queued_at=NOW,
+    )
 
 
 @pytest.mark.anyio

@@ -24,7 +24,7 @@ NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
 
 def granted(kind: str, parameters: dict[str, Any], **more: Any) -> Granted:
     given = dict(normal_parameters(kind, parameters))
-    return Granted("r", 1, given, "flow:1", NOW, "manual", None, queued_at=NOW, **more)
+    return Granted("r", 1, given, "flow:1", NOW, "manual", None, kind=kind, queued_at=NOW, **more)
 
 
 def described(kind: str, parameters: dict[str, Any], **more: Any) -> str:

@@ -92,7 +92,7 @@ def test_an_old_systemd_gets_no_growing_delay() -> None:
     (new, _) = service_units.systemd_units(service(), 254).values()
     assert "RestartSteps" not in old
     assert "RestartSec=30" in old
-    assert {"RestartSteps=6", "RestartMaxDelaySec=300"} <= set(new.splitlines())
+    assert {"RestartSteps=6", "RestartMaxDelaySec=60"} <= set(new.splitlines())
 
 
 def test_each_home_has_a_name_of_its_own() -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib
+import queue
 import zoneinfo
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import aiosqlite
@@ -17,6 +23,8 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from daybook.prefect import private_names
+
+PubSub: Any = importlib.import_module("burner_redis.pubsub").PubSub
 
 
 @pytest.fixture
@@ -109,3 +117,59 @@ def test_another_version_of_the_driver_is_not_patched(monkeypatch: pytest.Monkey
     monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", other)
     assert not private_names.execute_in_one_step()
     assert vars(AsyncAdapt_aiosqlite_cursor)["execute"] is other
+
+
+@pytest.mark.anyio
+@pytest.mark.slow
+async def test_a_connection_of_prefects_server_caches_little_of_the_database(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from prefect.server.database import dependencies
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    async def cached_kib(configuration: Any) -> int:
+        engine = await configuration.engine()
+        async with engine.connect() as connection:
+            (size,) = (await connection.execute(text("PRAGMA cache_size"))).one()
+            (page,) = (await connection.execute(text("PRAGMA page_size"))).one()
+        await engine.dispose()
+        return int(-size if size < 0 else size * page // 1024)
+
+    address = f"sqlite+aiosqlite:///{tmp_path}/prefect.db"
+    own = AioSqliteConfiguration(connection_url=address)
+    assert await cached_kib(own) == 80_000  # if this fails, the patch is no longer needed
+    slots: Any = dependencies.MODELS_DEPENDENCIES
+    monkeypatch.setitem(slots, "database_config", None)
+    assert private_names.configure_sqlite(f"{address}?other")
+    assert await cached_kib(slots["database_config"]) == private_names.SQLITE_CACHE_KIB
+
+
+async def test_the_server_looks_for_cancelled_background_tasks_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(PubSub, "_queue_get", PubSub._queue_get)
+    messages, pauses = queue.Queue[str](), list[float]()
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        messages.put("second")
+
+    monkeypatch.setattr(asyncio, "sleep", pause)
+    assert private_names.listen_rarely(timedelta(hours=1))
+    take: Any = PubSub._queue_get
+    subscription = SimpleNamespace(_queue=messages)
+
+    messages.put("first")
+    assert await take(subscription, 0.1) == "first"
+    assert await take(subscription, 0.0) is None
+    assert pauses == []
+    assert await take(subscription, None) == "second"
+    assert pauses == [3600.0]
+
+
+def test_another_driver_of_background_tasks_is_not_patched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(subscription: Any) -> None: ...
+
+    monkeypatch.setattr(PubSub, "_queue_get", other)
+    assert not private_names.listen_rarely(timedelta(hours=1))
+    assert vars(PubSub)["_queue_get"] is other

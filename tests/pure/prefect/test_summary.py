@@ -39,7 +39,7 @@ def job(**fields: Any) -> Job:
         ),
         (
             {"check": {"command": ["true"]}, "idempotent": True},
-            ["Asks the agent `default`: `Say so`", "Policy: idempotent yes, with a check"],
+            ["Asks the agent `default`: `Say so`", "Policy: idempotent, with a check"],
         ),
         (
             {"channel": "team", "chat_id": "12", "on_complete": HOOK, "on_fail": HOOK},

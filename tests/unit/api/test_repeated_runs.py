@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -12,8 +11,7 @@ from daybook.api import jobs, runs
 from daybook.delivery.views import RunDetails
 from daybook.errors import InvalidInput, NotFound
 from daybook.home import Home
-from daybook.jobs.store import StoredJob
-from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims, rows
 
@@ -28,18 +26,8 @@ def away(daybook_home: Home) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-async def brief(away: None, monkeypatch: pytest.MonkeyPatch) -> None:
+async def brief(away: None, runs_are_requested_only: None) -> None:
     """Add the job `brief`; a request of a run creates no run in Prefect."""
-
-    async def request_only(
-        ledger: Ledger,
-        stored: StoredJob,
-        request: Callable[[Ledger, StoredJob], Awaitable[RunRow]],
-        *_: Any,
-    ) -> RunDetails:
-        return await runs._view(ledger, (await request(ledger, stored)).id)
-
-    monkeypatch.setattr(runs, "_run", request_only)
     given = {"prompt": "What is new?", "on_demand": True, "name": "brief", "agent": "helper"}
     await jobs.add(given)
 

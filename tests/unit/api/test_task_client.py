@@ -22,7 +22,7 @@ SYNC = (
 
 
 def public(of: type) -> dict[str, object]:
-    return {name: each for name, each in vars(of).items() if not name.startswith("_")}
+    return {name: getattr(of, name) for name in dir(of) if not name.startswith("_")}
 
 
 async def test_a_program_queues_claims_and_finishes_a_task(daybook_home: Home) -> None:

@@ -111,6 +111,11 @@ async def test_revisions_say_what_changed_and_who_changed_it(world: World) -> No
         ("prompt", "one", "two")
     ]
     assert (newest.number, newest.author) == (2, "Prefect's UI")
+    # A target, and a field that is none, have the same author: the writer.
+    await world.jobs.edit("brief", retries=2, writer="web")
+    await world.jobs.edit("brief", on_complete="https://example.org/a", writer="web")
+    found = (await api.job_pages.overview("brief", runs=1, due_times=1)).revisions
+    assert [each.author for each in found] == ["web", "web", "Prefect's UI", "cli"]
     assert (first.number, first.author, first.changes) == (1, "cli", [])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from daybook.agents.documents import AgentInfo
 from daybook.api import agents as api_agents
-from daybook.api.agents import AgentDetails
+from daybook.api.agents import AgentDetails, StoredAgent
 from daybook.api.destinations import ListedDestination
 from daybook.api.tools import ToolServerWithTools
 from daybook.cli import agents, callbacks, tools
@@ -49,6 +49,29 @@ def test_agents_are_listed_with_their_models_and_the_number_of_their_jobs(
         ["cat", "command", "-", "0", "-"],
         ["odd", "model", "7", "1", "wrong"],
     ]
+
+
+def test_an_edit_of_an_agent_changes_only_what_was_given(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[Any]()
+
+    async def edit(name: str, changes: Any) -> StoredAgent:
+        given.append((name, dict(changes)))
+        return StoredAgent(
+            name=name, kind="model", type="", settings={}, problem=None, notes=["a note"]
+        )
+
+    monkeypatch.setattr(api_agents, "edit", edit)
+    words = ("--tool", "", "--work-dir", "", "--temperature", "0.5")
+    assert "! a note" in daybook("agents", "edit", "helper", *words).err
+    daybook("agents", "edit", "coder", "--", "claude", "-p")
+    assert given == [
+        ("helper", {"tools": [], "work_dir": "", "options": {"temperature": 0.5}}),
+        ("coder", {"command": ["claude", "-p"]}),
+    ]
+    nothing = daybook("agents", "edit", "helper")
+    assert (nothing.code, "pass an option" in nothing.err, len(given)) == (2, True, 2)
 
 
 @pytest.mark.parametrize("value", [None, 7, {"a": 1}, ["run", 1]])

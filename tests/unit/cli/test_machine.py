@@ -26,7 +26,7 @@ from daybook.ledger.views import Run
 from daybook.operations import browser as browsers
 from daybook.operations import doctor as service_doctor
 from daybook.operations import keeper as service_keeper
-from daybook.operations import preload
+from daybook.operations import preload, preparation
 from daybook.operations import status as service_status
 from daybook.operations import up as service_up
 from daybook.operations.browser import LoginLink
@@ -75,13 +75,13 @@ def started(monkeypatch: pytest.MonkeyPatch) -> None:
         talk: service_up.UpReporter,
         *,
         link: bool = True,
-        started_by: service_up.StartedBy = "",
+        started_by: preparation.StartedBy = "",
         forked_from: Image | None = None,
     ) -> None:
         talk.say("Starting the worker")
         talk.synced(SyncReport.of(SYNCED))
         talk.synced(SyncReport.of(ReconcileReport(unchanged=3)))
-        talk.ready(service_up.UpFacts.model_validate({**FACTS, "started_by": started_by}))
+        talk.ready(preparation.UpFacts.model_validate({**FACTS, "started_by": started_by}))
         (run,) = await service_runs.history("weekly")
         ended = run.model_copy(update={"status": "succeeded", "output": "Good morning."})
         talk.outcome(ended)

@@ -136,3 +136,37 @@ def test_list_without_known_costs_has_no_column_for_them(
 ) -> None:
     asyncio.run(fill(daybook_home, {"unknown": [UNPRICED], "unused": [None]}))
     assert "COST" not in daybook("list").out
+
+
+def test_spend_adds_up_by_job_agent_model_and_day(daybook: Daybook, daybook_home: Home) -> None:
+    asyncio.run(fill(daybook_home, RUNS))
+    found = daybook("spend", "--json").json
+    costs = [(each["name"], each["cost_usd"], each["unpriced_runs"]) for each in found["groups"]]
+    assert costs == [("priced", 0.5, 0), ("partly", 0.25, 1), ("unknown", None, 1)]
+    assert (found["total"]["cost_usd"], found["total"]["runs"]) == (0.75, 5)
+    for by in ("agent", "model", "day"):
+        (group,) = daybook("spend", "--by", by, "--json").json["groups"]
+        assert (group["cost_usd"], group["unpriced_runs"], group["runs"]) == (0.75, 2, 5)
+    yesterday = (SYSTEM_CLOCK.now() - timedelta(days=1)).astimezone().date()
+    assert group["name"] == str(yesterday)
+    days = daybook("spend", "--by", "day", "--since", "40d", "--json").json["groups"]
+    assert [each["cost_usd"] for each in days] == [1.0, 0.75]
+
+
+def test_spend_shows_an_unknown_price_as_unknown(daybook: Daybook, daybook_home: Home) -> None:
+    asyncio.run(fill(daybook_home, RUNS))
+    lines = daybook("spend").out.splitlines()
+    rows = {line.split()[0]: line for line in lines}
+    assert rows["unknown"].endswith("unknown")
+    assert rows["partly"].endswith("$0.2500 + 1 unpriced")
+    assert "$0.7500 and 2 runs of unknown price" in lines[-1]
+    assert daybook("spend", "--since", "1h").out.startswith("Nothing was spent since")
+
+
+def test_spend_refuses_what_it_does_not_know(daybook: Daybook) -> None:
+    for arguments, expected in (
+        (("--by", "week"), "use job, agent, model, day"),
+        (("--since", "401d"), "use 400d or less"),
+    ):
+        refused = daybook("spend", *arguments)
+        assert (refused.code, expected in refused.err) == (2, True)

@@ -110,7 +110,7 @@ async def test_a_message_is_sent_without_its_link_if_the_ledger_is_unreachable(
         urls.append(url)
 
     monkeypatch.setattr(channels, "send", send)
-    monkeypatch.setattr(outgoing, "ui_address", lambda: "http://ui.example")
-    sender = outgoing.ChannelSender(cast(Any, None), cast(Any, UnreachableLedger()))
+    ledger = cast(Any, UnreachableLedger())
+    sender = outgoing.ChannelSender(cast(Any, None), ledger, "http://ui.example")
     result = await sender.send(callback(lane="channel:inbox", purpose="message"))
     assert (result.status, urls) == (Delivery.DELIVERED, [None])

@@ -397,6 +397,14 @@ async def test_a_callback_contains_job_owner_user_tags_and_metadata(
     [
         (Status.SUCCEEDED, {"output": "secret", "result": {"s": "secret"}}),
         (Status.FAILED, {"error": 'the answer fits no schema: "secret" is no number'}),
+        (
+            Status.SUCCEEDED,
+            {
+                "output": "secret",
+                "reason": "warning: tool mail failed: secret",
+                "warnings": ("tool mail failed: secret",),
+            },
+        ),
     ],
 )
 async def test_a_callback_of_an_agents_job_contains_no_answer(
@@ -414,6 +422,7 @@ async def test_a_callback_of_an_agents_job_contains_no_answer(
     assert "secret" not in row.body
     body = json.loads(row.body)
     assert (body["output"], body["result"], body["error"]) == (None, None, None)
+    assert body["warnings"] == (["tool mail failed"] if "warnings" in fields else [])
     assert row.owner == "agent:default"
     assert "secret" in (await the(world, "message")).body
 

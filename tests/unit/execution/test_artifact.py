@@ -16,14 +16,17 @@ from daybook.ledger.tables import OutboxRow, StepRow
 from daybook.runs.claim_requests import Granted
 from daybook.testing import ManualClock
 from tests.world import World
+from tests.world.runs import step_of
 
 EVIL = "http://evil.example/x.png"
 
 
 def _granted(prompt: str = "Hello?", agent: str = "default") -> Granted:
     parameters = {"prompt": prompt, "agent": agent}
-    now = ManualClock().now()
-    return Granted("0123456789abcdef", 1, parameters, "flow:f", now, "direct", None, queued_at=now)
+    now, kind = ManualClock().now(), "agent-prompt"
+    return Granted(
+        "0123456789abcdef", 1, parameters, "flow:f", now, "direct", None, kind=kind, queued_at=now
+    )
 
 
 @pytest.mark.parametrize(
@@ -225,7 +228,9 @@ def test_error_and_reason_are_both_shown_without_repetition(
 
 
 def test_a_tool_call_is_shown_in_fenced_blocks() -> None:
-    granted = replace(_granted(), parameters={"tool": "<b>.tool", "params": {"a": f"```{EVIL}"}})
+    granted = replace(
+        _granted(), kind="tool-call", parameters={"tool": "<b>.tool", "params": {"a": f"```{EVIL}"}}
+    )
     outcome = Outcome(Status.SUCCEEDED, output=f"![x]({EVIL})")
     lines = artifact.render(granted, outcome).split("\n\n")
     assert "tool &lt;b>.tool" in lines[1]
@@ -235,7 +240,7 @@ def test_a_tool_call_is_shown_in_fenced_blocks() -> None:
         "## Parameters",
         f'````text\n{{\n  "a": "```{EVIL}"\n}}\n````\n',
     ]
-    without = replace(_granted(), parameters={"tool": "t", "params": {}})
+    without = replace(_granted(), kind="tool-call", parameters={"tool": "t", "params": {}})
     assert "Parameters" not in artifact.render(without, outcome)
 
 
@@ -353,7 +358,7 @@ def test_a_long_answer_is_cut_in_the_log(output: str) -> None:
 
 def test_the_log_and_the_artifact_of_a_webhook_omit_the_query_of_its_url() -> None:
     url = "https://api.example.org/x?token=s3cr3t"
-    granted = replace(_granted(), parameters={"url": url, "method": "POST"})
+    granted = replace(_granted(), kind="webhook", parameters={"url": url, "method": "POST"})
     outcome = Outcome(Status.SUCCEEDED, output="ok")
     for text in (artifact.log_lines(granted, outcome), artifact.render(granted, outcome)):
         assert "POST https://api.example.org/x" in text
@@ -362,17 +367,11 @@ def test_the_log_and_the_artifact_of_a_webhook_omit_the_query_of_its_url() -> No
 
 def test_the_steps_have_a_line_each_without_their_texts_and_sanitized() -> None:
     granted, now = _granted(), ManualClock().now()
-    step = StepRow(
-        run_id=granted.run_id,
-        number=1,
-        position="1",
-        attempt=1,
-        kind="request",
+    step = step_of(
+        granted.run_id,
+        now,
         name=f"![gpt]({EVIL})",
-        digest="0" * 64,
-        repeatable=True,
         status="succeeded",
-        started_at=now,
         finished_at=now + timedelta(seconds=2),
         usage={"input_tokens": 1_234, "output_tokens": 5},
         input="the input",

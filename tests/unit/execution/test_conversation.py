@@ -21,7 +21,7 @@ DUE = datetime(2027, 1, 15, 8, 0, 0, 250_000, tzinfo=UTC)
 
 
 def granted(prompt: str, stored: StoredJob | None = None, **more: Any) -> Granted:
-    more["queued_at"] = DUE
+    more |= {"kind": "agent-prompt", "queued_at": DUE}
     return Granted("r", 1, {"prompt": prompt}, "flow:f", DUE, "direct", stored, **more)
 
 

@@ -110,7 +110,7 @@ async def test_a_payload_is_sent_as_data_in_the_body() -> None:
 )
 def test_a_payload_is_refused_where_it_could_be_more_than_data(hook: Hook, refusal: str) -> None:
     with pytest.raises(InvalidInput, match=refusal):
-        webhook.check(hook, Guard(Rule.OPERATOR))
+        webhook.check_action(hook, Guard(Rule.OPERATOR))
 
 
 @pytest.mark.floor("B", "A webhook without a body has no Content-Type")

@@ -372,6 +372,19 @@ def crontab(folder: Path, text: str = CRONTAB) -> Path:
     return path
 
 
+def systemd(
+    folder: Path,
+    timer: str = "[Timer]\nOnCalendar=Mon..Fri 09:00\n",
+    service: str = "[Service]\nExecStart=/bin/true\n",
+    name: str = "backup",
+) -> Path:
+    """Write a timer and its service; return the timer's path."""
+    path = folder / f"{name}.timer"
+    path.write_text(timer)
+    path.with_suffix(".service").write_text(service)
+    return path
+
+
 def valid(system: System, folder: Path) -> Path:
     """Write a valid file of the system, with a history if it has one; return the path to import."""
     match system:
@@ -389,6 +402,8 @@ def valid(system: System, folder: Path) -> Path:
             return hermes(folder)
         case "crontab":
             return crontab(folder)
+        case "systemd":
+            return systemd(folder)
         case "picobot":
             return database(
                 folder / "picobot.db", schedules=[SCHEDULE], schedule_executions=[EXECUTION]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -199,3 +200,19 @@ def test_the_address_of_a_peer_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(connections, "ip_address", parse)
     keys = {connections.peer_key(("198.51.100.7", port)) for port in range(100)}
     assert (keys, parsed) == ({"198.51.100.7"}, ["198.51.100.7"])
+
+
+async def test_a_server_stops_at_once_although_it_looks_after_itself_rarely(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "TICK_SECONDS", 3600.0)
+    config = connections.server_config(Application(), graceful=1, lifespan="off", log_config=None)
+    server = connections.Server(config)
+    listener = web.listen("127.0.0.1", 0)
+    address = web.url(*listener.getsockname())
+    running = asyncio.create_task(server.serve([listener]))
+    async with asyncio.timeout(BUSY), httpx.AsyncClient(trust_env=False, timeout=BUSY) as client:
+        assert (await client.get(address)).text == "well"
+        await asyncio.to_thread(server.handle_exit, signal.SIGTERM, None)
+        server._captured_signals.clear()  # which it sends to itself at its end
+        await running

@@ -91,7 +91,7 @@ async def test_a_server_that_cannot_be_recorded_is_ended(
         ).mkdir()  # the file is written under this name first
         with pytest.raises(IsADirectoryError):
             await prefect_selection._start(
-                daybook_home, record, say, 60.0, progress=say, forked_from=None
+                daybook_home, record, say, progress=say, forked_from=None
             )
     (child,) = started
     assert proc.find(child.pid, child.process.started) is None

@@ -7,9 +7,12 @@ import os
 import socket
 import subprocess
 import sys
-from itertools import pairwise
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count, pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import prefect
 import pytest
@@ -18,6 +21,7 @@ from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import server
 from daybook.operations.host_names import Receive, SameOriginGuard, Scope, Send
+from daybook.processes.children import Child
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -161,6 +165,71 @@ async def test_a_long_wait_reports_progress_at_intervals(monkeypatch: pytest.Mon
         await server.wait_until_healthy(server.api_url(free_port()), 1.5, progress=waits.append)
     assert len(waits) >= 2
     assert all(later - before >= 0.2 for before, later in pairwise(waits))
+
+
+@dataclass
+class FakeChild:
+    """A child of which `status` decides the end."""
+
+    log: Path = Path("server.log")
+    exit_code: int | None = None
+
+    def tail(self) -> str:
+        return "its last words"
+
+
+async def wait_on_a_slow_clock(
+    monkeypatch: pytest.MonkeyPatch, *, status: Callable[[int, FakeChild], int]
+) -> list[float]:
+    """Wait for a child's server on a clock that goes on by 20 s at each look; return the waits."""
+    child, requests, waits = FakeChild(), 0, list[float]()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal requests
+        requests += 1
+        await reader.readuntil(b"\r\n\r\n")
+        code = status(requests, child)
+        writer.write(
+            f"HTTP/1.1 {code} .\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+        )
+        writer.close()
+
+    monkeypatch.setattr(server, "POLL_INTERVAL_SECONDS", 0.001)
+    clock = SimpleNamespace(monotonic=count(0.0, 20.0).__next__)
+    monkeypatch.setattr(server, "time", clock)
+    async with await asyncio.start_server(answer, "127.0.0.1", port := free_port()):
+        await server.wait_until_healthy(
+            server.api_url(port), child=cast("Child", child), progress=waits.append
+        )
+    return waits
+
+
+async def test_a_server_that_lives_is_waited_for_while_the_machine_is_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waits = await wait_on_a_slow_clock(
+        monkeypatch, status=lambda requests, child: 200 if requests == 20 else 503
+    )
+    assert max(waits) > 300
+
+
+async def test_a_server_that_does_not_answer_for_a_quarter_of_an_hour_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(server.ServerNotStarted, match="status 503"):
+        await wait_on_a_slow_clock(monkeypatch, status=lambda requests, child: 503)
+
+
+async def test_a_server_that_ends_while_it_is_waited_for_is_an_error_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def die(requests: int, child: FakeChild) -> int:
+        child.exit_code = 3 if requests == 10 else None
+        assert requests <= 10
+        return 503
+
+    with pytest.raises(server.ServerNotStarted, match="exited with code 3\nits last words"):
+        await wait_on_a_slow_clock(monkeypatch, status=die)
 
 
 async def test_waiting_for_a_server_that_exited_ends_at_once_with_its_output(

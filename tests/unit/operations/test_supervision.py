@@ -142,6 +142,33 @@ async def test_supervision_continues_if_the_up_file_cannot_be_written(daybook_ho
     assert sum("Could not record" in line for line in lines) == 2
 
 
+async def test_a_child_that_stops_because_of_its_memory_is_restarted_with_that_reason(
+    daybook_home: Home,
+) -> None:
+    lines, enough = list[str](), asyncio.Event()
+
+    async def again() -> children.Child:
+        second = await begin(daybook_home, PAUSES)
+        asyncio.get_running_loop().call_soon(enough.set)  # after it has been recorded
+        return second
+
+    with home_lock.hold(daybook_home) as lock:
+        first = await begin(daybook_home, f"import sys; sys.exit({children.EXIT_TOO_MUCH_MEMORY})")
+        lock.add_child(first)
+        care = asyncio.create_task(
+            supervision.supervise(first, again, lock, lines.append, pause=0.01)
+        )
+        async with asyncio.timeout(30):
+            await enough.wait()
+        why = "stopped, because it used more memory than DAYBOOK_MAX_PROCESS_MEMORY allows"
+        assert lines[0].startswith(f"The worker {why}; restarting it in ")
+        (found,) = home_lock.restarts(daybook_home, SYSTEM_CLOCK.now() - timedelta(hours=1))
+        assert (found.name, found.why) == ("worker", why)
+        care.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await care
+
+
 PAUSES = "import signal; signal.pause()"
 
 

@@ -19,7 +19,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.views import Run
-from daybook.operations import home_lock, prefect_selection, setup, up
+from daybook.operations import home_lock, prefect_selection, preparation, setup, up
 from daybook.operations.service_manager import ServiceManager
 from daybook.prefect import reconcile
 from daybook.prefect.report import ReconcileReport
@@ -48,7 +48,7 @@ class Talk:
     def synced(self, report: SyncReport) -> None:
         raise AssertionError(report)
 
-    def ready(self, facts: up.UpFacts) -> None:
+    def ready(self, facts: preparation.UpFacts) -> None:
         raise AssertionError(facts)
 
     def outcome(self, run: Run) -> None:
@@ -108,12 +108,12 @@ async def test_the_example_job_is_added_together_with_its_first_run(
     with monkeypatch.context() as patched:
         patched.setattr(claims, "new_requested_row", dies)
         with pytest.raises(KeyboardInterrupt):
-            await up._add_example(world.ledger)
-    assert [each.name for each in await up._add_example(world.ledger)] == ["first-light"]
+            await preparation.add_example(world.ledger)
+    assert [each.name for each in await preparation.add_example(world.ledger)] == ["first-light"]
     found = await up._first_run(world.ledger, since)
     assert found is not None
     assert (found[0].status, found[1].name) == ("waiting", "first-light")
-    assert await up._add_example(world.ledger) == []
+    assert await preparation.add_example(world.ledger) == []
 
 
 async def test_up_starts_without_the_folder_of_anna_that_it_cannot_read(
@@ -122,7 +122,7 @@ async def test_up_starts_without_the_folder_of_anna_that_it_cannot_read(
     (tmp_path / "file").touch()
     monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", str(tmp_path / "file"))
     talk = Talk()
-    await up._migrate_anna(world.ledger, talk)
+    await preparation.migrate_anna(world.ledger, talk)
     line = talk.shown_lines.get_nowait()
     assert line.startswith("DAYBOOK_ANNA_FOLDER was not imported: ")
     assert f"{tmp_path}/file/jobs.json cannot be read: Not a directory" in line
@@ -141,7 +141,7 @@ async def test_up_shows_the_outcome_of_the_example_run_when_it_ends(
         async with ledger.write() as session:
             job = new_job(now=since, name="first-light", prompt="Good morning", every="1h")
             stored = await store.add(session, job, "first-light", since)
-        row = await claims.request(ledger, stored, up.EXAMPLE_REQUEST_ID, "manual")
+        row = await claims.request(ledger, stored, preparation.EXAMPLE_REQUEST_ID, "manual")
         await claims.request(ledger, stored, "another", "manual")
         if when == "before":
             await claims.cancel(ledger, row.id, "enough")
@@ -181,8 +181,8 @@ async def test_a_long_first_sync_is_left_to_the_keeper(
     monkeypatch.setattr(setup, "prepare", prepare)
     monkeypatch.setattr(reconcile, "reconcile_all", reconcile_all)
     monkeypatch.setattr(talk, "synced", lambda report: None)
-    assert await up._prepare(ledger, cast("PrefectClient", None), talk) is None
-    assert limits == [up.SYNC_SECONDS]
+    assert await preparation.prepare(ledger, cast("PrefectClient", None), talk) is None
+    assert limits == [preparation.SYNC_SECONDS]
     expected = "The keeper syncs 1990 more jobs with Prefect in the background"
     assert talk.shown_lines.get_nowait() == expected
 

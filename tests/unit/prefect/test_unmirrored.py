@@ -239,5 +239,6 @@ def _as_granted(row: RunRow) -> Granted:
         row.due,
         row.trigger,
         None,
+        kind=row.kind,
         queued_at=row.queued_at,
     )

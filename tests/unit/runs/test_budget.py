@@ -1,4 +1,4 @@
-"""Token budgets per run and per day: a claim grants tokens, and refuses if none are left."""
+"""Budgets per run and per day at the claim; `test_request_budget` has those of requests."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from daybook.jobs.limits import AgentLimits
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import budget, claims
-from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted, Waiting
-from daybook.runs.usage import tokens, total
+from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
+from daybook.runs.usage import Amount, tokens, total
 from tests.unit.runs.test_limits_at_claim import owned
 from tests.world import World
 
@@ -81,27 +82,29 @@ async def test_a_run_fails_before_its_next_attempt_if_no_tokens_are_left(world: 
     answer = await tried(world, world.runs.claim_request(stored), 812)
     assert isinstance(answer, Finished)
     row = await world.runs.row(str(answer.run_id))
-    assert (row.status, row.error) == ("failed", "tokens: 812 of 800 per run are used")
+    assert (row.status, row.error) == ("failed", "budget: 812 of 800 tokens per run are used")
     assert (await world.jobs.row(stored.id)).last_error == row.error
 
 
 async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(world: World) -> None:
     """Two runs use 12,345 of 10,000 tokens: the third is skipped, one after midnight is not."""
-    stored = await world.jobs.add(tokens_per_day=10_000, cron="0 * * * *", timezone="Asia/Dhaka")
-    granted = await spend(world, world.runs.claim_request(stored), 4_000)
+    rules = AgentLimits(timezone="Asia/Dhaka")
+    stored = await world.jobs.add(tokens_per_day=10_000, cron="0 * * * *", timezone="Asia/Tokyo")
+    granted = await spend(world, world.runs.claim_request(stored, rules=rules), 4_000)
     assert granted.tokens == 10_000
-    granted = await spend(world, world.runs.claim_request(stored), 8_345)
+    granted = await spend(world, world.runs.claim_request(stored, rules=rules), 8_345)
     assert granted.tokens == 6_000
-    answer = await at(world, world.runs.claim_request(stored))
+    answer = await at(world, world.runs.claim_request(stored, rules=rules))
     assert isinstance(answer, Finished)
     expected = (
-        "tokens: 12,345 of 10,000 per day are used; the day ends at 2026-01-16 00:00 Asia/Dhaka"
+        "budget: 12,345 of 10,000 tokens per day are used; the day ends at "
+        "2026-01-16 00:00 Asia/Dhaka"
     )
     assert (answer.status, answer.reason) == (Status.SKIPPED, expected)
     assert (await world.runs.row(str(answer.run_id))).attempts == 0
     # Midnight in Dhaka is 18:00 UTC.
     midnight = world.runs.claim_request(
-        stored, due=world.clock.now().replace(hour=18, minute=0, microsecond=0)
+        stored, due=world.clock.now().replace(hour=18, minute=0, microsecond=0), rules=rules
     )
     assert (await world.runs.claimed(midnight)).tokens == 10_000
 
@@ -143,26 +146,6 @@ def test_known_tokens_of_an_incomplete_total_are_kept_in_further_totals() -> Non
     assert total([UNTOLD]) == UNTOLD
 
 
-async def test_an_active_run_reserves_the_tokens_that_its_claim_granted(world: World) -> None:
-    """Of 1,000 tokens the first run gets 700, the second 300; the third waits until one ends."""
-    fields: dict[str, Any] = {"tokens_per_day": 1_000, "tokens_per_run": 700, "overlap": "allow"}
-    stored = await world.jobs.add(**fields, cron="0 * * * *", session="new")
-    first, second, third = [
-        world.runs.claim_request(await claims.request(world.ledger, stored, name, "manual"))
-        for name in "abc"
-    ]
-    one, other = await world.runs.running(first), await world.runs.running(second)
-    assert (one.tokens, other.tokens) == (700, 300)
-    answer = await at(world, third)
-    assert isinstance(answer, Waiting)
-    assert answer.why == "tokens: active runs may use all that is left of 1,000 per day"
-    await world.runs.finish(one, Status.SUCCEEDED, usage=usage_of(100))
-    world.clock.set(answer.until)
-    granted = await world.runs.claim(third)
-    assert isinstance(granted, Granted)
-    assert granted.tokens == 600  # 1,000 - 100 - 300
-
-
 async def test_all_jobs_of_an_agent_share_its_tokens_of_the_day(world: World) -> None:
     """Removing a job and adding another starts no new day, and neither does another time zone."""
     rules = AgentLimits.of({"tokens_per_day": 1_000}, timezone="UTC")
@@ -174,7 +157,7 @@ async def test_all_jobs_of_an_agent_share_its_tokens_of_the_day(world: World) ->
         answer = await at(world, world.runs.claim_request(other, rules=rules))
         assert isinstance(answer, Finished)
         assert answer.reason.startswith(
-            "tokens: 1,000 of 1,000 per day of agent:scout are used; the day ends at "
+            "budget: 1,000 of 1,000 tokens per day of agent:scout are used; the day ends at "
             "2026-01-16 00:00 UTC"
         )
     others = await owned(world, "agent:other", name="other", every="1h")
@@ -199,13 +182,21 @@ async def test_only_an_agents_cancelled_run_without_usage_counts_its_whole_grant
     ended = Outcome(Status.CANCELLED, "cancelled", usage=usage)
     await claims.finish(world.ledger, granted.run_id, granted.fence, ended)
 
-    world.clock.move(timedelta(minutes=1))
+    again = await world.runs.request(stored)
+    next_claim = replace(world.runs.claim_request(again, rules=rules))
+    assert (await world.runs.claimed(next_claim)).tokens == min(left, 400)
+    used = await spent_today(world, stored, rules)
+    assert used.tokens == 1_000 - left
+
+
+async def spent_today(world: World, stored: StoredJob, rules: AgentLimits) -> Amount:
+    """Return what the budgets count for the job or its owner today."""
+    of_run = budget.of_run("other", stored.job.parameters(), stored, rules)
+    assert of_run is not None
     async with world.ledger.read() as session:
-        row = await world.runs.row(granted.run_id)
-        policy = row.parameters["policy"] | {"tokens_per_run": 0}
-        row.parameters, row.usage = row.parameters | {"policy": policy}, None  # as in another run
-        budget_of = await budget.for_run(session, row, stored, rules, world.clock.now())
-    assert budget_of.tokens == left
+        used = await budget.read_used(session, of_run, world.clock.now().date())
+    (scope,) = set(used) - {"run"}
+    return used[scope].spent
 
 
 async def test_only_a_run_that_asks_an_agent_needs_tokens(world: World) -> None:
@@ -223,7 +214,7 @@ async def test_only_a_run_that_asks_an_agent_needs_tokens(world: World) -> None:
     asking = await owned(world, name="asking", every="1h", **gated)
     answer = await at(world, world.runs.claim_request(asking, kind="webhook", rules=rules))
     assert isinstance(answer, Finished)
-    assert answer.reason.startswith("tokens: ")
+    assert answer.reason.startswith("budget: ")
 
 
 async def test_a_manual_run_is_refused_too_if_no_tokens_are_left(world: World) -> None:
@@ -232,7 +223,7 @@ async def test_a_manual_run_is_refused_too_if_no_tokens_are_left(world: World) -
     asked = await claims.request(world.ledger, stored, "now", "manual")
     answer = await world.runs.claim(asked)
     assert isinstance(answer, Finished)
-    assert answer.reason.startswith("tokens: 100 of 100")
+    assert answer.reason.startswith("budget: 100 of 100 tokens")
 
 
 async def test_custom_parameters_of_an_agents_run_cannot_raise_its_token_limit(

@@ -31,6 +31,7 @@ from daybook.runs import audit, claims, prefect_ends
 from daybook.runs import retention as book_of
 from daybook.runs.retention import RetentionLimits
 from tests.world import World
+from tests.world.runs import step_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
@@ -62,26 +63,12 @@ async def ended(world: World, stored: StoredJob | None, count: int, **fields: An
             session.add(row)
             await session.flush()
             session.add(AttemptRow(run_id=row.id, number=1, fence=1, started_at=due))
-            session.add(_step(row.id, due))
+            session.add(step_of(row.id, due))
         if stored:
             job = (await store.find(session, stored.id)).row
             job.audited_until = max(job.audited_until, now - MINUTE)
             session.add(job)
     return ids
-
-
-def _step(run_id: str, at: datetime) -> StepRow:
-    return StepRow(
-        run_id=run_id,
-        number=1,
-        position="1",
-        attempt=1,
-        kind="request",
-        name="gpt-6-luna",
-        digest="0" * 64,
-        repeatable=True,
-        started_at=at,
-    )
 
 
 async def left(world: World) -> list[str]:

@@ -12,22 +12,13 @@ from daybook.ledger.tables import StepRow
 from daybook.runs import claims, leases, steps
 from daybook.runs.claim_requests import Granted
 from tests.world import World
+from tests.world.runs import step_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
 
 
 def step(granted: Granted, number: int = 1) -> StepRow:
-    return StepRow(
-        run_id=granted.run_id,
-        number=number,
-        position=str(number),
-        attempt=1,
-        kind="request",
-        name="gpt-6-luna",
-        digest="0" * 64,
-        repeatable=True,
-        started_at=granted.due,
-    )
+    return step_of(granted.run_id, granted.due, number)
 
 
 async def of(world: World, granted: Granted) -> list[StepRow]:

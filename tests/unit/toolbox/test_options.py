@@ -52,7 +52,7 @@ async def test_fallback_agents_are_set_with_options() -> None:
     added = {**ADDED, "options": {"fallback_agents": ["fast", "local"]}}
     answer = await call("cron_add", added)
     assert not answer.refused, answer.text
-    assert "asks: the agent default, else fast, else local" in answer.text
+    assert "agent: default\nfallback agents: fast, local\n" in answer.text
     answer = await call(
         "cron_update", {"job_id": "brief", "options": {"fallback_agents": ["default"]}}
     )

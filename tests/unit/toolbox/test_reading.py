@@ -71,8 +71,7 @@ async def test_cron_get_shows_a_job_with_its_recipients(stored: Path) -> None:
     assert lines[1:3] == ["is: enabled", "schedule: at 09:00 on Mondays, Europe/Berlin"]
     assert lines[3].startswith("next due: Monday ")
     assert lines[3].count("Monday") == text.MAX_DUE_TIMES
-    assert "asks: the agent default, session reuse" in lines
-    assert "prompt: Sum up the week." in lines
+    assert lines[4:7] == ["prompt: Sum up the week.", "agent: default", "session: reuse"]
     assert "answer goes to: inbox" in lines
     assert "failures go to: inbox" in lines
     assert "owner: user" in lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
@@ -11,14 +11,10 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from daybook.api import runs
+from daybook.agents import kinds
 from daybook.clock import Clock
-from daybook.delivery.views import RunDetails
 from daybook.errors import DaybookError
 from daybook.home import Home
-from daybook.jobs.store import StoredJob
-from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import RunRow
 from daybook.operations import peers, web
 from daybook.operations.health import HealthMonitor, HealthReport
 from daybook.prefect import client as connection
@@ -29,6 +25,8 @@ from daybook.web import pages as site
 from daybook.web.app import Guard, application, build_server
 from daybook.web.hooks import HookReceiver
 from daybook.web.login import PageLogin
+from daybook.web.pages.site import Site
+from tests.unit.resources.prefect_blocks import FakePrefect, Steps
 from tests.world import World
 
 Served = AbstractAsyncContextManager[httpx.AsyncClient]
@@ -81,6 +79,20 @@ def times_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 OWN = "http://127.0.0.1:4280"
 
 
+def site_of(server: PageLogin) -> Site:
+    """Return what the pages of a server share."""
+    found: Site = server.application.state.site  # type: ignore[attr-defined]
+    return found
+
+
+async def pages_of_one(world: World) -> list[str]:
+    """Add a job, a run of it and a task; return the paths of their pages."""
+    job = await world.jobs.add("brief")
+    run = await world.runs.request(job)
+    task = await world.tasks.add("tidy up")
+    return [f"/jobs/{job.id}", f"/runs/{run.id}", f"/tasks/{task.task_id}"]
+
+
 async def no_health() -> HealthReport:
     raise DaybookError("not read in this test")
 
@@ -121,28 +133,15 @@ def prefect_is_away() -> Iterator[None]:
 
 
 @pytest.fixture
-def runs_are_requested_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a request of a run write the ledger, and create no run in Prefect."""
-
-    async def request_only(
-        ledger: Ledger,
-        stored: StoredJob,
-        request: Callable[[Ledger, StoredJob], Awaitable[RunRow]],
-        *_: Any,
-    ) -> RunDetails:
-        return await runs._view(ledger, (await request(ledger, stored)).id)
-
-    monkeypatch.setattr(runs, "_run", request_only)
-
-
-@pytest.fixture
 def nothing_to_sync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let Prefect answer, and agree with the ledger in everything."""
+    """Let Prefect answer, agree with the ledger in everything, and have no agent."""
+    fake = FakePrefect(tuple(kinds.KINDS.values()), Steps())
+    fake.register()
 
     async def report(*_: Any) -> ReconcileReport:
         return ReconcileReport()
 
-    monkeypatch.setattr(connection, "connected", nullcontext)
+    monkeypatch.setattr(connection, "connected", lambda: nullcontext(fake))
     monkeypatch.setattr(connection, "check_connection", report)
     monkeypatch.setattr(reconcile, "reconcile_all", report)
     monkeypatch.setattr(reconcile, "reconcile_changed_job", report)

@@ -14,6 +14,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, OutboxRow
 from daybook.web.login import CSRF_FIELD
 from daybook.web.pages.forms import MESSAGES
+from daybook.web.pages.site import NOTICE_SECONDS
 from tests.unit.web.conftest import OWN
 from tests.unit.web.submitting import Forms, everything, post, submit
 from tests.world import World
@@ -253,6 +254,50 @@ async def test_a_task_is_cancelled_and_queued_again(
     assert after.status == MESSAGES["queued"]
     assert {each.id: each.status for each in await world.tasks.runs()}.pop(first.id) == "cancelled"
     assert sorted(each.status for each in await world.tasks.runs()) == ["cancelled", "queued"]
+
+
+async def test_a_page_says_for_a_minute_what_an_action_did(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    job = await world.jobs.add("brief")
+    answer, after = await submit(browser, f"/jobs/{job.id}", f"/jobs/{job.id}/skip")
+    assert after.status == MESSAGES["skipped"]
+    address = answer.headers["location"]
+    world.clock.move(timedelta(seconds=NOTICE_SECONDS))
+    assert Forms((await browser.get(address)).text).status == MESSAGES["skipped"]
+    world.clock.move(timedelta(seconds=2))
+    assert Forms((await browser.get(address)).text).status == ""
+    for address in (
+        "/jobs?done=skipped",
+        "/jobs?done=skipped&at=x",
+        "/jobs?done=skipped&at=" + 99 * "9",
+    ):
+        assert Forms((await browser.get(address)).text).status == ""
+
+
+async def test_today_has_a_button_for_what_a_verb_fixes(
+    world: World, browser: httpx.AsyncClient, runs_are_requested_only: None
+) -> None:
+    failing, paused = await world.jobs.add("failing"), await world.jobs.add("paused")
+    await world.runs.finished(failing, Status.FAILED, error="no")
+    await world.jobs.edit("paused", enabled=False)
+    buttons = {each for form in Forms((await browser.get("/")).text).forms for each in form.buttons}
+    run, resume = f"/jobs/{failing.id}/run", f"/jobs/{paused.id}/resume"
+    assert buttons == {run, resume, "/sync"}
+    await submit(browser, "/", resume)
+    assert (await world.jobs.get("paused")).job.enabled
+    before = len(await world.runs.rows(failing))
+    answer, _ = await submit(browser, "/", run)
+    assert answer.headers["location"].startswith("/runs/")
+    assert len(await world.runs.rows(failing)) == before + 1
+
+
+async def test_today_brings_waiting_changes_to_prefect(
+    world: World, browser: httpx.AsyncClient, nothing_to_sync: None
+) -> None:
+    await world.jobs.add("brief")
+    _, after = await submit(browser, "/", "/sync")
+    assert MESSAGES["synced"] in after.status
 
 
 async def test_what_a_page_says_after_an_action_is_not_in_its_address(

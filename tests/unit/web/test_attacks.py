@@ -93,6 +93,7 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
         "inbox": await message(world, "b"),
         "tasks": (await world.tasks.add("tidy up")).task_id,
         "sessions": "none",
+        "agents": "nobody",
     }
     yield found
     await application.state.site.close()

@@ -104,6 +104,7 @@ async def test_an_edit_changes_only_what_was_typed_and_says_what_changed(
     stored = await world.jobs.get("brief")
     assert stored.job.policy == before.policy.model_copy(update={"retries": 4})
     assert stored.job.schedule.to_json()["expr"] == "0 7 * * *"
+    assert stored.revision.source == "web"
     unchanged = {"policy", "schedule"}
     assert stored.job.model_dump(exclude=unchanged) == before.model_dump(exclude=unchanged)
 

@@ -11,8 +11,7 @@ import pytest
 from daybook import api
 from daybook.web import live
 from daybook.web.login import CSRF_FIELD, PageLogin
-from daybook.web.pages.site import Site
-from tests.unit.web.conftest import client
+from tests.unit.web.conftest import client, pages_of_one, site_of
 from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
 
@@ -22,19 +21,11 @@ ASKS = {live.HEADER: "1"}
 IS_LIVE = "data-live="
 
 
-def site_of(server: PageLogin) -> Site:
-    found: Site = server.application.state.site  # type: ignore[attr-defined]
-    return found
-
-
 async def test_pages_of_what_changes_are_live_and_forms_are_not(
     world: World, browser: httpx.AsyncClient
 ) -> None:
-    job = await world.jobs.add("brief")
-    run = await world.runs.request(job)
-    task = await world.tasks.add("tidy up")
-    lists = ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks")
-    for path in (*lists, f"/jobs/{job.id}", f"/runs/{run.id}", f"/tasks/{task.task_id}"):
+    job, run, task = await pages_of_one(world)
+    for path in ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks", job, run, task):
         text = (await browser.get(path)).text
         assert IS_LIVE in text, path
         assert "/static/live.js" in text, path
@@ -42,10 +33,10 @@ async def test_pages_of_what_changes_are_live_and_forms_are_not(
         text = (await browser.get(path)).text
         assert IS_LIVE not in text, path
         assert "/static/live.js" not in text, path
-    _, after = await submit(browser, f"/jobs/{job.id}", f"/jobs/{job.id}/snooze", until="yesterday")
+    _, after = await submit(browser, job, f"{job}/snooze", until="yesterday")
     assert after.invalid == ["until"]
     fields = [(CSRF_FIELD, ""), ("until", "yesterday")]
-    answer = await post(browser, f"/jobs/{job.id}/snooze", fields)
+    answer = await post(browser, f"{job}/snooze", fields)
     assert IS_LIVE not in answer.text  # its address has no page to ask for again
 
 

@@ -58,7 +58,7 @@ async def full(world: World) -> None:
     slow = await world.jobs.add("slow", **hourly)
     for _ in range(2):
         await world.runs.finished(awkward, Status.FAILED, error="no")
-    await world.runs.finished(first, Status.SUCCEEDED)
+    await world.runs.finished(first, Status.SUCCEEDED, warnings=("tool mail failed: no",))
     await world.runs.running(slow)
     await leader_lease.renew(world.ledger, LEADERSHIP_NAME, 1)
     async with world.ledger.write() as session:
@@ -103,6 +103,7 @@ async def test_every_metric_has_the_value_of_the_ledger(
             by(status=status): {"failed": 2, "succeeded": 1}.get(status, 0)
             for status in set(Status) - {"waiting", "claimed", "running"}
         }
+    assert found["runs_with_warnings_total", ()] == 1
     # Three jobs have due times that passed while the other jobs ran.
     assert found["late", ()] == found["overdue", ()] == 3
     assert found["keeper_leads", ()] == 1

@@ -14,8 +14,7 @@ from sqlmodel import select
 
 from daybook.home import Home
 from daybook.ledger.states import Status
-from daybook.ledger.tables import OutboxRow, RunRow, StepRow
-from daybook.runs import steps
+from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.web import login, pages
 from daybook.web.login import PageLogin
 from tests import morning
@@ -96,28 +95,9 @@ async def test_every_page_answers_and_shows_what_is_stored_as_text(
 
 async def test_a_run_shows_its_steps_as_text(world: World, browser: httpx.AsyncClient) -> None:
     granted = await world.runs.running(await world.jobs.add())
-    step = StepRow(
-        run_id=granted.run_id,
-        number=1,
-        position="1.1",
-        attempt=1,
-        kind="tool",
-        name="mail",
-        digest="0" * 64,
-        repeatable=False,
-        started_at=granted.due,
-        input=morning.ATTACK,
-    )
-    await steps.start(world.ledger, granted.fence, step)
-    await steps.finish(
-        world.ledger,
-        granted.fence,
-        granted.run_id,
-        1,
-        Status.FAILED,
-        error="no such address",
-        output="Hm.",
-    )
+    call = {"kind": "tool", "name": "mail", "position": "1.1", "input": morning.ATTACK}
+    ended = {"error": "no such address", "output": "Hm."}
+    await world.runs.stepped(granted, Status.FAILED, **call, **ended)
     page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
     for shown in (morning.ATTACK, "Called", "mail", "1.1", "no such address", "Hm."):
         assert shown in page.text

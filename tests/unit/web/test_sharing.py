@@ -15,8 +15,7 @@ from daybook.home import Home
 from daybook.ledger.engine import sharing
 from daybook.web import live, login
 from daybook.web.login import CSRF_FIELD, PageLogin
-from daybook.web.pages.site import Site
-from tests.unit.web.conftest import OWN, client
+from tests.unit.web.conftest import OWN, client, pages_of_one, site_of
 from tests.unit.web.submitting import Forms, everything, post
 from tests.unit.web.test_job_form import NEW
 from tests.waiting import becomes_true
@@ -73,11 +72,7 @@ async def test_only_the_digest_of_a_link_is_stored(world: World, link: str) -> N
 async def test_the_pages_of_a_link_have_no_form_that_writes(
     world: World, display: httpx.AsyncClient
 ) -> None:
-    job = await world.jobs.add("brief")
-    run = await world.runs.request(job)
-    task = await world.tasks.add("tidy up")
-    shown = (*SHOWN, f"/jobs/{job.id}", f"/runs/{run.id}", f"/tasks/{task.task_id}")
-    for path in shown:
+    for path in (*SHOWN, *await pages_of_one(world)):
         answer = await display.get(path)
         assert answer.status_code == 200, path
         assert Forms(answer.text).forms == [], path
@@ -138,10 +133,9 @@ async def test_a_revoked_link_shows_nothing_any_more_and_ends_its_streams(
 ) -> None:
     monkeypatch.setattr(live, "POLL_INTERVAL_SECONDS", 0.01)
     stream = asyncio.create_task(display.get(live.PATH))  # the answer comes when it has ended
-    site: Site = server.application.state.site  # type: ignore[attr-defined]
 
     async def is_shown() -> bool:
-        return site.live.version != ""
+        return site_of(server).live.version != ""
 
     assert await becomes_true(is_shown, 20.0)
     with sharing(world.ledger):

@@ -197,6 +197,7 @@ async def test_a_worker_that_uses_too_much_memory_stops_when_no_run_is_active(
         ends.set()
         async with asyncio.timeout(30):
             await stopped.wait()
+        assert at_work.used_too_much_memory
     finally:
         limiting.cancel()
         await asyncio.wait({limiting})

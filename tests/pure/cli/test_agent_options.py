@@ -7,31 +7,40 @@ import io
 import pytest
 
 from daybook.agents import providers
+from daybook.agents.command import CommandSettings
 from daybook.agents.documents import AgentInfo
+from daybook.agents.model_settings import ModelSettings
 from daybook.cli import agents
-from daybook.cli.model_options import ModelOptions
+from daybook.cli.agent_options import AgentOptions
 from daybook.errors import InvalidInput
 
 KEY = "sk-secret-1234567890"
 
 
+def test_each_setting_has_an_option_and_no_key_is_one() -> None:
+    names = set(AgentOptions.__annotations__)
+    settings = ModelSettings.model_fields.keys() | CommandSettings.model_fields.keys()
+    assert settings - names == {"options", "api_key"}
+    assert {"key_env", "key_stdin"} < names
+
+
 def test_options_become_settings_without_those_not_given() -> None:
-    assert ModelOptions(model="openai:x").settings() == {"model": "openai:x"}
-    given = ModelOptions(model="x", base_url="http://h/v1", temperature=0.0, max_tokens=9)
+    assert AgentOptions(model="openai:x").settings() == {"model": "openai:x"}
+    given = AgentOptions(model="x", base_url="http://h/v1", temperature=0.0, max_tokens=9)
     assert given.settings() == {
         "model": "x",
         "base_url": "http://h/v1",
         "options": {"temperature": 0.0, "max_tokens": 9},
     }
-    assert ModelOptions().settings() == {}
+    assert AgentOptions().settings() == {}
 
 
 @pytest.mark.parametrize("limit", [0, -1])
 def test_a_request_limit_below_1_is_refused(limit: int) -> None:
     with pytest.raises(InvalidInput, match="use 1 or more") as caught:
-        ModelOptions(model="a:b", request_limit=limit).settings()
+        AgentOptions(model="a:b", request_limit=limit).settings()
     assert caught.value.field == "request_limit"
-    assert ModelOptions(model="a:b", request_limit=1).settings()["request_limit"] == 1
+    assert AgentOptions(model="a:b", request_limit=1).settings()["request_limit"] == 1
 
 
 def test_model_options_are_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,24 +55,24 @@ def test_model_options_are_shown_in_words(capsys: pytest.CaptureFixture[str]) ->
 
 def test_the_key_is_read_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", f" {KEY}\n")
-    assert ModelOptions(model="a:b", key_env="MY_KEY").settings()["api_key"] == KEY
+    assert AgentOptions(model="a:b", key_env="MY_KEY").settings()["api_key"] == KEY
 
 
 def test_the_key_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{KEY}\n"))
-    assert ModelOptions(model="a:b", key_stdin=True).settings()["api_key"] == KEY
+    assert AgentOptions(model="a:b", key_stdin=True).settings()["api_key"] == KEY
 
 
 @pytest.mark.parametrize(
     ("options", "field"),
     [
-        (ModelOptions(model="a:b", key_env=KEY), "key_env"),  # the key, not a name
-        (ModelOptions(model="a:b", key_stdin=True), "key_stdin"),
-        (ModelOptions(model="a:b", key_env="HOME", key_stdin=True), "key_env and key_stdin"),
+        (AgentOptions(model="a:b", key_env=KEY), "key_env"),  # the key, not a name
+        (AgentOptions(model="a:b", key_stdin=True), "key_stdin"),
+        (AgentOptions(model="a:b", key_env="HOME", key_stdin=True), "key_env and key_stdin"),
     ],
 )
 def test_a_missing_key_is_refused_without_repeating_the_value(
-    options: ModelOptions, field: str, monkeypatch: pytest.MonkeyPatch
+    options: AgentOptions, field: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO(""))
     with pytest.raises(InvalidInput) as caught:
@@ -74,20 +83,20 @@ def test_a_missing_key_is_refused_without_repeating_the_value(
 
 def test_an_unset_variable_is_named() -> None:
     with pytest.raises(InvalidInput, match="key_env: NOT_SET is unset or empty"):
-        ModelOptions(model="a:b", key_env="NOT_SET").settings()
+        AgentOptions(model="a:b", key_env="NOT_SET").settings()
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (ModelOptions(model="openai:x"), "OPENAI_API_KEY"),
-        (ModelOptions(model="openai-chat:x"), "OPENAI_API_KEY"),
-        (ModelOptions(model="google:x"), "GOOGLE_API_KEY"),
-        (ModelOptions(model="groq:x"), "the provider's variable"),
-        (ModelOptions(model="x", base_url="http://h/v1"), "none is sent"),
+        (AgentOptions(model="openai:x"), "OPENAI_API_KEY"),
+        (AgentOptions(model="openai-chat:x"), "OPENAI_API_KEY"),
+        (AgentOptions(model="google:x"), "GOOGLE_API_KEY"),
+        (AgentOptions(model="groq:x"), "the provider's variable"),
+        (AgentOptions(model="x", base_url="http://h/v1"), "none is sent"),
     ],
 )
-def test_the_note_for_a_missing_key_names_its_variable(options: ModelOptions, words: str) -> None:
+def test_the_note_for_a_missing_key_names_its_variable(options: AgentOptions, words: str) -> None:
     assert words in options.missing_key_note()
 
 
@@ -96,6 +105,6 @@ def test_the_note_names_the_variable_of_each_default_provider(
 ) -> None:
     for variable, model in providers.DEFAULT_MODELS.items():
         if variable != "GEMINI_API_KEY":  # the second variable of Google
-            assert f"set {variable} in" in ModelOptions(model=model).missing_key_note()
+            assert f"set {variable} in" in AgentOptions(model=model).missing_key_note()
     monkeypatch.setitem(providers.DEFAULT_MODELS, "GROQ_API_KEY", "groq:llama")
-    assert "set GROQ_API_KEY in" in ModelOptions(model="groq:x").missing_key_note()
+    assert "set GROQ_API_KEY in" in AgentOptions(model="groq:x").missing_key_note()

@@ -1,0 +1,27 @@
+"""Estimate of the tokens of a request to a model, before it is sent. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from daybook.jobs.compression import estimate_tokens
+
+FIRST_OUTPUT_TOKENS = 250
+"""Expected output of the first request of an answer; of later ones, it is the mean until then."""
+
+
+def estimated_tokens(
+    lengths: Sequence[int],
+    answered: Sequence[tuple[int, int]] = (),
+    max_tokens: int | None = None,
+) -> tuple[int, int]:
+    """Return the expected input and output tokens of the next request.
+
+    ``answered`` are the input and output tokens of the requests of this answer until now, as the
+    provider counted them; ``lengths`` are the numbers of characters of the texts that it has not
+    counted yet. ``max_tokens`` is the limit of the output, None without one.
+    """
+    counted = sum(answered[-1]) if answered else 0
+    outputs = [out for _, out in answered]
+    output = -(-sum(outputs) // len(outputs)) if outputs else FIRST_OUTPUT_TOKENS
+    return counted + estimate_tokens(lengths), min(output, max_tokens or output)

@@ -1,0 +1,68 @@
+"""Presets of command agents: programs whose output Daybook reads as steps, as one table.
+
+To add one, write a reader of its lines (`step_lines`), and add a row to `PRESETS` and its name to
+`OutputFormat`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from daybook.agents.base import AgentRequest
+from daybook.agents.step_lines import ClaudeCodeLines, CodexLines, StepLines
+from daybook.errors import InvalidInput
+from daybook.processes.environment import DEFAULT_NAMES
+
+OutputFormat = Literal["text", "json", "claude-code", "codex"]
+"""Format of a program's output; a preset's name is the format that its program prints."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A program that prints its steps.
+
+    ``tool_arguments`` are added if the agent has tools, ``environment`` are the names of the
+    variables that the program reads its key from; ``lines`` makes the reader of its output.
+    """
+
+    command: tuple[str, ...]
+    lines: Callable[[AgentRequest], StepLines]
+    tool_arguments: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+
+
+PRESETS = {
+    "claude-code": Preset(
+        command=("claude", "-p", "--output-format", "stream-json", "--verbose"),
+        lines=ClaudeCodeLines,
+        tool_arguments=("--mcp-config={mcp_config}",),
+        environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
+    ),
+    "codex": Preset(
+        command=("codex", "exec", "--json", "--skip-git-repo-check"),
+        lines=CodexLines,
+        environment=("CODEX_API_KEY",),
+    ),
+}
+"""All presets, by their names."""
+
+
+def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a command agent by the preset of this name, with ``fields``.
+
+    The ``command`` in ``fields`` are arguments to add to the preset's. Raise `InvalidInput` for an
+    unknown name.
+    """
+    preset = PRESETS.get(name)
+    if preset is None:
+        raise InvalidInput("preset", f'unknown "{name}"', f"use one of: {', '.join(PRESETS)}")
+    more = preset.tool_arguments if fields.get("tools") else ()
+    names = [*fields.get("environment", DEFAULT_NAMES), *preset.environment]
+    return {
+        "output": name,
+        **fields,
+        "command": [*preset.command, *more, *fields.get("command", ())],
+        "environment": list(dict.fromkeys(names)),
+    }

@@ -1,0 +1,380 @@
+"""Steps that programs print as JSON lines, one event on each line.
+
+::
+
+    line ──► not an object, an unknown event ──► nothing
+       └───► a step began ──► `StepEvent` without a reply
+             a step ended ──► `StepEvent` with its reply
+             the result ────► ``text``, ``error``, ``usage`` …
+
+A program has begun a step before its line arrives, so nothing here can prevent one. The formats
+grow: a field that is missing, or has another type than expected, counts as empty, and never stops
+a run.
+
+`ClaudeCodeLines` reads `claude -p --output-format stream-json --verbose`, as the parser of
+`anthropics/claude-agent-sdk-python` does (`src/claude_agent_sdk/_internal/message_parser.py`).
+`CodexLines` reads `codex exec --json`, whose events `openai/codex` defines
+(`codex-rs/exec/src/exec_events.rs`, `docs/exec.md`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from daybook.agents.base import AgentRequest
+from daybook.agents.journal import Position, Step, StepReply, digest_of
+
+MAX_ERROR_CHARACTERS = 500
+"""Maximum length of the end of a command's output in the error of its step."""
+
+_TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+
+Usage = dict[str, Any]
+Json = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """A step that began, if ``is_new``, or ended, if there is a ``reply``; or both at once."""
+
+    step: Step
+    reply: StepReply | None
+    is_new: bool
+
+
+class StepLines:
+    """Reader of the lines of one answer.
+
+    ``text`` is the answer, None until the program has printed its result; ``error`` is the error
+    that the result reports. ``usage`` is as in `AgentReply`, so far. ``session`` is the program's
+    own id of the conversation, with which a person can resume it. ``unread`` counts the lines that
+    are not JSON objects.
+    """
+
+    def __init__(self, request: AgentRequest) -> None:
+        self.text: str | None = None
+        self.error = ""
+        self.model: str | None = None
+        self.usage: Usage | None = None
+        self.session = ""
+        self.unread = 0
+        self._request = request
+        self._requests = self._calls = 0
+        self._open: dict[str, Step] = {}
+        self._events: list[StepEvent] = []
+
+    def read(self, line: bytes) -> list[StepEvent]:
+        """Read a line; return what it says of steps."""
+        try:
+            event = json.loads(line)
+        except (ValueError, RecursionError):  # among them invalid UTF-8
+            event = None
+        if isinstance(event, dict):
+            self._read(event)
+        elif line.strip():
+            self.unread += 1
+        return self._taken()
+
+    def close(self) -> list[StepEvent]:
+        """Return the last events, after the end of the output."""
+        self._close()
+        return self._taken()
+
+    def _read(self, event: Json) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Note what follows from the end of the output."""
+
+    def _taken(self) -> list[StepEvent]:
+        taken, self._events = self._events, []
+        return taken
+
+    def _begin_request(self, key: str, name: str) -> Step:
+        """Note a request to a model; its input is known for the first one only."""
+        self._requests += 1
+        asked = self._request.prompt if self._requests == 1 else ""
+        at = self._position(self._requests)
+        return self._begin(key, Step(at, "request", name, {"id": key}, asked, repeatable=True))
+
+    def _begin_call(self, key: str, name: str, arguments: Any, position: Position) -> None:
+        self._calls += 1
+        written = arguments if isinstance(arguments, str) else _json(arguments)
+        # The digest only: nothing is replayed, and the arguments may be long.
+        facts = {"tool": name, "arguments": digest_of(arguments)}
+        self._begin(key, Step(position, "tool", name, facts, written, repeatable=False))
+
+    def _position(self, request: int, call: int = 0) -> Position:
+        return Position(self._request.fallback, self._request.question, request, call)
+
+    def _begin(self, key: str, step: Step) -> Step:
+        self._open[key] = step
+        self._events.append(StepEvent(step, None, is_new=True))
+        return step
+
+    def _end(self, key: str, reply: StepReply) -> None:
+        step = self._open.pop(key, None)
+        if step is None:
+            return
+        last = self._events[-1] if self._events else None
+        if last is not None and last.is_new and last.step is step:  # one write instead of two
+            self._events[-1] = StepEvent(step, reply, is_new=True)
+        else:
+            self._events.append(StepEvent(step, reply, is_new=False))
+
+    def _used(self, tokens: Json, cost: float | None) -> Usage:
+        """Return the usage of the whole answer."""
+        used = {"requests": self._requests, **_tokens_of(tokens), "cost_usd": cost}
+        return used | ({"tool_calls": self._calls} if self._calls else {})
+
+
+@dataclass
+class _Response:
+    """A response of the model, which arrives in one or more lines."""
+
+    position: Position
+    calls: int = 0
+    texts: list[str] = field(default_factory=list)
+    error: str = ""
+    tokens: Usage = field(default_factory=dict)
+
+
+class ClaudeCodeLines(StepLines):
+    """Reader of Claude Code's stream.
+
+    A response is complete when the next one, or the result of one of its calls, arrives. The lines
+    of subagents name the call that started them as their parent, and may be mixed with others.
+    """
+
+    def __init__(self, request: AgentRequest) -> None:
+        super().__init__(request)
+        self._responses: dict[str, _Response] = {}
+        self._last_of: dict[str, str] = {}
+        """The response that is not complete yet, by its parent."""
+        self._tokens: Usage = {}
+
+    def _read(self, event: Json) -> None:
+        match event.get("type"):
+            case "system" if event.get("subtype") == "init":
+                self.session = _text(event.get("session_id"))
+                self.model = _text(event.get("model")) or None
+            case "assistant":
+                self._read_response(event)
+            case "user":
+                self._complete(_text(event.get("parent_tool_use_id")))
+                for block in _blocks(event):
+                    self._read_result_of_call(block)
+            case "result":
+                self._read_result(event)
+
+    def _close(self) -> None:
+        for parent in [*self._last_of]:
+            self._complete(parent)
+
+    def _read_response(self, event: Json) -> None:
+        message, parent = _object(event.get("message")), _text(event.get("parent_tool_use_id"))
+        key = _text(message.get("id")) or _text(event.get("uuid"))
+        if key not in self._responses:
+            self._complete(parent)
+            model = _text(message.get("model"))
+            self.model = self.model or model or None
+            self._responses[key] = _Response(self._begin_request(key, model or "model").position)
+            self._last_of[parent] = key
+        response = self._responses[key]
+        response.tokens = _claude_tokens(_object(message.get("usage")))
+        response.error = _text(event.get("error"))
+        for block in _blocks(event):
+            match block.get("type"):
+                case "text":
+                    response.texts.append(_text(block.get("text")))
+                case "tool_use" | "server_tool_use":
+                    response.calls += 1
+                    name, arguments = _text(block.get("name")) or "tool", block.get("input")
+                    at = self._position(response.position.request, response.calls)
+                    self._begin_call(_text(block.get("id")), name, arguments, at)
+                    response.texts.append(f"{name}({_json(arguments)})")
+                case _:
+                    self._read_result_of_call(block)
+
+    def _read_result_of_call(self, block: Json) -> None:
+        text = _content_text(block.get("content"))
+        failed = block.get("is_error") is True
+        error = (text or "the call failed") if failed else ""
+        self._end(_text(block.get("tool_use_id")), StepReply("" if failed else text, error))
+
+    def _complete(self, parent: str) -> None:
+        key = self._last_of.pop(parent, "")
+        if key not in self._open:
+            return
+        response = self._responses[key]
+        for name, count in response.tokens.items():
+            self._tokens[name] = self._tokens.get(name, 0) + count
+        self.usage = self._used(self._tokens, None)
+        used = {"requests": 1, **_tokens_of(response.tokens), "cost_usd": None}
+        text = "\n".join(filter(None, response.texts))
+        self._end(key, StepReply(text, response.error, used))
+        response.texts = []
+
+    def _read_result(self, event: Json) -> None:
+        self._close()
+        self.session = _text(event.get("session_id")) or self.session
+        text, kind = _text(event.get("result")), _text(event.get("subtype"))
+        if event.get("is_error") is True or kind != "success":
+            reported = event.get("errors")
+            errors = [*map(_text, reported)] if isinstance(reported, list) else []
+            self.error = text or "; ".join(filter(None, errors)) or kind.replace("_", " ")
+        else:
+            self.text, self.error = text, ""
+        models = [_object(each) for each in _object(event.get("modelUsage")).values()]
+        tokens = _sum([_claude_model_tokens(each) for each in models])
+        cost = event.get("total_cost_usd")
+        self.usage = self._used(
+            tokens or _claude_tokens(_object(event.get("usage"))) or self._tokens,
+            float(cost) if isinstance(cost, int | float) else None,
+        )
+
+
+class CodexLines(StepLines):
+    """Reader of the stream of `codex exec`.
+
+    It has one request, the whole turn, because the stream does not name the single ones. The
+    answer is the last message of the turn.
+    """
+
+    def __init__(self, request: AgentRequest) -> None:
+        super().__init__(request)
+        self._message = self._last_error = ""
+
+    def _read(self, event: Json) -> None:
+        item = _object(event.get("item"))
+        match event.get("type"):
+            case "thread.started":
+                self.session = _text(event.get("thread_id"))
+            case "turn.started":
+                self._begin_request("turn", "codex")
+            case "item.started":
+                self._begin_item(item)
+            case "item.completed" if item.get("type") == "agent_message":
+                self._message = _text(item.get("text"))
+            case "item.completed":
+                self._begin_item(item)
+                self._end(_text(item.get("id")), _codex_reply(item))
+            case "turn.completed":
+                self.text, self.error = self._message, ""
+                self._end_turn(_object(event.get("usage")), "")
+            case "turn.failed":
+                self.error = _text(_object(event.get("error")).get("message")) or "turn failed"
+                self._end_turn({}, self.error)
+            case "error":  # also printed before a reconnection
+                self._last_error = _text(event.get("message"))
+
+    def _close(self) -> None:
+        if self.text is None and not self.error:
+            self.error = self._last_error
+
+    def _begin_item(self, item: Json) -> None:
+        key, found = _text(item.get("id")), _codex_call(item)
+        if found is not None and key not in self._open:
+            name, arguments = found
+            request = max(1, self._requests)
+            self._begin_call(key, name, arguments, self._position(request, self._calls + 1))
+
+    def _end_turn(self, tokens: Json, error: str) -> None:
+        read = {
+            "input_tokens": tokens.get("input_tokens"),
+            "cache_read_tokens": tokens.get("cached_input_tokens"),
+            "output_tokens": tokens.get("output_tokens"),
+        }
+        found = {name: count for name, count in read.items() if isinstance(count, int)}
+        if found:  # the sum since the start of the thread
+            self.usage = self._used(found, None)
+        used = {"requests": 1, **_tokens_of(found), "cost_usd": None}
+        self._end("turn", StepReply("" if error else self._message, error, used))
+
+
+def _codex_call(item: Json) -> tuple[str, Any] | None:
+    """Return the name and the arguments of a call; None for an item that is no call."""
+    match item.get("type"):
+        case "command_execution":
+            return "command_execution", _text(item.get("command"))
+        case "file_change":
+            return "file_change", item.get("changes")
+        case "web_search":
+            return "web_search", _text(item.get("query"))
+        case "mcp_tool_call":
+            name = f"{_text(item.get('server'))}.{_text(item.get('tool'))}"
+            return name, item.get("arguments")
+        case "collab_tool_call":
+            return f"collab.{_text(item.get('tool'))}", _text(item.get("prompt"))
+        case _:
+            return None
+
+
+def _codex_reply(item: Json) -> StepReply:
+    output = _text(item.get("aggregated_output"))
+    output = output or _content_text(_object(item.get("result")).get("content"))
+    status, code = _text(item.get("status")), item.get("exit_code")
+    if status not in ("failed", "declined") and not (isinstance(code, int) and code):
+        return StepReply(output)
+    why = _text(_object(item.get("error")).get("message"))
+    if not why and isinstance(code, int):
+        why = f"exit code {code}: {output.strip()[-MAX_ERROR_CHARACTERS:]}".rstrip(": ")
+    return StepReply(output, why or status or "failed")
+
+
+def _claude_tokens(usage: Json) -> Usage:
+    read, written = usage.get("cache_read_input_tokens"), usage.get("cache_creation_input_tokens")
+    return _counts(usage.get("input_tokens"), usage.get("output_tokens"), read, written)
+
+
+def _claude_model_tokens(usage: Json) -> Usage:
+    read, written = usage.get("cacheReadInputTokens"), usage.get("cacheCreationInputTokens")
+    return _counts(usage.get("inputTokens"), usage.get("outputTokens"), read, written)
+
+
+def _counts(fresh: Any, answered: Any, read: Any, written: Any) -> Usage:
+    """Return the tokens as in `AgentReply.usage`, whose input includes that of the cache."""
+    known = [each if isinstance(each, int) else 0 for each in (fresh, answered, read, written)]
+    if not any(known):
+        return {}
+    input_tokens = known[0] + known[2] + known[3]
+    return dict(zip(_TOKENS, (input_tokens, *known[1:]), strict=True))
+
+
+def _sum(usages: list[Usage]) -> Usage:
+    known = [each for each in usages if each]
+    return {name: sum(each[name] for each in known) for name in _TOKENS} if known else {}
+
+
+def _tokens_of(tokens: Json) -> Usage:
+    """Return the tokens as in `AgentReply.usage`: None if unknown, no cache without one."""
+    used = {name: tokens.get(name) for name in _TOKENS[:2]}
+    return used | {name: tokens[name] for name in _TOKENS[2:] if tokens.get(name)}
+
+
+def _blocks(event: Json) -> list[Json]:
+    content = _object(event.get("message")).get("content")
+    return [_object(each) for each in content] if isinstance(content, list) else []
+
+
+def _content_text(content: Any) -> str:
+    """Return the text of a result: a text, or blocks of text and other content."""
+    if isinstance(content, list):
+        parts = [_object(each) for each in content]
+        return "\n".join(_text(each.get("text")) or f"[{each.get('type')}]" for each in parts)
+    return content if isinstance(content, str) else _json(content) if content else ""
+
+
+def _object(value: Any) -> Json:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,143 @@
+"""Recorder of the steps that a running program prints, as they arrive.
+
+::
+
+    program ──► pipe ──► `StepLines` ──► waiting events ──► journal
+                 ▲                            │
+                 └── paused while too many ◄──┘     the ledger is slow or unreachable
+
+The program does not wait for the journal, so a step is recorded a little after it began; its effect
+is the program's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from daybook.agents.base import AgentRequest
+from daybook.agents.journal import StepReply
+from daybook.agents.step_lines import StepEvent, StepLines
+from daybook.processes.pipes import LinePipe
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MAX_LINE_BYTES = 8 * 1024 * 1024
+"""Maximum length of a line; a longer one is dropped."""
+
+MAX_WAITING_EVENTS = 1_000
+"""Number of events above which the program's output is not read until some are recorded."""
+
+MAX_TEXT_CHARACTERS = 10_000
+"""Maximum length of a text of a waiting event; the journal keeps less."""
+
+MAX_WRITE_SECONDS = 30.0
+MIN_WRITE_SECONDS = 2.0
+"""How long to wait for the ledger after the end of the program."""
+
+
+class StepRecorder:
+    """Recorder of one answer; ``pipe`` is the program's output.
+
+    ``hide`` removes secrets from a text.
+    """
+
+    def __init__(self, lines: StepLines, request: AgentRequest, hide: Callable[[str], str]) -> None:
+        self.lines = lines
+        self.pipe = LinePipe(self._read, MAX_LINE_BYTES)
+        self._request, self._hide = request, hide
+        self._waiting: deque[StepEvent] = deque()
+        self._changed = asyncio.Event()
+        self._is_closed = False
+        self._reported: Mapping[str, Any] | None = None
+
+    def _read(self, line: bytes) -> None:
+        self._add(self.lines.read(line))
+
+    def _add(self, events: list[StepEvent]) -> None:
+        used = self.lines.usage
+        if self._request.took is not None and used is not None and used is not self._reported:
+            self._reported = used
+            self._request.took(used)
+        if self._request.journal is not None:
+            self._waiting += map(self._safe, events)
+            if len(self._waiting) > MAX_WAITING_EVENTS:
+                self.pipe.pause()
+        self._changed.set()
+
+    def _safe(self, event: StepEvent) -> StepEvent:
+        """Return the event without secrets, and with bounded texts."""
+        step = replace(event.step, input=self._cut(event.step.input))
+        reply = event.reply
+        if reply is not None:
+            output, error = self._cut(reply.output), self._cut(reply.error)
+            reply = StepReply(output, error, reply.usage)
+        return StepEvent(step, reply, event.is_new)
+
+    def _cut(self, text: str) -> str:
+        return self._hide(text)[:MAX_TEXT_CHARACTERS]
+
+    async def run(self, program: Coroutine[Any, Any, T], seconds: float) -> T:
+        """Run the program, and record its steps; return its result.
+
+        If the run was taken over, end the program, and raise the journal's error. When the program
+        has ended, wait for an unreachable ledger up to `MAX_WRITE_SECONDS`, or until ``seconds``
+        have passed since the start.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        writing = asyncio.create_task(self._write())
+        running = asyncio.create_task(program)
+        writing.add_done_callback(lambda _: running.cancel())  # only an error ends it earlier
+        try:
+            result = await running
+        except BaseException:
+            task = asyncio.current_task()
+            is_refused = writing.done() and not (task is not None and task.cancelling())
+            with suppress(Exception):
+                await self._finish(writing, MIN_WRITE_SECONDS)
+            if is_refused:
+                writing.result()
+            raise
+        left = min(end - loop.time(), MAX_WRITE_SECONDS)
+        await self._finish(writing, max(left, MIN_WRITE_SECONDS))
+        return result
+
+    async def _finish(self, writing: asyncio.Task[None], seconds: float) -> None:
+        """Wait until all events are recorded; give up after ``seconds``."""
+        self._is_closed = True
+        self._add(self.lines.close())
+        try:
+            async with asyncio.timeout(seconds):
+                await writing
+        except TimeoutError:
+            log.warning(
+                "%d steps of a program were not recorded, because the ledger is unreachable",
+                len(self._waiting) + 1,
+                extra={"action": "step_not_recorded"},
+            )
+
+    async def _write(self) -> None:
+        """Record the events in their order, until the output has ended."""
+        journal = self._request.journal
+        while True:
+            if not self._waiting:
+                if self._is_closed:
+                    return
+                self.pipe.resume()
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            event = self._waiting.popleft()
+            assert journal is not None
+            if event.is_new:
+                await journal.report(event.step, event.reply)
+            elif event.reply is not None:
+                await journal.finish(event.step, event.reply)

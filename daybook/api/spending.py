@@ -1,0 +1,197 @@
+"""What the ended runs cost, added up by job, agent, model or day."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date, datetime, timedelta
+from typing import Literal, Self, cast, get_args
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook import settings
+from daybook.api import authorization, filters
+from daybook.errors import InvalidInput
+from daybook.jobs import limits, store, summaries
+from daybook.jobs.budgets import HomeBudget, Limit, Scope, Unit
+from daybook.jobs.summaries import JobSummary
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.views import Spending, UtcTime
+from daybook.runs import budget, daily
+from daybook.runs.daily import Total
+from daybook.schedules.zones import midnight, wall_time, zone
+
+Grouping = Literal["job", "agent", "model", "day"]
+GROUPINGS: tuple[str, ...] = get_args(Grouping)
+
+MAX_DAYS = 400
+"""Maximum number of days of a report by day."""
+
+
+class GroupSpending(Spending, frozen=True):
+    """What the runs of one job, agent, model or day cost.
+
+    ``name`` is the job, agent or model, "" if it is unknown, or the day as `2027-01-15`; ``job_id``
+    is that of a job only. ``runs`` is the number of runs that used a model.
+    """
+
+    name: str
+    job_id: str | None = None
+    runs: int
+
+    @classmethod
+    def add_up(cls, totals: Iterable[Total], name: str, job_id: str | None = None) -> Self:
+        """Return the sum of ``totals``."""
+        listed = list(totals)
+        runs = sum(each.priced + each.unpriced for each in listed)
+        spending = daily.spending(listed).model_dump()
+        return cls(name=name, job_id=job_id, runs=runs, **spending)
+
+
+class BudgetUse(BaseModel, frozen=True):
+    """What a daily budget has used today, with the requests in progress.
+
+    ``scope`` is job, agent or home, and ``unit`` is tokens or usd (US dollars). ``name`` is that of
+    the job or agent. ``used`` does not contain the ``unpriced`` requests, whose price is unknown.
+    """
+
+    scope: Scope
+    name: str | None
+    job_id: str | None
+    unit: Unit
+    used: float
+    limit: float
+    unpriced: int
+
+    def words(self) -> str:
+        """Return `all runs: $1.20 of $5 per day`."""
+        limit = Limit(self.scope, self.unit, self.limit)
+        name = self.name or "all runs"
+        if self.scope == "agent":
+            name = f"the agent {name}"
+        unpriced = f", and {self.unpriced} requests of unknown price" if self.unpriced else ""
+        return f"{name}: {limit.used(self.used)}{unpriced}"
+
+    @property
+    def share(self) -> float:
+        return self.used / self.limit
+
+
+class SpendingReport(BaseModel, frozen=True):
+    """What the runs cost that ended between ``since`` and ``until``.
+
+    ``groups`` begin with the most expensive one, or with the first day. ``budgets`` are those of
+    today, whatever ``since`` is; those of agents and the home only for the operator.
+    """
+
+    since: UtcTime
+    until: UtcTime
+    by: Grouping
+    total: GroupSpending
+    groups: list[GroupSpending]
+    budgets: list[BudgetUse]
+
+
+async def read(by: str = "job", since: str | None = None) -> SpendingReport:
+    """Return what the runs cost that ended since a time, by default in the last 30 days.
+
+    ``since`` is written as for `daybook runs --since`; days are those of `DAYBOOK_TIMEZONE`. Works
+    without Prefect. Raise `InvalidInput`.
+    """
+    if by not in GROUPINGS:
+        raise InvalidInput("by", f'"{by}" is no grouping', f"use {', '.join(GROUPINGS)}")
+    tz = zone(settings.load().timezone)
+    async with open_ledger() as ledger, ledger.read() as session:
+        now, owner = ledger.now(), authorization.visible_owner()
+        begin = midnight(daily.days(now, tz)[0], tz)
+        if since is not None:
+            begin = filters.parse_instant("since", since, now)
+        if now - begin > timedelta(days=MAX_DAYS):
+            problem = f"is more than {MAX_DAYS} days ago"
+            raise InvalidInput("since", problem, f"use {MAX_DAYS}d or less")
+        names = await store.all_names(session, owner)
+        totals = []
+        for first, last in _parts(begin, now, tz.key if by == "day" else ""):
+            day = wall_time(first, tz).date()
+            totals += await daily.add_up(session, day, first, last, owner)
+        jobs = await summaries.read(session, owner)
+        budgets = await budgets_of(session, jobs, wall_time(now, tz).date(), tz)
+    return SpendingReport(
+        since=begin,
+        until=now,
+        by=cast("Grouping", by),
+        total=GroupSpending.add_up(totals, ""),
+        groups=grouped(totals, by, names),
+        budgets=budgets,
+    )
+
+
+async def budgets_today() -> list[BudgetUse]:
+    """Return the use of all daily budgets. Works without Prefect."""
+    tz = zone(settings.load().timezone)
+    async with open_ledger() as ledger, ledger.read() as session:
+        jobs = await summaries.read(session, authorization.visible_owner())
+        return await budgets_of(session, jobs, wall_time(ledger.now(), tz).date(), tz)
+
+
+async def budgets_of(
+    session: AsyncSession, jobs: Iterable[JobSummary], day: date, tz: ZoneInfo
+) -> list[BudgetUse]:
+    """Return the use of the daily budgets of ``jobs`` and, for the operator, of all others."""
+    home = HomeBudget() if authorization.visible_owner() else limits.load_rules().budget
+    return [
+        BudgetUse(
+            scope=each.limit.scope,
+            name=each.name,
+            job_id=each.job_id,
+            unit=each.limit.unit,
+            used=each.used,
+            limit=each.limit.most,
+            unpriced=each.unpriced,
+        )
+        for each in await budget.of_day(session, jobs, home, day, tz)
+    ]
+
+
+def _parts(begin: datetime, end: datetime, timezone: str) -> Iterable[tuple[datetime, datetime]]:
+    """Return the days of ``timezone`` between two instants; if it is empty, all in one part."""
+    first = begin
+    while timezone:
+        tz = zone(timezone)
+        following = midnight(wall_time(first, tz).date() + timedelta(days=1), tz)
+        if following >= end:
+            break
+        yield first, following
+        first = following
+    yield first, end
+
+
+def grouped(
+    totals: Iterable[Total], by: str, names: Mapping[str, str] | None = None
+) -> list[GroupSpending]:
+    """Return the sums of the totals that used models by ``by``, one of `GROUPINGS`.
+
+    ``names`` are the names of jobs by id.
+    """
+    groups: dict[str | None, list[Total]] = {}
+    for each in totals:
+        if not each.priced and not each.unpriced:
+            continue  # these runs used no model
+        key = {"job": each.job_id, "agent": each.agent, "model": each.model}.get(by)
+        groups.setdefault(str(each.day) if by == "day" else key, []).append(each)
+    found = []
+    for group, listed in groups.items():
+        job_id = group if by == "job" and group in (names or {}) else None
+        name = (names or {}).get(group or "", group or "")
+        found.append(GroupSpending.add_up(listed, name, job_id))
+    if by == "day":
+        return sorted(found, key=lambda each: each.name)
+    return sorted(
+        found,
+        key=lambda each: (
+            -(each.cost_usd or 0),
+            -each.input_tokens - each.output_tokens,
+            each.name,
+        ),
+    )

@@ -1,0 +1,63 @@
+"""The `daybook spend` command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from daybook import api
+from daybook.cli import formatting, output
+from daybook.cli.options import Absolute, Json
+
+if TYPE_CHECKING:
+    from daybook.api.spending import GroupSpending, SpendingReport
+
+
+async def spend_(
+    *,
+    by: Annotated[
+        str, Parameter(help="What to add up. [choices: job, agent, model, day] [default: job]")
+    ] = "job",
+    since: Annotated[
+        str | None,
+        Parameter(help="Only runs that ended since this time. [default: 30 days ago]"),
+    ] = None,
+    absolute: Absolute = False,
+    as_json: Json = False,
+) -> int:
+    """Show what the runs that ended have cost.
+
+    Includes runs of removed jobs. Days are those of DAYBOOK_TIMEZONE. `+ 2 unpriced` says that the
+    price of two runs is unknown. Works without Prefect.
+
+    Example: daybook spend --by agent --since 7d
+    """
+    found = await api.spending.read(by, since)
+    if as_json:
+        output.print_json(found)
+        return 0
+    _print(found, absolute)
+    return 0
+
+
+def _print(found: SpendingReport, absolute: bool) -> None:
+    if found.groups:
+        heading = found.by.upper()
+        output.table(
+            (heading, "RUNS", "TOKENS IN", "TOKENS OUT", "COST"),
+            [_row(each) for each in found.groups],
+            whole=("COST",),
+        )
+    since = formatting.local_time(found.since)
+    spent = formatting.spending(found.total)
+    output.line(f"{spent} since {since}" if spent else f"Nothing was spent since {since}.")
+    if found.budgets:
+        output.fields([("budgets today", "\n".join(each.words() for each in found.budgets))])
+
+
+def _row(group: GroupSpending) -> tuple[str, ...]:
+    unpriced = f" + {group.unpriced_runs:,} unpriced" if group.unpriced_runs else ""
+    cost = "unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}{unpriced}"
+    counts = (group.runs, group.input_tokens, group.output_tokens)
+    return (group.name or "unknown", *(f"{count:,}" for count in counts), cost)

@@ -1,0 +1,126 @@
+"""Calendar expressions of systemd (`OnCalendar=`) as schedules of Daybook, where both are the same.
+
+::
+
+    Mon..Fri *-*-* 09,17:30:00 Europe/Berlin  ──►  cron 30 9,17 * * 1-5, timezone Europe/Berlin
+    2027-01-15 14:30:00                       ──►  at 2027-01-15T14:30:00
+
+What cron cannot say is refused: a weekday together with a day of the month (cron joins them by OR),
+years, days from the end of a month, fractions of a second.
+"""
+
+from __future__ import annotations
+
+import re
+
+from daybook.errors import InvalidInput
+from daybook.imports.source import broken
+
+_SHORT = {
+    "minutely": "*-*-* *:*:00",
+    "hourly": "*-*-* *:00:00",
+    "daily": "*-*-* 00:00:00",
+    "weekly": "Mon *-*-* 00:00:00",
+    "monthly": "*-*-01 00:00:00",
+    "quarterly": "*-01,04,07,10-01 00:00:00",
+    "semiannually": "*-01,07-01 00:00:00",
+    "yearly": "*-01-01 00:00:00",
+    "annually": "*-01-01 00:00:00",
+}
+_DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+_WEEKDAYS = {name: day for day, name in enumerate(_DAYS, 1)}
+_WEEKDAYS |= {name[:3]: day for name, day in _WEEKDAYS.items()}
+_TIME = re.compile(r"[^:]+:[^:]+(:[^:]+)?")
+_ITEM = re.compile(r"(\d+)(?:\.\.(\d+))?(?:/(\d+))?")
+_HINT = "nothing was imported; correct the line, or give `daybook add` a --schedule of its own"
+
+
+def schedule(where: str, expression: str) -> dict[str, str]:
+    """Return the schedule fields of a calendar expression: `cron` or `at`, perhaps a `timezone`.
+
+    Raise `InvalidInput` for an expression that is invalid, or that no cron expression equals.
+    """
+    words, found = expression.split(), dict[str, str]()
+    if len(words) > 1 and (words[-1].upper() == "UTC" or re.fullmatch("[A-Za-z]+/.+", words[-1])):
+        zone = words.pop()
+        found["timezone"] = "UTC" if zone.upper() == "UTC" else zone
+    if len(words) == 1:
+        words = _SHORT.get(words[0].lower(), words[0]).split()
+    weekdays = words.pop(0) if words and words[0][:1].isalpha() else "*"
+    time = words.pop() if words and _TIME.fullmatch(words[-1]) else "00:00:00"
+    date = words.pop() if words else "*-*-*"
+    if words or not expression.strip():
+        raise broken(where, f"{expression!r} is no calendar expression", _HINT)
+    if "~" in date:
+        raise _no_cron(where, expression, "counts days from the end of a month")
+    numbers = date.split("-")
+    if len(numbers) not in (2, 3):
+        raise broken(where, f"{expression!r} is no calendar expression", _HINT)
+    year, month, day = numbers if len(numbers) == 3 else ("*", *numbers)
+    hour, minute, second = (*time.split(":"), "00")[:3]
+    parts = (year, month, day, hour, minute, second)
+    if year != "*":
+        if weekdays != "*" or len(year) != 4 or not all(map(str.isdecimal, parts)):
+            raise _no_cron(where, expression, "names a year")
+        return found | {
+            "at": f"{year}-{int(month):02}-{int(day):02}"
+            f"T{int(hour):02}:{int(minute):02}:{int(second):02}"
+        }
+    if weekdays != "*" and day != "*":
+        problem = "needs both a weekday and a day of the month; cron is due if either matches"
+        raise _no_cron(where, expression, problem)
+
+    def field(text: str, most: int) -> str:
+        return _field(where, expression, text, most)
+
+    fields = [
+        field(minute, 59),
+        field(hour, 23),
+        field(day, 31),
+        field(month, 12),
+        _weekdays(where, expression, weekdays),
+    ]
+    if (seconds := field(second, 59)) != "0":
+        fields.insert(0, seconds)
+    return found | {"cron": " ".join(fields)}
+
+
+def _field(where: str, expression: str, text: str, most: int) -> str:
+    """Return a component as a field of cron: `1..5/2,9` becomes `1-5/2,9`."""
+    if text == "*":
+        return "*"
+    items = list[str]()
+    for each in text.split(","):
+        if "." in each.replace("..", ""):
+            raise _no_cron(where, expression, "has fractions of a second")
+        if (found := _ITEM.fullmatch(each)) is None:
+            raise broken(
+                where, f"{expression!r}: {text!r} is no part of a calendar expression", _HINT
+            )
+        first, last, step = found.groups()
+        if last is None and step is None:
+            items.append(str(int(first)))
+        else:
+            items.append(f"{int(first)}-{most if last is None else int(last)}")
+            items[-1] += f"/{int(step)}" if step else ""
+    return ",".join(items)
+
+
+def _weekdays(where: str, expression: str, text: str) -> str:
+    if text == "*":
+        return "*"
+    found = list[str]()
+    for each in text.rstrip(",").split(","):
+        days = [_WEEKDAYS.get(day.lower(), 0) for day in re.split(r"\.\.|-", each)]
+        if 0 in days or len(days) > 2 or days != sorted(days):
+            raise broken(
+                where, f"{expression!r}: {each!r} is no weekday, nor a range of them", _HINT
+            )
+        found.append("-".join(map(str, days)))
+    return ",".join(found)
+
+
+def _no_cron(where: str, expression: str, why: str) -> InvalidInput:
+    return broken(
+        where, f"{expression!r} {why}, so no cron expression is due at the same times", _HINT
+    )

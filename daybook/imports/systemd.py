@@ -1,0 +1,317 @@
+"""Reader of systemd's timers: a timer with its service is a job that runs a command.
+
+::
+
+    backup.timer   [Timer]    OnCalendar=Mon..Fri 09:00   Persistent=true
+    backup.service [Service]  ExecStart=/usr/bin/tar -cf %h/a.tar docs
+
+Both are files of one folder. A command of systemd is no line of a shell: its words are quoted here,
+so the shell that runs it sees the same words.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from daybook.imports import on_calendar, shell
+from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
+from daybook.schedules import durations
+
+Section = Mapping[str, list[str]]
+"""The values of each key of a section, in order; an empty value has removed those before it."""
+
+_TIMER, _SERVICE = ".timer", ".service"
+_WITHOUT_DUE_TIMES = (
+    *("OnActiveSec", "OnBootSec", "OnStartupSec", "OnUnitActiveSec", "OnUnitInactiveSec"),
+    *("OnClockChange", "OnTimezoneChange"),
+)
+_TIMER_KEYS = ("OnCalendar", "Persistent", "RandomizedDelaySec", "Unit")
+_NOT_NEEDED = (
+    *("AccuracySec", "FixedRandomDelay", "RemainAfterElapse", "DeferReactivation"),
+    *("Type", "RemainAfterExit", "Description", "Documentation", "WantedBy", "Also"),
+)
+"""Keys that change neither the due times nor the command."""
+_COMMANDS = ("ExecStartPre", "ExecStart", "ExecStartPost")
+_SERVICE_KEYS = (*_COMMANDS, "Environment", "WorkingDirectory", "RuntimeMaxSec", "TimeoutStartSec")
+_REFUSED = {
+    "User": "the worker's own user runs it: import it there, as a timer of that user",
+    "Group": "the worker's own user and group run it",
+    "DynamicUser": "the worker's own user runs it",
+    "EnvironmentFile": "write its variables as Environment=, or read the file in the command",
+    "PassEnvironment": "name the variables in the settings of the agent shell",
+    "RootDirectory": "the worker's own root applies",
+    "RootImage": "the worker's own root applies",
+    "ExecCondition": "use a check: daybook add --check",
+}
+"""Keys that change what the command does, and what to write instead."""
+_SECONDS = {
+    **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1),
+    **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
+    **dict.fromkeys(("h", "hr", "hour", "hours"), 3_600),
+    **dict.fromkeys(("d", "day", "days"), 86_400),
+    **dict.fromkeys(("w", "week", "weeks"), 604_800),
+}
+_SPAN = re.compile(r"(\d+)\s*([a-z]*)")
+_TRUE, _FALSE = ("1", "yes", "true", "on", "y", "t"), ("0", "no", "false", "off", "n", "f")
+_WORD = re.compile(r"""\s*((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])+)""")
+_VARIABLE = re.compile(r"\$\$|\$\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)")
+_ESCAPES = {"n": "\n", "t": "\t", "s": " ", "\\": "\\", '"': '"', "'": "'"}
+_FIX = "nothing was imported; correct the unit, or leave its timer out"
+_TO_ADD = "Daybook starts no job at a boot: `daybook add --every 1h …` adds an interval"
+
+
+def read(path: Path) -> Source:
+    """Return the jobs of a `.timer` file, or of all such files of a folder."""
+    if path.is_dir():
+        files = sorted(path.glob(f"*{_TIMER}"))
+        if not files:
+            raise broken(path.name, f"has no file *{_TIMER}", "name the folder of the units")
+    else:
+        files = [path]
+        if path.suffix != _TIMER:
+            raise broken(path.name, f"is no *{_TIMER} file", "name a timer, or its folder")
+    jobs, notes = list[SourceJob](), list[str]()
+    for each in files:
+        timer = _read_unit(each)
+        settings = timer.get("Timer", {})
+        if other := [name for name in _WITHOUT_DUE_TIMES if settings.get(name)]:
+            if settings.get("OnCalendar"):
+                raise broken(each.name, f"has {other[0]} beside OnCalendar", _FIX)
+            notes.append(f"left out {each.name}: {other[0]} is no due time. {_TO_ADD}")
+            continue
+        jobs += _jobs(each, timer)
+    return Source.of("systemd", jobs, notes=notes)
+
+
+def _jobs(file: Path, timer: Mapping[str, Section]) -> Iterator[SourceJob]:
+    settings, notes = timer.get("Timer", {}), list[str]()
+    unit = _last(settings, "Unit") or file.with_suffix(_SERVICE).name
+    if "@" in unit or not unit.endswith(_SERVICE):
+        raise broken(file.name, f"starts {unit}, which is no plain service", _FIX)
+    service_file = file.with_name(unit)
+    if not service_file.is_file():
+        hint = f"nothing was imported; write it there: systemctl cat {unit}"
+        raise broken(file.name, f"starts {unit}, which is not in its folder", hint)
+    service = _read_unit(service_file)
+    _refuse_unknown(file.name, timer, "Timer", _TIMER_KEYS, notes)
+    _refuse_unknown(unit, service, "Service", _SERVICE_KEYS, notes)
+    fields = _command(unit, service.get("Service", {}), notes)
+    fields["catch_up"] = "latest" if _flag(file.name, settings, "Persistent") else "none"
+    if delay := _span(file.name, settings, "RandomizedDelaySec"):
+        fields["stagger"] = delay
+    if description := _last(service.get("Unit", {}), "Description"):
+        fields["description"] = description
+    expressions = settings.get("OnCalendar", [])
+    if not expressions:
+        raise broken(file.name, "has no OnCalendar", _FIX)
+    reason = str(fields.pop("disabled_reason"))
+    for number, expression in enumerate(expressions, 1):
+        suffix = "" if number == 1 else f"-{number}"
+        where = f"{file.name}, OnCalendar"
+        yield SourceJob(
+            id=f"{file.name}{suffix}",
+            name=f"{file.stem}{suffix}",
+            where=where,
+            fields={**fields, **on_calendar.schedule(where, expression)},
+            disabled_reason=reason,
+            notes=tuple(notes),
+        )
+
+
+def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
+    """Return the fields of a job that runs the commands of a service."""
+    commands = [_script(unit, line) for key in _COMMANDS for line in service.get(key, [])]
+    if (kind := _last(service, "Type")) not in ("", "simple", "exec", "oneshot"):
+        raise broken(unit, f"has the type {kind}, whose program runs on in the background", _FIX)
+    if not service.get("ExecStart"):
+        raise broken(unit, "has no ExecStart", _FIX)
+    variables = dict[str, str]()
+    for line in service.get("Environment", []):
+        for word in _words(unit, line):
+            name, _, value = _specified(unit, word).partition("=")
+            variables[name] = value
+    given, reason = shell.without_secrets(variables, notes)
+    folder = _last(service, "WorkingDirectory")
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
+    if folder:
+        is_optional, folder = folder.startswith("-"), _specified(unit, folder.lstrip("-"))
+        folder = '"$HOME"' if folder == "~" else _quoted(folder)
+        lines.append(f"cd {folder} || {'true' if is_optional else 'exit 1'}")
+    lines.append(" && ".join(commands))
+    limit = _span(unit, service, "RuntimeMaxSec") or _span(unit, service, "TimeoutStartSec")
+    return {
+        "agent": shell.AGENT,
+        "session": "new",
+        "prompt": "\n".join(lines),
+        "timeout": limit or shell.TIMEOUT,
+        "retries": 0,
+        "enabled": True,
+        "disabled_reason": reason,
+    }
+
+
+def _script(unit: str, line: str) -> str:
+    """Return a command of systemd as a command of the shell."""
+    marks = re.match(r"[-@:+!|]*", line)
+    assert marks is not None
+    if wrong := marks[0].strip("-:"):
+        raise broken(unit, f"{line!r} begins with {wrong}, which no shell does", _FIX)
+    words = [
+        _quoted(_specified(unit, word), variables=":" not in marks[0])
+        for word in _words(unit, line[marks.end() :])
+    ]
+    if not words:
+        raise broken(unit, f"{line!r} is no command", _FIX)
+    command = " ".join(words)
+    return f"{{ {command} || true; }}" if "-" in marks[0] else command
+
+
+def _words(unit: str, line: str) -> Iterator[str]:
+    """Split a line as systemd does, and resolve its quotes and escapes."""
+    position, line = 0, line.strip()
+    while position < len(line):
+        found = _WORD.match(line, position)
+        if found is None:
+            raise broken(unit, f"{line!r} has a quote or a backslash without its end", _FIX)
+        position = found.end()
+        word, quote, letters = list[str](), "", iter(found[1])
+        for letter in letters:
+            if letter == "\\":
+                escaped = next(letters)
+                if escaped not in _ESCAPES:
+                    raise broken(unit, f"{line!r} has the escape \\{escaped}", _FIX)
+                word.append(_ESCAPES[escaped])
+            elif letter == quote:
+                quote = ""
+            elif not quote and letter in "\"'":
+                quote = letter
+            else:
+                word.append(letter)
+        yield "".join(word)
+
+
+def _specified(unit: str, word: str) -> str:
+    """Return a word with its specifiers in place: %h is the home, %% a percent sign."""
+
+    def value(found: re.Match[str]) -> str:
+        known = {
+            "%": "%",
+            "h": os.path.expanduser("~"),
+            "n": unit,
+            "N": unit.removesuffix(_SERVICE),
+        }
+        if found[1] not in known:
+            raise broken(unit, f"has the specifier %{found[1]}", _FIX)
+        return known[found[1]]
+
+    return re.sub(r"%(.?)", value, word)
+
+
+def _quoted(word: str, *, variables: bool = True) -> str:
+    """Quote a word for the shell, which still fills its variables in.
+
+    systemd splits the value of a word that is `$NAME` as a whole, and of no other.
+    """
+    if not variables:
+        return shlex.quote(word.replace("$$", "$"))
+    parts, position = list[str](), 0
+    for found in _VARIABLE.finditer(word):
+        parts.append(_literal(word[position : found.start()]))
+        name, is_whole = found[1] or found[2], found[2] and found[0] == word
+        if found[0] == "$$":
+            parts.append("'$'")
+        else:
+            parts.append(f"${name}" if is_whole else f'"${{{name}}}"')
+        position = found.end()
+    parts.append(_literal(word[position:]))
+    return "".join(parts) or "''"
+
+
+def _literal(text: str) -> str:
+    return shlex.quote(text) if text else ""
+
+
+def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:
+    """Return the sections of a unit file. Raise `InvalidInput` if it is not complete."""
+    where = file.name
+    if file.with_name(f"{where}.d").is_dir():
+        hint = f"nothing was imported; write the whole unit to a file: systemctl cat {where}"
+        raise broken(where, "has drop-ins beside it", hint)
+    try:
+        text = read_bytes(file).decode()
+    except UnicodeDecodeError:
+        raise broken(where, "is not UTF-8 text", COPY_HINT) from None
+    if not text.strip():
+        raise broken(where, "is empty", COPY_HINT)
+    if not text.endswith("\n"):
+        raise broken(where, "is not complete: its last line does not end", COPY_HINT)
+    sections = dict[str, dict[str, list[str]]]()
+    section: dict[str, list[str]] | None = None
+    lines = enumerate(re.sub(r"\\\n(?:[ \t]*[#;].*\n)*", " ", text).split("\n"), 1)
+    for number, written in lines:
+        line = written.strip()
+        if not line or line[0] in "#;":
+            continue
+        if line[0] == "[" and line[-1] == "]":
+            section = sections.setdefault(line[1:-1], {})
+            continue
+        key, is_pair, value = (part.strip() for part in line.partition("="))
+        if section is None or not is_pair or not key:
+            raise broken(f"{where}, line {number}", f"{line!r} is no KEY=VALUE of a section", _FIX)
+        section[key] = [*section.get(key, []), value] if value else []
+    return sections
+
+
+def _refuse_unknown(
+    unit: str,
+    sections: Mapping[str, Section],
+    main: str,
+    known: tuple[str, ...],
+    notes: list[str],
+) -> None:
+    """Refuse keys that change what the job does; note the others that Daybook does not know."""
+    left_out = list[str]()
+    for name, section in sections.items():
+        for key, values in section.items():
+            if not values or key in _NOT_NEEDED or (name == main and key in known):
+                continue
+            if key in _REFUSED:
+                raise broken(unit, f"has {key}=", f"nothing was imported; {_REFUSED[key]}")
+            if key.startswith(("Condition", "Assert")):
+                raise broken(
+                    unit, f"has {key}=", f"nothing was imported; {_REFUSED['ExecCondition']}"
+                )
+            left_out.append(key)
+    if left_out:
+        notes.append(f"left out of {unit}: {', '.join(left_out)}")
+
+
+def _last(section: Section, key: str) -> str:
+    return (section.get(key) or [""])[-1]
+
+
+def _flag(where: str, section: Section, key: str) -> bool:
+    text = _last(section, key).lower()
+    if text and text not in _TRUE + _FALSE:
+        raise broken(where, f"{key}={text} is neither yes nor no", _FIX)
+    return text in _TRUE
+
+
+def _span(where: str, section: Section, key: str) -> str:
+    """Return a duration as Daybook writes it; empty if there is none, or it is endless."""
+    text = _last(section, key).lower()
+    if text in ("", "0", "infinity"):
+        return ""
+    parts = _SPAN.findall(text)
+    if "".join(number + unit for number, unit in parts) != re.sub(r"\s", "", text) or any(
+        unit not in _SECONDS for _, unit in parts
+    ):
+        raise broken(where, f"{key}={text} is no duration in whole seconds", _FIX)
+    seconds = sum(int(number) * _SECONDS[unit] for number, unit in parts)
+    return durations.to_text(timedelta(seconds=seconds)) if seconds else ""

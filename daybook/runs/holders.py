@@ -1,0 +1,70 @@
+"""Locks of lease holders: they show which workers have ended with all processes of their runs.
+
+A worker locks a file that has its name as a holder (flock). Its parent of the runs and the runs'
+processes inherit the lock, so the kernel releases it when the last of them has ended, for instance
+after `kill -9` of all of them, or a reboot. So a process that can lock the file knows that nothing
+is left which could begin a run of that holder, or record its outcome::
+
+    locked       the worker, or a process of one of its runs, is running
+    not locked   they have ended, so their leases need not expire (`leases.release_ended`)
+    no file      unknown: another machine or home, or a flow that claimed for itself
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def lock(folder: Path, holder: str) -> int | None:
+    """Lock the file of ``holder``, and return its descriptor for the processes of its runs.
+
+    Return None if that is impossible, for instance on a full disk. The lock lasts until each
+    process that has the descriptor has ended.
+    """
+    file = folder / holder
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), file.stat()):
+                    os.write(descriptor, _identity(descriptor))
+                    return descriptor
+            os.close(descriptor)  # `find_ended` has deleted it before it was locked
+    except OSError as error:
+        log.warning("cannot lock %s: %s", file, error, extra={"action": "holder_not_locked"})
+        return None
+
+
+def find_ended(folder: Path, holders: Collection[str]) -> set[str]:
+    """Return those of ``holders`` of this machine that have ended; delete the files of others."""
+    ended = set()
+    for file in folder.glob("*"):
+        with suppress(OSError):
+            descriptor = os.open(file, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if file.name not in holders:
+                    file.unlink()
+                    continue
+                is_own = os.read(descriptor, 64) == _identity(descriptor)
+                if is_own and file.name.startswith(f"{socket.gethostname()}:"):
+                    ended.add(file.name)
+            finally:
+                os.close(descriptor)
+    return ended
+
+
+def _identity(descriptor: int) -> bytes:
+    """Return the content of a file that is no copy: nobody holds the lock of the copy."""
+    status = os.fstat(descriptor)
+    return f"{status.st_dev}:{status.st_ino}".encode()

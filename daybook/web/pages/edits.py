@@ -1,0 +1,88 @@
+"""Forms that edit something: only what the user changed is stored, and nobody's change is lost.
+
+A form carries a digest of each text that it showed. So a submitted form shows which fields the user
+changed, and which ones somebody else has changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+
+from daybook.errors import InvalidInput
+from daybook.jobs.views import FieldChange
+from daybook.web.pages.fields import Field
+from daybook.web.pages.forms import Form
+
+SHOWN = "shown"
+"""Name of the hidden field with the digests."""
+
+
+def digest(text: str) -> str:
+    """Return a short digest of a field, which shows whether it was changed."""
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
+
+
+def digests(texts: Mapping[str, str]) -> str:
+    """Return the value of the hidden field of a form that shows ``texts``."""
+    return json.dumps({name: digest(text) for name, text in texts.items()})
+
+
+def incomplete() -> InvalidInput:
+    """Return the error for a form without its hidden fields."""
+    return InvalidInput("form", "is incomplete", "open the page again")
+
+
+class Edit:
+    """A submitted form: what was typed, and what the form had shown before.
+
+    ``current`` are the texts of the ``fields`` now. Raises `InvalidInput` for a form without
+    digests.
+    """
+
+    def __init__(self, fields: Sequence[Field], current: Mapping[str, str], form: Form) -> None:
+        self.fields, self.current = fields, current
+        self._shown = _digests(form.get(SHOWN))
+        self._typed = {each.name: each.read(form) for each in fields if form.has(each.name)}
+
+    def is_touched(self, name: str) -> bool:
+        """Return whether the user changed the field."""
+        return name in self._typed and digest(self._typed[name]) != self._shown.get(name)
+
+    def texts(self) -> dict[str, str]:
+        """Return what was typed in each touched field, and the current texts of the others."""
+        return {
+            name: self._typed[name] if self.is_touched(name) else text
+            for name, text in self.current.items()
+        }
+
+    def changes(self) -> dict[str, object]:
+        """Return the fields to change: the touched ones that differ from the current texts."""
+        texts = self.texts()
+        return {
+            each.name: each.value(texts[each.name])
+            for each in self.fields
+            if texts[each.name] != self.current[each.name]
+        }
+
+    def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
+        """Return the fields that somebody else changed: from the form's value to the current one.
+
+        The second value says whether the user changed the field too.
+        """
+        return [
+            (FieldChange(field=name, old=self._typed.get(name), new=text), self.is_touched(name))
+            for name, text in self.current.items()
+            if self._shown.get(name) != digest(text)
+        ]
+
+
+def _digests(text: str) -> dict[str, str]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        raise incomplete() from None
+    if not isinstance(found, dict):
+        raise incomplete()
+    return found

@@ -1,0 +1,210 @@
+"""Command agents whose programs print their steps: the answer, the steps and the errors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import textwrap
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.command import CommandAgent, CommandSettings
+from daybook.agents.journal import Step, StepReply
+from daybook.errors import AgentFailed, AgentTimeout, FenceRefused
+from tests.printed_steps import (
+    CODEX_END,
+    calls,
+    claude_got,
+    claude_init,
+    claude_result,
+    claude_says,
+    codex,
+    codex_command,
+    item,
+    lines,
+    text,
+)
+
+pytestmark = pytest.mark.anyio
+
+Program = Callable[..., list[str]]
+
+
+class Notes:
+    """Journal that keeps a line for each call, and does ``before`` first."""
+
+    def __init__(self, before: Callable[[str], Any] = lambda _: None) -> None:
+        self.told: list[str] = []
+        self._before = before
+
+    async def start(self, step: Step) -> StepReply | None:
+        raise AssertionError("a program's step cannot be prevented")
+
+    async def acting_agent(self) -> int | None:
+        raise AssertionError
+
+    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+        await self._tell("began", step, reply)
+
+    async def finish(self, step: Step, reply: StepReply) -> None:
+        await self._tell("ended", step, reply)
+
+    async def _tell(self, verb: str, step: Step, reply: StepReply | None) -> None:
+        words = [f"{step.position} {step.name} {verb}"]
+        if reply is not None:
+            words.append(reply.error or reply.output)
+        await asyncio.to_thread(self._before, words[0])
+        self.told.append(": ".join(words))
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Program:
+    """Return a function that makes a program: it prints lines, then runs lines of Python."""
+
+    def write(*parts: bytes | str) -> list[str]:
+        source = ["import os, sys"]
+        for number, part in enumerate(parts):
+            if isinstance(part, str):
+                source.append(textwrap.dedent(part))
+                continue
+            printed = tmp_path / f"printed-{number}"
+            printed.write_bytes(part)
+            source.append(f"sys.stdout.buffer.write(open({str(printed)!r}, 'rb').read())")
+            source.append("sys.stdout.flush()")
+        path = tmp_path / "program.py"
+        path.write_text("\n".join(source))
+        return [sys.executable, "-I", "-S", str(path)]
+
+    return write
+
+
+REQUEST = AgentRequest("Tidy up", 20.0, "flow:1")
+
+
+async def ask(
+    command: list[str], output: str = "claude-code", request: AgentRequest = REQUEST, **given: Any
+) -> AgentReply:
+    settings = CommandSettings.model_validate({"command": command, "output": output, **given})
+    return await CommandAgent("cc", settings).answer(request)
+
+
+async def test_steps_are_recorded_while_the_program_runs_and_its_result_is_the_answer(
+    program: Program, tmp_path: Path
+) -> None:
+    heard = tmp_path / "heard"
+    os.mkfifo(heard)
+    notes = Notes(lambda told: told == "1.1 Bash began" and heard.write_text("go"))
+    command = program(
+        lines(claude_init(), claude_says("msg_1", calls("toolu_1", "Bash", command="ls"))),
+        f"open({str(heard)!r}).read()",  # until the journal has the call
+        lines(claude_got("toolu_1", "a"), claude_says("msg_2", text("Hm.")), claude_result()),
+    )
+    used: list[dict[str, Any]] = []
+    reply = await ask(command, request=replace(REQUEST, journal=notes, took=used.append))
+
+    assert notes.told == [
+        "1 claude-sonnet-4-20250514 began",
+        "1.1 Bash began",
+        '1 claude-sonnet-4-20250514 ended: Bash({"command": "ls"})',
+        "1.1 Bash ended: a",
+        "2 claude-sonnet-4-20250514 began",
+        "2 claude-sonnet-4-20250514 ended: Hm.",
+    ]
+    assert (reply.text, reply.model) == ("All done.", "claude-sonnet-4-20250514")
+    assert reply.usage is not None
+    assert (reply.usage["cost_usd"], reply.usage["tool_calls"]) == (0.0123, 1)
+    assert [each["output_tokens"] for each in used] == [86, 300]
+
+
+async def test_codex_answers_with_its_last_message_and_needs_no_journal(program: Program) -> None:
+    command = program(
+        "asked = sys.stdin.read()",
+        lines(codex("turn.started"), *codex_command(1, "ls", "a", 0)),
+        "print(asked, flush=True)",  # no JSON
+        lines(codex("item.completed", item=item("agent_message", 2, text="Tidy.")), CODEX_END)[:-1],
+    )
+    reply = await ask(command, "codex")
+    assert (reply.text, reply.usage and reply.usage["input_tokens"]) == ("Tidy.", 24763)
+
+
+async def test_a_program_of_a_run_that_was_taken_over_is_ended(program: Program) -> None:
+    def refuse(told: str) -> None:
+        if told == "1.1 Bash began":
+            raise FenceRefused("run", 1, 2)
+
+    command = program(
+        lines(claude_says("msg_1", calls("toolu_1", "Bash", command="ls"))),
+        "import signal; signal.pause()",
+    )
+    with pytest.raises(FenceRefused):
+        await ask(command, request=replace(REQUEST, journal=Notes(refuse)))
+
+
+@pytest.mark.parametrize(
+    ("printed", "code", "error"),
+    [
+        (lines(claude_result("Credit balance is too low", is_error=True)), 1, "reported: Credit"),
+        (lines(claude_result("", subtype="error_max_turns", is_error=True)), 0, "error max turns"),
+        (lines(claude_result()), 3, "exited with code 3|exit code 3|code 3"),
+        (lines(claude_init()), 0, "printed no result line; .*stream-json --verbose"),
+        (lines(claude_result())[:-20], 0, "printed no result line"),
+        (b"All done.\n", 0, "printed no result line"),
+    ],
+)
+async def test_without_a_good_result_the_run_fails_and_says_why(
+    program: Program, printed: bytes, code: int, error: str
+) -> None:
+    with pytest.raises(AgentFailed, match=error):
+        await ask(program(printed, f"sys.exit({code})"))
+
+
+async def test_the_usage_of_a_failure_is_kept(program: Program) -> None:
+    printed = lines(claude_says("msg_1", text("Hm.")), claude_result("no", is_error=True))
+    with pytest.raises(AgentFailed) as failed:
+        await ask(program(printed))
+    assert failed.value.usage is not None
+    assert failed.value.usage["cost_usd"] == 0.0123
+
+
+async def test_a_program_that_takes_too_long_is_ended_with_its_steps_and_usage(
+    program: Program,
+) -> None:
+    notes = Notes()
+    command = program(
+        lines(
+            claude_says("msg_1", calls("toolu_1", "Bash", command="ls")),
+            claude_got("toolu_1", "a"),
+            claude_says("msg_2", calls("toolu_2", "Bash", command="make")),
+        )[:-30],
+        "import signal; signal.pause()",
+    )
+    with pytest.raises(AgentTimeout) as ended:
+        await ask(command, request=replace(REQUEST, timeout=1.0, journal=notes))
+    assert notes.told[-1] == "1.1 Bash ended: a"
+    assert ended.value.usage is not None
+    assert (ended.value.usage["requests"], ended.value.usage["input_tokens"]) == (1, 1204)
+
+
+async def test_secrets_of_the_program_are_not_in_its_steps(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-very-secret")
+    notes = Notes()
+    command = program(
+        lines(
+            claude_says("msg_1", calls("toolu_1", "Bash", command="echo sk-very-secret")),
+            claude_got("toolu_1", "sk-very-secret", is_error=True),
+            claude_result("It is sk-very-secret."),
+        )
+    )
+    request = replace(REQUEST, journal=notes)
+    reply = await ask(command, request=request, environment=["PATH", "ANTHROPIC_API_KEY"])
+    assert reply.text == "It is [ANTHROPIC_API_KEY]."
+    assert "1.1 Bash ended: [ANTHROPIC_API_KEY]" in notes.told
+    assert "sk-very-secret" not in " ".join(notes.told)

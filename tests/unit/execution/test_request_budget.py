@@ -1,0 +1,126 @@
+"""A run whose budget is used up ends before its next request to the model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from daybook.agents.base import AgentReply, AgentRequest
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import AgentFailed, AgentMisconfigured
+from daybook.execution import answers, journal
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import StepRow
+from daybook.runs import claims, steps
+from tests.providers import Answer, Provider, provider
+from tests.unit.agents.asking import agent, request
+from tests.unit.execution.conftest import ActiveRun
+from tests.unit.execution.test_journal import Mail, sends
+
+pytestmark = pytest.mark.anyio
+
+PRICES = {"input_price": 1_000.0, "output_price": 1_000.0}
+"""A token costs a tenth of a cent; a request of 120 tokens costs 12 cents."""
+
+
+def budget(patch: pytest.MonkeyPatch, **table: Any) -> None:
+    patch.setenv("DAYBOOK_BUDGET", json.dumps(table))
+
+
+async def ask(
+    active: ActiveRun, fake_provider: Provider, attempt: int = 1, **settings: Any
+) -> AgentReply:
+    with journal.recording(active.ledger, active.granted, attempt, SYSTEM_CLOCK):
+        asked = request(tools=(Mail().tool,), journal=journal.current(), timeout=100.0)
+        return await agent(fake_provider, options={"max_tokens": 30}, **settings).answer(asked)
+
+
+async def recorded(active: ActiveRun) -> list[StepRow]:
+    async with active.ledger.read() as session:
+        return await steps.of_run(session, active.granted.run_id)
+
+
+async def test_a_request_that_would_exceed_the_budget_is_not_sent(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 30 cents two requests use 24; the third would use 12 more."""
+    budget(monkeypatch, usd_per_run=0.30)
+    with provider() as fake_provider:
+        fake_provider.script = [sends("a")]
+        with pytest.raises(AgentFailed, match=r"budget: \$0\.24 of \$0\.30 per run") as failed:
+            await ask(active, fake_provider, **PRICES)
+        assert len(fake_provider.requests) == 2
+    assert failed.value.usage is not None
+    assert failed.value.usage["cost_usd"] == pytest.approx(0.24)
+    assert not failed.value.allows_retry
+    requests = [each for each in await recorded(active) if each.kind == "request"]
+    assert [(each.tokens, each.usd) for each in requests] == [(120, 0.12), (120, 0.12)]
+
+
+async def test_an_unknown_price_is_refused_or_counts_as_the_fallback(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with provider() as fake_provider:
+        fake_provider.script = [sends("a")]
+        unknown = {"model": "homemade"}
+        budget(monkeypatch, usd_per_day=5)
+        with pytest.raises(AgentMisconfigured, match="the price of a request to homemade is not"):
+            await ask(active, fake_provider, **unknown)
+        assert not fake_provider.requests
+        budget(monkeypatch, usd_per_day=5, unpriced_usd=2.0)
+        with pytest.raises(AgentFailed, match=r"budget: \$4 of \$5 per day of all runs"):
+            await ask(active, fake_provider, **unknown)
+        assert len(fake_provider.requests) == 2
+
+
+async def test_what_the_provider_does_not_report_counts_as_its_estimate(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget(monkeypatch, usd_per_day=5)
+    with provider() as fake_provider:
+        fake_provider.script = [Answer("Done.", usage=False)]
+        await ask(active, fake_provider, **PRICES)
+    (row,) = await recorded(active)
+    assert row.usage is not None
+    assert row.usage["cost_usd"] is None
+    assert row.tokens > 30
+    assert (row.usd, row.unpriced) == (pytest.approx(row.tokens / 1_000), 0)
+
+
+class Program:
+    """Program that answers without saying what that cost."""
+
+    name, is_program = "cc", True
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def answer(self, _: AgentRequest) -> AgentReply:
+        self.asked += 1
+        return AgentReply("Done.", self.name)
+
+
+async def test_the_answer_of_a_program_counts_as_one_request_of_unknown_price(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = Program()
+
+    async def answer(of: Program, question: int) -> None:
+        with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK):
+            asked = replace(request(journal=journal.current()), question=question)
+            await answers.ask(of, asked, "text", {})
+
+    await answer(program, 1)
+    assert await recorded(active) == []  # no budget in US dollars: no step
+    budget(monkeypatch, usd_per_day=5)
+    with pytest.raises(AgentMisconfigured, match="the price of a request to cc is not known"):
+        await answer(program, 1)
+    budget(monkeypatch, usd_per_day=5, unpriced_usd=0.5)
+    await answer(program, 1)
+    assert program.asked == 2
+    outcome = Outcome(Status.FAILED, error="exit code 1")
+    await claims.finish(active.ledger, active.granted.run_id, active.granted.fence, outcome)
+    assert active.query("SELECT tokens, usd, unpriced FROM attempts") == [(0, 0.0, 1)]
