@@ -63,7 +63,7 @@ TICK_SECONDS = 1.0
 class Server(uvicorn.Server):
     """uvicorn's server, in a process of its own: after the start it returns unused memory.
 
-    It looks after itself once a second, as its `Date` header needs, instead of ten times. A change
+    Its own upkeep happens once a second, as its `Date` header needs, instead of ten times. A change
     of ``should_exit``, also in another thread or a signal handler, ends that pause.
     """
 
