@@ -18,8 +18,9 @@ from daybook.operations import setup
 from tests.at_prefect import with_client
 from tests.commands import Daybook
 from tests.printed_steps import calls, claude_got, claude_init, claude_result, claude_says, lines
+from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
 
 PRINTED = lines(
     claude_init(),
