@@ -1,6 +1,6 @@
 """Budgets: limits on the tokens and US dollars that runs use, per run and per day.
 
-One `Budget` has four fields, whoever sets it::
+One `Budget` has four fields, and four places set one::
 
     a job       its policy                    each run; all runs of the job in a day
     an owner    `[limits]` of agents          each run; all runs of the owner's jobs in a day
