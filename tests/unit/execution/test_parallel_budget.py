@@ -8,6 +8,7 @@ import sqlite3
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ from tests.unit.execution.test_journal import Mail, sends
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 RUNS, BUDGET_USD, REQUEST_USD = 50, 5.0, 0.12
-PRICES = {"input_price": 1_000.0, "output_price": 1_000.0}
+PRICES: dict[str, Any] = {"input_price": 1_000.0, "output_price": 1_000.0}
 
 
 async def claimed(ledger: Ledger, name: str) -> Granted | Finished:
