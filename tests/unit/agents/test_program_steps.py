@@ -43,6 +43,9 @@ class Notes:
         self.told: list[str] = []
         self._before = before
 
+    async def limits_usd(self) -> bool:
+        return False
+
     async def start(self, step: Step) -> StepReply | None:
         raise AssertionError("a program's step cannot be prevented")
 
