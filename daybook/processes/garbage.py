@@ -5,13 +5,8 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import gc
-import os
-import re
 import sys
-import tempfile
-from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 THRESHOLD = 50_000
 """Number of new objects after which Python collects cyclic garbage; its default is 700."""
@@ -39,39 +34,6 @@ def use_one_arena() -> None:
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
-def fill_gaps() -> int:
-    """Allocate the free blocks between Python's objects, for good; call it before a fork.
-
-    Each fork would allocate its next objects there, and so copy the pages of old objects around
-    them. Now it allocates them in new pages. The gaps have a megabyte, which the forks share.
-    """
-    if sys.implementation.name != "cpython" or not hasattr(sys, "_debugmallocstats"):
-        return 0
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as file:
-        stderr = os.dup(2)
-        os.dup2(file.fileno(), 2)
-        try:
-            sys._debugmallocstats()
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-        file.seek(0)
-        report = file.read().decode(errors="replace")
-    gaps = [(int(size), int(free)) for size, free in _FREE_BLOCKS.findall(report)]
-    for size, free in gaps:
-        make = _MAKE.get(size, partial(bytes, max(0, size - _BYTES_HEADER)))
-        _fillers.extend(make() for _ in range(free))
-    return sum(free for _, free in gaps)
-
-
-_FREE_BLOCKS = re.compile(r"^ *\d+ +(\d+) +\d+ +\d+ +(\d+)$", re.MULTILINE)
-"""Rows of the report's table: class, size, pools, blocks in use, free blocks."""
-_BYTES_HEADER = sys.getsizeof(b"")
-_MAKE: dict[int, Callable[[], object]] = {16: object, 32: partial(int.from_bytes, b"\1" * 5, "big")}
-_fillers: list[object] = []
 
 
 def settle() -> None:

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from daybook.processes import forked, garbage, group, proc
+from daybook.processes import forked, group, proc
 
 # -P: do not import another `daybook` from the current folder, such as another checkout.
 PYTHON_MODULE = (sys.executable, "-P", "-m")
@@ -212,7 +212,6 @@ def fork(
     if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
         return None
     gc.collect()
-    garbage.fill_gaps()
     gc.freeze()
     # Each message is read as a whole, and the other end is read as closed when this one is.
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -203,15 +203,6 @@ CASES: dict[str, Case] = {
     "daybook/imports/systemd.py:re.sub('\\\\\\\\\\\\n(?:[ \\\\t]*[#;].*\\\\n)*')": case(
         "sub", "\\", "\\\n", Text(" ", "\\\n"), Text("#\n", "\\\n"), Text("#", "\\\n"), "\\\n#"
     ),
-    "daybook/processes/garbage.py:_FREE_BLOCKS": case(
-        "findall",
-        " ",
-        "1",
-        "1 ",
-        Text(" ", "1"),
-        Text(" ", "1 1 1 1 "),
-        Text("1", "\n 1 1 1 1 ", "x"),
-    ),
     # --- channels
     "daybook/delivery/channels/builtin.py:_NAME": case("match", "a", " ", "a ", Text("a", "", "!")),
     "daybook/delivery/channels/apprise.py:_CHAT": case(

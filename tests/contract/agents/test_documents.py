@@ -144,7 +144,7 @@ async def test_the_form_of_a_command_agent_block_has_exactly_its_settings(
     ]
     assert schema.fields["required"] == ["command"]
     assert fields["command"]["items"] == {"type": "string"}
-    assert fields["output"]["enum"] == ["text", "json"]
+    assert fields["output"]["enum"] == ["text", "json", "claude-code", "codex"]
     assert "standard input" in fields["command"]["description"]
     assert "PATH" in fields["environment"]["default"]
 

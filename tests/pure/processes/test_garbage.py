@@ -50,10 +50,3 @@ async def test_a_process_that_has_started_collects_its_garbage(
         await gone.wait()
     finally:
         gc.enable()
-
-
-def test_the_gaps_between_objects_are_filled_once() -> None:
-    objects = [bytes(100) for _ in range(20_000)]
-    del objects[::2]
-    assert garbage.fill_gaps() > 9_000
-    assert garbage.fill_gaps() < 3_000

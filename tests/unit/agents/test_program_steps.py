@@ -52,9 +52,6 @@ class Notes:
     async def acting_agent(self) -> int | None:
         raise AssertionError
 
-    async def limits_usd(self) -> bool:
-        raise AssertionError
-
     async def report(self, step: Step, reply: StepReply | None = None) -> None:
         await self._tell("began", step, reply)
 

@@ -69,8 +69,11 @@ async def claimed(ledger: Ledger, by: str, kind: str = "agent-prompt") -> Grante
     claim_request = ClaimRequest(
         claim_requests.flow_key("f"), kind, "manual", SYSTEM_CLOCK.now(), HERE
     )
+    parameters = {"prompt": "Do it"}
+    if kind == "webhook":
+        parameters = {"url": "https://hooks.example/", "body": "Do it"}
     claim_request = ClaimRequest(
-        **(vars(claim_request) | {"flow_run_id": by, "parameters": {"prompt": "Do it"}})
+        **(vars(claim_request) | {"flow_run_id": by, "parameters": parameters})
     )
     granted = await claims.claim(ledger, claim_request)
     assert isinstance(granted, Granted)
