@@ -13,6 +13,7 @@ import sqlite3
 import time
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +261,9 @@ async def _connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
     That thread uses the loop once more, and would write an error to the terminal if the loop were
     closed by then.
     """
-    connection = aiosqlite.connect(*arguments, **options)
+    connection = sqlite_driver.Driver(
+        partial(sqlite3.connect, *arguments, **options), iter_chunk_size=64
+    )
     connection._thread.daemon = True  # as SQLAlchemy sets it, if it creates the connection
     try:
         return await connection

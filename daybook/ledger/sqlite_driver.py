@@ -1,4 +1,4 @@
-"""Connections of SQLAlchemy to SQLite that change threads once for each statement.
+"""Connections to SQLite that change threads once for each statement, and always end.
 
 A connection of aiosqlite has a thread. SQLAlchemy asks it for a cursor, for the execution, for the
 rows and for the end of the cursor, and wakes the event loop after each. That is three quarters of
@@ -11,6 +11,7 @@ It uses private names of both libraries. `unlike_expected` compares them, and if
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections import deque
 from contextlib import closing
@@ -78,6 +79,24 @@ class Connection(AsyncAdapt_aiosqlite_connection):
 
     def cursor(self, server_side: bool = False) -> AsyncAdapt_aiosqlite_cursor:
         return super().cursor(server_side=True) if server_side else Cursor(self)
+
+
+class Driver(aiosqlite.Connection):
+    """A connection of the driver that may be stopped twice.
+
+    If a task is cancelled while SQLAlchemy closes its connection, SQLAlchemy stops the connection,
+    and the closing stops it again. By then the thread has ended, so the future of that second stop
+    would never be done, and neither would the event loop that waits for its tasks.
+    """
+
+    _is_stopped = False
+    _stopped: asyncio.Future[Any] | None = None
+
+    def stop(self) -> asyncio.Future[Any] | None:
+        if not self._is_stopped:
+            self._is_stopped = True
+            self._stopped = super().stop()
+        return self._stopped
 
 
 def connect(dialect: Dialect, arguments: Any, options: Any) -> Any:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import aiosqlite
 import pytest
+from anyio.lowlevel import checkpoint
 from sqlalchemy import text
 from sqlalchemy.dialects.sqlite.aiosqlite import AsyncAdapt_aiosqlite_cursor
 
+from daybook.ledger import sqlite
 from daybook.ledger.engine import Ledger
 
 
@@ -49,3 +52,14 @@ async def test_with_another_version_of_the_driver_a_statement_has_its_own_steps(
     steps = await steps_of_a_read(tmp_path / "ledger.db", monkeypatch)
     assert steps.count("execute") == 2
     assert steps.count("fetchall") == 1
+
+
+async def test_a_connection_that_is_stopped_while_it_is_closed_ends(tmp_path: Path) -> None:
+    connection = await sqlite._connect(tmp_path / "a.db")
+    closing = asyncio.create_task(connection.close())
+    await checkpoint()  # the thread has been asked to close it
+    connection.stop()
+    async with asyncio.timeout(10):
+        await closing
+    await asyncio.to_thread(connection._thread.join, 10)
+    assert not connection._thread.is_alive()
