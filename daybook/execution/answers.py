@@ -228,6 +228,8 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
 def _counted(used: Usage | None, error: str = "") -> StepReply:
     """Return the reply of the step that counts a program's answer; other steps show its usage."""
     amount = None if used is None else Amount.of(used)
+    if amount is not None and amount.unpriced:  # the program may report more than one request
+        amount = replace(amount, unpriced=1)
     return StepReply(error=error, may_cost=True, amount=amount)
 
 
