@@ -215,9 +215,15 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     position = Position(request.fallback, request.question, 0)
     unpriced = Amount(unpriced=1)
     step = Step(position, "request", agent.name, {}, "", repeatable=True, estimate=unpriced)
-    await steps.start(step)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + request.timeout
     try:
-        reply = await agent.answer(request)
+        async with asyncio.timeout_at(end):  # it waits while others have reserved the budget
+            await steps.start(step)
+    except TimeoutError:
+        raise AgentTimeout(request.timeout) from None
+    try:
+        reply = await agent.answer(replace(request, timeout=end - loop.time()))
     except AgentError as error:
         await steps.finish(step, _counted(error.usage, str(error)))
         raise

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.journal import Journal, Step, StepReply
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import AgentFailed, AgentMisconfigured
+from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
 from daybook.execution import answers, journal
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import StepRow
@@ -138,3 +140,22 @@ async def test_an_answer_of_a_program_is_one_request_however_many_it_reports(
         await answers.ask(Program(reported), asked, "text", {})
     (row,) = await recorded(active)
     assert (row.tokens, row.usd, row.unpriced) == (100, 0.0, 1)
+
+
+class Reserved:
+    """Journal of a run whose budget other runs have reserved for ever."""
+
+    async def limits_usd(self) -> bool:
+        return True
+
+    async def start(self, _: Step) -> StepReply | None:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_program_waits_for_its_budget_no_longer_than_its_timeout() -> None:
+    program = Program()
+    asked = replace(request(journal=cast("Journal", Reserved())), timeout=0.05)
+    with pytest.raises(AgentTimeout):
+        await answers.ask(program, asked, "text", {})
+    assert program.asked == 0
