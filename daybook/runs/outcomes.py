@@ -172,6 +172,9 @@ async def close_attempt(
             await _count_grant(session, row, attempt)
     else:  # a late outcome: the first end has counted the steps
         attempt.usage = _larger(attempt.usage, outcome.usage)
+        reported = Amount.of(attempt.usage)
+        attempt.tokens = max(attempt.tokens, reported.tokens)
+        attempt.usd = max(attempt.usd, reported.usd)
     await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
     usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()

@@ -175,6 +175,15 @@ async def test_what_a_program_reported_before_it_was_killed_counts(world: World)
     assert await counted(world, granted) == Amount(1_000, 0.0, 1)
 
 
+async def test_what_a_program_reports_late_counts(world: World) -> None:
+    stored, home = await add(world), rules(usd_per_day=9.0, unpriced_usd=0.5)
+    granted = await begun(world, stored, home)
+    await requested(world, granted, home, Amount(unpriced=1))
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
+    await world.runs.finish(granted, Status.SUCCEEDED, usage=DEAR)
+    assert await counted(world, granted) == Amount(1_000, 0.4, 1)
+
+
 async def test_a_program_that_answers_in_place_of_a_model_counts_with_its_requests(
     world: World,
 ) -> None:
