@@ -10,6 +10,7 @@
      │                                         `IllegalTransition`
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
+     ├ ApprovalNeeded             the run waits for a person, and the attempt goes on afterwards
      ├ any other error            failed
      ├ a tool call failed         succeeded with warnings; failed with `fail_on_tool_error`
      ├ cancelled in Prefect       cancelled
@@ -47,6 +48,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import occurrence, states
 from daybook.processes.ending import wait_shielded
+from daybook.runs.approvals import ApprovalNeeded, Question
 from daybook.runs.claim_requests import Granted
 from daybook.timing import TIMING
 
@@ -82,7 +84,10 @@ STOP_ERRORS = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, Sys
 
 @dataclass(frozen=True)
 class RetryAt:
-    """Result of an attempt after a temporary error: the next one starts at ``until``."""
+    """Result of an attempt that was left: the next one starts, or this one goes on, at ``until``.
+
+    A temporary error ended it, or a person has to decide, at the latest then.
+    """
 
     until: datetime
 
@@ -91,12 +96,14 @@ class RetryAt:
 class AttemptResult:
     """Result of an act. A ``temporary`` one is retried while retries are left.
 
-    ``asked`` is the delay before a retry that the other side asked for.
+    ``asked`` is the delay before a retry that the other side asked for. If there is a ``question``,
+    a person has to answer it before the attempt can have an outcome.
     """
 
     outcome: Outcome
     temporary: bool = False
     asked: timedelta = timedelta(0)
+    question: Question | None = None
 
 
 async def run_attempt(
@@ -147,7 +154,18 @@ async def run_attempt(
 async def _record(
     ledger: Ledger, granted: Granted, attempt: int, tried: AttemptResult, clock: Clock
 ) -> Outcome | RetryAt:
-    """Record the outcome of the run, or only of its attempt if another one follows."""
+    """Record the outcome of the run, or only of its attempt if another one follows.
+
+    If there is a question instead, record that the run waits for the answer.
+    """
+    if (question := tried.question) is not None:
+        until = list[datetime]()
+
+        async def ask() -> None:
+            until.append(await recording.ask(ledger, granted, question, clock))
+
+        await _run_to_end(ask)
+        return RetryAt(until[-1])
     policy = Policy.model_validate(granted.parameters["policy"])
     retry = None
     if tried.temporary and attempt <= policy.retries:
@@ -179,6 +197,9 @@ async def _try(granted: Granted, act: Act) -> AttemptResult:
         delay = requested_delay(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
         return AttemptResult(failed, temporary=error.allows_retry, asked=delay)
+    except ApprovalNeeded as error:
+        failed = Outcome(Status.FAILED, error=str(error))
+        return AttemptResult(failed, question=error.question)
     except FenceRefused:  # a step was refused: another process decides the run's end
         raise
     except DaybookError as error:

@@ -101,6 +101,11 @@ class Limits(BaseModel):
         description="Models that its jobs may name instead of an agent's own; empty: none.",
     )
     tools: Patterns = Field(default=(), description="Tools that its jobs may call; empty: none.")
+    approve: Patterns = Field(
+        default=(),
+        description="Tools of agents whose calls in its jobs a person has to approve, such as "
+        "mail.*, besides those that a job's own `approve` names.",
+    )
     channels: Patterns = Field(
         default=("*",),
         description="Channels that its jobs may use; `file` and `console` are never allowed.",
