@@ -34,7 +34,7 @@ from daybook.execution.answers import AgentAnswer
 from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
-from daybook.jobs.policy import Policy
+from daybook.jobs.policy import Policy, tools_of
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import AGENT_PREFIX, Actor, is_agent
 from daybook.processes import locations
@@ -87,18 +87,20 @@ async def prepare_request(
     ``fallback`` is as in `AgentRequest`. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
-    approve = _approve(granted, policy)
+    owner = granted.job.row.owner if granted.job else ""
+    approve = tools_of(limits.approvals_of(policy, owner))
+    of_job = tools_of(policy.approve)
     async with get_client() as client:
         found = await agent_lookup.find_agent(client, agent)
         servers = PrefectServers(client)
         selection, configuration = ToolSelection(found.name), McpConfiguration()
         if found.is_program:
-            _refuse_approvals(found.name, found.tools, policy.approve, approve)
+            _refuse_approvals(found.name, found.tools, of_job, approve)
             configuration = await mcp_config.find(found.tools, servers)
         else:
             selection = await agent_tools.find(found.name, found.tools, servers, own)
             # A fallback agent may have fewer tools than the job's own.
-            expected = () if fallback else policy.approve
+            expected = () if fallback else of_job
             selection = replace(selection, approve=approve, expected=expected)
     if granted.session_id and (compression := policy.compression or found.compression):
         history = await conversation.compressed_history(granted, compression)
@@ -119,13 +121,6 @@ async def prepare_request(
         work_dir=locations.job_folder(policy.work_dir),
     )
     return PreparedRequest(found, request, selection, actor)
-
-
-def _approve(granted: Granted, policy: Policy) -> tuple[str, ...]:
-    """Return the entries for tools whose calls need an approval: the job's and its owner's."""
-    owner = granted.job.row.owner if granted.job else ""
-    owner_limits = limits.load_rules().for_owner(owner)
-    return (*policy.approve, *(owner_limits.approve if owner_limits else ()))
 
 
 def _refuse_approvals(

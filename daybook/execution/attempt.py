@@ -40,10 +40,18 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 
 from daybook.clock import Clock
-from daybook.errors import AgentTemporary, AgentTimeout, DaybookError, FenceRefused
+from daybook.errors import (
+    AgentTemporary,
+    AgentTimeout,
+    DaybookError,
+    FenceRefused,
+    InvalidInput,
+)
 from daybook.execution import journal, lease, recording
 from daybook.execution.handover import Handover
-from daybook.jobs.policy import MAX_REQUESTED_DELAY, Policy
+from daybook.jobs import limits
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.policy import ANSWER, MAX_REQUESTED_DELAY, Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import occurrence, states
@@ -127,8 +135,12 @@ async def run_attempt(
     try:
         async with keeping:
             with journal.recording(ledger, granted, attempt, clock) as steps:
-                tried = await _try(granted, act)
-                tried = _with_warnings(granted, tried, steps.warnings())
+                if (decided := await steps.decided_answer()) is not None:
+                    tried = AttemptResult(decided)
+                else:
+                    tried = await _try(granted, act)
+                    tried = _with_warnings(granted, tried, steps.warnings())
+                    tried = _with_question(granted, tried)
     except lease.LeaseNotRenewed:
         if tried is None:
             raise
@@ -223,6 +235,26 @@ def _with_warnings(
         return AttemptResult(replace(outcome, status=Status.FAILED, error=words))
     reason = "; ".join(filter(None, (outcome.reason, f"warning: {words}")))
     return AttemptResult(replace(outcome, reason=reason, warnings=warnings))
+
+
+def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
+    """Return an answer as the question whether it may be used, if a person has to agree to it.
+
+    Until then, and if nobody can be asked, the outcome has no answer.
+    """
+    if tried.outcome.status is not Status.SUCCEEDED or granted.kind not in CONVERSATION_KINDS:
+        return tried
+    policy = Policy.model_validate(granted.parameters["policy"])
+    owner = granted.job.row.owner if granted.job else ""
+    usage = tried.outcome.usage
+    try:
+        if ANSWER not in limits.approvals_of(policy, owner):
+            return tried
+    except InvalidInput as error:  # of the settings, which may have changed since
+        return AttemptResult(Outcome(Status.FAILED, error=str(error), usage=usage))
+    unasked = Outcome(Status.FAILED, error="nobody was asked to approve the answer", usage=usage)
+    question = Question.of_answer(tried.outcome, policy.approve_within)
+    return AttemptResult(unasked, question=question)
 
 
 def requested_delay(retry_after: float | None) -> timedelta:

@@ -55,9 +55,10 @@ from daybook.errors import (
     one_line,
 )
 from daybook.jobs import limits
-from daybook.jobs.policy import policy_from_parameters
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.policy import ANSWER, policy_from_parameters
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
 from daybook.processes.ending import wait_shielded
 from daybook.runs import approvals, steps
@@ -133,6 +134,7 @@ class RunJournal:
         """The last step of the earlier attempts at each position, without replaced ones."""
         self._approvals: dict[Position, ApprovalRow] = {}
         """The last approval at each position, without those from before a divergence."""
+        self._answer: Outcome | None = None
         self._unanswered: list[StepRow] = []
         """The tool calls of earlier attempts whose replies are not known."""
         self._replaced: list[StepRow] = []
@@ -206,6 +208,15 @@ class RunJournal:
             )
         )
 
+    async def decided_answer(self) -> Outcome | None:
+        """Return the outcome of the attempt if a person has decided about its answer, else None.
+
+        Then its agent has answered already.
+        """
+        if self._granted.kind in CONVERSATION_KINDS:
+            await self._load()
+        return self._answer
+
     async def acting_agent(self) -> int | None:
         await self._load()
         acted = [position for position, row in self._earlier.items() if _may_have_acted(row)]
@@ -217,7 +228,9 @@ class RunJournal:
         if self._is_loaded:
             return
         rows, asked = await self._retry(self._read)
-        self._approvals = {Position.parse(each.position): each for each in asked}
+        self._answer = approvals.answer(asked)
+        of_calls = [each for each in asked if each.position != ANSWER]
+        self._approvals = {Position.parse(each.position): each for each in of_calls}
         for row in rows:
             position = Position.parse(row.position)
             if row.replaced:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -51,6 +51,8 @@ MAX_RETRY_DELAY = timedelta(minutes=5)
 MAX_REQUESTED_DELAY = timedelta(hours=1)
 MAX_PATH_LENGTH = 1_000
 MAX_APPROVE_ENTRIES, MAX_APPROVE_LENGTH = 50, 200
+ANSWER = "answer"
+"""The entry of `approve` for the answer of the run, which is delivered only if it is approved."""
 JITTER_FRACTION = 0.1
 """Fraction by which a delay may be longer, so that runs that failed together spread out."""
 
@@ -73,6 +75,11 @@ def _check_approve(entries: tuple[str, ...]) -> tuple[str, ...]:
                 hint = "save the server with `daybook tools add`, and use its name"
                 raise InvalidInput("approve", f'"{entry}" is a URL', hint)
     return entries
+
+
+def tools_of(approve: Iterable[str]) -> tuple[str, ...]:
+    """Return the entries of `approve` that name tools."""
+    return tuple(each for each in approve if each != ANSWER)
 
 
 def _in_words(value: object) -> str:
@@ -261,7 +268,8 @@ class Policy(BaseModel):
         default=(),
         title="Approve",
         description="Tool of the job's agent whose calls wait until a person approves them: "
-        "server, server.tool, or the name of a Python tool. * is a wildcard.",
+        "server, server.tool, or the name of a Python tool, with * as a wildcard; or answer, for "
+        "the run's answer.",
     )
     approve_within: Annotated[ApproveWithin, Marker(is_continued=True)] = Field(
         default=timedelta(days=1),

@@ -394,6 +394,9 @@ class ApprovalRow(SQLModel, table=True):
     decided_at: datetime | None = Field(default=None, sa_type=Instant)
     decided_by: str = ""
     reason: str = ""
+    # Must stay last: SQLite is slow to read columns that follow a long one. The outcome whose
+    # answer is to be approved, as JSON, until the run has its outcome.
+    outcome: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
 class OutboxRow(SQLModel, table=True):

@@ -21,6 +21,7 @@ from sqlmodel import col
 from daybook.api import authorization, spending, task_scheduler
 from daybook.errors import one_line
 from daybook.jobs import store, summaries
+from daybook.jobs.policy import ANSWER
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
@@ -104,7 +105,8 @@ def _approvals(
         yield Need(
             kind="approval",
             severity="waiting",
-            title=f"{job.name if job else 'A direct call'} wants to call {row.tool}",
+            title=f"{job.name if job else 'A direct call'} "
+            + ("has an answer" if row.position == ANSWER else f"wants to call {row.tool}"),
             why=one_line(row.input, MAX_WHY),
             fix=f"daybook approve {run.id[:12]}.{row.number}",
             job_id=run.job_id,

@@ -176,7 +176,7 @@ def approvals(waiting: Sequence[WaitingApproval]) -> list[Finding]:
     return [
         warning(
             "approvals",
-            f"{each.job or 'a direct call'} waits for an approval of {each.tool} until "
+            f"{each.job or 'a direct call'} waits for an approval ({each.tool}) until "
             f"{utc_text(each.deadline.replace(microsecond=0))}",
             f"daybook approve {each.ref}, or daybook reject {each.ref}",
         )

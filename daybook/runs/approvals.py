@@ -12,6 +12,9 @@ held. Its attempt stays open, so the wait uses up no retry. The decision, or the
 run due; then `claims.begin` continues the attempt, which replays its steps. At the same step it
 makes the call if it is approved, else the model reads the refusal (`daybook.execution.journal`).
 
+The answer of a run (`answer` in `approve`) waits in the same way, with its whole outcome in the
+row. The attempt that goes on records it if it is approved, else a failure, and asks no agent.
+
 An approval is for one position and one digest: one tool with these arguments. If the run has
 diverged since, it is not used, and a person is asked anew. The first decision counts: `decide`
 compares and sets in one transaction.
@@ -19,19 +22,25 @@ compares and sets in one transaction.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
 from daybook.delivery import messages, outbox
 from daybook.errors import DaybookError, InvalidInput
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
-from daybook.ledger.states import Status
+from daybook.ledger import texts
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.names import validate_line
@@ -41,6 +50,8 @@ EVENT = "approval"
 """The event of the message that asks for an approval."""
 
 MAX_REASON_LENGTH = 500
+MAX_ANSWER_CHARACTERS = 8_000
+"""Maximum length of the answer in a question."""
 
 
 class ApprovalStatus(StrEnum):
@@ -58,7 +69,8 @@ class Question:
     """What a person is asked: whether ``tool`` may be called.
 
     ``input`` is the beginning of its arguments, ``within`` the time to decide. ``position`` and
-    ``digest`` are those of the step, and ``after`` is the number of the last step before it.
+    ``digest`` are those of the step, and ``after`` is the number of the last step before it. The
+    question about an answer has its ``outcome``.
     """
 
     position: str
@@ -67,6 +79,17 @@ class Question:
     tool: str
     input: str
     within: timedelta
+    outcome: dict[str, Any] | None = None
+
+    @classmethod
+    def of_answer(cls, outcome: Outcome, within: timedelta) -> Question:
+        """Return the question whether the answer of an attempt that succeeded may be used."""
+        text = outcome.output if outcome.output is not None else texts.to_json(outcome.result)
+        digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
+        left_out = len(text) - MAX_ANSWER_CHARACTERS
+        if left_out > 0:
+            text = f"{text[:MAX_ANSWER_CHARACTERS]}\n… ({left_out:,} more characters)"
+        return cls(ANSWER, digest, 0, ANSWER, text, within, asdict(outcome))
 
 
 class ApprovalNeeded(DaybookError):
@@ -125,6 +148,35 @@ async def waiting_of_job(session: AsyncSession, ref: str) -> Sequence[ApprovalRo
     return (await session.execute(query)).scalars().all()
 
 
+def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
+    """Return the outcome of the attempt if a person has decided about its answer, else None.
+
+    ``known`` are the approvals of the run.
+    """
+    last = known[-1] if known else None
+    if last is None or last.position != ANSWER or last.outcome is None:
+        return None
+    if last.status == ApprovalStatus.APPROVED:
+        given = {**last.outcome, "warnings": tuple(last.outcome.get("warnings", ()))}
+        return Outcome(**{**given, "status": Status(given["status"])})
+    if last.status not in (ApprovalStatus.REJECTED, ApprovalStatus.EXPIRED):
+        return None
+    why = f": {last.reason}" if last.reason else ""
+    error = f"the answer was rejected by {last.decided_by}{why}"
+    if last.status == ApprovalStatus.EXPIRED:
+        error = "the answer was not approved: nobody decided before the deadline"
+    facts = {name: last.outcome.get(name) for name in ("agent", "model", "usage")}
+    return Outcome(Status.FAILED, error=error, **facts)
+
+
+async def forget(session: AsyncSession, run: RunRow) -> None:
+    """Remove the outcomes that waited for a person from a run that has its outcome."""
+    if run.attempts and run.kind in CONVERSATION_KINDS:
+        table = ApprovalRow.__table__  # type: ignore[attr-defined]
+        kept = (table.c.run_id == run.id) & table.c.outcome.is_not(None)
+        await session.execute(update(table).where(kept).values(outcome=None))
+
+
 def is_same(row: ApprovalRow, question: Question) -> bool:
     """Return whether the approval is about this step, and nothing has happened in between."""
     return (row.position, row.digest, row.after) == (
@@ -161,6 +213,7 @@ async def ask(
         status=ApprovalStatus.OPEN.value,
         asked_at=now,
         deadline=now + question.within,
+        outcome=question.outcome,
     )
     session.add(asked)
     await _send(session, run, stored, asked, now)
@@ -225,7 +278,8 @@ def words(row: ApprovalRow) -> str:
     """Return in words what was decided about the call, by whom and why."""
     match row.status:
         case ApprovalStatus.OPEN:
-            return f"approval: waiting for a decision about {row.tool} until {_at(row.deadline)}"
+            what = "the answer" if row.position == ANSWER else row.tool
+            return f"approval: waiting for a decision about {what} until {_at(row.deadline)}"
         case ApprovalStatus.EXPIRED:
             return f"approval: {row.tool} was refused, because nobody decided before the deadline"
         case ApprovalStatus.WITHDRAWN:

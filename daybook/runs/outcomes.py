@@ -87,6 +87,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
             check.status, check.finished_at = outcome.status, now
             session.add(check)
     await steps.forget(session, row)
+    await approvals.forget(session, row)
     stored = await store.get(session, row.job_id) if row.job_id else None
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
         # Without an attempt, only a watch that saw its source for the first time found something.

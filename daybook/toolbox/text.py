@@ -113,10 +113,10 @@ def approvals(found: Sequence[WaitingApproval]) -> str:
     lines = []
     for each in found:
         lines.append(
-            f"- {each.ref}: {each.job or 'a direct call'} wants to call {each.tool}; refused "
+            f"- {each.ref}: {each.job or 'a direct call'} asks for {each.tool}; refused "
             f"without a decision until {due(each.deadline)}"
         )
-        lines.append(f"  arguments: {truncated(each.input, MAX_BRIEF_CHARACTERS)}")
+        lines.append(f"  {truncated(each.input, MAX_OUTPUT_CHARACTERS)}")
     return "\n".join(lines)
 
 

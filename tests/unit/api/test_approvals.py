@@ -88,7 +88,7 @@ async def test_an_agent_cannot_change_what_its_job_has_approved(world: World) ->
 async def test_the_operators_mcp_lists_and_decides(world: World) -> None:
     run_id = await asked(world)
     listed = await call("approval_list")
-    assert f"{run_id[:12]}.1: brief wants to call mail_send" in listed.text
+    assert f"{run_id[:12]}.1: brief asks for mail_send" in listed.text
     assert 'to="ann"' in listed.text
     given = {"approval": f"{run_id[:12]}.1", "decision": "approve"}
     assert "Approved: mail_send" in (await call("approval_decide", given)).text

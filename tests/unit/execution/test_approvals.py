@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 from daybook.agents.base import AgentReply, Tool
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentMisconfigured, InvalidInput, LedgerUnreachable
-from daybook.execution import agent_request, agent_tools, attempt, journal, recording
+from daybook.execution import agent_request, agent_tools, attempt, journal, lease, recording
 from daybook.execution.agent_tools import ToolSelection
 from daybook.execution.attempt import RetryAt
+from daybook.execution.lease import LeaseLost
 from daybook.jobs.model import new_job, read_parameters
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome, Status
@@ -22,7 +25,7 @@ from daybook.runs import approvals, claim_requests, claims
 from daybook.runs.approvals import ApprovalNeeded
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from daybook.timing import TIMING
-from tests.providers import Provider, Step, provider
+from tests.providers import Answer, Provider, Step, provider
 from tests.providers import Status as HttpStatus
 from tests.unit.agents.asking import agent, request
 from tests.unit.execution.conftest import ActiveRun
@@ -365,3 +368,85 @@ def test_only_a_job_that_asks_an_agent_can_name_tools_to_approve() -> None:
         new_job(prompt="x", approve_within="soon", **given)
     _, policy, _ = read_parameters("agent-prompt", {"prompt": "x"})
     assert policy == Policy()
+
+
+# --- the answer
+
+
+async def answering(active: ActiveRun, fake_provider: Provider, *script: Step) -> AskingRun:
+    """Return a run whose answer is asked about, after the attempt with this script."""
+    active.granted = replace(
+        active.granted,
+        parameters={**active.granted.parameters, "policy": {"approve": ["answer"], "retries": 3}},
+    )
+    approve = "json_set(parameters, '$.policy.approve', json('[\"answer\"]'))"
+    active.query(f"UPDATE runs SET parameters = {approve}")
+    run = AskingRun(active, fake_provider)
+    paused = await run.goes_on(*script)
+    assert isinstance(paused, RetryAt)
+    return run
+
+
+async def test_an_answer_is_recorded_only_after_its_approval_and_nobody_is_asked_twice(
+    active: ActiveRun,
+) -> None:
+    with provider() as fake_provider:
+        run = await answering(active, fake_provider, Answer("Sell all.", input_tokens=70))
+        row = await active.row()
+        assert (row.status, row.waits_for, row.output) == ("waiting", "approval", None)
+        (approval,) = await run.asked()
+        assert (approval.tool, approval.input, approval.status) == ("answer", "Sell all.", "open")
+
+        await run.is_decided()
+        ended = await run.goes_on()
+        assert len(fake_provider.requests) == 1
+    assert isinstance(ended, Outcome) and ended.output == "Sell all."
+    row = await active.row()
+    assert (row.status, row.output, row.attempts) == ("succeeded", "Sell all.", 1)
+    assert row.usage is not None and row.usage["input_tokens"] == 70
+    (approval,) = await run.asked()
+    assert approval.outcome is None  # the run has it now
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_rejected_answer_fails_the_run_and_is_not_in_its_outcome(
+    active: ActiveRun, expired: bool
+) -> None:
+    with provider() as fake_provider:
+        run = await answering(active, fake_provider, "Sell all.")
+        if expired:
+            active.query("UPDATE approvals SET deadline = asked_at")
+            active.query("UPDATE runs SET until = queued_at")
+            await run.is_claimed()
+        else:
+            await run.is_decided(approve=False, reason="too bold")
+        await run.goes_on()
+        assert len(fake_provider.requests) == 1
+    row = await active.row()
+    error = "the answer was rejected by ann (cli): too bold"
+    if expired:
+        error = "the answer was not approved: nobody decided before the deadline"
+    assert (row.status, row.error, row.output) == ("failed", error, None)
+    assert "Sell" not in str([active.query("SELECT body FROM outbox WHERE event = 'failed'")])
+
+
+async def test_an_answer_whose_lease_is_lost_is_not_recorded_without_an_approval(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late outcome of an attempt that was judged lost is no way around the approval."""
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider)
+        active.granted = replace(
+            active.granted, parameters={"policy": {"approve": ["answer"]}, "prompt": "x"}
+        )
+
+        @asynccontextmanager
+        async def lost_at_the_end(*_: Any) -> AsyncIterator[None]:
+            yield
+            raise LeaseLost("lost")
+
+        monkeypatch.setattr(lease, "keep_lease", lost_at_the_end)
+        with pytest.raises(LeaseLost):
+            await run.goes_on("Sell all.")
+    row = await active.row()
+    assert (row.status, row.output) == ("failed", None)
