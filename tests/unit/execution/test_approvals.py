@@ -358,7 +358,8 @@ def test_only_a_job_that_asks_an_agent_can_name_tools_to_approve() -> None:
     now = SYSTEM_CLOCK.now()
     given: dict[str, Any] = {"now": now, "on_demand": True, "approve": ["mail.send"]}
     assert new_job(prompt="x", **given).policy.approve == ("mail.send",)
-    for fields in ({"tool": "mail.send"}, {"url": "https://a.example"}):
+    others: list[dict[str, Any]] = [{"tool": "mail.send"}, {"url": "https://a.example"}]
+    for fields in others:
         with pytest.raises(InvalidInput, match="approve: the job asks no agent"):
             new_job(**given, **fields)
     for wrong in ("https://a.example", "send mail", "x" * 300):

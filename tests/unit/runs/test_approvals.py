@@ -33,7 +33,7 @@ async def asked(
     world: World, question: Question = MAIL, **fields: Any
 ) -> tuple[StoredJob, Granted]:
     """Return a job and its run, which waits for an approval."""
-    schedule = {} if "every" in fields else {"on_demand": True}
+    schedule: dict[str, Any] = {} if "every" in fields else {"on_demand": True}
     stored = await world.jobs.add(**schedule, **fields)
     which = stored if "every" in fields else await world.runs.request(stored)
     granted = await world.runs.running(which)
@@ -42,8 +42,8 @@ async def asked(
 
 
 async def decide(world: World, run_id: str, number: int | None = None, **how: Any) -> None:
-    how = {"approve": True, "by": "ann (cli)"} | how
-    await claims.decide_approval(world.ledger, run_id, number, **how)
+    given: dict[str, Any] = {"approve": True, "by": "ann (cli)"} | how
+    await claims.decide_approval(world.ledger, run_id, number, **given)
 
 
 async def found(world: World) -> list[ApprovalRow]:
