@@ -165,7 +165,7 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
     error = f"the answer was rejected by {last.decided_by}{why}"
     if last.status == ApprovalStatus.EXPIRED:
         error = "the answer was not approved: nobody decided before the deadline"
-    facts = {name: last.outcome.get(name) for name in ("agent", "model", "usage")}
+    facts: dict[str, Any] = {name: last.outcome.get(name) for name in ("agent", "model", "usage")}
     return Outcome(Status.FAILED, error=error, **facts)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -77,7 +78,8 @@ async def test_an_agent_neither_decides_nor_sees_the_tools(world: World, tool: s
 async def test_an_agent_cannot_change_what_its_job_has_approved(world: World) -> None:
     stored = await world.jobs.add("mine", "agent:ann", on_demand=True, approve=["mail.send"])
     with acting_as(AGENT):
-        for changes in ({"approve": []}, {"approve_within": "1s"}, {"policy": {}}):
+        given: list[dict[str, Any]] = [{"approve": []}, {"approve_within": "1s"}, {"policy": {}}]
+        for changes in given:
             with pytest.raises(InvalidInput, match="only the operator can change it"):
                 await api.jobs.edit_job("mine", changes)
         answer = await call("cron_update", {"job_id": "mine", "options": {"approve": []}})
