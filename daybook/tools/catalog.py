@@ -26,7 +26,7 @@ from daybook.jobs.action_fields import is_address
 from daybook.tools import connection, python_tools, schemas
 from daybook.tools.base import ToolInfo
 from daybook.tools.connection import ToolLocation
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_settings import ToolServerSettings
 
 if TYPE_CHECKING:
     from daybook.tools.connection import Connection
