@@ -29,6 +29,7 @@ DEFAULT: dict[str, object] = {
     "usd_per_day": 0.0,
     "summarize_after_messages": 0,
     "summarize_after_tokens": 0,
+    "history_tokens": 0,
     "check": {
         "tool": "",
         "params": {},

@@ -61,7 +61,9 @@ class ModelAgent:
     @property
     def compression(self) -> Compression:
         return Compression(
-            self.settings.summarize_after_messages, self.settings.summarize_after_tokens
+            self.settings.summarize_after_messages,
+            self.settings.summarize_after_tokens,
+            self.settings.history_tokens,
         )
 
     def check_model(self, model: str) -> None:

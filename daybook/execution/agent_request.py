@@ -74,14 +74,12 @@ async def prepare_request(
     agent: str,
     prompt: str,
     *,
-    history: tuple[Message, ...] = (),
     model: str = "",
     own: OwnTools,
     fallback: int = 0,
 ) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    ``history`` are the session's messages for an agent whose history is not compressed.
     ``fallback`` is as in `AgentRequest`. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
@@ -93,8 +91,10 @@ async def prepare_request(
             configuration = await mcp_config.find(found.tools, servers)
         else:
             selection = await agent_tools.find(found.name, found.tools, servers, own)
-    if granted.session_id and (compression := policy.compression or found.compression):
-        history = await conversation.compressed_history(granted, compression)
+    history: tuple[Message, ...] = ()
+    if granted.session_id:
+        limits = policy.compression.over(found.compression)
+        history = await conversation.session_history(granted, limits)
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,

@@ -18,6 +18,7 @@ from daybook.jobs.model import read_parameters
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow, StepRow
+from daybook.ledger.views import cost_in_words, tokens_in_words
 from daybook.prefect.address import ui_address
 from daybook.runs.claim_requests import BY_SCHEDULE, Granted
 from daybook.runs.slots import BACKFILL
@@ -39,13 +40,8 @@ def usage_line(outcome: Outcome, attempts: int = 0) -> str:
     parts = [f"{attempts} attempts"] if attempts > 1 else []
     if usage and outcome.model:
         parts.append(f"model {sanitize_markdown(outcome.model)}")
-    if usage.get("input_tokens") is not None:
-        out = usage.get("output_tokens") or 0
-        parts.append(f"{usage['input_tokens']:,} tokens in, {out:,} out")
-    if usage:
-        cost = usage.get("cost_usd")
-        parts.append("price unknown" if cost is None else f"${cost:.6f}")
-    return " · ".join(parts)
+    parts += [tokens_in_words(usage), cost_in_words(usage)]
+    return " · ".join(filter(None, parts))
 
 
 def delivery_lines(rows: Sequence[OutboxRow]) -> list[str]:
@@ -85,9 +81,7 @@ def _step_line(step: StepRow) -> str:
     parts = [f"{step.position} {verb} {sanitize_markdown(step.name)}: **{step.status}**"]
     if step.finished_at is not None:
         parts.append(_duration(max((step.finished_at - step.started_at).total_seconds(), 0.0)))
-    if step.usage and step.usage.get("input_tokens") is not None:
-        out = step.usage.get("output_tokens") or 0
-        parts.append(f"{step.usage['input_tokens']:,} tokens in, {out:,} out")
+    parts += filter(None, [tokens_in_words(step.usage or {})])
     if step.replaced:
         parts.append("replaced")
     texts = [sanitize_markdown(one_line(each)) for each in (step.diverged, step.error) if each]
