@@ -174,6 +174,8 @@ async def _watch(home: Path) -> Watched:
             with_viewers, requests = await _share(pid, viewers)
             for task in tasks:
                 task.cancel()
+        for each in viewers:
+            await each.client.aclose()
     return Watched(without, with_viewers, requests)
 
 
@@ -197,7 +199,7 @@ class _Viewer:
     async def follow(self) -> None:
         from daybook.web import live
 
-        async with self.client, self.client.stream("GET", live.PATH) as stream:
+        async with self.client.stream("GET", live.PATH) as stream:
             stream.raise_for_status()
             async for line in stream.aiter_lines():
                 if line.startswith("data: "):

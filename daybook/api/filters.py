@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from datetime import datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Self
+from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, Field
 
@@ -193,21 +194,28 @@ def _range(
     return start, end
 
 
-def parse_instant(field: str, text: str, now: datetime) -> datetime:
-    """Return an instant; a date is its midnight, and times are those of this machine's zone."""
+def parse_instant(field: str, text: str, now: datetime, tz: ZoneInfo | None = None) -> datetime:
+    """Return an instant; a date is its midnight, and times are those of this zone.
+
+    ``tz`` is by default this machine's zone. Raise `InvalidInput`.
+    """
     word = text.strip().lower().removesuffix(" ago")
     if word in ("today", "yesterday"):
-        day = now.astimezone().date() - timedelta(days=word == "yesterday")
-        return datetime.combine(day, time()).astimezone()
+        day = now.astimezone(tz).date() - timedelta(days=word == "yesterday")
+        return _in_zone(datetime.combine(day, time()), tz)
     try:
         instant = datetime.fromisoformat(text.strip())
-        return instant if instant.tzinfo else instant.astimezone()
+        return instant if instant.tzinfo else _in_zone(instant, tz)
     except (ValueError, OverflowError):
         pass
     try:
         return now - durations.parse(word, field)
     except InvalidInput:
         raise InvalidInput(field, f'"{text}" is not a time', _INSTANT_HINT) from None
+
+
+def _in_zone(local: datetime, tz: ZoneInfo | None) -> datetime:
+    return local.astimezone() if tz is None else local.replace(tzinfo=tz)
 
 
 def _none_last(instant: datetime | None) -> tuple[bool, float]:

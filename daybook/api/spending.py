@@ -96,7 +96,7 @@ class SpendingReport(BaseModel, frozen=True):
 async def read(by: str = "job", since: str | None = None) -> SpendingReport:
     """Return what the runs cost that ended since a time, by default in the last 30 days.
 
-    ``since`` is written as for `daybook runs --since`; days are those of `DAYBOOK_TIMEZONE`. Works
+    ``since`` is written as for `daybook runs --since`; times are those of `DAYBOOK_TIMEZONE`. Works
     without Prefect. Raise `InvalidInput`.
     """
     if by not in GROUPINGS:
@@ -106,7 +106,7 @@ async def read(by: str = "job", since: str | None = None) -> SpendingReport:
         now, owner = ledger.now(), authorization.visible_owner()
         begin = midnight(daily.days(now, tz)[0], tz)
         if since is not None:
-            begin = filters.parse_instant("since", since, now)
+            begin = filters.parse_instant("since", since, now, tz)
         if now - begin > timedelta(days=MAX_DAYS):
             problem = f"is more than {MAX_DAYS} days ago"
             raise InvalidInput("since", problem, f"use {MAX_DAYS}d or less")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from datetime import timedelta
+from datetime import datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import event
@@ -187,3 +188,13 @@ def test_spend_refuses_what_it_does_not_know(daybook: Daybook) -> None:
     ):
         refused = daybook("spend", *arguments)
         assert (refused.code, expected in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("since", ["today", "yesterday", "2027-01-15"])
+def test_a_day_begins_at_midnight_in_daybooks_own_zone(
+    daybook: Daybook, monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
+    zone = "Asia/Kathmandu"  # its midnight is 18:15 UTC
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", zone)
+    begin = datetime.fromisoformat(daybook("spend", "--since", since, "--json").json["since"])
+    assert begin.astimezone(ZoneInfo(zone)).time() == time()
