@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from daybook.api import (
         agents as agents,
+        approvals as approvals,
         authorization as authorization,
         backfill as backfill,
         backups as backups,

@@ -108,8 +108,9 @@ async def edit(name: str, changes: Mapping[str, Any]) -> StoredAgent:
 
 def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
     """Return the provider and the URL that get the key of these settings."""
-    provider, _, _ = str(model_settings.get("model", "")).rpartition(":")
-    return provider, str(model_settings.get("base_url", ""))
+    url = str(model_settings.get("base_url", ""))
+    provider, _ = providers.split_model(str(model_settings.get("model", "")), url)
+    return provider, url
 
 
 def settings_of(kind: str) -> dict[str, FieldInfo]:

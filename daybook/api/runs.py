@@ -23,10 +23,10 @@ from daybook.jobs.model import edit, read_parameters
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
-from daybook.ledger.views import Run, Step, UtcTime
+from daybook.ledger.views import Approval, Run, Step, UtcTime
 from daybook.owners import Actor
 from daybook.prefect import work_pool
-from daybook.runs import claim_requests, claims, rows, steps
+from daybook.runs import approvals, claim_requests, claims, rows, steps
 from daybook.runs import history as past
 
 if TYPE_CHECKING:
@@ -261,7 +261,12 @@ async def show(ref: str) -> RunWithSteps:
         row, job = await authorization.find_run(session, ref)
         view = await _full_view(session, row, job)
         found = await steps.of_run(session, row.id)
-    return RunWithSteps(**dict(view), steps=[Step.of(each) for each in found])
+        asked = await approvals.of_run(session, row.id)
+    return RunWithSteps(
+        **dict(view),
+        steps=[Step.of(each) for each in found],
+        approvals=[Approval.of(each) for each in asked],
+    )
 
 
 async def find_logged(ref: str) -> Run:

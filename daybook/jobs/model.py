@@ -428,6 +428,9 @@ def _check_variables(action: Action, policy: Policy) -> None:
     Also raise it for a work directory in which nothing would run.
     """
     asks, check = action.agents(), policy.check
+    if policy.approve and not asks:
+        hint = "leave it out; only the calls of an agent's tools can wait for a person"
+        raise InvalidInput("approve", "the job asks no agent", hint)
     if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")

@@ -11,12 +11,12 @@ from sqlmodel import SQLModel
 
 from daybook.ledger import tables, task_tables
 
-revision = "20261126_0008"
+revision = "20261126_0009"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "e080b42eba70"
+TABLES = "537c006bffb2"
 """Digest of the snapshots of the tables; a test fails if the tables change and this does not."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models
