@@ -30,7 +30,7 @@ View = TypeVar("View", bound=DocumentView)
 class Documents(Generic[View]):
     """Operations on the documents of one kind, which return views of them.
 
-    Each raises `PrefectUnreachable` before it changes anything.
+    What adds a document differs between the kinds; each has its own operation for it.
     """
 
     def __init__(self, store: BlockStore[Any], view: type[View]) -> None:
@@ -54,15 +54,6 @@ class Documents(Generic[View]):
     async def show(self, name: str) -> View:
         """Return one document. Raise `NotFound`."""
         async with prefect.answering() as client:
-            [view] = await self._views(client, [await self.store.get(client, name)])
-        return view
-
-    async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> View:
-        """Store a document. Raise `InvalidInput`; then nothing was stored."""
-        self.store.check_name(name)
-        checked = self.store.validate(settings)
-        async with prefect.answering() as client:
-            await self.store.save(client, name, checked, replace=replace)
             [view] = await self._views(client, [await self.store.get(client, name)])
         return view
 

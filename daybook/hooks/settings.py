@@ -1,4 +1,8 @@
-"""Settings of hooks. Options of the command line are made of them."""
+"""Settings of hooks.
+
+Options of the command line are made of them, so that this module has to be cheap to import: what
+the checks need is imported when they run.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,6 @@ from daybook.errors import InvalidInput
 from daybook.hooks.filters import Filter
 from daybook.hooks.signatures import MIN_SECRET_LENGTH, SCHEMES, SchemeName
 from daybook.jobs.markers import Marker
-from daybook.settings import SIGNING_SECRET_FORMAT
 from daybook.validation import raising_pydantic_error
 
 DEFAULT_RATE = 600
@@ -64,6 +67,8 @@ def check_secret(scheme: SchemeName, secret: str) -> None:
     # A list of documents shows asterisks instead of the secret.
     if not secret.strip("*") or SCHEMES[scheme].is_secret(secret):
         return
+    from daybook.settings import SIGNING_SECRET_FORMAT  # slow to import
+
     own = f"use one line of at least {MIN_SECRET_LENGTH} characters"
     hint = SIGNING_SECRET_FORMAT if scheme == "standard" else own
     raise InvalidInput("secret", f"is not a secret of the scheme {scheme}", hint)

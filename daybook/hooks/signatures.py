@@ -25,8 +25,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
-from daybook import settings
-
 TOLERANCE = timedelta(minutes=5)
 """How far a signed timestamp may be from the present, in both directions."""
 MAX_ID_LENGTH = 100
@@ -90,7 +88,7 @@ class Standard(Scheme):
     """Standard Webhooks; the secret is `whsec_` and a key in base64."""
 
     def is_secret(self, secret: str) -> bool:
-        return bool(settings.signing_key(secret))
+        return bool(_signing_key(secret))
 
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
@@ -116,7 +114,7 @@ class Standard(Scheme):
     @staticmethod
     def _signature(secret: str, delivery_id: str, timestamp: str, body: bytes) -> str:
         content = f"{delivery_id}.{timestamp}.".encode("latin-1", "replace") + body
-        made = hmac.digest(settings.signing_key(secret), content, hashlib.sha256)
+        made = hmac.digest(_signing_key(secret), content, hashlib.sha256)
         return base64.b64encode(made).decode()
 
 
@@ -209,3 +207,9 @@ def _seconds(timestamp: str) -> int | None:
 
 def _is_line(secret: str) -> bool:
     return len(secret) >= MIN_SECRET_LENGTH and secret.isprintable() and secret == secret.strip()
+
+
+def _signing_key(secret: str) -> bytes:
+    from daybook import settings  # slow to import, and help texts show only the schemes
+
+    return settings.signing_key(secret)
