@@ -27,6 +27,8 @@ DEFAULT: dict[str, object] = {
     "tokens_per_day": 0,
     "usd_per_run": 0.0,
     "usd_per_day": 0.0,
+    "approve": [],
+    "approve_within": "1d",
     "summarize_after_messages": 0,
     "summarize_after_tokens": 0,
     "history_tokens": 0,

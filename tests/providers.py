@@ -35,7 +35,7 @@ class Answer:
     """A text and its token counts; ``cached`` tokens are included in the input's.
 
     ``finish`` is an OpenAI value: ``stop``, ``length`` or ``content_filter``. With ``tool`` the
-    answer also calls that tool with these arguments.
+    answer also calls that tool with these arguments, and in OpenAI's protocol with each ``more``.
     """
 
     text: str = "Hello."
@@ -47,6 +47,7 @@ class Answer:
     tool: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     usage: bool = True
+    more: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -316,8 +317,14 @@ def _stream(events: list[dict[str, Any]]) -> bytes:
 def _chat(step: Answer, model: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": step.text}
     if step.tool:
-        call = {"name": step.tool, "arguments": json.dumps(dict(step.arguments))}
-        message["tool_calls"] = [{"id": "call_1", "type": "function", "function": call}]
+        message["tool_calls"] = [
+            {
+                "id": f"call_{number}",
+                "type": "function",
+                "function": {"name": step.tool, "arguments": json.dumps(dict(arguments))},
+            }
+            for number, arguments in enumerate((step.arguments, *step.more), start=1)
+        ]
     answer: dict[str, Any] = {
         "id": "chatcmpl-1",
         "object": "chat.completion",

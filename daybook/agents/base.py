@@ -39,7 +39,8 @@ class Tool:
     The flags describe a call: ``read_only`` changes nothing in any system; ``destructive``
     overwrites or removes something; ``idempotent`` changes nothing more if it is repeated;
     ``open_world`` affects systems other than Daybook; ``may_wait`` waits before it changes
-    something, so it is cancelled if its client disconnects.
+    something, so it is cancelled if its client disconnects. ``needs_approval``: a run calls it only
+    if a person has approved the call (`daybook.runs.approvals`).
     """
 
     name: str
@@ -51,6 +52,7 @@ class Tool:
     idempotent: bool = False
     open_world: bool = False
     may_wait: bool = False
+    needs_approval: bool = False
     skipped: Callable[[dict[str, Any]], None] = field(default=lambda _: None, compare=False)
 
     @property

@@ -70,7 +70,8 @@ class Step:
     ``name`` is the model, or the tool by the name that the model uses. ``facts`` are what the step
     asks for, by name; `digest` is that of all of them. ``input`` is the same as a text for people.
     ``repeatable``: a repetition has no second effect. ``estimate`` is what a request will probably
-    use, which budgets reserve; they do not count a step without one.
+    use, which budgets reserve; they do not count a step without one. ``needs_approval``: it may
+    happen only if a person has approved it.
     """
 
     position: Position
@@ -80,6 +81,7 @@ class Step:
     input: str = field(repr=False)
     repeatable: bool
     estimate: Amount | None = None
+    needs_approval: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -117,8 +119,10 @@ class Journal(Protocol):
 
         If it must not happen, because it has happened in an earlier attempt or may have, return the
         reply to use instead. If the requests of other runs have reserved the rest of a budget, wait
-        for them. Raise `LedgerError` if the run was taken over, `AgentFailed` if the attempt has to
-        stop, and `AgentMisconfigured` if the price of a request is not known but limited.
+        for them. Raise `ApprovalNeeded` if a person has to decide first: then the attempt is left,
+        and goes on here after the decision. Raise `LedgerError` if the run was taken over,
+        `AgentFailed` if the attempt has to stop, and `AgentMisconfigured` if the price of a request
+        is not known but limited.
         """
         ...
 

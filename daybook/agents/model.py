@@ -21,6 +21,7 @@ from daybook.errors import (
     LedgerError,
 )
 from daybook.jobs.compression import Compression
+from daybook.runs.approvals import ApprovalNeeded
 
 if TYPE_CHECKING:
     from pydantic_ai import RunUsage
@@ -81,7 +82,8 @@ class ModelAgent:
         except TimeoutError:
             tool = toolset.at_work if toolset else ""
             failed: AgentError = AgentTimeout(request.timeout, tool=tool)
-        except LedgerError:  # the run was taken over, so its journal takes no further step
+        except (LedgerError, ApprovalNeeded):
+            # The run was taken over, or waits for a person: its journal takes no further step.
             raise
         except Exception as error:
             failed = _as_token_limit_error(error, request, usage) or self._translate_error(

@@ -75,10 +75,12 @@ class OfferedTools(AbstractToolset[Any]):
     async def call_tool(
         self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
-        if self._steps is None:
-            reply = await self._call(name, tool_args)
-        else:
+        if self._steps is not None:
             reply = await self._call_once(self._steps, name, tool_args, ctx)
+        elif self._tools[name].needs_approval:
+            reply = StepReply(error="This call was not made: nobody can be asked to approve it.")
+        else:
+            reply = await self._call(name, tool_args)
         if reply.error:
             raise ToolFailed(reply.error)
         return reply.output
@@ -123,4 +125,5 @@ class OfferedTools(AbstractToolset[Any]):
             {"tool": name, "arguments": arguments},
             arguments_text(arguments),
             repeatable=tool.is_repeatable or self._repeatable,
+            needs_approval=tool.needs_approval,
         )

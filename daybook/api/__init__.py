@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from daybook.api import (
         agents as agents,
+        approvals as approvals,
         authorization as authorization,
         backfill as backfill,
         backups as backups,
@@ -46,7 +47,7 @@ if TYPE_CHECKING:
         channels as channels,
         conflicts as conflicts,
         destinations as destinations,
-        document_names as document_names,
+        documents as documents,
         due as due,
         files as files,
         heartbeat as heartbeat,

@@ -124,6 +124,15 @@ def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -
             limits.check(job, each, limits.load_limits(each), now)
 
 
+def check_approvals(before: Job, after: Job) -> None:
+    """Raise `InvalidInput` if an agent changes which calls of a job a person has to approve."""
+    if not owners.current_actor().is_agent:
+        return
+    for field in ("approve", "approve_within"):
+        if getattr(before.policy, field) != getattr(after.policy, field):
+            raise InvalidInput(field, "only the operator can change it", "leave it out")
+
+
 async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
     """Raise `InvalidInput` if ``whose`` already has its maximum number of jobs.
 

@@ -49,6 +49,8 @@ class CommonFields(TypedDict, total=False):
     tokens_per_day: int
     usd_per_run: float
     usd_per_day: float
+    approve: Sequence[str]
+    approve_within: str | timedelta
     summarize_after_messages: int
     summarize_after_tokens: int
     history_tokens: int

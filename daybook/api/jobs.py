@@ -372,6 +372,7 @@ async def _change(
             draft = await authorization.find_job(session, ref)
             others = (await store.taken_names(session, draft.row.owner)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
+            authorization.check_approvals(draft.job, drafted)
         owner = draft.row.owner
         if limits:
             authorization.check_limits(drafted, owner, ledger.now(), changes=limits == "changed")
@@ -387,6 +388,7 @@ async def _change(
                 previous = old.job
                 previous_columns = {name: getattr(old.row, name) for name in _CHANGED_COLUMNS}
                 job = change(old, others, now)
+                authorization.check_approvals(previous, job)
                 if limits:
                     authorization.check_limits(job, old.row.owner, now, changes=limits == "changed")
                 writer = owners.current_actor().writer

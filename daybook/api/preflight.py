@@ -6,6 +6,7 @@ names of agents, tools, channels and secrets are checked only when the job runs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -79,6 +80,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     _check_by_kind(job, _guard(owner))
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
+    await _check_approve(client, job.policy.approve)
     return notes + await _check_precondition(client, job.policy.check, owner)
 
 
@@ -234,6 +236,20 @@ async def _check_model(client: PrefectClient | None, action: Action) -> None:
         (await documents.get(client, action.agents()[0][1])).check_model(model)
     except AgentMisconfigured as error:
         raise InvalidInput("model", str(error)) from None
+
+
+async def _check_approve(client: PrefectClient | None, entries: Sequence[str]) -> None:
+    """Raise `InvalidInput` for an entry whose server or Python tool does not exist."""
+    if client is None or not entries:
+        return
+    from daybook.execution import agent_tools
+    from daybook.tools.server_blocks import PrefectServers
+
+    named = [each for each in entries if not set(each.partition(".")[0]) & set("*?[")]
+    try:
+        await agent_tools.check(named, PrefectServers(client))
+    except InvalidInput as error:
+        raise InvalidInput("approve", error.problem, error.hint) from None
 
 
 def _judged_owner(owner: str) -> str:

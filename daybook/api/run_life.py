@@ -14,8 +14,8 @@ from daybook.delivery.views import NotificationDetails
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Run, Step, UtcTime, columns
-from daybook.runs import steps
+from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
+from daybook.runs import approvals, slots, steps
 from daybook.runs.claim_requests import BY_SCHEDULE
 
 
@@ -48,7 +48,8 @@ class RunEvent(BaseModel, frozen=True):
 class RunLife(BaseModel, frozen=True):
     """A run with what its job asked for, its attempts, its deliveries, and its events in order.
 
-    ``steps`` are those of its agent; ``parameters`` are those with which the run was claimed.
+    ``steps`` are those of its agent, and ``approvals`` what a person was asked about them.
+    ``parameters`` are those with which the run was claimed.
     ``evidence`` are outcomes of writers that had lost their claim.
     """
 
@@ -58,6 +59,7 @@ class RunLife(BaseModel, frozen=True):
     tokens: int | None
     attempts: list[Attempt]
     steps: list[Step]
+    approvals: list[Approval]
     deliveries: list[NotificationDetails]
     events: list[RunEvent]
     evidence: list[dict[str, Any]]
@@ -81,6 +83,7 @@ async def show(ref: str) -> RunLife:
         found = await session.execute(of_run.order_by(col(AttemptRow.number)))
         attempts = [Attempt.of(each) for each in found.scalars()]
         made = [Step.of(each) for each in await steps.of_run(session, row.id)]
+        asked = [Approval.of(each) for each in await approvals.of_run(session, row.id)]
         rows = await deliveries.list_for_run(session, row.id)
         sent = [NotificationDetails.of(each, job, paused_until=None) for each in rows]
     return RunLife(
@@ -90,19 +93,24 @@ async def show(ref: str) -> RunLife:
         tokens=row.tokens,
         attempts=attempts,
         steps=made,
+        approvals=asked,
         deliveries=sent,
-        events=events_of(row, attempts, sent),
+        events=events_of(row, attempts, sent, asked),
         evidence=row.evidence,
     )
 
 
 def events_of(
-    row: RunRow, attempts: Sequence[Attempt], sent: Sequence[NotificationDetails]
+    row: RunRow,
+    attempts: Sequence[Attempt],
+    sent: Sequence[NotificationDetails],
+    asked: Sequence[Approval] = (),
 ) -> list[RunEvent]:
     """Return what happened to a run, in the order of time."""
     found = [
         *_until_the_effect(row),
         *_of_attempts(attempts),
+        *_of_approvals(asked),
         *_outcome(row),
         *_of_deliveries(sent),
     ]
@@ -124,7 +132,7 @@ def _until_the_effect(row: RunRow) -> Iterator[RunEvent]:
     if row.suspected_at is not None:
         what = "The process stopped renewing its lease"
         yield RunEvent(at=row.suspected_at, kind="event", what=what, detail=row.holder)
-    if row.state in LIVE and row.until is not None:
+    if row.state in LIVE and row.until is not None and row.waits_for != slots.APPROVAL:
         why = row.reason or row.waits_for
         yield RunEvent(at=row.until, kind=row.status, what="Waits until then", detail=why)
 
@@ -143,6 +151,17 @@ def _of_attempts(attempts: Sequence[Attempt]) -> Iterator[RunEvent]:
         if each.finished_at is not None:
             what, error = f"{name} {each.status.replace('_', ' ')}", each.error or ""
             yield RunEvent(at=each.finished_at, kind=each.status, what=what, detail=error)
+
+
+def _of_approvals(asked: Sequence[Approval]) -> Iterator[RunEvent]:
+    for each in asked:
+        what = f"Asked for an approval of {each.tool}"
+        yield RunEvent(at=each.asked_at, kind="waiting", what=what, detail=each.input)
+        if each.decided_at is not None:
+            by = f" by {each.decided_by}" if each.decided_by else ""
+            kind = "succeeded" if each.status == "approved" else "skipped"
+            what = f"{each.tool} {each.status}{by}"
+            yield RunEvent(at=each.decided_at, kind=kind, what=what, detail=each.reason)
 
 
 def _of_deliveries(sent: Sequence[NotificationDetails]) -> Iterator[RunEvent]:

@@ -23,10 +23,10 @@ from daybook.jobs.model import edit, read_parameters
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
-from daybook.ledger.views import Run, Step, UtcTime
+from daybook.ledger.views import Approval, Run, Step, UtcTime
 from daybook.owners import Actor
 from daybook.prefect import work_pool
-from daybook.runs import claim_requests, claims, rows, steps
+from daybook.runs import approvals, claim_requests, claims, rows, steps
 from daybook.runs import history as past
 
 if TYPE_CHECKING:
@@ -152,8 +152,8 @@ async def ask_here(given: dict[str, Any]) -> RunDetails:
     read_parameters("agent-prompt", given)
     from daybook.prefect import client as prefect
 
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering():
+        pass
     flow = repository.load_entry_point("flows/agent_prompt.py").agent_prompt
     state = await flow(**given, return_state=True)
     flow_run_id = str(state.state_details.flow_run_id)
@@ -174,8 +174,7 @@ async def _run(
 ) -> RunDetails:
     from daybook.prefect import client as prefect
 
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         row = await request(ledger, stored)
         if row.state is Status.WAITING and row.flow_run_id is None:
             await _start(ledger, client, stored, row)
@@ -251,7 +250,12 @@ async def show(ref: str) -> RunWithSteps:
         row, job = await authorization.find_run(session, ref)
         view = await _full_view(session, row, job)
         found = await steps.of_run(session, row.id)
-    return RunWithSteps(**dict(view), steps=[Step.of(each) for each in found])
+        asked = await approvals.of_run(session, row.id)
+    return RunWithSteps(
+        **dict(view),
+        steps=[Step.of(each) for each in found],
+        approvals=[Approval.of(each) for each in asked],
+    )
 
 
 async def find_logged(ref: str) -> Run:

@@ -58,6 +58,7 @@ _COMMANDS = (
     (_FIRST, "due", ("next",)),
     (_FIRST, "runs", ("run", "runs", "logs", "cancel")),
     (_MORE, "runs", ("ask", "retry")),
+    (_MORE, "approvals", ("approve", "reject")),
     (_MORE, "machine", ("open",)),
     (_MORE, "skips", ("skip", "snooze")),
     (_MORE, "backfill", ("backfill",)),
@@ -108,7 +109,7 @@ _COMMAND_GROUPS = (
         "callbacks destinations",
         "Manage callback URLs that have their own secret",
         None,
-        "callbacks:destinations_",
+        "destinations:",
         ("add", "list", "rotate", "test", "remove"),
     ),
     _CommandGroup(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from daybook.api.preview import Preview
     from daybook.api.runs import LogLine
     from daybook.delivery.views import ListedRun, Notification, RunDetails, RunWithSteps
-    from daybook.ledger.views import Run, Step
+    from daybook.ledger.views import Approval, Run, Step
 
 _NO_FILTERS = RunFilters()
 _UNLIMITED = 1_000_000
@@ -417,6 +417,8 @@ def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
     _print_texts(run)
     if run.steps:
         _print_steps(run.steps)
+    if run.approvals:
+        _print_approvals(run.approvals, when)
 
 
 def _print_steps(steps: Sequence[Step]) -> None:
@@ -437,6 +439,23 @@ def _print_steps(steps: Sequence[Step]) -> None:
             for step in steps
         ],
         whole=("STEP", "KIND", "STATUS"),
+        cut=True,
+    )
+
+
+def _print_approvals(approvals: Sequence[Approval], when: Callable[[datetime], str]) -> None:
+    output.line("")
+    output.table(
+        ("APPROVAL", "STEP", "TOOL", "STATUS", "ASKED", "DECIDED", "BY", "REASON", "ARGUMENTS"),
+        [
+            (
+                *(str(each.number), each.position, each.tool, each.status, when(each.asked_at)),
+                when(each.decided_at) if each.decided_at else "",
+                *(each.decided_by, each.reason, formatting.first_line(each.input)),
+            )
+            for each in approvals
+        ],
+        whole=("APPROVAL", "STEP", "TOOL", "STATUS"),
         cut=True,
     )
 

@@ -28,7 +28,10 @@ ALERT_INTERVAL = timedelta(hours=1)
 """Minimum interval between two alerts about a job's failures."""
 
 ALERT_EVENTS = frozenset(
-    {"failed", "missed", "paused", "overdue", "undelivered", "needs_attention", "budget"}
+    {
+        *("failed", "missed", "paused", "overdue", "undelivered", "needs_attention", "budget"),
+        "approval",
+    }
 )
 """Events that need attention, for any recipient; other events are informative."""
 

@@ -12,10 +12,11 @@ from typing import Any
 from daybook import owners
 from daybook.jobs import prompts
 from daybook.jobs.notify import SILENT_ANSWER, VARIABLES, Event
+from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
 from daybook.ledger import texts
 from daybook.ledger.states import FAILURES, Status
-from daybook.ledger.tables import JobRow, RunRow
+from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import Run
 from daybook.schedules.schedule import zone
 
@@ -129,6 +130,23 @@ def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
         f"daybook show {row.id[:12]}",
     ]
     return _line(f"{job.name}: paused"), truncate("\n".join(lines))
+
+
+def approval(row: RunRow, stored: StoredJob | None, asked: ApprovalRow) -> tuple[str, str]:
+    """Return subject and text of the question whether a tool may be called."""
+    name = _name(row, stored.row if stored else None)
+    is_answer = asked.position == ANSWER
+    what = "the answer" if is_answer else asked.tool
+    refused = "the run fails" if is_answer else "the call is refused"
+    lines = [
+        f"{name} has answered:\n\n{asked.input}\n"
+        if is_answer
+        else f"{name} wants to call {asked.tool}({asked.input})",
+        f"To allow it: daybook approve {row.id[:12]}.{asked.number}",
+        f"To refuse it: daybook reject {row.id[:12]}.{asked.number} --reason WHY",
+        f"Without a decision until {_due(asked.deadline, stored)} {refused}.",
+    ]
+    return _line(f"{name}: approve {what}?"), truncate("\n".join(lines))
 
 
 def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from daybook.delivery.outbox import CALLBACK, WAKE, queue_of_url
 from daybook.jobs.notify import CALLBACK_FIELDS, EVENTS, Notify
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
-from daybook.ledger.views import Run, Step, UtcTime, columns
+from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
 
 
 class Notification(BaseModel, frozen=True):
@@ -152,9 +152,10 @@ class RunDetails(ListedRun, frozen=True):
 
 
 class RunWithSteps(RunDetails, frozen=True):
-    """A run in full: also with the steps of its agent."""
+    """A run in full: also with the steps of its agent, and what a person decided about them."""
 
     steps: list[Step]
+    approvals: list[Approval]
 
 
 def recipients(notify: Notify, alert_channel: str) -> dict[str, list[str]]:

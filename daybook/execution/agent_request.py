@@ -11,14 +11,15 @@ The attempt's timeout and token limit cover all of `ask`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from prefect.client.orchestration import get_client
 
 from daybook.agents.base import Agent, AgentRequest, Message
-from daybook.errors import AgentTimeout
+from daybook.errors import AgentMisconfigured, AgentTimeout
 from daybook.execution import (
     agent_lookup,
     agent_tools,
@@ -31,8 +32,9 @@ from daybook.execution import (
 from daybook.execution.agent_tools import OwnTools, ToolSelection
 from daybook.execution.answers import AgentAnswer
 from daybook.execution.mcp_config import McpConfiguration
+from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
-from daybook.jobs.policy import Policy
+from daybook.jobs.policy import Policy, tools_of
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import AGENT_PREFIX, Actor, is_agent
 from daybook.processes import locations
@@ -83,18 +85,25 @@ async def prepare_request(
     ``fallback`` is as in `AgentRequest`. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
+    owner = granted.job.row.owner if granted.job else ""
+    approve = tools_of(limits.approvals_of(policy, owner))
+    of_job = tools_of(policy.approve)
     async with get_client() as client:
         found = await agent_lookup.find_agent(client, agent)
         servers = PrefectServers(client)
         selection, configuration = ToolSelection(found.name), McpConfiguration()
         if found.is_program:
+            _refuse_approvals(found.name, found.tools, of_job, approve)
             configuration = await mcp_config.find(found.tools, servers)
         else:
             selection = await agent_tools.find(found.name, found.tools, servers, own)
+            # A fallback agent may have fewer tools than the job's own.
+            expected = () if fallback else of_job
+            selection = replace(selection, approve=approve, expected=expected)
     history: tuple[Message, ...] = ()
     if granted.session_id:
-        limits = policy.compression.over(found.compression)
-        history = await conversation.session_history(granted, limits)
+        compression = policy.compression.over(found.compression)
+        history = await conversation.session_history(granted, compression)
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,
@@ -112,6 +121,22 @@ async def prepare_request(
         work_dir=locations.job_folder(policy.work_dir),
     )
     return PreparedRequest(found, request, selection, actor)
+
+
+def _refuse_approvals(
+    name: str, tools: Sequence[str], of_job: Sequence[str], approve: Sequence[str]
+) -> None:
+    """Raise `AgentMisconfigured` if a person should approve calls that a program makes itself."""
+    of_owner = [
+        entry
+        for entry in approve
+        if any(fnmatchcase(each, entry.partition(".")[0]) for each in tools)
+    ]
+    if of_job or of_owner:
+        raise AgentMisconfigured(
+            f"approve: {', '.join(of_job or of_owner)} cannot be approved, because agent "
+            f'"{name}" is a program, which calls its tools itself; use a model agent'
+        )
 
 
 def _report_usage(usage: dict[str, Any]) -> None:

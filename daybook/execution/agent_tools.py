@@ -67,12 +67,18 @@ class ServerTools:
 
 @dataclass(frozen=True)
 class ToolSelection:
-    """Tools that the agent named ``agent`` may call."""
+    """Tools that the agent named ``agent`` may call.
+
+    A person has to approve each call of a tool that an entry of ``approve`` names. The tools of the
+    entries in ``expected`` have to be there.
+    """
 
     agent: str
     servers: tuple[ServerTools, ...] = ()
     python: tuple[ToolInfo, ...] = ()
     own: tuple[Tool, ...] = ()
+    approve: tuple[str, ...] = ()
+    expected: tuple[str, ...] = ()
 
 
 async def find(
@@ -117,6 +123,11 @@ async def check(entries: Iterable[str], servers: ToolServers) -> None:
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
         _source(entry, saved, functions)
+
+
+def matches(name: str, entry: str) -> bool:
+    """Return whether an entry, such as `mail`, `mail.send` or `mail.*`, names the tool."""
+    return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*")
 
 
 def _source(
@@ -165,6 +176,8 @@ async def open_tools(
             tools |= _server_tools(selection.agent, selected, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in selection.python}
         own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in selection.own}
+        _check_expected(selection, [*own, *tools])
+        own, tools = _with_approvals(selection, own), _with_approvals(selection, tools)
         offered = [*own.values(), *tools.values()]
         if len(offered) > MAX_TOOLS:
             raise AgentMisconfigured(
@@ -182,6 +195,23 @@ async def open_tools(
         taken = {each.name for each in own.values()}
         names = legal_names(tools, taken)
         yield (*own.values(), *(replace(t, name=names[full]) for full, t in tools.items()))
+
+
+def _check_expected(selection: ToolSelection, names: Sequence[str]) -> None:
+    """Raise `AgentMisconfigured` if an entry names no tool, so that it would protect nothing."""
+    for entry in selection.expected:
+        if not any(matches(name, entry) for name in names):
+            has = ", ".join(sorted(names)[:12]) or "none"
+            raise AgentMisconfigured(
+                f'approve: "{entry}" names no tool of agent "{selection.agent}" (it has: {has})'
+            )
+
+
+def _with_approvals(selection: ToolSelection, tools: dict[str, Tool]) -> dict[str, Tool]:
+    return {
+        name: replace(tool, needs_approval=any(matches(name, each) for each in selection.approve))
+        for name, tool in tools.items()
+    }
 
 
 async def _connect(selection: ToolSelection, sessions: list[PooledSession], timeout: float) -> None:

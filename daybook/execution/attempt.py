@@ -10,6 +10,7 @@
      │                                         `IllegalTransition`
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
+     ├ ApprovalNeeded             the run waits for a person, and the attempt goes on afterwards
      ├ any other error            failed
      ├ a tool call failed         succeeded with warnings; failed with `fail_on_tool_error`
      ├ cancelled in Prefect       cancelled
@@ -40,14 +41,23 @@ from prefect.exceptions import TerminationSignal
 
 from daybook.agents import telemetry
 from daybook.clock import Clock
-from daybook.errors import AgentTemporary, AgentTimeout, DaybookError, FenceRefused
+from daybook.errors import (
+    AgentTemporary,
+    AgentTimeout,
+    DaybookError,
+    FenceRefused,
+    InvalidInput,
+)
 from daybook.execution import journal, lease, recording
 from daybook.execution.handover import Handover
-from daybook.jobs.policy import MAX_REQUESTED_DELAY, Policy
+from daybook.jobs import limits
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.policy import ANSWER, MAX_REQUESTED_DELAY, Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import occurrence, states
 from daybook.processes.ending import wait_shielded
+from daybook.runs.approvals import ApprovalNeeded, Question
 from daybook.runs.claim_requests import Granted
 from daybook.timing import TIMING
 
@@ -83,7 +93,10 @@ STOP_ERRORS = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, Sys
 
 @dataclass(frozen=True)
 class RetryAt:
-    """Result of an attempt after a temporary error: the next one starts at ``until``."""
+    """Result of an attempt that was left: the next one starts, or this one goes on, at ``until``.
+
+    A temporary error ended it, or a person has to decide, at the latest then.
+    """
 
     until: datetime
 
@@ -92,12 +105,14 @@ class RetryAt:
 class AttemptResult:
     """Result of an act. A ``temporary`` one is retried while retries are left.
 
-    ``asked`` is the delay before a retry that the other side asked for.
+    ``asked`` is the delay before a retry that the other side asked for. If there is a ``question``,
+    a person has to answer it before the attempt can have an outcome.
     """
 
     outcome: Outcome
     temporary: bool = False
     asked: timedelta = timedelta(0)
+    question: Question | None = None
 
 
 async def run_attempt(
@@ -124,8 +139,12 @@ async def run_attempt(
                 journal.recording(ledger, granted, attempt, clock) as steps,
                 _span(granted, attempt) as ended,
             ):
-                tried = await _try(granted, act)
-                tried = _with_warnings(granted, tried, steps.warnings())
+                if (decided := await steps.decided_answer()) is not None:
+                    tried = AttemptResult(decided)
+                else:
+                    tried = await _try(granted, act)
+                    tried = _with_warnings(granted, tried, steps.warnings())
+                    tried = _with_question(granted, tried)
                 ended(tried.outcome.status)
     except lease.LeaseNotRenewed:
         if tried is None:
@@ -168,7 +187,18 @@ def _span(granted: Granted, attempt: int) -> AbstractContextManager[Callable[[st
 async def _record(
     ledger: Ledger, granted: Granted, attempt: int, tried: AttemptResult, clock: Clock
 ) -> Outcome | RetryAt:
-    """Record the outcome of the run, or only of its attempt if another one follows."""
+    """Record the outcome of the run, or only of its attempt if another one follows.
+
+    If there is a question instead, record that the run waits for the answer.
+    """
+    if (question := tried.question) is not None:
+        until = list[datetime]()
+
+        async def ask() -> None:
+            until.append(await recording.ask(ledger, granted, question, clock))
+
+        await _run_to_end(ask)
+        return RetryAt(until[-1])
     policy = Policy.model_validate(granted.parameters["policy"])
     retry = None
     if tried.temporary and attempt <= policy.retries:
@@ -200,6 +230,9 @@ async def _try(granted: Granted, act: Act) -> AttemptResult:
         delay = requested_delay(error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
         return AttemptResult(failed, temporary=error.allows_retry, asked=delay)
+    except ApprovalNeeded as error:
+        failed = Outcome(Status.FAILED, error=str(error))
+        return AttemptResult(failed, question=error.question)
     except FenceRefused:  # a step was refused: another process decides the run's end
         raise
     except DaybookError as error:
@@ -223,6 +256,26 @@ def _with_warnings(
         return AttemptResult(replace(outcome, status=Status.FAILED, error=words))
     reason = "; ".join(filter(None, (outcome.reason, f"warning: {words}")))
     return AttemptResult(replace(outcome, reason=reason, warnings=warnings))
+
+
+def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
+    """Return an answer as the question whether it may be used, if a person has to agree to it.
+
+    Until then, and if nobody can be asked, the outcome has no answer.
+    """
+    if tried.outcome.status is not Status.SUCCEEDED or granted.kind not in CONVERSATION_KINDS:
+        return tried
+    policy = Policy.model_validate(granted.parameters["policy"])
+    owner = granted.job.row.owner if granted.job else ""
+    usage = tried.outcome.usage
+    try:
+        if ANSWER not in limits.approvals_of(policy, owner):
+            return tried
+    except InvalidInput as error:  # of the settings, which may have changed since
+        return AttemptResult(Outcome(Status.FAILED, error=str(error), usage=usage))
+    unasked = Outcome(Status.FAILED, error="nobody was asked to approve the answer", usage=usage)
+    question = Question.of_answer(tried.outcome, policy.approve_within)
+    return AttemptResult(unasked, question=question)
 
 
 def requested_delay(retry_after: float | None) -> timedelta:

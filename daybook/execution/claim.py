@@ -37,6 +37,9 @@ Promise.md 7: no ledger, no effect.
 MAX_IN_PROCESS_WAIT = timedelta(seconds=30)
 """Longest wait inside the process; for a longer wait, the run is rescheduled."""
 
+DIRECT_INTERVAL = timedelta(seconds=5)
+"""Interval between two claims of a direct call that waits in its process."""
+
 
 async def wait_for_claim(
     ledger: Ledger,
@@ -61,7 +64,8 @@ async def wait_for_claim(
                 return answer
             case Waiting(until=until) if until - ledger.now() <= patience or deployment_id is None:
                 # Wait for a duration, not until an instant, because the ledger's clock may differ.
-                await clock.wait_until(clock.now() + (until - ledger.now()))
+                # A person's decision may make a direct call due earlier.
+                await clock.wait_until(clock.now() + min(until - ledger.now(), DIRECT_INTERVAL))
             case Waiting(until=until, why=why):
                 await suspend_flow_run(str(request.flow_run_id), until, why, ledger)
             case HeldElsewhere() if answer.flow_run_id == request.flow_run_id:

@@ -5,7 +5,8 @@
     claim ──► check ──► begin ─┬─► act ─┬─► finish ──► send ──► artifact ──► session ──► state
       ▲         └► skipped     │        │
       ├─────── claim lost ─────┘        │   before the effect, so the run may be claimed again
-      └─────── waiting, once more ──────┘   a temporary error, and the job has retries left
+      └─────── waiting, once more ──────┘   a temporary error, and the job has retries left; or a
+                                            person has to approve a call
 
 `checks`, `attempt` and `session_upkeep` have the details; `switched_off` ends a run in place of its
 check. The process itself waits up to half a minute; for a longer wait, the run is rescheduled in
@@ -200,7 +201,7 @@ async def _execute(run: _Run) -> State[Any]:
                 if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
                     await clock.wait_until(outcome.until)
         answered = outcome
-        outcome, seconds, made_steps = await _recorded(ledger, run, granted, outcome, number)
+        outcome, seconds, made_steps = await _recorded(ledger, run, granted, outcome)
         if given is not None:
             given.report(ended=outcome.status)
         rows = await delivery.send_pending(ledger, granted.run_id, alone=run.is_direct)
@@ -419,7 +420,7 @@ async def _end_unbegun(
 
 
 async def _recorded(
-    ledger: Ledger, run: _Run, granted: Granted, outcome: Outcome, number: int
+    ledger: Ledger, run: _Run, granted: Granted, outcome: Outcome
 ) -> tuple[Outcome, float | None, list[StepRow]]:
     """Return the outcome with the usage of all attempts, the run's duration in seconds, its steps.
 
@@ -434,7 +435,8 @@ async def _recorded(
             if run.kind in CONVERSATION_KINDS:
                 found = await steps.of_run(session, granted.run_id)
         if row is not None:
-            usage = row.usage if number > 1 else outcome.usage
+            # An attempt that waited for an approval has used something before.
+            usage = row.usage if granted.attempts else outcome.usage
             return replace(outcome, usage=usage), artifact.duration_seconds(row), found
     return outcome, None, []
 

@@ -21,6 +21,10 @@ idempotent is not made if an equal one got no reply. If such a call is among the
 attempt stops before the next one, because the model may mean the same effect in other words. All
 calls of a job whose policy is `idempotent` count as idempotent.
 
+A call that needs an approval is made only if a person has approved it; a refused one is recorded
+as a failed step, so that each attempt replays the refusal. If nobody was asked yet, or something
+else was asked for since, `ApprovalNeeded` leaves the attempt (`daybook.runs.approvals`).
+
 A program makes its steps itself, and only says so (`RunJournal.report`): they are recorded, and
 neither prevented nor continued.
 
@@ -51,12 +55,15 @@ from daybook.errors import (
     one_line,
 )
 from daybook.jobs import limits
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.policy import ANSWER, policy_from_parameters
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Status
-from daybook.ledger.tables import AttemptRow, StepRow
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
 from daybook.processes.ending import wait_shielded
+from daybook.runs import approvals, steps
 from daybook.runs import budget as budgets
-from daybook.runs import steps
+from daybook.runs.approvals import ApprovalNeeded, ApprovalStatus, Question
 from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
@@ -121,10 +128,13 @@ class RunJournal:
 
     def __init__(self, ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> None:
         self._ledger, self._granted, self._attempt, self._clock = ledger, granted, attempt, clock
-        self._is_loaded = attempt == 1
+        self._is_loaded = attempt == 1 and not granted.attempts  # else it waited for an approval
         self._last_number = 0
         self._earlier: dict[Position, StepRow] = {}
         """The last step of the earlier attempts at each position, without replaced ones."""
+        self._approvals: dict[Position, ApprovalRow] = {}
+        """The last approval at each position, without those from before a divergence."""
+        self._answer: Outcome | None = None
         self._unanswered: list[StepRow] = []
         """The tool calls of earlier attempts whose replies are not known."""
         self._replaced: list[StepRow] = []
@@ -161,14 +171,16 @@ class RunJournal:
                 return reply
         elif row is not None and (row.kind == "tool" or row.reply is not None):
             diverged = self._diverge(row, step)
-        await self._record(step, diverged)
-        if step.kind == "tool" and not step.repeatable:
+        may_repeat = self._may_repeat_an_effect(step)
+        refused = self._refusal(step) if step.needs_approval and not may_repeat else None
+        await self._record(step, diverged, refused)
+        if may_repeat:
             if any(each.digest == step.digest for each in self._unanswered):
                 reply = StepReply(error=UNKNOWN, value=UNKNOWN)
                 await self.finish(step, reply)
                 return reply
             await self._check_replaced(step)
-        return None
+        return refused
 
     async def report(self, step: Step, reply: StepReply | None = None) -> None:
         await self._load()
@@ -196,30 +208,79 @@ class RunJournal:
             )
         )
 
+    async def decided_answer(self) -> Outcome | None:
+        """Return the outcome of the attempt if a person has decided about its answer, else None.
+
+        Then its agent has answered already.
+        """
+        if self._granted.kind in CONVERSATION_KINDS:
+            await self._load()
+        return self._answer
+
     async def acting_agent(self) -> int | None:
         await self._load()
         acted = [position for position, row in self._earlier.items() if _may_have_acted(row)]
+        acted += self._approvals  # a person has decided about a call of this agent
         return max((position.agent for position in acted), default=None)
 
     async def _load(self) -> None:
         """Read the steps of the earlier attempts, once."""
         if self._is_loaded:
             return
-        rows = await self._retry(self._read)
+        rows, asked = await self._retry(self._read)
+        self._answer = approvals.answer(asked)
+        of_calls = [each for each in asked if each.position != ANSWER]
+        self._approvals = {Position.parse(each.position): each for each in of_calls}
         for row in rows:
+            position = Position.parse(row.position)
             if row.replaced:
                 self._replaced.append(row)
             else:
-                self._earlier[Position.parse(row.position)] = row
+                self._earlier[position] = row
+            if row.diverged:
+                self._forget_approvals(position, before=row.number)
             if row.kind == "tool" and row.status == Status.UNKNOWN:
                 self._unanswered.append(row)
             self._difference = row.diverged or self._difference
         self._last_number = rows[-1].number if rows else 0
         self._is_loaded = True
 
-    async def _read(self) -> list[StepRow]:
+    async def _read(self) -> tuple[list[StepRow], list[ApprovalRow]]:
+        run_id = self._granted.run_id
         async with self._ledger.read() as session:
-            return await steps.of_run(session, self._granted.run_id)
+            return await steps.of_run(session, run_id), await approvals.of_run(session, run_id)
+
+    def _forget_approvals(self, position: Position, *, before: int) -> None:
+        """Forget what was approved after ``position`` before the step with this number."""
+        self._approvals = {
+            at: each
+            for at, each in self._approvals.items()
+            if at <= position or each.after >= before
+        }
+
+    def _refusal(self, step: Step) -> StepReply | None:
+        """Return None if a person has approved the call, or the reply that refuses it.
+
+        Raise `ApprovalNeeded` if nothing was decided about it.
+        """
+        approval = self._approvals.get(step.position)
+        status = approval.status if approval is not None else ""
+        if approval is None or approval.digest != step.digest or status not in _DECIDED:
+            within = policy_from_parameters(self._granted.parameters).approve_within
+            raise ApprovalNeeded(
+                Question(
+                    position=str(step.position),
+                    digest=step.digest,
+                    after=self._last_number,
+                    tool=step.name,
+                    input=shorten(step.input),
+                    within=within,
+                )
+            )
+        if status == ApprovalStatus.APPROVED:
+            return None
+        text = approvals.refusal(approval)
+        return StepReply(error=text, value=text)
 
     def _replayed(self, row: StepRow, step: Step) -> StepReply | None:
         """Return the reply of an earlier attempt, or None if the step has to happen."""
@@ -250,6 +311,7 @@ class RunJournal:
         )
         gone = [each for each in self._earlier if each >= step.position]
         self._replaced += [self._earlier.pop(each) for each in gone]
+        self._forget_approvals(step.position, before=self._last_number + 1)
         return self._difference
 
     async def _read_budget(self) -> RunBudget | None:
@@ -300,6 +362,16 @@ class RunJournal:
             await self._clock.wait_until(self._clock.now() + delay)
             delay = min(2 * delay, MAX_BUDGET_DELAY)
 
+    def _may_repeat_an_effect(self, step: Step) -> bool:
+        """Return whether an earlier call, whose outcome is not known or not used, may be the same.
+
+        Such a call is not made.
+        """
+        if step.kind != "tool" or step.repeatable:
+            return False
+        is_repeated = any(each.digest == step.digest for each in self._unanswered)
+        return is_repeated or any(map(_may_have_acted, self._replaced))
+
     async def _check_replaced(self, step: Step) -> None:
         """Raise `AgentFailed` if the call may repeat the effect of a call that was replaced."""
         names = dict.fromkeys(each.name for each in self._replaced if _may_have_acted(each))
@@ -334,6 +406,8 @@ class RunJournal:
             row.status = (Status.FAILED if reply.error else Status.SUCCEEDED).value
             row.usage = dict(reply.usage) if reply.usage is not None else None
             row.error, row.output = shorten(reply.error) or None, shorten(reply.output)
+            if reply.value is not None:  # it was refused, so it had no effect
+                row.reply, row.repeatable = {"facts": step.facts, "value": reply.value}, True
         replaced = [each.number for each in self._replaced] if diverged else []
         await self._start(row, replaced, is_counted=step.estimate is not None)
         self._numbers[step.position] = number
@@ -383,6 +457,9 @@ def _warning(name: str, errors: list[str]) -> str:
     unknown = len(errors) - len(known)
     more = f" (and {unknown} with an unknown outcome)" if unknown else ""
     return f"tool {name} failed{count}: {why}{more}"
+
+
+_DECIDED = (ApprovalStatus.APPROVED, ApprovalStatus.REJECTED, ApprovalStatus.EXPIRED)
 
 
 def _may_have_acted(row: StepRow) -> bool:

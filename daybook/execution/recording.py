@@ -20,6 +20,8 @@ from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.runs import claims
+from daybook.runs.approvals import Question
 from daybook.runs.claim_requests import Granted
 from daybook.timing import TIMING
 
@@ -81,6 +83,27 @@ async def finish(
         else:
             outcome_spool.drop(file)
             return status
+        await clock.wait_until(clock.now() + delay)
+        delay = min(delay * 2, MAX_RETRY_DELAY)
+
+
+async def ask(ledger: Ledger, granted: Granted, question: Question, clock: Clock) -> datetime:
+    """Let the run wait for a person's answer; return until when at most.
+
+    Raise the errors of `claims.wait_for_approval`. If the ledger is unreachable for two leases,
+    raise `OutcomeUnwritten`: the lease is lost, and nothing was called.
+    """
+    delay, deadline = FIRST_RETRY_DELAY, clock.now() + 2 * TIMING.run_lease
+    while True:
+        try:
+            return await claims.wait_for_approval(ledger, granted.run_id, granted.fence, question)
+        except LedgerUnreachable as error:
+            if clock.now() + delay >= deadline:
+                unasked = Outcome(Status.UNKNOWN, f"no approval of {question.tool} was asked for")
+                raise OutcomeUnwritten(granted, unasked, error, spooled=False) from error
+            log.warning(
+                "the approval is not asked for yet: %s", error, extra={"action": "ask_failed"}
+            )
         await clock.wait_until(clock.now() + delay)
         delay = min(delay * 2, MAX_RETRY_DELAY)
 

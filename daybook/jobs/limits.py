@@ -35,12 +35,11 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.jobs import budgets
-from daybook.jobs.actions import (
-    ACTIONS,
-    is_address,
-)
+from daybook.jobs.action_fields import is_address
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.budgets import HomeBudget, UsDollars
 from daybook.jobs.model import Job
+from daybook.jobs.policy import Policy
 from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
 from daybook.schedules.schedule import Schedule
@@ -101,6 +100,11 @@ class Limits(BaseModel):
         description="Models that its jobs may name instead of an agent's own; empty: none.",
     )
     tools: Patterns = Field(default=(), description="Tools that its jobs may call; empty: none.")
+    approve: Patterns = Field(
+        default=(),
+        description="Tools of agents whose calls in its jobs a person has to approve, such as "
+        "mail.*, besides those that a job's own `approve` names; `answer` for each answer.",
+    )
     channels: Patterns = Field(
         default=("*",),
         description="Channels that its jobs may use; `file` and `console` are never allowed.",
@@ -217,6 +221,15 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
         check_channel(job.notify.channel, job.notify.chat_id, limits)
     for name, url in job.notify.callbacks.items():
         check_host(url, name, limits)
+
+
+def approvals_of(policy: Policy, owner: str) -> tuple[str, ...]:
+    """Return what a person has to approve in a job's runs: the entries of the job and of its owner.
+
+    ``owner`` is empty for a run without a job. Raises the errors of `load_rules`.
+    """
+    owner_limits = load_limits(owner)
+    return (*policy.approve, *(owner_limits.approve if owner_limits else ()))
 
 
 def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:

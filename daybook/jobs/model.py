@@ -40,7 +40,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybook.errors import InvalidInput
-from daybook.jobs import actions, checks, markers, payloads, prompts, upcoming
+from daybook.jobs import action_fields, actions, checks, markers, payloads, prompts, upcoming
 from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Kind
 from daybook.jobs.markers import Marker
@@ -102,7 +102,7 @@ def _metadata(metadata: object) -> dict[str, Any]:
             hint = 'use an object such as {"team": "blue"}'
             raise InvalidInput("metadata", f"{metadata!r} is not an object", hint)
         values = dict(metadata)
-        actions.check_json(values, "metadata", MAX_METADATA_LENGTH)
+        action_fields.check_json(values, "metadata", MAX_METADATA_LENGTH)
         if not all(name.strip() for name in values):
             raise InvalidInput("metadata", "has a blank key")
     return values
@@ -428,6 +428,9 @@ def _check_variables(action: Action, policy: Policy) -> None:
     Also raise it for a work directory in which nothing would run.
     """
     asks, check = action.agents(), policy.check
+    if policy.approve and not asks:
+        hint = "leave it out; only the calls of an agent's tools can wait for a person"
+        raise InvalidInput("approve", "the job asks no agent", hint)
     if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from typing import Annotated, Literal, Self
 
@@ -32,7 +32,7 @@ from daybook.jobs.markers import Marker
 from daybook.names import validate_line
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
-from daybook.schedules.durations import Deadline, RetryDelay, Stagger, Timeout
+from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
 from daybook.validation import raising_pydantic_error
 
 CatchUp = Literal["none", "latest", "all"]
@@ -51,12 +51,36 @@ MAX_RETRIES = 10
 MAX_RETRY_DELAY = timedelta(minutes=5)
 MAX_REQUESTED_DELAY = timedelta(hours=1)
 MAX_PATH_LENGTH = 1_000
+MAX_APPROVE_ENTRIES, MAX_APPROVE_LENGTH = 50, 200
+ANSWER = "answer"
+"""The entry of `approve` for the answer of the run, which is delivered only if it is approved."""
 JITTER_FRACTION = 0.1
 """Fraction by which a delay may be longer, so that runs that failed together spread out."""
 
 
 def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(filter(None, texts))
+
+
+def _check_approve(entries: tuple[str, ...]) -> tuple[str, ...]:
+    entries = tuple(dict.fromkeys(filter(None, map(str.strip, entries))))
+    with raising_pydantic_error():
+        if len(entries) > MAX_APPROVE_ENTRIES:
+            hint = f"use at most {MAX_APPROVE_ENTRIES}, perhaps with *"
+            raise InvalidInput("approve", f"has {len(entries)} entries", hint)
+        for entry in entries:
+            if len(entry) > MAX_APPROVE_LENGTH or not entry.isprintable() or " " in entry:
+                hint = "use server, server.tool or the name of a Python tool"
+                raise InvalidInput("approve", f"{entry[:MAX_APPROVE_LENGTH]!r} is no tool", hint)
+            if "://" in entry:
+                hint = "save the server with `daybook tools add`, and use its name"
+                raise InvalidInput("approve", f'"{entry}" is a URL', hint)
+    return entries
+
+
+def tools_of(approve: Iterable[str]) -> tuple[str, ...]:
+    """Return the entries of `approve` that name tools."""
+    return tuple(each for each in approve if each != ANSWER)
 
 
 def _in_words(value: object) -> str:
@@ -236,6 +260,24 @@ class Policy(BaseModel):
         title="US dollars per day",
         description="Maximum cost of the job per day, in US dollars, from midnight in "
         "DAYBOOK_TIMEZONE; at the limit further runs are skipped. 0: no limit.",
+    )
+    approve: Annotated[
+        tuple[str, ...],
+        AfterValidator(_check_approve),
+        Marker(is_checked=True, is_continued=True),
+    ] = Field(
+        default=(),
+        title="Approve",
+        description="Tool of the job's agent whose calls wait until a person approves them: "
+        "server, server.tool, or the name of a Python tool, with * as a wildcard; or answer, for "
+        "the run's answer.",
+    )
+    approve_within: Annotated[ApproveWithin, Marker(is_continued=True)] = Field(
+        default=timedelta(days=1),
+        title="Approve within",
+        description="Time in which a person can approve a call, such as 30m or 2d. Then it is "
+        "refused.",
+        json_schema_extra={"default": "1d"},
     )
     summarize_after_messages: SummarizeAfterMessages = 0
     summarize_after_tokens: SummarizeAfterTokens = 0

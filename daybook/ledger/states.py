@@ -4,7 +4,8 @@
 
             ┌──────────── waiting(until, why) ◄────────────┐
             │                  │                           │ lease lost before the effect ·
-            │                  │                           │ attempts left · on_lost: rerun
+            │                  │                           │ attempts left · on_lost: rerun ·
+            │                  │                           │ a person has to approve a call
      none ──┼──────────────►   ▼                           │
             │               claimed(fence) ──begin──► running(fence) ──finish──► succeeded failed
             │                                              │                     timed_out cancelled
@@ -105,7 +106,7 @@ TRANSITIONS: dict[Status | None, dict[Status, str]] = {
     },
     _R: {
         **_OUTCOMES,
-        _W: "attempts are left, or the job has on_lost: rerun",
+        _W: "attempts are left, a person has to approve a call, or the job has on_lost: rerun",
         Status.UNKNOWN: "the lease was lost after begin: the effect cannot be known",
     },
     Status.UNKNOWN: {

@@ -61,6 +61,7 @@ _LEASED = text("lease_until IS NOT NULL")
 _FAILED = text("status = 'failed'")
 _UNREAD = text("address = 'inbox' AND read_at IS NULL")
 _WITH_TEXTS = text("input IS NOT NULL")
+_OPEN = text("finished_at IS NULL")
 
 
 def new_id() -> str:
@@ -277,7 +278,6 @@ class RunRow(SQLModel, table=True):
     session_id: str | None = None
     agent: str | None = None
     model: str | None = None
-    # The sum over all its attempts: see `AttemptRow`.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # What its check found, until its outcome is known: {"check": text, "change": text, "source":
@@ -300,13 +300,15 @@ class RunRow(SQLModel, table=True):
 class AttemptRow(SQLModel, table=True):
     """One attempt at the effect. Its status is `running` or one of the outcomes of an attempt.
 
-    Attempt 0 is the check of a run that ended before it began, if the check used a model.
+    Attempt 0 is the check of a run that ended before it began, if the check used a model. While a
+    run waits for an approval, its attempt stays open.
     """
 
     __tablename__ = "attempts"
     __table_args__ = (
         # All that a day's budget counts, so that its sum reads no table.
         Index("attempts_spent", "started_at", "job_id", "agent", "tokens", "usd", "unpriced"),
+        Index("attempts_open", "run_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     )
 
     run_id: str = Field(primary_key=True, foreign_key="runs.id")
@@ -380,6 +382,32 @@ class StepRow(SQLModel, table=True):
     # Must stay last: SQLite is slow to read columns that follow a long one. What a later attempt
     # needs: {"facts": what was asked for, "value": the complete reply}. Removed with the outcome.
     reply: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+
+
+class ApprovalRow(SQLModel, table=True):
+    """The question to a person whether a run may call a tool (`daybook.runs.approvals`).
+
+    ``number`` counts those of the run, and ``after`` the steps that the run had made before.
+    """
+
+    __tablename__ = "approvals"
+
+    run_id: str = Field(primary_key=True, foreign_key="runs.id")
+    number: int = Field(primary_key=True)
+    position: str
+    digest: str
+    after: int
+    tool: str
+    input: str = Field(default="", repr=False)
+    status: str
+    asked_at: datetime = Field(sa_type=Instant)
+    deadline: datetime = Field(sa_type=Instant)
+    decided_at: datetime | None = Field(default=None, sa_type=Instant)
+    decided_by: str = ""
+    reason: str = ""
+    # Must stay last: SQLite is slow to read columns that follow a long one. The outcome whose
+    # answer is to be approved, as JSON, until the run has its outcome.
+    outcome: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
 class OutboxRow(SQLModel, table=True):

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
 
-    from daybook.ledger.tables import JobRow, RunRow, StepRow
+    from daybook.ledger.tables import ApprovalRow, JobRow, RunRow, StepRow
 
 
 def utc_text(instant: datetime | None) -> str | None:
@@ -138,6 +138,30 @@ class Step(BaseModel, frozen=True):
             took = max((row.finished_at - row.started_at).total_seconds(), 0.0)
         more = {"duration_seconds": took, "usage": row.usage or {}}
         return cls.model_validate(columns(cls, row) | more)
+
+
+class Approval(BaseModel, frozen=True):
+    """The question whether a run may call a tool, and what a person decided.
+
+    ``status`` is `open`, `approved`, `rejected`, `expired` (nobody decided before the ``deadline``)
+    or `withdrawn` (the run ended before). ``position`` is that of the call's step, and ``input``
+    the beginning of its arguments.
+    """
+
+    number: int
+    position: str
+    tool: str
+    input: str = Field(repr=False)
+    status: str
+    asked_at: UtcTime
+    deadline: UtcTime
+    decided_at: UtcTime | None
+    decided_by: str
+    reason: str
+
+    @classmethod
+    def of(cls, row: ApprovalRow) -> Self:
+        return cls.model_validate(columns(cls, row))
 
 
 class Run(BaseModel, frozen=True):

@@ -21,12 +21,13 @@ from sqlmodel import col
 from daybook.api import authorization, spending, task_scheduler
 from daybook.errors import one_line
 from daybook.jobs import store, summaries
+from daybook.jobs.policy import ANSWER
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.operations import outbox_status
-from daybook.runs import budget
+from daybook.runs import approvals, budget
 from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.zones import midnight, wall_time
 from daybook.tasks import counts as task_counts
@@ -62,11 +63,17 @@ async def read(tz: ZoneInfo) -> list[Need]:
             now = ledger.now()
             jobs = await summaries.read(session, authorization.visible_owner())
             names = {each.id: each.name for each in jobs}
+            asked = await approvals.waiting(session, now, authorization.visible_owner())
             lost = await _lost(session, now, names)
             budgets = await _budgets(session, jobs, now, tz)
             tasks = task_scheduler.problems(await task_counts.read_counts(session, now), now)
         outbox = await _outbox(ledger, jobs)
-    found = [_few(_failing(jobs), "failing"), _few(lost, "missed"), outbox]
+    found = [
+        _few(_approvals(asked), "approval"),
+        _few(_failing(jobs), "failing"),
+        _few(lost, "missed"),
+        outbox,
+    ]
     found += [_few(_conflicts(jobs), "conflict"), _few(budgets, "budget")]
     found.append(
         [
@@ -89,6 +96,22 @@ def _few(found: Iterator[Need] | Sequence[Need], state: str) -> list[Need]:
     title = f"{more + 1:,} more like this"
     rest = Need(kind=first.kind, severity=first.severity, title=title, why=f"State: {state}")
     return [*listed[: MAX_OF_A_KIND - 1], rest]
+
+
+def _approvals(
+    asked: Sequence[tuple[ApprovalRow, RunRow, JobRow | None]],
+) -> Iterator[Need]:
+    for row, run, job in asked:
+        yield Need(
+            kind="approval",
+            severity="waiting",
+            title=f"{job.name if job else 'A direct call'} "
+            + ("has an answer" if row.position == ANSWER else f"wants to call {row.tool}"),
+            why=one_line(row.input, MAX_WHY),
+            fix=f"daybook approve {run.id[:12]}.{row.number}",
+            job_id=run.job_id,
+            run_id=run.id,
+        )
 
 
 def _failing(jobs: Sequence[JobSummary]) -> Iterator[Need]:

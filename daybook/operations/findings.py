@@ -16,6 +16,7 @@ that the caller has read, and reads nothing of the ledger or Prefect::
     keeper            x       x        x     none leads; /health reports that without delay
     outbox            x       x              `outbox_status.OutboxStatus.findings`
     tasks             x       x              paused scheduler, tasks that need attention
+    approvals                 x              calls that wait for a person
     maintenance       x                      the present window, or the next one
     backups           x                      no passphrase, or no recent nightly backup
     processes         x       x              restarts by `up` in the last hour (`checks.home`)
@@ -60,6 +61,7 @@ from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
 
 if TYPE_CHECKING:
+    from daybook.api.approvals import WaitingApproval
     from daybook.api.maintenance import MaintenanceWindow
     from daybook.prefect.work_pool import WorkPool
 
@@ -167,6 +169,19 @@ def broken_chains(stored: Iterable[StoredJob]) -> list[Finding]:
                 fix = f"daybook edit {shlex.quote(each.row.name)} {option}"
                 found.append(warning("jobs", message, fix))
     return found
+
+
+def approvals(waiting: Sequence[WaitingApproval]) -> list[Finding]:
+    """Warn about calls of tools that wait for a person."""
+    return [
+        warning(
+            "approvals",
+            f"{each.job or 'a direct call'} waits for an approval ({each.tool}) until "
+            f"{utc_text(each.deadline.replace(microsecond=0))}",
+            f"daybook approve {each.ref}, or daybook reject {each.ref}",
+        )
+        for each in waiting
+    ]
 
 
 def prefect_silent(seconds: float) -> Finding:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from daybook import home as homes
 from daybook import settings
 from daybook.api import maintenance as maintenance_api
+from daybook.api.approvals import WaitingApproval
 from daybook.api.maintenance import MaintenanceWindow
 from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun, without_catch_up
 from daybook.delivery.views import OutboxHealth
@@ -28,7 +29,7 @@ from daybook.operations.checks import home as home_checks
 from daybook.operations.findings import Finding, Severity
 from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
-from daybook.runs import history, maintenance
+from daybook.runs import approvals, history, maintenance
 from daybook.runs.overdue import find as find_overdue
 from daybook.runs.overdue import first_due_times, unattended
 from daybook.schedules.schedule import zone
@@ -138,6 +139,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
             overdue_runs = await find_overdue(session, stored, candidates, now, firsts)
             tasks = await task_counts.read_counts(session, now)
             windows = await maintenance.read(session)
+            asked = await approvals.waiting(session, now)
             servers = instances.conflict(await instances.in_use(session, now))
         outbox = await outbox_status.read_status(ledger)
         prefect, pool, known, found = await _prefect(ledger)
@@ -167,6 +169,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     found += findings.drift(stored)
     found += findings.failing_jobs(stored)
     found += findings.broken_chains(stored)
+    found += findings.approvals([WaitingApproval.with_run(*each) for each in asked])
     found += findings.expired_leases(live, now)
     found += outbox.findings({each.row.name for each in stored if each.row.consecutive_failures})
     found += home_checks.settings() + home_checks.disk() + home_checks.prefect_size()

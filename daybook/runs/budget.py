@@ -331,7 +331,7 @@ async def _sums_by_job_and_agent(
     active = (
         select(*key, *(func.sum(getattr(StepRow, name)) for name in _AMOUNT))
         .select_from(_ACTIVE_STEPS)
-        .where(col(RunRow.status) == Status.RUNNING, in_day)
+        .where(col(AttemptRow.finished_at).is_(None), in_day)
         .group_by(*key)
     )
     sums: dict[tuple[str | None, str | None], Amount] = {}
@@ -386,7 +386,7 @@ def _query(scopes: tuple[Scope, ...]) -> Select[Any]:
         parts.append(select(*sums(attempt, None)).where(conditions[scope]).subquery())
         steps = select(*sums(step, ~in_progress), *sums(step, in_progress))
         active = steps.select_from(_ACTIVE_STEPS).where(
-            col(RunRow.status) == Status.RUNNING,
+            col(attempt.finished_at).is_(None),
             col(step.kind) == literal("request"),
             conditions[scope],
             ~own,

@@ -10,6 +10,7 @@
                                       claim with ``compared=True``; still not due: Finished, no row
 
     begin  ─► `running`, written immediately before the effect
+    wait_for_approval ─► the run waits, and the next `begin` continues the attempt
     finish ─► the outcome, the attempt's end and the job's fields
     holder_died ─► instead of finish: the process is gone and recorded no outcome
 
@@ -29,12 +30,24 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import FenceRefused, IllegalTransition, InvalidInput
+from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.runs import claim_requests, decision, leases, outcomes, overlap, rows, sessions
+from daybook.runs import (
+    approvals,
+    claim_requests,
+    decision,
+    leases,
+    outcomes,
+    overlap,
+    rows,
+    sessions,
+    slots,
+)
+from daybook.runs.approvals import Question
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
 from daybook.runs.claim_rules import RULES
 from daybook.timing import TIMING
@@ -71,7 +84,8 @@ async def begin(
 ) -> int:
     """Write `running`, immediately before the effect; return the attempt's number.
 
-    ``usage`` is what the run's check has used since the claim, and ``found`` what it found, None if
+    An attempt that waited for an approval goes on, with the number that it had. ``usage`` is what
+    the run's check has used since the claim, and ``found`` what it found, None if
     it did not run: later attempts use that too. Raises `NotFound`, `FenceRefused` if
     the claim was lost, and `IllegalTransition` if the run is already running: then the effect must
     not happen.
@@ -81,12 +95,18 @@ async def begin(
         now = ledger.now()
         states.check_transition(row.id, row.state, Status.RUNNING)
         row.status = Status.RUNNING
-        row.attempts += 1
         row.started_at = row.started_at or now
         row.lease_until, row.suspected_at = now + TIMING.run_lease, None
         row.found = _with_found(row, found)
         session.add(row)
-        session.add(outcomes.new_attempt(row, row.attempts, now, usage))
+        attempt = await outcomes.open_attempt(session, row)
+        if attempt is None:
+            row.attempts += 1
+            attempt = outcomes.new_attempt(row, row.attempts, now, usage)
+        else:
+            attempt.fence = row.fence
+            await approvals.expire(session, row.id, now)
+        session.add(attempt)
         return row.attempts
 
 
@@ -226,6 +246,45 @@ async def retry(
     if refusal is not None:
         raise refusal
     return row.state
+
+
+async def wait_for_approval(
+    ledger: Ledger, run_id: str, fence: int, question: Question
+) -> datetime:
+    """Ask a person; the run waits until the deadline, which is returned, or until the decision.
+
+    Its attempt stays open. Raises `NotFound`, `FenceRefused` if the claim was lost, and
+    `IllegalTransition` if the run is not running. Calling this again after a commit whose answer
+    was lost changes nothing.
+    """
+    async with ledger.write() as session:
+        row, now = await rows.get(session, run_id), ledger.now()
+        known = await approvals.of_run(session, run_id)
+        if known and approvals.is_same(known[-1], question) and row.fence == fence + 1:
+            return known[-1].deadline
+        if row.fence != fence:
+            raise FenceRefused(run_id, fence, row.fence)
+        if row.state is not Status.RUNNING:
+            raise IllegalTransition(run_id, row.state, Status.WAITING)
+        stored = await store.get(session, row.job_id) if row.job_id else None
+        asked = await approvals.ask(session, row, stored, question, now)
+        leases.return_to_waiting(row, asked.deadline, approvals.words(asked))
+        row.waits_for = slots.APPROVAL
+        session.add(row)
+        return asked.deadline
+
+
+async def decide_approval(
+    ledger: Ledger, run_id: str, number: int | None, *, approve: bool, by: str, reason: str = ""
+) -> None:
+    """Record a person's decision about the call for which the run waits; the run is due now.
+
+    Raises `NotFound`, and the errors of `approvals.decide`: the first decision counts.
+    """
+    async with ledger.write() as session:
+        row = await rows.get(session, run_id)
+        now = ledger.now()
+        await approvals.decide(session, row, number, approve=approve, by=by, reason=reason, now=now)
 
 
 async def _is_ended(session: AsyncSession, row: RunRow, fence: int, outcome: Outcome) -> bool:

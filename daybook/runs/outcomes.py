@@ -5,8 +5,8 @@ All of these are written in one transaction (`docs/promise.md` 6).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +22,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
-from daybook.runs import chains, claim_requests, rows, slots, steps, usage, watched
+from daybook.runs import approvals, chains, claim_requests, rows, slots, steps, usage, watched
 from daybook.runs.usage import Amount
 
 MAX_OUTPUT_CHARACTERS = 8_000
@@ -55,7 +55,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     Every outcome is recorded here, including that of a row without a status, which is not stored
     yet; only `extend_range` adds due times to an outcome. Raises `IllegalTransition`.
     """
-    old = row.state if row.status else None
+    old, waited_for = row.state if row.status else None, row.waits_for
     if outcome.status not in TERMINAL:
         raise IllegalTransition(row.id, old or "none", outcome.status)
     states.check_transition(row.id, old, outcome.status)
@@ -75,7 +75,10 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     row.unmirrored = row.flow_run_id is not None and not started_again
     session.add(row)
     await session.flush()
-    if old in _OPEN:  # else the last attempt has ended already, even if its end is unknown
+    is_suspended = old not in _OPEN and await open_attempt(session, row) is not None
+    if is_suspended or waited_for == slots.APPROVAL:
+        await approvals.withdraw(session, row.id, now)
+    if old in _OPEN or is_suspended:  # else the last attempt has ended, even if its end is unknown
         await close_attempt(session, row, outcome, now)
     elif outcome.usage:  # usage of a check that skipped the run, or failed
         row.usage = usage.total((row.usage, outcome.usage))
@@ -84,6 +87,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
             check.status, check.finished_at = outcome.status, now
             session.add(check)
     await steps.forget(session, row)
+    await approvals.forget(session, row)
     stored = await store.get(session, row.job_id) if row.job_id else None
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
         # Without an attempt, only a watch that saw its source for the first time found something.
@@ -143,6 +147,15 @@ def new_attempt(row: RunRow, number: int, now: datetime, used: dict[str, Any] | 
     )
 
 
+async def open_attempt(session: AsyncSession, row: RunRow) -> AttemptRow | None:
+    """Return the run's attempt that has not ended; None if there is none.
+
+    If no process is in it, the run waits for an approval, or has waited and is due.
+    """
+    attempt = await session.get(AttemptRow, (row.id, row.attempts)) if row.attempts else None
+    return attempt if attempt is not None and attempt.finished_at is None else None
+
+
 async def close_attempt(
     session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime
 ) -> None:
@@ -165,19 +178,38 @@ async def close_attempt(
         used = _larger(outcome.usage, of_steps)
         # Added to the usage of the check that preceded the attempt (`claims.begin`).
         attempt.usage = usage.total((attempt.usage, used))
-        spent = sum((each.amount for each in requests), Amount())
-        # A step that a program reported counts nothing. A request that failed has no tokens.
-        is_counted = spent != Amount() or (requests and not usage.tokens(used))
-        _add(attempt, spent if is_counted else Amount.of(used))
-        if outcome.status is Status.CANCELLED and not (requests or used):
+        _add(attempt, _spent(requests, Amount.of(used)))
+        # The answer of a program is a request without tokens until it reports them.
+        is_silent = all(each.amount.unpriced and not each.amount.tokens for each in requests)
+        if outcome.status is Status.CANCELLED and is_silent and not used:
             await _count_grant(session, row, attempt)
     else:  # a late outcome: the first end has counted the steps
         attempt.usage = _larger(attempt.usage, outcome.usage)
+        reported = Amount.of(attempt.usage)
+        attempt.tokens = max(attempt.tokens, reported.tokens)
+        attempt.usd = max(attempt.usd, reported.usd)
     await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
     usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
     row.usage = usage.total(usages)
     session.add(row)
+
+
+def _spent(requests: Sequence[steps.Request], reported: Amount) -> Amount:
+    """Return what an attempt used: its requests, or what it reported, if that is more.
+
+    The requests of a program are in its report only, and so are those of a program that answered
+    in place of a model agent. A request whose usage is not known is in the requests only.
+    """
+    counted = sum((each.amount for each in requests), Amount())
+    if counted != Amount():
+        return replace(
+            counted,
+            tokens=max(counted.tokens, reported.tokens),
+            usd=max(counted.usd, reported.usd),
+        )
+    # A request that failed has no tokens.
+    return counted if requests and not reported.tokens else reported
 
 
 async def _count_grant(session: AsyncSession, row: RunRow, attempt: AttemptRow) -> None:

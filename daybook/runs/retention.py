@@ -49,6 +49,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, TERMINAL, Delivery
 from daybook.ledger.tables import (
+    ApprovalRow,
     AttemptRow,
     JobRow,
     LaneRow,
@@ -134,7 +135,7 @@ async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) 
             )
             deleted = await session.execute(delete_outbox)
             deliveries = int(deleted.rowcount)  # type: ignore[attr-defined]
-            for table in (AttemptRow, StepRow):
+            for table in (ApprovalRow, AttemptRow, StepRow):
                 await session.execute(delete(table).where(col(table.run_id).in_(run_ids)))
             await session.execute(delete(RunRow).where(col(RunRow.id).in_(run_ids)))
         return len(run_ids), deliveries

@@ -108,12 +108,22 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
 
 
 async def history(
-    session: AsyncSession, session_id: str, limit: int = KEPT_MESSAGES
+    session: AsyncSession,
+    session_id: str,
+    limit: int = KEPT_MESSAGES,
+    *,
+    until: datetime | None = None,
 ) -> tuple[MessageRow, ...]:
-    """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored."""
+    """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored.
+
+    With ``until``, only those that were there then.
+    """
     newest = (
         select(MessageRow)
-        .where(col(MessageRow.session_id) == session_id)
+        .where(
+            col(MessageRow.session_id) == session_id,
+            *([] if until is None else [col(MessageRow.at) <= until]),
+        )
         .order_by(col(MessageRow.number).desc())
         .limit(limit)
     )
@@ -205,16 +215,22 @@ async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
     }
 
 
-async def last_output(session: AsyncSession, job_id: str | None) -> str:
-    """Return the answer of the job's last succeeded run; empty if there is none.
+async def last_output(
+    session: AsyncSession, job_id: str | None, *, until: datetime | None = None
+) -> str:
+    """Return the answer of the job's last run that succeeded, with ``until`` until then.
 
-    A long answer is returned as the ledger keeps it: shortened.
+    It is empty if there is none. A long answer is returned as the ledger keeps it: shortened.
     """
     if job_id is None:
         return ""
     newest = (
         select(RunRow.output)
-        .where(col(RunRow.job_id) == job_id, col(RunRow.status) == Status.SUCCEEDED)
+        .where(
+            col(RunRow.job_id) == job_id,
+            col(RunRow.status) == Status.SUCCEEDED,
+            *([] if until is None else [col(RunRow.finished_at) <= until]),
+        )
         .order_by(col(RunRow.finished_at).desc())
         .limit(1)
     )
@@ -227,8 +243,9 @@ async def output_of(
     """Return the answer of the job ``name`` for ``row``, a run of ``stored``; None without the job.
 
     It is that of the run that ``row`` follows, or its error, if that was a run of this job; else
-    that of the job's last succeeded run, and empty if there is none.
+    that of the job's last run that succeeded before ``row`` began, and empty if there is none.
     """
+    until = row.started_at
     job = await store.named(session, stored.row.owner if stored else USER, name)
     if job is None:
         return None
@@ -241,7 +258,7 @@ async def output_of(
             return ended.output or ended.error or ended.reason
         if ended is None and stored is not None and store.runs_after(stored.job) == name:
             return "(the ledger no longer has this answer)"
-    return await last_output(session, job.id)
+    return await last_output(session, job.id, until=until)
 
 
 # --- queries

@@ -63,6 +63,9 @@ HOLDER = "holder"
 AGENT = "agent"
 """The `waits_for` of a run that waits until another run of its agent has ended."""
 
+APPROVAL = "approval"
+"""The `waits_for` of a run that waits for a person's decision (`daybook.runs.approvals`)."""
+
 WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
 """The `waits_for` of runs in a queue; each begins when its turn comes."""
 

@@ -148,6 +148,8 @@ RetryDelay = Annotated[timedelta, _validated("retry_delay"), _TEXT, _SCHEMA]
 """Duration of a field named `retry_delay`."""
 Deadline = Annotated[timedelta | None, _validated_or_none("deadline"), _TEXT_OR_EMPTY, _SCHEMA]
 """Duration of a field named `deadline`; the empty string, which Prefect's form sends, is None."""
+ApproveWithin = Annotated[timedelta, _validated("approve_within"), _TEXT, _SCHEMA]
+"""Duration of a field named `approve_within`."""
 Progress = Annotated[timedelta | None, _validated_or_none("progress"), _TEXT_OR_EMPTY, _SCHEMA]
 """Duration of a field named `progress`; the empty string is None."""
 Stagger = Annotated[timedelta | None, _validated_or_none("stagger"), _TEXT_OR_EMPTY, _SCHEMA]

@@ -256,5 +256,18 @@ def _log_failure(sending: asyncio.Task[RunDetails]) -> None:
         log.warning("a message to a session failed: %s", error, extra={"action": "send_failed"})
 
 
+async def list_approvals(given: Arguments) -> str:
+    return words.approvals(await api.approvals.list_waiting())
+
+
+async def decide_approval(given: Arguments) -> str:
+    is_approved = given["decision"] == "approve"
+    run = await api.approvals.decide(
+        given["approval"], approve=is_approved, reason=given.get("reason", "")
+    )
+    last = run.approvals[-1]
+    return f"{last.status.capitalize()}: {last.tool}. The run {run.id[:8]} goes on within seconds."
+
+
 async def spend(given: Arguments) -> str:
     return words.spending(await api.spending.read(given["by"], given.get("since")))

@@ -19,6 +19,7 @@ from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import zone
 
 if TYPE_CHECKING:
+    from daybook.api.approvals import WaitingApproval
     from daybook.api.sessions import Session, SessionDetails
     from daybook.api.spending import GroupSpending, SpendingReport
 
@@ -102,6 +103,20 @@ def jobs(found: Sequence[ListedJob], status: str) -> str:
         )
     if len(found) > MAX_JOBS:
         lines.append(f"… and {len(found) - MAX_JOBS} more; filter by status.")
+    return "\n".join(lines)
+
+
+def approvals(found: Sequence[WaitingApproval]) -> str:
+    """Describe the calls that wait for a person, two lines for each."""
+    if not found:
+        return "No call waits for an approval."
+    lines = []
+    for each in found:
+        lines.append(
+            f"- {each.ref}: {each.job or 'a direct call'} asks for {each.tool}; refused "
+            f"without a decision until {due(each.deadline)}"
+        )
+        lines.append(f"  {truncated(each.input, MAX_OUTPUT_CHARACTERS)}")
     return "\n".join(lines)
 
 

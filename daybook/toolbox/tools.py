@@ -280,6 +280,29 @@ OPERATOR_TOOLS: tuple[Tool, ...] = (
         open_world=True,
     ),
     _tool(
+        "approval_list",
+        "List the tool calls of runs that wait for a person's approval.",
+        calls.list_approvals,
+        read_only=True,
+    ),
+    _tool(
+        "approval_decide",
+        "Approve or reject a tool call, as the user has told you. The first decision counts.",
+        calls.decide_approval,
+        Argument(
+            "approval", "Id from approval_list.", None, write="see approval_list", longest=_LINE
+        ),
+        Argument(
+            "decision",
+            "approve or reject.",
+            None,
+            write="approve or reject",
+            legal=("approve", "reject"),
+        ),
+        Argument("reason", "Why; the agent reads the reason of a rejection.", longest=500),
+        open_world=True,
+    ),
+    _tool(
         "spend",
         "Show what runs cost, by job, agent, model or day, in US dollars and tokens.",
         calls.spend,

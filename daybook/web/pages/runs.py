@@ -99,6 +99,22 @@ async def retry(ref: str, form: Form) -> Done:
     return Done(f"/runs/{run.id}", "requested")
 
 
+async def approve(ref: str, form: Form) -> Done:
+    """Approve the call that the page has shown."""
+    run = await api.approvals.decide(
+        f"{ref}.{form.get('number')}", approve=True, reason=form.get("reason")
+    )
+    return Done(f"/runs/{run.id}", "approved")
+
+
+async def reject(ref: str, form: Form) -> Done:
+    """Refuse the call that the page has shown."""
+    run = await api.approvals.decide(
+        f"{ref}.{form.get('number')}", approve=False, reason=form.get("reason")
+    )
+    return Done(f"/runs/{run.id}", "rejected")
+
+
 def sent(life: RunLife) -> list[tuple[str, str]]:
     """Return what the run sent to its agent, tool or URL, as named texts."""
     try:
@@ -125,4 +141,6 @@ ROUTES = (
 ACTIONS = (
     Action("/runs/{ref}/cancel", cancel, show, uses_prefect=True),
     Action("/runs/{ref}/retry", retry, show, uses_prefect=True),
+    Action("/runs/{ref}/approve", approve, show, ("reason",)),
+    Action("/runs/{ref}/reject", reject, show, ("reason",)),
 )

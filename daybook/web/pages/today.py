@@ -46,6 +46,8 @@ def button_of(need: Need) -> Button | None:
     """Return the button that fixes a need; None if only a command or a look at it does."""
     if need.kind == "inbox":
         return Button("Read", "/inbox", is_link=True)
+    if need.kind == "approval" and need.run_id:
+        return Button("Decide", f"/runs/{need.run_id}#approvals", is_link=True)
     if need.kind == "pending":
         return Button("Sync now", "/sync")
     if need.kind == "outbox" and "callbacks retry --failed" in need.fix:

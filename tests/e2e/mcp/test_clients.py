@@ -136,7 +136,7 @@ async def test_an_mcp_client_manages_jobs_from_add_to_remove(
         tooled = await answer_text(
             "cron_add_tool", tool="reindex", schedule="on demand", params='{"full": true}'
         )
-        assert 'calls: the tool reindex with {"full": true}' in tooled
+        assert 'tool: reindex\nparams: {"full": true}\n' in tooled
         assert (await answer_text("cron_list")).startswith("3 jobs:")
         for each in await stored(place, owner):
             assert (await answer_text("cron_remove", job_id=each.id)).startswith("Removed. Job ")

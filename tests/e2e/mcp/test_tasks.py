@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -231,13 +232,20 @@ def calls(tool: str, /, **arguments: Any) -> Answer:
 
 
 async def nowhere(place: Place, tokens: list[str]) -> None:
-    """Assert that no token is stored in the ledger, logs, conversations or Prefect."""
+    """Assert that no token is stored in the ledger, logs, conversations or Prefect.
+
+    A reply of a tool is in the ledger until its run has ended, and its bytes in the ledger's file
+    until they are overwritten; the token ends with its claim (decision 0094).
+    """
     assert len(set(tokens)) == 3
     world = place.world
     files = [each for each in place.world.workers.root.rglob("*") if each.is_file()]
     assert {"ledger.db", "worker-1.log"} <= {each.name for each in files}
-    stored = b""
+    with closing(sqlite3.connect(world.home.path / "ledger.db")) as ledger:
+        stored = "\n".join(ledger.iterdump()).encode()
     for each in files:
+        if each.name.startswith("ledger.db"):
+            continue
         with suppress(FileNotFoundError):  # the worker removes the files of ended runs
             stored += each.read_bytes()
     async with world.ledger.read() as session:

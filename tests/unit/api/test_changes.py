@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
 
 from daybook.api import changes, tokens
-from daybook.ledger.engine import sharing
+from daybook.ledger.engine import Ledger, sharing
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import JobRow, OutboxRow
 from daybook.runs import claims, leases
@@ -103,10 +104,13 @@ async def test_the_tokens_of_shared_links_are_known(world: World) -> None:
         assert (await changes.read()).text == before.text
 
 
-async def test_no_long_table_is_read_in_full(world: World) -> None:
+async def test_no_long_table_is_read_in_full(tmp_path: Path) -> None:
     """Runs, deliveries and tasks are kept for months; jobs and task sessions are few."""
     query = str(changes._query().compile(compile_kwargs={"literal_binds": True}))
-    async with world.ledger.read() as session:
+    async with (
+        Ledger(f"sqlite+aiosqlite:///{tmp_path / 'ledger.db'}") as ledger,
+        ledger.read() as session,
+    ):
         plan = (await session.execute(sqlalchemy.text(f"EXPLAIN QUERY PLAN {query}"))).all()
     steps = [str(each[3]) for each in plan]
     assert any("runs_ended" in each for each in steps), steps

@@ -11,12 +11,12 @@ from sqlmodel import SQLModel
 
 from daybook.ledger import tables, task_tables
 
-revision = "20261126_0009"
+revision = "20261126_0010"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "7e53da471009"
+TABLES = "e16b9d4e2904"
 """Digest of the snapshots of the tables; a test fails if the tables change and this does not."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models

@@ -1,0 +1,110 @@
+"""Operations on approvals: list those that wait for a person, and decide. Without Prefect.
+
+Only the operator calls them, and never an agent: it could decide about its own calls.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field
+
+from daybook import owners
+from daybook.api import authorization, runs
+from daybook.delivery.views import RunWithSteps
+from daybook.errors import Ambiguous
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.views import Approval
+from daybook.runs import approvals, claims
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
+
+_NUMBERED = re.compile(r"([0-9a-f]{4,32})\.(\d{1,9})")
+
+
+class WaitingApproval(Approval, frozen=True):
+    """An approval that a person can decide now, with its run and job.
+
+    ``ref`` is what `decide` takes: the run and the number of the approval.
+    """
+
+    ref: str
+    run_id: str
+    job: str | None
+    job_id: str | None
+    agent: str | None
+    owner: str | None = Field(repr=False)
+
+    @classmethod
+    def with_run(cls, row: ApprovalRow, run: RunRow, job: JobRow | None) -> Self:
+        """Return the view of an approval of ``run``; ``job`` is None for a direct call."""
+        return cls(
+            **dict(Approval.of(row)),
+            ref=f"{run.id[:12]}.{row.number}",
+            run_id=run.id,
+            job=job.name if job else None,
+            job_id=run.job_id,
+            agent=run.agent,
+            owner=job.owner if job else None,
+        )
+
+
+async def list_waiting() -> list[WaitingApproval]:
+    """Return the approvals that wait for a person, the first asked first.
+
+    Raise `InvalidInput` if the actor is an agent.
+    """
+    authorization.require_operator()
+    async with open_ledger() as ledger, ledger.read() as session:
+        found = await approvals.waiting(session, ledger.now())
+        return [WaitingApproval.with_run(*each) for each in found]
+
+
+async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> RunWithSteps:
+    """Approve or reject the call for which a run waits; return the run, which is due now.
+
+    ``ref`` is a run, by id or unique id prefix, or a job with one run that waits. After a run, a
+    dot and a number name the approval: if the run asks for another one now, nothing is decided.
+    ``by`` is the person who decides, by default that of the current actor. The first decision
+    counts. Raise `NotFound`, `Ambiguous`, and `InvalidInput` if the actor is an agent, or if there
+    is nothing to decide any more.
+    """
+    authorization.require_operator()
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            run_id, number = await _find(session, ref)
+        person = by or _person()
+        await claims.decide_approval(
+            ledger, run_id, number, approve=approve, by=person, reason=reason
+        )
+    return await runs.show(run_id)
+
+
+async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
+    """Return the run and the number of the approval, None for the one that is open now."""
+    found = await approvals.waiting_of_job(session, ref)
+    if len(found) > 1:
+        raise Ambiguous("run", ref, [f"{each.run_id[:12]}.{each.number}" for each in found])
+    if found:
+        return found[0].run_id, found[0].number
+    numbered = _NUMBERED.fullmatch(ref)
+    run, number = (numbered[1], int(numbered[2])) if numbered else (ref, None)
+    row, _ = await authorization.find_live_run(session, run)
+    return row.id, number
+
+
+def _person() -> str:
+    """Return who decides: a name, and the interface in parentheses."""
+    actor = owners.current_actor()
+    name = actor.user_id
+    if not name and actor.via == "cli":
+        try:
+            name = getpass.getuser()
+        except (OSError, KeyError):  # this user id has no name
+            name = ""
+    return f"{name or 'the operator'} ({actor.via})"

@@ -1,0 +1,108 @@
+"""The `daybook approve` and `reject` commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from daybook import api
+from daybook.cli import completion, formatting, output
+from daybook.cli.options import Absolute, Json
+from daybook.cli.selection import act_on_each
+from daybook.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from daybook.api.approvals import WaitingApproval
+    from daybook.delivery.views import RunWithSteps
+
+_RUN_HELP = "Run id or unique prefix, perhaps with the number of the approval, or a job."
+_REASON_HELP = "Why; the agent reads the reason of a rejection."
+
+
+async def approve_(
+    *runs: Annotated[
+        str,
+        Parameter(
+            name="RUN",
+            help=f"{_RUN_HELP} [default: list what waits for an approval]",
+            completer=completion.jobs_and_runs,
+        ),
+    ],
+    reason: Annotated[str, Parameter(help=_REASON_HELP)] = "",
+    absolute: Absolute = False,
+    as_json: Json = False,
+) -> int:
+    """Approve the tool call for which a run waits; without RUN, list the calls that wait.
+
+    The run goes on within seconds. The first decision counts. Works without Prefect.
+
+    Example: daybook approve 3f2a9c1b4d5e.1
+    """
+    if runs:
+        return await _decide(runs, reason, approve=True, as_json=as_json)
+    if reason:
+        raise InvalidInput("run", "is missing", "name the run to approve")
+    waiting = await api.approvals.list_waiting()
+    if as_json:
+        output.print_json(waiting)
+    elif waiting:
+        _print_waiting(waiting, absolute)
+    else:
+        output.say("No call waits for an approval.")
+    return 0
+
+
+async def reject_(
+    *runs: Annotated[
+        str,
+        Parameter(name="RUN", help=_RUN_HELP, completer=completion.jobs_and_runs),
+    ],
+    reason: Annotated[str, Parameter(help=_REASON_HELP)] = "",
+    as_json: Json = False,
+) -> int:
+    """Refuse the tool call for which a run waits.
+
+    The run goes on within seconds, and its agent reads that the call was rejected.
+
+    Example: daybook reject 3f2a9c1b4d5e.1 --reason "Wrong address"
+    """
+    if not runs:
+        raise InvalidInput("run", "is missing", "`daybook approve` lists the calls that wait")
+    return await _decide(runs, reason, approve=False, as_json=as_json)
+
+
+async def _decide(runs: tuple[str, ...], reason: str, *, approve: bool, as_json: bool) -> int:
+    async def decide(run: str) -> RunWithSteps:
+        return await api.approvals.decide(run, approve=approve, reason=reason)
+
+    return await act_on_each(runs, decide, _print_decision, as_json=as_json)
+
+
+def _print_decision(run: RunWithSteps) -> None:
+    last = run.approvals[-1]
+    what = f"{last.tool}({last.input})"
+    label = formatting.job_label(run, run.kind)
+    output.line(f"{last.status.capitalize()}: {formatting.first_line(what)}", style="bold")
+    output.say(f"{label} goes on. See its outcome: daybook runs {formatting.quoted(label)}")
+
+
+def _print_waiting(waiting: list[WaitingApproval], absolute: bool) -> None:
+    when = formatting.time_format(absolute)
+    heading = formatting.time_heading("UNTIL", absolute)
+    output.table(
+        ("APPROVAL", "JOB", "TOOL", heading, "ARGUMENTS"),
+        [
+            (
+                each.ref,
+                each.job or "(direct call)",
+                each.tool,
+                when(each.deadline),
+                formatting.first_line(each.input),
+            )
+            for each in waiting
+        ],
+        whole=("APPROVAL", "TOOL", heading),
+        cut=True,
+    )
+    output.say("Approve one: daybook approve APPROVAL. Refuse one: daybook reject APPROVAL")

@@ -1,0 +1,334 @@
+"""Approvals: a person decides whether a run makes a call that its job names in `approve`.
+
+::
+
+    a call that needs one ──► ask ──► open ──┬─► approved    a person said yes
+                                             ├─► rejected    a person said no
+                                             ├─► expired     nobody decided before the deadline
+                                             └─► withdrawn   the run ended while it waited
+
+While the approval is open, the run waits for it (`slots.APPROVAL`): no process, slot or lease is
+held. Its attempt stays open, so the wait uses up no retry. The decision, or the deadline, makes the
+run due; then `claims.begin` continues the attempt, which replays its steps. At the same step it
+makes the call if it is approved, else the model reads the refusal (`daybook.execution.journal`).
+
+The answer of a run (`answer` in `approve`) waits in the same way, with its whole outcome in the
+row. The attempt that goes on records it if it is approved, else a failure, and asks no agent.
+
+An approval is for one position and one digest: one tool with these arguments. If the run has
+diverged since, it is not used, and a person is asked anew. The first decision counts: `decide`
+compares and sets in one transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook import owners
+from daybook.delivery import messages, outbox
+from daybook.errors import DaybookError, InvalidInput
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.jobs.policy import ANSWER
+from daybook.jobs.store import StoredJob
+from daybook.ledger import texts
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
+from daybook.ledger.views import utc_text
+from daybook.names import validate_line
+from daybook.runs import slots
+
+EVENT = "approval"
+"""The event of the message that asks for an approval."""
+
+MAX_REASON_LENGTH = 500
+MAX_ANSWER_CHARACTERS = 8_000
+"""Maximum length of the answer in a question."""
+
+
+class ApprovalStatus(StrEnum):
+    """The status of an approval; `open` until it is decided."""
+
+    OPEN = "open"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a person is asked: whether ``tool`` may be called.
+
+    ``input`` is the beginning of its arguments, ``within`` the time to decide. ``position`` and
+    ``digest`` are those of the step, and ``after`` is the number of the last step before it. The
+    question about an answer has its ``outcome``.
+    """
+
+    position: str
+    digest: str
+    after: int
+    tool: str
+    input: str
+    within: timedelta
+    outcome: dict[str, Any] | None = None
+
+    @classmethod
+    def of_answer(cls, outcome: Outcome, within: timedelta) -> Question:
+        """Return the question whether the answer of an attempt that succeeded may be used."""
+        text = outcome.output if outcome.output is not None else texts.to_json(outcome.result)
+        digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
+        left_out = len(text) - MAX_ANSWER_CHARACTERS
+        if left_out > 0:
+            text = f"{text[:MAX_ANSWER_CHARACTERS]}\n… ({left_out:,} more characters)"
+        return cls(ANSWER, digest, 0, ANSWER, text, within, asdict(outcome))
+
+
+class ApprovalNeeded(DaybookError):
+    """The attempt cannot go on before a person has answered the ``question``."""
+
+    code = "approval_needed"
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        super().__init__(f"a person has to approve the call of {question.tool}")
+
+
+async def of_run(session: AsyncSession, run_id: str) -> list[ApprovalRow]:
+    """Return the approvals of a run in their order."""
+    query = select(ApprovalRow).where(col(ApprovalRow.run_id) == run_id)
+    return list((await session.execute(query.order_by(col(ApprovalRow.number)))).scalars())
+
+
+async def waiting(
+    session: AsyncSession, now: datetime, owner: str | None = None
+) -> Sequence[tuple[ApprovalRow, RunRow, JobRow | None]]:
+    """Return the approvals that a person can decide at ``now``, the first asked first.
+
+    With ``owner``, only those of that owner's jobs.
+    """
+    query = (
+        select(ApprovalRow, RunRow, JobRow)
+        .join(RunRow, col(RunRow.id) == col(ApprovalRow.run_id))
+        .outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
+        .where(
+            col(RunRow.status) == Status.WAITING,
+            col(RunRow.waits_for) == slots.APPROVAL,
+            col(ApprovalRow.status) == ApprovalStatus.OPEN,
+            col(ApprovalRow.deadline) > now,
+        )
+        .order_by(col(ApprovalRow.asked_at), col(ApprovalRow.run_id))
+    )
+    if owner is not None:
+        query = query.where(col(JobRow.owner) == owner)
+    return (await session.execute(query)).tuples().all()
+
+
+async def waiting_of_job(session: AsyncSession, ref: str) -> Sequence[ApprovalRow]:
+    """Return the open approvals of the runs of a job, by its name or id."""
+    query = (
+        select(ApprovalRow)
+        .join(RunRow, col(RunRow.id) == col(ApprovalRow.run_id))
+        .join(JobRow, col(JobRow.id) == col(RunRow.job_id))
+        .where(
+            (col(JobRow.name) == ref) | (col(JobRow.id) == ref),
+            col(RunRow.waits_for) == slots.APPROVAL,
+            col(ApprovalRow.status) == ApprovalStatus.OPEN,
+        )
+        .order_by(col(ApprovalRow.asked_at))
+    )
+    return (await session.execute(query)).scalars().all()
+
+
+def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
+    """Return the outcome of the attempt if a person has decided about its answer, else None.
+
+    ``known`` are the approvals of the run.
+    """
+    last = known[-1] if known else None
+    if last is None or last.position != ANSWER or last.outcome is None:
+        return None
+    if last.status == ApprovalStatus.APPROVED:
+        given = {**last.outcome, "warnings": tuple(last.outcome.get("warnings", ()))}
+        return Outcome(**{**given, "status": Status(given["status"])})
+    if last.status not in (ApprovalStatus.REJECTED, ApprovalStatus.EXPIRED):
+        return None
+    why = f": {last.reason}" if last.reason else ""
+    error = f"the answer was rejected by {last.decided_by}{why}"
+    if last.status == ApprovalStatus.EXPIRED:
+        error = "the answer was not approved: nobody decided before the deadline"
+    facts: dict[str, Any] = {name: last.outcome.get(name) for name in ("agent", "model", "usage")}
+    return Outcome(Status.FAILED, error=error, **facts)
+
+
+async def forget(session: AsyncSession, run: RunRow) -> None:
+    """Remove the outcomes that waited for a person from a run that has its outcome."""
+    if run.attempts and run.kind in CONVERSATION_KINDS:
+        table = ApprovalRow.__table__  # type: ignore[attr-defined]
+        kept = (table.c.run_id == run.id) & table.c.outcome.is_not(None)
+        await session.execute(update(table).where(kept).values(outcome=None))
+
+
+def is_same(row: ApprovalRow, question: Question) -> bool:
+    """Return whether the approval is about this step, and nothing has happened in between."""
+    return (row.position, row.digest, row.after) == (
+        question.position,
+        question.digest,
+        question.after,
+    )
+
+
+async def ask(
+    session: AsyncSession, run: RunRow, stored: StoredJob | None, question: Question, now: datetime
+) -> ApprovalRow:
+    """Add the open approval, and the message about it; return it.
+
+    An open one about the same step is returned as it is; one about another step is withdrawn.
+    """
+    known = await of_run(session, run.id)
+    last = known[-1] if known else None
+    if last is not None and last.status == ApprovalStatus.OPEN:
+        if is_same(last, question) and last.deadline > now:
+            return last
+        _settle(
+            last, ApprovalStatus.EXPIRED if last.deadline <= now else ApprovalStatus.WITHDRAWN, now
+        )
+        session.add(last)
+    asked = ApprovalRow(
+        run_id=run.id,
+        number=len(known) + 1,
+        position=question.position,
+        digest=question.digest,
+        after=question.after,
+        tool=question.tool,
+        input=question.input,
+        status=ApprovalStatus.OPEN.value,
+        asked_at=now,
+        deadline=now + question.within,
+        outcome=question.outcome,
+    )
+    session.add(asked)
+    await _send(session, run, stored, asked, now)
+    return asked
+
+
+async def decide(
+    session: AsyncSession,
+    run: RunRow,
+    number: int | None,
+    *,
+    approve: bool,
+    by: str,
+    reason: str,
+    now: datetime,
+) -> ApprovalRow:
+    """Record the decision of a person about the open approval of ``run``, which becomes due.
+
+    If the open approval has another ``number``, the person has not seen it: then nothing is
+    decided. None stands for the open one. Raise `InvalidInput` if the run waits for no approval,
+    because somebody has decided, the deadline has passed or the run has ended, and for a reason
+    that is too long.
+    """
+    reason = validate_line(reason, "reason", MAX_REASON_LENGTH)
+    known = await of_run(session, run.id)
+    if not known:
+        problem = f"{run.id[:8]} has not asked for an approval: {run.status}"
+        raise InvalidInput("run", problem, "`daybook approve` lists the runs that have")
+    last = next((each for each in known if each.number == number), None)
+    if number is None:
+        last = known[-1]
+    if last is None:
+        problem = f"{number} is no approval of {run.id[:8]}"
+        raise InvalidInput("run", problem, f"its approvals are 1 to {len(known)}")
+    if last.status == ApprovalStatus.OPEN and last.deadline <= now:
+        _settle(last, ApprovalStatus.EXPIRED, now)  # not stored: the run itself records it
+    if last.status != ApprovalStatus.OPEN or run.waits_for != slots.APPROVAL:
+        raise InvalidInput("run", f"{run.id[:8]}: {words(last)}", "nothing was changed")
+    _settle(last, ApprovalStatus.APPROVED if approve else ApprovalStatus.REJECTED, now, by, reason)
+    run.until, run.waits_for, run.reason = now, "", words(last)
+    session.add_all([last, run])
+    return last
+
+
+async def expire(session: AsyncSession, run_id: str, now: datetime) -> None:
+    """Record that nobody decided, if the last approval is open and its deadline has passed."""
+    known = await of_run(session, run_id)
+    if known and known[-1].status == ApprovalStatus.OPEN and known[-1].deadline <= now:
+        _settle(known[-1], ApprovalStatus.EXPIRED, now)
+        session.add(known[-1])
+
+
+async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
+    """Close the open approval of a run that ends."""
+    known = await of_run(session, run_id)
+    if known and known[-1].status == ApprovalStatus.OPEN:
+        _settle(known[-1], ApprovalStatus.WITHDRAWN, now)
+        session.add(known[-1])
+
+
+def words(row: ApprovalRow) -> str:
+    """Return in words what was decided about the call, by whom and why."""
+    match row.status:
+        case ApprovalStatus.OPEN:
+            what = "the answer" if row.position == ANSWER else row.tool
+            return f"approval: waiting for a decision about {what} until {_at(row.deadline)}"
+        case ApprovalStatus.EXPIRED:
+            return f"approval: {row.tool} was refused, because nobody decided before the deadline"
+        case ApprovalStatus.WITHDRAWN:
+            return f"approval: the question about {row.tool} was withdrawn"
+    why = f": {row.reason}" if row.reason else ""
+    return f"approval: {row.tool} was {row.status} by {row.decided_by}{why}"
+
+
+def refusal(row: ApprovalRow) -> str:
+    """Return what the model reads in place of the reply of a call that was not approved."""
+    if row.status == ApprovalStatus.REJECTED:
+        why = f" The reason: {row.reason}" if row.reason else ""
+        return f"This call was not made: {row.decided_by} rejected it.{why}"
+    return "This call was not made: it needs an approval, and nobody decided in time."
+
+
+def _settle(
+    row: ApprovalRow, status: ApprovalStatus, now: datetime, by: str = "", reason: str = ""
+) -> None:
+    row.status, row.decided_at = status.value, now
+    row.decided_by, row.reason = by, reason
+
+
+def _at(instant: datetime) -> str:
+    return str(utc_text(instant.replace(microsecond=0)))
+
+
+async def _send(
+    session: AsyncSession, run: RunRow, stored: StoredJob | None, asked: ApprovalRow, now: datetime
+) -> None:
+    """Queue the question for the job's channel, or else the operator's.
+
+    The owner of an agent's job may choose its channel, but decides nothing: the operator does.
+    """
+    notify = outbox.notify_of(run.parameters, stored)
+    is_own = bool(notify.channel) and not notify.silent
+    if stored is not None and owners.is_agent(stored.row.owner):
+        is_own = False
+    subject, body = messages.approval(run, stored, asked)
+    await outbox.enqueue_message(
+        session,
+        key=f"approval:{run.id}:{asked.number}",
+        purpose=outbox.MESSAGE if is_own else outbox.ALERT,
+        event=EVENT,
+        channel=notify.channel if is_own else outbox.operator_channel(),
+        chat_id=notify.chat_id if is_own else "",
+        subject=subject,
+        body=body,
+        run_id=run.id,
+        job_id=run.job_id,
+        now=now,
+    )

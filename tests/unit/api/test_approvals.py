@@ -1,0 +1,131 @@
+"""Approvals for the operator: who decides, by which name, and where an open one shows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from daybook import api
+from daybook.api.run_life import show as show_life
+from daybook.errors import Ambiguous, InvalidInput, NotFound
+from daybook.operations import attention
+from daybook.owners import Actor, acting_as
+from daybook.runs import claims
+from daybook.runs.approvals import Question
+from daybook.toolbox import call
+from tests.world import World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger", "daybook_home")]
+
+MAIL = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', timedelta(hours=1))
+AGENT = Actor("agent:ann", via="mcp")
+
+
+async def asked(world: World, name: str = "brief", owner: str = "user") -> str:
+    """Return the id of a run that waits for an approval."""
+    stored = await world.jobs.add(name, owner, on_demand=True, overlap="allow")
+    return await again(world, name, stored.id)
+
+
+async def again(world: World, name: str, job_id: str) -> str:
+    granted = await world.runs.running(await world.runs.request(await world.jobs.get(job_id)))
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, MAIL)
+    return granted.run_id
+
+
+async def test_the_operator_decides_and_the_run_says_who_and_when(world: World) -> None:
+    run_id = await asked(world)
+    (waiting,) = await api.approvals.list_waiting()
+    assert (waiting.ref, waiting.job, waiting.tool) == (f"{run_id[:12]}.1", "brief", "mail_send")
+    with acting_as(Actor(user_id="maria", via="mcp")):
+        run = await api.approvals.decide(waiting.ref, approve=False, reason="not now")
+    (approval,) = run.approvals
+    assert (approval.status, approval.decided_by, approval.reason) == (
+        *("rejected", "maria (mcp)", "not now"),
+    )
+    assert run.reason == "approval: mail_send was rejected by maria (mcp): not now"
+    assert await api.approvals.list_waiting() == []
+    with pytest.raises(InvalidInput, match=r"was rejected by maria \(mcp\): not now"):
+        await api.approvals.decide(run_id, approve=True)
+
+
+async def test_a_name_of_a_program_or_a_page_is_the_operators(world: World) -> None:
+    for via in ("web", "api"):
+        run_id = await asked(world, via)
+        with acting_as(Actor(via=via)):
+            run = await api.approvals.decide(run_id, approve=True)
+        assert run.approvals[0].decided_by == f"the operator ({via})"
+
+
+@pytest.mark.parametrize("tool", ["approval_list", "approval_decide"])
+async def test_an_agent_neither_decides_nor_sees_the_tools(world: World, tool: str) -> None:
+    run_id = await asked(world, owner="agent:ann")
+    with acting_as(AGENT):
+        for operation in (
+            api.approvals.list_waiting(),
+            api.approvals.decide(run_id, approve=True),
+        ):
+            with pytest.raises(InvalidInput, match="an agent cannot call this operation"):
+                await operation
+        answer = await call(tool, {"approval": run_id, "decision": "approve"})
+    assert answer.refused and "there is no tool" in answer.text
+    assert (await world.runs.row(run_id)).waits_for == "approval"
+
+
+async def test_an_agent_cannot_change_what_its_job_has_approved(world: World) -> None:
+    stored = await world.jobs.add("mine", "agent:ann", on_demand=True, approve=["mail.send"])
+    with acting_as(AGENT):
+        given: list[dict[str, Any]] = [{"approve": []}, {"approve_within": "1s"}, {"policy": {}}]
+        for changes in given:
+            with pytest.raises(InvalidInput, match="only the operator can change it"):
+                await api.jobs.edit_job("mine", changes)
+        answer = await call("cron_update", {"job_id": "mine", "options": {"approve": []}})
+    assert answer.refused and "unknown field" in answer.text
+    assert (await world.jobs.get(stored.id)).job.policy.approve == ("mail.send",)
+
+
+async def test_the_operators_mcp_lists_and_decides(world: World) -> None:
+    run_id = await asked(world)
+    listed = await call("approval_list")
+    assert f"{run_id[:12]}.1: brief asks for mail_send" in listed.text
+    assert 'to="ann"' in listed.text
+    given = {"approval": f"{run_id[:12]}.1", "decision": "approve"}
+    assert "Approved: mail_send" in (await call("approval_decide", given)).text
+    second = await call("approval_decide", given)
+    assert second.refused and "was approved by" in second.text
+    assert (await call("approval_list")).text == "No call waits for an approval."
+
+
+async def test_a_run_a_prefix_a_number_or_a_job_names_the_approval(world: World) -> None:
+    run_id = await asked(world)
+    job_id = str((await world.runs.row(run_id)).job_id)
+    with pytest.raises(InvalidInput, match="2 is no approval"):
+        await api.approvals.decide(f"{run_id[:12]}.2", approve=True)
+    other = await again(world, "brief", job_id)
+    with pytest.raises(Ambiguous) as ambiguous:
+        await api.approvals.decide("brief", approve=True)
+    assert all(f"{each[:12]}.1" in str(ambiguous.value) for each in (run_id, other))
+    await api.approvals.decide(run_id[:10], approve=True)
+    assert (await api.approvals.decide("brief", approve=True)).id == other
+    for unknown in ("nobody", "ffffffff.1"):
+        with pytest.raises(NotFound):
+            await api.approvals.decide(unknown, approve=True)
+
+
+async def test_an_open_approval_needs_the_operator_and_is_an_event_of_its_run(
+    world: World,
+) -> None:
+    run_id = await asked(world)
+    found = [each for each in await attention.read(ZoneInfo("UTC")) if each.kind == "approval"]
+    assert [(each.title, each.why, each.fix) for each in found] == [
+        ("brief wants to call mail_send", 'to="ann"', f"daybook approve {run_id[:12]}.1")
+    ]
+    await api.approvals.decide(run_id, approve=True)
+    assert "approval" not in {each.kind for each in await attention.read(ZoneInfo("UTC"))}
+    life = await show_life(run_id)
+    what = [each.what for each in life.events]
+    assert "Asked for an approval of mail_send" in what
+    assert any(each.startswith("mail_send approved by ") for each in what)

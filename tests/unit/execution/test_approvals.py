@@ -1,0 +1,453 @@
+"""Calls of an agent's tools that wait for a person: none is made before the approval, or twice."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from daybook.agents.base import AgentReply, Tool
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import AgentMisconfigured, InvalidInput, LedgerUnreachable
+from daybook.execution import agent_request, agent_tools, attempt, journal, lease, recording
+from daybook.execution.agent_tools import ToolSelection
+from daybook.execution.attempt import RetryAt
+from daybook.execution.lease import LeaseLost
+from daybook.jobs.model import new_job, read_parameters
+from daybook.jobs.policy import Policy
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import ApprovalRow
+from daybook.owners import Actor
+from daybook.runs import approvals, claim_requests, claims
+from daybook.runs.approvals import ApprovalNeeded
+from daybook.runs.claim_requests import ClaimRequest, Granted
+from daybook.timing import TIMING
+from tests.providers import Answer, Provider, Step, provider
+from tests.providers import Status as HttpStatus
+from tests.unit.agents.asking import agent, request
+from tests.unit.execution.conftest import ActiveRun
+from tests.unit.execution.test_journal import Mail, recorded, sends
+
+pytestmark = pytest.mark.anyio
+
+
+class AskingRun:
+    """A run whose attempts are made one after the other, as a worker does."""
+
+    def __init__(self, active: ActiveRun, fake_provider: Provider, *tools: Tool) -> None:
+        self.active, self.fake_provider = active, fake_provider
+        self.tools = tuple(replace(each, needs_approval=True) for each in tools)
+        self.number = 1
+
+    async def act(self) -> Outcome:
+        asked = request(tools=self.tools, journal=journal.current(), timeout=100.0)
+        reply: AgentReply = await agent(self.fake_provider).answer(asked)
+        return Outcome(Status.SUCCEEDED, output=reply.text, usage=reply.usage)
+
+    async def goes_on(self, *script: Step) -> Outcome | RetryAt:
+        """Continue the attempt with this script of the provider."""
+        if script:
+            self.fake_provider.script = list(script)
+        active = self.active
+        return await attempt.run_attempt(
+            active.ledger, active.granted, self.number, self.act, SYSTEM_CLOCK
+        )
+
+    async def is_claimed(self) -> None:
+        """Let another process claim the run, which is due, and begin."""
+        row = await self.active.row()
+        given = ClaimRequest(
+            claim_requests.flow_key("f"),
+            "agent-prompt",
+            "direct",
+            row.due,
+            "there:2",
+            row.parameters,
+        )
+        granted = await claims.claim(self.active.ledger, given)
+        assert isinstance(granted, Granted), granted
+        self.number = await claims.begin(self.active.ledger, granted.run_id, granted.fence)
+        self.active.granted = granted
+
+    async def is_decided(self, approve: bool = True, reason: str = "") -> None:
+        await claims.decide_approval(
+            self.active.ledger,
+            self.active.granted.run_id,
+            None,
+            approve=approve,
+            by="ann (cli)",
+            reason=reason,
+        )
+        await self.is_claimed()
+
+    async def asked(self) -> list[ApprovalRow]:
+        async with self.active.ledger.read() as session:
+            return await approvals.of_run(session, self.active.granted.run_id)
+
+
+async def test_a_call_is_made_once_after_its_approval_and_no_request_is_repeated(
+    active: ActiveRun,
+) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        paused = await run.goes_on(sends("a"), "Done.")
+        assert isinstance(paused, RetryAt)
+        row = await active.row()
+        assert (row.status, row.waits_for, row.until) == ("waiting", "approval", paused.until)
+        assert mail.sent == [] and len(fake_provider.requests) == 1
+        (approval,) = await run.asked()
+        assert (approval.tool, approval.input, approval.position) == ("mail", 'text="a"', "1.1")
+
+        await run.is_decided()
+        ended = await run.goes_on()
+        assert isinstance(ended, Outcome) and ended.output == "Done."
+        assert len(fake_provider.requests) == 2
+    assert mail.sent == ["a"]
+    row = await active.row()
+    assert (row.status, row.attempts, row.warnings) == ("succeeded", 1, [])
+    assert row.usage is not None and row.usage["requests"] == 2
+    assert [(each.position, each.status) for each in await recorded(active)] == [
+        *[("1", "succeeded"), ("1.1", "succeeded"), ("2", "succeeded")],
+    ]
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_the_model_reads_that_a_call_was_refused_and_why(
+    active: ActiveRun, expired: bool
+) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        await run.goes_on(sends("a"), "I did not.")
+        if expired:
+            active.query("UPDATE approvals SET deadline = asked_at")
+            active.query("UPDATE runs SET until = queued_at")
+            await run.is_claimed()
+        else:
+            await run.is_decided(approve=False, reason="wrong address")
+        ended = await run.goes_on()
+        words = "nobody decided in time" if expired else "ann (cli) rejected it. The reason: wrong"
+        assert words in str(fake_provider.requests[-1].body)
+        assert len(fake_provider.requests) == 2
+    assert isinstance(ended, Outcome) and ended.output == "I did not."
+    assert mail.sent == []
+    row = await active.row()
+    assert row.status == "succeeded" and "mail failed" in row.warnings[0]
+    _, call, _ = await recorded(active)
+    assert (call.status, call.repeatable) == ("failed", True)
+
+
+async def test_a_refusal_is_replayed_by_a_retry_and_nobody_is_asked_again(
+    active: ActiveRun,
+) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        await run.goes_on(sends("a"), HttpStatus(503, "Busy."), "Well.")
+        await run.is_decided(approve=False)
+        assert isinstance(await run.goes_on(), RetryAt)  # the provider was busy
+        active.query("UPDATE runs SET until = queued_at")
+        await run.is_claimed()
+        assert run.number == 2
+        ended = await run.goes_on()
+    assert isinstance(ended, Outcome) and ended.output == "Well."
+    assert mail.sent == [] and len(await run.asked()) == 1
+
+
+async def test_calls_one_after_the_other_are_asked_about_one_after_the_other(
+    active: ActiveRun,
+) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        await run.goes_on(sends("a"), sends("b"), "Both.")
+        await run.is_decided()
+        assert isinstance(await run.goes_on(), RetryAt)
+        assert mail.sent == ["a"]
+        await run.is_decided()
+        ended = await run.goes_on()
+        assert len(fake_provider.requests) == 3
+    assert isinstance(ended, Outcome) and ended.output == "Both."
+    assert mail.sent == ["a", "b"]
+    assert [each.position for each in await run.asked()] == ["1.1", "2.1"]
+    row = await active.row()
+    assert row.attempts == 1
+
+
+async def test_parallel_calls_are_asked_about_in_their_order_and_each_is_made_once(
+    active: ActiveRun,
+) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        await run.goes_on(replace(sends("a"), more=({"text": "b"},)), "Both.")
+        assert mail.sent == []
+        await run.is_decided()
+        assert isinstance(await run.goes_on(), RetryAt)
+        assert mail.sent == ["a"]
+        await run.is_decided(approve=False)
+        assert isinstance(await run.goes_on(), Outcome)
+        assert len(fake_provider.requests) == 2
+    assert mail.sent == ["a"]
+    asked = [(each.position, each.status) for each in await run.asked()]
+    assert asked == [("1.1", "approved"), ("1.2", "rejected")]
+
+
+async def test_another_call_than_the_approved_one_is_asked_about_anew(active: ActiveRun) -> None:
+    """The operator changes the model between the question and the decision."""
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        await run.goes_on(sends("a"))
+        await run.is_decided()
+
+        async def other_model() -> Outcome:
+            asked = request(tools=run.tools, journal=journal.current(), timeout=100.0)
+            made = agent(fake_provider, model="openai:gpt-6-sol")
+            return Outcome(Status.SUCCEEDED, output=(await made.answer(asked)).text)
+
+        run.act = other_model  # type: ignore[method-assign]
+        assert isinstance(await run.goes_on(sends("a"), "Done."), RetryAt)
+        assert mail.sent == []  # the same words of another model are another call
+        first, second = await run.asked()
+        assert (first.status, second.status) == ("approved", "open")
+        await run.is_decided()
+        ended = await run.goes_on()
+    assert isinstance(ended, Outcome) and ended.output == "Done."
+    assert mail.sent == ["a"]
+
+
+class Killed(BaseException):
+    """The end of a process, which runs no handler of errors."""
+
+
+async def test_a_killed_process_asks_again_only_what_was_not_recorded(active: ActiveRun) -> None:
+    """The process dies before the question is written, and after the approved call has begun."""
+    active.query("UPDATE runs SET parameters = json_set(parameters, '$.policy.on_lost', 'rerun')")
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        fake_provider.script = [sends("a"), "Done."]
+        with (
+            journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK),
+            pytest.raises(ApprovalNeeded),
+        ):
+            await run.act()
+        assert await run.asked() == []  # killed here: the old state
+
+        await lost(run)
+        await run.goes_on()
+        (approval,) = await run.asked()
+        assert approval.status == "open" and len(fake_provider.requests) == 1
+        await run.is_decided()
+
+        def killed() -> None:
+            raise Killed
+
+        run.tools = (replace(Mail(before=killed).tool, needs_approval=True),)
+        with (
+            journal.recording(active.ledger, active.granted, run.number, SYSTEM_CLOCK),
+            pytest.raises(Killed),
+        ):
+            await run.act()
+        await lost(run)
+        run.tools = (replace(mail.tool, needs_approval=True),)
+        await run.goes_on()
+        assert journal.UNKNOWN in str(fake_provider.requests[-1].body)
+    assert mail.sent == [] and len(await run.asked()) == 1
+
+
+async def lost(run: AskingRun) -> None:
+    granted = run.active.granted
+    await claims.holder_died(run.active.ledger, granted.run_id, granted.fence, "killed")
+    run.active.query("UPDATE runs SET until = queued_at")
+    await run.is_claimed()
+
+
+async def test_without_a_ledger_nothing_is_called_and_the_run_asks_nobody(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mail = Mail()
+
+    async def away(*_: Any) -> None:
+        raise LedgerUnreachable("here", "it is away")
+
+    monkeypatch.setattr(claims, "wait_for_approval", away)
+    monkeypatch.setattr(recording, "FIRST_RETRY_DELAY", TIMING.run_lease * 2)
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        with pytest.raises(recording.OutcomeUnwritten):
+            await run.goes_on(sends("a"))
+    assert mail.sent == [] and (await active.row()).status == "running"
+
+
+async def test_a_call_without_a_journal_is_refused(active: ActiveRun) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        fake_provider.script = [sends("a"), "No."]
+        tool = replace(mail.tool, needs_approval=True)
+        await agent(fake_provider).answer(request(tools=(tool,), timeout=100.0))
+        assert "nobody can be asked" in str(fake_provider.requests[-1].body)
+    assert mail.sent == []
+
+
+async def test_only_the_agent_whose_call_was_approved_goes_on(active: ActiveRun) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+
+        async def fallback() -> Outcome:
+            steps = journal.current()
+            asked = request(tools=run.tools, journal=steps, timeout=100.0, fallback=1)
+            return Outcome(Status.SUCCEEDED, (await agent(fake_provider).answer(asked)).text)
+
+        run.act = fallback  # type: ignore[method-assign]
+        await run.goes_on(sends("a"))
+        await run.is_decided()
+        with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as steps:
+            assert await steps.acting_agent() == 1
+
+
+# --- which tools
+
+
+def test_an_entry_names_a_server_a_tool_or_several() -> None:
+    names = ("mail.send", "mail.read", "mailbox.send", "daybook.cron_add", "reindex")
+    expected = {
+        "mail": ["mail.send", "mail.read"],
+        "mail.send": ["mail.send"],
+        "*.send": ["mail.send", "mailbox.send"],
+        "daybook": ["daybook.cron_add"],
+        "reindex": ["reindex"],
+        "*": [*names],
+    }
+    found = {entry: [n for n in names if agent_tools.matches(n, entry)] for entry in expected}
+    assert found == expected
+
+
+async def test_own_tools_need_an_approval_by_their_full_names() -> None:
+    own = tuple(replace(Mail().tool, name=name) for name in ("cron_add", "cron_list"))
+    selection = ToolSelection("brief", own=own, approve=("daybook.cron_add",))
+    async with agent_tools.open_tools(selection, "key", Actor(), 5.0) as tools:
+        assert [(each.name, each.needs_approval) for each in tools] == [
+            *[("cron_add", True), ("cron_list", False)],
+        ]
+
+
+async def test_a_misspelled_tool_fails_the_run_before_the_agent_is_asked() -> None:
+    selection = ToolSelection("brief", own=(Mail().tool,), expected=("daybook.maill",))
+    with pytest.raises(AgentMisconfigured, match=r'"daybook.maill" names no tool .*daybook.mail'):
+        async with agent_tools.open_tools(selection, "key", Actor(), 5.0):
+            pass
+
+
+def test_a_program_cannot_wait_for_a_person() -> None:
+    refuse = agent_request._refuse_approvals
+    with pytest.raises(AgentMisconfigured, match=r"mail\.send cannot be approved"):
+        refuse("a", [], ["mail.send"], ["mail.send"])
+    with pytest.raises(AgentMisconfigured, match=r"mail\.\* cannot"):
+        refuse("a", ["mail"], [], ["mail.*"])  # of the owner's limits
+    refuse("a", ["search"], [], ["mail.*"])
+
+
+def test_only_a_job_that_asks_an_agent_can_name_tools_to_approve() -> None:
+    now = SYSTEM_CLOCK.now()
+    given: dict[str, Any] = {"now": now, "on_demand": True, "approve": ["mail.send"]}
+    assert new_job(prompt="x", **given).policy.approve == ("mail.send",)
+    others: list[dict[str, Any]] = [{"tool": "mail.send"}, {"url": "https://a.example"}]
+    for fields in others:
+        with pytest.raises(InvalidInput, match="approve: the job asks no agent"):
+            new_job(**given, **fields)
+    for wrong in ("https://a.example", "send mail", "x" * 300):
+        with pytest.raises(InvalidInput, match="approve"):
+            new_job(prompt="x", **(given | {"approve": [wrong]}))
+    with pytest.raises(InvalidInput, match="approve_within"):
+        new_job(prompt="x", approve_within="soon", **given)
+    _, policy, _ = read_parameters("agent-prompt", {"prompt": "x"})
+    assert policy == Policy()
+
+
+# --- the answer
+
+
+async def answering(active: ActiveRun, fake_provider: Provider, *script: Step) -> AskingRun:
+    """Return a run whose answer is asked about, after the attempt with this script."""
+    active.granted = replace(
+        active.granted,
+        parameters={**active.granted.parameters, "policy": {"approve": ["answer"], "retries": 3}},
+    )
+    approve = "json_set(parameters, '$.policy.approve', json('[\"answer\"]'))"
+    active.query(f"UPDATE runs SET parameters = {approve}")
+    run = AskingRun(active, fake_provider)
+    paused = await run.goes_on(*script)
+    assert isinstance(paused, RetryAt)
+    return run
+
+
+async def test_an_answer_is_recorded_only_after_its_approval_and_nobody_is_asked_twice(
+    active: ActiveRun,
+) -> None:
+    with provider() as fake_provider:
+        run = await answering(active, fake_provider, Answer("Sell all.", input_tokens=70))
+        row = await active.row()
+        assert (row.status, row.waits_for, row.output) == ("waiting", "approval", None)
+        (approval,) = await run.asked()
+        assert (approval.tool, approval.input, approval.status) == ("answer", "Sell all.", "open")
+
+        await run.is_decided()
+        ended = await run.goes_on()
+        assert len(fake_provider.requests) == 1
+    assert isinstance(ended, Outcome) and ended.output == "Sell all."
+    row = await active.row()
+    assert (row.status, row.output, row.attempts) == ("succeeded", "Sell all.", 1)
+    assert row.usage is not None and row.usage["input_tokens"] == 70
+    (approval,) = await run.asked()
+    assert approval.outcome is None  # the run has it now
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_rejected_answer_fails_the_run_and_is_not_in_its_outcome(
+    active: ActiveRun, expired: bool
+) -> None:
+    with provider() as fake_provider:
+        run = await answering(active, fake_provider, "Sell all.")
+        if expired:
+            active.query("UPDATE approvals SET deadline = asked_at")
+            active.query("UPDATE runs SET until = queued_at")
+            await run.is_claimed()
+        else:
+            await run.is_decided(approve=False, reason="too bold")
+        await run.goes_on()
+        assert len(fake_provider.requests) == 1
+    row = await active.row()
+    error = "the answer was rejected by ann (cli): too bold"
+    if expired:
+        error = "the answer was not approved: nobody decided before the deadline"
+    assert (row.status, row.error, row.output) == ("failed", error, None)
+    assert "Sell" not in str([active.query("SELECT body FROM outbox WHERE event = 'failed'")])
+
+
+async def test_an_answer_whose_lease_is_lost_is_not_recorded_without_an_approval(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The late outcome of an attempt that was judged lost is no way around the approval."""
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider)
+        active.granted = replace(
+            active.granted, parameters={"policy": {"approve": ["answer"]}, "prompt": "x"}
+        )
+
+        @asynccontextmanager
+        async def lost_at_the_end(*_: Any) -> AsyncIterator[None]:
+            yield
+            raise LeaseLost("lost")
+
+        monkeypatch.setattr(lease, "keep_lease", lost_at_the_end)
+        with pytest.raises(LeaseLost):
+            await run.goes_on("Sell all.")
+    row = await active.row()
+    assert (row.status, row.output) == ("failed", None)
