@@ -102,8 +102,8 @@ async def prepare_request(
             selection = replace(selection, approve=approve, expected=expected)
     history: tuple[Message, ...] = ()
     if granted.session_id:
-        compression = policy.compression.over(found.compression)
-        history = await conversation.session_history(granted, compression)
+        history_limits = policy.compression.over(found.compression)
+        history = await conversation.session_history(granted, history_limits)
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,

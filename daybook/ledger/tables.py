@@ -60,8 +60,8 @@ _ENDED = text("finished_at IS NOT NULL")
 _LEASED = text("lease_until IS NOT NULL")
 _FAILED = text("status = 'failed'")
 _UNREAD = text("address = 'inbox' AND read_at IS NULL")
-_WITH_TEXTS = text("input IS NOT NULL")
 _OPEN = text("finished_at IS NULL")
+_WITH_TEXTS = text("input IS NOT NULL")
 
 
 def new_id() -> str:
@@ -370,8 +370,8 @@ class StepRow(SQLModel, table=True):
     # As in `AttemptRow`; None for a tool.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     error: str | None = None
-    # The beginnings of what was asked for and of what came back, for people. Retention removes
-    # both, and the error: then `input` is None.
+    # The beginnings of what was asked for and came back, for people. Retention removes both, and
+    # the error: then `input` is None.
     input: str | None = Field(default="", repr=False)
     output: str | None = Field(default=None, repr=False)
     # Why an earlier attempt is not continued from this step on, and whether this step is one of
