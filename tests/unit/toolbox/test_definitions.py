@@ -63,7 +63,10 @@ def test_the_toolbox_has_exactly_these_tools() -> None:
 
 def test_only_the_operator_has_the_tools_for_sessions() -> None:
     names = [tool.name for tool in tools_of(Actor(via="mcp"))]
-    assert names[len(TOOLS) :] == ["session_list", "session_get", "session_send", "spend"]
+    assert names[len(TOOLS) :] == [
+        *("session_list", "session_get", "session_send"),
+        *("approval_list", "approval_decide", "spend"),
+    ]
     assert (
         tools_of(Actor("agent:eva", via="mcp")) == tools_of(Actor("agent:eva", via="run")) == TOOLS
     )
@@ -72,7 +75,7 @@ def test_only_the_operator_has_the_tools_for_sessions() -> None:
 def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in TOOLS if tool.read_only} == READ_ONLY
     read_only = {tool.name for tool in OPERATOR_TOOLS if tool.read_only}
-    assert read_only == {"session_list", "session_get", "spend"}
+    assert read_only == {"session_list", "session_get", "approval_list", "spend"}
 
 
 @pytest.mark.floor("E", "The arguments are flat: one schedule text and a timezone")
