@@ -96,7 +96,8 @@ def _ledger_url(folder: Path) -> str:
 async def _fill(folder: Path, secret: str) -> None:
     """Store a job, and two hooks that start it: one with a high rate, one with the default."""
     from daybook.home import Home
-    from daybook.hooks.documents import DEFAULT_RATE, MAX_RATE, STORE
+    from daybook.hooks.documents import STORE
+    from daybook.hooks.settings import DEFAULT_RATE, MAX_RATE
     from daybook.jobs import store
     from daybook.jobs.model import new_job
     from daybook.ledger.engine import Ledger

@@ -105,7 +105,7 @@ async def _send_from_outbox(
                 for number in range(callbacks)
             )
         start = time.perf_counter()
-        sent = await dispatch_outgoing(ledger, client, "bench")
+        sent = await dispatch_outgoing(ledger, client, "bench", ui=None)
         seconds = time.perf_counter() - start
     assert sent.delivered == callbacks, sent
     return seconds

@@ -5,9 +5,11 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 
 from daybook.delivery import destinations
-from daybook.delivery.destinations import Destination, DestinationSettings
+from daybook.delivery.destination_settings import DestinationSettings
+from daybook.delivery.destinations import Destination
 from daybook.hooks import documents as hooks
-from daybook.hooks.documents import Hook, HookSettings
+from daybook.hooks.documents import Hook
+from daybook.hooks.settings import HookSettings
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
 from daybook.resources.secrets import SecretSettings

@@ -5,7 +5,8 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 
 from daybook.tools import server_blocks
-from daybook.tools.server_blocks import ToolServer, ToolServerSettings
+from daybook.tools.server_blocks import ToolServer
+from daybook.tools.server_settings import ToolServerSettings
 
 
 # The settings are the first base; see agents.py.

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docs.page_text import cell
+
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMS = ("A", "B", "C", "D", "E")
 NEVER_SHOWN = {"skip", "skipif", "xfail"}
@@ -157,17 +159,13 @@ def _markdown(
         for row in rows:
             if row.system == system:
                 tests = ", ".join(f"`{each}`" for each in shown.get((system, row.behaviour), ()))
-                cell = f"differs: {row.reason}" if row.reason else f"works: {tests}"
-                lines.append(f"| {row.requirement} | {_cell(row.behaviour)} | {_cell(cell)} |")
+                works = f"differs: {row.reason}" if row.reason else f"works: {tests}"
+                lines.append(f"| {row.requirement} | {cell(row.behaviour)} | {cell(works)} |")
     return "\n".join(lines) + "\n"
 
 
 def _joined(counts: Sequence[int]) -> str:
     return " | ".join(map(str, counts))
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 _HEAD = """\

@@ -20,6 +20,7 @@ a run.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,9 @@ from daybook.agents.journal import Position, Step, StepReply, digest_of
 
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of the end of a command's output in the error of its step."""
+
+MAX_TOKENS, MAX_USD = 1_000_000_000, 1_000_000.0
+"""Largest numbers that count as those of an answer; a larger one is a mistake."""
 
 _TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
@@ -45,7 +49,7 @@ class StepEvent:
     is_new: bool
 
 
-class StepLines:
+class StepLines(ABC):
     """Reader of the lines of one answer.
 
     ``text`` is the answer, None until the program has printed its result; ``error`` is the error
@@ -83,9 +87,11 @@ class StepLines:
         self._close()
         return self._taken()
 
+    @abstractmethod
     def _read(self, event: Json) -> None:
-        raise NotImplementedError
+        """Note what an event says."""
 
+    @abstractmethod
     def _close(self) -> None:
         """Note what follows from the end of the output."""
 
@@ -230,10 +236,9 @@ class ClaudeCodeLines(StepLines):
             self.text, self.error = text, ""
         models = [_object(each) for each in _object(event.get("modelUsage")).values()]
         tokens = _sum([_claude_model_tokens(each) for each in models])
-        cost = event.get("total_cost_usd")
         self.usage = self._used(
             tokens or _claude_tokens(_object(event.get("usage"))) or self._tokens,
-            float(cost) if isinstance(cost, int | float) else None,
+            _dollars(event.get("total_cost_usd")),
         )
 
 
@@ -288,7 +293,9 @@ class CodexLines(StepLines):
             "cache_read_tokens": tokens.get("cached_input_tokens"),
             "output_tokens": tokens.get("output_tokens"),
         }
-        found = {name: count for name, count in read.items() if isinstance(count, int)}
+        found = {
+            name: known for name, count in read.items() if (known := _count(count)) is not None
+        }
         if found:  # the sum since the start of the thread
             self.usage = self._used(found, None)
         used = {"requests": 1, **_tokens_of(found), "cost_usd": None}
@@ -337,11 +344,21 @@ def _claude_model_tokens(usage: Json) -> Usage:
 
 def _counts(fresh: Any, answered: Any, read: Any, written: Any) -> Usage:
     """Return the tokens as in `AgentReply.usage`, whose input includes that of the cache."""
-    known = [each if isinstance(each, int) else 0 for each in (fresh, answered, read, written)]
+    known = [_count(each) or 0 for each in (fresh, answered, read, written)]
     if not any(known):
         return {}
     input_tokens = known[0] + known[2] + known[3]
     return dict(zip(_TOKENS, (input_tokens, *known[1:]), strict=True))
+
+
+def _count(value: Any) -> int | None:
+    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
+    return value if is_count else None
+
+
+def _dollars(value: Any) -> float | None:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if is_number and 0 <= value <= MAX_USD else None
 
 
 def _sum(usages: list[Usage]) -> Usage:

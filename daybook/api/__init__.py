@@ -47,7 +47,7 @@ if TYPE_CHECKING:
         channels as channels,
         conflicts as conflicts,
         destinations as destinations,
-        document_names as document_names,
+        documents as documents,
         due as due,
         files as files,
         heartbeat as heartbeat,

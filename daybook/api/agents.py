@@ -13,16 +13,15 @@ from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
 from daybook.agents.documents import AgentInfo
 from daybook.agents.model_settings import ModelSettings
-from daybook.api.document_users import refuse_if_used, stored_jobs
+from daybook.api.documents import names as names_of_documents
+from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.execution import agent_tools, mcp_config
 from daybook.jobs.store import StoredJob
-from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import new_id
 from daybook.ledger.texts import sanitize
 from daybook.prefect import client as prefect
 from daybook.processes import locations
-from daybook.resources import copies
 from daybook.tools.server_blocks import PrefectServers
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ async def add(
     """
     fields = presets.apply(preset, fields) if preset else fields
     checked, notes = _check(kind, fields)
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         await _check_tools(checked, client)
         await documents.add(client, name, kind, checked.model_dump(), replace=replace)
         added = await documents.describe(client, name)
@@ -89,8 +87,7 @@ async def edit(name: str, changes: Mapping[str, Any]) -> StoredAgent:
     the URL that gets the key changes: then it is deleted, and a note says so. Raise `UnknownName`,
     `Ambiguous`, and `InvalidInput`; then nothing was changed.
     """
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         kind, stored_name, before = await documents.read(client, name)
         fields = {**before, **changes}
         if "options" in changes:
@@ -111,8 +108,9 @@ async def edit(name: str, changes: Mapping[str, Any]) -> StoredAgent:
 
 def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
     """Return the provider and the URL that get the key of these settings."""
-    provider, _, _ = str(model_settings.get("model", "")).rpartition(":")
-    return provider, str(model_settings.get("base_url", ""))
+    url = str(model_settings.get("base_url", ""))
+    provider, _ = providers.split_model(str(model_settings.get("model", "")), url)
+    return provider, url
 
 
 def settings_of(kind: str) -> dict[str, FieldInfo]:
@@ -123,8 +121,7 @@ def settings_of(kind: str) -> dict[str, FieldInfo]:
 
 async def stored_names() -> list[str]:
     """Return the names of the agents that the ledger has a copy of. Works without Prefect."""
-    async with open_ledger() as ledger, ledger.read() as session:
-        return await copies.names(session, kinds.KINDS)
+    return await names_of_documents(kinds.MODEL.noun)
 
 
 async def list_agents() -> list[AgentDetails]:
@@ -174,8 +171,7 @@ async def remove(name: str) -> None:
     Raise `InvalidInput` if jobs use it, `NotFound`, and `Ambiguous`.
     """
     refuse_if_used("agent", name, _users(name, await stored_jobs()))
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         await documents.remove(client, name)
 
 

@@ -8,7 +8,7 @@ import time
 from pydantic import BaseModel
 
 from daybook import settings
-from daybook.api.document_users import refuse_if_used, stored_jobs
+from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.delivery import outbox
 from daybook.delivery.channels import apprise, registry
 from daybook.delivery.channels.base import Message, NotDelivered
@@ -97,8 +97,7 @@ async def add(name: str, url: str, *, replace: bool = False) -> Channel:
     apprise.validate(name, url)
     if name in registry.BUILTIN:
         raise InvalidInput("name", f'"{name}" is a built-in channel', "choose another")
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         known = await registry.names(client)
         if known.get(name, apprise.STORE.slug) != apprise.STORE.slug:
             raise InvalidInput(
@@ -150,8 +149,7 @@ async def remove(name: str) -> None:
     """
     if name in registry.BUILTIN:
         raise InvalidInput("channel", f'"{name}" is a built-in channel, which cannot be removed')
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         known = await registry.names(client)
         # A channel that Prefect has lost may still be in the ledger, from which it is restored.
         kind = known.get(name) or known.get(f"{apprise.STORE.slug}/{name}") or apprise.STORE.slug

@@ -6,16 +6,17 @@ Only `add` and `rotate` return a secret, once: the receiver needs it to verify s
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from daybook import home as homes
-from daybook import settings
-from daybook.api.document_users import stored_jobs
+from daybook import settings as home_settings
+from daybook.api.documents import Documents, stored_jobs
 from daybook.clock import SYSTEM_CLOCK
-from daybook.delivery import backoff, destinations
+from daybook.delivery import destinations
 from daybook.delivery import home_secret as secrets
 from daybook.delivery.callbacks import CallbackSender
 from daybook.delivery.outbox import CALLBACK, queue_of_url
@@ -30,6 +31,7 @@ from daybook.resources import secrets as secret_blocks
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
 
 TEST_EVENT = {
     "version": 1,
@@ -89,33 +91,24 @@ async def add(
     url: str,
     *,
     name: str | None = None,
-    token: str | None = None,
-    timeout: float = destinations.DEFAULT_TIMEOUT_SECONDS,
-    tries: int = backoff.DEFAULT_ATTEMPTS,
     secret: str | None = None,
     replace: bool = False,
+    **settings: Any,
 ) -> SavedDestination:
     """Store a destination; create a missing ``secret``, and derive a missing ``name`` from the URL.
 
     With ``replace``, replace the destination with this name; keep its secret if none is given.
-    ``timeout`` is in seconds. If it raises `InvalidInput`, nothing was changed.
+    ``settings`` are those of `DestinationSettings`. If it raises `InvalidInput`, nothing was
+    changed.
     """
     if not name:
         from slugify import slugify
 
         name = slugify(url.partition("://")[2].partition("?")[0], max_length=64) or "destination"
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         known_secret = secret or (await _secret_of(client, name) if replace else None)
         made = await destinations.add(
-            client,
-            name,
-            url,
-            secret=known_secret,
-            token=token or "",
-            timeout=timeout,
-            tries=tries,
-            replace=replace,
+            client, name, url, secret=known_secret, replace=replace, **settings
         )
         notes = await _token_notes(client, made)
     return SavedDestination(
@@ -141,28 +134,35 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
         destination = destinations.build(name, dict(document.data))
     except InvalidInput:  # the replacement fixes it
         secret = str(document.data.get("secret"))
-        return secret if settings.signing_key(secret) else None
+        return secret if home_settings.signing_key(secret) else None
     secrets.check_rotation(destination.secrets(SYSTEM_CLOCK.now()), secrets.ROTATION_GRACE)
     return destination.secret
 
 
-async def list_destinations() -> list[ListedDestination]:
-    """Return all destinations, sorted by name."""
-    jobs = await stored_jobs()
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
-        known = await destinations.load_index(client)
-        listed = await destinations.list_destinations(client, SYSTEM_CLOCK.now())
-    users: dict[str, list[str]] = {}
-    for each in jobs:
-        for name in {_name_of(known, url) for url in each.job.notify.callbacks.values() if url}:
-            users.setdefault(name, []).append(each.row.name)
-    return [ListedDestination(**dict(each), jobs=users.get(each.name, [])) for each in listed]
+class _Destinations(Documents[ListedDestination]):
+    """The destinations, and the jobs that call each."""
+
+    async def more(
+        self, client: PrefectClient, documents: Sequence[BlockDocument]
+    ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
+        known, now = await destinations.load_index(client), SYSTEM_CLOCK.now()
+        users: dict[str, list[str]] = {}
+        for each in await stored_jobs():
+            for name in {_name_of(known, url) for url in each.job.notify.callbacks.values() if url}:
+                users.setdefault(name, []).append(each.row.name)
+        return lambda name, data: {
+            **destinations.unstored(data, now),
+            "jobs": users.get(name, []),
+        }
+
+
+_DESTINATIONS = _Destinations(destinations.STORE, ListedDestination)
+list_destinations = _DESTINATIONS.list
 
 
 def home_secret_location() -> str:
     """Return where the home's secret is set; it signs callbacks to URLs without a secret."""
-    if settings.load().webhook_secret.get_secret_value():
+    if home_settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
     return str(homes.current_home().webhook_secret)
 
@@ -178,8 +178,7 @@ async def rotate(name: str | None, *, at_once: bool = False) -> RotatedSecret:
     if name is None:
         secret = secrets.rotate_default(homes.current_home(), now, keep=keep)
     else:
-        async with prefect.connected() as client:
-            await prefect.check_connection(client)
+        async with prefect.answering() as client:
             secret = (await destinations.rotate(client, name, now, keep=keep)).secret
     until = None if at_once else now + keep
     return RotatedSecret(name=name, secret=secret, rotating_until=until)
@@ -190,8 +189,7 @@ async def test(ref: str) -> DestinationTest:
 
     Raise `NotFound` for an unknown name, `InvalidInput` for an invalid URL.
     """
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         url = ref if "://" in ref else await _url_of(client, ref)
         Guard.from_settings(Rule.OPERATOR).check(url)
         now = SYSTEM_CLOCK.now()
@@ -221,9 +219,7 @@ async def test(ref: str) -> DestinationTest:
 async def remove(name: str) -> list[str]:
     """Delete a destination; return the names of the jobs that used it. Raise `NotFound`."""
     users = next((each.jobs for each in await list_destinations() if each.name == name), [])
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
-        await destinations.remove(client, name)
+    await _DESTINATIONS.remove(name)
     return users
 
 

@@ -202,8 +202,8 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
     if any(step.job for step in plan.steps):
         async with prefect.connected_if_reachable() as client:
             if client is None and needs_prefect:
-                async with prefect.connected() as connected:  # raises why it is unreachable
-                    await prefect.check_connection(connected)
+                async with prefect.answering():  # raises why it is unreachable
+                    pass
             known = dict[str, list[str] | InvalidInput]()
             for step in plan.steps:
                 if step.job is None or step.entry is None:

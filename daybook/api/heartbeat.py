@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from daybook.api import authorization, jobs
 from daybook.errors import InvalidInput, NotFound
 from daybook.execution import heartbeat
-from daybook.jobs.actions import DEFAULT_ORDERS_FILE, Heartbeat
+from daybook.jobs.action_fields import DEFAULT_ORDERS_FILE
+from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import ScheduleFields
 from daybook.jobs.store import StoredJob
 from daybook.jobs.views import JobDetails

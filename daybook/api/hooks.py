@@ -5,7 +5,7 @@ Only `add` and `rotate` return a secret, once: the sender needs it to sign reque
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,24 @@ from uuid import uuid4
 from pydantic import BaseModel, Field
 
 from daybook.api import authorization, web_address
+from daybook.api.documents import Documents
 from daybook.clock import SYSTEM_CLOCK
-from daybook.delivery.home_secret import ROTATION_GRACE
+from daybook.delivery.home_secret import ROTATION_GRACE, rotating_until
 from daybook.errors import InvalidInput, NotFound
 from daybook.hooks import documents
 from daybook.hooks.documents import STORE, Hook
+from daybook.hooks.settings import DEFAULT_RATE
 from daybook.hooks.signatures import SchemeName
 from daybook.jobs import payloads, store
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
+from daybook.resources.store import DocumentView
 from daybook.runs import claim_requests, claims, rows
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
 
 PATH = "/hooks/"
 """The path of the hooks at the web server, before a hook's name."""
@@ -38,7 +42,7 @@ TEST_PAYLOAD = {"test": True}
 NO_PAYLOAD_NOTE = "the job does not use {{payload}}, so its runs do not get what a request sends"
 
 
-class HookDetails(BaseModel, frozen=True):
+class HookDetails(DocumentView, frozen=True):
     """A hook, without its secrets.
 
     ``job`` is the name of its job, and None if the job was removed. If ``problem`` says that the
@@ -103,7 +107,7 @@ async def add(
     scheme: SchemeName = "standard",
     secret: str | None = None,
     filters: Sequence[str] = (),
-    rate: int = documents.DEFAULT_RATE,
+    rate: int = DEFAULT_RATE,
     replace: bool = False,
 ) -> SavedHook:
     """Store a hook that starts ``job``, with a new secret unless one is given.
@@ -113,18 +117,23 @@ async def add(
     sender has to make, or that the scheme does not let the hook keep, a filter, or the rate.
     """
     STORE.check_name(name)
+    documents.check_scheme(scheme)
     async with open_ledger() as ledger, ledger.read() as session:
         stored = await authorization.find_job(session, job)
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         kept = await _kept_secrets(client, name, scheme) if replace and secret is None else {}
         settings = kept or {"secret": documents.secret_for(scheme, secret)}
         settings |= {"job": stored.id, "scheme": scheme, "filters": list(filters), "rate": rate}
         made = await documents.save(client, name, settings, replace=replace)
     notes = [] if stored.job.uses_payload() else [NO_PAYLOAD_NOTE]
-    details = _details(made.name, settings, stored.row.name)
-    created = None if kept or secret else made.secret
-    return SavedHook(**dict(details), secret=created, notes=notes)
+    return SavedHook.of(
+        STORE,
+        name,
+        settings,
+        **_unstored(name, settings, stored.row.name),
+        secret=None if kept or secret else made.secret,
+        notes=notes,
+    )
 
 
 async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
@@ -150,22 +159,18 @@ async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) ->
     return kept if rotates else {"secret": old.secret}
 
 
-async def list_hooks() -> list[HookDetails]:
-    """Return all hooks, sorted by name."""
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
-        found = [(str(each.name), dict(each.data)) for each in await STORE.documents(client)]
-    jobs = await _job_names([data.get("job") for _, data in found])
-    return [_details(name, data, jobs.get(str(data.get("job")))) for name, data in found]
+class _Hooks(Documents[HookDetails]):
+    """The hooks, and the job of each."""
+
+    async def more(
+        self, client: PrefectClient, documents: Sequence[BlockDocument]
+    ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
+        jobs = await _job_names([each.data.get("job") for each in documents])
+        return lambda name, data: _unstored(name, data, jobs.get(str(data.get("job"))))
 
 
-async def show(name: str) -> HookDetails:
-    """Return a hook. Raise `NotFound`."""
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
-        document = await STORE.get(client, name)
-    data = dict(document.data)
-    return _details(name, data, (await _job_names([data.get("job")])).get(str(data.get("job"))))
+_HOOKS = _Hooks(STORE, HookDetails)
+list_hooks, show, remove = _HOOKS.list, _HOOKS.show, _HOOKS.remove
 
 
 async def rotate(
@@ -177,19 +182,11 @@ async def rotate(
     invalid stored settings, and during an earlier rotation unless ``at_once`` is true.
     """
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else ROTATION_GRACE
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         made = await documents.rotate(client, name, now, secret=secret, keep=keep)
     return RotatedHookSecret(
         name=name, secret=None if secret else made.secret, rotating_until=made.rotating_until(now)
     )
-
-
-async def remove(name: str) -> None:
-    """Delete a hook; its requests are refused from then on. Raise `NotFound`."""
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
-        await STORE.remove(client, name)
 
 
 async def test(
@@ -203,8 +200,7 @@ async def test(
     """
     import httpx
 
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         hook = await documents.read(client, name)
     sent_id = delivery_id or f"msg_{uuid4().hex}"
     payload = TEST_PAYLOAD if payload is None else payload
@@ -266,17 +262,7 @@ async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
     return names
 
 
-def _details(name: str, data: dict[str, Any], job: str | None) -> HookDetails:
-    stored, problem = STORE.check(data)
-    now, until = SYSTEM_CLOCK.now(), stored.previous_until if stored else None
-    return HookDetails(
-        name=name,
-        path=f"{PATH}{name}",
-        job=job,
-        job_id=data.get("job"),
-        scheme=data.get("scheme", "standard"),
-        filters=data.get("filters", []),
-        rate=data.get("rate", documents.DEFAULT_RATE),
-        rotating_until=until if until and now < until else None,
-        problem=problem,
-    )
+def _unstored(name: str, data: Mapping[str, Any], job: str | None) -> dict[str, Any]:
+    """Return the fields of a hook's view that are not settings; ``job`` is the name of its job."""
+    until = rotating_until(STORE, data, SYSTEM_CLOCK.now())
+    return {"path": f"{PATH}{name}", "job": job, "job_id": data.get("job"), "rotating_until": until}

@@ -28,8 +28,7 @@ async def renew(*, discard: bool = False) -> KeyRenewal:
     from daybook.keeper import blocks
     from daybook.prefect import client as prefect
 
-    async with open_ledger() as ledger, prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with open_ledger() as ledger, prefect.answering() as client:
         async with ledger.read() as session:
             try:
                 await copies.key(session, homes.current_home())

@@ -85,8 +85,7 @@ async def _prune_and_delete_deployments(ledger: Ledger, keep: RetentionLimits) -
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         total = await _prune(ledger, keep)
         # After a crash from here on, the next sync deletes the deployments.
         await delete_leftover_deployments(ledger, client, ReconcileReport())

@@ -152,8 +152,8 @@ async def ask_here(given: dict[str, Any]) -> RunDetails:
     read_parameters("agent-prompt", given)
     from daybook.prefect import client as prefect
 
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering():
+        pass
     flow = repository.load_entry_point("flows/agent_prompt.py").agent_prompt
     state = await flow(**given, return_state=True)
     flow_run_id = str(state.state_details.flow_run_id)
@@ -185,8 +185,7 @@ async def _run(
 ) -> RunDetails:
     from daybook.prefect import client as prefect
 
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         row = await request(ledger, stored)
         if row.state is Status.WAITING and row.flow_run_id is None:
             await _start(ledger, client, stored, row)

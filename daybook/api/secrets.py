@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from daybook.api.document_users import refuse_if_used, stored_jobs
+from daybook.api.documents import Documents, stored_jobs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import destinations
 from daybook.http import secrets
@@ -17,6 +17,7 @@ from daybook.tools.server_blocks import PrefectServers
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
 
 
 class AddedSecret(BaseModel, frozen=True):
@@ -44,40 +45,34 @@ async def add(name: str, value: str, hosts: Sequence[str], *, replace: bool = Fa
     """
     secret_blocks.STORE.check_name(name)
     secret = secret_blocks.STORE.validate({"value": value, "hosts": list(hosts)})
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         await secret_blocks.STORE.save(client, name, secret, replace=replace)
     return AddedSecret(name=name, hosts=secret.hosts)
 
 
-async def list_secrets() -> list[ListedSecret]:
-    """Return all secrets, sorted by name."""
-    jobs_of = await _jobs()
-    async with prefect.connected() as client:
-        servers_of, tokens_of = await _servers(client), await _tokens(client)
-        return [
-            ListedSecret(
-                **dict(each),
-                jobs=jobs_of.get(each.name, []),
-                servers=servers_of.get(each.name, []),
-                destinations=tokens_of.get(each.name, []),
-            )
-            for each in await secret_blocks.list_secrets(client)
-        ]
+class _Secrets(Documents[ListedSecret]):
+    """The secrets, and who refers to each."""
+
+    async def more(
+        self, client: PrefectClient, documents: Sequence[BlockDocument]
+    ) -> Callable[[str, Mapping[str, Any]], Mapping[str, list[str]]]:
+        users = {
+            "jobs": await _jobs(),
+            "servers": await _servers(client),
+            "destinations": await _tokens(client),
+        }
+        return lambda name, data: {field: each.get(name, []) for field, each in users.items()}
+
+    async def users(self, client: PrefectClient, name: str) -> list[str]:
+        users = (await self.more(client, []))(name, {})
+        servers = [f"the tool server {each}" for each in users["servers"]]
+        tokens = [f"the destination {each}" for each in users["destinations"]]
+        return [*users["jobs"], *servers, *tokens]
 
 
-async def remove(name: str) -> None:
-    """Delete a secret.
-
-    Raise `InvalidInput` if jobs, saved tool servers or destinations refer to it, and `NotFound`.
-    """
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
-        users = (await _jobs()).get(name, [])
-        users += [f"the tool server {each}" for each in (await _servers(client)).get(name, [])]
-        users += [f"the destination {each}" for each in (await _tokens(client)).get(name, [])]
-        refuse_if_used("secret", name, users)
-        await secret_blocks.STORE.remove(client, name)
+_SECRETS = _Secrets(secret_blocks.STORE, ListedSecret)
+list_secrets = _SECRETS.list
+remove = _SECRETS.remove
 
 
 async def _jobs() -> dict[str, list[str]]:

@@ -65,8 +65,7 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
     if ref is not None and prefer is None:
         raise InvalidInput("JOB", "needs --prefer", "add --prefer ledger or --prefer prefect")
     side = conflicts.parse_side(prefer) if prefer is not None else None
-    async with open_ledger() as ledger, prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with open_ledger() as ledger, prefect.answering() as client:
         report = await reconcile.reconcile_all(ledger, client)
         if side is None:
             return SyncReport.of(report)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel, Field
 
 from daybook.agents import documents
-from daybook.api.document_users import refuse_if_used, stored_jobs
+from daybook.api.documents import Documents, stored_jobs
 from daybook.errors import DaybookError, UnknownName
 from daybook.http.guard import Guard, Rule
 from daybook.jobs.actions import ToolCall
@@ -18,12 +18,15 @@ from daybook.jobs.model import read_parameters
 from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
 from daybook.processes import locations
+from daybook.resources.store import DocumentInfo
 from daybook.tools import calls, catalog
 from daybook.tools.base import ToolInfo
-from daybook.tools.server_blocks import STORE, PrefectServers, ToolServerInfo
+from daybook.tools.server_blocks import STORE, PrefectServers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from prefect.client.orchestration import PrefectClient
 
 
 class ListedTool(BaseModel, frozen=True, serialize_by_alias=True):
@@ -65,7 +68,7 @@ class ToolDetails(ListedTool, frozen=True):
     jobs: list[str]
 
 
-class ToolServerWithTools(ToolServerInfo, frozen=True):
+class ToolServerWithTools(DocumentInfo, frozen=True):
     """A saved server with the names of its tools, None if it did not answer.
 
     ``problem`` also says why it did not answer.
@@ -183,28 +186,26 @@ async def add(
     if parsed.command:
         command, _ = locations.resolve_command(parsed.command, parsed.work_dir)
         settings = {**settings, "command": command}
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async with prefect.answering() as client:
         servers = PrefectServers(client)
         await servers.add(name, settings, replace=replace)
         return await _with_tools(name, servers)
 
 
-async def remove(name: str) -> None:
-    """Delete a server.
+class _ToolServers(Documents[DocumentInfo]):
+    """The saved servers."""
 
-    Raise `InvalidInput` if the action or the check of a job calls one of its tools, or if an agent
-    may call one, and `NotFound`.
-    """
-    refuse_if_used("tool server", name, await _users(name))
-    async with prefect.connected() as client:
-        await prefect.check_connection(client)
+    async def users(self, client: PrefectClient, name: str) -> list[str]:
+        """Return the jobs that call a tool of the server, or else the agents that may."""
         entries = await documents.tool_entries(client)
-        agents = [
-            agent for agent, tools in entries if name in {each.partition(".")[0] for each in tools}
+        return await _users(name) or [
+            f"the agent {agent}"
+            for agent, tools in entries
+            if name in {each.partition(".")[0] for each in tools}
         ]
-        refuse_if_used("tool server", name, [f"the agent {each}" for each in agents])
-        await STORE.remove(client, name)
+
+
+remove = _ToolServers(STORE, DocumentInfo).remove
 
 
 @asynccontextmanager

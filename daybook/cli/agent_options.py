@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 from cyclopts import Parameter
 
 from daybook.agents import providers
 from daybook.agents.command import CommandSettings
 from daybook.agents.model_settings import ModelSettings, Options
-from daybook.cli.field_options import FieldOption, FieldOptions, options_of, with_options
+from daybook.cli.field_options import options_of, with_options
+from daybook.cli.program_options import Command, ProgramOptions, environment_option
 from daybook.errors import InvalidInput
-from daybook.processes.environment import DEFAULT_NAMES
 
 _MODEL, _PROGRAM = ModelSettings.model_fields, CommandSettings.model_fields
-_ALWAYS_PASSED = "PATH, HOME and similar ones are always passed."
 _OFTEN_SET = ("temperature", "max_tokens")
 """The fields of the setting `options` that have options of their own."""
 
@@ -31,7 +29,7 @@ _OFTEN_SET = ("temperature", "max_tokens")
         ],
         "A program": [
             *options_of(_PROGRAM, "work_dir"),
-            FieldOption("environment", _PROGRAM["environment"], more=_ALWAYS_PASSED),
+            environment_option(_PROGRAM),
             *options_of(_PROGRAM, "output", "history"),
         ],
         "Any agent": options_of(
@@ -39,31 +37,22 @@ _OFTEN_SET = ("temperature", "max_tokens")
         ),
     }
 )
-class AgentOptions(FieldOptions):
+class AgentOptions(ProgramOptions):
     """Options of an agent of any kind; those for the key are not named after their setting."""
 
-    command: Annotated[
-        str | None,
-        Parameter(help="Program and its arguments as one string; no shell interprets it."),
-    ] = None
+    command: Command = None
 
     def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
-        """Return a mapping of the settings' names to the given options; read the key.
+        """Return the given settings by name; read the key.
 
-        ``arguments`` are the program and its arguments, in place of the option. Raises
-        `InvalidInput` if both are given, or the option cannot be split into words; if the request
-        limit is below 1, the source of the key is empty, or two sources are given.
+        Raise `InvalidInput` as `ProgramOptions.settings` does, and for a request limit below 1.
         """
-        given = self.given()
-        if program := command_words(self.command, arguments):
-            given["command"] = program
+        given = super().settings(arguments)
         if self.request_limit is not None and self.request_limit < 1:
             problem = f"{self.request_limit} is too small"
             raise InvalidInput("request_limit", problem, "use 1 or more")
         if options := {name: given.pop(name) for name in _OFTEN_SET if name in given}:
             given["options"] = options
-        if "environment" in given:
-            given["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *given["environment"]]))
         return given
 
     def missing_key_note(self) -> str:
@@ -75,17 +64,3 @@ class AgentOptions(FieldOptions):
 
         variable = providers.variable(self.model or "") or "the provider's variable"
         return f"No key is stored: set {variable} in the worker's environment."
-
-
-def command_words(command: str | None, arguments: Sequence[str]) -> list[str]:
-    if command is None:
-        return list(arguments)
-    if arguments:
-        raise InvalidInput("command and arguments", "cannot be combined")
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise InvalidInput("command", f"cannot be split: {error}", "check the quotes") from None
-    if not words:
-        raise InvalidInput("command", "is blank", "write the program and its arguments")
-    return words

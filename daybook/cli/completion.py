@@ -19,8 +19,6 @@ from daybook.cli import output
 if TYPE_CHECKING:
     from cyclopts.completion import CompletionContext
 
-    from daybook.api.document_names import Documents
-
 _T = TypeVar("_T")
 _RUNS_OFFERED = 20
 PREFECT_TIMEOUT_SECONDS = 2.0
@@ -93,24 +91,22 @@ def jobs_and_runs(context: CompletionContext) -> Names:
     return jobs(context) + [(run.id[:8], f"{run.job}, {run.status}") for run in newest]
 
 
-def agents(context: CompletionContext) -> Names:
-    return _documents("agents")
+def _documents(noun: str) -> Completer:
+    """Return the completer of names of settings documents; ``noun`` is their `BlockStore.noun`."""
+
+    def complete(context: CompletionContext) -> Names:
+        from daybook import api
+
+        return [(name, "") for name in _result(api.documents.names(noun))] if _has_ledger() else []
+
+    return complete
 
 
-def secrets(context: CompletionContext) -> Names:
-    return _documents("secrets")
-
-
-def tool_servers(context: CompletionContext) -> Names:
-    return _documents("tool servers")
-
-
-def destinations(context: CompletionContext) -> Names:
-    return _documents("destinations")
-
-
-def hooks(context: CompletionContext) -> Names:
-    return _documents("hooks")
+agents = _documents("agent")
+destinations = _documents("destination")
+hooks = _documents("hook")
+secrets = _documents("secret")
+tool_servers = _documents("tool server")
 
 
 def channels(context: CompletionContext) -> Names:
@@ -129,12 +125,6 @@ def tokens(context: CompletionContext) -> Names:
     if not _has_ledger():
         return []
     return [(each.name, each.owner) for each in _result(api.tokens.list_tokens())]
-
-
-def _documents(kind: Documents) -> Names:
-    from daybook import api
-
-    return [(name, "") for name in _result(api.document_names.names(kind))] if _has_ledger() else []
 
 
 def _has_ledger() -> bool:

@@ -14,7 +14,17 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from keyword import iskeyword
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    get_args,
+    get_origin,
+)
 
 from cyclopts import Group, Parameter
 from pydantic import SecretStr
@@ -24,20 +34,61 @@ from daybook.cli import completion
 from daybook.cli.options import header, metadata, parse_json_object, split_command, text_or_file
 from daybook.errors import InvalidInput
 from daybook.jobs import markers
+from daybook.schedules import durations
 
-_SYNTAX = {
-    "text": "Write the text, or @file.",
-    "header": 'Write "Name: value".',
-    "pairs": "Write name=value, or a JSON object.",
-    "command": "Quotes work as in a shell. Pass '' to remove the check.",
-    "object": "Write a JSON object, or @file.",
+
+class _Syntax(NamedTuple):
+    """How an option is written: its help, its type, and the parser of the field's value.
+
+    The parser gets the name of the field, and a value of the type.
+    """
+
+    help: str
+    type: Any
+    parse: Callable[[str, Any], object]
+
+
+def _headers(name: str, values: list[str]) -> dict[str, str]:
+    return dict(map(header, values))
+
+
+def _pairs(name: str, values: list[str]) -> dict[str, object]:
+    parts = [metadata(each) for each in values if each]
+    return {key: part[key] for part in parts for key in part}
+
+
+def _seconds(name: str, value: str) -> float:
+    return durations.parse(value, name).total_seconds()
+
+
+_SYNTAXES = {
+    "text": _Syntax("Write the text, or @file.", str, text_or_file),
+    "header": _Syntax('Write "Name: value".', list[str], _headers),
+    "pairs": _Syntax("Write name=value, or a JSON object.", list[str], _pairs),
+    "command": _Syntax(
+        "Quotes work as in a shell. Pass '' to remove the check.", str, split_command
+    ),
+    "seconds": _Syntax("Write a duration, such as 15s.", str, _seconds),
+    "object": _Syntax("Write a JSON object, or @file.", str, parse_json_object),
 }
-"""How to write a value, where the type of the field does not show it."""
+"""The syntaxes of `jobs.markers`, and that of an object, which needs no marker."""
+
+_TYPES: dict[Any, Any] = {
+    bool: bool,
+    int: int,
+    float: float,
+    int | None: int,
+    float | None: float,
+    list: list[str],
+    tuple: list[str],
+}
+"""The type of the option by the type of its field; any other field is written as text."""
 
 _COMPLETERS = {
     "agent": completion.agents,
     "channel": completion.channels,
     "job": completion.jobs,
+    "secret": completion.secrets,
 }
 _VARIABLE_NAME = re.compile("[A-Z]+(_[A-Z]+)+")
 
@@ -62,31 +113,31 @@ class FieldOption:
     @property
     def type(self) -> Any:
         """The type of the option: bool, int, float, str or list[str]."""
-        annotation, syntax = self.field.annotation, markers.of(self.field).syntax
-        if self.is_flag or annotation in (bool, int, float):
-            return bool if self.is_flag else annotation
-        if annotation in (int | None, float | None):
-            return get_args(annotation)[0]
-        is_list = get_origin(annotation) in (tuple, list) or syntax in ("header", "pairs")
-        return list[str] if is_list and syntax != "command" else str
+        annotation = self.field.annotation
+        if self.is_flag:
+            return bool
+        if self.syntax:
+            return _SYNTAXES[self.syntax].type
+        return _TYPES.get(annotation) or _TYPES.get(get_origin(annotation), str)
 
     @property
-    def is_object(self) -> bool:
-        """Whether the option takes an object as JSON."""
-        return get_origin(self.field.annotation) is dict and not markers.of(self.field).syntax
+    def syntax(self) -> str:
+        """How the option is written, a key of `_SYNTAXES`; empty if as its type."""
+        is_object = get_origin(self.field.annotation) is dict
+        return markers.of(self.field).syntax or ("object" if is_object else "")
 
     @property
     def spelling(self) -> str:
         return "--" + (markers.of(self.field).option or self.name).replace("_", "-")
 
-    def parameter(self, group: Group) -> Parameter:
+    def parameter(self) -> Parameter:
         """Return the option, with its description, choices and default."""
         marker = markers.of(self.field)
         if self.help:
-            return Parameter(name=self.spelling, group=group, help=self.help)
-        syntax = _SYNTAX.get("object" if self.is_object else marker.syntax, "")
+            return Parameter(name=self.spelling, help=self.help)
+        syntax = _SYNTAXES[self.syntax].help if self.syntax else ""
         texts = [self.field.description or "", syntax, self.more]
-        if self.is_object:
+        if self.syntax == "object":
             texts[1:] = [self.more, syntax]
         if self.type == list[str]:
             texts.append("Repeatable.")
@@ -100,7 +151,6 @@ class FieldOption:
         has_negative = self.type is bool and not self.is_flag
         return Parameter(
             name=self.spelling,
-            group=group,
             help=" ".join(filter(None, texts)),
             negative=f"--no-{self.spelling[2:]}" if has_negative else (),
             completer=completer,
@@ -108,17 +158,7 @@ class FieldOption:
 
     def parse(self, value: Any) -> object:
         """Return the value of the field. Raise `InvalidInput` for one that cannot be parsed."""
-        match markers.of(self.field).syntax:
-            case "header":
-                return dict(header(each) for each in value)
-            case "pairs":
-                parts = [metadata(each) for each in value if each]
-                return {key: part[key] for part in parts for key in part}
-            case "text":
-                return text_or_file(self.name, value)
-            case "command":
-                return split_command(self.name, value)
-        return parse_json_object(self.name, value) if self.is_object else value
+        return _SYNTAXES[self.syntax].parse(self.name, value) if self.syntax else value
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
@@ -164,6 +204,8 @@ def with_options(
 ) -> Callable[[_Options], _Options]:
     """Return a class decorator that adds an option for each field, in its first group only.
 
+    The title of a group is the key; with an empty one, its options are among the command's others.
+
     The class may have options of its own, which are not among the `given` ones.
     """
 
@@ -172,11 +214,13 @@ def with_options(
         annotations: dict[str, Any] = dict(vars(cls).get("__annotations__", {}))
 
         def add(attribute: str, kind: Any, parameter: Parameter, default: bool | None) -> None:
+            if group is not None:
+                parameter = Parameter.combine(parameter, Parameter(group=group))
             annotations[attribute] = Annotated[kind, parameter]
             setattr(cls, attribute, default)
 
         for position, (title, options) in enumerate(groups.items(), start=1):
-            group = Group(title, sort_key=position)
+            group = Group(title, sort_key=position) if title else None
             for option in options:
                 attribute = f"{option.name}_" if iskeyword(option.name) else option.name
                 if attribute in annotations:
@@ -184,12 +228,12 @@ def with_options(
                 if option.field.annotation is SecretStr:
                     name = markers.of(option.field).option or option.name
                     cls._secrets[name] = option
-                    add(f"{name}_env", str | None, _variable_parameter(option, group), None)
-                    add(f"{name}_stdin", bool, _stdin_parameter(option, group), False)
+                    add(f"{name}_env", str | None, _variable_parameter(option), None)
+                    add(f"{name}_stdin", bool, _stdin_parameter(option), False)
                     continue
                 cls._options[attribute] = option
                 kind = bool if option.is_flag else option.type | None
-                add(attribute, kind, option.parameter(group), False if option.is_flag else None)
+                add(attribute, kind, option.parameter(), False if option.is_flag else None)
         cls.__annotations__ = annotations
         dataclass(frozen=True, kw_only=True)(cls)
         return cls
@@ -213,15 +257,15 @@ def default_text(value: object) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _variable_parameter(option: FieldOption, group: Group) -> Parameter:
+def _variable_parameter(option: FieldOption) -> Parameter:
     noun = option.field.title or option.name
     help_text = f"Environment variable that holds the {noun}. It is read now and stored."
-    return Parameter(name=f"{option.spelling}-env", group=group, help=help_text)
+    return Parameter(name=f"{option.spelling}-env", help=help_text)
 
 
-def _stdin_parameter(option: FieldOption, group: Group) -> Parameter:
+def _stdin_parameter(option: FieldOption) -> Parameter:
     help_text = f"Read the {option.field.title or option.name} from standard input and store it."
-    return Parameter(name=f"{option.spelling}-stdin", group=group, help=help_text)
+    return Parameter(name=f"{option.spelling}-stdin", help=help_text)
 
 
 def _read_secret(name: str, variable: str | None, from_stdin: bool) -> str | None:

@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
 from daybook.cli.command import Answer, command
+from daybook.cli.field_options import FieldOptions, options_of, with_options
 from daybook.cli.options import parse_json_object
 from daybook.errors import InvalidInput
-from daybook.hooks.signatures import SchemeName
+from daybook.hooks.settings import HookSettings
 
 if TYPE_CHECKING:
     from daybook.api.hooks import HookDetails
@@ -23,30 +24,19 @@ SecretFromStdin = Annotated[
 TypedSecret = Annotated[str | None, Parameter(name="--secret", show=False)]
 
 
+@Parameter(name="*")
+@with_options({"": options_of(HookSettings.model_fields, "scheme", "filters", "rate")})
+class HookOptions(FieldOptions):
+    """Options of `daybook hooks add` for the settings of a hook."""
+
+
 @command(uses_prefect=True)
 async def add_(
     name: documents.NewName,
     /,
     *,
     job: Annotated[str, Parameter(help="Job that a request starts.", completer=completion.jobs)],
-    scheme: Annotated[
-        SchemeName,
-        Parameter(
-            help="How requests are signed: as in Standard Webhooks, by GitHub or by Stripe.",
-            show_default=True,
-        ),
-    ] = "standard",
-    filters: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--filter",
-            help="Condition on the payload, such as 'action == opened'. If it does not fit, no run "
-            "starts. Repeatable.",
-        ),
-    ] = None,
-    rate: Annotated[
-        int, Parameter(help="Maximum number of signed requests per minute.", show_default=True)
-    ] = 600,
+    options: HookOptions = HookOptions(),  # noqa: B008 - immutable
     secret_from_stdin: SecretFromStdin = False,
     replace: Annotated[
         bool, Parameter(help="Replace the existing hook of this name; its secret is kept.")
@@ -60,15 +50,7 @@ async def add_(
     Example: daybook hooks add pull-requests --job review --filter 'action == opened'
     """
     secret = _secret(secret_from_stdin, typed)
-    hook = await api.hooks.add(
-        name,
-        job,
-        scheme=scheme,
-        secret=secret,
-        filters=filters or (),
-        rate=rate,
-        replace=replace,
-    )
+    hook = await api.hooks.add(name, job, secret=secret, replace=replace, **options.given())
     yield hook
     output.line(f"Saved the hook {name} for {hook.job}")
     if hook.secret:

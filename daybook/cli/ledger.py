@@ -97,5 +97,8 @@ async def move_(
 
     moved = await move(text_or_file("url", url).strip())
     yield moved
+    if moved.moved_from == moved.moved_to:
+        output.line(f"The ledger is already at {moved.moved_to}; nothing was moved.")
+        return
     output.line(f"Moved {formatting.counted(moved.rows, 'row')} to {moved.moved_to}")
     output.say(f"The old ledger, {moved.moved_from}, is not used any more.")

@@ -109,7 +109,7 @@ _COMMAND_GROUPS = (
         "callbacks destinations",
         "Manage callback URLs that have their own secret",
         None,
-        "callbacks:destinations_",
+        "destinations:",
         ("add", "list", "rotate", "test", "remove"),
     ),
     _CommandGroup(

@@ -119,7 +119,7 @@ def prompt_or_file(text: str | None) -> str | None:
 
 def _read_file(field: str, path: str) -> str:
     """Return the text of a file, or of standard input for `-`."""
-    from daybook.jobs.actions import MAX_BODY_LENGTH  # no field takes a longer text
+    from daybook.jobs.action_fields import MAX_BODY_LENGTH  # no field takes a longer text
 
     source: int | str = 0 if path == "-" else path
     try:

@@ -8,12 +8,14 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import formatting, output
-from daybook.cli.options import Absolute, Json
+from daybook.cli.command import Answer, command
+from daybook.cli.options import Absolute
 
 if TYPE_CHECKING:
     from daybook.api.spending import GroupSpending, SpendingReport
 
 
+@command()
 async def spend_(
     *,
     by: Annotated[
@@ -24,8 +26,7 @@ async def spend_(
         Parameter(help="Only runs that ended since this time. [default: 30 days ago]"),
     ] = None,
     absolute: Absolute = False,
-    as_json: Json = False,
-) -> int:
+) -> Answer:
     """Show what the runs that ended have cost.
 
     Includes runs of removed jobs. Days are those of DAYBOOK_TIMEZONE. `+ 2 unpriced` says that the
@@ -34,11 +35,8 @@ async def spend_(
     Example: daybook spend --by agent --since 7d
     """
     found = await api.spending.read(by, since)
-    if as_json:
-        output.print_json(found)
-        return 0
+    yield found
     _print(found, absolute)
-    return 0
 
 
 def _print(found: SpendingReport, absolute: bool) -> None:

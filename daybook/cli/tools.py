@@ -10,15 +10,35 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import completion, documents, formatting, output
-from daybook.cli.agent_options import command_words
 from daybook.cli.command import Answer, command
-from daybook.cli.options import header, parse_json_object
+from daybook.cli.field_options import options_of, with_options
+from daybook.cli.options import parse_json_object
+from daybook.cli.program_options import Command, ProgramOptions, environment_option
 from daybook.errors import InvalidInput
-from daybook.processes.environment import DEFAULT_NAMES
 from daybook.schedules import durations
+from daybook.tools.server_settings import ToolServerSettings
 
 if TYPE_CHECKING:
     from daybook.api.tools import ToolDetails, ToolList, ToolServerDetails, ToolServerWithTools
+
+
+_FIELDS = ToolServerSettings.model_fields
+
+
+@Parameter(name="*")
+@with_options(
+    {
+        "": [
+            *options_of(_FIELDS, "url"),
+            environment_option(_FIELDS),
+            *options_of(_FIELDS, "headers", "work_dir"),
+        ]
+    }
+)
+class ToolServerOptions(ProgramOptions):
+    """Options of `daybook tools add`."""
+
+    command: Command = None
 
 
 @command(uses_prefect=True)
@@ -80,50 +100,16 @@ async def add_(
     name: documents.NewName,
     /,
     *arguments: Annotated[str, Parameter(help="Program and its arguments, after --.")],
-    command: Annotated[
-        str | None,
-        Parameter(help="Program and its arguments as one string; no shell interprets it."),
-    ] = None,
-    url: Annotated[str | None, Parameter(help="URL of a server that uses streamable HTTP.")] = None,
-    environment: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--env",
-            help="Environment variable of the worker to pass to the program, in addition to PATH, "
-            "HOME and similar ones. Repeatable.",
-        ),
-    ] = None,
-    headers: Annotated[
-        list[str] | None,
-        Parameter(
-            name="--header",
-            help='Header of each request to the URL: "X-Team: ops". Write a secret as '
-            "{{secret:name}}. Repeatable.",
-        ),
-    ] = None,
-    work_dir: Annotated[
-        str | None,
-        Parameter(
-            help="Working directory of the program. [default: a new, empty one for each call]"
-        ),
-    ] = None,
+    options: ToolServerOptions = ToolServerOptions(),  # noqa: B008 - immutable
     replace: Annotated[bool, Parameter(help="Replace the existing server of this name.")] = False,
 ) -> Answer:
     """Save an MCP server (a program or a URL) so that jobs can call its tools.
 
     Example: daybook tools add time -- uvx mcp-server-time
     """
-    settings: dict[str, Any] = {
-        "command": command_words(command, arguments),
-        "url": url or "",
-        "work_dir": work_dir or "",
-    }
-    if headers is not None:
-        settings["headers"] = dict(map(header, headers))
-    if environment is not None:
-        if url and not settings["command"]:
-            raise InvalidInput("environment", "applies only to a program, but this server is a URL")
-        settings["environment"] = list(dict.fromkeys([*DEFAULT_NAMES, *environment]))
+    settings = options.settings(arguments)
+    if "environment" in settings and settings.get("url") and "command" not in settings:
+        raise InvalidInput("environment", "applies only to a program, but this server is a URL")
     server = await api.tools.add(name, settings, replace=replace)
     yield server
     _print_server(server)

@@ -15,6 +15,7 @@ import random
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from daybook.delivery.destination_settings import DEFAULT_ATTEMPTS, RETRY_DELAYS
 from daybook.delivery.outbox import WAKE
 from daybook.delivery.sending import MAX_DELIVERY_AGE, DeliveryResult
 from daybook.ledger.states import Delivery
@@ -22,11 +23,6 @@ from daybook.ledger.states import Delivery
 if TYPE_CHECKING:
     from daybook.ledger.tables import OutboxRow
 
-RETRY_DELAYS = tuple(
-    timedelta(seconds=seconds)
-    for seconds in (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
-)
-DEFAULT_ATTEMPTS = len(RETRY_DELAYS) + 1
 MAX_RETRY_AGE = MAX_DELIVERY_AGE
 MAX_JITTER = 0.1
 

@@ -24,16 +24,17 @@ from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 import httpx
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
 
-from daybook import settings
-from daybook.delivery import backoff
-from daybook.delivery.home_secret import ROTATION_GRACE, new_secret, rotated
+from daybook.delivery.destination_settings import (
+    DEFAULT_ATTEMPTS,
+    DEFAULT_TIMEOUT_SECONDS,
+    DestinationSettings,
+)
+from daybook.delivery.home_secret import ROTATION_GRACE, new_secret, rotated, rotating_until
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
-from daybook.http.guard import Guard, Rule
 from daybook.ledger.views import UtcTime
-from daybook.resources.store import BlockStore, block_data
+from daybook.resources.store import BlockStore, DocumentView, block_data
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -41,72 +42,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DEFAULT_TIMEOUT_SECONDS = 15.0
-MAX_TIMEOUT_SECONDS = 45.0
-"""Shorter than the lease on a row, so an attempt that hangs this long keeps its lease."""
-MAX_ATTEMPTS = 20
 CACHE_SECONDS = 60.0
 """How long destinations that were read from Prefect are reused."""
 
 
-class DestinationSettings(BaseModel):
-    """Settings of a destination."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    url: str = Field(
-        description="URL without a query. It also applies to every URL below it.",
-    )
-    secret: SecretStr = Field(
-        description="Secret that signs callbacks: whsec_…, as in Standard Webhooks."
-    )
-    previous_secret: SecretStr = Field(
-        default=SecretStr(""),
-        description="Previous secret, which also signs callbacks during a rotation.",
-    )
-    previous_until: AwareDatetime | None = Field(
-        default=None, description="End of the rotation. Empty: no rotation."
-    )
-    token: str = Field(
-        default="",
-        description="Name of a Daybook secret, bound to this host, to send as Authorization: "
-        "Bearer. Empty: none.",
-    )
-    timeout: float = Field(
-        default=DEFAULT_TIMEOUT_SECONDS,
-        ge=1,
-        le=MAX_TIMEOUT_SECONDS,
-        description="Timeout of each attempt, in seconds.",
-    )
-    tries: int = Field(
-        default=backoff.DEFAULT_ATTEMPTS,
-        ge=1,
-        le=MAX_ATTEMPTS,
-        description="Maximum number of attempts for a callback.",
-    )
-
-    @field_validator("url")
-    @classmethod
-    def _an_address(cls, value: str) -> str:
-        try:
-            url = Guard(Rule.OPERATOR).check(value.strip())
-        except InvalidInput as error:
-            raise ValueError(f"{error.problem}; {error.hint}") from None
-        if url.query or url.fragment:
-            raise ValueError("contains a query or a fragment; remove it")
-        return str(url)
-
-    @field_validator("secret", "previous_secret")
-    @classmethod
-    def _a_secret(cls, value: SecretStr) -> SecretStr:
-        text = value.get_secret_value()
-        # A list of documents shows asterisks instead of the secret.
-        if text.strip("*") and not settings.signing_key(text):
-            raise ValueError(f"is not a signing secret; {settings.SIGNING_SECRET_FORMAT}")
-        return value
-
-
-class DestinationInfo(BaseModel, frozen=True):
+class DestinationInfo(DocumentView, frozen=True):
     """A stored destination, without its secrets.
 
     ``timeout`` is in seconds. If ``problem`` says that the stored block is invalid, ``url``,
@@ -142,7 +82,7 @@ class Destination:
     previous_until: datetime | None = None
     token: str = ""
     timeout: float = DEFAULT_TIMEOUT_SECONDS
-    tries: int = backoff.DEFAULT_ATTEMPTS
+    tries: int = DEFAULT_ATTEMPTS
 
     def is_at(self, url: str) -> bool:
         """Return whether ``url`` is exactly the destination's URL, which has no query."""
@@ -250,21 +190,15 @@ async def find(client: PrefectClient, url: str) -> Destination | None:
 
 async def list_destinations(client: PrefectClient, now: datetime) -> list[DestinationInfo]:
     """Return all destinations, sorted by name, without their secrets."""
-    return [_info(str(each.name), dict(each.data), now) for each in await STORE.documents(client)]
+    return [
+        DestinationInfo.of(STORE, str(each.name), each.data, **unstored(each.data, now))
+        for each in await STORE.documents(client)
+    ]
 
 
-def _info(name: str, data: dict[str, Any], now: datetime) -> DestinationInfo:
-    settings, problem = STORE.check(data)
-    until = settings.previous_until if settings else None
-    return DestinationInfo(
-        name=name,
-        url=data.get("url"),
-        token=data.get("token") or "",
-        timeout=data.get("timeout", DEFAULT_TIMEOUT_SECONDS),
-        tries=data.get("tries", backoff.DEFAULT_ATTEMPTS),
-        rotating_until=until if until and now < until else None,
-        problem=problem,
-    )
+def unstored(data: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    """Return the fields of the view of stored settings that are not settings."""
+    return {"token": data.get("token") or "", "rotating_until": rotating_until(STORE, data, now)}
 
 
 async def add(
@@ -273,18 +207,16 @@ async def add(
     url: str,
     *,
     secret: str | None = None,
-    token: str = "",
-    timeout: float = DEFAULT_TIMEOUT_SECONDS,
-    tries: int = backoff.DEFAULT_ATTEMPTS,
     replace: bool = False,
+    **settings: Any,
 ) -> Destination:
     """Save and return a destination, with a new secret if none is given.
 
-    Raises `InvalidInput` for a bad name, a name that is taken (without ``replace``), bad settings,
-    a URL that another destination has, or a block type that is not registered.
+    ``settings`` are those of `DestinationSettings`. Raises `InvalidInput` for a bad name, a name
+    that is taken (without ``replace``), bad settings, a URL that another destination has, or a
+    block type that is not registered.
     """
-    data = {"url": url, "token": token, "timeout": timeout, "tries": tries}
-    checked = STORE.validate(data | {"secret": secret or new_secret()})
+    checked = STORE.validate({"url": url, "secret": secret or new_secret()} | settings)
     parts = _url_parts(checked.url)
     for each in await STORE.documents(client):
         if each.name != name and _url_parts(str(each.data.get("url", ""))) == parts:

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.home import Home, make_private_file, write_private_draft
+
+if TYPE_CHECKING:
+    from daybook.resources.store import BlockStore
 
 ROTATION_GRACE = timedelta(hours=24)
 """How long the previous secret also signs after a rotation."""
@@ -110,6 +113,15 @@ def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> dict[
         "previous_secret": valid[0] if keep else "",
         "previous_until": (now + keep).isoformat() if keep else None,
     }
+
+
+def rotating_until(
+    store: BlockStore[Any], data: Mapping[str, Any], now: datetime
+) -> datetime | None:
+    """Return until when the previous secret of a stored document is valid; None if it is not."""
+    settings, _ = store.check(data)
+    until: datetime | None = settings.previous_until if settings else None
+    return until if until and now < until else None
 
 
 def _read(file: Path) -> list[SigningSecret] | None:

@@ -28,11 +28,11 @@ async def dispatch_outgoing(
     client: PrefectClient,
     holder: str,
     *,
+    ui: str | None,
     run_id: str | None = None,
     hurried: bool = False,
     claims_for: float | None = None,
     sent: DispatchResult | None = None,
-    ui: str | None = None,
 ) -> DispatchResult:
     """Send all due callbacks and messages, or those of one run, with `dispatcher.dispatch`.
 

@@ -215,9 +215,15 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     position = Position(request.fallback, request.question, 0)
     unpriced = Amount(unpriced=1)
     step = Step(position, "request", agent.name, {}, "", repeatable=True, estimate=unpriced)
-    await steps.start(step)
+    loop = asyncio.get_running_loop()
+    end = loop.time() + request.timeout
     try:
-        reply = await agent.answer(request)
+        async with asyncio.timeout_at(end):  # it waits while others have reserved the budget
+            await steps.start(step)
+    except TimeoutError:
+        raise AgentTimeout(request.timeout) from None
+    try:
+        reply = await agent.answer(replace(request, timeout=end - loop.time()))
     except AgentError as error:
         await steps.finish(step, _counted(error.usage, str(error)))
         raise
@@ -228,6 +234,8 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
 def _counted(used: Usage | None, error: str = "") -> StepReply:
     """Return the reply of the step that counts a program's answer; other steps show its usage."""
     amount = None if used is None else Amount.of(used)
+    if amount is not None and amount.unpriced:  # the program may report more than one request
+        amount = replace(amount, unpriced=1)
     return StepReply(error=error, may_cost=True, amount=amount)
 
 

@@ -9,76 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self
-
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from typing import TYPE_CHECKING, Any
 
 from daybook.delivery.home_secret import ROTATION_GRACE, new_secret, rotated
 from daybook.errors import InvalidInput
-from daybook.hooks.filters import Filter
-from daybook.hooks.signatures import MIN_SECRET_LENGTH, SCHEMES, Scheme, SchemeName
+from daybook.hooks.settings import HookSettings, check_secret
+from daybook.hooks.signatures import SCHEMES, Scheme, SchemeName
 from daybook.resources.store import BlockStore, block_data
-from daybook.settings import SIGNING_SECRET_FORMAT
-from daybook.validation import raising_pydantic_error
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-
-DEFAULT_RATE = 600
-MAX_RATE = 100_000
-MAX_FILTERS = 20
-
-
-class HookSettings(BaseModel):
-    """Settings of a hook."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    job: str = Field(min_length=1, description="Id of the job that a request starts.")
-    scheme: SchemeName = Field(
-        default="standard",
-        description="How requests are signed: standard (Standard Webhooks), github or stripe.",
-    )
-    secret: SecretStr = Field(description="Secret that signs the requests.")
-    previous_secret: SecretStr = Field(
-        default=SecretStr(""),
-        description="Previous secret, which is also valid during a rotation.",
-    )
-    previous_until: AwareDatetime | None = Field(
-        default=None, description="End of the rotation. Empty: no rotation."
-    )
-    filters: list[str] = Field(
-        default_factory=list,
-        max_length=MAX_FILTERS,
-        description="Conditions such as action == opened. If the payload does not fit one of them, "
-        "no run starts.",
-    )
-    rate: int = Field(
-        default=DEFAULT_RATE,
-        ge=1,
-        le=MAX_RATE,
-        description="Maximum number of signed requests per minute.",
-    )
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        with raising_pydantic_error():
-            for each in self.filters:
-                Filter.parse(each)
-            for secret in (self.secret, self.previous_secret):
-                check_secret(self.scheme, secret.get_secret_value())
-        return self
-
-
-def check_secret(scheme: SchemeName, secret: str) -> None:
-    """Raise `InvalidInput` if a hook of this scheme cannot have the secret."""
-    # A list of documents shows asterisks instead of the secret.
-    if not secret.strip("*") or SCHEMES[scheme].is_secret(secret):
-        return
-    own = f"use one line of at least {MIN_SECRET_LENGTH} characters"
-    hint = SIGNING_SECRET_FORMAT if scheme == "standard" else own
-    raise InvalidInput("secret", f"is not a secret of the scheme {scheme}", hint)
-
 
 SECRET_FIELDS = ("secret", "previous_secret", "previous_until")
 """The fields that a hook keeps if it is replaced."""
@@ -145,14 +85,19 @@ async def save(
     return build(name, block_data(settings))
 
 
+def check_scheme(scheme: str) -> None:
+    """Raise `InvalidInput` for an unknown scheme."""
+    if scheme not in SCHEMES:
+        raise InvalidInput("scheme", f'"{scheme}" is unknown', f"known: {', '.join(SCHEMES)}")
+
+
 def secret_for(scheme: SchemeName, given: str | None) -> str:
     """Return the secret ``given``, or a new one.
 
     Raise `InvalidInput` for an unknown scheme, and for a secret that is invalid, or that is missing
     although the sender makes the secrets of the scheme.
     """
-    if scheme not in SCHEMES:
-        raise InvalidInput("scheme", f'"{scheme}" is unknown', f"known: {', '.join(SCHEMES)}")
+    check_scheme(scheme)
     if given is None and SCHEMES[scheme].brings_secret:
         problem = f"is missing: the sender makes the secrets of the scheme {scheme}"
         raise InvalidInput("secret", problem, "pass it on standard input")

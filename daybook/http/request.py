@@ -34,7 +34,7 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.http import guard
 from daybook.http.bodies import ACCEPT_ENCODING, BoundedBody
 from daybook.http.transport import PROGRESS_EXTENSION, SECRETS_EXTENSION, GuardedTransport, Progress
-from daybook.jobs.actions import Method
+from daybook.jobs.action_fields import Method
 
 MAX_BODY_BYTES = 2**20
 """Maximum number of bytes of a response body that are kept."""

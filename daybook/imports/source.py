@@ -21,7 +21,7 @@ from typing import Any, Literal, NoReturn
 from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.files.documents import MAX_DEPTH
-from daybook.jobs.actions import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
+from daybook.jobs.action_fields import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
 from daybook.ledger.states import Status
 
 System = Literal[

@@ -57,11 +57,13 @@ _SECONDS = {
     **dict.fromkeys(("d", "day", "days"), 86_400),
     **dict.fromkeys(("w", "week", "weeks"), 604_800),
 }
-_SPAN = re.compile(r"(\d+)\s*([a-z]*)")
+_SPAN = re.compile(r"(\d+)\s*([A-Za-z]*)")
 _TRUE, _FALSE = ("1", "yes", "true", "on", "y", "t"), ("0", "no", "false", "off", "n", "f")
 _WORD = re.compile(r"""\s*((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])+)""")
-_VARIABLE = re.compile(r"\$\$|\$\{([A-Za-z_]\w*)\}|\$([A-Za-z_]\w*)")
-_ESCAPES = {"n": "\n", "t": "\t", "s": " ", "\\": "\\", '"': '"', "'": "'"}
+_VARIABLE = re.compile(r"\$\$|\$\{[A-Za-z_]\w*\}", re.ASCII)
+_WHOLE_VARIABLE = re.compile(r"\$([A-Za-z_]\w*)", re.ASCII)
+_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
+_ESCAPES = {";": ";", "n": "\n", "t": "\t", "s": " ", "\\": "\\", '"': '"', "'": "'"}
 _FIX = "nothing was imported; correct the unit, or leave its timer out"
 _TO_ADD = "Daybook starts no job at a boot: `daybook add --every 1h …` adds an interval"
 
@@ -92,7 +94,7 @@ def read(path: Path) -> Source:
 def _jobs(file: Path, timer: Mapping[str, Section]) -> Iterator[SourceJob]:
     settings, notes = timer.get("Timer", {}), list[str]()
     unit = _last(settings, "Unit") or file.with_suffix(_SERVICE).name
-    if "@" in unit or not unit.endswith(_SERVICE):
+    if "@" in unit or "/" in unit or not unit.endswith(_SERVICE):
         raise broken(file.name, f"starts {unit}, which is no plain service", _FIX)
     service_file = file.with_name(unit)
     if not service_file.is_file():
@@ -127,7 +129,7 @@ def _jobs(file: Path, timer: Mapping[str, Section]) -> Iterator[SourceJob]:
 def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
     """Return the fields of a job that runs the commands of a service."""
     commands = [_script(unit, line) for key in _COMMANDS for line in service.get(key, [])]
-    if (kind := _last(service, "Type")) not in ("", "simple", "exec", "oneshot"):
+    if (kind := _last(service, "Type") or "simple") not in ("simple", "exec", "oneshot"):
         raise broken(unit, f"has the type {kind}, whose program runs on in the background", _FIX)
     if not service.get("ExecStart"):
         raise broken(unit, "has no ExecStart", _FIX)
@@ -135,16 +137,19 @@ def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
     for line in service.get("Environment", []):
         for word in _words(unit, line):
             name, _, value = _specified(unit, word).partition("=")
+            if _NAME.fullmatch(name) is None:
+                raise broken(unit, f"has the Environment= {name!r}, which is no name", _FIX)
             variables[name] = value
     given, reason = shell.without_secrets(variables, notes)
     folder = _last(service, "WorkingDirectory")
     lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
     if folder:
         is_optional, folder = folder.startswith("-"), _specified(unit, folder.lstrip("-"))
-        folder = '"$HOME"' if folder == "~" else _quoted(folder)
+        folder = '"$HOME"' if folder == "~" else shlex.quote(folder)
         lines.append(f"cd {folder} || {'true' if is_optional else 'exit 1'}")
     lines.append(" && ".join(commands))
-    limit = _span(unit, service, "RuntimeMaxSec") or _span(unit, service, "TimeoutStartSec")
+    # Only a oneshot service is still starting while its command runs.
+    limit = _span(unit, service, "TimeoutStartSec" if kind == "oneshot" else "RuntimeMaxSec")
     return {
         "agent": shell.AGENT,
         "session": "new",
@@ -157,43 +162,66 @@ def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
 
 
 def _script(unit: str, line: str) -> str:
-    """Return a command of systemd as a command of the shell."""
-    marks = re.match(r"[-@:+!|]*", line)
+    """Return a line of systemd as a command of the shell; the word `;` separates two commands."""
+    commands = [list[str]()]
+    for word in _written_words(unit, line):
+        if word == ";":
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    found = [_shell_command(unit, line, words) for words in commands if words]
+    if not found:
+        raise broken(unit, f"{line!r} is no command", _FIX)
+    return " && ".join(found)
+
+
+def _shell_command(unit: str, line: str, words: list[str]) -> str:
+    first, *others = words
+    marks = re.match(r"[-@:+!|]*", first)
     assert marks is not None
     if wrong := marks[0].strip("-:"):
         raise broken(unit, f"{line!r} begins with {wrong}, which no shell does", _FIX)
-    words = [
-        _quoted(_specified(unit, word), variables=":" not in marks[0])
-        for word in _words(unit, line[marks.end() :])
-    ]
-    if not words:
+    if not (first := first[marks.end() :]):
         raise broken(unit, f"{line!r} is no command", _FIX)
-    command = " ".join(words)
+    command = " ".join(
+        _quoted(_specified(unit, _word(unit, line, each)), variables=":" not in marks[0])
+        for each in (first, *others)
+    )
     return f"{{ {command} || true; }}" if "-" in marks[0] else command
 
 
 def _words(unit: str, line: str) -> Iterator[str]:
     """Split a line as systemd does, and resolve its quotes and escapes."""
+    return (_word(unit, line, each) for each in _written_words(unit, line))
+
+
+def _written_words(unit: str, line: str) -> Iterator[str]:
+    """Split a line as systemd does, with its quotes and escapes."""
     position, line = 0, line.strip()
     while position < len(line):
         found = _WORD.match(line, position)
         if found is None:
             raise broken(unit, f"{line!r} has a quote or a backslash without its end", _FIX)
         position = found.end()
-        word, quote, letters = list[str](), "", iter(found[1])
-        for letter in letters:
-            if letter == "\\":
-                escaped = next(letters)
-                if escaped not in _ESCAPES:
-                    raise broken(unit, f"{line!r} has the escape \\{escaped}", _FIX)
-                word.append(_ESCAPES[escaped])
-            elif letter == quote:
-                quote = ""
-            elif not quote and letter in "\"'":
-                quote = letter
-            else:
-                word.append(letter)
-        yield "".join(word)
+        yield found[1]
+
+
+def _word(unit: str, line: str, written: str) -> str:
+    """Return a word without its quotes and escapes."""
+    word, quote, letters = list[str](), "", iter(written)
+    for letter in letters:
+        if letter == "\\":
+            escaped = next(letters)
+            if escaped not in _ESCAPES:
+                raise broken(unit, f"{line!r} has the escape \\{escaped}", _FIX)
+            word.append(_ESCAPES[escaped])
+        elif letter == quote:
+            quote = ""
+        elif not quote and letter in "\"'":
+            quote = letter
+        else:
+            word.append(letter)
+    return "".join(word)
 
 
 def _specified(unit: str, word: str) -> str:
@@ -216,18 +244,16 @@ def _specified(unit: str, word: str) -> str:
 def _quoted(word: str, *, variables: bool = True) -> str:
     """Quote a word for the shell, which still fills its variables in.
 
-    systemd splits the value of a word that is `$NAME` as a whole, and of no other.
+    systemd fills in `${NAME}` anywhere, but `$NAME` only as a whole word, whose value it splits.
     """
     if not variables:
         return shlex.quote(word.replace("$$", "$"))
+    if (whole := _WHOLE_VARIABLE.fullmatch(word)) is not None:
+        return f"${whole[1]}"
     parts, position = list[str](), 0
     for found in _VARIABLE.finditer(word):
         parts.append(_literal(word[position : found.start()]))
-        name, is_whole = found[1] or found[2], found[2] and found[0] == word
-        if found[0] == "$$":
-            parts.append("'$'")
-        else:
-            parts.append(f"${name}" if is_whole else f'"${{{name}}}"')
+        parts.append("'$'" if found[0] == "$$" else f'"{found[0]}"')
         position = found.end()
     parts.append(_literal(word[position:]))
     return "".join(parts) or "''"
@@ -305,7 +331,7 @@ def _flag(where: str, section: Section, key: str) -> bool:
 
 def _span(where: str, section: Section, key: str) -> str:
     """Return a duration as Daybook writes it; empty if there is none, or it is endless."""
-    text = _last(section, key).lower()
+    text = _last(section, key)
     if text in ("", "0", "infinity"):
         return ""
     parts = _SPAN.findall(text)

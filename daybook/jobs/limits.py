@@ -35,10 +35,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.jobs import budgets
-from daybook.jobs.actions import (
-    ACTIONS,
-    is_address,
-)
+from daybook.jobs.action_fields import is_address
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.budgets import HomeBudget, UsDollars
 from daybook.jobs.model import Job
 from daybook.jobs.policy import Policy

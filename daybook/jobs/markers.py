@@ -1,4 +1,4 @@
-"""Markers of a job's fields: what front ends and checks know of a field besides its type.
+"""Markers of fields: what front ends and checks know of a field besides its type.
 
 A marker is part of the annotation of its field, so that no other module lists fields by name.
 """
@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic.fields import FieldInfo
 
-Syntax = Literal["", "text", "header", "pairs", "command"]
+Syntax = Literal["", "text", "header", "pairs", "command", "seconds"]
 """How an option is written, if not as its type: `cli.field_options` defines each."""
 
-Named = Literal["", "agent", "channel", "job"]
+Named = Literal["", "agent", "channel", "job", "secret"]
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from daybook.errors import InvalidInput
-from daybook.jobs import actions, checks, markers, payloads, prompts, upcoming
+from daybook.jobs import action_fields, actions, checks, markers, payloads, prompts, upcoming
 from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Kind
 from daybook.jobs.markers import Marker
@@ -102,7 +102,7 @@ def _metadata(metadata: object) -> dict[str, Any]:
             hint = 'use an object such as {"team": "blue"}'
             raise InvalidInput("metadata", f"{metadata!r} is not an object", hint)
         values = dict(metadata)
-        actions.check_json(values, "metadata", MAX_METADATA_LENGTH)
+        action_fields.check_json(values, "metadata", MAX_METADATA_LENGTH)
         if not all(name.strip() for name in values):
             raise InvalidInput("metadata", "has a blank key")
     return values

@@ -30,7 +30,8 @@ from pydantic import (
 
 from daybook.errors import InvalidInput
 from daybook.jobs import prompts
-from daybook.jobs.actions import MAX_URL_LENGTH, Words, is_readable
+from daybook.jobs.action_fields import MAX_URL_LENGTH, is_readable
+from daybook.jobs.actions import Words
 from daybook.jobs.markers import Marker
 from daybook.schedules.durations import Progress
 from daybook.validation import raising_pydantic_error

@@ -12,7 +12,9 @@ writes to the old ledger any more. The file `.moving` in the home names both dat
 is committed. Before the setting is replaced, it allows a repeated move to overwrite the copy that
 an interrupted one has left. Between the setting and the id there are two ledgers with one id: this
 home uses the new one, and a process elsewhere that knows the old one could still write to it. If
-the move is killed there, a repeated one gives the old ledger its other id, and copies nothing.
+the move is killed there, a repeated one gives the old ledger its other id, and copies nothing. A
+move to the place where the ledger is already does nothing: that is a repeated one, too, if the
+first was killed when it had deleted `.moving`.
 """
 
 from __future__ import annotations
@@ -50,7 +52,10 @@ class _Marker(BaseModel, frozen=True):
 
 
 class LedgerMove(BaseModel, frozen=True):
-    """A finished move: the addresses, without passwords, and the number of copied rows."""
+    """A finished move: the addresses, without passwords, and the number of copied rows.
+
+    Both addresses are the same if the ledger was there already, so that nothing was moved.
+    """
 
     moved_from: str
     moved_to: str
@@ -84,7 +89,7 @@ async def move(url: str) -> LedgerMove:
                 return finished
         async with Ledger(old) as source, Ledger(new) as target:
             if source.place == target.place:
-                raise InvalidInput("url", "is that of the present ledger", "use another database")
+                return LedgerMove(moved_from=source.place, moved_to=target.place, rows=0)
             async with source.write() as reading:
                 await _check_unused(reading, source.now())
                 interrupted = marker is not None and marker.new == target.place

@@ -153,31 +153,25 @@ async def start(
     forked_from: image.Image | None = None,
 ) -> AsyncIterator[Preparation]:
     """Run the child while the block runs; its log is `logs/preparation.log`."""
-    reader, writer = os.pipe()
-    try:
-        child = await children.start(
-            "preparation",
-            [*image.PYTHON_MODULE, MODULE, "--report", str(writer), *(["--link"] if link else [])],
-            environment=worker.environment(home, prefect),
-            log=home.logs / "preparation.log",
-            folder=home.path,
-            descriptors=[writer],
-            forked_from=forked_from,
-        )
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
-    lines = asyncio.StreamReader(MAX_LINE_BYTES)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(lines), os.fdopen(reader, "rb")
+    child, reader = await children.start_reporting(
+        "preparation",
+        [*image.PYTHON_MODULE, MODULE, *(["--link"] if link else [])],
+        "--report",
+        environment=worker.environment(home, prefect),
+        log=home.logs / "preparation.log",
+        folder=home.path,
+        forked_from=forked_from,
     )
     try:
-        await supervision.record_or_end(record, child)
-        yield Preparation(child, lines, talk)
+        with os.fdopen(reader, "rb") as pipe:
+            await supervision.record_or_end(record, child)
+            lines = asyncio.StreamReader(MAX_LINE_BYTES)
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(lines), pipe
+            )
+            with closing(transport):
+                yield Preparation(child, lines, talk)
     finally:
-        transport.close()
         await child.terminate()
         with suppress(OSError):  # the disk is full; the next change of the record writes it
             record.remove_child(child)

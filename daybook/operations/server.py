@@ -283,6 +283,7 @@ def run(port: int) -> None:
     private_names.reload_settings()  # a fork of the image has imported them before
     private_names.configure_sqlite(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.execute_in_one_step()
+    hide_parameters()
     private_names.cache_time_zones()
     private_names.slow_down_background_tasks(BACKGROUND_INTERVAL)
     private_names.listen_rarely(BACKGROUND_INTERVAL)
@@ -310,6 +311,21 @@ def run(port: int) -> None:
         server_header=False,
     )
     connections.Server(config).run(sockets=[listener])
+
+
+def hide_parameters() -> None:
+    """Leave the parameters out of errors of SQL statements in this process.
+
+    Prefect logs each conflict with its statement, and the parameters are prompts and answers.
+    """
+    from sqlalchemy import event
+    from sqlalchemy.engine import Engine, ExceptionContext
+
+    def hide(context: ExceptionContext) -> None:
+        if context.sqlalchemy_exception is not None:
+            context.sqlalchemy_exception.hide_parameters = True
+
+    event.listen(Engine, "handle_error", hide)
 
 
 _UNGUARDED_MESSAGE = """\

@@ -117,23 +117,16 @@ async def start(
 ) -> children.Child:
     """Start the worker; its log is `logs/worker.log`."""
     home.make()
-    reader, writer = os.pipe()
-    try:
-        child = await children.start(
-            "worker",
-            [*command(home, name=home.worker_name), "--pulse", str(writer)],
-            environment=environment(home, here),
-            log=home.logs / "worker.log",
-            folder=home.path,
-            grace=GRACE_SECONDS,
-            descriptors=[writer],
-            forked_from=forked_from,
-        )
-    except BaseException:
-        os.close(reader)
-        raise
-    finally:
-        os.close(writer)
+    child, reader = await children.start_reporting(
+        "worker",
+        command(home, name=home.worker_name),
+        "--pulse",
+        environment=environment(home, here),
+        log=home.logs / "worker.log",
+        folder=home.path,
+        grace=GRACE_SECONDS,
+        forked_from=forked_from,
+    )
     child.pulse = children.Pulse(reader)
     return child
 

@@ -60,6 +60,17 @@ async def connected() -> AsyncIterator[PrefectClient]:
 
 
 @asynccontextmanager
+async def answering() -> AsyncIterator[PrefectClient]:
+    """Open a client as `connected` does, after Prefect has answered: open it before a change.
+
+    Raises also the errors of `check_connection`.
+    """
+    async with connected() as client:
+        await check_connection(client)
+        yield client
+
+
+@asynccontextmanager
 async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
     """Open a client as `connected` does; yield None if Prefect is unreachable.
 
@@ -68,8 +79,7 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
     async with AsyncExitStack() as stack:
         client: PrefectClient | None = None
         try:
-            client = await stack.enter_async_context(connected())
-            await check_connection(client)
+            client = await stack.enter_async_context(answering())
         except PrefectRefused:
             raise
         except PrefectUnreachable:

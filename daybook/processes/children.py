@@ -201,6 +201,42 @@ async def start(
     return Child(name, log, process, running, begins, grace)
 
 
+async def start_reporting(
+    name: str,
+    command: Sequence[str],
+    option: str,
+    *,
+    environment: Mapping[str, str],
+    log: Path,
+    folder: Path,
+    grace: float = 10.0,
+    forked_from: image.Image | None = None,
+) -> tuple[Child, int]:
+    """Start a child as `start` does, with a pipe to which it writes.
+
+    Return the child and the descriptor of the pipe's read end. ``option`` is the argument of the
+    command after which the number of the write end is passed.
+    """
+    reader, writer = os.pipe()
+    try:
+        child = await start(
+            name,
+            [*command, option, str(writer)],
+            environment=environment,
+            log=log,
+            folder=folder,
+            grace=grace,
+            descriptors=[writer],
+            forked_from=forked_from,
+        )
+    except BaseException:
+        os.close(reader)
+        raise
+    finally:
+        os.close(writer)
+    return child, reader
+
+
 async def start_session(
     command: Sequence[str],
     *,

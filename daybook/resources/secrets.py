@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.http.secrets import Secret
-from daybook.resources.store import BlockStore
+from daybook.resources.store import BlockStore, DocumentView
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -61,7 +61,7 @@ class SecretSettings(BaseModel):
         return hosts
 
 
-class SecretInfo(BaseModel, frozen=True):
+class SecretInfo(DocumentView, frozen=True):
     """A stored secret, without its value.
 
     ``problem`` says why the stored settings are invalid, or is None; ``hosts`` may then be any JSON
@@ -89,12 +89,8 @@ def build(name: str, data: Mapping[str, Any]) -> Secret:
 
 async def list_secrets(client: PrefectClient) -> list[SecretInfo]:
     """Return all secrets, sorted by name, without their values."""
-    return [
-        SecretInfo(
-            name=str(each.name), hosts=each.data.get("hosts"), problem=STORE.check(each.data)[1]
-        )
-        for each in await STORE.documents(client)
-    ]
+    documents = await STORE.documents(client)
+    return [SecretInfo.of(STORE, str(each.name), each.data) for each in documents]
 
 
 async def add(

@@ -7,8 +7,7 @@ take Prefect's async client let its connection errors propagate.
 `save` and `remove` write to Prefect first, because runs read from there, and then to the encrypted
 copy in the ledger. If the process dies in between, `daybook.resources.mirror` corrects the copy.
 
-To add a kind of document, write its model, its `BlockStore` and a block class in a module of
-`blocks/`, and list the store in `keeper.blocks.BLOCK_TYPES`, so that the ledger has copies.
+`daybook.api.documents` says what a new kind needs.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, SecretStr, ValidationError
@@ -45,6 +44,41 @@ class RegisteredType(NamedTuple):
 
     type_id: UUID
     schema_id: UUID
+
+
+class DocumentView(BaseModel, frozen=True):
+    """Base of what operations return of a document. Subclasses have `name` and `problem`.
+
+    ``problem`` says why the stored settings are invalid, or is None. Other fields that are named as
+    a setting have its value, which may then be any JSON value; ``settings`` has all of them.
+    """
+
+    @classmethod
+    def of(cls, store: BlockStore[Any], name: str, data: Mapping[str, Any], **more: Any) -> Self:
+        """Return the view of a document with this name and ``data``; ``more`` are other fields.
+
+        A setting that is missing in the data has its default. Secrets are left out.
+        """
+        values = {
+            field: data.get(
+                field, None if known.is_required() else known.get_default(call_default_factory=True)
+            )
+            for field, known in store.model.model_fields.items()
+            if field in cls.model_fields and known.annotation is not SecretStr
+        }
+        if "settings" in cls.model_fields:
+            values["settings"], problem = store.displayed(data)
+        else:
+            _, problem = store.check(data)
+        return cls.model_validate({**values, "name": name, "problem": problem, **more})
+
+
+class DocumentInfo(DocumentView, frozen=True):
+    """A document with its settings, without secrets; ``problem`` says why they are invalid."""
+
+    name: str
+    settings: dict[str, Any]
+    problem: str | None
 
 
 @dataclass(frozen=True)

@@ -32,17 +32,28 @@ def lock(folder: Path, holder: str) -> int | None:
     file = folder / holder
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        while True:
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(descriptor), file.stat()):
-                    os.write(descriptor, _identity(descriptor))
-                    return descriptor
-            os.close(descriptor)  # `find_ended` has deleted it before it was locked
+        while (descriptor := _lock(file)) is None:
+            pass
+        return descriptor
     except OSError as error:
         log.warning("cannot lock %s: %s", file, error, extra={"action": "holder_not_locked"})
         return None
+
+
+def _lock(file: Path) -> int | None:
+    """Return the descriptor of the locked file; None if `find_ended` deleted it meanwhile."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), file.stat()):
+                os.write(descriptor, _identity(descriptor))
+                return descriptor
+    except BaseException:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)
+    return None
 
 
 def find_ended(folder: Path, holders: Collection[str]) -> set[str]:

@@ -5,8 +5,8 @@ All of these are written in one transaction (`docs/promise.md` 6).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -178,19 +178,38 @@ async def close_attempt(
         used = _larger(outcome.usage, of_steps)
         # Added to the usage of the check that preceded the attempt (`claims.begin`).
         attempt.usage = usage.total((attempt.usage, used))
-        spent = sum((each.amount for each in requests), Amount())
-        # A step that a program reported counts nothing. A request that failed has no tokens.
-        is_counted = spent != Amount() or (requests and not usage.tokens(used))
-        _add(attempt, spent if is_counted else Amount.of(used))
-        if outcome.status is Status.CANCELLED and not (requests or used):
+        _add(attempt, _spent(requests, Amount.of(used)))
+        # The answer of a program is a request without tokens until it reports them.
+        is_silent = all(each.amount.unpriced and not each.amount.tokens for each in requests)
+        if outcome.status is Status.CANCELLED and is_silent and not used:
             await _count_grant(session, row, attempt)
     else:  # a late outcome: the first end has counted the steps
         attempt.usage = _larger(attempt.usage, outcome.usage)
+        reported = Amount.of(attempt.usage)
+        attempt.tokens = max(attempt.tokens, reported.tokens)
+        attempt.usd = max(attempt.usd, reported.usd)
     await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
     usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
     row.usage = usage.total(usages)
     session.add(row)
+
+
+def _spent(requests: Sequence[steps.Request], reported: Amount) -> Amount:
+    """Return what an attempt used: its requests, or what it reported, if that is more.
+
+    The requests of a program are in its report only, and so are those of a program that answered
+    in place of a model agent. A request whose usage is not known is in the requests only.
+    """
+    counted = sum((each.amount for each in requests), Amount())
+    if counted != Amount():
+        return replace(
+            counted,
+            tokens=max(counted.tokens, reported.tokens),
+            usd=max(counted.usd, reported.usd),
+        )
+    # A request that failed has no tokens.
+    return counted if requests and not reported.tokens else reported
 
 
 async def _count_grant(session: AsyncSession, row: RunRow, attempt: AttemptRow) -> None:

@@ -22,11 +22,11 @@ from urllib.parse import unquote
 from daybook import registry
 from daybook.errors import InvalidInput, ToolUnreachable, UnknownName
 from daybook.http.guard import Guard, Rule
-from daybook.jobs.actions import is_address
+from daybook.jobs.action_fields import is_address
 from daybook.tools import connection, python_tools, schemas
 from daybook.tools.base import ToolInfo
 from daybook.tools.connection import ToolLocation
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_settings import ToolServerSettings
 
 if TYPE_CHECKING:
     from daybook.tools.connection import Connection

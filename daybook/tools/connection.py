@@ -26,7 +26,7 @@ from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.http.transport import SECRET_BODY
 from daybook.processes.ending import wait_shielded
 from daybook.tools.answers import HideSecrets
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_settings import ToolServerSettings
 from daybook.tools.wire import Wire
 
 if TYPE_CHECKING:

@@ -10,116 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
-
-from daybook.errors import InvalidInput
-from daybook.http import request, secrets
-from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import SecretStore
-from daybook.processes import environment, locations
 from daybook.resources.secrets import PrefectSecretStore
-from daybook.resources.store import BlockStore
+from daybook.resources.store import BlockStore, DocumentInfo
+from daybook.tools.server_settings import ToolServerSettings
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import BlockDocument
-
-
-class ToolServerSettings(BaseModel):
-    """Settings of a server: a program that uses MCP over its pipes, or a URL.
-
-    Only the operator sets them.
-    """
-
-    model_config = ConfigDict(extra="forbid")
-
-    command: list[str] = Field(
-        default=[],
-        title="Command",
-        description="The program and its arguments, one entry each; no shell interprets them. "
-        "Daybook starts it for each call of a job, or once for all calls of an agent's answer, "
-        "and ends it together with its child processes.",
-        examples=[["uvx", "mcp-server-time"]],
-    )
-    url: str = Field(
-        default="",
-        title="URL",
-        description="URL of an MCP server that uses streamable HTTP.",
-        examples=["https://tools.example.org/mcp"],
-    )
-    environment: list[str] = Field(
-        default=list(environment.DEFAULT_NAMES),  # a value, not a factory: Prefect's form shows it
-        title="Environment",
-        description="For a program: names of the worker's environment variables that it gets. "
-        "Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
-    )
-    work_dir: str = Field(
-        default="",
-        title="Work directory",
-        description="For a program: its working directory; an absolute path, or one that begins "
-        "with ~. If empty, it gets a new, empty folder, which is removed afterwards.",
-    )
-    headers: dict[str, str] = Field(
-        default={},
-        title="Headers",
-        description="For a URL: headers of every request. Write a secret as {{secret:name}}; the "
-        "secret must list this host.",
-    )
-
-    @field_validator("command")
-    @classmethod
-    def _usable(cls, value: list[str]) -> list[str]:
-        if value and not value[0].strip():
-            raise ValueError("is blank; list the program, then one entry for each argument")
-        if any("\0" in argument for argument in value):
-            raise ValueError("an argument cannot contain a zero byte")
-        if secrets.referenced_names(value):
-            raise ValueError(
-                "contains a secret, but all users of the machine can see arguments; pass it in a "
-                "variable of the worker's environment instead"
-            )
-        return value
-
-    @field_validator("url")
-    @classmethod
-    def _reachable(cls, value: str) -> str:
-        if value:
-            if "{{" in value:
-                raise ValueError("contains a reference; use {{secret:name}} in a header instead")
-            if "#" in value:
-                raise ValueError(
-                    "contains a #; remove it, because a job names the tool as server.tool"
-                )
-            _as_value_error(lambda: Guard(Rule.OPERATOR).check(value))
-        return value
-
-    @field_validator("environment")
-    @classmethod
-    def _passable(cls, value: list[str]) -> list[str]:
-        environment.check(value)
-        return value
-
-    @field_validator("work_dir")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        locations.check(value)
-        return value
-
-    @field_validator("headers")
-    @classmethod
-    def _sendable(cls, value: dict[str, str]) -> dict[str, str]:
-        _as_value_error(lambda: check_headers(value))
-        return value
-
-    @model_validator(mode="after")
-    def _one_way(self) -> ToolServerSettings:
-        if bool(self.command) == bool(self.url):
-            raise ValueError("set either command or url, not both")
-        if self.url and self.work_dir:
-            raise ValueError("work_dir is for a command; this server has a url")
-        if self.command and self.headers:
-            raise ValueError("headers are for a url; this server is a command")
-        return self
 
 
 STORE = BlockStore(
@@ -140,19 +37,6 @@ class ToolServer:
     settings: ToolServerSettings
 
 
-class ToolServerInfo(BaseModel, frozen=True):
-    """A saved server; ``problem`` says why its settings are invalid, or is None."""
-
-    name: str
-    settings: dict[str, Any]
-    problem: str | None
-
-    @classmethod
-    def of(cls, document: BlockDocument) -> ToolServerInfo:
-        settings, problem = STORE.displayed(document.data)
-        return cls(name=str(document.name), settings=settings, problem=problem)
-
-
 class ToolServers(Protocol):
     """Storage of saved servers. ``secrets`` resolves the references in their headers."""
 
@@ -168,31 +52,6 @@ class ToolServers(Protocol):
         ...
 
 
-def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for a header that is invalid, reserved, or holds a literal secret.
-
-    Also raises it for a misspelt reference to a secret.
-    """
-    request.check("POST", headers)
-    for name, value in headers.items():
-        if name.lower() in _RESERVED_HEADERS or name.lower().startswith("mcp-"):
-            raise InvalidInput("headers", f'"{name}" is set by Daybook', "remove it")
-        secrets.references("headers", value)
-    secrets.refuse_literal_headers(headers)
-
-
-_RESERVED_HEADERS = ("accept", "content-type", "idempotency-key", "last-event-id")
-
-
-def _as_value_error(check: Any) -> None:
-    """Run ``check``; raise its `InvalidInput` as a ValueError, to which pydantic adds the field."""
-    try:
-        check()
-    except InvalidInput as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        raise ValueError(f"{error.problem}{hint}") from None
-
-
 def build(name: str, data: Mapping[str, Any]) -> ToolServer:
     """Build the server from stored settings; raise `InvalidInput` if they are invalid."""
     return ToolServer(name, STORE.parse(name, data))
@@ -203,7 +62,7 @@ class PrefectServers:
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
-        self.secrets: secrets.SecretStore = PrefectSecretStore(client)
+        self.secrets: SecretStore = PrefectSecretStore(client)
 
     async def names(self) -> list[str]:
         return await STORE.names(self._client)
@@ -211,13 +70,15 @@ class PrefectServers:
     async def read(self, name: str) -> ToolServer:
         return build(name, (await STORE.read(self._client, name)).data)
 
-    async def describe(self, name: str) -> ToolServerInfo:
+    async def describe(self, name: str) -> DocumentInfo:
         """Return the server for display, even with invalid settings; raise `UnknownName`."""
-        return ToolServerInfo.of(await STORE.read(self._client, name))
+        document = await STORE.read(self._client, name)
+        return DocumentInfo.of(STORE, name, document.data)
 
-    async def every(self) -> list[ToolServerInfo]:
+    async def every(self) -> list[DocumentInfo]:
         """Return all servers for display, sorted by name, even with invalid settings."""
-        return [ToolServerInfo.of(each) for each in await STORE.documents(self._client)]
+        documents = await STORE.documents(self._client)
+        return [DocumentInfo.of(STORE, str(each.name), each.data) for each in documents]
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
         """Store a server.

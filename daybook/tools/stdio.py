@@ -29,7 +29,7 @@ from daybook.processes import environment, locations, pipes
 from daybook.processes.ending import wait_shielded
 from daybook.processes.group import TEMPORARY_ERRNOS, Group, describe_exit
 from daybook.tools.answers import HideSecrets
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_settings import ToolServerSettings
 from daybook.tools.wire import CALL_METHOD, MAX_MESSAGE_BYTES, Fault
 
 if TYPE_CHECKING:

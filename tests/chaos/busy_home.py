@@ -106,31 +106,26 @@ class BusyHome:
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         """Start a command in a process group of its own."""
         with (self.home.path.parent / f"{self.home.path.name}.log").open("ab") as log:
-            return subprocess.Popen(
-                [self._python, "-P", "-m", "daybook", *words],
-                env=self.variables,
-                cwd=self.home.path.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            return self._popen(words, stdout=log, stderr=log, start_new_session=True)
+
+    def _popen(self, words: tuple[str, ...], **given: Any) -> subprocess.Popen[Any]:
+        return subprocess.Popen(
+            [self._python, "-P", "-m", "daybook", *words],
+            env=self.variables,
+            cwd=self.home.path.parent,
+            stdin=subprocess.DEVNULL,
+            **given,
+        )
 
     def log(self) -> str:
         return (self.home.path.parent / f"{self.home.path.name}.log").read_text()
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        line = [self._python, "-P", "-m", "daybook", *words]
-        return subprocess.run(
-            line,
-            env=self.variables,
-            cwd=self.home.path.parent,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        pipe = subprocess.PIPE
+        with self._popen(words, stdout=pipe, stderr=pipe, text=True) as process:
+            out, err = process.communicate()
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def succeeds(self, *words: str) -> Any:
         """Run a command with `--json` that has to succeed; return its answer."""

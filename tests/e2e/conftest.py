@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daybook.agents import documents
 from daybook.home import Home
 from daybook.operations import setup
 from tests.at_prefect import with_client
@@ -31,6 +33,15 @@ def prepared(prefect_server: Any, daybook_home: Home) -> Home:
     """
     with_client(setup.prepare)
     return daybook_home
+
+
+@pytest.fixture
+def without_added_agents(prepared: Home) -> Iterator[None]:
+    """Remove the agents that the test adds."""
+    before = with_client(documents.names)
+    yield
+    for name in with_client(documents.names).keys() - before.keys():
+        with_client(partial(documents.remove, name=name))
 
 
 @pytest.fixture

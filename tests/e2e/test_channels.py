@@ -266,7 +266,7 @@ async def test_an_endpoint_that_was_down_gets_the_message_when_it_is_back(
     assert "503" in str(row.error)
 
     async with Ledger(world.ledger.address, Later()) as later:
-        sent = await dispatch_outgoing(later, world.client, "test")
+        sent = await dispatch_outgoing(later, world.client, "test", ui=None)
     assert (sent.delivered, sent.failed, sent.again) == (1, 0, 0)
     assert messages(endpoint) == ["Here I am."] * 2
     assert (await world.runs.rows())[-1].delivery == "delivered"

@@ -9,6 +9,7 @@ import pytest
 
 from daybook.api import destinations as service
 from daybook.delivery import destinations
+from daybook.delivery.destination_settings import DEFAULT_TIMEOUT_SECONDS
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -112,5 +113,5 @@ async def test_doctor_names_an_invalid_destination_and_its_fix_repairs_it(
     destination = await destinations.STORE.find(client, "ops", include_secrets=True)
     assert destination is not None
     found = destinations.build("ops", dict(destination.data))
-    assert (found.secret, found.timeout) == (secret, destinations.DEFAULT_TIMEOUT_SECONDS)
+    assert (found.secret, found.timeout) == (secret, DEFAULT_TIMEOUT_SECONDS)
     assert await delivery.destinations(client) == []

@@ -5,36 +5,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
 
 import pytest
 
-from daybook.agents import documents
-from daybook.home import Home
-from daybook.operations import setup
-from tests.at_prefect import with_client
 from tests.commands import Daybook
 from tests.costs import one_in
 from tests.providers import KEY, Answer, Provider, Status, provider
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("without_added_agents")]
 
 
 @pytest.fixture
 def fake_provider() -> Iterator[Provider]:
     with provider() as fake_provider:
         yield fake_provider
-
-
-@pytest.fixture(autouse=True)
-def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[None]:
-    """Remove the agents that the test adds."""
-    with_client(setup.prepare)
-    before = with_client(documents.names)
-    yield
-    for name in with_client(documents.names).keys() - before.keys():
-        with_client(partial(documents.remove, name=name))
 
 
 def test_a_model_agent_takes_its_key_from_the_environment_and_is_replaced(

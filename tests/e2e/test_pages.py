@@ -123,6 +123,21 @@ def test_every_page_is_accessible_fits_and_stays_on_this_machine(
             assert not serious, (path, serious)
 
 
+def test_the_menu_of_a_phone_shows_the_link_of_the_page(
+    served: Served, chromium: Browser, session: Any
+) -> None:
+    from playwright.sync_api import expect
+
+    with chromium.new_context(
+        storage_state=session, viewport={"width": 390, "height": 844}
+    ) as context:
+        watched = Watched(context, served.url)
+        for path in ("/", "/inbox", "/spend"):
+            watched.open(path)
+            link = watched.page.locator(".side nav a[aria-current]")
+            expect(link).to_be_in_viewport(ratio=1)
+
+
 def test_the_timeline_is_used_by_keyboard_and_by_pointer(
     served: Served, chromium: Browser, session: Any
 ) -> None:

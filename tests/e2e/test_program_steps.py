@@ -5,22 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from daybook.agents import documents
-from daybook.home import Home
-from daybook.operations import setup
-from tests.at_prefect import with_client
 from tests.commands import Daybook
 from tests.printed_steps import calls, claude_got, claude_init, claude_result, claude_says, lines
 from tests.world.workers import PREFECT_LEAVES_A_SOCKET
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, *PREFECT_LEAVES_A_SOCKET]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.usefixtures("without_added_agents"),
+    *PREFECT_LEAVES_A_SOCKET,
+]
 
 PRINTED = lines(
     claude_init(),
@@ -30,16 +28,6 @@ PRINTED = lines(
     claude_got("toolu_2", "a"),
     claude_result("There is no Makefile."),
 )
-
-
-@pytest.fixture(autouse=True)
-def prepared(prefect_server: Any, daybook_home: Home) -> Iterator[None]:
-    """Remove the agents that the test adds."""
-    with_client(setup.prepare)
-    before = with_client(documents.names)
-    yield
-    for name in with_client(documents.names).keys() - before.keys():
-        with_client(partial(documents.remove, name=name))
 
 
 def test_a_run_of_claude_code_has_steps_cost_and_a_warning(

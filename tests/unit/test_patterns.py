@@ -191,6 +191,10 @@ CASES: dict[str, Case] = {
     "daybook/imports/on_calendar.py:re.fullmatch('[A-Za-z]+/.+')": case("fullmatch", "a", "a/"),
     "daybook/imports/on_calendar.py:re.split('\\\\.\\\\.|-')": case("split", ".", "-", "a.", "a-"),
     "daybook/imports/systemd.py:_SPAN": case("findall", "1", "1 ", Text(" ", "1"), "1a"),
+    "daybook/imports/systemd.py:_NAME": case("fullmatch", "a", "a ", Text("_", "a")),
+    "daybook/imports/systemd.py:_WHOLE_VARIABLE": case(
+        "fullmatch", "$", "$a", Text("a", "$"), Text("$a", "$")
+    ),
     "daybook/imports/systemd.py:_VARIABLE": case(
         "finditer", "$", "${", "${a", Text("a", "${"), "$a"
     ),

@@ -22,6 +22,7 @@ from daybook.home import Home
 from daybook.hooks import documents
 from daybook.hooks.documents import STORE, Hook
 from daybook.hooks.index import HookIndex
+from daybook.hooks.settings import DEFAULT_RATE
 from daybook.ledger.engine import open_ledger
 from daybook.settings import signing_key
 from tests.at_prefect import knowing_our_blocks
@@ -94,7 +95,7 @@ async def test_a_replaced_hook_keeps_its_secrets(client: PrefectClient) -> None:
         secret=LINE,
         previous_secret="",
         previous_until=None,
-        rate=documents.DEFAULT_RATE,
+        rate=DEFAULT_RATE,
     )
 
 

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
 
 async def _drain(world: PrefectWorld, **given: object) -> DispatchResult:
-    return await dispatch_outgoing(world.ledger, world.client, "here:1", **given)  # type: ignore[arg-type]
+    return await dispatch_outgoing(world.ledger, world.client, "here:1", ui=None, **given)  # type: ignore[arg-type]
 
 
 async def _row(world: PrefectWorld, id_: str) -> OutboxRow:
@@ -142,7 +142,7 @@ async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending
     await _tell(world, "file", chat_id="alerts.md")
     async with get_client() as lost:
         lost._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        sent = await dispatch_outgoing(world.ledger, lost, "here:1")
+        sent = await dispatch_outgoing(world.ledger, lost, "here:1", ui=None)
     assert sent == DispatchResult(delivered=1, prefect_unreachable=True, ended={"r1": None})
     assert "Forty-two." in (daybook_home.path / "out" / "alerts.md").read_text()
     rows = await callbacks(world)
@@ -170,7 +170,7 @@ async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
         await destinations.load_index(client)
         broken.steps = [answer(500, b"s3cr3t")]
         client._client.base_url = httpx.URL(f"{broken.address}/api/")
-        sent = await dispatch_outgoing(world.ledger, client, "here:1")
+        sent = await dispatch_outgoing(world.ledger, client, "here:1", ui=None)
     assert sent == DispatchResult(delivered=len(many), held=True, ended={"r2": None})
     row = await _row(world, with_token)
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
@@ -191,7 +191,7 @@ async def test_an_unreachable_prefect_before_the_token_is_read_uses_no_try(
     async with get_client() as client:
         await destinations.load_index(client)
         client._client.base_url = httpx.URL("http://127.0.0.1:1/api/")
-        sent = await dispatch_outgoing(world.ledger, client, "here:1")
+        sent = await dispatch_outgoing(world.ledger, client, "here:1", ui=None)
     assert sent == DispatchResult(prefect_unreachable=True)
     row = await _row(world, id_)
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)

@@ -64,7 +64,7 @@ async def test_one_signed_request_wakes_all_sessions_of_a_cycle(
 ) -> None:
     runs = await _queued(world, "one", "two", "three")
     assert (await _cycle(world, receiver)).wakes_tried == 3
-    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1", ui=None) == DispatchResult(
         delivered=1
     )
 
@@ -81,7 +81,7 @@ async def test_one_signed_request_wakes_all_sessions_of_a_cycle(
     assert (report.wakes_succeeded, report.count("recently_notified")) == (3, 3)
     world.passes(seconds=61)
     assert (await _cycle(world, receiver)).wakes_tried == 3
-    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1", ui=None) == DispatchResult(
         delivered=1
     )
     assert len(receiver.got()) == 2
@@ -93,7 +93,9 @@ async def test_a_refused_wake_is_not_retried_but_the_next_cycle_wakes_again(
     await _queued(world, "one", "two")
     receiver.says("500")
     await _cycle(world, receiver)
-    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(failed=1)
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1", ui=None) == DispatchResult(
+        failed=1
+    )
     (row,) = await _wakes(world)
     assert (row.status, row.attempts) == ("failed", 1)
     assert "500" in str(row.error)
@@ -106,7 +108,7 @@ async def test_a_refused_wake_is_not_retried_but_the_next_cycle_wakes_again(
     # No report contains the URL's query, which may hold a token.
     assert "private" not in report.summary().model_dump_json() + str(row.error) + row.lane
     # After a failure the queue sends few requests at a time, but all wakes are one request.
-    assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
+    assert await dispatch_outgoing(world.ledger, world.client, "here:1", ui=None) == DispatchResult(
         delivered=1
     )
     assert (await _cycle(world, receiver)).wakes_succeeded == 2
@@ -121,9 +123,9 @@ async def test_cycles_continue_without_an_alert_if_the_wake_receiver_is_down(
     for number in range(3):
         report = await _cycle(world, receiver)
         assert (report.wakes_tried, report.wakes_failed) == (1, min(number, 1))
-        assert await dispatch_outgoing(world.ledger, world.client, "here:1") == DispatchResult(
-            failed=1
-        )
+        assert await dispatch_outgoing(
+            world.ledger, world.client, "here:1", ui=None
+        ) == DispatchResult(failed=1)
         world.passes(seconds=timedelta(seconds=15).total_seconds())
     async with world.ledger.read() as session:
         alerts = select(OutboxRow).where(col(OutboxRow.purpose) == book.ALERT)

@@ -268,6 +268,19 @@ def test_broken_lines_unknown_events_and_other_types_change_nothing(
     assert reader.text is not None
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1, 10**400, True, "5", None])
+def test_a_number_that_can_be_none_counts_as_unknown(wrong: Any) -> None:
+    reader = ClaudeCodeLines(REQUEST)
+    tokens = {"input_tokens": wrong, "output_tokens": 3}
+    read(reader, lines(claude_result(total_cost_usd=wrong, usage=tokens)))
+    assert reader.usage is not None
+    assert (reader.usage["cost_usd"], reader.usage["input_tokens"]) == (None, 0)
+    codex_reader = CodexLines(REQUEST)
+    read(codex_reader, lines(codex("turn.started"), codex("turn.completed", usage=tokens)))
+    assert codex_reader.usage is not None
+    assert (codex_reader.usage["input_tokens"], codex_reader.usage["output_tokens"]) == (None, 3)
+
+
 @pytest.mark.parametrize(("make", "printed"), [(ClaudeCodeLines, CLAUDE), (CodexLines, CODEX)])
 def test_a_stream_that_is_cut_anywhere_has_no_answer_and_only_steps_that_it_told(
     make: type[StepLines], printed: bytes

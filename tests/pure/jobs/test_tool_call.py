@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.jobs.actions import MAX_BODY_LENGTH, MAX_DEPTH, MAX_TOOL_NAME_LENGTH, ToolCall
+from daybook.jobs.action_fields import MAX_BODY_LENGTH, MAX_DEPTH, MAX_TOOL_NAME_LENGTH
+from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import Job, edit, new_job, normal_parameters
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)

@@ -8,7 +8,7 @@ import pytest
 
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.api import agents
-from daybook.api.document_users import stored_jobs
+from daybook.api.documents import stored_jobs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.home import Home

@@ -120,6 +120,11 @@ def test_an_address_with_a_password_can_come_from_a_file(daybook: Daybook, tmp_p
     moved = daybook("ledger", "move", f"@{tmp_path}/address.txt", "--json")
     assert moved.code == 0, moved
     assert moved.json["moved_to"] == address
+    again = daybook("ledger", "move", f"@{tmp_path}/address.txt")
+    assert (again.code, again.out) == (
+        0,
+        f"The ledger is already at {address}; nothing was moved.\n",
+    )
     for wrong, why in (("mysql://x/y", "is not a ledger address"), ("", "is empty")):
         refused = daybook("ledger", "move", wrong)
         assert (refused.code, why in refused.err) == (2, True), refused

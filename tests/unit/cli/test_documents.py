@@ -11,7 +11,7 @@ from daybook.api import agents as api_agents
 from daybook.api.agents import AgentDetails, StoredAgent
 from daybook.api.destinations import ListedDestination
 from daybook.api.tools import ToolServerWithTools
-from daybook.cli import agents, callbacks, tools
+from daybook.cli import agents, destinations, tools
 from daybook.home import Home
 
 
@@ -100,5 +100,5 @@ def test_a_destination_with_invalid_settings_is_listed_with_its_problem(
         problem="wrong",
         jobs=[],
     )
-    callbacks._print_destinations([destination])
+    destinations._print_destinations([destination])
     assert "wrong" in capsys.readouterr().out

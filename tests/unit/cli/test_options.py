@@ -15,7 +15,7 @@ from daybook.api import jobs
 from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
 from daybook.home import Home
-from daybook.jobs.actions import MAX_BODY_LENGTH
+from daybook.jobs.action_fields import MAX_BODY_LENGTH
 from daybook.jobs.views import ChangedJob
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}

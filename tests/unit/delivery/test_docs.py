@@ -7,7 +7,7 @@ import re
 import subprocess
 from pathlib import Path
 
-from daybook.delivery import backoff
+from daybook.delivery.destination_settings import RETRY_DELAYS
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "guides" / "callbacks.md").read_text()
@@ -54,4 +54,4 @@ def test_the_retry_delays_are_those_of_the_text() -> None:
     assert match is not None
     units = {"s": 1, "min": 60, "h": 3600}
     pauses = [int(n) * units[unit] for n, unit in re.findall(r"(\d+) (s|min|h)", match[1])]
-    assert pauses == [pause.total_seconds() for pause in backoff.RETRY_DELAYS]
+    assert pauses == [pause.total_seconds() for pause in RETRY_DELAYS]

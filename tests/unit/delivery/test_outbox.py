@@ -18,7 +18,7 @@ from daybook.errors import FenceRefused, IllegalTransition
 from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.jobs import store
-from daybook.jobs.actions import MAX_URL_LENGTH
+from daybook.jobs.action_fields import MAX_URL_LENGTH
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow

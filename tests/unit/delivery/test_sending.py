@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from daybook.delivery import backoff, history, outbox, sending
+from daybook.delivery.destination_settings import DEFAULT_ATTEMPTS
 from daybook.delivery.sending import (
     FAILURES_BEFORE_PAUSE,
     MAX_IN_FLIGHT_AFTER_FAILURE,
@@ -260,13 +261,10 @@ async def test_a_retry_restarts_the_count_of_tries_and_their_day(world: World) -
     (again,) = await claimed(world)
     assert (again.attempts, again.created_at, again.retried_at) == (0, first, world.clock.now())
     assert [each["error"] for each in again.tries] == ["answered 500"]
-    assert (
-        backoff.next_attempt_at(again, world.clock.now(), None, backoff.DEFAULT_ATTEMPTS)
-        is not None
-    )
+    assert backoff.next_attempt_at(again, world.clock.now(), None, DEFAULT_ATTEMPTS) is not None
 
     world.clock.move(timedelta(hours=24))
-    assert backoff.next_attempt_at(again, world.clock.now(), None, backoff.DEFAULT_ATTEMPTS) is None
+    assert backoff.next_attempt_at(again, world.clock.now(), None, DEFAULT_ATTEMPTS) is None
 
 
 async def test_a_retry_of_all_failed_rows_works_for_33_000_rows(world: World) -> None:

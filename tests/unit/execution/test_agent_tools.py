@@ -20,7 +20,8 @@ from daybook.owners import Actor
 from daybook.processes import group
 from daybook.tools import stdio
 from daybook.tools.pool import PreloadedSecrets
-from daybook.tools.server_blocks import ToolServer, ToolServerSettings
+from daybook.tools.server_blocks import ToolServer
+from daybook.tools.server_settings import ToolServerSettings
 
 LEGAL = re.compile(r"[a-zA-Z0-9_-]{1,64}\Z")
 

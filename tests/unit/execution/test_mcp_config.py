@@ -13,7 +13,8 @@ from daybook.execution import mcp_config
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.owners import Actor
-from daybook.tools.server_blocks import ToolServer, ToolServerSettings
+from daybook.tools.server_blocks import ToolServer
+from daybook.tools.server_settings import ToolServerSettings
 
 ACTOR = Actor("agent:brief", "ana", "run")
 

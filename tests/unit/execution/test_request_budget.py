@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.journal import Journal, Step, StepReply
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import AgentFailed, AgentMisconfigured
+from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
 from daybook.execution import answers, journal
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import StepRow
@@ -96,12 +98,13 @@ class Program:
 
     name, is_program = "cc", True
 
-    def __init__(self) -> None:
+    def __init__(self, usage: dict[str, Any] | None = None) -> None:
         self.asked = 0
+        self._usage = usage
 
     async def answer(self, _: AgentRequest) -> AgentReply:
         self.asked += 1
-        return AgentReply("Done.", self.name)
+        return AgentReply("Done.", self.name, usage=self._usage)
 
 
 async def test_the_answer_of_a_program_counts_as_one_request_of_unknown_price(
@@ -125,3 +128,34 @@ async def test_the_answer_of_a_program_counts_as_one_request_of_unknown_price(
     outcome = Outcome(Status.FAILED, error="exit code 1")
     await claims.finish(active.ledger, active.granted.run_id, active.granted.fence, outcome)
     assert active.query("SELECT tokens, usd, unpriced FROM attempts") == [(0, 0.0, 1)]
+
+
+async def test_an_answer_of_a_program_is_one_request_however_many_it_reports(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget(monkeypatch, usd_per_day=5, unpriced_usd=0.5)
+    reported = {"requests": 40, "input_tokens": 90, "output_tokens": 10, "cost_usd": None}
+    with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK):
+        asked = request(journal=journal.current())
+        await answers.ask(Program(reported), asked, "text", {})
+    (row,) = await recorded(active)
+    assert (row.tokens, row.usd, row.unpriced) == (100, 0.0, 1)
+
+
+class Reserved:
+    """Journal of a run whose budget other runs have reserved for ever."""
+
+    async def limits_usd(self) -> bool:
+        return True
+
+    async def start(self, _: Step) -> StepReply | None:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_program_waits_for_its_budget_no_longer_than_its_timeout() -> None:
+    program = Program()
+    asked = replace(request(journal=cast("Journal", Reserved())), timeout=0.05)
+    with pytest.raises(AgentTimeout):
+        await answers.ask(program, asked, "text", {})
+    assert program.asked == 0

@@ -115,7 +115,7 @@ def test_a_timer_with_its_service(tmp_path: Path) -> None:
     service = (
         "[Unit]\nDescription=Write a report\nAfter=network.target\n[Service]\nType=oneshot\n"
         'Environment=A=1 "B=two words" API_TOKEN=abc\nWorkingDirectory=~\nNice=5\n'
-        "ExecStart=/usr/bin/env \\\n  true\nRuntimeMaxSec=90\n"
+        "ExecStart=/usr/bin/env \\\n  true\nTimeoutStartSec=90\nRuntimeMaxSec=5\n"
     )
     source = read(tmp_path, timer, service)
     first, second = source.jobs
@@ -151,9 +151,11 @@ def test_a_command_gets_the_words_that_systemd_gives_it(tmp_path: Path) -> None:
         "a; b && c | d > e": ["a;", "b", "&&", "c", "|", "d", ">", "e"],
         "$$HOME `id` *": ["$HOME", "`id`", "*"],
         "${TWO} x${TWO}y $TWO": ["1 2", "x1 2y", "1", "2"],
+        "--name=$TWO $TWO$TWO $NO": ["--name=$TWO", "$TWO$TWO"],
         "100%% %N": ["100%", "backup"],
         r"a\sb": ["a b"],
         "it\\'s": ["it's"],
+        r"a \; b ';'": ["a", ";", "b", ";"],
     }
     for (line, wanted), trying in rows.each(list(cases.items())):
         with trying:
@@ -174,6 +176,23 @@ def test_several_commands_run_until_one_fails(tmp_path: Path) -> None:
         run(job.fields["prompt"])
 
 
+def test_a_word_that_is_a_semicolon_separates_two_commands(tmp_path: Path) -> None:
+    service = (
+        "[Service]\nType=oneshot\nExecStart=-/bin/false ; /bin/echo 'a ; b' ; :/bin/echo $$A ;\n"
+    )
+    (job,) = read(tmp_path, TIMER, service).jobs
+    assert run(job.fields["prompt"]) == ["a ; b", "$A"]
+
+
+@pytest.mark.parametrize(("kind", "timeout"), [("oneshot", "1m"), ("simple", "2m"), ("exec", "2m")])
+def test_the_timeout_is_the_limit_that_systemd_applies_to_the_command(
+    tmp_path: Path, kind: str, timeout: str
+) -> None:
+    limits = "TimeoutStartSec=60\nRuntimeMaxSec=2m\n"
+    (job,) = read(tmp_path, TIMER, f"{SERVICE}Type={kind}\n{limits}").jobs
+    assert job.fields["timeout"] == timeout
+
+
 def test_units_that_mean_something_else_are_refused(tmp_path: Path) -> None:
     start = "ExecStart=/bin/true\n"
     cases = [
@@ -185,6 +204,8 @@ def test_units_that_mean_something_else_are_refused(tmp_path: Path) -> None:
         (TIMER, "[Service]\nExecStart=/bin/echo %i\n", "%i"),
         (TIMER, "[Service]\nExecStart=/bin/echo 'a\n", "quote"),
         (TIMER, "[Service]\nType=oneshot\n", "no ExecStart"),
+        (TIMER, "[Service]\nExecStart=;\n", "no command"),
+        (TIMER, f"[Service]\n{start}Environment=a;id=1\n", "no name"),
         (TIMER, "[Service]\nExecStart=/bin/tr", "not complete"),
         (TIMER, "", "is empty"),
         (TIMER, "ExecStart=/bin/true\n", "line 1"),
@@ -193,6 +214,8 @@ def test_units_that_mean_something_else_are_refused(tmp_path: Path) -> None:
         ("[Timer]\nOnCalendar=daily\nOnBootSec=5min\n", SERVICE, "OnBootSec"),
         ("[Timer]\nOnCalendar=daily\nUnit=other.service\n", SERVICE, "not in its folder"),
         ("[Timer]\nOnCalendar=daily\nUnit=a@b.service\n", SERVICE, "no plain service"),
+        ("[Timer]\nOnCalendar=daily\nUnit=../a.service\n", SERVICE, "no plain service"),
+        ("[Timer]\nOnCalendar=daily\nRandomizedDelaySec=1M\n", SERVICE, "no duration"),
         ("[Timer]\nOnCalendar=daily\nRandomizedDelaySec=soon\n", SERVICE, "no duration"),
     ]
     for (timer, service, problem), trying in rows.each(cases):

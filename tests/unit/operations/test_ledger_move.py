@@ -117,8 +117,6 @@ async def test_a_database_with_another_ledger_is_refused(here: World, there: Dat
         await World(other, here.clock).jobs.add("other")
     with pytest.raises(InvalidInput, match="contains a ledger"):
         await move(there.address)
-    with pytest.raises(InvalidInput, match="that of the present ledger"):
-        await move(here.ledger.address)
     assert settings.load().ledger_address == here.ledger.address
     assert [row["name"] for row in (await _content(there.address))["jobs"]] == ["other"]
 
@@ -217,8 +215,22 @@ async def test_a_move_that_was_cut_off_after_the_setting_is_finished_by_a_repeat
     assert await _id(there.address) == here.ledger.id
     assert await _content(there.address) == before
     assert not marker.exists()
-    with pytest.raises(InvalidInput, match="that of the present ledger"):
-        await move(there.address)
+
+
+async def test_a_move_that_was_killed_after_its_last_step_may_be_repeated(
+    here: World, there: Database, daybook_home: Home
+) -> None:
+    await move(there.address)
+    assert not daybook_home.moving.exists()
+    before = await _content(there.address)
+
+    moved = await move(there.address)
+
+    place = _place(there.address)
+    assert (moved.moved_from, moved.moved_to, moved.rows) == (place, place, 0)
+    assert settings.load().ledger_address == there.address
+    assert await _content(there.address) == before
+    assert await _id(there.address) == here.ledger.id
 
 
 def _place(address: str) -> str:

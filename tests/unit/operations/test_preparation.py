@@ -14,9 +14,11 @@ import pytest
 
 from daybook.api.sync import SyncReport
 from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
+from daybook.home import Home
 from daybook.operations import preparation
 from daybook.operations.preparation import Message, Preparation
 from daybook.prefect.report import ReconcileReport
+from daybook.processes import children
 
 pytestmark = pytest.mark.anyio
 
@@ -108,3 +110,32 @@ async def test_a_child_whose_up_has_ended_ends_too(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(preparation, "_work", work)
         assert await asyncio.to_thread(preparation.main, ["--report", str(writer)]) == 0
+
+
+async def test_a_child_whose_pipe_cannot_be_connected_is_ended(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = list[str]()
+
+    async def terminate() -> None:
+        ended.append("ended")
+
+    async def start(*_: Any, **__: Any) -> Any:
+        return SimpleNamespace(terminate=terminate)
+
+    async def interrupted(*_: Any) -> None:
+        raise asyncio.CancelledError
+
+    def note(_: Any) -> None:
+        pass
+
+    monkeypatch.setattr(children, "start", start)
+    monkeypatch.setattr(asyncio.get_running_loop(), "connect_read_pipe", interrupted)
+    prefect, record = SimpleNamespace(api_url="http://x/api", child=None), SimpleNamespace()
+    record.add_child = record.remove_child = note
+    with pytest.raises(asyncio.CancelledError):
+        async with preparation.start(
+            daybook_home, cast(Any, prefect), cast(Any, record), Talk(), link=False
+        ):
+            pass
+    assert ended == ["ended"]

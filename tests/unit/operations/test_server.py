@@ -286,3 +286,23 @@ async def test_requests_of_foreign_pages_or_hosts_are_refused(
     if not let_in:
         assert sent[0].get("status") == (403 if kind == "http" else None)
         assert sent[0]["type"] == ("http.response.start" if kind == "http" else "websocket.close")
+
+
+def test_an_error_of_a_statement_is_logged_without_its_parameters() -> None:
+    """Prefect logs each conflict with its statement, whose parameters may be a job's prompt."""
+    script = (
+        "import sqlalchemy as sa\n"
+        "from daybook.operations import server\n"
+        "server.hide_parameters()\n"
+        "with sa.create_engine('sqlite://').connect() as connection:\n"
+        "    connection.execute(sa.text('CREATE TABLE t (name TEXT UNIQUE)'))\n"
+        "    for _ in range(2):\n"
+        "        insert = sa.text('INSERT INTO t VALUES (:name)')\n"
+        "        connection.execute(insert, {'name': 'sec' + 'ret'})\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert "UNIQUE constraint failed: t.name" in ended.stderr
+    assert "INSERT INTO t VALUES (?)" in ended.stderr
+    assert "secret" not in ended.stderr

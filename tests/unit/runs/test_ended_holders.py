@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
@@ -124,6 +125,20 @@ def test_the_files_of_ended_holders_without_runs_are_deleted(tmp_path: Path) -> 
     assert holders.find_ended(tmp_path, []) == set()
     assert [each.name for each in tmp_path.iterdir()] == [f"{HERE}1"]
     os.close(living)
+
+
+def test_a_worker_that_cannot_write_its_file_keeps_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", write)
+        assert holders.lock(tmp_path, HERE) is None
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert holders.find_ended(tmp_path, [HERE]) == set()
 
 
 def test_without_a_place_for_the_file_a_worker_runs_without_a_lock(tmp_path: Path) -> None:

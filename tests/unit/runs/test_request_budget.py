@@ -14,7 +14,7 @@ from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import OutboxRow, StepRow
+from daybook.ledger.tables import AttemptRow, OutboxRow, StepRow
 from daybook.runs import budget, claims, leases, steps
 from daybook.runs.budget import Judgement, RunBudget
 from daybook.runs.claim_requests import Finished, Granted, Waiting
@@ -155,6 +155,57 @@ async def test_a_killed_run_keeps_what_it_used_and_the_estimate_of_its_open_requ
     row = await world.runs.row(granted.run_id)
     assert row.usage is not None
     assert row.usage["cost_usd"] == 0.4
+
+
+async def counted(world: World, granted: Granted) -> Amount:
+    """Return what budgets count of the first attempt of a run that has ended."""
+    async with world.ledger.read() as session:
+        row = await session.get(AttemptRow, (granted.run_id, 1))
+    assert row is not None
+    return Amount(row.tokens, row.usd, row.unpriced)
+
+
+async def test_what_a_program_reported_before_it_was_killed_counts(world: World) -> None:
+    """Under a budget in US dollars, its answer is a request, which it could not end."""
+    stored, home = await add(world), rules(usd_per_day=9.0, unpriced_usd=0.5)
+    granted = await begun(world, stored, home)
+    await requested(world, granted, home, Amount(unpriced=1))
+    reported = UNPRICED | {"requests": 7}
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed", usage=reported)
+    assert await counted(world, granted) == Amount(1_000, 0.0, 1)
+
+
+async def test_what_a_program_reports_late_counts(world: World) -> None:
+    stored, home = await add(world), rules(usd_per_day=9.0, unpriced_usd=0.5)
+    granted = await begun(world, stored, home)
+    await requested(world, granted, home, Amount(unpriced=1))
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
+    await world.runs.finish(granted, Status.SUCCEEDED, usage=DEAR)
+    assert await counted(world, granted) == Amount(1_000, 0.4, 1)
+
+
+async def test_a_program_that_answers_in_place_of_a_model_counts_with_its_requests(
+    world: World,
+) -> None:
+    stored, home = await add(world), rules(tokens_per_day=9_000)
+    granted = await begun(world, stored, home)
+    await requested(world, granted, home, Amount(1_000, 0.4))
+    await answered(world, granted)  # a second request was refused, so the program was asked
+    both = {"input_tokens": 5_900, "output_tokens": 100, "cost_usd": 2.4, "requests": 2}
+    await world.runs.finish(granted, Status.SUCCEEDED, usage=both)
+    assert await counted(world, granted) == Amount(6_000, 2.4)
+
+
+@pytest.mark.parametrize(("estimate", "tokens"), [(Amount(unpriced=1), 400), (Amount(30, 0.1), 30)])
+async def test_an_agent_cannot_evade_its_tokens_by_a_cancelled_program(
+    world: World, estimate: Amount, tokens: int
+) -> None:
+    home = rules(usd_per_day=9.0, unpriced_usd=0.5)
+    stored = await add(world, owner="agent:scout", tokens_per_run=400)
+    granted = await begun(world, stored, home)
+    await requested(world, granted, home, estimate)
+    await world.runs.finish(granted, Status.CANCELLED, reason="cancelled")
+    assert (await counted(world, granted)).tokens == tokens
 
 
 async def spent(world: World, stored: StoredJob, **used: Any) -> None:

@@ -16,7 +16,8 @@ from mcp_types import CallToolResult, TextContent
 
 from daybook.tools.connection import CallFailed, CallUnanswered, ToolDescription
 from daybook.tools.pool import PooledSession, PreloadedSecrets
-from daybook.tools.server_blocks import ToolServer, ToolServerSettings
+from daybook.tools.server_blocks import ToolServer
+from daybook.tools.server_settings import ToolServerSettings
 from tests.unit.tools.test_stdio import PROGRAM
 
 pytestmark = pytest.mark.anyio

@@ -22,7 +22,7 @@ from daybook.redaction import HIDDEN
 from daybook.tools import calls, catalog, stdio
 from daybook.tools.base import CallResult
 from daybook.tools.connection import Connection
-from daybook.tools.server_blocks import ToolServerSettings
+from daybook.tools.server_settings import ToolServerSettings
 from daybook.tools.stdio import ProgramWire
 from tests.contract.tools.conftest import ReportPipe, Saved, runs
 from tests.timings import expire_timeout

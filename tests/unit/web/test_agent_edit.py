@@ -67,6 +67,14 @@ async def test_an_edit_changes_only_what_was_typed_and_never_shows_the_key(
     assert stored(prefect).items() >= (SETTINGS | changed).items()
 
 
+@pytest.mark.parametrize("model", ["openai:ft:small:me::1", "openai:small:free"])
+async def test_a_key_stays_with_another_model_of_its_provider(
+    prefect: FakePrefect, browser: httpx.AsyncClient, model: str
+) -> None:
+    await submit(browser, PAGE, PAGE, model=model)
+    assert (stored(prefect)["model"], stored(prefect)["api_key"]) == (model, KEY)
+
+
 @pytest.mark.parametrize(
     "typed", [{"base_url": "http://127.0.0.1:9/v1"}, {"model": "anthropic:small"}]
 )

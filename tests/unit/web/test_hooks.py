@@ -16,7 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from daybook.delivery.home_secret import new_secret
 from daybook.home import Home
 from daybook.hooks import documents, index
-from daybook.hooks.documents import STORE, HookSettings
+from daybook.hooks.documents import STORE
+from daybook.hooks.settings import HookSettings
 from daybook.hooks.signatures import SCHEMES, SchemeName
 from daybook.jobs.store import StoredJob
 from daybook.operations import connections

@@ -1,0 +1,106 @@
+"""Operations that all kinds of settings documents share.
+
+To add a kind: its model and `BlockStore`, a block class in `blocks/`, an entry of
+`keeper.blocks.BLOCK_TYPES`, and here `Documents(store)`, or a subclass with the kind's view and the
+users of a document. The commands come from `cli.documents`, and the options from the model
+(`cli.field_options`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from daybook.errors import InvalidInput
+from daybook.jobs import store
+from daybook.jobs.store import StoredJob
+from daybook.keeper import blocks
+from daybook.ledger.engine import open_ledger
+from daybook.prefect import client as prefect
+from daybook.resources import copies
+from daybook.resources.store import BlockStore, DocumentView
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
+
+View = TypeVar("View", bound=DocumentView)
+
+
+class Documents(Generic[View]):
+    """Operations on the documents of one kind, which return views of them.
+
+    Each raises `PrefectUnreachable` before it changes anything.
+    """
+
+    def __init__(self, store: BlockStore[Any], view: type[View]) -> None:
+        self.store, self.view = store, view
+
+    async def more(
+        self, client: PrefectClient, documents: Sequence[BlockDocument]
+    ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
+        """Return a function of a document's name and data: the other fields of its view."""
+        return lambda name, data: {}
+
+    async def users(self, client: PrefectClient, name: str) -> list[str]:
+        """Return what uses a document, so that it cannot be removed: names of jobs, or phrases."""
+        return []
+
+    async def list(self) -> list[View]:
+        """Return all documents, sorted by name."""
+        async with prefect.answering() as client:
+            return list(await self._views(client, await self.store.documents(client)))
+
+    async def show(self, name: str) -> View:
+        """Return one document. Raise `NotFound`."""
+        async with prefect.answering() as client:
+            [view] = await self._views(client, [await self.store.get(client, name)])
+        return view
+
+    async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> View:
+        """Store a document. Raise `InvalidInput`; then nothing was stored."""
+        self.store.check_name(name)
+        checked = self.store.validate(settings)
+        async with prefect.answering() as client:
+            await self.store.save(client, name, checked, replace=replace)
+            [view] = await self._views(client, [await self.store.get(client, name)])
+        return view
+
+    async def remove(self, name: str) -> None:
+        """Delete a document. Raise `InvalidInput` if it is used, and `NotFound`."""
+        async with prefect.answering() as client:
+            refuse_if_used(self.store.noun, name, await self.users(client, name))
+            await self.store.remove(client, name)
+
+    async def _views(
+        self, client: PrefectClient, documents: Sequence[BlockDocument]
+    ) -> Sequence[View]:
+        more = await self.more(client, documents)
+        return [
+            self.view.of(self.store, name, data, **more(name, data))
+            for name, data in ((str(each.name), dict(each.data)) for each in documents)
+        ]
+
+
+async def names(noun: str) -> list[str]:
+    """Return the names of the documents of a kind that have a copy in the ledger, sorted.
+
+    ``noun`` is the kind's `BlockStore.noun`. Works without Prefect. Raise `LedgerUnreachable`.
+    """
+    slugs = [each.slug for each in blocks.BLOCK_TYPES if each.noun == noun]
+    async with open_ledger() as ledger, ledger.read() as session:
+        return await copies.names(session, slugs)
+
+
+async def stored_jobs() -> list[StoredJob]:
+    """Return all jobs of all owners."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        return await store.all_jobs(session)
+
+
+def refuse_if_used(noun: str, name: str, users: Sequence[str]) -> None:
+    """Raise `InvalidInput` if a document that is to be removed has users."""
+    if users:
+        raise InvalidInput(
+            noun, f'"{name}" is used by {", ".join(users)}', "edit or remove those first"
+        )

@@ -1,0 +1,87 @@
+"""Settings of destinations.
+
+Options of the command line are made of them, so that this module has to be cheap to import: what
+the checks need is imported when they run.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from daybook.errors import InvalidInput
+from daybook.jobs.markers import Marker
+
+DEFAULT_TIMEOUT_SECONDS = 15.0
+MAX_TIMEOUT_SECONDS = 45.0
+"""Shorter than the lease on a row, so an attempt that hangs this long keeps its lease."""
+MAX_ATTEMPTS = 20
+RETRY_DELAYS = tuple(
+    timedelta(seconds=seconds)
+    for seconds in (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
+)
+DEFAULT_ATTEMPTS = len(RETRY_DELAYS) + 1
+"""Default of the maximum number of attempts, which take about a day."""
+
+
+class DestinationSettings(BaseModel):
+    """Settings of a destination."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    url: str = Field(
+        description="URL without a query. It also applies to every URL below it.",
+    )
+    secret: SecretStr = Field(
+        description="Secret that signs callbacks: whsec_…, as in Standard Webhooks."
+    )
+    previous_secret: SecretStr = Field(
+        default=SecretStr(""),
+        description="Previous secret, which also signs callbacks during a rotation.",
+    )
+    previous_until: AwareDatetime | None = Field(
+        default=None, description="End of the rotation. Empty: no rotation."
+    )
+    token: Annotated[str, Marker(names="secret")] = Field(
+        default="",
+        description="Name of a Daybook secret, bound to this host, to send as Authorization: "
+        "Bearer. Empty: none.",
+    )
+    timeout: Annotated[float, Marker(syntax="seconds")] = Field(
+        default=DEFAULT_TIMEOUT_SECONDS,
+        ge=1,
+        le=MAX_TIMEOUT_SECONDS,
+        description="Timeout of each attempt, in seconds.",
+    )
+    tries: int = Field(
+        default=DEFAULT_ATTEMPTS,
+        ge=1,
+        le=MAX_ATTEMPTS,
+        description="Maximum number of attempts for a callback.",
+    )
+
+    @field_validator("url")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        from daybook.http.guard import Guard, Rule
+
+        try:
+            url = Guard(Rule.OPERATOR).check(value.strip())
+        except InvalidInput as error:
+            raise ValueError(f"{error.problem}; {error.hint}") from None
+        if url.query or url.fragment:
+            raise ValueError("contains a query or a fragment; remove it")
+        return str(url)
+
+    @field_validator("secret", "previous_secret")
+    @classmethod
+    def _a_secret(cls, value: SecretStr) -> SecretStr:
+        from daybook import settings
+
+        text = value.get_secret_value()
+        # A list of documents shows asterisks instead of the secret.
+        if text.strip("*") and not settings.signing_key(text):
+            raise ValueError(f"is not a signing secret; {settings.SIGNING_SECRET_FORMAT}")
+        return value
