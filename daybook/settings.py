@@ -66,7 +66,7 @@ MIN_PROCESS_MEMORY = 512
 STATUS_FINDINGS = (
     *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "disk"),
     *("keeper", "sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
-    *("prefect database", "late"),
+    *("prefect database", "late", "approvals"),
 )
 """Names of the findings of `daybook status`."""
 

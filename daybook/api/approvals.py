@@ -55,7 +55,7 @@ class WaitingApproval(Approval, frozen=True):
 
 
 async def list_waiting() -> list[WaitingApproval]:
-    """Return the approvals that wait for a person, the first asked first.
+    """Return the approvals that wait for a person, the oldest first.
 
     Raise `InvalidInput` if the actor is an agent.
     """

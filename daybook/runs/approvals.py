@@ -111,7 +111,7 @@ async def of_run(session: AsyncSession, run_id: str) -> list[ApprovalRow]:
 async def waiting(
     session: AsyncSession, now: datetime, owner: str | None = None
 ) -> Sequence[tuple[ApprovalRow, RunRow, JobRow | None]]:
-    """Return the approvals that a person can decide at ``now``, the first asked first.
+    """Return the approvals that a person can decide at ``now``, the oldest first.
 
     With ``owner``, only those of that owner's jobs.
     """
@@ -275,7 +275,7 @@ async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
 
 
 def words(row: ApprovalRow) -> str:
-    """Return in words what was decided about the call, by whom and why."""
+    """Return in words what was decided about the call, the person and the reason."""
     match row.status:
         case ApprovalStatus.OPEN:
             what = "the answer" if row.position == ANSWER else row.tool

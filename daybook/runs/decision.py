@@ -51,7 +51,8 @@ from daybook.timing import TIMING
 async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
     """Return the grant for a claimed ``row``; ``stored`` is the revision that it uses.
 
-    A run that has begun gets what was there when it began, so that its prompt stays the same.
+    A run that has begun gets the answers that were there when it began, so that its prompt stays
+    the same.
     """
     check = policy.policy_from_parameters(row.parameters).check
     prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
@@ -68,9 +69,7 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
         stored,
         kind=row.kind,
         session_id=row.session_id or "",
-        history=await sessions.history(session, row.session_id, until=row.started_at)
-        if row.session_id
-        else (),
+        history=await sessions.history(session, row.session_id) if row.session_id else (),
         last_output=await sessions.last_output(session, row.job_id, until=row.started_at)
         if names_last
         else "",

@@ -108,22 +108,12 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
 
 
 async def history(
-    session: AsyncSession,
-    session_id: str,
-    limit: int = KEPT_MESSAGES,
-    *,
-    until: datetime | None = None,
+    session: AsyncSession, session_id: str, limit: int = KEPT_MESSAGES
 ) -> tuple[MessageRow, ...]:
-    """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored.
-
-    With ``until``, only those that were there then.
-    """
+    """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored."""
     newest = (
         select(MessageRow)
-        .where(
-            col(MessageRow.session_id) == session_id,
-            *([] if until is None else [col(MessageRow.at) <= until]),
-        )
+        .where(col(MessageRow.session_id) == session_id)
         .order_by(col(MessageRow.number).desc())
         .limit(limit)
     )

@@ -287,7 +287,7 @@ OPERATOR_TOOLS: tuple[Tool, ...] = (
     ),
     _tool(
         "approval_decide",
-        "Approve or reject a tool call, as the user has told you. The first decision counts.",
+        "Approve or reject a tool call or an answer, as the user decided. The first counts.",
         calls.decide_approval,
         Argument(
             "approval", "Id from approval_list.", None, write="see approval_list", longest=_LINE

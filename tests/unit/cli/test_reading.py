@@ -323,7 +323,7 @@ def test_show_prints_a_run_for_a_run_id_and_a_job_for_a_job_name(daybook: Any) -
     (run,) = daybook("runs", "weekly", "--json").json
     for length in (32, 8):
         shown = daybook("show", run["id"][:length], "--json").json
-        assert shown == run | {"deliveries": [], "steps": []}
+        assert shown == run | {"deliveries": [], "steps": [], "approvals": []}
     out = daybook("show", run["id"]).out
     assert out.startswith("weekly: waiting\n")
     assert re.search(rf"^  id +{run['id']}$", out, re.MULTILINE)
@@ -347,7 +347,7 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
     call = {"number": 2, "position": "1.1", "attempt": 2, "kind": "tool", "name": "mail"}
     failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
     steps = [Step.model_validate(each) for each in (step, step | call | failed)]
-    print_run_details(RunWithSteps(**run, deliveries=[], steps=steps))
+    print_run_details(RunWithSteps(**run, deliveries=[], steps=steps, approvals=[]))
     head, first, second = capsys.readouterr().out.splitlines()[-3:]
     assert head.split()[:5] == ["ATTEMPT", "STEP", "KIND", "NAME", "STATUS"]
     assert re.fullmatch(r"1 +1 +request +gpt-6-luna +succeeded +2\.5 s .* Hi", first)
@@ -360,7 +360,7 @@ def test_show_prints_all_details_of_a_run_of_a_model_agent(
     (run,) = daybook("runs", "weekly", "--json").json
     when = {"started_at": run["queued_at"], "finished_at": run["queued_at"]}
     shown = run | RUN_OF_A_MODEL | when | {"reason": "", "duration_seconds": 2.5}
-    print_run_details(RunWithSteps(**shown, deliveries=[], steps=[]))
+    print_run_details(RunWithSteps(**shown, deliveries=[], steps=[], approvals=[]))
     out = capsys.readouterr().out
     for name, value in (
         ("attempts", "2"),
