@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,16 @@ pytestmark = [
 ]
 
 PATIENCE_SECONDS = 900.0
+
+
+def _parent_of_the_runs(worker: int) -> int:
+    """Return the pid of the worker's process that starts its runs, 0 if there is none now."""
+    head = proc.find(worker)
+    for each in proc.process_tree(head) if head is not None else ():
+        with suppress(FileNotFoundError):  # it has ended
+            if b"daybook.worker.parent" in Path(f"/proc/{each.pid}/cmdline").read_bytes():
+                return each.pid
+    return 0
 
 
 class ServiceOfHome:
@@ -88,7 +98,7 @@ class ServiceOfHome:
         running: dict[str, Any] = self.home.running() or {}
         found = {each["name"]: int(each["pid"]) for each in running.get("children", [])}
         if "worker" in found:
-            found["parent of the runs"] = min(proc.child_pids(found["worker"]), default=0)
+            found["parent of the runs"] = _parent_of_the_runs(found["worker"])
         for name, unit in (("up", self.name), ("command server", f"{self.name}-commands")):
             found[name] = self.machine.show(unit)["MainPID"]
         return {name: pid for name, pid in found.items() if pid}
