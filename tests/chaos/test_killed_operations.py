@@ -1,4 +1,4 @@
-"""Backup and restore, killed at random moments: the old state or the new one.
+"""Backup, restore, move and upgrade, killed at random moments: the old state or the new one.
 
 ``KILLS`` (2) is the number of kills of each operation, and ``SEED`` (1) draws their moments, within
 the time that the operation takes if nothing kills it. One line for each operation is printed::
@@ -23,8 +23,10 @@ from pathlib import Path
 import pytest
 from anyio.from_thread import start_blocking_portal
 
+from daybook import settings
 from daybook.backups import archive, create
-from daybook.ledger import transfer
+from daybook.ledger import schema, transfer
+from tests import databases
 from tests.chaos.busy_home import (
     JOBS,
     PASSPHRASE,
@@ -35,6 +37,10 @@ from tests.chaos.busy_home import (
     repeated,
     seconds_of,
 )
+from tests.databases import Database
+from tests.e2e.test_upgrade import new_wheel
+from tests.e2e.test_wheel import REPOSITORY, build, build_environment, install
+from tests.migrations.test_schema import NEXT
 from tests.receiver import Receiver, serving
 
 KILLS, SEED = int(os.environ.get("KILLS", "2")), os.environ.get("SEED", "1")
@@ -220,5 +226,163 @@ def test_a_killed_restore_leaves_a_closed_home_or_the_new_one(
             state = f"not repeatable: {again.stderr}"
         if past_runs(home.ledger) != past:
             state = "rows are lost"
+        table.add(state, begun=begun)
+    table.check(capsys)
+
+
+def test_after_a_restore_that_was_killed_several_times_no_effect_is_repeated(
+    stopped: Stopped, receiver: Receiver, tmp_path: Path
+) -> None:
+    backup = str(stopped.backups[0])  # the oldest: most has happened since
+    home = BusyHome(tmp_path / "home", receiver)
+    seconds = seconds_of(lambda: home.succeeds("restore", backup))
+    shutil.rmtree(home.home.path)
+    moments = random.Random(SEED)
+    for _ in range(KILLS):
+        killed(home.start("restore", backup), moments.uniform(0, seconds))
+        if _restored(home) == "new":
+            break
+    else:
+        home.succeeds("restore", backup)
+
+    home.start_up()
+    try:
+        home.until_requests(4 * REQUESTS)
+    finally:
+        home.stop_up()
+    # The restored ledger has the id of the old one, so its due times have the same keys.
+    assert repeated(home.occurrences()) == []
+
+
+@pytest.fixture
+def there(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """Return an empty PostgreSQL database."""
+    return databases.of_kind("postgresql", tmp_path, databases.server_of(request))
+
+
+def test_a_killed_move_leaves_the_old_ledger_or_the_new_one(
+    filled: BusyHome,
+    there: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    home = filled
+    monkeypatch.setenv("DAYBOOK_HOME", str(home.home.path))
+    here = transfer.sqlite_address(home.ledger)
+    names = {there.address: "`ledger move` to PostgreSQL", here: "`ledger move` back to SQLite"}
+    expected = content(here)
+
+    def present() -> str:
+        return settings.load().ledger_address
+
+    def move(address: str) -> float:
+        return seconds_of(lambda: home.succeeds("ledger", "move", address))
+
+    tables = {address: Table(name, move(address)) for address, name in names.items()}
+    while not all(table.is_full for table in tables.values()):
+        old = present()
+        new = there.address if old == here else here
+        process = home.start("ledger", "move", new)
+        if not killed(process, tables[new].moment()):
+            assert process.returncode == 0, home.log()
+            continue
+        begun, state = home.home.moving.exists(), {old: "old", new: "new"}[present()]
+        if len(home.succeeds("list")) != JOBS or content(present()) != expected:
+            state = f"the {state} address has another ledger"
+        again = home.command("ledger", "move", new)
+        if again.returncode != 0 and not (state == "new" and "present ledger" in again.stderr):
+            state = f"not repeatable: {again.stderr}"
+        if (present(), home.home.moving.exists()) != (new, False) or content(new) != expected:
+            state = "the second try moves another ledger"
+        ((old_id,),) = content(old)["id"]
+        if not old_id.startswith("moved-"):
+            state = "two ledgers with one id"
+        if not tables[new].is_full:
+            tables[new].add(state, begun=begun)
+
+    for table in tables.values():
+        table.check(capsys)
+
+
+@dataclass(frozen=True)
+class Versions:
+    """An environment with this version, which can be replaced by a later one, and back."""
+
+    python: Path
+    this: Path
+    later: Path
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Versions:
+    folder = tmp_path_factory.mktemp("versions")
+    built = build(REPOSITORY, folder / "built")
+    later = new_wheel(built.sdist, folder / "source")
+    return Versions(build_environment(folder / "venv", built.wheel), built.wheel, later)
+
+
+def _upgraded(ledger: Path, expected: list[tuple[str, ...]]) -> str:
+    """Return the state of a ledger whose upgrade was killed."""
+    with closing(sqlite3.connect(ledger)) as connection:
+        if connection.execute("PRAGMA integrity_check").fetchall() != [("ok",)]:
+            return "not sound"
+        ((version,),) = connection.execute(f"SELECT version_num FROM {schema.VERSION_TABLE}")
+        columns = {row[1] for row in connection.execute("PRAGMA table_info(runs)")}
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        state = {schema.head(): "old", NEXT: "new"}[version]
+        if {"note" in columns, "notes" in tables} != {state == "new"}:
+            return f"the schema {version} has {columns} and {tables}"
+        if state == "new":
+            unlike = "SELECT count(*) FROM runs WHERE trigger = 'imported' AND note <> status"
+            if connection.execute(unlike).fetchone() != (0,):
+                return "rows are not migrated"
+    return state if past_runs(ledger) == expected else "rows are lost"
+
+
+def test_a_killed_upgrade_leaves_the_old_ledger_or_the_new_one(
+    receiver: Receiver, versions: Versions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    filled = BusyHome(tmp_path / "filled", receiver)
+    filled.fill(jobs=2)
+
+    def running(name: str) -> BusyHome:
+        """Return a copy of the home in which `up` of this version runs."""
+        install(versions.python, versions.this)
+        home = BusyHome(tmp_path / name, receiver, versions.python)
+        shutil.copytree(filled.home.path, home.home.path)
+        home.start_up()
+        home.until_requests(1)
+        return home
+
+    expected = past_runs(filled.ledger)
+    assert len(expected) == PAST_RUNS
+
+    def upgrade() -> None:
+        install(versions.python, versions.later)
+        home.until(lambda: home.ready_at() not in (before, None))
+
+    home = running("home")
+    before = home.ready_at()
+    table = Table("upgrade under a running `up`", seconds_of(upgrade))
+    home.until_requests(1)
+    home.stop_up()
+    assert _upgraded(home.ledger, expected) == "new"
+
+    while not table.is_full:
+        shutil.rmtree(home.home.path)
+        known = len(receiver.requests)
+        home = running(f"home-{table.ends.total()}")
+        install(versions.python, versions.later)
+        assert home.up is not None
+        assert killed(home.up, table.moment()), home.log()
+        begun, state = any(home.home.path.glob("backups/*")), _upgraded(home.ledger, expected)
+        if len(home.succeeds("list")) != 2 or _upgraded(home.ledger, expected) != "new":
+            state = "the next start did not upgrade"
+        if table.ends.total() == KILLS - 1:
+            home.start_up()
+            home.until_requests(REQUESTS)
+            home.stop_up()
+        if again := repeated(home.occurrences()[known:]):
+            state = f"repeated: {again}"
         table.add(state, begun=begun)
     table.check(capsys)

@@ -32,7 +32,7 @@ pytestmark = [
 NEW_VERSION = "9.9.9"
 
 
-def _new_wheel(sdist: Path, folder: Path) -> Path:
+def new_wheel(sdist: Path, folder: Path) -> Path:
     """Return the wheel of a later version, which has one more migration."""
     with tarfile.open(sdist) as archive:
         archive.extractall(folder, filter="data")
@@ -52,7 +52,7 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
     tmp_path: Path,
 ) -> None:
     built = build(REPOSITORY, tmp_path / "built")
-    new_wheel = _new_wheel(built.sdist, tmp_path / "source")
+    later = new_wheel(built.sdist, tmp_path / "source")
     python = build_environment(tmp_path / "venv", built.wheel)
     home = Home(tmp_path / "home").make()
     variables = environment(home.path) | {"PYTHONPATH": ""}  # nothing of the checkout
@@ -77,7 +77,7 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
         command("run", "long")
         writer = os.open(fifo, os.O_WRONLY)  # returns when the run's program reads
 
-        install(python, new_wheel)
+        install(python, later)
         started.until_logged(rf"Daybook {NEW_VERSION} was installed", within=120)
         assert (home.running() or {}).get("ready_at") == before["ready_at"]  # it waits for the run
         refused = run("runs")
