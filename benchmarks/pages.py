@@ -166,15 +166,14 @@ async def _watch(home: Path) -> Watched:
             made = await each.client.post(LINKS_PATH, auth=(user, password))
             token = made.raise_for_status().json()["token"]
             await each.client.get(LOGIN_PATH, params={"token": token})
-        tasks = [asyncio.create_task(each.follow()) for each in viewers]
-        for each in viewers:
-            await each.has_shown.wait()
-        progress(f"pages: the server with {VIEWERS} viewers")
-        with_viewers, requests = await _share(pid, viewers)
-        for task in tasks:
-            assert not task.done()
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:  # a viewer that fails ends the measurement
+            tasks = [group.create_task(each.follow()) for each in viewers]
+            for each in viewers:
+                await each.has_shown.wait()
+            progress(f"pages: the server with {VIEWERS} viewers")
+            with_viewers, requests = await _share(pid, viewers)
+            for task in tasks:
+                task.cancel()
     return Watched(without, with_viewers, requests)
 
 

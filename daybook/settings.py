@@ -266,6 +266,13 @@ class Settings(BaseSettings):
     keep_backups: int = Field(
         default=14, ge=1, description="Number of newest nightly backups to keep."
     )
+    keep_transcript_days: int = Field(
+        default=30,
+        ge=0,
+        description="Days to keep the texts of steps: what an agent and its tools were asked and "
+        "replied. The steps themselves, with their usage, are kept as long as their run. 0: as "
+        "long as the run, too.",
+    )
     keep_disabled_days: int = Field(
         default=0,
         ge=0,

@@ -56,18 +56,17 @@ async def _prepare(granted: Granted) -> Act:
     """Prepare the request to the agent; nothing is sent yet."""
     action, _, _ = read_parameters("agent-prompt", granted.parameters)
     assert isinstance(action, AgentPrompt)
-    turn = conversation.turn(granted)
+    prompt = conversation.filled_prompt(granted)
     asking = await prepare_agents(
         granted,
         (action.agent, *action.fallback_agents),
-        turn.prompt,
-        history=turn.history,
+        prompt,
         model=action.model,
         own=_own,
     )
 
     async def ask() -> Outcome:
         answer = await asking.ask(action.output_format, action.output_schema)
-        return success_outcome(answer, turn.prompt)
+        return success_outcome(answer, prompt)
 
     return ask

@@ -31,6 +31,7 @@ DEFAULT: dict[str, object] = {
     "approve_within": "1d",
     "summarize_after_messages": 0,
     "summarize_after_tokens": 0,
+    "history_tokens": 0,
     "check": {
         "tool": "",
         "params": {},

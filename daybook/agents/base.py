@@ -183,7 +183,7 @@ class StoredAgent(Agent, Protocol):
 
     @property
     def compression(self) -> Compression:
-        """When the history is compressed in sessions of jobs that do not say when."""
+        """What a model gets of the sessions of jobs that do not say it."""
         ...
 
     @property

@@ -25,6 +25,7 @@ from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, Agen
 from daybook.http.secrets import FilledSecrets
 from daybook.jobs.compression import (
     Compression,
+    HistoryTokens,
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
@@ -101,6 +102,7 @@ class CommandSettings(BaseModel):
     )
     summarize_after_messages: SummarizeAfterMessages = 0
     summarize_after_tokens: SummarizeAfterTokens = 0
+    history_tokens: HistoryTokens = 0
     capabilities: Capabilities = []
 
     @field_validator("command")
@@ -161,7 +163,9 @@ class CommandAgent:
     @property
     def compression(self) -> Compression:
         return Compression(
-            self.settings.summarize_after_messages, self.settings.summarize_after_tokens
+            self.settings.summarize_after_messages,
+            self.settings.summarize_after_tokens,
+            self.settings.history_tokens,
         )
 
     def check_model(self, model: str) -> None:

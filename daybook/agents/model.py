@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from daybook.agents import failures, providers
+from daybook.agents import failures, providers, telemetry
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.model_settings import ModelSettings
 from daybook.errors import (
@@ -62,7 +62,9 @@ class ModelAgent:
     @property
     def compression(self) -> Compression:
         return Compression(
-            self.settings.summarize_after_messages, self.settings.summarize_after_tokens
+            self.settings.summarize_after_messages,
+            self.settings.summarize_after_tokens,
+            self.settings.history_tokens,
         )
 
     def check_model(self, model: str) -> None:
@@ -177,6 +179,7 @@ class ModelAgent:
             retries=limit - 1,
             toolsets=[toolset] if toolset else None,
         )
+        agent.instrument = telemetry.instrumentation()
         sent = self._settings_of_step(model, request, usage)
         limits = UsageLimits(request_limit=limit, total_tokens_limit=request.tokens)
         with capture_run_messages() as messages:

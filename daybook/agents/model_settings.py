@@ -17,7 +17,7 @@ from pydantic import (
 
 from daybook.agents import base
 from daybook.agents.base import Capabilities
-from daybook.jobs.compression import SummarizeAfterMessages, SummarizeAfterTokens
+from daybook.jobs.compression import HistoryTokens, SummarizeAfterMessages, SummarizeAfterTokens
 from daybook.jobs.markers import Marker
 
 
@@ -129,6 +129,7 @@ class ModelSettings(BaseModel):
     )
     summarize_after_messages: SummarizeAfterMessages = 0
     summarize_after_tokens: SummarizeAfterTokens = 0
+    history_tokens: HistoryTokens = 0
     capabilities: Capabilities = []
 
     @field_validator("model")

@@ -27,14 +27,13 @@ from typing import Any
 
 from daybook.agents.base import AgentRequest
 from daybook.agents.journal import Position, Step, StepReply, digest_of
+from daybook.ledger.views import TOKENS
 
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of the end of a command's output in the error of its step."""
 
 MAX_TOKENS, MAX_USD = 1_000_000_000, 1_000_000.0
 """Largest numbers that count as those of an answer; a larger one is a mistake."""
-
-_TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 
 Usage = dict[str, Any]
 Json = Mapping[str, Any]
@@ -348,7 +347,7 @@ def _counts(fresh: Any, answered: Any, read: Any, written: Any) -> Usage:
     if not any(known):
         return {}
     input_tokens = known[0] + known[2] + known[3]
-    return dict(zip(_TOKENS, (input_tokens, *known[1:]), strict=True))
+    return dict(zip(TOKENS, (input_tokens, *known[1:]), strict=True))
 
 
 def _count(value: Any) -> int | None:
@@ -363,13 +362,13 @@ def _dollars(value: Any) -> float | None:
 
 def _sum(usages: list[Usage]) -> Usage:
     known = [each for each in usages if each]
-    return {name: sum(each[name] for each in known) for name in _TOKENS} if known else {}
+    return {name: sum(each[name] for each in known) for name in TOKENS} if known else {}
 
 
 def _tokens_of(tokens: Json) -> Usage:
     """Return the tokens as in `AgentReply.usage`: None if unknown, no cache without one."""
-    used = {name: tokens.get(name) for name in _TOKENS[:2]}
-    return used | {name: tokens[name] for name in _TOKENS[2:] if tokens.get(name)}
+    used = {name: tokens.get(name) for name in TOKENS[:2]}
+    return used | {name: tokens[name] for name in TOKENS[2:] if tokens.get(name)}
 
 
 def _blocks(event: Json) -> list[Json]:

@@ -74,6 +74,7 @@ if TYPE_CHECKING:
         timeline as timeline,
         tokens as tokens,
         tools as tools,
+        transcripts as transcripts,
         web_address as web_address,
     )
 

@@ -84,6 +84,21 @@ async def find_logged_run(session: AsyncSession, ref: str) -> RunAndJob:
         return await history.find_logged(session, ref, owner=visible_owner())
 
 
+async def find_last_run(session: AsyncSession, ref: str) -> RunAndJob:
+    """Return the run ``ref``, or the last run of the job ``ref``, which may be removed.
+
+    Raise `NotFound`, `Ambiguous`.
+    """
+    try:
+        stored = await find_job(session, ref, archived=True)
+    except NotFound:
+        return await find_run(session, ref)
+    recent = await recent_runs(session, stored.id, 1)
+    if not recent:
+        raise NotFound("run", ref, f'job "{ref}" has no run yet')
+    return recent[0]
+
+
 async def recent_runs(
     session: AsyncSession,
     job_id: str | None,

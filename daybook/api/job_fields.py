@@ -53,6 +53,7 @@ class CommonFields(TypedDict, total=False):
     approve_within: str | timedelta
     summarize_after_messages: int
     summarize_after_tokens: int
+    history_tokens: int
     check: Mapping[str, Any]
     events: Sequence[Literal["completed", "failed", "cancelled", "missed"]]
     on_complete: str

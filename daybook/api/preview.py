@@ -14,6 +14,7 @@ from daybook.jobs.actions import Action, AgentPrompt
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import UtcTime
 from daybook.runs import decision, rows, sessions, summaries
+from daybook.runs.summaries import CompressedHistory
 
 
 class Preview(BaseModel, frozen=True):
@@ -49,13 +50,13 @@ async def of_job(ref: str) -> Preview:
             row.parameters, job_id=stored.id, run_id=row.id, stored=stored
         )
         grant = await decision.build_grant(session, row, stored)
-        messages = len(grant.history)
-        if compression := stored.job.policy.compression:
-            found = await summaries.history(session, grant.session_id, compression)
-            messages = len(found.messages)
+        limits, given = stored.job.policy.compression, CompressedHistory(None, grant.history)
+        if limits:
+            given = await summaries.history(session, grant.session_id, limits)
+        messages = len(given.within(limits.most_tokens).messages)
     action, session_id, history = stored.job.action, None, 0
     if isinstance(action, AgentPrompt):
-        action = action.model_copy(update={"prompt": conversation.turn(grant).prompt})
+        action = action.model_copy(update={"prompt": conversation.filled_prompt(grant)})
         session_id, history = grant.session_id, messages
     return Preview(
         job=stored.row.name,

@@ -17,8 +17,9 @@ from daybook.schedules import durations
 class PruneResult(BaseModel, frozen=True):
     """The numbers of deleted runs, session messages, outbox rows (``deliveries``) and task runs.
 
-    ``removed`` are the names of the removed jobs, or with ``dry_run`` of those that would be
-    removed; ``jobs`` are the names of the archived jobs that were deleted with their last run.
+    ``steps`` is the number of steps whose texts were removed. ``removed`` are the names of the
+    removed jobs, or with ``dry_run`` of those that would be removed; ``jobs`` are the names of the
+    archived jobs that were deleted with their last run.
     """
 
     removed: list[str]
@@ -26,6 +27,7 @@ class PruneResult(BaseModel, frozen=True):
     messages: int
     deliveries: int
     tasks: int
+    steps: int
     jobs: list[str]
     dry_run: bool
 
@@ -55,6 +57,7 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> Pr
         messages=total.messages,
         deliveries=total.deliveries,
         tasks=total.tasks,
+        steps=total.steps,
         jobs=total.jobs,
         dry_run=dry_run,
     )
@@ -75,6 +78,7 @@ async def _prune(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
         total.runs, total.messages = total.runs + batch.runs, total.messages + batch.messages
         total.deliveries += batch.deliveries
         total.tasks += batch.tasks
+        total.steps += batch.steps
         total.removed += batch.removed
         total.jobs, total.left = [*total.jobs, *batch.jobs], batch.left
     return total

@@ -16,7 +16,7 @@ from daybook.api import authorization
 from daybook.api.filters import RunFilters
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, Notification, RunDetails, RunWithSteps
-from daybook.errors import DaybookError, InvalidInput, NotFound, PrefectUnreachable
+from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import edit, read_parameters
@@ -112,7 +112,7 @@ async def retry(
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            ended, job = await _last_run(session, ref)
+            ended, job = await authorization.find_last_run(session, ref)
             if job is None or job.archived_at is not None:
                 raise InvalidInput("run", f"{ended.id[:8]} has no job any more", "add a new job")
             key = claim_requests.request_key(job.id, request_id) if request_id else None
@@ -163,17 +163,6 @@ async def ask_here(given: dict[str, Any]) -> RunDetails:
         if row is None:  # refused before the claim
             raise DaybookError(state.message or f"the flow run {flow_run_id} did not start")
         return await _view(ledger, row.id)
-
-
-async def _last_run(session: AsyncSession, ref: str) -> tuple[RunRow, JobRow | None]:
-    try:
-        stored = await authorization.find_job(session, ref, archived=True)
-    except NotFound:
-        return await authorization.find_run(session, ref)
-    recent = await authorization.recent_runs(session, stored.id, 1)
-    if not recent:
-        raise NotFound("run", ref, f'job "{ref}" has no run yet')
-    return recent[0]
 
 
 async def _run(

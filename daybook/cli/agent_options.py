@@ -33,7 +33,12 @@ _OFTEN_SET = ("temperature", "max_tokens")
             *options_of(_PROGRAM, "output", "history"),
         ],
         "Any agent": options_of(
-            _MODEL, "tools", "capabilities", "summarize_after_messages", "summarize_after_tokens"
+            _MODEL,
+            "tools",
+            "capabilities",
+            "summarize_after_messages",
+            "summarize_after_tokens",
+            "history_tokens",
         ),
     }
 )

@@ -12,6 +12,7 @@ from daybook.cli import completion, documents, formatting, output
 from daybook.cli.agent_options import AgentOptions
 from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
+from daybook.ledger.views import tokens_in_words
 from daybook.schedules import durations
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ async def test_(
     if answer.cut:
         output.say(f"(incomplete: {answer.cut})")
     if usage := answer.usage:
-        parts = (answer.model or "model", formatting.tokens(usage), formatting.cost(usage))
+        parts = (answer.model or "model", tokens_in_words(usage), formatting.cost(usage))
         output.say(f"({', '.join(filter(None, parts))})")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import one_line
+from daybook.ledger.views import cost_in_words, tokens_in_words
 
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
@@ -263,19 +264,9 @@ def attempts(run: Run) -> str:
     return f"{run.attempts} attempts" if run.attempts > 1 else ""
 
 
-def tokens(usage: dict[str, Any]) -> str:
-    """Return the tokens of a usage: `14 tokens in, 8 out`; empty if they are not known."""
-    if usage.get("input_tokens") is None:
-        return ""
-    return f"{usage['input_tokens']:,} tokens in, {usage['output_tokens'] or 0:,} out"
-
-
 def cost(usage: dict[str, Any]) -> str:
     """Return the cost of a usage: `$0.000018` or `PRICE_UNKNOWN`; empty if there is no usage."""
-    if not usage:
-        return ""
-    dollars = usage.get("cost_usd")
-    return PRICE_UNKNOWN if dollars is None else f"${dollars:.6f}"
+    return cost_in_words(usage, PRICE_UNKNOWN)
 
 
 def short_tokens(usage: dict[str, Any]) -> str:
@@ -298,7 +289,7 @@ def spending(of: Spending) -> str:
     prices = [] if of.cost_usd is None else [f"${of.cost_usd:.4f}"]
     if of.unpriced_runs:
         prices.append(f"{counted(of.unpriced_runs, 'run')} of unknown price")
-    tokens_text = f"{of.input_tokens:,} tokens in, {of.output_tokens:,} out"
+    tokens_text = tokens_in_words(of.model_dump())
     return f"{' and '.join(prices)}, {tokens_text}" if prices else ""
 
 
@@ -315,7 +306,7 @@ def short_spending(of: Spending) -> str:
 def usage_summary(run: Run) -> str:
     """Return the usage of a run: `2 attempts · gpt-6-luna · 14 tokens in, 8 out · $0.000018`."""
     usage = run.usage
-    parts = [attempts(run), (run.model or "") if usage else "", tokens(usage), cost(usage)]
+    parts = [attempts(run), (run.model or "") if usage else "", tokens_in_words(usage), cost(usage)]
     return " · ".join(filter(None, parts))
 
 

@@ -35,6 +35,7 @@ from daybook.jobs.policy import Policy
 from daybook.schedules.schedule import is_schedule
 
 if TYPE_CHECKING:
+    from daybook.api.transcripts import Transcript
     from daybook.delivery.views import RunWithSteps
     from daybook.jobs.views import ChangedJob, FieldChange, JobDetails, ListedJob
 
@@ -201,6 +202,13 @@ async def show_(
             completer=completion.jobs_and_runs,
         ),
     ],
+    transcript: Annotated[
+        bool,
+        Parameter(
+            help="Print what the agent of a run was asked, did and answered, as Markdown, or as "
+            "JSON with --json. A job stands for its last run."
+        ),
+    ] = False,
     absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
@@ -213,6 +221,8 @@ async def show_(
     """
     if not refs:
         raise InvalidInput("job", "is missing", "name at least one")
+    if transcript:
+        return await act_on_each(refs, api.transcripts.read, _print_transcript, as_json=as_json)
     from daybook.delivery.views import RunWithSteps
 
     shown = 0
@@ -228,6 +238,10 @@ async def show_(
             _print_job(found, absolute)
 
     return await act_on_each(refs, _find_job_or_run, show, as_json=as_json)
+
+
+def _print_transcript(found: Transcript) -> None:
+    output.line(api.transcripts.to_markdown(found))
 
 
 async def _find_job_or_run(ref: str) -> JobDetails | RunWithSteps:

@@ -26,11 +26,12 @@ async def prune_(
         bool, Parameter(help="Only list the disabled jobs that would be removed.")
     ] = False,
 ) -> Answer:
-    """Remove old runs, session messages, deliveries and tasks.
+    """Remove old runs, session messages, deliveries, tasks and texts of steps.
 
-    DAYBOOK_KEEP_DAYS, DAYBOOK_KEEP_RUNS and DAYBOOK_KEEP_DISABLED_DAYS set what to keep. The keeper
-    does the same every hour. A job is unused if it was neither edited nor run, and no other job
-    names it; the runs of a removed job are kept like all others. Only --disabled-for needs Prefect.
+    DAYBOOK_KEEP_DAYS, DAYBOOK_KEEP_RUNS, DAYBOOK_KEEP_TRANSCRIPT_DAYS and
+    DAYBOOK_KEEP_DISABLED_DAYS set what to keep. The keeper does the same every hour. A job is
+    unused if it was neither edited nor run, and no other job names it; the runs of a removed job
+    are kept like all others. Only --disabled-for needs Prefect.
 
     Example: daybook ledger prune --disabled-for 90d --dry-run
     """
@@ -51,6 +52,8 @@ async def prune_(
             formatting.counted(result.tasks, "task"),
         )
         output.line(f"Deleted {', '.join(first)} and {last}")
+    if result.steps:
+        output.line(f"Removed the texts of {formatting.counted(result.steps, 'step')}")
     for name in result.jobs:
         output.line(f"Deleted the last record of {name}, which was removed earlier")
 

@@ -28,6 +28,7 @@ from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.ledger.states import LIVE, Status
+from daybook.ledger.views import tokens_in_words
 
 if TYPE_CHECKING:
     from daybook.api.preview import Preview
@@ -403,7 +404,7 @@ def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
         ("attempts", str(run.attempts)),
         ("agent", run.agent),
         ("model", run.model),
-        ("tokens", formatting.tokens(usage)),
+        ("tokens", tokens_in_words(usage)),
         ("cost", formatting.cost(usage)),
         ("session", run.session_id),
         ("delivery", formatting.delivery_details(run, run.deliveries)),

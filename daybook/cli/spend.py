@@ -30,7 +30,8 @@ async def spend_(
     """Show what the runs that ended have cost.
 
     Includes runs of removed jobs. Days are those of DAYBOOK_TIMEZONE. `+ 2 unpriced` says that the
-    price of two runs is unknown. Works without Prefect.
+    price of two runs is unknown. The tokens that came from a provider's prompt cache, or went into
+    it, are also tokens in. Works without Prefect.
 
     Example: daybook spend --by agent --since 7d
     """
@@ -43,7 +44,7 @@ def _print(found: SpendingReport, absolute: bool) -> None:
     if found.groups:
         heading = found.by.upper()
         output.table(
-            (heading, "RUNS", "TOKENS IN", "TOKENS OUT", "COST"),
+            (heading, "RUNS", "TOKENS IN", "FROM CACHE", "TO CACHE", "TOKENS OUT", "COST"),
             [_row(each) for each in found.groups],
             whole=("COST",),
         )
@@ -57,5 +58,6 @@ def _print(found: SpendingReport, absolute: bool) -> None:
 def _row(group: GroupSpending) -> tuple[str, ...]:
     unpriced = f" + {group.unpriced_runs:,} unpriced" if group.unpriced_runs else ""
     cost = "unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}{unpriced}"
-    counts = (group.runs, group.input_tokens, group.output_tokens)
+    cached = (group.cache_read_tokens, group.cache_write_tokens)
+    counts = (group.runs, group.input_tokens, *cached, group.output_tokens)
     return (group.name or "unknown", *(f"{count:,}" for count in counts), cost)

@@ -76,14 +76,12 @@ async def prepare_request(
     agent: str,
     prompt: str,
     *,
-    history: tuple[Message, ...] = (),
     model: str = "",
     own: OwnTools,
     fallback: int = 0,
 ) -> PreparedRequest:
     """Look up the agent and the tools that it may call; ``own`` returns Daybook's own tools.
 
-    ``history`` are the session's messages for an agent whose history is not compressed.
     ``fallback`` is as in `AgentRequest`. Raise `DaybookError`, and the errors of Prefect's client.
     """
     policy = Policy.model_validate(granted.parameters["policy"])
@@ -102,8 +100,10 @@ async def prepare_request(
             # A fallback agent may have fewer tools than the job's own.
             expected = () if fallback else of_job
             selection = replace(selection, approve=approve, expected=expected)
-    if granted.session_id and (compression := policy.compression or found.compression):
-        history = await conversation.compressed_history(granted, compression)
+    history: tuple[Message, ...] = ()
+    if granted.session_id:
+        history_limits = policy.compression.over(found.compression)
+        history = await conversation.session_history(granted, history_limits)
     actor = actor_of(granted, found.name)
     request = AgentRequest(
         prompt=prompt,

@@ -31,14 +31,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, runtime_checkable
 
 from prefect.client.orchestration import get_client
 from prefect.exceptions import TerminationSignal
 
+from daybook.agents import telemetry
 from daybook.clock import Clock
 from daybook.errors import (
     AgentTemporary,
@@ -134,13 +135,17 @@ async def run_attempt(
     keeping = nullcontext() if given else lease.keep_lease(ledger.address, granted, every)
     try:
         async with keeping:
-            with journal.recording(ledger, granted, attempt, clock) as steps:
+            with (
+                journal.recording(ledger, granted, attempt, clock) as steps,
+                _span(granted, attempt) as ended,
+            ):
                 if (decided := await steps.decided_answer()) is not None:
                     tried = AttemptResult(decided)
                 else:
                     tried = await _try(granted, act)
                     tried = _with_warnings(granted, tried, steps.warnings())
                     tried = _with_question(granted, tried)
+                ended(tried.outcome.status)
     except lease.LeaseNotRenewed:
         if tried is None:
             raise
@@ -161,6 +166,22 @@ async def run_attempt(
             await _run_to_end(lambda: _record_interruption(ledger, granted))
         raise
     return await _record(ledger, granted, attempt, tried, clock)
+
+
+def _span(granted: Granted, attempt: int) -> AbstractContextManager[Callable[[str], None]]:
+    """Return the context of an attempt's span (`daybook.agents.telemetry`)."""
+    job = granted.job.row.name if granted.job else ""
+    attributes: dict[str, str | int] = {
+        "daybook.job.name": job,
+        "daybook.job.id": granted.job.id if granted.job else "",
+        "daybook.run.id": granted.run_id,
+        "daybook.run.attempt": attempt,
+        "daybook.run.due": granted.due.astimezone(UTC).isoformat(),
+        "daybook.run.trigger": granted.trigger,
+        "gen_ai.conversation.id": granted.session_id,
+    }
+    given = {name: value for name, value in attributes.items() if value != ""}
+    return telemetry.run_span(granted.run_id, f"run {job or granted.kind}", given)
 
 
 async def _record(

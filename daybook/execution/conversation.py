@@ -6,7 +6,6 @@ Apart from the variables, the prompt is sent as it was written, even if it start
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from daybook import settings
 from daybook.agents.base import Message
@@ -20,22 +19,15 @@ from daybook.ledger.texts import sanitize
 from daybook.processes import locations
 from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted
+from daybook.runs.summaries import CompressedHistory
 from daybook.schedules.schedule import zone
 
 MAX_DATA_CHARACTERS = 100_000
 """Maximum length of what a prompt gets of an external text."""
 
 
-@dataclass(frozen=True)
-class Turn:
-    """One turn of a conversation: the prompt, and the messages before it, oldest first."""
-
-    prompt: str
-    history: tuple[Message, ...]
-
-
-def turn(granted: Granted) -> Turn:
-    """Return the turn for this run.
+def filled_prompt(granted: Granted) -> str:
+    """Return the prompt of this run with its variables filled in.
 
     Raise `InvalidInput` if the prompt consists of variables only and all of them are empty, or if
     it uses the answer of a job that does not exist.
@@ -57,7 +49,7 @@ def turn(granted: Granted) -> Turn:
             "is blank after its variables are filled in",
             "write some text besides the variables",
         )
-    return Turn(prompt, _messages(granted.history))
+    return prompt
 
 
 def _messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:
@@ -66,14 +58,19 @@ def _messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:
     )
 
 
-async def compressed_history(granted: Granted, compression: Compression) -> tuple[Message, ...]:
-    """Return the history of the run's session with a summary in place of the older messages.
+async def session_history(granted: Granted, limits: Compression) -> tuple[Message, ...]:
+    """Return what a model gets of the run's session, oldest first; the same at each attempt.
 
-    The summary is an answer to a question of the user, so it has no more authority than the
-    answers that it was made of. Raise `LedgerUnreachable`.
+    A summary in place of older messages is an answer to a question of the user, so it has no more
+    authority than the answers that it was made of. Raise `LedgerUnreachable`.
     """
+    if not limits:
+        found = CompressedHistory(None, granted.history).within(limits.most_tokens)
+        return _messages(found.messages)
     async with open_ledger() as ledger, ledger.read() as session:
-        found = await summaries.history(session, granted.session_id, compression)
+        # The run before may still be summarizing: an attempt must not differ from the one before.
+        until = granted.queued_at
+        found = await summaries.history(session, granted.session_id, limits, until)
     messages = _messages(found.messages)
     if found.summary is None:
         return messages

@@ -33,6 +33,7 @@ from prefect.logging import get_run_logger
 from pydantic import BaseModel
 
 from daybook import registry, settings
+from daybook.agents import telemetry
 from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.errors import (
     DaybookError,
@@ -193,6 +194,8 @@ async def _execute(run: _Run) -> State[Any]:
                 return _state_of_unwritten(granted, run, error)
             except (lease.LeaseLost, FenceRefused, IllegalTransition) as error:
                 return await _decided_elsewhere(ledger, granted, run, error)
+            if isinstance(outcome, RetryAt):
+                await telemetry.flush()  # the process ends before a long delay
             if isinstance(outcome, RetryAt) and given is not None:
                 given.report(waiting=outcome.until)
                 if outcome.until - clock.now() <= MAX_IN_PROCESS_WAIT:
@@ -209,6 +212,7 @@ async def _execute(run: _Run) -> State[Any]:
         if granted.job is not None:
             await _push(granted.job.id)
         await _tend_session(ledger, run, granted, answered)
+        await telemetry.flush()
     return _state(granted.run_id, outcome, run)
 
 

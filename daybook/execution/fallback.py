@@ -26,7 +26,6 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.logging import get_run_logger
 
-from daybook.agents.base import Message
 from daybook.errors import AgentError, AgentMisconfigured, InvalidInput
 from daybook.execution import answers, journal
 from daybook.execution.agent_request import PreparedRequest, prepare_request
@@ -92,7 +91,6 @@ async def prepare_agents(
     names: tuple[str, ...],
     prompt: str,
     *,
-    history: tuple[Message, ...] = (),
     model: str = "",
     own: OwnTools,
 ) -> PreparedAgents:
@@ -108,7 +106,6 @@ async def prepare_agents(
                 granted,
                 name,
                 prompt,
-                history=history,
                 model="" if position else model,
                 own=own,
                 fallback=position,

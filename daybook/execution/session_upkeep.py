@@ -25,7 +25,12 @@ from daybook import settings
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.errors import AgentError, AgentFailed
 from daybook.execution import agent_lookup, conversation, handover
-from daybook.jobs.compression import KEPT_MESSAGES, Compression
+from daybook.jobs.compression import (
+    KEPT_MESSAGES,
+    MIN_LIMIT_TOKENS,
+    Compression,
+    estimate_tokens,
+)
 from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
@@ -60,8 +65,8 @@ async def tend(ledger: Ledger, granted: Granted, answered: Outcome) -> None:
     try:
         if not granted.history and (name := settings.load().title_agent):
             await tending.title(name, prompt, answered.output or "")
-        if len(granted.history) == KEPT_MESSAGES and (compression := await tending.compression()):
-            await tending.compress(compression)
+        if _may_be_long(granted, answered) and (limits := await tending.limits()):
+            await tending.compress(limits)
     except Exception as error:
         logger = get_run_logger() if FlowRunContext.get() else log
         why = str(error) or type(error).__name__
@@ -73,6 +78,14 @@ async def tend(ledger: Ledger, granted: Granted, answered: Outcome) -> None:
         )
 
 
+def _may_be_long(granted: Granted, answered: Outcome) -> bool:
+    """Return whether the session may exceed a limit, whatever it is."""
+    history = granted.history
+    texts = (*(each.content for each in history), answered.prompt or "", answered.output or "")
+    is_long = estimate_tokens(map(len, texts)) > MIN_LIMIT_TOKENS
+    return bool(history) and (len(history) == KEPT_MESSAGES or is_long)
+
+
 class _Upkeep:
     """The requests after one run; ``used`` tokens of those granted to it are used already."""
 
@@ -81,12 +94,13 @@ class _Upkeep:
         self._policy = policy_from_parameters(granted.parameters)
         self._agent = str(granted.parameters.get("agent") or agent_name(granted.parameters))
 
-    async def compression(self) -> Compression:
+    async def limits(self) -> Compression:
         """Return when the session is compressed: what the job says, else what its agent says."""
-        if self._policy.compression:
-            return self._policy.compression
+        own = self._policy.compression
+        if own and own.history:
+            return own
         async with get_client() as client:
-            return (await agent_lookup.find_agent(client, self._agent)).compression
+            return own.over((await agent_lookup.find_agent(client, self._agent)).compression)
 
     async def title(self, agent: str, prompt: str, answer: str) -> None:
         messages = _transcript([("User", prompt), ("Assistant", answer)])

@@ -51,7 +51,7 @@ def describe(kind: str, granted: Granted) -> str:
     fields = _given(action)
     if isinstance(action, AgentPrompt):
         try:
-            fields["prompt"] = conversation.turn(granted).prompt
+            fields["prompt"] = conversation.filled_prompt(granted)
         except InvalidInput as error:
             fields["error"] = str(error)
     if policy.check:

@@ -1,9 +1,9 @@
-"""When the history of a session is compressed: a setting of a job, or else of its agent."""
+"""What a model gets of a session: settings of a job, or else of its agent. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
@@ -13,15 +13,19 @@ from daybook.jobs.markers import Marker
 from daybook.validation import raising_pydantic_error
 
 KEPT_MESSAGES = 20
-"""Number of the last messages of a session that a model always gets in full.
+"""Number of the last messages of a session that a model gets in full, within the tokens.
 
 A session that is not compressed gives a model these messages only.
 """
+DEFAULT_HISTORY_TOKENS = 50_000
+"""Maximum tokens of what a model gets of a session, unless the job or its agent says another."""
 CHARACTERS_PER_TOKEN = 4
 """Estimate for the length of texts: each provider counts tokens in its own way."""
 
 _MESSAGES = range(30, 1_001)
 _TOKENS = range(1_000, 1_000_001)
+MIN_LIMIT_TOKENS = _TOKENS.start
+"""Lowest limit in tokens; a session that is shorter exceeds none."""
 
 
 def estimate_tokens(lengths: Iterable[int]) -> int:
@@ -29,10 +33,10 @@ def estimate_tokens(lengths: Iterable[int]) -> int:
     return sum(-(-length // CHARACTERS_PER_TOKEN) for length in lengths)
 
 
-def _checked(field: str, value: int, legal: range) -> int:
+def _checked(field: str, value: int, legal: range, zero: str = "never") -> int:
     if value and value not in legal:
         with raising_pydantic_error():
-            hint = f"use {legal.start:,} to {legal.stop - 1:,}, or 0 for never"
+            hint = f"use {legal.start:,} to {legal.stop - 1:,}, or 0 for {zero}"
             raise InvalidInput(field, f"{value:,} is out of range", hint)
     return value
 
@@ -43,6 +47,10 @@ def _messages(value: int) -> int:
 
 def _tokens(value: int) -> int:
     return _checked("summarize_after_tokens", value, _TOKENS)
+
+
+def _history(value: int) -> int:
+    return _checked("history_tokens", value, _TOKENS, f"{DEFAULT_HISTORY_TOKENS:,}")
 
 
 SummarizeAfterMessages = Annotated[
@@ -68,21 +76,61 @@ SummarizeAfterTokens = Annotated[
 ]
 
 
+HistoryTokens = Annotated[
+    int,
+    AfterValidator(_history),
+    Marker(is_continued=True),
+    Field(
+        title="History tokens",
+        description="Maximum number of tokens of the session that a model gets with a prompt, "
+        "estimated as a quarter of the characters: 1000 or more. Older messages are left out, or "
+        f"summarized if one of the limits above is set. 0: {DEFAULT_HISTORY_TOKENS:,}.",
+    ),
+]
+
+
 @dataclass(frozen=True)
 class Compression:
     """The limits above which older messages are summarized; 0 is no limit, and false if both are.
 
-    ``messages`` and ``tokens`` count what no summary covers yet.
+    ``messages`` and ``tokens`` count what no summary covers yet. ``history`` is the maximum number
+    of tokens that a model gets, with the summary; 0 is `DEFAULT_HISTORY_TOKENS`.
     """
 
     messages: int = 0
     tokens: int = 0
+    history: int = 0
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.tokens)
+
+    @property
+    def most_tokens(self) -> int:
+        """Return the maximum number of tokens of the session that a model gets."""
+        return self.history or DEFAULT_HISTORY_TOKENS
+
+    def over(self, other: Compression) -> Compression:
+        """Return the limits of a job, completed by the ``other`` ones of its agent."""
+        return replace(self or other, history=self.history or other.history)
 
     def is_exceeded(self, lengths: Sequence[int]) -> bool:
         """Return whether messages with these lengths, in characters, exceed a limit."""
         if self.messages and len(lengths) > self.messages:
             return True
         return bool(self.tokens) and estimate_tokens(lengths) > self.tokens
+
+
+def first_within(messages: Sequence[tuple[bool, int]], most_tokens: int) -> int:
+    """Return the index from which the last ``messages`` have at most so many tokens.
+
+    Each is whether it is a user's, and its length in characters. The index is that of a user's
+    message, so a prompt stays with its answer, or the number of messages if none fits.
+    """
+    first, left = len(messages), most_tokens
+    for index in reversed(range(len(messages))):
+        is_user, length = messages[index]
+        left -= estimate_tokens([length])
+        if left < 0:
+            break
+        first = index if is_user else first
+    return first

@@ -24,6 +24,7 @@ from daybook.jobs.budgets import UsDollars
 from daybook.jobs.checks import Check
 from daybook.jobs.compression import (
     Compression,
+    HistoryTokens,
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
@@ -280,6 +281,7 @@ class Policy(BaseModel):
     )
     summarize_after_messages: SummarizeAfterMessages = 0
     summarize_after_tokens: SummarizeAfterTokens = 0
+    history_tokens: HistoryTokens = 0
     check: Annotated[Check, Marker(is_checked=True)] = Field(
         default=Check(),
         title="Check before the run",
@@ -308,8 +310,10 @@ class Policy(BaseModel):
 
     @property
     def compression(self) -> Compression:
-        """Return when the session's history is compressed; false if the job does not say so."""
-        return Compression(self.summarize_after_messages, self.summarize_after_tokens)
+        """Return what the job says of its session's history."""
+        return Compression(
+            self.summarize_after_messages, self.summarize_after_tokens, self.history_tokens
+        )
 
     @property
     def reruns(self) -> int:

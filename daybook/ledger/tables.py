@@ -61,6 +61,7 @@ _LEASED = text("lease_until IS NOT NULL")
 _FAILED = text("status = 'failed'")
 _UNREAD = text("address = 'inbox' AND read_at IS NULL")
 _OPEN = text("finished_at IS NULL")
+_WITH_TEXTS = text("input IS NOT NULL")
 
 
 def new_id() -> str:
@@ -338,6 +339,15 @@ class StepRow(SQLModel, table=True):
     """
 
     __tablename__ = "steps"
+    __table_args__ = (
+        # What retention removes, so that it reads no text that stays.
+        Index(
+            "steps_with_texts",
+            "started_at",
+            sqlite_where=_WITH_TEXTS,
+            postgresql_where=_WITH_TEXTS,
+        ),
+    )
 
     run_id: str = Field(primary_key=True, foreign_key="runs.id")
     number: int = Field(primary_key=True)
@@ -360,8 +370,9 @@ class StepRow(SQLModel, table=True):
     # As in `AttemptRow`; None for a tool.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     error: str | None = None
-    # The beginnings of what was asked for and came back, for people.
-    input: str = Field(default="", repr=False)
+    # The beginnings of what was asked for and came back, for people. Retention removes both, and
+    # the error: then `input` is None.
+    input: str | None = Field(default="", repr=False)
     output: str | None = Field(default=None, repr=False)
     # Why an earlier attempt is not continued from this step on, and whether this step is one of
     # those that are not.

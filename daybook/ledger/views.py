@@ -38,6 +38,32 @@ LocalTime = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="j
 """
 
 
+TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+"""Names of the tokens of a usage. Those of the provider's prompt cache, which came from it or went
+into it, are parts of the input tokens.
+"""
+COST = "cost_usd"
+
+
+def tokens_in_words(usage: Mapping[str, Any]) -> str:
+    """Return `412 tokens in (300 from cache, 50 to cache), 58 out`; empty if they are not known."""
+    if usage.get("input_tokens") is None:
+        return ""
+    words = ("from cache", "to cache")
+    counts = [int(usage.get(name) or 0) for name in TOKENS[2:]]
+    cached = ", ".join(f"{n:,} {each}" for n, each in zip(counts, words, strict=True) if n)
+    part = f" ({cached})" if cached else ""
+    return f"{usage['input_tokens']:,} tokens in{part}, {usage.get('output_tokens') or 0:,} out"
+
+
+def cost_in_words(usage: Mapping[str, Any], unknown: str = "price unknown") -> str:
+    """Return `$0.000018`, or ``unknown`` for an unknown price; empty if there is no usage."""
+    if not usage:
+        return ""
+    dollars = usage.get("cost_usd")
+    return unknown if dollars is None else f"${dollars:.6f}"
+
+
 def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:
     """Return those columns of ``row`` that are also fields of ``view``."""
     shared = view.model_fields.keys() & type(row).model_fields.keys()
@@ -47,6 +73,7 @@ def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:
 class Spending(BaseModel, frozen=True):
     """US dollars and tokens of runs.
 
+    The input tokens include those that were read from a cache, or written to it.
     ``cost_usd`` is the sum of the known costs, None if no cost is known; ``unpriced_runs`` is the
     number of runs that used a model at an unknown price.
     """
@@ -54,6 +81,8 @@ class Spending(BaseModel, frozen=True):
     cost_usd: float | None
     input_tokens: int
     output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
     unpriced_runs: int
 
     @classmethod
@@ -68,8 +97,7 @@ class Spending(BaseModel, frozen=True):
         costs = known("cost_usd")
         return cls(
             cost_usd=sum(costs) if costs else None,
-            input_tokens=int(sum(known("input_tokens"))),
-            output_tokens=int(sum(known("output_tokens"))),
+            **{name: int(sum(known(name))) for name in TOKENS},
             unpriced_runs=len(used) - len(costs),
         )
 
@@ -79,7 +107,8 @@ class Step(BaseModel, frozen=True):
 
     ``position`` is its place in the agent's work, the same in each attempt: `3.2` is the second
     call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
-    the SHA-256 of what was asked for. ``input`` and ``output`` are cut after 2,000 characters.
+    the SHA-256 of what was asked for. ``input``, ``output`` and ``error`` are cut after 2,000
+    characters; ``input`` is None if retention has removed all three.
     ``usage`` is as in `Run`; the usage of a tool is empty. ``diverged`` says why an earlier attempt
     is not continued from this step on; ``replaced`` marks the steps that were not continued.
     """
@@ -97,7 +126,7 @@ class Step(BaseModel, frozen=True):
     repeatable: bool
     usage: Any
     error: str | None
-    input: str = Field(repr=False)
+    input: str | None = Field(repr=False)
     output: str | None = Field(repr=False)
     diverged: str
     replaced: bool

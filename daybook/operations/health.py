@@ -44,6 +44,7 @@ from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.ledger.views import COST, TOKENS
 from daybook.operations import findings
 from daybook.operations.findings import Finding
 from daybook.operations.shared_query import LoopThread, SharedQuery
@@ -83,8 +84,9 @@ class HealthSnapshot:
 
     ``ahead`` is how far the ledger's clock is ahead of this machine's. ``jobs`` counts the enabled
     (True) and disabled jobs. ``ended`` counts the outcomes that were recorded since the monitor
-    started, ``warned`` the successes with warnings among them, ``ended_last_day`` the outcomes of
-    the last 24 hours; a row for a range of due times counts as often as it has due times.
+    started, ``warned`` the successes with warnings among them, and ``used`` is the sum of their
+    tokens and known costs. ``ended_last_day`` counts the outcomes of the last 24 hours; a row for a
+    range of due times counts as often as it has due times.
     """
 
     at: datetime
@@ -96,6 +98,7 @@ class HealthSnapshot:
     live: dict[str, int]
     ended: dict[str, int]
     warned: int
+    used: dict[str, float]
     ended_last_day: dict[str, int]
     failing: dict[str, int]
     outbox: OutboxHealth
@@ -241,6 +244,7 @@ class _OutcomeCounter:
     since: datetime
     total: Counter[str] = field(default_factory=Counter)
     warned: int = 0
+    used: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*TOKENS, COST), 0.0))
     known: dict[tuple[str, str], tuple[datetime, int]] = field(default_factory=dict)
     last_missed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
@@ -258,6 +262,9 @@ class _OutcomeCounter:
             _, counted = self.known.get((each.run_id, each.status), (each.at, 0))
             self.total[each.status] += max(0, each.count - counted)
             self.warned += each.has_warnings and not counted
+            for name in self.used if not counted else ():
+                value = (each.usage or {}).get(name)
+                self.used[name] += value if isinstance(value, int | float) else 0
         self.remember(outcomes)
         self.since = max(self.since, now - OUTCOME_REREAD_AGE)
         can_grow = set(self.last_missed.values())
@@ -389,6 +396,7 @@ class HealthMonitor:
                 live=await counts.live_by_status(session),
                 ended=dict(self._outcomes.total),
                 warned=self._outcomes.warned,
+                used=dict(self._outcomes.used),
                 ended_last_day=await counts.outcome_counts_since(session, now - DAY),
                 failing=await counts.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await sending.health(session, now),

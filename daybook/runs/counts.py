@@ -5,6 +5,7 @@ The queries of runs use indexes: with 100,000 runs, each takes a few millisecond
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -60,7 +61,10 @@ async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict
 
 @dataclass(frozen=True)
 class RecordedOutcome:
-    """A run that has ended, with the number of its due times, and whether it has warnings."""
+    """A run that has ended, with the number of its due times, and whether it has warnings.
+
+    ``usage`` is that of the run, None without one.
+    """
 
     run_id: str
     job_id: str | None
@@ -68,6 +72,7 @@ class RecordedOutcome:
     count: int
     at: datetime
     has_warnings: bool = False
+    usage: Mapping[str, Any] | None = None
 
 
 _OUTCOMES = sqlalchemy.select(
@@ -77,6 +82,7 @@ _OUTCOMES = sqlalchemy.select(
     col(RunRow.count),
     col(RunRow.finished_at),
     col(RunRow.warnings),
+    col(RunRow.usage),
 )
 
 
@@ -101,8 +107,10 @@ async def last_missed(session: AsyncSession) -> list[RecordedOutcome]:
 
 async def _outcomes(session: AsyncSession, query: sqlalchemy.Select[Any]) -> list[RecordedOutcome]:
     return [
-        RecordedOutcome(run_id, job_id, ended_as, count, at, bool(warnings))
-        for run_id, job_id, ended_as, count, at, warnings in (await session.execute(query)).tuples()
+        RecordedOutcome(run_id, job_id, ended_as, count, at, bool(warnings), usage)
+        for run_id, job_id, ended_as, count, at, warnings, usage in (
+            await session.execute(query)
+        ).tuples()
         if at is not None
     ]
 

@@ -21,7 +21,7 @@ from sqlmodel import col
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.ledger.views import Spending
+from daybook.ledger.views import TOKENS, Spending
 from daybook.schedules.zones import midnight, wall_time
 
 DAYS = 30
@@ -52,6 +52,8 @@ class Total:
     unpriced: int
     input_tokens: int
     output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
 
 
 class DailyTotals:
@@ -109,8 +111,7 @@ async def add_up(
             func.coalesce(func.sum(cost), 0.0),
             func.count(cost),
             func.sum(has_usage),
-            func.coalesce(func.sum(usage["input_tokens"].as_integer()), 0),
-            func.coalesce(func.sum(usage["output_tokens"].as_integer()), 0),
+            *(func.coalesce(func.sum(usage[name].as_integer()), 0) for name in TOKENS),
         )
         .where(
             col(RunRow.finished_at) >= begin.astimezone(UTC),
@@ -128,7 +129,6 @@ def spending(totals: Iterable[Total]) -> Spending:
     listed = list(totals)
     return Spending(
         cost_usd=sum(each.cost_usd for each in listed) if any(e.priced for e in listed) else None,
-        input_tokens=sum(each.input_tokens for each in listed),
-        output_tokens=sum(each.output_tokens for each in listed),
+        **{name: sum(getattr(each, name) for each in listed) for name in TOKENS},
         unpriced_runs=sum(each.unpriced for each in listed),
     )

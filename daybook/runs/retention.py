@@ -4,6 +4,7 @@
 
     a run              older than the age limit, or beyond the newest N runs of its job; all runs
                        without a job count as those of one job
+    a step             only its texts, when it began before a limit of their own
     a session          messages beyond the age limit, or beyond 2 x N per session, except those
                        that are still sent to the model; the whole session if it is that of one
                        deleted run, or if it was not used within the age limit and is not the one
@@ -35,7 +36,7 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, true
+from sqlalchemy import ColumnElement, delete, exists, func, or_, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -82,22 +83,24 @@ Its end may be read again, and a run that is mirrored late ends late in Prefect.
 class RetentionLimits:
     """The limits: the ``age`` since a run ended, and the newest ``runs`` of each job.
 
-    ``disabled`` is the time after which a disabled job is removed. None means no limit.
+    ``disabled`` is the time after which a disabled job is removed, ``texts`` that after which the
+    texts of steps are. None means no limit.
     """
 
     age: timedelta | None
     runs: int | None
     disabled: timedelta | None = None
+    texts: timedelta | None = None
 
     @classmethod
     def of_settings(cls) -> RetentionLimits:
         """Return the limits of this home's settings."""
         loaded = settings.load()
-        age, disabled = (
+        age, disabled, texts = (
             timedelta(days=days) if days else None
-            for days in (loaded.keep_days, loaded.keep_disabled_days)
+            for days in (loaded.keep_days, loaded.keep_disabled_days, loaded.keep_transcript_days)
         )
-        return cls(age, loaded.keep_runs or None, disabled)
+        return cls(age, loaded.keep_runs or None, disabled, texts)
 
     def since(self, now: datetime) -> datetime:
         """Return the cutoff: anything older may be deleted. Without an age limit, it is year 1."""
@@ -187,6 +190,42 @@ async def _deletable(
         ~has_live_follower,
         ~has_pending,
     ]
+
+
+# --- steps
+
+
+async def remove_step_texts(ledger: Ledger, keep: RetentionLimits) -> int:
+    """Remove the texts of one batch of steps, the oldest first; return the number of these steps.
+
+    Those of a run that has not ended stay: a further attempt may continue from them.
+    """
+    if keep.texts is None:
+        return 0
+    ended = exists().where(col(RunRow.id) == col(StepRow.run_id), col(RunRow.status).in_(TERMINAL))
+    key = (col(StepRow.run_id), col(StepRow.number))
+    old = (
+        select(*key)
+        .where(
+            col(StepRow.input).is_not(None),
+            col(StepRow.started_at) < ledger.now() - keep.texts,
+            ended,
+        )
+        .order_by(col(StepRow.started_at))
+        .limit(BATCH_SIZE)
+    )
+    async with ledger.read() as session:
+        if (await session.execute(old.limit(1))).first() is None:
+            return 0
+    async with ledger.write() as session:
+        removal = (
+            update(StepRow)
+            .where(tuple_(*key).in_(old))
+            .values(input=None, output=None, error=None)
+            .execution_options(synchronize_session=False)
+        )
+        removed = await session.execute(removal)
+        return int(removed.rowcount)  # type: ignore[attr-defined]
 
 
 # --- the outbox

@@ -120,6 +120,17 @@ async def history(
     return tuple(reversed((await session.execute(newest)).scalars().all()))
 
 
+async def prompt_of(session: AsyncSession, row: RunRow) -> str | None:
+    """Return the prompt that a run appended to its session; None if the session has none of it."""
+    own = select(MessageRow.content).where(
+        col(MessageRow.session_id) == row.session_id,
+        col(MessageRow.run_id) == row.id,
+        col(MessageRow.role) == "user",
+    )
+    prompt: str | None = (await session.execute(own.limit(1))).scalar_one_or_none()
+    return prompt
+
+
 async def append(
     session: AsyncSession, row: RunRow, prompt: str, answer: str, now: datetime
 ) -> None:

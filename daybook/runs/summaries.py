@@ -4,8 +4,8 @@
 
     messages    1 … through │ through + 1 …                                    last
     stored      all of them, until retention deletes them
-    a model     the summary │ all, up to twice the limit, and always the last `KEPT_MESSAGES`
-    gets
+    a model     the summary │ all, up to twice the limit, and always the last `KEPT_MESSAGES`;
+    gets                    │ but with the summary at most `Compression.most_tokens`
 
 A summary is written after the answer of a run, and includes the summary before it. Until it is
 stored, which is one transaction, the next run gets the messages themselves.
@@ -13,14 +13,22 @@ stored, which is one transaction, the next run gets the messages themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import ColumnElement, func, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs.compression import CHARACTERS_PER_TOKEN, KEPT_MESSAGES, Compression
-from daybook.ledger.tables import MessageRow, SessionRow, SummaryRow
+from daybook.jobs.compression import (
+    CHARACTERS_PER_TOKEN,
+    KEPT_MESSAGES,
+    Compression,
+    estimate_tokens,
+    first_within,
+)
+from daybook.ledger.tables import MessageRow, RunRow, SessionRow, SummaryRow
 
 MAX_UNCOMPRESSED = 2
 """How many times the limit a model gets if a summary is missing, because it failed or is late."""
@@ -41,6 +49,12 @@ class CompressedHistory:
     summary: SummaryRow | None
     messages: tuple[MessageRow, ...]
 
+    def within(self, most_tokens: int) -> CompressedHistory:
+        """Return it without the oldest messages, if all have more than so many tokens."""
+        left = most_tokens - _tokens_of(self.summary)
+        sizes = [(each.role == "user", len(each.content)) for each in self.messages]
+        return replace(self, messages=self.messages[first_within(sizes, left) :])
+
 
 @dataclass(frozen=True)
 class Part:
@@ -56,11 +70,19 @@ class Part:
         return self.messages[-1].number
 
 
-async def latest(session: AsyncSession, session_id: str) -> SummaryRow | None:
-    """Return the newest summary of a session, which includes all others; None if it has none."""
+async def latest(
+    session: AsyncSession, session_id: str, until: datetime | None = None
+) -> SummaryRow | None:
+    """Return the newest summary of a session, which includes all others; None if it has none.
+
+    With ``until``, ignore those that were stored later.
+    """
     newest = (
         select(SummaryRow)
-        .where(col(SummaryRow.session_id) == session_id)
+        .where(
+            col(SummaryRow.session_id) == session_id,
+            true() if until is None else col(SummaryRow.at) <= until,
+        )
         .order_by(col(SummaryRow.through).desc())
         .limit(1)
     )
@@ -69,10 +91,13 @@ async def latest(session: AsyncSession, session_id: str) -> SummaryRow | None:
 
 
 async def history(
-    session: AsyncSession, session_id: str, compression: Compression
+    session: AsyncSession, session_id: str, compression: Compression, until: datetime | None = None
 ) -> CompressedHistory:
-    """Return the newest summary of a session, and the messages that a model gets with it."""
-    summary = await latest(session, session_id)
+    """Return the newest summary of a session, and the messages that a model gets with it.
+
+    ``until`` is as in `latest`.
+    """
+    summary = await latest(session, session_id, until)
     newest = (
         select(MessageRow)
         .where(*_after(session_id, summary))
@@ -85,7 +110,8 @@ async def history(
     first = 0
     while len(messages) - first > KEPT_MESSAGES and most.is_exceeded(lengths[first:]):
         first += 2  # a prompt and its answer
-    return CompressedHistory(summary, tuple(messages[first:]))
+    found = CompressedHistory(summary, tuple(messages[first:]))
+    return found.within(compression.most_tokens)
 
 
 async def next_part(
@@ -93,7 +119,9 @@ async def next_part(
 ) -> Part | None:
     """Return the oldest messages that no summary covers, if all such messages exceed a limit.
 
-    The last `KEPT_MESSAGES` are never among them. Return None if there is nothing to summarize.
+    The last `KEPT_MESSAGES` are never among them, unless a model would not get all of them: then
+    those are kept that take up half of what it gets, so that the next runs ask for no summary.
+    Return None if there is nothing to summarize.
     """
     summary = await latest(session, session_id)
     sizes = (
@@ -102,10 +130,12 @@ async def next_part(
         .order_by(col(MessageRow.number))
     )
     rows = (await session.execute(sizes)).tuples().all()
-    if not compression.is_exceeded([length for _, _, length in rows]):
+    lengths, left = [length for _, _, length in rows], compression.most_tokens - _tokens_of(summary)
+    if not compression.is_exceeded(lengths) and estimate_tokens(lengths) <= left:
         return None
+    kept = _first_kept([(role == "user", length) for _, role, length in rows], left)
     through = characters = 0
-    for number, role, length in rows[:-KEPT_MESSAGES]:
+    for number, role, length in rows[:kept]:
         characters += min(length, MAX_MESSAGE_CHARACTERS)
         if through and characters > MAX_PART_CHARACTERS:
             break
@@ -121,6 +151,22 @@ async def next_part(
     return Part(session_id, summary, tuple((await session.execute(messages)).scalars().all()))
 
 
+def _first_kept(messages: Sequence[tuple[bool, int]], most_tokens: int) -> int:
+    """Return the index of the first message that stays in full; see `first_within`."""
+    first = first_within(messages, most_tokens // 2)
+    if first == len(messages):  # the last answer is long
+        first = first_within(messages, most_tokens)
+    return max(first, len(messages) - KEPT_MESSAGES)
+
+
+async def made_after(session: AsyncSession, run: RunRow) -> Sequence[SummaryRow]:
+    """Return the summaries that were made after the answer of this run."""
+    query = select(SummaryRow).where(
+        col(SummaryRow.session_id) == run.session_id, col(SummaryRow.run_id) == run.id
+    )
+    return (await session.execute(query.order_by(col(SummaryRow.through)))).scalars().all()
+
+
 async def store(session: AsyncSession, part: Part, row: SummaryRow) -> bool:
     """Store ``row``, the summary of ``part``, once; return whether it was stored.
 
@@ -134,6 +180,10 @@ async def store(session: AsyncSession, part: Part, row: SummaryRow) -> bool:
         return False
     session.add(row)
     return True
+
+
+def _tokens_of(summary: SummaryRow | None) -> int:
+    return estimate_tokens([len(summary.content)]) if summary is not None else 0
 
 
 def _after(session_id: str, summary: SummaryRow | None) -> tuple[ColumnElement[bool], ...]:

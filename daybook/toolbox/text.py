@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
-from daybook.ledger.views import Run, utc_text
+from daybook.ledger.views import Run, tokens_in_words, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import zone
 
@@ -267,5 +267,4 @@ def _spent(group: GroupSpending) -> str:
     cost = "cost unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}"
     if group.cost_usd is not None and group.unpriced_runs:
         cost += f" and {group.unpriced_runs} runs of unknown price"
-    tokens = f"{group.input_tokens:,} tokens in, {group.output_tokens:,} out"
-    return f"{cost}, {group.runs} runs, {tokens}"
+    return f"{cost}, {group.runs} runs, {tokens_in_words(group.model_dump())}"

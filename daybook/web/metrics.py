@@ -10,8 +10,9 @@ outbox is a field of `delivery.views.OutboxHealth`, set in `delivery.sending.hea
 metric whose value is unknown has no sample, but is on the page.
 
 A gauge is the current state. The counters, `daybook_ended_runs_total`,
-`daybook_runs_with_warnings_total` and `daybook_hook_requests_total`, count from the start of the
-process. The totals in the ledger cannot be a counter, because retention removes runs.
+`daybook_runs_with_warnings_total`, `daybook_tokens_total`, `daybook_cost_usd_total` and
+`daybook_hook_requests_total`, count from the start of the process. The totals in the ledger cannot
+be a counter, because retention removes runs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from prometheus_client.registry import Collector
 
 from daybook import __version__
 from daybook.ledger.states import LIVE, TERMINAL
+from daybook.ledger.views import COST, TOKENS
 from daybook.operations.health import HealthSnapshot
 
 
@@ -108,6 +110,20 @@ def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
         "daybook_runs_with_warnings",
         "Runs that succeeded although a tool call failed, since this process started.",
         value=snapshot.warned,
+    )
+    tokens = CounterMetricFamily(
+        "daybook_tokens",
+        "Tokens of the runs that ended since this process started; those of the cache are parts of "
+        "the input.",
+        labels=["kind"],
+    )
+    for name in TOKENS:
+        tokens.add_metric([name.removesuffix("_tokens")], snapshot.used[name])
+    yield tokens
+    yield CounterMetricFamily(
+        "daybook_cost_usd",
+        "Known cost in US dollars of the runs that ended since this process started.",
+        value=snapshot.used[COST],
     )
     day = {str(status): snapshot.ended_last_day.get(status, 0) for status in sorted(TERMINAL)}
     yield _labelled_gauge("ended_runs_last_day", "Outcomes of the last 24 hours.", "status", day)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.execution import artifact, checks
+from daybook.execution import checks, markdown
 from daybook.http import request, secrets
 from daybook.tasks import model
 
@@ -282,10 +282,10 @@ CASES: dict[str, Case] = {
         "-",
     ),
     # --- execution
-    "daybook/execution/artifact.py:_CODE": case("search", "a", "~", "~~"),
-    "daybook/execution/artifact.py:_FENCE": case("findall", "`", "``a", "a"),
-    "daybook/execution/artifact.py:_MARKED": case("sub", "\ue000", Text("1", "\ue000"), "\ue0001"),
-    "daybook/execution/artifact.py:_RISKY": case(
+    "daybook/execution/markdown.py:_CODE": case("search", "a", "~", "~~"),
+    "daybook/execution/markdown.py:_FENCE": case("findall", "`", "``a", "a"),
+    "daybook/execution/markdown.py:_MARKED": case("sub", "\ue000", Text("1", "\ue000"), "\ue0001"),
+    "daybook/execution/markdown.py:_RISKY": case(
         "sub", "!", "!a", "![", "<", Text("!", "", "a["), "!!a"
     ),
     "daybook/execution/checks.py:_OPENING": case(
@@ -532,8 +532,8 @@ _MARKDOWN = _texts(
             checks._unfenced,
             _texts(Text("\t", "```\n", "x"), Text("\n", "```\n", "x```"), Text("`", "```\n", "x")),
         ),
-        (artifact.sanitize_markdown, _MARKDOWN),
-        (artifact.fenced_block, _texts("`", "``a")),
+        (markdown.sanitize_markdown, _MARKDOWN),
+        (markdown.fenced_block, _texts("`", "``a")),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

@@ -1,4 +1,4 @@
-"""The pages of runs: the list, one run with its life, and its log."""
+"""The pages of runs: the list, one run with its life, its log, and its transcript to download."""
 
 from __future__ import annotations
 
@@ -67,6 +67,25 @@ async def log(site: Site, request: Request) -> Response:
     )
 
 
+async def transcript_markdown(site: Site, request: Request) -> Response:
+    """Download the transcript of one run as Markdown."""
+    found = await api.transcripts.read(request.path_params["ref"])
+    return _download(api.transcripts.to_markdown(found), "text/markdown", found.run.id, "md")
+
+
+async def transcript_json(site: Site, request: Request) -> Response:
+    """Download the transcript of one run as JSON."""
+    found = await api.transcripts.read(request.path_params["ref"])
+    text = found.model_dump_json(indent=2)
+    return _download(text, "application/json", found.run.id, "json")
+
+
+def _download(text: str, media_type: str, run_id: str, ending: str) -> Response:
+    name = f"transcript-{run_id[:8]}.{ending}"
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return Response(text, media_type=media_type, headers=headers)
+
+
 async def cancel(ref: str, form: Form) -> Done:
     """Cancel a run."""
     run = await api.runs.cancel(ref, within=CANCEL_PATIENCE_SECONDS)
@@ -115,6 +134,8 @@ ROUTES = (
     Page("/runs", index, live=True),
     Page("/runs/{ref}", show, live=True),
     Page("/runs/{ref}/log", log),
+    Page("/runs/{ref}/transcript.md", transcript_markdown),
+    Page("/runs/{ref}/transcript.json", transcript_json),
 )
 
 ACTIONS = (

@@ -140,6 +140,7 @@ async def test_the_form_of_a_command_agent_block_has_exactly_its_settings(
         "tools",
         "summarize_after_messages",
         "summarize_after_tokens",
+        "history_tokens",
         "capabilities",
     ]
     assert schema.fields["required"] == ["command"]

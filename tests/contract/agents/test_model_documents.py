@@ -125,6 +125,7 @@ async def test_the_form_of_a_model_agent_block_hides_the_key_and_has_plain_field
         "output_price",
         "summarize_after_messages",
         "summarize_after_tokens",
+        "history_tokens",
         "capabilities",
     ]
     assert schema.fields["secret_fields"] == ["api_key"]

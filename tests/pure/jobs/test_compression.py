@@ -6,11 +6,15 @@ import pytest
 
 from daybook.agents import kinds
 from daybook.errors import InvalidInput
-from daybook.jobs.compression import Compression
+from daybook.jobs.compression import Compression, first_within
 from daybook.jobs.policy import Policy
 from daybook.validation import raising_invalid_input
 
-LIMITS = {"summarize_after_messages": 40, "summarize_after_tokens": 8_000}
+LIMITS = {
+    "summarize_after_messages": 40,
+    "summarize_after_tokens": 8_000,
+    "history_tokens": 9_000,
+}
 
 
 @pytest.mark.parametrize(
@@ -20,6 +24,7 @@ LIMITS = {"summarize_after_messages": 40, "summarize_after_tokens": 8_000}
         ("summarize_after_messages", 1_001, "1,001 is out of range (use 30 to 1,000, or 0 for"),
         ("summarize_after_messages", -1, "-1 is out of range"),
         ("summarize_after_tokens", 999, "999 is out of range (use 1,000 to 1,000,000, or 0 for"),
+        ("history_tokens", 999, "999 is out of range (use 1,000 to 1,000,000, or 0 for 50,000)"),
     ],
 )
 def test_a_limit_out_of_range_is_refused(field: str, value: int, message: str) -> None:
@@ -34,10 +39,10 @@ def test_a_limit_out_of_range_is_refused(field: str, value: int, message: str) -
 
 def test_a_job_and_an_agent_may_ask_for_compression() -> None:
     assert not Policy().compression
-    assert Policy.model_validate(LIMITS).compression == Compression(40, 8_000)
+    assert Policy.model_validate(LIMITS).compression == Compression(40, 8_000, 9_000)
     model = kinds.build(kinds.MODEL.slug, "m", {"model": "openai:x", **LIMITS})
     program = kinds.build(kinds.COMMAND.slug, "c", {"command": ["x"], **LIMITS})
-    assert model.compression == program.compression == Compression(40, 8_000)
+    assert model.compression == program.compression == Compression(40, 8_000, 9_000)
     assert not kinds.build(kinds.OFFLINE.slug, "o", {}).compression
 
 
@@ -56,3 +61,36 @@ def test_either_limit_is_exceeded(
     compression: Compression, lengths: list[int], exceeded: bool
 ) -> None:
     assert compression.is_exceeded(lengths) is exceeded
+
+
+@pytest.mark.parametrize(
+    ("job", "agent", "both"),
+    [
+        (Compression(), Compression(40, 0, 2_000), Compression(40, 0, 2_000)),
+        (Compression(30), Compression(40, 5_000, 2_000), Compression(30, 0, 2_000)),
+        (Compression(0, 0, 4_000), Compression(40, 5_000, 2_000), Compression(40, 5_000, 4_000)),
+        (Compression(), Compression(), Compression()),
+    ],
+)
+def test_the_limits_of_a_job_are_completed_by_those_of_its_agent(
+    job: Compression, agent: Compression, both: Compression
+) -> None:
+    assert job.over(agent) == both
+
+
+@pytest.mark.parametrize(
+    ("messages", "most_tokens", "first"),
+    [
+        ([], 1_000, 0),
+        ([(True, 400), (False, 400)], 200, 0),
+        ([(True, 400), (False, 400)], 199, 2),  # a prompt is never without its answer
+        ([(True, 400), (False, 400), (True, 40), (False, 40)], 219, 2),
+        ([(True, 400), (False, 400), (True, 40), (False, 40)], 220, 0),
+        ([(False, 4), (True, 4)], 10, 1),  # retention deleted the prompt of the first answer
+        ([(True, 4), (False, 4)], -5, 2),
+    ],
+)
+def test_a_history_begins_with_a_prompt_and_has_no_more_tokens_than_allowed(
+    messages: list[tuple[bool, int]], most_tokens: int, first: int
+) -> None:
+    assert first_within(messages, most_tokens) == first

@@ -502,3 +502,14 @@ def test_list_and_next_say_that_no_worker_runs(daybook: Any) -> None:
 def test_edit_without_options_and_without_a_terminal_says_so(daybook: Any) -> None:
     result = daybook("edit", "weekly")
     assert (result.code, "the editor opens only in a terminal" in result.err) == (2, True)
+
+
+def test_show_prints_the_transcript_of_a_run_as_markdown_and_as_json(daybook: Any) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    out = daybook("show", run["id"], "--transcript").out
+    assert out.startswith("# Transcript of weekly\n")
+    assert "## Prompt\n\n```text\n" in out
+    for ref in (run["id"], "weekly"):
+        written = daybook("show", ref, "--transcript", "--json").json
+        assert written["run"] == {key: run[key] for key in written["run"]}
+        assert written["steps"] == []

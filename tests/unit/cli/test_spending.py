@@ -102,6 +102,8 @@ def test_list_has_the_cost_of_the_last_30_days(daybook: Daybook, daybook_home: H
         "cost_usd": 0.5,
         "input_tokens": 2_000,
         "output_tokens": 40,
+        "cache_read_tokens": 0,
+        "cache_write_tokens": 0,
         "unpriced_runs": 0,
     }
     assert listed["unknown"]["cost_usd"] is None
@@ -161,6 +163,21 @@ def test_spend_shows_an_unknown_price_as_unknown(daybook: Daybook, daybook_home:
     assert rows["partly"].endswith("$0.2500 + 1 unpriced")
     assert "$0.7500 and 2 runs of unknown price" in lines[-1]
     assert daybook("spend", "--since", "1h").out.startswith("Nothing was spent since")
+
+
+def test_spend_separates_the_tokens_of_the_prompt_cache(
+    daybook: Daybook, daybook_home: Home
+) -> None:
+    cached = PRICED | {"cache_read_tokens": 800, "cache_write_tokens": 64}
+    asyncio.run(fill(daybook_home, {"cached": [cached, cached], "plain": [PRICED]}))
+    head, first, second, last = daybook("spend").out.splitlines()
+    assert re.split(r"  +", head)[2:6] == ["TOKENS IN", "FROM CACHE", "TO CACHE", "TOKENS OUT"]
+    assert first.split()[2:6] == ["2,000", "1,600", "128", "40"]
+    assert second.split()[2:6] == ["1,000", "0", "0", "20"]
+    assert "3,000 tokens in (1,600 from cache, 128 to cache), 60 out" in last
+    groups = daybook("spend", "--json").json["groups"]
+    assert [each["cache_read_tokens"] for each in groups] == [1_600, 0]
+    assert [each["cache_write_tokens"] for each in groups] == [128, 0]
 
 
 def test_spend_refuses_what_it_does_not_know(daybook: Daybook) -> None:

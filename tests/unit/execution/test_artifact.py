@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daybook.execution import artifact
+from daybook.execution import artifact, markdown
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow, StepRow
 from daybook.runs.claim_requests import Granted
@@ -39,20 +39,20 @@ def _granted(prompt: str = "Hello?", agent: str = "default") -> Granted:
     ],
 )
 def test_image_markup_is_removed_and_its_text_stays(text: str) -> None:
-    assert "![" not in artifact.sanitize_markdown(text)
-    assert EVIL in artifact.sanitize_markdown(text)  # the text stays
+    assert "![" not in markdown.sanitize_markdown(text)
+    assert EVIL in markdown.sanitize_markdown(text)  # the text stays
 
 
 @pytest.mark.parametrize(
     "text", [f'<img src="{EVIL}">', "<script>", "</div>", "<!-- -->", "<?x?>", f"<{EVIL}>"]
 )
 def test_html_is_escaped(text: str) -> None:
-    assert artifact.sanitize_markdown(text) == "&lt;" + text[1:]
+    assert markdown.sanitize_markdown(text) == "&lt;" + text[1:]
 
 
 @pytest.mark.parametrize("text", ["1 < 2", "a <- b", "x << 3", "# Title", "**so**", "a ! [b]"])
 def test_harmless_text_is_unchanged(text: str) -> None:
-    assert artifact.sanitize_markdown(text) == text
+    assert markdown.sanitize_markdown(text) == text
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_harmless_text_is_unchanged(text: str) -> None:
     ],
 )
 def test_code_is_unchanged(text: str) -> None:
-    assert artifact.sanitize_markdown(text) == text
-    assert artifact.sanitize_markdown(f"<i>\n\n{text}\n\n<i>") == f"&lt;i>\n\n{text}\n\n&lt;i>"
+    assert markdown.sanitize_markdown(text) == text
+    assert markdown.sanitize_markdown(f"<i>\n\n{text}\n\n<i>") == f"&lt;i>\n\n{text}\n\n&lt;i>"
 
 
 @pytest.mark.parametrize(
@@ -86,17 +86,17 @@ def test_code_is_unchanged(text: str) -> None:
         "```\na\n```~~~\n<img src=x>\n```",
         "<b `a>`<img src=x>`",
         "`a`\ue0000;<img src=x>",
-        "`<b>` " + "[" * artifact.MAX_PARSED_CHARACTERS,
+        "`<b>` " + "[" * markdown.MAX_PARSED_CHARACTERS,
     ],
 )
 def test_html_that_only_looks_like_code_is_escaped(text: str) -> None:
-    full_text = artifact.sanitize_markdown(text)
+    full_text = markdown.sanitize_markdown(text)
     assert not any(tag in full_text for tag in ("<i", "<b", "!["))
     assert full_text.replace("&lt;", "<") == text
 
 
 @pytest.mark.parametrize(
-    ("markdown", "shifted"),
+    ("text", "shifted"),
     [
         ("# One\n\ntext\n## Two ##", "### One\n\ntext\n#### Two ##"),
         ("  ##### Five\n###### Six", "###### Five\n###### Six"),
@@ -104,30 +104,30 @@ def test_html_that_only_looks_like_code_is_escaped(text: str) -> None:
         ("# One\r\ntext\r#\r", "### One\ntext\n###\n"),
         ("#tag\n\n    # code\n\n```\n# code\n```", None),
         ("> # a quote\n\n- # an item", None),
-        ("# x\n" * artifact.MAX_PARSED_CHARACTERS, None),
+        ("# x\n" * markdown.MAX_PARSED_CHARACTERS, None),
     ],
 )
 def test_headings_of_an_answer_are_below_those_of_the_artifact(
-    markdown: str, shifted: str | None
+    text: str, shifted: str | None
 ) -> None:
-    assert artifact.shift_headings(markdown) == (markdown if shifted is None else shifted)
+    assert markdown.shift_headings(text) == (text if shifted is None else shifted)
 
 
 @given(st.text(st.sampled_from("# =-\n\r\t\\`>a1.")))
-def test_any_headings_can_be_shifted(markdown: str) -> None:
-    def levels(text: str) -> list[int]:
-        tokens = artifact._tokens(text)
+def test_any_headings_can_be_shifted(given_text: str) -> None:
+    def levels(of: str) -> list[int]:
+        tokens = markdown._tokens(of)
         return [
             int(each.tag[1]) for each in tokens if each.type == "heading_open" and not each.level
         ]
 
-    before, after = levels(markdown), levels(artifact.shift_headings(markdown))
+    before, after = levels(given_text), levels(markdown.shift_headings(given_text))
     assert after == [min(level + 2, 6) for level in before]
 
 
 @pytest.mark.parametrize("text", ["plain", "```\ncode\n```", "   ````\nx", "a ``````` b", ""])
 def test_a_text_cannot_close_its_fenced_block(text: str) -> None:
-    first, *inside, last = artifact.fenced_block(text).split("\n")
+    first, *inside, last = markdown.fenced_block(text).split("\n")
     assert first == last + "text"
     assert "\n".join(inside) == text
     assert last not in text

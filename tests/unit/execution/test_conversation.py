@@ -12,10 +12,13 @@ from daybook.agents.base import Message
 from daybook.errors import InvalidInput
 from daybook.execution import conversation
 from daybook.home import Home
+from daybook.jobs.compression import Compression
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import JobRow, MessageRow, RevisionRow
 from daybook.runs.claim_requests import Granted
+
+pytestmark = pytest.mark.anyio
 
 DUE = datetime(2027, 1, 15, 8, 0, 0, 250_000, tzinfo=UTC)
 
@@ -49,36 +52,52 @@ def message(number: int, role: str, content: str) -> MessageRow:
 
 
 def test_the_variable_due_is_in_the_time_zone_of_the_job() -> None:
-    asked = conversation.turn(granted("{{job}} of {{due}}", brief()))
-    assert asked.prompt == "brief of 2027-01-15T09:00:00+01:00"
+    asked = conversation.filled_prompt(granted("{{job}} of {{due}}", brief()))
+    assert asked == "brief of 2027-01-15T09:00:00+01:00"
 
 
 def test_a_run_without_a_job_uses_the_time_zone_setting_and_no_name(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DAYBOOK_TIMEZONE", "Asia/Kolkata")
-    asked = conversation.turn(granted("[{{job}}] {{due}}"))
-    assert asked.prompt == "[] 2027-01-15T13:30:00+05:30"
+    asked = conversation.filled_prompt(granted("[{{job}}] {{due}}"))
+    assert asked == "[] 2027-01-15T13:30:00+05:30"
 
 
 def test_variables_in_the_last_output_are_not_replaced(daybook_home: Home) -> None:
-    asked = conversation.turn(granted("Before: {{last_output}}", last_output="{{job}} {{due}}"))
-    assert asked.prompt == "Before: {{job}} {{due}}"
+    given = granted("Before: {{last_output}}", last_output="{{job}} {{due}}")
+    asked = conversation.filled_prompt(given)
+    assert asked == "Before: {{job}} {{due}}"
 
 
 @pytest.mark.floor("E", "Slash commands in a scheduled message are not interpreted")
-def test_a_slash_command_is_sent_unchanged(daybook_home: Home) -> None:
+async def test_a_slash_command_is_sent_unchanged(daybook_home: Home) -> None:
     before = (message(1, "user", "/reset"), message(2, "assistant", "/quit"))
-    asked = conversation.turn(granted("/reset", history=before))
-    assert asked.prompt == "/reset"
-    assert asked.history == (Message("user", "/reset"), Message("assistant", "/quit"))
+    given = granted("/reset", history=before)
+    assert conversation.filled_prompt(given) == "/reset"
+    expected = (Message("user", "/reset"), Message("assistant", "/quit"))
+    assert await conversation.session_history(given, Compression()) == expected
+
+
+async def test_a_history_is_cut_at_a_prompt_when_it_has_too_many_tokens(
+    daybook_home: Home,
+) -> None:
+    texts = ("q" * 2_000, "a" * 2_000) * 3
+    before = tuple(
+        message(number, "user" if number % 2 else "assistant", text)
+        for number, text in enumerate(texts, 1)
+    )
+    given = granted("And now?", history=before)
+    for most, kept in ((0, 6), (3_000, 6), (2_999, 4), (1_500, 2), (1_000, 2)):
+        found = await conversation.session_history(given, Compression(history=most))
+        assert [each.role for each in found] == ["user", "assistant"] * (kept // 2), most
 
 
 def test_a_prompt_that_is_blank_after_its_variables_are_filled_is_refused(
     daybook_home: Home,
 ) -> None:
     with pytest.raises(InvalidInput, match="prompt: is blank after its variables are filled in"):
-        conversation.turn(granted(" {{last_output}}\n"))
+        conversation.filled_prompt(granted(" {{last_output}}\n"))
 
 
 @pytest.mark.floor("C", "A prompt may name the work_dir")
@@ -89,4 +108,4 @@ def test_the_work_dir_in_a_prompt_is_its_real_path(
     (tmp_path / "link").symlink_to(tmp_path / "repo")
     given = granted("Look into {{work_dir}}.")
     given.parameters["policy"] = {"work_dir": "~/link"}
-    assert conversation.turn(given).prompt == f"Look into {tmp_path.resolve()}/repo."
+    assert conversation.filled_prompt(given) == f"Look into {tmp_path.resolve()}/repo."

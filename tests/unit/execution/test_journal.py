@@ -153,6 +153,22 @@ async def test_a_recorded_text_is_bounded_and_has_no_token_of_a_claim(active: Ac
         fake_provider.script = [sends(f"{token} {'x' * 5_000}"), Answer(f"{token} done")]
         await answer(active, fake_provider, Mail().tool)
     for step in await recorded(active):
-        for text in (step.input, step.output or ""):
+        for text in (step.input or "", step.output or ""):
             assert token not in text
             assert len(text) < journal.MAX_TEXT_CHARACTERS + 100
+
+
+async def test_a_step_shows_cached_tokens_and_costs_less_for_them(active: ActiveRun) -> None:
+    # A million tokens in cost 1 $, 0.1 $ if they come from the cache, and a million out 5 $.
+    answered = Answer("Done.", input_tokens=1_000_000, output_tokens=200_000, cached=500_000)
+    with provider() as fake_provider:
+        fake_provider.script = [answered]
+        with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK):
+            asked = request(journal=journal.current(), timeout=100.0)
+            reply = await agent(fake_provider, "anthropic").answer(asked)
+    (step,) = await recorded(active)
+    assert step.usage == reply.usage
+    assert step.usage is not None
+    assert step.usage["cache_read_tokens"] == 500_000
+    assert step.usage["cost_usd"] == pytest.approx(0.5 + 0.05 + 1.0)
+    assert step.usd == pytest.approx(0.5 + 0.05 + 1.0)

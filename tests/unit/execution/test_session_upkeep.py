@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from sqlmodel import select
 
 from daybook.agents.base import AgentReply
 from daybook.errors import AgentFailed, AgentTemporary
-from daybook.execution import session_upkeep
+from daybook.execution import conversation, session_upkeep
 from daybook.home import Home
 from daybook.jobs.compression import KEPT_MESSAGES, Compression
+from daybook.ledger.engine import sharing
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import SummaryRow
 from daybook.runs import sessions, summaries
@@ -296,3 +298,50 @@ async def test_a_run_that_failed_leaves_its_session_alone(world: World, agents: 
         history = await sessions.history(session, talk.granted.session_id)
     await session_upkeep.tend(world.ledger, replace(talk.granted, history=tuple(history)), failed)
     assert agents.own.requests == []
+
+
+async def test_what_is_cut_by_tokens_is_summarized_if_the_job_asks_for_it(
+    world: World, agents: Agents
+) -> None:
+    policy = {"summarize_after_messages": 1_000, "history_tokens": 2_000}
+    talk, limits = await Talk.begin(world, **policy), Compression(1_000, 0, 2_000)
+    for turn in range(1, 31):
+        await talk.say("q" * 400, "a" * 400)  # 200 tokens
+        found = await talk.given(limits)
+        covered = found.summary.through if found.summary else 0
+        texts = [len(each.content) for each in found.messages]
+        assert sum(texts) // 4 <= 2_000
+        assert [each.number for each in found.messages] == list(range(covered + 1, 2 * turn + 1))
+    # Each of them left half of the tokens to the prompts and answers that followed.
+    assert [each.through for each in await talk.stored()] == [12, 24, 36, 48]
+
+
+async def test_without_a_summary_the_messages_that_are_too_long_are_only_left_out(
+    world: World, agents: Agents
+) -> None:
+    talk, limits = await Talk.begin(world, history_tokens=1_000), Compression(history=1_000)
+    for _ in range(9):
+        await talk.say("q" * 400, "a" * 400)
+    assert await talk.stored() == []
+    assert agents.own.requests == []
+    assert [each.number for each in (await talk.given(limits)).messages] == list(range(9, 19))
+
+
+async def test_each_attempt_of_a_run_gets_the_same_history(world: World, agents: Agents) -> None:
+    talk, limits = await Talk.begin(world, summarize_after_messages=30), Compression(messages=30)
+    agents.by_name.clear()
+    for _ in range(15):
+        await talk.say()
+    queued = world.clock.now()
+    agents.by_name["default"] = ScriptedAgent("SUMMARY", name="default")
+    world.clock.move(timedelta(seconds=5))
+    await talk.say()  # the run before, whose summary is stored after the next run was queued
+    async with world.ledger.read() as session:
+        known = await summaries.history(session, talk.granted.session_id, limits, queued)
+        later = await summaries.history(session, talk.granted.session_id, limits)
+    assert (known.summary, len(known.messages)) == (None, 32)
+    assert later.summary is not None
+    granted = replace(talk.granted, queued_at=queued)
+    with sharing(world.ledger):
+        first, *_ = await conversation.session_history(granted, limits)
+    assert first.content == "asked 1"

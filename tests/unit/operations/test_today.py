@@ -39,6 +39,7 @@ async def fill(home: Home) -> None:
         await world.runs.finished(brief, Status.CANCELLED)
         clock.set(SYSTEM_CLOCK.now() - timedelta(hours=3))
         priced = {"cost_usd": 0.25, "input_tokens": 1_000, "output_tokens": 20}
+        priced["cache_read_tokens"] = 800
         unpriced = {"cost_usd": None, "input_tokens": 400, "output_tokens": 5}
         for status, usage in (
             (Status.SUCCEEDED, priced),
@@ -55,7 +56,12 @@ async def test_today_reports_the_last_24_hours(nowhere: Home) -> None:
     found = await today()
     assert found.ended == {"succeeded": 2, "timed_out": 1}
     assert found.spent == Spending(
-        cost_usd=0.25, input_tokens=1_400, output_tokens=25, unpriced_runs=1
+        cost_usd=0.25,
+        input_tokens=1_400,
+        output_tokens=25,
+        cache_read_tokens=800,
+        cache_write_tokens=0,
+        unpriced_runs=1,
     )
     assert [each.job for each in found.due_soon] == ["brief"]
     assert any("hello there failed once" in each for each in found.problems)

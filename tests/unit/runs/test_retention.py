@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -423,6 +424,8 @@ async def test_disabled_jobs_are_removed_in_batches(
 def test_the_limits_are_those_of_the_settings(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert RetentionLimits.of_settings() == DAYS
-    monkeypatch.setenv("DAYBOOK_KEEP_DISABLED_DAYS", "30")
-    assert RetentionLimits.of_settings().disabled == 30 * DAY
+    assert RetentionLimits.of_settings() == replace(DAYS, texts=30 * DAY)
+    monkeypatch.setenv("DAYBOOK_KEEP_DISABLED_DAYS", "20")
+    monkeypatch.setenv("DAYBOOK_KEEP_TRANSCRIPT_DAYS", "0")
+    limits = RetentionLimits.of_settings()
+    assert (limits.disabled, limits.texts) == (20 * DAY, None)

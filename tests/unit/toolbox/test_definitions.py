@@ -61,11 +61,15 @@ def test_the_toolbox_has_exactly_these_tools() -> None:
     ]
 
 
-def test_only_the_operator_has_the_tools_for_sessions() -> None:
+def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
     names = [tool.name for tool in tools_of(Actor(via="mcp"))]
     assert names[len(TOOLS) :] == [
-        *("session_list", "session_get", "session_send"),
-        *("approval_list", "approval_decide", "spend"),
+        "session_list",
+        "session_get",
+        "session_send",
+        "approval_list",
+        "approval_decide",
+        "spend",
     ]
     assert (
         tools_of(Actor("agent:eva", via="mcp")) == tools_of(Actor("agent:eva", via="run")) == TOOLS

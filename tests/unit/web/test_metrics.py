@@ -58,7 +58,9 @@ async def full(world: World) -> None:
     slow = await world.jobs.add("slow", **hourly)
     for _ in range(2):
         await world.runs.finished(awkward, Status.FAILED, error="no")
-    await world.runs.finished(first, Status.SUCCEEDED, warnings=("tool mail failed: no",))
+    used = {"input_tokens": 900, "output_tokens": 40, "cache_read_tokens": 600, "cost_usd": 0.25}
+    warned = ("tool mail failed: no",)
+    await world.runs.finished(first, Status.SUCCEEDED, warnings=warned, usage=used)
     await world.runs.running(slow)
     await leader_lease.renew(world.ledger, LEADERSHIP_NAME, 1)
     async with world.ledger.write() as session:
@@ -104,6 +106,11 @@ async def test_every_metric_has_the_value_of_the_ledger(
             for status in set(Status) - {"waiting", "claimed", "running"}
         }
     assert found["runs_with_warnings_total", ()] == 1
+    tokens = {kind: found["tokens_total", by(kind=kind)] for kind in ("input", "output")}
+    assert tokens == {"input": 900, "output": 40}
+    assert found["tokens_total", by(kind="cache_read")] == 600
+    assert found["tokens_total", by(kind="cache_write")] == 0
+    assert (found["cost_usd_total", ()], later["cost_usd_total", ()]) == (0.25, 0.25)
     # Three jobs have due times that passed while the other jobs ran.
     assert found["late", ()] == found["overdue", ()] == 3
     assert found["keeper_leads", ()] == 1

@@ -74,6 +74,8 @@ async def test_every_page_answers_and_shows_what_is_stored_as_text(
         seen.add(path)
         kinds[kind] += 1
         answer = await browser.get(path)
+        if "attachment" in answer.headers.get("content-disposition", ""):
+            continue  # no browser shows it
         page = Page(answer.text)
         # The run of a session's messages is gone: sessions outlive their runs.
         assert answer.status_code == (404 if "0" * 32 in path else 200), (path, page.text)
@@ -91,6 +93,24 @@ async def test_every_page_answers_and_shows_what_is_stored_as_text(
     assert "/sessions/writer%3Ateam" in kinds or "/sessions/writer:team" in kinds
     assert morning.ATTACK in shown
     assert morning.ATTACKING_LINKS in shown  # neither a link nor an image: the text itself
+
+
+async def test_a_transcript_is_a_file_to_save(world: World, browser: httpx.AsyncClient) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    call = {"kind": "tool", "name": "mail", "position": "1.1", "input": morning.ATTACK}
+    await world.runs.stepped(granted, Status.SUCCEEDED, **call, output="Hm.")
+    page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
+    for ending, kind in (("md", "text/markdown"), ("json", "application/json")):
+        path = f"/runs/{granted.run_id}/transcript.{ending}"
+        assert path in page.links
+        answer = await browser.get(path)
+        assert answer.headers["content-type"].startswith(kind)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["content-disposition"] == (
+            f'attachment; filename="transcript-{granted.run_id[:8]}.{ending}"'
+        )
+        assert "Hm." in answer.text
+    assert answer.json()["steps"][0]["input"] == morning.ATTACK
 
 
 async def test_a_run_shows_its_steps_as_text(world: World, browser: httpx.AsyncClient) -> None:

@@ -16,7 +16,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "537c006bffb2"
+TABLES = "e16b9d4e2904"
 """Digest of the snapshots of the tables; a test fails if the tables change and this does not."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models

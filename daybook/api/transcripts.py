@@ -1,0 +1,145 @@
+"""The transcript of a run: its prompt, each step of its agent, and its answer.
+
+It is derived from the rows of the run, its steps and its session at each reading, so it is as
+complete as they are: texts of steps are cut, and retention removes them before the run
+(`keep_transcript_days`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+from daybook.api import authorization
+from daybook.errors import InvalidInput, one_line
+from daybook.execution.markdown import fenced_block, sanitize_markdown
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.states import LIVE
+from daybook.ledger.views import Run, Step, cost_in_words, tokens_in_words, utc_text
+from daybook.runs import sessions, steps, summaries
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from daybook.ledger.tables import RunRow, StepRow, SummaryRow
+
+
+class Transcript(BaseModel, frozen=True):
+    """What an agent was asked, what it did, and what it answered.
+
+    ``prompt`` has its variables filled in, unless a note says otherwise. ``answer`` is None if
+    there is none. ``notes`` say what is not complete, and why.
+    """
+
+    run: Run
+    notes: list[str]
+    prompt: str = Field(repr=False)
+    steps: list[Step]
+    answer: str | None = Field(repr=False)
+
+
+async def read(ref: str) -> Transcript:
+    """Return the transcript of a run, or of the last run of a job. Works without Prefect.
+
+    Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a run without an agent.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        row, job = await authorization.find_last_run(session, ref)
+        if row.kind not in CONVERSATION_KINDS:
+            problem = f"{row.id[:8]} is a {row.kind}, which has no transcript"
+            raise InvalidInput("run", problem, "show it without --transcript")
+        made = await steps.of_run(session, row.id)
+        prompt, notes = await _prompt(session, row, made)
+        notes += [_summarized(each) for each in await summaries.made_after(session, row)]
+    if row.state in LIVE:
+        notes.append(f"The run has not ended: it is {row.status}.")
+    return Transcript(
+        run=Run.of(row, job),
+        notes=[*notes, *_removed(made)],
+        prompt=prompt,
+        steps=[Step.of(each) for each in made],
+        answer=row.output,
+    )
+
+
+async def _prompt(
+    session: AsyncSession, row: RunRow, made: Sequence[StepRow]
+) -> tuple[str, list[str]]:
+    """Return the prompt, and notes if it is not complete."""
+    stored = await sessions.prompt_of(session, row)
+    if stored is not None:
+        return stored, []
+    first = next((each.input for each in made if each.kind == "request"), None)
+    if first:
+        return first, []  # if it is cut, its end says so
+    note = "The prompt is that of the job: its variables are not filled in."
+    return str(row.parameters.get("prompt", "")), [note]
+
+
+def _summarized(row: SummaryRow) -> str:
+    used = ", ".join(
+        filter(None, [tokens_in_words(row.usage or {}), cost_in_words(row.usage or {})])
+    )
+    what = f"Afterwards, agent {row.agent} summarized the session up to its message {row.through}"
+    return f"{what} ({used})." if used else f"{what}."
+
+
+def _removed(made: Iterable[StepRow]) -> Iterator[str]:
+    count = sum(each.input is None for each in made)
+    if count:
+        texts = "The texts of one step were" if count == 1 else f"The texts of {count} steps were"
+        yield f"{texts} removed, because they were older than the setting keep_transcript_days."
+
+
+def to_markdown(transcript: Transcript) -> str:
+    """Return the transcript as Markdown, in which all texts are quoted; times are UTC."""
+    run = transcript.run
+    facts = [
+        f"run `{run.id}`",
+        f"**{run.status}**",
+        f"due {utc_text(run.scheduled_for)}",
+        f"agent {_shown(run.agent)}" if run.agent else "",
+        f"model {_shown(run.model)}" if run.model else "",
+        f"{run.attempts} attempts" if run.attempts > 1 else "",
+        tokens_in_words(run.usage),
+        cost_in_words(run.usage),
+    ]
+    parts = [f"# Transcript of {run.job or 'a direct call'}", " · ".join(filter(None, facts))]
+    parts += [f"Session {_shown(run.session_id)}"] if run.session_id else []
+    parts += [f"*{note}*" for note in transcript.notes]
+    parts += ["## Prompt", fenced_block(transcript.prompt)]
+    for step in transcript.steps:
+        parts += _step_parts(step)
+    if run.error or run.reason:
+        parts += ["## Reason", fenced_block(run.reason or run.error or "")]
+    if transcript.answer is not None:
+        parts += ["## Answer", fenced_block(transcript.answer)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _step_parts(step: Step) -> Iterator[str]:
+    verb = "asked" if step.kind == "request" else "called"
+    yield f"## {step.position} {verb} {_shown(step.name)}: {step.status}"
+    took = "" if step.duration_seconds is None else f"took {step.duration_seconds:.1f} s"
+    facts = [
+        f"attempt {step.attempt}",
+        utc_text(step.started_at),
+        took,
+        tokens_in_words(step.usage),
+        cost_in_words(step.usage),
+        "replaced" if step.replaced else "",
+        _shown(step.diverged),
+    ]
+    yield " · ".join(filter(None, facts))
+    for name, text in (("Input", step.input), ("Output", step.output), ("Error", step.error)):
+        if text:
+            yield f"{name}:"
+            yield fenced_block(text)
+
+
+def _shown(text: str) -> str:
+    """Return a name or a reason on one line, without images and HTML."""
+    return sanitize_markdown(one_line(text))
