@@ -37,8 +37,8 @@ Promise.md 7: no ledger, no effect.
 MAX_IN_PROCESS_WAIT = timedelta(seconds=30)
 """Longest wait inside the process; for a longer wait, the run is rescheduled."""
 
-DIRECT_INTERVAL = timedelta(seconds=5)
-"""Interval between two claims of a direct call that waits in its process."""
+DECISION_INTERVAL = timedelta(seconds=5)
+"""Interval between two claims of a process that waits for a person's decision."""
 
 
 async def wait_for_claim(
@@ -64,8 +64,10 @@ async def wait_for_claim(
                 return answer
             case Waiting(until=until) if until - ledger.now() <= patience or deployment_id is None:
                 # Wait for a duration, not until an instant, because the ledger's clock may differ.
-                # A person's decision may make a direct call due earlier.
-                await clock.wait_until(clock.now() + min(until - ledger.now(), DIRECT_INTERVAL))
+                pause = until - ledger.now()
+                if answer.for_person:
+                    pause = min(pause, DECISION_INTERVAL)
+                await clock.wait_until(clock.now() + pause)
             case Waiting(until=until, why=why):
                 await suspend_flow_run(str(request.flow_run_id), until, why, ledger)
             case HeldElsewhere() if answer.flow_run_id == request.flow_run_id:

@@ -166,7 +166,8 @@ class Waiting:
     until they have ended. ``free`` is True if a slot is free but reserved for runs that were due
     earlier: the worker that gets this result wakes them. ``run_id`` is None if no row of the run
     waits: there is none yet, or an earlier process of the same Prefect run may still hold it.
-    ``fence`` is the fencing token of the waiting row.
+    ``fence`` is the fencing token of the waiting row. ``for_person`` is True if a person's decision
+    may make the run due earlier.
     """
 
     until: datetime
@@ -175,6 +176,7 @@ class Waiting:
     cancel: tuple[str, ...] = ()
     free: bool = False
     fence: int = 0
+    for_person: bool = False
 
 
 @dataclass(frozen=True)

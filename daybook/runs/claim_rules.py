@@ -83,7 +83,8 @@ async def still_waiting(claim: Decision) -> ClaimResult | None:
         or row.waits_for in slots.WAITS_FOR_TURN
     ):
         return None
-    return Waiting(row.until, row.reason, row.id, fence=row.fence)
+    for_person = row.waits_for == slots.APPROVAL
+    return Waiting(row.until, row.reason, row.id, fence=row.fence, for_person=for_person)
 
 
 async def switched_off(claim: Decision) -> ClaimResult | None:

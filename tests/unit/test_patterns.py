@@ -71,8 +71,11 @@ def case(method: str, *texts: str | Text, sample: str = "") -> Case:
 
 CASES: dict[str, Case] = {
     "daybook/http/bodies.py:_CHARSETS": case("match", "u", "utf-", "gb", "iso2022_"),
+    "daybook/api/approvals.py:_NUMBERED": case(
+        "fullmatch", "a", Text("a", "", "."), Text("1", "abcd.", ".")
+    ),
     # --- jobs, schedules, tasks
-    "daybook/jobs/actions.py:_NO_TEXT": case("search", "a", "\ue000"),
+    "daybook/jobs/action_fields.py:_NO_TEXT": case("search", "a", "\ue000"),
     "daybook/schedules/bounds.py:_DAY": case("fullmatch", "1", "2026-01-01"),
     "daybook/schedules/bounds.py:_HOURS": case(
         "fullmatch", Text(" ", "09:00", "x"), Text(" ", "09:00-")

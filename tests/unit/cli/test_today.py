@@ -25,8 +25,9 @@ MESSAGE = {
     "created_at": "2027-01-15T12:00:00Z",
     "read_at": None,
 }
-SPENT = {"cost_usd": 1.5, "input_tokens": 1_400, "output_tokens": 25, "unpriced_runs": 1}
-NOTHING = {"cost_usd": None, "input_tokens": 0, "output_tokens": 0, "unpriced_runs": 0}
+UNCACHED = {"cache_read_tokens": 0, "cache_write_tokens": 0, "unpriced_runs": 0}
+NOTHING = {"cost_usd": None, "input_tokens": 0, "output_tokens": 0, **UNCACHED}
+SPENT = NOTHING | {"cost_usd": 1.5, "input_tokens": 1_400, "output_tokens": 25, "unpriced_runs": 1}
 
 
 def show(

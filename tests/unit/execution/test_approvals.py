@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ import pytest
 from daybook.agents.base import AgentReply, Tool
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentMisconfigured, InvalidInput, LedgerUnreachable
-from daybook.execution import agent_request, agent_tools, attempt, journal, lease, recording
+from daybook.execution import (
+    agent_request,
+    agent_tools,
+    attempt,
+    claim,
+    journal,
+    lease,
+    recording,
+)
 from daybook.execution.agent_tools import ToolSelection
 from daybook.execution.attempt import RetryAt
 from daybook.execution.lease import LeaseLost
@@ -24,6 +33,7 @@ from daybook.owners import Actor
 from daybook.runs import approvals, claim_requests, claims
 from daybook.runs.approvals import ApprovalNeeded
 from daybook.runs.claim_requests import ClaimRequest, Granted
+from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests.providers import Answer, Provider, Step, provider
 from tests.providers import Status as HttpStatus
@@ -113,6 +123,31 @@ async def test_a_call_is_made_once_after_its_approval_and_no_request_is_repeated
     assert [(each.position, each.status) for each in await recorded(active)] == [
         *[("1", "succeeded"), ("1.1", "succeeded"), ("2", "succeeded")],
     ]
+
+
+async def test_a_direct_call_that_waits_in_its_process_goes_on_soon_after_the_decision(
+    active: ActiveRun,
+) -> None:
+    ledger, times = active.ledger, list[datetime]()
+
+    class DecidedAtTheThirdWait(ManualClock):
+        async def wait_until(self, instant: datetime) -> None:
+            times.append(instant)
+            self.set(instant)
+            if len(times) == 3:
+                run_id = active.granted.run_id
+                await claims.decide_approval(ledger, run_id, None, approve=True, by="ann (cli)")
+
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, Mail().tool)
+        await run.goes_on(sends("a"))
+        row = await active.row()
+        key = claim_requests.flow_key("f")
+        given = ClaimRequest(key, "agent-prompt", "direct", row.due, "h", row.parameters)
+        clock = DecidedAtTheThirdWait(ledger.now())
+        granted = await claim.wait_for_claim(ledger, given, clock)
+    assert isinstance(granted, Granted)
+    assert times[2] - times[0] == 2 * claim.DECISION_INTERVAL
 
 
 @pytest.mark.parametrize("expired", [False, True])
