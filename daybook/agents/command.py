@@ -162,11 +162,7 @@ class CommandAgent:
 
     @property
     def compression(self) -> Compression:
-        return Compression(
-            self.settings.summarize_after_messages,
-            self.settings.summarize_after_tokens,
-            self.settings.history_tokens,
-        )
+        return Compression.of(self.settings)
 
     def check_model(self, model: str) -> None:
         refuse_model(self.name, "a command", model)

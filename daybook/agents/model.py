@@ -61,11 +61,7 @@ class ModelAgent:
 
     @property
     def compression(self) -> Compression:
-        return Compression(
-            self.settings.summarize_after_messages,
-            self.settings.summarize_after_tokens,
-            self.settings.history_tokens,
-        )
+        return Compression.of(self.settings)
 
     def check_model(self, model: str) -> None:
         providers.check(self.settings, model)

@@ -145,7 +145,7 @@ async def run_attempt(
                     tried = await _try(granted, act)
                     tried = _with_warnings(granted, tried, steps.warnings())
                     tried = _with_question(granted, tried)
-                ended(tried.outcome.status)
+                ended(Status.WAITING if tried.question is not None else tried.outcome.status)
     except lease.LeaseNotRenewed:
         if tried is None:
             raise

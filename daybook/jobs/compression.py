@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from pydantic import AfterValidator, Field
 
@@ -89,6 +89,19 @@ HistoryTokens = Annotated[
 ]
 
 
+class _Limited(Protocol):
+    """Settings with the three limits."""
+
+    @property
+    def summarize_after_messages(self) -> int: ...
+
+    @property
+    def summarize_after_tokens(self) -> int: ...
+
+    @property
+    def history_tokens(self) -> int: ...
+
+
 @dataclass(frozen=True)
 class Compression:
     """The limits above which older messages are summarized; 0 is no limit, and false if both are.
@@ -100,6 +113,13 @@ class Compression:
     messages: int = 0
     tokens: int = 0
     history: int = 0
+
+    @classmethod
+    def of(cls, given: _Limited) -> Compression:
+        """Return the limits in the settings of a job or an agent."""
+        return cls(
+            given.summarize_after_messages, given.summarize_after_tokens, given.history_tokens
+        )
 
     def __bool__(self) -> bool:
         return bool(self.messages or self.tokens)

@@ -311,9 +311,7 @@ class Policy(BaseModel):
     @property
     def compression(self) -> Compression:
         """Return what the job says of its session's history."""
-        return Compression(
-            self.summarize_after_messages, self.summarize_after_tokens, self.history_tokens
-        )
+        return Compression.of(self)
 
     @property
     def reruns(self) -> int:

@@ -15,41 +15,14 @@ has no defaults.
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect, Index, UniqueConstraint, text
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy import JSON, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from daybook.ledger.column_types import NULLABLE_JSON, Instant
 from daybook.ledger.states import Delivery, Status
-
-NULLABLE_JSON: Any = JSON(none_as_null=True)
-"""JSON that stores None as SQL's NULL, not as the text `null`."""
-
-
-class Instant(TypeDecorator[datetime]):
-    """An instant in UTC, to the microsecond. Raises `ValueError` for a naive datetime."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError(
-                f"a naive datetime cannot be stored in the ledger: {value.isoformat()}"
-            )
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        if value is None:
-            return None
-        # SQLite returns the UTC wall time without its zone, PostgreSQL in the session's zone.
-        instant: datetime = value
-        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
-
 
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it, else SQLite ignores the index
 _UNMIRRORED_PG = text("unmirrored IS true")

@@ -10,7 +10,8 @@ from datetime import datetime
 from sqlalchemy import JSON, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
-from daybook.ledger.tables import Instant, new_id
+from daybook.ledger.column_types import Instant
+from daybook.ledger.tables import new_id
 
 _LIVE = text("finished_at IS NULL")
 

@@ -7,6 +7,7 @@ import logging
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -110,6 +111,17 @@ async def test_a_run_is_one_trace_with_its_requests_and_calls_and_without_their_
     called = attributes(spans["execute_tool mail"])
     assert called["gen_ai.tool.name"] == "mail"
     assert SECRET.encode() not in bodies
+
+
+async def test_an_attempt_that_waits_for_a_person_has_not_failed(
+    active: ActiveRun, variables: pytest.MonkeyPatch
+) -> None:
+    async with serving() as receiver:
+        variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.address)
+        with provider() as fake_provider:
+            fake_provider.script = script()
+            await ran(active, fake_provider, replace(Mail().tool, needs_approval=True))
+        assert attributes(spans_of(receiver)["run agent-prompt"])["daybook.run.status"] == "waiting"
 
 
 async def test_errors_are_exported_without_their_texts(

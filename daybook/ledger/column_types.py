@@ -1,0 +1,35 @@
+"""Types of columns, whose values are the same in SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Dialect
+from sqlalchemy.types import TypeDecorator
+
+NULLABLE_JSON: Any = JSON(none_as_null=True)
+"""JSON that stores None as SQL's NULL, not as the text `null`."""
+
+
+class Instant(TypeDecorator[datetime]):
+    """An instant in UTC, to the microsecond. Raises `ValueError` for a naive datetime."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(
+                f"a naive datetime cannot be stored in the ledger: {value.isoformat()}"
+            )
+        return value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        # SQLite returns the UTC wall time without its zone, PostgreSQL in the session's zone.
+        instant: datetime = value
+        return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
