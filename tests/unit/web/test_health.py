@@ -301,7 +301,8 @@ async def test_prefect_that_is_silent_is_shown_at_once_and_a_problem_after_a_whi
                     monkeypatch.setattr(monitor, "MAX_PREFECT_SILENCE_SECONDS", 0.0)
                     view = await health(page, well=False)
                     monkeypatch.setattr(monitor, "MAX_PREFECT_SILENCE_SECONDS", silence)
-                    silent = f"{view['prefect']['silent_seconds']:.0f} s"
+                    shown: Any = view["prefect"]
+                    silent = f"{shown['silent_seconds']:.0f} s"
                     assert view["problems"] == [
                         f"Prefect has not answered for {silent}, so no run can start; "
                         "fix: daybook doctor"
