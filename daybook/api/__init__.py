@@ -5,8 +5,8 @@
     command line, MCP, web, programs ──► Operations (this package) ──► ledger, Prefect
 
     agents … tools                           operations
-    client, sync_client, context             `Client`, `SyncClient`, `context`
-    task_client, blocking                    `Client.tasks`; methods without `await`
+    client, context                          `Client`, `SyncClient`, `context`
+    client_operations, client_methods        `Client.tasks`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
 
 Contract: an operation is an async function that takes plain values. It returns models with
@@ -20,7 +20,7 @@ Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `lis
 from `daybook`.
 
 To add a noun, write its module here and add it to the imports under `TYPE_CHECKING`. If programs
-should reach an operation too, give `Client` a method for it, and repeat its name in `SyncClient`.
+should reach an operation too, give `Client` a method for it.
 
 Pitfall: each operation imports only what it needs, so that `list` starts without Prefect and `next`
 without a database. For the same reason this package imports a module at its first use:
@@ -68,7 +68,6 @@ if TYPE_CHECKING:
         skips as skips,
         spending as spending,
         sync as sync,
-        task_client as task_client,
         task_scheduler as task_scheduler,
         tasks as tasks,
         timeline as timeline,
