@@ -21,7 +21,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import floor
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
@@ -80,12 +79,7 @@ class CallbackSender:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for transport in self._transports.values():
             await transport.aclose()
 
