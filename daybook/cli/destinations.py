@@ -14,7 +14,7 @@ from daybook.delivery.destination_settings import DestinationSettings
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from daybook.api.destinations import ListedDestination
+    from daybook.api.destinations import DestinationDetails
 
 _DESTINATION = DestinationSettings.model_fields
 
@@ -90,7 +90,7 @@ async def add_(
     output.say(f"Try it: daybook callbacks destinations test {destination.name}")
 
 
-def _print_destinations(listed: list[ListedDestination]) -> None:
+def _print_destinations(listed: list[DestinationDetails]) -> None:
     rows = [
         (
             each.name,
