@@ -17,7 +17,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.keeper import blocks
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 from daybook.prefect import client as prefect
 from daybook.resources import copies
 from daybook.resources.store import BlockStore, DocumentView
@@ -97,13 +97,13 @@ async def names(noun: str) -> list[str]:
     ``noun`` is the kind's `BlockStore.noun`. Works without Prefect. Raise `LedgerUnreachable`.
     """
     slugs = [each.slug for each in blocks.BLOCK_TYPES if each.noun == noun]
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return await copies.names(session, slugs)
 
 
 async def stored_jobs() -> list[StoredJob]:
     """Return all jobs of all owners."""
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return await store.all_jobs(session)
 
 

@@ -78,9 +78,9 @@ async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_S
     Skipped and snoozed ones are left out; a disabled job is treated as enabled. Raise `NotFound`,
     `Ambiguous`, `InvalidInput`.
     """
-    from daybook.ledger.engine import open_ledger
+    from daybook.ledger.engine import reading
 
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         stored = await api.authorization.find_job(session, ref)
     start = _after(after, stored.job.schedule.timezone)
     return DueTimes.of_job(stored, start, _valid_count(count))

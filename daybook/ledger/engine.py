@@ -240,3 +240,10 @@ async def open_ledger() -> AsyncIterator[Ledger]:
         return
     async with Ledger(settings.load().ledger_address) as ledger:
         yield ledger
+
+
+@asynccontextmanager
+async def reading() -> AsyncIterator[AsyncSession]:
+    """Open the ledger and a session that reads it; raises the errors of `open_ledger`."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        yield session
