@@ -31,7 +31,6 @@ from daybook.delivery import backoff, destinations, home_secret
 from daybook.delivery.destinations import Destination, DestinationIndex
 from daybook.delivery.sending import GONE_STATUS, DeliveryResult
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
-from daybook.home import Home
 from daybook.http import guard, request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
@@ -62,15 +61,11 @@ class CallbackSender:
     """Sends callbacks, one attempt each; use it as an async context manager.
 
     ``now`` is the ledger's clock. ``client`` is Prefect's; through it, destinations and tokens are
-    read once each, and only when they are needed. ``place`` is the home with the signing secret; by
-    default, the current one.
+    read once each, and only when they are needed.
     """
 
-    def __init__(
-        self, client: PrefectClient, now: Callable[[], datetime], place: Home | None = None
-    ) -> None:
-        self._client, self._now = client, now
-        self._home = place or home.current_home()
+    def __init__(self, client: PrefectClient, now: Callable[[], datetime]) -> None:
+        self._client, self._now, self._home = client, now, home.current_home()
         self._known: DestinationIndex | None = None
         self._homes: list[home_secret.SigningSecret] = []
         self._tokens: dict[tuple[str, str], str] = {}
