@@ -566,18 +566,5 @@ def _schedule(
     on_demand = given.get("on_demand", False)
     if not isinstance(on_demand, bool):
         raise InvalidInput("on_demand", f"{on_demand!r} is not a boolean", "use true")
-    return schedules.make(
-        cron=_optional(given, "cron"),
-        every=_optional(given, "every"),
-        at=_optional(given, "at"),
-        after=_optional(given, "after"),
-        on=_optional(given, "on"),
-        on_demand=on_demand,
-        timezone=timezone,
-        now=now,
-        current=current,
-    )
-
-
-def _optional(given: Mapping[str, object], field: str) -> str | None:
-    return _text(given, field, "") if field in given else None
+    texts: dict[str, Any] = {name: _text(given, name, "") for name in when if name != "on_demand"}
+    return schedules.make(**texts, on_demand=on_demand, timezone=timezone, now=now, current=current)
