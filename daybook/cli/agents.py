@@ -180,8 +180,6 @@ show_ = documents.show_command(
     Example: daybook agents show default
     """,
     _print_agent,
-    name_help="The agent's name.",
-    completer=completion.agents,
 )
 remove_ = documents.remove_command(
     "agents",
@@ -190,5 +188,4 @@ remove_ = documents.remove_command(
 
     Example: daybook agents remove claude
     """,
-    completion.agents,
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import completion, documents, output
+from daybook.cli import documents, output
 from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
 
@@ -82,5 +82,4 @@ remove_ = documents.remove_command(
 
     Example: daybook secrets remove ops-token
     """,
-    completion.secrets,
 )

@@ -228,5 +228,4 @@ remove_ = documents.remove_command(
 
     Example: daybook tools remove time
     """,
-    completion.tool_servers,
 )

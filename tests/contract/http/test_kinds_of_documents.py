@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from daybook.api import documents as api_documents
 from daybook.api.documents import Documents
-from daybook.cli import completion, documents
+from daybook.cli import documents
 from daybook.cli.field_options import FieldOptions, options_of, with_options
 from daybook.errors import InvalidInput, NotFound
 from daybook.home import Home
@@ -55,10 +55,8 @@ class NoteOptions(FieldOptions):
 
 
 list_ = documents.list_command("notes", "List notes.", print)
-show_ = documents.show_command(
-    "notes", "note", "Show a note.", print, name_help="Its name.", completer=completion.jobs
-)
-remove_ = documents.remove_command("notes", "note", "Remove a note.", completion.jobs)
+show_ = documents.show_command("notes", "note", "Show a note.", print)
+remove_ = documents.remove_command("notes", "note", "Remove a note.")
 
 
 @pytest.fixture
