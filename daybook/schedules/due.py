@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
-from typing import TYPE_CHECKING
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -37,15 +37,16 @@ from croniter import croniter
 from daybook.schedules import cron
 from daybook.schedules.zones import LAST_YEAR, next_change, to_instant, wall_time, zone
 
-if TYPE_CHECKING:
-    from daybook.schedules.schedule import Schedule
-
 _SECOND = timedelta(seconds=1)
 
 
-def due_times(
-    schedule: Schedule, *, after: datetime, inclusive: bool = False
-) -> Iterator[datetime]:
+class Timed(Protocol):
+    """Part of a schedule (`daybook.schedules.schedule`) that this module uses."""
+
+    def due_after(self, floor: datetime) -> Iterator[datetime]: ...
+
+
+def due_times(schedule: Timed, *, after: datetime, inclusive: bool = False) -> Iterator[datetime]:
     """Return the due times after ``after`` (with ``inclusive``, also the one at ``after``).
 
     ``after`` is aware, in any zone; the results are in UTC, in whole seconds, and strictly
@@ -57,19 +58,19 @@ def due_times(
     return schedule.due_after(floor)
 
 
-def next_due(schedule: Schedule, after: datetime) -> datetime | None:
+def next_due(schedule: Timed, after: datetime) -> datetime | None:
     """Return the first due time strictly after ``after``, in UTC; None if there is none."""
     return next(due_times(schedule, after=after), None)
 
 
-def is_due(schedule: Schedule, instant: datetime) -> bool:
+def is_due(schedule: Timed, instant: datetime) -> bool:
     """Return whether exactly this instant is a due time; due times are whole seconds."""
     if instant.microsecond:
         return False
     return next(due_times(schedule, after=instant, inclusive=True), None) == instant
 
 
-def between(schedule: Schedule, start: datetime, end: datetime) -> Iterator[datetime]:
+def between(schedule: Timed, start: datetime, end: datetime) -> Iterator[datetime]:
     """Return the due times in (start, end]."""
     return takewhile(lambda instant: instant <= end, due_times(schedule, after=start))
 
