@@ -28,7 +28,7 @@ def test_an_agent_with_invalid_settings_is_shown_with_its_problem(
         jobs=["brief"],
     )
     agents._print_agent(agent)
-    assert "problem      wrong\njobs         brief\n" in capsys.readouterr().out
+    assert "  problem      wrong\n  jobs         brief\n" in capsys.readouterr().out
 
 
 def test_agents_are_listed_with_their_models_and_the_number_of_their_jobs(
