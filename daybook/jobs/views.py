@@ -25,7 +25,6 @@ from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import due_times
 from daybook.ledger.views import LocalTime, Run, Spending, UtcTime, columns
-from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import Schedule, zone
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class DueTimes(BaseModel, frozen=True):
         upcoming = due_times(schedule, policy or Policy(), after=after)
         selected = (each for each in upcoming if each.isoformat() not in skips)
         due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(selected, count)]
-        return cls(schedule=schedule, words=describe(schedule), due=due)
+        return cls(schedule=schedule, words=schedule.describe(), due=due)
 
     @classmethod
     def of_job(cls, stored: StoredJob, after: datetime, count: int) -> Self:
@@ -152,7 +151,7 @@ class ListedJob(BaseModel, frozen=True):
             | {
                 "running": running,
                 "deployment": f"{row.kind}/{row.slug}",
-                "words": describe(job.schedule),
+                "words": job.schedule.describe(),
                 "next_due": [each.local for each in due],
                 "skips": [each.astimezone(tz) for each in skips if each > now],
                 "snoozed_until": snoozed.astimezone(tz) if snoozed and snoozed > now else None,
@@ -193,7 +192,7 @@ def changes_between(old: Job, new: Job) -> list[FieldChange]:
 def _flat(job: Job) -> dict[str, Any]:
     fields = job.model_dump(mode="json", exclude={"kind", "schedule"})
     action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
-    return {"schedule": describe(job.schedule), **fields, **action, **policy, **notify}
+    return {"schedule": job.schedule.describe(), **fields, **action, **policy, **notify}
 
 
 class ChangedJob(ListedJob, frozen=True):

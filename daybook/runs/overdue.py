@@ -31,7 +31,7 @@ from sqlmodel import col, select
 from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, TERMINAL, Status
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow
 from daybook.runs import audit, claim_requests, eligibility, maintenance, slots
 from daybook.runs.maintenance import Windows
 
@@ -171,11 +171,7 @@ async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
     """
     newest = (
         select(JobRow.id, JobRow.revision, JobRow.audited_until, RevisionRow.effective_from)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None), col(RevisionRow.enabled))
     )
     jobs = (await session.execute(newest)).tuples()
