@@ -66,6 +66,15 @@ def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIAB
     return _NAMED.sub(value, prompt)
 
 
+def used(prompt: str) -> list[str]:
+    """Return the variables that `render` replaces in this prompt, with their braces."""
+    return [
+        found[0]
+        for found in _NAMED.finditer(prompt)
+        if found[1] in VARIABLES or found[1].startswith(_OUTPUT) or payloads.is_payload(found[1])
+    ]
+
+
 def output_of(job: str) -> str:
     """Return the name of the variable that holds the answer of this job."""
     return _OUTPUT + job
