@@ -38,9 +38,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, true, tuple_, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, aliased
+from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from daybook import settings
@@ -207,30 +207,31 @@ async def remove_texts(ledger: Ledger, keep: RetentionLimits) -> int:
         return 0
     before = ledger.now() - keep.texts
     began, has_text = col(StepRow.started_at), col(StepRow.input).is_not(None)
-    no_texts: dict[str, Any] = {"input": None, "output": None, "error": None}
-    count = await _remove_texts(ledger, StepRow, began, before, has_text, no_texts)
+    old = select(StepRow.run_id, StepRow.number).where(began < before, has_text).order_by(began)
+    count = await _remove_texts(
+        ledger, StepRow, old, {"input": None, "output": None, "error": None}
+    )
     if count:
         return count
-    began, has_text = col(ApprovalRow.asked_at), col(ApprovalRow.input) != ""
-    return await _remove_texts(ledger, ApprovalRow, began, before, has_text, {"input": ""})
+    asked, has_text = col(ApprovalRow.asked_at), col(ApprovalRow.input) != ""
+    old = select(ApprovalRow.run_id, ApprovalRow.number).where(asked < before, has_text)
+    return await _remove_texts(ledger, ApprovalRow, old.order_by(asked), {"input": ""})
 
 
 async def _remove_texts(
     ledger: Ledger,
     table: type[StepRow] | type[ApprovalRow],
-    began: Mapped[datetime],
-    before: datetime,
-    has_text: ColumnElement[bool],
+    old: Select[tuple[str, int]],
     no_texts: dict[str, Any],
 ) -> int:
     ended = exists().where(col(RunRow.id) == col(table.run_id), col(RunRow.status).in_(TERMINAL))
-    key = (col(table.run_id), col(table.number))
-    old = select(*key).where(has_text, began < before, ended).order_by(began).limit(BATCH_SIZE)
+    of_ended = old.where(ended).limit(BATCH_SIZE)
     async with ledger.read() as session:
-        if (await session.execute(old.limit(1))).first() is None:
+        if (await session.execute(of_ended.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        removal = update(table).where(tuple_(*key).in_(old)).values(no_texts)
+        key = tuple_(col(table.run_id), col(table.number))
+        removal = update(table).where(key.in_(of_ended)).values(no_texts)
         removed = await session.execute(removal.execution_options(synchronize_session=False))
         return int(removed.rowcount)  # type: ignore[attr-defined]
 
