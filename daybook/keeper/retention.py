@@ -24,8 +24,8 @@ class PruneReport:
 
     ``removed`` are the names of the disabled jobs that were archived.
     ``messages`` are those of sessions; a deleted session counts as one. ``deliveries`` are rows of
-    the outbox, ``tasks`` task runs; ``steps`` are those whose texts were removed, with questions to a
-    person about them. ``left`` is true if the time limit was reached.
+    the outbox, ``tasks`` task runs; ``steps`` are those whose texts were removed, with the
+    questions to a person. ``left`` is true if the time limit was reached.
     """
 
     runs: int = 0
