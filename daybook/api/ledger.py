@@ -60,9 +60,9 @@ async def rekey(*, discard: bool = False) -> KeyRenewal:
 class PruneResult(BaseModel, frozen=True):
     """The numbers of deleted runs, session messages, outbox rows (``deliveries``) and task runs.
 
-    ``steps`` is the number of steps whose texts were removed. ``removed`` are the names of the
-    removed jobs, or with ``dry_run`` of those that would be removed; ``jobs`` are the names of the
-    archived jobs that were deleted with their last run.
+    ``steps`` is the number of steps, and of questions to a person, whose texts were removed.
+    ``removed`` are the names of the removed jobs, or with ``dry_run`` of those that would be
+    removed; ``jobs`` are the names of the archived jobs that were deleted with their last run.
     """
 
     removed: list[str]

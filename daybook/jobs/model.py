@@ -45,7 +45,7 @@ from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Kind
 from daybook.jobs.markers import Marker
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
+from daybook.jobs.policy import ANSWER, Policy, matches
 from daybook.names import default_name, free_name, validate_name
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
@@ -428,9 +428,11 @@ def _check_variables(action: Action, policy: Policy) -> None:
     Also raise it for a work directory in which nothing would run.
     """
     asks, check = action.agents(), policy.check
-    if policy.approve and not asks:
-        hint = "leave it out; only the calls of an agent's tools can wait for a person"
-        raise InvalidInput("approve", "the job asks no agent", hint)
+    if (call := action.own_call()) is not None:
+        for entry in policy.approve:
+            if entry == ANSWER or not matches(call[0], entry):
+                problem = f'"{entry}" does not name the call of this job'
+                raise InvalidInput("approve", problem, f"use {call[0]}, or leave it out")
     if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")

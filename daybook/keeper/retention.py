@@ -24,8 +24,8 @@ class PruneReport:
 
     ``removed`` are the names of the disabled jobs that were archived.
     ``messages`` are those of sessions; a deleted session counts as one. ``deliveries`` are rows of
-    the outbox, ``tasks`` task runs; ``steps`` are those whose texts were removed. ``left`` is true
-    if the time limit was reached.
+    the outbox, ``tasks`` task runs; ``steps`` are those whose texts were removed, with the
+    questions to a person. ``left`` is true if the time limit was reached.
     """
 
     runs: int = 0
@@ -78,7 +78,7 @@ async def prune(
     await in_batches(remove_disabled_jobs)
     for job_id in await runs.jobs_to_prune(ledger, settings):
         done.runs += await in_batches(partial(prune_runs, job_id))
-    done.steps += await in_batches(partial(runs.remove_step_texts, ledger, settings))
+    done.steps += await in_batches(partial(runs.remove_texts, ledger, settings))
     for conversation in await runs.sessions_to_prune(ledger, settings):
         done.messages += await in_batches(
             partial(runs.prune_messages, ledger, conversation, settings)

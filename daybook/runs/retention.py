@@ -4,7 +4,8 @@
 
     a run              older than the age limit, or beyond the newest N runs of its job; all runs
                        without a job count as those of one job
-    a step             only its texts, when it began before a limit of their own
+    a step             only its texts, when it began before a limit of their own; the same holds for
+                       a question to a person about a call or an answer
     a session          messages beyond the age limit, or beyond 2 x N per session, except those
                        that are still sent to the model; the whole session if it is that of one
                        deleted run, or if it was not used within the age limit and is not the one
@@ -35,8 +36,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, true, tuple_, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -193,39 +195,45 @@ async def _deletable(
     ]
 
 
-# --- steps
+# --- texts of steps
 
 
-async def remove_step_texts(ledger: Ledger, keep: RetentionLimits) -> int:
-    """Remove the texts of one batch of steps, the oldest first; return the number of these steps.
+async def remove_texts(ledger: Ledger, keep: RetentionLimits) -> int:
+    """Remove the texts of one batch of steps, or of questions about them to a person.
 
-    Those of a run that has not ended stay: a further attempt may continue from them.
+    The oldest come first; return the number of steps or questions. Those of a run that has not
+    ended stay: a further attempt may continue from them.
     """
     if keep.texts is None:
         return 0
-    ended = exists().where(col(RunRow.id) == col(StepRow.run_id), col(RunRow.status).in_(TERMINAL))
-    key = (col(StepRow.run_id), col(StepRow.number))
-    old = (
-        select(*key)
-        .where(
-            col(StepRow.input).is_not(None),
-            col(StepRow.started_at) < ledger.now() - keep.texts,
-            ended,
-        )
-        .order_by(col(StepRow.started_at))
-        .limit(BATCH_SIZE)
+    before = ledger.now() - keep.texts
+    began, has_text = col(StepRow.started_at), col(StepRow.input).is_not(None)
+    old = select(StepRow.run_id, StepRow.number).where(began < before, has_text).order_by(began)
+    count = await _remove_texts(
+        ledger, StepRow, old, {"input": None, "output": None, "error": None}
     )
+    if count:
+        return count
+    asked, has_text = col(ApprovalRow.asked_at), col(ApprovalRow.input) != ""
+    old = select(ApprovalRow.run_id, ApprovalRow.number).where(asked < before, has_text)
+    return await _remove_texts(ledger, ApprovalRow, old.order_by(asked), {"input": ""})
+
+
+async def _remove_texts(
+    ledger: Ledger,
+    table: type[StepRow] | type[ApprovalRow],
+    old: Select[tuple[str, int]],
+    no_texts: dict[str, Any],
+) -> int:
+    ended = exists().where(col(RunRow.id) == col(table.run_id), col(RunRow.status).in_(TERMINAL))
+    of_ended = old.where(ended).limit(BATCH_SIZE)
     async with ledger.read() as session:
-        if (await session.execute(old.limit(1))).first() is None:
+        if (await session.execute(of_ended.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        removal = (
-            update(StepRow)
-            .where(tuple_(*key).in_(old))
-            .values(input=None, output=None, error=None)
-            .execution_options(synchronize_session=False)
-        )
-        removed = await session.execute(removal)
+        key = tuple_(col(table.run_id), col(table.number))
+        removal = update(table).where(key.in_(of_ended)).values(no_texts)
+        removed = await session.execute(removal.execution_options(synchronize_session=False))
         return int(removed.rowcount)  # type: ignore[attr-defined]
 
 

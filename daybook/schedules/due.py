@@ -27,7 +27,9 @@ is fixed. Other changes of the offset (by half an hour, at midnight, or by a who
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import takewhile
 from typing import Protocol
 from zoneinfo import ZoneInfo
@@ -92,13 +94,23 @@ def cron_times(expr: str, timezone: str, after: datetime) -> Iterator[datetime]:
 
 def _wall_times(expr: str, after: datetime) -> Iterator[datetime]:
     """Yield the matching wall-clock times strictly after ``after``; they are naive."""
-    times = croniter(
+    times = copy(_parsed(expr))
+    times.set_current(after)
+    return takewhile(lambda local: local.year <= LAST_YEAR, times.all_next(datetime))
+
+
+@lru_cache(maxsize=1024)
+def _parsed(expr: str) -> croniter:
+    """Return the times of an expression, of which each reader takes a copy.
+
+    Parsing takes two thirds of the time of a due time.
+    """
+    return croniter(
         expr,
-        after,
+        0.0,
         second_at_beginning=True,
         max_years_between_matches=cron.MAX_YEARS_BETWEEN_MATCHES,
-    ).all_next(datetime)
-    return takewhile(lambda local: local.year <= LAST_YEAR, times)
+    )
 
 
 def _fixed(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
