@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Annotated, Literal, Self
 
@@ -84,6 +85,11 @@ def _check_approve(entries: tuple[str, ...]) -> tuple[str, ...]:
 def tools_of(approve: Iterable[str]) -> tuple[str, ...]:
     """Return the entries of `approve` that name tools."""
     return tuple(each for each in approve if each != ANSWER)
+
+
+def matches(name: str, entry: str) -> bool:
+    """Return whether an entry, such as `mail`, `mail.send` or `mail.*`, names the tool."""
+    return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*")
 
 
 def _in_words(value: object) -> str:
@@ -271,9 +277,9 @@ class Policy(BaseModel):
     ] = Field(
         default=(),
         title="Approve",
-        description="Tool of the job's agent whose calls wait until a person approves them: "
-        "server, server.tool, or the name of a Python tool, with * as a wildcard; or answer, for "
-        "the run's answer.",
+        description="Tool whose calls wait until a person approves them: server, server.tool, or "
+        "the name of a Python tool, with * as a wildcard; webhook, for the request of a webhook; "
+        "answer, for the answer of an agent.",
     )
     approve_within: Annotated[ApproveWithin, Marker(is_continued=True)] = Field(
         default=timedelta(days=1),

@@ -17,7 +17,7 @@ from sqlmodel import col, select
 
 from daybook.jobs import upcoming
 from daybook.jobs.policy import Policy, stored_policy
-from daybook.ledger.tables import JobRow, RevisionRow
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.schedules.schedule import STORED, Schedule
 
 MAX_IDS_PER_QUERY = 200
@@ -96,12 +96,5 @@ async def _read_schedules(
 
 def _newest(*columns: Any) -> Any:
     """Return a query of these columns of all live jobs and their newest revisions."""
-    return (
-        select(*columns)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
-        .where(col(JobRow.archived_at).is_(None))
-    )
+    joined = select(*columns).join(RevisionRow, NEWEST_REVISION)
+    return joined.where(col(JobRow.archived_at).is_(None))

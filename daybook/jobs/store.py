@@ -22,7 +22,7 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.jobs import prompts, provenance
 from daybook.jobs.model import Job
 from daybook.jobs.policy import stored_policy
-from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, WatchRow
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, OutboxRow, RevisionRow, WatchRow
 from daybook.names import free_name
 from daybook.schedules.schedule import STORED, After
 
@@ -350,11 +350,7 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
     """Return the live jobs (those in ``only``, if given), sorted by name, in newest revisions."""
     joined = (
         select(JobRow, RevisionRow)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None))
         .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
     )

@@ -25,7 +25,6 @@ from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import ONE_MICROSECOND, due_times, next_due
 from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
-from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import Schedule, zone
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ class DueTimes(BaseModel, frozen=True):
             upcoming = due_times(schedule, policy, after=after)
             selected = (each for each in upcoming if each.isoformat() not in skips)
         due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(selected, count)]
-        return cls(schedule=schedule, words=describe(schedule), due=due)
+        return cls(schedule=schedule, words=schedule.describe(), due=due)
 
     @classmethod
     def of_job(cls, stored: StoredJob, after: datetime, count: int) -> Self:
@@ -155,7 +154,7 @@ class ListedJob(BaseModel, frozen=True):
             | {
                 "running": running,
                 "deployment": f"{row.kind}/{row.slug}",
-                "words": describe(job.schedule),
+                "words": job.schedule.describe(),
                 "next_due": [each.local for each in due],
                 "skips": [each.astimezone(tz) for each in skips if each > now],
                 "snoozed_until": snoozed.astimezone(tz) if snoozed and snoozed > now else None,
@@ -196,7 +195,7 @@ def changes_between(old: Job, new: Job) -> list[FieldChange]:
 def _flat(job: Job) -> dict[str, Any]:
     fields = job.model_dump(mode="json", exclude={"kind", "schedule"})
     action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
-    return {"schedule": describe(job.schedule), **fields, **action, **policy, **notify}
+    return {"schedule": job.schedule.describe(), **fields, **action, **policy, **notify}
 
 
 class ChangedJob(ListedJob, frozen=True):

@@ -25,7 +25,7 @@ from daybook.home import current_home
 from daybook.http import secrets as references
 from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import open_ledger, reading
 from daybook.operations import findings
 from daybook.operations.checks import home, installation
 from daybook.operations.checks.facts import fact
@@ -137,7 +137,7 @@ async def ledger_key() -> list[Finding]:
     """Check that this home has the key of the ledger's copies of agents and secrets."""
     if not _exists():
         return []
-    async with open_ledger() as opened, opened.read() as session:
+    async with reading() as session:
         count = len(await block_copies.list_copies(session))
         try:
             await block_copies.key(session, current_home())
