@@ -107,6 +107,14 @@ class StepReply:
     amount: Amount | None = None
 
 
+def arguments_text(arguments: Mapping[str, Any]) -> str:
+    """Return the arguments of a tool call as a text for people."""
+    return ", ".join(
+        f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
+        for name, value in arguments.items()
+    )
+
+
 class Journal(Protocol):
     """Journal of one attempt of a run."""
 

@@ -8,7 +8,6 @@ This module imports pydantic-ai when it is imported.
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -29,7 +28,7 @@ from pydantic_ai.usage import RequestUsage
 
 from daybook.agents.base import AgentRequest
 from daybook.agents.estimates import estimated_tokens
-from daybook.agents.journal import Journal, Position, Step, StepReply, digest_of
+from daybook.agents.journal import Journal, Position, Step, StepReply, arguments_text, digest_of
 from daybook.errors import AgentError, AgentTimeout
 from daybook.runs.usage import Amount
 
@@ -230,14 +229,6 @@ def _text_of(message: ModelMessage) -> str:
 def call_text(call: ToolCallPart) -> str:
     """Return a tool call as a text for people."""
     return f"{call.tool_name}({arguments_text(call.args_as_dict() if call.args else {})})"
-
-
-def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Return the arguments of a tool call as a text for people."""
-    return ", ".join(
-        f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
-        for name, value in arguments.items()
-    )
 
 
 def _tool_calls(response: ModelResponse) -> list[ToolCallPart]:

@@ -20,8 +20,8 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from daybook.agents.base import Tool
-from daybook.agents.journal import Step, StepReply
-from daybook.agents.model_steps import Steps, arguments_text
+from daybook.agents.journal import Step, StepReply, arguments_text
+from daybook.agents.model_steps import Steps
 from daybook.errors import DaybookError
 
 log = logging.getLogger(__name__)

@@ -80,7 +80,8 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     _check_by_kind(job, _guard(owner))
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
-    await _check_approve(client, job.policy.approve)
+    if job.action.own_call() is None:
+        await _check_approve(client, job.policy.approve)
     return notes + await _check_precondition(client, job.policy.check, owner)
 
 

@@ -63,7 +63,8 @@ async def reject_(
 ) -> int:
     """Refuse the tool call for which a run waits.
 
-    The run goes on within seconds, and its agent reads that the call was rejected.
+    The run goes on within seconds, and its agent reads that the call was rejected. A run without an
+    agent fails.
 
     Example: daybook reject 3f2a9c1b4d5e.1 --reason "Wrong address"
     """

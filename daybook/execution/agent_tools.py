@@ -33,6 +33,7 @@ from daybook.errors import (
     ToolUnreachable,
     UnknownName,
 )
+from daybook.jobs.policy import matches
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
 from daybook.tools import pool, python_tools
@@ -123,11 +124,6 @@ async def check(entries: Iterable[str], servers: ToolServers) -> None:
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
         _source(entry, saved, functions)
-
-
-def matches(name: str, entry: str) -> bool:
-    """Return whether an entry, such as `mail`, `mail.send` or `mail.*`, names the tool."""
-    return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*")
 
 
 def _source(

@@ -11,6 +11,7 @@
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
      ├ ApprovalNeeded             the run waits for a person, and the attempt goes on afterwards
+     ├ a person refused the call  failed, if it is the one that the job itself makes
      ├ any other error            failed
      ├ a tool call failed         succeeded with warnings; failed with `fail_on_tool_error`
      ├ cancelled in Prefect       cancelled
@@ -50,6 +51,7 @@ from daybook.errors import (
 )
 from daybook.execution import journal, lease, recording
 from daybook.execution.handover import Handover
+from daybook.execution.journal import RunJournal
 from daybook.jobs import limits
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.policy import ANSWER, MAX_REQUESTED_DELAY, Policy
@@ -142,7 +144,7 @@ async def run_attempt(
                 if (decided := await steps.decided_answer()) is not None:
                     tried = AttemptResult(decided)
                 else:
-                    tried = await _try(granted, act)
+                    tried = await _try(granted, act, steps)
                     tried = _with_warnings(granted, tried, steps.warnings())
                     tried = _with_question(granted, tried)
                 ended(Status.WAITING if tried.question is not None else tried.outcome.status)
@@ -216,8 +218,10 @@ async def _record(
     return retry if retry is not None and is_waiting else tried.outcome
 
 
-async def _try(granted: Granted, act: Act) -> AttemptResult:
+async def _try(granted: Granted, act: Act, steps: RunJournal) -> AttemptResult:
     try:
+        if refusal := await _refusal_of_own_call(act, steps):
+            return AttemptResult(Outcome(Status.FAILED, error=refusal))
         result = await act()
         return result if isinstance(result, AttemptResult) else AttemptResult(result)
     except AgentTimeout as error:
@@ -242,6 +246,21 @@ async def _try(granted: Granted, act: Act) -> AttemptResult:
     except Exception as error:
         log.exception("run %s failed", granted.run_id, extra={"action": "run_failed"})
         return AttemptResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+
+
+async def _refusal_of_own_call(act: Act, steps: RunJournal) -> str:
+    """Return why the call that the job itself makes must not be made, or an empty string.
+
+    Close the act if it must not, or if a person has to decide first.
+    """
+    try:
+        refusal = await steps.refusal_of_own_call()
+    except BaseException:
+        await close_act(act)
+        raise
+    if refusal:
+        await close_act(act)
+    return refusal
 
 
 def _with_warnings(

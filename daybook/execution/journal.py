@@ -23,7 +23,8 @@ calls of a job whose policy is `idempotent` count as idempotent.
 
 A call that needs an approval is made only if a person has approved it; a refused one is recorded
 as a failed step, so that each attempt replays the refusal. If nobody was asked yet, or something
-else was asked for since, `ApprovalNeeded` leaves the attempt (`daybook.runs.approvals`).
+else was asked for since, `ApprovalNeeded` leaves the attempt (`daybook.runs.approvals`). The call
+that a job makes without an agent, of a tool or a webhook, is no step, but waits in the same way.
 
 A program makes its steps itself, and only says so (`RunJournal.report`): they are recorded, and
 neither prevented nor continued.
@@ -45,7 +46,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from daybook.agents.journal import Journal, Position, Step, StepReply
+from daybook.agents.journal import Journal, Position, Step, StepReply, arguments_text
 from daybook.clock import Clock
 from daybook.errors import (
     AgentFailed,
@@ -56,7 +57,9 @@ from daybook.errors import (
 )
 from daybook.jobs import limits
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.jobs.policy import ANSWER, policy_from_parameters
+from daybook.jobs.model import read_parameters
+from daybook.jobs.payloads import PAYLOAD
+from daybook.jobs.policy import ANSWER, matches, policy_from_parameters, tools_of
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
@@ -216,6 +219,27 @@ class RunJournal:
         if self._granted.kind in CONVERSATION_KINDS:
             await self._load()
         return self._answer
+
+    async def refusal_of_own_call(self) -> str:
+        """Return why the call that the job makes without an agent must not be made, or "".
+
+        Raise `ApprovalNeeded` as `start` does, and `InvalidInput` for unreadable settings.
+        """
+        granted = self._granted
+        if granted.kind in CONVERSATION_KINDS:
+            return ""
+        action, policy, _ = read_parameters(granted.kind, granted.parameters)
+        call = action.own_call(granted.found.get(PAYLOAD))
+        owner = granted.job.row.owner if granted.job else ""
+        entries = tools_of(limits.approvals_of(policy, owner))
+        if call is None or not any(matches(call[0], each) for each in entries):
+            return ""
+        await self._load()
+        facts = {"tool": call[0], "arguments": call[1]}
+        refused = self._refusal(
+            Step(_OWN_CALL, "tool", call[0], facts, arguments_text(call[1]), repeatable=False)
+        )
+        return "" if refused is None else refused.error
 
     async def acting_agent(self) -> int | None:
         await self._load()
@@ -458,6 +482,9 @@ def _warning(name: str, errors: list[str]) -> str:
     more = f" (and {unknown} with an unknown outcome)" if unknown else ""
     return f"tool {name} failed{count}: {why}{more}"
 
+
+_OWN_CALL = Position(agent=0, question=1, request=1)
+"""Position of the one call that a job makes without an agent."""
 
 _DECIDED = (ApprovalStatus.APPROVED, ApprovalStatus.REJECTED, ApprovalStatus.EXPIRED)
 

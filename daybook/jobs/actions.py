@@ -97,6 +97,14 @@ class BaseAction(BaseModel, ABC):
         """Return the URLs that the job's runs request."""
         return []
 
+    def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]] | None:
+        """Return name and arguments of the call that a run makes without an agent, else None.
+
+        The name is what `approve` names it by. The arguments are for people: with the ``payload``
+        of the run, and with references to secrets.
+        """
+        return None
+
     def values_with_secrets(self) -> list[object]:
         """Return the values in which a reference to a secret is replaced when the job runs."""
         return []
@@ -251,6 +259,10 @@ class Webhook(BaseAction):
     def urls(self) -> Uses:
         return [("url", self.url)]
 
+    def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]]:
+        shown = {"method": self.method, "url": _without_query(self.url), "headers": self.headers}
+        return "webhook", {**shown, "body": payloads.fill_body(self.body, payload)}
+
     def values_with_secrets(self) -> list[object]:
         return [self.headers]
 
@@ -299,6 +311,9 @@ class ToolCall(BaseAction):
 
     def arguments(self) -> dict[str, Any]:
         return self.params
+
+    def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]]:
+        return self.tool, payloads.fill(self.params, payload)
 
     def values_with_secrets(self) -> list[object]:
         return [self.params]

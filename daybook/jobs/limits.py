@@ -102,8 +102,9 @@ class Limits(BaseModel):
     tools: Patterns = Field(default=(), description="Tools that its jobs may call; empty: none.")
     approve: Patterns = Field(
         default=(),
-        description="Tools of agents whose calls in its jobs a person has to approve, such as "
-        "mail.*, besides those that a job's own `approve` names; `answer` for each answer.",
+        description="Tools whose calls in its jobs a person has to approve, such as mail.*, "
+        "besides those that a job's own `approve` names; `webhook` for each webhook, `answer` for "
+        "each answer.",
     )
     channels: Patterns = Field(
         default=("*",),

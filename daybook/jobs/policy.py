@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -33,6 +36,7 @@ from daybook.names import validate_line
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
+from daybook.schedules.schedule import STORED
 from daybook.validation import raising_pydantic_error
 
 CatchUp = Literal["none", "latest", "all"]
@@ -81,6 +85,11 @@ def _check_approve(entries: tuple[str, ...]) -> tuple[str, ...]:
 def tools_of(approve: Iterable[str]) -> tuple[str, ...]:
     """Return the entries of `approve` that name tools."""
     return tuple(each for each in approve if each != ANSWER)
+
+
+def matches(name: str, entry: str) -> bool:
+    """Return whether an entry, such as `mail`, `mail.send` or `mail.*`, names the tool."""
+    return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*")
 
 
 def _in_words(value: object) -> str:
@@ -268,9 +277,9 @@ class Policy(BaseModel):
     ] = Field(
         default=(),
         title="Approve",
-        description="Tool of the job's agent whose calls wait until a person approves them: "
-        "server, server.tool, or the name of a Python tool, with * as a wildcard; or answer, for "
-        "the run's answer.",
+        description="Tool whose calls wait until a person approves them: server, server.tool, or "
+        "the name of a Python tool, with * as a wildcard; webhook, for the request of a webhook; "
+        "answer, for the answer of an agent.",
     )
     approve_within: Annotated[ApproveWithin, Marker(is_continued=True)] = Field(
         default=timedelta(days=1),
@@ -364,6 +373,17 @@ class Policy(BaseModel):
 
 FIELDS = {field.alias or name: field for name, field in Policy.model_fields.items()}
 """Fields of a policy by the names that users and JSON use."""
+
+
+def stored_policy(stored: Mapping[str, object]) -> Policy:
+    """Return the policy that a revision's row contains."""
+    return _parse_stored(json.dumps(stored))
+
+
+@lru_cache(maxsize=256)
+def _parse_stored(text: str) -> Policy:
+    """Return a policy; most jobs have the same few, and none can be changed."""
+    return Policy.model_validate(json.loads(text), context=STORED)
 
 
 def policy_from_parameters(parameters: Mapping[str, object]) -> Policy:

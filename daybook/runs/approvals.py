@@ -11,6 +11,7 @@ While the approval is open, the run waits for it (`slots.APPROVAL`): no process,
 held. Its attempt stays open, so the wait uses up no retry. The decision, or the deadline, makes the
 run due; then `claims.begin` continues the attempt, which replays its steps. At the same step it
 makes the call if it is approved, else the model reads the refusal (`daybook.execution.journal`).
+The call of a job without an agent waits in the same way; its refusal is the run's error.
 
 The answer of a run (`answer` in `approve`) waits in the same way, with its whole outcome in the
 row. The attempt that goes on records it if it is approved, else a failure, and asks no agent.
@@ -292,7 +293,7 @@ def words(row: ApprovalRow) -> str:
 
 
 def refusal(row: ApprovalRow) -> str:
-    """Return what the model reads in place of the reply of a call that was not approved."""
+    """Return why a call that was not approved was not made, for its model or as the run's error."""
     if row.status == ApprovalStatus.REJECTED:
         why = f" The reason: {row.reason}" if row.reason else ""
         return f"This call was not made: {row.decided_by} rejected it.{why}"

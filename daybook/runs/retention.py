@@ -26,7 +26,7 @@ A new rule that keeps or deletes rows of a table above is a condition in its fun
 (runs), `prune_outbox`, `_unused_sessions` and `_max_deletable` (sessions),
 `prune_archived_jobs`. Another limit is a setting (`daybook.settings`) and a field of
 `RetentionLimits`. Rows of another table need a function that deletes one batch and returns their
-number; `keeper.retention.prune` calls it and adds the number to `PruneReport`. `api.retention` adds
+number; `keeper.retention.prune` calls it and adds the number to `PruneReport`. `api.ledger` adds
 these up in `PruneResult`, which `cli.ledger` prints and names in its help. Tasks have
 `tasks.retention`, Prefect's own runs `operations.server`.
 """
@@ -51,6 +51,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, TERMINAL, Delivery
 from daybook.ledger.tables import (
+    NEWEST_REVISION,
     ApprovalRow,
     AttemptRow,
     JobRow,
@@ -450,11 +451,7 @@ async def disabled_since(session: AsyncSession, before: datetime) -> list[Stored
     live = exists().where(col(RunRow.job_id) == col(JobRow.id), col(RunRow.status).in_(LIVE))
     unused = (
         select(JobRow.id)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(
             col(JobRow.archived_at).is_(None),
             col(RevisionRow.enabled).is_(False),

@@ -1,4 +1,4 @@
-"""Retention on request: the service that the keeper runs each hour (`keeper.retention`)."""
+"""Operations on the ledger: delete old history, and replace the key of its copies of blocks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,55 @@ from dataclasses import replace
 
 from pydantic import BaseModel
 
-from daybook.keeper import retention as keeper
+from daybook import home as homes
+from daybook.errors import InvalidInput, LedgerKeyMissing
+from daybook.keeper import retention
 from daybook.keeper.retention import PruneReport
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.runs import retention as book
+from daybook.resources import copies, encryption, mirror
+from daybook.runs import retention as run_retention
 from daybook.runs.retention import RetentionLimits
 from daybook.schedules import durations
+
+
+class KeyRenewal(BaseModel, frozen=True):
+    """Names of the blocks, such as `secret ops`, ``copied`` again or permanently ``discarded``."""
+
+    copied: list[str]
+    discarded: list[str]
+
+
+async def rekey(*, discard: bool = False) -> KeyRenewal:
+    """Copy all blocks from Prefect again, encrypted with this home's key; create a missing key.
+
+    Raise `InvalidInput`, and change nothing, if this home has the key that the copies are encrypted
+    with, if the ledger has no key yet, or if Prefect has lost some of the blocks and ``discard`` is
+    false. Raise `LedgerKeyMissing` if the key's file holds no key. If the process dies halfway, the
+    keeper completes the work.
+    """
+    from daybook.keeper import blocks
+    from daybook.prefect import client as prefect
+
+    async with open_ledger() as ledger, prefect.answering() as client:
+        async with ledger.read() as session:
+            try:
+                await copies.key(session, homes.current_home())
+            except LedgerKeyMissing:
+                pass
+            else:
+                raise InvalidInput("key", "this home has the ledger's key", "no new one is needed")
+        lost = await mirror.list_lost(ledger, client, blocks.BLOCK_TYPES)
+        if lost and not discard:
+            problem = f"Prefect has lost {', '.join(lost)}: only the old key can restore them"
+            hint = "copy the old ledger-key file back, or give up these blocks with --discard"
+            raise InvalidInput("key", problem, hint)
+        encryption.read_or_create_key(homes.current_home().ledger_key)
+        async with ledger.write() as session:
+            await copies.remove_key(session)
+        report = await blocks.reconcile_blocks(ledger, client)
+    if report.key_problem:
+        raise LedgerKeyMissing(report.key_problem)
+    return KeyRenewal(copied=report.copied, discarded=lost)
 
 
 class PruneResult(BaseModel, frozen=True):
@@ -51,36 +94,21 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> Pr
             total = await _prune(ledger, keep)
         else:
             total = await _prune_and_delete_deployments(ledger, keep)
-    return PruneResult(
-        removed=total.removed,
-        runs=total.runs,
-        messages=total.messages,
-        deliveries=total.deliveries,
-        tasks=total.tasks,
-        steps=total.steps,
-        jobs=total.jobs,
-        dry_run=dry_run,
-    )
+    return PruneResult(**vars(total), dry_run=dry_run)
 
 
 async def _removable(ledger: Ledger, keep: RetentionLimits) -> list[str]:
     if keep.disabled is None:
         return []
     async with ledger.read() as session:
-        stored = await book.disabled_since(session, ledger.now() - keep.disabled)
+        stored = await run_retention.disabled_since(session, ledger.now() - keep.disabled)
     return [each.row.name for each in stored]
 
 
 async def _prune(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
     total = PruneReport(left=True)
     while total.left:
-        batch = await keeper.prune(ledger, keep)
-        total.runs, total.messages = total.runs + batch.runs, total.messages + batch.messages
-        total.deliveries += batch.deliveries
-        total.tasks += batch.tasks
-        total.steps += batch.steps
-        total.removed += batch.removed
-        total.jobs, total.left = [*total.jobs, *batch.jobs], batch.left
+        await retention.prune(ledger, keep, total)
     return total
 
 
