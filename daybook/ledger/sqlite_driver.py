@@ -70,7 +70,7 @@ class Cursor(AsyncAdapt_aiosqlite_cursor):
     __slots__ = ()
 
     def execute(self, operation: str, parameters: Any = None) -> None:
-        self._adapt_connection._is_over = False
+        self._adapt_connection._is_over = False  # type: ignore[attr-defined]
         execute(self, operation, parameters)
 
 
