@@ -146,7 +146,8 @@ async def finished_steps(world: PrefectWorld, row: RunRow) -> list[str]:
 def expected(run: int) -> dict[int, int]:
     """Return how often each step is asked for.
 
-    A request without an answer is made again. A mail without one is not: the model reads that its outcome is unknown.
+    A request without an answer is made again. A mail without one is not: the model reads that
+    its outcome is unknown.
     """
     again = [each + 1 for each in KILLS[run] if (each + 1) % 2]
     return {step: 2 if step in again else 1 for step in STEPS}
