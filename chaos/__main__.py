@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from chaos.edits import EditWalk
     from chaos.faults import InjectedFault
     from chaos.restarts import Restart
+    from chaos.steps import CountedSteps
     from chaos.verdict import Verdict
     from chaos.workload import Plan, Workload
 
@@ -104,6 +105,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                 if restart is not None and healthy_at is not None:
                     found.broken += await verdict.wrong_catch_ups(ledger, jobs, restart, healthy_at)
                 found.broken += await verdict.wrong_callbacks(ledger, receiver)
+                found.broken += await verdict.wrong_steps(ledger, counted.steps)
                 found.broken += [standstill] if standstill else []
                 found.broken += await edits.differences(ledger, client)
                 print(
@@ -114,6 +116,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
                         faults=faults,
                         steps=walk.steps,
                         receiver=receiver,
+                        counted=counted.steps,
                         cluster=members,
                     )
                 )
@@ -179,6 +182,7 @@ def _table(
     faults: list[InjectedFault],
     steps: Counter[str],
     receiver: Receiver,
+    counted: CountedSteps,
     cluster: Cluster,
 ) -> str:
     hits = [each for each in faults if each.target]
@@ -199,6 +203,8 @@ def _table(
         row("due times", str(found.due)),
         *(row(f"… {status}", str(count)) for status, count in sorted(found.outcomes.items())),
         row("effects", str(found.effects)),
+        row("requests to a model", str(counted.requests.total())),
+        row("calls of its tool", str(counted.calls.total())),
         row("callbacks", str(len({each.id for each in receiver.callbacks}))),
         *(row(f"… the receiver {name}", str(count)) for name, count in sorted(behaviours.items())),
         row("finished after", f"{found.finished_after_seconds:.0f} s"),

@@ -1,7 +1,8 @@
 """Servers and files that count the runs' effects, outside of the killed processes.
 
 Each kind of job has an effect: a webhook's request, a tool call at an MCP server, or a line that an
-agent's program writes into a file. Each effect carries its occurrence.
+agent's program writes into a file. Each effect carries its occurrence. The requests and calls of an
+agent with several steps are counted by `chaos.steps`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
+from chaos import steps
+from chaos.steps import CountedSteps
+
 KEY_HEADER = "idempotency-key"
 MAX_EFFECT_SECONDS = 1.5
 """Longest duration of an effect, so that a kill can hit the middle of one."""
@@ -40,16 +44,20 @@ Message = MutableMapping[str, Any]
 
 @dataclass
 class Effects:
-    """Number of effects of each occurrence; agents write theirs to ``agents_file``."""
+    """Number of effects of each occurrence; programs write theirs to ``agents_file``."""
 
     agents_file: Path
     address: str
     requests: Counter[str] = field(default_factory=Counter)
+    steps: CountedSteps = field(default_factory=CountedSteps)
 
     def counts(self) -> Counter[str]:
-        """Count the effects of the requests and of the agents, by the occurrence they carried."""
+        """Count the effects by the occurrence that they carried.
+
+        All steps of an agent are one effect.
+        """
         lines = self.agents_file.read_text().splitlines() if self.agents_file.exists() else []
-        return self.requests + Counter(lines)
+        return self.requests + Counter(lines) + self.steps.occurrences()
 
     def agent_command(self, folder: Path, seconds: float) -> str:
         """Write an agent program that works for ``seconds``; return its command."""
@@ -78,6 +86,15 @@ async def serve(
         await asyncio.sleep(draw.uniform(0, max_seconds))
         return "marked"
 
+    @mcp_server.tool
+    async def note(number: int) -> str:
+        """Record a step of an agent."""
+        await asyncio.sleep(draw.uniform(0, steps.MAX_STEP_SECONDS))
+        return f"noted {number}"
+
+    async def ask(request: Request) -> Response:
+        return await effects.steps.answer(request, request.headers[KEY_HEADER], draw)
+
     async def hook(request: Request) -> Response:
         effects.requests[request.headers[KEY_HEADER]] += 1
         await asyncio.sleep(draw.uniform(0, max_seconds))
@@ -86,6 +103,7 @@ async def serve(
     tools = mcp_server.http_app(path="/")
     routes = [
         Route("/hook", hook, methods=["POST"]),
+        Route("/v1/chat/completions", ask, methods=["POST"]),
         Mount("/mcp", _count_tool_calls(tools, effects)),
     ]
     application = Starlette(routes=routes, lifespan=tools.lifespan)
@@ -107,8 +125,9 @@ def _count_tool_calls(
         async def receive_and_count() -> Message:
             message: Message = await receive()
             if b'"tools/call"' in message.get("body", b""):
-                key = dict(scope["headers"])[KEY_HEADER.encode()]
-                effects.requests[key.decode()] += 1
+                key = dict(scope["headers"])[KEY_HEADER.encode()].decode()
+                counted = effects.steps.calls if "/" in key else effects.requests
+                counted[key] += 1
             return message
 
         await application(scope, receive_and_count, send)

@@ -13,15 +13,16 @@ from prefect.client.orchestration import PrefectClient
 from sqlalchemy import func
 from sqlmodel import col, select
 
-from chaos import callbacks, restarts
+from chaos import callbacks, restarts, steps
 from chaos.callbacks import Receiver
 from chaos.faults import KILLS_RUNS, InjectedFault
 from chaos.progress import ProgressCheck, Remaining
 from chaos.restarts import Restart
+from chaos.steps import CountedSteps
 from chaos.workload import FAILED, Workload, is_due, seconds_until
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Delivery
-from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
+from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow, StepRow
 from daybook.prefect import flow_runs
 from daybook.runs.claim_requests import due_key
 
@@ -130,6 +131,13 @@ async def wrong_callbacks(ledger: Ledger, receiver: Receiver) -> list[str]:
     async with ledger.read() as session:
         outbox = (await session.execute(select(OutboxRow))).scalars().all()
     return callbacks.violations(receiver, await _rows(ledger), outbox)
+
+
+async def wrong_steps(ledger: Ledger, counted: CountedSteps) -> list[str]:
+    """Return what is wrong with the steps of agents."""
+    async with ledger.read() as session:
+        made = (await session.execute(select(StepRow))).scalars().all()
+    return steps.violations(counted, await _rows(ledger), made)
 
 
 async def _unsent(ledger: Ledger) -> int:

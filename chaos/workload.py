@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from prefect.client.orchestration import PrefectClient
 
+from chaos import steps
 from chaos.callbacks import Receiver
 from chaos.effects import Effects
 from daybook.agents import documents
@@ -19,7 +20,9 @@ from daybook.runs.claim_requests import due_key
 INTERVAL_SECONDS = 10
 """Time between two due times of one job, in every kind of schedule."""
 AGENT_SECONDS = (0.1, 1.0)
-"""Duration of each agent's work."""
+"""Duration of the work of each agent that is a program."""
+STEPPING_AGENT = "stepping"
+"""The agent with several steps (`chaos.steps`)."""
 
 
 FAILED = frozenset({"failed", "timed_out", "unknown"})
@@ -80,6 +83,7 @@ async def add(
         command = [effects.agent_command(folder, seconds)]
         await documents.add(client, agents[-1], "command", {"command": command})
     await tools.add("counter", {"url": f"{effects.address}/mcp/"})
+    await documents.add(client, STEPPING_AGENT, "model", steps.settings(effects.address))
     workload = Workload(plan.end)
     policy = {"until": plan.end.isoformat(), "pause_after_failures": 0}
     kinds = _kinds(effects, agents)
@@ -109,6 +113,7 @@ def _kinds(effects: Effects, agents: list[str]) -> Iterator[dict[str, Any]]:
             prompt = {"prompt": "{{job}} {{due}}", "agent": agent, "session": "new"}
             yield prompt | {"retries": 1, "on_lost": "rerun"}
             yield prompt | {"retries": 0}
+            yield prompt | {"agent": STEPPING_AGENT, "retries": 2, "on_lost": "rerun"}
             yield {"kind": "webhook", "url": f"{effects.address}/hook"}
             yield {"kind": "tool-call", "tool": "counter.mark"}
 

@@ -10,11 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from daybook.api.client import Client
+    from daybook.api.client import Client, SyncClient
     from daybook.api.context import context
     from daybook.api.listening import listening
     from daybook.api.recurring import Recurring
-    from daybook.api.sync_client import SyncClient
     from daybook.registry import listener, tool
     from daybook.toolbox.agents_tools import Skill, schedule_tool, toolset
 
@@ -37,7 +36,7 @@ _MODULES = {
     "Client": "daybook.api.client",
     "Recurring": "daybook.api.recurring",
     "Skill": "daybook.toolbox.agents_tools",
-    "SyncClient": "daybook.api.sync_client",
+    "SyncClient": "daybook.api.client",
     "context": "daybook.api.context",
     "listener": "daybook.registry",
     "listening": "daybook.api.listening",

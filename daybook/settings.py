@@ -270,8 +270,8 @@ class Settings(BaseSettings):
         default=30,
         ge=0,
         description="Days to keep the texts of steps: what an agent and its tools were asked and "
-        "replied. The steps themselves, with their usage, are kept as long as their run. 0: as "
-        "long as the run, too.",
+        "replied, and what a person was asked to approve. The steps themselves, with their usage, "
+        "are kept as long as their run. 0: as long as the run, too.",
     )
     keep_disabled_days: int = Field(
         default=0,

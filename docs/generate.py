@@ -1,4 +1,4 @@
-"""Generator of the pages of docs/ that come from the code, and of one module.
+"""Generator of the pages of docs/ that come from the code, and of two modules.
 
 `python docs/generate.py` writes the pages that changed. With `--check` it writes nothing, lists the
 outdated pages, and exits with 1 if there are any. `PAGES` has a function for each page, which
@@ -11,6 +11,7 @@ import asyncio
 import importlib
 import json
 import os
+import re
 import sys
 import tempfile
 import tomllib
@@ -92,6 +93,15 @@ def policies() -> str:
         return policies_page(asyncio.run(ten_due_times.all_of_them(address)))
 
 
+def api() -> str:
+    """Return `daybook/api/__init__.py` with its current modules, which type checkers need."""
+    folder = FOLDER.parent / "daybook" / "api"
+    names = sorted(each.stem for each in folder.glob("[a-z]*.py"))
+    listed = "".join(f"        {name} as {name},\n" for name in names)
+    text = (folder / "__init__.py").read_text(encoding="utf-8")
+    return re.sub(r"(from daybook\.api import \(\n)[^)]*", rf"\1{listed}    ", text)
+
+
 def design() -> str:
     """Return the page of the design with a current table of packages."""
     lines = ["| | contains |", "|---|---|"]
@@ -160,6 +170,7 @@ _BINDING = ["0001", "0002", "0009", "0013", "0014", "0018", "0022", "0026", "003
 
 
 PAGES: dict[str, Callable[[], str]] = {
+    "../daybook/api/__init__.py": api,
     "../daybook/api/job_fields.py": client_fields.module,
     "design.md": design,
     "decisions/index.md": decisions,

@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -20,6 +20,7 @@ from daybook.agents import documents
 from daybook.cli.main import main
 from daybook.home import CLIENT_CREDENTIAL
 from daybook.operations import worker
+from daybook.resources.store import BlockStore
 
 
 def basic(credential: str | None = None) -> httpx.BasicAuth:
@@ -36,6 +37,18 @@ def with_client(ask: Callable[[PrefectClient], Awaitable[Any]]) -> Any:
             return await ask(client)
 
     return asyncio.run(with_it())
+
+
+async def add_document(
+    store: BlockStore[Any],
+    client: PrefectClient,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    replace: bool = False,
+) -> None:
+    """Store a settings document, such as a secret."""
+    await store.save(client, name, store.validate(settings), replace=replace)
 
 
 _REGISTERED = set[str]()

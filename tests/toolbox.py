@@ -13,7 +13,8 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from daybook.tools.server_blocks import STORE, PrefectServers
+from daybook.tools.server_blocks import STORE
+from tests.at_prefect import add_document
 from tests.world.agents import PRELUDE, Agent
 from tests.world.prefect_world import PrefectWorld
 
@@ -69,8 +70,9 @@ async def served(world: PrefectWorld, source: str) -> AsyncIterator[Agent]:
     agent = Agent(f"s-{uuid4().hex[:8]}", world.agents.folder)
     script = agent.base.with_suffix(".py")
     script.write_text(PRELUDE + START_CHILD + _BEGIN + source + _END)
-    servers = PrefectServers(world.client)
-    await servers.add(agent.name, {"command": [sys.executable, str(script), str(agent.base)]})
+    await add_document(
+        STORE, world.client, agent.name, {"command": [sys.executable, str(script), str(agent.base)]}
+    )
     try:
         yield agent
     finally:

@@ -140,25 +140,29 @@ class StepLines(ABC):
 class _Response:
     """A response of the model, which arrives in one or more lines."""
 
-    position: Position
+    step: Step
     calls: int = 0
     texts: list[str] = field(default_factory=list)
     error: str = ""
     tokens: Usage = field(default_factory=dict)
+    counted: Usage = field(default_factory=dict)
+    """Those of its tokens that are in the sum already."""
 
 
 class ClaudeCodeLines(StepLines):
     """Reader of Claude Code's stream.
 
-    A response is complete when the next one, or the result of one of its calls, arrives. The lines
-    of subagents name the call that started them as their parent, and may be mixed with others.
+    A response ends when the next one, or the result of one of its calls, arrives. A line of the
+    same response after such a result continues it: it ends once more, with all of its texts. The
+    lines of subagents name the call that started them as their parent, and may be mixed with
+    others.
     """
 
     def __init__(self, request: AgentRequest) -> None:
         super().__init__(request)
         self._responses: dict[str, _Response] = {}
         self._last_of: dict[str, str] = {}
-        """The response that is not complete yet, by its parent."""
+        """The last response, by its parent."""
         self._tokens: Usage = {}
 
     def _read(self, event: Json) -> None:
@@ -169,27 +173,32 @@ class ClaudeCodeLines(StepLines):
             case "assistant":
                 self._read_response(event)
             case "user":
-                self._complete(_text(event.get("parent_tool_use_id")))
+                self._end_response(_text(event.get("parent_tool_use_id")))
                 for block in _blocks(event):
                     self._read_result_of_call(block)
             case "result":
                 self._read_result(event)
 
     def _close(self) -> None:
-        for parent in [*self._last_of]:
-            self._complete(parent)
+        for parent in self._last_of:
+            self._end_response(parent)
 
     def _read_response(self, event: Json) -> None:
         message, parent = _object(event.get("message")), _text(event.get("parent_tool_use_id"))
         key = _text(message.get("id")) or _text(event.get("uuid"))
+        last = self._last_of.get(parent, "")
         if key not in self._responses:
-            self._complete(parent)
+            self._end_response(parent)
+            if last:
+                self._responses[last].texts.clear()
             model = _text(message.get("model"))
             self.model = self.model or model or None
-            self._responses[key] = _Response(self._begin_request(key, model or "model").position)
+            self._responses[key] = _Response(self._begin_request(key, model or "model"))
             self._last_of[parent] = key
         response = self._responses[key]
-        response.tokens = _claude_tokens(_object(message.get("usage")))
+        if key == last:
+            self._open[key] = response.step
+        response.tokens = _claude_tokens(_object(message.get("usage"))) or response.tokens
         response.error = _text(event.get("error"))
         for block in _blocks(event):
             match block.get("type"):
@@ -198,7 +207,7 @@ class ClaudeCodeLines(StepLines):
                 case "tool_use" | "server_tool_use":
                     response.calls += 1
                     name, arguments = _text(block.get("name")) or "tool", block.get("input")
-                    at = self._position(response.position.request, response.calls)
+                    at = self._position(response.step.position.request, response.calls)
                     self._begin_call(_text(block.get("id")), name, arguments, at)
                     response.texts.append(f"{name}({_json(arguments)})")
                 case _:
@@ -210,18 +219,20 @@ class ClaudeCodeLines(StepLines):
         error = (text or "the call failed") if failed else ""
         self._end(_text(block.get("tool_use_id")), StepReply("" if failed else text, error))
 
-    def _complete(self, parent: str) -> None:
-        key = self._last_of.pop(parent, "")
+    def _end_response(self, parent: str) -> None:
+        """Note the end of the last response below ``parent``, if it has not ended as it is now."""
+        key = self._last_of.get(parent, "")
         if key not in self._open:
             return
         response = self._responses[key]
         for name, count in response.tokens.items():
-            self._tokens[name] = self._tokens.get(name, 0) + count
+            more = count - response.counted.get(name, 0)
+            self._tokens[name] = self._tokens.get(name, 0) + more
+        response.counted = response.tokens
         self.usage = self._used(self._tokens, None)
         used = {"requests": 1, **_tokens_of(response.tokens), "cost_usd": None}
         text = "\n".join(filter(None, response.texts))
         self._end(key, StepReply(text, response.error, used))
-        response.texts = []
 
     def _read_result(self, event: Json) -> None:
         self._close()

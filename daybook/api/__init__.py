@@ -5,8 +5,8 @@
     command line, MCP, web, programs ──► Operations (this package) ──► ledger, Prefect
 
     agents … tools                           operations
-    client, sync_client, context             `Client`, `SyncClient`, `context`
-    task_client, blocking                    `Client.tasks`; methods without `await`
+    client, context                          `Client`, `SyncClient`, `context`
+    client_operations, client_methods        `Client.tasks`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
 
 Contract: an operation is an async function that takes plain values. It returns models with
@@ -19,8 +19,8 @@ are `jobs.add`, `edit_job`, `pause` and `resume`, which store the change as pend
 Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `listening`
 from `daybook`.
 
-To add a noun, write its module here and add it to the imports under `TYPE_CHECKING`. If programs
-should reach an operation too, give `Client` a method for it, and repeat its name in `SyncClient`.
+To add a noun, write its module here; `make docs` adds it to the imports under `TYPE_CHECKING`. If
+programs should reach an operation too, give `Client` a method for it.
 
 Pitfall: each operation imports only what it needs, so that `list` starts without Prefect and `next`
 without a database. For the same reason this package imports a module at its first use:
@@ -45,21 +45,31 @@ if TYPE_CHECKING:
         callbacks as callbacks,
         changes as changes,
         channels as channels,
+        client as client,
+        client_methods as client_methods,
+        client_operations as client_operations,
         conflicts as conflicts,
+        context as context,
         destinations as destinations,
         documents as documents,
         due as due,
         files as files,
+        filters as filters,
         heartbeat as heartbeat,
         hooks as hooks,
         imports as imports,
         inbox as inbox,
+        job_fields as job_fields,
         job_pages as job_pages,
         jobs as jobs,
-        ledger_key as ledger_key,
+        ledger as ledger,
+        listening as listening,
         maintenance as maintenance,
+        overdue as overdue,
+        plugin_jobs as plugin_jobs,
+        preflight as preflight,
         preview as preview,
-        retention as retention,
+        recurring as recurring,
         run_life as run_life,
         run_lists as run_lists,
         runs as runs,
@@ -68,7 +78,7 @@ if TYPE_CHECKING:
         skips as skips,
         spending as spending,
         sync as sync,
-        task_client as task_client,
+        sync_wrapper as sync_wrapper,
         task_scheduler as task_scheduler,
         tasks as tasks,
         timeline as timeline,

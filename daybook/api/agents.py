@@ -36,16 +36,16 @@ KEY_DELETED = (
 TEST_PROMPT = "Say in one sentence that you are ready."
 
 
-class StoredAgent(AgentInfo, frozen=True):
-    """An agent that was added or changed; ``notes`` are hints for the user."""
-
-    notes: list[str]
-
-
 class AgentDetails(AgentInfo, frozen=True):
     """An agent with the names of the jobs that use it."""
 
     jobs: list[str]
+
+
+class SavedAgent(AgentDetails, frozen=True):
+    """An agent that was added or changed; ``notes`` are hints for the user."""
+
+    notes: list[str]
 
 
 class AgentTest(BaseModel, frozen=True):
@@ -64,7 +64,7 @@ class AgentTest(BaseModel, frozen=True):
 
 async def add(
     name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False, preset: str = ""
-) -> StoredAgent:
+) -> SavedAgent:
     """Store an agent as a Prefect block; ``kind`` is the word of one of `kinds.KINDS`.
 
     With ``replace``, replace the agent with this name, whose key is deleted. ``preset`` is the name
@@ -76,11 +76,10 @@ async def add(
     async with prefect.answering() as client:
         await _check_tools(checked, client)
         await documents.add(client, name, kind, checked.model_dump(), replace=replace)
-        added = await documents.describe(client, name)
-    return StoredAgent(**dict(added), notes=notes)
+        return SavedAgent(**dict(await _details(client, name)), notes=notes)
 
 
-async def edit(name: str, changes: Mapping[str, Any]) -> StoredAgent:
+async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
     """Change only the given settings of an agent, and of its ``options``; return it.
 
     An option that is None is removed. The key stays, unless ``changes`` has one, or the provider or
@@ -102,8 +101,8 @@ async def edit(name: str, changes: Mapping[str, Any]) -> StoredAgent:
         checked, notes = _check(kind.word, fields)
         await _check_tools(checked, client)
         await kind.save(client, stored_name, checked, replace=True)
-        edited = await documents.describe(client, f"{kind.slug}/{stored_name}")
-    return StoredAgent(**dict(edited), notes=[*notes, KEY_DELETED] if loses_key else notes)
+        edited = await _details(client, f"{kind.slug}/{stored_name}")
+    return SavedAgent(**dict(edited), notes=[*notes, KEY_DELETED] if loses_key else notes)
 
 
 def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
@@ -130,11 +129,7 @@ async def list_agents() -> list[AgentDetails]:
     async with prefect.connected() as client:
         known = await documents.names(client)
         references = [each for name in known for each in documents.matches(known, name)]
-        described = [await documents.describe(client, each) for each in references]
-    return [
-        AgentDetails(**dict(each), jobs=_users(f"{each.type}/{each.name}", jobs))
-        for each in described
-    ]
+        return [await _details(client, each, jobs) for each in references]
 
 
 async def show(name: str) -> AgentDetails:
@@ -143,8 +138,7 @@ async def show(name: str) -> AgentDetails:
     Raise `UnknownName`, `Ambiguous`.
     """
     async with prefect.connected() as client:
-        described = await documents.describe(client, name)
-    return AgentDetails(**dict(described), jobs=_users(name, await stored_jobs()))
+        return await _details(client, name)
 
 
 async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> AgentTest:
@@ -201,6 +195,19 @@ def _check(kind: str, fields: Mapping[str, Any]) -> tuple[BaseModel, list[str]]:
             command, note = locations.resolve_command(settings.command, settings.work_dir)
             return settings.model_copy(update={"command": command}), [note] if note else []
     return settings, []
+
+
+async def _details(
+    client: PrefectClient, name: str, jobs: Iterable[StoredJob] | None = None
+) -> AgentDetails:
+    """Return the agent with those of ``jobs``, by default all, that use it.
+
+    Raise `UnknownName`, `Ambiguous`.
+    """
+    described = await documents.describe(client, name)
+    return AgentDetails(
+        **dict(described), jobs=_users(name, await stored_jobs() if jobs is None else jobs)
+    )
 
 
 def _users(name: str, jobs: Iterable[StoredJob]) -> list[str]:

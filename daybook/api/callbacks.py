@@ -12,7 +12,7 @@ from daybook.api import authorization
 from daybook.delivery import history, sending
 from daybook.delivery.views import Notification, NotificationDetails
 from daybook.errors import InvalidInput
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
 
@@ -35,7 +35,7 @@ async def list_callbacks(
         raise InvalidInput(
             "status", f'"{status}" is not a delivery status', f"use {', '.join(STATES)}"
         )
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         job_id = (await authorization.find_job(session, job, archived=True)).id if job else None
         rows = await history.recent(session, status=status, job_id=job_id, limit=limit)
         return [Notification.of(each, await job_of(session, each)) for each in rows]
@@ -46,7 +46,7 @@ async def show(ref: str) -> NotificationDetails:
 
     Raise `NotFound`, `Ambiguous`.
     """
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         row = await history.find(session, ref)
         job, lane = await job_of(session, row), await session.get(LaneRow, row.lane)
     paused_until = lane.paused_until if lane and row.status == Delivery.PENDING else None

@@ -19,7 +19,7 @@ from sqlmodel import col
 
 from daybook import owners
 from daybook.delivery import outbox
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE, Delivery, Status
 from daybook.ledger.tables import Fact, JobRow, LaneRow, OutboxRow, RunRow, TokenRow
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
@@ -42,7 +42,7 @@ class Changes:
 
 async def read() -> Changes:
     """Return what the pages show now, in short. Raises `LedgerUnreachable`."""
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         rows = [tuple(each) for each in await session.execute(_query())]
     viewers = frozenset(str(row[1]) for row in rows if row[0] == _VIEWER)
     return Changes(repr([row for row in rows if row[0] != _VIEWER]), viewers)

@@ -22,25 +22,17 @@ _SUBJECT = "Daybook: test message"
 
 
 class Channel(BaseModel, frozen=True):
-    """A channel.
+    """A channel, with the names of the ``jobs`` that send there.
 
     ``kind`` is `inbox`, `file`, `console` or the slug of the block's type; ``chat_id`` is True if
     a job has to name a chat; ``limit`` is the maximum length of a message in characters, None if
-    the block is invalid.
+    the block is invalid, as ``problem`` says then.
     """
 
     name: str
     kind: str
     chat_id: bool
     limit: int | None
-
-
-class ListedChannel(Channel, frozen=True):
-    """A channel with the names of the ``jobs`` that send there.
-
-    ``problem`` says what is wrong with the block, or is None.
-    """
-
     problem: str | None
     jobs: list[str]
 
@@ -63,7 +55,7 @@ async def names(within: float) -> dict[str, str]:
         return await registry.names(client)
 
 
-async def list_channels() -> list[ListedChannel]:
+async def list_channels() -> list[Channel]:
     """Return all channels: the built-in ones, then the others, sorted by name."""
     references = await _references()
     async with prefect.connected() as client:
@@ -77,7 +69,7 @@ async def list_channels() -> list[ListedChannel]:
             except NotDelivered as error:
                 problem = str(error)
             listed.append(
-                ListedChannel(
+                Channel(
                     name=name,
                     kind=kind,
                     chat_id=channel.needs_chat_id if channel else False,
@@ -104,7 +96,15 @@ async def add(name: str, url: str, *, replace: bool = False) -> Channel:
                 "name", f'"{name}" is a Prefect block ({known[name]})', "choose another"
             )
         made = await apprise.add(client, name, url, replace=replace)
-    return Channel(name=name, kind=apprise.STORE.slug, chat_id=made.needs_chat_id, limit=made.limit)
+    kind = apprise.STORE.slug
+    return Channel(
+        name=name,
+        kind=kind,
+        chat_id=made.needs_chat_id,
+        limit=made.limit,
+        problem=None,
+        jobs=_users_of(name, kind, await _references()),
+    )
 
 
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTest:

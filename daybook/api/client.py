@@ -1,4 +1,4 @@
-"""`daybook.Client`: jobs and runs, for programs with an event loop."""
+"""`daybook.Client` and `daybook.SyncClient`: jobs and runs, for programs."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from daybook import api, owners
 from daybook.api import context, plugin_jobs
+from daybook.api.client_methods import Blocking, ClientMethod, Operations
 from daybook.api.filters import JobFilters, RunFilters
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
+    from daybook.api.client_operations import (
+        Hooks,
+        Sessions,
+        SyncHooks,
+        SyncSessions,
+        SyncTasks,
+        Tasks,
+    )
     from daybook.api.files import ApplyReport, Drift
-    from daybook.api.hook_client import Hooks
     from daybook.api.job_fields import (
         AllFields,
         CallFields,
@@ -24,8 +32,6 @@ if TYPE_CHECKING:
         RunFilterFields,
     )
     from daybook.api.maintenance import MaintenanceWindow
-    from daybook.api.session_client import Sessions
-    from daybook.api.task_client import Tasks
     from daybook.delivery.views import ListedRun, RunDetails, RunWithSteps
     from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
 
@@ -37,7 +43,7 @@ if TYPE_CHECKING:
     Drifts = list[Drift]
 
 
-class Client:
+class Client(Operations):
     """Client for jobs and runs: add, change and run jobs, and read their results.
 
     It uses this process's home (`DAYBOOK_HOME`); the `daybook up` of that home executes the jobs.
@@ -64,10 +70,12 @@ class Client:
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:
         context.actor_for(agent, user)  # raises here, not in the first call
+        super().__init__(self._as_actor)
         self._agent, self._user = agent, user
 
     # --- jobs
 
+    @ClientMethod
     async def add(
         self,
         /,
@@ -99,6 +107,7 @@ class Client:
         given |= {"chat_id": chat_id}
         return await self._add(schedule, timezone, name, {"prompt": prompt, **given, **more})
 
+    @ClientMethod
     async def add_webhook(
         self,
         /,
@@ -119,6 +128,7 @@ class Client:
         given = {"kind": "webhook", "url": url, "method": method, "headers": headers, "body": body}
         return await self._add(schedule, timezone, name, {**given, **more})
 
+    @ClientMethod
     async def add_tool(
         self,
         /,
@@ -138,6 +148,7 @@ class Client:
         given = {"kind": "tool-call", "tool": tool, "params": params}
         return await self._add(schedule, timezone, name, {**given, **more})
 
+    @ClientMethod
     async def plugin_job(
         self,
         /,
@@ -160,9 +171,9 @@ class Client:
         """
         given = plugin_jobs.action_fields(plugin_id, key, runtime_name, payload, tool)
         given |= {"schedule": schedule, "timezone": timezone, **more}
-        with self._as_actor():
-            return await plugin_jobs.save(given)
+        return await plugin_jobs.save(given)
 
+    @ClientMethod
     async def list(self, /, status: str = "", **filters: Unpack[JobFilterFields]) -> Jobs:
         """Return the jobs that the client may see, sorted by name.
 
@@ -171,39 +182,39 @@ class Client:
         ``sort`` are those of `daybook list`: `client.list(tag=["news"], failing=True)`.
         """
         where = JobFilters.of({"status": [status] if status else [], **filters})
-        with self._as_actor():
-            return await api.jobs.list_jobs(where)
+        return await api.jobs.list_jobs(where)
 
+    @ClientMethod
     async def get(self, job: str) -> JobDetails:
         """Return one job, even a removed one.
 
         It has `last_run` and `next_run`, each of which may be None, and `recipients`.
         """
-        with self._as_actor():
-            return await api.jobs.show(job)
+        return await api.jobs.show(job)
 
+    @ClientMethod
     async def update(self, /, job: str, **changes: Unpack[AllFields]) -> ChangedJob:
         """Change only the given fields of `add`, `add_webhook` or `add_tool`. Return the job."""
-        with self._as_actor():
-            return await api.jobs.edit_job(job, {**changes})
+        return await api.jobs.edit_job(job, {**changes})
 
+    @ClientMethod
     async def pause(self, job: str, note: str = "") -> ChangedJob:
         """Disable the job; ``note`` says why. Idempotent. Return the job."""
-        with self._as_actor():
-            return await api.jobs.pause(job, note)
+        return await api.jobs.pause(job, note)
 
+    @ClientMethod
     async def resume(self, job: str) -> ChangedJob:
         """Enable the job and end a snooze. Idempotent. Return the job."""
-        with self._as_actor():
-            return await api.jobs.resume(job)
+        return await api.jobs.resume(job)
 
+    @ClientMethod
     async def remove(self, job: str) -> ListedJob:
         """Remove the job; its runs stay readable. Return the job as it was."""
-        with self._as_actor():
-            return await api.jobs.remove(job)
+        return await api.jobs.remove(job)
 
     # --- runs
 
+    @ClientMethod
     async def run(
         self,
         job: str,
@@ -218,9 +229,9 @@ class Client:
         ended in Prefect only, because its process died. A repeated ``request_id`` returns the same
         run while the ledger keeps it, at least 7 days.
         """
-        with self._as_actor():
-            return await api.runs.run(job, wait=wait, request_id=request_id, prompt=prompt)
+        return await api.runs.run(job, wait=wait, request_id=request_id, prompt=prompt)
 
+    @ClientMethod
     async def retry(
         self, run: str, *, wait: bool = False, request_id: str | None = None
     ) -> RunDetails:
@@ -228,9 +239,9 @@ class Client:
 
         Return the new run; the arguments are as for `run`.
         """
-        with self._as_actor():
-            return await api.runs.retry(run, wait=wait, request_id=request_id)
+        return await api.runs.retry(run, wait=wait, request_id=request_id)
 
+    @ClientMethod
     async def runs(
         self, /, job: str | None = None, limit: int = 20, **filters: Unpack[RunFilterFields]
     ) -> Runs:
@@ -239,9 +250,9 @@ class Client:
         The ``filters`` and ``sort`` are those of `daybook runs`: `client.runs(status=["failed"])`.
         """
         where = RunFilters.of({**filters})
-        with self._as_actor():
-            return await api.runs.history(job, limit, where)
+        return await api.runs.history(job, limit, where)
 
+    @ClientMethod
     async def run_of(self, run: str) -> RunWithSteps:
         """Return one run, by its id or a unique id prefix.
 
@@ -250,17 +261,17 @@ class Client:
         messages, alerts and listener calls about the run, each with its delivery status, and
         `steps`: the requests to models and the tool calls of its agent.
         """
-        with self._as_actor():
-            return await api.runs.show(run)
+        return await api.runs.show(run)
 
+    @ClientMethod
     async def cancel(self, run: str) -> RunDetails:
         """Cancel a run, by its id, or the live run of a job. Return the run.
 
         It may still be live if its worker has not ended it within 30 seconds.
         """
-        with self._as_actor():
-            return await api.runs.cancel(run)
+        return await api.runs.cancel(run)
 
+    @ClientMethod
     async def next(
         self,
         job: str = "",
@@ -277,15 +288,15 @@ class Client:
             raise InvalidInput(
                 "job or schedule", "exactly one is required", "give a job or a schedule"
             )
-        with self._as_actor():
-            if schedule:
-                upcoming = api.due.of_schedule(schedule=schedule, timezone=timezone, count=count)
-            else:
-                upcoming = await api.due.of_job(job, count=count)
+        if schedule:
+            upcoming = api.due.of_schedule(schedule=schedule, timezone=timezone, count=count)
+        else:
+            upcoming = await api.due.of_job(job, count=count)
         return list(upcoming.due)
 
     # --- maintenance
 
+    @ClientMethod
     async def plan_maintenance(
         self,
         until: str | None = None,
@@ -299,23 +310,23 @@ class Client:
 
         It ends at ``until`` or after ``duration``. Times are RFC 3339 times, `22:00`, or `in 2h`.
         """
-        with self._as_actor():
-            return await api.maintenance.plan(
-                until, begin=begin, duration=duration, timezone=timezone, note=note
-            )
+        return await api.maintenance.plan(
+            until, begin=begin, duration=duration, timezone=timezone, note=note
+        )
 
+    @ClientMethod
     async def maintenance(self) -> MaintenanceWindows:
         """Return the present and the planned windows in which no job starts, earliest first."""
-        with self._as_actor():
-            return await api.maintenance.list_windows()
+        return await api.maintenance.list_windows()
 
+    @ClientMethod
     async def remove_maintenance(self, window: str) -> MaintenanceWindow:
         """Remove a planned window, or end the present one now. Return the window."""
-        with self._as_actor():
-            return await api.maintenance.remove(window)
+        return await api.maintenance.remove(window)
 
     # --- jobs files
 
+    @ClientMethod
     async def apply(
         self,
         jobs: str | PathLike[str],
@@ -338,26 +349,25 @@ class Client:
         is_text = isinstance(jobs, str)
         paths = [] if is_text else [fspath(jobs)]
         texts = [Source("text", str(jobs))] if is_text else sources.of_paths(paths)
-        with self._as_actor():
-            return await api.files.apply(
-                texts,
-                set_name=set_name,
-                default_set=sources.default_set(paths),
-                dry_run=dry_run,
-                prune=prune,
-                adopt=adopt,
-                wait=wait,
-            )
+        return await api.files.apply(
+            texts,
+            set_name=set_name,
+            default_set=sources.default_set(paths),
+            dry_run=dry_run,
+            prune=prune,
+            adopt=adopt,
+            wait=wait,
+        )
 
+    @ClientMethod
     async def diff(self, *jobs: str) -> Drifts:
         """Return the jobs, by default all, that were changed since their file was applied."""
-        with self._as_actor():
-            return await api.files.drift(jobs)
+        return await api.files.drift(jobs)
 
+    @ClientMethod
     async def export(self, *jobs: str) -> str:
         """Return jobs, by default all, as the text of a jobs file, which `apply` reads."""
-        with self._as_actor():
-            text, _ = await api.files.export(jobs)
+        text, _ = await api.files.export(jobs)
         return text
 
     # --- tasks
@@ -368,9 +378,9 @@ class Client:
 
         Results are the models of `daybook.tasks.views`.
         """
-        from daybook.api.task_client import Tasks
+        from daybook.api.client_operations import Tasks
 
-        return Tasks(self._as_actor)
+        return Tasks(self._acting_as)
 
     # --- sessions
 
@@ -380,9 +390,9 @@ class Client:
 
         Results are the models of `daybook.api.sessions`; `send` returns the run.
         """
-        from daybook.api.session_client import Sessions
+        from daybook.api.client_operations import Sessions
 
-        return Sessions(self._as_actor)
+        return Sessions(self._acting_as)
 
     # --- hooks
 
@@ -392,9 +402,9 @@ class Client:
 
         Results are the models of `daybook.api.hooks`.
         """
-        from daybook.api.hook_client import Hooks
+        from daybook.api.client_operations import Hooks
 
-        return Hooks(self._as_actor)
+        return Hooks(self._acting_as)
 
     # --- internals
 
@@ -402,8 +412,7 @@ class Client:
         self, schedule: str | None, timezone: str | None, name: str | None, given: dict[str, Any]
     ) -> ChangedJob:
         given = {"schedule": schedule, "timezone": timezone, "name": name, **given}
-        with self._as_actor():
-            return await api.jobs.add(given)
+        return await api.jobs.add(given)
 
     @contextmanager
     def _as_actor(self) -> Iterator[None]:
@@ -412,3 +421,36 @@ class Client:
         address.use_current_server()
         with owners.acting_as(context.actor_for(self._agent, self._user)):
             yield
+
+
+class SyncClient(Blocking, Client):
+    """`Client` without `await`: the same methods, arguments, results and errors.
+
+    An example::
+
+        client = daybook.SyncClient()
+        job = client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
+        print(client.run(job.id, wait=True).status)
+
+    """
+
+    @cached_property
+    def tasks(self) -> SyncTasks:
+        """`Client.tasks` without `await`."""
+        from daybook.api.client_operations import SyncTasks
+
+        return SyncTasks(self._acting_as)
+
+    @cached_property
+    def sessions(self) -> SyncSessions:
+        """`Client.sessions` without `await`."""
+        from daybook.api.client_operations import SyncSessions
+
+        return SyncSessions(self._acting_as)
+
+    @cached_property
+    def hooks(self) -> SyncHooks:
+        """`Client.hooks` without `await`."""
+        from daybook.api.client_operations import SyncHooks
+
+        return SyncHooks(self._acting_as)

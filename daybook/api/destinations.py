@@ -42,25 +42,20 @@ TEST_EVENT = {
 """The body of a test event: the first fields of a callback's body, and a message."""
 
 
-class SavedDestination(BaseModel, frozen=True):
+class DestinationDetails(destinations.DestinationInfo, frozen=True):
+    """A destination with the names of the jobs that call it."""
+
+    jobs: list[str]
+
+
+class SavedDestination(DestinationDetails, frozen=True):
     """A destination that was stored.
 
     ``secret`` is None unless it was created now; ``notes`` are hints for the user.
     """
 
-    name: str
-    url: str
-    token: str
-    timeout: float
-    tries: int
     secret: str | None = Field(repr=False)
     notes: list[str]
-
-
-class ListedDestination(destinations.DestinationInfo, frozen=True):
-    """A destination with the names of the jobs that call it."""
-
-    jobs: list[str]
 
 
 class RotatedSecret(BaseModel, frozen=True):
@@ -110,16 +105,11 @@ async def add(
         made = await destinations.add(
             client, name, url, secret=known_secret, replace=replace, **settings
         )
-        notes = await _token_notes(client, made)
-    return SavedDestination(
-        name=made.name,
-        url=made.url,
-        token=made.token,
-        timeout=made.timeout,
-        tries=made.tries,
-        secret=None if known_secret else made.secret,
-        notes=notes,
-    )
+        return SavedDestination(
+            **dict(await _DESTINATIONS.read(client, made.name)),
+            secret=None if known_secret else made.secret,
+            notes=await _token_notes(client, made),
+        )
 
 
 async def _secret_of(client: PrefectClient, name: str) -> str | None:
@@ -139,7 +129,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
     return destination.secret
 
 
-class _Destinations(Documents[ListedDestination]):
+class _Destinations(Documents[DestinationDetails]):
     """The destinations, and the jobs that call each."""
 
     async def more(
@@ -156,7 +146,7 @@ class _Destinations(Documents[ListedDestination]):
         }
 
 
-_DESTINATIONS = _Destinations(destinations.STORE, ListedDestination)
+_DESTINATIONS = _Destinations(destinations.STORE, DestinationDetails)
 list_destinations = _DESTINATIONS.list
 
 

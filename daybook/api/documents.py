@@ -1,4 +1,4 @@
-"""Operations that all kinds of settings documents share.
+"""Operations that all kinds of settings documents share: add, list, show and remove.
 
 To add a kind: its model and `BlockStore`, a block class in `blocks/`, an entry of
 `keeper.blocks.BLOCK_TYPES`, and here `Documents(store)`, or a subclass with the kind's view and the
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pydantic import BaseModel
+
 from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.keeper import blocks
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 from daybook.prefect import client as prefect
 from daybook.resources import copies
 from daybook.resources.store import BlockStore, DocumentView
@@ -28,13 +30,14 @@ View = TypeVar("View", bound=DocumentView)
 
 
 class Documents(Generic[View]):
-    """Operations on the documents of one kind, which return views of them.
-
-    What adds a document differs between the kinds; each has its own operation for it.
-    """
+    """Operations on the documents of one kind, which return views of them."""
 
     def __init__(self, store: BlockStore[Any], view: type[View]) -> None:
         self.store, self.view = store, view
+
+    def validate(self, settings: Mapping[str, Any]) -> BaseModel:
+        """Return the settings to store; raise `InvalidInput`, which names the invalid field."""
+        return self.store.validate(settings)
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
@@ -46,6 +49,17 @@ class Documents(Generic[View]):
         """Return what uses a document, so that it cannot be removed: names of jobs, or phrases."""
         return []
 
+    async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> View:
+        """Store a document and return it; with ``replace``, replace the one with this name.
+
+        If it raises `InvalidInput`, nothing was changed.
+        """
+        self.store.check_name(name)
+        checked = self.validate(settings)
+        async with prefect.answering() as client:
+            await self.store.save(client, name, checked, replace=replace)
+            return await self.read(client, name)
+
     async def list(self) -> list[View]:
         """Return all documents, sorted by name."""
         async with prefect.answering() as client:
@@ -54,14 +68,18 @@ class Documents(Generic[View]):
     async def show(self, name: str) -> View:
         """Return one document. Raise `NotFound`."""
         async with prefect.answering() as client:
-            [view] = await self._views(client, [await self.store.get(client, name)])
-        return view
+            return await self.read(client, name)
 
     async def remove(self, name: str) -> None:
         """Delete a document. Raise `InvalidInput` if it is used, and `NotFound`."""
         async with prefect.answering() as client:
             refuse_if_used(self.store.noun, name, await self.users(client, name))
             await self.store.remove(client, name)
+
+    async def read(self, client: PrefectClient, name: str) -> View:
+        """Return one document. Raise `NotFound`."""
+        [view] = await self._views(client, [await self.store.get(client, name)])
+        return view
 
     async def _views(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
@@ -79,13 +97,13 @@ async def names(noun: str) -> list[str]:
     ``noun`` is the kind's `BlockStore.noun`. Works without Prefect. Raise `LedgerUnreachable`.
     """
     slugs = [each.slug for each in blocks.BLOCK_TYPES if each.noun == noun]
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return await copies.names(session, slugs)
 
 
 async def stored_jobs() -> list[StoredJob]:
     """Return all jobs of all owners."""
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return await store.all_jobs(session)
 
 

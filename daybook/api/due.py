@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
 from daybook import api
 from daybook.clock import SYSTEM_CLOCK
@@ -18,31 +19,28 @@ MAX_COUNT = 1_000
 def of_schedule(
     *,
     schedule: str | None = None,
-    cron: str | None = None,
-    every: str | None = None,
-    at: str | None = None,
     timezone: str | None = None,
     after: str | None = None,
     count: int = DUE_TIMES_SHOWN,
+    **fields: Any,
 ) -> DueTimes:
     """Return up to ``count`` due times of a bare schedule after ``after`` (default: now).
 
-    ``schedule`` is one text (`schedule.parse`) instead of ``cron``, ``every`` or ``at``. ``after``
-    is an RFC 3339 time; an interval counts from it. ``timezone`` (default: the setting) is the zone
-    of the schedule and of times without an offset. Raise `InvalidInput`.
+    ``schedule`` is one text (`schedule.parse`) instead of ``fields``: `cron`, `every` or `at`.
+    ``after`` is an RFC 3339 time; an interval counts from it. ``timezone`` (default: the setting)
+    is the zone of the schedule and of times without an offset. Raise `InvalidInput`.
     """
     name = timezone or _default_zone()
     start = _after(after, name)
-    now = start if every is not None else SYSTEM_CLOCK.now()
-    if at is not None and after is not None:
+    now = start if "every" in fields else SYSTEM_CLOCK.now()
+    if "at" in fields and after is not None:
         now = min(start, now)
     if schedule is None:
-        found = make(cron=cron, every=every, at=at, timezone=name, now=now)
+        found = make(**fields, timezone=name, now=now)
     else:
-        others = (("cron", cron), ("every", every), ("at", at))
-        if given := [field for field, value in others if value is not None]:
-            fields = " and ".join(["schedule", *given])
-            raise InvalidInput(fields, "cannot be combined", "use only one of them")
+        if fields:
+            given = " and ".join(["schedule", *fields])
+            raise InvalidInput(given, "cannot be combined", "use only one of them")
         found = parse(schedule, timezone=name, now=min(start, now))
         if isinstance(found, Every):
             found = parse(schedule, timezone=name, now=start)
@@ -78,9 +76,9 @@ async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_S
     Skipped and snoozed ones are left out; a disabled job is treated as enabled. Raise `NotFound`,
     `Ambiguous`, `InvalidInput`.
     """
-    from daybook.ledger.engine import open_ledger
+    from daybook.ledger.engine import reading
 
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         stored = await api.authorization.find_job(session, ref)
     start = _after(after, stored.job.schedule.timezone)
     return DueTimes.of_job(stored, start, _valid_count(count))

@@ -25,7 +25,7 @@ from daybook.files.jobs_file import Source
 from daybook.files.plan import Plan, Step, Verb
 from daybook.jobs import store
 from daybook.jobs.views import FieldChange
-from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.runs import outcomes
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def _exportable(stored: StoredJob) -> StoredJob:
 
 
 async def _selected(refs: Sequence[str]) -> list[StoredJob]:
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         if not refs:
             return await authorization.list_jobs(session)
         found = [await authorization.find_job(session, each) for each in refs]

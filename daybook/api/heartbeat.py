@@ -19,7 +19,7 @@ from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import ScheduleFields
 from daybook.jobs.store import StoredJob
 from daybook.jobs.views import JobDetails
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 
 DEFAULT_NAME = "heartbeat"
 DEFAULT_INTERVAL = "10m"
@@ -97,7 +97,7 @@ def _orders(file: str) -> tuple[str, OrdersState]:
 
 
 async def _find(name: str) -> StoredJob | None:
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         try:
             stored = await authorization.find_job(session, name)
         except NotFound:

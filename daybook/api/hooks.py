@@ -23,7 +23,7 @@ from daybook.hooks.documents import STORE, Hook
 from daybook.hooks.settings import DEFAULT_RATE
 from daybook.hooks.signatures import SchemeName
 from daybook.jobs import payloads, store
-from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.engine import Ledger, reading
 from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
@@ -118,7 +118,7 @@ async def add(
     """
     STORE.check_name(name)
     documents.check_scheme(scheme)
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         stored = await authorization.find_job(session, job)
     async with prefect.answering() as client:
         kept = await _kept_secrets(client, name, scheme) if replace and secret is None else {}
@@ -254,7 +254,7 @@ async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) ->
 async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
     """Return the names of the jobs with these ids that have not been removed."""
     names = {}
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         for each in {each for each in ids if isinstance(each, str)}:
             stored = await store.get(session, each)
             if stored is not None and stored.row.archived_at is None:

@@ -11,7 +11,7 @@ from daybook.delivery import history
 from daybook.delivery.outbox import INBOX, LISTENER
 from daybook.delivery.views import InboxMessage
 from daybook.errors import NotFound
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.tables import OutboxRow
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ async def list_messages(
     ``job`` selects those of one job, even a removed one. Raise `NotFound` or `Ambiguous` for the
     job.
     """
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         job_id = (await authorization.find_job(session, job, archived=True)).id if job else None
         rows = await history.inbox(session, unread_only=unread_only, job_id=job_id, limit=limit)
         return [InboxMessage.of(each, await job_of(session, each)) for each in rows]
@@ -37,7 +37,7 @@ async def show(ref: str) -> InboxMessage:
 
     Raise `NotFound`, `Ambiguous`. The message stays unread.
     """
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         row = await _find(session, ref)
         return InboxMessage.of(row, await job_of(session, row))
 

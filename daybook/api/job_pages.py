@@ -22,7 +22,7 @@ from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.views import Run, UtcTime
 from daybook.runs import history
 from daybook.runs.daily import Total
@@ -168,13 +168,13 @@ def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, li
 
 async def names() -> dict[str, str]:
     """Return the name of every job, also of removed ones, by its id. Works without Prefect."""
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return await store.all_names(session, authorization.visible_owner())
 
 
 async def jobs_by_agent() -> dict[str, int]:
     """Return how many live jobs name each agent. Works without Prefect."""
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         listed = await summaries.read(session, authorization.visible_owner())
     return Counter(each.agent for each in listed if each.agent)
 

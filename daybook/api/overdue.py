@@ -98,7 +98,7 @@ class OverdueRun(BaseModel, frozen=True):
     @classmethod
     def of(cls, each: Overdue, known: DelayFacts) -> Self:
         return cls(
-            job=each.stored.row.name,
+            job=each.job.name,
             due=each.due,
             late_seconds=round((known.now - each.due).total_seconds(), 1),
             run=None if each.run is None else each.run.id,
@@ -138,12 +138,12 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
         return f"paused in Prefect: {', '.join(known.pool.paused)}"
     if known.pool and known.pool.idle:
         return known.pool.idle
-    queue = each.stored.job.policy.class_
+    queue = each.job.policy.class_
     if known.pool and queue in known.pool.unserved:
         return f"no worker serves the work queue {queue}; start `daybook worker --queue {queue}`"
     if row is not None and row.waits_for == slots.WORKER:
         return f"waiting: {row.reason}"
-    if each.stored.row.sync_pending:
+    if each.job.sync_pending:
         return "the job's last change is not in Prefect yet"
     unclaimed = "no worker claimed it" if each.missed else "no worker has claimed it yet"
     return "; ".join(filter(None, (clock_problem(known), keeper_problem(known)))) or unclaimed

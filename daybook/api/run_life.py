@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from daybook.api import authorization
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import NotificationDetails
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
@@ -75,7 +75,7 @@ async def show(ref: str) -> RunLife:
 
     Raise `NotFound`, `Ambiguous`.
     """
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         row, job = await authorization.find_run(session, ref)
         of_run = select(AttemptRow).where(
             col(AttemptRow.run_id) == row.id, col(AttemptRow.number) > 0

@@ -20,7 +20,7 @@ from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import edit, read_parameters
-from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
 from daybook.ledger.views import Approval, Run, Step, UtcTime
@@ -246,7 +246,7 @@ async def show(ref: str) -> RunWithSteps:
 
     Raise `NotFound`, `Ambiguous`.
     """
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         row, job = await authorization.find_run(session, ref)
         view = await _full_view(session, row, job)
         found = await steps.of_run(session, row.id)
@@ -263,7 +263,7 @@ async def find_logged(ref: str) -> Run:
 
     Raise `NotFound`, `Ambiguous`.
     """
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return Run.of(*await authorization.find_logged_run(session, ref))
 
 
@@ -282,7 +282,7 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[LogLine]:
 
     from daybook.prefect import client as prefect
 
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         with owners.acting_as(actor):
             row, _ = await authorization.find_logged_run(session, ref)
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(row.flow_run_id)]))

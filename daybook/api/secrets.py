@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
-
 from daybook.api.documents import Documents, stored_jobs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import destinations
 from daybook.http import secrets
-from daybook.prefect import client as prefect
 from daybook.resources import secrets as secret_blocks
 from daybook.tools.server_blocks import PrefectServers
 
@@ -20,14 +17,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
 
 
-class AddedSecret(BaseModel, frozen=True):
-    """A secret that was stored, with its normalised hosts."""
-
-    name: str
-    hosts: list[str]
-
-
-class ListedSecret(secret_blocks.SecretInfo, frozen=True):
+class SecretDetails(secret_blocks.SecretInfo, frozen=True):
     """A secret with the names of the jobs, tool servers and destinations that refer to it.
 
     A destination refers to a secret as its token.
@@ -38,19 +28,7 @@ class ListedSecret(secret_blocks.SecretInfo, frozen=True):
     destinations: list[str]
 
 
-async def add(name: str, value: str, hosts: Sequence[str], *, replace: bool = False) -> AddedSecret:
-    """Store a secret as a Prefect block.
-
-    Raise `InvalidInput`, without the value in its text, and store nothing if the input is invalid.
-    """
-    secret_blocks.STORE.check_name(name)
-    secret = secret_blocks.STORE.validate({"value": value, "hosts": list(hosts)})
-    async with prefect.answering() as client:
-        await secret_blocks.STORE.save(client, name, secret, replace=replace)
-    return AddedSecret(name=name, hosts=secret.hosts)
-
-
-class _Secrets(Documents[ListedSecret]):
+class _Secrets(Documents[SecretDetails]):
     """The secrets, and who refers to each."""
 
     async def more(
@@ -70,9 +48,8 @@ class _Secrets(Documents[ListedSecret]):
         return [*users["jobs"], *servers, *tokens]
 
 
-_SECRETS = _Secrets(secret_blocks.STORE, ListedSecret)
-list_secrets = _SECRETS.list
-remove = _SECRETS.remove
+_SECRETS = _Secrets(secret_blocks.STORE, SecretDetails)
+add, list_secrets, remove = _SECRETS.add, _SECRETS.list, _SECRETS.remove
 
 
 async def _jobs() -> dict[str, list[str]]:

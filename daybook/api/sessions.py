@@ -11,7 +11,7 @@ from daybook.api import authorization
 from daybook.errors import NotFound
 from daybook.jobs import markers, policy, store
 from daybook.jobs.actions import AgentPrompt
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
 from daybook.runs import claim_requests, sessions, summaries
@@ -105,7 +105,7 @@ async def list_sessions(limit: int = 20) -> list[Session]:
     Raise `InvalidInput` for an agent.
     """
     authorization.require_operator()
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return [Session.of(each) for each in await sessions.recent(session, limit)]
 
 
@@ -116,7 +116,7 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
     Prefect. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
     """
     authorization.require_operator()
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         listed = await _find(session, ref)
         messages = await sessions.history(session, listed.row.id, limit)
         newest = await summaries.latest(session, listed.row.id)
@@ -139,7 +139,7 @@ async def send(ref: str, prompt: str) -> RunDetails:
     from daybook.prefect import occurrence
 
     authorization.require_operator()
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         listed = await _find(session, ref)
         parameters = await _parameters(session, listed)
     with occurrence.continuing(listed.row.id):

@@ -13,7 +13,8 @@ from daybook.api import authorization, jobs
 from daybook.errors import InvalidInput
 from daybook.jobs import upcoming
 from daybook.jobs.store import StoredJob
-from daybook.jobs.views import ONE_MICROSECOND, ListedJob
+from daybook.jobs.upcoming import ONE_MICROSECOND
+from daybook.jobs.views import ListedJob
 from daybook.ledger.engine import open_ledger
 from daybook.schedules.schedule import one_time
 

@@ -18,10 +18,9 @@ from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
 from daybook.schedules.descriptions import duration_in_words
-from daybook.tasks import counts, matching, notifier, queue, sessions, statistics, wakes
+from daybook.tasks import counts, matching, notifier, queue, scheduler, sessions, statistics, wakes
 from daybook.tasks import cycle as cycles
 from daybook.tasks import pause as switch
-from daybook.tasks import rebuild as rebuilding
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.model import PRIORITIES, redact_tokens
@@ -189,7 +188,7 @@ async def rebuild() -> RebuildResult:
     """
     policy = load_policy()
     async with open_ledger() as ledger:
-        return await rebuilding.rebuild(ledger, policy)
+        return await scheduler.rebuild(ledger, policy)
 
 
 @dataclass(frozen=True)

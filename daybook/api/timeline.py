@@ -25,7 +25,6 @@ from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime
 from daybook.runs import counts, history
-from daybook.schedules.descriptions import describe
 
 PERIOD = timedelta(hours=24)
 PER_PAGE = 40
@@ -138,7 +137,7 @@ def _row(stored: StoredJob, marks: list[Mark], now: datetime, end: datetime) -> 
     return Row(
         job_id=stored.id,
         name=stored.row.name,
-        words=describe(stored.job.schedule),
+        words=stored.job.schedule.describe(),
         enabled=stored.job.enabled,
         last_status=stored.row.last_status,
         marks=marks,

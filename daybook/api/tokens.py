@@ -16,7 +16,7 @@ from daybook import owners
 from daybook.api import web_address
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import tokens
-from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.tables import TokenRow
 from daybook.ledger.views import UtcTime, columns
 from daybook.names import validate_name
@@ -109,14 +109,14 @@ async def viewer_of(token: str) -> str:
 
 async def is_viewer(token_id: str) -> bool:
     """Return whether there is a shared link whose token has this id. Raise `LedgerUnreachable`."""
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         row = await session.get(TokenRow, token_id)
         return row is not None and row.owner == owners.VIEWER
 
 
 async def list_tokens() -> list[TokenInfo]:
     """Return all tokens, sorted by name."""
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         return [TokenInfo.of(row) for row in await tokens.every(session)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -22,11 +22,13 @@ from daybook.resources.store import DocumentInfo
 from daybook.tools import calls, catalog
 from daybook.tools.base import ToolInfo
 from daybook.tools.server_blocks import STORE, PrefectServers
+from daybook.tools.server_settings import ToolServerSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.objects import BlockDocument
 
 
 class ListedTool(BaseModel, frozen=True, serialize_by_alias=True):
@@ -68,18 +70,13 @@ class ToolDetails(ListedTool, frozen=True):
     jobs: list[str]
 
 
-class ToolServerWithTools(DocumentInfo, frozen=True):
-    """A saved server with the names of its tools, None if it did not answer.
+class ToolServerDetails(DocumentInfo, frozen=True):
+    """A saved server with the names of its tools and of the jobs that call one of them.
 
-    ``problem`` also says why it did not answer.
+    If it did not answer, ``tools`` is None, and ``problem`` says why.
     """
 
     tools: list[str] | None
-
-
-class ToolServerDetails(ToolServerWithTools, frozen=True):
-    """A saved server with its tools and the names of the jobs that call one of them."""
-
     jobs: list[str]
 
 
@@ -123,10 +120,10 @@ async def show(name: str) -> ToolDetails | ToolServerDetails:
     Raise `UnknownName`, `InvalidInput` for an invalid reference, and `ToolUnreachable` if the
     tool's server does not answer.
     """
-    async with _servers() as servers:
+    async with prefect.connected() as client:
+        servers = PrefectServers(client)
         if name in await servers.names():
-            server = await _with_tools(name, servers)
-            return ToolServerDetails(**dict(server), jobs=await _users(name))
+            return await _SERVERS.read(client, name)
         tool = await catalog.find(name, servers, Guard.from_settings(Rule.OPERATOR))
     jobs = [job for job, called in await _tool_calls() if called == name]
     return ToolDetails(**dict(ListedTool.of(tool)), jobs=jobs)
@@ -166,34 +163,37 @@ async def test(name: str | None = None) -> list[ToolServerTest]:
     An error of a server is in its result. Raise `UnknownName` for an unknown server.
     """
     async with _servers() as servers:
-        if name is not None:
-            await servers.describe(name)
         return [
             await _tested(each, servers) for each in ([name] if name else await servers.names())
         ]
 
 
-async def add(
-    name: str, settings: Mapping[str, Any], *, replace: bool = False
-) -> ToolServerWithTools:
-    """Store a server as a Prefect block; ``settings`` are those of `ToolServerSettings`.
+class _ToolServers(Documents[ToolServerDetails]):
+    """The saved servers, with their tools and the jobs that call these.
 
-    A command is stored with the full path of its program. An unreachable server or a missing secret
-    is a problem in the result, not an error: the worker may run elsewhere.
+    An unreachable server or a missing secret is a problem in the result of `add`, not an error: the
+    worker may run elsewhere.
     """
-    STORE.check_name(name)
-    parsed = STORE.validate(settings)
-    if parsed.command:
-        command, _ = locations.resolve_command(parsed.command, parsed.work_dir)
-        settings = {**settings, "command": command}
-    async with prefect.answering() as client:
-        servers = PrefectServers(client)
-        await servers.add(name, settings, replace=replace)
-        return await _with_tools(name, servers)
 
+    def validate(self, settings: Mapping[str, Any]) -> ToolServerSettings:
+        """Return the settings to store: those given, with the full path of a program."""
+        given = STORE.validate(settings)
+        if not given.command:
+            return given
+        command, _ = locations.resolve_command(given.command, given.work_dir)
+        return STORE.validate({**settings, "command": command})
 
-class _ToolServers(Documents[DocumentInfo]):
-    """The saved servers."""
+    async def more(
+        self, client: PrefectClient, documents: Sequence[BlockDocument]
+    ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
+        servers, names = PrefectServers(client), [str(each.name) for each in documents]
+        tested = {name: await _tested(name, servers) for name in names}
+        users = {name: await _users(name) for name in names}
+        return lambda name, data: {
+            "tools": tested[name].tools,
+            "jobs": users[name],
+            "problem": STORE.check(data)[1] or tested[name].problem,
+        }
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
         """Return the jobs that call a tool of the server, or else the agents that may."""
@@ -205,19 +205,14 @@ class _ToolServers(Documents[DocumentInfo]):
         ]
 
 
-remove = _ToolServers(STORE, DocumentInfo).remove
+_SERVERS = _ToolServers(STORE, ToolServerDetails)
+add, remove = _SERVERS.add, _SERVERS.remove
 
 
 @asynccontextmanager
 async def _servers() -> AsyncIterator[PrefectServers]:
     async with prefect.connected() as client:
         yield PrefectServers(client)
-
-
-async def _with_tools(name: str, servers: PrefectServers) -> ToolServerWithTools:
-    server, tested = await servers.describe(name), await _tested(name, servers)
-    problem = server.problem or tested.problem
-    return ToolServerWithTools(**dict(server) | {"problem": problem}, tools=tested.tools)
 
 
 async def _tested(name: str, servers: PrefectServers) -> ToolServerTest:

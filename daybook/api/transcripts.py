@@ -16,7 +16,7 @@ from daybook.api import authorization
 from daybook.errors import InvalidInput, one_line
 from daybook.execution.markdown import fenced_block, sanitize_markdown
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE
 from daybook.ledger.views import Run, Step, cost_in_words, tokens_in_words, utc_text
 from daybook.runs import sessions, steps, summaries
@@ -46,7 +46,7 @@ async def read(ref: str) -> Transcript:
 
     Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a run without an agent.
     """
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         row, job = await authorization.find_last_run(session, ref)
         if row.kind not in CONVERSATION_KINDS:
             problem = f"{row.id[:8]} is a {row.kind}, which has no transcript"

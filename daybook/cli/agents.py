@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -16,7 +15,6 @@ from daybook.ledger.views import tokens_in_words
 from daybook.schedules import durations
 
 if TYPE_CHECKING:
-    from daybook.agents.documents import AgentInfo
     from daybook.api.agents import AgentDetails
 
 
@@ -139,7 +137,7 @@ def _setting_text(value: Any) -> str:
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _print_agent(agent: AgentInfo, jobs: Sequence[str] = ()) -> None:
+def _print_agent(agent: AgentDetails) -> None:
     settings = dict(agent.settings)
     if isinstance(command := settings.get("command"), list):
         settings["command"] = " ".join(formatting.quoted(str(each)) for each in command)
@@ -148,7 +146,7 @@ def _print_agent(agent: AgentInfo, jobs: Sequence[str] = ()) -> None:
         (name.replace("_", " "), _setting_text(value)) for name, value in settings.items() if value
     ]
     pairs.append(("problem", agent.problem or ""))
-    pairs.append(("jobs", ", ".join(jobs)))
+    pairs.append(("jobs", ", ".join(agent.jobs)))
     output.fields([(name, value) for name, value in pairs if value])
 
 
@@ -181,9 +179,7 @@ show_ = documents.show_command(
 
     Example: daybook agents show default
     """,
-    lambda details: _print_agent(details, details.jobs),
-    name_help="The agent's name.",
-    completer=completion.agents,
+    _print_agent,
 )
 remove_ = documents.remove_command(
     "agents",
@@ -192,5 +188,4 @@ remove_ = documents.remove_command(
 
     Example: daybook agents remove claude
     """,
-    completion.agents,
 )

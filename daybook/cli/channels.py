@@ -12,10 +12,10 @@ from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from daybook.api.channels import ListedChannel
+    from daybook.api.channels import Channel
 
 
-def _print_channels(listed: list[ListedChannel]) -> None:
+def _print_channels(listed: list[Channel]) -> None:
     from daybook.delivery.channels.base import UNBOUNDED
 
     rows = [

@@ -91,7 +91,7 @@ def jobs_and_runs(context: CompletionContext) -> Names:
     return jobs(context) + [(run.id[:8], f"{run.job}, {run.status}") for run in newest]
 
 
-def _documents(noun: str) -> Completer:
+def documents(noun: str) -> Completer:
     """Return the completer of names of settings documents; ``noun`` is their `BlockStore.noun`."""
 
     def complete(context: CompletionContext) -> Names:
@@ -102,11 +102,7 @@ def _documents(noun: str) -> Completer:
     return complete
 
 
-agents = _documents("agent")
-destinations = _documents("destination")
-hooks = _documents("hook")
-secrets = _documents("secret")
-tool_servers = _documents("tool server")
+agents, secrets, tool_servers = documents("agent"), documents("secret"), documents("tool server")
 
 
 def channels(context: CompletionContext) -> Names:

@@ -14,9 +14,10 @@ from daybook.delivery.destination_settings import DestinationSettings
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from daybook.api.destinations import ListedDestination
+    from daybook.api.destinations import DestinationDetails
 
 _DESTINATION = DestinationSettings.model_fields
+_NAMES = completion.documents("destination")
 
 
 @Parameter(name="*")
@@ -90,7 +91,7 @@ async def add_(
     output.say(f"Try it: daybook callbacks destinations test {destination.name}")
 
 
-def _print_destinations(listed: list[ListedDestination]) -> None:
+def _print_destinations(listed: list[DestinationDetails]) -> None:
     rows = [
         (
             each.name,
@@ -126,7 +127,7 @@ list_ = documents.list_command(
 async def rotate_(
     name: Annotated[
         str | None,
-        Parameter(help="The destination's name.", completer=completion.destinations),
+        Parameter(help="The destination's name.", completer=_NAMES),
     ] = None,
     /,
     *,
@@ -168,7 +169,7 @@ async def test_(
         Parameter(
             name="NAME",
             help="A destination's name, or any URL.",
-            completer=completion.destinations,
+            completer=_NAMES,
         ),
     ],
     /,
@@ -189,9 +190,7 @@ async def test_(
 
 @command(uses_prefect=True)
 async def remove_(
-    name: Annotated[
-        str, Parameter(help="The destination's name.", completer=completion.destinations)
-    ],
+    name: Annotated[str, Parameter(help="The destination's name.", completer=_NAMES)],
     /,
 ) -> Answer:
     """Remove a destination.

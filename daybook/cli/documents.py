@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import output
+from daybook.cli import completion, output
 from daybook.cli.command import Answer, command
 from daybook.cli.completion import Completer
 from daybook.errors import InvalidInput, NotFound, UnknownName
@@ -41,12 +41,13 @@ def show_command(
     help_text: str,
     show: Callable[[Any], None],
     *,
-    name_help: str,
-    completer: Completer,
+    name_help: str = "",
+    completer: Completer | None = None,
 ) -> Command:
     """Return a command that shows one document; ``show`` prints it in human-readable form.
 
-    Here and below, ``completer`` returns the names that Tab offers.
+    Here and below, ``completer`` returns the names that Tab offers, by default those of the
+    documents with this ``noun``.
     """
 
     async def show_(name: str, /) -> Answer:
@@ -55,12 +56,14 @@ def show_command(
         yield details
         show(details)
 
-    show_.__annotations__["name"] = Annotated[str, Parameter(help=name_help, completer=completer)]
+    show_.__annotations__["name"] = _name(noun, completer, name_help)
     show_.__doc__ = help_text
     return command(uses_prefect=True)(show_)
 
 
-def remove_command(module: str, noun: str, help_text: str, completer: Completer) -> Command:
+def remove_command(
+    module: str, noun: str, help_text: str, completer: Completer | None = None
+) -> Command:
     """Return a command that removes one document."""
 
     async def remove_(name: str, /) -> Answer:
@@ -68,10 +71,17 @@ def remove_command(module: str, noun: str, help_text: str, completer: Completer)
         yield {"removed": name}
         output.line(f"Removed the {noun} {name}")
 
-    name_help = f"The {noun.rpartition(' ')[2]}'s name."
-    remove_.__annotations__["name"] = Annotated[str, Parameter(help=name_help, completer=completer)]
+    remove_.__annotations__["name"] = _name(noun, completer)
     remove_.__doc__ = help_text
     return command(uses_prefect=True)(remove_)
+
+
+def _name(noun: str, completer: Completer | None, help_text: str = "") -> Any:
+    """Return the annotation of a document's name."""
+    help_text = help_text or f"The {noun.rpartition(' ')[2]}'s name."
+    return Annotated[
+        str, Parameter(help=help_text, completer=completer or completion.documents(noun))
+    ]
 
 
 @contextmanager

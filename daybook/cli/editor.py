@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from daybook.errors import DaybookError, InvalidInput
 from daybook.files.documents import to_yaml
 from daybook.jobs.model import Job
-from daybook.schedules.schedule import to_text
 
 if TYPE_CHECKING:
     from daybook.jobs.views import ListedJob
@@ -41,7 +40,7 @@ def document(job: ListedJob) -> Fields:
     return {
         "name": fields.pop("name"),
         **job.action.model_dump(mode="json", exclude={"kind"}),
-        "schedule": to_text(job.schedule),
+        "schedule": job.schedule.to_text(),
         "timezone": job.schedule.timezone,
         "enabled": fields.pop("enabled"),
         **fields,

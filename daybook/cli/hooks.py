@@ -17,7 +17,9 @@ from daybook.hooks.settings import HookSettings
 if TYPE_CHECKING:
     from daybook.api.hooks import HookDetails
 
-HookName = Annotated[str, Parameter(help="The hook's name.", completer=completion.hooks)]
+HookName = Annotated[
+    str, Parameter(help="The hook's name.", completer=completion.documents("hook"))
+]
 SecretFromStdin = Annotated[
     bool, Parameter(help="Read the secret from standard input instead of creating one.")
 ]
@@ -122,8 +124,6 @@ show_ = documents.show_command(
     Example: daybook hooks show pull-requests
     """,
     _print_hook,
-    name_help="The hook's name.",
-    completer=completion.hooks,
 )
 remove_ = documents.remove_command(
     "hooks",
@@ -132,7 +132,6 @@ remove_ = documents.remove_command(
 
     Example: daybook hooks remove pull-requests
     """,
-    completion.hooks,
 )
 
 

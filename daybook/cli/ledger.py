@@ -38,7 +38,7 @@ async def prune_(
     if disabled_for is not None:
         prepare_prefect()
 
-    result = await api.retention.prune(disabled_for=disabled_for, dry_run=dry_run)
+    result = await api.ledger.prune(disabled_for=disabled_for, dry_run=dry_run)
     yield result
     for name in result.removed:
         output.line(f"{'Would remove' if dry_run else 'Removed'} {name}")
@@ -71,7 +71,7 @@ async def rekey_(
 
     Example: daybook ledger rekey
     """
-    result = await api.ledger_key.renew(discard=discard)
+    result = await api.ledger.rekey(discard=discard)
     yield result
     output.line(f"Copied to the ledger: {', '.join(result.copied) or 'nothing'}")
     for each in result.discarded:

@@ -339,14 +339,8 @@ _CHANGE_WORDS = {
 }
 
 
-class TerminalReporter:
-    """Terminal output of `daybook up`; implements `daybook.operations.up.UpReporter`."""
-
-    def __init__(self, *, browser: bool) -> None:
-        self._browser = browser
-        self._program = program_name()
-        self._example: str | None = None
-        self._model_steps: list[tuple[str, str]] = []
+class _Reporter:
+    """What both reporters of `daybook up` write to stderr."""
 
     def say(self, line: str) -> None:
         output.say(line)
@@ -356,6 +350,16 @@ class TerminalReporter:
 
     def synced(self, report: SyncReport) -> None:
         _print_sync_report(report)
+
+
+class TerminalReporter(_Reporter):
+    """Terminal output of `daybook up`; implements `daybook.operations.up.UpReporter`."""
+
+    def __init__(self, *, browser: bool) -> None:
+        self._browser = browser
+        self._program = program_name()
+        self._example: str | None = None
+        self._model_steps: list[tuple[str, str]] = []
 
     def ready(self, facts: UpFacts) -> None:
         output.line("Ready.", style="bold green")
@@ -399,17 +403,8 @@ class TerminalReporter:
         return command if arguments == command else f"{self._program} {arguments}"
 
 
-class JsonReporter:
+class JsonReporter(_Reporter):
     """Output of `daybook up --json`: JSON lines `ready` and `run`; other text goes to stderr."""
-
-    def say(self, line: str) -> None:
-        output.say(line)
-
-    def progress(self, line: str) -> None:
-        output.progress(line)
-
-    def synced(self, report: SyncReport) -> None:
-        _print_sync_report(report)
 
     def ready(self, facts: UpFacts) -> None:
         output.print_json_line({"ready": facts})

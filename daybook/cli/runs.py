@@ -50,15 +50,18 @@ LATEST_LINE = timedelta(seconds=POLL_INTERVAL_SECONDS * MAX_EMPTY_POLLS)
 """Time after a run's end from which all its log lines are in Prefect."""
 
 
+Wait = Annotated[
+    bool, Parameter(help="Wait for the outcome; exit with 0 if the run succeeded or was skipped.")
+]
+RequestId = Annotated[
+    str | None, Parameter(help="Id of the request; repeating it returns the same run.")
+]
+
+
 async def run_(
     *jobs: Jobs,
-    wait: Annotated[
-        bool,
-        Parameter(help="Wait for the outcome; exit with 0 if the run succeeded or was skipped."),
-    ] = False,
-    request_id: Annotated[
-        str | None, Parameter(help="Id of the request; repeating it returns the same run.")
-    ] = None,
+    wait: Wait = False,
+    request_id: RequestId = None,
     prompt: Annotated[
         str | None,
         Parameter(help="Prompt for this run, instead of the job's; @FILE reads it from a file."),
@@ -98,13 +101,8 @@ async def retry_(
             completer=completion.jobs_and_runs,
         ),
     ],
-    wait: Annotated[
-        bool,
-        Parameter(help="Wait for the outcome; exit with 0 if the run succeeded or was skipped."),
-    ] = False,
-    request_id: Annotated[
-        str | None, Parameter(help="Id of the request; repeating it returns the same run.")
-    ] = None,
+    wait: Wait = False,
+    request_id: RequestId = None,
     as_json: Json = False,
 ) -> int:
     """Repeat a run that has ended, with the prompt and the options that it had.

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import completion, documents, output
+from daybook.cli import documents, output
 from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from daybook.api.secrets import ListedSecret
+    from daybook.api.secrets import SecretDetails
 
 
 @command(uses_prefect=True)
@@ -45,13 +45,14 @@ async def add_(
     if not hosts:
         raise InvalidInput("hosts", "is missing", "add --host api.example.org")
     secret_value = documents.read_hidden_value("value", "Value", "token.txt")
-    secret = await api.secrets.add(name, secret_value, hosts, replace=replace)
+    settings = {"value": secret_value, "hosts": hosts}
+    secret = await api.secrets.add(name, settings, replace=replace)
     yield secret
     output.line(f"Saved the secret {name} for {', '.join(secret.hosts)}")
     output.say(f"To use it, write {{{{secret:{name}}}}} in a header or a parameter.")
 
 
-def _print_secrets(listed: list[ListedSecret]) -> None:
+def _print_secrets(listed: list[SecretDetails]) -> None:
     rows = [
         (
             each.name,
@@ -81,5 +82,4 @@ remove_ = documents.remove_command(
 
     Example: daybook secrets remove ops-token
     """,
-    completion.secrets,
 )

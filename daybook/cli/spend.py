@@ -23,15 +23,18 @@ async def spend_(
     ] = "job",
     since: Annotated[
         str | None,
-        Parameter(help="Only runs that ended since this time. [default: 30 days ago]"),
+        Parameter(
+            help="Only runs that ended since this time, such as 2026-11-20, 2026-11-20T08:00, 7d "
+            "or yesterday. [default: 30 days ago]"
+        ),
     ] = None,
     absolute: Absolute = False,
 ) -> Answer:
     """Show what the runs that ended have cost.
 
-    Includes runs of removed jobs. Days are those of DAYBOOK_TIMEZONE. `+ 2 unpriced` says that the
-    price of two runs is unknown. The tokens that came from a provider's prompt cache, or went into
-    it, are also tokens in. Works without Prefect.
+    Includes runs of removed jobs. Days, and times without an offset, are those of DAYBOOK_TIMEZONE.
+    `+ 2 unpriced` says that the price of two runs is unknown. The tokens that came from a
+    provider's prompt cache, or went into it, are also tokens in. Works without Prefect.
 
     Example: daybook spend --by agent --since 7d
     """

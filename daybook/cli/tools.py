@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
@@ -19,7 +18,7 @@ from daybook.schedules import durations
 from daybook.tools.server_settings import ToolServerSettings
 
 if TYPE_CHECKING:
-    from daybook.api.tools import ToolDetails, ToolList, ToolServerDetails, ToolServerWithTools
+    from daybook.api.tools import ToolDetails, ToolList, ToolServerDetails
 
 
 _FIELDS = ToolServerSettings.model_fields
@@ -121,7 +120,7 @@ def _print_details(details: ToolDetails | ToolServerDetails) -> None:
     if isinstance(details, api.tools.ToolDetails):
         _print_tool(details)
     else:
-        _print_server(details, details.jobs)
+        _print_server(details)
 
 
 def _print_tool(tool: ToolDetails) -> None:
@@ -162,7 +161,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _print_server(server: ToolServerWithTools, jobs: Sequence[str] = ()) -> None:
+def _print_server(server: ToolServerDetails) -> None:
     settings = server.settings
     output.line(f"{server.name} (tool server)", style="bold")
     pairs = [
@@ -173,7 +172,7 @@ def _print_server(server: ToolServerWithTools, jobs: Sequence[str] = ()) -> None
     pairs += [
         ("tools", "\n".join(server.tools or [])),
         ("problem", server.problem or ""),
-        ("jobs", ", ".join(jobs)),
+        ("jobs", ", ".join(server.jobs)),
     ]
     output.fields([(name, value) for name, value in pairs if value])
 
@@ -229,5 +228,4 @@ remove_ = documents.remove_command(
 
     Example: daybook tools remove time
     """,
-    completion.tool_servers,
 )

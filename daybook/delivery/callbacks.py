@@ -21,7 +21,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from math import floor
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
@@ -32,7 +31,6 @@ from daybook.delivery import backoff, destinations, home_secret
 from daybook.delivery.destinations import Destination, DestinationIndex
 from daybook.delivery.sending import GONE_STATUS, DeliveryResult
 from daybook.errors import InvalidInput, OutgoingRefused, PrefectUnreachable
-from daybook.home import Home
 from daybook.http import guard, request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
@@ -63,15 +61,11 @@ class CallbackSender:
     """Sends callbacks, one attempt each; use it as an async context manager.
 
     ``now`` is the ledger's clock. ``client`` is Prefect's; through it, destinations and tokens are
-    read once each, and only when they are needed. ``place`` is the home with the signing secret; by
-    default, the current one.
+    read once each, and only when they are needed.
     """
 
-    def __init__(
-        self, client: PrefectClient, now: Callable[[], datetime], place: Home | None = None
-    ) -> None:
-        self._client, self._now = client, now
-        self._home = place or home.current_home()
+    def __init__(self, client: PrefectClient, now: Callable[[], datetime]) -> None:
+        self._client, self._now, self._home = client, now, home.current_home()
         self._known: DestinationIndex | None = None
         self._homes: list[home_secret.SigningSecret] = []
         self._tokens: dict[tuple[str, str], str] = {}
@@ -80,12 +74,7 @@ class CallbackSender:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         for transport in self._transports.values():
             await transport.aclose()
 

@@ -241,12 +241,6 @@ async def rotate(
     return await _save(client, name, STORE.validate(document.data | changed), replace=True)
 
 
-async def remove(client: PrefectClient, name: str) -> None:
-    """Remove a destination; raise `NotFound` if there is none."""
-    await STORE.remove(client, name)
-    _read.pop(client, None)
-
-
 async def _save(
     client: PrefectClient, name: str, settings: DestinationSettings, *, replace: bool
 ) -> Destination:

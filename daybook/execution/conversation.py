@@ -13,7 +13,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import payloads, prompts
 from daybook.jobs.compression import Compression
 from daybook.jobs.policy import policy_from_parameters
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import reading
 from daybook.ledger.tables import MessageRow
 from daybook.ledger.texts import sanitize
 from daybook.processes import locations
@@ -67,7 +67,7 @@ async def session_history(granted: Granted, limits: Compression) -> tuple[Messag
     if not limits:
         found = CompressedHistory(None, granted.history).within(limits.most_tokens)
         return _messages(found.messages)
-    async with open_ledger() as ledger, ledger.read() as session:
+    async with reading() as session:
         # The run before may still be summarizing: an attempt must not differ from the one before.
         until = granted.queued_at
         found = await summaries.history(session, granted.session_id, limits, until)

@@ -8,13 +8,17 @@
 
 The run's outcome does not depend on it: whatever fails is logged, and if the process dies, nothing
 is half stored. The next run then gets the messages themselves, and asks again after its answer.
-The requests use the run's tokens, and no tools; each takes at most the timeout of an attempt.
+The requests use the run's tokens, and no tools; each takes at most the timeout of an attempt. A
+request to a model is recorded as a step of the run when it has ended, because the run has no claim
+any more.
 """
 
 from __future__ import annotations
 
 import logging
 import textwrap
+from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 
 from prefect.client.orchestration import get_client
@@ -23,8 +27,10 @@ from prefect.logging import get_run_logger
 
 from daybook import settings
 from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.journal import digest_of
 from daybook.errors import AgentError, AgentFailed
 from daybook.execution import agent_lookup, conversation, handover
+from daybook.execution.journal import shorten
 from daybook.jobs.compression import (
     KEPT_MESSAGES,
     MIN_LIMIT_TOKENS,
@@ -34,10 +40,11 @@ from daybook.jobs.compression import (
 from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import MessageRow, SummaryRow
-from daybook.runs import outcomes, sessions, summaries, usage
+from daybook.ledger.tables import MessageRow, StepRow, SummaryRow
+from daybook.runs import outcomes, sessions, steps, summaries, usage
 from daybook.runs.claim_requests import Granted, agent_name
 from daybook.runs.summaries import MAX_MESSAGE_CHARACTERS, Part
+from daybook.runs.usage import Amount
 
 log = logging.getLogger(__name__)
 
@@ -172,18 +179,56 @@ class _Upkeep:
             tokens=left,
             once=True,
         )
+        began, is_program = self._ledger.now(), getattr(agent, "is_program", False)
         try:
             reply = await agent.answer(request)
         except AgentError as error:
-            await self._add_usage(error.usage)
+            made = self._step(purpose, name, prompt, began, error.usage, error=str(error))
+            await self._record(error.usage, None if is_program else made)
             raise
-        await self._add_usage(reply.usage)
+        asked = reply.model or name
+        made = self._step(purpose, asked, prompt, began, reply.usage, output=reply.text)
+        await self._record(reply.usage, None if is_program else made)
         return reply
 
-    async def _add_usage(self, used: dict[str, Any] | None) -> None:
+    def _step(
+        self,
+        purpose: str,
+        name: str,
+        prompt: str,
+        began: datetime,
+        used: dict[str, Any] | None,
+        *,
+        output: str = "",
+        error: str = "",
+    ) -> StepRow:
+        """Return the request as a step; its position is its purpose."""
+        return StepRow(
+            run_id=self._granted.run_id,
+            number=0,
+            position=purpose,
+            attempt=0,
+            kind="request",
+            name=name,
+            digest=digest_of({"prompt": prompt}),
+            repeatable=True,
+            status=(Status.FAILED if error else Status.SUCCEEDED).value,
+            started_at=began,
+            finished_at=self._ledger.now(),
+            usage=used,
+            error=shorten(error) or None,
+            input=shorten(prompt),
+            output=shorten(output),
+            **asdict(Amount.of(used)),
+        )
+
+    async def _record(self, used: dict[str, Any] | None, made: StepRow | None) -> None:
+        """Add the usage of a request to the run's, and the request to its steps."""
         self._used += usage.tokens(used)
         async with self._ledger.write() as session:
             await outcomes.add_usage(session, self._granted.run_id, used)
+            if made is not None:
+                await steps.append(session, made)
 
 
 def _shortened(message: MessageRow) -> tuple[str, str]:

@@ -21,7 +21,7 @@ from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job, ScheduleFields, default_fields
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
-from daybook.schedules.schedule import At, to_text
+from daybook.schedules.schedule import At
 from daybook.validation import unknown_field
 
 RENAMED_FROM = "renamed_from"
@@ -246,7 +246,7 @@ def _check_time(fields: dict[str, Any], job: Job) -> None:
         is_same = False
     if not is_same:
         problem = f'"{fields[name]}" depends on when the file is applied'
-        raise InvalidInput(name, problem, f"write the time, such as {to_text(job.schedule)[3:]}")
+        raise InvalidInput(name, problem, f"write the time, such as {job.schedule.to_text()[3:]}")
 
 
 def flat(job: Job) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def flat(job: Job) -> dict[str, Any]:
     fields = job.model_dump(mode="json", exclude={"schedule"})
     action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
     name, kind = fields.pop("name"), fields.pop("kind")
-    schedule = {"schedule": to_text(job.schedule), "timezone": job.schedule.timezone}
+    schedule = {"schedule": job.schedule.to_text(), "timezone": job.schedule.timezone}
     return {"name": name, "kind": kind, **schedule, **fields, **action, **policy, **notify}
 
 
@@ -299,7 +299,7 @@ def _schedule(job: Job) -> dict[str, Any]:
     renamed = {"expr": "cron", "job": "after"}
     fields = {renamed.get(key, key): value for key, value in schedule.items() if key != "anchor"}
     if isinstance(job.schedule, At):
-        fields["at"] = to_text(job.schedule).removeprefix("at ")
+        fields["at"] = job.schedule.to_text().removeprefix("at ")
     timezone = {"timezone": fields.pop("timezone")}
     return {**({"on_demand": True} if kind == "on_demand" else {}), **fields, **timezone}
 

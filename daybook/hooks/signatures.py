@@ -61,9 +61,10 @@ class Scheme(ABC):
     brings_secret = False
     """Whether the sender makes the secret."""
 
-    @abstractmethod
     def is_secret(self, secret: str) -> bool:
-        """Return whether ``secret`` has the form of the scheme's secrets."""
+        """Return whether ``secret`` has the form of the scheme's secrets, by default one line."""
+        is_line = secret.isprintable() and secret == secret.strip()
+        return is_line and len(secret) >= MIN_SECRET_LENGTH
 
     @abstractmethod
     def verify(
@@ -121,9 +122,6 @@ class Standard(Scheme):
 class GitHub(Scheme):
     """Webhooks of GitHub; the secret is any text."""
 
-    def is_secret(self, secret: str) -> bool:
-        return _is_line(secret)
-
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
     ) -> Signed | None:
@@ -145,9 +143,6 @@ class Stripe(Scheme):
     """Events of Stripe, which makes the secret of each endpoint."""
 
     brings_secret = True
-
-    def is_secret(self, secret: str) -> bool:
-        return _is_line(secret)
 
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
@@ -203,10 +198,6 @@ def _hex(secret: str, content: bytes) -> str:
 def _seconds(timestamp: str) -> int | None:
     is_number = timestamp.isascii() and timestamp.isdigit()
     return int(timestamp) if is_number and len(timestamp) <= _MAX_TIMESTAMP_DIGITS else None
-
-
-def _is_line(secret: str) -> bool:
-    return len(secret) >= MIN_SECRET_LENGTH and secret.isprintable() and secret == secret.strip()
 
 
 def _signing_key(secret: str) -> bytes:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import httpcore2
 import httpx2
 
@@ -28,24 +26,7 @@ class _Body(ResponseBody, httpx2.AsyncByteStream):
     pass
 
 
-LIBRARY = HttpLibrary(httpx2, httpcore2, _Backend, _Connection, _Body)
-
-
 class Httpx2Transport(GuardedTransport, httpx2.AsyncBaseTransport):
     """A `GuardedTransport` for `httpx2`, the client of MCP's and pydantic-ai's libraries."""
 
-    library = LIBRARY
-
-    def client(self, **given: Any) -> httpx2.AsyncClient:
-        """Return a client that uses only this transport; ``given`` are its other arguments.
-
-        ``follow_redirects`` in them is ignored: this transport follows redirects itself.
-        ``trust_env`` is false because a client that reads the environment adds proxies that bypass
-        its transport, and reads `.netrc`.
-        """
-        given |= {"transport": self, "trust_env": False, "follow_redirects": False}
-        return httpx2.AsyncClient(**given)
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response: httpx2.Response = await self.send(request)
-        return response
+    library = HttpLibrary(httpx2, httpcore2, _Backend, _Connection, _Body)

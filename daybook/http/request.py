@@ -196,7 +196,7 @@ class _Exchange:
         self._body: BoundedBody | None = None
 
     async def carry_out(self, transport: GuardedTransport, outgoing: Any) -> Response:
-        response = await transport.send(outgoing)
+        response = await transport.handle_async_request(outgoing)
         try:
             self._response, self._body = response, BoundedBody(response.headers, self._limit)
             async with aclosing(response.aiter_raw()) as parts:

@@ -109,7 +109,16 @@ class GuardedTransport:
         self._backend = backend or self.library.core.AnyIOBackend()
         self._ssl_context = ssl_context
 
-    async def send(self, request: Any) -> Any:
+    def client(self, **given: Any) -> Any:
+        """Return the library's client with only this transport; ``given`` are its other arguments.
+
+        Its ``trust_env`` is false, because a client that reads the environment adds proxies that
+        bypass its transport, and reads `.netrc`.
+        """
+        given |= {"transport": self, "trust_env": False, "follow_redirects": False}
+        return self.library.http.AsyncClient(**given)
+
+    async def handle_async_request(self, request: Any) -> Any:
         """Send the library's request and follow its redirects; return the last response."""
         progress = request.extensions.get(PROGRESS_EXTENSION) or Progress()
         secret = frozenset(request.extensions.get(SECRETS_EXTENSION, ()))

@@ -28,6 +28,7 @@ from daybook.imports.source import (
     phase,
     read_json,
     read_tables,
+    started_run,
 )
 
 JOBS_FILE = "jobs.json"
@@ -163,19 +164,7 @@ def _schedule(schedule: Record, record: Record) -> dict[str, Any]:
 
 def _run(record: Record) -> SourceRun:
     record.where += f" ({record.needed('id')})"
-    started = record.instant("started_at")
-    if started is None:
-        record.fail("started_at is missing")
-    finished = record.instant("finished_at") or started
-    run = SourceRun(
-        id=record.needed("id"),
-        job_id=record.needed("job_id"),
-        started_at=started,
-        finished_at=max(started, finished),
-        due=started,
-        status=record.status("status"),
-        error=record.text("error"),
-    )
+    run = started_run(record)
     record.ignore("session_id", "user_id")
     record.close()
     return run

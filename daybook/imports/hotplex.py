@@ -17,6 +17,7 @@ from daybook.imports.source import (
     go_duration,
     parse_json,
     phase,
+    started_run,
     versioned,
 )
 from daybook.names import default_name
@@ -120,20 +121,8 @@ def _output(record: Record, notes: list[str]) -> dict[str, Any]:
 
 
 def _run(record: Record) -> SourceRun:
-    started = record.instant("started_at")
-    if started is None:
-        record.fail("started_at is missing")
-    finished = record.instant("finished_at") or started
-    run = SourceRun(
-        id=record.needed("id"),
-        job_id=record.needed("job_id"),
-        started_at=started,
-        finished_at=max(started, finished),
-        due=started,
-        status=record.status("status"),
-        output=record.text("response"),
-        error=record.text("error"),
-        attempts=record.integer("retry_count") + 1,
+    run = started_run(
+        record, output=record.text("response"), attempts=record.integer("retry_count") + 1
     )
     record.ignore("duration")
     record.close()

@@ -42,19 +42,13 @@ def fields(
     return {
         "agent": AGENT,
         "session": "new",
-        "prompt": script(command, variables=variables, folder=folder, stdin=stdin),
+        "prompt": _script(command, variables or {}, folder, stdin),
     }
 
 
-def script(
-    command: str,
-    *,
-    variables: Mapping[str, str] | None = None,
-    folder: str = "",
-    stdin: str | None = None,
-) -> str:
+def _script(command: str, variables: Mapping[str, str], folder: str, stdin: str | None) -> str:
     """Return the text that the shell reads. The command is its last line, or has ``stdin``."""
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in (variables or {}).items()]
+    lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if folder:
         lines.append(f"cd {shlex.quote(folder)} || exit 1")
     if stdin is None:

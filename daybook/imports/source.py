@@ -438,3 +438,21 @@ def phase(
     if next_run is not None:
         return next_run - timedelta(seconds=int(every.removesuffix("s")))
     return next(filter(None, earlier), None)
+
+
+def started_run(record: Record, *, output: str = "", attempts: int = 1) -> SourceRun:
+    """Return a run that was due when it started, from columns with the names of its fields."""
+    started = record.instant("started_at")
+    if started is None:
+        record.fail("started_at is missing")
+    return SourceRun(
+        id=record.needed("id"),
+        job_id=record.needed("job_id"),
+        started_at=started,
+        finished_at=max(started, record.instant("finished_at") or started),
+        due=started,
+        status=record.status("status"),
+        output=output,
+        error=record.text("error"),
+        attempts=attempts,
+    )

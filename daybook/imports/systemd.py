@@ -62,6 +62,10 @@ _TRUE, _FALSE = ("1", "yes", "true", "on", "y", "t"), ("0", "no", "false", "off"
 _WORD = re.compile(r"""\s*((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])+)""")
 _VARIABLE = re.compile(r"\$\$|\$\{[A-Za-z_]\w*\}", re.ASCII)
 _WHOLE_VARIABLE = re.compile(r"\$([A-Za-z_]\w*)", re.ASCII)
+_SPLIT_VARIABLE = re.compile(r"(?<!\S)\$[A-Za-z_]", re.ASCII)
+"""A whole variable among the words of a shell; perhaps only in a quoted word."""
+_PROMPT_BRACE = re.compile(r"\{(?=\{)")
+"""The first of two braces, with which a variable of a prompt begins."""
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ESCAPES = {";": ";", "n": "\n", "t": "\t", "s": " ", "\\": "\\", '"': '"', "'": "'"}
 _FIX = "nothing was imported; correct the unit, or leave its timer out"
@@ -142,12 +146,15 @@ def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
             variables[name] = value
     given, reason = shell.without_secrets(variables, notes)
     folder = _last(service, "WorkingDirectory")
-    lines = [f"export {name}={shlex.quote(value)}" for name, value in given.items()]
+    lines = [f"export {name}={_literal(value)}" for name, value in given.items()]
     if folder:
         is_optional, folder = folder.startswith("-"), _specified(unit, folder.lstrip("-"))
-        folder = '"$HOME"' if folder == "~" else shlex.quote(folder)
+        folder = '"$HOME"' if folder == "~" else _literal(folder)
         lines.append(f"cd {folder} || {'true' if is_optional else 'exit 1'}")
-    lines.append(" && ".join(commands))
+    command = " && ".join(commands)
+    if _SPLIT_VARIABLE.search(command):
+        lines.append("set -f")  # systemd splits the value of a variable, and expands no * in it
+    lines.append(command)
     # Only a oneshot service is still starting while its command runs.
     limit = _span(unit, service, "TimeoutStartSec" if kind == "oneshot" else "RuntimeMaxSec")
     return {
@@ -247,20 +254,21 @@ def _quoted(word: str, *, variables: bool = True) -> str:
     systemd fills in `${NAME}` anywhere, but `$NAME` only as a whole word, whose value it splits.
     """
     if not variables:
-        return shlex.quote(word.replace("$$", "$"))
+        return _literal(word.replace("$$", "$"))
     if (whole := _WHOLE_VARIABLE.fullmatch(word)) is not None:
         return f"${whole[1]}"
     parts, position = list[str](), 0
     for found in _VARIABLE.finditer(word):
-        parts.append(_literal(word[position : found.start()]))
+        parts.append(_literal(word[position : found.start()], empty=""))
         parts.append("'$'" if found[0] == "$$" else f'"{found[0]}"')
         position = found.end()
-    parts.append(_literal(word[position:]))
+    parts.append(_literal(word[position:], empty=""))
     return "".join(parts) or "''"
 
 
-def _literal(text: str) -> str:
-    return shlex.quote(text) if text else ""
+def _literal(text: str, empty: str = "''") -> str:
+    """Quote text for the shell, without the `{{` of a prompt's variable."""
+    return _PROMPT_BRACE.sub("{''", shlex.quote(text)) if text else empty
 
 
 def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:

@@ -24,7 +24,7 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.http import secrets
-from daybook.imports.shell import SECRET_REASON
+from daybook.imports import shell
 from daybook.imports.source import Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
 from daybook.jobs.actions import AgentPrompt
@@ -202,6 +202,8 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     source, fields = planned.source, dict(planned.source.fields)
     _leave_out_secrets(planned, fields)
     prompt = fields.get("prompt")
+    if prompt is not None and fields.get("agent") == shell.AGENT:
+        _refuse_variables(source, prompt)
     if prompt is not None and _has_foreign_variable(prompt):
         fields["prompt"] = _PLACEHOLDER
         planned.notes.append(
@@ -237,6 +239,14 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     planned.job = job
 
 
+def _refuse_variables(source: SourceJob, command: str) -> None:
+    """Refuse a command with a variable of a prompt: Daybook would replace it, cron did not."""
+    if variables := prompts.used(command):
+        problem = f"{source.where}: its command has {variables[0]}, a variable of Daybook's prompts"
+        hint = "nothing was imported; divide its braces for the shell, such as '{''{job}}'"
+        raise InvalidInput("path", problem, hint)
+
+
 def _has_foreign_variable(prompt: str) -> bool:
     try:
         prompts.check(prompt)
@@ -255,7 +265,7 @@ def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
         if given:
             fields[name] = {k: v for k, v in given.items() if replaced[k] == v}
     if left_out:
-        planned.reason = SECRET_REASON
+        planned.reason = shell.SECRET_REASON
         planned.notes.append(
             f"left out {', '.join(left_out)}, which looks like a secret, so it is disabled; "
             + secrets.STORE_SECRET_HINT

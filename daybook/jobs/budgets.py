@@ -123,6 +123,7 @@ class Limit:
 
 def money(dollars: float) -> str:
     """Return US dollars as text: `$2`, `$2.50`, `$0.0125`, `$0.000018`."""
+    dollars = round(dollars, 6)  # a sum of costs, such as 0.1 + 0.2, has digits that mean nothing
     if dollars == round(dollars, 2):
         return f"${dollars:,.2f}".removesuffix(".00")
     return f"${dollars:,.4f}" if dollars == round(dollars, 4) or dollars >= 1 else f"${dollars:.6f}"

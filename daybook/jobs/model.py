@@ -519,13 +519,19 @@ def _bounded(job: Job, now: datetime) -> Job:
     return job
 
 
+def _object(name: str, value: object, example: str) -> Mapping[str, Any]:
+    """Return the object that holds the fields of a job's policy or notifications, as JSON."""
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise InvalidInput(name, f"{value!r} is not an object", f"use fields such as {example}")
+    return value
+
+
 def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
-    if isinstance(base, Policy):
-        base = base.model_dump(mode="json")
-    if base is None:
-        base = {}
-    if not isinstance(base, Mapping):
-        raise InvalidInput("policy", f"{base!r} is not an object", "use fields such as timeout")
+    base = _object("policy", base, "timeout")
     flat = {name: given[name] for name in policies.FIELDS if name in given}
     if "check" in flat:
         flat["check"] = checks.merge_check(base.get("check"), flat["check"])
@@ -534,12 +540,7 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
 
 
 def _notify(base: object, given: Mapping[str, object]) -> Notify:
-    if isinstance(base, Notify):
-        base = base.model_dump(mode="json")
-    if base is None:
-        base = {}
-    if not isinstance(base, Mapping):
-        raise InvalidInput("notify", f"{base!r} is not an object", "use fields such as channel")
+    base = _object("notify", base, "channel")
     flat = {name: given[name] for name in Notify.model_fields if name in given}
     with raising_invalid_input(Notify.model_fields):
         return Notify.model_validate({**base, **flat})
@@ -567,18 +568,5 @@ def _schedule(
     on_demand = given.get("on_demand", False)
     if not isinstance(on_demand, bool):
         raise InvalidInput("on_demand", f"{on_demand!r} is not a boolean", "use true")
-    return schedules.make(
-        cron=_optional(given, "cron"),
-        every=_optional(given, "every"),
-        at=_optional(given, "at"),
-        after=_optional(given, "after"),
-        on=_optional(given, "on"),
-        on_demand=on_demand,
-        timezone=timezone,
-        now=now,
-        current=current,
-    )
-
-
-def _optional(given: Mapping[str, object], field: str) -> str | None:
-    return _text(given, field, "") if field in given else None
+    texts: dict[str, Any] = {name: _text(given, name, "") for name in when if name != "on_demand"}
+    return schedules.make(**texts, on_demand=on_demand, timezone=timezone, now=now, current=current)

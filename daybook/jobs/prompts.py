@@ -31,15 +31,16 @@ CHECK_VARIABLES = ("check", "change")
 """Variables that a job's check sets."""
 VARIABLES = (*JOB_VARIABLES, *CHECK_VARIABLES, payloads.PAYLOAD)
 
-_OUTPUT = "output:"
+OUTPUT = "output:"
+"""Beginning of the name of a variable that is another job's answer."""
 _NAMED = re.compile(r"\{\{\s*+(output:[^{}]*+|[\w.:-]+)\s*\}\}")
 
 
 def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
     """Raise `InvalidInput` for an unknown variable, which would be sent as written."""
     for found in _NAMED.finditer(prompt):
-        if found[1].startswith(_OUTPUT) and known is VARIABLES:
-            if not found[1].removeprefix(_OUTPUT).strip():
+        if found[1].startswith(OUTPUT) and known is VARIABLES:
+            if not found[1].removeprefix(OUTPUT).strip():
                 raise InvalidInput(field, f"{found[0]} names no job", "write {{output:<job>}}")
         elif payloads.is_payload(found[1]) and payloads.PAYLOAD in known:
             pass
@@ -59,22 +60,31 @@ def render(prompt: str, values: Mapping[str, str], known: Sequence[str] = VARIAB
     """Replace each of ``known`` by its value; a variable without a value becomes empty."""
 
     def value(found: re.Match[str]) -> str:
-        name, job = found[1], found[1].removeprefix(_OUTPUT)
+        name, job = found[1], found[1].removeprefix(OUTPUT)
         name = name if job == name else output_of(job.strip())
         return values.get(name, "") if name in (*known, *values) else found[0]
 
     return _NAMED.sub(value, prompt)
 
 
+def used(prompt: str) -> list[str]:
+    """Return the variables that `render` replaces in this prompt, with their braces."""
+    return [
+        found[0]
+        for found in _NAMED.finditer(prompt)
+        if found[1] in VARIABLES or found[1].startswith(OUTPUT) or payloads.is_payload(found[1])
+    ]
+
+
 def output_of(job: str) -> str:
     """Return the name of the variable that holds the answer of this job."""
-    return _OUTPUT + job
+    return OUTPUT + job
 
 
 def outputs(prompt: str) -> list[str]:
     """Return the names of the jobs whose answers the prompt uses, each once."""
     found = (each[1] for each in _NAMED.finditer(prompt))
-    names = (name.removeprefix(_OUTPUT).strip() for name in found if name.startswith(_OUTPUT))
+    names = (name.removeprefix(OUTPUT).strip() for name in found if name.startswith(OUTPUT))
     return list(dict.fromkeys(names))
 
 
@@ -88,7 +98,7 @@ def rename_output(prompt: str, old: str, new: str) -> str:
     """Return the prompt with the answer of the job ``new`` in place of that of ``old``."""
 
     def renamed(found: re.Match[str]) -> str:
-        job = found[1].removeprefix(_OUTPUT)
+        job = found[1].removeprefix(OUTPUT)
         is_old = job != found[1] and job.strip() == old
         return f"{{{{{output_of(new)}}}}}" if is_old else found[0]
 

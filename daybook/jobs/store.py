@@ -21,7 +21,8 @@ from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.jobs import prompts, provenance
 from daybook.jobs.model import Job
-from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, WatchRow
+from daybook.jobs.policy import stored_policy
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, OutboxRow, RevisionRow, WatchRow
 from daybook.names import free_name
 from daybook.schedules.schedule import STORED, After
 
@@ -61,6 +62,7 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
         name: getattr(revision if name in _VERSIONED_FIELDS else row, _COLUMNS.get(name, name))
         for name in Job.model_fields
     }
+    fields["policy"] = stored_policy(revision.policy)  # most of the time that a `Job` takes
     return StoredJob(row, revision, Job.model_validate(fields, context=STORED))
 
 
@@ -91,6 +93,25 @@ def _revision(
 def named_outputs(job: Job) -> list[str]:
     """Return the names of the jobs whose answers the prompt of ``job`` uses."""
     return prompts.outputs(getattr(job.action, "prompt", ""))
+
+
+async def used_outputs(session: AsyncSession) -> dict[str, list[str]]:
+    """Return, by the id of a live job, the names of the jobs whose answers its prompt uses.
+
+    Jobs that use none are left out.
+    """
+    prompt = col(RevisionRow.action)["prompt"].as_string()
+    query = (
+        select(JobRow.id, prompt)
+        .join(
+            RevisionRow,
+            (col(RevisionRow.job_id) == col(JobRow.id))
+            & (col(RevisionRow.number) == col(JobRow.revision)),
+        )
+        .where(col(JobRow.archived_at).is_(None), prompt.contains(prompts.OUTPUT))
+    )
+    found = (await session.execute(query)).tuples()
+    return {job_id: names for job_id, text in found if (names := prompts.outputs(text))}
 
 
 def _with_renamed_job(job: Job, old: str, new: str) -> Job:
@@ -329,11 +350,7 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
     """Return the live jobs (those in ``only``, if given), sorted by name, in newest revisions."""
     joined = (
         select(JobRow, RevisionRow)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None))
         .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
     )

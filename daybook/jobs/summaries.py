@@ -15,7 +15,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from daybook.ledger.tables import JobRow, RevisionRow
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,7 @@ async def read(session: AsyncSession, owner: str | None = None) -> list[JobSumma
     columns["usd_per_day"] = func.coalesce(dollars, 0.0)
     query = (
         sqlalchemy.select(*(columns[each.name] for each in fields(JobSummary)))
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None))
         .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
     )

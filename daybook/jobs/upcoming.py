@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import takewhile
 
 from daybook.jobs.policy import Policy
 from daybook.schedules import bounds, due
+from daybook.schedules.bounds import Bounds
 from daybook.schedules.schedule import Schedule
+
+ONE_MICROSECOND = timedelta(microseconds=1)
 
 MAX_SKIPS = 1_000
 """Maximum number of consecutive excluded ranges that the search for the next due time skips.
@@ -34,6 +38,12 @@ def due_times(
     without a due time between them.
     """
     limits = bounds.read_bounds(policy, schedule.timezone)
+    return _within(schedule, limits, after, inclusive=inclusive)
+
+
+def _within(
+    schedule: Schedule, limits: Bounds, after: datetime, *, inclusive: bool
+) -> Iterator[datetime]:
     if not limits:
         yield from due.due_times(schedule, after=after, inclusive=inclusive)
         return
@@ -54,7 +64,15 @@ def due_times(
 
 def next_due(schedule: Schedule, policy: Policy, after: datetime) -> datetime | None:
     """Return the first due time strictly after ``after``, in UTC; None if none is in sight."""
-    return next(due_times(schedule, policy, after=after), None)
+    limits = bounds.read_bounds(policy, schedule.timezone)
+    # Due times are whole seconds, so those after an instant are those after its second.
+    return _next_due(schedule, limits, after.astimezone(UTC).replace(microsecond=0))
+
+
+@lru_cache(maxsize=4096)
+def _next_due(schedule: Schedule, limits: Bounds, after: datetime) -> datetime | None:
+    """Return the first due time; in a list, many jobs share schedule, bounds and instant."""
+    return next(_within(schedule, limits, after, inclusive=False), None)
 
 
 def is_due(schedule: Schedule, policy: Policy, instant: datetime) -> bool:

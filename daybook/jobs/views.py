@@ -23,16 +23,14 @@ from pydantic import (
 from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
-from daybook.jobs.upcoming import due_times
+from daybook.jobs.upcoming import ONE_MICROSECOND, due_times, next_due
 from daybook.ledger.views import LocalTime, Run, Spending, UtcTime, columns
-from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import Schedule, zone
 
 if TYPE_CHECKING:
     from daybook.jobs.model import Job
     from daybook.jobs.store import StoredJob
 
-ONE_MICROSECOND = timedelta(microseconds=1)
 DUE_TIMES_SHOWN = 5
 """Number of due times in the view of a job."""
 SPENDING_PERIOD = timedelta(days=30)
@@ -68,11 +66,15 @@ class DueTimes(BaseModel, frozen=True):
         skips: Collection[str] = (),
     ) -> Self:
         """Return up to ``count`` due times after ``after`` within the policy, without ``skips``."""
-        tz = zone(schedule.timezone)
-        upcoming = due_times(schedule, policy or Policy(), after=after)
-        selected = (each for each in upcoming if each.isoformat() not in skips)
+        tz, policy = zone(schedule.timezone), policy or Policy()
+        selected: Iterable[datetime]
+        if count == 1 and not skips:  # for a list, in which many jobs have the same answer
+            selected = filter(None, [next_due(schedule, policy, after)])
+        else:
+            upcoming = due_times(schedule, policy, after=after)
+            selected = (each for each in upcoming if each.isoformat() not in skips)
         due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(selected, count)]
-        return cls(schedule=schedule, words=describe(schedule), due=due)
+        return cls(schedule=schedule, words=schedule.describe(), due=due)
 
     @classmethod
     def of_job(cls, stored: StoredJob, after: datetime, count: int) -> Self:
@@ -152,7 +154,7 @@ class ListedJob(BaseModel, frozen=True):
             | {
                 "running": running,
                 "deployment": f"{row.kind}/{row.slug}",
-                "words": describe(job.schedule),
+                "words": job.schedule.describe(),
                 "next_due": [each.local for each in due],
                 "skips": [each.astimezone(tz) for each in skips if each > now],
                 "snoozed_until": snoozed.astimezone(tz) if snoozed and snoozed > now else None,
@@ -193,7 +195,7 @@ def changes_between(old: Job, new: Job) -> list[FieldChange]:
 def _flat(job: Job) -> dict[str, Any]:
     fields = job.model_dump(mode="json", exclude={"kind", "schedule"})
     action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
-    return {"schedule": describe(job.schedule), **fields, **action, **policy, **notify}
+    return {"schedule": job.schedule.describe(), **fields, **action, **policy, **notify}
 
 
 class ChangedJob(ListedJob, frozen=True):

@@ -35,7 +35,6 @@ from daybook.delivery.alerts import ALERT_INTERVAL
 from daybook.errors import Unreachable
 from daybook.jobs import store
 from daybook.jobs.notify import Notify
-from daybook.jobs.store import StoredJob
 from daybook.keeper.overview import ReadOverview, read_nothing
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -43,7 +42,7 @@ from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
 from daybook.schedules.descriptions import duration_in_words
-from daybook.schedules.schedule import zone
+from daybook.schedules.schedule import Schedule, zone
 
 log = logging.getLogger(__name__)
 
@@ -195,13 +194,13 @@ async def _last_alert(session: AsyncSession, now: datetime) -> OutboxRow | None:
 def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, str]:
     if not overdue_runs:
         return "nothing is overdue any more", "Every overdue run has started or has an outcome."
-    names = list(dict.fromkeys(each.stored.row.name for each in overdue_runs))
+    names = list(dict.fromkeys(each.job.name for each in overdue_runs))
     others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     lines = ["These runs are due and have not started:"]
     for each in overdue_runs[:MAX_LISTED]:
-        due, late = _local_time(each.due, each.stored), duration_in_words(now - each.due)
+        due, late = _local_time(each.due, each.job.schedule), duration_in_words(now - each.due)
         why = f": {each.why}" if each.why else ""
-        lines.append(f"- {each.stored.row.name}, due {due}, {late} ago{why}")
+        lines.append(f"- {each.job.name}, due {due}, {late} ago{why}")
     if len(overdue_runs) > MAX_LISTED:
         lines.append(f"- and {len(overdue_runs) - MAX_LISTED} more")
     lines.append("To see why: daybook status")
@@ -266,7 +265,7 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
     notify, name = await _progress_notify(session, row), stored.row.name if stored else row.kind
     since = row.started_at or now
     lines = [
-        f"{name} has been running since {_local_time(since, stored)} "
+        f"{name} has been running since {_local_time(since, stored and stored.job.schedule)} "
         f"({duration_in_words(now - since)})",
         f"daybook show {row.id[:12]}",
     ]
@@ -286,6 +285,6 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
     return queued is not None
 
 
-def _local_time(instant: datetime, stored: StoredJob | None) -> str:
-    local = instant.astimezone(zone(stored.job.schedule.timezone)) if stored else instant
+def _local_time(instant: datetime, schedule: Schedule | None) -> str:
+    local = instant.astimezone(zone(schedule.timezone)) if schedule else instant
     return local.isoformat(timespec="seconds")

@@ -60,14 +60,9 @@ class Leadership:
     """
 
     def __init__(
-        self,
-        ledger: Ledger,
-        holder: str,
-        *,
-        name: str = LEADERSHIP_NAME,
-        note: Callable[[], dict[str, Any]] = dict,
+        self, ledger: Ledger, holder: str, *, note: Callable[[], dict[str, Any]] = dict
     ) -> None:
-        self._ledger, self._name, self._note = ledger, name, note
+        self._ledger, self._note = ledger, note
         self.holder = holder
         self._fence: int | None = None
         self._until = self._not_before = 0.0
@@ -122,14 +117,14 @@ class Leadership:
         """Renew the leadership, or try to acquire it; return the seconds until the next turn."""
         if self._fence is not None:
             sent_at = time.monotonic()
-            if await leader_lease.renew(self._ledger, self._name, self._fence, self._note()):
+            if await leader_lease.renew(self._ledger, LEADERSHIP_NAME, self._fence, self._note()):
                 self._extend(sent_at)
                 return TIMING.leader_lease_renewal.total_seconds()
             self._lost()
         if (delay := self._not_before - time.monotonic()) > 0:
             return delay
         sent_at = time.monotonic()
-        fence = await leader_lease.acquire(self._ledger, self._name, self.holder)
+        fence = await leader_lease.acquire(self._ledger, LEADERSHIP_NAME, self.holder)
         if fence is None:
             return TIMING.leader_check.total_seconds()
         log.info("%s leads", self.holder, extra={"action": "leadership_acquired"})
@@ -153,7 +148,7 @@ class Leadership:
         Raises `LedgerUnreachable` if the ledger cannot be asked.
         """
         fence = self.fence
-        if fence is None or not await leader_lease.check(self._ledger, self._name, fence):
+        if fence is None or not await leader_lease.check(self._ledger, LEADERSHIP_NAME, fence):
             raise LeadershipLost(self.holder)
 
     async def release(self, rest: float = 0.0) -> None:
@@ -167,7 +162,7 @@ class Leadership:
         self._wake_up.set()
         if fence is not None:
             try:
-                await leader_lease.release(self._ledger, self._name, fence)
+                await leader_lease.release(self._ledger, LEADERSHIP_NAME, fence)
             except LedgerUnreachable as error:
                 log.warning(
                     "Could not release leadership: %s",

@@ -10,12 +10,13 @@ keeper sets the state of the Prefect run as well.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from prefect.client.orchestration import PrefectClient
 
+from daybook.execution import outcome_spool
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
@@ -46,9 +47,16 @@ async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> Exp
 async def release_ended(ledger: Ledger, client: PrefectClient, folder: Path) -> ExpiryReport:
     """Release the runs of this home's ended workers, whose files are in ``folder`` (`holders`).
 
-    Errors of an unreachable Prefect propagate, as those of `expire`.
+    Before that, the outcomes that they spooled are recorded: such a run has ended, and neither is
+    unknown nor waits again. Errors of an unreachable Prefect propagate, as those of `expire`.
     """
-    rows = await leases.release_ended(ledger, partial(holders.find_ended, folder))
+
+    async def find_ended(held: Collection[str]) -> Collection[str]:
+        if ended := holders.find_ended(folder, held):
+            await outcome_spool.drain(ledger)  # after that: an ended holder spools nothing more
+        return ended
+
+    rows = await leases.release_ended(ledger, find_ended)
     return await _show_in_prefect(ledger, client, rows)
 
 

@@ -1,7 +1,7 @@
 """Retention service: applies the rules of `runs.retention` and `tasks.retention` in small batches.
 
 It changes nothing in Prefect: the observer deletes the deployments of removed jobs. The server that
-Daybook starts has a retention of its own with the same age limit (`daybook.operations.server`); the
+Daybook starts has a retention of its own with the same age limit (`dayruns.operations.server`); the
 operator configures any other server.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from daybook.ledger.engine import Ledger
-from daybook.runs import retention as book
-from daybook.runs.retention import RetentionLimits
-from daybook.tasks import retention as tasks
+from dayruns.ledger.engine import Ledger
+from dayruns.runs import retention as runs
+from dayruns.runs.retention import RetentionLimits
+from dayruns.tasks import retention as tasks
 
 
 @dataclass
@@ -24,8 +24,8 @@ class PruneReport:
 
     ``removed`` are the names of the disabled jobs that were archived.
     ``messages`` are those of sessions; a deleted session counts as one. ``deliveries`` are rows of
-    the outbox, ``tasks`` task runs; ``steps`` are those whose texts were removed. ``left`` is true
-    if the time limit was reached.
+    the outbox, ``tasks`` task runs; ``steps`` are those whose texts were removed, with the
+    questions to a person. ``left`` is true if the time limit was reached.
     """
 
     runs: int = 0
@@ -43,13 +43,19 @@ class PruneReport:
 
 
 async def prune(
-    ledger: Ledger, keep: RetentionLimits | None = None, *, most_seconds: float = 5.0
+    ledger: Ledger,
+    keep: RetentionLimits | None = None,
+    done: PruneReport | None = None,
+    *,
+    most_seconds: float = 5.0,
 ) -> PruneReport:
     """Run one cycle of about ``most_seconds``; the next cycle does the rest.
 
-    ``keep`` are the limits; by default those of the settings. Raises `LedgerUnreachable`.
+    ``keep`` are the limits; by default those of the settings. Adds to ``done``, the report of the
+    earlier cycles, and returns it. Raises `LedgerUnreachable`.
     """
-    settings, done = keep or RetentionLimits.of_settings(), PruneReport()
+    settings, done = keep or RetentionLimits.of_settings(), PruneReport() if done is None else done
+    done.left = False
     end = time.monotonic() + most_seconds
 
     async def in_batches(batch: Callable[[], Awaitable[int]]) -> int:
@@ -60,28 +66,29 @@ async def prune(
         return count
 
     async def prune_runs(job_id: str | None) -> int:
-        runs, deliveries = await book.prune_runs(ledger, job_id, settings)
+        deleted, deliveries = await runs.prune_runs(ledger, job_id, settings)
         done.deliveries += deliveries
-        return runs
+        return deleted
 
     async def remove_disabled_jobs() -> int:
-        names = await book.remove_disabled_jobs(ledger, settings)
+        names = await runs.remove_disabled_jobs(ledger, settings)
         done.removed += names
         return len(names)
 
     await in_batches(remove_disabled_jobs)
-    for job_id in await book.jobs_to_prune(ledger, settings):
+    for job_id in await runs.jobs_to_prune(ledger, settings):
         done.runs += await in_batches(partial(prune_runs, job_id))
-    done.steps = await in_batches(partial(book.remove_step_texts, ledger, settings))
-    for conversation in await book.sessions_to_prune(ledger, settings):
+    done.steps += await in_batches(partial(runs.remove_texts, ledger, settings))
+    for conversation in await runs.sessions_to_prune(ledger, settings):
         done.messages += await in_batches(
-            partial(book.prune_messages, ledger, conversation, settings)
+            partial(runs.prune_messages, ledger, conversation, settings)
         )
-    done.deliveries += await in_batches(partial(book.prune_outbox, ledger, settings))
-    done.tasks = await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
+    done.deliveries += await in_batches(partial(runs.prune_outbox, ledger, settings))
+    done.tasks += await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
     await in_batches(partial(tasks.delete_old_wakes, ledger))
     await in_batches(partial(tasks.delete_expired_sessions, ledger))
     if not done.left:
-        done.jobs = await book.prune_archived_jobs(ledger, settings)
-        done.left = len(done.jobs) == book.BATCH_SIZE
+        jobs = await runs.prune_archived_jobs(ledger, settings)
+        done.jobs += jobs
+        done.left = len(jobs) == runs.BATCH_SIZE
     return done

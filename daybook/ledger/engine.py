@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from datetime import datetime, timedelta
-from types import TracebackType
 from typing import Any
 
 from sqlalchemy import event
@@ -80,12 +79,7 @@ class Ledger:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -246,3 +240,10 @@ async def open_ledger() -> AsyncIterator[Ledger]:
         return
     async with Ledger(settings.load().ledger_address) as ledger:
         yield ledger
+
+
+@asynccontextmanager
+async def reading() -> AsyncIterator[AsyncSession]:
+    """Open the ledger and a session that reads it; raises the errors of `open_ledger`."""
+    async with open_ledger() as ledger, ledger.read() as session:
+        yield session

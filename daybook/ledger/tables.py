@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, Index, UniqueConstraint, text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, SQLModel, col
 
 from daybook.ledger.column_types import NULLABLE_JSON, Instant
 from daybook.ledger.states import Delivery, Status
@@ -162,6 +162,12 @@ class RevisionRow(SQLModel, table=True):
     source: str = "daybook"
     # The last writer of each target, if not the job's creator: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
+
+
+NEWEST_REVISION = (col(RevisionRow.job_id) == col(JobRow.id)) & (
+    col(RevisionRow.number) == col(JobRow.revision)
+)
+"""Condition that joins a job and its newest revision."""
 
 
 class WatchRow(SQLModel, table=True):

@@ -42,9 +42,9 @@ async def link(home: Home | None = None, *, is_public: bool = False) -> LoginLin
     return made
 
 
-async def prefect_link(home: Home | None = None) -> LoginLink:
+async def prefect_link() -> LoginLink:
     """Return a link to Prefect's UI. Raises `PrefectUnreachable`."""
-    home = home or homes.current_home()
+    home = homes.current_home()
     running = home.running() or {}
     ui_url, api_url = str(running.get("ui_url") or ""), str(running.get("api_url") or "")
     if running.get("own_server") and api_url:

@@ -95,6 +95,7 @@ class Server(uvicorn.Server):
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await changed.wait()
+            changed.clear()  # before `should_exit` is read, which may have been set back
 
 
 class SlowClientProtocol(H11Protocol):

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -49,10 +49,10 @@ from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.errors import FREE_SPACE
 from daybook.files import plan
 from daybook.home import current_home
-from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.jobs.summaries import JobSummary
 from daybook.keeper.leader_lease import Leader
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.owners import namespace
 from daybook.runs import leases
@@ -108,17 +108,15 @@ def warning(check: str, message: str, fix: str = "") -> Finding:
     return Finding(check, Severity.WARNING, message, fix)
 
 
-def sync(stored: Iterable[StoredJob]) -> list[Finding]:
+def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
     """Report jobs with a change that is not in Prefect yet, or with changes on both sides."""
-    stored, found = list(stored), []
-    if waiting := [each.row.name for each in stored if each.row.sync_pending]:
+    jobs, found = list(jobs), []
+    if waiting := [each.name for each in jobs if each.sync_pending]:
         found.append(
             problem("sync", f"last change not in Prefect yet: {join(waiting)}", "daybook sync")
         )
     conflicts = [
-        f"{each.row.name} ({', '.join(each.row.conflict['fields'])})"
-        for each in stored
-        if each.row.conflict
+        f"{each.name} ({', '.join(each.conflict['fields'])})" for each in jobs if each.conflict
     ]
     if conflicts:
         fix = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
@@ -140,33 +138,36 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
     return [warning("jobs", f"changed outside their jobs file: {join(drifted)}", fix)]
 
 
-def failing_jobs(stored: Iterable[StoredJob]) -> list[Finding]:
+def failing_jobs(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
     """Warn about jobs whose last run failed; fixing them is up to their owners."""
     found = []
-    for each in stored:
-        if count := each.row.consecutive_failures:
+    for each in jobs:
+        if count := each.consecutive_failures:
             times = "once" if count == 1 else f"{count} times in a row"
-            error = (each.row.last_error or "").strip().partition("\n")[0]
-            message = f"{each.row.name} failed {times}" + (f": {error}" if error else "")
-            found.append(warning("jobs", message, f"daybook show {shlex.quote(each.row.name)}"))
+            error = (each.last_error or "").strip().partition("\n")[0]
+            message = f"{each.name} failed {times}" + (f": {error}" if error else "")
+            found.append(warning("jobs", message, f"daybook show {shlex.quote(each.name)}"))
     return found
 
 
-def broken_chains(stored: Iterable[StoredJob]) -> list[Finding]:
-    """Warn about each enabled job that runs after, or uses the answer of, a job that is gone."""
-    jobs = list(stored)
-    names = {(namespace(each.row.owner), each.row.name) for each in jobs}
+def broken_chains(
+    jobs: Sequence[JobSummary], outputs: Mapping[str, Sequence[str]]
+) -> list[Finding]:
+    """Warn about each enabled job that runs after, or uses the answer of, a job that is gone.
+
+    ``outputs`` are the jobs whose answers a job uses, by its id (`store.used_outputs`).
+    """
+    names = {(namespace(each.owner), each.name) for each in jobs}
     found = []
     for each in jobs:
-        others = [("--after <job>", "runs after", store.runs_after(each.job))]
+        others = [("--after <job>", "runs after", each.runs_after)]
         others += [
-            ("--prompt <text>", "uses the answer of", name)
-            for name in store.named_outputs(each.job)
+            ("--prompt <text>", "uses the answer of", name) for name in outputs.get(each.id, ())
         ]
         for option, relation, other in others:
-            if each.job.enabled and other and (namespace(each.row.owner), other) not in names:
-                message = f"{each.row.name} {relation} {other}, which does not exist"
-                fix = f"daybook edit {shlex.quote(each.row.name)} {option}"
+            if each.enabled and other and (namespace(each.owner), other) not in names:
+                message = f"{each.name} {relation} {other}, which does not exist"
+                fix = f"daybook edit {shlex.quote(each.name)} {option}"
                 found.append(warning("jobs", message, fix))
     return found
 

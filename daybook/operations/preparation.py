@@ -46,7 +46,6 @@ from daybook.prefect import client as connection
 from daybook.prefect import reconcile
 from daybook.processes import children, image
 from daybook.runs import claim_requests, claims, history
-from daybook.schedules.descriptions import describe
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -300,7 +299,7 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
         talk.say(line)
     await migrate_anna(ledger, talk)
     for job in await add_example(ledger):
-        talk.say(f"Added the example job {job.name}: {describe(job.schedule)}")
+        talk.say(f"Added the example job {job.name}: {job.schedule.describe()}")
     report = await reconcile.reconcile_all(ledger, client, most_seconds=SYNC_SECONDS)
     talk.synced(SyncReport.of(report))
     if report.left:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
+from heapq import nsmallest
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
 from daybook import home as homes
-from daybook import settings
+from daybook import owners, settings
 from daybook.api import maintenance as maintenance_api
 from daybook.api.approvals import WaitingApproval
 from daybook.api.maintenance import MaintenanceWindow
 from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun, without_catch_up
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import PrefectUnreachable
-from daybook.jobs import store as jobs
-from daybook.jobs.views import DueTimes
+from daybook.jobs import store, summaries
 from daybook.keeper import leader_lease
 from daybook.keeper.overview import MAX_DUE, Overview, Problem
 from daybook.ledger.engine import Ledger, open_ledger
@@ -29,9 +28,7 @@ from daybook.operations.checks import home as home_checks
 from daybook.operations.findings import Finding, Severity
 from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
-from daybook.runs import approvals, history, maintenance
-from daybook.runs.overdue import find as find_overdue
-from daybook.runs.overdue import first_due_times, unattended
+from daybook.runs import approvals, history, maintenance, overdue
 from daybook.schedules.schedule import zone
 from daybook.tasks import counts as task_counts
 from daybook.tasks.views import TaskTotals
@@ -132,11 +129,13 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now = ledger.now()
-            stored = await jobs.all_jobs(session)
+            jobs = await summaries.read(session)
+            outputs = await store.used_outputs(session)
+            of_files = [each.id for each in jobs if owners.is_file(each.owner)]
+            applied = await store.all_jobs(session, of_files) if of_files else []
             live = await history.live(session)
-            candidates = [*live, *await unattended(session, now)]
-            firsts = first_due_times(stored)
-            overdue_runs = await find_overdue(session, stored, candidates, now, firsts)
+            memory = overdue.DueTimeCache()
+            overdue_runs = await overdue.find_all(session, memory, now)
             tasks = await task_counts.read_counts(session, now)
             windows = await maintenance.read(session)
             asked = await approvals.waiting(session, now)
@@ -158,39 +157,39 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     overdue_runs = without_catch_up(overdue_runs, leader, known.now)
     late = [OverdueRun.of(each, known) for each in overdue_runs]
     if pool:
-        found += findings.pool(pool, prefect.api_url or "", has_jobs=bool(stored))
+        found += findings.pool(pool, prefect.api_url or "", has_jobs=bool(jobs))
         found += findings.worker(pool)
     found += findings.clock("clock", "Prefect's", known.prefect_ahead)
     found += findings.clock("ledger clock", "the ledger's", known.ledger_ahead)
     if servers:
         found.append(findings.problem("one prefect", servers, instances.CONFLICT_HINT))
     found += [findings.unwritable(unwritable)] if unwritable else findings.keeper(known)
-    found += findings.sync(stored)
-    found += findings.drift(stored)
-    found += findings.failing_jobs(stored)
-    found += findings.broken_chains(stored)
+    found += findings.sync(jobs)
+    found += findings.drift(applied)
+    found += findings.failing_jobs(jobs)
+    found += findings.broken_chains(jobs, outputs)
     found += findings.approvals([WaitingApproval.with_run(*each) for each in asked])
     found += findings.expired_leases(live, now)
-    found += outbox.findings({each.row.name for each in stored if each.row.consecutive_failures})
+    found += outbox.findings({each.name for each in jobs if each.consecutive_failures})
     found += home_checks.settings() + home_checks.disk() + home_checks.prefect_size()
     found += home_checks.leftovers() + home_checks.processes()
     found += findings.tasks(tasks, now)
     found += findings.late(late)
     report = StatusReport(
-        ready=online > 0 and not (stored and pool and pool.foreign),
+        ready=online > 0 and not (jobs and pool and pool.foreign),
         prefect=prefect,
         worker=WorkersOnline(online=online, workers=workers),
         keeper=KeeperStatus.of(leader, known.now),
         ledger=LedgerStatus(
             place=ledger.place,
             id=ledger.id,
-            jobs=len(stored),
-            enabled=sum(each.job.enabled for each in stored),
+            jobs=len(jobs),
+            enabled=sum(each.enabled for each in jobs),
             live={str(state): sum(row.state is state for row in live) for state in _LIVE},
         ),
         outbox=outbox.health,
         tasks=TaskTotals.of(tasks, now),
-        due_soon=_due_soon(stored, firsts, now, max_due),
+        due_soon=_due_soon(memory, now, max_due),
         maintenance=maintenance_api.views(windows, now),
         late=late,
         problems=[str(each) for each in found],
@@ -252,14 +251,10 @@ async def _prefect(
 _LIVE = (Status.WAITING, Status.CLAIMED, Status.RUNNING)
 
 
-def _due_soon(
-    stored: list[jobs.StoredJob], firsts: Mapping[str, datetime | None], now: datetime, most: int
-) -> list[DueJob]:
-    coming = list[tuple[datetime, str]]()
-    for each in stored:
-        first = firsts.get(each.id)
-        if first and (first <= now or each.row.skips or each.row.snoozed_until):
-            first = next((due.utc for due in DueTimes.of_job(each, now, 1).due), None)
-        if first:
-            coming.append((first, each.row.name))
-    return [DueJob(job=name, due=due) for due, name in sorted(coming)[:most]]
+def _due_soon(memory: overdue.DueTimeCache, now: datetime, most: int) -> list[DueJob]:
+    coming = [
+        (due, job.name)
+        for job, first in memory.next_due_times(now)
+        if (due := job.next_start(now) if job.skips or job.snoozed_until else first)
+    ]
+    return [DueJob(job=name, due=due) for due, name in nsmallest(most, coming)]

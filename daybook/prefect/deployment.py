@@ -24,7 +24,6 @@ from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
 from daybook.prefect import parameter_schema, projection, work_queues
 from daybook.prefect.projection import SCHEDULE_SLUG, Projection
-from daybook.schedules.descriptions import describe
 from daybook.schedules.due import next_due
 
 if TYPE_CHECKING:
@@ -192,7 +191,7 @@ def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict
     (schedule,) = projection.to_prefect_schedules(target.schedule)
     ours = stored.job.schedule
     needs_slug = slug or not ours.prefect_describes_it
-    slug_text = slugify(f"{SCHEDULE_SLUG}-{describe(ours)}") if needs_slug else None
+    slug_text = slugify(f"{SCHEDULE_SLUG}-{ours.describe()}") if needs_slug else None
     return {"schedule": schedule.model_dump(mode="json"), "active": True, "slug": slug_text}
 
 

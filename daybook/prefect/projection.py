@@ -29,7 +29,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.jobs.store import StoredJob
 from daybook.prefect.summary import summary
-from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
+from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _normal_form(schedule: Schedule) -> dict[str, Any]:
             return {"interval": seconds, "phase": int(schedule.anchor.timestamp()) % seconds}
         case At():
             return {"at": schedule.at.astimezone(UTC).strftime(_STAMP)}
-        case After() | OnDemand():
+        case _:  # Prefect gets no schedule: the ledger starts the runs, or a person
             return {}
 
 

@@ -154,6 +154,11 @@ async def ensure_rows(
     return work.done
 
 
+def _log_refusal(row: RunRow, error: PrefectHTTPStatusError) -> None:
+    refused = {"action": "ensure_refused"}
+    log.warning("Prefect refused run %s: %s", row.id[:8], error, extra=refused)
+
+
 def _error_text(error: PrefectHTTPStatusError) -> str:
     """Return Prefect's message, without the address and the advice around it."""
     try:
@@ -194,12 +199,7 @@ class _EnsurePass:
                     raise
                 # This concerns one row only: its run could not be moved.
                 self.done.left += 1
-                log.warning(
-                    "Prefect refused run %s: %s",
-                    row.id[:8],
-                    error,
-                    extra={"action": "ensure_refused"},
-                )
+                _log_refusal(row, error)
 
     async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """Skip the rows of disabled jobs that have no deployment; return the other rows."""
@@ -306,12 +306,7 @@ class _EnsurePass:
                 if not flow_runs.is_run_error(error):
                     raise
                 # For example parameters that the deployment no longer accepts.
-                log.warning(
-                    "Prefect refused run %s: %s",
-                    row.id[:8],
-                    error,
-                    extra={"action": "ensure_refused"},
-                )
+                _log_refusal(row, error)
                 await prefect_ends.record_refusal(self._ledger, row, _error_text(error))
                 break
             if made is None:

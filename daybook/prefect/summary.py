@@ -14,7 +14,6 @@ from daybook import names
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
 from daybook.jobs.policy import Policy
-from daybook.schedules.descriptions import describe
 
 _STARTS = (*(f"- {each.opening}" for each in ACTIONS.values()), "- Policy: ", "- Notifies: ")
 """Starts of the lines after the first."""
@@ -28,7 +27,7 @@ def summary(job: Job) -> str:
 
     The first line has the form that `without_summary` expects, and each other one of `_STARTS`.
     """
-    lines = [f"**{job.name}** — {describe(job.schedule)}", _action(job)]
+    lines = [f"**{job.name}** — {job.schedule.describe()}", _action(job)]
     if policy := ", ".join(_policy(job)):
         lines.append(f"Policy: {policy}")
     if recipients := ", ".join(_in_code(*each) for each in job.notify.recipients()):

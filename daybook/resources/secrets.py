@@ -8,7 +8,7 @@ both in Prefect's UI. Prefect encrypts the value.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -91,18 +91,6 @@ async def list_secrets(client: PrefectClient) -> list[SecretInfo]:
     """Return all secrets, sorted by name, without their values."""
     documents = await STORE.documents(client)
     return [SecretInfo.of(STORE, str(each.name), each.data) for each in documents]
-
-
-async def add(
-    client: PrefectClient, name: str, value: str, hosts: Sequence[str], *, replace: bool = False
-) -> None:
-    """Store a secret.
-
-    Raises `InvalidInput` if the name, the value or a host is invalid, if the name is taken and
-    ``replace`` is false, or if the block type is not registered.
-    """
-    settings = STORE.validate({"value": value, "hosts": list(hosts)})
-    await STORE.save(client, name, settings, replace=replace)
 
 
 class PrefectSecretStore:

@@ -171,8 +171,11 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
 
 
 async def forget(session: AsyncSession, run: RunRow) -> None:
-    """Remove the outcomes that waited for a person from a run that has its outcome."""
-    if run.attempts and run.kind in CONVERSATION_KINDS:
+    """Remove the outcomes that waited for a person from a run that has its outcome.
+
+    A run that ends under its first fencing token has waited for nobody.
+    """
+    if run.fence > 1 and run.attempts and run.kind in CONVERSATION_KINDS:
         table = ApprovalRow.__table__  # type: ignore[attr-defined]
         kept = (table.c.run_id == run.id) & table.c.outcome.is_not(None)
         await session.execute(update(table).where(kept).values(outcome=None))

@@ -35,7 +35,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow, new_id
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow, new_id
 from daybook.runs import (
     claim_requests,
     claim_rules,
@@ -98,11 +98,7 @@ async def watermarks(session: AsyncSession) -> list[Watermark]:
     """
     newest = (
         select(JobRow, RevisionRow.effective_from)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(
             col(JobRow.archived_at).is_(None)
             | (col(JobRow.audited_until) < col(JobRow.archived_at))

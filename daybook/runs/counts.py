@@ -16,18 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger.states import LIVE, Status
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow
 
 
 async def jobs_by_enabled(session: AsyncSession) -> dict[bool, int]:
     """Return how many live jobs are enabled (key True), and how many are disabled (key False)."""
     counted = (
         select(RevisionRow.enabled, func.count())
-        .join(
-            JobRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(JobRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None))
         .group_by(col(RevisionRow.enabled))
     )

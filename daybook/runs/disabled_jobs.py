@@ -19,7 +19,7 @@ from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow
 from daybook.runs import claim_requests, corrections, eligibility, outcomes, slots
 
 log = logging.getLogger(__name__)
@@ -73,11 +73,7 @@ async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequ
     waiting = (
         select(RunRow.id)
         .join(JobRow, col(JobRow.id) == col(RunRow.job_id))
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(
             col(RunRow.status) == Status.WAITING,
             or_(

@@ -19,9 +19,10 @@ from sqlmodel import col, select
 
 from daybook.jobs import upcoming
 from daybook.jobs.model import Job
+from daybook.jobs.scheduled import ScheduledJob
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import claim_requests, leases, outcomes, slots
 
 
@@ -34,7 +35,7 @@ def skip_reason(
     """
     if (why := job_off_reason(newest)) or attempted:
         return why
-    return manual_skip_reason(newest, due) or max_runs_reason
+    return manual_skip_reason(newest.row, due) or max_runs_reason
 
 
 def needs_enabled_job(row: RunRow) -> bool:
@@ -52,11 +53,11 @@ def off_reason(newest: StoredJob, row: RunRow) -> str:
     return skip_reason(newest, row.due, "", attempted=row.attempts > 0)
 
 
-def manual_skip_reason(newest: StoredJob, due: datetime) -> str:
+def manual_skip_reason(newest: JobRow | ScheduledJob, due: datetime) -> str:
     """Return why the user has skipped or snoozed this due time; empty if it was neither."""
-    if due.isoformat() in newest.row.skips:
+    if due.isoformat() in newest.skips:
         return "skipped by hand"
-    snoozed = newest.row.snoozed_until
+    snoozed = newest.snoozed_until
     if snoozed is not None and due < snoozed:
         return f"snoozed until {snoozed:%Y-%m-%d %H:%M:%S} UTC"
     return ""

@@ -20,7 +20,7 @@ lease was renewed. If it was not, the caller has to stop at once: its writes wil
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -188,18 +188,19 @@ async def release_lost(
 
 
 async def release_ended(
-    ledger: Ledger, find_ended: Callable[[Collection[str]], Collection[str]]
+    ledger: Ledger, find_ended: Callable[[Collection[str]], Awaitable[Collection[str]]]
 ) -> list[RunRow]:
     """Release the runs whose holders are known to have ended; return the changed rows.
 
-    ``find_ended`` returns those of the holders (`holders.find_ended`). A run with a rerun left is
+    ``find_ended`` returns those of the holders (`holders.find_ended`), and records before that what
+    they have spooled. A run with a rerun left is
     not released: a program that it started may have survived it, so it keeps its lease. An error of
     one run is logged; `LedgerUnreachable` is raised.
     """
     is_held = col(RunRow.status).in_(HELD)
     async with ledger.read() as session:
         held = (await session.execute(select(RunRow.id, RunRow.holder).where(is_held))).all()
-    ended = find_ended({holder for _, holder in held})
+    ended = await find_ended({holder for _, holder in held})
     changed = []
     for run_id in [id_ for id_, holder in held if holder in ended]:
         try:

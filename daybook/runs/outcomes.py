@@ -173,8 +173,8 @@ async def close_attempt(
     await session.flush()
     await steps.close(session, row, now)
     requests = await steps.requests_of(session, row)
+    of_steps = usage.total(each.usage for each in requests)
     if is_first_end or not requests:
-        of_steps = usage.total(each.usage for each in requests)
         used = _larger(outcome.usage, of_steps)
         # Added to the usage of the check that preceded the attempt (`claims.begin`).
         attempt.usage = usage.total((attempt.usage, used))
@@ -184,10 +184,7 @@ async def close_attempt(
         if outcome.status is Status.CANCELLED and is_silent and not used:
             await _count_grant(session, row, attempt)
     else:  # a late outcome: the first end has counted the steps
-        attempt.usage = _larger(attempt.usage, outcome.usage)
-        reported = Amount.of(attempt.usage)
-        attempt.tokens = max(attempt.tokens, reported.tokens)
-        attempt.usd = max(attempt.usd, reported.usd)
+        _correct(attempt, requests, of_steps, outcome.usage)
     await session.flush()
     of_run = select(AttemptRow.usage).where(col(AttemptRow.run_id) == row.id)
     usages = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars()
@@ -222,8 +219,36 @@ async def _count_grant(session: AsyncSession, row: RunRow, attempt: AttemptRow) 
         attempt.tokens += row.tokens or 0
 
 
-def _larger(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
-    return max(one, other, key=lambda each: (usage.tokens(each), each is not None))
+def _correct(
+    attempt: AttemptRow,
+    requests: Sequence[steps.Request],
+    of_steps: Mapping[str, Any] | None,
+    reported: dict[str, Any] | None,
+) -> None:
+    """Correct what an attempt used by its late report, without counting its steps again."""
+    said = Amount.of(reported)
+    if reported and not said.unpriced:  # it has the price of what the steps had none of
+        unpriced = _spent(requests, Amount.of(of_steps)).unpriced
+        attempt.unpriced -= min(attempt.unpriced, unpriced)
+    attempt.usage = _larger(reported, attempt.usage)
+    attempt.tokens = max(attempt.tokens, usage.tokens(attempt.usage))
+    attempt.usd = max(attempt.usd, said.usd)
+    if attempt.usage and attempt.unpriced:  # by its check
+        attempt.usage = {**attempt.usage, "cost_usd": None}
+
+
+def _larger(
+    reported: dict[str, Any] | None, counted: dict[str, Any] | None
+) -> dict[str, Any] | None:
+    """Return the usage with more tokens, at the reported price if only that is known.
+
+    A program reports the price of its whole answer, and none of a single step.
+    """
+    if reported is None or counted is None or usage.tokens(reported) >= usage.tokens(counted):
+        return counted if reported is None else reported
+    prices = reported.get("cost_usd"), counted.get("cost_usd")
+    known = [price for price in prices if price is not None]
+    return {**counted, "cost_usd": max(known, default=None)}
 
 
 def _add(attempt: AttemptRow, spent: Amount) -> None:

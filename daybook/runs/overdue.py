@@ -8,30 +8,30 @@
     ended because nothing claimed it   and nothing has claimed a later one: `unattended`
 
 The first two become the third: for a job that is due each minute, the audit knows after one minute
-that the due time is too late. `find` checks the given jobs once. `find_all` is for repeated polling
-and costs next to nothing while nothing is late.
+that the due time is too late. With its cache, `find_all` costs next to nothing while nothing is
+late.
 
 A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
-set delays it, and the operator need not act. `find` returns such a run too, with an `overdue_since`
-in the future.
+set delays it, and the operator need not act. `find_all` returns such a run too, with an
+`overdue_since` in the future.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import chain, islice
 
 from sqlalchemy import ColumnElement, and_, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
-from daybook.jobs import lateness, store, upcoming
-from daybook.jobs.store import StoredJob
+from daybook.jobs import lateness, scheduled, upcoming
+from daybook.jobs.scheduled import ScheduledJob
 from daybook.ledger.states import HELD, TERMINAL, Status
-from daybook.ledger.tables import JobRow, RevisionRow, RunRow
+from daybook.ledger.tables import RunRow
 from daybook.runs import audit, claim_requests, eligibility, maintenance, slots
 from daybook.runs.maintenance import Windows
 
@@ -59,14 +59,14 @@ class Overdue:
     If the row stands for several due times, ``due`` is the last of them.
     """
 
-    stored: StoredJob
+    job: ScheduledJob
     due: datetime
     run: RunRow | None
 
     @property
     def occurrence(self) -> str:
         """Return the occurrence's key, whether it has a row or not."""
-        return self.run.occurrence if self.run else claim_requests.due_key(self.stored.id, self.due)
+        return self.run.occurrence if self.run else claim_requests.due_key(self.job.id, self.due)
 
     @property
     def overdue_since(self) -> datetime:
@@ -92,36 +92,63 @@ class Overdue:
             return f"waiting: {self.run.reason}"
         if self.missed:
             return "missed: no worker claimed it"
-        return "the job's last change is not in Prefect yet" if self.stored.row.sync_pending else ""
+        return "the job's last change is not in Prefect yet" if self.job.sync_pending else ""
 
 
 @dataclass
 class DueTimeCache:
-    """A poller's cache between calls: for each job, the first due times that may be relevant.
+    """A poller's cache between calls: the live jobs, and their due times that may be relevant.
 
-    With it, a schedule is expanded once for each due time, not on every call.
+    With it, a schedule is read once for each revision, and expanded once for each due time.
     """
 
-    known: dict[str, _DueTimes] = field(default_factory=dict)
+    jobs: dict[str, ScheduledJob] = field(default_factory=dict)
+    firsts: dict[str, _Due] = field(default_factory=dict)
+    coming: dict[str, _Due] = field(default_factory=dict)
+
+    async def update(self, session: AsyncSession) -> None:
+        """Read the jobs."""
+        jobs = await scheduled.read(session, self.jobs)
+        unchanged = {id_ for id_, each in jobs.items() if _is_unchanged(each, self.jobs.get(id_))}
+        self.firsts = {id_: each for id_, each in self.firsts.items() if id_ in unchanged}
+        self.coming = {id_: each for id_, each in self.coming.items() if id_ in unchanged}
+        self.jobs = jobs
+
+    def first(self, job: ScheduledJob) -> datetime | None:
+        """Return the job's first due time that is not audited."""
+        return self._after(self.firsts, job, job.audited_until)
+
+    def next_due_times(self, now: datetime) -> Iterator[tuple[ScheduledJob, datetime]]:
+        """Yield each enabled job that has a due time after ``now``, and the first of these."""
+        for job in self.jobs.values():
+            if job.enabled and (due := self._after(self.coming, job, now)):
+                yield job, due
 
     def count_due(self, now: datetime, within: timedelta) -> int:
         """Return how many jobs have a scheduled due time in (``now``, ``now`` + ``within``]."""
-        coming = (each.coming for each in self.known.values())
-        return sum(due is not None and now < due <= now + within for due in coming)
+        return sum(due <= now + within for _, due in self.next_due_times(now))
+
+    def _after(self, known: dict[str, _Due], job: ScheduledJob, start: datetime) -> datetime | None:
+        each = known.get(job.id)
+        if each is None or not each.is_first_after(start):
+            each = _Due(start, upcoming.next_due(job.schedule, job.policy, start))
+            known[job.id] = each
+        return each.due
 
 
 @dataclass(frozen=True)
-class _DueTimes:
-    """A job's first due time that is not audited, and its first one in the future."""
+class _Due:
+    """The first due time after ``start``; None if there is none."""
 
-    revision: int
-    first: datetime | None
-    coming: datetime | None
+    start: datetime
+    due: datetime | None
 
-    def is_current(self, revision: int, start: datetime, now: datetime) -> bool:
-        if self.revision != revision:
-            return False
-        return not (self.first and self.first <= start) and not (self.coming and self.coming <= now)
+    def is_first_after(self, start: datetime) -> bool:
+        return start >= self.start and (self.due is None or start < self.due)
+
+
+def _is_unchanged(job: ScheduledJob, before: ScheduledJob | None) -> bool:
+    return before is not None and before.revision == job.revision
 
 
 async def find_all(
@@ -130,56 +157,30 @@ async def find_all(
     now: datetime,
     missed_for: timedelta = MISSED_MAX_AGE,
 ) -> list[Overdue]:
-    """Return the overdue due times of all jobs, as `find` does; keep ``memory`` between calls.
+    """Return the overdue due times of all jobs, earliest first; keep ``memory`` between calls.
 
-    Missed due times are included if they were due at most ``missed_for`` ago.
+    Missed due times are included if they were due at most ``missed_for`` ago. For each job, at most
+    one due time without a row is returned: the first. In a maintenance window nothing is expected
+    to start, so delays count from its end.
     """
-    starts = await _starts(session)
-    known = {job_id: each for job_id, each in memory.known.items() if job_id in starts}
-    changed = {
-        job_id
-        for job_id, (revision, start) in starts.items()
-        if job_id not in known or not known[job_id].is_current(revision, start, now)
-    }
-    jobs = {each.id: each for each in await store.all_jobs(session, changed)} if changed else {}
-    for job_id in changed:
-        (revision, start), job = starts[job_id], jobs[job_id].job
-        first = coming = upcoming.next_due(job.schedule, job.policy, start)
-        if first is not None and first <= now:
-            coming = upcoming.next_due(job.schedule, job.policy, now)
-        known[job_id] = _DueTimes(revision, first, coming)
-    memory.known = known
-    late = {
-        job_id for job_id, each in known.items() if each.first and each.first + OVERDUE_GRACE <= now
-    }
+    await memory.update(session)
+    jobs, windows = memory.jobs, await maintenance.read(session)
     rows = [
         *await _waiting(session, now - OVERDUE_GRACE),
         *await unattended(session, now, missed_for),
     ]
-    concerned = late | {str(row.job_id) for row in rows}
-    if unread := concerned - jobs.keys():
-        jobs |= {each.id: each for each in await store.all_jobs(session, unread)}
-    stored = sorted((jobs[each] for each in concerned & jobs.keys()), key=lambda job: job.row.name)
-    firsts = {job_id: each.first for job_id, each in known.items()}
-    return await find(session, stored, rows, now, firsts)
-
-
-async def _starts(session: AsyncSession) -> dict[str, tuple[int, datetime]]:
-    """Return, by job id, each enabled job's newest revision, and the time it is audited up to.
-
-    That is the watermark, but not before the revision came into force.
-    """
-    newest = (
-        select(JobRow.id, JobRow.revision, JobRow.audited_until, RevisionRow.effective_from)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
-        .where(col(JobRow.archived_at).is_(None), col(RevisionRow.enabled))
-    )
-    jobs = (await session.execute(newest)).tuples()
-    return {job_id: (revision, max(audited, since)) for job_id, revision, audited, since in jobs}
+    overdue = [
+        Overdue(jobs[str(row.job_id)], row.due_to or row.due, row)
+        for row in rows
+        if row.job_id in jobs
+        and (_waits_too_long(row, now, windows) or _is_missed(row, jobs[str(row.job_id)]))
+    ]
+    overdue += [
+        each
+        for each in await _without_a_row(session, memory, now)
+        if windows.start_after(each.due, now) + OVERDUE_GRACE <= now
+    ]
+    return sorted(overdue, key=lambda each: (each.due, each.job.name))
 
 
 async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
@@ -241,64 +242,26 @@ def _is_claimed(run: type[RunRow]) -> ColumnElement[bool]:
     return ~or_(untouched, _is_unclaimed(run))
 
 
-async def find(
-    session: AsyncSession,
-    stored: Sequence[StoredJob],
-    rows: Sequence[RunRow],
-    now: datetime,
-    firsts: Mapping[str, datetime | None] | None = None,
-) -> list[Overdue]:
-    """Return the overdue due times of these jobs at ``now``, earliest first.
-
-    ``rows`` are the live runs of these jobs and the result of `unattended`. ``firsts`` maps job ids
-    to the first due times after the watermark, as far as the caller knows them. For each job, at
-    most one due time without a row is returned: the first. In a maintenance window nothing is
-    expected to start, so delays count from its end.
-    """
-    by_id = {each.id: each for each in stored}
-    windows = await maintenance.read(session)
-    overdue = [
-        Overdue(by_id[str(row.job_id)], row.due_to or row.due, row)
-        for row in rows
-        if row.job_id in by_id and (_waits_too_long(row, now, windows) or _is_missed(row, by_id))
-    ]
-    overdue += [
-        each
-        for each in await _without_a_row(session, stored, now, firsts or {})
-        if windows.start_after(each.due, now) + OVERDUE_GRACE <= now
-    ]
-    return sorted(overdue, key=lambda each: (each.due, each.stored.row.name))
-
-
-def first_due_times(stored: Iterable[StoredJob]) -> dict[str, datetime | None]:
-    """Return the first due time of each enabled job after its watermark, for `find`."""
-    return {
-        each.id: upcoming.next_due(each.job.schedule, each.job.policy, _watermark(each))
-        for each in stored
-        if each.job.enabled
-    }
-
-
-def _watermark(stored: StoredJob) -> datetime:
-    # An earlier revision may have had other due times; the audit judges those.
-    return max(stored.row.audited_until, stored.revision.effective_from)
-
-
 async def _without_a_row(
-    session: AsyncSession,
-    stored: Sequence[StoredJob],
-    now: datetime,
-    firsts: Mapping[str, datetime | None],
+    session: AsyncSession, memory: DueTimeCache, now: datetime
 ) -> list[Overdue]:
     """Return each job's first due time that has passed and has no row.
 
     Usually that is the very first one that has passed. So `FIRST_PAGE_SIZE` due times of each job
     are read at first, and more only for jobs where all of them have rows: expanding 200 due times
-    of 1,000 jobs takes 40 seconds.
+    of 1,000 jobs takes 40 seconds. A job that the audit has judged lately has none, so its schedule
+    is not read.
     """
-    overdue, page_size = [], FIRST_PAGE_SIZE
+    overdue, page_size, end = list[Overdue](), FIRST_PAGE_SIZE, now - OVERDUE_GRACE
     judged: dict[str, datetime] | None = None
-    remaining = [(each, _passed_due_times(each, now, firsts)) for each in stored]
+    remaining = [
+        (each, _passed_due_times(each, first, end))
+        for each in memory.jobs.values()
+        if each.enabled
+        and each.audited_until < end
+        and (first := memory.first(each))
+        and first <= end
+    ]
     while remaining:
         pages = [(each, passed, list(islice(passed, page_size))) for each, passed in remaining]
         keys = [
@@ -309,23 +272,15 @@ async def _without_a_row(
         existing = await _with_a_row(session, keys)
         remaining = []
         for each, passed, due_times in pages:
-            due = next(
-                (due for due in due_times if claim_requests.due_key(each.id, due) not in existing),
-                None,
-            )
-            if due is not None:
+            without = [
+                due for due in due_times if claim_requests.due_key(each.id, due) not in existing
+            ]
+            if without:
                 judged = await _judged_late(session, now) if judged is None else judged
-                due = next(
-                    (
-                        due
-                        for due in due_times
-                        if claim_requests.due_key(each.id, due) not in existing
-                        and due > judged.get(each.id, due - OVERDUE_GRACE)
-                    ),
-                    None,
-                )
-            if due is not None:
-                overdue.append(Overdue(each, due, None))
+                until = judged.get(each.id)
+                without = [due for due in without if until is None or due > until]
+            if without:
+                overdue.append(Overdue(each, without[0], None))
             elif len(due_times) == page_size:
                 remaining.append((each, passed))
         page_size *= 4
@@ -340,32 +295,16 @@ def _waits_too_long(row: RunRow, now: datetime, windows: Windows) -> bool:
     return windows.start_after(since, now) + OVERDUE_GRACE < now
 
 
-def _is_missed(row: RunRow, by_id: dict[str, StoredJob]) -> bool:
-    return row.state in TERMINAL and by_id[str(row.job_id)].job.enabled
+def _is_missed(row: RunRow, job: ScheduledJob) -> bool:
+    return row.state in TERMINAL and job.enabled
 
 
-def _passed_due_times(
-    stored: StoredJob, now: datetime, firsts: Mapping[str, datetime | None]
-) -> Iterator[datetime]:
-    if not stored.job.enabled:
-        return
-    due_times = _due_after(stored, _watermark(stored), now - OVERDUE_GRACE, firsts)
-    for due in islice(due_times, MAX_DUE_TIMES):
-        if not eligibility.manual_skip_reason(stored, due):
+def _passed_due_times(job: ScheduledJob, first: datetime, end: datetime) -> Iterator[datetime]:
+    """Yield the due times from ``first`` to ``end`` that the user has not skipped or snoozed."""
+    later = upcoming.between(job.schedule, job.policy, first, end)
+    for due in islice(chain([first], later), MAX_DUE_TIMES):
+        if not eligibility.manual_skip_reason(job, due):
             yield due
-
-
-def _due_after(
-    stored: StoredJob, start: datetime, end: datetime, firsts: Mapping[str, datetime | None]
-) -> Iterator[datetime]:
-    """Yield the due times in (start, end]; if ``firsts`` has the first one, it is not computed."""
-    if stored.id in firsts:
-        first = firsts[stored.id]
-        if first is None or first > end:
-            return
-        yield first
-        start = first
-    yield from upcoming.between(stored.job.schedule, stored.job.policy, start, end)
 
 
 async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, datetime]:

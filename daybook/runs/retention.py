@@ -4,7 +4,8 @@
 
     a run              older than the age limit, or beyond the newest N runs of its job; all runs
                        without a job count as those of one job
-    a step             only its texts, when it began before a limit of their own
+    a step             only its texts, when it began before a limit of their own; the same holds for
+                       a question to a person about a call or an answer
     a session          messages beyond the age limit, or beyond 2 x N per session, except those
                        that are still sent to the model; the whole session if it is that of one
                        deleted run, or if it was not used within the age limit and is not the one
@@ -25,7 +26,7 @@ A new rule that keeps or deletes rows of a table above is a condition in its fun
 (runs), `prune_outbox`, `_unused_sessions` and `_max_deletable` (sessions),
 `prune_archived_jobs`. Another limit is a setting (`daybook.settings`) and a field of
 `RetentionLimits`. Rows of another table need a function that deletes one batch and returns their
-number; `keeper.retention.prune` calls it and adds the number to `PruneReport`. `api.retention` adds
+number; `keeper.retention.prune` calls it and adds the number to `PruneReport`. `api.ledger` adds
 these up in `PruneResult`, which `cli.ledger` prints and names in its help. Tasks have
 `tasks.retention`, Prefect's own runs `operations.server`.
 """
@@ -35,8 +36,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, true, tuple_, update
+from sqlalchemy import ColumnElement, Select, delete, exists, func, or_, true, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
@@ -49,6 +51,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, TERMINAL, Delivery
 from daybook.ledger.tables import (
+    NEWEST_REVISION,
     ApprovalRow,
     AttemptRow,
     JobRow,
@@ -192,39 +195,45 @@ async def _deletable(
     ]
 
 
-# --- steps
+# --- texts of steps
 
 
-async def remove_step_texts(ledger: Ledger, keep: RetentionLimits) -> int:
-    """Remove the texts of one batch of steps, the oldest first; return the number of these steps.
+async def remove_texts(ledger: Ledger, keep: RetentionLimits) -> int:
+    """Remove the texts of one batch of steps, or of questions about them to a person.
 
-    Those of a run that has not ended stay: a further attempt may continue from them.
+    The oldest come first; return the number of steps or questions. Those of a run that has not
+    ended stay: a further attempt may continue from them.
     """
     if keep.texts is None:
         return 0
-    ended = exists().where(col(RunRow.id) == col(StepRow.run_id), col(RunRow.status).in_(TERMINAL))
-    key = (col(StepRow.run_id), col(StepRow.number))
-    old = (
-        select(*key)
-        .where(
-            col(StepRow.input).is_not(None),
-            col(StepRow.started_at) < ledger.now() - keep.texts,
-            ended,
-        )
-        .order_by(col(StepRow.started_at))
-        .limit(BATCH_SIZE)
+    before = ledger.now() - keep.texts
+    began, has_text = col(StepRow.started_at), col(StepRow.input).is_not(None)
+    old = select(StepRow.run_id, StepRow.number).where(began < before, has_text).order_by(began)
+    count = await _remove_texts(
+        ledger, StepRow, old, {"input": None, "output": None, "error": None}
     )
+    if count:
+        return count
+    asked, has_text = col(ApprovalRow.asked_at), col(ApprovalRow.input) != ""
+    old = select(ApprovalRow.run_id, ApprovalRow.number).where(asked < before, has_text)
+    return await _remove_texts(ledger, ApprovalRow, old.order_by(asked), {"input": ""})
+
+
+async def _remove_texts(
+    ledger: Ledger,
+    table: type[StepRow] | type[ApprovalRow],
+    old: Select[tuple[str, int]],
+    no_texts: dict[str, Any],
+) -> int:
+    ended = exists().where(col(RunRow.id) == col(table.run_id), col(RunRow.status).in_(TERMINAL))
+    of_ended = old.where(ended).limit(BATCH_SIZE)
     async with ledger.read() as session:
-        if (await session.execute(old.limit(1))).first() is None:
+        if (await session.execute(of_ended.limit(1))).first() is None:
             return 0
     async with ledger.write() as session:
-        removal = (
-            update(StepRow)
-            .where(tuple_(*key).in_(old))
-            .values(input=None, output=None, error=None)
-            .execution_options(synchronize_session=False)
-        )
-        removed = await session.execute(removal)
+        key = tuple_(col(table.run_id), col(table.number))
+        removal = update(table).where(key.in_(of_ended)).values(no_texts)
+        removed = await session.execute(removal.execution_options(synchronize_session=False))
         return int(removed.rowcount)  # type: ignore[attr-defined]
 
 
@@ -442,11 +451,7 @@ async def disabled_since(session: AsyncSession, before: datetime) -> list[Stored
     live = exists().where(col(RunRow.job_id) == col(JobRow.id), col(RunRow.status).in_(LIVE))
     unused = (
         select(JobRow.id)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(
             col(JobRow.archived_at).is_(None),
             col(RevisionRow.enabled).is_(False),

@@ -145,6 +145,17 @@ async def finish(
             await budgets.judge(session, budget, ledger.now())
 
 
+async def append(session: AsyncSession, step: StepRow) -> None:
+    """Add a step that was made after the outcome of its run; set its number and its attempt.
+
+    No claim is needed for it, and no attempt continues from it.
+    """
+    step.attempt = (await rows.get(session, step.run_id)).attempts
+    last = select(func.max(_TABLE.c.number)).where(_TABLE.c.run_id == step.run_id)
+    step.number = ((await session.execute(last)).scalar_one() or 0) + 1
+    session.add(step)
+
+
 async def of_run(session: AsyncSession, run_id: str) -> list[StepRow]:
     """Return the steps of a run in their order."""
     query = select(StepRow).where(col(StepRow.run_id) == run_id).order_by(col(StepRow.number))

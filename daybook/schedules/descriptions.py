@@ -1,4 +1,4 @@
-"""Description of a schedule in English: "at 09:00 on weekdays, Europe/Berlin".
+"""Times and durations in English: "at 09:00 on weekdays", "43 minutes".
 
 Common shapes of cron expressions are described in words. An expression that has no exact and
 readable description is quoted (`cron "…"`). Names of days and months are English in any locale.
@@ -6,11 +6,10 @@ readable description is quoted (`cron "…"`). Names of days and months are Engl
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from daybook.schedules import cron
 from daybook.schedules.cron import CronField, CronFields
-from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
 from daybook.schedules.zones import to_instant, wall_time, zone
 
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
@@ -38,28 +37,12 @@ class _NoDescription(Exception):
     """The expression has no description that is exact and readable."""
 
 
-def describe(schedule: Schedule) -> str:
-    """Describe the schedule, with its zone if the zone matters.
-
-    For example "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "once at 14:30 on Friday
-    15 January 2027, Europe/Berlin", "on demand"; a cron expression without a description is quoted.
-    """
-    match schedule:
-        case Cron():
-            try:
-                text = _cron(cron.read_fields(schedule.expr))
-            except _NoDescription:
-                text = f'cron "{schedule.expr}"'
-            return f"{text}, {schedule.timezone}"
-        case Every():
-            return f"every {duration_in_words(schedule.every, one='')}"
-        case At():
-            return _once(schedule)
-        case After():
-            has_ended = {"succeeded": "succeeds", "failed": "fails", "any": "succeeds or fails"}
-            return f"after {schedule.job} {has_ended[schedule.on]}"
-        case OnDemand():
-            return "on demand"
+def cron_in_words(expr: str) -> str:
+    """Return when a cron expression is due; without a description, the expression in quotes."""
+    try:
+        return _cron(cron.read_fields(expr))
+    except _NoDescription:
+        return f'cron "{expr}"'
 
 
 def duration_in_words(length: timedelta, one: str = "1 ") -> str:
@@ -78,14 +61,15 @@ def duration_in_words(length: timedelta, one: str = "1 ") -> str:
     return " ".join(parts) or "0 seconds"
 
 
-def _once(schedule: At) -> str:
-    tz = zone(schedule.timezone)
-    local = wall_time(schedule.at, tz)
+def instant_in_words(instant: datetime, timezone: str) -> str:
+    """Return an instant in words: "14:30 on Friday 15 January 2027, Europe/Berlin"."""
+    tz = zone(timezone)
+    local = wall_time(instant, tz)
     time = f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
-    if to_instant(local, tz) != schedule.at:  # the time occurs twice, and this is the second one
-        time += f" ({schedule.at.astimezone(tz):%Z}, the second time)"
+    if to_instant(local, tz) != instant:  # the time occurs twice, and this is the second one
+        time += f" ({instant.astimezone(tz):%Z}, the second time)"
     day = f"{WEEKDAYS[local.isoweekday() % 7]} {local.day} {MONTHS[local.month - 1]} {local.year}"
-    return f"once at {time} on {day}, {schedule.timezone}"
+    return f"{time} on {day}, {timezone}"
 
 
 def _cron(fields: CronFields) -> str:

@@ -7,17 +7,11 @@ changes. Errors name the field as the user wrote it: `cron`, `every`, `at` or `t
 
 A new kind of schedule needs:
 
-- its model here, in `Schedule`, `make`, `parse` and `to_text`
-- its due times in `due`, and its words in `descriptions`
-- its field in `jobs.model.ScheduleFields`, which `daybook add` offers as an option, and the call of
-  `make` in `jobs.model`
-- its translation to and from Prefect in `prefect.projection`
-- a parameter of `api.due.of_schedule`, for `daybook next` without a job
-- its name or text form in the texts that list them: `SYNTAX_HINT`, `FIELD_NAMES`,
-  `ScheduleFields.schedule`, the docstrings of `api.client.Client.add`, `cli.jobs.add_` and
-  `jobs.views.ScheduleView`, the guides jobs.md and mcp.md, and concepts/job.md;
-  `tests/pure/schedules/test_schedule.py` and `tests/pure/jobs/test_model.py` quote the hints of
-  `make`
+- its model here, with its due times and words, in `Schedule`, `make`, `parse`, `SYNTAX_HINT` and
+  `FIELD_NAMES`
+- its field in `jobs.model.ScheduleFields`, which `daybook add` offers as an option
+- its translation to and from Prefect in `prefect.projection`, if Prefect has such schedules
+- a line in the guides jobs.md and mcp.md, and in concepts/job.md; tests quote the hints of `make`
 
 The options of `daybook add`, `edit` and `next` and the arguments of agents' tools follow from
 `ScheduleFields`; `cli.job_options` names only flags, such as `on_demand`, and the schedules that
@@ -27,6 +21,8 @@ The options of `daybook add`, `edit` and `next` and the arguments of agents' too
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
@@ -35,7 +31,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInf
 from daybook.errors import InvalidInput
 from daybook.names import validate_name
 from daybook.schedules import cron as expressions
-from daybook.schedules import durations, phrases
+from daybook.schedules import descriptions, due, durations, phrases
 from daybook.schedules.durations import Duration
 from daybook.schedules.zones import FIRST_YEAR, check_year, to_instant, wall_time, zone
 from daybook.validation import raising_pydantic_error
@@ -50,7 +46,6 @@ __all__ = [
     "in_zone",
     "make",
     "parse",
-    "to_text",
     "zone",
 ]
 
@@ -113,13 +108,31 @@ Instant = Annotated[datetime, AfterValidator(_whole_second_utc)]
 """Aware datetime in whole seconds, converted to UTC. Naive datetimes and fractions are refused."""
 
 
-class _Schedule(BaseModel):
-    """Base of the kinds of schedule; each kind overrides the properties that differ."""
+class _Schedule(BaseModel, ABC):
+    """Base of the kinds of schedule; each kind overrides what differs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     follows_wall_clock: ClassVar[bool] = False
     """Whether a daylight-saving change shifts its due times."""
+
+    def due_after(self, floor: datetime) -> Iterator[datetime]:
+        """Return the due times after ``floor``, like it in UTC and in whole seconds."""
+        return iter(())
+
+    @abstractmethod
+    def describe(self) -> str:
+        """Return the schedule in words, with its zone if the zone matters.
+
+        For example "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "on demand".
+        """
+
+    @abstractmethod
+    def to_text(self) -> str:
+        """Return the text that `parse` reads as this schedule.
+
+        To get the same `every`, pass its anchor to `parse` as ``now``.
+        """
 
     @property
     def only_due(self) -> datetime | None:
@@ -153,6 +166,15 @@ class Cron(_Schedule):
     expr: Annotated[str, AfterValidator(_canonical)]
     timezone: Zone
 
+    def due_after(self, floor: datetime) -> Iterator[datetime]:
+        return due.cron_times(self.expr, self.timezone, floor)
+
+    def describe(self) -> str:
+        return f"{descriptions.cron_in_words(self.expr)}, {self.timezone}"
+
+    def to_text(self) -> str:
+        return self.expr
+
     @property
     def prefect_describes_it(self) -> bool:
         return len(self.expr.split()) < 6  # Prefect's UI misreads seconds
@@ -169,6 +191,15 @@ class Every(_Schedule):
     anchor: Instant
     timezone: Zone
 
+    def due_after(self, floor: datetime) -> Iterator[datetime]:
+        return due.interval_times(self.anchor, self.every, floor)
+
+    def describe(self) -> str:
+        return f"every {descriptions.duration_in_words(self.every, one='')}"
+
+    def to_text(self) -> str:
+        return f"every {durations.to_text(self.every)}"
+
     @property
     def prefect_describes_it(self) -> bool:
         return True
@@ -180,6 +211,19 @@ class At(_Schedule):
     kind: Literal["at"] = "at"
     at: Instant
     timezone: Zone
+
+    def due_after(self, floor: datetime) -> Iterator[datetime]:
+        return iter([self.at] if self.at > floor else [])
+
+    def describe(self) -> str:
+        return f"once at {descriptions.instant_in_words(self.at, self.timezone)}"
+
+    def to_text(self) -> str:
+        local = self.at.astimezone(zone(self.timezone))
+        offset = local.utcoffset()
+        if offset is None or offset % timedelta(minutes=1):  # RFC 3339 has no such offset
+            local = self.at
+        return f"at {local.isoformat()}"
 
     @property
     def only_due(self) -> datetime:
@@ -194,6 +238,12 @@ class OnDemand(_Schedule):
 
     kind: Literal["on_demand"] = "on_demand"
     timezone: Zone
+
+    def describe(self) -> str:
+        return "on demand"
+
+    def to_text(self) -> str:
+        return "on demand"
 
 
 AfterOutcome = Literal["succeeded", "failed", "any"]
@@ -211,6 +261,13 @@ class After(_Schedule):
     job: Annotated[str, AfterValidator(_job_name)]
     on: AfterOutcome = "succeeded"
     timezone: Zone
+
+    def describe(self) -> str:
+        has_ended = {"succeeded": "succeeds", "failed": "fails", "any": "succeeds or fails"}
+        return f"after {self.job} {has_ended[self.on]}"
+
+    def to_text(self) -> str:
+        return f"after {self.job} ({self.on})"
 
 
 Schedule = Annotated[Cron | Every | At | After | OnDemand, Field(discriminator="kind")]
@@ -268,7 +325,7 @@ def parse(
     now: datetime,
     current: Schedule | None = None,
 ) -> Schedule:
-    """Parse the schedule from one text; the inverse of `to_text`.
+    """Parse the schedule from one text; the inverse of a schedule's `to_text`.
 
     Besides the texts of `to_text`, it reads `in 30m`, `+30m` and the English of `phrases`.
     ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming `schedule` or
@@ -317,28 +374,6 @@ def is_schedule(text: str) -> bool:
     except InvalidInput:
         return False
     return not isinstance(found, After)
-
-
-def to_text(schedule: Schedule) -> str:
-    """Return the text that `parse` reads as this schedule.
-
-    To get the same `every`, pass its anchor to `parse` as ``now``.
-    """
-    match schedule:
-        case Cron():
-            return schedule.expr
-        case Every():
-            return f"every {durations.to_text(schedule.every)}"
-        case At():
-            local = schedule.at.astimezone(zone(schedule.timezone))
-            offset = local.utcoffset()
-            if offset is None or offset % timedelta(minutes=1):  # RFC 3339 has no such offset
-                local = schedule.at
-            return f"at {local.isoformat()}"
-        case After():
-            return f"after {schedule.job} ({schedule.on})"
-        case OnDemand():
-            return "on demand"
 
 
 def in_zone(schedule: Schedule, timezone: str) -> Schedule:

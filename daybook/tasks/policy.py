@@ -19,7 +19,7 @@ from daybook.tasks import model
 from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
 
 if TYPE_CHECKING:
-    from daybook.settings import Settings
+    pass
 
 MIN_INTERVAL, MAX_INTERVAL = timedelta(seconds=1), timedelta(minutes=5)
 """Range of the interval: sessions expire after 15 minutes (`sessions.SESSION_TIMEOUT`)."""
@@ -183,17 +183,16 @@ def escalate(
     return EscalationDue(cycles + 1, tuple(due_steps))
 
 
-def load_policy(found: Settings | None = None) -> SchedulerPolicy:
-    """Return the policy in the settings; loads the settings unless ``found`` is given.
+def load_policy() -> SchedulerPolicy:
+    """Return the policy in the settings.
 
     Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
     variable, or the file and the key.
     """
     from daybook import settings  # slow to import
 
-    found = found or settings.load()
     try:
-        return SchedulerPolicy.of(found.tasks)
+        return SchedulerPolicy.of(settings.load().tasks)
     except InvalidInput as error:
         key = error.field.removeprefix("tasks.")
         raise settings.invalid_setting("tasks", f"{key}: {error.problem}", error.hint) from None

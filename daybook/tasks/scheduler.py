@@ -1,4 +1,4 @@
-"""Scheduler that runs task cycles with the last valid options."""
+"""Scheduler that runs task cycles with the last valid options, and the rebuild of its state."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 
+from sqlalchemy import func
+from sqlmodel import col, select
+
 from daybook.errors import InvalidInput
 from daybook.ledger.engine import Ledger
+from daybook.ledger.task_tables import TaskRunRow
+from daybook.tasks import sessions, statistics, wakes
 from daybook.tasks.cycle import CapabilityLoader, cycle
 from daybook.tasks.notifier import Notifier
 from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
-from daybook.tasks.statistics import CycleReport
+from daybook.tasks.states import Status
+from daybook.tasks.statistics import CycleReport, RebuildResult
 
 
 class Scheduler:
@@ -58,4 +64,29 @@ class Scheduler:
             notifier=self._notifier,
             capabilities_of=self._capabilities_of,
             refused=refused,
+        )
+
+
+async def rebuild(ledger: Ledger, policy: SchedulerPolicy) -> RebuildResult:
+    """Forget the recent wakes; escalation counts and steps stay. Return what was found and done."""
+    async with ledger.write() as session:
+        stored, now = await statistics.load(session), ledger.now()
+        cleared = await wakes.recently_woken(
+            session, now, policy.wake_cooldown, stored.last_rebuild_at
+        )
+        stored.rebuilds, stored.last_rebuild_at = stored.rebuilds + 1, now
+        await statistics.store(session, stored)
+        counted = (
+            select(TaskRunRow.status, func.count())
+            .where(col(TaskRunRow.finished_at).is_(None))
+            .group_by(col(TaskRunRow.status))
+        )
+        by_status = dict((await session.execute(counted)).tuples().all())
+        return RebuildResult(
+            at=now,
+            pending=by_status.get(Status.QUEUED, 0),
+            active=by_status.get(Status.CLAIMED, 0),
+            sessions=len(await sessions.live_sessions(session, now)),
+            cleared=len(cleared),
+            statistics=await statistics.read(session),
         )

@@ -26,8 +26,6 @@ from daybook.toolbox.arguments import Argument, Arguments, schema
 from daybook.toolbox.invocation import guarded
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from daybook.agents.model_tools import OfferedTools
 
 DEFAULT_AGENT = "program"
@@ -131,12 +129,7 @@ class Skill:
         await self.init()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     def _counted(self, tool: Tool) -> Tool:

@@ -70,20 +70,7 @@ class PrefectServers:
     async def read(self, name: str) -> ToolServer:
         return build(name, (await STORE.read(self._client, name)).data)
 
-    async def describe(self, name: str) -> DocumentInfo:
-        """Return the server for display, even with invalid settings; raise `UnknownName`."""
-        document = await STORE.read(self._client, name)
-        return DocumentInfo.of(STORE, name, document.data)
-
     async def every(self) -> list[DocumentInfo]:
         """Return all servers for display, sorted by name, even with invalid settings."""
         documents = await STORE.documents(self._client)
         return [DocumentInfo.of(STORE, str(each.name), each.data) for each in documents]
-
-    async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> None:
-        """Store a server.
-
-        Raises `InvalidInput` if the name or the settings are invalid, or if the name is taken and
-        ``replace`` is false.
-        """
-        await STORE.save(self._client, name, STORE.validate(settings), replace=replace)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -94,12 +93,7 @@ class ProgramWire:
         ]
         return messages, outgoing
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._ended()
 
     def begin(self) -> None:

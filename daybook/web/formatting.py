@@ -1,7 +1,8 @@
-"""Instants, durations, money and numbers as the pages show them."""
+"""Instants, durations, money, numbers and changes of fields as the pages show them."""
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,8 @@ from zoneinfo import ZoneInfo
 from markupsafe import Markup, escape
 
 NONE = "–"
+MAX_COMPARED_LINES = 400
+"""Maximum number of lines of each value of a change that are shown."""
 _BACKTICKS = re.compile(r"`([^`]+)`")
 STATUS_WORDS = {"timed_out": "timed out", "not_requested": "none"}
 
@@ -128,3 +131,25 @@ def code(text: str) -> Markup:
 def status_word(status: str | None) -> str:
     """Return a status as words."""
     return STATUS_WORDS.get(status or "", (status or NONE).replace("_", " "))
+
+
+def change(old: Any, new: Any) -> Markup:
+    """Return a change of a field: removed and added lines of a text, or the two values."""
+    before, after = _compared_lines(old), _compared_lines(new)
+    parts = list[str]()
+    for line in difflib.ndiff(before, after):
+        if line.startswith("- "):
+            parts.append(f"<del>{escape(line[2:])}</del>")
+        elif line.startswith("+ "):
+            parts.append(f"<ins>{escape(line[2:])}</ins>")
+    return Markup(f'<div class="diff">{"".join(parts)}</div>')
+
+
+def _compared_lines(value: Any) -> list[str]:
+    if value is None or value in ("", [], {}):
+        return []
+    if not isinstance(value, str):
+        value = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    lines = value.splitlines()
+    more = len(lines) - MAX_COMPARED_LINES
+    return [*lines[:MAX_COMPARED_LINES], f"… {more} more lines"] if more > 0 else lines

@@ -59,7 +59,7 @@ def valid(secret: str, request: Request) -> bool:
 
 async def forget(client: Any) -> None:
     for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
-        await destinations.remove(client, each.name)
+        await destinations.STORE.remove(client, each.name)
     for secret in await secrets.list_secrets(client):
         await secrets.STORE.remove(client, secret.name)
 

@@ -227,7 +227,7 @@ def test_prune_removes_jobs_disabled_for_long_with_their_deployments(
 
     done = daybook_json("ledger", "prune", "--disabled-for", "90d")
 
-    counts = dict.fromkeys(("runs", "messages", "deliveries", "tasks"), 0)
+    counts = dict.fromkeys(("runs", "messages", "deliveries", "tasks", "steps"), 0)
     assert done == {"removed": ["off"], **counts, "jobs": [], "dry_run": False}
     assert deployment(off["deployment"]) is None
     assert deployment(lately["deployment"]) is not None

@@ -25,7 +25,6 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.operations import server
 from daybook.prefect import parameter_schema, reconcile
-from daybook.schedules.descriptions import describe
 from tests.servers import free_port, migrate
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.slow]
@@ -221,4 +220,4 @@ def test_every_example_file_is_a_valid_job() -> None:
     (fields,) = job_fields(Source(files[0].name, files[0].read_text()))
     job = new_job(now=SYSTEM_CLOCK.now(), default_timezone="America/New_York", **fields)
     assert job.name == "first-light"
-    assert describe(job.schedule) == "at 09:00 every day, America/New_York"
+    assert job.schedule.describe() == "at 09:00 every day, America/New_York"

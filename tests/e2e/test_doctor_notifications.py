@@ -38,7 +38,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
 
 async def forget(client: Any) -> None:
     for each in await destinations.STORE.documents(client):
-        await destinations.remove(client, str(each.name))
+        await destinations.STORE.remove(client, str(each.name))
 
 
 async def add(home: Home, name: str, **fields: Any) -> None:

@@ -18,6 +18,7 @@ from daybook.operations.checks import home as machine
 from daybook.operations.checks import ledger as book
 from daybook.operations.findings import Severity
 from daybook.resources import copies, secrets
+from tests.at_prefect import add_document
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
 
@@ -63,7 +64,7 @@ async def _lose(client: Any, home: Home, name: str) -> None:
 
 @pytest.mark.slow
 async def test_rekey_is_refused_while_the_key_exists(client: Any, daybook_home: Home) -> None:
-    await secrets.add(client, "ops", "s3cr3t", HOSTS)
+    await add_document(secrets.STORE, client, "ops", {"value": "s3cr3t", "hosts": HOSTS})
     assert await book.ledger_key() == await book.copies(client) == []
     before = _sealed(daybook_home)
     with pytest.raises(InvalidInput, match="has the ledger's key"):
@@ -74,7 +75,7 @@ async def test_rekey_is_refused_while_the_key_exists(client: Any, daybook_home: 
 async def test_rekey_copies_all_documents_of_prefect_with_a_new_key(
     client: Any, daybook_home: Home
 ) -> None:
-    await secrets.add(client, "ops", "s3cr3t", HOSTS)
+    await add_document(secrets.STORE, client, "ops", {"value": "s3cr3t", "hosts": HOSTS})
     before, old = _sealed(daybook_home), daybook_home.ledger_key.read_text()
     daybook_home.ledger_key.unlink()
     (problem,) = await book.ledger_key()
@@ -102,8 +103,8 @@ async def test_rekey_copies_all_documents_of_prefect_with_a_new_key(
 async def test_rekey_discards_copies_that_prefect_has_lost_only_on_request(
     client: Any, daybook_home: Home
 ) -> None:
-    await secrets.add(client, "ops", "s3cr3t", HOSTS)
-    await secrets.add(client, "lost", "an0ther", HOSTS)
+    await add_document(secrets.STORE, client, "ops", {"value": "s3cr3t", "hosts": HOSTS})
+    await add_document(secrets.STORE, client, "lost", {"value": "an0ther", "hosts": HOSTS})
     await _lose(client, daybook_home, "lost")
     (problem,) = await book.copies(client)
     assert problem.message.endswith("has copies of them: secret lost")
@@ -128,7 +129,7 @@ async def test_rekey_discards_copies_that_prefect_has_lost_only_on_request(
 async def test_rekey_does_not_overwrite_a_file_that_contains_no_key(
     client: Any, daybook_home: Home
 ) -> None:
-    await secrets.add(client, "ops", "s3cr3t", HOSTS)
+    await add_document(secrets.STORE, client, "ops", {"value": "s3cr3t", "hosts": HOSTS})
     before = _sealed(daybook_home)
     daybook_home.ledger_key.write_text("nothing of ours\n")
     with pytest.raises(LedgerKeyMissing, match="contains no key"):

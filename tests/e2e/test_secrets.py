@@ -17,9 +17,9 @@ from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.operations import setup
 from daybook.resources import secrets
-from daybook.tools.server_blocks import STORE, PrefectServers
+from daybook.tools.server_blocks import STORE
+from tests.at_prefect import add_document, with_client
 from tests.at_prefect import typed as typed_here
-from tests.at_prefect import with_client
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -79,7 +79,7 @@ def test_a_secret_that_a_tool_server_uses_cannot_be_removed(typed: Typed) -> Non
     url = "https://api.example.org/mcp"
     settings = {"url": url, "headers": {"Authorization": "Bearer {{secret:ops}}"}}
     assert typed("add", "ops", *HOST, value=VALUE).returncode == 0
-    with_client(lambda client: PrefectServers(client).add("search", settings))
+    with_client(lambda client: add_document(STORE, client, "search", settings))
     try:
         refused = typed("remove", "ops")
         (listed,) = json.loads(typed("list", "--json").stdout)

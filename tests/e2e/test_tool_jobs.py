@@ -14,9 +14,9 @@ from daybook.home import Home
 from daybook.ledger.engine import open_ledger
 from daybook.operations import setup
 from daybook.tools import worker_tools
-from daybook.tools.server_blocks import STORE, PrefectServers
+from daybook.tools.server_blocks import STORE
 from tests import rows
-from tests.at_prefect import with_client
+from tests.at_prefect import add_document, with_client
 from tests.commands import DaybookJson
 from tests.toolbox import install, nobody_there
 
@@ -54,7 +54,7 @@ def prepared(
 
         async def save(client: Any) -> None:
             for name, settings in servers.items():
-                await PrefectServers(client).add(name, settings)
+                await add_document(STORE, client, name, settings)
 
         async def forget(client: Any) -> None:
             for name in servers:

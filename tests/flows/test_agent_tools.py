@@ -11,7 +11,8 @@ from uuid import uuid4
 import pytest
 from prefect.exceptions import FailedRun
 
-from daybook.tools.server_blocks import PrefectServers
+from daybook.tools.server_blocks import STORE, PrefectServers
+from tests.at_prefect import add_document
 from tests.calling import LOOKS, ModelAgent, calls
 from tests.providers import Answer, Status, Step, provider
 from tests.toolbox import nobody_there, served
@@ -174,7 +175,7 @@ async def test_a_secret_in_a_tools_answer_or_error_is_masked_for_the_model(
         server_block = await PrefectServers(model_agent.world.client).read(server.name)
         fields = server_block.settings.model_dump(mode="json")
         fields["environment"].append("DOOR_TOKEN")
-        await PrefectServers(model_agent.world.client).add(server.name, fields, replace=True)
+        await add_document(STORE, model_agent.world.client, server.name, fields, replace=True)
         await model_agent.given(server.name)
         tool = f"{server.name}_open_"
         await model_agent.run(
@@ -191,9 +192,8 @@ async def test_an_unreachable_tool_server_is_retried_before_the_agent_is_asked(
     model_agent: ModelAgent,
 ) -> None:
     name = f"s-{uuid4().hex[:8]}"
-    servers = PrefectServers(model_agent.world.client)
     with nobody_there() as address:
-        await servers.add(name, {"url": address})
+        await add_document(STORE, model_agent.world.client, name, {"url": address})
         await model_agent.given(name)
         with pytest.raises(FailedRun, match="the agent was not asked"):
             await model_agent.run("Hello.", policy={"retries": 1})

@@ -14,8 +14,9 @@ from prefect.exceptions import CancelledRun, CrashedRun, FailedRun
 from daybook.ledger.states import Outcome, Status
 from daybook.resources import secrets
 from daybook.runs import claims
-from daybook.tools.server_blocks import STORE, PrefectServers
+from daybook.tools.server_blocks import STORE
 from flows.tool_call import tool_call
+from tests.at_prefect import add_document
 from tests.toolbox import install, nobody_there, served
 from tests.world.prefect_world import PrefectWorld
 from tests.world.processes import alive
@@ -169,7 +170,7 @@ async def test_a_temporary_error_is_retried_as_often_as_promised_with_the_same_k
 async def test_a_secret_reaches_the_tool_and_is_not_stored(
     world: PrefectWorld, tools: Tools
 ) -> None:
-    await secrets.add(world.client, "ops", VALUE, ["tool:echo"])
+    await add_document(secrets.STORE, world.client, "ops", {"value": VALUE, "hosts": ["tool:echo"]})
     try:
         result = await call("echo", {"text": "{{secret:ops}}"})
         with pytest.raises(FailedRun, match="is not for tool:breaks"):
@@ -314,9 +315,8 @@ tell("started"); heed()
 async def test_a_server_that_does_not_start_is_retried_unless_its_program_is_missing(
     world: PrefectWorld, settings: dict[str, Any], words: str, attempts: int
 ) -> None:
-    servers = PrefectServers(world.client)
     with nobody_there() as url:
-        await servers.add("away", settings or {"url": url})
+        await add_document(STORE, world.client, "away", settings or {"url": url})
         try:
             with pytest.raises(FailedRun, match=words):
                 await call("away.reindex", retries=1, retry_delay="1s")

@@ -35,7 +35,7 @@ PREFECT_LEAVES_A_SOCKET = [
     ),
 ]
 
-JUDGED = 2 * SHORT.run_lease.total_seconds() + 30.0
+JUDGED = 2 * SHORT.run_lease.total_seconds() + 90.0
 """Seconds within which a run of a dead holder ends, if the workers have `SHORT` times: a lease, as
 long again to judge it, and a grace period, a cycle of the keeper and a start on a busy machine.
 """

@@ -18,7 +18,6 @@ from daybook.operations import findings
 from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.checks import prefect
 from daybook.operations.findings import Finding, join, passed, problem
-from daybook.runs import history
 from daybook.runs import overdue as run_overdue
 from daybook.tasks import counts as task_counts
 
@@ -89,15 +88,13 @@ async def keeper(client: PrefectClient) -> list[Finding]:
 
 async def late(client: PrefectClient) -> list[Finding]:
     """Check that no run is overdue, and none was missed lately because no process claimed it."""
-    stored = await ledger_checks.stored_jobs()
-    if not stored:
+    if not await ledger_checks.stored_jobs():
         return []
     pool, ahead = await prefect.pool_state(client), await prefect.clock_ahead(client)
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            now, live = ledger.now(), await history.live(session)
-            candidates = [*live, *await run_overdue.unattended(session, now)]
-            overdue_runs = await run_overdue.find(session, stored, candidates, now)
+            memory = run_overdue.DueTimeCache()
+            overdue_runs = await run_overdue.find_all(session, memory, ledger.now())
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         known = DelayFacts(ledger.now(), "", pool, ahead, ledger.skew(), leader)
         overdue_runs = overdue.without_catch_up(overdue_runs, leader, known.now)

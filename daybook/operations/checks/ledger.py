@@ -23,9 +23,9 @@ from daybook.errors import (
 )
 from daybook.home import current_home
 from daybook.http import secrets as references
-from daybook.jobs import store
+from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import open_ledger, reading
 from daybook.operations import findings
 from daybook.operations.checks import home, installation
 from daybook.operations.checks.facts import fact
@@ -111,14 +111,18 @@ def _exists() -> bool:
 
 async def sync() -> list[Finding]:
     """Check that every job has been written to Prefect, and that no job is in conflict."""
-    return findings.sync(await stored_jobs())
+    return findings.sync(each.row for each in await stored_jobs())
 
 
 async def jobs() -> list[Finding]:
     """Check that no job's last run failed, none runs after a job that is gone, and none drifted."""
     stored = await stored_jobs()
-    found = findings.failing_jobs(stored) + findings.broken_chains(stored)
-    return found + findings.drift(stored)
+    if not stored:
+        return []
+    async with open_ledger() as opened, opened.read() as session:
+        listed = await summaries.read(session)
+        chains = findings.broken_chains(listed, await store.used_outputs(session))
+    return findings.failing_jobs(listed) + chains + findings.drift(stored)
 
 
 async def leases() -> list[Finding]:
@@ -133,7 +137,7 @@ async def ledger_key() -> list[Finding]:
     """Check that this home has the key of the ledger's copies of agents and secrets."""
     if not _exists():
         return []
-    async with open_ledger() as opened, opened.read() as session:
+    async with reading() as session:
         count = len(await block_copies.list_copies(session))
         try:
             await block_copies.key(session, current_home())

@@ -30,7 +30,6 @@ from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
 from daybook.jobs.notify import Notify
 from daybook.jobs.views import ChangedJob, DueTimes, FieldChange, ListedJob
 from daybook.schedules import bounds
-from daybook.schedules.schedule import to_text
 from daybook.web.pages.actions import Action, Done
 from daybook.web.pages.edits import SHOWN, Edit, digests, incomplete
 from daybook.web.pages.fields import Field, fields_of
@@ -110,7 +109,7 @@ def hidden_of(job: ListedJob) -> list[str]:
 def _values(job: ListedJob) -> dict[str, Any]:
     return {
         "name": job.name,
-        "schedule": to_text(job.schedule),
+        "schedule": job.schedule.to_text(),
         "timezone": job.schedule.timezone,
         "description": job.description,
         "tags": job.tags,

@@ -33,7 +33,7 @@ from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown
 from daybook.web.live import HEADER, LiveUpdates
 from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
-from daybook.web.pages import assets, changes
+from daybook.web.pages import assets
 from daybook.web.pages.forms import MESSAGES, typed
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ class Site:
             mistake=getattr(request.state, "mistake", None),
             typed=typed(request),
             kept=self._kept.get(request.query_params.get("kept", ""), ((), ())),
-            change=changes.markup,
+            change=formatting.change,
             **context,
         )
         return HTMLResponse(text, code)

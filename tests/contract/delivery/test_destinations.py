@@ -48,13 +48,16 @@ async def test_a_destination_is_added_found_listed_and_removed(client: PrefectCl
             problem=None,
         )
     ]
-    for verb in (destinations.remove(client, "opsz"), destinations.rotate(client, "opsz", NOON)):
+    for verb in (
+        destinations.STORE.remove(client, "opsz"),
+        destinations.rotate(client, "opsz", NOON),
+    ):
         with pytest.raises(NotFound, match='did you mean "ops"'):
             await verb
-    await destinations.remove(client, "ops")
+    await destinations.STORE.remove(client, "ops")
     assert await destinations.find(client, OPS) is None
     with pytest.raises(NotFound, match='destination "ops" not found'):
-        await destinations.remove(client, "ops")
+        await destinations.STORE.remove(client, "ops")
 
 
 @pytest.mark.slow
@@ -171,7 +174,7 @@ async def test_find_uses_the_cached_destinations_of_the_client(client: PrefectCl
     await destinations.add(client, "ops", OPS)
     assert await _found(client, OPS) == "ops"
     async with get_client() as other:
-        await destinations.remove(other, "ops")
+        await destinations.STORE.remove(other, "ops")
         assert await _found(other, OPS) is None
     assert await _found(client, OPS) == "ops"
 

@@ -17,6 +17,7 @@ from daybook.delivery.sending import DeliveryResult
 from daybook.home import Home
 from daybook.ledger.states import Delivery
 from daybook.resources import secrets
+from tests.at_prefect import add_document
 from tests.receiver import Handler, Receiver, answer, cut, hang, redirect, serving
 from tests.unit.delivery.rows import NEW, NOON, OLD, callback, signature
 
@@ -69,7 +70,7 @@ async def test_a_destination_adds_its_own_signatures_and_token(
     client: PrefectClient, receiver: Receiver, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    await secrets.add(client, "ops-token", TOKEN, ["127.0.0.1"])
+    await add_document(secrets.STORE, client, "ops-token", {"value": TOKEN, "hosts": ["127.0.0.1"]})
     await destinations.add(client, "ops", f"{receiver.address}/hook", secret=OLD, token="ops-token")
     new = await destinations.rotate(client, "ops", NOON)
     tried = await _send(client, receiver)
@@ -85,7 +86,9 @@ async def test_a_destination_adds_its_own_signatures_and_token(
 
 @pytest.mark.slow
 async def test_a_token_is_sent_only_to_its_hosts(client: PrefectClient, receiver: Receiver) -> None:
-    await secrets.add(client, "ops-token", TOKEN, ["ops.example.org"])
+    await add_document(
+        secrets.STORE, client, "ops-token", {"value": TOKEN, "hosts": ["ops.example.org"]}
+    )
     await destinations.add(client, "ops", receiver.address, token="ops-token")
     tried = await _send(client, receiver)
     assert tried.status is Delivery.PENDING
@@ -94,7 +97,7 @@ async def test_a_token_is_sent_only_to_its_hosts(client: PrefectClient, receiver
 
 
 async def test_a_token_is_not_sent_over_plain_http(client: PrefectClient) -> None:
-    await secrets.add(client, "ops-token", TOKEN, ["8.8.8.8"])
+    await add_document(secrets.STORE, client, "ops-token", {"value": TOKEN, "hosts": ["8.8.8.8"]})
     await destinations.add(client, "ops", "http://8.8.8.8", token="ops-token", timeout=1)
     async with CallbackSender(client, lambda: NOON) as post:
         tried = await post.send(callback(address="http://8.8.8.8/hook"))
@@ -123,7 +126,7 @@ async def test_an_agents_job_sends_the_token_only_to_the_destinations_exact_addr
 ) -> None:
     has_it = owner == "user" or not below
     monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")
-    await secrets.add(client, "ops-token", TOKEN, ["127.0.0.1"])
+    await add_document(secrets.STORE, client, "ops-token", {"value": TOKEN, "hosts": ["127.0.0.1"]})
     await destinations.add(client, "ops", f"{receiver.address}/hook", secret=OLD, token="ops-token")
     row = callback(address=f"{receiver.address}/hook{below}", owner=owner)
     async with CallbackSender(client, lambda: NOON) as post:

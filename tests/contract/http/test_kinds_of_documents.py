@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field, SecretStr
 
 from daybook.api import documents as api_documents
 from daybook.api.documents import Documents
-from daybook.cli import completion, documents
+from daybook.cli import documents
 from daybook.cli.field_options import FieldOptions, options_of, with_options
 from daybook.errors import InvalidInput, NotFound
 from daybook.home import Home
@@ -55,15 +55,8 @@ class NoteOptions(FieldOptions):
 
 
 list_ = documents.list_command("notes", "List notes.", print)
-show_ = documents.show_command(
-    "notes", "note", "Show a note.", print, name_help="Its name.", completer=completion.jobs
-)
-remove_ = documents.remove_command("notes", "note", "Remove a note.", completion.jobs)
-
-
-async def add(client: PrefectClient, settings: Mapping[str, Any], *, replace: bool = False) -> None:
-    """Store the note `gate`."""
-    await STORE.save(client, "gate", STORE.validate(settings), replace=replace)
+show_ = documents.show_command("notes", "note", "Show a note.", print)
+remove_ = documents.remove_command("notes", "note", "Remove a note.")
 
 
 @pytest.fixture
@@ -83,8 +76,8 @@ async def client(
 
 
 async def test_a_document_of_a_new_kind_has_the_life_of_all_others(client: PrefectClient) -> None:
-    await add(client, {"text": "Shut it.", "pin": "1234"})
-    [made] = await NOTES.list()
+    made = await NOTES.add("gate", {"text": "Shut it.", "pin": "1234"})
+    assert [made] == await NOTES.list()
     shown = {"text": "Shut it.", "color": "red", "wait": 1.0}
     assert made.model_dump().items() >= {"name": "gate", "problem": None}.items()
     assert made.settings.items() >= shown.items() and "1234" not in str(made)
@@ -92,11 +85,13 @@ async def test_a_document_of_a_new_kind_has_the_life_of_all_others(client: Prefe
     assert await api_documents.names("note") == ["gate"]  # the copy in the ledger, for Tab
 
     with pytest.raises(InvalidInput, match='name: "gate" is taken'):
-        await add(client, {"text": "Open it."})
+        await NOTES.add("gate", {"text": "Open it."})
     with pytest.raises(InvalidInput, match="text: String should have at least 3"):
-        await add(client, {"text": ""})
-    await add(client, {"text": "Open it.", "color": "blue"}, replace=True)
-    replaced = await NOTES.show("gate")
+        await NOTES.add("gate", {"text": ""})
+    with pytest.raises(InvalidInput, match="cannot be the name of a note"):
+        await NOTES.add("Gate", {"text": "Open it."})
+    replaced = await NOTES.add("gate", {"text": "Open it.", "color": "blue"}, replace=True)
+    assert replaced == await NOTES.show("gate")
     assert (replaced.settings["text"], replaced.settings["color"]) == ("Open it.", "blue")
 
     await NOTES.remove("gate")
@@ -111,7 +106,7 @@ async def test_a_used_document_is_not_removed(client: PrefectClient) -> None:
         async def users(self, client: PrefectClient, name: str) -> list[str]:
             return ["brief", "digest"]
 
-    await add(client, {"text": "Shut it."})
+    await NOTES.add("gate", {"text": "Shut it."})
     with pytest.raises(InvalidInput, match='note: "gate" is used by brief, digest'):
         await Used(STORE, DocumentInfo).remove("gate")
     assert len(await NOTES.list()) == 1
@@ -125,7 +120,7 @@ async def test_the_commands_of_a_new_kind_need_only_its_name(
         return json.loads(capsys.readouterr().out)
 
     given = NoteOptions(text="Shut it.", wait="1m").given()
-    await add(client, given)
+    await NOTES.add("gate", given)
     [listed] = await answer(list_)
     assert listed == await answer(show_, "gate")
     assert (listed["settings"]["text"], listed["settings"]["wait"]) == ("Shut it.", 60.0)

@@ -17,7 +17,7 @@ from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
 from daybook.resources.secrets import STORE, PrefectSecretStore, SecretInfo
-from tests.at_prefect import knowing_our_blocks
+from tests.at_prefect import add_document, knowing_our_blocks
 
 pytestmark = pytest.mark.anyio
 
@@ -105,16 +105,20 @@ async def test_without_the_block_type_no_secret_is_known(client: PrefectClient) 
 
 
 async def test_a_secret_is_added_replaced_listed_and_removed(client: PrefectClient) -> None:
-    await secrets.add(client, "ops", VALUE, ["API.example.org.", "tool:Reindex"])
+    await add_document(
+        STORE, client, "ops", {"value": VALUE, "hosts": ["API.example.org.", "tool:Reindex"]}
+    )
     secret = Secret("ops", VALUE, ("api.example.org", "tool:reindex"))
     assert await PrefectSecretStore(client).read("ops") == secret
 
     with pytest.raises(InvalidInput, match="taken"):
-        await secrets.add(client, "ops", "another", ["api.example.org"])
+        await add_document(STORE, client, "ops", {"value": "another", "hosts": ["api.example.org"]})
     assert await PrefectSecretStore(client).read("ops") == secret
 
-    await secrets.add(client, "ops", "another", ["b.example"], replace=True)
-    await secrets.add(client, "a", VALUE, ["a.example"])
+    await add_document(
+        STORE, client, "ops", {"value": "another", "hosts": ["b.example"]}, replace=True
+    )
+    await add_document(STORE, client, "a", {"value": VALUE, "hosts": ["a.example"]})
     assert await PrefectSecretStore(client).read("ops") == Secret("ops", "another", ("b.example",))
     assert await secrets.list_secrets(client) == [
         SecretInfo(name="a", hosts=["a.example"], problem=None),
@@ -144,7 +148,7 @@ async def test_an_invalid_secret_is_refused_and_not_stored(
     client: PrefectClient, given: Any, field: str, words: str
 ) -> None:
     with pytest.raises(InvalidInput, match=words) as refused:
-        await secrets.add(client, *given)
+        await add_document(STORE, client, given[0], {"value": given[1], "hosts": given[2]})
     assert refused.value.field == field
     assert VALUE not in str(refused.value)
     assert await secrets.list_secrets(client) == []
@@ -155,7 +159,7 @@ async def test_without_the_block_type_no_secret_is_stored(client: PrefectClient)
     await client.delete_block_type(block_type.id)
     try:
         with pytest.raises(InvalidInput, match="daybook up"):
-            await secrets.add(client, "ops", VALUE, ["a.example"])
+            await add_document(STORE, client, "ops", {"value": VALUE, "hosts": ["a.example"]})
         assert await secrets.list_secrets(client) == []
     finally:
         await blocks.register(client)

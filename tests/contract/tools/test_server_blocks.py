@@ -17,7 +17,7 @@ from daybook.http.guard import Guard, Rule
 from daybook.resources import secrets
 from daybook.tools import calls
 from daybook.tools.server_blocks import STORE, PrefectServers
-from tests.at_prefect import knowing_our_blocks
+from tests.at_prefect import add_document, knowing_our_blocks
 from tests.contract.tools.conftest import OURS, ReportPipe
 
 pytestmark = pytest.mark.anyio
@@ -35,14 +35,14 @@ async def client(prefect_server: object, daybook_home: Home) -> AsyncIterator[Pr
 @pytest.mark.slow
 async def test_a_tool_server_is_added_read_replaced_and_removed(client: PrefectClient) -> None:
     servers = PrefectServers(client)
-    await servers.add("time", {"command": ["uvx", "mcp-server-time"]})
+    await add_document(STORE, client, "time", {"command": ["uvx", "mcp-server-time"]})
     assert await servers.names() == ["time"]
     assert (await servers.read("time")).settings.command == ["uvx", "mcp-server-time"]
     loaded: Any = await blocks.ToolServerBlock.aload("time", client=client)
     assert loaded.get_server() == await servers.read("time")
     with pytest.raises(InvalidInput, match='"time" is taken'):
-        await servers.add("time", {"url": "https://a.example/mcp"})
-    await servers.add("time", {"url": "https://a.example/mcp"}, replace=True)
+        await add_document(STORE, client, "time", {"url": "https://a.example/mcp"})
+    await add_document(STORE, client, "time", {"url": "https://a.example/mcp"}, replace=True)
     assert (await servers.read("time")).settings.command == []
     await STORE.remove(client, "time")
     with pytest.raises(NotFound):
@@ -62,15 +62,15 @@ async def test_an_invalid_tool_server_is_refused_and_not_stored(
 ) -> None:
     servers = PrefectServers(client)
     with pytest.raises(InvalidInput):
-        await servers.add("time", settings)
+        await add_document(STORE, client, "time", settings)
     with pytest.raises(InvalidInput):
-        await servers.add("Time.1", {"command": ["cat"]})
+        await add_document(STORE, client, "Time.1", {"command": ["cat"]})
     assert await servers.names() == []
 
 
 async def test_a_tool_server_made_invalid_in_prefect_is_reported(client: PrefectClient) -> None:
     servers = PrefectServers(client)
-    await servers.add("time", {"command": ["cat"]})
+    await add_document(STORE, client, "time", {"command": ["cat"]})
     document = await STORE.find(client, "time")
     assert document is not None
     changed = {**document.data, "work_dir": "here"}
@@ -79,9 +79,8 @@ async def test_a_tool_server_made_invalid_in_prefect_is_reported(client: Prefect
         InvalidInput, match='the tool server "time" is invalid: work_dir: is relative'
     ):
         await servers.read("time")
-    problem = (await servers.describe("time")).problem or ""
-    assert problem.startswith("work_dir: is relative")
-    assert [each.name for each in await servers.every()] == ["time"]
+    [listed] = await servers.every()
+    assert listed.name == "time" and (listed.problem or "").startswith("work_dir: is relative")
 
 
 @pytest.mark.slow
@@ -89,8 +88,12 @@ async def test_a_tool_of_a_saved_server_is_called_with_a_secret(
     client: PrefectClient, report_pipe: ReportPipe
 ) -> None:
     servers = PrefectServers(client)
-    await servers.add("ours", {"command": [sys.executable, str(OURS), str(report_pipe.path)]})
-    await secrets.add(client, "ops", VALUE, ["tool:ours.digest"])
+    await add_document(
+        STORE, client, "ours", {"command": [sys.executable, str(OURS), str(report_pipe.path)]}
+    )
+    await add_document(
+        secrets.STORE, client, "ops", {"value": VALUE, "hosts": ["tool:ours.digest"]}
+    )
     prepared = await calls.prepare(
         "ours.digest",
         {"password": "{{secret:ops}}"},

@@ -19,6 +19,7 @@ from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.home import Home
 from daybook.ledger.tables import LaneRow, OutboxRow
 from daybook.resources import secrets
+from tests.at_prefect import add_document
 from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks, pending, tries
 from tests.receiver import answer, serving
 from tests.waiting import becomes_true
@@ -161,7 +162,13 @@ async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending
 async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
     world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
-    await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
+    await add_document(
+        secrets.STORE,
+        world.client,
+        "ops-token",
+        {"value": "t0ken", "hosts": ["127.0.0.1"]},
+        replace=True,
+    )
     await destinations.add(world.client, "ops", f"{receiver.address}/ops", token="ops-token")
     [with_token] = await ask(world, f"{receiver.address}/ops")
     await _tell(world, "team")
@@ -185,7 +192,13 @@ async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
 async def test_an_unreachable_prefect_before_the_token_is_read_uses_no_try(
     world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
-    await secrets.add(world.client, "ops-token", "t0ken", ["127.0.0.1"], replace=True)
+    await add_document(
+        secrets.STORE,
+        world.client,
+        "ops-token",
+        {"value": "t0ken", "hosts": ["127.0.0.1"]},
+        replace=True,
+    )
     await destinations.add(world.client, "ops", f"{receiver.address}/hook", token="ops-token")
     [id_] = await ask(world, f"{receiver.address}/hook")
     async with get_client() as client:

@@ -145,6 +145,33 @@ def test_a_subagents_response_is_mixed_with_its_parents() -> None:
     ]
 
 
+def test_a_response_that_goes_on_after_a_result_is_recorded_whole_and_counted_once() -> None:
+    """Claude Code prints the result of a call while the same response still arrives."""
+    found = {"type": "web_search_tool_result", "tool_use_id": "toolu_1", "content": "rain"}
+    searched = {"type": "server_tool_use", "id": "toolu_1", "name": "web_search", "input": {}}
+    reader = ClaudeCodeLines(REQUEST)
+    printed = lines(
+        claude_says("msg_1", searched, found, text("It rains.")),
+        claude_says("msg_1", calls("toolu_2", "Bash", command="ls")),
+        claude_got("toolu_2", "a"),
+        claude_says("msg_1", text("There is a.")),
+        claude_says("msg_2", text("Done.")),
+    )
+    response = 'web_search({})\nIt rains.\nBash({"command": "ls"})'
+    assert read(reader, printed) == [
+        ("1", MODEL, "began"),
+        ("1.1", "web_search", "began, rain"),
+        ("1.2", "Bash", "began"),
+        ("1", MODEL, response),
+        ("1.2", "Bash", "a"),
+        ("1", MODEL, f"{response}\nThere is a."),
+        ("2", MODEL, "began"),
+        ("2", MODEL, "Done."),
+    ]
+    assert reader.usage is not None
+    assert (reader.usage["requests"], reader.usage["output_tokens"]) == (2, 2 * 86)
+
+
 def test_an_error_of_claude_code_is_no_answer() -> None:
     reader = ClaudeCodeLines(REQUEST)
     read(reader, lines(claude_result("", subtype="error_max_turns", is_error=True)))

@@ -8,8 +8,8 @@ import pytest
 
 from daybook.agents import providers
 from daybook.agents.command import CommandSettings
-from daybook.agents.documents import AgentInfo
 from daybook.agents.model_settings import ModelSettings
+from daybook.api.agents import AgentDetails
 from daybook.cli import agents
 from daybook.cli.agent_options import AgentOptions
 from daybook.errors import InvalidInput
@@ -46,8 +46,8 @@ def test_a_request_limit_below_1_is_refused(limit: int) -> None:
 def test_model_options_are_shown_in_words(capsys: pytest.CaptureFixture[str]) -> None:
     options = {"temperature": 0.2, "max_tokens": 9}
     settings = {"model": "a:b", "options": options, "api_key": ""}
-    agent = AgentInfo(
-        name="x", kind="model", type="daybook-model-agent", settings=settings, problem=None
+    agent = AgentDetails(
+        name="x", kind="model", type="daybook-model-agent", settings=settings, problem=None, jobs=[]
     )
     agents._print_agent(agent)
     assert "options  temperature 0.2, max tokens 9\n" in capsys.readouterr().out

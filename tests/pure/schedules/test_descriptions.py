@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.schedules import schedule as schedules
-from daybook.schedules.descriptions import describe, duration_in_words
+from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.schedule import Cron
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -60,7 +60,7 @@ NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
 )
 def test_a_cron_schedule_is_described_in_words(expr: str, words: str) -> None:
     schedule = Cron(expr=expr, timezone="Europe/Berlin")
-    assert describe(schedule) == f"{words}, Europe/Berlin"
+    assert schedule.describe() == f"{words}, Europe/Berlin"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_a_cron_schedule_is_described_in_words(expr: str, words: str) -> None:
     ],
 )
 def test_a_cron_schedule_without_good_words_is_quoted(expr: str) -> None:
-    assert describe(Cron(expr=expr, timezone="UTC")) == f'cron "{expr}", UTC'
+    assert Cron(expr=expr, timezone="UTC").describe() == f'cron "{expr}", UTC'
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_cron_schedule_without_good_words_is_quoted(expr: str) -> None:
 )
 def test_other_schedules_are_described_in_words(text: str, words: str) -> None:
     schedule = schedules.parse(text, timezone="Europe/Berlin", now=NOW)
-    assert describe(schedule) == words
+    assert schedule.describe() == words
 
 
 @pytest.mark.parametrize(

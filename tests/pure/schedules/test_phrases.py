@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from daybook.errors import InvalidInput
 from daybook.schedules import cron, phrases
 from daybook.schedules import schedule as schedules
-from daybook.schedules.descriptions import describe
 from daybook.schedules.schedule import At, Cron, Schedule
 from daybook.schedules.zones import wall_time, zone
 from tests import rows
@@ -232,7 +231,7 @@ def test_the_description_of_common_days_and_times_is_a_phrase_for_them(
 ) -> None:
     month_day, weekday = days.split()
     given = f"{minute} {','.join(map(str, sorted(hours)))} {month_day} * {weekday}"
-    described = describe(Cron(expr=given, timezone=BERLIN)).removesuffix(f", {BERLIN}")
+    described = Cron(expr=given, timezone=BERLIN).describe().removesuffix(f", {BERLIN}")
     expr = phrases.read(described, datetime(2026, 11, 24, 10, 0))  # noqa: DTZ001  wall-clock time
     assert isinstance(expr, str)
     assert cron.read_fields(expr).day.values == cron.read_fields(given).day.values

@@ -12,7 +12,7 @@ import pytest
 
 from daybook.api import overdue
 from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun
-from daybook.jobs import store
+from daybook.jobs import scheduled, store
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.keeper.leader_lease import Leader
@@ -40,7 +40,7 @@ async def job(tmp_path: Path) -> AsyncIterator[tuple[Ledger, StoredJob]]:
         job = new_job(now=NOW, name="brief", prompt="Hello?", cron="0 * * * *")
         async with ledger.write() as session:
             stored = await store.add(session, job, "brief", NOW)
-        stored.row.sync_pending = False
+            stored.row.sync_pending = False
         yield ledger, stored
 
 
@@ -50,7 +50,9 @@ async def late(job: tuple[Ledger, StoredJob], **fields: Any) -> Overdue:
     if fields:
         row = await claims.request(ledger, stored, "one", "manual")
         row.sqlmodel_update(fields)
-    return Overdue(stored, NOW - timedelta(minutes=5), row)
+    async with ledger.read() as session:
+        jobs = await scheduled.read(session)
+    return Overdue(jobs[stored.id], NOW - timedelta(minutes=5), row)
 
 
 PAUSED = replace(POOL, paused=("the work pool daybook",))
@@ -117,7 +119,7 @@ async def test_a_job_that_is_not_in_prefect_yet_is_the_reason(
     job: tuple[Ledger, StoredJob],
 ) -> None:
     one = await late(job)
-    one.stored.row.sync_pending = True
+    one = replace(one, job=replace(one.job, sync_pending=True))
     assert overdue.delay_reason(one, WELL) == "the job's last change is not in Prefect yet"
 
 

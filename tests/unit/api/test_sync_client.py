@@ -46,13 +46,19 @@ def test_an_unknown_field_is_an_error_for_the_type_checker_too(daybook_home: Hom
         client.list(tags=["news"])  # type: ignore[call-arg]
 
 
-def test_the_sync_client_has_each_method_with_its_docstring() -> None:
-    verbs = {name for name in vars(daybook.Client) if not name.startswith("_")}
-    assert verbs == {name for name in vars(daybook.SyncClient) if not name.startswith("_")}
-    for name in verbs:
-        method, twin = getattr(daybook.Client, name), getattr(daybook.SyncClient, name)
-        assert inspect.getdoc(method) and inspect.getdoc(twin) == inspect.getdoc(method)
-        if name in ("tasks", "sessions", "hooks"):  # test_task_client.py covers their operations
+def test_the_sync_client_has_the_methods_of_the_client_and_blocks(daybook_home: Home) -> None:
+    client, sync = daybook.Client(), daybook.SyncClient()
+    for name in (each for each in vars(daybook.Client) if not each.startswith("_")):
+        method, twin = getattr(client, name), getattr(sync, name)
+        assert inspect.getdoc(method)
+        if name in (
+            "tasks",
+            "sessions",
+            "hooks",
+        ):  # test_client_operations.py covers their operations
+            assert isinstance(twin, type(method)) and type(twin) is not type(method)
             continue
+        assert inspect.getdoc(twin) == inspect.getdoc(method)
         assert inspect.signature(twin) == inspect.signature(method)
-        assert not inspect.iscoroutinefunction(twin)
+        assert "self" not in inspect.signature(twin).parameters
+        assert inspect.iscoroutinefunction(method) and not inspect.iscoroutinefunction(twin)

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 
-from daybook.agents.documents import AgentInfo
 from daybook.api import agents as api_agents
-from daybook.api.agents import AgentDetails, StoredAgent
-from daybook.api.destinations import ListedDestination
-from daybook.api.tools import ToolServerWithTools
+from daybook.api.agents import AgentDetails, SavedAgent
+from daybook.api.destinations import DestinationDetails
+from daybook.api.tools import ToolServerDetails
 from daybook.cli import agents, destinations, tools
 from daybook.home import Home
 
@@ -20,11 +19,16 @@ def test_an_agent_with_invalid_settings_is_shown_with_its_problem(
     command: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = {"command": command, "environment": [1]}
-    agent = AgentInfo(
-        name="x", kind="command", type="daybook-command-agent", settings=settings, problem="wrong"
+    agent = AgentDetails(
+        name="x",
+        kind="command",
+        type="daybook-command-agent",
+        settings=settings,
+        problem="wrong",
+        jobs=["brief"],
     )
     agents._print_agent(agent)
-    assert "problem      wrong\n" in capsys.readouterr().out
+    assert "  problem      wrong\n  jobs         brief\n" in capsys.readouterr().out
 
 
 def test_agents_are_listed_with_their_models_and_the_number_of_their_jobs(
@@ -56,10 +60,10 @@ def test_an_edit_of_an_agent_changes_only_what_was_given(
 ) -> None:
     given = list[Any]()
 
-    async def edit(name: str, changes: Any) -> StoredAgent:
+    async def edit(name: str, changes: Any) -> SavedAgent:
         given.append((name, dict(changes)))
-        return StoredAgent(
-            name=name, kind="model", type="", settings={}, problem=None, notes=["a note"]
+        return SavedAgent(
+            name=name, kind="model", type="", settings={}, problem=None, jobs=[], notes=["a note"]
         )
 
     monkeypatch.setattr(api_agents, "edit", edit)
@@ -79,8 +83,8 @@ def test_a_tool_server_with_invalid_settings_is_shown_with_its_problem(
     value: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = ("command", "url", "headers", "work_dir", "environment")
-    server = ToolServerWithTools(
-        name="x", settings=dict.fromkeys(names, value), problem="wrong", tools=None
+    server = ToolServerDetails(
+        name="x", settings=dict.fromkeys(names, value), problem="wrong", tools=None, jobs=[]
     )
     tools._print_server(server)
     assert "wrong\n" in capsys.readouterr().out
@@ -90,7 +94,7 @@ def test_a_tool_server_with_invalid_settings_is_shown_with_its_problem(
 def test_a_destination_with_invalid_settings_is_listed_with_its_problem(
     value: object, capsys: pytest.CaptureFixture[str], daybook_home: Home
 ) -> None:
-    destination = ListedDestination(
+    destination = DestinationDetails(
         name="x",
         url=value,
         token=value,

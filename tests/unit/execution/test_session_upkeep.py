@@ -20,7 +20,7 @@ from daybook.jobs.compression import KEPT_MESSAGES, Compression
 from daybook.ledger.engine import sharing
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import SummaryRow
-from daybook.runs import sessions, summaries
+from daybook.runs import sessions, steps, summaries
 from daybook.runs.claim_requests import Granted
 from daybook.testing import ScriptedAgent
 from tests.world import World
@@ -142,6 +142,40 @@ async def test_a_session_that_was_long_before_is_summarized_in_bounded_parts(
     assert [each.through for each in stored] == [24, 48, 72, 96]  # 24 messages have 960 characters
     assert max(len(each.prompt) for each in agents.own.requests) < 4_000
     assert [each.number for each in (await talk.given(limit)).messages] == list(range(97, 123))
+
+
+async def test_the_requests_after_the_outcome_are_steps_of_the_run(
+    world: World, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_TITLE_AGENT", "titles")
+    used = USED | {"cost_usd": 0.25}
+    titles = AgentReply("A talk", "titles", model="small", usage=used)
+    agents.by_name["titles"] = ScriptedAgent(titles, name="titles")
+    agents.by_name["default"] = ScriptedAgent(AgentTemporary("busy"), name="default")
+    talk = await Talk.begin(world, summarize_after_messages=30)
+    await world.runs.stepped(talk.granted, Status.SUCCEEDED)
+    while not agents.own.requests:
+        await talk.say()
+
+    async with world.ledger.read() as session:
+        answer, title, summary = await steps.of_run(session, talk.granted.run_id)
+    assert [each.number for each in (answer, title, summary)] == [1, 2, 3]
+    assert (title.position, title.kind, title.name, title.attempt) == (
+        "title",
+        "request",
+        "small",
+        1,
+    )
+    assert (title.status, title.output, title.usage, title.usd) == (
+        "succeeded",
+        "A talk",
+        used,
+        0.25,
+    )
+    assert "asked 1" in str(title.input)
+    assert (summary.name, summary.status, summary.error) == ("default", "failed", "busy")
+    assert summary.position.startswith("summary.")
+    assert title.finished_at is not None and title.started_at <= title.finished_at
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.imports import on_calendar, systemd
 from daybook.imports.source import Source
+from daybook.jobs import prompts
 from daybook.jobs.model import new_job
 from daybook.jobs.upcoming import between
 from tests import rows
@@ -156,11 +157,17 @@ def test_a_command_gets_the_words_that_systemd_gives_it(tmp_path: Path) -> None:
         r"a\sb": ["a b"],
         "it\\'s": ["it's"],
         r"a \; b ';'": ["a", ";", "b", ";"],
+        "$STARS '$TWO $STARS'": ["*", "/*", "$TWO $STARS"],
+        "{{job}} '{{due}} {{{work_dir}}}' ${BRACES}": [
+            *("{{job}}", "{{due}} {{{work_dir}}}", "{{job}}")
+        ],
     }
     for (line, wanted), trying in rows.each(list(cases.items())):
         with trying:
-            service = f"[Service]\nEnvironment='TWO=1 2'\nExecStart={script} {line}\n"
+            environment = "'TWO=1 2' 'STARS=* /*' BRACES={{job}}"
+            service = f"[Service]\nEnvironment={environment}\nExecStart={script} {line}\n"
             (job,) = read(tmp_path, TIMER, service).jobs
+            assert prompts.used(job.fields["prompt"]) == []
             assert run(job.fields["prompt"]) == [f"<{each}>" for each in wanted]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.imports import READERS, omniagent, shell, writer
+from daybook.imports import READERS, crontab, omniagent, shell, writer
 from daybook.imports.source import Source, System
 from daybook.imports.writer import ImportReport, OnConflict
-from daybook.jobs import store
+from daybook.jobs import prompts, store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.runs import audit, outcomes
@@ -242,6 +242,18 @@ async def test_a_prompt_is_stored_as_it_was(world: World, tmp_path: Path) -> Non
     (stored,) = await jobs(world)
     assert getattr(stored.job.action, "prompt", "") == text
     assert "it is sent as it is" in report.jobs[0].notes[0]
+
+
+async def test_a_command_with_a_variable_of_a_prompt_is_refused(world: World) -> None:
+    for command, variable in (("echo '{{job}}'", "{{job}}"), ("a {{payload.b}}", "{{payload.b}}")):
+        source = crontab.read_text("crontab", f"@daily {command}\n".encode())
+        with pytest.raises(InvalidInput, match="a variable of Daybook's prompts") as refused:
+            await write(world, source)
+        assert f"line 1: its command has {variable}," in str(refused.value)
+    source = crontab.read_text("crontab", b"@daily docker ps --format '{{.ID}} {''{job}}'\n")
+    await write(world, source)
+    (stored,) = await jobs(world)
+    assert prompts.render(prompt := stored.job.action.subject(), {"job": "x"}) == prompt
 
 
 async def test_a_name_that_daybook_does_not_accept_is_changed(world: World, tmp_path: Path) -> None:

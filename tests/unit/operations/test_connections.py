@@ -216,3 +216,28 @@ async def test_a_server_stops_at_once_although_it_looks_after_itself_rarely(
         await asyncio.to_thread(server.handle_exit, signal.SIGTERM, None)
         server._captured_signals.clear()  # which it sends to itself at its end
         await running
+
+
+async def test_a_server_whose_end_is_called_off_pauses_as_before() -> None:
+    config = connections.server_config(Application(), graceful=1, lifespan="off", log_config=None)
+    server, looks, has_looked = connections.Server(config), 0, asyncio.Event()
+
+    async def on_tick(counter: int) -> bool:
+        nonlocal looks
+        looks += 1
+        has_looked.set()
+        return server.should_exit
+
+    server.on_tick = on_tick  # type: ignore[method-assign]
+    running = asyncio.create_task(server.main_loop())
+    async with asyncio.timeout(BUSY):
+        await has_looked.wait()
+        server.should_exit, server.should_exit = True, False
+        before = looks
+        for _ in range(1_000):  # turns of the event loop, of which it would use each
+            turned = asyncio.Event()
+            asyncio.get_running_loop().call_soon(turned.set)
+            await turned.wait()
+        assert looks - before <= 2
+        server.should_exit = True
+        await running

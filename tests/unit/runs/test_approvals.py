@@ -314,6 +314,21 @@ async def test_retention_removes_the_approvals_with_their_run(world: World) -> N
     assert (await world.runs.rows(), await found(world)) == ([], [])
 
 
+@pytest.mark.dialect
+async def test_retention_removes_the_texts_of_questions_before_their_run(world: World) -> None:
+    _, granted = await asked(world)
+    keep = retention.RetentionLimits(None, None, texts=timedelta(days=30))
+    world.passes(days=31)
+    assert await retention.remove_texts(world.ledger, keep) == 0  # the question is still open
+    await claims.cancel(world.ledger, granted.run_id)
+
+    assert await retention.remove_texts(world.ledger, keep) == 1
+
+    (approval,) = await found(world)
+    assert (approval.input, approval.tool, approval.status) == ("", "mail_send", "withdrawn")
+    assert await retention.remove_texts(world.ledger, keep) == 0
+
+
 # --- who is asked
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.errors import InvalidInput, UnknownName
-from daybook.jobs import store
+from daybook.jobs import store, summaries
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
@@ -265,7 +265,9 @@ async def test_status_warns_about_a_chain_whose_job_is_gone(world: World) -> Non
     await world.jobs.archive((await world.jobs.get("brief")).id)
 
     async with world.ledger.read() as session:
-        found = findings.broken_chains(await store.all_jobs(session))
+        found = findings.broken_chains(
+            await summaries.read(session), await store.used_outputs(session)
+        )
     assert [each.message for each in found] == [
         "report runs after brief, which does not exist",
         "report uses the answer of brief, which does not exist",
@@ -273,4 +275,5 @@ async def test_status_warns_about_a_chain_whose_job_is_gone(world: World) -> Non
 
     await world.jobs.edit("report", enabled=False)
     async with world.ledger.read() as session:
-        assert findings.broken_chains(await store.all_jobs(session)) == []
+        outputs = await store.used_outputs(session)
+        assert findings.broken_chains(await summaries.read(session), outputs) == []

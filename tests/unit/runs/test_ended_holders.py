@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 HERE = f"{socket.gethostname()}:1:one"
 
 
-def all_of_them(held: Collection[str]) -> Collection[str]:
+async def all_of_them(held: Collection[str]) -> Collection[str]:
     return held
 
 
@@ -75,7 +75,7 @@ async def test_runs_of_other_holders_are_not_touched(world: World) -> None:
     granted = await world.runs.running(await world.jobs.add())
     asked = list[Collection[str]]()
 
-    def none_of_them(held: Collection[str]) -> Collection[str]:
+    async def none_of_them(held: Collection[str]) -> Collection[str]:
         asked.append(held)
         return ()
 

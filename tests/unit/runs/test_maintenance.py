@@ -77,8 +77,8 @@ async def test_each_due_time_of_a_window_has_one_outcome(
         world.clock.move(2 * MINUTE)
         await audit.advance(world.ledger, stored.id, world.clock.now())
         async with world.ledger.read() as session:
-            live = [row for row in await world.runs.rows() if row.status == "waiting"]
-            assert await overdue.find(session, [stored], live, world.clock.now()) == []
+            memory = overdue.DueTimeCache()
+            assert await overdue.find_all(session, memory, world.clock.now()) == []
     world.clock.set(end)
     for request in requests:
         answer = await world.runs.claim(request)
@@ -182,6 +182,7 @@ async def test_a_due_time_that_nothing_claims_after_the_window_is_overdue(world:
     for after in (30 * MINUTE, HOUR + MINUTE, HOUR + 2 * MINUTE):
         world.clock.set(due + after)
         async with world.ledger.read() as session:
-            late[after] = await overdue.find(session, [stored], [], world.clock.now())
+            memory = overdue.DueTimeCache()
+            late[after] = await overdue.find_all(session, memory, world.clock.now())
 
     assert [[each.due for each in found] for found in late.values()] == [[], [], [due]]

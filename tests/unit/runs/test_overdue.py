@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.jobs import store, upcoming
+from daybook.jobs import upcoming
 from daybook.ledger.states import Status
 from daybook.runs import audit, claim_requests, claims, history, overdue, slots
 from tests.world import World
@@ -22,13 +22,8 @@ ONE = datetime(2026, 1, 15, 13, 0, tzinfo=UTC)
 async def found(world: World) -> list[tuple[datetime, bool]]:
     """Return when each overdue due time was due, and whether it has a row."""
     async with world.ledger.read() as session:
-        stored, now = await store.all_jobs(session), world.clock.now()
-        rows = [*await history.live(session), *await overdue.unattended(session, now)]
-        late = await overdue.find(session, stored, rows, now)
-        watched = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
-    found = [(each.due, each.run is not None) for each in late]
-    assert [(each.due, each.run is not None) for each in watched] == found
-    return found
+        late = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
+    return [(each.due, each.run is not None) for each in late]
 
 
 async def test_an_unclaimed_due_time_is_overdue_after_the_grace_period(world: World) -> None:
@@ -177,7 +172,7 @@ async def test_a_run_that_waits_for_a_slot_is_overdue_before_its_next_claim(worl
 async def overdue_jobs(world: World, memory: overdue.DueTimeCache) -> list[tuple[str, datetime]]:
     async with world.ledger.read() as session:
         late = await overdue.find_all(session, memory, world.clock.now())
-    return [(each.stored.row.name, each.due) for each in late]
+    return [(each.job.name, each.due) for each in late]
 
 
 async def test_find_all_with_a_cache_sees_every_change_since_its_last_call(world: World) -> None:
@@ -200,7 +195,8 @@ async def test_find_all_with_a_cache_sees_every_change_since_its_last_call(world
     assert await overdue_jobs(world, memory) == [("second", ONE + timedelta(minutes=5))]
     await world.jobs.archive(second.id)
     assert await overdue_jobs(world, memory) == []
-    assert list(memory.known) == []
+    assert memory.jobs.keys() == {first.id}
+    assert memory.firsts.keys() | memory.coming.keys() <= {first.id}
 
 
 @pytest.mark.slow
@@ -211,10 +207,12 @@ async def test_the_cache_expands_a_schedule_only_when_a_due_time_has_passed(worl
         world.clock.move(timedelta(minutes=1))
         await audit.advance(world.ledger, stored.id, world.clock.now() - timedelta(minutes=1))
         await overdue_jobs(world, memory)
-        if not known or known[-1] is not memory.known[stored.id]:
-            known.append(memory.known[stored.id])
-    # Once when a due time comes, and once when the watermark passes it.
-    assert len(known) <= 1 + 2 * 4
+        memory.count_due(world.clock.now(), timedelta(minutes=5))
+        if not known or known[-1] is not memory.coming[stored.id]:
+            known.append(memory.coming[stored.id])
+    assert len(known) == 1 + 4
+    # Up to its watermark, which is less than a minute old, no due time is overdue.
+    assert memory.firsts == {}
 
 
 async def test_count_due_counts_the_enabled_jobs_that_are_due_soon(world: World) -> None:
@@ -281,7 +279,7 @@ async def test_long_overdue_jobs_are_found_by_their_first_due_times(
 
     assert len(await found(world)) == 20
 
-    assert asked <= 20 * 4  # `find` and `find_all` together
+    assert asked <= 20 * 2
 
 
 async def test_the_first_due_time_without_a_row_is_found_after_many_with_a_row(

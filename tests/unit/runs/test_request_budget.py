@@ -175,13 +175,55 @@ async def test_what_a_program_reported_before_it_was_killed_counts(world: World)
     assert await counted(world, granted) == Amount(1_000, 0.0, 1)
 
 
-async def test_what_a_program_reports_late_counts(world: World) -> None:
+async def test_what_a_program_reports_late_counts_with_its_price(world: World) -> None:
+    """Before, budgets went on to count the fallback for an unknown price as well."""
     stored, home = await add(world), rules(usd_per_day=9.0, unpriced_usd=0.5)
     granted = await begun(world, stored, home)
     await requested(world, granted, home, Amount(unpriced=1))
-    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
+    await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed", usage=UNPRICED)
+    assert await counted(world, granted) == Amount(1_000, 0.0, 1)
     await world.runs.finish(granted, Status.SUCCEEDED, usage=DEAR)
-    assert await counted(world, granted) == Amount(1_000, 0.4, 1)
+    assert await counted(world, granted) == Amount(1_000, 0.4)
+    row = await world.runs.row(granted.run_id)
+    assert row.usage is not None
+    assert row.usage["cost_usd"] == 0.4
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_the_price_of_a_program_is_kept_if_its_steps_have_more_tokens(
+    world: World, is_killed: bool
+) -> None:
+    """Claude Code's result may leave out what its subagents used, and no step has a price."""
+    granted = await world.runs.running(await world.runs.request(await add(world)))
+    more = UNPRICED | {"input_tokens": 1_900}
+    for number in (1, 2):
+        await world.runs.stepped(granted, Status.SUCCEEDED, number=number, usage=more)
+    if is_killed:
+        await claims.holder_died(world.ledger, granted.run_id, granted.fence, "killed")
+        assert await counted(world, granted) == Amount(4_000, 0.0, 2)
+    await world.runs.finish(granted, Status.SUCCEEDED, usage=DEAR)
+    (attempt,) = await world.runs.attempts()
+    assert attempt.usage == {
+        "input_tokens": 3_800,
+        "output_tokens": 200,
+        "cost_usd": 0.4,
+        "requests": 2,
+    }
+    assert await counted(world, granted) == Amount(4_000, 0.4)
+
+
+async def test_a_late_price_does_not_hide_that_the_price_of_the_check_is_unknown(
+    world: World,
+) -> None:
+    claimed = await world.runs.claimed(await world.runs.request(await add(world)))
+    await claims.begin(world.ledger, claimed.run_id, claimed.fence, usage=UNPRICED)
+    await world.runs.stepped(claimed, Status.SUCCEEDED, usage=UNPRICED)
+    await claims.holder_died(world.ledger, claimed.run_id, claimed.fence, "killed")
+    await world.runs.finish(claimed, Status.SUCCEEDED, usage=DEAR)
+    assert await counted(world, claimed) == Amount(2_000, 0.4, 1)
+    (attempt,) = await world.runs.attempts()
+    assert attempt.usage is not None
+    assert attempt.usage["cost_usd"] is None
 
 
 async def test_a_program_that_answers_in_place_of_a_model_counts_with_its_requests(

@@ -13,7 +13,7 @@ from daybook.delivery.outbox import is_outgoing
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
-from daybook.tasks import rebuild, statistics
+from daybook.tasks import scheduler, statistics
 from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
 from daybook.tasks.wakes import WAKE_TIMEOUT
 from tests.unit.tasks.cycling import CYCLE, Cycling, of_task_sessions
@@ -335,7 +335,7 @@ async def test_rebuild_clears_wake_cooldowns_and_keeps_escalation_steps(
     assert (await cycling.cycle(CYCLE)).count("recently_notified") == 1
     before = await world.tasks.run(run.id)
     assert (before.starved_cycles, before.tiers) == (2, ["fan_out"])
-    done = await rebuild.rebuild(world.ledger, cycling.policy)
+    done = await scheduler.rebuild(world.ledger, cycling.policy)
     assert (done.pending, done.active, done.sessions, done.cleared) == (1, 0, 1, 1)
     assert (done.statistics.rebuilds, done.statistics.last_rebuild_at) == (1, done.at)
     after = await world.tasks.run(run.id)

@@ -7,17 +7,17 @@ import inspect
 import pytest
 
 import daybook
-from daybook.api import session_client, task_client, task_scheduler, tasks
+from daybook.api import client_operations, task_scheduler, tasks
 from daybook.errors import InvalidInput, NotFound, TokenRefused
 from daybook.home import Home
 
 pytestmark = pytest.mark.anyio
 
-ASYNC = (task_client.Tasks, task_client.TaskSessions, task_client.TaskScheduler)
+ASYNC = (client_operations.Tasks, client_operations.TaskSessions, client_operations.TaskScheduler)
 SYNC = (
-    task_client.SyncTasks,
-    task_client.SyncTaskSessions,
-    task_client.SyncTaskScheduler,
+    client_operations.SyncTasks,
+    client_operations.SyncTaskSessions,
+    client_operations.SyncTaskScheduler,
 )
 
 
@@ -96,8 +96,8 @@ async def test_the_clients_of_the_operator_have_the_operations_of_sessions(
             await call
     with pytest.raises(InvalidInput, match="use a client without an agent"):
         await daybook.Client(agent="eva").sessions.list()
-    operations = set(public(session_client.Sessions))
-    assert operations == {"list", "get", "send"} == set(public(session_client.SyncSessions))
+    operations = set(public(client_operations.Sessions))
+    assert operations == {"list", "get", "send"} == set(public(client_operations.SyncSessions))
 
 
 def test_the_synchronous_client_has_the_operations_of_sessions(daybook_home: Home) -> None:
@@ -113,4 +113,4 @@ def test_a_client_method_has_the_signature_and_docstring_of_its_operation(
         method = getattr(client, name)
         assert inspect.signature(method) == inspect.signature(operation)
         assert method.__doc__ == operation.__doc__
-    assert task_client.TaskScheduler.drain.__doc__ == task_scheduler.drain.__doc__
+    assert client_operations.TaskScheduler.drain.__doc__ == task_scheduler.drain.__doc__

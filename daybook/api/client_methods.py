@@ -1,0 +1,111 @@
+"""Methods of the clients: each is awaited, or blocks in a client without `await`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from contextvars import copy_context
+from functools import update_wrapper
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+
+from daybook import api
+from daybook.errors import DaybookError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ActingAs = Callable[[], AbstractContextManager[None]]
+"""Function that returns a context manager in which the client's actor is the current one."""
+
+
+class Operations:
+    """Operations that share a client's actor. Each `ClientMethod` of it is a coroutine function."""
+
+    def __init__(self, acting_as: ActingAs) -> None:
+        self._acting_as = acting_as
+
+
+class Blocking:
+    """Marks a subclass of `Operations` whose methods block until they have finished."""
+
+
+class ClientMethod(Generic[P, R]):
+    """Descriptor that makes a coroutine function a method, which runs it as the client's actor."""
+
+    def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
+        async def call(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            with client._acting_as():
+                return await function(client, *args, **kwargs)
+
+        def block(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            return _run(call(client, *args, **kwargs))
+
+        self._call, self._block = update_wrapper(call, function), update_wrapper(block, function)
+        update_wrapper(self, function)  # type: ignore[arg-type]  # for its docstring
+
+    @overload
+    def __get__(self, client: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, client: Blocking, owner: type) -> Callable[P, R]: ...
+    @overload
+    def __get__(self, client: Operations, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+
+    def __get__(self, client: Any, owner: type) -> Any:
+        if client is None:
+            return self
+        return MethodType(self._block if isinstance(client, Blocking) else self._call, client)
+
+    def __call__(self, client: Operations, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Call the method of ``client``, as a function of a class does."""
+        return self.__get__(client, type(client))(*args, **kwargs)
+
+
+def operation(
+    function: Callable[P, Awaitable[R]], *, operator_only: bool = True
+) -> ClientMethod[P, R]:
+    """Return an operation of `daybook.api` as a method, with its signature and docstring.
+
+    With ``operator_only``, the method raises `InvalidInput` for an agent.
+    """
+
+    async def call(_: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if operator_only:
+            api.authorization.require_operator()
+        return await function(*args, **kwargs)
+
+    signature = inspect.signature(function)
+    client = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+    update_wrapper(call, function)
+    call.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[client, *signature.parameters.values()]
+    )
+    return ClientMethod(call)
+
+
+def _run(work: Coroutine[Any, Any, R]) -> R:
+    """Run ``work`` in a new event loop; return its result, or raise its error without the cause.
+
+    If a loop already runs in this thread, as in a notebook, run the new one in another thread.
+    """
+    # Not inside an `except`: every error of `work` would be chained to the one handled there.
+    has_loop = _has_loop()
+    try:
+        if not has_loop:
+            return asyncio.run(work)
+        with ThreadPoolExecutor(1, "daybook") as thread:
+            return thread.submit(copy_context().run, asyncio.run, work).result()
+    except DaybookError as error:
+        raise error from None  # its text includes the cause
+
+
+def _has_loop() -> bool:
+    """Return whether an event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

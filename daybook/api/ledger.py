@@ -1,0 +1,124 @@
+"""Operations on the ledger: delete old history, and replace the key of its copies of blocks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from pydantic import BaseModel
+
+from daybook import home as homes
+from daybook.errors import InvalidInput, LedgerKeyMissing
+from daybook.keeper import retention
+from daybook.keeper.retention import PruneReport
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.resources import copies, encryption, mirror
+from daybook.runs import retention as run_retention
+from daybook.runs.retention import RetentionLimits
+from daybook.schedules import durations
+
+
+class KeyRenewal(BaseModel, frozen=True):
+    """Names of the blocks, such as `secret ops`, ``copied`` again or permanently ``discarded``."""
+
+    copied: list[str]
+    discarded: list[str]
+
+
+async def rekey(*, discard: bool = False) -> KeyRenewal:
+    """Copy all blocks from Prefect again, encrypted with this home's key; create a missing key.
+
+    Raise `InvalidInput`, and change nothing, if this home has the key that the copies are encrypted
+    with, if the ledger has no key yet, or if Prefect has lost some of the blocks and ``discard`` is
+    false. Raise `LedgerKeyMissing` if the key's file holds no key. If the process dies halfway, the
+    keeper completes the work.
+    """
+    from daybook.keeper import blocks
+    from daybook.prefect import client as prefect
+
+    async with open_ledger() as ledger, prefect.answering() as client:
+        async with ledger.read() as session:
+            try:
+                await copies.key(session, homes.current_home())
+            except LedgerKeyMissing:
+                pass
+            else:
+                raise InvalidInput("key", "this home has the ledger's key", "no new one is needed")
+        lost = await mirror.list_lost(ledger, client, blocks.BLOCK_TYPES)
+        if lost and not discard:
+            problem = f"Prefect has lost {', '.join(lost)}: only the old key can restore them"
+            hint = "copy the old ledger-key file back, or give up these blocks with --discard"
+            raise InvalidInput("key", problem, hint)
+        encryption.read_or_create_key(homes.current_home().ledger_key)
+        async with ledger.write() as session:
+            await copies.remove_key(session)
+        report = await blocks.reconcile_blocks(ledger, client)
+    if report.key_problem:
+        raise LedgerKeyMissing(report.key_problem)
+    return KeyRenewal(copied=report.copied, discarded=lost)
+
+
+class PruneResult(BaseModel, frozen=True):
+    """The numbers of deleted runs, session messages, outbox rows (``deliveries``) and task runs.
+
+    ``steps`` is the number of steps, and of questions to a person, whose texts were removed.
+    ``removed`` are the names of the removed jobs, or with ``dry_run`` of those that would be
+    removed; ``jobs`` are the names of the archived jobs that were deleted with their last run.
+    """
+
+    removed: list[str]
+    runs: int
+    messages: int
+    deliveries: int
+    tasks: int
+    steps: int
+    jobs: list[str]
+    dry_run: bool
+
+
+async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> PruneResult:
+    """Delete all history that the settings no longer keep.
+
+    First remove the jobs that have been disabled for ``disabled_for``, such as `90d`, by default
+    for the setting `keep_disabled_days`, and were neither edited nor run meanwhile; a job that
+    another one names stays. Only ``disabled_for`` needs Prefect, to delete their deployments at
+    once, as `jobs.remove` does. With ``dry_run``, list those jobs and delete nothing. Raise
+    `InvalidInput` for an invalid duration.
+    """
+    keep = RetentionLimits.of_settings()
+    if disabled_for is not None:
+        keep = replace(keep, disabled=durations.parse(disabled_for, "disabled_for"))
+    async with open_ledger() as ledger:
+        if dry_run:
+            total = PruneReport(removed=await _removable(ledger, keep))
+        elif disabled_for is None:
+            total = await _prune(ledger, keep)
+        else:
+            total = await _prune_and_delete_deployments(ledger, keep)
+    return PruneResult(**vars(total), dry_run=dry_run)
+
+
+async def _removable(ledger: Ledger, keep: RetentionLimits) -> list[str]:
+    if keep.disabled is None:
+        return []
+    async with ledger.read() as session:
+        stored = await run_retention.disabled_since(session, ledger.now() - keep.disabled)
+    return [each.row.name for each in stored]
+
+
+async def _prune(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
+    total = PruneReport(left=True)
+    while total.left:
+        await retention.prune(ledger, keep, total)
+    return total
+
+
+async def _prune_and_delete_deployments(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
+    """Raise `PrefectUnreachable` before anything is deleted."""
+    from daybook.prefect import client as prefect
+    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
+
+    async with prefect.answering() as client:
+        total = await _prune(ledger, keep)
+        # After a crash from here on, the next sync deletes the deployments.
+        await delete_leftover_deployments(ledger, client, ReconcileReport())
+    return total

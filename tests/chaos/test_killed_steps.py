@@ -1,0 +1,203 @@
+"""A real worker and the processes of its runs are killed after each of ten steps of an agent.
+
+Ten runs begin at once. Each sends five mails, which is six requests to a model and five calls of a
+tool, and run n is killed after its n-th step: the model or the tool gets the next one and does not
+answer. First all processes of the runs are killed, then, at the next unanswered step, their worker.
+The model and the tool are servers of the test, so they count what the killed processes did.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import uvicorn
+from fastmcp import FastMCP
+
+from daybook.execution import journal
+from daybook.jobs.store import StoredJob
+from daybook.ledger.tables import RunRow
+from daybook.runs import steps
+from daybook.tools.server_blocks import STORE, PrefectServers
+from tests.calling import ModelAgent, calls
+from tests.conftest import PrefectServer
+from tests.providers import Answer, Hang, ModelRequest, provider
+from tests.timings import SHORT
+from tests.waiting import becomes_true
+from tests.world.home import at_prefect
+from tests.world.prefect_world import PrefectWorld
+from tests.world.workers import JUDGED, PREFECT_LEAVES_A_SOCKET
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.e2e,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    *PREFECT_LEAVES_A_SOCKET,
+]
+
+RUNS = range(1, 11)
+MAILS = 5
+STEPS = range(1, 2 * MAILS + 2)
+"""The n-th request is step 2n - 1, and the n-th mail is step 2n."""
+
+
+class Outside:
+    """What the model and the tool were asked for: ``counts`` has each step of each run.
+
+    In the first phase run n gets no answer to its step n + 1, in the second no run gets any, and
+    then all get theirs. ``held`` are the runs without an answer in this phase.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.server = server
+        self.counts = Counter[tuple[int, int]]()
+        self.held = set[int]()
+        self.told_unknown = set[int]()
+        self._phase = 1
+        self._lock = threading.Lock()
+        self._is_over = asyncio.Event()
+
+    def begin(self, phase: int) -> None:
+        with self._lock:
+            self._phase = phase
+            self.held.clear()
+
+    def _holds(self, run: int, step: int) -> bool:
+        with self._lock:
+            self.counts[run, step] += 1
+            holds = step == run + 1 if self._phase == 1 else self._phase == 2
+            if holds:
+                self.held.add(run)
+            return holds
+
+    def model(self, request: ModelRequest) -> Answer | Hang:
+        """Answer a request in a thread of the provider."""
+        texts = str(request.body["messages"])
+        found = re.search(r"as run (\d+)", texts)
+        assert found is not None
+        run, sent = int(found[1]), sum(each["role"] == "tool" for each in request.body["messages"])
+        if journal.UNKNOWN in texts:
+            self.told_unknown.add(run)
+        if self._holds(run, 2 * sent + 1):
+            return Hang()
+        if sent == MAILS:
+            return Answer("All sent.")
+        return calls(f"{self.server}_send", run=run, number=sent + 1)
+
+    async def send(self, run: int, number: int) -> str:
+        """Send a mail."""
+        if self._holds(run, 2 * number):
+            await self._is_over.wait()
+        return f"sent {number}"
+
+    @asynccontextmanager
+    async def serving(self, world: PrefectWorld) -> AsyncIterator[None]:
+        """Serve the tool over HTTP, as a saved server of Daybook."""
+        listener = socket.create_server(("127.0.0.1", 0))
+        mails = FastMCP("mails")
+        mails.tool(self.send)
+        config = uvicorn.Config(
+            mails.http_app(path="/mcp"), log_level="error", timeout_graceful_shutdown=1
+        )
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
+        await PrefectServers(world.client).add(self.server, {"url": address})
+        try:
+            yield
+        finally:
+            self._is_over.set()
+            await STORE.remove(world.client, self.server)
+            server.should_exit = True
+            await task
+
+
+async def all_are_held(world: PrefectWorld, outside: Outside) -> None:
+    async def they_are() -> bool:
+        return outside.held == {*RUNS}
+
+    if not await becomes_true(they_are, JUDGED):
+        raise AssertionError(f"only {outside.held} went on\n{world.workers.logs()}")
+
+
+async def finished_steps(world: PrefectWorld, row: RunRow) -> list[str]:
+    async with world.ledger.read() as session:
+        made = await steps.of_run(session, row.id)
+    return [each.position for each in made if each.status == "succeeded"]
+
+
+def expected(run: int) -> dict[int, int]:
+    """Return how often each step is asked for, if the run is killed twice after step ``run``.
+
+    A request without an answer is made again. A call without one is not: the model is told, and
+    its next request is the one that is killed the second time.
+    """
+    times = dict.fromkeys(STEPS, 1)
+    if run % 2:
+        times[run + 2] = 2
+    else:
+        times[run + 1] = 3
+    return times
+
+
+async def test_no_finished_step_of_a_killed_run_is_paid_or_made_twice(
+    prefect_server: PrefectServer, tmp_path: Path
+) -> None:
+    outside = Outside(f"mails-{uuid4().hex[:8]}")
+    with provider() as fake_provider:
+        fake_provider.script = [outside.model]
+        async with (
+            at_prefect(tmp_path, prefect_server, timing=SHORT) as world,
+            outside.serving(world),
+        ):
+            agent = await ModelAgent(world, fake_provider).given(f"{outside.server}.send")
+            jobs = [await _added(world, run, agent.name) for run in RUNS]
+            worker = await world.workers.begin(most=len(RUNS))
+            for job in jobs:
+                await world.prefect.custom_run(job)
+
+            await all_are_held(world, outside)
+            heads = worker.heads()
+            assert len(heads) == len(RUNS)
+            outside.begin(phase=2)
+            for head in heads:
+                os.kill(head.pid, signal.SIGKILL)
+
+            await all_are_held(world, outside)
+            outside.begin(phase=3)
+            os.kill(worker.pid, signal.SIGKILL)
+            await world.workers.begin(most=len(RUNS))
+
+            ends = [world.wait_for_end(job, "succeeded", within=2 * JUDGED) for job in jobs]
+            rows = await asyncio.gather(*ends)
+            for run, row in zip(RUNS, rows, strict=True):
+                assert (row.attempts, row.output) == (3, "All sent."), run
+                counts = {step: outside.counts[run, step] for step in STEPS}
+                assert counts == expected(run), run
+                is_told = run % 2 == 1  # a mail without an answer
+                assert (run in outside.told_unknown, bool(row.warnings)) == (is_told,) * 2, run
+                finished = await finished_steps(world, row)
+                assert len(finished) == len({*finished}) == len(STEPS) - is_told, run
+
+            # The next run of a job is another occurrence: it makes all of its steps.
+            outside.counts.clear()
+            again = await world.prefect.custom_run(jobs[0])
+            await world.shows(str(again.id), "COMPLETED", within=JUDGED)
+    assert outside.counts == Counter((1, step) for step in STEPS)
+
+
+async def _added(world: PrefectWorld, run: int, agent: str) -> StoredJob:
+    policy = {"on_lost": "rerun", "retries": 3, "retry_delay": "1s", "timeout": "3m"}
+    prompt = f"Send {MAILS} mails as run {run}."
+    return await world.deploy(agent=agent, prompt=prompt, policy=policy)
