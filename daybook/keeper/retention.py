@@ -1,7 +1,7 @@
 """Retention service: applies the rules of `runs.retention` and `tasks.retention` in small batches.
 
 It changes nothing in Prefect: the observer deletes the deployments of removed jobs. The server that
-Daybook starts has a retention of its own with the same age limit (`dayruns.operations.server`); the
+Daybook starts has a retention of its own with the same age limit (`daybook.operations.server`); the
 operator configures any other server.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from dayruns.ledger.engine import Ledger
-from dayruns.runs import retention as runs
-from dayruns.runs.retention import RetentionLimits
-from dayruns.tasks import retention as tasks
+from daybook.ledger.engine import Ledger
+from daybook.runs import retention as runs
+from daybook.runs.retention import RetentionLimits
+from daybook.tasks import retention as tasks
 
 
 @dataclass
