@@ -28,7 +28,8 @@ from daybook.execution import journal
 from daybook.jobs.store import StoredJob
 from daybook.ledger.tables import RunRow
 from daybook.runs import steps
-from daybook.tools.server_blocks import STORE, PrefectServers
+from daybook.tools.server_blocks import STORE
+from tests.at_prefect import add_document
 from tests.calling import ModelAgent, calls
 from tests.conftest import PrefectServer
 from tests.providers import Answer, Hang, ModelRequest, provider
@@ -118,7 +119,7 @@ class Outside:
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve(sockets=[listener]))
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
-        await PrefectServers(world.client).add(self.server, {"url": address})
+        await add_document(STORE, world.client, self.server, {"url": address})
         try:
             yield
         finally:
