@@ -92,7 +92,7 @@ async def test_rekey_copies_all_documents_of_prefect_with_a_new_key(
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
     address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
-    async with Ledger(address) as ledger, ledger.read() as session:
+    async with Ledger(address) as opened, opened.read() as session:
         key = await copies.key(session, daybook_home)
         row = await copies.get(session, (secrets.STORE.slug, "ops"))
     assert key is not None
