@@ -8,6 +8,7 @@ agent with several steps are counted by `chaos.steps`.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import socket
 from collections import Counter
@@ -26,6 +27,7 @@ from starlette.routing import Mount, Route
 
 from chaos import steps
 from chaos.steps import CountedSteps
+from daybook.tools.connection import OCCURRENCE_META_KEY
 
 KEY_HEADER = "idempotency-key"
 MAX_EFFECT_SECONDS = 1.5
@@ -124,8 +126,10 @@ def _count_tool_calls(
     async def counting(scope: Message, receive: Any, send: Any) -> None:
         async def receive_and_count() -> Message:
             message: Message = await receive()
-            if b'"tools/call"' in message.get("body", b""):
-                key = dict(scope["headers"])[KEY_HEADER.encode()].decode()
+            body = message.get("body", b"")
+            if b'"tools/call"' in body:
+                # An agent's connection is open for several calls: the key is in the call only.
+                key = json.loads(body)["params"]["_meta"][OCCURRENCE_META_KEY]
                 counted = effects.steps.calls if "/" in key else effects.requests
                 counted[key] += 1
             return message

@@ -45,7 +45,7 @@ class ClientMethod(Generic[P, R]):
             return _run(call(client, *args, **kwargs))
 
         self._call, self._block = update_wrapper(call, function), update_wrapper(block, function)
-        update_wrapper(self, function)  # type: ignore[arg-type]  # for its docstring
+        update_wrapper(self, function)  # for its docstring
 
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...

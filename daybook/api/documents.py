@@ -37,7 +37,8 @@ class Documents(Generic[View]):
 
     def validate(self, settings: Mapping[str, Any]) -> BaseModel:
         """Return the settings to store; raise `InvalidInput`, which names the invalid field."""
-        return self.store.validate(settings)
+        validated: BaseModel = self.store.validate(settings)
+        return validated
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]

@@ -310,15 +310,33 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
     private_names.cache_time_zones()
     report, done = ReconcileReport(), 0
 
-    async def work(client: PrefectClient, left: list[StoredJob], free: set[str]) -> None:
+    # From the end, because a keeper that sees the changes meanwhile begins at the start.
+    left = list(changed)
+    checked: list[tuple[StoredJob, bool]] = []
+    taking = asyncio.Lock()
+
+    async def take(client: PrefectClient) -> tuple[StoredJob, bool] | None:
+        """Return the next job, and whether it is new and its name is free; None at the end."""
+        async with taking:
+            if not checked and left:
+                part = left[-deployment.MAX_NAMES :]
+                del left[-deployment.MAX_NAMES :]
+                free = await _free_names(client, part)
+                checked.extend((each, each.id in free) for each in part)
+            return checked.pop() if checked else None
+
+    async def work(client: PrefectClient) -> None:
         nonlocal done
-        while left:
-            each = left.pop()
+        address = str(client.api_url)
+        while True:
+            with prefect.raising_daybook_errors(address):
+                taken = await take(client)
+            if taken is None:
+                return
+            each, is_new = taken
             try:
-                with prefect.raising_daybook_errors(str(client.api_url)):
-                    await reconcile_by_id(
-                        ledger, client, each.id, report, name_is_free=each.id in free
-                    )
+                with prefect.raising_daybook_errors(address):
+                    await reconcile_by_id(ledger, client, each.id, report, is_new=is_new)
             except Exception as error:
                 if not prefect.is_job_error(error):
                     raise
@@ -328,17 +346,12 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
 
     async with prefect.connected() as client:
         await delete_leftover_deployments(ledger, client, report)
-        # From the end, because a keeper that sees the changes meanwhile begins at the start.
-        for end in range(len(changed), 0, -deployment.MAX_NAMES):
-            part = changed[max(0, end - deployment.MAX_NAMES) : end]
-            try:
-                with prefect.raising_daybook_errors(str(client.api_url)):
-                    free = await _free_names(client, part)
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(min(MAX_CONCURRENT_SYNCS, len(part))):
-                        group.create_task(work(client, part, free))
-            except* PrefectUnreachable as errors:
-                raise errors.exceptions[0] from None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(MAX_CONCURRENT_SYNCS, len(changed))):
+                    group.create_task(work(client))
+        except* PrefectUnreachable as errors:
+            raise errors.exceptions[0] from None
     return report.failed
 
 

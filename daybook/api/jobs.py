@@ -39,9 +39,9 @@ from daybook.jobs.views import (
     changes_between,
 )
 from daybook.ledger.engine import Ledger, open_ledger
-from daybook.ledger.views import Run, utc_text
+from daybook.ledger.views import NOTHING_SPENT, Run, utc_text
 from daybook.owners import Actor
-from daybook.runs import history, outcomes
+from daybook.runs import daily, history, outcomes
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -247,13 +247,13 @@ async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
     """
     async with open_ledger() as ledger, ledger.read() as session:
         running, now = await history.running_jobs(session), ledger.now()
-        usages = await history.usages_by_job(session, now - SPENDING_PERIOD)
+        spent = await daily.spending_by_job(session, now - SPENDING_PERIOD)
         jobs = [
             ListedJob.of(
                 each,
                 now,
                 running=each.id in running,
-                usages=usages.get(each.id, ()),
+                spent=spent.get(each.id, NOTHING_SPENT),
                 due_times=1,
             )
             for each in await authorization.list_jobs(session)
@@ -278,8 +278,8 @@ async def show(ref: str) -> JobDetails:
 async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> ListedJob:
     """Return the view of one job at ``now``."""
     running = stored.id in await history.running_jobs(session)
-    usages = await history.usages_by_job(session, now - SPENDING_PERIOD, stored.id)
-    return ListedJob.of(stored, now, running=running, usages=usages.get(stored.id, ()))
+    spent = await daily.spending_by_job(session, now - SPENDING_PERIOD, stored.id)
+    return ListedJob.of(stored, now, running=running, spent=spent.get(stored.id, NOTHING_SPENT))
 
 
 @dataclass(frozen=True)

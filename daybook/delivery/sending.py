@@ -297,6 +297,9 @@ async def due_times_by_queue(
     """Return the time of `next_due` for each wanted queue with pending rows. Writes nothing."""
     async with ledger.read() as session:
         now = ledger.now()
+        pending = await session.execute(select(OutboxRow.id).where(PENDING).limit(1))
+        if pending.first() is None:
+            return {}
         lanes = await _load_queues(session)
         room = _Capacity(lanes, await _in_flight(session, now), now, wanted)
         leases = (

@@ -71,13 +71,35 @@ async def read(
     changed = {row[0] for row in rows if row[0] not in known or known[row[0]].revision != row[3]}
     schedules = await _read_schedules(session, changed) if changed else {}
     jobs = dict[str, ScheduledJob]()
-    for *fields, audited, since in rows:
-        job_id = fields[0]
+    for (
+        job_id,
+        name,
+        owner,
+        revision,
+        enabled,
+        pending,
+        skips,
+        snoozed_until,
+        audited,
+        since,
+    ) in rows:
         if job_id in schedules:
             schedule, policy = schedules[job_id]
         else:
             schedule, policy = known[job_id].schedule, known[job_id].policy
-        jobs[job_id] = ScheduledJob(*fields, max(audited, since), schedule, policy)
+        jobs[job_id] = ScheduledJob(
+            id=job_id,
+            name=name,
+            owner=owner,
+            revision=revision,
+            enabled=enabled,
+            sync_pending=pending,
+            skips=skips,
+            snoozed_until=snoozed_until,
+            audited_until=max(audited, since),
+            schedule=schedule,
+            policy=policy,
+        )
     return jobs
 
 

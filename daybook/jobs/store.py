@@ -103,11 +103,7 @@ async def used_outputs(session: AsyncSession) -> dict[str, list[str]]:
     prompt = col(RevisionRow.action)["prompt"].as_string()
     query = (
         select(JobRow.id, prompt)
-        .join(
-            RevisionRow,
-            (col(RevisionRow.job_id) == col(JobRow.id))
-            & (col(RevisionRow.number) == col(JobRow.revision)),
-        )
+        .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None), prompt.contains(prompts.OUTPUT))
     )
     found = (await session.execute(query)).tuples()

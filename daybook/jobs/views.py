@@ -24,7 +24,7 @@ from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import ONE_MICROSECOND, due_times, next_due
-from daybook.ledger.views import LocalTime, Run, Spending, UtcTime, columns
+from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
 from daybook.schedules.schedule import Schedule, zone
 
 if TYPE_CHECKING:
@@ -136,12 +136,12 @@ class ListedJob(BaseModel, frozen=True):
         now: datetime,
         *,
         running: bool,
-        usages: Iterable[dict[str, Any]] = (),
+        spent: Spending = NOTHING_SPENT,
         due_times: int = DUE_TIMES_SHOWN,
     ) -> Self:
         """Return the view of the job at ``now``; ``running`` says whether a run is in progress.
 
-        ``usages`` are those of the runs that ended in the last `SPENDING_PERIOD`; ``due_times`` is
+        ``spent`` is what the runs cost that ended in the last `SPENDING_PERIOD`; ``due_times`` is
         the maximum number of next due times.
         """
         row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
@@ -162,7 +162,7 @@ class ListedJob(BaseModel, frozen=True):
                 "conflicts": sorted((row.conflict or {}).get("fields", {})),
                 "prefect_own": list((row.synced or {}).get("foreign", [])),
                 "removed_at": row.archived_at,
-                "spent_30_days": Spending.of(usages),
+                "spent_30_days": spent,
             }
         )
 

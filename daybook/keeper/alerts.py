@@ -264,8 +264,9 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
     stored = await store.get(session, row.job_id) if row.job_id else None
     notify, name = await _progress_notify(session, row), stored.row.name if stored else row.kind
     since = row.started_at or now
+    schedule = stored.job.schedule if stored else None
     lines = [
-        f"{name} has been running since {_local_time(since, stored and stored.job.schedule)} "
+        f"{name} has been running since {_local_time(since, schedule)} "
         f"({duration_in_words(now - since)})",
         f"daybook show {row.id[:12]}",
     ]

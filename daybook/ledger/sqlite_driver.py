@@ -69,16 +69,46 @@ class Cursor(AsyncAdapt_aiosqlite_cursor):
 
     __slots__ = ()
 
-    execute = execute
+    def execute(self, operation: str, parameters: Any = None) -> None:
+<<<<<<< HEAD
+        self._adapt_connection._is_over = False  # type: ignore[attr-defined]
+=======
+        connection: Any = self._adapt_connection
+        connection._is_over = False
+>>>>>>> 6234ee159bc77655fbd415ff28fef1eb7e3cb83d
+        execute(self, operation, parameters)
 
 
 class Connection(AsyncAdapt_aiosqlite_connection):
-    """A connection with such cursors."""
+    """A connection with such cursors, which rolls back only if it may have a transaction.
 
-    __slots__ = ()
+    SQLAlchemy's pool rolls back each connection that it gets back. After a commit or a rollback
+    that has ended, that is one more change of threads for nothing. If either was cancelled or
+    failed, or a statement was passed to the thread since, it is done.
+    """
+
+    __slots__ = ("_is_over",)
+
+    def __init__(self, dbapi: Any, connection: Any) -> None:
+        super().__init__(dbapi, connection)
+        self._is_over = False
 
     def cursor(self, server_side: bool = False) -> AsyncAdapt_aiosqlite_cursor:
+        self._is_over = False
         return super().cursor(server_side=True) if server_side else Cursor(self)
+
+    def execute(self, *given: Any, **named: Any) -> Any:
+        self._is_over = False
+        return super().execute(*given, **named)
+
+    def commit(self) -> None:
+        super().commit()
+        self._is_over = True
+
+    def rollback(self) -> None:
+        if not self._is_over:
+            super().rollback()
+            self._is_over = True
 
 
 class Driver(aiosqlite.Connection):

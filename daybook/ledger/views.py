@@ -102,6 +102,9 @@ class Spending(BaseModel, frozen=True):
         )
 
 
+NOTHING_SPENT = Spending.of(())
+
+
 class Step(BaseModel, frozen=True):
     """A step of an agent's run: a request to a model (`request`), or the call of a `tool`.
 

@@ -24,6 +24,7 @@ from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
 from daybook.prefect import parameter_schema, projection, work_queues
 from daybook.prefect.projection import SCHEDULE_SLUG, Projection
+from daybook.schedules.due import next_due
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_NAMES = 20
 """Maximum number of names of one check: a deployment that a user creates after it is not seen."""
+MIN_QUEUED = timedelta(hours=1)
+"""Prefect queues at least the runs of this time, which `prefect.corrections` relies on."""
 _TICK = timedelta(microseconds=1)
 _ROUTING_FIELDS = ("work_pool_name", "work_queue_name")
 _flow_ids: WeakKeyDictionary[PrefectClient, dict[str, str]] = WeakKeyDictionary()
@@ -113,12 +116,16 @@ async def write(
     wanted: Projection,
     found: DeploymentResponse | None,
     changed: Collection[str] = (),
+    *,
+    is_new: bool = False,
 ) -> str:
     """Create the deployment, or set its ``changed`` fields to those of ``wanted``; return its id.
 
     Fields that define how the job runs are corrected too. Each write deletes the future runs that
     Prefect had queued, so scheduling is requested at once, starting from the job's last change if
-    that is recent: no due time is lost. Late runs stay as they are.
+    that is recent: no due time is lost. Late runs stay as they are. Nothing is requested for a job
+    that ``is_new`` and not due soon: Prefect's scheduler scans all deployments once a minute, and
+    queues the runs of many in one transaction.
     """
     ours = projection.own_schedule(found) if found else None
     if found is None or ("schedule" in changed and ours is not None and not wanted.schedule):
@@ -126,7 +133,8 @@ async def write(
     else:
         deployment_id = str(found.id)
         await _update(client, stored, wanted, found, changed)
-    await request_scheduling(client, stored, wanted, found, deployment_id)
+    if not (is_new and found is None) or _is_due_soon(stored):
+        await request_scheduling(client, stored, wanted, found, deployment_id)
     return deployment_id
 
 
@@ -149,6 +157,13 @@ async def request_scheduling(
             path_params={"id": deployment_id},
             json={"start_time": _schedule_from(stored).isoformat()},
         )
+
+
+def _is_due_soon(stored: StoredJob) -> bool:
+    """Return whether the job is due within `MIN_QUEUED`, or was due since its last change."""
+    end = SYSTEM_CLOCK.now() + MIN_QUEUED
+    due = stored.job.schedule.only_due or next_due(stored.job.schedule, _schedule_from(stored))
+    return due is not None and due <= end
 
 
 def _schedule_from(stored: StoredJob) -> datetime:

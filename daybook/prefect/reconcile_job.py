@@ -48,16 +48,17 @@ async def reconcile_job(
     *,
     needed: bool = False,
     again: bool = True,
-    name_is_free: bool = False,
+    is_new: bool = False,
 ) -> StoredJob:
     """Reconcile one job that is not archived; return it as it is now.
 
     ``found`` is its deployment as Prefect holds it now; without ``found``, the deployment is
-    searched for, by its name unless ``name_is_free``, and created if necessary. It is not created
+    searched for, by its name unless the job ``is_new``, and created if necessary. It is not created
     if the job is disabled because its deployment was deleted in Prefect, unless the deployment is
     ``needed``. If Prefect no longer has the deployment when it is written, the job is compared
-    ``again``, once. Raises `PrefectHTTPStatusError` if Prefect refuses a write; imported edits
-    persist.
+    ``again``, once. ``is_new`` is for many jobs at once: no deployment has its name, and Prefect's
+    scheduler may queue its runs within a minute. Raises `PrefectHTTPStatusError` if Prefect refuses
+    a write; imported edits persist.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -65,7 +66,7 @@ async def reconcile_job(
         return await _record_lost(ledger, stored, records.TAKEN_REASON, report)
     if found is None:
         result = await _find_deployment(
-            ledger, client, stored, report, needed=needed, name_is_free=name_is_free
+            ledger, client, stored, report, needed=needed, is_new=is_new
         )
         if isinstance(result, StoredJob):
             report.observed.add(stored.id)
@@ -96,7 +97,7 @@ async def reconcile_job(
             stored = pulled
     report.observed.add(stored.id)
     try:
-        await _push(ledger, client, stored, found, report)
+        await _push(ledger, client, stored, found, report, is_new=is_new)
     except PrefectHTTPStatusError as error:
         is_gone = error.response.status_code == HTTPStatus.NOT_FOUND
         if not (is_gone and found is not None and again):
@@ -112,6 +113,8 @@ async def _push(
     stored: StoredJob,
     existing: DeploymentResponse | None,
     report: ReconcileReport,
+    *,
+    is_new: bool,
 ) -> None:
     """Send the differences, request scheduling if needed, and record the reconciled state."""
     row, expected = stored.row, projection.of_job(stored, ledger.id)
@@ -124,7 +127,9 @@ async def _push(
         async with ledger.write() as session:
             await records.record_intention(session, row.id, expected.as_dict())
     if writes:
-        deployment_id = await deployment.write(client, stored, expected, existing, changed)
+        deployment_id = await deployment.write(
+            client, stored, expected, existing, changed, is_new=is_new
+        )
         (report.updated if existing else report.created).append(stored.job.name)
     else:
         deployment_id = str(existing.id) if existing else ""
@@ -169,7 +174,7 @@ async def _find_deployment(
     report: ReconcileReport,
     *,
     needed: bool,
-    name_is_free: bool,
+    is_new: bool,
 ) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
     """Return the job and its deployment, or only the job if it should have none.
 
@@ -187,7 +192,7 @@ async def _find_deployment(
             if row.deployment_id is None:
                 return stored
             return await _record_lost(ledger, stored, records.DELETED_REASON, report)
-    if name_is_free or await deployment.read_by_name(client, row.kind, row.slug) is None:
+    if is_new or await deployment.read_by_name(client, row.kind, row.slug) is None:
         return stored, None
     await delete_leftover_deployments(ledger, client, report)  # one of them may have the name
     base, tried = row.slug, set[str]()
@@ -260,7 +265,7 @@ async def reconcile_by_id(
     *,
     needed: bool = False,
     again: bool = True,
-    name_is_free: bool = False,
+    is_new: bool = False,
 ) -> StoredJob | None:
     """Reconcile one job by its id; return it as it is now, or None if it does not exist.
 
@@ -280,7 +285,7 @@ async def reconcile_by_id(
         report,
         needed=needed,
         again=again,
-        name_is_free=name_is_free,
+        is_new=is_new,
     )
 
 

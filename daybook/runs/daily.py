@@ -32,6 +32,16 @@ OPEN_DAYS = 2
 """Number of last days whose totals are not kept."""
 
 
+_COST = col(RunRow.usage)["cost_usd"].as_float()
+_SUMS = (
+    func.coalesce(func.sum(_COST), 0.0),
+    func.count(_COST),
+    func.sum(sqlalchemy.case((col(RunRow.usage).is_not(None) & _COST.is_(None), 1), else_=0)),
+    *(func.coalesce(func.sum(col(RunRow.usage)[name].as_integer()), 0) for name in TOKENS),
+)
+"""Sums of the usages of runs: the last fields of `Total`, from `cost_usd` on."""
+
+
 @dataclass(frozen=True)
 class Total:
     """The runs of one job that ended on ``day`` with one outcome, agent and model.
@@ -93,26 +103,15 @@ async def add_up(
 
     With ``owner``, only those of its jobs.
     """
-    usage = col(RunRow.usage)
-    cost = usage["cost_usd"].as_float()
     key = (
         col(RunRow.job_id),
         col(RunRow.status),
         func.coalesce(col(RunRow.agent), ""),
         func.coalesce(col(RunRow.model), ""),
     )
-    has_usage = sqlalchemy.case((usage.is_not(None) & cost.is_(None), 1), else_=0)
     jobs = sqlalchemy.select(col(JobRow.id)).where(col(JobRow.owner) == owner)
     query = (
-        sqlalchemy.select(
-            *key,
-            func.sum(col(RunRow.count)),
-            func.count(),
-            func.coalesce(func.sum(cost), 0.0),
-            func.count(cost),
-            func.sum(has_usage),
-            *(func.coalesce(func.sum(usage[name].as_integer()), 0) for name in TOKENS),
-        )
+        sqlalchemy.select(*key, func.sum(col(RunRow.count)), func.count(), *_SUMS)
         .where(
             col(RunRow.finished_at) >= begin.astimezone(UTC),
             col(RunRow.finished_at) < end.astimezone(UTC),
@@ -122,6 +121,33 @@ async def add_up(
         .group_by(*key)
     )
     return [Total(day, *row) for row in (await session.execute(query)).all()]
+
+
+async def spending_by_job(
+    session: AsyncSession, since: datetime, job_id: str | None = None
+) -> dict[str | None, Spending]:
+    """Return what the runs cost that ended since ``since`` (UTC), by job; None for direct calls.
+
+    With ``job_id``, only of that job. Jobs without such a run are left out.
+    """
+    query = (
+        sqlalchemy.select(col(RunRow.job_id), *_SUMS)
+        .where(
+            col(RunRow.finished_at) >= since,
+            col(RunRow.status).not_in(LIVE),
+            col(RunRow.usage).is_not(None),
+            sqlalchemy.true() if job_id is None else col(RunRow.job_id) == job_id,
+        )
+        .group_by(col(RunRow.job_id))
+    )
+    return {
+        job: Spending(
+            cost_usd=cost if priced else None,
+            unpriced_runs=unpriced,
+            **dict(zip(TOKENS, tokens, strict=True)),
+        )
+        for job, cost, priced, unpriced, *tokens in (await session.execute(query)).all()
+    }
 
 
 def spending(totals: Iterable[Total]) -> Spending:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -136,27 +135,6 @@ async def ended_runs(
         col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE)
     )
     return (await session.execute(ended)).tuples().all()
-
-
-async def usages_by_job(
-    session: AsyncSession, instant: datetime, job_id: str | None = None
-) -> dict[str | None, list[dict[str, Any]]]:
-    """Return the usages of the runs that ended since ``instant`` (UTC), by job; without empty ones.
-
-    With ``job_id``, only those of that job. The key of direct calls is None.
-    """
-    ended = select(RunRow.job_id, RunRow.usage).where(
-        col(RunRow.finished_at) >= instant,
-        col(RunRow.status).not_in(LIVE),
-        col(RunRow.usage).is_not(None),
-    )
-    if job_id is not None:
-        ended = ended.where(col(RunRow.job_id) == job_id)
-    usages = defaultdict[str | None, list[dict[str, Any]]](list)
-    for job, usage in (await session.execute(ended)).tuples():
-        if usage:
-            usages[job].append(usage)
-    return usages
 
 
 async def live(session: AsyncSession) -> Sequence[RunRow]:

@@ -214,8 +214,8 @@ async def remove_texts(ledger: Ledger, keep: RetentionLimits) -> int:
     )
     if count:
         return count
-    asked, has_text = col(ApprovalRow.asked_at), col(ApprovalRow.input) != ""
-    old = select(ApprovalRow.run_id, ApprovalRow.number).where(asked < before, has_text)
+    asked, was_asked = col(ApprovalRow.asked_at), col(ApprovalRow.input) != ""
+    old = select(ApprovalRow.run_id, ApprovalRow.number).where(asked < before, was_asked)
     return await _remove_texts(ledger, ApprovalRow, old.order_by(asked), {"input": ""})
 
 

@@ -197,6 +197,11 @@ async def next_up(
     that should have claimed more than `SLOT_CLAIM_TIMEOUT` ago. ``most`` is the overall limit,
     ``classes`` the limits of the classes that have one.
     """
+    waiting = select(RunRow.id).where(
+        col(RunRow.status) == Status.WAITING, col(RunRow.waits_for).in_((SLOT, WORKER))
+    )
+    if (await session.execute(waiting.limit(1))).first() is None:
+        return []  # as nearly always
     slots = _Slots(most, classes, await _count(session, _IS_HELD))
     if not slots.free():
         return []

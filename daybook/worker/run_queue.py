@@ -32,7 +32,13 @@ from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-FETCH_AHEAD_INTERVAL = timedelta(seconds=10)
+FETCH_AHEAD_INTERVAL = timedelta(seconds=20)
+MAX_IDLE_INTERVAL = FETCH_AHEAD_INTERVAL / 2
+"""Maximum interval between two polls while no run is due within this time.
+
+Each poll costs Prefect's server a request and three background tasks, a third of what it does while
+it is idle.
+"""
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two polls while polling fails."""
 
@@ -73,7 +79,7 @@ class RunQueue:
         self._poll_now.set()
 
     async def poll(self) -> NoReturn:
-        """Poll until cancelled; poll less often while polling fails, or nothing is upcoming."""
+        """Poll until cancelled; poll less often while polling fails, or nothing is due soon."""
         wait = shortest = TIMING.poll.total_seconds()
         while True:
             try:
@@ -85,11 +91,18 @@ class RunQueue:
             self._poll_now.clear()
             try:
                 await self.fetch()
-                idle = min(wait * 2, FETCH_AHEAD_INTERVAL.total_seconds() / 2)
-                wait = shortest if self._upcoming or self._dispatching else max(idle, shortest)
+                wait = self.pause_after(wait)
             except (httpx.HTTPError, ObjectNotFound) as error:
                 wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
                 log.warning("cannot poll Prefect: %s", error, extra={"action": "poll_failed"})
+
+    def pause_after(self, wait: float) -> float:
+        """Return the seconds until the next poll; ``wait`` were those before the last one."""
+        shortest, longest = TIMING.poll.total_seconds(), MAX_IDLE_INTERVAL.total_seconds()
+        soon = SYSTEM_CLOCK.now() + MAX_IDLE_INTERVAL
+        if self._dispatching or any(when <= soon for when, _ in self._upcoming.values()):
+            return shortest
+        return max(min(wait * 2, longest), shortest)
 
     async def fetch(self) -> None:
         """Poll once and replace the upcoming runs.

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from daybook.api import ledger
+from daybook.api import ledger as ledger_operations
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
@@ -68,7 +68,7 @@ async def test_rekey_is_refused_while_the_key_exists(client: Any, daybook_home: 
     assert await book.ledger_key() == await book.copies(client) == []
     before = _sealed(daybook_home)
     with pytest.raises(InvalidInput, match="has the ledger's key"):
-        await ledger.rekey()
+        await ledger_operations.rekey()
     assert _sealed(daybook_home) == before
 
 
@@ -83,7 +83,7 @@ async def test_rekey_copies_all_documents_of_prefect_with_a_new_key(
     assert "daybook ledger rekey" in problem.fix
     assert problem.severity is Severity.PROBLEM
 
-    done = await ledger.rekey()
+    done = await ledger_operations.rekey()
     assert "secret ops" in done.copied
     assert done.discarded == []
     assert daybook_home.ledger_key.read_text() != old
@@ -92,7 +92,7 @@ async def test_rekey_copies_all_documents_of_prefect_with_a_new_key(
     assert after.keys() == before.keys()
     assert not set(after.values()) & set(before.values())
     address = f"sqlite+aiosqlite:///{daybook_home.path}/ledger.db"
-    async with Ledger(address) as opened, opened.read() as session:
+    async with Ledger(address) as ledger, ledger.read() as session:
         key = await copies.key(session, daybook_home)
         row = await copies.get(session, (secrets.STORE.slug, "ops"))
     assert key is not None
@@ -115,11 +115,11 @@ async def test_rekey_discards_copies_that_prefect_has_lost_only_on_request(
 
     before = _sealed(daybook_home)
     with pytest.raises(InvalidInput, match="secret lost"):
-        await ledger.rekey()
+        await ledger_operations.rekey()
     assert _sealed(daybook_home) == before
     assert not daybook_home.ledger_key.exists()
 
-    done = await ledger.rekey(discard=True)
+    done = await ledger_operations.rekey(discard=True)
     assert (done.discarded, "secret ops" in done.copied) == (["secret lost"], True)
     assert f"{secrets.STORE.slug}/lost" not in _sealed(daybook_home)
     assert await book.ledger_key() == await book.copies(client) == []
@@ -133,11 +133,11 @@ async def test_rekey_does_not_overwrite_a_file_that_contains_no_key(
     before = _sealed(daybook_home)
     daybook_home.ledger_key.write_text("nothing of ours\n")
     with pytest.raises(LedgerKeyMissing, match="contains no key"):
-        await ledger.rekey()
+        await ledger_operations.rekey()
     assert daybook_home.ledger_key.read_text() == "nothing of ours\n"
     assert _sealed(daybook_home) == before
     daybook_home.ledger_key.unlink()
-    assert "secret ops" in (await ledger.rekey()).copied
+    assert "secret ops" in (await ledger_operations.rekey()).copied
 
 
 def test_doctor_reports_a_key_file_that_others_can_read(daybook_home: Home) -> None:

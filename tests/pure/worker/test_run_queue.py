@@ -156,3 +156,19 @@ async def test_a_run_queued_again_during_its_dispatch_is_dispatched_once_more() 
     await queue.wait_until_dispatched()
 
     assert taken == [run.id] * 2
+
+
+async def test_polls_are_rare_only_while_no_run_is_due_before_the_next_one() -> None:
+    now = SYSTEM_CLOCK.now()
+
+    async def pauses(*runs: FlowRun) -> list[float]:
+        queue = RunQueue(cast(Any, Pool(light=list(runs))), "pool", [], cast(Any, None))
+        await queue.fetch()
+        return [queue.pause_after(wait) for wait in (2.0, 4.0, 8.0, 10.0)]
+
+    assert await pauses() == [4.0, 8.0, 10.0, 10.0]
+    # A run that is fetched at the end of the longest pause still starts at its time.
+    assert await pauses(scheduled("later", now + timedelta(seconds=18))) == [4.0, 8.0, 10.0, 10.0]
+    later, soon = (scheduled("one", now + timedelta(seconds=each)) for each in (18, 9))
+    assert await pauses(later, soon) == [2.0] * 4
+    assert await pauses(scheduled("late", PAST)) == [2.0] * 4

@@ -179,7 +179,7 @@ async def test_the_limits_of_an_agent_hold_the_calls_of_its_jobs(
     world: World, daybook_home: Home, entry: str
 ) -> None:
     (daybook_home.path / "config.toml").write_text(f'[limits]\napprove = ["{entry}"]\n')
-    given = {"prompt": None, "on_demand": True, **MAIL}
+    given: dict[str, Any] = {"prompt": None, "on_demand": True, **MAIL}
     stored = await world.jobs.add(owner="agent:scout", **given)
     run = await CallingRun(world, stored).is_requested()
     ended = await run.goes_on()

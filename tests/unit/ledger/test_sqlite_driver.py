@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from daybook.ledger import sqlite
 from daybook.ledger.engine import Ledger
 
 
-async def steps_of_a_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return what the thread of the ledger's connection does for a read with one query."""
+async def steps_of(path: Path, monkeypatch: pytest.MonkeyPatch, *, write: bool) -> list[str]:
+    """Return what the thread of the ledger's connection does for a session with one query."""
     steps = list[str]()
     own: Any = aiosqlite.Connection._execute
 
@@ -27,17 +28,38 @@ async def steps_of_a_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[s
 
     async with Ledger(f"sqlite+aiosqlite:///{path}") as ledger:
         monkeypatch.setattr(aiosqlite.Connection, "_execute", recorded)
-        async with ledger.read() as session:
+        async with ledger.write() if write else ledger.read() as session:
             assert (await session.execute(text("SELECT 1"))).scalars().all() == [1]
         monkeypatch.setattr(aiosqlite.Connection, "_execute", own)
     return steps
 
 
-async def test_each_statement_is_one_step_of_the_connections_thread(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("write", "end"), [(False, "rollback"), (True, "commit")])
+async def test_each_statement_and_the_end_are_one_step_of_the_connections_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: bool, end: str
 ) -> None:
-    steps = await steps_of_a_read(tmp_path / "ledger.db", monkeypatch)
-    assert steps == ["in_its_thread"] * 2 + ["rollback"] * 2  # BEGIN, the query; session, pool
+    steps = await steps_of(tmp_path / "ledger.db", monkeypatch, write=write)
+    assert steps == ["in_its_thread", "in_its_thread", end]  # BEGIN, the query
+
+
+async def test_a_connection_whose_statement_was_cancelled_is_rolled_back(tmp_path: Path) -> None:
+    """The thread may begin the transaction after the cancellation; it must not keep the lock."""
+    address = f"sqlite+aiosqlite:///{tmp_path}/ledger.db"
+    async with Ledger(address) as ledger, Ledger(address, busy=timedelta(seconds=5)) as other:
+        async with ledger.write():  # a connection that was used before
+            pass
+
+        async def write() -> None:
+            async with ledger.write():
+                await asyncio.Event().wait()
+
+        for steps in range(1, 40):  # cancel it at each of its first steps
+            writing = asyncio.create_task(write())
+            for _ in range(steps):
+                await checkpoint()
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+            assert await other.why_unwritable(timedelta(seconds=5)) == ""
 
 
 async def test_with_another_version_of_the_driver_a_statement_has_its_own_steps(
@@ -49,7 +71,7 @@ async def test_with_another_version_of_the_driver_a_statement_has_its_own_steps(
         return own(cursor, operation, given)
 
     monkeypatch.setattr(AsyncAdapt_aiosqlite_cursor, "execute", execute)
-    steps = await steps_of_a_read(tmp_path / "ledger.db", monkeypatch)
+    steps = await steps_of(tmp_path / "ledger.db", monkeypatch, write=False)
     assert steps.count("execute") == 2
     assert steps.count("fetchall") == 1
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
-from daybook.jobs import upcoming
+from daybook.jobs import store, upcoming
+from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import audit, claim_requests, claims, history, overdue, slots
 from tests.world import World
 
@@ -294,3 +298,57 @@ async def test_the_first_due_time_without_a_row_is_found_after_many_with_a_row(
     rowless = [(due, row) for due, row in await found(world) if not row]
 
     assert rowless == [(last + timedelta(minutes=1), False)]
+
+
+SCHEDULES: tuple[dict[str, Any], ...] = (
+    {"cron": "*/10 * * * *"},
+    {"cron": "15 12-20 * * *", "timezone": "Asia/Kolkata"},
+    {"every": "7m"},
+    {"at": "2026-01-15T13:20:00+00:00"},
+    {"on_demand": True},
+    {"cron": "0 * * * *", "exclude": ["2026-01-15"]},
+    {"cron": "*/5 * * * *", "active_hours": "13:00-14:00", "quiet_hours": ["13:20-13:40"]},
+)
+
+
+async def test_overdue_due_times_are_those_that_the_whole_jobs_have(world: World) -> None:
+    dice, memory = random.Random(7), overdue.DueTimeCache()
+    for number in range(3 * len(SCHEDULES)):
+        fields = SCHEDULES[number % len(SCHEDULES)]
+        await world.jobs.add(f"job {number}", enabled=dice.random() < 0.8, **fields)
+    seen = set[str]()
+    for _ in range(12):
+        world.clock.move(timedelta(minutes=dice.randint(1, 25), seconds=dice.randint(0, 59)))
+        now = world.clock.now()
+        async with world.ledger.read() as session:
+            stored = await store.all_jobs(session)
+            rows = {row.occurrence for row in (await session.execute(select(RunRow))).scalars()}
+            late = await overdue.find_all(session, memory, now)
+            fresh = await overdue.find_all(session, overdue.DueTimeCache(), now)
+        wanted = {key for each in stored if (key := first_without_a_row(each, rows, now))}
+        for found in (late, fresh):
+            assert {each.occurrence for each in found if each.run is None} == wanted
+        assert late == sorted(late, key=lambda each: (each.due, each.job.name))
+        seen |= wanted
+        for each in dice.sample(stored, 6):
+            await audit.advance(world.ledger, each.id, now - timedelta(minutes=dice.randint(1, 20)))
+        for each in dice.sample(stored, 3):
+            await world.jobs.edit(each.id, enabled=dice.random() < 0.8)
+            async with world.ledger.write() as session:
+                row = await session.get(JobRow, each.id)
+                assert row is not None
+                row.snoozed_until = dice.choice((None, now + timedelta(minutes=15)))
+    assert len(seen) > 20
+
+
+def first_without_a_row(stored: StoredJob, rows: set[str], now: datetime) -> str | None:
+    """Return the key of the job's first passed due time that has no row and was not snoozed."""
+    job, snoozed = stored.job, stored.row.snoozed_until
+    start = max(stored.row.audited_until, stored.revision.effective_from)
+    due_times = upcoming.between(job.schedule, job.policy, start, now - overdue.OVERDUE_GRACE)
+    keys = (
+        claim_requests.due_key(stored.id, due)
+        for due in due_times
+        if job.enabled and not (snoozed and due < snoozed)
+    )
+    return next((key for key in keys if key not in rows), None)
