@@ -70,12 +70,8 @@ class Cursor(AsyncAdapt_aiosqlite_cursor):
     __slots__ = ()
 
     def execute(self, operation: str, parameters: Any = None) -> None:
-<<<<<<< HEAD
-        self._adapt_connection._is_over = False  # type: ignore[attr-defined]
-=======
         connection: Any = self._adapt_connection
         connection._is_over = False
->>>>>>> 6234ee159bc77655fbd415ff28fef1eb7e3cb83d
         execute(self, operation, parameters)
 
 
