@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import update_wrapper
@@ -91,6 +89,9 @@ def _run(work: Coroutine[Any, Any, R]) -> R:
 
     If a loop already runs in this thread, as in a notebook, run the new one in another thread.
     """
+    import asyncio  # slow to import, and only blocking methods need it
+    from concurrent.futures import ThreadPoolExecutor
+
     # Not inside an `except`: every error of `work` would be chained to the one handled there.
     has_loop = _has_loop()
     try:
@@ -104,6 +105,8 @@ def _run(work: Coroutine[Any, Any, R]) -> R:
 
 def _has_loop() -> bool:
     """Return whether an event loop runs in this thread."""
+    import asyncio
+
     try:
         asyncio.get_running_loop()
     except RuntimeError:
