@@ -70,7 +70,8 @@ class Cursor(AsyncAdapt_aiosqlite_cursor):
     __slots__ = ()
 
     def execute(self, operation: str, parameters: Any = None) -> None:
-        self._adapt_connection._is_over = False
+        connection: Any = self._adapt_connection
+        connection._is_over = False
         execute(self, operation, parameters)
 
 
