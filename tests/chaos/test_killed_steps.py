@@ -68,7 +68,7 @@ class Outside:
         self.server = server
         self.counts = Counter[tuple[int, int]]()
         self.held = set[int]()
-        self.unknown_to_model = set[int]()
+        self.read_unknown = set[int]()
         self._phase = 0
         self._lock = threading.Lock()
         self._is_over = asyncio.Event()
@@ -94,7 +94,7 @@ class Outside:
         assert found is not None
         run, sent = int(found[1]), sum(each["role"] == "tool" for each in request.body["messages"])
         if journal.UNKNOWN in texts:
-            self.unknown_to_model.add(run)
+            self.read_unknown.add(run)
         if self._holds(run, 2 * sent + 1):
             return Hang()
         if sent == MAILS:
@@ -146,8 +146,7 @@ async def finished_steps(world: PrefectWorld, row: RunRow) -> list[str]:
 def expected(run: int) -> dict[int, int]:
     """Return how often each step is asked for.
 
-    A request without an answer is made again. A mail without one is not: the model reads that
-    its outcome is unknown.
+    A request without an answer is made again. A mail without one is not: the model reads that.
     """
     again = [each + 1 for each in KILLS[run] if (each + 1) % 2]
     return {step: 2 if step in again else 1 for step in STEPS}
@@ -187,8 +186,8 @@ async def test_no_finished_step_of_a_killed_run_is_paid_or_made_twice(
                 assert (row.attempts, row.output) == (3, "All sent."), run
                 counts = {step: outside.counts[run, step] for step in STEPS}
                 assert counts == expected(run), run
-                # One mail of each run had no answer: the model read so, and the run says so.
-                assert run in outside.unknown_to_model
+                # One mail of each run had no answer: the model read that, and the run says so.
+                assert run in outside.read_unknown
                 assert len(row.warnings) == 1, run
                 finished = await finished_steps(world, row)
                 assert len(finished) == len({*finished}) == len(STEPS) - 1, run

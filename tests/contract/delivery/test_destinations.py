@@ -55,7 +55,7 @@ async def test_a_destination_is_added_found_listed_and_removed(client: PrefectCl
         with pytest.raises(NotFound, match='did you mean "ops"'):
             await verb
     await destinations.STORE.remove(client, "ops")
-    assert await destinations.find(client, OPS) is None
+    assert await destinations.list_destinations(client, NOON) == []
     with pytest.raises(NotFound, match='destination "ops" not found'):
         await destinations.STORE.remove(client, "ops")
 
