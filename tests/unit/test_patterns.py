@@ -195,6 +195,8 @@ CASES: dict[str, Case] = {
     "daybook/imports/on_calendar.py:re.split('\\\\.\\\\.|-')": case("split", ".", "-", "a.", "a-"),
     "daybook/imports/systemd.py:_SPAN": case("findall", "1", "1 ", Text(" ", "1"), "1a"),
     "daybook/imports/systemd.py:_NAME": case("fullmatch", "a", "a ", Text("_", "a")),
+    "daybook/imports/systemd.py:_PROMPT_BRACE": case("sub", "{", "a{", "{a"),
+    "daybook/imports/systemd.py:_SPLIT_VARIABLE": case("search", "$", "a$", " $", "$1", "$a"),
     "daybook/imports/systemd.py:_WHOLE_VARIABLE": case(
         "fullmatch", "$", "$a", Text("a", "$"), Text("$a", "$")
     ),

@@ -102,8 +102,8 @@ async def test_an_edit_in_prefect_after_a_crash_during_creation_is_imported(
     await world.jobs.add("a-job", every="1h", prompt="Old")
     write = deployment.write
 
-    async def dies(*given: Any) -> str:
-        await write(*given)
+    async def dies(*given: Any, **named: Any) -> str:
+        await write(*given, **named)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
