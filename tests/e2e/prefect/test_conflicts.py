@@ -51,7 +51,7 @@ async def test_a_conflict_is_stored_before_prefect_is_overwritten(
 ) -> None:
     lost = await disputed(world)
 
-    async def dies(*_: object) -> str:
+    async def dies(*_: object, **__: object) -> str:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
