@@ -492,9 +492,12 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     """Show each run that has ended since ``since`` (UTC), until cancelled.
 
     While the ledger is unreachable, show nothing; afterwards show the runs that ended in the
-    meantime.
+    meantime. Show a range of due times again only when it has twice as many: after a night of sleep
+    one may grow by a due time a thousand times.
     """
     until, last_id = since, ""  # of the last run that was shown
+    ranges = dict[str, int]()
+    """Numbers of due times of the ranges that were shown."""
     pause, is_reachable = POLL_INTERVAL_SECONDS, True
     while True:
         try:
@@ -510,7 +513,10 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
             talk.say("Showing outcomes again")
             is_reachable, pause = True, POLL_INTERVAL_SECONDS
         for row, job in ended:
-            talk.outcome(Run.of(row, job))
+            if row.due_to is None or row.count >= 2 * ranges.get(row.id, 0):
+                talk.outcome(Run.of(row, job))
+                if row.due_to is not None:
+                    ranges[row.id] = row.count
             until, last_id = row.finished_at or until, row.id
         pause = POLL_INTERVAL_SECONDS if ended else min(1.2 * pause, MAX_IDLE_INTERVAL_SECONDS)
         await asyncio.sleep(pause)

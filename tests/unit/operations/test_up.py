@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -18,6 +19,7 @@ from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
 from daybook.ledger.views import Run
 from daybook.operations import home_lock, prefect_selection, preparation, setup, up
 from daybook.operations.service_manager import ServiceManager
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 pytestmark = pytest.mark.anyio
+
+HOUR = timedelta(hours=1)
 
 
 class Talk:
@@ -95,6 +99,32 @@ async def test_up_survives_an_unavailable_ledger_and_then_shows_missed_outcomes(
         assert await talk.shown_lines.get() == "Showing outcomes again"
         assert talk.shown_lines.empty()
         assert not watching.done()
+
+
+async def test_a_range_that_grows_is_shown_again_when_it_has_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(up, "POLL_INTERVAL_SECONDS", 0.01)
+    talk, shown = Talk(), list[int]()
+    async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
+        watching = asyncio.create_task(up._watch(ledger, talk, ledger.now()))
+        try:
+            async with asyncio.timeout(30):
+                growing = await _ended(ledger, "growing")
+                assert (await talk.outcomes.get()).id == growing
+                for count in range(2, 10):
+                    async with ledger.write() as session:
+                        row = await session.get(RunRow, growing)
+                        assert row is not None
+                        row.count, row.due_to = count, row.due + (count - 1) * HOUR
+                        row.finished_at = ledger.now()
+                        session.add(row)
+                    next_run = await _ended(ledger, f"after-{count}")
+                    while (run := await talk.outcomes.get()).id != next_run:
+                        shown.append(run.count)
+        finally:
+            watching.cancel()
+    assert shown == [2, 4, 8]
 
 
 async def test_the_example_job_is_added_together_with_its_first_run(
