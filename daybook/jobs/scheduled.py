@@ -48,13 +48,8 @@ class ScheduledJob:
 
     def next_start(self, now: datetime) -> datetime | None:
         """Return the first due time after ``now`` that is neither skipped nor snoozed."""
-        snoozed = self.snoozed_until
-        start = now if snoozed is None else max(now, snoozed - upcoming.ONE_MICROSECOND)
-        first = upcoming.next_due(self.schedule, self.policy, start)
-        if first is None or not self.skips:
-            return first
-        later = upcoming.due_times(self.schedule, self.policy, after=start)
-        return next((due for due in later if due.isoformat() not in self.skips), None)
+        left_out = (self.skips, self.snoozed_until)
+        return next(upcoming.starts(self.schedule, self.policy, now, *left_out), None)
 
 
 async def read(
@@ -66,40 +61,21 @@ async def read(
         *(JobRow.sync_pending, JobRow.skips, JobRow.snoozed_until),
         *(JobRow.audited_until, RevisionRow.effective_from),
     )
-    rows = (await session.execute(_newest(*columns))).tuples().all()
+    rows = (await session.execute(_newest(*columns))).mappings().all()
     known = known or {}
-    changed = {row[0] for row in rows if row[0] not in known or known[row[0]].revision != row[3]}
+    changed = {
+        row["id"]
+        for row in rows
+        if row["id"] not in known or known[row["id"]].revision != row["revision"]
+    }
     schedules = await _read_schedules(session, changed) if changed else {}
     jobs = dict[str, ScheduledJob]()
-    for (
-        job_id,
-        name,
-        owner,
-        revision,
-        enabled,
-        pending,
-        skips,
-        snoozed_until,
-        audited,
-        since,
-    ) in rows:
-        if job_id in schedules:
-            schedule, policy = schedules[job_id]
-        else:
-            schedule, policy = known[job_id].schedule, known[job_id].policy
-        jobs[job_id] = ScheduledJob(
-            id=job_id,
-            name=name,
-            owner=owner,
-            revision=revision,
-            enabled=enabled,
-            sync_pending=pending,
-            skips=skips,
-            snoozed_until=snoozed_until,
-            audited_until=max(audited, since),
-            schedule=schedule,
-            policy=policy,
-        )
+    for row in rows:
+        id_, columns_read = row["id"], dict(row)
+        since = columns_read.pop("effective_from")
+        columns_read["audited_until"] = max(columns_read["audited_until"], since)
+        schedule, policy = schedules.get(id_) or (known[id_].schedule, known[id_].policy)
+        jobs[id_] = ScheduledJob(**columns_read, schedule=schedule, policy=policy)
     return jobs
 
 

@@ -6,7 +6,7 @@ To learn when a job is due, use this module: `daybook.schedules.due` ignores the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import takewhile
@@ -73,6 +73,26 @@ def next_due(schedule: Schedule, policy: Policy, after: datetime) -> datetime | 
 def _next_due(schedule: Schedule, limits: Bounds, after: datetime) -> datetime | None:
     """Return the first due time; in a list, many jobs share schedule, bounds and instant."""
     return next(_within(schedule, limits, after, inclusive=False), None)
+
+
+def starts(
+    schedule: Schedule,
+    policy: Policy,
+    after: datetime,
+    skips: Collection[str] = (),
+    snoozed_until: datetime | None = None,
+) -> Iterator[datetime]:
+    """Yield the due times after ``after`` that are neither in ``skips`` nor snoozed, in UTC."""
+    if snoozed_until:
+        after = max(after, snoozed_until - ONE_MICROSECOND)
+    first = next_due(schedule, policy, after)  # in a list, many jobs share it
+    if not first:
+        return
+    if first.isoformat() not in skips:
+        yield first
+    for instant in due_times(schedule, policy, after=first):
+        if instant.isoformat() not in skips:
+            yield instant
 
 
 def is_due(schedule: Schedule, policy: Policy, instant: datetime) -> bool:

@@ -7,7 +7,7 @@ Instants are in UTC; due times have the offset of the job's zone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -23,7 +23,7 @@ from pydantic import (
 from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
-from daybook.jobs.upcoming import ONE_MICROSECOND, due_times, next_due
+from daybook.jobs.upcoming import starts
 from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
 from daybook.schedules.schedule import Schedule, zone
 
@@ -63,25 +63,22 @@ class DueTimes(BaseModel, frozen=True):
         after: datetime,
         count: int,
         policy: Policy | None = None,
+        *,
         skips: Collection[str] = (),
+        snoozed_until: datetime | None = None,
     ) -> Self:
-        """Return up to ``count`` due times after ``after`` within the policy, without ``skips``."""
-        tz, policy = zone(schedule.timezone), policy or Policy()
-        selected: Iterable[datetime]
-        if count == 1 and not skips:  # for a list, in which many jobs have the same answer
-            selected = filter(None, [next_due(schedule, policy, after)])
-        else:
-            upcoming = due_times(schedule, policy, after=after)
-            selected = (each for each in upcoming if each.isoformat() not in skips)
-        due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(selected, count)]
+        """Return up to ``count`` due times after ``after``, without those skipped or snoozed."""
+        tz = zone(schedule.timezone)
+        upcoming = starts(schedule, policy or Policy(), after, skips, snoozed_until)
+        due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(upcoming, count)]
         return cls(schedule=schedule, words=schedule.describe(), due=due)
 
     @classmethod
     def of_job(cls, stored: StoredJob, after: datetime, count: int) -> Self:
         """Return up to ``count`` due times after ``after`` that are not skipped or snoozed."""
-        snoozed = stored.row.snoozed_until
-        start = after if snoozed is None else max(after, snoozed - ONE_MICROSECOND)
-        return cls.of(stored.job.schedule, start, count, stored.job.policy, stored.row.skips)
+        job, row = stored.job, stored.row
+        skips, snoozed = row.skips, row.snoozed_until
+        return cls.of(job.schedule, after, count, job.policy, skips=skips, snoozed_until=snoozed)
 
 
 class ListedJob(BaseModel, frozen=True):

@@ -138,7 +138,7 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
     return [warning("jobs", f"changed outside their jobs file: {join(drifted)}", fix)]
 
 
-def failing_jobs(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
+def failing_jobs(jobs: Iterable[JobSummary]) -> list[Finding]:
     """Warn about jobs whose last run failed; fixing them is up to their owners."""
     found = []
     for each in jobs:

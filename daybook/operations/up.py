@@ -496,8 +496,7 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     one may grow by a due time a thousand times.
     """
     until, last_id = since, ""  # of the last run that was shown
-    ranges = dict[str, int]()
-    """Numbers of due times of the ranges that were shown."""
+    ranges = dict[str, int]()  # numbers of due times of those shown, by id
     pause, is_reachable = POLL_INTERVAL_SECONDS, True
     while True:
         try:

@@ -173,7 +173,7 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
 async def forget(session: AsyncSession, run: RunRow) -> None:
     """Remove the outcomes that waited for a person from a run that has its outcome.
 
-    A run that ends under its first fencing token has waited for nobody.
+    Each question raises the fencing token, so a run that ends under its first one has none.
     """
     if run.fence > 1 and run.attempts and run.kind in CONVERSATION_KINDS:
         table = ApprovalRow.__table__  # type: ignore[attr-defined]

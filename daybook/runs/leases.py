@@ -192,10 +192,10 @@ async def release_ended(
 ) -> list[RunRow]:
     """Release the runs whose holders are known to have ended; return the changed rows.
 
-    ``find_ended`` returns those of the holders (`holders.find_ended`), and records before that what
-    they have spooled. A run with a rerun left is
-    not released: a program that it started may have survived it, so it keeps its lease. An error of
-    one run is logged; `LedgerUnreachable` is raised.
+    ``find_ended`` returns those of the holders that have ended (`holders.find_ended`), after it has
+    recorded what they spooled. A run with a rerun left is not released: a program that it started
+    may have survived it, so it keeps its lease. An error of one run is logged; `LedgerUnreachable`
+    is raised.
     """
     is_held = col(RunRow.status).in_(HELD)
     async with ledger.read() as session:

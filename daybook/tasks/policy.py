@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,9 +17,6 @@ from daybook.errors import InvalidInput
 from daybook.schedules import durations
 from daybook.tasks import model
 from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
-
-if TYPE_CHECKING:
-    pass
 
 MIN_INTERVAL, MAX_INTERVAL = timedelta(seconds=1), timedelta(minutes=5)
 """Range of the interval: sessions expire after 15 minutes (`sessions.SESSION_TIMEOUT`)."""

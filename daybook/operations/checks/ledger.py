@@ -119,7 +119,7 @@ async def jobs() -> list[Finding]:
     stored = await stored_jobs()
     if not stored:
         return []
-    async with open_ledger() as opened, opened.read() as session:
+    async with reading() as session:
         listed = await summaries.read(session)
         chains = findings.broken_chains(listed, await store.used_outputs(session))
     return findings.failing_jobs(listed) + chains + findings.drift(stored)

@@ -162,13 +162,7 @@ async def test_without_prefect_a_file_message_is_sent_and_callbacks_stay_pending
 async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
     world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
-    await add_document(
-        secrets.STORE,
-        world.client,
-        "ops-token",
-        {"value": "t0ken", "hosts": ["127.0.0.1"]},
-        replace=True,
-    )
+    await _add_token(world)
     await destinations.add(world.client, "ops", f"{receiver.address}/ops", token="ops-token")
     [with_token] = await ask(world, f"{receiver.address}/ops")
     await _tell(world, "team")
@@ -192,13 +186,7 @@ async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
 async def test_an_unreachable_prefect_before_the_token_is_read_uses_no_try(
     world: PrefectWorld, receiver: ReceiverProcess
 ) -> None:
-    await add_document(
-        secrets.STORE,
-        world.client,
-        "ops-token",
-        {"value": "t0ken", "hosts": ["127.0.0.1"]},
-        replace=True,
-    )
+    await _add_token(world)
     await destinations.add(world.client, "ops", f"{receiver.address}/hook", token="ops-token")
     [id_] = await ask(world, f"{receiver.address}/hook")
     async with get_client() as client:
@@ -225,6 +213,11 @@ async def test_invalid_addresses_block_no_other_callback_and_are_not_logged(
     for id_ in bad:
         assert rows[id_].attempts == 1 and rows[id_].error
         assert "s3cr3t" not in str(rows[id_].error) + caplog.text
+
+
+async def _add_token(world: PrefectWorld) -> None:
+    token = {"value": "t0ken", "hosts": ["127.0.0.1"]}
+    await add_document(secrets.STORE, world.client, "ops-token", token, replace=True)
 
 
 async def _tell(world: PrefectWorld, channel: str, chat_id: str = "") -> None:

@@ -105,12 +105,12 @@ async def test_a_call_that_takes_long_is_not_made_beside_itself_langgraph_7417(
         return "found"
 
     tool = Tool("research", "Takes long.", SCHEMA, research)
-    told = list[str]()
+    prompts = list[str]()
 
     def model(asked: ModelRequest) -> Answer:
         if asked.messages[-1][0] == "user":
             return Answer("", tool="research", arguments={"text": "a"})
-        told.append(asked.prompt)
+        prompts.append(asked.prompt)
         return Answer("Done.")
 
     policy = {"on_lost": "rerun", "retries": 1, "retry_delay": "1s"}
@@ -146,7 +146,7 @@ async def test_a_call_that_takes_long_is_not_made_beside_itself_langgraph_7417(
     assert isinstance(outcome, Outcome)
     assert (outcome.status, outcome.output) == (Status.SUCCEEDED, "Done.")
     assert made == ["a"]
-    assert [journal.UNKNOWN in each for each in told] == [True]
+    assert [journal.UNKNOWN in each for each in prompts] == [True]
     assert len(outcome.warnings) == 1
     seen = ActiveRun(active.path, active.ledger, second)
     row = await seen.row()
