@@ -54,7 +54,7 @@ from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
-from daybook.worker.run_queue import expected_start
+from daybook.worker.run_queue import claim_order
 from daybook.worker.supervision import SupervisedRun
 
 log = logging.getLogger(__name__)
@@ -99,9 +99,9 @@ class Dispatcher:
         self._ledger, self._client, self._launcher = ledger, client, launcher
         self._holder, self._max_active, self._free, self._watch = holder, most, free, watch
         self._fill_slot, self._folders = fill_slot, folders
-        # One claim at a time, in the order of due times, because SQLite grants its own lock in no
-        # particular order.
-        self._claim_lock = EarliestFirstLock()
+        # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
+        # order.
+        self._claim_lock = FirstInOrderLock()
         self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self.starting = 0
@@ -131,10 +131,10 @@ class Dispatcher:
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool:
-        # Await nothing before this lock, so that runs get it in the order of their due times: the
-        # later of two due times of a job must not start before the earlier one is claimed.
+        # Await nothing before this lock, so that runs get it in their order: the later of two due
+        # times of a job must not start before the earlier one is claimed, unless that is missed.
         self._waiting.pop(str(run.id), None)
-        async with self._claim_lock.turn(expected_start(run)):
+        async with self._claim_lock.turn(claim_order(run)):
             request = await occurrence.build_claim_request(
                 self._ledger,
                 run,
@@ -153,7 +153,7 @@ class Dispatcher:
             # end yet. Prefect's history shows which. (Prefect sets a start time at each end.)
             retries = await occurrence.read_retry_starts(run)
             if retries and not request.retries:
-                async with self._claim_lock.turn(expected_start(run)):
+                async with self._claim_lock.turn(claim_order(run)):
                     answer = await self._claim(run, replace(request, retries=retries))
         match answer:
             case Granted():
@@ -355,23 +355,23 @@ def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:
     return run.model_copy(update={"state": state}).model_dump(mode="json")
 
 
-class EarliestFirstLock:
-    """Lock that allows one claim at a time, the one with the earliest due time first.
+class FirstInOrderLock:
+    """Lock that allows one claim at a time, the first by `claim_order`.
 
-    Claims with the same due time get the lock in the order of arrival.
+    Claims with the same order get the lock in the order of arrival.
     """
 
     def __init__(self) -> None:
         self._busy = False
-        self._waiting: list[tuple[datetime, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[tuple[bool, datetime], int, asyncio.Future[None]]] = []
         self._arrivals = count()
 
     @asynccontextmanager
-    async def turn(self, due: datetime) -> AsyncIterator[None]:
+    async def turn(self, order: tuple[bool, datetime]) -> AsyncIterator[None]:
         """Wait for the lock, and hold it while the block runs."""
         if self._busy:
             ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            heapq.heappush(self._waiting, (due, next(self._arrivals), ready))
+            heapq.heappush(self._waiting, (order, next(self._arrivals), ready))
             try:
                 await ready
             except asyncio.CancelledError:

@@ -8,6 +8,10 @@
 
 Events only shorten the wait, because Prefect emits none when its scheduler inserts runs, and the
 stream can break.
+
+After a stop of hours, Prefect has many late runs, most of which only have to be recorded as missed.
+Those that are on time claim before them (`claim_order`), and are fetched although more late ones
+precede them in Prefect than it lists at once.
 """
 
 from __future__ import annotations
@@ -24,10 +28,14 @@ from uuid import UUID
 import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.jobs.lateness import ON_TIME_GRACE
+from daybook.jobs.policy import policy_from_parameters
 from daybook.prefect.deployments import PAGE_SIZE
+from daybook.prefect.states import WAITING_NAME
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -111,12 +119,17 @@ class RunQueue:
         """
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
         runs = await self._read(self._queues, before)
-        if len(runs) >= PAGE_SIZE and len(self._queues) != 1:
-            # Prefect lists all runs of a queue before those of the next queue: many runs in one
-            # queue would hide those of the others.
+        if len(runs) >= PAGE_SIZE:
+            # Prefect lists all runs of a queue before those of the next queue, and earlier ones
+            # first: many runs in one queue would hide those of the others, and late ones the rest.
             found = await self._client.read_work_queues(work_pool_name=self._pool)
-            names = self._queues or [each.name for each in found]
-            runs = [run for name in names for run in await self._read([name], before)]
+            runs = []
+            for name in self._queues or [each.name for each in found]:
+                listed = await self._read([name], before)
+                if len(listed) >= PAGE_SIZE:
+                    on_time = SYSTEM_CLOCK.now() - ON_TIME_GRACE
+                    listed += await self._read([name], before, after=on_time)
+                runs += listed
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
@@ -124,23 +137,35 @@ class RunQueue:
         self._upcoming = {run.id: (_scheduled(run), run) for run in runs if run.id not in busy}
         self._changed.set()
 
-    async def _read(self, queues: list[str], before: datetime) -> list[FlowRun]:
-        response = await self._client.get_scheduled_flow_runs_for_work_pool(
-            work_pool_name=self._pool, work_queue_names=queues, scheduled_before=before
-        )
+    async def _read(
+        self, queues: list[str], before: datetime, after: datetime | None = None
+    ) -> list[FlowRun]:
+        if after is None:
+            response = await self._client.get_scheduled_flow_runs_for_work_pool(
+                work_pool_name=self._pool, work_queue_names=queues, scheduled_before=before
+            )
+        else:  # Prefect's method lacks this parameter of its API
+            bounds = {"scheduled_before": str(before), "scheduled_after": str(after)}
+            answer = await self._client.request(
+                "POST",
+                "/work_pools/{name}/get_scheduled_flow_runs",
+                path_params={"name": self._pool},
+                json={"work_queue_names": queues, **bounds},
+            )
+            response = WorkerFlowRunResponse.model_validate_list(answer.json())
         return [each.flow_run for each in response]
 
     async def hand_out(self) -> NoReturn:
-        """Dispatch each run at its scheduled time, earliest first, until cancelled.
+        """Dispatch each run at its scheduled time, in the order of `claim_order`, until cancelled.
 
-        Runs of the same due time are dispatched in the order of their queues' priorities, which is
+        Runs with the same order are dispatched in the order of their queues' priorities, which is
         the order in which Prefect lists them.
         """
         while True:
             self._changed.clear()
             now = SYSTEM_CLOCK.now()
-            due = [(when, run) for when, run in self._upcoming.values() if when <= now]
-            for _, run in sorted(due, key=lambda each: (each[0], expected_start(each[1]))):
+            due = [run for when, run in self._upcoming.values() if when <= now]
+            for run in sorted(due, key=claim_order):
                 del self._upcoming[run.id]
                 self._start(run)
             first = min((when for when, _ in self._upcoming.values()), default=None)
@@ -184,9 +209,18 @@ def _scheduled(run: FlowRun) -> datetime:
     return SYSTEM_CLOCK.now() if scheduled is None else _in_utc(scheduled)
 
 
-def expected_start(run: FlowRun) -> datetime:
-    """Return when the run was due according to Prefect, in UTC; rescheduling does not change it."""
-    return _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
+def claim_order(run: FlowRun) -> tuple[bool, datetime]:
+    """Return the sort key of the order in which due runs claim: by due time, late ones at the end.
+
+    A run is late if it has not claimed within `ON_TIME_GRACE`: it is missed, or the last one of its
+    job for a while (`lateness.judge`). With `catch_up = "all"` none is late, because all run, in
+    the order of their due times.
+    """
+    due = _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
+    has_claimed = run.state is not None and run.state.name == WAITING_NAME
+    if not run.auto_scheduled or has_claimed or SYSTEM_CLOCK.now() - due <= ON_TIME_GRACE:
+        return False, due
+    return policy_from_parameters(run.parameters).catch_up != "all", due
 
 
 def _in_utc(instant: datetime) -> datetime:

@@ -1,4 +1,4 @@
-"""The queue of due runs: no Prefect queue hides another, their order, and each run once."""
+"""The queue of due runs: none is hidden by others, their order, and each run once."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.prefect.deployments import PAGE_SIZE
-from daybook.worker.run_queue import RunQueue
+from daybook.prefect.states import waiting_state
+from daybook.worker.run_queue import RunQueue, claim_order
 
 pytestmark = pytest.mark.anyio
 
 
-def scheduled(name: str, at: datetime) -> FlowRun:
-    times = {"expected_start_time": at, "next_scheduled_start_time": at}
-    return FlowRun.model_validate({"id": uuid4(), "flow_id": uuid4(), "name": name} | times)
+def scheduled(name: str, at: datetime, **more: Any) -> FlowRun:
+    times = {"expected_start_time": at, "next_scheduled_start_time": at, "auto_scheduled": True}
+    return FlowRun.model_validate({"id": uuid4(), "flow_id": uuid4(), "name": name} | times | more)
+
+
+OLD = SYSTEM_CLOCK.now() - timedelta(days=1)
 
 
 class Pool:
@@ -37,9 +45,20 @@ class Pool:
         self, work_pool_name: str, work_queue_names: list[str], scheduled_before: datetime
     ) -> list[Any]:
         self.polled.append(work_queue_names)
-        names = work_queue_names or [*self._queues]
-        runs = [run for name in names for run in self._queues[name]]
-        return [SimpleNamespace(flow_run=run) for run in runs[:PAGE_SIZE]]
+        return [SimpleNamespace(flow_run=run) for run in self._list(work_queue_names)]
+
+    async def request(self, method: str, path: str, *, json: Any, **_: Any) -> httpx.Response:
+        after = datetime.fromisoformat(json["scheduled_after"])
+        queue = {"work_pool_id": uuid4(), "work_queue_id": uuid4()}
+        listed = [
+            WorkerFlowRunResponse(flow_run=run, **queue).model_dump(mode="json")
+            for run in self._list(json["work_queue_names"], after)
+        ]
+        return httpx.Response(200, json=listed)
+
+    def _list(self, queues: list[str], after: datetime = OLD) -> list[FlowRun]:
+        runs = [run for name in queues or self._queues for run in self._queues[name]]
+        return [run for run in runs if cast(Any, run).expected_start_time >= after][:PAGE_SIZE]
 
     async def read_work_queues(self, work_pool_name: str) -> list[Any]:
         return [SimpleNamespace(name=name) for name in self._queues]
@@ -75,10 +94,30 @@ async def test_many_runs_in_one_queue_do_not_hide_those_of_the_next(queues: tupl
     assert pool.polled == [list(queues), ["light"], ["medium"]]
 
 
-async def test_a_worker_of_one_queue_polls_it_once() -> None:
+async def test_a_worker_of_one_queue_does_not_poll_the_others() -> None:
     pool = Pool(light=MANY, medium=[scheduled("medium", PAST)])
     assert set(await handed_out(pool, "light")) == {"light"}
-    assert pool.polled == [["light"]]
+    assert pool.polled == [["light"]] * 2
+
+
+async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_once() -> None:
+    late = [scheduled("late", OLD + timedelta(minutes=n)) for n in range(PAGE_SIZE + 10)]
+    now = SYSTEM_CLOCK.now()
+    on_time = [scheduled(str(n), now - timedelta(seconds=30 - n)) for n in range(3)]
+    names = await handed_out(Pool(light=late + on_time))
+    assert names == ["0", "1", "2", *["late"] * PAGE_SIZE]
+
+
+def test_a_run_is_late_only_if_it_may_be_missed() -> None:
+    now = SYSTEM_CLOCK.now()
+    assert claim_order(scheduled("", now - ON_TIME_GRACE + timedelta(seconds=9)))[0] is False
+    assert claim_order(scheduled("", OLD)) == (True, OLD)
+    assert claim_order(scheduled("", OLD, state=Scheduled(name="Late"))) == (True, OLD)
+    everything = {"policy": {"catch_up": "all"}}
+    assert claim_order(scheduled("", OLD, parameters=everything)) == (False, OLD)
+    assert claim_order(scheduled("", OLD, auto_scheduled=False)) == (False, OLD)  # by hand
+    waits = waiting_state(now, "for a slot")
+    assert claim_order(scheduled("", OLD, state=waits)) == (False, OLD)
 
 
 async def test_the_priority_orders_only_runs_of_the_same_due_time() -> None:

@@ -1,4 +1,4 @@
-"""The claim lock of a worker: the earliest due time is next, whichever claim waited first."""
+"""The claim lock of a worker: the first in order is next, whichever claim waited first."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from anyio.lowlevel import checkpoint
 
-from daybook.worker.dispatcher import EarliestFirstLock
+from daybook.worker.dispatcher import FirstInOrderLock
 
 pytestmark = pytest.mark.anyio
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+ORDER = False, NOON
 
 
 class Claims:
     """Claims under one lock; each lasts until ``let_go`` is released."""
 
     def __init__(self) -> None:
-        self.turns, self.order, self.at_once = EarliestFirstLock(), list[int](), 0
+        self.turns, self.order, self.at_once = FirstInOrderLock(), list[int](), 0
         self.permits = asyncio.Semaphore(0)
 
     async def claim(self, due: int) -> None:
-        async with self.turns.turn(NOON + timedelta(seconds=due)):
+        async with self.turns.turn((False, NOON + timedelta(seconds=due))):
             self.at_once += 1
             assert self.at_once == 1
             self.order.append(due)
@@ -53,10 +54,10 @@ async def test_the_waiting_claim_with_the_earliest_due_time_is_next() -> None:
 
 
 async def test_claims_with_the_same_due_time_keep_their_order() -> None:
-    turns, order = EarliestFirstLock(), list[str]()
+    turns, order = FirstInOrderLock(), list[str]()
 
     async def claim(name: str) -> None:
-        async with turns.turn(NOON):
+        async with turns.turn(ORDER):
             order.append(name)
             await checkpoint()
 
@@ -86,15 +87,15 @@ async def test_a_cancelled_claim_does_not_block_the_next_one(woken: bool) -> Non
 
 
 async def test_an_error_releases_the_lock() -> None:
-    turns = EarliestFirstLock()
+    turns = FirstInOrderLock()
 
     async def fail() -> None:
-        async with turns.turn(NOON):
+        async with turns.turn(ORDER):
             await checkpoint()
             raise OSError
 
     async def claim() -> bool:
-        async with turns.turn(NOON):
+        async with turns.turn(ORDER):
             return True
 
     assert isinstance((await asyncio.gather(fail(), claim(), return_exceptions=True))[0], OSError)
