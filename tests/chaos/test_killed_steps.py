@@ -2,8 +2,9 @@
 
 Five runs begin at once. Each sends five mails, which is six requests to a model and five calls of a
 tool, and is killed after two of its steps (`KILLS`): the model or the tool gets the next one and
-does not answer. First the processes of all runs are killed, then their worker. The model and the
-tool are servers of the test, so they count what the killed processes did.
+does not answer. Once the processes of all runs are killed first and then their worker, once the
+other way round, so that after each step both are killed. The model and the tool are servers of the
+test, so they count what the killed processes did.
 """
 
 from __future__ import annotations
@@ -152,8 +153,9 @@ def expected(run: int) -> dict[int, int]:
     return {step: 2 if step in again else 1 for step in STEPS}
 
 
+@pytest.mark.parametrize("killed", [("runs", "worker"), ("worker", "runs")])
 async def test_no_finished_step_of_a_killed_run_is_paid_or_made_twice(
-    prefect_server: PrefectServer, tmp_path: Path
+    prefect_server: PrefectServer, tmp_path: Path, killed: tuple[str, str]
 ) -> None:
     outside = Outside(f"mails-{uuid4().hex[:8]}")
     with provider() as fake_provider:
@@ -168,17 +170,17 @@ async def test_no_finished_step_of_a_killed_run_is_paid_or_made_twice(
             for job in jobs:
                 await world.prefect.custom_run(job)
 
-            await all_are_held(world, outside)
-            heads = worker.heads()
-            assert len(heads) == len(KILLS)
-            outside.next_phase()
-            for head in heads:
-                os.kill(head.pid, signal.SIGKILL)
-
-            await all_are_held(world, outside)
-            outside.next_phase()
-            os.kill(worker.pid, signal.SIGKILL)
-            await world.workers.begin(most=len(KILLS))
+            for each in killed:
+                await all_are_held(world, outside)
+                outside.next_phase()
+                if each == "worker":
+                    os.kill(worker.pid, signal.SIGKILL)
+                    worker = await world.workers.begin(most=len(KILLS))
+                    continue
+                heads = worker.heads()
+                assert len(heads) == len(KILLS)
+                for head in heads:
+                    os.kill(head.pid, signal.SIGKILL)
 
             ends = [world.wait_for_end(job, "succeeded", within=WITHIN) for job in jobs]
             rows = await asyncio.gather(*ends)
