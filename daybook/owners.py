@@ -33,7 +33,7 @@ _SET_NAME = re.compile(r"\w[\w.-]*")
 
 
 def is_agent(owner: str) -> bool:
-    """Return whether the owner is an agent."""
+    """Return whether ``owner`` is an agent: `agent:<id>`."""
     return owner.startswith(AGENT_PREFIX)
 
 

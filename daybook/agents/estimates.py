@@ -15,11 +15,11 @@ def estimated_tokens(
     answered: Sequence[tuple[int, int]] = (),
     max_tokens: int | None = None,
 ) -> tuple[int, int]:
-    """Return the expected input and output tokens of the next request.
+    """Return the expected input and output tokens of the next request of an answer.
 
-    ``answered`` are the input and output tokens of the requests of this answer until now, as the
-    provider counted them; ``lengths`` are the numbers of characters of the texts that it has not
-    counted yet. ``max_tokens`` is the limit of the output, None without one.
+    ``answered`` has the input and output tokens of each earlier request of the answer, as the
+    provider counted them. ``lengths`` has the number of characters of each text that the provider
+    has not counted yet. ``max_tokens`` limits the output; None means no limit.
     """
     counted = sum(answered[-1]) if answered else 0
     outputs = [out for _, out in answered]

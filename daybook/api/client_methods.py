@@ -21,7 +21,10 @@ ActingAs = Callable[[], AbstractContextManager[None]]
 
 
 class Operations:
-    """Operations that share a client's actor. Each `ClientMethod` of it is a coroutine function."""
+    """Base of a client, or of a group of its operations, with the client's actor.
+
+    Each `ClientMethod` of such a class is a coroutine function, unless the class is `Blocking`.
+    """
 
     def __init__(self, acting_as: ActingAs) -> None:
         self._acting_as = acting_as

@@ -69,11 +69,11 @@ async def apply_(
     ] = False,
     wait: Annotated[bool, Parameter(help="Wait until Prefect has the changes.")] = False,
 ) -> Answer:
-    """Add and change jobs so that they are as in the files: all of them, or none.
+    """Add and change jobs to match the files: all jobs, or none if there is a mistake.
 
-    Mistakes are reported all at once, with line and column, and then nothing is stored. A job keeps
-    its history under a new name if the file has its earlier name as `renamed_from`. With --wait,
-    exits with 1 if Prefect refuses a job.
+    All mistakes are reported at once, with line and column. A job keeps its history under a new
+    name if the file has its earlier name as `renamed_from`. With --wait, exits with 1 if Prefect
+    refuses a job.
 
     Example: daybook apply -f jobs.yaml --dry-run
     """

@@ -273,9 +273,9 @@ class _Dispatcher:
             self.sent.ended[row.run_id] = None
 
     async def close(self) -> None:
-        """Record the results and release the other rows, whatever ended the work.
+        """Record the results and release the rows that were not sent, even after a cancellation.
 
-        After a failed recording, do neither: the leases of these rows expire.
+        If recording fails, the rows are not released either: their leases expire.
         """
         if self._under_way or self._tried or self._unsent or self._recording:
             await wait_shielded(asyncio.create_task(self._close()))

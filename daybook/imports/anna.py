@@ -1,4 +1,4 @@
-"""Reader of system A, anna: `jobs.json` (an array), or its database (`scheduler_jobs`).
+"""Reader of the files of anna: `jobs.json` (an array), or its database (`scheduler_jobs`).
 
 The message of a plugin's job in an older database is the prefix `__anna_plugin_job__:` and a JSON
 object; a newer one has columns for the plugin.

@@ -1,4 +1,4 @@
-"""Reader of system C, hotplex: `jobs.json` and `runs.json`, each with the version 1."""
+"""Reader of the files of hotplex: `jobs.json` and `runs.json`, both in format version 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reader of system B, omniagent: its key–value store, whose keys `cron:job:<id>` hold JSON.
+"""Reader of the files of omniagent: its key–value store, whose keys `cron:job:<id>` hold JSON.
 
 The store is an SQLite database (table `kv`), or an export of it: a JSON object of keys and values,
 where a value is an object or its JSON text. Other keys belong to other parts of omniagent.

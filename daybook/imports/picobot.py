@@ -1,4 +1,4 @@
-"""Reader of system E, picobot: the tables of its SQLite database.
+"""Reader of the SQLite database of picobot.
 
 Its plan has `scheduled_jobs` and `job_runs`, with times and intervals in milliseconds; its code has
 `schedules` and `schedule_executions`, with an interval in seconds and times as RFC 3339.

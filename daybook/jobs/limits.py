@@ -316,7 +316,7 @@ def _check_action(job: Job, owner: str, limits: Limits) -> None:
 
 
 def _check_session(key: str, owner: str) -> None:
-    """Raise `InvalidInput` unless the key is empty, the agent's name, or starts with `<name>:`."""
+    """Raise `InvalidInput` unless the key is empty, is the agent's id, or starts with `<id>:`."""
     own = owners.agent_id(owner)
     if key and key != own and not key.startswith(f"{own}:"):
         hint = f"{owner} can use {own}, or a key that starts with {own}:"

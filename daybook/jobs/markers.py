@@ -1,4 +1,4 @@
-"""Markers of fields: what front ends and checks know of a field besides its type.
+"""Markers of fields: facts about a field besides its type, for front ends and checks.
 
 A marker is part of the annotation of its field, so that no other module lists fields by name.
 """

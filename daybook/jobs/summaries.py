@@ -20,7 +20,7 @@ from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 
 @dataclass(frozen=True)
 class JobSummary:
-    """A live job as its rows store it, in UTC.
+    """A live job as its rows store it; times are in UTC.
 
     ``tokens_per_day`` and ``usd_per_day`` are 0 if they are unlimited.
     """

@@ -303,7 +303,11 @@ def _to_wal(cursor: Any, busy: timedelta) -> None:
 
 
 def _begin(connection: Connection, busy: timedelta) -> None:
-    """Begin a transaction; the option ``left`` is what this writer has left of ``busy``."""
+    """Begin a transaction.
+
+    The execution option ``left`` is how long this writer may still wait for the write lock; without
+    it, that is ``busy``.
+    """
     options = connection.get_execution_options()
     if not options.get("immediate", False):
         connection.exec_driver_sql("BEGIN")

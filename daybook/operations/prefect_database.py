@@ -73,10 +73,11 @@ def release_regularly(file: Path) -> NoReturn:
 
 
 def release(file: Path) -> int:
-    """Return the free space of a SQLite file in use to the disk; return the number of pages.
+    """Give the free pages of a SQLite file that is in use back to the disk; return their number.
 
-    Do nothing if there is little to return, or if `compact` has not turned that on. Each step is a
-    transaction of milliseconds; if another writer is at work, the next call does the rest.
+    Do nothing if there are few free pages, or if `compact` has not enabled incremental vacuum.
+    Each step is a transaction of milliseconds. If another writer interferes, the next call releases
+    the rest.
     """
     try:
         with closing(_connect(file)) as connection:

@@ -176,9 +176,10 @@ async def _compare_job(
 async def _queued(
     client: PrefectClient, deployment_id: object, after: datetime, foreign: Collection[str]
 ) -> dict[datetime, FlowRun]:
-    """Return the runs from ``after`` on that the job's own schedule queued, by due time (UTC).
+    """Return the runs that Prefect queued by the job's own schedule, by due time (UTC).
 
-    Runs of the schedules with the ids ``foreign`` are left out.
+    Only runs that are due at ``after`` or later are returned, and none of the schedules whose ids
+    are in ``foreign``.
     """
     runs = await flow_runs.read_queued(client, str(deployment_id), after)
     return {

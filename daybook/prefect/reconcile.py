@@ -150,7 +150,10 @@ class _Reconciler:
             self.seen.agreed(reconciled, None)
 
     def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
-        """Return whether the job failed recently and is unchanged; if so, repeat its `observed`."""
+        """Return whether reconciling the job failed recently and nothing has changed since.
+
+        If so, add the job to `report.observed` if the ledger had all edits made in Prefect then.
+        """
         if not self.seen.failed_recently(stored, entry):
             return False
         if self.seen.was_observed(stored.id):

@@ -2,33 +2,35 @@
 
 ::
 
-    a run              older than the age limit, or beyond the newest N runs of its job; all runs
-                       without a job count as those of one job
-    a step             only its texts, when it began before a limit of their own; the same holds for
-                       a question to a person about a call or an answer
-    a session          messages beyond the age limit, or beyond 2 x N per session, except those
-                       that are still sent to the model; the whole session if it is that of one
-                       deleted run, or if it was not used within the age limit and is not the one
-                       that the runs of a live job continue
-    the outbox         finished rows, together with their run or when older than the age limit;
-                       never a job's last answer (`only_changed` compares the next one with it),
-                       and never a pending row, which also keeps its run
-    a disabled job     archived when it was neither edited nor run within a limit of its own, and no
-                       other job names it
-    an archived job    beyond the age limit, when its deployment is deleted and no row refers to it
+    a run              if it is older than the age limit, or beyond the newest N runs of its job;
+                       all runs without a job count as the runs of one job
+    a step             only its texts, if it began before the limit for texts; the same applies to
+                       the text of a question to a person about a call or an answer
+    a session          messages beyond the age limit, or beyond 2 x N per session, unless they are
+                       still sent to the model; the whole session, if it belonged to a single run
+                       that was deleted, or if it was not used within the age limit and the runs
+                       of no live job continue it
+    the outbox         finished rows, together with their run, or if they are older than the age
+                       limit; never a job's last answer (`only_changed` compares the next one with
+                       it); a pending row is kept, and so is its run
+    a disabled job     is archived if it was neither edited nor run within the limit for disabled
+                       jobs, and if no other job names it
+    an archived job    if it is older than the age limit, its deployment is deleted, and no row
+                       refers to it
 
-Never deleted: live runs, unmirrored runs, due times after their job's watermark (the audit would
-judge them again), request ids that may be repeated, custom runs whose end in Prefect may be read
-again (without a row the run would start again), and runs that a live run retries. Each batch is a
-transaction of its own, so no other writer waits long, and after a crash the next call continues.
+The following are never deleted: live runs; unmirrored runs; due times after the watermark of their
+job (the audit would judge them again); runs whose request id may be repeated; custom runs whose end
+in Prefect may be read again (without a row, such a run would start again); runs that a live run
+retries or follows. Each batch is a transaction of its own, so that no other writer waits long.
+After a crash, the next call continues.
 
-A new rule that keeps or deletes rows of a table above is a condition in its function: `_deletable`
-(runs), `prune_outbox`, `_unused_sessions` and `_max_deletable` (sessions),
-`prune_archived_jobs`. Another limit is a setting (`daybook.settings`) and a field of
-`RetentionLimits`. Rows of another table need a function that deletes one batch and returns their
-number; `keeper.retention.prune` calls it and adds the number to `PruneReport`. `api.ledger` adds
-these up in `PruneResult`, which `cli.ledger` prints and names in its help. Tasks have
-`tasks.retention`, Prefect's own runs `operations.server`.
+To add a rule for one of these tables, add a condition to its function: `_deletable` (runs),
+`prune_outbox`, `_unused_sessions` and `_max_deletable` (sessions), or `prune_archived_jobs`. To add
+a limit, add a setting (`daybook.settings`) and a field of `RetentionLimits`. To prune another
+table, write a function that deletes one batch and returns the number of rows; call it in
+`keeper.retention.prune`, which adds the number to `PruneReport`. `api.ledger` adds these reports up
+in `PruneResult`, which `cli.ledger` prints and names in its help. `tasks.retention` deletes tasks;
+`operations.server` sets the retention of Prefect's own runs.
 """
 
 from __future__ import annotations

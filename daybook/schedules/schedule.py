@@ -117,7 +117,7 @@ class _Schedule(BaseModel, ABC):
     """Whether a daylight-saving change shifts its due times."""
 
     def due_after(self, floor: datetime) -> Iterator[datetime]:
-        """Return the due times after ``floor``, like it in UTC and in whole seconds."""
+        """Return the due times after ``floor``; all of them are in UTC and in whole seconds."""
         return iter(())
 
     @abstractmethod

@@ -25,7 +25,7 @@ MAX_STARVE_AFTER = timedelta(days=30)
 
 
 def _duration_of(field: str, shortest: timedelta, longest: timedelta) -> BeforeValidator:
-    """Return the validator of a duration in this range; 0 is one, if it is in the range."""
+    """Return a validator for durations from ``shortest`` to ``longest``; only 0 needs no unit."""
 
     def check(value: object) -> object:
         with raising_pydantic_error():

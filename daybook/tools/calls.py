@@ -77,10 +77,10 @@ async def prepare(  # noqa: PLR0917
 ) -> PreparedCall:
     """Prepare everything except the call itself, between claim and begin.
 
-    ``payload`` is that of the run (`daybook.jobs.payloads`), for the params. Raises `InvalidInput`,
-    including for a literal secret in the params, and Prefect client errors if Prefect cannot be
-    reached. If the tool's server cannot be reached, this raises nothing, and `call` returns a
-    failed result that may be retried.
+    ``payload`` is the run's payload (`daybook.jobs.payloads`), which fills the placeholders in
+    ``params``. Raises `InvalidInput`, also for a literal secret in ``params``, and Prefect client
+    errors if Prefect cannot be reached. If the tool's server cannot be reached, this raises
+    nothing, and `call` returns a failed result that may be retried.
     """
     references.refuse_literal_params(params)
     location = await catalog.locate(name, servers, guard)

@@ -161,10 +161,10 @@ class Connection:
     async def call(
         self, tool: str, params: dict[str, Any], occurrence: str, *, timeout: float
     ) -> CallToolResult:
-        """Call once, within ``timeout`` seconds.
+        """Call the tool once, within ``timeout`` seconds.
 
-        Raises `CallFailed`, `CallUnanswered` and `InvalidInput`, in particular `OutgoingRefused`. A
-        server that asks for input instead of answering fails the call, because a job cannot give
+        Raises `CallFailed`, `CallUnanswered` and `InvalidInput`, in particular `OutgoingRefused`.
+        If the server asks for input instead of answering, the call fails, because a job cannot give
         any.
         """
         from mcp.shared.exceptions import MCPError

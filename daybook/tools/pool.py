@@ -134,7 +134,7 @@ class PooledSession:
         return await self._open.call(tool, params, key, timeout=max(end - loop.time(), 0.0))
 
     async def close(self) -> None:
-        """Close the connection completely."""
+        """Close the connection if it is open, even if the caller is cancelled."""
         open_connection, self._open = self._open, None
         if open_connection is not None:
             await open_connection.close()

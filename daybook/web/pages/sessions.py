@@ -1,4 +1,4 @@
-"""Sessions: conversations with their messages."""
+"""The pages of sessions: the list, and one session with its last messages."""
 
 from __future__ import annotations
 

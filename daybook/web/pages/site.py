@@ -220,7 +220,7 @@ class Site:
     def render(
         self, request: Request, template: str, *, code: int = 200, **context: Any
     ) -> Response:
-        """Return a page made of a template; a fragment, if htmx asks for one."""
+        """Return the response with the rendered template, which also gets ``context``."""
         text = self._templates.get_template(template).render(
             request=request,
             path=request.url.path,

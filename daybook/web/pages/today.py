@@ -1,4 +1,4 @@
-"""Today: what needs a person, and the timeline of the last and the next 24 hours."""
+"""The page Today: problems that need a person, and the timeline of the last and next 24 hours."""
 
 from __future__ import annotations
 
