@@ -88,6 +88,9 @@ def test_a_destination_signs_with_its_own_secret_and_rotates_it(
         "token": "",
         "timeout": 20.0,
         "tries": 3,
+        "rotating_until": None,
+        "problem": None,
+        "jobs": [],
         "secret": first,
         "notes": [],
     }
