@@ -92,7 +92,7 @@ class AgentRequest:
     of input and output tokens of all its requests, None without a limit. ``repeatable``: the whole
     request may be retried after its tools were called. ``servers`` are the MCP servers for an agent
     that is a program, which gets no ``tools``. ``work_dir`` is the real path of the job's work
-    directory, in which a program runs instead of its own; empty without one. ``once``: the agent
+    directory, in which a program runs instead of its own; empty for none. ``once``: the agent
     sends the model one request only, even if the model calls a tool. The agent calls ``took``
     before each call to a tool, with the usage so far in the format of `AgentReply.usage`. The agent
     passes each of its steps to ``journal``, if there is one.

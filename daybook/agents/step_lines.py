@@ -377,7 +377,7 @@ def _sum(usages: list[Usage]) -> Usage:
 
 
 def _tokens_of(tokens: Json) -> Usage:
-    """Return the tokens as in `AgentReply.usage`: None if unknown, no cache without one."""
+    """Return the tokens as in `AgentReply.usage`: None if unknown; no `cache` if there was none."""
     used = {name: tokens.get(name) for name in TOKENS[:2]}
     return used | {name: tokens[name] for name in TOKENS[2:] if tokens.get(name)}
 

@@ -1,4 +1,4 @@
-"""The query that detects changes of what the pages show, for `daybook.web.live`.
+"""The query that detects changes of the data that pages show, for `daybook.web.live`.
 
 The file of the ledger changes too, but the keeper writes every few seconds: leases,
 leadership, the watermarks of the audit. So the query reads counts, sums and newest times of what

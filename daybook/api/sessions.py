@@ -92,7 +92,7 @@ class Summary(BaseModel, frozen=True):
 class SessionDetails(Session, frozen=True):
     """A session with its last messages, oldest first.
 
-    ``summary`` is what a model gets instead of the messages that it covers; None without one.
+    A model gets ``summary`` instead of the messages that it covers; it is None if there is none.
     """
 
     summary: Summary | None

@@ -156,7 +156,7 @@ def _duration(seconds: float) -> str:
 
 
 def _job_link(job: StoredJob | None) -> str:
-    """Return a link to the job's deployment in Prefect's UI; empty without one."""
+    """Return a link to the job's deployment in Prefect's UI; empty if it has none."""
     address = ui_address()
     if job is None or job.row.deployment_id is None or address is None:
         return ""

@@ -98,7 +98,7 @@ def make(
 ) -> Plan:
     """Return the plan of these files for the jobs ``stored``.
 
-    ``timezone`` is that of schedules without one. All mistakes of all files are in the plan.
+    ``timezone`` applies to schedules that name none. All mistakes of all files are in the plan.
     """
     owner = owners.of_file_set(set_name)
     named = {each.row.name: each for each in stored if not owners.is_agent(each.row.owner)}

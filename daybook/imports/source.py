@@ -1,4 +1,4 @@
-"""What a reader returns, and what the readers share: files, records, times and durations.
+"""The result of a reader, and functions that readers share: files, records, times, durations.
 
 A reader refuses a file as a whole, with `InvalidInput`, if it is not complete (half-written), has
 fields or a version that Daybook does not know, or holds a value that cannot be right: an import

@@ -1,7 +1,7 @@
-"""The schedules of all jobs, without what the jobs do.
+"""The schedules of all jobs, without their actions.
 
-Reading a job as a `Job` validates all its fields. What asks for the due times of all jobs, such as
-each query of the health, needs a few columns, and of an unchanged job not even its schedule again.
+Reading a job as a `Job` validates all its fields. A query of the due times of all jobs, such as each
+query of the health, needs only a few columns, and the schedules of the jobs that have changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Findings: what is wrong with this Daybook, each with its fix.
+"""Findings: problems of this Daybook, each with its fix.
 
 `doctor`, `status` and `/health` print findings. A diagnosis that several of them report is one
 function, so they never disagree: a function here, unless the table names another. Each gets facts

@@ -156,7 +156,7 @@ def _choose_target(home: Home, staged: Path, given: str) -> str:
 async def _record_and_copy(
     home: Home, staged: Path, file: Path, target: str, clock: Clock
 ) -> RestoreResult:
-    """Record what is uncertain in the staged ledger; copy it into another database if need be.
+    """Record uncertain outcomes in the staged ledger, then copy it if ``target`` is elsewhere.
 
     If an earlier restore into this home was interrupted, that database may contain its ledger,
     which is overwritten.

@@ -1,4 +1,4 @@
-"""`daybook today`: the runs of the last day, what needs a person, and what is due next."""
+"""`daybook today`: the runs of the last day, problems that need a person, and the next due times."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict
 class RecordedOutcome:
     """A run that has ended, with the number of its due times, and whether it has warnings.
 
-    ``usage`` is that of the run, None without one.
+    ``usage`` is the run's, or None.
     """
 
     run_id: str

@@ -209,7 +209,7 @@ class TaskSession(BaseModel, frozen=True):
 class TaskTotals(BaseModel, frozen=True):
     """Counts of live runs and sessions.
 
-    ``oldest_seconds`` is the time in the queue of the longest waiting run, None without one. The
+    ``oldest_seconds`` is the time in the queue of the longest waiting run; None if none waits. The
     other fields are those of `counts.TaskCounts`.
     """
 
