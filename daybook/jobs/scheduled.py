@@ -1,7 +1,7 @@
 """The schedules of all jobs, without their actions.
 
-Reading a job as a `Job` validates all its fields. A query of the due times of all jobs, such as each
-query of the health, needs only a few columns, and the schedules of the jobs that have changed.
+Reading a job as a `Job` validates all its fields. A query of the due times of all jobs, such as
+that of the health, needs only a few columns, and the schedules of the jobs that have changed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Problems that need a person now: failures, missed due times, undelivered messages, conflicts and more.
+"""Problems that need a person: failures, missed due times, undelivered messages, conflicts, …
 
 Each `Need` names its cause and the command or the page that helps. The facts are those of the
 ledger, in few queries, whatever the number of jobs; what is wrong with the scheduler itself is in

@@ -1,4 +1,4 @@
-"""`daybook today`: the runs of the last day, problems that need a person, and the next due times."""
+"""`daybook today`: the runs of the last day, problems for a person, and the next due times."""
 
 from __future__ import annotations
 
