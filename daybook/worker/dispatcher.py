@@ -60,8 +60,8 @@ from daybook.worker.supervision import SupervisedRun
 log = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY = timedelta(seconds=1)
-MAX_CONCURRENT_RESCHEDULES = 4
-"""Maximum number of runs that are rescheduled in Prefect at the same time.
+MAX_CONCURRENT_UPDATES = 4
+"""Maximum number of runs that are rescheduled or ended in Prefect at the same time.
 
 More would delay the requests of active runs.
 """
@@ -102,7 +102,7 @@ class Dispatcher:
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
         self._claim_lock = FirstInOrderLock()
-        self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
+        self._updating = asyncio.Semaphore(MAX_CONCURRENT_UPDATES)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
@@ -133,8 +133,10 @@ class Dispatcher:
     async def _claim_and_start(self, run: FlowRun) -> bool:
         # Await nothing before this lock, so that runs get it in their order: the later of two due
         # times of a job must not start before the earlier one is claimed, unless that is missed.
-        self._waiting.pop(str(run.id), None)
-        async with self._claim_lock.turn(claim_order(run)):
+        was_waiting = self._waiting.pop(str(run.id), None) is not None
+        is_late, due = claim_order(run)
+        order = (is_late and not was_waiting, due)
+        async with self._claim_lock.turn(order):
             request = await occurrence.build_claim_request(
                 self._ledger,
                 run,
@@ -153,7 +155,7 @@ class Dispatcher:
             # end yet. Prefect's history shows which. (Prefect sets a start time at each end.)
             retries = await occurrence.read_retry_starts(run)
             if retries and not request.retries:
-                async with self._claim_lock.turn(claim_order(run)):
+                async with self._claim_lock.turn(order):
                     answer = await self._claim(run, replace(request, retries=retries))
         match answer:
             case Granted():
@@ -168,16 +170,19 @@ class Dispatcher:
                     self._waiting[str(run.id)] = answer.fence, run
                     if len(self._waiting) > MAX_REMEMBERED_RUNS:
                         del self._waiting[next(iter(self._waiting))]
-                async with self._setting_back:
+                async with self._updating:
                     await self._reschedule(run, answer)
                 if answer.free and self._fill_slot is not None:
                     await self._fill_slot()
             case Finished():
-                await self._end_in_prefect(run, answer)
+                async with self._updating:
+                    await self._end_in_prefect(run, answer)
             case HeldElsewhere() if answer.flow_run_id != str(run.id):
-                await self._end_in_prefect(run, claim.end_of_duplicate(answer))
+                async with self._updating:
+                    await self._end_in_prefect(run, claim.end_of_duplicate(answer))
         if not isinstance(answer, Granted):
-            await self._name_run(run, request.job_id)
+            async with self._updating:
+                await self._name_run(run, request.job_id)
         return True
 
     def waiting(self, row: RunRow) -> FlowRun | None:

@@ -9,9 +9,9 @@
 Events only shorten the wait, because Prefect emits none when its scheduler inserts runs, and the
 stream can break.
 
-After a stop of hours, Prefect has many late runs, most of which only have to be recorded as missed.
-Those that are on time claim before them (`claim_order`), and are fetched although more late ones
-precede them in Prefect than it lists at once.
+After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. Those
+that are on time claim before them (`claim_order`), and are fetched although more late ones precede
+them in Prefect than it lists at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.jobs.lateness import ON_TIME_GRACE
+from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
 from daybook.jobs.policy import policy_from_parameters
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import WAITING_NAME
@@ -119,17 +119,15 @@ class RunQueue:
         """
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
         runs = await self._read(self._queues, before)
-        if len(runs) >= PAGE_SIZE:
-            # Prefect lists all runs of a queue before those of the next queue, and earlier ones
-            # first: many runs in one queue would hide those of the others, and late ones the rest.
+        if len(runs) >= PAGE_SIZE and len(self._queues) != 1:
+            # Prefect lists all runs of a queue before those of the next queue: many runs in one
+            # queue would hide those of the others.
             found = await self._client.read_work_queues(work_pool_name=self._pool)
-            runs = []
-            for name in self._queues or [each.name for each in found]:
-                listed = await self._read([name], before)
-                if len(listed) >= PAGE_SIZE:
-                    on_time = SYSTEM_CLOCK.now() - ON_TIME_GRACE
-                    listed += await self._read([name], before, after=on_time)
-                runs += listed
+            names = self._queues or [each.name for each in found]
+            runs = [run for name in names for run in await self._read([name], before)]
+        if any(map(_is_late, runs)):
+            # Prefect lists at most a page, or as many as the pool has slots, the earliest first.
+            runs += await self._read(self._queues, before, SYSTEM_CLOCK.now() - ON_TIME_GRACE)
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
         self._dispatched = {each: at for each, at in self._dispatched.items() if at > polled_at}
@@ -210,17 +208,29 @@ def _scheduled(run: FlowRun) -> datetime:
 
 
 def claim_order(run: FlowRun) -> tuple[bool, datetime]:
-    """Return the sort key of the order in which due runs claim: by due time, late ones at the end.
+    """Return the key by which due runs are sorted for their claims: by due time, late ones last."""
+    return _is_late(run), _due(run)
 
-    A run is late if it has not claimed within `ON_TIME_GRACE`: it is missed, or the last one of its
-    job for a while (`lateness.judge`). With `catch_up = "all"` none is late, because all run, in
-    the order of their due times.
+
+def _is_late(run: FlowRun) -> bool:
+    """Return whether no run of the job would start out of order if this one claimed after them.
+
+    The run is due by the schedule of a job and was never started or rescheduled. It is so late that
+    it is missed, or the only one of its job that may run now (`lateness.judge`).
     """
-    due = _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
-    has_claimed = run.state is not None and run.state.name == WAITING_NAME
-    if not run.auto_scheduled or has_claimed or SYSTEM_CLOCK.now() - due <= ON_TIME_GRACE:
-        return False, due
-    return policy_from_parameters(run.parameters).catch_up != "all", due
+    late = SYSTEM_CLOCK.now() - _due(run)
+    if late <= ON_TIME_GRACE or not run.auto_scheduled or "policy" not in run.parameters:
+        return False
+    if run.run_count or (run.state is not None and run.state.name == WAITING_NAME):
+        return False
+    policy = policy_from_parameters(run.parameters)
+    grace = MAX_CATCH_UP_AGE if policy.catch_up == "all" else ON_TIME_GRACE
+    return late > grace + (policy.stagger or timedelta(0))
+
+
+def _due(run: FlowRun) -> datetime:
+    """Return when the run was due according to Prefect, in UTC; rescheduling does not change it."""
+    return _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
 
 
 def _in_utc(instant: datetime) -> datetime:

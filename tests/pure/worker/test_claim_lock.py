@@ -53,6 +53,24 @@ async def test_the_waiting_claim_with_the_earliest_due_time_is_next() -> None:
     assert claims.order == [50, 10, 40, 60]
 
 
+async def test_a_late_claim_waits_for_one_that_is_on_time() -> None:
+    turns, order, permit = FirstInOrderLock(), list[str](), asyncio.Event()
+
+    async def claim(name: str, is_late: bool, due: datetime) -> None:
+        async with turns.turn((is_late, due)):
+            order.append(name)
+            await permit.wait()
+
+    early = NOON - timedelta(hours=1)
+    claims = [("first", True, early), ("late", True, early), ("on time", False, NOON)]
+    tasks = [asyncio.create_task(claim(*each)) for each in claims]
+    await _all_blocked()
+    permit.set()
+    await asyncio.gather(*tasks)
+
+    assert order == ["first", "on time", "late"]
+
+
 async def test_claims_with_the_same_due_time_keep_their_order() -> None:
     turns, order = FirstInOrderLock(), list[str]()
 

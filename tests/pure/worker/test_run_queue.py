@@ -28,7 +28,8 @@ pytestmark = pytest.mark.anyio
 
 def scheduled(name: str, at: datetime, **more: Any) -> FlowRun:
     times = {"expected_start_time": at, "next_scheduled_start_time": at, "auto_scheduled": True}
-    return FlowRun.model_validate({"id": uuid4(), "flow_id": uuid4(), "name": name} | times | more)
+    fields = {"id": uuid4(), "flow_id": uuid4(), "name": name, "parameters": {"policy": {}}}
+    return FlowRun.model_validate(fields | times | more)
 
 
 OLD = SYSTEM_CLOCK.now() - timedelta(days=1)
@@ -48,6 +49,7 @@ class Pool:
         return [SimpleNamespace(flow_run=run) for run in self._list(work_queue_names)]
 
     async def request(self, method: str, path: str, *, json: Any, **_: Any) -> httpx.Response:
+        assert path.endswith("/get_scheduled_flow_runs")
         after = datetime.fromisoformat(json["scheduled_after"])
         queue = {"work_pool_id": uuid4(), "work_queue_id": uuid4()}
         listed = [
@@ -94,10 +96,10 @@ async def test_many_runs_in_one_queue_do_not_hide_those_of_the_next(queues: tupl
     assert pool.polled == [list(queues), ["light"], ["medium"]]
 
 
-async def test_a_worker_of_one_queue_does_not_poll_the_others() -> None:
+async def test_a_worker_of_one_queue_polls_it_once() -> None:
     pool = Pool(light=MANY, medium=[scheduled("medium", PAST)])
     assert set(await handed_out(pool, "light")) == {"light"}
-    assert pool.polled == [["light"]] * 2
+    assert pool.polled == [["light"]]
 
 
 async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_once() -> None:
@@ -110,14 +112,25 @@ async def test_runs_on_time_come_before_more_late_ones_than_prefect_lists_at_onc
 
 def test_a_run_is_late_only_if_it_may_be_missed() -> None:
     now = SYSTEM_CLOCK.now()
-    assert claim_order(scheduled("", now - ON_TIME_GRACE + timedelta(seconds=9)))[0] is False
     assert claim_order(scheduled("", OLD)) == (True, OLD)
     assert claim_order(scheduled("", OLD, state=Scheduled(name="Late"))) == (True, OLD)
-    everything = {"policy": {"catch_up": "all"}}
-    assert claim_order(scheduled("", OLD, parameters=everything)) == (False, OLD)
+
+    almost = now - ON_TIME_GRACE + timedelta(seconds=9)
+    assert claim_order(scheduled("", almost)) == (False, almost)
     assert claim_order(scheduled("", OLD, auto_scheduled=False)) == (False, OLD)  # by hand
+    assert claim_order(scheduled("", OLD, run_count=1)) == (False, OLD)  # a retry
+    assert claim_order(scheduled("", OLD, parameters={})) == (False, OLD)  # of no job
     waits = waiting_state(now, "for a slot")
     assert claim_order(scheduled("", OLD, state=waits)) == (False, OLD)
+
+
+def test_a_run_is_late_only_after_its_stagger_and_its_catch_up() -> None:
+    def is_late(minutes: float, **policy: str) -> bool:
+        due = SYSTEM_CLOCK.now() - timedelta(minutes=minutes)
+        return claim_order(scheduled("", due, parameters={"policy": policy}))[0]
+
+    assert (is_late(10.5, stagger="10m"), is_late(11.5, stagger="10m")) == (False, True)
+    assert (is_late(1439, catch_up="all"), is_late(1441, catch_up="all")) == (False, True)
 
 
 async def test_the_priority_orders_only_runs_of_the_same_due_time() -> None:
