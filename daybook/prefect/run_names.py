@@ -23,7 +23,9 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from sqlmodel import col, select
 
+from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
+from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow, RunRow
@@ -153,14 +155,19 @@ async def name_runs(
 ) -> int:
     """Name new runs, for at most about ``most_seconds``; return how many requests were sent.
 
-    The next pass names the rest. It is no error if a run has already been named or deleted; a
-    refusal of one run is logged.
+    The next pass names the rest. A run that was due more than `ON_TIME_GRACE` ago is left to the
+    worker, which names each run that it starts or ends. It is no error if a run has already been
+    named or deleted; a refusal of one run is logged.
     """
     deadline = time.monotonic() + most_seconds
     await _read_new(client, ledger_tag(ledger.id), memory)
     named, jobs = 0, dict[str, StoredJob | None]()
+    too_late = (SYSTEM_CLOCK.now() - ON_TIME_GRACE).timestamp()
     while memory.unnamed and time.monotonic() < deadline:
         run = memory.unnamed[0]
+        if _due(run) < too_late:
+            memory.unnamed.popleft()
+            continue
         if str(run.deployment_id) not in jobs:
             jobs |= await _jobs(ledger, memory.unnamed)
         stored = jobs[str(run.deployment_id)]
