@@ -9,8 +9,8 @@
 Events only shorten the wait, because Prefect emits none when its scheduler inserts runs, and the
 stream can break.
 
-After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. Those
-that are on time claim before them (`claim_order`), and are fetched although more late ones precede
+After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. The
+others claim before them (`claim_order`), and are fetched although more late ones precede
 them in Prefect than it lists at once.
 """
 
@@ -49,6 +49,10 @@ it is idle.
 """
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two polls while polling fails."""
+LATE_AFTER = timedelta(minutes=10)
+"""Runs that are later than this claim after the others. Those that are less late, as on a busy
+machine, claim in the order of their due times, so that none waits for long.
+"""
 
 
 class RunQueue:
@@ -126,7 +130,8 @@ class RunQueue:
             names = self._queues or [each.name for each in found]
             runs = [run for name in names for run in await self._read([name], before)]
         if any(map(_is_late, runs)):
-            # Prefect lists at most a page, or as many as the pool has slots, the earliest first.
+            # Prefect lists at most a page, or as many as the pool has slots, the earliest first:
+            # the late ones may hide those that are due now.
             runs += await self._read(self._queues, before, SYSTEM_CLOCK.now() - ON_TIME_GRACE)
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
@@ -215,16 +220,16 @@ def claim_order(run: FlowRun) -> tuple[bool, datetime]:
 def _is_late(run: FlowRun) -> bool:
     """Return whether no run of the job would start out of order if this one claimed after them.
 
-    The run is due by the schedule of a job and was never started or rescheduled. It is so late that
-    it is missed, or the only one of its job that may run now (`lateness.judge`).
+    The run is due by the schedule of a job and was never started or rescheduled. It is so late
+    (`LATE_AFTER`) that it is missed, or the only one of its job that may run (`lateness.judge`).
     """
     late = SYSTEM_CLOCK.now() - _due(run)
-    if late <= ON_TIME_GRACE or not run.auto_scheduled or "policy" not in run.parameters:
+    if late <= LATE_AFTER or not run.auto_scheduled or "policy" not in run.parameters:
         return False
     if run.run_count or (run.state is not None and run.state.name == WAITING_NAME):
         return False
     policy = policy_from_parameters(run.parameters)
-    grace = MAX_CATCH_UP_AGE if policy.catch_up == "all" else ON_TIME_GRACE
+    grace = MAX_CATCH_UP_AGE if policy.catch_up == "all" else LATE_AFTER
     return late > grace + (policy.stagger or timedelta(0))
 
 

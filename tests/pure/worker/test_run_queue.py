@@ -18,10 +18,9 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.states import Scheduled
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import waiting_state
-from daybook.worker.run_queue import RunQueue, claim_order
+from daybook.worker.run_queue import LATE_AFTER, RunQueue, claim_order
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +114,7 @@ def test_a_run_is_late_only_if_it_may_be_missed() -> None:
     assert claim_order(scheduled("", OLD)) == (True, OLD)
     assert claim_order(scheduled("", OLD, state=Scheduled(name="Late"))) == (True, OLD)
 
-    almost = now - ON_TIME_GRACE + timedelta(seconds=9)
+    almost = now - LATE_AFTER + timedelta(seconds=9)
     assert claim_order(scheduled("", almost)) == (False, almost)
     assert claim_order(scheduled("", OLD, auto_scheduled=False)) == (False, OLD)  # by hand
     assert claim_order(scheduled("", OLD, run_count=1)) == (False, OLD)  # a retry
@@ -129,7 +128,7 @@ def test_a_run_is_late_only_after_its_stagger_and_its_catch_up() -> None:
         due = SYSTEM_CLOCK.now() - timedelta(minutes=minutes)
         return claim_order(scheduled("", due, parameters={"policy": policy}))[0]
 
-    assert (is_late(10.5, stagger="10m"), is_late(11.5, stagger="10m")) == (False, True)
+    assert (is_late(19.5, stagger="10m"), is_late(20.5, stagger="10m")) == (False, True)
     assert (is_late(1439, catch_up="all"), is_late(1441, catch_up="all")) == (False, True)
 
 
