@@ -60,10 +60,15 @@ from daybook.worker.supervision import SupervisedRun
 log = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY = timedelta(seconds=1)
-MAX_CONCURRENT_UPDATES = 4
-"""Maximum number of runs that are rescheduled or ended in Prefect at the same time.
+MAX_CONCURRENT_RESCHEDULES = 4
+"""Maximum number of runs that are rescheduled in Prefect at the same time.
 
 More would delay the requests of active runs.
+"""
+MAX_CONCURRENT_ENDS = 12
+"""Maximum number of runs that do not start and are ended in Prefect at the same time.
+
+Prefect's client has 16 connections: the others are left for starts.
 """
 MAX_REMEMBERED_RUNS = 500
 """Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
@@ -102,7 +107,8 @@ class Dispatcher:
         # One claim at a time, in `claim_order`, because SQLite grants its own lock in no particular
         # order.
         self._claim_lock = FirstInOrderLock()
-        self._updating = asyncio.Semaphore(MAX_CONCURRENT_UPDATES)
+        self._setting_back = asyncio.Semaphore(MAX_CONCURRENT_RESCHEDULES)
+        self._ending = asyncio.Semaphore(MAX_CONCURRENT_ENDS)
         self._waiting: dict[str, tuple[int, FlowRun]] = {}
         self.starting = 0
         """Number of runs that have a slot but are not supervised yet."""
@@ -170,18 +176,18 @@ class Dispatcher:
                     self._waiting[str(run.id)] = answer.fence, run
                     if len(self._waiting) > MAX_REMEMBERED_RUNS:
                         del self._waiting[next(iter(self._waiting))]
-                async with self._updating:
+                async with self._setting_back:
                     await self._reschedule(run, answer)
                 if answer.free and self._fill_slot is not None:
                     await self._fill_slot()
             case Finished():
-                async with self._updating:
+                async with self._ending:
                     await self._end_in_prefect(run, answer)
             case HeldElsewhere() if answer.flow_run_id != str(run.id):
-                async with self._updating:
+                async with self._ending:
                     await self._end_in_prefect(run, claim.end_of_duplicate(answer))
         if not isinstance(answer, Granted):
-            async with self._updating:
+            async with self._ending:
                 await self._name_run(run, request.job_id)
         return True
 

@@ -218,9 +218,9 @@ def claim_order(run: FlowRun) -> tuple[bool, datetime]:
 
 
 def _is_late(run: FlowRun) -> bool:
-    """Return whether no run of the job would start out of order if this one claimed after them.
+    """Return whether the run claims after those that are not late, of its job too.
 
-    The run is due by the schedule of a job and was never started or rescheduled. It is so late
+    A late run is due by the schedule of a job and was never started or rescheduled. It is so late
     (`LATE_AFTER`) that it is missed, or the only one of its job that may run (`lateness.judge`).
     """
     late = SYSTEM_CLOCK.now() - _due(run)

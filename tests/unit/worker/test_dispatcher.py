@@ -11,6 +11,7 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 import pytest
+from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
 from sqlmodel import select
 
@@ -24,8 +25,8 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
-from daybook.runs.claim_requests import ClaimRequest, HeldElsewhere
-from daybook.worker.dispatcher import Dispatcher
+from daybook.runs.claim_requests import ClaimRequest, Finished, HeldElsewhere
+from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
 pytestmark = pytest.mark.anyio
@@ -91,6 +92,44 @@ async def test_the_earliest_run_is_claimed_first_although_its_request_takes_long
         taker.claimed = []
         assert await asyncio.gather(*map(taker.dispatch, runs)) == [True, True]
     assert taker.claimed == [each.id for each in runs]
+
+
+class Ending(Dispatcher):
+    """Dispatcher whose claims are all duplicates; their ends in Prefect wait for `go_on`."""
+
+    ending = 0
+    go_on: asyncio.Event
+
+    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> HeldElsewhere:
+        return HeldElsewhere("run", "there:1", str(uuid4()))
+
+    async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
+        self.ending += 1
+        await self.go_on.wait()
+
+    async def _name_run(self, run: FlowRun, job_id: str) -> None:
+        """Do nothing, as there is no Prefect server."""
+
+
+async def test_ends_of_many_runs_leave_connections_to_prefect_for_starts(tmp_path: Path) -> None:
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        taker = Ending(
+            *(there.ledger, NOT_ASKED, NOT_ASKED),
+            holder="here:1",
+            most=1,
+            free=lambda: True,
+            watch=lambda watched: None,
+        )
+        taker.go_on, claimed = asyncio.Event(), 3 + MAX_CONCURRENT_ENDS
+        runs = [there.run.model_copy(update={"id": uuid4()}) for _ in range(claimed)]
+        tasks = [asyncio.create_task(taker.dispatch(run)) for run in runs]
+        while not taker._ending.locked() or taker._claim_lock._busy:
+            await checkpoint()
+        assert taker.ending == MAX_CONCURRENT_ENDS
+
+        taker.go_on.set()
+        assert await asyncio.gather(*tasks) == [True] * claimed
+        assert taker.ending == claimed
 
 
 async def test_a_run_counts_as_starting_from_its_claim_until_it_is_supervised(

@@ -43,7 +43,7 @@ async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_cla
 async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_path: Path) -> None:
     async with one_job(tmp_path) as there, asyncio.timeout(60):
         for _ in range(4):  # as many as may be set back at the same time
-            await there.taker._updating.acquire()
+            await there.taker._setting_back.acquire()
         taking = asyncio.create_task(there.taker.dispatch(there.run))
         while not there.taker._waiting:
             await checkpoint()
@@ -57,13 +57,13 @@ async def test_a_run_that_is_woken_before_it_is_set_back_is_not_set_back(tmp_pat
         async with there.ledger.write() as session:
             (called,) = await slots.wake_next(session, there.ledger.now(), 1, {})
         assert there.taker.waiting(called) is there.run
-        there.taker._updating.release()
+        there.taker._setting_back.release()
         assert await taking
 
         assert there.prefect.requests == []
 
 
-async def test_a_cancellation_that_was_overwritten_by_updating_takes_effect(
+async def test_a_cancellation_that_was_overwritten_by_setting_back_takes_effect(
     tmp_path: Path,
 ) -> None:
     async with one_job(tmp_path) as there:
