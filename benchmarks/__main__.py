@@ -13,7 +13,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import commands, hooks, idle, pages, report, start, testbed
+from benchmarks import commands, full, hooks, idle, pages, report, start, testbed
 from daybook import repository
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
@@ -21,6 +21,7 @@ from daybook.home import Home
 PARTS = (
     "start",
     "commands",
+    "full",
     "idle",
     "pages",
     "hooks",
@@ -50,6 +51,11 @@ def main(arguments: list[str]) -> int:
         timed = commands.measure()
         print(commands.table(timed), flush=True)
         missed += commands.missed(timed)
+    if "full" in options.only:
+        print(f"\n## Commands with {full.JOB_COUNT:,} jobs and {full.RUN_COUNT:,} runs\n")
+        both = full.measure()
+        print(full.table(both), flush=True)
+        missed += full.missed(both)
     if "pages" in options.only:
         print("\n## Pages with 1,000 jobs and 200,000 runs: server time\n")
         shown, watched = pages.measure()
@@ -68,7 +74,7 @@ def main(arguments: list[str]) -> int:
         processes = idle.measure(3 * options.idle)
         print(idle.table(processes), flush=True)
         missed += idle.missed(processes)
-    if set(options.only) - {"start", "commands", "pages", "hooks", "idle"}:
+    if set(options.only) - {"start", "commands", "full", "pages", "hooks", "idle"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:
                 try:
@@ -76,7 +82,9 @@ def main(arguments: list[str]) -> int:
                 except asyncio.CancelledError:
                     missed.append("the benchmark was stopped before its end")
         else:
-            print("without /proc, only the parts start, commands and pages run", file=sys.stderr)
+            print(
+                "without /proc, only the parts start, commands, full and pages run", file=sys.stderr
+            )
     print(f"\nFinished: {SYSTEM_CLOCK.now():%Y-%m-%d %H:%M} UTC, load {_load()}")
     for line in missed:
         print(f"target missed: {line}", file=sys.stderr)

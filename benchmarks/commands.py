@@ -12,7 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 
@@ -35,6 +36,25 @@ _BASELINES = {"`python -c pass`": ["-c", "pass"], "`prefect version`": ["-m", "p
 def measure(turns: int = TURNS) -> dict[str, list[float]]:
     """Return the seconds of each baseline, command, and command in a process of its own."""
     measured: dict[str, list[float]] = {}
+    with started() as (_, run):
+        for turn in range(turns + 1):
+            progress(f"commands: turn {turn} of {turns}")
+            seconds = {label: run(*words) for label, words in _BASELINES.items()}
+            for each in COMMANDS:
+                seconds[each] = run("-m", "daybook", *each.split())
+                seconds[f"own {each}"] = run("-c", _OWN_PROCESS, *each.split())
+            for label, value in seconds.items() if turn else ():
+                measured.setdefault(label, []).append(value)
+    return measured
+
+
+@contextmanager
+def started() -> Iterator[tuple[Home, Callable[..., float]]]:
+    """Run `daybook up` in a new home until the block ends.
+
+    Yields the home and a function that runs Python with its arguments, in the home's environment,
+    and returns the duration in seconds.
+    """
     with tempfile.TemporaryDirectory(prefix="daybook-bench-") as folder:
         environment = {
             name: value
@@ -51,17 +71,9 @@ def measure(turns: int = TURNS) -> dict[str, list[float]]:
         run("-m", "daybook", "up", "--detach", "--no-browser")
         try:
             _wait_for_server(Home(Path(folder)))
-            for turn in range(turns + 1):
-                progress(f"commands: turn {turn} of {turns}")
-                seconds = {label: run(*words) for label, words in _BASELINES.items()}
-                for each in COMMANDS:
-                    seconds[each] = run("-m", "daybook", *each.split())
-                    seconds[f"own {each}"] = run("-c", _OWN_PROCESS, *each.split())
-                for label, value in seconds.items() if turn else ():
-                    measured.setdefault(label, []).append(value)
+            yield Home(Path(folder)), run
         finally:
             run("-m", "daybook", "down")
-    return measured
 
 
 def _wait_for_server(home: Home) -> None:

@@ -232,8 +232,7 @@ async def _times(
 
 async def _fill(ledger: Ledger) -> tuple[str, str]:
     """Write the jobs and runs; return the ids of one of each."""
-    dice, now = random.Random(1), ledger.now()
-    jobs = list[tuple[str, str]]()
+    now, jobs = ledger.now(), list[tuple[str, str]]()
     async with ledger.write() as session:
         for number in range(JOB_COUNT):
             job = new_job(
@@ -248,26 +247,32 @@ async def _fill(ledger: Ledger) -> tuple[str, str]:
             begun = now - timedelta(days=40)
             stored = await store.add(session, job, job.name, begun, names_are_checked=True)
             jobs.append((stored.id, job.name))
-    runs, attempts = list[dict[str, Any]](), list[dict[str, Any]]()
-    for number in range(RUN_COUNT):
-        run = _run(jobs[number % JOB_COUNT][0], now, number, dice)
-        runs.append(run)
-        if run["attempts"]:
-            attempts.append(_attempt(run))
-        if len(runs) == ROWS_PER_WRITE:
-            progress(f"pages: {number + 1:,} of {RUN_COUNT:,} runs")
-            async with ledger.write() as session:
-                await session.execute(sqlalchemy.insert(RunRow), runs)
-                await session.execute(sqlalchemy.insert(AttemptRow), attempts)
-            last = run
-            runs, attempts = [], []
-    return jobs[0][0], str(last["id"])
+    return jobs[0][0], await write_runs(ledger, [job_id for job_id, _ in jobs], RUN_COUNT)
 
 
-def _run(job_id: str, now: datetime, number: int, dice: random.Random) -> dict[str, Any]:
+async def write_runs(ledger: Ledger, job_ids: list[str], count: int) -> str:
+    """Write ``count`` runs of the last 30 days, of the jobs in turn; return the oldest one's id."""
+    dice, now, last = random.Random(1), ledger.now(), ""
+    for first in range(0, count, ROWS_PER_WRITE):
+        numbers = range(first, min(first + ROWS_PER_WRITE, count))
+        runs = [
+            _run(
+                job_ids[each % len(job_ids)], now - timedelta(days=30) * (each / count), each, dice
+            )
+            for each in numbers
+        ]
+        progress(f"{numbers.stop:,} of {count:,} runs")
+        async with ledger.write() as session:
+            await session.execute(sqlalchemy.insert(RunRow), runs)
+            attempts = [_attempt(run) for run in runs if run["attempts"]]
+            await session.execute(sqlalchemy.insert(AttemptRow), attempts)
+        last = str(runs[-1]["id"])
+    return last
+
+
+def _run(job_id: str, due: datetime, number: int, dice: random.Random) -> dict[str, Any]:
     status = dice.choices(_STATUSES, (90, 4, 2, 3, 1))[0]
     ran = status not in ("missed", "skipped")
-    due = now - timedelta(days=30) * (number / RUN_COUNT)
     row = RunRow(
         id=uuid.UUID(int=dice.getrandbits(128)).hex,
         occurrence=f"due:{job_id}:{number}",

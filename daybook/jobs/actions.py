@@ -328,11 +328,12 @@ class ToolCall(BaseAction):
         return "calls", f"the tool {self.tool}"
 
     def sentence(self) -> Words:
-        return self.opening, _without_query(self.tool)
+        server, hash_sign, name = self.tool.partition("#")
+        return self.opening, f"{_without_query(server)}{hash_sign}{name}"
 
     def sent(self) -> Facts:
         params = json.dumps(self.params, indent=2, ensure_ascii=False) if self.params else ""
-        return [("Tool", self.tool), ("Parameters", params)]
+        return [("Tool", self.sentence()[1]), ("Parameters", params)]
 
     def facts(self) -> Facts:
         params = json.dumps(self.params, ensure_ascii=False) if self.params else ""

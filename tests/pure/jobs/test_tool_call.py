@@ -167,3 +167,9 @@ def test_the_schema_of_a_tool_call_makes_a_form() -> None:
     schema = ToolCall.model_json_schema()
     assert schema["required"] == ["tool"]
     assert all(field["title"] and field["description"] for field in schema["properties"].values())
+
+
+def test_what_a_run_sends_is_shown_without_the_query_of_the_tools_url() -> None:
+    action = make(tool="https://tools.example.org/mcp?token=s3cr3t#reindex").action
+    assert action.sentence()[1] == "https://tools.example.org/mcp#reindex"
+    assert action.sent()[0] == ("Tool", "https://tools.example.org/mcp#reindex")

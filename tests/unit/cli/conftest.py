@@ -6,7 +6,7 @@ import asyncio
 import io
 import sqlite3
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,14 +26,19 @@ MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
 
 
 @pytest.fixture(scope="package")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Yield a home whose ledger has three jobs, of which `weekly` has a waiting run."""
+def home_with_jobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a home whose ledger has three jobs, of which `weekly` has a waiting run."""
     home = tmp_path_factory.mktemp("home")
     asyncio.run(fill(home / "ledger.db"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DAYBOOK_HOME", str(home))
-        patch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
-        yield home
+    return home
+
+
+@pytest.fixture
+def stored(home_with_jobs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Use the home with jobs in this test, in Berlin's time zone."""
+    monkeypatch.setenv("DAYBOOK_HOME", str(home_with_jobs))
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "Europe/Berlin")
+    return home_with_jobs
 
 
 async def fill(file: Path, removed: Collection[str] = ()) -> None:

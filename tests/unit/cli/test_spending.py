@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from datetime import datetime, time, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -33,8 +33,11 @@ RUNS: dict[str, list[dict[str, Any] | None]] = {
 }
 
 
-async def fill(home: Home, runs: dict[str, list[dict[str, Any] | None]]) -> None:
-    """Store a job for each key, with a run 31 days ago and a run of each usage yesterday."""
+async def fill(home: Home, runs: dict[str, list[dict[str, Any] | None]]) -> date:
+    """Store a job for each key, with a run 31 days ago and a run of each usage yesterday.
+
+    Return the date of yesterday in UTC.
+    """
     clock = ManualClock(SYSTEM_CLOCK.now() - timedelta(days=31))
     async with Ledger(f"sqlite+aiosqlite:///{home.path / 'ledger.db'}", clock) as ledger:
         world = World(ledger, clock)
@@ -47,6 +50,7 @@ async def fill(home: Home, runs: dict[str, list[dict[str, Any] | None]]) -> None
             for usage in usages:
                 row = await world.runs.request(jobs[name])
                 await world.runs.finished(row, Status.FAILED, usage=usage)
+    return clock.now().date()
 
 
 @pytest.mark.parametrize(
@@ -141,8 +145,11 @@ def test_list_without_known_costs_has_no_column_for_them(
     assert "COST" not in daybook("list").out
 
 
-def test_spend_adds_up_by_job_agent_model_and_day(daybook: Daybook, daybook_home: Home) -> None:
-    asyncio.run(fill(daybook_home, RUNS))
+def test_spend_adds_up_by_job_agent_model_and_day(
+    daybook: Daybook, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_TIMEZONE", "UTC")
+    yesterday = asyncio.run(fill(daybook_home, RUNS))
     found = daybook("spend", "--json").json
     costs = [(each["name"], each["cost_usd"], each["unpriced_runs"]) for each in found["groups"]]
     assert costs == [("priced", 0.5, 0), ("partly", 0.25, 1), ("unknown", None, 1)]
@@ -150,7 +157,6 @@ def test_spend_adds_up_by_job_agent_model_and_day(daybook: Daybook, daybook_home
     for by in ("agent", "model", "day"):
         (group,) = daybook("spend", "--by", by, "--json").json["groups"]
         assert (group["cost_usd"], group["unpriced_runs"], group["runs"]) == (0.75, 2, 5)
-    yesterday = (SYSTEM_CLOCK.now() - timedelta(days=1)).astimezone().date()
     assert group["name"] == str(yesterday)
     days = daybook("spend", "--by", "day", "--since", "40d", "--json").json["groups"]
     assert [each["cost_usd"] for each in days] == [1.0, 0.75]

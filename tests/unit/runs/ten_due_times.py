@@ -9,7 +9,7 @@ The cases claim and finish runs as a worker does, on a clock that the simulation
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import product
@@ -69,14 +69,17 @@ class Became:
 CASES = tuple(Case(*each) for each in product(OVERLAPS, CATCH_UPS, (False, True)))
 
 
-async def all_of_them(address: str, cases: Sequence[Case] = CASES) -> dict[Case, list[Became]]:
-    """Return the outcomes of each case, simulated on its own day in one ledger at ``address``."""
-    clock = ManualClock(NOON)
-    found = {}
+async def all_of_them(address: str) -> dict[Case, list[Became]]:
+    """Return the outcomes of each case, simulated in the ledger at ``address``."""
+    return {case: await outcomes(address, case, day) for day, case in enumerate(CASES)}
+
+
+async def outcomes(address: str, case: Case, day: int) -> list[Became]:
+    """Simulate a case in the ledger at ``address``, on a day after those of earlier cases."""
+    noon = NOON + day * _DAY
+    clock = ManualClock(noon)
     async with Ledger(address, clock) as ledger:
-        for number, case in enumerate(cases):
-            found[case] = await _Day(ledger, clock, NOON + number * _DAY, case).simulate()
-    return found
+        return await _Day(ledger, clock, noon, case).simulate()
 
 
 class _Day:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from docs import generate
 
 from daybook import repository
-from tests.databases import Database, Sqlite
+from tests.databases import Sqlite
 from tests.unit.runs import ten_due_times
 from tests.unit.runs.ten_due_times import CASES, TAKES, Became, Case
 
@@ -22,23 +23,23 @@ def anyio_backend() -> str:
 
 
 class Found:
-    """Outcomes of the cases in one database, computed on demand, with or without a full class."""
+    """Outcomes of the cases in one ledger on SQLite; each case is simulated once, on demand."""
 
-    def __init__(self, empty: Callable[[], Database]) -> None:
-        self._empty = empty
+    def __init__(self, file: Path) -> None:
+        self._address = Sqlite(file).address
         self._known: dict[Case, list[Became]] = {}
 
     async def __call__(self, case: Case) -> list[Became]:
         if case not in self._known:
-            alike = [each for each in CASES if each.full is case.full]
-            self._known |= await ten_due_times.all_of_them(self._empty().address, alike)
+            day = len(self._known)
+            self._known[case] = await ten_due_times.outcomes(self._address, case, day)
         return self._known[case]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """Return the outcomes on SQLite; the tests of each rule run on both databases."""
-    return Found(lambda: Sqlite(tmp_path_factory.mktemp("book") / "ledger.db"))
+    return Found(tmp_path_factory.mktemp("ledger") / "ledger.db")
 
 
 async def _of(found: Found, case: Case) -> str:
