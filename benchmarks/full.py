@@ -25,7 +25,7 @@ JOB_COUNT, RUN_COUNT = 2_000, 50_000
 TURNS = 7
 COMMANDS = {
     **{"list": 3.0, "status": 2.0, "doctor": 3.0},
-    **dict.fromkeys(("runs", "today", "next applied-0000", "show applied-0000")),
+    **dict.fromkeys(("runs", "today", "next first-light", "show first-light")),
 }
 """Commands, each with the largest ratio of the full home to the empty one; None is no target."""
 
