@@ -1,6 +1,6 @@
 """Prefect block types of agents, tool servers, channels, secrets and callback destinations.
 
-Each has one method ``get_…``, which builds the object that its settings describe. `daybook up` and
+Each has a method ``get_…``, which builds the object that the settings describe. `daybook up` and
 the deploy step of `prefect.yaml` register them. To register them by hand, in the repository's
 root::
 

@@ -1,4 +1,4 @@
-"""Prefect blocks of secrets, each bound to its hosts, of callback destinations and hooks."""
+"""Prefect blocks of secrets (each bound to its hosts), of callback destinations, and of hooks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Daybook schedules the work of AI agents on Prefect and keeps a ledger of every due time.
 
-Programs that embed Daybook use the names below: `docs/guides/programs.md`. Each is imported at
-first use, so that `import daybook` is cheap.
+`__all__` has the names for programs that embed Daybook; `docs/guides/programs.md` describes them.
+Each name is imported at its first use, so that `import daybook` is cheap.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m daybook`."""
+"""Entry point of `python -m daybook`."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Clock(Protocol):
         ...
 
     async def wait_until(self, instant: datetime) -> None:
-        """Return at ``instant`` or later, never earlier; return at once if it has passed."""
+        """Return at ``instant`` or later, never earlier; if it has passed, return at once."""
         ...
 
 
@@ -32,7 +32,7 @@ class SystemClock:
     async def wait_until(self, instant: datetime) -> None:
         import asyncio
 
-        # A sleep may end slightly early, and the clock may be adjusted: check again after each one.
+        # A sleep may end slightly early, and the clock may be adjusted: check after each sleep.
         while (remaining := (instant - self.now()).total_seconds()) > 0:
             await asyncio.sleep(remaining)
 

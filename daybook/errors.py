@@ -7,7 +7,7 @@
     │   ├── UnknownName          2  an option or field names an agent, tool, … that does not exist
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
     │   ├── InvalidFiles         2  mistakes in jobs files, each with its line and column
-    │   ├── ChangedMeanwhile     2  somebody changed it after the caller had read it
+    │   ├── ChangedMeanwhile     2  somebody changed a job or agent that the caller had read
     │   └── Ambiguous            2  a name or id prefix matches more than one job, run, …
     ├── NotFound                 3  the job, run, … that a command names does not exist
     ├── NothingClaimable         3  no task for this task session now, with the reason
@@ -18,7 +18,7 @@
     │   │   └── PrefectRefused   4  Prefect answers and denies access (401, 403)
     │   └── LedgerUnreachable    4
     │       ├── LedgerReplaced   4  the database was deleted or replaced while it was in use
-    │       └── LedgerOlder      4  the `daybook up` that uses it is older than this program
+    │       └── LedgerOlder      4  this program is newer than the running `daybook up`
     ├── LedgerError              1
     │   ├── LedgerNewer          2  a newer program wrote the ledger
     │   ├── LedgerKeyMissing     1  this home has no key for the ledger's encrypted copies
@@ -29,7 +29,7 @@
     ├── Temporary                1  a tool cannot do its work now; retry later
     │   └── ToolUnreachable      1  a tool's server cannot be reached or started now
     └── AgentError               1  the agent failed
-        ├── AgentMisconfigured   1  NonRetryable: the operator has to change it or its account
+        ├── AgentMisconfigured   1  NonRetryable: the operator must change the agent or its account
         ├── AgentFailed          1  the agent reported a failure or refused the request
         ├── AgentTemporary       1  rate-limited, overloaded or cut off; retry later
         └── AgentTimeout         1
@@ -58,13 +58,17 @@ def one_line(text: object, longest: int = MAX_ERROR_LENGTH) -> str:
 
 
 MAX_MISSPELLED_LENGTH = 100
-"""Maximum length of a name for which `nearest_name` searches; more would take long."""
+"""Maximum length, in characters, of a name for which `nearest_name` searches.
+
+The search for a longer name would take long.
+"""
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name that ``name`` probably means, in any case; None if none is similar.
+    """Return the known name that ``name`` probably means; None if no known name is similar.
 
-    Return None as well if ``name`` itself is known.
+    Upper and lower case count as equal. If ``name`` itself is known, or longer than
+    `MAX_MISSPELLED_LENGTH`, return None as well.
     """
     import difflib  # not needed unless a name is wrong
 
@@ -76,7 +80,7 @@ def nearest_name(name: str, known: Iterable[str]) -> str | None:
 
 
 class DaybookError(Exception):
-    """Base class of these errors. ``exit_code`` is the exit code of the command line."""
+    """Base class of Daybook's errors; a command that raises it exits with ``exit_code``."""
 
     code: ClassVar[str] = "error"
     exit_code: ClassVar[int] = 1
@@ -89,7 +93,7 @@ class NonRetryable(Exception):
 class InvalidInput(DaybookError):
     """Invalid input; nothing was stored.
 
-    ``field`` is the field's name as the user wrote it, ``problem`` says what is wrong, and ``hint``
+    ``field`` is the name of the invalid field, ``problem`` says what is wrong, and ``hint`` says
     what to write instead.
     """
 
@@ -120,8 +124,8 @@ class UnknownName(InvalidInput):
 class OutgoingRefused(NonRetryable, InvalidInput):
     """A job may not reach this address; nothing was sent to it.
 
-    ``address`` is scheme, host and port, with one IP address of the host if its name was resolved;
-    ``rule`` is the `daybook.http.guard.Rule` that applied.
+    ``address`` has the scheme, host and port, and an IP address of the host if its name was
+    resolved. ``rule`` is the `daybook.http.guard.Rule` that applied.
     """
 
     code = "outgoing_refused"
@@ -133,7 +137,7 @@ class OutgoingRefused(NonRetryable, InvalidInput):
 
 
 class ChangedMeanwhile(InvalidInput):
-    """A job or an agent was changed after the caller had read it; nothing was changed now."""
+    """Somebody changed a job or agent after the caller had read it; this call changed nothing."""
 
     code = "changed_meanwhile"
 
@@ -163,7 +167,10 @@ class Position:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A mistake in a jobs file; ``job`` is the name of the job, empty if it has none."""
+    """A mistake in a jobs file.
+
+    ``job`` is the job's name; it is empty for a job without a name, and for a mistake outside jobs.
+    """
 
     file: str
     position: Position
@@ -179,7 +186,7 @@ class Mistake:
 
 
 class InvalidFiles(InvalidInput):
-    """Mistakes in jobs files, all of them; nothing was stored."""
+    """All mistakes in the given jobs files; nothing was stored."""
 
     code = "invalid_files"
 
@@ -195,7 +202,7 @@ class InvalidFiles(InvalidInput):
 class NotFound(DaybookError):
     """The job, run, task, agent or similar that a command names does not exist.
 
-    If one of the names in ``known`` is similar, the message asks whether it was meant.
+    If a name in ``known`` is similar, the message asks whether the user meant that name.
     """
 
     code = "not_found"
@@ -223,7 +230,7 @@ class NothingClaimable(DaybookError):
 
 
 class TokenRefused(DaybookError):
-    """The token does not hold that task run, or no longer does; nothing was changed."""
+    """The token does not hold the task run, or no longer holds it; nothing was changed."""
 
     code = "token_refused"
     exit_code = 2
@@ -343,7 +350,7 @@ class LedgerReplaced(LedgerUnreachable):
 
 
 class LedgerOlder(LedgerUnreachable):
-    """The ledger has an earlier schema, and the running `daybook up` still uses that."""
+    """The ledger has an earlier schema, which the running `daybook up` still uses."""
 
     code = "ledger_older"
 
@@ -408,7 +415,10 @@ class IllegalTransition(LedgerError):
 
 
 class FenceRefused(LedgerError):
-    """A writer lost its claim: ``fence`` is the writer's token, ``current`` the token in force."""
+    """A writer lost its claim.
+
+    ``fence`` is the fencing token of the writer, ``current`` the fencing token in force.
+    """
 
     code = "fence_refused"
 
@@ -451,11 +461,14 @@ class ToolUnreachable(Temporary):
 class AgentError(DaybookError):
     """The agent failed.
 
-    ``usage`` is the usage of the failed answer, as in `AgentReply`, if known. ``final`` forbids
-    every retry and every fallback, whatever the error is, because a call of a tool that may have
-    had an effect got no reply. ``acted`` forbids every fallback, because another agent could repeat
-    the effects of calls; a retry continues after them. ``answered``: the agent failed when it was
-    asked to repair an answer that it had given.
+    ``usage`` is the usage of the failed answer, in the form of `AgentReply.usage`, None if unknown.
+    The other attributes are flags:
+
+    - ``final``: a tool call that may have had an effect got no reply. Neither a retry nor a
+      fallback is allowed, whatever the error is.
+    - ``acted``: the agent made tool calls that may not be repeated. A fallback is not allowed,
+      because another agent could repeat their effects; a retry continues after these calls.
+    - ``answered``: the agent answered, and failed when it was asked to repair its answer.
     """
 
     code = "agent"
@@ -471,10 +484,11 @@ class AgentError(DaybookError):
 
     @property
     def allows_fallback(self) -> bool:
-        """Whether another agent may answer the same attempt, because this one could not begin to.
+        """Whether another agent may answer in the same attempt: this agent did nothing.
 
-        A failure that the prompt can cause (`AgentFailed`) is not such an error. A program that
-        was started raises neither of these errors, unless it had ``answered``.
+        `AgentFailed` allows no fallback, because the prompt may have caused it. An agent whose
+        program was started raises neither `AgentTemporary` nor `AgentMisconfigured`, unless it had
+        ``answered``.
         """
         unavailable = isinstance(self, AgentTemporary | AgentMisconfigured)
         return unavailable and not (self.final or self.acted or self.answered)
@@ -499,7 +513,8 @@ class AgentFailed(AgentError):
 class AgentTemporary(AgentError):
     """The agent could not answer now and may be called again; nothing that it started still runs.
 
-    ``retry_after`` is the wait in seconds that the agent's service asked for, None if none.
+    ``retry_after`` is the wait in seconds that the agent's service requested, None if it requested
+    no wait.
     """
 
     code = "agent_temporary"
@@ -512,7 +527,7 @@ class AgentTemporary(AgentError):
 class AgentTimeout(AgentError):
     """The agent did not answer in time; Daybook ended it with everything that it started.
 
-    ``tool`` is the tool whose call was in progress; empty if there was none.
+    ``tool`` is the tool whose call was in progress; empty if no call was in progress.
     """
 
     code = "agent_timeout"

@@ -1,13 +1,17 @@
 """The home directory, and the Prefect server that this process uses.
 
-Prefect's own settings name the server's address. If they name none, this process uses the server of
-this home's `daybook up`. If that is not running, it uses Prefect's temporary server, with its files
-under `<home>/prefect`. So two homes on one machine never share a server by accident. Call
-`configure_prefect` before Prefect is imported, because Prefect reads its environment once.
+The process uses the first of these servers that exists:
 
-The server of `daybook up` requires a credential. It is stored in a file of the home that only its
-owner can read. `configure_prefect` finds it there, so it need not be in a process's initial
-environment, which other processes of the same user can read in `/proc`.
+1. the server whose address is in Prefect's own settings,
+2. the server of this home's running `daybook up`,
+3. a temporary server that Prefect starts, with its files under `<home>/prefect`.
+
+So two homes on one machine never share a server by accident. Call `configure_prefect` before
+Prefect is imported, because Prefect reads its environment once.
+
+The server of `daybook up` requires a credential, stored in a file of the home that only its owner
+can read. `configure_prefect` reads the credential from this file. So the credential need not be in
+a process's initial environment, which other processes of the same user can read in `/proc`.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ MIN_FREE_BYTES = 2**20
 """Free space below which a disk counts as full."""
 CLIENT_CREDENTIAL = "PREFECT_API_AUTH_STRING"
 SERVER_CREDENTIAL = "PREFECT_SERVER_API_AUTH_STRING"
-"""Prefect's settings for the credential that a client sends, and that a server requires."""
+"""Prefect's two settings for the credential: one for the client, the other for the server."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Home:
 
     @property
     def mark(self) -> str:
-        """Six characters that differ from those of other homes."""
+        """Six characters, derived from the path, that distinguish this home from others."""
         return hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
 
     @property
@@ -70,12 +74,12 @@ class Home:
 
     @property
     def up_lock(self) -> Path:
-        """Locked (flock) while a `daybook up` of this home runs."""
+        """File that is locked (flock) while a `daybook up` of this home runs."""
         return self.path / "up.lock"
 
     @property
     def holders(self) -> Path:
-        """Folder with a file for each worker, locked while its processes run (`runs.holders`)."""
+        """Folder with a file for each worker; processes of the worker lock it (`runs.holders`)."""
         return self.path / "holders"
 
     @property
@@ -109,7 +113,7 @@ class Home:
         return self.path / "service.env"
 
     def credential(self) -> str:
-        """Return the credential in `credential_file`; empty if there is none yet."""
+        """Return the credential in `credential_file`; empty if the file does not exist yet."""
         return _read_secret(self.credential_file)
 
     def ensure_credential(self, given: str = "") -> str:
@@ -140,12 +144,12 @@ class Home:
 
     @property
     def restoring(self) -> Path:
-        """Folder that exists while a restore into this home is not complete, so nothing runs."""
+        """Folder that exists until a restore into this home is complete; meanwhile nothing runs."""
         return self.path / ".restoring"
 
     @property
     def moving(self) -> Path:
-        """File that exists from the begin of a `daybook ledger move` until it is complete."""
+        """File that exists from the start of a `daybook ledger move` until the move is complete."""
         return self.path / ".moving"
 
     @property
@@ -156,22 +160,23 @@ class Home:
     def make(self) -> Home:
         """Create the folders, readable by their owner only. An existing folder keeps its mode.
 
-        Such a folder may hold other files; `daybook doctor` warns if other users can read it.
+        An existing folder may contain other files. `daybook doctor` warns if other users can read
+        the folder.
         """
         for folder in (self.path, self.prefect, self.logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 
     def running(self) -> dict[str, Any] | None:
-        """Return the state that this home's running `daybook up` wrote; None if none is running.
+        """Return the state that this home's running `daybook up` wrote; None if no `up` runs.
 
-        The state is the content of `up.json`, and empty until `up` has written it. An `up` of
-        another version may omit some of its keys.
+        The state is the content of `up.json`. It is empty until `up` has written the file. An `up`
+        of another version may omit some keys.
         """
         try:
             with self.up_lock.open() as lock:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return None  # no process holds it
+                return None  # no process holds the lock
         except BlockingIOError:
             pass
         except FileNotFoundError:
@@ -183,7 +188,7 @@ class Home:
 
 
 def free_bytes(path: Path) -> int:
-    """Return the free space on the disk of ``path``, which need not exist, in bytes."""
+    """Return the free space, in bytes, on the disk of ``path``; the path need not exist."""
     nearest = next(each for each in (path, *path.parents) if each.exists())
     status = os.statvfs(nearest)
     return status.f_bavail * status.f_frsize
@@ -198,12 +203,12 @@ def is_disk_full(path: Path) -> bool:
 
 
 def full_disk(folders: Iterable[Path]) -> Path | None:
-    """Return the first of these folders whose disk is full."""
+    """Return the first of ``folders`` whose disk is full; None if no disk is full."""
     return next((each for each in folders if is_disk_full(each)), None)
 
 
 def home_path() -> Path:
-    """Return the home directory: `DAYBOOK_HOME`, else `~/.daybook`."""
+    """Return the home directory: `DAYBOOK_HOME`, by default `~/.daybook`."""
     return Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook").expanduser().absolute()
 
 
@@ -233,12 +238,12 @@ def _configured_address() -> str:
 
 
 def configure_prefect() -> str | None:
-    """Configure Prefect for the right server, before it is imported; return the server's address.
+    """Configure Prefect for the right server, before Prefect is imported; return the address.
 
-    None means that the user's Prefect profile names the server, or that no server is known yet
-    (Prefect then starts a temporary one for a direct call). Also sets the credential
-    (`use_credential`), and turns off the telemetry of Prefect's client. If Prefect was imported
-    already, this changes nothing.
+    Return None if the user's Prefect profile names the server, or if no server is known yet
+    (Prefect then starts a temporary server for a direct call). Also set the credential
+    (`use_credential`), and turn off the telemetry of Prefect's client. If Prefect was already
+    imported, change nothing.
     """
     if "prefect" in sys.modules:
         return os.environ.get("PREFECT_API_URL")
@@ -265,9 +270,9 @@ def set_prefect_variables() -> str | None:
 def use_credential(address: str) -> None:
     """Make this process's Prefect clients send the credential of the server at ``address``.
 
-    For the server of this home's `daybook up` this is the home's credential. For another server on
-    this machine it is `PREFECT_SERVER_API_AUTH_STRING`, if `PREFECT_API_AUTH_STRING` is not set.
-    For any other server this changes nothing.
+    The server of this home's `daybook up` gets the home's credential. Another server on this
+    machine gets `PREFECT_SERVER_API_AUTH_STRING`, unless `PREFECT_API_AUTH_STRING` is set. For any
+    other server, change nothing.
     """
     if is_own_server(address):
         if credential := current_home().credential():
@@ -284,9 +289,9 @@ def is_own_server(address: str) -> bool:
 
 
 def forget_stopped_server() -> None:
-    """Unset the server that `daybook env` exported to this shell, if this home runs no `up`.
+    """Unset the variables that `daybook env` exported to this shell, if this home runs no `up`.
 
-    The exported server was the one of this home's `daybook up`, which will start it again.
+    They name the server of an earlier `daybook up`; the next `daybook up` starts its own.
     """
     credential = current_home().credential()
     if (
@@ -299,7 +304,7 @@ def forget_stopped_server() -> None:
 
 
 def without_credentials(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` without credentials, for a process that reads them from the home."""
+    """Return ``environment`` without Prefect's credentials, for a process that reads the home's."""
     credentials = (CLIENT_CREDENTIAL, SERVER_CREDENTIAL)
     return {name: value for name, value in environment.items() if name not in credentials}
 
@@ -324,10 +329,10 @@ def _ensure_secret(file: Path, new: str) -> str:
     try:
         empty = not file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        # If several processes do this at once, the first one's file stays.
+        # If several processes do this at once, the file of the first process stays.
         make_private_file(file, f"{new}\n")
     else:
-        if empty:  # of several processes, the first one fills it
+        if empty:  # of several processes, only the first writes the secret
             with file.open("r+", encoding="ascii") as opened:
                 fcntl.flock(opened, fcntl.LOCK_EX)
                 if not opened.read().strip():
@@ -339,10 +344,9 @@ def _ensure_secret(file: Path, new: str) -> str:
 
 
 def write_private_draft(file: Path, text: str) -> Path:
-    """Write ``text`` to a new file next to ``file``, sync it, and return its path.
+    """Write ``text`` to a draft, a new file next to ``file``; sync the draft and return its path.
 
-    Only its owner can read it. An error, such as a full disk, leaves no
-    draft.
+    Only the owner can read the draft. After an error, such as a full disk, no draft is left.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -376,7 +380,7 @@ def replace_private_file(file: Path, text: str) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Sync a folder, so that a power cut cannot lose the names in it."""
+    """Sync a folder, so that a power cut cannot lose the names of its files."""
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

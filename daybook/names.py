@@ -25,10 +25,16 @@ _BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u
 def validate_name(name: str, *, stored: bool = False) -> str:
     """Return the name without leading or trailing whitespace.
 
-    Raises `InvalidInput` if it is blank or too long, or has a control character, a character that
-    changes the direction of text, an invisible one such as a variation selector after a letter, or
-    no visible character: two such names could look the same. The last three rules do not apply to a
-    ``stored`` name, because a ledger may hold a name that predates them.
+    Raise `InvalidInput` if the name
+
+    - is blank, or longer than `MAX_NAME_LENGTH` characters,
+    - has a control character,
+    - has a character that changes the direction of text,
+    - has an invisible character, such as a variation selector after a letter, or
+    - has no visible character.
+
+    Under the last three rules, no two names look the same. These rules do not apply to a ``stored``
+    name, because a ledger may contain names that are older than the rules.
     """
     stripped = name.strip()
     if not stripped:
@@ -67,11 +73,10 @@ def _is_visible(letter: str) -> bool:
 def default_name(prompt: str) -> str:
     """Return a name from the first words of the prompt: `summarise-open-pull-requests`.
 
-    It has at most 40 characters: the letters, digits and marks of any script in lower case, dots
-    and underscores inside words (`api.example.org`), and hyphens between words. A first word that
-    is longer is cut, but no character of it: a sequence that a reader sees as one character (a
-    letter with its accents) is kept whole. If the prompt has no letter and no digit, the name is
-    `job`.
+    The name has at most 40 characters: the letters, digits and marks of any script in lower case,
+    dots and underscores inside words (`api.example.org`), and hyphens between words. A longer first
+    word is cut, but never inside a sequence that a reader sees as one character, such as a letter
+    with its accents. If the prompt has no letter and no digit, the name is `job`.
     """
     letters = (
         letter if unicodedata.category(letter)[0] in "LNM" or letter in "._" else " "
@@ -93,7 +98,7 @@ def default_name(prompt: str) -> str:
 def free_name(wanted: str, taken: Collection[str]) -> str:
     """Return ``wanted`` or, if it is taken, the first free name with `-2`, `-3`, … added.
 
-    Such a name has at most 100 characters.
+    ``wanted`` is shortened, if necessary, so that the new name has at most 100 characters.
     """
     if wanted not in taken:
         return wanted
@@ -109,7 +114,8 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
 def truncate(text: str, length: int) -> str:
     """Return the longest prefix of at most ``length`` code points that splits no character.
 
-    If even the first character is longer, it is split. A shortened text has no trailing whitespace.
+    If the first character alone is longer than ``length``, it is split. A shortened text has no
+    trailing whitespace.
     """
     if len(text) <= length:
         return text
@@ -120,7 +126,7 @@ def truncate(text: str, length: int) -> str:
 
 
 def _breaks_before(text: str, index: int) -> bool:
-    """Return whether a reader sees a new character begin at ``index`` (0 < index < len).
+    """Return whether a reader sees a new character start at ``index`` (0 < index < len).
 
     Implements the rules of Unicode's grapheme clusters (UAX 29) that occur in prompts: marks,
     joiners, variation selectors, skin tones, keycaps, tags, flags, Hangul syllables.
@@ -170,8 +176,8 @@ MAX_LINE_LENGTH = 200
 def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
     """Return ``text`` without leading or trailing whitespace.
 
-    Raises `InvalidInput` if it is longer than ``longest``, or has a line break or another character
-    that is not printable.
+    Raise `InvalidInput` if the text is longer than ``longest`` characters, or has a line break or
+    another character that is not printable.
     """
     text = text.strip()
     if len(text) > longest or not text.isprintable():

@@ -1,9 +1,15 @@
-"""Owners of jobs, and the actor that a request is made for.
+"""Owners of jobs, and the actor for which a request is made.
 
-An owner is `user` (the operator), `plugin` (a program that embeds Daybook), `prefect` (created in
-Prefect), `file:<set>` (the jobs files that `daybook apply` reads), or `agent:<id>`. An agent's jobs
-are subject to the operator's limits (`daybook.jobs.limits`) and the stricter address rule; the
-operator is responsible for all others.
+::
+
+    user           the operator
+    plugin         a program that embeds Daybook
+    prefect        a person who created the job in Prefect
+    file:<set>     the jobs files that `daybook apply` reads
+    agent:<id>     an agent
+
+An agent's jobs are subject to the operator's limits (`daybook.jobs.limits`) and to the stricter
+address rule. The operator is responsible for all other jobs.
 """
 
 from __future__ import annotations
@@ -43,9 +49,10 @@ def is_file(owner: str) -> bool:
 
 
 def of_file_set(name: str) -> str:
-    """Return the owner of the jobs of the set ``name``. Raises `InvalidInput` for the field `set`.
+    """Return the owner of the jobs of the set ``name``.
 
-    A name is a word of letters, digits, dots, dashes and underscores, so that it needs no quotes.
+    A name is a word of letters, digits, dots, dashes and underscores, so that a shell needs no
+    quotes for it. Raise `InvalidInput` for the field `set` if ``name`` is not valid.
     """
     if not name or len(name) > MAX_SET_LENGTH or not _SET_NAME.fullmatch(name):
         hint = f"use at most {MAX_SET_LENGTH} letters, digits, dots, dashes and underscores"
@@ -54,12 +61,15 @@ def of_file_set(name: str) -> str:
 
 
 def namespace(owner: str) -> str:
-    """Return the namespace of the owner's job names: an agent has its own, all others share one."""
+    """Return the namespace of the owner's job names: each agent has one, all other owners share "".
+
+    No two live jobs of one namespace have the same name.
+    """
     return owner if is_agent(owner) else ""
 
 
 def is_model(writer: str) -> bool:
-    """Return whether the writer, a job's `created_by` or `Actor.writer`, is a model."""
+    """Return whether ``writer``, from a job's `created_by` or `Actor.writer`, is a model."""
     return is_agent(writer) or writer in MODEL_INTERFACES
 
 
@@ -71,12 +81,13 @@ def agent_id(owner: str) -> str:
 def validate_owner(owner: str, field: str = "owner") -> str:
     """Return ``owner`` without surrounding whitespace.
 
-    Raises `InvalidInput` if it is not `user`, `plugin` or a valid `agent:<id>`, or is too long.
+    Raise `InvalidInput` if ``owner`` is not `user`, `plugin` or a valid `agent:<id>`, or is longer
+    than `MAX_OWNER_LENGTH` characters.
     """
     owner = owner.strip()
     name = agent_id(owner)
-    # An agent's session keys start with `<its name>:`. With a colon in its name it could use
-    # another agent's sessions.
+    # An agent's session keys start with the agent's name and a colon. An agent with a colon in its
+    # name could use another agent's sessions.
     if ":" in name:
         raise InvalidInput(field, f"{owner!r} is not valid", "use an agent name without a colon")
     if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
@@ -93,10 +104,10 @@ def validate_user_id(user_id: str) -> str:
 
 @dataclass(frozen=True)
 class Actor:
-    """The owner that makes a request, and its interface, ``via``.
+    """The owner that makes a request, and the interface that it uses.
 
-    It is `cli`, `web`, `mcp`, `api` or `run`; the last one means the tools of a run. ``user_id`` is
-    the id that an agent or a program has for its user, or "".
+    The interface, ``via``, is `cli`, `web`, `mcp`, `api`, or `run` for the tools of a run.
+    ``user_id`` is the id that an agent or a program has for its user, or "".
     """
 
     owner: str = USER
@@ -109,7 +120,7 @@ class Actor:
 
     @property
     def writer(self) -> str:
-        """The writer that a job records for this actor: the agent, else the interface."""
+        """The writer that a job records for this actor: the agent, or the interface if no agent."""
         return self.owner if self.is_agent else self.via
 
 

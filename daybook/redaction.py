@@ -11,8 +11,8 @@ HIDDEN = "********"
 def redact(text: str, secrets: Mapping[str, str]) -> str:
     """Return ``text`` with each secret, a key of ``secrets``, replaced by its value there.
 
-    The longest secret is replaced first, because it may contain another. Redact before truncating:
-    a part of a secret is not found.
+    The longest secret is replaced first, because it may contain another secret. Redact a text
+    before you truncate it, because `redact` does not find a part of a secret.
     """
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, secrets[secret])

@@ -6,8 +6,8 @@
     decorators      @daybook.tool, @daybook.listener    of imported modules; `load_plugins` imports
                                                         those in the setting `plugins`
 
-Callers of tools and listeners look both up here. A module in `plugins` that cannot be imported is
-logged once and does not affect the others.
+The code that calls tools and listeners finds them in this registry. If a module in `plugins` cannot
+be imported, the error is logged once, and the other modules are imported.
 """
 
 from __future__ import annotations
@@ -57,10 +57,11 @@ def tool(name: str, *, idempotent: bool = False) -> Callable[[F], F]:
 
     The function gets the job's `params` as keyword arguments of the annotated types. Its docstring
     is the tool's description; its return value is the answer, and an exception is the run's error.
-    It is called where jobs run, so add its module to the `plugins` setting there. ``idempotent``
-    says that a repeated call with the same arguments changes nothing more: an agent's run may then
-    repeat a call that got no reply. The decorator raises `InvalidInput` for an invalid name, for
-    the name of another tool, and for an object that is not a function.
+    The processes of runs call the function, so add its module to the `plugins` setting on each
+    machine with a worker. If ``idempotent`` is true, a repeated call with the same arguments has no
+    further effect: an agent's run may then repeat a call that got no reply. The decorator raises
+    `InvalidInput` for an invalid name, for the name of another tool, and for an object that is not
+    a function.
     """
 
     def register(function: F) -> F:
@@ -83,14 +84,15 @@ def listener(function: Any = None, /, *, name: str = "") -> Any:
             print(run["job"], run["status"])
 
     The function gets the run in the format of a callback, always with its output. All listeners are
-    called, even if one fails; an exception is recorded with the run and does not change it. Each
-    listener gets every outcome at least once, even if a process dies: `run["id"]`, `run["status"]`
-    and, for a range of due times, `run["count"]` identify an outcome. A listener is identified by
-    ``name``, by default the names of its module and function: keep it, and outcomes that were not
-    delivered yet arrive after a restart. A listener may be an `async def`, and must end within 30
-    seconds. It is called where the keeper runs, so add its module to the `plugins` setting there.
-    The decorator raises `InvalidInput` for an invalid name, for the name of another listener, and
-    for an object that is not a function.
+    called, even if one of them fails; an exception is recorded with the run, and does not change
+    the run's outcome. Each listener gets every outcome at least once, even if a process dies:
+    `run["id"]`, `run["status"]` and, for a range of due times, `run["count"]` identify an outcome.
+    A listener is identified by ``name``, by default the names of its module and function. Keep the
+    name, so that outcomes that were not delivered yet arrive after a restart. A listener may be an
+    `async def`, and must end within 30 seconds. The keeper calls the listeners, so add their
+    modules to the `plugins` setting on each machine with a keeper. The decorator raises
+    `InvalidInput` for an invalid name, for the name of another listener, and for an object that is
+    not a function.
     """
 
     def register(function: F) -> F:
@@ -139,8 +141,8 @@ def is_idempotent(name: str) -> bool:
 def installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """Return a mapping of each name in a group to its entry points.
 
-    A name has several entry points if their objects differ. They are looked up once for each import
-    path, because a lookup takes about 40 ms.
+    A name has several entry points if they refer to different objects. The result is cached for
+    each value of `sys.path`, because a lookup takes about 40 ms.
     """
     return _installed(group, tuple(sys.path))
 
@@ -155,7 +157,7 @@ def _installed(group: str, path: tuple[str, ...]) -> dict[str, tuple[EntryPoint,
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Empty the registry inside the context, and restore the previous one afterwards; for tests."""
+    """Empty the registry inside the context, and restore its content afterwards; for tests."""
     before = {group: dict(functions) for group, functions in _registered.items()}
     loaded, looked_up, failed = set(_loaded), set(_looked_up), dict(_failed)
     idempotent = set(_idempotent)
@@ -184,8 +186,8 @@ def isolated() -> Iterator[None]:
 def load_plugins() -> None:
     """Import the modules of the setting `plugins`, each once.
 
-    `failed_plugins` returns those that cannot be imported. Raises `InvalidInput` for an invalid
-    setting.
+    `failed_plugins` returns the modules that cannot be imported. Raise `InvalidInput` for an
+    invalid setting.
     """
     for module in filter(None, map(str.strip, settings.load().plugins.split(","))):
         if module in _loaded:
@@ -201,12 +203,12 @@ def load_plugins() -> None:
 
 
 def failed_plugins() -> dict[str, str]:
-    """Return a mapping of each module of `plugins` that could not be imported to the reason."""
+    """Return the modules of `plugins` that could not be imported, each with the reason."""
     return dict(_failed)
 
 
 def find_listeners() -> None:
-    """Find the listeners of this process: import `plugins`, and look up the installed ones.
+    """Find the listeners of this process: import `plugins`, and look up the installed listeners.
 
     Raises `InvalidInput` for an invalid setting.
     """
@@ -228,8 +230,8 @@ def known_names(group: str) -> list[str]:
 def find(group: str, name: str) -> Callable[..., Any] | None:
     """Return the function with this name; None if none is installed or registered.
 
-    Raises `UnusableFunction` if it cannot be loaded or is not a function, or if several functions
-    have the name.
+    Raise `UnusableFunction` if the function cannot be loaded, if the object is not a function, or
+    if several functions have this name.
     """
     registered = _registered[group].get(name)
     entries = installed(group).get(name, ())
@@ -253,12 +255,12 @@ def find(group: str, name: str) -> Callable[..., Any] | None:
 
 
 def _is_same_function(entries: tuple[EntryPoint, ...], function: Callable[..., Any]) -> bool:
-    """Return whether the only entry point is the registered function itself."""
+    """Return whether there is only one entry point, and it refers to the registered function."""
     return len(entries) == 1 and entries[0].value.replace(":", ".") == qualified_name(function)
 
 
 def is_async(function: Callable[..., Any]) -> bool:
-    """Return whether the result of a call has to be awaited."""
+    """Return whether the result of a call to the function has to be awaited."""
     function = inspect.unwrap(function)
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 - of an object that can be called

@@ -1,7 +1,7 @@
 """Location of the Prefect entry points: `flows/`, `blocks/`, `deployments/` and `prefect.yaml`.
 
 They are next to the package in a checkout, and under `daybook/_repo/` in an installed wheel. No
-machine-specific path is stored anywhere: each process gets its own path from this module.
+machine-specific path is stored anywhere, because each process gets the path from this module.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def checkout() -> Path | None:
 
 
 def uses_checkout() -> bool:
-    """Return whether this interpreter is that of the clone's `.venv`."""
+    """Return whether this interpreter belongs to the clone's `.venv`."""
     folder = checkout()
     return folder is not None and Path(sys.prefix) == folder / ".venv"
 
@@ -47,9 +47,10 @@ def install_command(extra: str) -> str:
 
 
 def root() -> Path:
-    """Return the repository root; raises `DaybookError` if the installation lacks it.
+    """Return the folder of the entry points; raise `DaybookError` if the installation lacks it.
 
-    The wheel's folder comes first: the files next to an installed package belong to other projects.
+    The wheel's folder is checked first, because the files next to an installed package belong to
+    other projects.
     """
     for folder in (_PACKAGE / "_repo", _PACKAGE.parent):
         if all((folder / file).exists() for file in _REQUIRED_FILES):
@@ -61,10 +62,11 @@ def root() -> Path:
 
 
 def enter() -> dict[str, str]:
-    """Change to the root and put it first on the import path: the pull step of our deployments.
+    """Change to the `root`, put it first on the import path, and return it as ``directory``.
 
-    In a deployment: ``pull: [{"daybook.repository.enter": {}}]``. Returns the ``directory``, as
-    Prefect's own `set_working_directory` does. Raises `DaybookError` if the installation lacks it.
+    This is the pull step of Daybook's deployments: ``pull: [{"daybook.repository.enter": {}}]``.
+    Prefect's own `set_working_directory` returns the same mapping. Raise `DaybookError` if the
+    installation lacks the root.
     """
     directory = str(root())
     os.chdir(directory)
@@ -82,15 +84,15 @@ def load_flows() -> None:
 def load_entry_point(relative: str) -> ModuleType:
     """Import a Prefect entry point by its path from the root, such as ``blocks/__init__.py``.
 
-    A package of the same name on the import path is not used, and not replaced. An entry point that
+    A package of the same name on the import path is neither used nor replaced. An entry point that
     is already loaded, under any name, is not loaded a second time, because Prefect warns if a block
-    class is defined twice. Raises `DaybookError` if there is no such file, and the errors of the
+    class is defined twice. Raise `DaybookError` if there is no such file, and the errors of the
     import.
     """
     path = root() / relative
     name = "daybook_entry_point_" + re.sub(r"\W", "_", relative.removesuffix(".py"))
     if (loaded := sys.modules.get(name)) is not None and loaded.__file__ == str(path):
-        return loaded  # a look at all modules would copy their pages in a forked process
+        return loaded  # in a forked process, the loop below would copy the pages of all modules
     for module in list(sys.modules.values()):
         # Not getattr: some lazy modules import something on attribute access.
         if getattr(module, "__dict__", {}).get("__file__") == str(path):

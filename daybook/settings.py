@@ -1,7 +1,7 @@
 """Operator settings: `DAYBOOK_…` variables, or `config.toml` in the home.
 
-A variable wins over the file. A new setting is a field of `Settings`; `docs/reference/settings.md`
-is generated from the fields. `runs.retention` says what a new retention rule needs.
+A variable overrides the file. A new setting is a field of `Settings`; `docs/reference/settings.md`
+is generated from the fields. The docstring of `runs.retention` says how to add a retention rule.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def machine_timezone() -> str:
 
 
 MIN_PROCESS_MEMORY = 512
-"""Minimum of the setting `max_process_memory`, in MB: some processes use half of it at rest."""
+"""Minimum of the setting `max_process_memory`, in MB; some processes use half of this when idle."""
 STATUS_FINDINGS = (
     *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "disk"),
     *("keeper", "sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
@@ -328,7 +328,7 @@ class Settings(BaseSettings):
     @classmethod
     def _check_ledger_url(cls, value: str) -> str:
         # A relative path or an in-memory database would give each process its own ledger: a run's
-        # process changes its working directory, and no other process sees its memory.
+        # process changes its working directory, and no process sees the memory of another process.
         if not value or value.startswith("sqlite+aiosqlite:////"):
             return value
         if match := _POSTGRESQL.match(value):
@@ -359,7 +359,7 @@ class Settings(BaseSettings):
             )
         if match is not None and match["host"].lower() in ("localhost", "127.0.0.1"):
             raise ValueError("is an address of this machine itself; those need no setting")
-        # As browsers write it in `Host` and `Origin`.
+        # Return the form that browsers use in `Host` and `Origin`.
         value = value.lower().removesuffix("/")
         standard = ":443" if value.startswith("https:") else ":80"
         return value.removesuffix(standard)
@@ -429,7 +429,7 @@ class Settings(BaseSettings):
 
     @property
     def max_of_class(self) -> dict[str, int]:
-        """Mapping of each class that has a limit to its maximum number of active runs."""
+        """Mapping from each class that has a limit to its maximum number of concurrent runs."""
         limits = {
             "light": self.max_light,
             "medium": self.max_medium,
@@ -439,7 +439,7 @@ class Settings(BaseSettings):
 
     @property
     def work_dir_roots(self) -> list[str]:
-        """The folders of `allowed_work_dirs`, as they are written."""
+        """The folders of `allowed_work_dirs`, as the setting has them: `~` is not expanded."""
         return entries(self.allowed_work_dirs)
 
     @property
@@ -467,8 +467,8 @@ def config_file() -> Path:
 def load(**given: Any) -> Settings:
     """Read the settings of this process.
 
-    ``given`` are values that win over the variables and the file. Raises an `InvalidInput` that
-    names the invalid variable, or the file and its problem.
+    The values in ``given`` override the variables and the file. Raise an `InvalidInput` that names
+    the invalid variable, or the file and its problem.
     """
     try:
         return Settings(**given)
@@ -503,8 +503,8 @@ def set_ledger_url(file: Path, url: str) -> None:
 def with_ledger_url(file: Path, url: str) -> str:
     """Return the text of a settings file with another `ledger_url`; "" removes the setting.
 
-    All other lines stay. Raises `InvalidInput`, without the address, which may have a password, if
-    the file has a form in which this is not possible.
+    All other lines stay. If the form of the file does not allow this change, raise `InvalidInput`.
+    The error does not contain the address, which may have a password.
     """
     try:
         before = file.read_text(encoding="utf-8")
@@ -528,7 +528,7 @@ def with_ledger_url(file: Path, url: str) -> str:
 def _read_file() -> dict[str, Any]:
     """Return the values in the settings file; empty if there is no file.
 
-    Raises `InvalidInput` for an unreadable file, invalid TOML and unknown keys. The home is not a
+    Raise `InvalidInput` for an unreadable file, invalid TOML, or an unknown key. `home` is not a
     key, because the file is in the home.
     """
     file = config_file()

@@ -14,8 +14,9 @@ from daybook.errors import AgentTimeout
 class ManualClock:
     """Clock that stands still until a test moves it; pass it to `Ledger` and to `carry_out`.
 
-    ``wait_until`` moves the clock to the instant and returns at once, so a test of waiting takes no
-    time. ``waits`` holds the instants that were waited for. All instants are timezone-aware.
+    ``wait_until`` moves the clock to the instant and returns at once, so a test of code that waits
+    takes no time. ``waits`` contains the instants that ``wait_until`` got. All instants are
+    timezone-aware.
     """
 
     def __init__(self, now: datetime = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)) -> None:
@@ -45,11 +46,11 @@ class ManualClock:
 
 
 class ScriptedAgent:
-    """Agent that gives a test's answers in order, and repeats the last one.
+    """Agent that returns the given answers in order, and then repeats the last answer.
 
-    An answer is a string, an `AgentReply`, or an error to raise. ``requests`` holds the requests it
-    received. With ``held=True`` each answer waits until the test sets ``release``; the first
-    request sets ``asked``, so that a test can wait until the agent is working.
+    An answer is a string, an `AgentReply`, or an error to raise. ``requests`` contains the requests
+    that the agent received. With ``held=True`` each answer waits until the test sets ``release``.
+    The first request sets ``asked``, so that a test can wait until the agent is working.
     """
 
     def __init__(

@@ -1,23 +1,23 @@
 """Timings that Daybook's processes share: leases, check intervals and grace periods.
 
 A process reads its `Timing` once, when it starts, and passes it to the processes that it starts.
-All processes that share a ledger have to use the same timing, because one checks the lease that
-another renews. So it is not a user setting. Only tests change it, to start processes with shorter
-times.
+All processes that share a ledger have to use the same timing, because one process checks the lease
+that another process renews. So the timing is not a user setting. Only tests change it, to start
+processes with shorter times.
 
-To change the lease of runs, change `run_lease` here (the lease of tasks is a user's choice:
-`tasks.model.DEFAULT_LEASE_DURATION` is its default).
+To change the lease of runs, change `run_lease` in this module. (The user chooses the lease of a
+task; `tasks.model.DEFAULT_LEASE_DURATION` is the default.) `run_lease` affects:
 
 - Values that it limits: `run_lease_renewal`, `run_lease_renewal_delay`, `stop_grace` (through
   `rerun_stop`) and `worker_signal`, which `Timing` checks, and
   `tools.connection.OPEN_TIMEOUT_SECONDS`, which has to be shorter than the lease.
 - Code that uses it and needs no change: `runs.leases` (expiry), `runs.claims`, `runs.decision`,
-  `runs.overlap` and `prefect.ended_runs`, the renewals in `worker.worker_loop`,
-  `execution.execute` and `execution.attempt`, the retries in `execution.recording` and
-  `worker.exit_handling`, and the silence after which `worker.parent` ends the runs.
-- Texts that state its 60 seconds, or times derived from them: `docs/promise.md` (rule 5),
-  `docs/concepts/claim.md`, `docs/chaos.md`, and the decisions 0009 and 0011. Tests that do so:
-  `tests/unit/test_timing.py` and `tests/unit/runs/test_leases.py`.
+  `runs.overlap` and `prefect.ended_runs`; the renewals in `worker.worker_loop`,
+  `execution.execute` and `execution.attempt`; the retries in `execution.recording` and
+  `worker.exit_handling`; and the silence after which `worker.parent` ends the runs.
+- Texts with its 60 seconds, or with times derived from them: `docs/promise.md` (rule 5),
+  `docs/concepts/claim.md`, `docs/chaos.md`, and the decisions 0009 and 0011.
+- Tests with these times: `tests/unit/test_timing.py` and `tests/unit/runs/test_leases.py`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TIMING_VARIABLE = "_DAYBOOK_TIMING"
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """All timings; raises `ValueError` if one is not positive or contradicts another."""
+    """All timings. A timing that is not positive or contradicts another raises `ValueError`."""
 
     # --- leases
 
@@ -51,8 +51,8 @@ class Timing:
     delivery_lease: timedelta = timedelta(seconds=90)
     """How long a claim on a message to be sent is valid.
 
-    It is longer than the longest attempt: 10 s each to ask Prefect for destinations and for a
-    token, 45 s for the request, and the time to record the result.
+    This lease is longer than the longest attempt: 10 s to read the destinations from Prefect, 10 s
+    to read a token from Prefect, 45 s for the request, and the time to record the result.
     """
     subscription_lease: timedelta = timedelta(seconds=60)
     """How long an MCP client counts as connected after its last renewal."""
@@ -61,7 +61,10 @@ class Timing:
     # --- the ledger
 
     ledger_lock: timedelta = timedelta(seconds=30)
-    """How long a transaction waits for the lock: in its process's queue and in the database."""
+    """How long a transaction waits for the claim lock.
+
+    The time includes the wait in the queue of its process and the wait in the database.
+    """
 
     # --- the worker
 
@@ -79,13 +82,13 @@ class Timing:
     A worker that is silent for `run_lease` has lost its runs, and the preloaded parent ends them.
     """
     stop_grace: timedelta = timedelta(seconds=10)
-    """Time from SIGTERM to SIGKILL. A flow ends its agent's program first, then itself."""
+    """Time from SIGTERM to SIGKILL. The flow first ends its agent's program, and then itself."""
     shutdown_wait: timedelta = timedelta(seconds=10)
     """How long active runs may take to end by themselves when the worker is stopped."""
     timeout_margin: timedelta = timedelta(seconds=15)
     """How much longer than its timeout an attempt may take before the worker ends it.
 
-    Normally the flow ends its own attempt, and needs a few seconds to do so.
+    Normally the flow ends its own attempt, which takes a few seconds.
     """
 
     # --- the keeper
@@ -93,25 +96,25 @@ class Timing:
     leader_check: timedelta = timedelta(seconds=5)
     """Interval between two attempts of a keeper to become leader."""
     runs_interval: timedelta = timedelta(seconds=5)
-    """Interval of the services that handle runs, and of an audit that is not complete."""
+    """Interval of the services that handle runs, and of the audit until it is complete."""
     jobs_interval: timedelta = timedelta(seconds=10)
-    """Interval of the services that handle jobs, and so of the import of edits in Prefect."""
+    """Interval of the services that handle jobs, such as the import of edits made in Prefect."""
     min_pass_interval: timedelta = timedelta(seconds=1)
-    """Minimum interval between two cycles, however many events arrive."""
+    """Minimum interval between two cycles of these services, however many events arrive."""
     alert_interval: timedelta = timedelta(seconds=30)
     delivery_interval: timedelta = timedelta(seconds=2)
     """Interval at which the keeper checks for due callbacks and messages, and sends them.
 
-    Other processes do not announce the rows that they queue.
+    The keeper polls, because other processes do not announce the rows that they queue.
     """
     listener_interval: timedelta = timedelta(seconds=2)
-    """Interval at which listeners are called."""
+    """Interval at which the keeper calls the listeners with new outcomes."""
     server_interval: timedelta = timedelta(seconds=60)
-    """Interval between two records of the Prefect server that a process uses."""
+    """Interval at which a process records in the ledger which Prefect server it uses."""
     tables_interval: timedelta = timedelta(seconds=60)
-    """Interval at which the tables in Prefect are compared with what `daybook status` finds."""
+    """Interval at which the keeper updates the tables in Prefect (what is due, what is wrong)."""
     retention_interval: timedelta = timedelta(hours=1)
-    """Interval at which old rows of the ledger are deleted."""
+    """Interval at which the keeper deletes old rows of the ledger."""
 
     backup_interval: timedelta = timedelta(minutes=5)
     """Interval between two checks whether the nightly backup is due."""
@@ -119,9 +122,9 @@ class Timing:
     # --- the children of `daybook up`
 
     probe_interval: timedelta = timedelta(seconds=10)
-    """Pause between two probes whether a child answers, and the time that it has for an answer."""
+    """Pause between two probes of a child, and the maximum time for the child's answer."""
     max_silence: timedelta = timedelta(seconds=120)
-    """How long a child may give no answer before it is restarted.
+    """How long a child may answer no probe before `daybook up` restarts it.
 
     A child that is merely busy answers in this time.
     """
@@ -131,15 +134,16 @@ class Timing:
     # --- when the keeper takes over from another process
 
     start_limit: timedelta = timedelta(seconds=60)
-    """How long after a run's scheduled time the process that fetched it may take to start it."""
+    """How long after a run's scheduled time the process that fetched the run may start it."""
     entry_limit: timedelta = timedelta(minutes=5)
     """How long a running flow may take to ask the ledger for its claim."""
     own_wait_limit: timedelta = timedelta(seconds=60)
-    """How long a waiting process may take to continue by itself after the end of its wait."""
+    """How long after the end of its wait a waiting process may take to continue by itself."""
     own_state_limit: timedelta = timedelta(seconds=15)
     """How long a flow may take to set its state in Prefect after it has recorded its outcome.
 
-    In between it sends its messages (`daybook.execution.delivery`) and creates its artifact.
+    In this time the flow sends its messages (`daybook.execution.delivery`) and creates its
+    artifact.
     """
 
     def __post_init__(self) -> None:
@@ -160,14 +164,14 @@ class Timing:
 
     @property
     def run_lease_missed(self) -> timedelta:
-        """How long after the last renewal the next one counts as missed."""
+        """Time since the last renewal after which the next renewal counts as missed."""
         return self.run_lease_renewal + self.run_lease_renewal_delay
 
     @property
     def rerun_stop(self) -> timedelta:
-        """How long after the last renewal a run with `on_lost: rerun` is stopped.
+        """Time since the last renewal after which a run with `on_lost: rerun` is stopped.
 
-        Its process group is dead before another run may start.
+        So the run's process group is dead before a rerun may start.
         """
         return self.run_lease - 1.5 * self.stop_grace
 

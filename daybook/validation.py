@@ -1,9 +1,9 @@
 """Conversion between `InvalidInput` and pydantic's errors, so that users only see `InvalidInput`.
 
-A pydantic validator may raise ``ValueError`` and pydantic's own errors only. So Daybook's models
-raise a pydantic error that carries the `InvalidInput`, and code that builds a model from user input
+A pydantic validator may raise only ``ValueError`` and pydantic's own errors. So Daybook's models
+raise a pydantic error that carries the `InvalidInput`. Code that builds a model from user input
 does so inside `raising_invalid_input`, which converts the error back. The models stay ordinary
-pydantic models for Prefect's parameter validation, and no user reads pydantic's messages.
+pydantic models, with which Prefect can validate parameters.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def raising_pydantic_error() -> Iterator[None]:
 def raising_invalid_input(known: Iterable[str] = ()) -> Iterator[None]:
     """Convert pydantic's `ValidationError` to an `InvalidInput` for the first of its errors.
 
-    Use it where a model is built from user input. ``known`` are the model's fields, as in
-    `from_pydantic`.
+    Use this context manager where a model is built from user input. ``known`` has the model's
+    fields, as for `from_pydantic`.
     """
     try:
         yield
@@ -53,13 +53,13 @@ def raising_invalid_input(known: Iterable[str] = ()) -> Iterator[None]:
 def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidInput:
     """Return one of pydantic's errors as an `InvalidInput` that names the field.
 
-    ``known`` are the names of the fields to suggest for an unknown field. If it maps names to a
-    model's fields, the error for a number out of range states the range.
+    ``known`` has the names to suggest for an unknown field. If ``known`` maps names to a model's
+    fields, the error for a number out of range states the range.
     """
     context: Mapping[str, object] = details.get("ctx", {})
     if details["type"] == "invalid_input":
         return InvalidInput(str(context["field"]), str(context["problem"]), str(context["hint"]))
-    # The innermost name: for an item of a list, that of the list.
+    # The innermost name: for an item of a list, the name of the list.
     field = next((each for each in reversed(details["loc"]) if isinstance(each, str)), "job")
     if details["type"] == "extra_forbidden":
         return unknown_field(field, known)
@@ -92,7 +92,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def unknown_field(field: str, known: Iterable[str]) -> InvalidInput:
-    """Return the error for a field that does not exist, with similar names, or else all names."""
+    """Return the error for an unknown field; its hint has similar names or, without any, all."""
     names = sorted(known)
     near = difflib.get_close_matches(field, names, n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"

@@ -1,4 +1,4 @@
-"""Deploy steps of `prefect.yaml`, which create what a deployment needs to run.
+"""Deploy steps of `prefect.yaml`, which create the resources that a deployment needs.
 
 A step that runs again changes nothing.
 """
@@ -14,9 +14,9 @@ from anyio.from_thread import start_blocking_portal
 async def prepare() -> dict[str, str]:
     """Migrate the ledger, register the block types, create the work pool and the agent `default`.
 
-    Also restores lost blocks. In `prefect.yaml`: ``build: [{"deployments.steps.prepare": {}}]``.
-    Returns the address of the ``ledger``. Raises `daybook.errors.InvalidInput` if a pool of another
-    type has the pool's name.
+    The step also restores lost blocks. In `prefect.yaml`, write
+    ``build: [{"deployments.steps.prepare": {}}]``. Returns the address of the ``ledger``. Raises
+    `daybook.errors.InvalidInput` if a pool of another type has the pool's name.
     """
     from prefect.client.orchestration import get_client
 
@@ -32,13 +32,13 @@ async def prepare() -> dict[str, str]:
 async def apply_jobs(
     folder: str = "jobs", set_name: str = "deployments", *, prune: bool = False
 ) -> dict[str, int]:
-    """Apply the jobs files of a folder beside this file, as `daybook apply` does, and wait.
+    """Apply the jobs files of a folder beside this file, and wait until Prefect has the changes.
 
     The file of the example job is left out, because `daybook up` adds that job, once. A folder with
     no other file is an empty set, so ``prune`` removes all its jobs. In `prefect.yaml`, after
-    `prepare`: ``- deployments.steps.apply_jobs: {}``. The options are those of `daybook apply`.
-    Returns the number of ``jobs`` in the files. Raises
-    `daybook.errors.InvalidFiles` with all mistakes; then nothing was stored.
+    `prepare`: ``- deployments.steps.apply_jobs: {}``. `daybook apply` has the same options. Returns
+    the number of ``jobs`` in the files. Raises `daybook.errors.InvalidFiles` with all mistakes;
+    then nothing was stored.
     """
     from daybook import api
     from daybook.files import sources

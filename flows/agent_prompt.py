@@ -36,13 +36,13 @@ from daybook.runs.claim_requests import Granted
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-# Results are not persisted, because Prefect's Retry does not execute a run again that has a result.
-# The artifact has the full answer, and the ledger has the data for programs. Prefect's own retries
-# are off, because they would bypass the claim.
+# Results are not persisted, because Prefect's Retry executes no run that already has a result. The
+# artifact has the full answer, and the ledger has the data for programs. Prefect's own retries are
+# off, because they would bypass the claim.
 @flow(name="agent-prompt", persist_result=False, retries=0)
 @takes_parameters_of("agent-prompt")
 async def agent_prompt(**parameters: Any) -> State[Any]:
-    """Send one prompt to one agent, or to a fallback agent if that one is unavailable."""
+    """Send one prompt to one agent, or to a fallback agent if the first is unavailable."""
     return await carry_out("agent-prompt", parameters, _prepare)
 
 

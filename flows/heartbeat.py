@@ -5,7 +5,7 @@
     the file is missing or blank ──────► skipped, without a request to an agent
     the job's own check says skip ─────► skipped
     check: is there anything to do? ─┬─► no: skipped · an invalid answer: failed
-                                     └─► yes: the agent acts on them, in its own session
+                                     └─► yes: the agent carries out the orders, in its own session
 
 It runs from a deployment (also by `run_deployment("heartbeat/<slug>")`), or in a script::
 

@@ -1,19 +1,19 @@
 """Agents that answer a job's prompts: the interface `base.Agent` and its implementations.
 
 An implementation takes an `AgentRequest` and returns an `AgentReply`, or raises an `AgentError`.
-Its contract, which `tests/contract/agents` checks for every implementation:
+The contract, which `tests/contract/agents` checks for every implementation:
 
-- `answer` returns or raises within `timeout` plus the time that it needs to end its work;
-- after it has returned or raised, nothing that it started still runs;
-- it honours cancellation, and cleans up before it passes the cancellation on;
-- no error that it raises contains a secret;
-- it does not retry: after `AgentTemporary` and `AgentTimeout` the run may ask again.
+- `answer` returns or raises within `timeout` plus the time that ending its work takes;
+- after `answer` has returned or raised, no process or task that it started still runs;
+- `answer` honours cancellation, and cleans up before it passes the cancellation on;
+- no error that `answer` raises contains a secret;
+- `answer` does not retry: after `AgentTemporary` and `AgentTimeout`, the run may call it again.
 
 The implementations are `offline`, `command` and `model`. `kinds` lists them by the slug of the
-Prefect block type that stores their settings; `documents` reads and writes those blocks. Nothing
-here imports Prefect when it is imported, and pydantic-ai is imported only when a model agent is
-used. An agent's settings list the tools that it may call (validated by `base.check_tool_entries`);
-the request carries the tools themselves.
+Prefect block type that stores their settings; `documents` reads and writes those blocks. No module
+of this package imports Prefect at import time, and only a model agent imports pydantic-ai, when it
+is used. An agent's settings list the names of the tools that the agent may call (validated by
+`base.check_tool_entries`); the request carries the tools themselves.
 
 To add a kind of agent, change these files:
 
@@ -22,6 +22,6 @@ To add a kind of agent, change these files:
 - `blocks/agents.py`: its block class (`blocks/__init__.py` registers all classes of that module);
 - `cli/agents.py`: its options in `add_`, which also lists the kinds;
 - `api/agents.py`: `_check` and `_check_tools`, if its settings need a check before they are stored;
-- `tests/contract/agents/test_agent.py`: an entry in `AGENTS`; `tests/pure/agents/test_kinds.py`
-  lists the kinds, too.
+- `tests/contract/agents/test_agent.py`: an entry in `AGENTS`;
+- `tests/pure/agents/test_kinds.py`: the list of kinds.
 """

@@ -31,16 +31,21 @@ class Message:
 class Tool:
     """A tool for an agent that answers a prompt, or for a client of Daybook's MCP server.
 
-    ``schema`` is the JSON schema of its arguments, an object; ``call`` takes the arguments and
-    returns its answer as text. ``call`` raises `DaybookError`, whose message the model or the
-    client reads, so the message says what to do instead. ``skipped`` is called in place of
-    ``call``, with the arguments, if the call is not made because an earlier attempt has made it.
+    ``schema`` is the JSON schema of the arguments, which are one JSON object. ``call`` takes the
+    arguments and returns the tool's answer as text. If ``call`` raises `DaybookError`, the model or
+    the client reads the message, so the message says what to do instead. If an earlier attempt has
+    already made a call, the agent calls ``skipped`` with the arguments instead of ``call``.
 
-    The flags describe a call: ``read_only`` changes nothing in any system; ``destructive``
-    overwrites or removes something; ``idempotent`` changes nothing more if it is repeated;
-    ``open_world`` affects systems other than Daybook; ``may_wait`` waits before it changes
-    something, so it is cancelled if its client disconnects. ``needs_approval``: a run calls it only
-    if a person has approved the call (`daybook.runs.approvals`).
+    The flags describe a call:
+
+    - ``read_only``: it changes nothing in any system.
+    - ``destructive``: it overwrites or removes something.
+    - ``idempotent``: a repetition changes nothing more.
+    - ``open_world``: it affects systems other than Daybook.
+    - ``may_wait``: it waits before it changes something, so it is cancelled if the client
+      disconnects.
+    - ``needs_approval``: a run makes it only if a person has approved it
+      (`daybook.runs.approvals`).
     """
 
     name: str
@@ -65,9 +70,9 @@ class Tool:
 class McpServers:
     """The MCP servers that a program may use.
 
-    ``config`` is the content of the program's configuration file. It contains ``variables``, which
-    maps the names of the servers' environment variables to their values, and ``secrets``, other
-    secret values.
+    ``config`` is the content of the program's configuration file. ``variables`` maps the names of
+    the servers' environment variables to the values in ``config``. ``secrets`` has further secret
+    values in ``config``.
     """
 
     config: dict[str, Any] = field(hash=False, repr=False)
@@ -79,23 +84,27 @@ class McpServers:
 class AgentRequest:
     """A prompt for an agent, with its context.
 
-    ``timeout`` is in seconds and limits this attempt. ``occurrence`` is the occurrence key of
-    `daybook.runs`; ``job`` is the job's name, None for a run without a job; ``due`` is the due time
-    as a timezone-aware instant, None for a run that was not scheduled. ``history`` holds the
-    messages before ``prompt``, oldest first, already bounded by the caller. ``model`` is the model
-    that the job requests instead of the agent's own, in the format of the agent's setting; empty
-    means the agent's own. Agents without a choice of models refuse any (`refuse_model`).
-    ``question`` is 2 if the attempt asks again because the first answer did not fit, else 1.
-    ``fallback`` is the position of this agent among the job's fallback agents, counted from 1, or 0
-    for the job's own agent.
-    ``tools`` are the tools that the agent may call while it answers, ``tokens`` the maximum number
-    of input and output tokens of all its requests, None without a limit. ``repeatable``: the whole
-    request may be retried after its tools were called. ``servers`` are the MCP servers for an agent
-    that is a program, which gets no ``tools``. ``work_dir`` is the real path of the job's work
-    directory, in which a program runs instead of its own; empty for none. ``once``: the agent
-    sends the model one request only, even if the model calls a tool. The agent calls ``took``
-    before each call to a tool, with the usage so far in the format of `AgentReply.usage`. The agent
-    passes each of its steps to ``journal``, if there is one.
+    - ``timeout``: limit of this attempt, in seconds.
+    - ``occurrence``: occurrence key of the run.
+    - ``job``: the job's name; None for a run without a job.
+    - ``due``: the due time, timezone-aware; None for a run that was not scheduled.
+    - ``history``: messages before ``prompt``, oldest first; the caller has limited their length.
+    - ``model``: model that the job requests, in the format of the agent's setting; empty for the
+      agent's own model. Agents without a choice of models refuse any other value (`refuse_model`).
+    - ``question``: 1; 2 if the attempt asks again because the first answer did not match the schema
+      of the job.
+    - ``fallback``: position of this agent among the job's fallback agents, from 1; 0 for the job's
+      own agent.
+    - ``tools``: tools that the agent may call while it answers.
+    - ``tokens``: maximum sum of the input and output tokens of all requests; None without a limit.
+    - ``repeatable``: the whole request may be retried after its tools were called.
+    - ``took``: function that gets the usage so far, in the format of `AgentReply.usage`. A model
+      agent calls it before each tool call, a program's agent whenever the usage changes.
+    - ``servers``: MCP servers for an agent that is a program; such an agent gets no ``tools``.
+    - ``work_dir``: real path of the job's work directory, in which a program runs instead of in the
+      agent's own; empty for none.
+    - ``once``: the agent sends the model one request only, even if the model calls a tool.
+    - ``journal``: journal to which the agent passes each of its steps; None for no journal.
     """
 
     prompt: str
@@ -138,13 +147,17 @@ class AgentReply:
     """The answer of an agent.
 
     ``text`` is the answer and nothing else; ``result`` is its JSON value if the agent answers in
-    JSON. ``model`` is the model's name and ``usage`` the usage of the answer, None if unknown.
-    ``cut`` says why the text is only the beginning of the answer; empty if it is complete.
+    JSON. ``model`` is the model's name, and ``usage`` the usage of the answer; each is None if
+    unknown. ``cut`` says why ``text`` is only the beginning of the answer; it is empty if the
+    answer is complete.
 
-    Keys of ``usage``: ``requests``; ``input_tokens`` and ``output_tokens``, None if the provider
-    reported none; ``cache_read_tokens`` and ``cache_write_tokens``, which are parts of the input
-    tokens, and ``tool_calls``, each omitted when 0; ``cost_usd``, in US dollars, None if the price
-    is not known.
+    Keys of ``usage``:
+
+    - ``requests``
+    - ``input_tokens``, ``output_tokens``: None if the provider reported none
+    - ``cache_read_tokens``, ``cache_write_tokens``: parts of the input tokens, omitted when 0
+    - ``tool_calls``: omitted when 0
+    - ``cost_usd``: in US dollars; None if the price is not known
     """
 
     text: str
@@ -167,8 +180,8 @@ class Agent(Protocol):
         """Answer once, without retries.
 
         After `AgentTemporary` and `AgentTimeout` the caller may repeat the request; after
-        `AgentFailed` and `AgentMisconfigured` it may not. After `AgentTemporary` and
-        `AgentMisconfigured`, which mean that nothing was done, it may ask another agent.
+        `AgentFailed` and `AgentMisconfigured` it may not. `AgentTemporary` and `AgentMisconfigured`
+        mean that nothing was done, so after them the caller may ask another agent.
         """
         ...
 
@@ -183,7 +196,7 @@ class StoredAgent(Agent, Protocol):
 
     @property
     def compression(self) -> Compression:
-        """What a model gets of the sessions of jobs that do not say it."""
+        """The part of a session that a model gets, for jobs without a setting of their own."""
         ...
 
     @property
@@ -192,15 +205,18 @@ class StoredAgent(Agent, Protocol):
         ...
 
     def check_model(self, model: str) -> None:
-        """Raise `AgentMisconfigured` for a model that the agent cannot use; empty means its own.
+        """Raise `AgentMisconfigured` if the agent cannot use ``model``; empty means its own model.
 
-        `answer` raises this error too; this check needs no key. May import pydantic-ai.
+        `answer` raises this error too, but this check needs no key. It may import pydantic-ai.
         """
         ...
 
 
 def refuse_model(name: str, kind: str, model: str) -> None:
-    """Raise `AgentMisconfigured` if the job requests a model; for agents that offer no choice."""
+    """Raise `AgentMisconfigured` unless ``model`` is empty; for agents without a choice of models.
+
+    ``kind`` describes the agent in the message, such as "a command".
+    """
     if model:
         raise AgentMisconfigured(
             f'the job requests the model "{model}", but agent "{name}" is {kind} and has no '
@@ -214,7 +230,7 @@ def _check_capabilities(value: list[str]) -> list[str]:
 
 
 OWN_TOOLS = "daybook"
-"""Name of Daybook's own tools; a tool server or a Python tool of this name is not used."""
+"""Name that stands for Daybook's own tools, even if a tool server or Python tool has this name."""
 
 Capabilities = Annotated[
     list[str],
@@ -232,7 +248,7 @@ Capabilities = Annotated[
 ]
 """The setting `capabilities` of each kind of agent.
 
-Daybook compares it with the requirements of a task. The words are unique and sorted.
+Daybook compares the capabilities with the requirements of a task. They are unique and sorted.
 """
 
 MAX_ENTRIES = 50
@@ -240,7 +256,7 @@ MAX_ENTRY_LENGTH = 200
 
 
 def check_tool_entries(entries: list[str]) -> list[str]:
-    """Return ``entries``; raise ValueError for too many, or for one that cannot name a tool."""
+    """Return ``entries``; raise ValueError if there are too many, or one cannot name a tool."""
     if len(entries) > MAX_ENTRIES:
         raise ValueError(f"has too many entries; the maximum is {MAX_ENTRIES}")
     for entry in entries:
@@ -254,7 +270,7 @@ def check_tool_entries(entries: list[str]) -> list[str]:
 
 
 def check_server_entries(entries: list[str]) -> list[str]:
-    """Return ``entries``; raise ValueError for an entry that names less than a whole server.
+    """Return ``entries``; raise ValueError if an entry does not name a whole server.
 
     Also raises the errors of `check_tool_entries`.
     """

@@ -1,4 +1,4 @@
-"""An agent that is a program: the answer is the program's standard output."""
+"""An agent that is a program: the answer is its standard output, or the result printed there."""
 
 from __future__ import annotations
 
@@ -138,18 +138,18 @@ class CommandSettings(BaseModel):
 class CommandAgent:
     """Agent that runs a program once for each request, in a process group of its own.
 
-    With the output of a preset, the program's steps are recorded as it prints them
-    (`step_recorder`), and the answer is the text of its result; without a result, or if the result
-    is an error, `AgentFailed` is raised.
+    If the setting `output` names a preset, `step_recorder` records the program's steps as the
+    program prints them, and the answer is the text of the program's result. `answer` raises
+    `AgentFailed` if there is no result, or the result is an error.
 
-    Exit code 0 means an answer; any other exit code raises `AgentFailed`, and so does an answer
-    that should be JSON but is not, or is too long. The reply drops text beyond
-    `process.MAX_OUTPUT_BYTES`, and says so in ``cut``. `AgentMisconfigured` is raised before
-    anything is started. When `answer` returns, no process of the program's group is left; a process
-    that creates a session of its own is not ended.
+    `answer` also raises `AgentFailed` for any exit code but 0, and for an answer that should be
+    JSON but is not, or is too long. The reply drops text beyond `process.MAX_OUTPUT_BYTES`, and
+    says so in ``cut``. `answer` raises `AgentMisconfigured` before it starts anything. When it
+    returns, no process of the program's group is left. It does not end a process that has created a
+    session of its own.
 
     The MCP configuration file may contain secrets, so it is in its own folder, which only this user
-    can read and which is removed when `answer` ends.
+    can read. `answer` removes the folder at its end.
     """
 
     name: str
@@ -239,7 +239,7 @@ class CommandAgent:
         config: str,
         lines: LinePipe | None = None,
     ) -> process.ProgramResult:
-        # A relative program belongs to the agent: the job's work directory does not change it.
+        # A relative path of the program starts at the agent's own work directory, if it has one.
         base = self.settings.work_dir or folder
         try:
             program = locations.find_program(self.settings.command[0], base, variables)
@@ -275,7 +275,7 @@ class CommandAgent:
     def _stdin_text(self, request: AgentRequest) -> str:
         if not request.history or self.settings.history == "none":
             return request.prompt
-        # Indented, so that no message can pass for the start of another or for the question.
+        # Indent each message, so that its text cannot look like another message or the question.
         transcript = "\n\n".join(
             f"{_ROLES[each.role]}:\n{textwrap.indent(each.content, '    ')}"
             for each in request.history
@@ -299,12 +299,15 @@ class CommandAgent:
 
     @contextmanager
     def _config(self, request: AgentRequest) -> Iterator[str]:
-        """Yield the path of the MCP configuration file; empty if the command takes none."""
+        """Yield the path of the MCP configuration file; "" if the command does not need the file.
+
+        Remove the file afterwards.
+        """
         if not template.takes_config(self.settings.command):
             yield ""
             return
         config_json = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
-        # Not in the working directory: other users may be able to read it.
+        # The file is not in the working directory, which other users may be able to read.
         with locations.temporary_folder("daybook-mcp-") as folder:
             path = os.path.join(folder, "mcp.json")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -325,7 +328,10 @@ class CommandAgent:
 
 @dataclass(frozen=True)
 class _SecretHider:
-    """Hides the secrets that a program got: variables by their names, others by asterisks."""
+    """Hides the secrets that a program got.
+
+    It replaces a variable's value with the variable's name, and any other secret with asterisks.
+    """
 
     variables: dict[str, str] = field(repr=False)
     servers: McpServers = field(repr=False)
@@ -335,7 +341,7 @@ class _SecretHider:
         return self.of_answer(text)
 
     def of_answer(self, text: str) -> str:
-        # Includes the variables of its servers; values that are not secret may be shown.
+        # Also hide the variables of the servers; values that are not secret may be shown.
         text = environment.redact_secrets(text, {**self.servers.variables, **self.variables})
         return FilledSecrets(set(self.servers.secrets)).hide(text)
 
@@ -367,5 +373,5 @@ def _without_result(program: str, output: str, completed: process.ProgramResult)
 
 
 def _marked(text: str, ended: process.ProgramResult) -> str:
-    """Return the text for an error, with a note if it was cut: errors have no field for that."""
+    """Return the text for an error, with a note if the text was cut: errors have no field `cut`."""
     return f"{text}\n[cut here: {_cut(ended)}]" if ended.dropped else text

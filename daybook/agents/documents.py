@@ -1,9 +1,9 @@
-"""Storage of agents in Prefect: one block document each, found by the slug of its block type.
+"""Storage of agents in Prefect: each agent is a block document of its kind's block type.
 
-The block classes are Prefect entry points and are not imported here: a document's data are the
-settings of its kind. Daybook keeps names unique among all kinds. Prefect keeps them unique within
-one kind only, so two agents created in its UI may share a name; the reference ``<slug>/<name>``
-distinguishes them.
+The block classes are Prefect entry points. This module does not import them, because a document's
+data are the agent's settings. Daybook keeps names unique among all kinds. Prefect keeps names
+unique within one kind only, so two agents created in Prefect's UI may share a name; the reference
+``<slug>/<name>`` distinguishes them.
 
 Every async function takes Prefect's client, passes on its errors, and raises `AgentMisconfigured`
 if the block types are not registered.
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 class AgentInfo(BaseModel, frozen=True):
     """An agent, without secrets.
 
-    ``kind`` is the word of one of `kinds.KINDS`, and ``type`` the slug of its block type.
-    ``problem`` is None, or says what is wrong with the settings.
+    ``kind`` is the word of the agent's kind (`kinds.KINDS`), and ``type`` is the slug of the kind's
+    block type. ``problem`` says why the settings are invalid; it is None if they are valid.
     """
 
     name: str
@@ -75,7 +75,7 @@ def matches(known: Mapping[str, list[str]], ref: str) -> list[str]:
 
 
 async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
-    """Return a mapping of each reference to an agent to the agent's capabilities.
+    """Return the capabilities of the agents, by reference.
 
     The references are `<name>` and `<slug>/<name>`. A name that several kinds share is omitted.
     Capabilities are read even from invalid settings.
@@ -93,7 +93,7 @@ async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
 
 
 async def tool_entries(client: PrefectClient) -> list[tuple[str, list[str]]]:
-    """Return each agent's name and the tools that its settings list, even if they are invalid."""
+    """Return each agent's name and the tools in its settings, even if the settings are invalid."""
     return [
         (str(document.name), list(map(str, value)))
         for kind in kinds.KINDS.values()
@@ -105,8 +105,8 @@ async def tool_entries(client: PrefectClient) -> list[tuple[str, list[str]]]:
 async def get(client: PrefectClient, name: str) -> StoredAgent:
     """Return the agent with this name.
 
-    Raises `UnknownName` with the known names, `Ambiguous`, and `AgentMisconfigured` if the settings
-    are invalid, for example after an edit in Prefect's UI.
+    Raises `UnknownName` with the known names, `Ambiguous` if several kinds share the name, and
+    `AgentMisconfigured` if the settings are invalid, for example after an edit in Prefect's UI.
     """
     kind, document = await _find(client, name, secrets=True)
     return kinds.build(kind.slug, document.name or name, document.data)
@@ -122,8 +122,8 @@ async def add(
 ) -> None:
     """Store an agent.
 
-    Raises `InvalidInput` for an unknown kind, for invalid settings, and for a name that is invalid,
-    or that is taken while ``replace`` is false. With ``replace``, overwrites the existing agents of
+    Raises `InvalidInput` for an unknown kind, invalid settings, an invalid name, and, unless
+    ``replace`` is true, a name that is taken. With ``replace``, overwrites the existing agents of
     all kinds with this name. None of their settings are kept, so the caller has to pass a key
     again.
     """
@@ -134,8 +134,8 @@ async def add(
     if existing and not replace:
         raise kind.name_taken(name)
     await kind.save(client, name, checked, replace=kind.slug in existing)
-    # Only now, so that a failure above keeps the old agent. If a crash here leaves the name with
-    # two kinds, the same call removes the old one.
+    # Remove old agents last, so that a failure above keeps them. If a crash here leaves agents of
+    # two kinds with this name, a repeated call removes the old agent.
     for other in existing:
         if other != kind.slug:
             with suppress(NotFound):  # another process was faster
@@ -143,9 +143,10 @@ async def add(
 
 
 async def read(client: PrefectClient, name: str) -> tuple[kinds.AgentKind, str, dict[str, Any]]:
-    """Return the agent's kind, name and stored settings, with secrets, even if they are invalid.
+    """Return the agent's kind, name and stored settings, with secrets.
 
-    Fields that the kind does not have are left out. Raises `UnknownName` and `Ambiguous`.
+    The settings may be invalid. Fields that the kind does not have are left out. Raises
+    `UnknownName` and `Ambiguous`.
     """
     kind, document = await _find(client, name, secrets=True)
     data = {each: document.data[each] for each in kind.model.model_fields if each in document.data}
@@ -189,9 +190,8 @@ async def ensure_default(
 ) -> bool:
     """Create the agent `default` unless an agent has that name; return whether it was created.
 
-    The default kind is an offline agent. The settings have to be valid. If Prefect lost its
-    database, this restores the ledger's copy instead, and raises `LedgerKeyMissing` if the copy
-    cannot be decrypted.
+    By default it is an offline agent. ``settings`` have to be valid. If Prefect lost its database,
+    restore the ledger's copy instead; raise `LedgerKeyMissing` if the copy cannot be decrypted.
     """
     if DEFAULT_AGENT in await names(client):
         return False
@@ -205,10 +205,11 @@ async def ensure_default(
 
 
 async def _restore_default(client: PrefectClient) -> bool:
-    """Restore an agent `default` that Prefect lost; return whether there was one to restore.
+    """Restore an agent `default` that Prefect lost; return whether the ledger has a copy of one.
 
-    If restoring it fails, the result is True, so that no other agent replaces it; `daybook doctor`
-    shows the problem. Raises `LedgerKeyMissing` if the copy cannot be decrypted here.
+    If the restore fails, the result is True, so that no other agent replaces the lost agent;
+    `daybook doctor` shows the problem. Raises `LedgerKeyMissing` if this home cannot decrypt the
+    copy.
     """
     async with Ledger(load().ledger_address) as ledger:
         report = await mirror.reconcile(ledger, client, kinds.KINDS.values(), only=DEFAULT_AGENT)

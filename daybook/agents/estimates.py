@@ -1,4 +1,4 @@
-"""Estimate of the tokens of a request to a model, before it is sent. Pure."""
+"""Estimate of the tokens that a request to a model will use. Pure."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from daybook.jobs.compression import estimate_tokens
 
 FIRST_OUTPUT_TOKENS = 250
-"""Expected output of the first request of an answer; of later ones, it is the mean until then."""
+"""Expected output tokens of an answer's first request.
+
+For a later request, the estimate is the mean output of the requests before.
+"""
 
 
 def estimated_tokens(

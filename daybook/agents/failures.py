@@ -92,7 +92,8 @@ def no_answer_error(
 ) -> AgentFailed:
     """Return the error for a response that is valid HTTP but contains no answer.
 
-    ``text`` is the part that arrived, ``reason`` the reason that the provider gave, or empty.
+    ``text`` is the part of the answer that arrived. ``reason`` is the provider's reason; it is
+    empty if the provider gave none.
     """
     sentence = "{provider} ended the answer early" if reason else "{address} gave no answer"
     return AgentFailed(_Messages(agent, model, list(secrets)).say(sentence, reason), text)
@@ -135,7 +136,7 @@ def _from_connection_error(
     from pydantic_ai.exceptions import ModelTimeoutError
 
     if error.phase in ("connect", "pool"):
-        # The operating system's error is below the exceptions of three libraries.
+        # The exceptions of three libraries wrap the operating system's error.
         cause: BaseException = error
         while (below := cause.__cause__ or cause.__context__) is not None:
             cause = below
@@ -176,7 +177,7 @@ class _Messages:
 def _address(model: Model) -> str:
     try:
         parts = urlsplit(str(model.base_url or ""))
-    except Exception:  # some models have none, and raise an error
+    except Exception:  # some models have no base URL, and raise an error
         parts = urlsplit("")
     if not parts.hostname:
         return model.system
@@ -191,5 +192,5 @@ def _provider_message(error: BaseException) -> str:
         message = inner.get("message") if isinstance(inner, Mapping) else inner
         return message if isinstance(message, str) else json.dumps(body, default=str)
     message_text = str(body or getattr(error, "message", "") or error)
-    # The rest is advice for developers, not for users.
+    # Cut off the advice at the end, which is for developers, not for users.
     return message_text.partition(". Consider raising the ")[0]

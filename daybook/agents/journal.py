@@ -5,8 +5,8 @@
     start ──► None: the request is sent, or the tool is called ──► finish
       └─────► the reply of an earlier attempt, which takes its place
 
-An agent passes each step to the journal before it acts, and its reply afterwards. A step that
-cannot be recorded as started must not happen.
+An agent passes each step to the journal before it acts, and the step's reply afterwards. If the
+journal cannot record the start of a step, the step must not happen.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ Kind = Literal["request", "tool"]
 class Position:
     """Place of a step in a run, the same in each attempt.
 
-    ``agent`` and ``question`` are those of `AgentRequest`. ``request`` counts the requests of one
-    answer from 1, and ``call`` the tool calls of one response from 1, in the order in which the
-    model wrote them; it is 0 for the request itself.
+    ``agent`` is `AgentRequest.fallback`, and ``question`` is `AgentRequest.question`. ``request``
+    is the number of the request within its answer, from 1. ``call`` is the number of the tool call
+    within its response, from 1, in the order in which the model wrote the calls; 0 stands for the
+    request itself.
 
-    Positions are ordered. The text of one is `3.2` for the second call of the third response. `#2.`
-    before it marks the question that repairs an answer, and `~1.` the first fallback agent.
+    Positions are ordered. As text, the second call of the third response is `3.2`. The prefix `#2.`
+    marks the question that repairs an answer; the prefix `~1.` marks the first fallback agent.
     """
 
     agent: int
@@ -67,11 +68,11 @@ class Position:
 class Step:
     """A step before it happens.
 
-    ``name`` is the model, or the tool by the name that the model uses. ``facts`` are what the step
-    asks for, by name; `digest` is that of all of them. ``input`` is the same as a text for people.
-    ``repeatable``: a repetition has no second effect. ``estimate`` is what a request will probably
-    use, which budgets reserve; they do not count a step without one. ``needs_approval``: it may
-    happen only if a person has approved it.
+    ``name`` is the model's name, or the tool's name as the model uses it. ``facts`` are the parts
+    of the request or call, by name; `digest` is the digest of all facts. ``input`` is the request
+    or call as human-readable text. ``repeatable``: a repetition has no second effect. ``estimate``
+    is the probable usage of a request, which budgets reserve; they do not count a step without an
+    estimate. ``needs_approval``: the step may happen only if a person has approved it.
     """
 
     position: Position
@@ -91,12 +92,13 @@ class Step:
 
 @dataclass(frozen=True)
 class StepReply:
-    """What came back: ``output`` as a text for people, or an ``error``.
+    """Reply to a step: ``output``, human-readable text, or an ``error``.
 
-    ``usage`` is that of a request to a model, as in `AgentReply`. ``value`` is the complete reply
-    as JSON, from which a later attempt can continue; None if it cannot. ``may_cost``: a request
-    without usage may have cost something, so budgets go on counting its estimate. ``amount`` is
-    what they count if it is not the usage of this step alone.
+    ``usage`` is the usage of a request to a model, in the format of `AgentReply.usage`. ``value``
+    is the complete reply as JSON, from which a later attempt can continue; None if no attempt can.
+    ``may_cost``: a request without usage may have cost something, so budgets keep counting its
+    estimate. ``amount`` is the amount that budgets count, if it differs from the usage of this
+    step.
     """
 
     output: str = field(default="", repr=False)
@@ -108,7 +110,7 @@ class StepReply:
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Return the arguments of a tool call as a text for people."""
+    """Return the arguments of a tool call as human-readable text."""
     return ", ".join(
         f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
         for name, value in arguments.items()
@@ -123,37 +125,39 @@ class Journal(Protocol):
         ...
 
     async def start(self, step: Step) -> StepReply | None:
-        """Record the start of ``step``, which may happen after that.
+        """Record the start of ``step``; return None if the step may happen now.
 
-        If it must not happen, because it has happened in an earlier attempt or may have, return the
-        reply to use instead. If the requests of other runs have reserved the rest of a budget, wait
-        for them. Raise `ApprovalNeeded` if a person has to decide first: then the attempt is left,
-        and goes on here after the decision. Raise `LedgerError` if the run was taken over,
-        `AgentFailed` if the attempt has to stop, and `AgentMisconfigured` if the price of a request
-        is not known but limited.
+        If the step has happened in an earlier attempt, or may have happened, return the reply to
+        use instead. If the requests of other runs have reserved the rest of a budget, wait for
+        those requests.
+
+        Raise `ApprovalNeeded` if a person has to decide first: the process then leaves the attempt,
+        which continues at this step after the decision. Raise `LedgerError` if another process took
+        over the run, `AgentFailed` if the attempt has to stop, and `AgentMisconfigured` if a budget
+        in US dollars limits a request whose price is not known.
         """
         ...
 
     async def finish(self, step: Step, reply: StepReply) -> None:
-        """Record the reply of the step that was started last at this position.
+        """Record the reply to the step that was started last at this position.
 
-        A request whose reply turned out to be useless is finished once more, with an error, so
-        that the next attempt does not continue from it.
+        If the reply to a request turns out to be useless, the agent calls `finish` again, with an
+        error, so that the next attempt does not continue from that reply.
         """
         ...
 
     async def report(self, step: Step, reply: StepReply | None = None) -> None:
-        """Record a step of a program, which has started it already; no later attempt continues it.
+        """Record a step that a program has already started; no later attempt continues from it.
 
-        Without ``reply``, `finish` follows when the program says what came back. Raise
-        `LedgerError` if the run was taken over.
+        Without ``reply``, the caller calls `finish` when the program prints the reply. Raise
+        `LedgerError` if another process took over the run.
         """
         ...
 
     async def acting_agent(self) -> int | None:
-        """Return the agent that made calls in earlier attempts which may have had effects.
+        """Return the agent whose calls in earlier attempts may have had effects.
 
-        It is that of `Position.agent`; None if there were no such calls.
+        The number is `Position.agent`; None if there were no such calls.
         """
         ...
 
@@ -161,7 +165,8 @@ class Journal(Protocol):
 def digest_of(value: Any) -> str:
     """Return the SHA-256 digest of a JSON value, in hexadecimal digits.
 
-    It is that of the value as the ledger stores it, because a later attempt reads it there.
+    The digest covers the value as the ledger stores it, because a later attempt reads the stored
+    value.
     """
     written = json.dumps(texts.sanitize(value), sort_keys=True, default=str)
     return hashlib.sha256(written.encode()).hexdigest()

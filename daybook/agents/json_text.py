@@ -1,11 +1,12 @@
 """Parser of JSON in an agent's answer.
 
 Python's parser accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
-become infinite. This parser refuses them, because they cannot be stored.
+become infinite. This parser refuses such values, because the ledger cannot store them.
 
 Models often put words around the JSON. The candidates in such an answer are its *pieces*: its
-fenced blocks and, outside of those, everything in brackets. A single piece is parsed. Several
-pieces are refused, even if only one is JSON, because it is unclear which is the answer.
+fenced blocks and, outside of the blocks, everything in brackets. `find` parses a single piece. It
+refuses several pieces, even if only one of them is JSON, because it is unclear which piece is the
+answer.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ def read(text: str) -> Any:
 
 
 def find(text: str) -> Any:
-    """Return the JSON value of ``text`` or, if it is not JSON, of its only piece.
+    """Return the JSON value of ``text`` or, if ``text`` is not JSON, of its only piece.
 
-    Raises a ValueError that says why there is no such value. Use this for complete text only: a
-    truncated text may lack another piece.
+    Raises a ValueError that says why there is no such value. Use this function for complete texts
+    only: a truncated text may lack another piece.
     """
     try:
         return read(text)
@@ -75,7 +76,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _bracketed(text: str) -> list[str]:
-    """Return the bracketed parts, with their brackets; an unclosed one extends to the end."""
+    """Return the bracketed parts, with their brackets; an unclosed part extends to the end."""
     pieces, begin, depth, position = [], 0, 0, 0
     while match := (_BRACKET_OR_STRING if depth else _BRACKET).search(text, position):
         position = match.end()

@@ -1,4 +1,4 @@
-"""The kinds of agents. A Prefect block type stores the settings of each."""
+"""The kinds of agents, each with the Prefect block type that stores its settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from daybook.resources.store import BlockStore
 class AgentKind(BlockStore[Any]):
     """A kind of agent, and the store of its documents.
 
-    ``word`` is its name on the command line; ``make`` builds an agent from its name and settings.
+    ``word`` is the kind's name on the command line. ``make`` builds an agent from the agent's name
+    and settings.
     """
 
     word: str
@@ -49,7 +50,7 @@ MODEL = AgentKind(
     make=ModelAgent,
 )
 KINDS: dict[str, AgentKind] = {kind.slug: kind for kind in (OFFLINE, COMMAND, MODEL)}
-"""All kinds, by slug; `daybook.agents` says what else a new kind needs."""
+"""All kinds, by slug; the docstring of `daybook.agents` lists what else a new kind needs."""
 
 
 def find_kind(name: str) -> AgentKind:

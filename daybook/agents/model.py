@@ -46,9 +46,9 @@ _REASON = "finish_reason"  # key of the provider's own reason, which pydantic-ai
 class ModelAgent:
     """Agent that asks a model, with one more request after each response that calls tools.
 
-    It does not retry: the run does, and counts its attempts. `daybook.agents.failures` translates
-    the errors. The connection is closed when `answer` returns. An error after the first request
-    carries the usage so far in ``usage``.
+    The agent does not retry; the run retries, and counts its attempts. `daybook.agents.failures`
+    translates the errors. `answer` closes the connection before it returns. An error after the
+    first request has the usage so far in its attribute ``usage``.
     """
 
     name: str
@@ -79,7 +79,7 @@ class ModelAgent:
             tool = toolset.at_work if toolset else ""
             failed: AgentError = AgentTimeout(request.timeout, tool=tool)
         except (LedgerError, ApprovalNeeded):
-            # The run was taken over, or waits for a person: its journal takes no further step.
+            # The run was taken over, or waits for a person: its journal records no further step.
             raise
         except Exception as error:
             failed = _as_token_limit_error(error, request, usage) or self._translate_error(
@@ -141,7 +141,7 @@ class ModelAgent:
         )
 
     def _journaled(self, model: Model, request: AgentRequest, steps: Steps | None) -> Model:
-        """Return the model to ask, which records its requests if the request has a journal."""
+        """Return ``model``, wrapped so that it records its requests if there are ``steps``."""
         if steps is None:
             return model
         from daybook.agents.model_steps import JournaledModel
@@ -190,7 +190,7 @@ class ModelAgent:
                         infer_name=False,
                     )
             except UnexpectedModelBehavior as error:
-                # The messages of its subclasses (content filter, max_tokens) are specific.
+                # Subclasses of this error (content filter, max_tokens) have specific messages.
                 tool = "" if request.tools else _tool_called(messages)
                 if not tool or type(error) is not UnexpectedModelBehavior:
                     raise
@@ -219,10 +219,10 @@ class ModelAgent:
     def _settings_of_step(
         self, model: Model, request: AgentRequest, usage: RunUsage
     ) -> Callable[[int], Sent]:
-        """Return a function from a step's number, counted from 1, to the settings of its request.
+        """Return a function that takes a step's number, from 1, and returns its request settings.
 
-        The function raises `AgentFailed` if no tokens are left: pydantic-ai's own limits allow one
-        more request when they are exactly reached.
+        The function raises `AgentFailed` if no tokens are left, because pydantic-ai allows one more
+        request when its own limit is exactly reached.
         """
         options: dict[str, Any] = {
             "max_retries": 0,
@@ -242,9 +242,9 @@ class ModelAgent:
     def _usage(
         self, usage: RunUsage, request: AgentRequest, steps: Steps | None = None
     ) -> dict[str, Any]:
-        """Return the usage as `AgentReply` describes it; unreported token counts are None.
+        """Return the usage in the format of `AgentReply.usage`; unreported token counts are None.
 
-        What an earlier attempt has used, whose ``steps`` were replayed, is not included.
+        It does not include the usage of replayed ``steps``, which an earlier attempt has counted.
         """
         known = not usage.unmeasured_requests
         result: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""The model that records each of its requests in the journal, and the texts of its steps.
+"""Model that records each of its requests in the journal, and the texts of its steps.
 
-It records whole requests: Daybook streams no response.
+The model records whole requests, because Daybook streams no response.
 
-This module imports pydantic-ai when it is imported.
+Importing this module imports pydantic-ai.
 """
 
 from __future__ import annotations
@@ -33,17 +33,20 @@ from daybook.errors import AgentError, AgentTimeout
 from daybook.runs.usage import Amount
 
 _PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
-"""Settings of a request that may differ between two attempts of the same one."""
+"""Settings that may differ between two attempts at the same request."""
 
 _PER_ATTEMPT_FIELDS = ("timestamp", "run_id", "conversation_id", "instructions")
-"""Fields of a message that may differ between two attempts, or are a fact of their own."""
+"""Fields of a message that its digest omits.
+
+They may differ between two attempts; `instructions` is a separate fact.
+"""
 
 _REJECT_TIMEOUT_SECONDS = 10.0
 
 Priced = Callable[[ModelResponse], Mapping[str, Any]]
-"""Function that returns the usage of a response, as in `AgentReply`."""
+"""Function that returns the usage of a response, in the format of `AgentReply.usage`."""
 Translate = Callable[[Exception], AgentError]
-"""Function that returns the agent's error for one of pydantic-ai."""
+"""Function that translates an error of pydantic-ai into an agent error."""
 
 
 class Steps:
@@ -57,7 +60,7 @@ class Steps:
         self.replayed_requests = self.replayed_calls = 0
         """Numbers of requests and successful calls that an earlier attempt made and paid for."""
         self.last_answered: tuple[Step, StepReply] | None = None
-        """The request that was answered last, unless a tool was called since, and its reply."""
+        """The last answered request and its reply; None if a tool was called since."""
 
     def next_request(self) -> Position:
         """Return the position of the next request."""
@@ -70,10 +73,10 @@ class Steps:
         self._calls = [part.tool_call_id for part in _tool_calls(response)]
 
     def next_call(self, call_id: str | None) -> Position:
-        """Return the position of this call of the last response, whenever it is executed."""
+        """Return the position of this call of the last response, in any order of execution."""
         index = self._calls.index(call_id) if call_id in self._calls else len(self._calls)
         if index < len(self._calls):
-            self._calls[index] = ""  # of two calls with one id, the next is the second
+            self._calls[index] = ""  # if two calls have this id, the next look-up finds the second
         return Position(self._agent, self._question, self._requests, index + 1)
 
     async def reject_last(self, error: str) -> None:
@@ -87,7 +90,7 @@ class Steps:
 
 
 class JournaledModel(WrapperModel):
-    """Model whose requests are steps."""
+    """Model that records each request as a step, or replays the reply of an earlier attempt."""
 
     def __init__(self, wrapped: Model, steps: Steps, priced: Priced, translate: Translate) -> None:
         super().__init__(wrapped)
@@ -140,7 +143,7 @@ class JournaledModel(WrapperModel):
         settings: ModelSettings | None,
         parameters: ModelRequestParameters,
     ) -> Amount:
-        """Return what the request will probably use."""
+        """Return the probable usage of the request."""
         responses = [each for each in messages if isinstance(each, ModelResponse)]
         answered = [
             (each.usage.input_tokens, each.usage.output_tokens)
@@ -173,7 +176,7 @@ def _encoded(response: ModelResponse) -> Any:
 
 
 def _decoded(value: Any) -> ModelResponse:
-    """Return a response of an earlier attempt, which has paid for it: its usage is zero."""
+    """Return the response of an earlier attempt, with zero usage: that attempt has paid for it."""
     (response,) = ModelMessagesTypeAdapter.validate_python(value)
     assert isinstance(response, ModelResponse)
     response.usage = RequestUsage()
@@ -190,10 +193,10 @@ def _tool_digests(parameters: ModelRequestParameters) -> dict[str, str]:
 def _facts(
     messages: Sequence[ModelMessage], settings: ModelSettings | None, *, is_first: bool
 ) -> dict[str, Any]:
-    """Return what identifies a request, by name, except its model and tools.
+    """Return the facts that identify a request, by name, except its model and tools.
 
-    Of the messages, the last one is enough after the first request of an answer: the steps before
-    determine the others.
+    After the first request of an answer, only the last message is included, because the earlier
+    steps determine the other messages.
     """
     given = {k: v for k, v in (settings or {}).items() if k not in _PER_ATTEMPT_SETTINGS}
     compared = [*messages] if is_first else [*messages[-1:]]
@@ -206,7 +209,7 @@ def _facts(
 
 
 def _plain(value: Any) -> Any:
-    """Return a dumped message without what may differ between two attempts."""
+    """Return a dumped message without `_PER_ATTEMPT_FIELDS`."""
     match value:
         case dict():
             return {k: _plain(v) for k, v in value.items() if k not in _PER_ATTEMPT_FIELDS}
@@ -217,7 +220,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text_of(message: ModelMessage) -> str:
-    """Return a message as a text for people: its texts, and the tool calls of a response."""
+    """Return a message as human-readable text, with the tool calls of a response."""
     if isinstance(message, ModelResponse):
         texts = [part.content for part in message.parts if isinstance(part, TextPart)]
         return "\n".join([*filter(None, texts), *map(call_text, _tool_calls(message))])
@@ -227,7 +230,7 @@ def _text_of(message: ModelMessage) -> str:
 
 
 def call_text(call: ToolCallPart) -> str:
-    """Return a tool call as a text for people."""
+    """Return a tool call as human-readable text."""
     return f"{call.tool_name}({arguments_text(call.args_as_dict() if call.args else {})})"
 
 

@@ -1,10 +1,11 @@
 """The toolset that offers a request's tools to a model.
 
-If a tool refuses a call or fails, the model gets the message and may continue, up to the limit of
-requests or tokens, or the attempt's timeout. Calls are made one after the other, in the order in
-which the model requested them, because most tools do not support parallel calls.
+If a tool refuses a call or fails, the model gets the error message and may continue until it
+reaches the limit of requests or tokens, or the attempt's timeout. The toolset makes calls one after
+the other, in the order in which the model requested them, because most tools do not support
+parallel calls.
 
-This module imports pydantic-ai when it is imported.
+Importing this module imports pydantic-ai.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ _OBJECT = SchemaValidator(core_schema.dict_schema(keys_schema=core_schema.str_sc
 class OfferedTools(AbstractToolset[Any]):
     """Toolset of one request.
 
-    ``at_work`` is the tool that is being called, or empty. ``again`` is how often the model may
-    retry a call whose arguments are not an object; ``before`` is called before each call to a tool.
-    ``steps`` are those of the answer, if they are recorded; ``repeatable`` says that every call may
-    be repeated.
+    ``at_work`` is the name of the tool that is being called; it is empty between calls. ``again``
+    is how often the model may retry a call whose arguments are not an object. The toolset calls
+    ``before`` before each tool call. ``steps`` are the steps of the answer; None if they are not
+    recorded. ``repeatable``: every call may be repeated.
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class OfferedTools(AbstractToolset[Any]):
             log.exception("the tool %s failed", name, extra={"action": "tool_failed"})
             kind = type(error).__name__
             reply = StepReply(error=f"the tool failed with an internal error ({kind})")
-        self.at_work = ""  # not after a cancellation, so that the error can name the tool
+        self.at_work = ""  # not reset after a cancellation, so that the error can name the tool
         return reply
 
     def _step(

@@ -1,4 +1,7 @@
-"""An agent without a network or a model, for the first run and for tests. Its answer says so."""
+"""Agent without a network or a model, for the first run and for tests.
+
+Its answer says that it comes from no model.
+"""
 
 from __future__ import annotations
 

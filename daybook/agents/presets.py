@@ -1,7 +1,7 @@
-"""Presets of command agents: programs whose output Daybook reads as steps, as one table.
+"""Presets of command agents, in one table: programs whose output Daybook reads as steps.
 
-To add one, write a reader of its lines (`step_lines`), and add a row to `PRESETS` and its name to
-`OutputFormat`.
+To add a preset, write a reader of the program's output lines (`step_lines`), add a row to
+`PRESETS`, and add the preset's name to `OutputFormat`.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
 
 OutputFormat = Literal["text", "json", "claude-code", "codex"]
-"""Format of a program's output; a preset's name is the format that its program prints."""
+"""Format of a program's output; the output format of a preset has the preset's name."""
 
 
 @dataclass(frozen=True)
 class Preset:
     """A program that prints its steps.
 
-    ``tool_arguments`` are added if the agent has tools, ``environment`` are the names of the
-    variables that the program reads its key from; ``lines`` makes the reader of its output.
+    ``lines`` creates the reader of the program's output. ``tool_arguments`` are added to the
+    command if the agent has tools. ``environment`` has the names of the variables from which the
+    program reads its key.
     """
 
     command: tuple[str, ...]
@@ -50,10 +51,10 @@ PRESETS = {
 
 
 def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a command agent by the preset of this name, with ``fields``.
+    """Return the settings of a command agent: the preset with this name, changed by ``fields``.
 
-    The ``command`` in ``fields`` are arguments to add to the preset's. Raise `InvalidInput` for an
-    unknown name.
+    The ``command`` in ``fields`` is a list of arguments to append to the preset's command. Raise
+    `InvalidInput` for an unknown name.
     """
     preset = PRESETS.get(name)
     if preset is None:

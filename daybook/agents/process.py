@@ -6,8 +6,9 @@
                             ├── timeout ────────┼──► end the group ──► read remaining output
                             └── cancelled ──────┘         (`daybook.processes.group`)
 
-The leader is the program itself. When it exits, its background processes are ended too. A process
-that creates a session of its own can keep the pipes open, but cannot delay `run`.
+The leader is the program itself. When it exits, `run` ends its background processes too. A process
+that creates a session of its own can keep the pipes open, but cannot delay `run` by more than
+`_DRAIN_TIMEOUT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _DRAIN_TIMEOUT_SECONDS = 1.0  # for pipes that a process outside the group keeps
 
 @dataclass(frozen=True)
 class ProgramResult:
-    """The result of a program. ``code`` is negative if a signal ended it, as in `subprocess`.
+    """Result of a program. If a signal ended the program, ``code`` is negative (see `subprocess`).
 
     ``dropped`` counts the bytes of output beyond `MAX_OUTPUT_BYTES`. If the output was read line by
     line, ``output`` is empty, and ``dropped`` counts the bytes of lines that were too long.
@@ -56,12 +57,12 @@ async def run(
 ) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed; ``lines`` reads its output.
 
-    Raises OSError or ValueError if the program cannot be started. A cancellation, even a repeated
-    one, is raised only after the group has ended.
+    Raises OSError or ValueError if the program cannot be started. If the caller is cancelled, even
+    repeatedly, `run` raises CancelledError only after the group has ended.
     """
     group = Group(arguments, folder=folder, environment=environment, with_input=stdin is not None)
     was_cancelled = asyncio.Event()
-    # In a separate task, which the caller's cancellation never reaches.
+    # Run the program in a separate task, which the caller's cancellation never reaches.
     task = asyncio.create_task(_keep(group, was_cancelled, stdin, seconds, lines))
     return await wait_shielded(task, cancelled=was_cancelled.set)
 

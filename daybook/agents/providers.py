@@ -1,9 +1,9 @@
 """Construction of a pydantic-ai model, with its key and address, from a model's name.
 
-A key goes to one destination only: a stored key to the agent's own provider and base URL, a key of
-the worker's environment to that provider's own address. So if an agent has a key or a base URL, a
-job may request only another model of the same provider. A base URL without a stored key gets no
-key.
+A key goes to one destination only: a key stored with the agent to the agent's provider and base
+URL, a key in the worker's environment to its provider's own address. So if an agent has a key or a
+base URL, a job may request only another model of the same provider. If an agent has a base URL but
+no stored key, Daybook sends no real key there.
 
 The functions import pydantic-ai when they are called, because the import takes over a second.
 """
@@ -33,23 +33,23 @@ DEFAULT_MODELS = {
     "GOOGLE_API_KEY": "google:gemini-3.8-flash",
     "GEMINI_API_KEY": "google:gemini-3.8-flash",
 }
-"""Mapping of variables to models.
+"""Mapping of environment variables to models.
 
-The first start searches these variables for a key (`find_key`), and uses the model of the variable
-that has one: a small model of the key's provider.
+At the first start, `find_key` searches these variables for a key, and Daybook uses the model of the
+variable that has a key: a small model of the key's provider.
 """
 
 EXTRAS = {"anthropic": "anthropic", "google": "google.genai"}
-"""Daybook's extras for providers, and the module of the SDK that each installs.
+"""Mapping of Daybook's extras for providers to the SDK module that each extra installs.
 
 The SDK for OpenAI and compatible providers is always installed.
 """
 
 PLACEHOLDER_KEY = "no-key"
-"""Key that is sent to a base URL if none is stored, because the clients require one."""
+"""Key that Daybook sends to a base URL if no key is stored, because the clients require a key."""
 
 MIN_SIMILARITY = 0.75
-"""Minimum similarity (0 to 1) of a provider's name for it to be suggested."""
+"""Minimum similarity (0 to 1) between an unknown provider and the name that an error suggests."""
 
 _CHAT = ("openai", "openai-chat")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|BASE_URL)\b")
@@ -85,10 +85,10 @@ def find_key() -> FoundKey | None:
 
 
 def first_steps() -> list[tuple[str, str]]:
-    """Return what to run so that the agent `default` asks a model: descriptions and commands.
+    """Return the commands after which the agent `default` asks a model.
 
-    The model is one whose key is in the environment, else one of the provider whose SDK is always
-    installed.
+    Each entry is a description and its command. The model belongs to the key in the environment
+    (`find_key`); without a key, it is OpenAI's, whose SDK is always installed.
     """
     found, replace = find_key(), "daybook agents add default --replace --model"
     if found is None:
@@ -114,11 +114,12 @@ def variable(model: str) -> str:
 
 
 def split_model(model: str, base_url: str = "") -> tuple[str, str]:
-    """Return provider and name; the provider is empty if no known provider precedes a colon.
+    """Return provider and name; the provider is "" unless ``model`` starts with a known provider.
 
-    Names may contain a colon, such as ``llama3:8b``. With a base URL, ``mistral:7b`` is such a name
-    too, unless the provider's installed SDK accepts a base URL. The SDKs of `EXTRAS` accept one, so
-    their prefixes are providers even if the SDK is missing.
+    A colon separates the two, but a name may contain a colon too, such as ``llama3:8b``. With a
+    base URL, ``mistral:7b`` is such a name, unless the provider's installed SDK accepts a base URL.
+    The SDKs of `EXTRAS` accept a base URL, so their prefixes are providers even if the SDK is
+    missing.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -145,11 +146,11 @@ def is_own(settings: ModelSettings, wanted: str) -> bool:
 
 
 def check(settings: ModelSettings, wanted: str = "") -> None:
-    """Raise `AgentMisconfigured` for an unknown provider, or one whose SDK is not installed.
+    """Raise `AgentMisconfigured` if the provider is unknown, or its SDK is not installed.
 
-    Also raises it if the agent has a base URL or a key that the provider does not accept, and if
-    the job may not request ``wanted``, a model instead of the agent's own. No key is needed: the
-    worker that has it may run on another machine.
+    Also raise it if the provider does not accept the agent's base URL or key, or if the job may not
+    request ``wanted`` instead of the agent's own model. The check needs no key, because the worker
+    that has the key may run on another machine.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -169,9 +170,10 @@ def check(settings: ModelSettings, wanted: str = "") -> None:
 
 
 def model(settings: ModelSettings, wanted: str = "") -> Model:
-    """Build the model of these settings, or the one that the job requests instead.
+    """Build the model of these settings, or ``wanted``, the model that the job requests instead.
 
-    Raises `AgentMisconfigured` if the operator or the job has to change something.
+    Raises `AgentMisconfigured` if the operator has to change the agent, the job or the worker's
+    installation.
     """
     from pydantic_ai.exceptions import UserError
     from pydantic_ai.models import infer_model
@@ -195,7 +197,8 @@ def model(settings: ModelSettings, wanted: str = "") -> Model:
 def secrets(settings: ModelSettings, model: Model) -> list[str]:
     """Return the keys that no message may contain.
 
-    They are the stored key, those of the client, and those in the variables of `DEFAULT_MODELS`.
+    They are the agent's stored key, the client's keys, and the keys in the variables of
+    `DEFAULT_MODELS`.
     """
     client = getattr(getattr(model, "provider", None), "client", None)
     client_keys = [getattr(client, name, None) for name in ("api_key", "auth_token")]
@@ -211,8 +214,9 @@ def is_unfinished(model: Model, text: str) -> bool:
     """Return whether ``text``, which came without a finish reason, is incomplete.
 
     pydantic-ai treats Anthropic's stream as complete even if the connection was closed in the
-    middle. Google sends a finish reason only at the end, so text without one is incomplete; a
-    response of Google without text is not, because it contains no answer.
+    middle. Google sends a finish reason only at the end, so a text without a finish reason is
+    incomplete. A response of Google without text does not count as incomplete, because it contains
+    no answer.
     """
     return model.system == "anthropic" or (model.system.startswith("google") and bool(text))
 

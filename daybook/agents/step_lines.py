@@ -7,9 +7,9 @@
              a step ended ──► `StepEvent` with its reply
              the result ────► ``text``, ``error``, ``usage`` …
 
-A program has begun a step before its line arrives, so nothing here can prevent one. The formats
-grow: a field that is missing, or has another type than expected, counts as empty, and never stops
-a run.
+A program has started a step before the step's line arrives, so this module cannot prevent a step.
+New versions of a program may change its format: a field that is missing, or has an unexpected type,
+counts as empty, and never stops a run.
 
 `ClaudeCodeLines` reads `claude -p --output-format stream-json --verbose`, as the parser of
 `anthropics/claude-agent-sdk-python` does (`src/claude_agent_sdk/_internal/message_parser.py`).
@@ -30,10 +30,10 @@ from daybook.agents.journal import Position, Step, StepReply, digest_of
 from daybook.ledger.views import TOKENS
 
 MAX_ERROR_CHARACTERS = 500
-"""Maximum length of the end of a command's output in the error of its step."""
+"""Maximum number of characters from the end of a command's output in the error of its step."""
 
 MAX_TOKENS, MAX_USD = 1_000_000_000, 1_000_000.0
-"""Largest numbers that count as those of an answer; a larger one is a mistake."""
+"""Largest token count and largest cost, in US dollars, of an answer; larger numbers are ignored."""
 
 Usage = dict[str, Any]
 Json = Mapping[str, Any]
@@ -41,7 +41,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class StepEvent:
-    """A step that began, if ``is_new``, or ended, if there is a ``reply``; or both at once."""
+    """A step that started (``is_new``), a step that ended (with a ``reply``), or both at once."""
 
     step: Step
     reply: StepReply | None
@@ -52,9 +52,9 @@ class StepLines(ABC):
     """Reader of the lines of one answer.
 
     ``text`` is the answer, None until the program has printed its result; ``error`` is the error
-    that the result reports. ``usage`` is as in `AgentReply`, so far. ``session`` is the program's
-    own id of the conversation, with which a person can resume it. ``unread`` counts the lines that
-    are not JSON objects.
+    that the result reports. ``usage`` is the usage so far, in the format of `AgentReply.usage`.
+    ``session`` is the program's own id of the conversation, with which a person can resume the
+    conversation. ``unread`` counts the lines that are not JSON objects.
     """
 
     def __init__(self, request: AgentRequest) -> None:
@@ -70,10 +70,10 @@ class StepLines(ABC):
         self._events: list[StepEvent] = []
 
     def read(self, line: bytes) -> list[StepEvent]:
-        """Read a line; return what it says of steps."""
+        """Read a line; return its events of steps."""
         try:
             event = json.loads(line)
-        except (ValueError, RecursionError):  # among them invalid UTF-8
+        except (ValueError, RecursionError):  # also for invalid UTF-8
             event = None
         if isinstance(event, dict):
             self._read(event)
@@ -88,18 +88,18 @@ class StepLines(ABC):
 
     @abstractmethod
     def _read(self, event: Json) -> None:
-        """Note what an event says."""
+        """Process one event: update the attributes, and add events of steps."""
 
     @abstractmethod
     def _close(self) -> None:
-        """Note what follows from the end of the output."""
+        """Process the end of the output, which may end steps or show an error."""
 
     def _taken(self) -> list[StepEvent]:
         taken, self._events = self._events, []
         return taken
 
     def _begin_request(self, key: str, name: str) -> Step:
-        """Note a request to a model; its input is known for the first one only."""
+        """Add the start of a request to a model; only the first request has a known input."""
         self._requests += 1
         asked = self._request.prompt if self._requests == 1 else ""
         at = self._position(self._requests)
@@ -108,7 +108,7 @@ class StepLines(ABC):
     def _begin_call(self, key: str, name: str, arguments: Any, position: Position) -> None:
         self._calls += 1
         written = arguments if isinstance(arguments, str) else _json(arguments)
-        # The digest only: nothing is replayed, and the arguments may be long.
+        # Only the digest of the arguments, which may be long: no attempt replays the call.
         facts = {"tool": name, "arguments": digest_of(arguments)}
         self._begin(key, Step(position, "tool", name, facts, written, repeatable=False))
 
@@ -131,7 +131,7 @@ class StepLines(ABC):
             self._events.append(StepEvent(step, reply, is_new=False))
 
     def _used(self, tokens: Json, cost: float | None) -> Usage:
-        """Return the usage of the whole answer."""
+        """Return the usage of the whole answer, with ``tokens`` and a ``cost`` in US dollars."""
         used = {"requests": self._requests, **_tokens_of(tokens), "cost_usd": cost}
         return used | ({"tool_calls": self._calls} if self._calls else {})
 
@@ -146,23 +146,23 @@ class _Response:
     error: str = ""
     tokens: Usage = field(default_factory=dict)
     counted: Usage = field(default_factory=dict)
-    """Those of its tokens that are in the sum already."""
+    """The tokens of this response that the sum of the answer already includes."""
 
 
 class ClaudeCodeLines(StepLines):
     """Reader of Claude Code's stream.
 
-    A response ends when the next one, or the result of one of its calls, arrives. A line of the
-    same response after such a result continues it: it ends once more, with all of its texts. The
-    lines of subagents name the call that started them as their parent, and may be mixed with
-    others.
+    A response ends when the next response, or the result of one of its tool calls, arrives. If
+    another line of the same response follows such a result, the response ends once more, with all
+    of its texts. The lines of a subagent name the call that started the subagent as their parent,
+    and may be mixed with other lines.
     """
 
     def __init__(self, request: AgentRequest) -> None:
         super().__init__(request)
         self._responses: dict[str, _Response] = {}
         self._last_of: dict[str, str] = {}
-        """The last response, by its parent."""
+        """Key of the last response of each parent."""
         self._tokens: Usage = {}
 
     def _read(self, event: Json) -> None:
@@ -220,7 +220,7 @@ class ClaudeCodeLines(StepLines):
         self._end(_text(block.get("tool_use_id")), StepReply("" if failed else text, error))
 
     def _end_response(self, parent: str) -> None:
-        """Note the end of the last response below ``parent``, if it has not ended as it is now."""
+        """Add the end of the last response of ``parent``, if it is open."""
         key = self._last_of.get(parent, "")
         if key not in self._open:
             return
@@ -255,7 +255,7 @@ class ClaudeCodeLines(StepLines):
 class CodexLines(StepLines):
     """Reader of the stream of `codex exec`.
 
-    It has one request, the whole turn, because the stream does not name the single ones. The
+    The whole turn counts as one request, because the stream does not show the single requests. The
     answer is the last message of the turn.
     """
 
@@ -353,7 +353,7 @@ def _claude_model_tokens(usage: Json) -> Usage:
 
 
 def _counts(fresh: Any, answered: Any, read: Any, written: Any) -> Usage:
-    """Return the tokens as in `AgentReply.usage`, whose input includes that of the cache."""
+    """Return the counts in the format of `AgentReply.usage`: input tokens include cache tokens."""
     known = [_count(each) or 0 for each in (fresh, answered, read, written)]
     if not any(known):
         return {}
@@ -377,7 +377,10 @@ def _sum(usages: list[Usage]) -> Usage:
 
 
 def _tokens_of(tokens: Json) -> Usage:
-    """Return the tokens as in `AgentReply.usage`: None if unknown; no `cache` if there was none."""
+    """Return the counts in the format of `AgentReply.usage`.
+
+    Unknown counts of input and output tokens are None; cache counts of 0 are omitted.
+    """
     used = {name: tokens.get(name) for name in TOKENS[:2]}
     return used | {name: tokens[name] for name in TOKENS[2:] if tokens.get(name)}
 

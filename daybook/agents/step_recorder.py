@@ -6,8 +6,8 @@
                  ▲                            │
                  └── paused while too many ◄──┘     the ledger is slow or unreachable
 
-The program does not wait for the journal, so a step is recorded a little after it began; its effect
-is the program's own.
+The program does not wait for the journal, so the journal records a step shortly after it started,
+and cannot prevent its effect.
 """
 
 from __future__ import annotations
@@ -30,23 +30,26 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
-"""Maximum length of a line; a longer one is dropped."""
+"""Maximum length of a line; a longer line is dropped."""
 
 MAX_WAITING_EVENTS = 1_000
-"""Number of events above which the program's output is not read until some are recorded."""
+"""Maximum number of waiting events.
+
+If there are more, the program's output is not read until all of them are recorded.
+"""
 
 MAX_TEXT_CHARACTERS = 10_000
-"""Maximum length of a text of a waiting event; the journal keeps less."""
+"""Maximum length of a text in a waiting event; the journal stores less."""
 
 MAX_WRITE_SECONDS = 30.0
 MIN_WRITE_SECONDS = 2.0
-"""How long to wait for the ledger after the end of the program."""
+"""Bounds of the time to wait for the ledger after the end of the program."""
 
 
 class StepRecorder:
-    """Recorder of one answer; ``pipe`` is the program's output.
+    """Recorder of the steps of one answer.
 
-    ``hide`` removes secrets from a text.
+    ``pipe`` receives the program's output. ``hide`` removes secrets from the recorded texts.
     """
 
     def __init__(self, lines: StepLines, request: AgentRequest, hide: Callable[[str], str]) -> None:
@@ -87,15 +90,16 @@ class StepRecorder:
     async def run(self, program: Coroutine[Any, Any, T], seconds: float) -> T:
         """Run the program, and record its steps; return its result.
 
-        If the run was taken over, end the program, and raise the journal's error. When the program
-        has ended, wait for an unreachable ledger up to `MAX_WRITE_SECONDS`, or until ``seconds``
-        have passed since the start.
+        If another process took over the run, end the program, and raise the journal's error. After
+        the program has ended, wait for an unreachable ledger until ``seconds`` have passed since
+        the start, but at least `MIN_WRITE_SECONDS` and at most `MAX_WRITE_SECONDS`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         writing = asyncio.create_task(self._write())
         running = asyncio.create_task(program)
-        writing.add_done_callback(lambda _: running.cancel())  # only an error ends it earlier
+        # Only an error ends `writing` before the program ends.
+        writing.add_done_callback(lambda _: running.cancel())
         try:
             result = await running
         except BaseException:

@@ -6,13 +6,14 @@
                    └─ the spans of pydantic-ai: the agent, its requests, its tool calls
     flush    ──► OTLP over HTTP, within `MAX_FLUSH_SECONDS`
 
-Only OpenTelemetry's own variables configure it; without an endpoint nothing is imported. It has a
-tracer provider of its own, because the global one also gets the spans of Prefect, and may be
-exported by the program that set it. A batch is exported in a thread in the background, so an
-endpoint that is down delays no run; spans that it has not accepted at the end are lost.
+Only OpenTelemetry's own variables configure the export; without an endpoint, this module does not
+import OpenTelemetry. The module has its own tracer provider, because the global provider also gets
+Prefect's spans, and the program that set the global provider may export them. A background thread
+exports the spans in batches, so an endpoint that is down delays a run by at most
+`MAX_FLUSH_SECONDS`. Spans that the endpoint has not accepted by then are lost.
 
-Texts of prompts, replies and tools are exported only if the operator asks for it by the variable
-`CONTENT_VARIABLE`, and then without the tokens of claims on tasks, as everywhere.
+Texts of prompts, replies and tools are exported only if the operator sets the variable
+`CONTENT_VARIABLE`. They never contain the tokens of claims on tasks.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_
 HTTP_PROTOCOL = "http/protobuf"
 CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 WITH_CONTENT = ("true", "1", "span_only", "span_and_event")
-"""Values of `CONTENT_VARIABLE` that ask for texts in spans; the case does not matter."""
+"""Values of `CONTENT_VARIABLE`, in lower or upper case, with which spans contain texts."""
 
 MAX_FLUSH_SECONDS = 1.0
-"""How long the end of a run waits for the endpoint."""
+"""Maximum time that a run waits for the endpoint at its end."""
 
 _run_id: ContextVar[str] = ContextVar("run_id", default="")
 
@@ -54,7 +55,7 @@ def run_span(
 ) -> Iterator[Callable[[str], None]]:
     """Export the block as the span of an attempt; yield a function that sets the run's status.
 
-    The trace has the id of the run, 32 hexadecimal digits, so all attempts are in one trace.
+    The trace id is the run's id, 32 hexadecimal digits, so all attempts are in one trace.
     """
     provider = _provider()
     if provider is None:
@@ -97,7 +98,7 @@ async def flush() -> None:
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(done.set)
 
-    # Not a thread of the loop, whose end would wait for it.
+    # Use a daemon thread: the event loop would wait at its end for a thread of its own executor.
     threading.Thread(target=export, daemon=True).start()
     try:
         async with asyncio.timeout(MAX_FLUSH_SECONDS):
@@ -112,7 +113,10 @@ async def flush() -> None:
 
 @functools.cache
 def _provider() -> TracerProvider | None:
-    """Return the tracer provider of this process; None, with a warning, if it cannot export."""
+    """Return the tracer provider of this process; None if nothing is exported.
+
+    Log a warning if an endpoint is set but the export is not possible.
+    """
     variable = next((name for name in ENDPOINT_VARIABLES if os.environ.get(name)), None)
     if variable is None:
         return None

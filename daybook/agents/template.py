@@ -50,8 +50,8 @@ def takes_config(command: Sequence[str]) -> bool:
 def fill(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
     """Return the arguments with ``values`` filled in; placeholders inside a value are not expanded.
 
-    A value never turns an argument into an option, because an agent may have written the prompt: if
-    a value begins an argument and starts with a dash, a space is put before it.
+    An agent may have written the prompt, so a value must not turn an argument into an option: if an
+    argument starts with a value, and the value starts with a dash, a space is put before it.
     """
     return [_fill(argument, values) for argument in command]
 

@@ -12,19 +12,19 @@
 Contract: an operation is an async function that takes plain values. It returns models with
 the fields that `--json` prints, in their order, or raises an error of `daybook.errors`. Models that
 several operations return are in `jobs.views`, `ledger.views`, `delivery.views` and `tasks.views`; a
-model of one operation stands above it in its module. If Prefect is unreachable, an operation that
-changes something in Prefect raises `PrefectUnreachable` before it writes anything. The exceptions
-are `jobs.add`, `edit_job`, `pause` and `resume`, which store the change as pending, and
-`runs.cancel`, which cancels a waiting run. Operations that only read the ledger work without
-Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `listening`
+model that only one operation returns is defined above this operation. If Prefect is unreachable, an
+operation that changes something in Prefect raises `PrefectUnreachable` before it writes anything.
+The exceptions are `jobs.add`, `edit_job`, `pause` and `resume`, which store the change as pending,
+and `runs.cancel`, which can still cancel a waiting run. Operations that only read the ledger work
+without Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `listening`
 from `daybook`.
 
-To add a noun, write its module here; `make docs` adds it to the imports under `TYPE_CHECKING`. If
-programs should reach an operation too, give `Client` a method for it.
+To add a noun, write its module in this package; `make docs` adds the module to the imports under
+`TYPE_CHECKING`. If programs should also use an operation, add a method for it to `Client`.
 
-Pitfall: each operation imports only what it needs, so that `list` starts without Prefect and `next`
-without a database. For the same reason this package imports a module at its first use:
-`from daybook import api`, then `api.jobs.add(…)`.
+Pitfall: each operation imports only the modules that it needs, so that `list` starts without
+Prefect, and `next` without a database. For the same reason this package imports a module at its
+first use: `from daybook import api`, then `api.jobs.add(…)`.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 KINDS = (kinds.MODEL.word, kinds.COMMAND.word)
-"""Kinds of agents that a form offers: those that ask a model or a program."""
+"""Kinds of agents that a form offers: agents that ask a model, and agents that run a program."""
 KEY_DELETED = (
     "The stored key was deleted, because it belonged to another provider or URL. "
     "`daybook agents edit --key-stdin` stores one."
@@ -51,7 +51,8 @@ class SavedAgent(AgentDetails, frozen=True):
 class AgentTest(BaseModel, frozen=True):
     """A reply of the agent named ``agent``.
 
-    `AgentReply` describes the other fields; ``output`` is its text. ``usage`` is empty if unknown.
+    ``output`` is the text of the reply. ``usage`` is empty if it is unknown. `AgentReply` describes
+    the other fields.
     """
 
     agent: str
@@ -67,9 +68,9 @@ async def add(
 ) -> SavedAgent:
     """Store an agent as a Prefect block; ``kind`` is the word of one of `kinds.KINDS`.
 
-    With ``replace``, replace the agent with this name, whose key is deleted. ``preset`` is the name
-    of one of `presets.PRESETS` for a command agent, which completes the ``fields``. A command is
-    stored with the full path of its program. If it raises `InvalidInput`, nothing was stored.
+    With ``replace``, replace the agent with this name; its stored key is deleted. ``preset`` is one
+    of `presets.PRESETS`, which adds settings of a command agent to ``fields``. A command is stored
+    with the full path of its program. If this raises `InvalidInput`, nothing was stored.
     """
     fields = presets.apply(preset, fields) if preset else fields
     checked, notes = _check(kind, fields)
@@ -80,11 +81,12 @@ async def add(
 
 
 async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
-    """Change only the given settings of an agent, and of its ``options``; return it.
+    """Change only the given settings of an agent, and only the given ``options``; return the agent.
 
-    An option that is None is removed. The key stays, unless ``changes`` has one, or the provider or
-    the URL that gets the key changes: then it is deleted, and a note says so. Raise `UnknownName`,
-    `Ambiguous`, and `InvalidInput`; then nothing was changed.
+    An option that is None is removed. A key in ``changes`` replaces the stored key. Without such a
+    key, the stored key is kept, unless the provider or the URL that gets it changes: then the
+    stored key is deleted, and a note says so. Raise `UnknownName`, `Ambiguous`, and `InvalidInput`;
+    after an error, nothing was changed.
     """
     async with prefect.answering() as client:
         kind, stored_name, before = await documents.read(client, name)
@@ -113,13 +115,13 @@ def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def settings_of(kind: str) -> dict[str, FieldInfo]:
-    """Return the fields of a kind's settings, without those that hold a secret."""
+    """Return the fields of a kind's settings, without the fields for secrets."""
     fields = kinds.find_kind(kind).model.model_fields
     return {name: field for name, field in fields.items() if field.annotation is not SecretStr}
 
 
 async def stored_names() -> list[str]:
-    """Return the names of the agents that the ledger has a copy of. Works without Prefect."""
+    """Return the names of the agents that have a copy in the ledger. Works without Prefect."""
     return await names_of_documents(kinds.MODEL.noun)
 
 
@@ -170,7 +172,7 @@ async def remove(name: str) -> None:
 
 
 async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
-    """Raise `InvalidInput` for an unknown or ambiguous tool, or one of an unknown server."""
+    """Raise `InvalidInput` for an unknown or ambiguous tool, or a tool of an unknown server."""
     servers = PrefectServers(client)
     match settings:
         case ModelSettings(tools=[_, *_]):
@@ -182,7 +184,7 @@ async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
 def _check(kind: str, fields: Mapping[str, Any]) -> tuple[BaseModel, list[str]]:
     """Return the settings of an agent, with the full path of its program, and notes about them.
 
-    Raise `InvalidInput` for invalid ones.
+    Raise `InvalidInput` for invalid settings.
     """
     settings: BaseModel = kinds.find_kind(kind).validate(fields)
     match settings:
@@ -200,9 +202,9 @@ def _check(kind: str, fields: Mapping[str, Any]) -> tuple[BaseModel, list[str]]:
 async def _details(
     client: PrefectClient, name: str, jobs: Iterable[StoredJob] | None = None
 ) -> AgentDetails:
-    """Return the agent with those of ``jobs``, by default all, that use it.
+    """Return the agent, with the names of the jobs that use it.
 
-    Raise `UnknownName`, `Ambiguous`.
+    ``jobs`` are the jobs to search, by default all. Raise `UnknownName`, `Ambiguous`.
     """
     described = await documents.describe(client, name)
     return AgentDetails(

@@ -1,6 +1,6 @@
-"""Operations on approvals: list those that wait for a person, and decide. Without Prefect.
+"""Operations on approvals: list the waiting ones, and decide. They work without Prefect.
 
-Only the operator calls them, and never an agent: it could decide about its own calls.
+Only the operator may use them. An agent may not, because it could approve its own calls.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _NUMBERED = re.compile(r"([0-9a-f]{4,32})\.(\d{1,9})")
 class WaitingApproval(Approval, frozen=True):
     """An approval that a person can decide now, with its run and job.
 
-    ``ref`` is what `decide` takes: the run and the number of the approval.
+    ``ref`` identifies the approval for `decide`: the run's id and the number of the approval.
     """
 
     ref: str
@@ -68,11 +68,11 @@ async def list_waiting() -> list[WaitingApproval]:
 async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> RunWithSteps:
     """Approve or reject the call for which a run waits; return the run, which is due now.
 
-    ``ref`` is a run, by id or unique id prefix, or a job with one run that waits. After a run, a
-    dot and a number name the approval: if the run asks for another one now, nothing is decided.
-    ``by`` is the person who decides, by default that of the current actor. The first decision
-    counts. Raise `NotFound`, `Ambiguous`, and `InvalidInput` if the actor is an agent, or if there
-    is nothing to decide any more.
+    ``ref`` is the id, or a unique id prefix, of a run, or a job with one waiting run. A dot and a
+    number after the run name one approval: if the run waits for another approval now, nothing is
+    decided. ``by`` is the person who decides, by default the person behind the current actor. The
+    first decision counts. Raise `NotFound`, `Ambiguous`, and `InvalidInput` if the actor is an
+    agent, or if the run no longer waits for a decision.
     """
     authorization.require_operator()
     async with open_ledger() as ledger:
@@ -86,7 +86,7 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
 
 
 async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
-    """Return the run and the number of the approval, None for the one that is open now."""
+    """Return the run's id and the approval's number; None means the approval that is open now."""
     found = await approvals.waiting_of_job(session, ref)
     if len(found) > 1:
         raise Ambiguous("run", ref, [f"{each.run_id[:12]}.{each.number}" for each in found])
@@ -99,7 +99,7 @@ async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
 
 
 def _person() -> str:
-    """Return who decides: a name, and the interface in parentheses."""
+    """Return the person who decides: a name, and the interface in parentheses."""
     actor = owners.current_actor()
     name = actor.user_id
     if not name and actor.via == "cli":

@@ -1,10 +1,10 @@
 """Access checks for jobs and runs: what the current actor may see and change.
 
 The operator, and the operator's programs, see every job. An agent sees its own jobs and their runs,
-or all of them if its limits have `all_jobs`; for any other job or run it gets the same error as for
-one that does not exist. Each refusal of an agent here is logged as `limit_refused`. The functions
-that find a job or run raise `Ambiguous`, and `NotFound` with the nearest name of a job that the
-actor may see.
+or all jobs and runs if its limits have `all_jobs`. For any other job or run, the agent gets the
+error for a job or run that does not exist. These functions log each refusal of an agent as
+`limit_refused`. The functions that find a job or run raise `Ambiguous`, and `NotFound` with the
+nearest name of a job that the actor may see.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TRIGGERS = {"cli": "manual", "web": "manual", "api": "api", "mcp": "mcp", "run":
 
 
 def visible_owner() -> str | None:
-    """Return the owner whose jobs the actor may see; None if it may see all."""
+    """Return the owner whose jobs the actor may see; None if the actor may see all jobs."""
     actor = owners.current_actor()
     owner_limits = limits.load_limits(actor.owner)
     return None if owner_limits is None or owner_limits.all_jobs else actor.owner
@@ -55,7 +55,7 @@ def require_operator() -> None:
 
 
 async def find_job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:
-    """Return the job that `store.find` finds, among those that the actor may see."""
+    """Return the job that `store.find` finds among the jobs that the actor may see."""
     async with _not_found(session, "job", ref):
         return await store.find(session, ref, archived=archived, owner=visible_owner())
 
@@ -67,25 +67,25 @@ async def list_jobs(session: AsyncSession) -> list[StoredJob]:
 
 
 async def find_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Return the run that `history.find` finds, among those that the actor may see."""
+    """Return the run that `history.find` finds among the runs that the actor may see."""
     async with _not_found(session, "run", ref):
         return await history.find(session, ref, owner=visible_owner())
 
 
 async def find_live_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Return the run that `history.find_live` finds, among those that the actor may see."""
+    """Return the run that `history.find_live` finds among the runs that the actor may see."""
     async with _not_found(session, "run", ref):
         return await history.find_live(session, ref, owner=visible_owner())
 
 
 async def find_logged_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Return the run that `history.find_logged` finds, among those that the actor may see."""
+    """Return the run that `history.find_logged` finds among the runs that the actor may see."""
     async with _not_found(session, "run", ref):
         return await history.find_logged(session, ref, owner=visible_owner())
 
 
 async def find_last_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Return the run ``ref``, or the last run of the job ``ref``, which may be removed.
+    """Return the run ``ref``, or the last run of the job ``ref``, even of a removed job.
 
     Raise `NotFound`, `Ambiguous`.
     """
@@ -116,7 +116,7 @@ async def recent_runs(
 def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
     """Raise `InvalidInput` if the job exceeds the limits of its owner ``whose``.
 
-    If ``changes`` is true, the actor changes what the job does: the actor's limits apply as well.
+    If ``changes`` is true, the actor changes the job's fields, so the actor's limits apply as well.
     """
     actor = owners.current_actor().owner
     for each in filter(owners.is_agent, dict.fromkeys((whose, actor) if changes else (whose,))):
@@ -125,7 +125,7 @@ def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -
 
 
 def check_approvals(before: Job, after: Job) -> None:
-    """Raise `InvalidInput` if an agent changes which calls of a job a person has to approve."""
+    """Raise `InvalidInput` if an agent changes the rules for approvals of a job's calls."""
     if not owners.current_actor().is_agent:
         return
     for field in ("approve", "approve_within"):
@@ -149,7 +149,7 @@ async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
 
 @contextmanager
 def log_refusals(whose: str, name: str) -> Iterator[None]:
-    """Log an `InvalidInput` that the block raises, if ``whose`` is an agent, and pass it on."""
+    """If ``whose`` is an agent, log an `InvalidInput` that the block raises; raise it again."""
     try:
         yield
     except InvalidInput as error:
@@ -161,7 +161,10 @@ def log_refusals(whose: str, name: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def _not_found(session: AsyncSession, noun: str, ref: str) -> AsyncIterator[None]:
-    """Add the nearest name of a job to a `NotFound` that the block raises, and log it."""
+    """Suggest a similar job name in a `NotFound` that the block raises.
+
+    If the actor is an agent, also log the error.
+    """
     try:
         yield
     except NotFound as error:

@@ -26,7 +26,7 @@ TIME_HINT = "use a time such as 2026-11-01 or 2026-11-01T09:00 (the offset is op
 class PastDueTime(DueTime, frozen=True):
     """A past due time, and the status that its run had before the backfill.
 
-    It is None if the due time has no row of its own.
+    ``status`` is None if the due time has no row of its own.
     """
 
     status: Status | None
@@ -35,8 +35,8 @@ class PastDueTime(DueTime, frozen=True):
 class BackfillResult(BaseModel, frozen=True):
     """The past due times of a job.
 
-    ``asked`` counts the runs that were requested, or with ``dry_run`` would be; ``left_out`` counts
-    the other due times.
+    ``asked`` is the number of requested runs; with ``dry_run``, of the runs that would be
+    requested. ``left_out`` is the number of the other due times.
     """
 
     job: str
@@ -49,12 +49,12 @@ class BackfillResult(BaseModel, frozen=True):
 async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> BackfillResult:
     """Request runs for the past due times of a job from ``start`` to ``end``, both inclusive.
 
-    A day as ``end`` includes all of it; a time without an offset is in the job's zone. Leave out
-    due times whose run succeeded or is live, or that an earlier backfill requested. Workers execute
-    the runs after all scheduled runs, one after the other unless the job's overlap policy is
-    `allow`. Works without Prefect. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent,
-    a disabled job, an invalid or future ``start``, an invalid ``end``, or a range with more than
-    `MAX_DUE_TIMES` due times.
+    If ``end`` is a day, the whole day is included. A time without an offset is in the job's time
+    zone. Leave out due times whose run succeeded or is live, and due times that an earlier backfill
+    requested. Workers execute the runs after all scheduled runs, one after the other unless the
+    job's overlap policy is `allow`. Works without Prefect. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for an agent, a disabled job, an invalid or future ``start``, an invalid ``end``,
+    or a range with more than `MAX_DUE_TIMES` due times.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:

@@ -1,4 +1,4 @@
-"""Backups of this home; `daybook restore` is not an operation for programs."""
+"""Backups of this home. Only the command `daybook restore` restores a backup; programs cannot."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from daybook.ledger.engine import open_ledger
 async def create(file: str | Path, *, passphrase: str = "", replace: bool = False) -> Backup:
     """Write an encrypted backup of this home to ``file``, while everything continues to run.
 
-    ``passphrase`` is by default the setting `backup_passphrase`. Raise `InvalidInput` if the file
-    exists, unless ``replace`` is true, or cannot be written, and for a missing or short passphrase.
+    ``passphrase`` is by default the setting `backup_passphrase`. Raise `InvalidInput` for an agent,
+    for a missing or short passphrase, if the file cannot be written, and if it exists and
+    ``replace`` is false.
     """
     authorization.require_operator()
     passphrase = passphrase or settings.load().backup_passphrase.get_secret_value()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 STATES = (Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED, Delivery.SUPPRESSED)
-"""The states of a delivery; a suppressed one was withdrawn before it was sent."""
+"""The states of a delivery; a suppressed delivery was withdrawn before it was sent."""
 
 
 async def list_callbacks(
@@ -28,8 +28,8 @@ async def list_callbacks(
 ) -> list[Notification]:
     """Return up to ``limit`` callbacks, messages, alerts and listener calls, newest first.
 
-    ``job`` selects those of one job, even a removed one. Wakes of task sessions are not included.
-    Raise `InvalidInput` for an unknown status, and `NotFound` or `Ambiguous` for the job.
+    ``job`` selects the deliveries of one job, even of a removed job. Wakes of task sessions are not
+    included. Raise `InvalidInput` for an unknown status, and `NotFound` or `Ambiguous` for the job.
     """
     if status is not None and status not in STATES:
         raise InvalidInput(
@@ -56,10 +56,10 @@ async def show(ref: str) -> NotificationDetails:
 async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
     """Retry failed and pending deliveries now; their attempts start over.
 
-    With ``failed``, retry all failed deliveries. Return the number of retried deliveries, without
-    those that a process is sending now. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a
-    delivery that was delivered or withdrawn, or unless exactly one of ``refs`` and ``failed`` is
-    given; in these cases none is retried.
+    With ``failed``, retry all failed deliveries. Return the number of retried deliveries; a
+    delivery that a process is sending now is not retried. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for a delivery that was delivered or withdrawn, or if ``refs`` and ``failed`` are
+    both given or both missing. After an error, no delivery is retried.
     """
     if bool(refs) is failed:
         raise InvalidInput(

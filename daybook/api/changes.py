@@ -1,10 +1,11 @@
 """The query that detects changes of the data that pages show, for `daybook.web.live`.
 
-The file of the ledger changes too, but the keeper writes every few seconds: leases,
-leadership, the watermarks of the audit. So the query reads counts, sums and newest times of what
-the pages show, each from an index or from rows that are few: live runs, jobs, pending deliveries,
-tasks in the queue. A change that it does not see, such as one more due time in a row that was
-missed before, shows with the next minute (`daybook.web.live`).
+The modification time of the ledger's file would not do, because the keeper writes to the ledger
+every few seconds: leases, leadership, the watermarks of the audit. So the query reads counts, sums
+and newest times of the data that the pages show. Each of its parts reads an index, or only a few
+rows: live runs, jobs, pending deliveries, queued tasks. The query misses some changes, such as one
+more due time in a row that was already missed. The pages show such a change at the next minute
+(`daybook.web.live`).
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ _COLUMNS = 8
 
 @dataclass(frozen=True)
 class Changes:
-    """What the pages show, in short: ``text`` differs after a change of it.
+    """Summary of the data that the pages show.
 
-    ``viewers`` are the ids of the tokens of shared links.
+    If the data changes, ``text`` changes. ``viewers`` are the ids of the tokens of shared links.
     """
 
     text: str
@@ -41,7 +42,7 @@ class Changes:
 
 
 async def read() -> Changes:
-    """Return what the pages show now, in short. Raises `LedgerUnreachable`."""
+    """Return the summary of the data that the pages show now. Raise `LedgerUnreachable`."""
     async with reading() as session:
         rows = [tuple(each) for each in await session.execute(_query())]
     viewers = frozenset(str(row[1]) for row in rows if row[0] == _VIEWER)
@@ -107,7 +108,7 @@ def _query() -> CompoundSelect[Any]:
 
 
 def _part(name: str, *values: Any) -> Select[Any]:
-    """Return a query of the ``values`` as texts: all parts have the same number of columns."""
+    """Return a query of ``name`` and ``values`` as texts, with nulls up to `_COLUMNS` values."""
     texts = [cast(each, String) for each in values]
     texts += [cast(null(), String)] * (_COLUMNS - len(values))
     return select_columns(literal(name), *texts)

@@ -22,11 +22,11 @@ _SUBJECT = "Daybook: test message"
 
 
 class Channel(BaseModel, frozen=True):
-    """A channel, with the names of the ``jobs`` that send there.
+    """A channel, with the names of the ``jobs`` that send messages to it.
 
-    ``kind`` is `inbox`, `file`, `console` or the slug of the block's type; ``chat_id`` is True if
-    a job has to name a chat; ``limit`` is the maximum length of a message in characters, None if
-    the block is invalid, as ``problem`` says then.
+    ``kind`` is `inbox`, `file`, `console` or the slug of the block's type. ``chat_id`` is True if
+    a job has to name a chat. ``limit`` is the maximum length of a message in characters. If the
+    block is invalid, ``limit`` is None, and ``problem`` says why.
     """
 
     name: str
@@ -46,9 +46,9 @@ class ChannelTest(BaseModel, frozen=True):
 
 
 async def names(within: float) -> dict[str, str]:
-    """Return the kind of each channel, by name (`Channel.kind`).
+    """Return a mapping from the name of each channel to its `Channel.kind`.
 
-    Raises `TimeoutError` if Prefect has not answered ``within`` seconds.
+    Raise `TimeoutError` if Prefect does not answer within ``within`` seconds.
     """
     # The timeout starts after the import of Prefect, which takes a second.
     async with prefect.connected() as client, asyncio.timeout(within):
@@ -82,9 +82,9 @@ async def list_channels() -> list[Channel]:
 
 
 async def add(name: str, url: str, *, replace: bool = False) -> Channel:
-    """Store a channel as a Prefect block; with ``replace``, replace the one that `add` stored.
+    """Store a channel as a Prefect block; with ``replace``, replace a channel that `add` stored.
 
-    If it raises `InvalidInput`, nothing is stored; the error's text does not contain the URL.
+    If this raises `InvalidInput`, nothing is stored; the error's text does not contain the URL.
     """
     apprise.validate(name, url)
     if name in registry.BUILTIN:
@@ -144,8 +144,8 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTe
 async def remove(name: str) -> None:
     """Delete a channel that `add` stored.
 
-    Raise `InvalidInput` for any other channel, and if jobs or the operator's alerts use this one.
-    Raise `NotFound`.
+    Raise `NotFound`. Raise `InvalidInput` for any other channel, and if jobs or the operator's
+    alerts use the channel.
     """
     if name in registry.BUILTIN:
         raise InvalidInput("channel", f'"{name}" is a built-in channel, which cannot be removed')
@@ -164,7 +164,7 @@ async def remove(name: str) -> None:
 
 
 async def _references() -> list[tuple[str, str]]:
-    """Return the channel that each job names, if any, and the job's name."""
+    """Return, for each job, the channel that the job names (or "") and the job's name."""
     return [(each.job.notify.channel, each.row.name) for each in await stored_jobs()]
 
 

@@ -60,12 +60,19 @@ class Client(Operations):
     `daybook.context`.
 
     Methods find a job by its id, a unique id prefix, or its name. They return the models of
-    `daybook.jobs.views` and `daybook.delivery.views`, with the fields of `--json`; what a job does
-    is its `action`, as in `job.action.prompt`. The methods raise `daybook.errors.InvalidInput`
-    (it names the field, the problem and the legal values; nothing was stored), `NotFound` for a job
-    or run that does not exist, `PrefectUnreachable` and `LedgerUnreachable`; each is a
-    `DaybookError`. If Prefect is unreachable, `add`, `update`, `pause` and `resume` store the
-    change, and the job's `sync` is `pending`. `SyncClient` has the same methods without `await`.
+    `daybook.jobs.views` and `daybook.delivery.views`, with the fields of `--json`. The `action` of
+    a job says what the job does, as in `job.action.prompt`.
+
+    The methods raise these errors, which are all `DaybookError`:
+
+    - `daybook.errors.InvalidInput`: it names the field, the problem and the legal values; nothing
+      was stored.
+    - `NotFound`: the job or run does not exist.
+    - `PrefectUnreachable`: but `add`, `update`, `pause` and `resume` store the change even if
+      Prefect is unreachable, and the job's `sync` is `pending`.
+    - `LedgerUnreachable`.
+
+    `SyncClient` has the same methods without `await`.
     """
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:
@@ -95,13 +102,16 @@ class Client(Operations):
 
         ``schedule`` is a string: a cron expression (`0 9 * * 1-5`, or six fields, seconds first),
         `every 30m`, `every weekday at 9:00`, `tomorrow at 9:00`, `in 30m`, `at 2027-01-15T14:30`,
-        or `on demand`. Instead of it, `cron`, `every`, `at` or `on_demand=True` can be given.
-        ``timezone`` is an IANA name (default: the setting). ``name`` defaults to the first words of
-        the prompt, joined by hyphens. ``agent`` is the agent to ask (default: the agent that the
-        context acts for, if an agent of that name was added, else `default`), ``model`` overrides
-        the agent's own, ``session`` is `reuse`, `new` or `chat`. The answer is sent to ``channel``,
-        and there to the chat ``chat_id``. ``more`` are the other fields of a job: `timeout`,
-        `retries`, `overlap`, `catch_up`, `on_complete`, `on_fail`, `metadata`, `tags`, ….
+        or `on demand`. Instead of ``schedule``, you can pass `cron`, `every`, `at` or
+        `on_demand=True`. ``timezone`` is an IANA name (default: the setting). ``name`` defaults to
+        the first words of the prompt, joined by hyphens.
+
+        ``agent`` is the agent to ask. The default is the agent that the context acts for, if an
+        agent of that name was added; otherwise it is `default`. ``model`` overrides the agent's
+        model. ``session`` is `reuse`, `new` or `chat`. The answer is sent to ``channel``; in a
+        channel with chats, to the chat ``chat_id``. ``more`` has the other fields of a job, such as
+        `timeout`, `retries`, `overlap`, `catch_up`, `on_complete`, `on_fail`, `metadata` and
+        `tags`.
         """
         given = {"agent": agent, "model": model, "session": session, "channel": channel}
         given |= {"chat_id": chat_id}
@@ -164,10 +174,10 @@ class Client(Operations):
     ) -> ChangedJob:
         """Add the job ``key`` of a plugin, or change the fields that differ. Return the job.
 
-        The job calls the plugin's registered tool, by default the one named ``plugin_id``, with the
-        arguments `plugin_id`, `key`, `runtime_name` and `payload`: any JSON value, passed
-        unchanged. If the tool raises an exception, that is the run's error. The job's owner is
-        `plugin`, so it runs even if the setting `user_jobs` is false. A paused job stays paused.
+        The job calls the plugin's registered tool, by default the tool named ``plugin_id``, with
+        the arguments `plugin_id`, `key`, `runtime_name` and `payload`. The payload is any JSON
+        value, and is passed unchanged. An exception of the tool is the run's error. The job's owner
+        is `plugin`, so it runs even if the setting `user_jobs` is false. A paused job stays paused.
         """
         given = plugin_jobs.action_fields(plugin_id, key, runtime_name, payload, tool)
         given |= {"schedule": schedule, "timezone": timezone, **more}
@@ -178,8 +188,9 @@ class Client(Operations):
         """Return the jobs that the client may see, sorted by name.
 
         The ``status`` `enabled`, `disabled` or `running` selects the jobs in that state; an outcome
-        (`failed`, `succeeded`, …) selects the jobs whose last run had it. The other ``filters`` and
-        ``sort`` are those of `daybook list`: `client.list(tag=["news"], failing=True)`.
+        (`failed`, `succeeded`, …) selects the jobs whose last run had this outcome. The other
+        ``filters`` and ``sort`` are options of `daybook list`, such as
+        `client.list(tag=["news"], failing=True)`.
         """
         where = JobFilters.of({"status": [status] if status else [], **filters})
         return await api.jobs.list_jobs(where)
@@ -188,7 +199,7 @@ class Client(Operations):
     async def get(self, job: str) -> JobDetails:
         """Return one job, even a removed one.
 
-        It has `last_run` and `next_run`, each of which may be None, and `recipients`.
+        The result also has `last_run` and `next_run`, which may be None, and `recipients`.
         """
         return await api.jobs.show(job)
 
@@ -225,9 +236,9 @@ class Client(Operations):
     ) -> RunDetails:
         """Run the job now, even if it is paused. Return the run; with ``wait``, after it has ended.
 
-        ``prompt`` replaces the job's for this run. With ``wait``, also return the run if it has
-        ended in Prefect only, because its process died. A repeated ``request_id`` returns the same
-        run while the ledger keeps it, at least 7 days.
+        ``prompt`` replaces the job's prompt for this run. With ``wait``, also return the run if it
+        has ended only in Prefect, because its process died. A call with the same ``request_id``
+        returns the same run, as long as the ledger keeps the run: at least 7 days.
         """
         return await api.runs.run(job, wait=wait, request_id=request_id, prompt=prompt)
 
@@ -235,9 +246,9 @@ class Client(Operations):
     async def retry(
         self, run: str, *, wait: bool = False, request_id: str | None = None
     ) -> RunDetails:
-        """Repeat a run that has ended, or a job's last run, with the parameters that it had.
+        """Repeat a run that has ended, or a job's last run, with the same parameters.
 
-        Return the new run; the arguments are as for `run`.
+        Return the new run. ``wait`` and ``request_id`` are as for `run`.
         """
         return await api.runs.retry(run, wait=wait, request_id=request_id)
 
@@ -245,9 +256,10 @@ class Client(Operations):
     async def runs(
         self, /, job: str | None = None, limit: int = 20, **filters: Unpack[RunFilterFields]
     ) -> Runs:
-        """Return ``limit`` runs of a job (even a removed one) or of all, latest due time first.
+        """Return up to ``limit`` runs of a job (even a removed one) or of all jobs.
 
-        The ``filters`` and ``sort`` are those of `daybook runs`: `client.runs(status=["failed"])`.
+        The runs with the latest due times come first. The ``filters`` and ``sort`` are options of
+        `daybook runs`, such as `client.runs(status=["failed"])`.
         """
         where = RunFilters.of({**filters})
         return await api.runs.history(job, limit, where)
@@ -256,10 +268,13 @@ class Client(Operations):
     async def run_of(self, run: str) -> RunWithSteps:
         """Return one run, by its id or a unique id prefix.
 
-        Its fields include `status` (`waiting`, `claimed`, `running`, or the outcome), `reason`,
-        `output`, `result`, `error`, `attempts`, `usage`, `delivery`, `deliveries`: the callbacks,
-        messages, alerts and listener calls about the run, each with its delivery status, and
-        `steps`: the requests to models and the tool calls of its agent.
+        Its fields include
+
+        - `status`: `waiting`, `claimed`, `running`, or the outcome;
+        - `reason`, `output`, `result`, `error`, `attempts`, `usage` and `delivery`;
+        - `deliveries`: the callbacks, messages, alerts and listener calls about the run, each with
+          its delivery status;
+        - `steps`: the requests to models and the tool calls of the run's agent.
         """
         return await api.runs.show(run)
 
@@ -267,7 +282,7 @@ class Client(Operations):
     async def cancel(self, run: str) -> RunDetails:
         """Cancel a run, by its id, or the live run of a job. Return the run.
 
-        It may still be live if its worker has not ended it within 30 seconds.
+        The returned run may still be live, if its worker has not ended it within 30 seconds.
         """
         return await api.runs.cancel(run)
 
@@ -308,7 +323,8 @@ class Client(Operations):
     ) -> MaintenanceWindow:
         """Plan a time in which no job starts, from ``begin`` (default: now). Return the window.
 
-        It ends at ``until`` or after ``duration``. Times are RFC 3339 times, `22:00`, or `in 2h`.
+        The window ends at ``until`` or after ``duration``. Times are RFC 3339 times, `22:00`, or
+        `in 2h`.
         """
         return await api.maintenance.plan(
             until, begin=begin, duration=duration, timezone=timezone, note=note
@@ -337,11 +353,11 @@ class Client(Operations):
         adopt: bool = False,
         wait: bool = False,
     ) -> ApplyReport:
-        """Make the jobs agree with a jobs file: all or nothing. Return what was changed.
+        """Make the jobs agree with a jobs file: all jobs, or none. Return a report of the changes.
 
         ``jobs`` is the text of the file in YAML or JSON, or a `pathlib.Path` of a file or folder.
-        The options are those of `daybook apply`; a text needs ``set_name``, or `set` in it. Raise
-        `InvalidFiles`, whose `mistakes` have their line and column.
+        The other arguments are the options of `daybook apply`. For a text, pass ``set_name``, or
+        write `set` in the text. Raise `InvalidFiles`, whose `mistakes` have a line and a column.
         """
         from daybook.files import sources
         from daybook.files.jobs_file import Source
@@ -361,7 +377,7 @@ class Client(Operations):
 
     @ClientMethod
     async def diff(self, *jobs: str) -> Drifts:
-        """Return the jobs, by default all, that were changed since their file was applied."""
+        """Return which of ``jobs`` (default: all) were changed since their file was applied."""
         return await api.files.drift(jobs)
 
     @ClientMethod
@@ -374,9 +390,10 @@ class Client(Operations):
 
     @cached_property
     def tasks(self) -> Tasks:
-        """The operations of `daybook task`; `tasks.sessions` and `tasks.scheduler` have the rest.
+        """The operations of `daybook task`.
 
-        Results are the models of `daybook.tasks.views`.
+        `tasks.sessions` has the operations on task sessions, and `tasks.scheduler` the operations
+        on the scheduler. Results are the models of `daybook.tasks.views`.
         """
         from daybook.api.client_operations import Tasks
 
@@ -386,7 +403,7 @@ class Client(Operations):
 
     @cached_property
     def sessions(self) -> Sessions:
-        """The operations of `daybook session`: conversations, and `send`, which continues one.
+        """The operations of `daybook session`: list, show, and continue conversations with `send`.
 
         Results are the models of `daybook.api.sessions`; `send` returns the run.
         """

@@ -1,4 +1,4 @@
-"""Methods of the clients: each is awaited, or blocks in a client without `await`."""
+"""Methods of the clients: coroutine functions in `Client`, blocking functions in `SyncClient`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ActingAs = Callable[[], AbstractContextManager[None]]
-"""Function that returns a context manager in which the client's actor is the current one."""
+"""Function that returns a context manager in which the client's actor is the current actor."""
 
 
 class Operations:
@@ -35,7 +35,10 @@ class Blocking:
 
 
 class ClientMethod(Generic[P, R]):
-    """Descriptor that makes a coroutine function a method, which runs it as the client's actor."""
+    """Descriptor that makes a method of a coroutine function; the method uses the client's actor.
+
+    The method of a `Blocking` class blocks until the coroutine has finished.
+    """
 
     def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
         async def call(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -61,14 +64,14 @@ class ClientMethod(Generic[P, R]):
         return MethodType(self._block if isinstance(client, Blocking) else self._call, client)
 
     def __call__(self, client: Operations, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        """Call the method of ``client``, as a function of a class does."""
+        """Call the method of ``client``: `Client.add(client, …)` is `client.add(…)`."""
         return self.__get__(client, type(client))(*args, **kwargs)
 
 
 def operation(
     function: Callable[P, Awaitable[R]], *, operator_only: bool = True
 ) -> ClientMethod[P, R]:
-    """Return an operation of `daybook.api` as a method, with its signature and docstring.
+    """Return an operation of `daybook.api` as a method with the same signature and docstring.
 
     With ``operator_only``, the method raises `InvalidInput` for an agent.
     """
@@ -90,7 +93,7 @@ def operation(
 def _run(work: Coroutine[Any, Any, R]) -> R:
     """Run ``work`` in a new event loop; return its result, or raise its error without the cause.
 
-    If a loop already runs in this thread, as in a notebook, run the new one in another thread.
+    If a loop already runs in this thread, as in a notebook, run the new loop in another thread.
     """
     import asyncio  # slow to import, and only blocking methods need it
     from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,7 @@
-"""Operations on conflicts, fields changed in both the ledger and Prefect: list, decide."""
+"""Operations on conflicts: list, decide.
+
+In a conflict, a field of a job was changed both in the ledger and in Prefect.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,10 @@ class FieldVersions(BaseModel, frozen=True):
 
 
 class Conflict(BaseModel, frozen=True):
-    """A job in conflict: its disputed ``fields`` by name, and when the last of them was found."""
+    """A job in conflict, with its disputed ``fields`` by name.
+
+    ``at`` is the time at which the last of these fields was found.
+    """
 
     job: str
     id: str
@@ -77,10 +83,10 @@ async def decide(
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Decide the conflict of the job ``ref``, or all conflicts, in the ledger.
 
-    Return two mappings: from the id of each job whose conflict was decided to its name, and from
-    the name of each other job to the reason why Prefect's values are invalid. If ``ref`` is given,
-    raise `InvalidInput` for invalid values and for a job without a conflict, and `NotFound` or
-    `Ambiguous` for the job.
+    Return two mappings. The first maps the id of each job whose conflict was decided to the job's
+    name. The second maps the name of each other job to the reason why Prefect's values are invalid.
+    If ``ref`` is given, raise `InvalidInput` for invalid values and for a job without a conflict,
+    and `NotFound` or `Ambiguous` for the job.
     """
     async with ledger.read() as session:
         ids = await records.jobs_in_conflict(session)

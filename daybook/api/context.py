@@ -13,7 +13,7 @@ from daybook.owners import Actor
 def actor_for(agent: str = "", user: str = "") -> Actor:
     """Return the current actor, with ``agent`` and ``user`` replaced if given.
 
-    Its `via` is `api` if it was `cli`, else unchanged. Raise `InvalidInput` for an invalid name.
+    If its `via` is `cli`, replace that with `api`. Raise `InvalidInput` for an invalid name.
     """
     current = owners.current_actor()
     if agent:
@@ -29,16 +29,17 @@ def actor_for(agent: str = "", user: str = "") -> Actor:
 def context(agent: str = "", user: str = "") -> Iterator[Actor]:
     """Act for an agent, a person, or both, in all Daybook calls inside the block.
 
-    ``agent`` is the agent's id: jobs added inside belong to it (`agent:<id>`) and are subject to
-    the operator's limits; other jobs can be seen or changed only if these limits allow it. ``user``
-    is the program's own id for the person that it represents; it is stored with each job. An
-    omitted argument keeps its value from the enclosing context::
+    ``agent`` is the agent's id. Jobs that the block adds belong to this agent (`agent:<id>`) and
+    are subject to the operator's limits. The block can see or change other jobs only if these
+    limits allow it. ``user`` is the program's own id for the person that the program represents;
+    this id is stored with each job. An omitted argument keeps its value from the enclosing
+    context::
 
         with daybook.context(agent="researcher", user="u-17"):
             await daybook.Client().add("Read the news", schedule="0 8 * * *")
 
-    The block's context applies to this task, to tasks created inside, and to threads started with
-    that context. Raise `InvalidInput` for an invalid name.
+    The context applies to this asyncio task, to tasks created inside the block, and to threads that
+    run in a copy of the block's `contextvars` context. Raise `InvalidInput` for an invalid name.
     """
     with owners.acting_as(actor_for(agent, user)) as active:
         yield active

@@ -61,7 +61,7 @@ class SavedDestination(DestinationDetails, frozen=True):
 class RotatedSecret(BaseModel, frozen=True):
     """A new secret of a destination, or of the home if ``name`` is None.
 
-    Callbacks are also signed with the old secret until ``rotating_until``; None if the old
+    Until ``rotating_until``, callbacks are also signed with the old secret. It is None if the old
     secret stopped signing at once.
     """
 
@@ -92,9 +92,9 @@ async def add(
 ) -> SavedDestination:
     """Store a destination; create a missing ``secret``, and derive a missing ``name`` from the URL.
 
-    With ``replace``, replace the destination with this name; keep its secret if none is given.
-    ``settings`` are those of `DestinationSettings`. If it raises `InvalidInput`, nothing was
-    changed.
+    With ``replace``, replace the destination with this name; without ``secret``, keep its stored
+    secret. ``settings`` are the other fields of `DestinationSettings`. If this raises
+    `InvalidInput`, nothing was changed.
     """
     if not name:
         from slugify import slugify
@@ -113,7 +113,7 @@ async def add(
 
 
 async def _secret_of(client: PrefectClient, name: str) -> str | None:
-    """Return the destination's secret, or None if it has no usable one.
+    """Return the destination's secret, or None if it has no usable secret.
 
     Raise `InvalidInput` during a rotation.
     """
@@ -151,18 +151,18 @@ list_destinations = _DESTINATIONS.list
 
 
 def home_secret_location() -> str:
-    """Return where the home's secret is set; it signs callbacks to URLs without a secret."""
+    """Return the variable or file with the home's secret, which signs callbacks by default."""
     if home_settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
     return str(homes.current_home().webhook_secret)
 
 
 async def rotate(name: str | None, *, at_once: bool = False) -> RotatedSecret:
-    """Give a destination, or the home if ``name`` is None, a new secret.
+    """Create a new secret for a destination, or for the home if ``name`` is None.
 
     With ``at_once``, stop signing with the old secret now. Raise `NotFound` for an unknown name.
     Raise `InvalidInput` during an earlier rotation unless ``at_once`` is true, for invalid stored
-    settings, and if the home's secret is a setting.
+    settings, and if the home's secret is set by the setting `webhook_secret`.
     """
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else secrets.ROTATION_GRACE
     if name is None:
@@ -222,7 +222,7 @@ async def _url_of(client: PrefectClient, name: str) -> str:
 
 
 def _name_of(known: destinations.DestinationIndex, url: str) -> str:
-    """Return the name of the destination for the URL; empty if there is no usable one."""
+    """Return the name of the destination for the URL; empty if there is no usable destination."""
     try:
         destination = known.find(url)
     except InvalidInput:  # `DestinationInfo.problem` reports it
@@ -239,7 +239,7 @@ async def _token_notes(client: PrefectClient, made: destinations.Destination) ->
         if each.name == made.token:
             hosts = each.hosts if isinstance(each.hosts, list) else []  # an edited block may differ
             if each.problem or target.known_as.isdisjoint(hosts):
-                # List all hosts, because --replace removes those that are not given again.
+                # List all hosts, because --replace removes the hosts that are not given again.
                 fix = _add_secret_command(made.token, [*hosts, target.shown], " --replace")
                 return [
                     f"the secret {made.token} is not bound to {target.shown}; bind it with {fix}"

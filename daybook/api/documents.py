@@ -1,9 +1,14 @@
 """Operations that all kinds of settings documents share: add, list, show and remove.
 
-To add a kind: its model and `BlockStore`, a block class in `blocks/`, an entry of
-`keeper.blocks.BLOCK_TYPES`, and here `Documents(store)`, or a subclass with the kind's view and the
-users of a document. The commands come from `cli.documents`, and the options from the model
-(`cli.field_options`).
+To add a kind, write
+
+- its model and its `BlockStore`,
+- a block class in `blocks/`,
+- an entry of `keeper.blocks.BLOCK_TYPES`, and
+- in `daybook.api`, an object `Documents(store, view)`, or of a subclass that adds the other fields
+  of the view and the users of a document.
+
+`cli.documents` has its commands, and `cli.field_options` derives their options from the model.
 """
 
 from __future__ import annotations
@@ -43,17 +48,20 @@ class Documents(Generic[View]):
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
     ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
-        """Return a function of a document's name and data: the other fields of its view."""
+        """Return a function that maps a document's name and data to further fields of its view."""
         return lambda name, data: {}
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
-        """Return what uses a document, so that it cannot be removed: names of jobs, or phrases."""
+        """Return the users of a document, as job names or phrases.
+
+        A document with users cannot be removed.
+        """
         return []
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> View:
-        """Store a document and return it; with ``replace``, replace the one with this name.
+        """Store a document and return it; with ``replace``, replace the document with this name.
 
-        If it raises `InvalidInput`, nothing was changed.
+        If this raises `InvalidInput`, nothing was changed.
         """
         self.store.check_name(name)
         checked = self.validate(settings)
@@ -78,7 +86,7 @@ class Documents(Generic[View]):
             await self.store.remove(client, name)
 
     async def read(self, client: PrefectClient, name: str) -> View:
-        """Return one document. Raise `NotFound`."""
+        """Return one document, as `show` does, with this ``client``. Raise `NotFound`."""
         [view] = await self._views(client, [await self.store.get(client, name)])
         return view
 

@@ -26,9 +26,10 @@ def of_schedule(
 ) -> DueTimes:
     """Return up to ``count`` due times of a bare schedule after ``after`` (default: now).
 
-    ``schedule`` is one text (`schedule.parse`) instead of ``fields``: `cron`, `every` or `at`.
-    ``after`` is an RFC 3339 time; an interval counts from it. ``timezone`` (default: the setting)
-    is the zone of the schedule and of times without an offset. Raise `InvalidInput`.
+    The schedule is either the text ``schedule`` (`schedule.parse` reads it) or, in ``fields``, one
+    of `cron`, `every` and `at`. ``after`` is an RFC 3339 time; an interval counts from ``after``.
+    ``timezone`` (default: the setting) is the zone of the schedule and of times without an offset.
+    Raise `InvalidInput`.
     """
     name = timezone or _default_zone()
     start = _after(after, name)
@@ -50,10 +51,10 @@ def of_schedule(
 async def of_changes(
     changes: Mapping[str, object], ref: str | None = None, count: int = DUE_TIMES_SHOWN
 ) -> DueTimes:
-    """Return up to ``count`` due times of a job with these changes, or of a new one; store nothing.
+    """Return up to ``count`` due times that a job would have with ``changes``; store nothing.
 
-    Of the changes only those of the schedule and its bounds matter. Raise `NotFound`, `Ambiguous`,
-    `InvalidInput`.
+    If ``ref`` is None, the job is a new one. Only the changes of the schedule and of its bounds
+    matter. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
     """
     from daybook.jobs.model import ScheduleFields, edit, new_job
     from daybook.ledger.engine import open_ledger
@@ -73,8 +74,8 @@ async def of_changes(
 async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_SHOWN) -> DueTimes:
     """Return up to ``count`` due times of a job after ``after`` (default: now).
 
-    Skipped and snoozed ones are left out; a disabled job is treated as enabled. Raise `NotFound`,
-    `Ambiguous`, `InvalidInput`.
+    Skipped and snoozed due times are left out; a disabled job is treated as enabled. Raise
+    `NotFound`, `Ambiguous`, `InvalidInput`.
     """
     from daybook.ledger.engine import reading
 
@@ -85,7 +86,7 @@ async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_S
 
 
 def _default_zone() -> str:
-    from daybook import settings  # costs more than all that a bare schedule needs
+    from daybook import settings  # slower to import than all that a bare schedule needs
 
     return settings.load().timezone
 

@@ -1,8 +1,8 @@
 """Operations on jobs files: apply, drift, export.
 
 `apply` reads everything, plans, and performs the plan in one transaction: after a crash the ledger
-has all changes or none. Prefect follows: the changed jobs are pending until the keeper, or `apply`
-that waits, has reconciled them.
+has all changes or none. The changed jobs are then pending, until the keeper, or `apply` with
+``wait``, has reconciled them with Prefect.
 """
 
 from __future__ import annotations
@@ -39,15 +39,16 @@ MAX_CONCURRENT_SYNCS = 4
 MAX_NAMES_IN_NOTE = 3
 
 Progress = Callable[[int, int], None]
-"""Function of the number of reconciled jobs and of all."""
+"""Function that gets the number of reconciled jobs, and the number of all changed jobs."""
 
 
 class PlannedChange(BaseModel, frozen=True):
     """A job that is added, changed or removed.
 
-    ``changes`` are the fields with their values before and after, None before for a new job.
-    ``overwrites`` are the changes made outside the file that are lost, from the file's last value
-    to the lost one. ``renamed_from`` is the job's name before, empty if it keeps its name.
+    ``changes`` are the changed fields, with their values before and after; the values before are
+    None for a new job. ``overwrites`` are the changes made outside the file that get lost, each
+    from the file's last value to the lost value. ``renamed_from`` is the previous name of the job,
+    empty if the job keeps its name.
     """
 
     action: Verb
@@ -68,10 +69,11 @@ class PlannedChange(BaseModel, frozen=True):
 
 
 class ApplyReport(BaseModel, frozen=True):
-    """Result of an application, or with ``dry_run`` what it would do.
+    """Result of `apply`; with ``dry_run``, the result that it would have.
 
-    ``unchanged`` counts the jobs that already agree. ``pending`` are the changed jobs that are not
-    in Prefect yet, and ``failed`` those that Prefect refuses, with the reason.
+    ``unchanged`` is the number of jobs that already agree with the files. ``pending`` are the
+    changed jobs that are not in Prefect yet. ``failed`` maps the jobs that Prefect refuses to the
+    reasons.
     """
 
     set: str
@@ -84,7 +86,10 @@ class ApplyReport(BaseModel, frozen=True):
 
 
 class Drift(BaseModel, frozen=True):
-    """A job that was changed since it was applied: its fields, from the file's to its own value."""
+    """A job that was changed since it was applied.
+
+    ``changes`` are the changed fields, each from the file's value to the job's value.
+    """
 
     job: str
     set: str
@@ -104,12 +109,14 @@ async def apply(
 ) -> ApplyReport:
     """Make the ledger's jobs agree with the jobs files: all or nothing.
 
-    The set owns the jobs: ``set_name``, else the name that the files give, else ``default_set``.
-    With ``prune``, jobs of the set that are in no file are removed. With ``adopt``, jobs of others
-    become those of the set. With ``wait``, return when Prefect has the changes.
+    A set owns the jobs. Its name is ``set_name``; by default the name in the files, or if they have
+    none, ``default_set``. With ``prune``, remove the set's jobs that are in no file. With
+    ``adopt``, the set becomes the owner of jobs in the files that have another owner. With
+    ``wait``, return when Prefect has the changes.
 
-    Raise `InvalidFiles` with all mistakes, `InvalidInput` for the set and for an agent, and with
-    ``wait`` `PrefectUnreachable` before anything is stored.
+    Raise `InvalidFiles` with all mistakes, and `InvalidInput` for an invalid set or an agent. With
+    ``wait``, raise `PrefectUnreachable`: before anything is stored, or, if Prefect stops answering
+    later, with the remaining jobs pending.
     """
     authorization.require_operator()
     files = [jobs_file.read_file(each) for each in sources]
@@ -145,7 +152,7 @@ async def apply(
 
 
 async def drift(refs: Sequence[str] = ()) -> list[Drift]:
-    """Return the jobs, or those of ``refs``, that were changed since they were applied.
+    """Return the jobs among ``refs`` (default: all) that were changed since they were applied.
 
     Works without Prefect. Raise `NotFound` and `Ambiguous`.
     """
@@ -158,10 +165,10 @@ async def drift(refs: Sequence[str] = ()) -> list[Drift]:
 
 
 async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
-    """Return the jobs, or those of ``refs``, as the text and the data of a jobs file.
+    """Return the jobs ``refs`` (default: all) as the text and the data of a jobs file.
 
-    Without ``refs``, agents' jobs are left out: no file can own them. Works without Prefect. Raise
-    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
+    Without ``refs``, agents' jobs are left out, because no file can own them. Works without
+    Prefect. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
     """
     jobs = await _selected(refs)
     exported = [_exportable(each) for each in jobs if refs or not owners.is_agent(each.row.owner)]
@@ -169,7 +176,7 @@ async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
 
 
 def definition(stored: StoredJob) -> str:
-    """Return the job as the text of a jobs file; as a comment, why no file can contain it."""
+    """Return the job as a jobs file, or a comment that says why no jobs file can contain it."""
     try:
         return exports.text([_exportable(stored)])
     except DaybookError as error:
@@ -222,7 +229,10 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
 async def _preflight(
     client: PrefectClient | None, step: Step, owner: str, known: dict[str, list[str] | InvalidInput]
 ) -> list[str]:
-    """Return the notes of the checks that need an external system; ask once for equal fields."""
+    """Return the notes of the checks that need an external system.
+
+    ``known`` has the results so far, so that jobs with equal fields are checked only once.
+    """
     assert step.job is not None
     changed = {each.field for each in step.changes}
     is_new = step.before is None
@@ -256,7 +266,7 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
     has_renames = any(each.renamed_from for each in plan.steps)
     for step in plan.steps:
         before = step.before
-        if before is not None and has_renames:  # a rename changes the jobs that name the job
+        if before is not None and has_renames:  # a rename also changes jobs that name the job
             before = await store.get(session, before.id)
         if before is None:
             assert step.job is not None
@@ -298,9 +308,9 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
 
 
 async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) -> dict[str, str]:
-    """Reconcile the changed jobs with Prefect; return the refused ones with the reasons.
+    """Reconcile the changed jobs with Prefect; return the refused jobs with the reasons.
 
-    Raise `PrefectUnreachable` if Prefect stops answering; the rest is pending then.
+    Raise `PrefectUnreachable` if Prefect stops answering; then the remaining jobs stay pending.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import deployment, private_names
@@ -310,13 +320,13 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
     private_names.cache_time_zones()
     report, done = ReconcileReport(), 0
 
-    # From the end, because a keeper that sees the changes meanwhile begins at the start.
+    # Start at the end, because a keeper that sees the changes meanwhile starts at the beginning.
     left = list(changed)
     checked: list[tuple[StoredJob, bool]] = []
     taking = asyncio.Lock()
 
     async def take(client: PrefectClient) -> tuple[StoredJob, bool] | None:
-        """Return the next job, and whether it is new and its name is free; None at the end."""
+        """Return the next job, and whether it is new and its name is free; None if none is left."""
         async with taking:
             if not checked and left:
                 part = left[-deployment.MAX_NAMES :]
@@ -356,7 +366,7 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
 
 
 async def _free_names(client: PrefectClient, jobs: Sequence[StoredJob]) -> set[str]:
-    """Return the ids of the new jobs whose names no deployment has: one request for all."""
+    """Return the ids of the new jobs whose names no deployment has, with one request for all."""
     from daybook.prefect import deployment
 
     names = {each.id: (each.row.kind, each.row.slug) for each in jobs if not each.row.deployment_id}

@@ -65,7 +65,7 @@ class _Filters(Selection, frozen=True):
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
-        """Return the filters with these fields; raise `InvalidInput` for an unknown one."""
+        """Return the filters with these fields; raise `InvalidInput` for an unknown field."""
         with raising_invalid_input(cls.model_fields):
             return cls.model_validate(given)
 
@@ -95,7 +95,7 @@ class JobFilters(_Filters, frozen=True):
     sort: str = Field("name", description=f"Order of the jobs. [choices: {', '.join(_JOB_ORDERS)}]")
 
     def select(self, jobs: Iterable[ListedJob], now: datetime) -> list[ListedJob]:
-        """Return the matching jobs in order; raise `InvalidInput`."""
+        """Return the matching jobs, sorted by ``sort``. Raise `InvalidInput`."""
         statuses = {_SYNONYMS.get(each, each) for each in self.status}
         self._check(statuses, _JOB_STATUSES, _JOB_ORDERS)
         since, until = _range(self.since, self.until, now)
@@ -153,7 +153,7 @@ class RunFilters(_Filters, frozen=True):
             found.append(col(RunRow.status).in_(_RUN_FAILURES))
         if statuses:
             found.append(col(RunRow.status).in_(statuses))
-        if self.tag:  # lists in JSON are not portable, and the jobs are few
+        if self.tag:  # queries of lists in JSON are not portable, and the jobs are few
             rows = (await session.execute(select(JobRow.id, JobRow.tags))).tuples()
             tagged = [job_id for job_id, tags in rows if set(self.tag) <= set(tags)]
             found.append(col(RunRow.job_id).in_(tagged))
@@ -195,9 +195,10 @@ def _range(
 
 
 def parse_instant(field: str, text: str, now: datetime, tz: ZoneInfo | None = None) -> datetime:
-    """Return an instant; a date is its midnight, and times are those of this zone.
+    """Return the instant that ``text`` means; a date means its midnight.
 
-    ``tz`` is by default this machine's zone. Raise `InvalidInput`.
+    Dates, and times without an offset, are in the zone ``tz``, by default this machine's. A
+    duration counts back from ``now``. Raise `InvalidInput` with ``field``.
     """
     word = text.strip().lower().removesuffix(" ago")
     if word in ("today", "yesterday"):

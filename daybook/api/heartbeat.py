@@ -1,7 +1,7 @@
 """Operations on the heartbeat: on, off, status.
 
-The heartbeat is an ordinary job of the kind `heartbeat`. There is none until `on` adds it, so
-nothing runs by default.
+The heartbeat is an ordinary job of the kind `heartbeat`. The job does not exist until `on` adds it,
+so nothing runs by default.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ OrdersState = Literal["missing", "blank", "unreadable", "there"]
 
 
 class HeartbeatStatus(BaseModel, frozen=True):
-    """The heartbeat; ``job`` is None if there is none.
+    """The heartbeat; ``job`` is None if there is no heartbeat.
 
-    ``file`` is the path of its standing orders on this machine, ``orders`` their state.
+    ``file`` is the path of the file with its standing orders on this machine, and ``orders`` is the
+    state of this file.
     """
 
     on: bool
@@ -47,7 +48,7 @@ class ChangedHeartbeat(HeartbeatStatus, frozen=True):
 
 
 async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> ChangedHeartbeat:
-    """Turn the heartbeat on with the fields that are not None; add its job if there is none.
+    """Turn the heartbeat on with the fields that are not None; add its job if it does not exist.
 
     The other fields of an existing heartbeat keep their values. Raise the errors of `jobs.add`,
     `jobs.edit_job` and `jobs.resume`, and `InvalidInput` if ``name`` is a job of another kind.

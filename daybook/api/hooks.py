@@ -37,7 +37,7 @@ PATH = "/hooks/"
 """The path of the hooks at the web server, before a hook's name."""
 
 TEST_PAYLOAD = {"test": True}
-"""The payload of a test without one."""
+"""The payload of a test for which the caller gives no payload."""
 
 NO_PAYLOAD_NOTE = "the job does not use {{payload}}, so its runs do not get what a request sends"
 
@@ -45,9 +45,9 @@ NO_PAYLOAD_NOTE = "the job does not use {{payload}}, so its runs do not get what
 class HookDetails(DocumentView, frozen=True):
     """A hook, without its secrets.
 
-    ``job`` is the name of its job, and None if the job was removed. If ``problem`` says that the
-    stored block is invalid, the other fields are whatever JSON values it has. The previous secret
-    is also valid until ``rotating_until``, which is None if no rotation is in progress.
+    ``job`` is the name of its job, None if the job was removed. If the stored block is invalid,
+    ``problem`` says so, and the other fields can be any JSON values. Until ``rotating_until``, the
+    previous secret is also valid; it is None if no rotation is in progress.
     """
 
     name: str
@@ -72,9 +72,9 @@ class SavedHook(HookDetails, frozen=True):
 
 
 class RotatedHookSecret(BaseModel, frozen=True):
-    """A new secret of a hook; ``secret`` is None if it was given.
+    """A new secret of a hook; ``secret`` is None if the caller gave the secret.
 
-    The old secret is also valid until ``rotating_until``; None if it ended at once.
+    Until ``rotating_until``, the old secret is also valid; None if the old secret ended at once.
     """
 
     name: str
@@ -94,7 +94,10 @@ class HookTest(BaseModel, frozen=True):
 
 
 class DeliveredRun(BaseModel, frozen=True):
-    """The run of a delivery; ``repeated`` if an earlier request with its id started the run."""
+    """The run of a delivery.
+
+    ``repeated`` is true if an earlier request with the same delivery id started the run.
+    """
 
     run_id: str
     repeated: bool
@@ -110,11 +113,12 @@ async def add(
     rate: int = DEFAULT_RATE,
     replace: bool = False,
 ) -> SavedHook:
-    """Store a hook that starts ``job``, with a new secret unless one is given.
+    """Store a hook that starts ``job``; create its secret unless ``secret`` is given.
 
-    With ``replace``, overwrite the hook of this name; without ``secret``, it keeps its own. Raise
-    `NotFound` for the job, and `InvalidInput` for the name, a secret that is invalid, that the
-    sender has to make, or that the scheme does not let the hook keep, a filter, or the rate.
+    With ``replace``, overwrite the hook of this name; without ``secret``, the hook keeps its
+    secret. Raise `NotFound` for the job. Raise `InvalidInput` for an invalid name, scheme, filter,
+    rate or secret, for a missing secret that the sender has to make, and for a stored secret that
+    is invalid in the scheme.
     """
     STORE.check_name(name)
     documents.check_scheme(scheme)
@@ -137,10 +141,10 @@ async def add(
 
 
 async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
-    """Return the secrets of the hook of this name; {} if there is none.
+    """Return the secrets of the hook of this name; {} if there is no such hook.
 
-    Raise `InvalidInput` if a hook of the scheme cannot have them: a new secret would be a surprise
-    for the sender, who knows the old one.
+    Raise `InvalidInput` if the secrets are invalid in ``scheme``. A new secret is no alternative,
+    because the sender would still sign with the old secret.
     """
     document = await STORE.find(client, name, include_secrets=True)
     stored = {} if document is None else dict(document.data)
@@ -176,10 +180,10 @@ list_hooks, show, remove = _HOOKS.list, _HOOKS.show, _HOOKS.remove
 async def rotate(
     name: str, *, secret: str | None = None, at_once: bool = False
 ) -> RotatedHookSecret:
-    """Give a hook a new secret, by default a created one; the old one stays valid for a day.
+    """Replace a hook's secret by ``secret`` or a new one; the old secret stays valid for a day.
 
-    With ``at_once``, the old one ends now. Raise `NotFound`, and `InvalidInput` for the secret, for
-    invalid stored settings, and during an earlier rotation unless ``at_once`` is true.
+    With ``at_once``, the old secret ends now. Raise `NotFound`. Raise `InvalidInput` for an invalid
+    secret, for invalid stored settings, and during an earlier rotation unless ``at_once`` is true.
     """
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else ROTATION_GRACE
     async with prefect.answering() as client:
@@ -195,7 +199,7 @@ async def test(
     """Send a signed request to a hook, as its sender would; the run that it starts is a real one.
 
     ``payload`` is any JSON value but null, by default `{"test": true}`. ``url`` is the address of
-    the web server, by default that on this machine. Raise `NotFound`, and `InvalidInput` for
+    the web server, by default the server on this machine. Raise `NotFound`, and `InvalidInput` for
     invalid stored settings.
     """
     import httpx
@@ -232,7 +236,7 @@ async def test(
 
 
 async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) -> DeliveredRun:
-    """Request the run of a delivery; a repeated delivery gets the run of the first one.
+    """Request the run of a delivery; a repeated delivery gets the run of the first delivery.
 
     Raise `NotFound` if the job was removed, and `LedgerUnreachable`.
     """

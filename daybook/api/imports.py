@@ -1,4 +1,4 @@
-"""Import of the jobs and runs of other schedulers, on request, and once by itself for anna.
+"""Import of the jobs and runs of other schedulers, on request; for anna, once automatically.
 
 ::
 
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MIGRATED_FACT = "anna_imported"
-"""Key of the fact that anna's folder was imported: it is imported once."""
+"""Key of the fact that anna's folder was imported; the folder is imported only once."""
 SET_ASIDE_SUFFIX = ".imported"
-"""Suffix that anna's file gets once it is imported."""
+"""Suffix that anna's file gets after its import."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,17 +47,17 @@ async def run(
     dry_run: bool = False,
     on_conflict: str = "skip",
 ) -> ImportReport:
-    """Import the jobs and runs of a file of ``system`` in one transaction; return what was done.
+    """Import the jobs and runs of a file of ``system`` in one transaction; return a report.
 
     ``content`` is a crontab that was read from standard input, for the path `-`. If a job runs a
-    command, the agent `imports.shell.AGENT` is made before the transaction.
+    command, the agent `imports.shell.AGENT` is created before the transaction.
 
-    A job that was imported before is left as it is, and gets the new runs of its history. For a job
-    whose name another job has, ``on_conflict`` decides: `skip` it, `rename` it, or `replace` the
-    other one, which is archived. With ``dry_run`` nothing is written. If Prefect is unreachable,
-    the keeper deploys the jobs later. Raise `InvalidInput` for an agent, an unknown ``system`` or
-    ``on_conflict``, and a file that is not complete, not known or not valid; then nothing was
-    written.
+    A job that was imported before is not changed, and gets the new runs of its history. If another
+    job already has the name of an imported job, ``on_conflict`` decides: `skip` or `rename` the
+    imported job, or `replace` the other job, which is then archived. With ``dry_run`` nothing is
+    written. If Prefect is unreachable, the keeper deploys the jobs later. Raise `InvalidInput` for
+    an agent, for an unknown ``system`` or ``on_conflict``, and for a file that is incomplete,
+    unknown or invalid; after an error, nothing was written.
     """
     from daybook.prefect import client as prefect
 
@@ -90,10 +90,10 @@ async def run(
 async def migrate_anna(ledger: Ledger) -> ImportReport | None:
     """Import the folder of the setting `anna_folder`, once in the life of the ledger.
 
-    Return None if the setting is empty, there is no file, or the folder was imported before. The
-    jobs and the fact that they were imported are one transaction; then the file is renamed, also if
-    an earlier call was killed before that. Raise `InvalidInput` as `run` does, also for a folder
-    that cannot be read.
+    Return None if the setting is empty, there is no file, or the folder was imported before. One
+    transaction stores the jobs and the fact that they were imported. Then the file is renamed; if
+    the process is killed before that, the next call renames the file. Raise `InvalidInput` as `run`
+    does, also for a folder that cannot be read.
     """
     folder = settings.load().anna_folder
     if not folder:
@@ -129,7 +129,7 @@ def _read(reader: Callable[[Path], Source], path: str, content: bytes | None) ->
 
 
 async def _prepare_shell(client: PrefectClient | None, source: Source) -> list[str]:
-    """Make the agent of commands if a job needs it and there is none; return notes.
+    """Create the agent that runs commands if a job needs it and it is missing; return notes.
 
     Raise `InvalidInput` if another agent has its name.
     """
@@ -159,7 +159,7 @@ def _file_of(folder: str) -> Path:
 
 
 def _read_if_there(file: Path) -> tuple[str, Source] | None:
-    """Return the file's mark and its content; None without a file. Raise `InvalidInput`."""
+    """Return the file's mark and content; None if there is no file. Raise `InvalidInput`."""
     try:
         mark = _file_mark(file)
     except OSError as error:
@@ -170,7 +170,7 @@ def _read_if_there(file: Path) -> tuple[str, Source] | None:
 
 
 def _file_mark(file: Path) -> str:
-    """Return the value of the fact: which file was imported. Empty if there is none."""
+    """Return the mark that identifies a file, for the fact; empty if there is no file."""
     try:
         found = file.stat()
     except FileNotFoundError:
@@ -179,10 +179,10 @@ def _file_mark(file: Path) -> str:
 
 
 async def _set_aside(ledger: Ledger, file: Path) -> None:
-    """Rename the file that was imported. A later file of the same name stays where it is."""
+    """Rename the imported file. A later file with the same name keeps its name."""
     async with ledger.read() as session:
         fact = await session.get(Fact, MIGRATED_FACT)
-    with suppress(OSError):  # nobody needs a folder any more that cannot be read now
+    with suppress(OSError):  # after the import, the folder need not be readable any more
         if fact is not None and fact.value and fact.value == _file_mark(file):
             _rename(file)
 
@@ -197,7 +197,7 @@ def _rename(file: Path) -> None:
 async def _deploy(
     ledger: Ledger, client: PrefectClient | None, report: ImportReport
 ) -> ImportReport:
-    """Deploy the imported jobs; return the report with notes on what their runs would miss."""
+    """Deploy the imported jobs; return the report, with notes on jobs whose runs would fail."""
     from daybook.prefect import reconcile
 
     notes = list(report.notes)
@@ -216,7 +216,7 @@ async def _deploy(
 async def _checked(
     ledger: Ledger, client: PrefectClient | None, imported: ImportedJob
 ) -> ImportedJob:
-    """Return the job with a note if its agent, tool or address could not be used as it is."""
+    """Return the job, with notes if its runs could not use its agent, tool or address."""
     if imported.result not in ("added", "replaced") or imported.id is None:
         return imported
     async with ledger.read() as session:

@@ -23,8 +23,8 @@ async def list_messages(
 ) -> list[InboxMessage]:
     """Return up to ``limit`` inbox messages, newest first; by default only unread ones.
 
-    ``job`` selects those of one job, even a removed one. Raise `NotFound` or `Ambiguous` for the
-    job.
+    ``job`` selects the messages of one job, even of a removed job. Raise `NotFound` or `Ambiguous`
+    for the job.
     """
     async with reading() as session:
         job_id = (await authorization.find_job(session, job, archived=True)).id if job else None
@@ -45,7 +45,8 @@ async def show(ref: str) -> InboxMessage:
 async def mark_read(refs: Sequence[str] = ()) -> int:
     """Mark messages as read, by id or unique id prefix; without ``refs``, mark all.
 
-    Return how many were unread. If it raises `NotFound` or `Ambiguous`, none was marked.
+    Return the number of messages that were unread. If this raises `NotFound` or `Ambiguous`, no
+    message was marked.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:

@@ -1,7 +1,7 @@
 """Lists and histories of jobs with the totals of their last 30 days, in few queries.
 
-`JobPage` is one page of a filtered list: only the jobs on it are read in full, so a list of a
-thousand jobs is as fast as one of fifty.
+`JobPage` is one page of a filtered list. Only the jobs on this page are read in full, so a list of
+a thousand jobs is as fast as a list of fifty.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ PER_PAGE = 50
 STATES = ("enabled", "paused", "failing", "running", "conflict", "pending")
 """States by which a list of jobs can be filtered."""
 AUTHORS = {"prefect": "Prefect's UI", "daybook": "Daybook"}
-"""What `Revision.author` says of authors that are no writer of `owners.Actor`."""
+"""Values of `Revision.author` for revisions that no `owners.Actor` wrote, by source."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Filters of a list of jobs; an empty one selects all. ``text`` is searched in the names."""
+    """Filters of a list of jobs; an empty filter selects all. A name has to contain ``text``."""
 
     text: str = ""
     tag: str = ""
@@ -47,9 +47,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class JobPage:
-    """Page ``number`` (from 1) of ``pages``, with the jobs of all pages counted in ``matching``.
+    """Page ``number`` (from 1) of ``pages``.
 
-    ``tags``, ``owners`` and ``agents`` are those of all jobs.
+    ``matching`` is the number of jobs on all pages, ``total`` the number of all jobs. ``tags``,
+    ``owners`` and ``agents`` are the values that occur in any job.
     """
 
     jobs: list[ListedJob]
@@ -72,10 +73,10 @@ class DayStrip:
 
 
 class Revision(BaseModel, frozen=True):
-    """A revision of a job, and what it changed; the first one changed nothing.
+    """A revision of a job, and its changes; the first revision has no changes.
 
-    ``author`` is the agent or the interface that made it (`owners.Actor.writer`), or one of
-    `AUTHORS`.
+    ``author`` is the agent or the interface that made the revision (`owners.Actor.writer`), or one
+    of `AUTHORS`.
     """
 
     number: int
@@ -87,11 +88,11 @@ class Revision(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class JobOverview:
-    """What the page of one job shows, of one moment.
+    """The data of the page of one job, all read from one snapshot.
 
     ``runs`` and ``revisions`` are newest first; ``recipients`` are as in `ChangedJob`.
-    ``definition`` is the job as a jobs file, or why no file can contain it. ``deployment_id`` is
-    that of its deployment in Prefect; None if it has none (yet).
+    ``definition`` is the job as a jobs file, or the reason why no file can contain it.
+    ``deployment_id`` is the id of the job's deployment in Prefect; None if there is no deployment.
     """
 
     job: ListedJob
@@ -105,9 +106,9 @@ class JobOverview:
 
 
 async def list_page(choice: Choice, number: int = 1) -> JobPage:
-    """Return one page of the jobs that match ``choice``, by name; the last one if there are fewer.
+    """Return page ``number`` of the jobs that match ``choice``, sorted by name.
 
-    Works without Prefect.
+    If there are fewer pages, return the last page. Works without Prefect.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
@@ -167,22 +168,23 @@ def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, li
 
 
 async def names() -> dict[str, str]:
-    """Return the name of every job, also of removed ones, by its id. Works without Prefect."""
+    """Return the names of all jobs, including removed ones, by job id. Works without Prefect."""
     async with reading() as session:
         return await store.all_names(session, authorization.visible_owner())
 
 
 async def jobs_by_agent() -> dict[str, int]:
-    """Return how many live jobs name each agent. Works without Prefect."""
+    """Return the number of live jobs that name each agent. Works without Prefect."""
     async with reading() as session:
         listed = await summaries.read(session, authorization.visible_owner())
     return Counter(each.agent for each in listed if each.agent)
 
 
 async def overview(ref: str, *, runs: int, due_times: int) -> JobOverview:
-    """Return what the page of one job shows, even of a removed one. Works without Prefect.
+    """Return the data of the page of one job, even of a removed job. Works without Prefect.
 
-    ``runs`` and ``due_times`` are the maximum numbers of both. Raise `NotFound`, `Ambiguous`.
+    ``runs`` and ``due_times`` are the maximum numbers of runs and due times to return. Raise
+    `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         now, stored = ledger.now(), await authorization.find_job(session, ref, archived=True)

@@ -63,10 +63,10 @@ REPEATED_NOTE = "it was added before by the same request, so nothing was added n
 """Note on the job that `add` returns for a repeated request."""
 
 REPEAT_PERIOD = timedelta(minutes=1)
-"""Time within which the same fields from one model are a repetition of the same request."""
+"""Time within which a second request of a model with the same fields counts as a repetition."""
 
 PAUSED = "paused"
-"""Reason why a job is disabled that `pause` disabled; a note follows after a colon."""
+"""The `disabled_reason` of a job that `pause` disabled; a note follows after a colon."""
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 200
 """Maximum length of an `idempotency_key`, in characters."""
@@ -78,15 +78,17 @@ _CHANGED_COLUMNS = ("disabled_reason", "snoozed_until", "consecutive_failures")
 async def add(fields: Mapping[str, Any]) -> ChangedJob:
     """Store a job and deploy it; ``fields`` are those of `daybook.jobs.model.new_job`.
 
-    If an agent adds a job and names no agent to ask, the job asks the agent with its owner's name
-    if that agent exists, else the default one. If Prefect is unreachable, the job's `sync` is
-    `pending`, and the keeper deploys it later. If this raises `InvalidInput` or `Unreachable`,
-    nothing stays stored.
+    If an agent adds a job and names no agent to ask, the job asks the agent with the name of the
+    job's owner; if that agent does not exist, the job asks the default agent. If Prefect is
+    unreachable, the job's `sync` is `pending`, and the keeper deploys it later. If this raises
+    `InvalidInput` or `Unreachable`, nothing stays stored.
 
-    A repeated request adds no second job, but returns the first with `REPEATED_NOTE`: one with the
-    same `idempotency_key` (a field besides those of a job) while the job is not removed; without
-    that field, one with the same fields from the same model within a minute. The same key with
-    other fields is an `InvalidInput`.
+    A repeated request adds no second job, but returns the first job with `REPEATED_NOTE`:
+
+    - ``fields`` may have an `idempotency_key`. A request with the same key is a repetition until
+      the job is removed. If its other fields differ, raise `InvalidInput`.
+    - A request of a model without a key is a repetition if the same model sent the same fields
+      within the last minute.
     """
     from daybook.prefect import client as prefect
 
@@ -153,11 +155,11 @@ async def edit_job(
 ) -> ChangedJob:
     """Change only the given fields. Return the job.
 
-    A job that was disabled because it had finished is enabled if it now has more to run. If Prefect
-    is unreachable, the job's `sync` is `pending`, and the keeper changes Prefect later; the same
-    holds for `pause` and `resume`. ``base`` is the `updated_at` of the job that the caller has
-    read: if the job was changed since then, raise `ChangedMeanwhile`. Raise `InvalidInput`,
-    `NotFound` and `Unreachable`; then nothing was changed.
+    If the job was disabled because it had finished, and the change gives it more runs, the job is
+    enabled. If Prefect is unreachable, the job's `sync` is `pending`, and the keeper changes
+    Prefect later; the same holds for `pause` and `resume`. ``base`` is the `updated_at` of the job
+    that the caller has read: if the job was changed since then, raise `ChangedMeanwhile`. Raise
+    `InvalidInput`, `NotFound` and `Unreachable`; after an error, nothing was changed.
     """
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
@@ -176,10 +178,10 @@ async def edit_job(
 
 
 async def pause(ref: str, note: str = "") -> ChangedJob:
-    """Disable the job, with a note; return it.
+    """Disable the job, with a note; return the job.
 
-    Idempotent: without a note, an earlier reason is kept. Raise `InvalidInput` for a note that is
-    too long or has more than one line.
+    A repeated call without a note has no effect: the earlier reason is kept. Raise `InvalidInput`
+    for a note that is too long or has more than one line.
     """
     note = names.validate_line(note, "note")
 
@@ -197,7 +199,7 @@ def is_paused(disabled_reason: str) -> bool:
 
 
 async def resume(ref: str) -> ChangedJob:
-    """Enable the job and end a snooze; return it.
+    """Enable the job and end a snooze; return the job.
 
     Raise `InvalidInput` if the job has nothing left to run, or exceeds its owner's limits.
     """
@@ -220,8 +222,8 @@ async def resume(ref: str) -> ChangedJob:
 async def remove(ref: str) -> ListedJob:
     """Archive the job and delete its deployment; its history is kept. Return the job as it was.
 
-    While Prefect is unreachable, the deployment stays until the keeper's next sync, and none of its
-    runs starts. Raises `PrefectRefused`.
+    If Prefect is unreachable, the deployment stays until the keeper's next sync; meanwhile, none of
+    its runs starts. Raise `PrefectRefused`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
@@ -243,7 +245,8 @@ async def remove(ref: str) -> ListedJob:
 async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
     """Return the jobs that the actor may see and that match ``filters``, by default all by name.
 
-    Each has its next due time only. Works without Prefect. Raise `InvalidInput` for the filters.
+    Each job has only its next due time. Works without Prefect. Raise `InvalidInput` for invalid
+    filters.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         running, now = await history.running_jobs(session), ledger.now()
@@ -284,10 +287,10 @@ async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> Liste
 
 @dataclass(frozen=True)
 class _Request:
-    """A request to add a job that may be repeated.
+    """A request to add a job, as far as it is needed to recognize repetitions.
 
-    ``key`` is stored with the job. A request whose key has the same ``prefix`` repeats it: within
-    ``period``, or, if that is None, as long as the job exists.
+    ``key`` is stored with the job. A later request whose key has the same ``prefix`` is a
+    repetition: within ``period`` or, if ``period`` is None, as long as the job exists.
     """
 
     key: str
@@ -296,7 +299,7 @@ class _Request:
 
     @classmethod
     def of(cls, idempotency_key: str, fields: Mapping[str, Any], actor: Actor) -> Self | None:
-        """Return the request; None for one of a person without an `idempotency_key`."""
+        """Return the request; None if it has no `idempotency_key` and no model sent it."""
         given = {name: value for name, value in fields.items() if value is not None}
         content = _hash([actor.user_id, given])
         if idempotency_key:
@@ -313,7 +316,7 @@ async def _job_of(
 ) -> StoredJob | None:
     """Return the job that the same request added before, or None.
 
-    Raises `InvalidInput` if its idempotency key added a job with other fields.
+    Raise `InvalidInput` if an earlier request with this idempotency key had other fields.
     """
     if request is None:
         return None
@@ -326,7 +329,7 @@ async def _job_of(
 
 
 def _idempotency_key(fields: Mapping[str, Any]) -> str:
-    """Return the field `idempotency_key`, empty if it is not given. Raises `InvalidInput`."""
+    """Return the field `idempotency_key`, empty if it is not given. Raise `InvalidInput`."""
     given = fields.get("idempotency_key")
     if given is None:
         return ""
@@ -342,7 +345,8 @@ def _hash(value: object) -> str:
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
     """Return the name of the agent that adds the job.
 
-    Return an empty string if no agent adds it, if it asks no agent, or if ``fields`` name one.
+    Return an empty string if no agent adds the job, if the job asks no agent, or if ``fields`` name
+    the agent to ask.
     """
     asks = isinstance(job.action, AgentPrompt) and fields.get("agent") is None
     return owners.agent_id(actor.owner) if asks else ""
@@ -414,7 +418,7 @@ async def _change(
 
 
 async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJob) -> None:
-    """Deploy the job to Prefect if Prefect is reachable; else it stays pending.
+    """Deploy the job to Prefect; if Prefect is unreachable, the job stays pending.
 
     Raise `InvalidInput` if Prefect rejects the job, and `PrefectRefused`.
     """

@@ -18,7 +18,7 @@ from daybook.schedules import durations
 
 
 class KeyRenewal(BaseModel, frozen=True):
-    """Names of the blocks, such as `secret ops`, ``copied`` again or permanently ``discarded``."""
+    """Names of blocks, such as `secret ops`: ``copied`` again, or permanently ``discarded``."""
 
     copied: list[str]
     discarded: list[str]
@@ -60,9 +60,9 @@ async def rekey(*, discard: bool = False) -> KeyRenewal:
 class PruneResult(BaseModel, frozen=True):
     """The numbers of deleted runs, session messages, outbox rows (``deliveries``) and task runs.
 
-    ``steps`` is the number of steps, and of questions to a person, whose texts were removed.
-    ``removed`` are the names of the removed jobs, or with ``dry_run`` of those that would be
-    removed; ``jobs`` are the names of the archived jobs that were deleted with their last run.
+    ``steps`` is the number of steps and of questions to a person whose texts were removed.
+    ``removed`` are the names of the removed jobs; with ``dry_run``, of the jobs that would be
+    removed. ``jobs`` are the names of the archived jobs that were deleted with their last run.
     """
 
     removed: list[str]
@@ -78,11 +78,11 @@ class PruneResult(BaseModel, frozen=True):
 async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> PruneResult:
     """Delete all history that the settings no longer keep.
 
-    First remove the jobs that have been disabled for ``disabled_for``, such as `90d`, by default
-    for the setting `keep_disabled_days`, and were neither edited nor run meanwhile; a job that
-    another one names stays. Only ``disabled_for`` needs Prefect, to delete their deployments at
-    once, as `jobs.remove` does. With ``dry_run``, list those jobs and delete nothing. Raise
-    `InvalidInput` for an invalid duration.
+    First remove the jobs that have been disabled for ``disabled_for`` (such as `90d`; default: the
+    setting `keep_disabled_days`), and were neither edited nor run meanwhile. A job that another job
+    names stays. Only a call with ``disabled_for`` needs Prefect: it deletes the deployments of the
+    removed jobs at once, as `jobs.remove` does. With ``dry_run``, return the names of the jobs that
+    would be removed, and delete nothing. Raise `InvalidInput` for an invalid duration.
     """
     keep = RetentionLimits.of_settings()
     if disabled_for is not None:

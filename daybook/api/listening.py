@@ -112,8 +112,8 @@ def listening() -> Listening:
 
     An `async def` is called in this loop (with `with`: in a separate loop, in a thread), any other
     function in a thread. After the first use, no outcome is lost while the program is stopped for
-    up to a day. The end of the block waits at most `SHUTDOWN_TIMEOUT_SECONDS` for a call in
-    progress. Put listeners that `daybook up` itself should call into a module of the setting
+    up to a day. The end of the block waits at most `SHUTDOWN_TIMEOUT_SECONDS` for calls that are in
+    progress or due. Put listeners that `daybook up` itself should call into a module of the setting
     `plugins`. Raise `InvalidInput` if no listener is registered, and `LedgerUnreachable`.
     """
     return Listening()

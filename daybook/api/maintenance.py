@@ -25,7 +25,7 @@ _LEGAL = "use a time such as 22:00, 2027-01-15T22:00, or in 2h"
 
 
 class MaintenanceWindow(BaseModel, frozen=True):
-    """A window that has not passed; ``active`` is true if it has begun."""
+    """A window that has not passed; ``active`` is true if the window has started."""
 
     id: str
     begin: UtcTime
@@ -48,10 +48,10 @@ async def plan(
 ) -> MaintenanceWindow:
     """Plan a time in which no job starts, from ``begin`` (default: now). Return the window.
 
-    It ends at ``until``, or after ``duration``; exactly one of them is required. Times are RFC 3339
-    times, `22:00`, `tomorrow at 22:00`, or `in 2h`; ``timezone`` (default: the setting) is the zone
-    of those without an offset. `22:00` and `in 2h` as ``until`` count from the beginning. Raise
-    `InvalidInput`.
+    The window ends at ``until``, or after ``duration``; exactly one of these arguments is required.
+    Times are RFC 3339 times, `22:00`, `tomorrow at 22:00`, or `in 2h`; ``timezone`` (default: the
+    setting) is the zone of times without an offset. An ``until`` such as `22:00` or `in 2h` counts
+    from ``begin``. Raise `InvalidInput`.
     """
     authorization.require_operator()
     if (until is None) is (duration is None):
@@ -82,9 +82,10 @@ async def list_windows() -> list[MaintenanceWindow]:
 
 
 async def remove(ref: str) -> MaintenanceWindow:
-    """Remove a planned window, or end the present one, by its id or a unique prefix. Return it.
+    """Remove a planned window, or end the present one now; return the window.
 
-    Raise `NotFound`, and `InvalidInput` for a prefix of several ids.
+    ``ref`` is the window's id or a unique id prefix. Raise `NotFound`, and `InvalidInput` for a
+    prefix of several ids.
     """
     authorization.require_operator()
     async with open_ledger() as ledger, ledger.write() as session:

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from daybook.prefect.work_pool import WorkPool
 
 MAX_CLOCK_SKEW = timedelta(seconds=1)
-"""A larger clock skew is reported as a problem (promise 16: it shows in `doctor`)."""
+"""A larger clock skew is reported as a problem, for example by `daybook doctor`."""
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
 """Maximum age of the last observation of Prefect; each observation takes some time itself."""
 CATCH_UP_GRACE = timedelta(minutes=2)
-"""Time that a new leader has to read Prefect and to judge what became due before that."""
+"""Time that a new leader has to read Prefect, and to audit the due times of the time before."""
 NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 
 NOTHING_RUNS = "no worker is running, so no job starts; start `daybook up`"
@@ -40,9 +40,8 @@ class DelayFacts:
 
     If Prefect does not answer, ``prefect_error`` says why. ``pool`` is None if the work pool was
     not read. ``prefect_ahead`` and ``ledger_ahead`` say how far the clocks of Prefect and of the
-    ledger are ahead of this machine's. ``leader`` is None if it was not read or there never was
-    one.
-    ``unwritable`` says why the ledger cannot be written.
+    ledger are ahead of this machine's clock. ``leader`` is None if the leader was not read, or if
+    there never was a leader. ``unwritable`` says why the ledger cannot be written.
     """
 
     now: datetime
@@ -58,8 +57,9 @@ class KeeperStatus(BaseModel, frozen=True):
     """The leading keeper, as last recorded; ``running`` is true if a keeper leads now.
 
     If no keeper leads, ``holder`` is the last leader, or empty if the last leader released the
-    leadership. ``until`` is when the holder's lease expires, ``observed_at`` when the last complete
-    observation of Prefect started; each may be None. ``passes`` has the last cycle of each service.
+    leadership. ``until`` is the time at which the holder's lease expires, ``observed_at`` the time
+    at which the last complete observation of Prefect started; both may be None. ``passes`` has the
+    cost of the last cycle of each service.
     """
 
     running: bool
@@ -70,7 +70,7 @@ class KeeperStatus(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, leader: Leader | None, now: datetime) -> Self:
-        """Return the state at ``now``; ``leader`` is None if there never was one."""
+        """Return the status at ``now``; ``leader`` is None if there never was a leader."""
         if leader is None:
             return cls(running=False, holder="", until=None, observed_at=None, passes={})
         return cls(
@@ -115,10 +115,10 @@ class OverdueRun(BaseModel, frozen=True):
 def without_catch_up(
     found: Iterable[Overdue], leader: Leader | None, now: datetime
 ) -> list[Overdue]:
-    """Return the overdue runs without those of an outage that ended when ``leader`` began to lead.
+    """Return the overdue runs without the runs of an outage that ended when ``leader`` took over.
 
-    These are the due times before that which were missed, and for `CATCH_UP_GRACE` those that the
-    leader has not judged yet.
+    Of the due times before the takeover, leave out the missed ones and, during `CATCH_UP_GRACE`,
+    also those that the leader has not audited yet.
     """
     since = leader.since if leader is not None and leader.leads(now) else None
     if since is None:
@@ -128,7 +128,7 @@ def without_catch_up(
 
 
 def delay_reason(each: Overdue, known: DelayFacts) -> str:
-    """Return why this due time is delayed: the direct cause, else problems of clocks and keeper."""
+    """Return why this due time is delayed: the direct cause, or problems of clocks and keeper."""
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.AGENT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
@@ -150,7 +150,7 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
 
 
 def clock_problem(known: DelayFacts) -> str:
-    """Describe the clocks that are skewed; empty if none is."""
+    """Describe the clocks that are skewed; return "" if no clock is skewed."""
     skews = (
         clock_skew("Prefect's", known.prefect_ahead),
         clock_skew("the ledger's", known.ledger_ahead),
@@ -159,7 +159,7 @@ def clock_problem(known: DelayFacts) -> str:
 
 
 def clock_skew(whose: str, ahead: timedelta) -> str:
-    """Describe a clock that is more than `MAX_CLOCK_SKEW` off this machine's; empty otherwise."""
+    """Describe a clock's skew from this machine's clock; "" if it is at most `MAX_CLOCK_SKEW`."""
     if abs(ahead) <= MAX_CLOCK_SKEW:
         return ""
     side = "ahead of" if ahead > timedelta(0) else "behind"
@@ -201,9 +201,9 @@ def observed_at(leader: Leader) -> datetime | None:
 
 
 async def why_nothing_runs() -> str:
-    """Return that no keeper leads, so that no job starts; empty if one does, or nothing is due.
+    """Return `NOTHING_RUNS` if no keeper leads; otherwise "". Works without Prefect.
 
-    Works without Prefect: each worker contains a keeper.
+    Each worker contains a keeper, so if no keeper leads, no worker is running.
     """
     async with open_ledger() as ledger:
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)

@@ -42,7 +42,7 @@ def action_fields(
 
 
 async def save(given: dict[str, Any]) -> ChangedJob:
-    """Add the plugin's job, or change the ``given`` fields of it; return the job.
+    """Add the plugin's job, or change its ``given`` fields; return the job.
 
     Raise `InvalidInput` and `PrefectUnreachable`. An agent gets `InvalidInput`, because a plugin's
     jobs have no limits.

@@ -1,7 +1,7 @@
 """Checks that need an external system, run before a job is stored.
 
-They concern addresses, agents, tools and channels. Without a client (Prefect is unreachable), the
-names of agents, tools, channels and secrets are checked only when the job runs.
+They concern addresses, agents, tools and channels. If Prefect is unreachable, there is no client;
+then the names of agents, tools, channels and secrets are checked only when the job runs.
 """
 
 from __future__ import annotations
@@ -43,9 +43,10 @@ DEFAULT_AGENT_NOTE = (
 async def check(
     client: PrefectClient | None, job: Job, owner: str, *, action: bool = True, notify: bool = True
 ) -> list[str]:
-    """Check a job before it is stored: its ``action`` with its precondition, and its ``notify``.
+    """Check a job before it is stored; return notes for the user.
 
-    Raise the errors of `check_action` and `check_notify`. Return notes for the user.
+    With ``action``, check its action and its precondition; with ``notify``, its notifications.
+    Raise the errors of `check_action` and `check_notify`.
     """
     notes = await check_action(client, job, owner) if action else []
     if notify:
@@ -59,7 +60,7 @@ async def check(
 
 
 def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
-    """Return which of the names in a job cannot be checked without Prefect."""
+    """Return the kinds of names in a job that cannot be checked without Prefect: `the agents`."""
     from daybook.delivery.outbox import BUILTIN_CHANNELS
 
     given = {
@@ -74,7 +75,7 @@ def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
 async def check_action(client: PrefectClient | None, job: Job, owner: str) -> list[str]:
     """Raise `InvalidInput` for an address, agent, tool or folder that the job could not use.
 
-    Return hints for the user, such as a secret that does not exist yet.
+    Return hints for the user, such as the name of a secret that does not exist yet.
     """
     notes = _check_work_dir(job.policy.work_dir)
     _check_by_kind(job, _guard(owner))
@@ -86,7 +87,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
 
 
 def _check_by_kind(job: Job, guard: Guard) -> None:
-    """Call `check_action` of the kind's module in `daybook.execution`, if there is one."""
+    """Call `check_action` of the kind's module in `daybook.execution`, if it exists."""
     name = f"daybook.execution.{job.kind.replace('-', '_')}"
     if find_spec(name) is not None:
         check = getattr(import_module(name), "check_action", None)
@@ -164,7 +165,7 @@ async def _check_tool(
         tool = await catalog.find(name, PrefectServers(client), _guard(owner))
     except ToolUnreachable as error:
         return [f"{error}; so the tool and its parameters are checked only when it is called"]
-    if not payloads.is_used(params):  # else only a run has the values
+    if not payloads.is_used(params):  # if it is used, only a run has the values
         catalog.check_params(tool, params)
     return await _missing_at_worker(name) if tool.source == PYTHON else []
 
@@ -202,7 +203,7 @@ async def _missing_secrets(client: PrefectClient | None, named_in: Any) -> list[
 
 
 async def has_agent(client: PrefectClient | None, ledger: Ledger, name: str) -> bool:
-    """Return whether an agent with this name exists; without Prefect, whether it has a copy."""
+    """Return whether an agent has this name; without Prefect, whether the ledger has its copy."""
     from daybook.agents import documents, kinds
     from daybook.resources import copies
 
@@ -227,7 +228,7 @@ async def _require_agent(client: PrefectClient | None, name: str, field: str) ->
 
 
 async def _check_model(client: PrefectClient | None, action: Action) -> None:
-    """Raise `InvalidInput` if the action's agent cannot use its model."""
+    """Raise `InvalidInput` if the action's agent cannot use the action's model."""
     from daybook.agents import documents
 
     model = getattr(action, "model", "")
@@ -254,7 +255,7 @@ async def _check_approve(client: PrefectClient | None, entries: Sequence[str]) -
 
 
 def _judged_owner(owner: str) -> str:
-    """Return the owner whose rules apply: the actor if it is an agent, else the job's owner."""
+    """Return the owner whose rules apply: the actor if it is an agent, otherwise ``owner``."""
     actor = owners.current_actor()
     return actor.owner if actor.is_agent else owner
 

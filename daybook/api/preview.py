@@ -18,12 +18,13 @@ from daybook.runs.summaries import CompressedHistory
 
 
 class Preview(BaseModel, frozen=True):
-    """What a run of a job would do.
+    """Description of a run of a job, without the run itself.
 
     ``does`` is the job's action, with the variables of a prompt filled in. ``history`` is the
-    number of the session's messages that are sent too; without a prompt it is 0, and ``session_id``
-    is None. ``to`` lists where the answer is stored; ``recipients`` maps each event to its
-    recipients; ``cost_usd`` is None, because this version does not estimate it.
+    number of the session's messages that are sent with the prompt. If the action has no prompt,
+    ``history`` is 0 and ``session_id`` is None. ``to`` lists the places where the answer is stored,
+    and ``recipients`` maps each event to its recipients. ``cost_usd`` is None, because this version
+    does not estimate the cost.
     """
 
     job: str
@@ -39,7 +40,7 @@ class Preview(BaseModel, frozen=True):
 
 
 async def of_job(ref: str) -> Preview:
-    """Return what a run of the job would do now.
+    """Return the preview of a run of the job that would start now.
 
     Nothing is written, and no agent is asked. Works without Prefect. Raise `NotFound`, `Ambiguous`.
     """

@@ -100,7 +100,7 @@ class Recurring(SyncWrapper):
         return self._add(make(cron=cron, timezone=zone, now=self._clock.now()), function, name)
 
     def wait(self) -> None:
-        """Wait, in a `with`, until the program is interrupted or another thread ends the block."""
+        """Wait until the program is interrupted or another thread ends the block; for `with`."""
         self._closed.wait()
 
     async def __aenter__(self) -> Self:
@@ -128,10 +128,10 @@ class Recurring(SyncWrapper):
         return task
 
     def _in_loop(self, callback: Callable[[RecurringTask], None], task: RecurringTask) -> None:
-        """Call ``callback`` in the loop's thread: at once from there, soon from another thread.
+        """Call ``callback`` in the loop's thread: at once if this is that thread, otherwise soon.
 
-        Outside the block there is no loop: a task is stopped at once, but not started, because the
-        block starts all tasks.
+        Outside the block there is no loop. Then a task is stopped at once, but not started, because
+        the block starts all tasks when it is entered.
         """
         loop = self._loop
         if loop is None:

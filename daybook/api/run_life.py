@@ -46,11 +46,11 @@ class RunEvent(BaseModel, frozen=True):
 
 
 class RunLife(BaseModel, frozen=True):
-    """A run with what its job asked for, its attempts, its deliveries, and its events in order.
+    """A run with its parameters, attempts, steps, deliveries, and events in order of time.
 
-    ``steps`` are those of its agent, and ``approvals`` what a person was asked about them.
-    ``parameters`` are those with which the run was claimed.
-    ``evidence`` are outcomes of writers that had lost their claim.
+    ``parameters`` are the parameters with which the run was claimed. ``steps`` are the steps of the
+    run's agent, and ``approvals`` the questions to a person about its calls. ``evidence`` has the
+    outcomes of writers that had lost their claim.
     """
 
     run: Run
@@ -106,7 +106,7 @@ def events_of(
     sent: Sequence[NotificationDetails],
     asked: Sequence[Approval] = (),
 ) -> list[RunEvent]:
-    """Return what happened to a run, in the order of time."""
+    """Return the events of a run, in the order of time."""
     found = [
         *_until_the_effect(row),
         *_of_attempts(attempts),

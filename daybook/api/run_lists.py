@@ -1,4 +1,4 @@
-"""Lists of runs, newest first, of ledgers with hundreds of thousands of them."""
+"""Lists of runs, newest first, which are fast in a ledger with hundreds of thousands of runs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ ALL = RunFilters()
 
 
 async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = ALL) -> list[Run]:
-    """Return up to ``limit`` runs: live ones, then the last that ended.
+    """Return up to ``limit`` runs: first the live runs, then the runs that ended last.
 
-    Unlike `runs.history`, which sorts by the due time, this reads only as many rows as it returns.
-    Works without Prefect. Raise `NotFound` or `Ambiguous` for the job, `InvalidInput` for a filter.
+    With ``job``, the ended runs are sorted by their due time. Unlike `runs.history`, this reads
+    only as many rows as it returns. Works without Prefect. Raise `NotFound` or `Ambiguous` for the
+    job, and `InvalidInput` for an invalid filter.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         conditions, _ = await filters.conditions(session, ledger.now())
@@ -37,7 +38,7 @@ async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = 
 
 
 async def of_job(session: AsyncSession, job_id: str, limit: int) -> list[Run]:
-    """Return up to ``limit`` runs of one job, as `recent` does."""
+    """Return up to ``limit`` runs of one job: first the live runs, then those due last."""
     return await _recent(session, limit, [col(RunRow.job_id) == job_id], col(RunRow.due).desc())
 
 

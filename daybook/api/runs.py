@@ -40,7 +40,7 @@ POLLS_PER_PREFECT_REQUEST = 10
 """Number of polls of the ledger between two requests to Prefect for the state of the flow run."""
 NO_FILTERS = RunFilters()
 DELIVERY_TIMEOUT_SECONDS = 5.0
-"""Maximum time to wait, after the end of a run, for the deliveries about it."""
+"""Maximum time to wait, after the end of a run, for the deliveries about the run."""
 
 
 class LogLine(BaseModel, frozen=True):
@@ -55,7 +55,7 @@ class WaitObserver(Protocol):
     """Receives the progress of a run while a caller waits for it."""
 
     def asked(self) -> None:
-        """Report that the run was requested: it continues even if the caller stops waiting."""
+        """Report that the run was requested; it continues even if the caller stops waiting."""
         ...
 
     def held_up(self, why: str) -> None:
@@ -73,13 +73,13 @@ async def run(
 ) -> RunDetails:
     """Run a job now, even if it is disabled; return the run.
 
-    ``prompt`` replaces the job's for this run. A repeated ``request_id`` returns the same run. With
-    ``wait``, return the run when it has ended, or when its flow run has ended in Prefect because
-    its process died; else return it as requested. With ``wait``, also wait up to
-    `DELIVERY_TIMEOUT_SECONDS` for the run's deliveries, so that its `delivery` is not always
-    `pending`. Raise `NotFound`, `Ambiguous`, `PrefectUnreachable`, and `InvalidInput` for a
-    ``request_id`` that is too long, and for a ``prompt`` that the job cannot have. If Prefect stops
-    answering after the run was requested, it starts later.
+    ``prompt`` replaces the job's prompt for this run. A call with the same ``request_id`` returns
+    the same run. Without ``wait``, return the run as soon as it is requested. With ``wait``, return
+    the run when it has ended, or when its flow run has ended in Prefect because its process died.
+    Before that, also wait up to `DELIVERY_TIMEOUT_SECONDS` for the run's deliveries, so that its
+    `delivery` is not always `pending`. Raise `NotFound`, `Ambiguous`, `PrefectUnreachable`, and
+    `InvalidInput` for a ``request_id`` that is too long, and for a ``prompt`` that the job cannot
+    have. If Prefect stops answering after the run was requested, the run starts later.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -105,10 +105,11 @@ async def retry(
     request_id: str | None = None,
     talk: WaitObserver | None = None,
 ) -> RunDetails:
-    """Repeat a run that has ended, with the parameters that it had; return the new run.
+    """Repeat a run that has ended, with the same parameters; return the new run.
 
-    ``ref`` is a run, or a job for its last run. The other arguments and the errors are as for
-    `run`; also raise `InvalidInput` for a run that has not ended, or has no job any more.
+    ``ref`` is a run, or a job whose last run is to be repeated. The other arguments and the errors
+    are as for `run`. Also raise `InvalidInput` for a run that has not ended, and for a run without
+    a job or with a removed job.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -136,8 +137,9 @@ async def ask(
 ) -> RunDetails:
     """Ask an agent once, without a job, in this process; return the run.
 
-    With ``session_key`` the question continues that conversation. Raise `InvalidInput` for a field
-    that a job could not have, and `PrefectUnreachable`. A failed run is returned like any other.
+    With ``session_key`` the question continues the conversation with this key. Raise `InvalidInput`
+    for a field that a job could not have, and `PrefectUnreachable`. If the run fails, return it
+    without an error.
     """
     given = {"prompt": prompt, "agent": agent, "model": model, "session_key": session_key}
     given = {name: value for name, value in given.items() if value}
@@ -189,10 +191,11 @@ async def _run(
 async def history(
     ref: str | None = None, limit: int = 20, filters: RunFilters = NO_FILTERS
 ) -> list[ListedRun]:
-    """Return ``limit`` runs of one job (even a removed one) or of all, latest due time first.
+    """Return up to ``limit`` runs of one job (even a removed one) or of all jobs.
 
-    Only runs that match ``filters``, which can also change the order. Works without Prefect. Raise
-    `NotFound` or `Ambiguous` for the job, and `InvalidInput` for the filters.
+    Return only runs that match ``filters``. The runs with the latest due times come first, unless
+    ``filters`` change the order. Works without Prefect. Raise `NotFound` or `Ambiguous` for the
+    job, and `InvalidInput` for invalid filters.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored = None if ref is None else await authorization.find_job(session, ref, archived=True)
@@ -205,13 +208,13 @@ async def history(
 
 
 async def cancel(ref: str, within: float = 30.0) -> RunDetails:
-    """Cancel a run, by id, unique id prefix, or the job whose live run it is; return the run.
+    """Cancel a run; return the run. ``ref`` is its id, a unique id prefix, or its job.
 
-    A waiting run is cancelled immediately. A run in progress is ended by its worker, with all its
-    child processes; wait for that at most ``within`` seconds, so the returned run may still be
-    live. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a run that has any outcome other
-    than `cancelled`. Raise `PrefectUnreachable` for a run in progress if Prefect does not answer; a
-    waiting run is cancelled all the same, and a keeper updates Prefect later.
+    A waiting run is cancelled immediately. For a run in progress, wait at most ``within`` seconds
+    until its worker has ended the run with all its child processes; the returned run may still be
+    live. If Prefect does not answer, raise `PrefectUnreachable` for a run in progress; a waiting
+    run is cancelled all the same, and a keeper updates Prefect later. Raise `NotFound`,
+    `Ambiguous`, and `InvalidInput` for a run with any outcome other than `cancelled`.
     """
     from prefect.states import Cancelling
 
@@ -268,7 +271,7 @@ async def find_logged(ref: str) -> Run:
 
 
 def logs(ref: str) -> AsyncIterator[LogLine]:
-    """Return an iterator over what a run logged in Prefect, oldest line first.
+    """Return an iterator over the log lines of a run in Prefect, oldest line first.
 
     ``ref`` is a run or a job (possibly removed); a job stands for its last run that Prefect knows.
     The iteration raises `NotFound`, `Ambiguous` and `PrefectUnreachable`.
@@ -356,7 +359,7 @@ async def _waiting_reason(
         return f"{pool.idle}; `daybook up` starts one"
     if row.until is not None and row.until > ledger.now():
         return row.reason
-    # A worker of one of Prefect's own types postponed the run, which the ledger does not know.
+    # A worker of one of Prefect's own types postponed the run; the ledger does not know why.
     return (state.message or "") if state is not None and state.name == WAITING_NAME else ""
 
 

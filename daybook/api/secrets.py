@@ -29,7 +29,7 @@ class SecretDetails(secret_blocks.SecretInfo, frozen=True):
 
 
 class _Secrets(Documents[SecretDetails]):
-    """The secrets, and who refers to each."""
+    """The secrets, with the users of each secret."""
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]

@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from daybook.delivery.views import RunDetails
 
 MAX_SESSIONS_COMPARED = 1_000
-"""Maximum number of sessions whose names are compared with an unknown one."""
+"""Maximum number of sessions whose names are compared with an unknown name."""
 
 
 class Session(BaseModel, frozen=True):
     """A session with the number of its ``messages``.
 
-    ``title`` is the first line of its first prompt, or a model's (setting `title_agent`). ``job``
-    is None if several jobs share the session, and for runs without a job.
+    ``title`` is the first line of the session's first prompt, or a title that a model wrote
+    (setting `title_agent`). ``job`` is None if several jobs share the session, and if its runs have
+    no job.
     """
 
     id: str
@@ -78,7 +79,7 @@ class SessionMessage(BaseModel, frozen=True):
 
 
 class Summary(BaseModel, frozen=True):
-    """A summary of the messages up to the number ``through``; ``run_id`` is the run after it."""
+    """A summary of the messages up to the number ``through``, made after the run ``run_id``."""
 
     through: int
     content: str
@@ -92,7 +93,8 @@ class Summary(BaseModel, frozen=True):
 class SessionDetails(Session, frozen=True):
     """A session with its last messages, oldest first.
 
-    A model gets ``summary`` instead of the messages that it covers; it is None if there is none.
+    A model gets ``summary`` instead of the messages that the summary covers; None if there is no
+    summary.
     """
 
     summary: Summary | None
@@ -100,7 +102,7 @@ class SessionDetails(Session, frozen=True):
 
 
 async def list_sessions(limit: int = 20) -> list[Session]:
-    """Return up to ``limit`` sessions, the most recently used first. Works without Prefect.
+    """Return up to ``limit`` sessions, most recently used first. Works without Prefect.
 
     Raise `InvalidInput` for an agent.
     """
@@ -112,8 +114,8 @@ async def list_sessions(limit: int = 20) -> list[Session]:
 async def show(ref: str, limit: int = 20) -> SessionDetails:
     """Return one session with its last ``limit`` messages.
 
-    ``ref`` is its id, a unique id prefix, its key, or the job that it belongs to. Works without
-    Prefect. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
+    ``ref`` is the session's id, a unique id prefix, its key, or its job. Works without Prefect.
+    Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent.
     """
     authorization.require_operator()
     async with reading() as session:
@@ -130,10 +132,11 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
 async def send(ref: str, prompt: str) -> RunDetails:
     """Continue any session with ``prompt``; return the run with the answer.
 
-    ``ref`` is as for `show`. The session's agent answers in this process, with the model, the work
-    directory, and the limits of the session's job or else of its last run. The job itself does not
-    run: nothing is sent to its channel, and no other job follows. Raise `NotFound`, `Ambiguous`,
-    `InvalidInput`, and `PrefectUnreachable`. A failed run is returned like any other.
+    ``ref`` is as for `show`. The session's agent answers in this process. Its model, work directory
+    and limits are those of the session's job; if the session has no job, or the job now asks
+    another agent, they are those of the session's last run. The job itself does not run: nothing is
+    sent to its channel, and no other job follows. Raise `NotFound`, `Ambiguous`, `InvalidInput`,
+    and `PrefectUnreachable`. If the run fails, return it without an error.
     """
     from daybook.api import runs
     from daybook.prefect import occurrence

@@ -22,8 +22,8 @@ from daybook.schedules.schedule import one_time
 async def skip(ref: str, *, undo: bool = False) -> ListedJob:
     """Skip the job's next due time; a repeated call changes nothing. Return the job.
 
-    With ``undo``, skip none of the coming due times any more; a snooze stays. Raise `NotFound`,
-    `Ambiguous`, and, without ``undo``, `InvalidInput` for a job that is disabled or has no further
+    With ``undo``, remove the skips of all coming due times; a snooze stays. Raise `NotFound` and
+    `Ambiguous`. Without ``undo``, raise `InvalidInput` for a job that is disabled or has no further
     due time.
     """
 
@@ -53,11 +53,11 @@ async def skip(ref: str, *, undo: bool = False) -> ListedJob:
 
 
 async def snooze(ref: str, until: str | None) -> ListedJob:
-    """Skip all due times before ``until``, an RFC 3339 time, `2h` or a day; None ends the snooze.
+    """Skip all due times of a job before ``until``; None ends the snooze. Return the job.
 
-    A day such as `tomorrow` is its beginning in the job's zone. A due time exactly at ``until``
-    runs. Return the job. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid or past
-    time.
+    ``until`` is an RFC 3339 time, a duration from now such as `2h`, or a day such as `tomorrow`,
+    which means the start of that day in the job's time zone. A due time exactly at ``until`` is not
+    skipped. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid or past time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:

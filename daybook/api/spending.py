@@ -1,4 +1,4 @@
-"""What the ended runs cost, added up by job, agent, model or day."""
+"""Cost of the ended runs, added up by job, agent, model or day."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Grouping = Literal["job", "agent", "model", "day"]
 GROUPINGS: tuple[str, ...] = get_args(Grouping)
 
 MAX_DAYS = 400
-"""Maximum number of days of a report by day."""
+"""Maximum age of ``since`` in days, for every grouping."""
 
 
 class GroupSpending(Spending, frozen=True):
-    """What the runs of one job, agent, model or day cost.
+    """Cost of the runs of one job, agent, model or day.
 
-    ``name`` is the job, agent or model, "" if it is unknown, or the day as `2027-01-15`; ``job_id``
-    is that of a job only. ``runs`` is the number of runs that used a model.
+    ``name`` is the name of the job, agent or model ("" if unknown), or the day as `2027-01-15`.
+    ``job_id`` is None unless the group is a job. ``runs`` is the number of runs that used a model.
     """
 
     name: str
@@ -50,10 +50,11 @@ class GroupSpending(Spending, frozen=True):
 
 
 class BudgetUse(BaseModel, frozen=True):
-    """What a daily budget has used today, with the requests in progress.
+    """Use of a daily budget today, including the requests in progress.
 
-    ``scope`` is job, agent or home, and ``unit`` is tokens or usd (US dollars). ``name`` is that of
-    the job or agent. ``used`` does not contain the ``unpriced`` requests, whose price is unknown.
+    ``scope`` is job, agent or home, and ``unit`` is tokens or usd (US dollars). ``name`` is the
+    name of the job or agent, None for the home. ``used`` does not contain the ``unpriced``
+    requests, whose price is unknown.
     """
 
     scope: Scope
@@ -65,7 +66,7 @@ class BudgetUse(BaseModel, frozen=True):
     unpriced: int
 
     def words(self) -> str:
-        """Return `all runs: $1.20 of $5 per day`."""
+        """Return the use as text: `all runs: $1.20 of $5 per day`."""
         limit = Limit(self.scope, self.unit, self.limit)
         name = self.name or "all runs"
         if self.scope == "agent":
@@ -79,10 +80,11 @@ class BudgetUse(BaseModel, frozen=True):
 
 
 class SpendingReport(BaseModel, frozen=True):
-    """What the runs cost that ended between ``since`` and ``until``.
+    """Cost of the runs that ended between ``since`` and ``until``.
 
-    ``groups`` begin with the most expensive one, or with the first day. ``budgets`` are those of
-    today, whatever ``since`` is; those of agents and the home only for the operator.
+    ``groups`` are sorted by cost, the most expensive first, or by day, the earliest first.
+    ``budgets`` are today's budgets, whatever ``since`` is. Only the operator gets the budgets of
+    agents and of the home.
     """
 
     since: UtcTime
@@ -94,10 +96,10 @@ class SpendingReport(BaseModel, frozen=True):
 
 
 async def read(by: str = "job", since: str | None = None) -> SpendingReport:
-    """Return what the runs cost that ended since a time, by default in the last 30 days.
+    """Return the cost of the runs that ended since a time, by default in the last 30 days.
 
-    ``since`` is written as for `daybook runs --since`; times are those of `DAYBOOK_TIMEZONE`. Works
-    without Prefect. Raise `InvalidInput`.
+    ``since`` has the form of `daybook runs --since`. Days, and times without an offset, are in the
+    zone `DAYBOOK_TIMEZONE`. Works without Prefect. Raise `InvalidInput`.
     """
     if by not in GROUPINGS:
         raise InvalidInput("by", f'"{by}" is no grouping', f"use {', '.join(GROUPINGS)}")
@@ -138,7 +140,7 @@ async def budgets_today() -> list[BudgetUse]:
 async def budgets_of(
     session: AsyncSession, jobs: Iterable[JobSummary], day: date, tz: ZoneInfo
 ) -> list[BudgetUse]:
-    """Return the use of the daily budgets of ``jobs`` and, for the operator, of all others."""
+    """Return the use of the budgets of ``jobs`` on ``day``; for the operator, of all budgets."""
     home = HomeBudget() if authorization.visible_owner() else limits.load_rules().budget
     return [
         BudgetUse(
@@ -155,7 +157,7 @@ async def budgets_of(
 
 
 def _parts(begin: datetime, end: datetime, timezone: str) -> Iterable[tuple[datetime, datetime]]:
-    """Return the days of ``timezone`` between two instants; if it is empty, all in one part."""
+    """Return the days of ``timezone`` between two instants; without a zone, return one part."""
     first = begin
     while timezone:
         tz = zone(timezone)
@@ -170,9 +172,9 @@ def _parts(begin: datetime, end: datetime, timezone: str) -> Iterable[tuple[date
 def grouped(
     totals: Iterable[Total], by: str, names: Mapping[str, str] | None = None
 ) -> list[GroupSpending]:
-    """Return the sums of the totals that used models by ``by``, one of `GROUPINGS`.
+    """Return the sums of the totals for each ``by`` (one of `GROUPINGS`), if models were used.
 
-    ``names`` are the names of jobs by id.
+    ``names`` maps the ids of jobs to their names.
     """
     groups: dict[str | None, list[Total]] = {}
     for each in totals:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SyncReport(BaseModel, frozen=True):
-    """Result of a reconciliation, with the names of the jobs, as in `ReconcileReport`.
+    """Result of a reconciliation, by the names of the jobs; `ReconcileReport` describes the fields.
 
-    ``conflicts`` has Prefect's values of the fields that were changed on both sides; ``refused``,
-    ``foreign`` and ``failed`` contain reasons. ``writes`` is the number of deployments that were
-    written or deleted, 0 if ledger and Prefect did not differ.
+    ``conflicts`` has Prefect's values of the fields that were changed on both sides. ``refused``,
+    ``foreign`` and ``failed`` map names to reasons. ``writes`` is the number of deployments that
+    were written or deleted; it is 0 if the ledger and Prefect did not differ.
     """
 
     created: list[str]
@@ -55,9 +55,10 @@ class DecidedSyncReport(SyncReport, frozen=True):
 async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
     """Reconcile all jobs in both directions.
 
-    With ``prefer`` (`ledger` or `prefect`), decide the remaining conflicts, or only that of the job
-    ``ref``, in favour of that side, and return a `DecidedSyncReport`. Raise `PrefectUnreachable`,
-    `InvalidInput` for ``ref`` without ``prefer``, and the errors of `conflicts.decide`.
+    With ``prefer`` (`ledger` or `prefect`), decide the remaining conflicts in favour of that side,
+    with ``ref`` only the conflict of this job, and return a `DecidedSyncReport`. Raise
+    `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer``, and the errors of
+    `conflicts.decide`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import reconcile

@@ -41,7 +41,7 @@ from daybook.tasks.views import (
 from daybook.tasks.worker_requests import AgentCapabilities
 
 POLL_INTERVAL_SECONDS = 0.5
-"""Interval between two reads of the held runs."""
+"""Interval between two reads of the runs that sessions hold."""
 
 OnChange = Callable[[Sequence[HeldTaskRun]], None]
 
@@ -80,12 +80,12 @@ async def resume() -> PauseState:
 async def drain(
     timeout: timedelta | str | None = None, reason: str = "", on_change: OnChange | None = None
 ) -> DrainResult:
-    """Pause, and wait until no session holds a run; without ``timeout``, wait without limit.
+    """Pause the scheduler, and wait until no session holds a run, at most for ``timeout``.
 
-    While runs are held, call ``on_change`` with them at first and after each change. If the
-    scheduler is already paused, the reason of the pause changes only if ``reason`` is given. Return
-    the runs that are still held, and the time waited. Raise `InvalidInput` for an invalid timeout
-    or reason.
+    Without ``timeout``, wait without limit. While sessions hold runs, call ``on_change`` with these
+    runs, first at the start and then after each change. If the scheduler is already paused, the
+    reason of the pause changes only if ``reason`` is given. Return the runs that sessions still
+    hold, and the time waited. Raise `InvalidInput` for an invalid timeout or reason.
     """
     if isinstance(timeout, str):
         timeout = durations.parse(timeout, "timeout")
@@ -150,10 +150,11 @@ async def backlog(limit: int = 50) -> Backlog:
 
 
 async def cycle() -> CycleSummary:
-    """Run one cycle in this process, in addition to the keeper's; return what it did.
+    """Run one cycle in this process, in addition to the keeper's cycles; return its summary.
 
-    Only requesting a worker and reporting a starving run need Prefect; if Prefect is unreachable, a
-    later cycle does these steps. Raise `InvalidInput` for invalid settings in `[tasks]`.
+    Only two steps need Prefect: the request for a worker, and the report about a starving run. If
+    Prefect is unreachable, a later cycle does these steps. Raise `InvalidInput` for invalid
+    settings in `[tasks]`.
     """
     async with open_ledger() as ledger:
         report = await cycles.cycle(
@@ -181,10 +182,10 @@ async def _capabilities() -> AgentCapabilities:
 
 
 async def rebuild() -> RebuildResult:
-    """Forget the recent wakes, so that every session may be woken again; return what was found.
+    """Clear the record of recent wakes, so that every session may be woken again.
 
-    The counts and the completed steps of the escalation policy are kept. Raise `InvalidInput` for
-    invalid settings in `[tasks]`.
+    The counts and the completed steps of the escalation policy are kept. Return the result. Raise
+    `InvalidInput` for invalid settings in `[tasks]`.
     """
     policy = load_policy()
     async with open_ledger() as ledger:
@@ -204,7 +205,7 @@ class TaskProblem:
 
 
 def settings_problems() -> list[TaskProblem]:
-    """Return problems of `[tasks]` in the settings; a running keeper keeps its earlier values."""
+    """Return problems of the settings in `[tasks]`; a running keeper still uses earlier values."""
     try:
         load_policy()
     except InvalidInput as error:

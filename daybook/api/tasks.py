@@ -1,8 +1,9 @@
 """Operations on tasks and task sessions: queue, list, change, claim and finish.
 
-The command line, MCP and programs use these operations; `daybook.api.task_scheduler` has those on
-the scheduler. They return the models of `daybook.tasks.views`, act for `owners.current_actor()` and
-work without Prefect. A claim's token is removed from every text that is stored with a run.
+The command line, MCP and programs use these operations. They return the models of
+`daybook.tasks.views`, act for `owners.current_actor()` and work without Prefect. A claim's token is
+removed from every text that is stored with a run. `daybook.api.task_scheduler` has the operations
+on the scheduler.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWit
 
     Live tasks that need attention come first, then claimed ones, then queued ones in claim order.
     Ended tasks are sorted by their end, the latest first. ``status`` selects the tasks whose newest
-    run has that status; raise `InvalidInput` for an unknown one.
+    run has that status; raise `InvalidInput` for an unknown status.
     """
     statuses = tuple(str(each) for each in Status)
     if status is not None and status not in statuses:
@@ -85,10 +86,10 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWit
 
 
 async def show(ref: str) -> TaskDetails:
-    """Return one task, all its `runs`, newest first, and their events, oldest first, as `history`.
+    """Return one task with all its `runs`, newest first, and their `history`, oldest event first.
 
-    ``ref`` is the id of the task or of a run, a unique prefix of one, or the title. Raise
-    `NotFound`, `Ambiguous`.
+    ``ref`` is the id of the task or of one of its runs, a unique prefix of such an id, or the
+    task's title. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         task, newest = await queue.find(session, ref)
@@ -134,9 +135,9 @@ async def retry(ref: str) -> TaskWithRun:
 
 
 async def recover(ref: str, reason: str = "") -> TaskWithRun:
-    """Queue a claimed run again, or one that needs attention. Return the task with the run.
+    """Queue a run again that is claimed or needs attention. Return the task with the run.
 
-    A queued run about which the operator was alerted starts to wait again. Raise `NotFound`,
+    The wait of a queued run about which the operator was alerted starts over. Raise `NotFound`,
     `Ambiguous`, and `InvalidInput` for any other run or an invalid reason.
     """
     async with open_ledger() as ledger:
@@ -167,10 +168,11 @@ async def next_run(
 ) -> ClaimedTaskRun:
     """Claim the first run that fits the session with this name, of at least ``priority_min``.
 
-    With ``wait``, wait so long for one. Only this call returns the token. If its answer was lost,
-    repeat it with the same ``idempotency_key``: the session gets the run that it already holds,
-    with a new token and lease; a key whose run has ended claims nothing. Raise `NothingClaimable`
-    with the reason, `NotFound` for the session, and `InvalidInput` for an invalid value.
+    If there is no such run, wait for one, at most for ``wait``. Only this call returns the token.
+    If the answer was lost, repeat the call with the same ``idempotency_key``: the session gets the
+    run that it already holds, with a new token and lease. A key whose run has ended claims nothing.
+    Raise `NothingClaimable` with the reason, `NotFound` for the session, and `InvalidInput` for an
+    invalid value.
     """
     if isinstance(wait, str):
         wait = durations.parse(wait, "wait")
@@ -253,10 +255,10 @@ async def register(
 ) -> TaskSession:
     """Register a session, idle and not prompting.
 
-    It expires 15 minutes after its last sign of life: a call or an open MCP stream. A second
-    registration of a name by the same owner updates the session, which keeps the run that it
-    holds. Return the session. Raise `InvalidInput`, including if another owner's session has the
-    name, unless that session has expired and holds no run.
+    The session expires 15 minutes after its last sign of life: a call or an open MCP stream. A
+    second registration of a name by the same owner updates the session, which keeps the run that it
+    holds. Return the session. Raise `InvalidInput` for an invalid value, and if another owner's
+    session has the name, unless that session has expired and holds no run.
     """
     async with open_ledger() as ledger:
         row = await sessions.register(
@@ -347,7 +349,7 @@ async def _session_view(session: AsyncSession, row: TaskSessionRow, now: datetim
 
 
 async def _names(session: AsyncSession, runs: Iterable[TaskRunRow]) -> dict[str, str]:
-    """Return the names of the sessions that hold these runs, by id."""
+    """Return the names of the sessions that hold these runs, by session id."""
     ids = {each.session_id for each in runs if each.session_id}
     if not ids:
         return {}

@@ -29,17 +29,17 @@ from daybook.runs import counts, history
 PERIOD = timedelta(hours=24)
 PER_PAGE = 40
 MAX_MARKS = 6_000
-"""Maximum number of runs on one page; of more, the earliest are left out."""
+"""Maximum number of runs on one page; if there are more, the earliest are left out."""
 MAX_UPCOMING = 48
 """Maximum number of future due times of a job; more are shown as one band."""
 MAX_RANGE = timedelta(days=2)
-"""How long before the timeline a range of missed due times may begin."""
+"""Maximum time by which a range of missed due times may start before the timeline."""
 
 
 class Mark(BaseModel, frozen=True):
-    """One due time, or a range of ``count`` of them up to ``due_to``, with its run.
+    """One due time, or a range of ``count`` due times up to ``due_to``, with its run.
 
-    ``cost_usd`` is None if it is unknown or nothing was used.
+    ``cost_usd`` is None if the cost is unknown or no model was used.
     """
 
     run_id: str
@@ -63,9 +63,10 @@ class Mark(BaseModel, frozen=True):
 
 
 class Row(BaseModel, frozen=True):
-    """The timeline of one job: past and live due times, and future ones (UTC).
+    """The timeline of one job.
 
-    ``more`` is true if the job has further due times before the end of the timeline.
+    ``marks`` are the past and live due times, ``upcoming`` the future due times (UTC). ``more`` is
+    true if the job has further due times before the end of the timeline.
     """
 
     job_id: str
@@ -81,7 +82,7 @@ class Row(BaseModel, frozen=True):
 class Timeline(BaseModel, frozen=True):
     """One page of the rows, in the order of `order`, and the outcomes of all jobs since ``start``.
 
-    ``matching`` counts the jobs of all pages, ``total`` all live jobs.
+    ``matching`` is the number of jobs on all pages, ``total`` the number of all live jobs.
     """
 
     start: UtcTime
@@ -128,7 +129,7 @@ async def read(choice: Choice, number: int = 1) -> Timeline:
 
 
 def order(jobs: Sequence[JobSummary]) -> list[JobSummary]:
-    """Return failing jobs first, disabled ones last, and otherwise by name."""
+    """Sort the jobs: enabled before disabled, then failing before others, otherwise unchanged."""
     return sorted(jobs, key=lambda each: (not each.enabled, not each.consecutive_failures))
 
 
@@ -174,7 +175,10 @@ async def _marks(
 _cache: dict[tuple[str, int, datetime], tuple[datetime, ...]] = {}
 _MAX_CACHED = 4_096
 _MAX_KEPT = MAX_UPCOMING + 62
-"""Maximum number of due times that are kept of a job: enough for an hour of one due each minute."""
+"""Maximum number of cached due times of a job.
+
+If a job is due each minute, `MAX_UPCOMING` of its cached due times are left after an hour.
+"""
 
 
 def _upcoming(stored: StoredJob, now: datetime, end: datetime) -> list[datetime]:

@@ -1,4 +1,4 @@
-"""Operations on tokens: of MCP clients over HTTP, and of links that show the pages.
+"""Operations on tokens of MCP clients over HTTP, and of links that show the pages.
 
 Only `add` and `share` return the token itself. The tokens of links have the owner `owners.VIEWER`,
 and authenticate no MCP client.
@@ -23,7 +23,7 @@ from daybook.names import validate_name
 from daybook.owners import Actor
 
 PREFIX = "db_"
-"""Prefix of each token, so that secret scanners can find a leaked one."""
+"""Prefix of each token, so that secret scanners can find a leaked token."""
 
 VIEWER_PREFIX = "dbview_"
 """Prefix of the token of a shared link."""
@@ -34,7 +34,7 @@ TOKEN_BITS = 256
 class TokenInfo(BaseModel, frozen=True):
     """A token whose bearer acts for ``owner``, on behalf of the user ``user_id``.
 
-    ``used_at`` is the time of its last use, accurate to about a minute, or None.
+    ``used_at`` is the time of its last use, accurate to about a minute; None if it was never used.
     """
 
     id: str
@@ -58,7 +58,7 @@ class AddedToken(TokenInfo, frozen=True):
 class SharedLink(TokenInfo, frozen=True):
     """A link that shows the pages and changes nothing, with its ``url``, which is shown only now.
 
-    It works until its token is removed.
+    The link works until its token is removed.
     """
 
     url: str = Field(repr=False)
@@ -67,7 +67,7 @@ class SharedLink(TokenInfo, frozen=True):
 async def add(owner: str, name: str | None = None, user_id: str = "") -> AddedToken:
     """Create a token whose bearer acts for ``owner``, on behalf of the user ``user_id``.
 
-    Without a ``name``, the token gets one made from the owner. Raise `InvalidInput`.
+    Without a ``name``, the token's name is derived from the owner. Raise `InvalidInput`.
     """
     owner, token = owners.validate_owner(owner), PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
     name, user_id = None if name is None else validate_name(name), owners.validate_user_id(user_id)
@@ -81,7 +81,7 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> AddedTo
 async def share(name: str) -> SharedLink:
     """Create a link that shows the pages, and permits no change; `remove` revokes it.
 
-    Raise `InvalidInput` for an invalid name, and for one that is taken.
+    Raise `InvalidInput` for a name that is invalid or taken.
     """
     token = VIEWER_PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
     name = validate_name(name)
@@ -94,7 +94,7 @@ async def share(name: str) -> SharedLink:
 
 
 async def viewer_of(token: str) -> str:
-    """Return the id of the token of a shared link; empty if it is none. Record the use.
+    """Return the id of ``token`` if it belongs to a shared link, otherwise "". Record its use.
 
     Raise `LedgerUnreachable`.
     """

@@ -54,10 +54,10 @@ class ListedTool(BaseModel, frozen=True, serialize_by_alias=True):
 
 
 class ToolList(BaseModel, frozen=True):
-    """The tools that can be called here.
+    """The tools that can be called from this process.
 
-    ``absent`` maps the names of the servers, Python tools and plugins that could not be used to the
-    reasons.
+    ``absent`` maps the name of each server, Python tool or plugin that could not be used to the
+    reason.
     """
 
     tools: list[ListedTool]
@@ -71,7 +71,7 @@ class ToolDetails(ListedTool, frozen=True):
 
 
 class ToolServerDetails(DocumentInfo, frozen=True):
-    """A saved server with the names of its tools and of the jobs that call one of them.
+    """A saved server with the names of its tools and of the jobs that call any of these tools.
 
     If it did not answer, ``tools`` is None, and ``problem`` says why.
     """
@@ -108,7 +108,7 @@ class ToolCallResult(BaseModel, frozen=True):
 
 
 async def list_tools() -> ToolList:
-    """Return every tool that can be called here, sorted by name, and what could not be used."""
+    """Return the tools that can be called from this process, sorted by name, and absent tools."""
     async with _servers() as servers:
         tools, absent = await catalog.list_tools(servers)
     return ToolList(tools=[ListedTool.of(each) for each in tools], absent=absent)
@@ -160,7 +160,7 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> T
 async def test(name: str | None = None) -> list[ToolServerTest]:
     """Start or connect to one saved server, or all of them, and list their tools.
 
-    An error of a server is in its result. Raise `UnknownName` for an unknown server.
+    The result of a server has its error. Raise `UnknownName` for an unknown server.
     """
     async with _servers() as servers:
         return [
@@ -169,14 +169,14 @@ async def test(name: str | None = None) -> list[ToolServerTest]:
 
 
 class _ToolServers(Documents[ToolServerDetails]):
-    """The saved servers, with their tools and the jobs that call these.
+    """The saved servers, with their tools and the jobs that call these tools.
 
-    An unreachable server or a missing secret is a problem in the result of `add`, not an error: the
-    worker may run elsewhere.
+    For an unreachable server or a missing secret, `add` returns a problem and raises no error,
+    because the worker may run on another machine.
     """
 
     def validate(self, settings: Mapping[str, Any]) -> ToolServerSettings:
-        """Return the settings to store: those given, with the full path of a program."""
+        """Return the given settings in the form to store: with the full path of the program."""
         given = STORE.validate(settings)
         if not given.command:
             return given
@@ -196,7 +196,7 @@ class _ToolServers(Documents[ToolServerDetails]):
         }
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
-        """Return the jobs that call a tool of the server, or else the agents that may."""
+        """Return the jobs that call a tool of the server; without any, the agents that may."""
         entries = await documents.tool_entries(client)
         return await _users(name) or [
             f"the agent {agent}"

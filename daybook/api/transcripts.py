@@ -1,8 +1,8 @@
 """The transcript of a run: its prompt, each step of its agent, and its answer.
 
-It is derived from the rows of the run, its steps and its session at each reading, so it is as
-complete as they are: texts of steps are cut, and retention removes them before the run
-(`keep_transcript_days`).
+`read` derives the transcript from the rows of the run, its steps and its session. So the transcript
+is only as complete as these rows: texts of steps are cut, and retention may remove them before the
+run (`keep_transcript_days`).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class Transcript(BaseModel, frozen=True):
-    """What an agent was asked, what it did, and what it answered.
+    """The prompt, the steps and the answer of an agent's run.
 
     ``prompt`` has its variables filled in, unless a note says otherwise. ``answer`` is None if
-    there is none. ``notes`` say what is not complete, and why.
+    there is no answer. ``notes`` say which parts are incomplete, and why.
     """
 
     run: Run

@@ -1,4 +1,4 @@
-"""The addresses of the web server of `daybook up`: on this machine, and for everybody."""
+"""The local and the public address of the web server of `daybook up`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ LOGIN_PATH = "/daybook/login"
 
 
 def url() -> str:
-    """Return the public URL; without one, the `local_url`."""
+    """Return the public URL; if none is set, the `local_url`."""
     return settings.load().public_url or local_url()
 
 
 def local_url() -> str:
-    """Return the address on this machine: of the running server, or that it would have."""
+    """Return the server's address on this machine; if none runs, the address it would have."""
     running = homes.current_home().running() or {}
     return running.get("web_url") or f"http://127.0.0.1:{settings.load().web_port}"

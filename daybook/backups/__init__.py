@@ -2,9 +2,9 @@
 
 ::
 
-    archive   the file: encrypted with a passphrase, complete or not there at all
-    create    one backup of this home, and the nightly ones with their retention
-    uncertain a restored ledger: nothing in it that may have happened since the backup runs again
+    archive   the file: encrypted with a passphrase, and written completely or not at all
+    create    backups of this home on request, and nightly backups with their retention
+    uncertain a restored ledger: nothing that may have run since the backup runs again
 
 `operations.restore` reads a backup into an empty home, and `operations.ledger_move` moves a ledger
 to another database.

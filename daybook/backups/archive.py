@@ -3,10 +3,11 @@
 ::
 
     daybook backup 1\\n   salt (16)   nonce (7)      the header, authenticated with each block
-    block, block, … , last block                    each 1 MiB and its tag (16); the last is shorter
+    block, block, … , last block                    1 MiB and a tag (16); the last may be shorter
 
-scrypt derives the key from passphrase and salt; each block is AES-256-GCM. The nonce of a block has
-its number, and whether it is the last one, so blocks cannot be left out, exchanged or cut off.
+Numbers in parentheses are sizes in bytes. scrypt derives the key from the passphrase and the salt,
+and AES-256-GCM encrypts each block. The nonce of a block contains the block's number and a mark for
+the last block, so a reader detects blocks that were left out, exchanged or cut off.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ _NONCE_BYTES = 7
 _TAG_BYTES = 16
 BLOCK_BYTES = 2**20
 SCRYPT_COST = 2**16
-"""Memory and time that one guess of the passphrase costs: 64 MiB, about a fifth of a second."""
+"""scrypt's cost `n`: one guess of the passphrase needs 64 MiB and about a fifth of a second."""
 
 MIN_PASSPHRASE_LENGTH = 8
 DRAFT_SUFFIX = ".draft"
 
 
 class _Blocks:
-    """The cipher of a file, which numbers its blocks."""
+    """Cipher of one file; it numbers the file's blocks."""
 
     def __init__(self, header: bytes, passphrase: str) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -54,7 +55,7 @@ class _Blocks:
 
 
 class _Writer:
-    """Encrypts what is written; `finish` writes the last block."""
+    """Writer that encrypts its input; `finish` writes the last block."""
 
     def __init__(self, file: BinaryIO, passphrase: str) -> None:
         header = MAGIC + os.urandom(_SALT_BYTES + _NONCE_BYTES)
@@ -77,7 +78,7 @@ class _Writer:
 
 
 class _Reader:
-    """Decrypts a file; raises `InvalidInput` for a wrong passphrase and a damaged file."""
+    """Reader that decrypts a file; raises `InvalidInput` if passphrase or file are not valid."""
 
     def __init__(self, file: BinaryIO, passphrase: str, name: str) -> None:
         self._file, self._name, self._buffer = file, name, b""
@@ -96,7 +97,7 @@ class _Reader:
         return data
 
     def drain(self) -> None:
-        """Read to the end, which shows that the file is complete."""
+        """Read to the end, to check that the file is complete."""
         while not self._ended:
             self._next()
 
@@ -119,12 +120,15 @@ class _Reader:
 
 
 def absolute(file: str | Path) -> Path:
-    """Return the absolute path of a file that the user named."""
+    """Return the absolute path of a file that the user named; a leading `~` is the user's home."""
     return Path(file).expanduser().absolute()
 
 
 def new_file(file: str | Path, *, replace: bool) -> Path:
-    """Return the absolute path; raise `InvalidInput` if it exists, unless ``replace`` is true."""
+    """Return the absolute path of ``file``, which is to be written.
+
+    Raises `InvalidInput` if the file exists, unless ``replace`` is true.
+    """
     path = absolute(file)
     if path.exists() and not replace:
         raise exists(path)
@@ -144,10 +148,11 @@ def write(
     replace: bool,
     draft: Path | None = None,
 ) -> int:
-    """Write the ``contents`` to a backup at ``file``, completely or not at all; return its size.
+    """Write ``contents`` to the backup ``file``, completely or not at all.
 
-    Only its owner can read it. A process that is killed leaves ``draft``, by default a new one.
-    Raises `InvalidInput` if ``file`` exists, unless ``replace`` is true, and OSError.
+    Return the size in bytes. Only the file's owner can read the backup. A process that is killed
+    leaves the file ``draft``, by default `new_draft`. Raises `InvalidInput` if ``file`` exists,
+    unless ``replace`` is true, and OSError if the backup cannot be written.
     """
     draft = draft or new_draft(file)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -175,7 +180,7 @@ def write(
 
 
 def exists(file: Path) -> InvalidInput:
-    """Return the error for a file that exists."""
+    """Return the error for a backup file that exists already."""
     return InvalidInput("file", f"{file} exists", "use another name, or --replace")
 
 
@@ -191,10 +196,10 @@ def _opened(file: Path, passphrase: str) -> Iterator[_Reader]:
 
 
 def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> None:
-    """Write the files of these names in a backup to ``folder``, each synced.
+    """Extract the files with these ``names`` from a backup to ``folder``, and sync each of them.
 
-    Raises `InvalidInput` for a file that is no backup, for a wrong passphrase, and for a file that
-    is damaged or incomplete; then ``folder`` may contain a part, which must not be used.
+    Raises `InvalidInput` if the passphrase is wrong, or if ``file`` is not a backup, damaged or
+    incomplete. After an error ``folder`` may contain a part of the files, which must not be used.
     """
     known = set(names)
     with _opened(file, passphrase) as reader:

@@ -1,7 +1,7 @@
-"""Creation of backups: one of this home, and the nightly ones with their retention.
+"""Creation of backups of this home, and the nightly backups with their retention.
 
-A backup contains the ledger, in which the copies of Prefect's blocks are, and the files of
-`FILES`. It does not contain Prefect's database, which Daybook fills again from the ledger.
+A backup contains the ledger, which has copies of Prefect's blocks, and the `FILES` of the home. It
+does not contain Prefect's database, because Daybook can fill Prefect again from the ledger.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ FILES = ("config.toml", "ledger-key", "webhook-secret")
 """The files of the home that a backup contains, if they exist."""
 
 _DRAFT = "draft"
-"""A symbolic link in the working folder to the draft of the file that is being written."""
+"""Name of a symbolic link in the working folder, which points to the draft of the backup."""
 
 NIGHTLY_HOUR = 3
-"""The hour, in the zone of the settings, from which on the backup of a day is due."""
+"""Hour, in the time zone of the settings, from which the backup of a day is due."""
 
 
 class Manifest(BaseModel, frozen=True):
-    """The description of a backup: its ledger's id, its time and the program that wrote it."""
+    """Description of a backup: ledger id, time ``at``, and the Daybook version that wrote it."""
 
     format: Literal[1] = 1
     ledger: str
@@ -56,7 +56,7 @@ class Manifest(BaseModel, frozen=True):
 
 
 class Backup(BaseModel, frozen=True):
-    """A new backup: its file, its size in bytes, and the time of the state that it contains."""
+    """A new backup: its file, its size in bytes, and the time of the ledger state in it."""
 
     file: str
     bytes: int
@@ -68,9 +68,13 @@ async def create(
 ) -> Backup:
     """Write a backup of this home and its ``ledger``, while other processes continue.
 
-    The file is complete or not there at all. Raises `InvalidInput` if it exists, unless ``replace``
-    is true, if it cannot be written, or for a passphrase that is too short, `LedgerKeyMissing` if
-    this home lacks the ledger's key, `LedgerUnreachable`, and `DiskFull` for the home's disk.
+    Write ``file`` completely or not at all. Raises:
+
+    - `InvalidInput` if ``file`` exists and ``replace`` is false, if ``file`` cannot be written, or
+      if the passphrase is too short;
+    - `LedgerKeyMissing` if this home lacks the ledger's key;
+    - `LedgerUnreachable`;
+    - `DiskFull` if the disk of the home is full.
     """
     if len(passphrase) < archive.MIN_PASSPHRASE_LENGTH:
         problem = f"has fewer than {archive.MIN_PASSPHRASE_LENGTH} characters"
@@ -100,7 +104,7 @@ async def create(
 
 @contextmanager
 def _disk_full_translated(home: Home) -> Iterator[None]:
-    """Raise `DiskFull` instead of an OSError that says so."""
+    """Raise `DiskFull` instead of an OSError about a full disk or an exceeded quota."""
     try:
         yield
     except OSError as error:
@@ -111,10 +115,10 @@ def _disk_full_translated(home: Home) -> Iterator[None]:
 
 @contextmanager
 def _working_folder(home: Home) -> Iterator[Path]:
-    """Yield a new folder in the home, and remove those that killed processes left there.
+    """Yield a new working folder in the home; first remove the folders of killed processes.
 
-    With such a folder, the draft that `_DRAFT` in it names is removed, wherever it is.
-    Raises `InvalidInput` if another process makes a backup of this home.
+    With each of these folders, remove the draft to which its link `_DRAFT` points. Raises
+    `InvalidInput` if another process is making a backup of this home.
     """
     home.make()
     descriptor = os.open(home.path / "backup.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -131,16 +135,17 @@ def _working_folder(home: Home) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=".backup-", dir=home.path))
         try:
             yield folder
-        finally:  # an error here would replace that of the block, which may be a cancellation
+        finally:  # an error here would replace the block's error, which may be a cancellation
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(descriptor)
 
 
 async def create_nightly(ledger: Ledger) -> Backup | None:
-    """Make the backup of the night if it is due and missing; delete those beyond the retention.
+    """Make the backup of the last night if it is missing; delete backups beyond the retention.
 
-    Does nothing without the setting `backup_folder`. Raises the errors of `create`.
+    Return the new backup, or None if no backup was made. Do nothing without the setting
+    `backup_folder`. Raises the errors of `create`.
     """
     loaded = settings.load()
     if not loaded.backup_folder:
@@ -153,7 +158,8 @@ async def create_nightly(ledger: Ledger) -> Backup | None:
         passphrase = loaded.backup_passphrase.get_secret_value()
         created = await create(ledger, file, passphrase)
         log.info("backup: %s (%d bytes)", created.file, created.bytes, extra={"action": "backup"})
-    # Also if it exists: a thread writes it to the end, even if its cycle was cancelled.
+    # Even if the backup exists, because the thread of a cancelled cycle completes a backup without
+    # deleting old ones.
     await asyncio.to_thread(_delete_old, folder, ledger.id, loaded.keep_backups)
     return created
 
@@ -164,16 +170,16 @@ def nightly_folder(loaded: Settings) -> Path:
 
 
 def nightly_files(folder: Path, ledger_id: str) -> dict[date, Path]:
-    """Return the nightly backups of a ledger by their dates, oldest first."""
+    """Return the files of a ledger's nightly backups by date, oldest first."""
     found = {}
     for file in folder.glob(f"{ledger_id}-*.backup"):
-        with suppress(ValueError):  # a file of the operator
+        with suppress(ValueError):  # the operator's own file
             found[date.fromisoformat(file.stem.removeprefix(f"{ledger_id}-"))] = file
     return dict(sorted(found.items()))
 
 
 def last_night(now: datetime, loaded: Settings) -> date:
-    """Return the date of the last night whose backup is due."""
+    """Return the date, in the zone of the settings, of the last night whose backup is due."""
     local = now.astimezone(ZoneInfo(loaded.timezone))
     return local.date() - timedelta(days=local.hour < NIGHTLY_HOUR)
 

@@ -1,7 +1,7 @@
-"""The rules of a restore: what may have happened since the backup does not happen again.
+"""Rules of a restore: nothing that may have happened since the backup happens again.
 
-The ledger does not know what happened between the backup and the restore, so it assumes the worst
-of everything that was due by then (`docs/promise.md` 18)::
+The ledger does not know what happened between the backup and the restore. So it assumes that
+everything that was due by the restore has happened (`docs/promise.md` 18)::
 
     in the backup                                  after the restore
     a due time without a row                       missed
@@ -11,8 +11,8 @@ of everything that was due by then (`docs/promise.md` 18)::
     a task that was not done                       paused, until the operator resumes it
     everything that has ended                      unchanged
 
-One transaction writes all of it. Outcomes of this kind start no other job, and send nothing: their
-callbacks and messages are recorded as failed too.
+One transaction makes all of these changes. The outcomes that a restore records start no other job
+and send nothing: the restore also records their callbacks and messages as failed.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from daybook.tasks.states import LIVE as LIVE_TASKS
 
 _C, _R = Status.CLAIMED, Status.RUNNING
 FENCE_STEP = 1_000_000
-"""How far a restore raises fences: more often than a run was claimed after the backup."""
+"""How far a restore raises fencing tokens: by more than the claims of a run since the backup."""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Numbers of due times and runs that are now ``missed`` or ``unknown``, of ``messages`` that
-    are now failed, and of ``tasks`` that are now paused.
+    """Numbers of changes: due times and runs that are now ``missed`` or ``unknown``, ``messages``
+    that are now failed, and ``tasks`` that are now paused.
     """
 
     missed: int = 0
@@ -53,9 +53,10 @@ class Recorded:
 
 
 async def record(session: AsyncSession, restore: Restore) -> Recorded:
-    """Apply the rules above to a ledger that was just restored, in a write transaction.
+    """Apply the rules of this module to a restored ledger, in its write transaction ``session``.
 
-    Repeated with a later restore, it applies them to what has become due meanwhile.
+    If it is called again with a later ``restore``, apply the rules also to everything that has
+    become due in the meantime.
     """
     await restored.write(session, restore)
     unknown = await _end_begun(session, restore)
@@ -71,11 +72,11 @@ async def record(session: AsyncSession, restore: Restore) -> Recorded:
 
 
 async def _end_begun(session: AsyncSession, restore: Restore) -> int:
-    """Record as unknown the runs that had an attempt, or a process that could begin one."""
+    """Record as unknown the runs that had an attempt, or a process that could start an attempt."""
     retrying = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
     found = await _runs(session, col(RunRow.status).in_(HELD) | retrying)
     for row in found:
-        # The steps that it may have taken since the backup.
+        # The transitions that the run may have made since the backup.
         for step in {Status.WAITING: (_C, _R), Status.CLAIMED: (_R,)}.get(row.state, ()):
             states.check_transition(row.id, row.state, step)
             row.status = step
@@ -84,11 +85,14 @@ async def _end_begun(session: AsyncSession, restore: Restore) -> int:
 
 
 async def _end_waiting(session: AsyncSession, restore: Restore) -> int:
-    """Record as missed the runs that waited, and those that outcomes of this restore requested."""
+    """Record as missed the waiting runs that were due by the restore.
+
+    They include the runs that the outcomes recorded by this restore have requested.
+    """
     waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.due) <= restore.at)
     found = await _runs(session, waiting)
     for row in found:
-        if row.state is Status.WAITING:  # else an end of another one has ended it
+        if row.state is Status.WAITING:  # the end of another run may have ended this one
             await _end(session, row, Status.MISSED, restore)
     return len(found)
 
@@ -107,7 +111,8 @@ async def _end(session: AsyncSession, row: RunRow, status: Status, restore: Rest
 async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
     """Fail the callbacks, messages, listener calls and wakes that are not known to be delivered.
 
-    Messages of built-in channels, such as the inbox, do not leave this Daybook, and stay pending.
+    Messages to built-in channels, such as the inbox, stay pending, because they do not leave this
+    Daybook.
     """
     pending = select(OutboxRow).where(outbox.PENDING)
     found = [

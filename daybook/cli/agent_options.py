@@ -16,7 +16,7 @@ from daybook.errors import InvalidInput
 
 _MODEL, _PROGRAM = ModelSettings.model_fields, CommandSettings.model_fields
 _OFTEN_SET = ("temperature", "max_tokens")
-"""The fields of the setting `options` that have options of their own."""
+"""The fields of an agent's setting `options` that have command-line options of their own."""
 
 
 @Parameter(name="*")
@@ -43,14 +43,15 @@ _OFTEN_SET = ("temperature", "max_tokens")
     }
 )
 class AgentOptions(ProgramOptions):
-    """Options of an agent of any kind; those for the key are not named after their setting."""
+    """Options of an agent of any kind; the options for the key are not named after the setting."""
 
     command: Command = None
 
     def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the given settings by name; read the key.
+        """Return the given settings by name; read the agent's key.
 
-        Raise `InvalidInput` as `ProgramOptions.settings` does, and for a request limit below 1.
+        Raise the errors of `ProgramOptions.settings`, and `InvalidInput` for a request limit
+        below 1.
         """
         given = super().settings(arguments)
         if self.request_limit is not None and self.request_limit < 1:

@@ -128,9 +128,9 @@ async def test_(
 
 
 def _setting_text(value: Any) -> str:
-    """Return a setting as text: the items of a list, `temperature 0.2` for an object.
+    """Return a setting as text: the items of a list, or the fields of an object: `temperature 0.2`.
 
-    The setting may be any JSON, because agents can be edited in Prefect's UI.
+    The setting may be any JSON value, because users can edit agents in Prefect's UI.
     """
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())

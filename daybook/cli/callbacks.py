@@ -1,4 +1,4 @@
-"""The `daybook callbacks` commands; `cli.destinations` has those of destinations."""
+"""The `daybook callbacks` commands, without the commands for destinations (`cli.destinations`)."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def _attempt_line(attempt: DeliveryAttempt, when: formatting.TimeFormat) -> str:
 
 
 def _body_text(callback: NotificationDetails) -> str:
-    """Return the body of a message, or of a callback as indented JSON if it is JSON."""
+    """Return the body of a message or callback; indent the body of a callback if it is JSON."""
     if callback.purpose != "callback":
         return callback.body
     import json

@@ -12,7 +12,10 @@ from daybook.cli import output
 from daybook.cli.options import Json, prepare_prefect
 
 Answer: TypeAlias = AsyncGenerator[Any, None]
-"""A command's answer, a model or JSON; or a pair of it and the exit code, which is else 0."""
+"""Generator of a command's answer: a model or JSON, or a pair of this and an exit code.
+
+Without an exit code in the answer, the command returns 0.
+"""
 
 _JSON = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
 
@@ -20,11 +23,11 @@ _JSON = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=Fal
 def command(
     *, uses_prefect: bool = False
 ) -> Callable[[Callable[..., Answer]], Callable[..., Awaitable[int]]]:
-    """Return a decorator of a command, which adds the option `--json`.
+    """Return a decorator that adds the option `--json` to a command.
 
-    The command yields its answer once. With `--json`, the answer is printed and the command ends
-    there; without, the rest of the command prints the answer for people.
-    ``uses_prefect``: point Prefect at the right server first.
+    The command yields its answer once. With `--json`, the decorator prints the answer, and the rest
+    of the command does not run. Without `--json`, the rest of the command prints the answer for
+    people. With ``uses_prefect``, the decorator first points Prefect at the right server.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., Awaitable[int]]:

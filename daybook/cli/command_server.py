@@ -1,20 +1,25 @@
 """Command server of `daybook up`: a process that has imported everything and forks for commands.
 
-`entry` is its client, and shows the protocol. A command runs in a forked child with the arguments,
-folder, environment and streams of the client, so it prints the same as in a process of its own. The
-child refuses a request before anything has happened if the result could differ: another version or
-installation, a client that sees other files, another home, or other settings of Prefect, which
-reads them once, at its import. The client then runs the command itself.
+`entry` is the client of this server; its docstring shows the protocol. A command runs in a forked
+child with the arguments, folder, environment and streams of the client, so it prints the same as in
+a process of its own. If the result could differ, the child refuses the request before anything has
+happened, and the client runs the command itself. The child refuses
+
+- another version or installation,
+- a client that sees other files,
+- another home, and
+- other settings of Prefect, which Prefect reads only once, at its import.
 
 The server has one thread, so that a fork is safe. It serves only processes of its own user: the
-socket has mode 0600, and both ends compare the credentials of the other. A command has the rights
-of the server, so the server refuses a client with fewer: one that cannot read the key in the
-home, which is new at each start, or whose groups, capabilities or filters of system calls differ.
-Resource limits and control groups are not compared: each terminal may have its own.
+socket has mode 0600, and each end checks the credentials of the other end. A command has the rights
+of the server, so the server refuses a client with fewer rights: a client that cannot read the key
+in the home, which is new at each start, or whose groups, capabilities or filters of system calls
+differ. The server does not compare resource limits and control groups, because each terminal may
+have its own.
 
-Signals of the client reach the child; if the client dies, the child is killed. At SIGTERM the
-server waits for the commands that are running. If the package or an installed one changes, the
-server starts again.
+The child gets the signals of the client; if the client dies, the child is killed. At SIGTERM the
+server waits for the commands that are running. If Daybook or another installed package changes, the
+server restarts.
 """
 
 from __future__ import annotations
@@ -84,9 +89,10 @@ def main() -> NoReturn:
 
 
 def _bind() -> socket.socket:
-    """Return the socket, on which the server does not listen yet.
+    """Return the server's socket, bound to its path, before the server listens on it.
 
-    If the socket cannot be created, wait until this process is killed: `up` would start it again.
+    If the socket cannot be created, wait until this process is killed: after an exit, `up` would
+    start it again.
     """
     path = homes.current_home().command_socket
     os.chdir(path.parent)  # the path of a Unix socket has at most about 100 characters
@@ -105,7 +111,7 @@ def _bind() -> socket.socket:
 
 
 def _wait_for_children(number: int, frame: FrameType | None) -> NoReturn:
-    """End this server when no command is running; `up` kills it if that takes too long."""
+    """End this server when no command is running; `up` kills the server if this takes too long."""
     with suppress(ChildProcessError):  # there is no child left: SIGCHLD is ignored
         os.wait()
     os._exit(0)
@@ -122,7 +128,7 @@ def _fork(listener: socket.socket, connection: socket.socket, key: str) -> None:
 
 
 def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoReturn:
-    """Run the requested command in this forked process, and end it."""
+    """Run the requested command in this forked process, and end the process."""
     is_running = threading.Event()
 
     def work() -> int:
@@ -160,7 +166,7 @@ def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoRe
 
 
 def _accept(connection: socket.socket, key: str) -> dict[str, Any] | None:
-    """Return the request and take over its environment and streams; None if this child must end."""
+    """Return the request, with its environment and streams in use; None if this child must end."""
     connection.settimeout(_REQUEST_TIMEOUT_SECONDS)
     client = entry.peer_pid(connection)
     if not (_sees_the_same(client) and _has_the_same_rights(client)):
@@ -183,7 +189,10 @@ def _accept(connection: socket.socket, key: str) -> dict[str, Any] | None:
 
 
 def _sees_the_same(pid: int) -> bool:
-    """Return whether the process has this one's files, processes, users and network (Linux)."""
+    """Return whether ``pid`` sees the same files, processes, users and network as this process.
+
+    This works only on Linux.
+    """
     try:
         return os.path.samefile(f"/proc/{pid}/root", "/") and all(
             os.readlink(f"/proc/{pid}/ns/{each}") == os.readlink(f"/proc/self/ns/{each}")
@@ -194,15 +203,16 @@ def _sees_the_same(pid: int) -> bool:
 
 
 def _has_the_same_rights(pid: int) -> bool:
-    """Return whether the process is confined neither more nor less than this one (Linux).
+    """Return whether the process ``pid`` has the same rights as this process (Linux).
 
-    Nothing shows whether a process is under Landlock, but without rights of an administrator it can
-    only be so if it has given up new privileges, so such a process is refused.
+    The system does not show whether Landlock confines a process. Without rights of an administrator
+    only a process that has given up new privileges (`NoNewPrivs`) can confine itself so. Therefore
+    return False for such a process.
     """
     try:
         theirs = _rights(pid)
         return theirs == _rights(os.getpid()) and theirs["NoNewPrivs"] == "0"
-    except (OSError, KeyError):  # KeyError: a kernel that does not show them
+    except (OSError, KeyError):  # KeyError: the kernel does not show one of the `_RIGHTS`
         return False
 
 
@@ -219,7 +229,7 @@ def _rights(pid: int) -> dict[str, str]:
 def _adopt(request: dict[str, Any]) -> bool:
     """Take over the client's environment; return whether the command would have the same result.
 
-    If it would not, this process must end.
+    If the result could differ, this process must end.
     """
     if request["identity"] != entry.identity():
         return False
@@ -256,7 +266,7 @@ def _use_streams(descriptors: list[int], formats: list[Any]) -> None:
 
 
 def _receive_signals(connection: socket.socket, is_running: threading.Event) -> None:
-    """Send this process the signals that its client got; kill it if the client has died."""
+    """Send this process the signals that its client got; kill the process if the client dies."""
     with suppress(OSError):
         while received := connection.recv(1):
             os.kill(os.getpid(), received[0])

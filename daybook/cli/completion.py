@@ -1,10 +1,10 @@
 """Shell completion: the `daybook completion` command, and the names that Tab offers.
 
-The script that it prints knows the commands, options and choices. For the names of jobs, runs and
-settings documents it runs `daybook __complete …`, which cyclopts answers with the functions below.
-Each returns the names with a description; Tab offers nothing if such a function raises. Names of
-settings documents are those of the ledger's copies, so that Tab never waits for Prefect. Exception:
-channels may be blocks that have no copy.
+The script that the command prints knows the commands, options and choices. For the names of jobs,
+runs and settings documents the script runs `daybook __complete …`, which cyclopts answers with the
+functions in this module. Each function returns names with descriptions; if a function raises an
+error, Tab offers nothing. The names of settings documents come from the ledger's copies, so that
+Tab does not wait for Prefect. Channels are an exception, because they may be blocks without a copy.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _RUNS_OFFERED = 20
 PREFECT_TIMEOUT_SECONDS = 2.0
-"""Time after which Tab offers no names of channels."""
+"""Maximum time to wait for the names of channels; after this time Tab offers none."""
 
 Names = list[tuple[str, str]]
 """Pairs of a name and its description."""
@@ -70,7 +70,7 @@ def completion_(
 
 
 def of_choices(choices: Iterable[str]) -> Completer:
-    """Return the completer of an option that has these values."""
+    """Return the completer of an option that takes one of ``choices``."""
     return lambda context: [(choice, "") for choice in choices]
 
 
@@ -109,7 +109,7 @@ def channels(context: CompletionContext) -> Names:
     from daybook import api, home
     from daybook.processes import proc
 
-    # As `daybook.cli.options.prepare_prefect` does; that module imports this one.
+    # `daybook.cli.options.prepare_prefect` does the same, but that module imports this module.
     proc.deny_inspection()
     home.configure_prefect()
     return list(_result(api.channels.names(PREFECT_TIMEOUT_SECONDS)).items())

@@ -1,7 +1,7 @@
 """Commands for every kind of settings document: list, show and remove.
 
 Each factory takes the name of the module of `daybook.api` that has the operations, such as
-"secrets". `api` imports it when the command runs, so `--help` starts without a database.
+"secrets". `api` imports this module when the command runs, so `--help` starts without a database.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def show_command(
 ) -> Command:
     """Return a command that shows one document; ``show`` prints it in human-readable form.
 
-    Here and below, ``completer`` returns the names that Tab offers, by default those of the
-    documents with this ``noun``.
+    Here and in `remove_command`, ``completer`` returns the names that Tab offers, by default the
+    names of the documents with this ``noun``.
     """
 
     async def show_(name: str, /) -> Answer:

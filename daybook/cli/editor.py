@@ -1,8 +1,9 @@
 """A job as YAML in the user's editor, for `daybook edit JOB` without options.
 
-The document has the flat fields of a job, except that the schedule is one text and `policy` and
-`notify` are objects. Only fields that the user has changed are passed on, those of `policy` and
-`notify` one by one, so that a change that somebody else makes meanwhile to another field is kept.
+The document has the flat fields of a job, except that the schedule is one text, and that `policy`
+and `notify` are objects. Only the fields that the user has changed are passed on; from `policy` and
+`notify`, only the changed fields. So a change that somebody else makes meanwhile to another field
+is kept.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ def document(job: ListedJob) -> Fields:
 
 
 class Edit:
-    """The edit of one job; `changes` opens the editor, again with the error after a refusal."""
+    """The edit of one job; `changes` opens the editor, after a refusal with the error message."""
 
     def __init__(self, job: ListedJob) -> None:
         self._before = document(job)
@@ -58,10 +59,10 @@ class Edit:
         self._text = to_yaml(self._before)
 
     def changes(self, problem: str = "") -> Fields:
-        """Open the editor and return the changed fields; empty if nothing was changed.
+        """Open the editor and return the changed fields; empty if the user changed nothing.
 
-        ``problem`` is shown above the document. An empty value becomes the empty string, which
-        clears a field. Raises `InvalidInput` for text that is not a YAML mapping, and
+        The editor shows ``problem`` above the document. An empty value becomes the empty string,
+        which clears a field. Raise `InvalidInput` for text that is not a YAML mapping, and
         `EditorFailed`.
         """
         comment = "".join(f"# {line}\n" for line in problem.splitlines())
@@ -109,7 +110,7 @@ def _from_yaml(text: str) -> Fields:
 
 
 def _open_editor(text: str) -> str:
-    """Return the text as the user leaves it; the file is readable by its owner only."""
+    """Return ``text`` after the user's edits, made in a file that only its owner can read."""
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory(prefix="daybook-edit-") as folder:
         file = Path(folder, "job.yaml")

@@ -10,9 +10,10 @@
     numbers of signals, one byte each     ──►     the child gets the same signals
                                           ◄──     the exit code and a newline
 
-Before GO nothing has happened: if the exchange fails until then, the client runs the command
-itself, as it does without a server. It also runs a command itself that a child of the server could
-not run in the same way. This module imports little, because it runs at the start of every command.
+Before GO nothing has happened. If the exchange fails before GO, the client runs the command itself,
+as it does without a server. The client also runs a command itself if a child of the server could
+not run it in the same way. This module imports little, because it runs at the start of every
+command.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from daybook.processes import garbage, init
 
 GO = b"g"
 ACCEPT_TIMEOUT_SECONDS = 2.0
-"""Maximum time for the server to accept a request; then the client runs the command itself."""
+"""Maximum time for the server to accept a request; later the client runs the command itself."""
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 OWN_PROCESS = frozenset(
@@ -42,7 +43,7 @@ OWN_PROCESS = frozenset(
 )
 """Commands that always run in their own process.
 
-Most are servers, or start or end processes; `completion` looks at its parent, the shell.
+Most of them are servers, or start or end processes; `completion` inspects its parent, the shell.
 """
 
 
@@ -64,7 +65,7 @@ def main() -> int:
 
 
 def identity() -> list[Any]:
-    """Return what client and server must have in common, besides home and Prefect's settings."""
+    """Return the values that client and server must share, besides home and Prefect's settings."""
     python_path = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return [
         *(__version__, __file__, sys.prefix, sys.flags.optimize, sys.flags.utf8_mode),
@@ -73,9 +74,9 @@ def identity() -> list[Any]:
 
 
 def peer_pid(connection: socket.socket) -> int:
-    """Return the pid of the other end if it is a process of this user, else 0 (Linux).
+    """Return the pid of the other end if it is a process of this user, otherwise 0 (Linux).
 
-    The pid of a process in another container is 0, unless that container is part of this one.
+    Also return 0 for a process in another container, unless that container is inside this one.
     """
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
@@ -91,11 +92,11 @@ def _is_servable(arguments: Sequence[str]) -> bool:
         return False
     if sys.flags.dev_mode or sys.warnoptions or None in (sys.stdin, sys.stdout, sys.stderr):
         return False
-    # The files of `@<(…)` and /dev/tty are those of this process.
+    # `@<(…)` and /dev/tty are files of this process.
     if any(folder in each for each in arguments for folder in ("/dev/", "/proc/")):
         return False
     with suppress(OSError):  # stdin is no terminal
-        # The system stops a background job that reads from its terminal, but not the child.
+        # If a background job reads from its terminal, the system stops the job, but not the child.
         return os.tcgetpgrp(0) == os.getpgrp()
     return True
 
@@ -143,7 +144,7 @@ def _run_on_server(arguments: list[str]) -> int | None:
 def _connect(connection: socket.socket) -> None:
     """Connect to the command server; raise `OSError` if there is none.
 
-    The path of a Unix socket has at most about 100 characters, so connect from within its folder.
+    The path of a Unix socket has at most about 100 characters, so connect from the socket's folder.
     """
     path = current_home().command_socket
     folder = os.open(".", os.O_RDONLY)
@@ -179,9 +180,9 @@ def _request(arguments: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def _signals_forwarded(connection: socket.socket, child: int) -> Iterator[list[int]]:
-    """Send the signals that this process gets to the child; yield the numbers of those sent.
+    """Send the signals that this process gets to the child; yield a list of the signals sent.
 
-    Ctrl-Z stops both processes, and both continue together.
+    Ctrl-Z stops both processes; later both continue together.
     """
     forwarded: list[int] = []
 

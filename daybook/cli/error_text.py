@@ -78,7 +78,7 @@ def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
 
 
 def other_meaning(tokens: Sequence[str]) -> str:
-    """Return what to type instead of these words of another program, after a semicolon, or ""."""
+    """Return a hint for words of another program: a semicolon and what to type; or ""."""
     instead = other_words.INSTEAD_OF_JOBS.get(" ".join(tokens[:2]), "")
     return f"; {other_words.sentence(instead)}" if instead else ""
 
@@ -112,7 +112,7 @@ def usage_error(error: CycloptsError) -> InvalidInput:
 
 
 def _unknown_word(error: UnknownOptionError | UnknownCommandError) -> InvalidInput:
-    """Return the error about a command or an option that does not exist, with what to write."""
+    """Return the error about an unknown command or option; its hint says what to write."""
     group = list(error.command_chain or ())
     if isinstance(error, UnknownCommandError):
         words = list(error.unused_tokens or [""])

@@ -1,9 +1,9 @@
 """Options of the command line, derived from the fields of models.
 
-The description of a field is the help of its option; its marker (`daybook.jobs.markers`) says how
-the option is called and written, if not like the field. A secret has no option with its value,
-because every user of the machine can read arguments: it is read from standard input, or from an
-environment variable that an option names.
+The description of a field is the help of its option. The field's marker (`daybook.jobs.markers`)
+gives the name and the syntax of the option, if they differ from those of the field. No option takes
+the value of a secret, because every user of the machine can read arguments. A secret is read from
+standard input, or from an environment variable that an option names.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from daybook.schedules import durations
 
 
 class _Syntax(NamedTuple):
-    """How an option is written: its help, its type, and the parser of the field's value.
+    """Syntax of an option: its help, its type, and the parser of the field's value.
 
     The parser gets the name of the field, and a value of the type.
     """
@@ -71,7 +71,7 @@ _SYNTAXES = {
     "seconds": _Syntax("Write a duration, such as 15s.", str, _seconds),
     "object": _Syntax("Write a JSON object, or @file.", str, parse_json_object),
 }
-"""The syntaxes of `jobs.markers`, and that of an object, which needs no marker."""
+"""The syntaxes that `jobs.markers` names, and the syntax of an object, which needs no marker."""
 
 _TYPES: dict[Any, Any] = {
     bool: bool,
@@ -82,7 +82,7 @@ _TYPES: dict[Any, Any] = {
     list: list[str],
     tuple: list[str],
 }
-"""The type of the option by the type of its field; any other field is written as text."""
+"""The type of the option by the type of its field; for any other field, the option is text."""
 
 _COMPLETERS = {
     "agent": completion.agents,
@@ -99,8 +99,8 @@ _Options = TypeVar("_Options", bound="type[FieldOptions]")
 class FieldOption:
     """The option of a field.
 
-    ``help`` replaces the field's description, ``more`` follows it, and ``default`` is shown.
-    ``is_flag`` marks an option that is only given to be true.
+    ``help`` replaces the field's description, and ``more`` is added to it. ``default`` is the
+    default that the help shows. ``is_flag`` marks an option without a value, which means true.
     """
 
     name: str
@@ -122,7 +122,7 @@ class FieldOption:
 
     @property
     def syntax(self) -> str:
-        """How the option is written, a key of `_SYNTAXES`; empty if as its type."""
+        """The syntax of the option, a key of `_SYNTAXES`; empty if the type determines it."""
         is_object = get_origin(self.field.annotation) is dict
         return markers.of(self.field).syntax or ("object" if is_object else "")
 
@@ -157,7 +157,7 @@ class FieldOption:
         )
 
     def parse(self, value: Any) -> object:
-        """Return the value of the field. Raise `InvalidInput` for one that cannot be parsed."""
+        """Return the field's value for an option's ``value``; raise `InvalidInput` if invalid."""
         return _SYNTAXES[self.syntax].parse(self.name, value) if self.syntax else value
 
 
@@ -172,9 +172,9 @@ class FieldOptions:
     """Base of classes whose attributes are options for fields; None means not given."""
 
     _options: ClassVar[dict[str, FieldOption]]
-    """The options by attribute, without those of secrets."""
+    """The options by attribute, without the options for secrets."""
     _secrets: ClassVar[dict[str, FieldOption]]
-    """The secrets by their option without `-env` and `-stdin`."""
+    """The secrets by the name of their option, without `-env` and `-stdin`."""
 
     if TYPE_CHECKING:
 
@@ -182,10 +182,10 @@ class FieldOptions:
         def __getattr__(self, name: str) -> Any: ...
 
     def given(self) -> dict[str, Any]:
-        """Return the given values by field; read the files, secrets and variables that they name.
+        """Return the given values by field; read the files and variables that the options name.
 
-        Raise `InvalidInput` for a value that cannot be parsed, a file that cannot be read, and a
-        secret whose source is empty, or that has two sources.
+        Raise `InvalidInput` for a value that cannot be parsed, for a file that cannot be read, and
+        for a secret with an empty source or with two sources.
         """
         found = {
             option.name: option.parse(value)
@@ -202,11 +202,11 @@ class FieldOptions:
 def with_options(
     groups: Mapping[str, Iterable[FieldOption]],
 ) -> Callable[[_Options], _Options]:
-    """Return a class decorator that adds an option for each field, in its first group only.
+    """Return a class decorator that adds an option for each field to a class.
 
-    The title of a group is the key; with an empty one, its options are among the command's others.
-
-    The class may have options of its own, which are not among the `given` ones.
+    ``groups`` maps the titles of groups to their options. An option in several groups is added only
+    to the first. With an empty title, the options are shown without a group. The class may have
+    options of its own; `given` does not return them.
     """
 
     def decorate(cls: _Options) -> _Options:
@@ -247,7 +247,7 @@ def options_of(fields: Mapping[str, FieldInfo], *names: str) -> list[FieldOption
 
 
 def _default(field: FieldInfo) -> str:
-    """Return a field's default as text; empty for one that means that nothing is set."""
+    """Return a field's default as text; empty if the default means that nothing is set."""
     value = None if field.is_required() else field.get_default(call_default_factory=True)
     return default_text(value) if value and not isinstance(value, SecretStr | list) else ""
 

@@ -34,12 +34,12 @@ def time_format(absolute: bool) -> TimeFormat:
 
 
 def time_heading(name: str, absolute: bool) -> str:
-    """Return the heading of a column of times; absolute ones name the zone: `DUE (UTC)`."""
+    """Return the heading of a column of times; for absolute times, with the zone: `DUE (UTC)`."""
     return f"{name} ({_zone_name()})" if absolute else name
 
 
 def time_zone_field(absolute: bool) -> list[tuple[str, str]]:
-    """Return the field that names the zone of the absolute times in fields; none if relative."""
+    """Return the field that names the zone of absolute times; no field for relative times."""
     return [("times in", _zone_name())] if absolute else []
 
 
@@ -52,7 +52,7 @@ def _zone_name() -> str:
 def relative_time(instant: datetime | None) -> str:
     """Return an instant relative to now: `in 14 min`, `2 h ago`, `now`; a dash for None.
 
-    The unit is the largest one of which there are at least two.
+    The unit is the largest unit that gives a number of at least 2.
     """
     if instant is None:
         return "-"
@@ -85,7 +85,8 @@ def due_time(moment: datetime) -> str:
 def due_time_with_utc(moment: datetime) -> str:
     """Return a due time in its job's time zone and, if the zone's offset is not zero, also in UTC.
 
-    `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC`, or `Fri 2026-11-20 09:00 UTC`.
+    Examples are `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC` and
+    `Fri 2026-11-20 09:00 UTC`.
     """
     if not moment.utcoffset():
         return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} UTC"
@@ -117,7 +118,7 @@ def short_state(job: ListedJob) -> str:
 
 
 def last_outcome(job: ListedJob) -> str:
-    """Return the outcome of the last run; for failures in a row with their number: `failed × 3`."""
+    """Return the outcome of the last run, with the number of failures in a row: `failed × 3`."""
     count = job.consecutive_failures
     return (job.last_status or "-") + (f" × {count}" if count > 1 else "")
 
@@ -140,13 +141,13 @@ def run_summary(run: Run, when: TimeFormat = local_time) -> str:
 
 
 def run_due_time(run: Run, when: TimeFormat = local_time) -> str:
-    """Return the due time of a run; for several due times, the first, the last and their number."""
+    """Return the due time of a run, or the first, the last and the number of its due times."""
     first, last = when(run.scheduled_for), run.scheduled_to
     return first if last is None else f"{first} to {when(last)}, {run.count:,} times"
 
 
 def due_jobs(due_soon: Sequence[DueJob], when: TimeFormat) -> str:
-    """Return a line with the due time and the name of each job; empty if there are none."""
+    """Return a line for each job with its due time and name; empty if there are no jobs."""
     times = [when(each.due) for each in due_soon]
     width = max(map(len, times), default=0)
     return "\n".join(f"{at:<{width}}  {each.job}" for at, each in zip(times, due_soon, strict=True))
@@ -163,9 +164,9 @@ def short_reason(run: Run) -> str:
 
 
 def delivery_summary(run: ListedRun) -> str:
-    """Return the state of a run's callbacks and messages, or else of its alert, for a table.
+    """Return the state of a run's callbacks and messages, or of its alert, for a table.
 
-    `delivered`, `alert delivered`; a dash if there are neither.
+    Examples are `delivered` and `alert delivered`. Return a dash if there are no deliveries.
     """
     if run.delivery != "not_requested":
         return run.delivery
@@ -175,7 +176,7 @@ def delivery_summary(run: ListedRun) -> str:
 def delivery_details(run: Run, deliveries: Sequence[Notification]) -> str:
     """Return a line for each callback and message of a run, and why others were not sent.
 
-    Empty if none was requested.
+    Return "" if none was requested.
     """
     lines = [f"{recipient(each)}: {delivery_state(each)}" for each in deliveries]
     if run.delivery == "suppressed":
@@ -188,7 +189,8 @@ def delivery_details(run: Run, deliveries: Sequence[Notification]) -> str:
 def delivery_state(each: Notification) -> str:
     """Return the state of one callback or message.
 
-    `delivered`, `delivered after 3 tries`, `pending, 2 tries, next 2026-…: connection refused`.
+    Examples are `delivered`, `delivered after 3 tries`, and
+    `pending, 2 tries, next 2026-…: connection refused`.
     """
     tries, error = each.attempts, first_line(each.error)
     why = f": {error}" if error else ""
@@ -206,7 +208,7 @@ def delivery_state(each: Notification) -> str:
 def next_try(*at: datetime | None) -> str:
     """Return the latest of the instants in this machine's time zone.
 
-    Return `now` if that instant has passed, or if all are None.
+    Return `now` if the latest instant has passed, or if all instants are None.
     """
     latest = max(filter(None, at), default=SYSTEM_CLOCK.now())
     return local_time(latest) if latest > SYSTEM_CLOCK.now() else "now"
@@ -233,7 +235,7 @@ def notifications(recipients_of: dict[str, list[str]]) -> str:
 
 
 def signing_secret_state(until: datetime | None) -> str:
-    """Describe a destination's signing secret, and until when its previous one signs as well."""
+    """Describe a destination's signing secret; ``until`` is the end of a rotation, if any."""
     return f"own; the previous one until {local_time(until)}" if until else "own"
 
 
@@ -260,31 +262,31 @@ def first_line(text: str | None) -> str:
 
 
 def attempts(run: Run) -> str:
-    """Return the number of attempts: `3 attempts`; empty for one or none."""
+    """Return the number of attempts: `3 attempts`; empty for fewer than two."""
     return f"{run.attempts} attempts" if run.attempts > 1 else ""
 
 
 def cost(usage: dict[str, Any]) -> str:
-    """Return the cost of a usage: `$0.000018` or `PRICE_UNKNOWN`; empty if there is no usage."""
+    """Return the cost of ``usage``: `$0.000018` or `PRICE_UNKNOWN`; "" if there is no usage."""
     return cost_in_words(usage, PRICE_UNKNOWN)
 
 
 def short_tokens(usage: dict[str, Any]) -> str:
-    """Return the tokens in and out of a usage for a table: `1,302`; a dash if not known."""
+    """Return the sum of tokens in and out for a table: `1,302`; a dash if it is not known."""
     counts = [usage.get("input_tokens"), usage.get("output_tokens")]
     return "-" if counts == [None, None] else f"{sum(filter(None, counts)):,}"
 
 
 def short_cost(usage: dict[str, Any]) -> str:
-    """Return the cost of a usage for a table: `$0.0042`; a dash if it is not known."""
+    """Return the cost of ``usage`` for a table: `$0.0042`; a dash if the cost is not known."""
     dollars = usage.get("cost_usd")
     return "-" if dollars is None else f"${dollars:.4f}"
 
 
 def spending(of: Spending) -> str:
-    """Return `$0.0042 and 1 run of unknown price, 1,400 tokens in, 80 out`.
+    """Return the cost and the tokens of runs; empty if no run has used a model.
 
-    Empty if no run has used a model.
+    An example is `$0.0042 and 1 run of unknown price, 1,400 tokens in, 80 out`.
     """
     prices = [] if of.cost_usd is None else [f"${of.cost_usd:.4f}"]
     if of.unpriced_runs:
@@ -294,9 +296,9 @@ def spending(of: Spending) -> str:
 
 
 def short_spending(of: Spending) -> str:
-    """Return the cost of runs for a table: `$0.0042`, `$0.0042+` if the price of some is unknown.
+    """Return the cost of runs for a table: `$0.0042`; a dash if no cost is known.
 
-    A dash if no cost is known.
+    If the price of some runs is unknown, return `$0.0042+`.
     """
     if of.cost_usd is None:
         return "-"

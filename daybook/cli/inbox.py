@@ -90,7 +90,7 @@ def _print_list(listed: list[InboxMessage], limit: int, absolute: bool) -> None:
 
 
 def _summary(message: InboxMessage) -> str:
-    """Return the first line of a message, after its subject if it has no job or no text."""
+    """Return the first line of a message; if it has no job or no text, after its subject."""
     first = formatting.first_line(message.text)
     return first if message.job and first else f"{message.subject}. {first}"
 

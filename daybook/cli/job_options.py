@@ -21,10 +21,10 @@ REPLACES_PROMPT = {
     for name, field in action.model_fields.items()
     if field.is_required() and name != "prompt"
 }
-"""The required fields of the other kinds of job; each is given instead of a prompt."""
+"""The required fields of the other kinds of job; a user gives such a field instead of a prompt."""
 
 _CHECKS = {f"check_{name}": field for name, field in Check.model_fields.items()}
-"""Fields of the object `check`; each has its own option."""
+"""Fields of the object `check`, by the names of their options."""
 
 _FIELDS = FIELDS | _CHECKS
 
@@ -61,7 +61,7 @@ class JobFieldOptions(FieldOptions):
     """Base of classes whose attributes are options for fields of a job; None means not given."""
 
     def fields(self) -> dict[str, Any]:
-        """Return `given`, with the options of a check together in `check`."""
+        """Return the values of `given`, with the options for a check together in `check`."""
         given = self.given()
         check = {name[len("check_") :]: given.pop(name) for name in _CHECKS if name in given}
         if "enabled" in given:

@@ -102,8 +102,8 @@ def _new_job_fields(
 ) -> dict[str, object]:
     """Return the fields of a new job from the two arguments and the options of `daybook add`.
 
-    A single argument is the schedule if an option replaces the prompt, else the prompt.
-    Raises `InvalidInput` if the arguments are in the wrong order, or one of them is missing.
+    A single argument is the schedule if an option replaces the prompt; otherwise it is the prompt.
+    Raise `InvalidInput` if the arguments are in the wrong order, or if an argument is missing.
     """
     options = [name for name in ScheduleFields.model_fields if name in given and name != "timezone"]
     if prompt is None and (options or given.keys().isdisjoint(REPLACES_PROMPT)):
@@ -292,7 +292,7 @@ async def edit_(
 async def _edit_as_yaml(job: str, as_json: bool) -> int:
     """Open the job in the user's editor, again after each refusal, until the change is stored.
 
-    If the user gives up after a refusal, or the editor fails then, the text is kept in a file.
+    If the user gives up after a refusal, or the editor fails after it, keep the text in a file.
     """
     from daybook.cli.editor import Edit, EditorFailed
 
@@ -391,9 +391,9 @@ async def _change_all(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Change each job after a confirmation; return the exit code.
+    """Change all ``jobs`` after a confirmation; return the exit code.
 
-    A job that cannot be changed is reported, and the others are changed.
+    If a job cannot be changed, report the error and change the other jobs.
     """
     names = formatting.shortened([each.name for each in jobs])
     question = f"{verb} {formatting.counted(len(jobs), 'job')}: {names}"
@@ -455,7 +455,7 @@ def _print_change(job: ChangedJob, *, show_notifications: bool = False) -> None:
 
 
 def _change(change: FieldChange) -> str:
-    """Return `retries: 3 → 5`; a long text is cut."""
+    """Return the change as text, such as `retries: 3 → 5`; a long value is cut."""
     old, new = (formatting.value_text(each) for each in (change.old, change.new))
     return f"{change.field.replace('_', ' ')}: {old} → {new}"
 
@@ -512,7 +512,7 @@ _ALWAYS_SHOWN = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
 def _policy(policy: Policy) -> str:
     """Return the policy as one line, without its check, which is shown separately.
 
-    It contains `_ALWAYS_SHOWN`, and the fields that differ from their default.
+    The line has the fields in `_ALWAYS_SHOWN`, and the fields that differ from their defaults.
     """
     shown = policy.facts(Policy(), _ALWAYS_SHOWN)
     return ", ".join(" ".join(filter(None, each)) for each in shown)

@@ -340,7 +340,7 @@ _CHANGE_WORDS = {
 
 
 class _Reporter:
-    """What both reporters of `daybook up` write to stderr."""
+    """Output to stderr that both reporters of `daybook up` share."""
 
     def say(self, line: str) -> None:
         output.say(line)
@@ -398,7 +398,7 @@ class TerminalReporter(_Reporter):
         output.fields([(what, self._as_typed(command)) for what, command in steps])
 
     def _as_typed(self, command: str) -> str:
-        """Return the command as it works in this shell, if it is one of Daybook."""
+        """Return a command of Daybook as it works in this shell; return others unchanged."""
         arguments = command.removeprefix("daybook ")
         return command if arguments == command else f"{self._program} {arguments}"
 
@@ -418,11 +418,11 @@ NEXT_STEPS = (
     ("see the runs", "daybook runs"),
     ("complete names with Tab", "daybook completion --install"),
 )
-"""The next steps after the first start, each with its command; those to a model come first."""
+"""The next steps after the first start, each with its command; the steps to a model come first."""
 
 
 def ui_address(facts: UpFacts) -> str:
-    """Return the address that a user opens: Daybook's pages, else Prefect's UI; else empty."""
+    """Return the address that a user opens: Daybook's pages, or Prefect's UI, or ""."""
     return facts.open_url or facts.prefect_open_url or facts.ui_url
 
 
@@ -440,9 +440,9 @@ def program_name() -> str:
 def open_browser(url: str) -> bool:
     """Open ``url`` if the user of this terminal would see it; return whether it was opened.
 
-    Other users can read the arguments of a browser. On Linux the server refuses the link to them
-    (`daybook.operations.peers`); elsewhere, for a link with a query, the browser opens a file in
-    the home that redirects to the link.
+    Other users can read the arguments of a browser. On Linux the server does not accept the link
+    from other users (`daybook.operations.peers`). Elsewhere, for a link with a query, the browser
+    opens a file in the home that redirects to the link.
     """
     if not url or not sees_browser():
         return False

@@ -73,7 +73,7 @@ _COMMANDS = (
     (_OPERATE, "sync", ("sync", "conflicts")),
     (_OPERATE, "imports", ("import",)),
 )
-"""Commands of one word: for each module, their section in `--help`, the module and their names."""
+"""Commands of one word: the section in `--help`, the module, and the names of its commands."""
 
 _COMMAND_GROUPS = (
     _CommandGroup(
@@ -189,7 +189,7 @@ _COMMAND_GROUPS = (
 """Groups of commands, in the order of `--help`; a group comes after the group that contains it."""
 
 _ALIASES = {"list": ("ls",), "remove": ("rm",)}
-"""Other names of commands, also of those in groups."""
+"""Other names of commands, also of commands in groups."""
 
 _MAX_COMMANDS_IN_HELP = 8
 _group_apps: dict[str, App] = {}
@@ -279,7 +279,7 @@ def _run_command_line(tokens: list[str]) -> int:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             from daybook.home import home_path, is_disk_full
 
-            # Without a file's name, the full disk may be that of the output.
+            # If the error names no file, the full disk may be the disk of the output.
             if error.filename or is_disk_full(home_path()):
                 return report_error(DiskFull(str(error.filename or home_path())), tokens)
         if sys.flags.dev_mode:
@@ -292,7 +292,7 @@ def _run_command_line(tokens: list[str]) -> int:
 
 
 def _with_stdin_as_file(tokens: list[str]) -> list[str]:
-    """Return the tokens with `@-` for a prompt `-`, which is no option."""
+    """Return the tokens, with `@-` instead of the prompt `-`; the parser would see an option."""
     if tokens[:1] not in (["add"], ["edit"], ["run"], ["ask"]) or "--" in tokens:
         return tokens
     return ["@-" if token == "-" else token for token in tokens]
@@ -310,7 +310,7 @@ def _load_for_help(tokens: list[str]) -> None:
 
 
 def _choose_help(tokens: list[str]) -> list[str]:
-    """Choose between the short help pages and, for `--all`, the whole; return the other tokens."""
+    """Choose the short help pages or, for `--all`, the whole pages; return the other tokens."""
     options = set(takewhile(lambda token: token != "--", tokens))
     if tokens[:1] == ["__complete"] or (tokens and options.isdisjoint(("-h", "--help"))):
         return tokens

@@ -18,7 +18,7 @@ _JSON_OBJECT_EXAMPLES = {
     "params": """use one such as '{"full": true}' or @params.json""",
     "check_params": """use one such as '{"folder": "inbox"}' or @params.json""",
 }
-"""The hint for an invalid JSON object, by option; an option that is not listed has none."""
+"""The hint for an invalid JSON object, by option; other options have no hint."""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON only.")]
 Job = Annotated[str, Parameter(help="Job name, id or unique id prefix.", completer=completion.jobs)]
@@ -30,7 +30,7 @@ Jobs = Annotated[
         completer=completion.jobs,
     ),
 ]
-"""Type of the variable positional parameter of a command for several jobs."""
+"""Type of the parameter `*jobs` of a command for several jobs."""
 Yes = Annotated[bool, Parameter(alias="-y", help="Do not ask for confirmation.")]
 Watch = Annotated[
     bool, Parameter(alias="-w", help="Update the output every 2 seconds, until Ctrl-C.")
@@ -40,9 +40,9 @@ Limit = Annotated[int, Parameter(alias="-n", help="Maximum number to show.", sho
 
 
 def is_confirmed(question: str, yes: bool) -> bool:
-    """Return whether the user confirms, or has done so with ``yes``.
+    """Return whether the user confirms ``question``; ``yes`` is a confirmation in advance.
 
-    Raise `InvalidInput` if there is no terminal on which to ask.
+    Raise `InvalidInput` if stdin is not a terminal.
     """
     if yes:
         return True
@@ -73,7 +73,7 @@ def split_command(field: str, text: str) -> list[str]:
 
 
 def metadata(text: str) -> dict[str, object]:
-    """Return the object that one `--metadata` option gives: `name=value`, or a JSON object."""
+    """Parse one `--metadata` option, `name=value` or a JSON object; return it as an object."""
     if text.lstrip().startswith("{"):
         return parse_json_object("metadata", text)
     name, equals, value = text.partition("=")
@@ -95,7 +95,7 @@ def header(text: str) -> tuple[str, str]:
 def text_or_file(field: str, text: str) -> str:
     """Return the text or, if it is `@` and a path, the content of that file.
 
-    `@-` is standard input, and a text that begins with `@@` is that text without its first `@`.
+    `@-` means standard input. If the text begins with `@@`, return it without the first `@`.
     """
     if text.startswith("@@"):
         return text[1:]
@@ -103,7 +103,7 @@ def text_or_file(field: str, text: str) -> str:
 
 
 def prompt_or_file(text: str | None) -> str | None:
-    """Return the prompt that `text_or_file` returns, `-` being `@-`; None for None.
+    """Return the prompt as `text_or_file` does; `-` also means standard input. None gives None.
 
     The last line break of a file is left out. Raise `InvalidInput` for an empty file.
     """
@@ -160,8 +160,8 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
 def prepare_prefect() -> None:
     """Point Prefect at the right server; call this before importing any part of Prefect.
 
-    The process may then hold a credential, so other processes of this user are prevented from
-    inspecting it.
+    After this call the process may have a credential in memory, so also prevent other processes of
+    this user from inspecting this process.
     """
     from daybook import home
     from daybook.processes import proc

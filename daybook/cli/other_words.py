@@ -1,7 +1,8 @@
-"""Words of other programs that are no commands or options here, and what to type instead.
+"""Words of other programs that are not commands or options of Daybook, and what to type instead.
 
-The error about an unknown word first looks here, and only then for a command or an option that is
-spelled nearly the same. A text is a command line in backticks, or a sentence with one.
+For an unknown word, the error message first uses these tables, and only then searches for a command
+or an option with a similar spelling. A text in a table is a command line in backticks, or a
+sentence that may contain such a command line.
 """
 
 from __future__ import annotations
@@ -90,16 +91,16 @@ COMMANDS = {
     "tasks": "`daybook task list`",
     "sessions": "`daybook session list`",
 }
-"""Commands of one or two words."""
+"""What to type instead of commands of one or two words."""
 
 INSTEAD_OF_ARGUMENTS = {
     "list": "`daybook show JOB`, or `daybook list --name TEXT`",
     "status": "`daybook show JOB`",
 }
-"""Commands without arguments, and what to type instead of the command with a job."""
+"""Commands without arguments, and what to type instead if the user adds a job."""
 
 INSTEAD_OF_JOBS = {"run list": "`daybook runs`"}
-"""Commands with a word of another program where Daybook reads the name of a job."""
+"""What to type instead of commands whose second word Daybook would read as the name of a job."""
 
 IN_GROUPS = {
     "create": "add",
@@ -112,7 +113,10 @@ IN_GROUPS = {
     "inspect": "show",
     "view": "show",
 }
-"""Commands in a group, such as `agents create`, and the command of the group, if it has one."""
+"""Words after a group, such as `agents create`, and the command of the group with this meaning.
+
+A group need not have the command.
+"""
 
 OPTIONS = {
     "-a": "`--all`",
@@ -141,16 +145,16 @@ OPTIONS = {
     "--last": "`daybook runs JOB`",
     "--fix": "each finding names its fix",
 }
-"""Options of any command."""
+"""What to type instead of options of any command."""
 
 OPTIONS_OF = {"list --job": "`--name`"}
-"""Options of one command."""
+"""What to type instead of options of one command."""
 
 
 def instead_of_command(words: Sequence[str], group: Sequence[str], names: Sequence[str]) -> str:
     """Return what to type instead of the unknown command at the start of ``words``; "" if unknown.
 
-    ``group`` are the words before it, and ``names`` the commands of that group.
+    ``group`` has the words before ``words``, and ``names`` are the commands of this group.
     """
     if group:
         known = COMMANDS.get(" ".join([*group, words[0]]), "")
@@ -162,7 +166,7 @@ def instead_of_command(words: Sequence[str], group: Sequence[str], names: Sequen
 def instead_of_option(option: str, names: Sequence[str]) -> str:
     """Return what to type instead of an unknown option; "" if unknown.
 
-    ``names`` are the options of the command; another option is proposed only if it is one of them.
+    ``names`` are the options of the command. An option is proposed only if it is in ``names``.
     """
     text = OPTIONS.get(option, "")
     proposed = text.strip("`").partition(" ")[0]

@@ -1,9 +1,9 @@
 """Output functions: JSON, lines, fields and tables.
 
-On a terminal the output has colours, and columns that fit the terminal's width. Elsewhere it
-consists of plain lines, which are never shortened. Control characters are printed as escapes, so
-that text from an agent or a user cannot control this terminal, or one that later displays the
-output.
+On a terminal the output has colours, and columns that fit the terminal's width. Elsewhere the
+output consists of plain lines, which are never shortened. Control characters are printed as
+escapes, so that text from an agent or a user cannot control this terminal, or a terminal that later
+displays the output.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STYLES = {
     "claimed": "cyan",
     "needs_attention": "red",
 }
-"""The colour of a status of a run, delivery, alert or task; a status not listed has none."""
+"""The colour of each status of a run, delivery, alert or task; other statuses have no colour."""
 
 ALERT_PREFIX = "! "
 """The prefix of an entry that needs attention."""
@@ -53,7 +53,7 @@ PROGRESS_INTERVAL_SECONDS = 5.0
 COLUMN_GAP = 2
 """The number of spaces between two columns."""
 MIN_COLUMN_WIDTH = 8
-"""Minimum width of a truncated column; one with less room is left out."""
+"""Minimum width of a truncated column; a column with less room is left out."""
 
 
 WATCH_INTERVAL_SECONDS = 2.0
@@ -67,10 +67,11 @@ async def show(
     as_json: bool,
     watch: bool,
 ) -> _Result:
-    """Print what ``read`` returns, as JSON or with ``render``, and return it.
+    """Print the result of ``read``, as JSON or with ``render``, and return the result.
 
-    With ``watch``, do so on a cleared screen every `WATCH_INTERVAL_SECONDS`, until Ctrl-C. Raise
-    `InvalidInput` if that is combined with ``as_json``, or if stdout is not a terminal.
+    With ``watch``, read and print again on a cleared screen every `WATCH_INTERVAL_SECONDS`, until
+    Ctrl-C. Raise `InvalidInput` if ``watch`` is combined with ``as_json``, or if stdout is not a
+    terminal.
     """
     if watch and as_json:
         raise InvalidInput("watch", "cannot be combined with --json", "leave one out")
@@ -89,7 +90,7 @@ async def show(
 
 
 _CLEAR = "\x1b[H\x1b[2J"
-"""Moves to the start of the terminal's screen and clears it."""
+"""Escape sequence that moves to the start of the terminal's screen and clears the screen."""
 
 
 def print_json(value: Any) -> None:
@@ -98,7 +99,7 @@ def print_json(value: Any) -> None:
 
 
 def print_json_line(value: Any) -> None:
-    """Print one line of JSON to stdout and flush it, for streamed output."""
+    """Print one line of JSON to stdout and flush stdout, for streamed output."""
     print(_json(value), flush=True)
 
 
@@ -112,7 +113,7 @@ def line(text: str = "", style: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """Print a message to stderr and flush it."""
+    """Print a message to stderr and flush stderr."""
     _PROGRESS.clear()
     shown = _escaped(text) if sys.stderr.isatty() else _escaped(text, _CONTROL)
     print(shown, file=sys.stderr, flush=True)
@@ -122,7 +123,7 @@ def progress(text: str) -> None:
     """Show the progress of an operation on stderr.
 
     On a terminal each call rewrites one line, which the next `say` or `line` clears. Elsewhere
-    print a plain line, at most every `PROGRESS_INTERVAL_SECONDS`.
+    print a plain line, at most once in `PROGRESS_INTERVAL_SECONDS`.
     """
     _PROGRESS.show(_escaped(text))
 
@@ -172,9 +173,9 @@ def table(
 ) -> None:
     """Print rows under headers; on a terminal, fit each row to the terminal's width.
 
-    Long cells are wrapped. With ``cut`` they are truncated instead, and the last columns are left
-    out if there is no room for them. The columns in ``whole`` are never wrapped, truncated or left
-    out; on a terminal that is too narrow for those alone, the line wraps.
+    Long cells are wrapped. With ``cut``, long cells are truncated instead, and the last columns are
+    left out if there is no room for them. The columns in ``whole`` are never wrapped, truncated or
+    left out; if the terminal is too narrow even for these columns, the line wraps.
     """
     if sys.stdout.isatty():
         _print_rich_table(headers, rows, whole, cut)

@@ -20,7 +20,7 @@ Command = Annotated[
 
 
 def environment_option(fields: Mapping[str, FieldInfo]) -> FieldOption:
-    """Return the option for the field `environment`, whose values are added to the defaults."""
+    """Return the option for the field `environment`; the user's values are added to the default."""
     more = "PATH, HOME and similar ones are always passed."
     return FieldOption("environment", fields["environment"], more=more)
 
@@ -31,9 +31,9 @@ class ProgramOptions(FieldOptions):
     def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
         """Return the given settings by name.
 
-        ``arguments`` are the program and its arguments, in place of the option `command`. Raise
-        `InvalidInput` if both are given, or the option cannot be split into words, and the errors
-        of `given`.
+        ``arguments`` are the program and its arguments, instead of the option `command`. Raise the
+        errors of `given`, and `InvalidInput` if both are given, or if the option cannot be split
+        into words.
         """
         settings = self.given()
         if program := _program(self.command, arguments):

@@ -17,7 +17,7 @@ NO_FILTERS = Selection()
 
 
 def check_names_or_all(field: str, refs: Sequence[str], all_: bool, which: Selection) -> None:
-    """Check that a command that has an option `--all` got either names or `--all`.
+    """Check that a command with an option `--all` got either names or `--all`.
 
     Raise `InvalidInput` for ``field`` if both or neither are given, or if only filters are given.
     """
@@ -39,8 +39,8 @@ async def act_on_each(
 ) -> int:
     """Act on each of the ``refs`` and show the results; return the highest exit code.
 
-    If there are several, an error of one is reported and the others are tried, and with ``as_json``
-    the results are printed as one list.
+    If there are several ``refs``, an error is reported, and the others are tried all the same. With
+    ``as_json``, the results of several ``refs`` are printed as one list.
     """
     results, code = list[Acted](), 0
     for ref in refs:

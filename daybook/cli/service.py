@@ -123,7 +123,7 @@ def _use_home(system: bool | None) -> None:
 
 
 def _installed(system: bool | None) -> Service:
-    """Return the service of this home; without --system or --user, this user's own one first."""
+    """Return the service of this home; without --system or --user, prefer this user's service."""
     _use_home(system)
     home = homes.current_home()
     found = services.find(home, system=system)

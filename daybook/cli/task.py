@@ -323,7 +323,7 @@ async def resume_(task: Ref, /) -> Answer:
 def repeated_values(given: list[str] | None, field: str, option: str) -> list[str]:
     """Return the values of a repeatable option; empty if it is not given.
 
-    Raises `InvalidInput` for a value with a comma, which probably stands for several values.
+    Raise `InvalidInput` for a value with a comma, because the user probably meant several values.
     """
     for each in given or ():
         if "," in each:
@@ -336,8 +336,8 @@ def repeated_values(given: list[str] | None, field: str, option: str) -> list[st
 def _read_token(more: tuple[str, ...], typed: str | None) -> str:
     """Return the token of a run from the environment, standard input or a prompt.
 
-    Raises `InvalidInput` if the token is missing or not UTF-8, or is passed as an argument, because
-    other users can read arguments.
+    Raise `InvalidInput` if the token is missing or not UTF-8. Also raise it if the token is passed
+    as an argument, because other users can read arguments.
     """
     hint = f"pass it in {TOKEN_VARIABLE} or on standard input"
     if more or typed is not None:  # the error must not repeat the token or a part of it

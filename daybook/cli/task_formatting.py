@@ -77,7 +77,7 @@ def _queued_note(task: TaskWithRun) -> str:
 
 
 def print_task(task: TaskWithRun) -> None:
-    """Print a task and the run in ``task.run``: the newest, or the one that the user named."""
+    """Print a task and the run in ``task.run``: the newest run, or the run that the user named."""
     run = task.run
     state = task.status.replace("_", " ")
     output.line(f"{task.title} ({state})", style="bold")

@@ -229,7 +229,7 @@ def _print_status(status: SchedulerStatus) -> None:
 
 
 def _counter_fields(report: CycleSummary) -> list[tuple[str, str]]:
-    """Return the counters of a cycle, each with the ids of up to five of its runs."""
+    """Return the counters of a cycle, each with the ids of up to five runs that it counts."""
     return [
         (name.replace("_", " "), _with_ids(count, report.runs.get(name, [])))
         for name, count in report

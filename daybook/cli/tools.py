@@ -138,9 +138,9 @@ def _print_tool(tool: ToolDetails) -> None:
 
 
 def _of_type(schema: Any) -> str:
-    """Return the schema of a parameter in words if it is simple, else as JSON.
+    """Return the schema of a parameter in words if the schema is simple, otherwise as JSON.
 
-    In words: `integer, default 0: how many`.
+    An example in words is `integer, default 0: how many`.
     """
     if not isinstance(schema, dict) or schema.keys() - _SIMPLE:
         return formatting.field_text(schema)
@@ -178,9 +178,9 @@ def _print_server(server: ToolServerDetails) -> None:
 
 
 def _setting_text(value: Any) -> str:
-    """Return a setting as text: quoted items of a list, one line for each name of an object.
+    """Return a setting as text: a list as quoted items, an object with one line for each name.
 
-    The setting may be any JSON, because tool servers can be edited in Prefect's UI.
+    The setting may be any JSON value, because users can edit tool servers in Prefect's UI.
     """
     if isinstance(value, dict):
         return "\n".join(f"{name}: {each}" for name, each in value.items())

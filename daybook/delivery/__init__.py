@@ -7,10 +7,10 @@
                                               listeners ─► listener_calls   └─► inbox
     the result ─► sending: delivered, retried after `backoff`, or failed
 
-Each row about a run's outcome is written in the transaction of that outcome (promise 6), so nothing
-is lost if the process dies. Delivery is at least once; a receiver of callbacks can recognise a
-repetition by its `webhook-id`.
+Daybook writes each row about a run's outcome in the transaction that records the outcome (promise
+6), so no notification is lost if the process dies. Delivery is at least once: a notification may
+arrive again, and a receiver of callbacks can recognise the repetition by its `webhook-id`.
 
-A new service for messages is a channel: see `channels`. A new kind of recipient, beside callbacks,
-channels, listener calls and wakes, begins with `outbox.QueueKind`.
+To support a new messaging service, add a channel: see `channels`. To support a new kind of
+recipient besides callbacks, channels, listener calls and wakes, start with `outbox.QueueKind`.
 """

@@ -11,10 +11,10 @@
     less          yes    suppressed: known to fail            one recovery message, or an unsent
                                                               alert is withdrawn instead; closed
 
-`jobs.alerted_at` is the time of the last alert, which is in the future if the alert waits for its
-hour; `jobs.alert_open` is true from an alert until the job succeeds. So a job that alternates
-between failure and success causes at most one alert and one recovery message an hour, and a failure
-after a recovery message is reported unless the job succeeds before the hour is over. The message
+`jobs.alerted_at` is the time of the last alert; it is in the future if the alert waits for its
+hour. `jobs.alert_open` is true from an alert until the job succeeds. So a job that alternates
+between failure and success causes at most one alert and one recovery message an hour. A failure
+after a recovery message is reported, unless the job succeeds before the hour is over. The message
 that a job was paused is always sent at once.
 """
 
@@ -33,11 +33,11 @@ ALERT_EVENTS = frozenset(
         "approval",
     }
 )
-"""Events that need attention, for any recipient; other events are informative."""
+"""Events that need attention, regardless of the recipient; all other events only inform."""
 
 
 def next_alert_at(job: JobRow, now: datetime) -> datetime | None:
-    """Return when to alert about a failure at ``now``; None if the last alert still covers it."""
+    """Return when to alert about a failure at ``now``; None if the last alert covers it."""
     last = job.alerted_at
     if (
         last is None or now >= last + ALERT_INTERVAL or last > now + ALERT_INTERVAL
@@ -47,7 +47,7 @@ def next_alert_at(job: JobRow, now: datetime) -> datetime | None:
 
 
 def record_alert(job: JobRow, at: datetime) -> None:
-    """Record that an alert is sent at ``at``."""
+    """Record that an alert is sent at ``at``, and that the job's alert is open."""
     job.alerted_at, job.alert_open = at, True
 
 

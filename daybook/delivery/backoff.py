@@ -5,8 +5,8 @@
     attempt  1   2    3     4      5      6      7     8     9     10    11
     after    –   5 s  30 s  2 min  10 min 30 min 1 h   2 h   4 h   6 h   10 h     about 24 h in all
 
-Each delay is extended by a random part of up to a tenth, so rows that failed together are not
-retried together. The last delay also precedes any further attempt that a destination allows.
+A random part of up to a tenth extends each delay, so rows that failed together are not retried
+together. If a destination allows more than 11 attempts, the last delay precedes each further one.
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ MAX_JITTER = 0.1
 def next_attempt_at(
     row: OutboxRow, now: datetime, asked: float | None, tries: int
 ) -> datetime | None:
-    """Return the time of the next attempt after a failed one that follows ``row.attempts`` others.
+    """Return the time of the next attempt to send ``row`` after an attempt that failed at ``now``.
 
-    ``asked`` is a ``Retry-After`` in seconds: used if longer than the delay, up to the row's
-    deadline. Returns None if the failed attempt was the last one: there were ``tries`` attempts, or
-    `MAX_RETRY_AGE` has passed since the row was created or last retried by the operator.
+    ``row.attempts`` does not count the failed attempt yet. ``asked`` is the response's
+    ``Retry-After`` in seconds; it replaces a shorter delay, up to the row's deadline. Returns None
+    if the failed attempt was the last: there were ``tries`` attempts, or `MAX_RETRY_AGE` has passed
+    since the row was created or the operator last retried it.
     """
     attempts, deadline = row.attempts + 1, (row.retried_at or row.created_at) + MAX_RETRY_AGE
     if attempts >= tries or now >= deadline:
@@ -57,11 +58,12 @@ def failed(
     asked: float | None = None,
     tries: int = DEFAULT_ATTEMPTS,
 ) -> DeliveryResult:
-    """Return the result of a failed attempt: pending until the next one, or failed after the last.
+    """Return the result of a failed attempt: pending if a further attempt follows, else failed.
 
-    ``final`` means that no later attempt can succeed. A wake has one attempt, because the next
-    cycle sends the next wake. A final failure says nothing about the row's queue, whose other rows
-    may be sent. ``asked`` and ``tries`` are those of `next_attempt_at`.
+    ``seconds`` is the duration of the attempt. ``final`` means that no later attempt can succeed;
+    such a failure concerns this row only, and other rows of its queue may be sent. A wake has one
+    attempt, because the next cycle sends the next wake. ``asked`` and ``tries`` are as for
+    `next_attempt_at`.
     """
     last = final or row.purpose == WAKE
     next_at = None if last else next_attempt_at(row, now, asked, tries)

@@ -5,12 +5,12 @@
 410                                 failed: the recipient refuses all later requests
 an address that is not allowed      failed: a later attempt is not allowed either
 anything else                       retried by `backoff`, and failed after the last attempt
-↳ with a ``Retry-After``            not before that time
+↳ with a ``Retry-After``            retried no earlier than that time
 ↳ for the wake of a task session    failed: the next cycle sends the next wake
 ==================================  ============================================================
 
-A redirect is not followed: a callback goes only to the requested URL. The body is sent exactly as
-the ledger holds it, because the signature covers its bytes.
+Daybook follows no redirect: a callback goes only to the URL that the job names. Daybook sends the
+body exactly as the ledger stores it, because the signature covers the bytes of the body.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECTION_REUSE_SECONDS = 10.0
-"""How long connections to a checked address are kept."""
+"""Time after the check of an address in which new requests may reuse its connection."""
 MAX_RESPONSE_BYTES = 64 * 1024
 """Maximum number of bytes of a response to read and discard to keep the connection usable."""
 PREFECT_TIMEOUT_SECONDS = 10.0
-"""Timeout of a request to Prefect, whose client retries a vanished server for minutes."""
+"""Timeout of a request to Prefect; Prefect's client would retry a vanished server for minutes."""
 TOKEN_WITHHELD_NOTE = (
     "sent without the token: an agent's job sends it only to the destination's own URL"
 )
@@ -60,8 +60,8 @@ HOME_SECRET_NOTE = "signed with the home's secret: the URL has no destination"
 class CallbackSender:
     """Sends callbacks, one attempt each; use it as an async context manager.
 
-    ``now`` is the ledger's clock. ``client`` is Prefect's; through it, destinations and tokens are
-    read once each, and only when they are needed.
+    ``now`` returns the ledger's time. Through Prefect's ``client``, the sender reads the
+    destinations and each token once, when it first needs them.
     """
 
     def __init__(self, client: PrefectClient, now: Callable[[], datetime]) -> None:
@@ -142,7 +142,7 @@ class CallbackSender:
         return transport
 
     async def _token(self, row: OutboxRow, destination: Destination) -> str | None:
-        """Return the value of the destination's token, or None; only the secret's hosts get it."""
+        """Return the token to send, or None; only the hosts of the token's secret receive it."""
         if not _has_token(row, destination):
             return None
         target = secrets.SecretDestination.of_url(Guard(Rule.OPERATOR).check(row.address))
@@ -190,11 +190,11 @@ class CallbackSender:
 
 
 def _has_token(row: OutboxRow, destination: Destination) -> bool:
-    """Return whether the destination's token is sent with the row.
+    """Return whether the callback carries the destination's token.
 
-    An agent chooses its job's URL, and a URL below the destination's may be one that only the
-    operator may request. So an agent's callback carries the token only at the destination's own
-    URL.
+    An agent chooses its job's URL, and below the destination's URL there may be URLs that only the
+    operator may request. So an agent's callback carries the token only if it goes to exactly the
+    destination's URL.
     """
     allowed = Rule.for_owner(row.owner, row.writer) is not Rule.AGENT or destination.is_at(
         row.address
@@ -208,9 +208,9 @@ AUTHORIZATION = "Authorization"
 def headers(
     row: OutboxRow, body: bytes, secrets: Sequence[str], token: str | None, now: datetime
 ) -> dict[str, str]:
-    """Return the headers for one attempt of ``row`` at ``now`` (UTC); ``body`` is sent with them.
+    """Return the headers of one attempt to send ``row`` with ``body`` at ``now`` (UTC).
 
-    ``secrets`` are valid for `settings.signing_key`, newest first.
+    ``secrets`` are signing secrets that `settings.signing_key` accepts, newest first.
     """
     text = body.decode("utf-8")
     result = {

@@ -1,7 +1,7 @@
 """Settings of destinations.
 
-Options of the command line are made of them, so that this module has to be cheap to import: what
-the checks need is imported when they run.
+The command line derives options from these settings, so this module must be cheap to import: each
+check imports the modules that it needs when it runs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from daybook.jobs.markers import Marker
 
 DEFAULT_TIMEOUT_SECONDS = 15.0
 MAX_TIMEOUT_SECONDS = 45.0
-"""Shorter than the lease on a row, so an attempt that hangs this long keeps its lease."""
+"""Shorter than the lease on a row: the lease outlasts an attempt that hangs this long."""
 MAX_ATTEMPTS = 20
 RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
 )
 DEFAULT_ATTEMPTS = len(RETRY_DELAYS) + 1
-"""Default of the maximum number of attempts, which take about a day."""
+"""Default maximum number of attempts; together they take about a day."""
 
 
 class DestinationSettings(BaseModel):

@@ -1,16 +1,18 @@
 """Destinations of callbacks: the signing secret, token, timeout and number of attempts for a URL.
 
-A destination is a block document of Daybook's own type, whose secret Prefect encrypts. It applies
-to its own URL, with or without a query, and to every URL below it; the longest match wins. A
-callback to a URL without a destination is signed with the home's secret (`home_secret`).
+A destination is a block document of Daybook's own type; Prefect encrypts its secret. A destination
+applies to its own URL, with or without a query, and to every URL below its own. If several
+destinations match, the destination with the longest path applies. A callback to a URL without a
+destination is signed with the home's secret (`home_secret`).
 
 ::
 
     https://ops.example.org/hook     applies to  …/hook  …/hook/a  …/hook?x=1     not to  …/hooks
 
-The destinations that one client has read are reused for a minute. Prefect's connection errors
-propagate: a process that cannot read the destinations cannot send, and retries later. Functions
-that change a destination also change its copy in the ledger, and raise `LedgerUnreachable`.
+Each Prefect client reads the destinations at most once a minute, and again after it changed one.
+Prefect's connection errors propagate: a process that cannot read the destinations cannot send, and
+retries later. Functions that change a destination also change its copy in the ledger, and raise
+`LedgerUnreachable` if they cannot.
 """
 
 from __future__ import annotations
@@ -43,15 +45,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CACHE_SECONDS = 60.0
-"""How long destinations that were read from Prefect are reused."""
+"""Time for which destinations that were read from Prefect are reused."""
 
 
 class DestinationInfo(DocumentView, frozen=True):
     """A stored destination, without its secrets.
 
-    ``timeout`` is in seconds. If ``problem`` says that the stored block is invalid, ``url``,
-    ``token``, ``timeout`` and ``tries`` are whatever JSON values it has. The previous secret also
-    signs callbacks until ``rotating_until``, which is None if no rotation is in progress.
+    ``timeout`` is in seconds. If the stored block is invalid, ``problem`` says why, and ``url``,
+    ``token``, ``timeout`` and ``tries`` are the unchecked JSON values in the block. The previous
+    secret also signs callbacks until ``rotating_until``, which is None if no rotation is in
+    progress.
     """
 
     name: str
@@ -73,7 +76,10 @@ STORE = BlockStore(
 
 @dataclass(frozen=True)
 class Destination:
-    """A validated destination. ``name`` is empty for a URL without one: the home's secret signs."""
+    """A validated destination.
+
+    ``name`` is empty for a URL without a destination, whose callbacks the home's secret signs.
+    """
 
     name: str = ""
     url: str = ""
@@ -100,7 +106,7 @@ class Destination:
 
 
 def build(name: str, data: Mapping[str, Any]) -> Destination:
-    """Return the destination of stored settings; raise `InvalidInput` if they are invalid."""
+    """Return the destination with these stored settings; raise `InvalidInput` if they are bad."""
     stored = STORE.parse(name, data)
     if not stored.secret.get_secret_value():
         raise InvalidInput(
@@ -132,7 +138,7 @@ class DestinationIndex:
 
     @classmethod
     def read(cls, documents: Iterable[BlockDocument]) -> Self:
-        """Build from documents with their secrets; skip documents without a valid URL."""
+        """Build the index from documents with secrets; skip documents without a valid URL."""
         entries = [
             (parts, str(each.name), dict(each.data))
             for each in documents
@@ -141,7 +147,10 @@ class DestinationIndex:
         return cls(tuple(entries))
 
     def find(self, url: str) -> Destination | None:
-        """Return the destination of ``url``, or None; raise `InvalidInput` for bad settings."""
+        """Return the destination that applies to ``url``, or None.
+
+        Raises `InvalidInput` if the settings of the destination are invalid.
+        """
         parts = _url_parts(url) if self.documents else None
         matching = [each for each in self.documents if parts and _is_under(parts, each[0])]
         if not matching:
@@ -172,7 +181,7 @@ _read: WeakKeyDictionary[PrefectClient, tuple[float, DestinationIndex]] = WeakKe
 
 
 async def load_index(client: PrefectClient) -> DestinationIndex:
-    """Return all destinations, read by this client at most `CACHE_SECONDS` ago."""
+    """Return all destinations; reuse those that ``client`` read in the last `CACHE_SECONDS`."""
     cached = _read.get(client)
     if cached is None or time.monotonic() - cached[0] > CACHE_SECONDS:
         documents = await STORE.documents(client, include_secrets=True)
@@ -181,7 +190,10 @@ async def load_index(client: PrefectClient) -> DestinationIndex:
 
 
 async def find(client: PrefectClient, url: str) -> Destination | None:
-    """Return the destination of a URL, or None; raise `InvalidInput` for bad settings."""
+    """Return the destination that applies to ``url``, or None.
+
+    Raises `InvalidInput` if the settings of the destination are invalid.
+    """
     return (await load_index(client)).find(url)
 
 
@@ -197,7 +209,7 @@ async def list_destinations(client: PrefectClient, now: datetime) -> list[Destin
 
 
 def unstored(data: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """Return the fields of the view of stored settings that are not settings."""
+    """Return the fields of `DestinationInfo` that are not copied from the stored settings."""
     return {"token": data.get("token") or "", "rotating_until": rotating_until(STORE, data, now)}
 
 
@@ -212,9 +224,9 @@ async def add(
 ) -> Destination:
     """Save and return a destination, with a new secret if none is given.
 
-    ``settings`` are those of `DestinationSettings`. Raises `InvalidInput` for a bad name, a name
-    that is taken (without ``replace``), bad settings, a URL that another destination has, or a
-    block type that is not registered.
+    ``settings`` are further fields of `DestinationSettings`. Raises `InvalidInput` for a bad name,
+    a name that is taken (without ``replace``), bad settings, a URL that another destination has, or
+    a block type that is not registered.
     """
     checked = STORE.validate({"url": url, "secret": secret or new_secret()} | settings)
     parts = _url_parts(checked.url)

@@ -13,11 +13,11 @@
     LISTENER      `listener_calls.ListenerSender`     the keeper, programs that listen, direct calls
     TASK_SESSION  `daybook.mcp.wakes.WakeNotifier`    the MCP server that has the connection
 
-Rows that need Prefect, which holds the signing secrets and the channel blocks, wait while Prefect
-does not respond: they stay pending and use up no attempt. Rows for a file or the console are sent
-anyway, because they may hold the alert that Prefect is unreachable. A dispatcher that is stopped
-records its results and releases the other rows. One that is killed leaves its leases behind; when
-they expire, each row is sent again under the same id.
+Prefect stores the signing secrets and the channel blocks. While Prefect does not respond, rows that
+need them stay pending and use up no attempt. Rows for a file or the console are sent anyway,
+because one of them may be the alert that Prefect is unreachable. A dispatcher that is stopped
+records its results and releases the other rows. A dispatcher that is killed leaves its leases
+behind; when a lease expires, its row is sent again under the same id.
 """
 
 from __future__ import annotations
@@ -46,41 +46,41 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT = 2 * sending.MAX_IN_FLIGHT_PER_QUEUE
 """Maximum number of rows that one `dispatch` sends at a time; one queue occupies at most half."""
 MAX_BATCH_SIZE = 8
-"""Number of results to collect for one transaction, within `BATCH_WAIT_SECONDS`."""
+"""Number of results that one transaction records without waiting for more."""
 BATCH_WAIT_SECONDS = 0.02
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between claims while no attempt ends, so that a hanging attempt delays no other row."""
 SHUTDOWN_GRACE_SECONDS = 5.0
-"""Time for the attempts of a stopped dispatcher to end, and then for recording their results."""
+"""Time that a stopped dispatcher waits for its attempts to end, and then for their recording."""
 PREFECT_UNREACHABLE_ERRORS = (Unreachable, httpx.TransportError)
-"""Errors that mean that Prefect is unreachable, for an attempt that needs it."""
+"""Errors of an attempt that mean that Prefect is unreachable."""
 PREFECT_STATUS_ERROR = httpx.HTTPStatusError
-"""The error that means that Prefect responded with an error; guarded requests never raise it."""
+"""The error of a response from Prefect with an error status; guarded requests never raise it."""
 
 
 class Sender(Protocol):
     """Adapter that sends the rows of one kind of queue.
 
-    A caller of `dispatch` passes its senders; `outgoing` passes those of callbacks and channels.
+    A caller of `dispatch` passes its senders; `outgoing` passes senders of callbacks and channels.
     """
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
         """Make one attempt, which ends within `Timing.delivery_lease`.
 
         Raise one of `PREFECT_UNREACHABLE_ERRORS`, or `PREFECT_STATUS_ERROR`, if Prefect did not
-        provide the data for it: then no attempt was made, and the row stays pending. Any other
-        error counts as a failed attempt.
+        provide the data for the attempt: then no attempt was made, and the row stays pending. Any
+        other error counts as a failed attempt.
         """
         ...
 
 
 @dataclass
 class DispatchResult:
-    """The result of dispatching: how many rows were delivered, failed permanently, or are retried.
+    """The result of `dispatch`: how many rows were delivered, failed permanently, or are retried.
 
-    ``ended`` are the runs with a delivered or failed row, once each. ``prefect_unreachable`` is
-    true if Prefect was unreachable for an attempt that needs it, ``held`` if Prefect responded to
-    one with an error.
+    ``ended`` has the id of each run with a delivered or failed row as a key. If an attempt needed
+    Prefect, ``prefect_unreachable`` is true if Prefect was unreachable, and ``held`` is true if
+    Prefect responded with an error.
     """
 
     delivered: int = 0
@@ -105,12 +105,13 @@ async def dispatch(
     most: int = MAX_IN_FLIGHT,
     sent: DispatchResult | None = None,
 ) -> DispatchResult:
-    """Send all due rows that ``senders`` can send, or those of one run; return when none is left.
+    """Send all due rows that ``senders`` can send; return when no such row is left.
 
-    ``accepts`` returns whether the caller sends to a queue now. ``holder`` is the name of this
-    process in leases. After ``claims_for`` seconds no attempt is started. At most ``most`` rows are
-    sent at a time. The result is also written to ``sent`` if given, so the caller has it even if
-    this function raises. If nothing is due, write nothing. Raises `LedgerUnreachable`.
+    With ``run_id``, send only the rows of that run. ``accepts`` returns whether the caller sends to
+    the queue with this name now. ``holder`` is the name of this process in leases. Start no attempt
+    after ``claims_for`` seconds, and send at most ``most`` rows at a time. Also write the result to
+    ``sent``, if given, so that the caller has it even if this function raises. If no row is due,
+    write nothing to the ledger. Raises `LedgerUnreachable`.
     """
     dispatcher = _Dispatcher(ledger, holder, senders, accepts=accepts, most=most, sent=sent)
     try:
@@ -161,7 +162,7 @@ class _Dispatcher:
             if due is None or due > self._ledger.now():
                 return
         rows: list[OutboxRow] = []
-        # The claim completes even if this dispatcher is stopped, which then releases the rows.
+        # The claim completes even if this dispatcher is stopped; `close` then releases the rows.
         task = asyncio.create_task(self._claim_into(rows, run_id))
         later = asyncio.get_running_loop().call_later
         await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
@@ -203,7 +204,7 @@ class _Dispatcher:
             self._tried.append((row, tried))
 
     def _close_queue(self, lane: str, error: Exception) -> None:
-        """Send no more rows of the queue, because Prefect did not provide the data to send one."""
+        """Stop sending the queue's rows: Prefect did not provide the data that a row needs."""
         self._closed_queues.add(lane)
         if isinstance(error, PREFECT_STATUS_ERROR):
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
@@ -222,7 +223,7 @@ class _Dispatcher:
     # --- recording
 
     async def _wait_for_batch(self) -> None:
-        """Wait until an attempt ends, and a moment for others that end with it."""
+        """Wait until an attempt ends, and then briefly for attempts that end soon after it."""
         if not (self._tried or self._unsent or await self._wait_for_result(POLL_INTERVAL_SECONDS)):
             return
         until = time.monotonic() + BATCH_WAIT_SECONDS
@@ -231,7 +232,7 @@ class _Dispatcher:
                 return
 
     async def _wait_for_result(self, within: float) -> bool:
-        """Return whether another attempt ends within ``within`` seconds."""
+        """Wait for another attempt to end; return whether it did within ``within`` seconds."""
         self._result_arrived.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -239,7 +240,7 @@ class _Dispatcher:
         return self._result_arrived.is_set()
 
     async def _record(self) -> None:
-        """Record the results, to the end even if this dispatcher is stopped."""
+        """Record the results; the transaction completes even if this dispatcher is stopped."""
         if self._recording is None:
             self._recording = asyncio.create_task(self._write())
         try:
@@ -284,7 +285,7 @@ class _Dispatcher:
         attempts = list(self._under_way)
         for attempt in attempts:
             attempt.cancel()
-        if attempts:  # one that does not end keeps its lease; the rows of the others are recorded
+        if attempts:  # an attempt that does not end keeps its lease; the others are recorded
             await asyncio.wait(attempts, timeout=SHUTDOWN_GRACE_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):

@@ -16,7 +16,7 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
 
 ID_PREFIX = "msg_"
-"""Prefix of every id; a user may omit it."""
+"""Prefix of the id of every outbox row; a user may omit the prefix."""
 
 _NEWEST = (col(OutboxRow.created_at).desc(), col(OutboxRow.id))
 
@@ -29,9 +29,10 @@ async def list_for_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
 
 
 async def alert_statuses(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
-    """Return the status of the operator's alert for each of these runs that has one.
+    """Return, by run id, the status of the operator's alert about each run that has an alert.
 
-    Of several alerts of one run, the worst counts; withdrawn alerts do not count.
+    If a run has several alerts, the worst status counts: failed, then pending, then delivered.
+    Withdrawn alerts do not count.
     """
     query = select(OutboxRow.run_id, OutboxRow.status).where(
         col(OutboxRow.run_id).in_(run_ids),
@@ -69,8 +70,8 @@ async def recent(
 ) -> list[OutboxRow]:
     """Return at most ``limit`` rows, newest first; optionally only of one job or with one status.
 
-    Wakes of task sessions are omitted: they are shown with their tasks. Raises ValueError for an
-    unknown status.
+    Wakes of task sessions are omitted, because Daybook shows them with their tasks. Raises
+    ValueError for an unknown status.
     """
     rows = select(OutboxRow).where(col(OutboxRow.purpose) != outbox.WAKE)
     rows = rows.order_by(*_NEWEST).limit(limit)
@@ -106,7 +107,7 @@ async def inbox(
 ) -> list[OutboxRow]:
     """Return at most ``limit`` messages of the inbox, newest first.
 
-    Optionally, return only those that are unread, of one job, or of these events.
+    Optionally, return only unread messages, messages of one job, or messages of these events.
     """
     messages = select(OutboxRow).where(outbox.IN_INBOX, col(OutboxRow.status) == Delivery.DELIVERED)
     if unread_only:
@@ -119,7 +120,7 @@ async def inbox(
 
 
 async def mark_read(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Mark these messages of the inbox as read, or all; return how many of them were unread."""
+    """Mark the inbox messages ``ids`` (None: all) as read; return how many were unread."""
     async with ledger.write() as session:
         unread = update(OutboxRow).where(outbox.UNREAD, col(OutboxRow.status) == Delivery.DELIVERED)
         if ids is not None:

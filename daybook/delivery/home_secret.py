@@ -1,7 +1,8 @@
 """The home's signing secret, for callbacks to URLs without a destination.
 
-It is the value of the setting `DAYBOOK_WEBHOOK_SECRET`, or else the one in `<home>/webhook-secret`,
-which Daybook creates on first use. The file is complete or absent, and only its owner can read it::
+The secret is the value of the setting `DAYBOOK_WEBHOOK_SECRET`. Without this setting, it is in the
+file `<home>/webhook-secret`, which Daybook creates on first use. The file is either complete or
+absent, and only its owner can read it::
 
     whsec_…                                     the secret
     whsec_… 2027-01-16T12:00:00+00:00           the previous secret, and when it expires
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from daybook.resources.store import BlockStore
 
 ROTATION_GRACE = timedelta(hours=24)
-"""How long the previous secret also signs after a rotation."""
+"""Time after a rotation in which the previous secret also signs callbacks."""
 
 
 SigningSecret = tuple[str, datetime | None]
@@ -62,7 +63,7 @@ def read_secrets(home: Home) -> list[SigningSecret]:
 
 
 def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
-    """Return the secrets in ``kept`` that are valid at ``now``."""
+    """Return the secrets in ``kept`` that are valid at ``now``, in the same order."""
     return [secret for secret, until in kept if until is None or now < until]
 
 
@@ -74,8 +75,8 @@ def default_secret(home: Home, now: datetime) -> str:
 def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRACE) -> str:
     """Give the home a new secret and return it; the old secret also signs for ``keep``.
 
-    Raises `InvalidInput` if the secret is a setting, and the errors of `read_secrets` and
-    `check_rotation`.
+    Raises `InvalidInput` if the secret comes from the setting, and the errors of `read_secrets`
+    and `check_rotation`.
     """
     if settings.load().webhook_secret.get_secret_value():
         problem = "DAYBOOK_WEBHOOK_SECRET sets the home's secret"
@@ -92,7 +93,7 @@ def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRAC
 
 
 def check_rotation(valid: list[str], keep: timedelta) -> None:
-    """Raise `InvalidInput` if a rotation would invalidate a secret that must remain valid."""
+    """Raise `InvalidInput` if a previous secret is still valid, unless ``keep`` is zero."""
     if keep and len(valid) > 1:
         raise InvalidInput(
             "secret",
@@ -104,8 +105,8 @@ def check_rotation(valid: list[str], keep: timedelta) -> None:
 def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> dict[str, Any]:
     """Return the changed fields of a settings document that gets the secret ``new``.
 
-    ``valid`` are its secrets that are valid now, newest first; that one is valid until ``keep`` has
-    passed. Raises the error of `check_rotation`.
+    ``valid`` are the document's secrets that are valid now, newest first; the newest stays valid
+    until ``keep`` has passed. Raises the error of `check_rotation`.
     """
     check_rotation(valid, keep)
     return {
@@ -118,14 +119,14 @@ def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> dict[
 def rotating_until(
     store: BlockStore[Any], data: Mapping[str, Any], now: datetime
 ) -> datetime | None:
-    """Return until when the previous secret of a stored document is valid; None if it is not."""
+    """Return when the validity of a document's previous secret ends; None if none is valid."""
     settings, _ = store.check(data)
     until: datetime | None = settings.previous_until if settings else None
     return until if until and now < until else None
 
 
 def _read(file: Path) -> list[SigningSecret] | None:
-    """Return the secrets in ``file``, or None if it does not exist. No error quotes its content."""
+    """Return the secrets in ``file``; None if it does not exist. No error quotes its content."""
     try:
         lines = file.read_text(encoding="ascii").splitlines()
         secrets_found = [_of_line(line) for line in lines if line.strip()]

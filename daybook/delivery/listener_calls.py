@@ -1,4 +1,4 @@
-"""Calls to listeners: one at a time for each, independent of other listeners, with a timeout.
+"""Calls to listeners: for each listener one call at a time, with a timeout.
 
 ::
 
@@ -6,13 +6,14 @@
           ▲                                                                 ├─ failed: it raised
           └─ retry by `delivery.backoff`: `Temporary`, timeout, not loaded ─┘
 
-Listeners are third-party code, and in the keeper's process they must not delay the renewal of
-leases. So each call gets a thread of its own, and an `async def` listener an event loop in that
-thread. In a program that uses `daybook.listening` (``in_this_loop``), an `async def` listener runs
-in the program's own event loop, and any other listener in a thread. At its timeout an asynchronous
-call is cancelled; a call that still does not end is abandoned in its thread. After several failures
-in a row that are retried, the listener's queue is paused, like that of any unresponsive
-destination. A listener gets its outcomes in order, except that later ones may precede a retry.
+No listener waits for another listener. Listeners are third-party code, and in the keeper's process
+they must not delay the renewal of leases. So each call runs in its own thread, and an `async def`
+listener in its own event loop in that thread. In a program that uses `daybook.listening`
+(``in_this_loop``), an `async def` listener runs in the program's event loop, and any other listener
+in a thread. At its timeout an asynchronous call is cancelled; a call that still does not end is
+abandoned in its thread. If several calls in a row fail with an error that allows a retry, the
+listener's queue is paused, like the queue of any unresponsive destination. A listener receives its
+outcomes in order, except that later outcomes may precede a retry.
 
 A process that is stopped records the completed calls and releases the rows that it claimed but did
 not deliver. A killed process leaves its leases behind; when a lease expires, the listener is called
@@ -51,7 +52,7 @@ LISTENER_TIMEOUT_SECONDS = 30.0
 CANCEL_GRACE_SECONDS = 1.0
 """Additional time for a cancelled call to end."""
 MAX_CRASHES = 5
-"""Maximum number of claims of one row without a recorded result; a released claim counts."""
+"""Maximum number of claims of one row without a recorded result, including released claims."""
 MAX_ERROR_LENGTH = 2_000
 
 
@@ -60,13 +61,14 @@ class ListenerTimeout(Exception):
 
 
 class TooManyCrashes(Exception):
-    """The listener is no longer called about this outcome."""
+    """The listener is not called again about this outcome: too many calls had no result."""
 
 
 async def load_names() -> list[str]:
-    """Return the names of this process's listeners, sorted; import the modules of `plugins`.
+    """Import the modules in the setting `plugins`; return the names of all listeners, sorted.
 
-    Raises `InvalidInput` for an invalid setting, and `ListenerTimeout` if an import does not end.
+    Raises `InvalidInput` for an invalid setting, and `ListenerTimeout` if the imports do not end
+    within `LISTENER_TIMEOUT_SECONDS`.
     """
     names: list[str] = []
 
@@ -88,11 +90,11 @@ async def call_listeners(
     within: float = LISTENER_TIMEOUT_SECONDS,
     in_this_loop: bool = False,
 ) -> int:
-    """Call these listeners for all due outcomes, or those of one run.
+    """Call these listeners for all due outcomes; with ``run_id``, only for that run's outcomes.
 
     Return the number of recorded attempts. Start no call after ``claims_for`` seconds, and stop
-    waiting for a call after ``within`` seconds. No listener waits for another. If nothing is due,
-    write nothing. Raises `LedgerUnreachable`.
+    waiting for a call after ``within`` seconds. No listener waits for another listener. If no call
+    is due, write nothing to the ledger. Raises `LedgerUnreachable`.
     """
     queues = {outbox.queue_of_listener(name) for name in names}
     called = await dispatch(
@@ -102,13 +104,13 @@ async def call_listeners(
         accepts=queues.__contains__,
         run_id=run_id,
         claims_for=claims_for,
-        most=2 * len(queues),  # one call each at a time: at most half, so claims continue
+        most=2 * len(queues),  # one call per listener: at most half, so claims continue
     )
     return called.delivered + called.failed + called.again
 
 
 class ListenerSender:
-    """Calls listeners, each with at most ``within`` seconds; ``now`` is the ledger's clock.
+    """Calls listeners with a timeout of ``within`` seconds; ``now`` returns the ledger's time.
 
     With ``in_this_loop``, an `async def` listener runs in the caller's event loop.
     """
@@ -117,7 +119,7 @@ class ListenerSender:
         self._now, self._within, self._in_this_loop = now, within, in_this_loop
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Call the row's listener with its outcome."""
+        """Call the row's listener with the outcome that the row describes."""
         started = time.perf_counter()
         error = await self._call(row)
         seconds = time.perf_counter() - started
@@ -195,11 +197,11 @@ async def _awaited(work: Any, within: float) -> None:
 
 
 async def run_in_thread(call: Callable[[], Any], within: float) -> None:
-    """Run ``call`` in its own thread, and await its result there if it is awaitable.
+    """Run ``call`` in its own thread; if its result is awaitable, await the result there.
 
     Raises the error of ``call``; an error that would end a thread or task is converted to a
-    `RuntimeError`. Raises `ListenerTimeout` if ``call`` does not end within ``within`` seconds; if
-    it cannot be cancelled, its thread is abandoned and ends with the process.
+    `RuntimeError`. Raises `ListenerTimeout` if ``call`` does not end within ``within`` seconds; a
+    thread that cannot be cancelled is abandoned and ends with the process.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[BaseException | None] = loop.create_future()

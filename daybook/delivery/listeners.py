@@ -11,8 +11,8 @@
                              └──────► failed                  no such process for `UNSEEN_TIMEOUT`
 
 The process that records an outcome need not have the listener: it may be a worker on another
-machine, the command line, or a flow called in a script. So the names are stored in the ledger. The
-processes that have listeners and call them announce them: the leader's keeper, and a program that
+machine, the command line, or a flow called in a script. So the ledger stores the listeners' names.
+The processes that call listeners announce the names: the leader's keeper, and each program that
 listens. A process also enqueues rows for the listeners that it has registered itself. A listener's
 row does not count for its run's `delivery`.
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
 UNSEEN_TIMEOUT = timedelta(hours=24)
-"""How long a listener may be absent; then its rows fail, and no more are enqueued for it."""
+"""Time that a listener may be absent; then it gets no more rows, and its rows of this age fail."""
 
 _FACT = "listeners"
 
@@ -60,7 +60,7 @@ async def update_range(
 ) -> None:
     """Update the listeners' rows after ``row`` was extended to more due times.
 
-    A row that no process has claimed gets the new text. A listener that was called, or is being
+    A row that no process has claimed gets the new body. A listener that was called, or is being
     called, gets another row about the whole range: the same run, with its new end and count.
     """
     unsent = select(OutboxRow).where(
@@ -120,9 +120,9 @@ async def _put(
 
 
 async def announce(ledger: Ledger, names: Collection[str]) -> None:
-    """Record that these listeners are present; forget those absent for `UNSEEN_TIMEOUT`.
+    """Record that these listeners are present; forget listeners absent for `UNSEEN_TIMEOUT`.
 
-    The rows of a forgotten listener fail, with the reason.
+    Rows of a forgotten listener fail, with the reason, when they are as old as `UNSEEN_TIMEOUT`.
     """
     async with ledger.write() as session:
         now, fact = ledger.now(), await session.get(Fact, _FACT)

@@ -1,6 +1,7 @@
-"""Texts of notifications: callbacks as JSON, channel messages from the job's template or our own.
+"""Texts of notifications: callbacks as JSON, and messages from the job's or Daybook's template.
 
-A message is stored in full, up to `MAX_MESSAGE_LENGTH`; its channel truncates it to its own limit.
+The ledger stores up to `MAX_MESSAGE_LENGTH` characters of a message. When a channel with a lower
+limit sends the message, the channel truncates it.
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ _STATUS_PHRASES: dict[Status, str] = {
 
 
 def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """Return the body of a callback, as it is signed and sent; ``corrects`` is the former outcome.
+    """Return the body of a callback, as it is signed and sent.
 
-    For a job that an agent owns, `output`, `result` and `error` are null, and `warnings` and their
-    `reason` only name the tools.
+    ``corrects`` is the former outcome if the outcome of the run was corrected, else None. For a job
+    that an agent owns, `output`, `result` and `error` are null. If the run has warnings, `warnings`
+    and `reason` contain only the names of the tools.
     """
     data = _run(row, job, event, corrects)
     if job is not None and owners.is_agent(job.owner):
@@ -52,9 +54,9 @@ def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | N
 
 
 def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """Return the body for a listener: with the answer, for a job of any owner.
+    """Return the body for a listener, which contains the answer even if an agent owns the job.
 
-    Listeners belong to the operator, unlike the receivers of callbacks.
+    Listeners belong to the operator; receivers of callbacks may not.
     """
     return texts.to_json(_run(row, job, event, corrects))
 
@@ -74,7 +76,7 @@ def answer_text(row: RunRow, output: str | None) -> str:
 
 
 def truncate(text: str) -> str:
-    """Cut ``text`` to `MAX_MESSAGE_LENGTH` characters and append how many were omitted."""
+    """Cut ``text`` to `MAX_MESSAGE_LENGTH` characters; append the number of omitted ones."""
     if len(text) <= MAX_MESSAGE_LENGTH:
         return text
     return f"{text[:MAX_MESSAGE_LENGTH]}\n… ({len(text) - MAX_MESSAGE_LENGTH:,} more characters)"
@@ -122,7 +124,7 @@ def failure(row: RunRow, stored: StoredJob | None) -> str:
 
 
 def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
-    """Return subject and text for a job that was paused because of its failures."""
+    """Return the subject and the text for a job that was paused because of its failures."""
     job = stored.row
     lines = [
         f"{job.name} was {job.disabled_reason}",
@@ -133,7 +135,7 @@ def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
 
 
 def approval(row: RunRow, stored: StoredJob | None, asked: ApprovalRow) -> tuple[str, str]:
-    """Return subject and text of the question whether a tool may be called."""
+    """Return the subject and the text of a question about a tool call or an answer."""
     name = _name(row, stored.row if stored else None)
     is_answer = asked.position == ANSWER
     what = "the answer" if is_answer else asked.tool
@@ -150,7 +152,7 @@ def approval(row: RunRow, stored: StoredJob | None, asked: ApprovalRow) -> tuple
 
 
 def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:
-    """Return subject and text for a job that succeeded after an alert about its failures."""
+    """Return subject and text of the message that a job succeeds again after an alert."""
     name = stored.row.name
     text = f"{name} succeeded again\ndue {_due(row.due, stored)}\ndaybook show {row.id[:12]}"
     return _line(f"{name}: recovered"), text

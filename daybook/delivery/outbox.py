@@ -10,13 +10,13 @@
                            pending ──► delivered | failed    `daybook.delivery.sending`
                               └──────► suppressed            withdrawn before it was sent
 
-A run's `delivery` combines the status of its callbacks and messages. Alerts to the operator do not
-count, nor do rows of listeners (`listeners`) and wakes of task sessions (`daybook.tasks.wakes`).
-The inbox is the ledger itself: its rows are delivered when they are due, without a sender. `alerts`
+A run's `delivery` combines the status of its callbacks and messages. Alerts to the operator, rows
+of listeners (`listeners`) and wakes of task sessions (`daybook.tasks.wakes`) do not count. The
+inbox is the ledger itself: its rows are delivered when they are due, without a sender. `alerts`
 decides when to alert about failures, and `messages` contains the texts.
 
-The destination queue of a row (column ``lane``) groups the rows for one destination that may be
-unavailable as a whole. `daybook.delivery.sending` explains it.
+A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
+a whole. `daybook.delivery.sending` explains these queues.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FILE = "file"
 """The channel whose conversations are files in the home's `out/`."""
 
 CONSOLE = "console"
-"""The channel whose messages are printed by the process that delivers them."""
+"""The channel whose messages the delivering process prints."""
 
 BUILTIN_CHANNELS = (INBOX, FILE, CONSOLE)
 """The channels that need no Prefect block; `channels.registry.BUILTIN` has their adapters."""
@@ -61,17 +61,21 @@ BUILTIN_CHANNELS = (INBOX, FILE, CONSOLE)
 class QueueKind(StrEnum):
     """Kinds of destination queues; each has its own sender (`daybook.delivery.dispatcher`).
 
-    The value is the prefix of the queue's name. The queue of a URL is the URL itself. A new kind
-    needs its prefix here, rows (as `listeners` enqueues them), and a sender. If every keeper and
-    run can send, the sender is in `outgoing.dispatch_outgoing`, and the kind in `is_outgoing` here;
-    else the sender is passed to `dispatcher.dispatch`. Rows wait while Prefect is unreachable;
-    `dispatcher` and `dispatch_outgoing` list the exceptions. If jobs name the recipient,
-    `_Notifications` here creates the rows, and the kind also needs a field in `jobs.notify`, a line
-    in `delivery.views.recipients`, a check for agents in `jobs.limits`, which its sender repeats,
-    and one for operators in `api.preflight` (for edits, `api.jobs` lists the fields) and
-    `operations.checks.delivery`. If the recipient is an address, `jobs.provenance.target_parts`
-    has to include it, and `execution.artifact` must not show the tokens in it. A new service for
-    messages is a channel instead (`daybook.delivery.channels`).
+    The value is the prefix of the queue's name; the queue of a URL is the URL itself. While Prefect
+    is unreachable, rows wait; `dispatcher` and `dispatch_outgoing` list the exceptions.
+
+    For a new messaging service, add a channel (`daybook.delivery.channels`). A new kind of queue
+    needs:
+
+    - its prefix here, rows (as `listeners` enqueues them), and a sender
+    - if every keeper and run can send: the sender in `outgoing.dispatch_outgoing`, and the kind in
+      `is_outgoing` here; otherwise, a caller that passes the sender to `dispatcher.dispatch`
+    - if jobs name the recipient: rows from `_Notifications` here, a field in `jobs.notify`, a line
+      in `delivery.views.recipients`, a check for agents in `jobs.limits`, which the sender repeats,
+      and a check for operators in `api.preflight` (for edits, `api.jobs` lists the fields) and
+      `operations.checks.delivery`
+    - if the recipient is an address: the address in `jobs.provenance.target_parts`, and no tokens
+      of the address in `execution.artifact`
     """
 
     URL = ""
@@ -84,17 +88,17 @@ CALLBACK, MESSAGE, ALERT, LISTENER = "callback", "message", "alert", "listener"
 WAKE = "wake"
 """Purpose of a row that wakes a task session (`daybook.tasks.wakes`).
 
-It has one attempt: the next cycle of the task scheduler sends the next wake.
+Such a row has one attempt: the next cycle of the task scheduler sends the next wake.
 """
 COUNTED_PURPOSES = (CALLBACK, MESSAGE)
-"""The purposes that count for a run's delivery."""
+"""The purposes of the rows that count for a run's `delivery`."""
 
 MAX_NAME_BYTES = 400
 """Maximum length of a queue name or key in bytes: PostgreSQL indexes no more than 2,704."""
 
 
 def sql_literal(word: str) -> ColumnElement[str]:
-    """Return a literal as partial indexes contain it: a parameter would prevent their use."""
+    """Return ``word`` as an SQL literal; a parameter would prevent the use of partial indexes."""
     return literal_column(f"'{word}'")
 
 
@@ -107,9 +111,9 @@ UNSENT = (
 )
 """No process is sending the row, and no attempt was recorded: its text may still be changed."""
 IN_INBOX = (col(OutboxRow.address) == sql_literal(INBOX)) & (col(OutboxRow.purpose) != LISTENER)
-"""The row belongs to the inbox. A listener, whose row has its name as address, may be named so."""
+"""The row belongs to the inbox. Listeners are excluded, because one may have the name `inbox`."""
 UNREAD = IN_INBOX & col(OutboxRow.read_at).is_(None)
-"""Unread rows of the inbox, including those that still wait for their delivery there."""
+"""Unread rows of the inbox, including pending rows."""
 
 OUTCOME_EVENTS: dict[Status, Event] = {
     Status.SUCCEEDED: "completed",
@@ -119,7 +123,7 @@ OUTCOME_EVENTS: dict[Status, Event] = {
     Status.CANCELLED: "cancelled",
     Status.MISSED: "missed",
 }
-"""The event of each outcome that has one."""
+"""The event of each outcome that causes an event."""
 
 _WORST_FIRST = (Delivery.FAILED, Delivery.PENDING, Delivery.DELIVERED, Delivery.SUPPRESSED)
 
@@ -136,8 +140,8 @@ async def enqueue(
 ) -> None:
     """Enqueue the notifications about the outcome that ``row`` just got.
 
-    ``stored`` is the job as changed by the outcome. ``late`` is true if the outcome corrects an
-    `unknown`, ``paused`` if the job was paused because of its failures.
+    ``stored`` is the job after the outcome has changed it. ``late`` is true if the outcome corrects
+    an `unknown`; ``paused`` is true if the job was paused because of its failures.
     """
     event = OUTCOME_EVENTS.get(row.state)
     if event is None:
@@ -188,7 +192,7 @@ async def enqueue_message(
     """Enqueue one message to a channel; return its row, or None if a row with this key exists.
 
     An alert belongs to the operator. Any other message belongs to the job's owner, whose limits the
-    sender checks, and has the chat id of `chat_id_of`.
+    sender checks; `chat_id_of` determines the chat id of such a message.
     """
     job = await session.get(JobRow, job_id) if job_id and purpose != ALERT else None
     chat_id = chat_id_of(Notify.model_construct(channel=channel, chat_id=chat_id), job)
@@ -219,7 +223,7 @@ async def refresh_delivery(session: AsyncSession, run_id: str) -> None:
 
 
 async def refresh_deliveries(session: AsyncSession, run_ids: Collection[str]) -> None:
-    """Update the `delivery` of several runs; one without callbacks and messages keeps its value."""
+    """Update the `delivery` of these runs, except of runs without callbacks and messages."""
     if not run_ids:
         return
     await session.flush()
@@ -264,7 +268,7 @@ def queue_of_url(url: str) -> str:
 
 
 def queue_of_channel(channel: str, chat_id: str = "") -> str:
-    """Return the queue of a channel; each conversation has its own."""
+    """Return the queue of a channel; each conversation of the channel has its own queue."""
     return shorten(f"{QueueKind.CHANNEL}{channel}" + (f"/{chat_id}" if chat_id else ""))
 
 
@@ -309,7 +313,7 @@ _BUILTIN_QUEUES = frozenset(map(queue_of_channel, BUILTIN_CHANNELS))
 def chat_id_of(notify: Notify, job: JobRow | None) -> str:
     """Return the chat id for the job's channel.
 
-    For `file` without a chat id, it is the name of a file of the job's own.
+    For the channel `file` without a chat id, return the name of the job's own file.
     """
     if notify.channel == FILE and not notify.chat_id and job is not None:
         return f"{job.slug}.md"
@@ -317,7 +321,7 @@ def chat_id_of(notify: Notify, job: JobRow | None) -> str:
 
 
 def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Notify:
-    """Return the run's own notification settings, or else those of its job.
+    """Return the notification settings in the run's parameters, or else the job's settings.
 
     Settings that cannot be read are ignored: a run that another version stored must not stop the
     process that handles all runs.
@@ -334,7 +338,7 @@ async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
     known = select(OutboxRow.id).where(col(OutboxRow.key) == row.key)
     if (await session.execute(known)).first() is not None:
         return None
-    # The address of a listener's row is its name, which may also be `inbox`.
+    # The address of a listener's row is the listener's name, which may also be `inbox`.
     is_inbox = kind_of_queue(row.lane) is QueueKind.CHANNEL and row.address == INBOX
     if is_inbox and row.next_at <= row.created_at:
         row.status, row.finished_at = Delivery.DELIVERED, row.created_at
@@ -363,7 +367,7 @@ class _Notifications:
         self.enqueued = False
 
     async def event(self, event: Event, *, paused: bool) -> bool:
-        """Enqueue the notifications; return whether a requested one is held back."""
+        """Enqueue the notifications; return whether a requested notification is held back."""
         notify = self.notify
         field = CALLBACK_FIELDS[event]
         url = notify.callbacks[field]
@@ -390,7 +394,7 @@ class _Notifications:
         await self._put(row)
 
     async def _writer(self, field: str) -> str:
-        """Return the writer of the field's URL in the run's revision; empty for a direct call."""
+        """Return the author of the field's URL in the run's revision; empty for a direct call."""
         if self.job is None:
             return ""
         revision_key = (self.job.id, self.row.revision or self.job.revision)
@@ -400,9 +404,9 @@ class _Notifications:
         )
 
     async def _message(self, event: Event) -> bool:
-        """Enqueue the message; return false if the answer is not sent.
+        """Enqueue the message; return False if the run's answer must not be sent.
 
-        That is an empty or silent answer, and with `only_changed` an unchanged one.
+        An empty or silent answer is not sent, nor is an unchanged answer with `only_changed`.
         """
         notify, digest = self.notify, ""
         if event == "completed":
@@ -439,7 +443,7 @@ class _Notifications:
         return found
 
     async def _alert(self, *, paused: bool) -> bool:
-        """Enqueue the alert about a failure, or the pause after it; return false for neither."""
+        """Enqueue an alert about a failure or the resulting pause; return whether it was due."""
         subject = messages.subject(self.row, self.job, self.corrects)
         own = self._is_own()
         template = self.notify.template if own else ""
@@ -475,7 +479,7 @@ class _Notifications:
         self.session.add(stored.row)
 
     async def _withdraw(self) -> bool:
-        """Withdraw the alert that waits for its hour; return whether there was one."""
+        """Withdraw the alert that waits for its hour; return whether there was such an alert."""
         assert self.job is not None
         query = select(OutboxRow).where(
             col(OutboxRow.job_id) == self.job.id,
@@ -497,7 +501,7 @@ class _Notifications:
         return bool(found)
 
     def _is_own(self) -> bool:
-        """Return whether the job's own channel gets its alerts, not the operator's."""
+        """Return whether alerts go to the job's own channel, not to the operator's channel."""
         notify = self.notify
         return bool(notify.channel) and "failed" in notify.events and not notify.silent
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MESSAGE_TIMEOUT_SECONDS = 30.0
-"""Timeout of one message to a channel; a callback has its destination's."""
+"""Timeout of one message to a channel; a destination sets the timeout of its callbacks."""
 
 
 async def dispatch_outgoing(
@@ -34,13 +34,14 @@ async def dispatch_outgoing(
     claims_for: float | None = None,
     sent: DispatchResult | None = None,
 ) -> DispatchResult:
-    """Send all due callbacks and messages, or those of one run, with `dispatcher.dispatch`.
+    """Send all due callbacks and messages with `dispatcher.dispatch`.
 
-    ``ui`` is the address of Prefect's UI, for the link of a message to its run.
+    With ``run_id``, send only the callbacks and messages of that run. ``ui`` is the address of
+    Prefect's UI, for the link of a message to its run.
 
-    If ``hurried``, the process may be cut short: it starts no message to a channel that needs
-    Prefect, because the message could arrive twice. A callback can be repeated: its id identifies
-    it.
+    If ``hurried``, the process may be stopped before it records a result. Then send no message to a
+    channel that needs Prefect, because the message could arrive twice. Send callbacks anyway,
+    because their receivers can recognise a repetition by its id.
     """
 
     def accepts(lane: str) -> bool:
@@ -66,7 +67,7 @@ class ChannelSender:
         self._client, self._ledger, self._ui = client, ledger, ui
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Make one attempt.
+        """Make one attempt to send the message.
 
         Raises `PrefectUnreachable` or Prefect's own error if the channel cannot be read from
         Prefect: then no attempt was made.

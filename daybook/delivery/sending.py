@@ -15,12 +15,12 @@
 A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
 a whole: a URL, or a conversation of a channel. The number of rows in flight is limited per queue,
 and the queues take turns, so a hanging destination delays the others by one attempt at most. After
-`FAILURES_BEFORE_PAUSE` failures in a row a queue is paused: its rows wait and use up no attempts,
-then one of them is sent as a probe. A success resets the queue; a failed probe doubles the pause,
-up to `MAX_PAUSE`.
+`FAILURES_BEFORE_PAUSE` failures in a row a queue is paused: its rows wait and use up no attempts.
+After the pause, one row is sent as a probe. A success resets the queue; a failed probe doubles the
+pause, up to `MAX_PAUSE`.
 
-If a destination has accepted nothing for `MAX_DELIVERY_AGE`, a failed attempt also fails the
-waiting rows of at least that age: with one probe in ten minutes they would never be sent.
+If a destination has accepted nothing for `MAX_DELIVERY_AGE`, each failed attempt also fails the
+waiting rows of at least that age. With one probe every ten minutes they would never all be sent.
 """
 
 from __future__ import annotations
@@ -51,21 +51,26 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT_PER_QUEUE = 32
 """Maximum number of rows of a queue that all processes together send at a time."""
 MAX_IN_FLIGHT_AFTER_FAILURE = 4
-"""The same maximum after a failed attempt. It is 0 during a pause, and then 1: the probe."""
+"""The same maximum after a failed attempt; it is 0 during a pause, and 1 for the probe after it."""
 
 FAILURES_BEFORE_PAUSE = 5
-"""Failed attempts in a row after which a queue is paused."""
+"""Number of failed attempts in a row after which a queue is paused."""
 MIN_PAUSE = timedelta(seconds=30)
 MAX_PAUSE = timedelta(minutes=10)
 
 MAX_DELIVERY_AGE = timedelta(hours=24)
-"""Age of a row from which a failed attempt is its last, however many attempts are left."""
+"""Age at which a row is no longer retried, even if it has attempts left.
+
+It is also the time without a success after which the waiting rows of this age in a queue fail.
+"""
 MAX_BATCH_SIZE = 500
-"""Maximum number of rows that one transaction retries, or gives up for each queue."""
+"""Maximum number of rows that one transaction retries in total, or marks as failed per queue."""
 
 CLOCK_SKEW_GRACE = timedelta(minutes=1)
-"""A pause or lease that exceeds its maximum by more than this was written before the clock was set
-back, and counts as over.
+"""Tolerated difference between clocks.
+
+A pause or lease that exceeds its maximum by more than this difference was written before the clock
+was set back, and counts as over.
 """
 
 GONE_STATUS = 410
@@ -81,9 +86,9 @@ MAX_QUEUES_PER_QUERY = 100
 class DeliveryResult:
     """The result of sending one row: delivered, pending (retried at ``next_at``), or failed.
 
-    ``seconds`` is the duration; ``note`` is stored with the row. ``went_out`` is false if the
-    failure concerns this row only, for example because Daybook refused to send it: the failure does
-    not count for the queue, whose other rows may be sent.
+    ``seconds`` is the duration of the attempt; ``note`` is stored with the row. ``went_out`` is
+    false if a failure concerns this row only, for example because Daybook refused to send it. Such
+    a failure does not count for the queue, because other rows of the queue may be sent.
     """
 
     id: str
@@ -108,11 +113,12 @@ async def claim(
     run_id: str | None = None,
     wanted: Callable[[str], bool] | None = None,
 ) -> list[OutboxRow]:
-    """Claim at most ``most`` due rows, of one run or of all; the caller sends them.
+    """Claim at most ``most`` due rows, of one run or of all runs; the caller sends them.
 
-    ``wanted`` returns whether the caller can send to a queue now. The rows are detached. Those
-    of one run are ordered by `next_at`; otherwise the queues take turns. Due rows of the inbox are
-    marked as delivered and not returned. Raises `LedgerUnreachable`.
+    ``wanted`` returns whether the caller can send to the queue with this name now. The returned
+    rows are detached from the session. With ``run_id``, they are ordered by `next_at`; otherwise
+    the queues take turns. Due rows of the inbox are marked as delivered and not returned. Raises
+    `LedgerUnreachable`.
     """
     async with ledger.write() as session:
         now = ledger.now()
@@ -239,8 +245,8 @@ async def _first_of_queues(
 ) -> Sequence[tuple[str, datetime, str]]:
     """Return the earliest free row of each queue: queue, `next_at`, id.
 
-    The query skips from queue to queue in the index, so ten thousand rows in a queue cost as much
-    as one.
+    The query skips from queue to queue in the index, so a queue with ten thousand rows costs as
+    much as a queue with one row.
     """
     lane = col(OutboxRow.lane)
     lanes = select(func.min(lane).label("lane")).where(PENDING).cte("found", recursive=True)
@@ -270,7 +276,7 @@ async def _in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
 
 
 async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
-    """Deliver the due rows of the inbox: nothing has to be sent."""
+    """Mark the due rows of the inbox as delivered; they need no sender."""
     due = select(OutboxRow).where(
         PENDING,
         col(OutboxRow.lane) == outbox.queue_of_channel(outbox.INBOX),
@@ -284,9 +290,9 @@ async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
 
 
 async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
-    """Return the earliest time at which a row may be claimed; None if no such row is pending.
+    """Return the earliest time at which a row may be claimed; None if no row is pending.
 
-    ``wanted`` returns whether the rows of a queue are included.
+    ``wanted`` returns whether to include the rows of the queue with this name.
     """
     return min((await due_times_by_queue(ledger, wanted)).values(), default=None)
 
@@ -294,7 +300,7 @@ async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) 
 async def due_times_by_queue(
     ledger: Ledger, wanted: Callable[[str], bool] | None = None
 ) -> dict[str, datetime]:
-    """Return the time of `next_due` for each wanted queue with pending rows. Writes nothing."""
+    """Return the time of `next_due` for each wanted queue with pending rows; write nothing."""
     async with ledger.read() as session:
         now = ledger.now()
         pending = await session.execute(select(OutboxRow.id).where(PENDING).limit(1))
@@ -325,7 +331,7 @@ async def due_times_by_queue(
 
 
 async def record(ledger: Ledger, tried: Sequence[DeliveryResult]) -> None:
-    """Record the results; ignore one whose row was claimed again or is no longer pending."""
+    """Record the results, except of rows that were claimed again or are no longer pending."""
     if not tried:
         return
     async with ledger.write() as session:
@@ -399,7 +405,7 @@ class _Recording:
         }
 
     def _update_queue(self, lane: str, each: DeliveryResult) -> None:
-        """Update the state of the queue by the result; a 410 (gone) resets it like a success."""
+        """Update the queue's state after an attempt; a 410 (gone) resets it like a success."""
         state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
         self.stirred.add(lane)
         if each.status is Delivery.DELIVERED or each.status_code == GONE_STATUS:
@@ -411,7 +417,7 @@ class _Recording:
         state.error = each.error
         if state.since <= self.now - MAX_DELIVERY_AGE:
             self.down[lane] = each.error
-        # During a pause, only rows that were in flight when it started can fail: they do not count.
+        # During a pause, only rows can fail that were in flight when it started: do not count them.
         if _paused_until(state, self.now) is None:
             state.failures += 1
             if state.failures >= FAILURES_BEFORE_PAUSE:
@@ -456,7 +462,7 @@ class _Recording:
         }
 
     async def _report_undelivered(self, lane: str, error: str) -> None:
-        """Report the number of the queue's failed rows in the inbox: one message for each hour."""
+        """Report in the inbox how many rows of the queue failed this hour: one message an hour."""
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         failed = select(func.count()).where(
             col(OutboxRow.status) == Delivery.FAILED,
@@ -502,7 +508,7 @@ async def _update_many(session: AsyncSession, changes: list[dict[str, Any]]) -> 
 
 
 async def release(ledger: Ledger, rows: Iterable[OutboxRow]) -> None:
-    """Release rows that were claimed and not sent."""
+    """Release rows that this process claimed but did not send."""
     claimed = [(row.id, row.fence) for row in rows]
     async with ledger.write() as session:
         for id_, fence in claimed:
@@ -516,12 +522,12 @@ async def release(ledger: Ledger, rows: Iterable[OutboxRow]) -> None:
 
 
 async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Retry the rows ``ids``, or all failed rows if that is None; return how many rows changed.
+    """Retry the rows ``ids``, or all failed rows if it is None; return how many rows changed.
 
     Failed rows become pending again. Pending rows of ``ids`` that no process is sending become due
-    now. For both, the attempts and the 24 hours for them start over, and the results so far are
-    kept. Failed wakes are not retried. The pauses of the retried rows' queues end: a caller that
-    retries expects the destinations to respond again.
+    now. For all these rows, the number of attempts and the 24 hours start over; the results of
+    earlier attempts stay. Failed wakes are not retried. The pauses of the retried rows' queues end,
+    because the caller expects the destinations to respond again.
     """
     # Failed wakes are not retried: the session has been woken since, or will be.
     failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)
@@ -568,7 +574,7 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
 
 
 async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
-    """Return the state of the outbox."""
+    """Return the counts of the outbox, its paused queues, and the unread messages of the inbox."""
     # By queue, because the index of pending rows contains the queue and not the purpose.
     wakes = col(OutboxRow.lane).startswith(outbox.queue_of_task_session(""))
     pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)

@@ -1,6 +1,6 @@
-"""Models of callbacks, messages, alerts and the outbox: what `daybook.api` returns.
+"""Models of callbacks, messages, alerts and the outbox, as `daybook.api` returns them.
 
-The fields are those of `--json`, in their order. Instants are in UTC.
+`--json` prints the same fields in the same order. Instants are in UTC.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
 class Notification(BaseModel, frozen=True):
     """A callback, message, alert, listener call or wake; ``job`` is None if it concerns no job.
 
-    ``to`` is a channel, a listener, a task session (`task-session:<id>`), or an address without its
-    query, which may hold tokens.
-    ``next_at`` is None unless the delivery is pending.
+    ``to`` is a channel, a listener, a task session (`task-session:<id>`) or an address. An address
+    lacks its query, which may hold tokens. ``next_at`` is None unless the delivery is pending.
     """
 
     id: str
@@ -68,8 +67,9 @@ class DeliveryAttempt(BaseModel, frozen=True):
 class NotificationDetails(Notification, frozen=True):
     """A notification with its content and its last attempts, oldest first.
 
-    ``paused_until`` is when the last pause of its destination queue ends or ended; None if the
-    queue was not paused since its last success, or if the delivery is not pending.
+    ``paused_until`` is the end of the last pause of the destination queue; it may be in the past.
+    It is None if the queue was not paused since its last success, or if the delivery is not
+    pending.
     """
 
     subject: str
@@ -108,7 +108,7 @@ class InboxMessage(BaseModel, frozen=True):
 class PausedQueue(BaseModel, frozen=True):
     """A destination queue that is paused, or has had no success since its last pause.
 
-    ``failures`` counts its failures in a row, which began at ``since``; ``error`` is the last one.
+    ``failures`` is the number of failures in a row since ``since``; ``error`` is the last error.
     """
 
     lane: str
@@ -125,9 +125,9 @@ class PausedQueue(BaseModel, frozen=True):
 class OutboxHealth(BaseModel, frozen=True):
     """State of the outbox, with the unread messages and alerts of the inbox.
 
-    ``in_flight`` counts the rows that are being sent. ``unread`` includes ``unread_alerts``: those
-    whose event is in `ALERT_EVENTS`. Wakes of connected sessions do not count as pending: they end
-    within a minute. No wake counts as failed.
+    ``in_flight`` is the number of rows that are being sent. ``unread`` includes ``unread_alerts``,
+    the messages whose event is in `ALERT_EVENTS`. Wakes of connected sessions do not count as
+    pending, because each ends within a minute. No wake counts as failed.
     """
 
     pending: int
@@ -140,7 +140,7 @@ class OutboxHealth(BaseModel, frozen=True):
 
 
 class ListedRun(Run, frozen=True):
-    """A run; ``alert`` is the delivery status of its alert to the operator, or None."""
+    """A run; ``alert`` is the delivery status of the alert to the operator about it, or None."""
 
     alert: str | None
 
@@ -152,7 +152,7 @@ class RunDetails(ListedRun, frozen=True):
 
 
 class RunWithSteps(RunDetails, frozen=True):
-    """A run in full: also with the steps of its agent, and what a person decided about them."""
+    """A run with its deliveries, the steps of its agent, and the approvals of these steps."""
 
     steps: list[Step]
     approvals: list[Approval]

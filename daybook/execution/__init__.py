@@ -10,7 +10,7 @@
 
 Flows only orchestrate; every decision and every write is here or in `daybook.runs`.
 `execute.carry_out` returns the Prefect state that the flow returns. No effect happens without a
-claim (promise.md 7: no ledger, no effect). To reschedule a run, its Scheduled state is set through
-Prefect's API, and the flow exits with `Abort`, because *returning* that state is an error in
-Prefect.
+claim (promise.md 7: no ledger, no effect). To reschedule a run, this package sets a Scheduled state
+through Prefect's API, and the flow exits with `Abort`, because *returning* a Scheduled state is an
+error in Prefect.
 """

@@ -36,8 +36,9 @@ async def find_agent(client: PrefectClient, name: str) -> StoredAgent:
 def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION_PARTS) -> Guard:
     """Return the guard for the run's outgoing addresses.
 
-    Its rule is the stricter one of those for the job's owner and for the last writer of the job's
-    ``parts``; the allowed hosts are the owner's. The operator's rule applies to a direct call.
+    Its rule is the stricter one of two: the rule for the job's owner, and the rule for the last
+    writer of the job's ``parts``. The allowed hosts are the owner's. For a direct call, the
+    operator's rule applies.
     """
     if granted.job is None:
         return Guard.from_settings(Rule.OPERATOR)

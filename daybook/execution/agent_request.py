@@ -147,7 +147,7 @@ def _report_usage(usage: dict[str, Any]) -> None:
 def actor_of(granted: Granted, agent: str) -> Actor:
     """Return the actor that calls Daybook's own tools.
 
-    It is the job's owner if that is an agent, else ``agent``.
+    This is the job's owner if the owner is an agent; otherwise it is ``agent``.
     """
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"

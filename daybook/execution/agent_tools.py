@@ -7,8 +7,8 @@
      │                           └ a server is unreachable: `AgentTemporary`, no agent was asked
      └ an unknown name: `InvalidInput`, before the run has started
 
-Only `find` and `check` send requests to Prefect. No secret passes through the model: its arguments
-are sent as it wrote them, and a secret reference in them stays plain text.
+Only `find` and `check` send requests to Prefect. No secret passes through the model: the arguments
+of a call are sent as the model wrote them, and a secret reference in them stays plain text.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ OwnTools = Callable[[], Sequence[Tool]]
 
 @dataclass(frozen=True)
 class ServerTools:
-    """Server, its secrets, and patterns, one of which a tool's name has to match."""
+    """Server, its secrets, and patterns; an agent may call the tools that match a pattern."""
 
     server: ToolServer
     patterns: tuple[str, ...]
@@ -70,8 +70,8 @@ class ServerTools:
 class ToolSelection:
     """Tools that the agent named ``agent`` may call.
 
-    A person has to approve each call of a tool that an entry of ``approve`` names. The tools of the
-    entries in ``expected`` have to be there.
+    A person has to approve each call of a tool that an entry of ``approve`` names. Each entry of
+    ``expected`` has to name a tool of the agent.
     """
 
     agent: str
@@ -194,7 +194,7 @@ async def open_tools(
 
 
 def _check_expected(selection: ToolSelection, names: Sequence[str]) -> None:
-    """Raise `AgentMisconfigured` if an entry names no tool, so that it would protect nothing."""
+    """Raise `AgentMisconfigured` if an expected entry names no tool, so it protects nothing."""
     for entry in selection.expected:
         if not any(matches(name, entry) for name in names):
             has = ", ".join(sorted(names)[:12]) or "none"
@@ -296,16 +296,16 @@ class _Calls:
         self._end = asyncio.get_running_loop().time() + timeout
 
     def left(self) -> float:
-        """Return the seconds left for a call, which are more than the attempt has left.
+        """Return the time left for a call in seconds: 30 s more than the time of the attempt.
 
-        So the attempt's timeout, which names the tool, ends a call that hangs.
+        So the attempt's timeout, whose error names the tool, ends a call that hangs.
         """
         return self._end + _CALL_GRACE_SECONDS - asyncio.get_running_loop().time()
 
     def key(self, tool: str, arguments: dict[str, Any]) -> str:
-        """Return the call's key, the same in every attempt.
+        """Return the call's idempotency key, which is the same in every attempt.
 
-        A call that repeats an earlier one of the same attempt gets another key.
+        A call that repeats an earlier call of the same attempt gets another key.
         """
         written = json.dumps([tool, arguments], sort_keys=True, default=str)
         digest = hashlib.sha256(written.encode(errors="replace")).hexdigest()[:16]
@@ -323,8 +323,8 @@ def legal_names(full: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str
 
     The result maps each full name to its new name, which is not in ``taken``.
 
-    The name is ``server_tool``. If that is too long or not unique, it ends in a hash of the full
-    name, so that it does not depend on the order of the tools.
+    The name is ``server_tool``. If that is too long or not unique, the name ends in a hash of the
+    full name, so that the name does not depend on the order of the tools.
     """
     plain = {each: _ILLEGAL.sub("_", each) for each in full}
     count = Counter([*plain.values(), *taken])

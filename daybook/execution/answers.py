@@ -3,8 +3,8 @@
 ::
 
     ask ──► matches ─────────────────────────────► the answer
-      └───► does not ──► ask again, with the       ├► matches: the answer, and the run says so
-                         question, the first       └► does not: `AgentFailed` with the mismatch
+      └───► does not ──► ask again, with the       ├► matches: the answer, with a remark
+                         question, the first       └► does not: `AgentFailed` with the new mismatch
                          answer and its mismatch
 
 Both requests belong to one attempt and share its timeout and its token limit; their usage is added
@@ -13,9 +13,10 @@ prompt describes the format in words, which every agent understands; the answer 
 the schema itself. Text around the JSON is accepted (`daybook.agents.json_text`).
 
 Tools that change something are not called twice for one answer. The second request gets only the
-read-only tools. After a call of a tool that may not be repeated, no other agent is asked; the next
-attempt continues after the call (`execution.journal`), but if the call got no reply, or if no
-journal has it, a temporary error is final. No restriction applies if the request is repeatable.
+read-only tools. After a call of a tool that may not be repeated, no other agent is asked, and the
+next attempt continues after the call (`execution.journal`). But if the call got no reply, or if the
+request has no journal, a temporary error is final. If the request is repeatable, none of these
+restrictions applies.
 
 An agent's output is stored in many places. So tokens of claims on tasks (`daybook.tasks`) are
 removed from the output first.
@@ -53,8 +54,8 @@ MAX_QUOTED_CHARACTERS = 20_000
 class AgentAnswer:
     """A reply in the requested format.
 
-    ``remark`` is a note for the run: the mismatch of the first answer if the second one is used,
-    and the reason if the reply was cut; else empty.
+    ``remark`` is a note for the run: the mismatch of the first answer if the second answer is used,
+    and the reason if the reply was cut. Otherwise it is empty.
     """
 
     reply: AgentReply
@@ -71,7 +72,7 @@ class _Mismatch(Exception):
 async def ask(
     agent: Agent, request: AgentRequest, form: OutputFormat, schema: Mapping[str, Any]
 ) -> AgentAnswer:
-    """Ask until the answer matches, at most twice.
+    """Ask ``agent`` until its answer matches the format, at most twice.
 
     Raise the errors of `Agent.answer`, and `AgentFailed` if the second answer does not match
     either. The result or the error has the ``usage`` of both requests.
@@ -109,7 +110,7 @@ def _without_tokens(value: Any) -> Any:
 def usage_adder(
     first: Usage | None, took: Callable[[Usage], None] | None
 ) -> Callable[[Usage], None]:
-    """Return a callback that passes to ``took`` the ``first`` usage plus the one that it gets."""
+    """Return a callback that adds its argument to ``first``, and passes the sum to ``took``."""
 
     def report(used: Usage) -> None:
         if took is not None and (total := usage.total((first, used))) is not None:
@@ -121,17 +122,18 @@ def usage_adder(
 class _Calls:
     """The calls of tools that may not be repeated.
 
-    ``acted``: there was one, perhaps in an earlier attempt; ``unanswered``: one got no reply.
+    ``acted`` says whether there was such a call, perhaps in an earlier attempt; ``unanswered`` says
+    whether such a call got no reply.
     """
 
     def __init__(self) -> None:
         self.acted = self.unanswered = False
 
     def logged(self, tool: Tool) -> Tool:
-        """Wrap ``tool`` to log its calls, and to record those that may not be repeated.
+        """Wrap ``tool`` to log its calls, and to record the calls that may not be repeated.
 
-        They are also reported to the worker, so that the worker does not retry the attempt if it
-        has to end this process during the call.
+        The recorded calls are also reported to the worker, so that the worker does not retry the
+        attempt if it has to end this process during a call.
         """
 
         async def call(arguments: dict[str, Any]) -> str:
@@ -143,7 +145,7 @@ class _Calls:
             handover.report(changed=tool.name)  # before the call, in which the process may die
             try:
                 text = await tool.call(arguments)
-            except Exception:  # an error is a reply, a cancellation is not
+            except Exception:  # an error is a reply; a cancellation is no reply
                 self._replied()
                 raise
             self._replied()
@@ -206,8 +208,8 @@ async def _ask_agent(
 async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     """Ask the agent once.
 
-    If a budget in US dollars limits the run, the answer of a program is a step: one request, whose
-    price is not known unless the program reports it.
+    If a budget in US dollars limits the run, the answer of a program is recorded as a step: one
+    request, whose price is not known unless the program reports it.
     """
     steps = request.journal
     if steps is None or not getattr(agent, "is_program", False) or not await steps.limits_usd():
@@ -218,7 +220,7 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
     try:
-        async with asyncio.timeout_at(end):  # it waits while others have reserved the budget
+        async with asyncio.timeout_at(end):  # the start waits while others reserve the budget
             await steps.start(step)
     except TimeoutError:
         raise AgentTimeout(request.timeout) from None
@@ -232,7 +234,7 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
 
 
 def _counted(used: Usage | None, error: str = "") -> StepReply:
-    """Return the reply of the step that counts a program's answer; other steps show its usage."""
+    """Return the reply for a program's answer, without the usage, which other steps show."""
     amount = None if used is None else Amount.of(used)
     if amount is not None and amount.unpriced:  # the program may report more than one request
         amount = replace(amount, unpriced=1)

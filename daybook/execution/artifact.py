@@ -35,7 +35,7 @@ MAX_LOGGED_CHARACTERS = 1_000
 
 
 def usage_line(outcome: Outcome, attempts: int = 0) -> str:
-    """Return the usage in one line, without unknown parts; an unknown price is named as such."""
+    """Return the usage in one line; it omits unknown parts, but says if a price is unknown."""
     usage = outcome.usage or {}
     parts = [f"{attempts} attempts"] if attempts > 1 else []
     if usage and outcome.model:
@@ -104,7 +104,7 @@ def render(
     """Return the Markdown of a run's artifact.
 
     ``attempts`` is the number of attempts, 0 if unknown; ``rows`` are the run's outbox rows to
-    list; ``seconds`` is the run's duration, None if unknown; ``steps`` are those of its agent.
+    list; ``seconds`` is the run's duration, None if unknown; ``steps`` are its agent's steps.
     """
     job = granted.job
     title = job.row.name if job else "direct call"
@@ -156,7 +156,7 @@ def _duration(seconds: float) -> str:
 
 
 def _job_link(job: StoredJob | None) -> str:
-    """Return a link to the job's deployment in Prefect's UI; empty if it has none."""
+    """Return a link to the job's deployment in Prefect's UI; empty if no deployment is known."""
     address = ui_address()
     if job is None or job.row.deployment_id is None or address is None:
         return ""
@@ -166,9 +166,9 @@ def _job_link(job: StoredJob | None) -> str:
 def log_lines(
     granted: Granted, outcome: Outcome, attempts: int = 0, seconds: float | None = None
 ) -> str:
-    """Return the outcome for the log of a run: a line of facts, the error, the first lines.
+    """Return the outcome for the log of a run: a line of facts, the error, and the output's start.
 
-    Without an error, a reason takes its place. ``attempts`` and ``seconds`` are as in `render`.
+    Without an error, the log has the reason. ``attempts`` and ``seconds`` are as in `render`.
     """
     took = "" if seconds is None else _duration(seconds)
     facts = [str(outcome.status), _target(granted, outcome), took, usage_line(outcome, attempts)]
@@ -188,7 +188,7 @@ def _target(granted: Granted, outcome: Outcome) -> str:
 
 
 def _action(granted: Granted) -> Action | None:
-    """Return what the run does; None if its parameters are invalid, so that it never began."""
+    """Return the run's action; None if the run never began because its parameters are invalid."""
     try:
         return read_parameters(granted.kind, granted.parameters)[0]
     except InvalidInput:
@@ -226,7 +226,7 @@ def duration_seconds(row: RunRow) -> float | None:
 
 
 def key(granted: Granted) -> str:
-    """Return the key of a run's artifact: all runs of a job share one."""
+    """Return the key of a run's artifact; the artifacts of all runs of a job have the same key."""
     return slugify(granted.job.row.slug) if granted.job else "direct-call"
 
 

@@ -11,7 +11,7 @@
      ├ AgentTimeout               timed_out, temporary
      ├ AgentTemporary             failed, temporary
      ├ ApprovalNeeded             the run waits for a person, and the attempt goes on afterwards
-     ├ a person refused the call  failed, if it is the one that the job itself makes
+     ├ a person refused the call  failed, if the job itself makes the call
      ├ any other error            failed
      ├ a tool call failed         succeeded with warnings; failed with `fail_on_tool_error`
      ├ cancelled in Prefect       cancelled
@@ -23,8 +23,8 @@
 If a worker has stopped the process, the worker records the outcome.
 
 The effect is attempted again only if a temporary error ended the attempt and the job has retries
-left (promise.md 4: which errors are retried; 8: timeouts). After an attempt with an unknown outcome
-there is no further one (promise.md 3).
+left (promise.md 4: which errors are retried; 8: timeouts). No attempt follows an attempt with an
+unknown outcome (promise.md 3).
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ log = logging.getLogger(__name__)
 Act = Callable[[], Awaitable["Outcome | AttemptResult"]]
 """Function of a flow that performs the effect and returns its outcome.
 
-It raises the errors of agents. An act that keeps something open is a `ClosableAct`.
+It raises the errors of agents. An act that holds open resources is a `ClosableAct`.
 """
 
 
@@ -80,7 +80,7 @@ class ClosableAct(Protocol):
 
 
 async def close_act(act: object) -> None:
-    """Close ``act``, which will not be carried out, if that is necessary."""
+    """Close ``act``, which will not be carried out, if it is a `ClosableAct`."""
     if isinstance(act, ClosableAct):
         await act.close()
 
@@ -95,9 +95,10 @@ STOP_ERRORS = (asyncio.CancelledError, TerminationSignal, KeyboardInterrupt, Sys
 
 @dataclass(frozen=True)
 class RetryAt:
-    """Result of an attempt that was left: the next one starts, or this one goes on, at ``until``.
+    """Result of an attempt after which the run waits, at the latest until ``until``.
 
-    A temporary error ended it, or a person has to decide, at the latest then.
+    After a temporary error, the next attempt starts at ``until``. If a person has to decide, the
+    same attempt goes on after the decision, or at ``until`` if there is no decision.
     """
 
     until: datetime
@@ -105,9 +106,9 @@ class RetryAt:
 
 @dataclass(frozen=True)
 class AttemptResult:
-    """Result of an act. A ``temporary`` one is retried while retries are left.
+    """Result of an act. A ``temporary`` result is retried while retries are left.
 
-    ``asked`` is the delay before a retry that the other side asked for. If there is a ``question``,
+    ``asked`` is the delay before a retry that the other side requested. If there is a ``question``,
     a person has to answer it before the attempt can have an outcome.
     """
 
@@ -189,7 +190,7 @@ def _span(granted: Granted, attempt: int) -> AbstractContextManager[Callable[[st
 async def _record(
     ledger: Ledger, granted: Granted, attempt: int, tried: AttemptResult, clock: Clock
 ) -> Outcome | RetryAt:
-    """Record the outcome of the run, or only of its attempt if another one follows.
+    """Record the outcome of the run, or only of its attempt if another attempt follows.
 
     If there is a question instead, record that the run waits for the answer.
     """
@@ -249,9 +250,9 @@ async def _try(granted: Granted, act: Act, steps: RunJournal) -> AttemptResult:
 
 
 async def _refusal_of_own_call(act: Act, steps: RunJournal) -> str:
-    """Return why the call that the job itself makes must not be made, or an empty string.
+    """Return the reason why the call that the job itself makes must not be made, or "".
 
-    Close the act if it must not, or if a person has to decide first.
+    Close the act if there is a reason, or if a person has to decide first.
     """
     try:
         refusal = await steps.refusal_of_own_call()
@@ -266,7 +267,7 @@ async def _refusal_of_own_call(act: Act, steps: RunJournal) -> str:
 def _with_warnings(
     granted: Granted, tried: AttemptResult, warnings: tuple[str, ...]
 ) -> AttemptResult:
-    """Return a success with its warnings, or as a failure if the job does not accept them."""
+    """Add ``warnings`` to a success, or turn it into a failure if the job does not accept them."""
     outcome = tried.outcome
     if outcome.status is not Status.SUCCEEDED or not warnings:
         return tried
@@ -278,9 +279,9 @@ def _with_warnings(
 
 
 def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
-    """Return an answer as the question whether it may be used, if a person has to agree to it.
+    """If a person has to approve the answer, return the question instead of the answer.
 
-    Until then, and if nobody can be asked, the outcome has no answer.
+    Until the person has approved it, and if nobody can be asked, the outcome has no answer.
     """
     if tried.outcome.status is not Status.SUCCEEDED or granted.kind not in CONVERSATION_KINDS:
         return tried
@@ -290,7 +291,7 @@ def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
     try:
         if ANSWER not in limits.approvals_of(policy, owner):
             return tried
-    except InvalidInput as error:  # of the settings, which may have changed since
+    except InvalidInput as error:  # the settings, which may have changed since, are invalid
         return AttemptResult(Outcome(Status.FAILED, error=str(error), usage=usage))
     unasked = Outcome(Status.FAILED, error="nobody was asked to approve the answer", usage=usage)
     question = Question.of_answer(tried.outcome, policy.approve_within)
@@ -298,7 +299,7 @@ def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
 
 
 def requested_delay(retry_after: float | None) -> timedelta:
-    """Return the delay that was asked for (None: zero), but at most `MAX_REQUESTED_DELAY`."""
+    """Return ``retry_after`` seconds (None: zero), but at most `MAX_REQUESTED_DELAY`."""
     return timedelta(seconds=min(retry_after or 0, MAX_REQUESTED_DELAY.total_seconds()))
 
 

@@ -6,21 +6,22 @@ check     run                                           skip
 tool      true, or `{"action": "run"}`                  false, or `{"action": "skip"}`
 prompt    `{"action": "run", "reason": "..."}`          `{"action": "skip", "reason": "..."}`
 command   exit code 0                                   exit code 1
-watch     the content has changed                       it has not, or is seen for the first time
+watch     the content has changed                       no change, or seen for the first time
 ========  ============================================  ======================================
 
-A command's reason is its first line of output. A watch compares the content with that of the job's
-last success (`daybook.runs.watched`). What a check found is available to the prompt as `{{check}}`
-and `{{change}}`; it is stored when the run begins, so that each attempt has the same prompt.
+A command's reason is its first line of output. A watch compares the content with the content at the
+job's last success (`daybook.runs.watched`). The prompt can contain the findings of a check as
+`{{check}}` and `{{change}}`. The findings are stored when the run begins, so that each attempt has
+the same prompt.
 
 If the check says skip, the run ends as skipped, with the reason. Any other result fails the run: an
-error of the check, other text, JSON of another shape, a tool call in place of an answer. So a
+error of the check, other text, JSON of another shape, or a tool call in place of an answer. So a
 broken check is never silent.
 
 The check runs before the first attempt and is not retried: even a temporary error of the agent or
 the tool fails the run. The check runs again only if Prefect or the ledger is unreachable, or if the
-claim is lost, before that attempt begins. Its usage is added to the run's. An agent gets no
-conversation and no tools for a check.
+claim is lost, before that attempt begins. The usage of the check is added to the run's usage. An
+agent gets no conversation and no tools for a check.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ log = logging.getLogger(__name__)
 RUN_EXIT_CODE, SKIP_EXIT_CODE = 0, 1
 """Exit codes with which a command says run or skip."""
 MAX_QUOTED_CHARACTERS = 100
-"""Maximum length of an invalid answer in the error."""
+"""Maximum length of an invalid answer in the error message."""
 MAX_REASON_CHARACTERS = 500
 MAX_WATCHED_CHARACTERS = conversation.MAX_DATA_CHARACTERS
 """Maximum length of the content of a watch."""
@@ -75,7 +76,7 @@ _OPENING = re.compile(r"(`{3,}+|~{3,}+)[ \t]*+(?:\w++[ \t]*+)?\r?\n")
 
 @dataclass(frozen=True)
 class Verdict:
-    """Result of a check: whether the run continues, why, the usage of the check, and what it found.
+    """Result of a check: whether the run continues, why, the check's usage, and its findings.
 
     ``found`` has the keys of `daybook.ledger.tables.RunRow.found`.
     """
@@ -86,9 +87,9 @@ class Verdict:
     found: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def apply(self, granted: Granted) -> Granted:
-        """Return ``granted`` with what the check found, and minus its tokens.
+        """Return ``granted`` with the check's findings, and without the tokens that the check used.
 
-        Raise `CheckFailed` if it used them up.
+        Raise `CheckFailed` if the check used up the tokens.
         """
         if self.found:
             granted = replace(granted, found={**granted.found, **self.found})
@@ -105,7 +106,7 @@ class Verdict:
 
 
 NO_CHECK = Verdict(opens=True)
-"""Verdict for a run without a check, or whose check has already run."""
+"""Verdict for a run that has no check, or whose check has already run."""
 
 CheckCallable = Callable[[Granted], Awaitable[Verdict]]
 """Function that runs a check.
@@ -139,8 +140,8 @@ async def check_job(granted: Granted) -> Verdict:
 async def run_check(name: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
     """Call ``ask``; return its verdict, with the name of the check before the reason.
 
-    Raise `CheckFailed`, also with the name, for a `DaybookError` or ValueError. Errors of an
-    unreachable ledger or Prefect are raised as they are.
+    For a `DaybookError` or ValueError, raise `CheckFailed` with the name in the message. Errors of
+    an unreachable ledger or Prefect are raised as they are.
     """
     try:
         verdict = await ask()
@@ -171,7 +172,7 @@ async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
 def _key(granted: Granted) -> str:
     """Return the check's idempotency key.
 
-    For the run's own key, a receiver could later return the check's answer as the run's.
+    With the run's own key, a receiver could later return the check's answer as the run's answer.
     """
     return f"{granted.occurrence}#check"
 
@@ -222,7 +223,7 @@ def _verdict_of_reply(reply: AgentReply) -> Verdict:
 
 
 def _unfenced(text: str) -> str:
-    """Return the content of the fenced block if the whole text is one, else the text."""
+    """Return the content of the fenced block if the whole text is one; otherwise the text."""
     whole = text.strip()
     opening = _OPENING.match(whole)
     if opening is None or not (inside := whole[opening.end() :]).endswith(opening[1]):
@@ -306,8 +307,8 @@ async def _run_program(
 ) -> process.ProgramResult:
     """Run the operator's program in the job's work directory, or else in a temporary folder.
 
-    Its environment is minimal. Raise `CheckFailed` unless it exits in time with one of ``codes``,
-    and `InvalidInput` if the work directory cannot be used.
+    The program's environment is minimal. Raise `CheckFailed` unless the program exits in time with
+    one of ``codes``, and `InvalidInput` if the work directory cannot be used.
     """
     owner = granted.job.row.owner if granted.job else owners.USER
     if owners.is_agent(owner):

@@ -52,10 +52,11 @@ async def wait_for_claim(
 ) -> Granted | Finished:
     """Claim the occurrence, after a wait in this process if necessary; return the grant or the end.
 
-    For a wait longer than ``patience``, reschedule the run and raise `Abort`; a direct call, which
-    has no ``deployment_id``, waits here for any time. Also raise `Abort` if another process
-    executes this flow run, and the errors of an unreachable ledger or Prefect. ``made_by`` is the
-    id of the Prefect run's creator, which for an auto-scheduled run is its schedule.
+    For a wait longer than ``patience``, reschedule the run and raise `Abort`. A direct call, which
+    has no ``deployment_id``, waits in this process, however long the wait is. Also raise `Abort` if
+    another process executes this flow run. Raise the errors of an unreachable ledger or Prefect.
+    ``made_by`` is the id of the Prefect run's creator, which for an auto-scheduled run is its
+    schedule.
     """
     while True:
         answer = await decide(ledger, request, deployment_id=deployment_id, made_by=made_by)
@@ -103,7 +104,7 @@ async def decide(
     deployment_id: str | None = None,
     made_by: str | None = None,
 ) -> Granted | Waiting | Finished | HeldElsewhere:
-    """Claim; if the ledger does not know the instant, reconcile the job and claim again.
+    """Claim the occurrence; if it is not due by the ledger's data, reconcile the job and try again.
 
     If the run has to wait until other runs are cancelled, request their cancellation in Prefect.
     """

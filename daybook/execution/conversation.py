@@ -23,7 +23,7 @@ from daybook.runs.summaries import CompressedHistory
 from daybook.schedules.schedule import zone
 
 MAX_DATA_CHARACTERS = 100_000
-"""Maximum length of what a prompt gets of an external text."""
+"""Maximum number of characters of an external text in a prompt."""
 
 
 def filled_prompt(granted: Granted) -> str:
@@ -59,16 +59,16 @@ def _messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:
 
 
 async def session_history(granted: Granted, limits: Compression) -> tuple[Message, ...]:
-    """Return what a model gets of the run's session, oldest first; the same at each attempt.
+    """Return the messages of the run's session for a model, oldest first; the same at each attempt.
 
-    A summary in place of older messages is an answer to a question of the user, so it has no more
-    authority than the answers that it was made of. Raise `LedgerUnreachable`.
+    A summary in place of older messages appears as an answer to a question of the user, so it has
+    no more authority than the summarized answers. Raise `LedgerUnreachable`.
     """
     if not limits:
         found = CompressedHistory(None, granted.history).within(limits.most_tokens)
         return _messages(found.messages)
     async with reading() as session:
-        # The run before may still be summarizing: an attempt must not differ from the one before.
+        # The previous run may still be summarizing, and all attempts must get the same messages.
         until = granted.queued_at
         found = await summaries.history(session, granted.session_id, limits, until)
     messages = _messages(found.messages)
@@ -112,9 +112,9 @@ def _payload_values(granted: Granted, prompt: str) -> dict[str, str]:
 
 
 def shorten(text: str) -> str:
-    """Return an external text cut to `MAX_DATA_CHARACTERS`, as the ledger stores it.
+    """Return an external text in the form that the ledger stores, cut to `MAX_DATA_CHARACTERS`.
 
-    So each attempt has the same prompt.
+    So each attempt has the same prompt, whether the text comes from the ledger or not.
     """
     text = sanitize(text)
     left_out = len(text) - MAX_DATA_CHARACTERS
@@ -124,7 +124,7 @@ def shorten(text: str) -> str:
 
 
 def as_data(what: str, text: str, run_id: str) -> str:
-    """Return an external text between marks that it cannot contain, because of the run's id."""
+    """Return an external text between marks with the run's id, which the text cannot know."""
     if not text.strip():
         return ""
     mark = run_id[:12]

@@ -7,15 +7,16 @@
               └► messages to channels, and callbacks that were not sent by then:
                  the leader's keeper sends them ─► shown in a later artifact
 
-A run ends in Prefect when its process does, so a slow receiver must not keep the process active,
-least of all until the keeper (`Timing.own_state_limit`) or the worker ends it. A callback that is
-cut off for this reason is released, and the keeper sends it again under the same id; this counts
-neither as an attempt nor as a failure of the destination. A message to a channel has no id, so
-after a cut it could arrive twice. So the keeper sends it, within seconds, unless its channel is
-local, such as a file. A direct call may be the only process, so it also calls its listeners and
-sends everything; each of these two steps may take about a minute.
+A run ends in Prefect when its process ends. So a slow receiver must not keep the process active,
+least of all until the keeper (`Timing.own_state_limit`) or the worker ends the process. When the
+time is over, the process releases an unfinished callback, and the keeper sends the callback again
+under the same id. The unfinished try counts neither as an attempt nor as a failure of the
+destination. A message to a channel has no id, so it could arrive twice if it were cut off. So the
+keeper sends it within seconds, unless the channel is local, such as a file. A direct call may be
+the only process, so it also calls its listeners and sends everything; each of these two steps may
+take about a minute.
 
-A failure here is only logged, because the outbox in the ledger keeps what is not sent.
+A failure is only logged, because the outbox in the ledger keeps the unsent messages.
 """
 
 from __future__ import annotations
@@ -57,11 +58,11 @@ DIRECT_SEND_TIMEOUT_SECONDS = 60.0
 
 
 async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
-    """Send a run's pending callbacks and messages; return them all with their current status.
+    """Send a run's pending callbacks and messages; return all its outbox rows with their status.
 
     The result includes alerts and failed listener calls. ``alone`` means that the run is a direct
-    call, which also calls its listeners. An error is only logged; the result is then what was read
-    before, or empty.
+    call, which also calls its listeners. An error is only logged; the result then has the rows that
+    were read before the error, if any.
     """
     rows: Sequence[OutboxRow] = ()
     try:
@@ -112,10 +113,10 @@ async def _rows_of(ledger: Ledger, run_id: str) -> list[OutboxRow]:
 async def publish_delivery(ledger: Ledger, client: PrefectClient, run_id: str) -> None:
     """Publish the delivery status of all outbox rows about a run in Prefect's UI.
 
-    Each call creates a further artifact of a run that has a Prefect run and outbox rows; the run's
+    If the run has a Prefect run and outbox rows, each call creates a further artifact; the run's
     state does not change. Raises `LedgerUnreachable`, and the client's errors if Prefect is
-    unreachable or responds with a status of 500 or more. An artifact that Prefect refuses is only
-    logged.
+    unreachable or responds with a status of 500 or more. If Prefect refuses the artifact, the error
+    is only logged.
     """
     async with ledger.read() as session:
         run = await session.get(RunRow, run_id)

@@ -14,7 +14,7 @@ Prefect (`claim.MAX_IN_PROCESS_WAIT`).
 
 Between claim and `begin`, the job's check runs (before the first attempt only), and the flow
 prepares the act. Until `begin` is recorded, the run is rescheduled if the ledger or Prefect is
-unreachable. Afterwards it is not, because the effect may have happened.
+unreachable. Afterwards, the run is not rescheduled, because the effect may have happened.
 """
 
 from __future__ import annotations
@@ -81,25 +81,26 @@ UNAVAILABLE_ERRORS = (Unreachable, httpx.TransportError)
 
 
 _STOPPED_UNBEGUN = Outcome(Status.CANCELLED, "stopped before it began")
-"""Outcome of a direct call that was stopped before it began: no other process would claim it."""
+"""Outcome of a direct call that was stopped before it began; no other process would claim it."""
 
 _UNBEGUN = (Status.SKIPPED, Status.MISSED)
 _UNBEGUN_STATES = {terminal_state(status, "").name for status in _UNBEGUN}
 """Names of the Prefect states of skipped and missed runs, whose effect never started."""
 
 CHECK_GRACE = timedelta(seconds=5)
-"""How much longer than its timeout a check may take.
+"""Time that a check may take beyond its timeout.
 
-It is less than `Timing.timeout_margin`, so that the process itself, and not the worker, ends the
-check and names it.
+This is less than `Timing.timeout_margin`, so that the run's process, and not the worker, ends the
+check, and the error names the check.
 """
 
 
 @dataclass(frozen=True)
 class _Run:
-    """The flow run to execute, with all that its execution needs.
+    """The flow run to execute, with all data that its execution needs.
 
-    ``given`` is the worker's handover, if any; ``refused`` says why the parameters are invalid.
+    ``given`` is the worker's handover, if any. ``refused`` says why the parameters are invalid; it
+    is empty if they are valid.
     """
 
     flow_run: FlowRun
@@ -131,12 +132,14 @@ async def carry_out(
 ) -> State[Any]:
     """Execute the current flow run; return the state for the flow to return.
 
-    ``parameters`` are the flow's; `policy` and `notify` are models or JSON. If they are invalid, a
-    direct call raises `InvalidInput`, a run for a due time uses the job's own parameters, and any
-    other run fails. The data of a completed state is the flow's result. Raise Prefect's `Abort` if
-    the run has to wait, if it was skipped or missed (a direct call returns that state), or if
-    another process sets its state. If the ledger or Prefect is unreachable before the effect, a
-    direct call raises the error, and any other run waits.
+    ``parameters`` are the flow's parameters; `policy` and `notify` are models or JSON. If the
+    parameters are invalid, a direct call raises `InvalidInput`, a run for a due time uses the job's
+    own parameters, and any other run fails. The data of a completed state is the flow's result.
+
+    Raise Prefect's `Abort` if the run has to wait, if the run was skipped or missed (a direct call
+    returns this state instead), or if another process sets the run's state. If the ledger or
+    Prefect is unreachable before the effect, a direct call raises the error, and any other run
+    waits.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
     parameters = {
@@ -151,7 +154,7 @@ async def carry_out(
             raise
         refused = str(error)
     run = _Run(flow_run, given, kind, parameters, refused, check, prepare, clock)
-    if run.is_direct:  # perhaps the only process that knows of listeners
+    if run.is_direct:  # this may be the only process that knows of listeners
         registry.find_listeners()
     with run_log.without_last_line_after_abort(run.id):
         try:
@@ -217,7 +220,10 @@ async def _execute(run: _Run) -> State[Any]:
 
 
 async def _tend_session(ledger: Ledger, run: _Run, granted: Granted, answered: Outcome) -> None:
-    """Title or compress the session. If the worker stops that, return: the run has its outcome."""
+    """Title or compress the session; return early if the worker cancels this work.
+
+    A cancellation is no error, because the run has its outcome already.
+    """
     try:
         await session_upkeep.tend(ledger, granted, answered)
     except asyncio.CancelledError:
@@ -228,7 +234,10 @@ async def _tend_session(ledger: Ledger, run: _Run, granted: Granted, answered: O
 
 
 async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Finished:
-    """Claim, prepare and begin; return the grant, the attempt's number and its act, or the end."""
+    """Claim, prepare and begin; return the grant, the attempt's number and its act.
+
+    If the run does not begin, return its end instead.
+    """
     flow_run, given = run.flow_run, run.given
     if given is not None:
         with suppress(FenceRefused):  # if the worker's claim was lost or used, claim again
@@ -277,11 +286,11 @@ async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act
 async def _check_and_begin(
     ledger: Ledger, run: _Run, granted: Granted
 ) -> tuple[Granted, int, Act] | Finished | None:
-    """Check, prepare and begin a claimed run; return the end of one that does not begin.
+    """Check, prepare and begin a claimed run; if it does not begin, return its end.
 
     Return None if the claim was lost, or the run was ended in Prefect, in the meantime. Also return
-    None if the lease could not be renewed during the check: the run waits, and may be claimed again
-    (a direct call is cancelled, and raises `LeaseNotRenewed`).
+    None if the lease could not be renewed during the check: the run then waits, and may be claimed
+    again (a direct call is cancelled, and raises `LeaseNotRenewed`).
     """
     naming = asyncio.create_task(_name_run(run, granted))  # concurrent, as nothing depends on it
     checked, prepared = checks.NO_CHECK, granted
@@ -332,7 +341,7 @@ async def _check_and_begin(
 
 
 async def _give_back(ledger: Ledger, run: _Run, granted: Granted, error: DaybookError) -> None:
-    """Make a claimed run wait because of ``error``. Cancel a direct call, and raise ``error``."""
+    """Make a claimed run wait because of ``error``; cancel a direct call and raise ``error``."""
     until = run.clock.now() + NO_LEDGER_DELAY
     with suppress(LedgerUnreachable, FenceRefused, IllegalTransition):
         if run.is_direct:
@@ -344,7 +353,7 @@ async def _give_back(ledger: Ledger, run: _Run, granted: Granted, error: Daybook
 
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
-    """Run the check; renew the lease meanwhile, unless the worker does."""
+    """Run the check; renew the lease meanwhile, unless the worker renews it."""
     policy = policies.policy_from_parameters(granted.parameters)
     if run.check is checks.check_job and not policy.check:
         return checks.NO_CHECK
@@ -388,7 +397,7 @@ async def _name_run(run: _Run, granted: Granted) -> None:
 
 
 def _failure(granted: Granted, error: Exception, checked: checks.Verdict) -> Outcome:
-    """Return the outcome of a run that failed before it began, for example without an agent."""
+    """Return the outcome of a run that ``error`` stopped before it began."""
     if isinstance(error, DaybookError):
         message = str(error)
     else:
@@ -424,8 +433,9 @@ async def _recorded(
 ) -> tuple[Outcome, float | None, list[StepRow]]:
     """Return the outcome with the usage of all attempts, the run's duration in seconds, its steps.
 
-    They are those in the ledger; if it is unreachable, return the outcome as it is, None and no
-    steps. Also write the spooled outcomes of other runs, whose workers may have exited.
+    Read usage, duration and steps from the ledger. If the ledger is unreachable, return the outcome
+    unchanged, None, and no steps. Also write the spooled outcomes of other runs, whose workers may
+    have exited.
     """
     with suppress(LedgerUnreachable):
         await outcome_spool.drain(ledger)
@@ -444,7 +454,7 @@ async def _recorded(
 def _state_of_unwritten(granted: Granted, run: _Run, error: OutcomeUnwritten) -> State[Any]:
     """Return the Prefect state for an outcome that is not in the ledger.
 
-    Raise `Abort` if it is in the spool, unless the run is a direct call.
+    Raise `Abort` if the outcome is in the spool, unless the run is a direct call.
     """
     if not error.spooled:
         return _state(granted.run_id, Outcome(Status.UNKNOWN, str(error)), run)
@@ -461,8 +471,8 @@ async def _decided_elsewhere(
     """Return the state of a run whose end another process decided.
 
     The ledger keeps this process's outcome as evidence. Raise `Abort` if a later start of the same
-    flow run holds the run or has yet to claim it, or if the run was stopped for its rerun (a direct
-    call raises `LeaseNotRenewed` then).
+    flow run holds the run or has yet to claim it. Also raise `Abort` if the run was stopped so that
+    it can be rerun (in this case, a direct call raises `LeaseNotRenewed`).
     """
     log.warning("%s", error, extra={"action": "decided_elsewhere"})
     if isinstance(error, lease.LeaseNotRenewed):  # the ledger is unreachable

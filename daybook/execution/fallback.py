@@ -1,18 +1,18 @@
-"""Agents of one run: its own, and the fallback agents that answer if it is unavailable.
+"""Agents of one run: the job's agent, and the fallback agents that answer if it is unavailable.
 
 ::
 
     prepare_agents ──► PreparedAgents      between claim and begin, without an effect
                          └─ ask ──► the job's agent ──┬─► an answer
                                                       ├─► unavailable: the next agent
-                                                      └─► any other error: no agent is asked
+                                                      └─► any other error: no further agent is asked
 
-An attempt that continues an earlier one asks only the agent that made calls which may have had
-effects (`execution.journal`), if there is one: another agent could repeat them.
+If an agent's calls in an earlier attempt may have had effects (`execution.journal`), the next
+attempt asks only this agent, because another agent could repeat the effects.
 
-All agents together are one attempt: they share its timeout and its token limit, and their usage is
-added up. `AgentError.allows_fallback` decides whether an agent counts as unavailable: nothing that
-it did can have an effect, so the next agent repeats nothing (promise 4).
+All agents answer within one attempt: they share its timeout and its token limit, and their usage is
+added up. An agent counts as unavailable if the error has `AgentError.allows_fallback`: nothing that
+the agent did can have had an effect, so the next agent repeats nothing (promise 4).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PreparedAgents:
-    """Agents of one run in order, by name: the request to each, or why it cannot be asked."""
+    """Agents of one run, in order: each name with its request, or the error that prevents it."""
 
     agents: Mapping[str, PreparedRequest | AgentMisconfigured]
 
@@ -48,9 +48,9 @@ class PreparedAgents:
         """Ask the agents in order until one answers.
 
         If an agent is unavailable and no time or no tokens are left, no further agent is asked. If
-        no agent answers, raise the error that ended the attempt; if all agents were unavailable, an
-        error that allows a retry, if there is one. The answer or the error has the usage of all
-        agents; its remark or message says why each agent failed.
+        no agent answers, raise the last agent's error. If all agents were unavailable, prefer an
+        error that allows a retry. The answer or the error has the usage of all agents. The answer's
+        remark or the error's message says why each agent failed.
         """
         loop = asyncio.get_running_loop()
         start = loop.time()
@@ -94,10 +94,10 @@ async def prepare_agents(
     model: str = "",
     own: OwnTools,
 ) -> PreparedAgents:
-    """Prepare a request to each agent; ``model`` is for the first, which is the job's own.
+    """Prepare a request to each agent; ``model`` is for the first agent, which is the job's own.
 
     An agent that does not exist, or has invalid settings or tools, counts as unavailable. Raise
-    `AgentMisconfigured` if all agents do, and the errors of Prefect's client.
+    `AgentMisconfigured` if all agents are unavailable, and the errors of Prefect's client.
     """
     agents: dict[str, PreparedRequest | AgentMisconfigured] = {}
     for position, name in enumerate(names):
@@ -121,9 +121,9 @@ async def prepare_agents(
 def _with_rest(
     agent: PreparedRequest, seconds: float, spent: dict[str, Any] | None
 ) -> PreparedRequest | None:
-    """Return the request with what the attempt has left; None if no time or no tokens are left.
+    """Return the request with the rest of the attempt's time and tokens; None if either is used up.
 
-    The other agents took ``seconds`` and used ``spent``.
+    The agents before it took ``seconds`` and used ``spent``.
     """
     request = agent.request
     timeout = request.timeout - seconds
@@ -137,7 +137,7 @@ def _with_rest(
 
 
 def _warn(name: str, error: AgentError) -> None:
-    """Log that an agent is unavailable, in the run's log if a flow runs here."""
+    """Log that an agent is unavailable; inside a flow, use the run's log."""
     logger = get_run_logger() if FlowRunContext.get() else log
     logger.warning(
         "the agent %s is unavailable: %s", name, error, extra={"action": "agent_unavailable"}
@@ -147,8 +147,8 @@ def _warn(name: str, error: AgentError) -> None:
 def _final_error(failures: Mapping[str, AgentError]) -> AgentError:
     """Return the error of an attempt without an answer; its message names each agent that failed.
 
-    It is the last one or, if all agents were unavailable, the one that allows the earliest retry:
-    the next attempt asks all of them again.
+    It is the last agent's error. But if all agents were unavailable, it is the error that allows
+    the earliest retry (if any), because the next attempt asks all agents again.
     """
     *_, last = errors = list(failures.values())
     final, retryable = last, [each for each in errors if each.allows_retry]

@@ -1,24 +1,24 @@
 """Handover of a claimed run from the worker to its process, and the process's reports back.
 
 A worker that claims before it starts a process (promise.md 2) hands over the grant: the run, its
-fencing token, and the holder's name for further claims of the process, so that the worker renews
-them all. The process reports each step as one line of JSON on a pipe, because the worker has to
-know when an attempt starts.
+fencing token, and the holder's name. The process uses this name for further claims, so that the
+worker renews these claims too. The process reports each step as one line of JSON on a pipe, because
+the worker has to know when an attempt starts.
 
 ::
 
     {"claimed": fence}                        a claim by the process itself, for example between
                                               two attempts
     {"checking": fence}                       the job's check runs, before the first attempt;
-                                              it has ended when {"claimed": fence} follows
-    {"running": attempt}                      started, immediately before the effect
+                                              the check has ended when {"claimed": fence} follows
+    {"running": attempt}                      the attempt starts: immediately before the effect
     {"waiting": "<until>"}                    the attempt ended; the next one begins at that time
     {"took": usage}                           usage of the attempt so far, in case a call is cut off
     {"changed": tool}                         a tool that changes something is being called;
-                                              an empty name: it has replied
+                                              an empty name: the tool has replied
     {"ended": status}                         the outcome is in the ledger
-    {"summarizing": true}                     an agent is asked once more, for the session, which
-                                              may take as long as an attempt
+    {"summarizing": true}                     an agent is asked for a title or a summary of the
+                                              session, which may take as long as an attempt
 """
 
 from __future__ import annotations
@@ -63,15 +63,15 @@ def receive(flow_run_id: str, run_id: str, fence: int, holder: str, descriptor: 
 
 
 def received_for(flow_run_id: str) -> Handover | None:
-    """Return the handover for this flow run, or None if it has to claim for itself.
+    """Return the handover for this flow run, or None if the flow run has to claim for itself.
 
-    A subflow, which is another flow run in the same process, has none.
+    A subflow, which is another flow run in the same process, has no handover.
     """
     return next((each for each in _received if each.flow_run_id == flow_run_id), None)
 
 
 def report(**facts: object) -> None:
-    """Report to the worker of the current flow run, if it has one."""
+    """Report ``facts`` to the worker of the current flow run, if the run has a worker."""
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
     if run is not None and (given := received_for(str(run.id))) is not None:
@@ -85,8 +85,9 @@ def cancel_on_sigterm() -> Iterator[None]:
     Prefect's handler raises at any point, usually in the event loop itself, which then shuts down,
     so that an agent's program would get SIGKILL without SIGTERM.
 
-    After the block, however it ended, ignore SIGTERM: the run has its outcome, waits again, or is
-    left to its worker, and Prefect would report a crash. The sender sends SIGKILL next.
+    After the block, however it ended, ignore SIGTERM, because Prefect would report a crash. By
+    then, the run has its outcome, waits again, or is left to its worker. The sender of the SIGTERM
+    sends SIGKILL next.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None

@@ -47,7 +47,7 @@ few words what is worth knowing. If there is nothing to report, answer with [SIL
 
 
 def prompt(file: str) -> str:
-    """Return the agent's prompt, with variables.
+    """Return the prompt of the run's agent, in which the variables are not filled in yet.
 
     Raise `InvalidInput` if there are no orders or the file cannot be read.
     """
@@ -89,13 +89,13 @@ async def _check(granted: Granted) -> Verdict:
 
 
 MAX_CHARACTERS = 100_000
-"""Maximum length of the file: the check's agent gets all of it, and then the run's agent."""
+"""Maximum length of the file; the check's agent and the run's agent get all of it."""
 
 
 def path_of(file: str) -> Path:
     """Return the file's path; a relative path is relative to the home.
 
-    Raise `InvalidInput` if the path begins with ~ and that home cannot be found.
+    Raise `InvalidInput` if the path begins with ~ and the user's home directory cannot be found.
     """
     try:
         return home.current_home().path / Path(file).expanduser()

@@ -1,38 +1,40 @@
-"""Journal of the steps of one attempt, in the ledger, and their replay in the next one.
+"""Journal of the steps of one attempt, in the ledger, and their replay in the next attempt.
 
-`recording` opens it around an attempt, and `current` returns it to the code that asks agents. A
-step whose start cannot be recorded must not happen, so an unreachable ledger delays it until the
-attempt's timeout. The texts for people are bounded, and contain no token of a claim on a task.
+`recording` opens the journal for an attempt, and `current` returns it to the code that asks agents.
+A step whose start cannot be recorded must not happen, so an unreachable ledger delays the step, at
+most until the attempt's timeout. The texts for people are bounded, and contain no token of a claim
+on a task.
 
-A further attempt of the run continues from the steps of the earlier ones, by their positions::
+A further attempt of the run continues from the steps of the earlier attempts. For each position, it
+compares the new step with the recorded step::
 
-    no step there                    the step happens
-    the same is asked for
-      ├ it succeeded                 its reply is used again
-      ├ a tool call failed           so is its error, which the model has read
-      ├ a request failed             the request is made anew; so is one whose reply is unknown
-      └ a tool call without a reply  made anew if the tool is idempotent (but not a third time),
-                                     else the model reads `UNKNOWN`
-    something else is asked for      the attempt has diverged: the earlier steps from there on are
+    no recorded step                 the step happens
+    the same step
+      ├ it succeeded                 the recorded reply is used again
+      ├ a tool call failed           the recorded error, which the model has read, is used again
+      ├ a request failed, or its     the request is made anew
+      │ reply is unknown
+      └ a tool call without a reply  the call is made anew if the tool is idempotent (but not a
+                                     third time); otherwise the model reads `UNKNOWN`
+    a different step                 the attempt has diverged: the recorded steps from here on are
                                      replaced, and the work goes on without them
 
 So a request is paid once, and a call whose reply is known has its effect once. A call that is not
-idempotent is not made if an equal one got no reply. If such a call is among the replaced steps, the
-attempt stops before the next one, because the model may mean the same effect in other words. All
-calls of a job whose policy is `idempotent` count as idempotent.
+idempotent is not made if an equal call got no reply. If a call that is not idempotent is among the
+replaced steps, the attempt stops before the next such call, because the model may mean the same
+effect in other words. All calls of a job whose policy is `idempotent` count as idempotent.
 
-A call that needs an approval is made only if a person has approved it; a refused one is recorded
-as a failed step, so that each attempt replays the refusal. If nobody was asked yet, or something
-else was asked for since, `ApprovalNeeded` leaves the attempt (`daybook.runs.approvals`). The call
-that a job makes without an agent, of a tool or a webhook, is no step, but waits in the same way.
+A call that needs an approval is made only if a person has approved it. A refused call is recorded
+as a failed step, so that each attempt replays the refusal. If no person was asked yet, or if the
+question was about a different call, `ApprovalNeeded` leaves the attempt (`daybook.runs.approvals`).
+A job without an agent calls a tool or a webhook; this call is no step, but waits in the same way.
 
-A program makes its steps itself, and only says so (`RunJournal.report`): they are recorded, and
-neither prevented nor continued.
+A program makes its steps itself and only reports them (`RunJournal.report`). The journal records
+these steps; it neither prevents nor replays them.
 
 `RunJournal.warnings` names the tool calls of the attempt that failed, or whose outcome is unknown.
-A call is *recovered* if the same call, which is the same tool with the same arguments, succeeded
-later in the attempt; then it is not named. A success with other arguments proves nothing: it may be
-another effect.
+A call is *recovered*, and not named, if the same tool succeeded with the same arguments later in
+the attempt. A success with other arguments proves nothing: it may be another effect.
 """
 
 from __future__ import annotations
@@ -83,16 +85,16 @@ RETRY_DELAY = timedelta(seconds=1)
 """Delay before a write to an unreachable ledger is tried again."""
 
 MAX_BUDGET_DELAY = timedelta(seconds=10)
-"""Maximum delay before a budget is read again whose rest other requests have reserved."""
+"""Maximum delay before the next check of a budget whose rest other requests have reserved."""
 
 MAX_UNANSWERED_CALLS = 2
-"""How often one call of an idempotent tool is made without a reply."""
+"""Maximum number of times that the same call of an idempotent tool is made without a reply."""
 
 UNKNOWN = (
     "The outcome of this call is unknown: the process ended, or its time was over, while the call "
     "was made. It was not repeated. Find out whether it had its effect before you do it again."
 )
-"""What a model reads in place of the reply to a call that is not repeated."""
+"""Text that a model reads in place of the reply to a call that is not repeated."""
 
 NOT_ANSWERED = "This call got no reply in {count} attempts, so it was not made again."
 
@@ -112,7 +114,7 @@ MAX_WARNING_CHARACTERS = 200
 
 @contextmanager
 def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> Iterator[RunJournal]:
-    """Let `current` return the journal of this attempt in the block, and yield it."""
+    """Yield the journal of this attempt, which `current` returns inside the block."""
     opened = RunJournal(ledger, granted, attempt, clock)
     token = _current.set(opened)
     try:
@@ -131,12 +133,13 @@ class RunJournal:
 
     def __init__(self, ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> None:
         self._ledger, self._granted, self._attempt, self._clock = ledger, granted, attempt, clock
-        self._is_loaded = attempt == 1 and not granted.attempts  # else it waited for an approval
+        # A first attempt that has waited for an approval has recorded steps, too.
+        self._is_loaded = attempt == 1 and not granted.attempts
         self._last_number = 0
         self._earlier: dict[Position, StepRow] = {}
-        """The last step of the earlier attempts at each position, without replaced ones."""
+        """The last step of the earlier attempts at each position, without replaced steps."""
         self._approvals: dict[Position, ApprovalRow] = {}
-        """The last approval at each position, without those from before a divergence."""
+        """The last approval at each position, without approvals from before a divergence."""
         self._answer: Outcome | None = None
         self._unanswered: list[StepRow] = []
         """The tool calls of earlier attempts whose replies are not known."""
@@ -153,7 +156,7 @@ class RunJournal:
         return budget is not None and budget.limits_usd
 
     def warnings(self) -> tuple[str, ...]:
-        """Return a line for each tool with calls that failed, or got no reply, for good."""
+        """Return a line for each tool with failed or unanswered calls that did not recover."""
         failures: dict[str, list[str]] = {}
         for name, error in self._calls.values():
             if error:
@@ -212,16 +215,16 @@ class RunJournal:
         )
 
     async def decided_answer(self) -> Outcome | None:
-        """Return the outcome of the attempt if a person has decided about its answer, else None.
+        """Return the attempt's outcome if a person has decided about its answer; otherwise None.
 
-        Then its agent has answered already.
+        If there is an outcome, the agent has answered already, and must not be asked again.
         """
         if self._granted.kind in CONVERSATION_KINDS:
             await self._load()
         return self._answer
 
     async def refusal_of_own_call(self) -> str:
-        """Return why the call that the job makes without an agent must not be made, or "".
+        """Return the reason why the job's call without an agent must not be made, or "".
 
         Raise `ApprovalNeeded` as `start` does, and `InvalidInput` for unreadable settings.
         """
@@ -275,7 +278,7 @@ class RunJournal:
             return await steps.of_run(session, run_id), await approvals.of_run(session, run_id)
 
     def _forget_approvals(self, position: Position, *, before: int) -> None:
-        """Forget what was approved after ``position`` before the step with this number."""
+        """Forget the approvals after ``position`` that were requested before step ``before``."""
         self._approvals = {
             at: each
             for at, each in self._approvals.items()
@@ -283,9 +286,9 @@ class RunJournal:
         }
 
     def _refusal(self, step: Step) -> StepReply | None:
-        """Return None if a person has approved the call, or the reply that refuses it.
+        """Return None if a person has approved the call; otherwise the reply that refuses it.
 
-        Raise `ApprovalNeeded` if nothing was decided about it.
+        Raise `ApprovalNeeded` if there is no decision about the call.
         """
         approval = self._approvals.get(step.position)
         status = approval.status if approval is not None else ""
@@ -323,7 +326,7 @@ class RunJournal:
         return StepReply(error=text, value=text)
 
     def _diverge(self, row: StepRow, step: Step) -> str:
-        """Replace the earlier steps from ``row`` on; return the reason."""
+        """Replace the earlier steps from ``row`` on; return the difference as the reason."""
         facts = (row.reply or {}).get("facts") or {}
         self._difference = f"attempt {row.attempt} asked otherwise: {difference(facts, step)}"
         log.warning(
@@ -339,7 +342,7 @@ class RunJournal:
         return self._difference
 
     async def _read_budget(self) -> RunBudget | None:
-        """Return the budget of the run as the settings were at the first request."""
+        """Return the run's budget by the settings at the first request of this attempt."""
         if self._has_read_budget:
             return self._budget
         granted = self._granted
@@ -361,9 +364,10 @@ class RunJournal:
         return self._budget
 
     async def _start(self, row: StepRow, replaced: Collection[int], *, is_counted: bool) -> None:
-        """Record the start; wait while the requests of others have reserved the rest of a budget.
+        """Record a step's start; wait while other requests have reserved the rest of a budget.
 
-        Raise `AgentFailed` if a budget is used up; the attempt's timeout ends the wait.
+        The attempt's timeout ends the wait. Raise `AgentFailed` if a budget is used up, and
+        `AgentMisconfigured` if a budget in US dollars cannot count the step.
         """
         budget = await self._read_budget() if is_counted else None
         if (
@@ -387,9 +391,9 @@ class RunJournal:
             delay = min(2 * delay, MAX_BUDGET_DELAY)
 
     def _may_repeat_an_effect(self, step: Step) -> bool:
-        """Return whether an earlier call, whose outcome is not known or not used, may be the same.
+        """Return whether ``step`` may repeat the effect of an earlier call; then it is not made.
 
-        Such a call is not made.
+        The earlier call is an equal call without a reply, or a replaced call that may have acted.
         """
         if step.kind != "tool" or step.repeatable:
             return False
@@ -441,9 +445,10 @@ class RunJournal:
             self._calls[step.digest] = (step.name, error)
 
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends this.
+        """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends the repetition.
 
-        It ends between two tries: a transaction that is cancelled costs its connection.
+        The timeout takes effect between two tries, because a cancelled transaction costs its
+        connection.
         """
         while True:
             try:
@@ -456,9 +461,10 @@ class RunJournal:
 
 
 def _amount(step: Step, reply: StepReply) -> tuple[Amount | None, bool]:
-    """Return what budgets count for a reply, None for the estimate, and whether that is more.
+    """Return the amount that budgets count for a reply, and whether it exceeds the estimate.
 
-    What the provider does not say, and a price that it does not allow to compute, is estimated.
+    The amount is None if the estimate counts. Tokens that the provider does not report, and a price
+    that cannot be computed from its report, are taken from the estimate.
     """
     estimate = step.estimate
     if estimate is None or (reply.usage is None and reply.amount is None and reply.may_cost):
@@ -472,7 +478,7 @@ def _amount(step: Step, reply: StepReply) -> tuple[Amount | None, bool]:
 
 
 def _warning(name: str, errors: list[str]) -> str:
-    """Return in words that calls of this tool failed, with the first error that says why."""
+    """Return the text of a warning about failed calls of this tool, with the first known error."""
     known = [each for each in errors if each != UNKNOWN]
     if not known:
         return f"the outcome of tool {name} is unknown"
@@ -494,7 +500,7 @@ def _may_have_acted(row: StepRow) -> bool:
 
 
 def difference(facts: Mapping[str, Any], step: Step) -> str:
-    """Return in words how ``step`` differs from what an earlier attempt asked for."""
+    """Return a description of how ``step`` differs from the step of an earlier attempt."""
     now = step.facts
     if step.kind == "tool":
         return f"it called {facts.get('tool', 'a tool')}, and {step.name} is called now"
@@ -520,7 +526,7 @@ _FACTS = {
 
 
 def shorten(text: str) -> str:
-    """Return a text of a step as the ledger stores it."""
+    """Return a text of a step for the ledger: without tokens of tasks, and cut if it is long."""
     text = redact_tokens(text)
     left_out = len(text) - MAX_TEXT_CHARACTERS
     if left_out <= 0:

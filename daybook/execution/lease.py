@@ -6,8 +6,8 @@ a run with `on_lost: rerun`, before its lease ends, so that it does not overlap 
 
 A cancelled block may continue: a synchronous tool cannot be stopped, and a flow may block its loop.
 So the thread renews the lease until the block has ended or a renewal is refused. A late renewal is
-safe, because the ledger compares the fencing token. Only after an outage longer than the lease and
-the suspicion may such a block overlap its rerun.
+safe, because the ledger compares the fencing token. Such a block may overlap its rerun only after
+an outage longer than the lease and the suspicion together.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ async def _renew_until(
     reruns = policy_from_parameters(granted.parameters).on_lost == "rerun"
     limit = TIMING.rerun_stop.total_seconds() if reruns else math.inf
     renewed_at = time.monotonic()
-    # Not entered, which would check the schema's version: the claim has done that, and an upgrade
-    # during the run must not cost the lease.
+    # Do not enter the ledger's context, which would check the schema's version: the claim has done
+    # that, and an upgrade during the run must not cost the lease.
     ledger = Ledger(address)
     try:
         while True:

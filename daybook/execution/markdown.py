@@ -1,4 +1,4 @@
-"""Markdown of texts that a model or a program wrote: without images and HTML, or as quoted text."""
+"""Conversion of texts that a model or a program wrote to Markdown without images and HTML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FENCE = re.compile(r"`{3,}")
 _CODE = re.compile(r"`|~~~")
 
 MAX_PARSED_CHARACTERS = 40_000
-"""Maximum length of an answer that is parsed for code; in a longer one, code is escaped too."""
+"""Maximum length of an answer that is parsed for code; in a longer answer, code is escaped too."""
 
 # The parser takes quadratic time for links, images and emphasis, which are not needed to find code.
 _SLOW_RULES = ["link", "image", "emphasis"]
@@ -49,10 +49,10 @@ def sanitize_markdown(markdown: str) -> str:
 
 
 def shift_headings(markdown: str) -> str:
-    """Return Markdown that a model wrote with its headings two levels down, at most the sixth.
+    """Lower the headings in a model's Markdown by two levels, at most to the sixth level.
 
-    So they are below the artifact's own. Headings in lists and quotes stay as they are, and so does
-    a text of more than `MAX_PARSED_CHARACTERS`.
+    This puts them below the artifact's own headings. Headings in lists and quotes do not change,
+    nor does a text of more than `MAX_PARSED_CHARACTERS`.
     """
     if len(markdown) > MAX_PARSED_CHARACTERS:
         return markdown
@@ -86,7 +86,7 @@ def _tokens(markdown: str) -> Iterator[Token]:
 
 
 def _code(markdown: str) -> Iterator[str]:
-    """Yield the texts that parsers of every Markdown dialect take for code."""
+    """Yield the texts that the parsers of all Markdown dialects treat as code."""
     links = False
     for token in _tokens(markdown):
         text = token.content
@@ -103,7 +103,7 @@ def _code(markdown: str) -> Iterator[str]:
 
 
 def fenced_block(text: str) -> str:
-    """Return ``text`` as a fenced block that it cannot break out of."""
+    """Return ``text`` as a fenced block; its fence is longer than any fence in ``text``."""
     longest = max((len(found) for found in _FENCE.findall(text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}text\n{text}\n{fence}"

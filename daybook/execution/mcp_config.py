@@ -35,7 +35,10 @@ _EXCLUDED_VARIABLES = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
 
 @dataclass(frozen=True)
 class McpConfiguration:
-    """Servers of an agent, with their header secrets; ``own`` is true if Daybook's own is one."""
+    """Servers of an agent, with their header secrets.
+
+    ``own`` says whether Daybook's own server is among them.
+    """
 
     servers: tuple[tuple[ToolServer, PreloadedSecrets], ...] = field(default=(), repr=False)
     own: bool = False

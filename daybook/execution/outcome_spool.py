@@ -1,4 +1,4 @@
-"""Spool of outcomes that could not be written to the ledger, one file each (promise.md 6).
+"""Spool of outcomes that could not be written to the ledger, one file per outcome (promise.md 6).
 
 ::
 
@@ -11,10 +11,10 @@
                                                 the last `MAX_ASIDE_FILES` are kept
 
 A file is complete or absent, because it is written under another name, synced, and then renamed.
-Writing an outcome twice changes nothing (`claims.finish`, `claims.retry`), so a file that remains
-after its outcome was written, because of a crash or two concurrent drains, does no harm; an outcome
-that is refused twice is kept as evidence twice. Like the ledger, the files are readable only by
-their owner.
+Writing an outcome twice changes nothing (`claims.finish`, `claims.retry`). So a file that remains
+after its outcome was written, because of a crash or two concurrent drains, does no harm. But an
+outcome that is refused twice is kept as evidence twice. Like the ledger, the files are readable
+only by their owner.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ log = logging.getLogger(__name__)
 VERSION = 1
 ASIDE_SUFFIX = ".aside"
 MAX_ASIDE_FILES = 100
-"""Maximum number of files that were set aside; the oldest are deleted."""
+"""Maximum number of files that stay set aside; if there are more, the oldest are deleted."""
 MAX_DRAFT_AGE_SECONDS = 3600.0
 """Age in seconds above which an unfinished file is deleted, because its writer must have died."""
 
 
 @dataclass(frozen=True)
 class SpooledOutcome:
-    """Outcome of a run; or of one attempt, if ``until``, the start of the next attempt, is set."""
+    """Outcome of a run or, if ``until`` (the start of the next attempt) is set, of one attempt."""
 
     ledger_id: str
     run_id: str
@@ -107,9 +107,9 @@ def put(spooled: SpooledOutcome) -> Path:
 
 
 def drop(file: Path | None) -> None:
-    """Delete the file, if any, of an outcome that the ledger has, as outcome or as evidence.
+    """Delete the file, if any, of an outcome that the ledger has stored, perhaps as evidence.
 
-    If it cannot be deleted, only log that: the next drain writes the outcome once more.
+    If the file cannot be deleted, only log the error: the next drain writes the outcome once more.
     """
     if file is not None:
         try:
@@ -119,7 +119,7 @@ def drop(file: Path | None) -> None:
 
 
 async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
-    """Write this ledger's spooled outcomes to ``ledger``: all, or those of one run.
+    """Write the spooled outcomes of ``ledger`` to it; with ``run_id``, only those of this run.
 
     Raise `LedgerUnreachable`; the files of outcomes that were written before the error are deleted.
     """
@@ -160,7 +160,7 @@ async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
 
 
 def pending_files(run_id: str = "") -> list[Path]:
-    """Return the files to be drained, of all runs or of one, sorted by run, fence and number.
+    """Return the files to drain, of all runs or of one run, sorted by run, fence and number.
 
     Also delete unfinished files that are older than `MAX_DRAFT_AGE_SECONDS`.
     """
@@ -180,7 +180,7 @@ def pending_files(run_id: str = "") -> list[Path]:
 
 
 def set_aside_files() -> list[Path]:
-    """Return the files that were set aside."""
+    """Return the files that were set aside, sorted by name."""
     with suppress(FileNotFoundError):
         return sorted(each for each in folder().iterdir() if each.suffix == ASIDE_SUFFIX)
     return []

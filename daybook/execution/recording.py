@@ -5,7 +5,7 @@
     finish ─► written
       ├ ledger unreachable   spooled at once, retried for two leases, then `OutcomeUnwritten`;
       │                      a later drain of the spool writes it
-      └ refused              decided elsewhere; kept with the run as evidence
+      └ refused              decided by another process; kept with the run as evidence
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_RETRY_DELAY = timedelta(seconds=15)
 class OutcomeUnwritten(DaybookError):
     """The outcome is known, but the ledger was unreachable for too long (two leases) to record it.
 
-    If ``spooled``, it is in the spool and will be written later; otherwise it is lost.
+    If ``spooled``, the outcome is in the spool and will be recorded later; otherwise it is lost.
     """
 
     code = "outcome_unwritten"
@@ -59,7 +59,7 @@ async def finish(
 ) -> Status:
     """Record the outcome of the run or, with ``again`` (the next attempt's start), of an attempt.
 
-    Return the new status of the run. Raise `OutcomeUnwritten`, `FenceRefused`, `IllegalTransition`.
+    Return the run's new status. Raise `OutcomeUnwritten`, `FenceRefused` or `IllegalTransition`.
     """
     delay, deadline = FIRST_RETRY_DELAY, clock.now() + 2 * TIMING.run_lease
     spooled = SpooledOutcome(ledger.id, granted.run_id, granted.fence, outcome, again)
@@ -88,10 +88,10 @@ async def finish(
 
 
 async def ask(ledger: Ledger, granted: Granted, question: Question, clock: Clock) -> datetime:
-    """Let the run wait for a person's answer; return until when at most.
+    """Make the run wait for a person's answer; return the latest time at which the wait ends.
 
     Raise the errors of `claims.wait_for_approval`. If the ledger is unreachable for two leases,
-    raise `OutcomeUnwritten`: the lease is lost, and nothing was called.
+    raise `OutcomeUnwritten`: the lease is lost, and no person was asked.
     """
     delay, deadline = FIRST_RETRY_DELAY, clock.now() + 2 * TIMING.run_lease
     while True:

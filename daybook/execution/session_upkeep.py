@@ -1,4 +1,4 @@
-"""Upkeep of a session after an answer: the title of a new one, and the summary of a long one.
+"""Upkeep of a session after an answer: a new session gets a title, and a long session a summary.
 
 ::
 
@@ -6,11 +6,11 @@
       ├─ the first answer of a session, and a `title_agent` ───────► ask for a title
       └─ more messages or tokens than the job or its agent allows ─► ask for a summary, in parts
 
-The run's outcome does not depend on it: whatever fails is logged, and if the process dies, nothing
-is half stored. The next run then gets the messages themselves, and asks again after its answer.
-The requests use the run's tokens, and no tools; each takes at most the timeout of an attempt. A
-request to a model is recorded as a step of the run when it has ended, because the run has no claim
-any more.
+The run's outcome does not depend on the upkeep: errors are only logged, and if the process dies,
+nothing is half stored. Without a new summary, the next run gets the messages themselves, and
+requests the summary again after its answer. The requests use the run's tokens, and no tools. Each
+request takes at most the timeout of an attempt. Because the run has no claim any more, a request to
+a model is recorded as a step of the run only when the request has ended.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from daybook.runs.usage import Amount
 log = logging.getLogger(__name__)
 
 MAX_SUMMARY_CHARACTERS = 8_000
-"""Maximum length of a summary; what is longer is left out."""
+"""Maximum length of a summary; the rest is left out."""
 
 _SUMMARIZE = (
     "Summarize the conversation below, so that you can continue it without reading it again. Keep "
@@ -64,7 +64,7 @@ _TITLE = (
 
 
 async def tend(ledger: Ledger, granted: Granted, answered: Outcome) -> None:
-    """Title or compress the session of a run that was answered; log any error."""
+    """Title or compress, if necessary, the session of a run that has an answer; log any error."""
     prompt = answered.prompt
     if answered.status is not Status.SUCCEEDED or prompt is None or not granted.session_id:
         return
@@ -86,7 +86,7 @@ async def tend(ledger: Ledger, granted: Granted, answered: Outcome) -> None:
 
 
 def _may_be_long(granted: Granted, answered: Outcome) -> bool:
-    """Return whether the session may exceed a limit, whatever it is."""
+    """Return whether the session may exceed the lowest limit that a job or an agent can have."""
     history = granted.history
     texts = (*(each.content for each in history), answered.prompt or "", answered.output or "")
     is_long = estimate_tokens(map(len, texts)) > MIN_LIMIT_TOKENS
@@ -94,7 +94,7 @@ def _may_be_long(granted: Granted, answered: Outcome) -> bool:
 
 
 class _Upkeep:
-    """The requests after one run; ``used`` tokens of those granted to it are used already."""
+    """The requests after one run, which has already used ``used`` of its granted tokens."""
 
     def __init__(self, ledger: Ledger, granted: Granted, used: int) -> None:
         self._ledger, self._granted, self._used = ledger, granted, used
@@ -102,7 +102,7 @@ class _Upkeep:
         self._agent = str(granted.parameters.get("agent") or agent_name(granted.parameters))
 
     async def limits(self) -> Compression:
-        """Return when the session is compressed: what the job says, else what its agent says."""
+        """Return the limits above which the session is compressed: the job's, or its agent's."""
         own = self._policy.compression
         if own and own.history:
             return own
@@ -161,7 +161,7 @@ class _Upkeep:
         return conversation.as_data("the conversation", transcript, self._granted.run_id)
 
     async def _ask(self, name: str, model: str, prompt: str, purpose: str) -> AgentReply:
-        """Ask once, and add the usage to the run's. Raise `AgentError`, and Prefect's errors."""
+        """Ask once, and record the usage for the run. Raise `AgentError`, and Prefect's errors."""
         granted = self._granted
         left = None if granted.tokens is None else granted.tokens - self._used
         if left is not None and left <= 0:
@@ -202,7 +202,7 @@ class _Upkeep:
         output: str = "",
         error: str = "",
     ) -> StepRow:
-        """Return the request as a step; its position is its purpose."""
+        """Return the request as a step, with ``purpose`` as its position."""
         return StepRow(
             run_id=self._granted.run_id,
             number=0,
@@ -223,7 +223,7 @@ class _Upkeep:
         )
 
     async def _record(self, used: dict[str, Any] | None, made: StepRow | None) -> None:
-        """Add the usage of a request to the run's, and the request to its steps."""
+        """Add the usage of a request to the run's usage, and the step ``made`` to its steps."""
         self._used += usage.tokens(used)
         async with self._ledger.write() as session:
             await outcomes.add_usage(session, self._granted.run_id, used)
@@ -240,5 +240,5 @@ def _shortened(message: MessageRow) -> tuple[str, str]:
 
 
 def _transcript(messages: list[tuple[str, str]]) -> str:
-    """Return the messages as text, each indented, so that its end is clear."""
+    """Return the messages as text; each message is indented, so that its end is clear."""
     return "\n\n".join(f"{who}:\n{textwrap.indent(text, '    ')}" for who, text in messages)

@@ -1,7 +1,7 @@
-"""Runs that are claimed and not executed, because the operator switched execution off.
+"""Runs that are claimed but not executed, because the operator switched execution off.
 
-The setting `execution_off` names their kinds. Such a run performs neither its check nor its effect.
-It ends as skipped, and its log says what it would have done.
+The setting `execution_off` names the kinds of these runs. Such a run performs neither its check nor
+its effect. It ends as skipped, and its log describes the action that was not performed.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ MAX_LOGGED_CHARACTERS = 8_000
 
 
 def verdict(kind: str, granted: Granted) -> Verdict:
-    """Return whether the run may be executed; if not, log what it would have done.
+    """Return whether the run may be executed; if not, log a description of its action.
 
-    Raise `InvalidInput` for invalid settings, and `DaybookError` for a run that has had an attempt,
-    so that it fails: a skipped run never had an effect.
+    Raise `InvalidInput` for invalid settings. Raise `DaybookError` for a run that has had an
+    attempt: such a run has to fail, because a skipped run never had an effect.
     """
     if kind not in limits.load_rules().execution_off:
         return NO_CHECK
@@ -42,7 +42,7 @@ def verdict(kind: str, granted: Granted) -> Verdict:
 
 
 def describe(kind: str, granted: Granted) -> str:
-    """Return what the run would do, for its log: the fields of its action, and its check, as JSON.
+    """Return a description of the run for its log: its action's fields, and its check, as JSON.
 
     The variables of a prompt are filled in. Queries of URLs are left out, because they may contain
     tokens.

@@ -41,11 +41,11 @@ _INLINE_TAGS |= {"s", "small", "span", "strong", "sub", "sup", "time", "u"}
 
 
 async def fetch(url: str, guard: Guard, seconds: float) -> str:
-    """Return the content of the page: see `content_of`.
+    """Return the content of the page, in the form of `content_of`, within ``seconds``.
 
-    Raise ValueError for a status other than 2xx, for a page without visible text and for one longer
-    than `daybook.http.request.MAX_BODY_BYTES`, `NoResponse`, and `InvalidInput` or
-    `OutgoingRefused` for an address that the guard refuses.
+    Raise ValueError for a status other than 2xx, for a page without visible text, and for a page
+    longer than `daybook.http.request.MAX_BODY_BYTES`. Raise `NoResponse` if there is no response,
+    and `InvalidInput` or `OutgoingRefused` for an address that the guard refuses.
     """
     page = await request.request(HttpxTransport(guard), "GET", url, headers={}, timeout=seconds)
     address = origin(guard.check(url))
@@ -57,11 +57,11 @@ async def fetch(url: str, guard: Guard, seconds: float) -> str:
 
 
 def content_of(body: bytes, headers: httpx.Headers) -> str:
-    """Return the text that is compared.
+    """Return the text that a watch compares.
 
-    This is the visible text of HTML, JSON with one value per line, any other text as it is, and
-    the length and checksum of data that is not text. Raise ValueError for HTML without visible
-    text.
+    For HTML, this is the visible text; for JSON, the JSON with one value per line; for any other
+    text, the unchanged text; for other data, their length and checksum. Raise ValueError for HTML
+    without visible text.
     """
     content_type = headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
     is_json = content_type.endswith(("/json", "+json"))
@@ -80,9 +80,9 @@ def content_of(body: bytes, headers: httpx.Headers) -> str:
 
 
 def _visible_text(page: str) -> str:
-    """Return the text that a browser would show, a line for each block, in linear time.
+    """Return the text that a browser would show, with one line for each block, in linear time.
 
-    Raise ValueError if there is none.
+    Raise ValueError if the page has no visible text.
     """
     parts, unclosed, at = list[str](), set[str](), 0
     while (markup := _MARKUP.search(page, at)) is not None:
@@ -111,7 +111,7 @@ def _visible_text(page: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Return ``text`` with each run of whitespace as one space, also at its ends."""
+    """Replace each run of whitespace in ``text``, even at its ends, by one space."""
     return " ".join(f"|{text}|".split())[1:-1]
 
 

@@ -1,4 +1,4 @@
-"""Act of a webhook job: one HTTP request, and the outcome of the run that follows from its result.
+"""Act of a webhook job: one HTTP request, whose result decides the outcome of the run.
 
 ========================================================  ======================================
 2xx                                                       succeeded
@@ -6,14 +6,14 @@
                                                           that reports an effect, only if the job
                                                           is idempotent
 connection refused, unknown host, timeout connecting      failed or timed out, temporary
-no response after sending it, or only part of a 2xx       unknown; if the job is idempotent:
+no response after the sending, or only part of a 2xx      unknown; if the job is idempotent:
                                                           failed or timed out, temporary
 any other status; an untrusted certificate                failed
 an address, a header or a secret that is refused          raises `InvalidInput`; failed
 ========================================================  ======================================
 
-Promise.md 4 has the rules of these retries. ``Idempotency-Key`` is the occurrence, which is the
-same in every attempt.
+Promise.md 4 has the rules for retries after a temporary result. ``Idempotency-Key`` is the
+occurrence, which is the same in every attempt.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class PreparedWebhook:
 class WebhookResult:
     """Result of a request.
 
-    ``temporary``: it may be retried; ``retry_after`` is in seconds, None if the receiver gave no
-    delay.
+    ``temporary`` says whether the request may be retried. ``retry_after`` is the delay in seconds
+    that the receiver requested, or None.
     """
 
     outcome: Outcome
@@ -76,7 +76,7 @@ class WebhookResult:
 
 
 def check_action(action: Action, guard: Guard) -> None:
-    """Check a request, of a new job or of a run, without a DNS lookup. Raise `InvalidInput`."""
+    """Check the request of a new job or of a run, without a DNS lookup. Raise `InvalidInput`."""
     if "{{" in action.url:
         raise InvalidInput(
             "url", "contains {{…}}", "use {{secret:name}} in the value of a header instead"
@@ -99,9 +99,9 @@ def check_action(action: Action, guard: Guard) -> None:
 async def prepare(
     action: Action, occurrence: str, guard: Guard, source: SecretStore, payload: Any = None
 ) -> PreparedWebhook:
-    """Prepare everything except the sending, between claim and begin.
+    """Return the request, ready to be sent; call this between claim and begin.
 
-    ``payload`` is that of the run (`daybook.jobs.payloads`), for the body. Raise `InvalidInput`,
+    ``payload`` is the run's payload (`daybook.jobs.payloads`), for the body. Raise `InvalidInput`,
     and the errors of an unreachable ``source``.
     """
     check_action(action, guard)

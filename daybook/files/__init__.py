@@ -6,6 +6,6 @@
     text ─► documents.read ─► jobs_file.read ─► plan.make ─► steps (performed by `api.files`)
     jobs ─► jobs_file.fields_of ─► export.text              jobs_file.schema ─► JSON schema
 
-Everything here but `sources` is pure. The fields of a job are those of `daybook.jobs.model.FIELDS`:
-a new field of a job needs no change in this package.
+All modules here except `sources` are pure. They take the fields of a job from
+`daybook.jobs.model.FIELDS`, so a new field of a job needs no change in this package.
 """

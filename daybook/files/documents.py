@@ -1,8 +1,8 @@
 """YAML and JSON documents with the position of each value, and YAML text for people.
 
-The scalars are those of YAML 1.2, which editors use too: `on`, `no` and `12:30:00` are texts, only
-`true` and `false` are booleans. Dates are texts. JSON is read as YAML. Only plain data is read:
-tags such as `!!python/object` are mistakes.
+Scalars are read by the rules of YAML 1.2, which editors use, too: `on`, `no` and `12:30:00` are
+texts, and only `true` and `false` are booleans. Dates are texts. JSON is read as YAML. A document
+may contain only plain data: tags such as `!!python/object` are mistakes.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ Path = tuple[str | int, ...]
 """Keys and indexes from the top of a document to a value; empty for the document itself."""
 
 MAX_DEPTH = 150
-"""Maximum number of nesting levels of a document; a field of a job allows 100."""
+"""Maximum number of nesting levels of a document; a field of a job allows 100 levels."""
 MAX_VALUES = 1_000_000
-"""Maximum number of values of a document, where each use of an alias counts again."""
+"""Maximum number of values of a document; each use of an alias counts its values again."""
 
 _OTHER_LINE_BREAKS = frozenset("\r\x85\u2028\u2029")
 _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -40,14 +40,14 @@ _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""The plain scalars that are no texts, by tag, as in the core schema of YAML 1.2."""
+"""Patterns of the plain scalars that are not texts, by tag, from YAML 1.2's core schema."""
 _TAG = "tag:yaml.org,2002:"
 _PAIR = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong at a position of a document; ``field`` is the nearest key, or empty."""
+    """A mistake at a position of a document; ``field`` is the nearest key, or empty."""
 
     position: Position
     field: str
@@ -68,7 +68,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def position(self, path: Path, *, of_key: bool = False) -> Position:
-        """Return the position of the value or its key; for an absent one that of its parent."""
+        """Return the position of a value or its key; if it is missing, its parent's position."""
         known = self.keys if of_key else self.values
         while path and path not in known:
             path = path[:-1]
@@ -76,7 +76,7 @@ class Document:
 
 
 def read(text: str) -> Document:
-    """Return the document in a YAML or JSON text; mistakes are its `problems`."""
+    """Return the document in a YAML or JSON text; its `problems` are the mistakes in the text."""
     import yaml
 
     document = Document()
@@ -319,7 +319,7 @@ def to_yaml(data: Mapping[str, Any] | list[Any]) -> str:
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         style = "|" if "\n" in value else None
         if not _OTHER_LINE_BREAKS.isdisjoint(value):
-            style = '"'  # PyYAML writes them as they are otherwise, and reads them as spaces
+            style = '"'  # otherwise PyYAML writes them unescaped, and reads them as spaces
         return dumper.represent_scalar(f"{_TAG}str", value, style=style)
 
     Dumper.add_representer(str, text)

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
 SCHEMA_FILE = "jobs.schema.json"
-"""Name of the JSON schema in the line for editors, beside the jobs file."""
+"""Name of the schema file, beside the jobs file; an export names it in its line for editors."""
 DEFAULT_SET = "jobs"
 """Set of an export whose jobs do not all belong to one set."""
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
 
 
 def set_of(jobs: Sequence[StoredJob]) -> str:
-    """Return the name of the set that all jobs belong to, else `DEFAULT_SET`."""
+    """Return the name of the set to which all jobs belong; `DEFAULT_SET` if there is none."""
     names = {each.row.owner for each in jobs}
     owner = next(iter(names)) if len(names) == 1 else ""
     return owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(owner) else DEFAULT_SET
@@ -36,7 +36,7 @@ def document(jobs: Sequence[StoredJob]) -> dict[str, Any]:
 
 
 def text(jobs: Sequence[StoredJob]) -> str:
-    """Return the jobs as YAML."""
+    """Return the jobs as YAML, with comments, and with a line that names the schema for editors."""
     parts = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# `daybook schema > {SCHEMA_FILE}` writes the schema that editors use.",
@@ -70,7 +70,7 @@ def _comments(stored: StoredJob) -> list[str]:
 
 
 def _fields(stored: StoredJob) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of a job with its secrets by reference, and a comment for each new one."""
+    """Return the fields of a job with its secrets by reference, and comments on new references."""
     comments = list[str]()
 
     def reference(path: str) -> str:

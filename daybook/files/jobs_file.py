@@ -1,4 +1,4 @@
-"""Jobs files: the jobs of a document as flat fields, and the fields of a job as a file has them.
+"""Jobs files: conversion of a file's jobs to flat fields, and of a job to the fields of a file.
 
 A jobs file is a mapping with `jobs`, a list of jobs, and perhaps `set`, the name of the set. Each
 job has the fields of `daybook.jobs.model.FIELDS`; `schedule` may be a mapping of the schedule's
@@ -39,7 +39,7 @@ _PLACEHOLDERS = {
     },
     "schedule": "on demand",
 }
-"""Values for required fields with mistakes, so that the mistakes of other fields are found too."""
+"""Valid values that replace invalid required fields; the other fields are still checked."""
 _NEEDS_DUE_TIMES = ("delete_after_run", *bounds.FIELDS)
 _MAX_MISTAKES_OF_JOB = 30
 _EARLIER = timedelta(days=400)
@@ -55,7 +55,7 @@ class Source:
 
 @dataclass
 class Entry:
-    """A job of a file: its flat fields, and where they are.
+    """A job of a file: its flat fields, and their positions.
 
     ``name`` is empty if the job has no valid name.
     """
@@ -69,7 +69,7 @@ class Entry:
     mistakes: list[Mistake] = field(default_factory=list)
 
     def position(self, field: str, *, of_key: bool = False) -> Position:
-        """Return the position of a field; if the job does not give it, that of the job."""
+        """Return the position of a field, or of the job if the job does not give the field."""
         for name in field.split(" and "):
             for above in ((), *((each,) for each in _OBJECTS), ("policy", "check")):
                 path = (*self.path, *above, name)
@@ -82,7 +82,7 @@ class Entry:
         return self.document.position(self.path)
 
     def add_mistake(self, error: InvalidInput) -> None:
-        """Add the mistake of an error that names one of the fields."""
+        """Add an error about one of the fields as a mistake."""
         of_key = error.problem == "unknown field"
         position = self.position(error.field, of_key=of_key)
         found = Mistake(self.file, position, self.name, error.field, error.problem, error.hint)
@@ -92,7 +92,7 @@ class Entry:
 
 @dataclass
 class JobsFile:
-    """The jobs of one file, the name of its set if it gives one, and the file's own mistakes."""
+    """The jobs of one file, the name of its set (or empty), and the mistakes outside of jobs."""
 
     file: str
     entries: list[Entry]
@@ -101,7 +101,7 @@ class JobsFile:
 
 
 def read_file(source: Source) -> JobsFile:
-    """Return the jobs of a file; mistakes are in the result."""
+    """Return the jobs of a file, together with the mistakes in it."""
     document, found = read(source.text), JobsFile(source.file, [])
 
     def mistake(position: Position, field: str, problem: str, hint: str, job: str = "") -> None:
@@ -179,11 +179,11 @@ def _entry(file: str, document: Document, path: Path, job: dict[str, Any]) -> En
 
 
 def build(entry: Entry, make: Callable[..., Job]) -> Job | None:
-    """Return the job of an entry, which ``make`` makes of its fields; None if it has mistakes.
+    """Return the job that ``make`` builds from the fields of an entry; None if there are mistakes.
 
-    ``make`` takes the fields as `daybook.jobs.model.new_job` does. All mistakes of the fields are
-    added to those of the entry: each field with a mistake is left out, and the others are tried
-    again.
+    ``make`` takes the fields as keyword arguments, as `daybook.jobs.model.new_job` does. To add all
+    mistakes of the fields to the entry, this function leaves out each field with a mistake, and
+    tries the other fields again.
     """
     fields, left_out = dict(entry.fields), list[str]()
     for _ in range(_MAX_MISTAKES_OF_JOB):
@@ -204,7 +204,7 @@ def build(entry: Entry, make: Callable[..., Job]) -> Job | None:
 
 
 def _is_consequence(error: InvalidInput, left_out: Iterable[str]) -> bool:
-    """Return whether the error only says that a field is absent which had a mistake of its own."""
+    """Return whether the error is only a consequence of leaving out other fields with mistakes."""
     words = f"{error.field} {error.problem} {error.hint}".replace("_", " ")
     return any(name.replace("_", " ") in words for name in left_out)
 
@@ -230,7 +230,7 @@ def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
 
 
 def _check_time(fields: dict[str, Any], job: Job) -> None:
-    """Raise `InvalidInput` for one due time that depends on when the file is applied."""
+    """Raise `InvalidInput` for a one-time schedule that depends on when the file is applied."""
     if not isinstance(job.schedule, At):
         return
     name = "at" if fields.get("at") is not None else "schedule"
@@ -252,7 +252,7 @@ def _check_time(fields: dict[str, Any], job: Job) -> None:
 def flat(job: Job) -> dict[str, Any]:
     """Return all fields of a job as a file may have them; the schedule is one text.
 
-    The phase of an interval is not among them: a file cannot say it.
+    The phase of an interval is left out, because a file cannot contain it.
     """
     fields = job.model_dump(mode="json", exclude={"schedule"})
     action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
@@ -262,7 +262,7 @@ def flat(job: Job) -> dict[str, Any]:
 
 
 def fields_of(job: Job) -> dict[str, Any]:
-    """Return the fields of a job that differ from their defaults, as an export has them."""
+    """Return the fields of a job that differ from their defaults, in the format of an export."""
     defaults = default_fields(job.kind) | {
         name: field.get_default(call_default_factory=True)
         for name, field in Job.model_fields.items()

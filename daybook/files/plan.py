@@ -1,4 +1,4 @@
-"""The plan of an application: what has to be added, changed and removed, so that the ledger agrees.
+"""The plan of an application: the steps that make the jobs in the ledger match the files.
 
 ::
 
@@ -6,12 +6,12 @@
     ───────────   ───────────────────────────   ─────────────────────────────────────────────────
     yes           no job with this name         add, owned by `file:<set>`
     yes           owned by the set              change the fields that differ, or nothing
-    yes           owned by somebody else        nothing if no field differs; else a mistake, unless
-                                                the set adopts the job
-    no            owned by the set              remove if pruning, else a note
+    yes           owned by somebody else        change, if the set adopts the job; otherwise
+                                                nothing if no field differs, or a mistake
+    no            owned by the set              remove if pruning, otherwise a note
     no            owned by somebody else        nothing
 
-`enabled` is compared with the last application and not with the job: a job that a person has
+The plan compares `enabled` with the last application, not with the job: a job that a person has
 paused, or that has ended, stays disabled until the file changes.
 """
 
@@ -40,8 +40,8 @@ Verb = Literal["add", "change", "remove"]
 class Step:
     """One change of a job. ``entry`` and ``job`` are None if the job is removed.
 
-    ``applied`` is the value of `JobRow.applied` to record: the job as the file says it.
-    ``overwrites`` are the changes made outside the file that this one undoes.
+    ``applied`` is the value of `JobRow.applied` to record: the fields according to the file.
+    ``overwrites`` are the changes made outside the file that this step undoes.
     """
 
     verb: Verb
@@ -57,10 +57,9 @@ class Step:
 
 @dataclass
 class Plan:
-    """Steps in the order in which they are performed; with mistakes, none is.
+    """Steps in the order of their execution; if there are mistakes, no step is performed.
 
-    ``applied`` are the jobs of the set that do not change, with the value of `JobRow.applied` to
-    record.
+    ``applied`` are unchanged jobs of the set, each with the value of `JobRow.applied` to record.
     """
 
     owner: str
@@ -72,9 +71,10 @@ class Plan:
 
 
 def set_name(files: Sequence[JobsFile], given: str | None, default: str) -> str:
-    """Return the name of the set: the given one, that of the files, or the default.
+    """Return the name of the set: ``given``, otherwise the name in the files, or ``default``.
 
-    Raises `InvalidInput` if the files disagree, and if there is no name.
+    Raises `InvalidInput` if ``given`` is None and the files name several sets, or if there is no
+    name.
     """
     names = {each.set_name for each in files if each.set_name}
     if given is None and len(names) > 1:
@@ -98,7 +98,8 @@ def make(
 ) -> Plan:
     """Return the plan of these files for the jobs ``stored``.
 
-    ``timezone`` applies to schedules that name none. All mistakes of all files are in the plan.
+    ``timezone`` applies to schedules that name no time zone. The plan contains all mistakes of all
+    files.
     """
     owner = owners.of_file_set(set_name)
     named = {each.row.name: each for each in stored if not owners.is_agent(each.row.owner)}
@@ -117,7 +118,7 @@ def make(
 def drift(stored: StoredJob) -> list[FieldChange]:
     """Return the fields that were changed since the job was applied from its file.
 
-    Empty for a job that no file owns. Pausing a job is no such change.
+    The list is empty for a job that no file owns. Pausing a job does not count as a change.
     """
     applied = stored.row.applied
     if not owners.is_file(stored.row.owner) or applied is None:
@@ -145,7 +146,7 @@ class _Planner:
     adopt: bool
     desired: dict[str, tuple[Entry, Job]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
-    """Ids of the stored jobs that the files have."""
+    """Ids of the stored jobs that the files contain."""
 
     def __post_init__(self) -> None:
         self.first: dict[str, Entry] = {}
@@ -154,7 +155,7 @@ class _Planner:
                 self.first.setdefault(entry.name, entry)
 
     def add(self, entry: Entry) -> None:
-        """Add the step of one job of a file, or its mistakes."""
+        """Add the step for one job of a file, or the mistakes of the job."""
         if entry.name and self.first[entry.name] is not entry:
             first = self.first[entry.name]
             where = f"{first.file}:{first.position('name').line}"
@@ -188,7 +189,7 @@ class _Planner:
         self.desired[job.name] = entry, job
 
     def _before(self, entry: Entry) -> StoredJob | None:
-        """Return the stored job that the entry is about, by its name or its earlier one."""
+        """Return the stored job of the entry, found by its name or its earlier name."""
         before, earlier = self.named.get(entry.name), entry.renamed_from
         if not earlier or earlier == entry.name:
             return before
@@ -246,7 +247,7 @@ class _Planner:
             self.plan.applied.append((before, applied))
 
     def _with_enabled(self, entry: Entry, before: StoredJob, job: Job) -> Job:
-        """Return the job enabled as the file wants it if the file has changed, else as it is."""
+        """Return the job, enabled as in the file if the file has changed, otherwise as before."""
         applied = before.row.applied
         is_given = entry.fields.get("enabled") is not None
         last = applied["enabled"] if applied is not None else None
@@ -299,7 +300,7 @@ class _Planner:
 
 
 def _in_order(steps: list[Step]) -> list[Step]:
-    """Return removals and renames first, so that the names are free when they are taken."""
+    """Return the steps, removals and renames first, so that later steps can use the old names."""
     order = {"remove": 0, "change": 2, "add": 3}
 
     def place(step: Step) -> int:

@@ -15,14 +15,14 @@ from daybook.jobs.policy import Policy
 
 DIALECT = GenerateJsonSchema.schema_dialect
 _MORE = ("on", "timezone")
-"""Fields of a schedule that say no due time by themselves."""
+"""Fields of a schedule that define no due time by themselves."""
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of a jobs file, as an editor uses it.
+    """Return the JSON schema of a jobs file, for editors.
 
-    It describes fields, types and choices. What depends on other fields or on the ledger, only
-    `daybook apply` checks.
+    It describes fields, types and choices. Only `daybook apply` checks rules that depend on other
+    fields or on the ledger.
     """
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}
@@ -86,7 +86,7 @@ def _requires(kind: str, model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _used(top: object, definitions: dict[str, Any]) -> dict[str, Any]:
-    """Return the definitions that ``top`` refers to, also indirectly."""
+    """Return the definitions that ``top`` refers to, directly or indirectly."""
     found, left = dict[str, Any](), [top]
     while left:
         each = left.pop()

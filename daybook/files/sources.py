@@ -1,4 +1,4 @@
-"""Jobs files of paths: files, folders of files, and standard input."""
+"""Reader of the texts of jobs files: from files, folders of files, and standard input."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ STANDARD_INPUT = "-"
 def of_paths(
     paths: Sequence[str], read_standard_input: Callable[[], bytes] | None = None
 ) -> list[Source]:
-    """Return the texts of the files, and of the files in the folders, sorted by name.
+    """Return the texts of the files, and of the jobs files in each folder, sorted by name.
 
-    Raise `InvalidInput` for a file that cannot be read and a folder without a jobs file.
+    Raise `InvalidInput` for a file that cannot be read, or a folder without a jobs file.
     """
     found = list[Source]()
     for path in paths:
@@ -37,7 +37,7 @@ def of_paths(
 
 
 def default_set(paths: Sequence[str]) -> str:
-    """Return the name of the only file or folder without its suffix; empty for several."""
+    """Return the name of the only file (without suffix) or folder; otherwise an empty text."""
     if len(paths) != 1 or paths[0] == STANDARD_INPUT:
         return ""
     path = Path(paths[0])

@@ -8,8 +8,8 @@
                               ledger
 
 A hook is a settings document (`documents`), written like a secret or a destination. The web server
-reads the copies in the ledger (`index`), so that it needs neither Prefect nor a key of its own.
-`signatures` has the schemes by which a request proves who sent it, and `filters` the conditions on
-its payload. The run has the delivery's id in its key, so a repeated delivery is the same run, and
-the keeper gives the run its Prefect run, as it does for every waiting one.
+reads the copies in the ledger (`index`) with the home's key, so it does not need Prefect.
+`signatures` has the schemes by which a request proves its sender, and `filters` the conditions on
+the payload. The run's occurrence key contains the delivery's id, so a repeated delivery is the same
+run. The keeper creates the Prefect run, as for every waiting run.
 """

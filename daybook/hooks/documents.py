@@ -1,7 +1,8 @@
 """Hooks as settings documents: their job, secret, scheme, filters and rate.
 
-A hook is a block document of Daybook's own type, whose secrets Prefect encrypts, with an encrypted
-copy in the ledger. Functions that take Prefect's async client let its connection errors propagate.
+A hook is a block document of Daybook's own type. Prefect encrypts its secrets, and the ledger has
+an encrypted copy of the document. Functions that take Prefect's async client let the client's
+connection errors propagate.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STORE = BlockStore(slug="daybook-hook", title="Daybook hook", noun="hook", model
 
 @dataclass(frozen=True)
 class Hook:
-    """A validated hook. ``job`` is the id of its job, ``rate`` in requests per minute."""
+    """A validated hook. ``job`` is the job's id; ``rate`` is its limit in requests per minute."""
 
     name: str
     job: str
@@ -48,13 +49,13 @@ class Hook:
         return [self.secret, *([self.previous_secret] if self.rotating_until(now) else [])]
 
     def rotating_until(self, now: datetime) -> datetime | None:
-        """Return until when the previous secret is valid; None if it is not."""
+        """Return the time until which the previous secret is valid; None if it is not valid."""
         until = self.previous_until
         return until if self.previous_secret and until and now < until else None
 
 
 def build(name: str, data: Mapping[str, Any]) -> Hook:
-    """Return the hook of stored settings; raise `InvalidInput` if they are invalid."""
+    """Build the hook from stored settings; raise `InvalidInput` if they are invalid."""
     stored = STORE.parse(name, data)
     if not stored.secret.get_secret_value():
         raise InvalidInput("hook", f'"{name}" has no secret', "edit the block in Prefect's UI")
@@ -79,7 +80,10 @@ async def read(client: PrefectClient, name: str) -> Hook:
 async def save(
     client: PrefectClient, name: str, data: Mapping[str, Any], *, replace: bool = False
 ) -> Hook:
-    """Save and return a hook. Raise the errors of `BlockStore.save`, and for bad settings."""
+    """Save and return a hook.
+
+    Raise the errors of `BlockStore.save`, and `InvalidInput` for bad settings.
+    """
     settings = STORE.validate(data)
     await STORE.save(client, name, settings, replace=replace)
     return build(name, block_data(settings))
@@ -94,7 +98,7 @@ def check_scheme(scheme: str) -> None:
 def secret_for(scheme: SchemeName, given: str | None) -> str:
     """Return the secret ``given``, or a new one.
 
-    Raise `InvalidInput` for an unknown scheme, and for a secret that is invalid, or that is missing
+    Raise `InvalidInput` for an unknown scheme, for an invalid secret, and if ``given`` is None
     although the sender makes the secrets of the scheme.
     """
     check_scheme(scheme)
@@ -116,10 +120,10 @@ async def rotate(
     secret: str | None = None,
     keep: timedelta = ROTATION_GRACE,
 ) -> Hook:
-    """Give the hook a new secret; the old one is also valid until ``keep`` has passed.
+    """Give the hook a new secret; the old secret is also valid until ``keep`` has passed.
 
-    Raises `NotFound`, and `InvalidInput` if the stored settings are invalid, for the new
-    ``secret``, or if another rotation is in progress and ``keep`` is not zero.
+    Raises `NotFound`, and `InvalidInput` if the stored settings or the new ``secret`` are invalid,
+    or if another rotation is in progress and ``keep`` is not zero.
     """
     document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))

@@ -19,14 +19,14 @@ _FORM = "write it as: repository.full_name == acme/shop"
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition: the value at ``field``, null if there is none, equals ``value``."""
+    """One condition: the payload's value at ``field`` equals ``value``; a missing value is null."""
 
     field: str
     value: Any
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the filter that is written as ``text``. Raise `InvalidInput`."""
+        """Return the filter that ``text`` describes; raise `InvalidInput` if it is no filter."""
         field, operator, written = (each.strip() for each in text.partition("=="))
         keys = field.split(".")
         if not operator or not written or len(text) > MAX_FILTER_LENGTH:
@@ -40,13 +40,13 @@ class Filter:
         return cls(field, value)
 
     def accepts(self, payload: Any) -> bool:
-        """Return whether the payload has the value; unlike in Python, `true` is not 1."""
+        """Return whether the payload fits the condition; unlike in Python, `true` is not 1."""
         found = payloads.value_at(payload, f"{payloads.PAYLOAD}.{self.field}")
         return _canonical(found) == _canonical(self.value)
 
 
 def first_mismatch(filters: Iterable[str], payload: Any) -> str:
-    """Return the first of ``filters`` that the payload does not fit; empty if it fits all."""
+    """Return the first of ``filters`` that the payload does not fit; "" if it fits all filters."""
     return next((each for each in filters if not Filter.parse(each).accepts(payload)), "")
 
 

@@ -20,12 +20,12 @@ from daybook.resources.copies import CopyVersion
 log = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 0.25
-"""How long the index is used before it is compared with the ledger, however many requests come."""
+"""Maximum age of the index; a request compares an older index with the ledger."""
 
 
 @dataclass
 class HookIndex:
-    """The hooks by name. A damaged copy, or one with invalid settings, is reported and left out."""
+    """Index of the hooks by name. A copy that is damaged or invalid is logged and left out."""
 
     home: Home
     _hooks: dict[str, Hook] = field(default_factory=dict, repr=False)

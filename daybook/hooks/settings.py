@@ -1,7 +1,7 @@
 """Settings of hooks.
 
-Options of the command line are made of them, so that this module has to be cheap to import: what
-the checks need is imported when they run.
+The command line makes its options from these settings, so this module has to be cheap to import: a
+check imports its dependencies when it runs.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class HookSettings(BaseModel):
 
 def check_secret(scheme: SchemeName, secret: str) -> None:
     """Raise `InvalidInput` if a hook of this scheme cannot have the secret."""
-    # A list of documents shows asterisks instead of the secret.
+    # Documents that were read without secrets have asterisks instead of the secret.
     if not secret.strip("*") or SCHEMES[scheme].is_secret(secret):
         return
     from daybook.settings import SIGNING_SECRET_FORMAT  # slow to import

@@ -8,8 +8,8 @@ github      the body (`X-Hub-Signature-256`)              `X-GitHub-Delivery`
 stripe      t.body (`Stripe-Signature: t=…,v1=…`)         `id` of the event in the body
 ==========  ============================================  =====================================
 
-All are HMAC-SHA256, compared in constant time. GitHub signs neither a time nor the id, so somebody
-who has read a delivery could send it again under another id.
+All signatures are HMAC-SHA256, compared in constant time. GitHub signs neither a time nor the id,
+so a person who has read a delivery could send it again under another id.
 
 To add a scheme, write its class here and list it in `SCHEMES` and `SchemeName`.
 """
@@ -26,9 +26,9 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 TOLERANCE = timedelta(minutes=5)
-"""How far a signed timestamp may be from the present, in both directions."""
+"""Maximum difference between a signed timestamp and now, in both directions."""
 MAX_ID_LENGTH = 100
-"""Maximum length of a delivery's id in characters: it is a part of the run's key."""
+"""Maximum length of a delivery's id in characters; the id is a part of the run's key."""
 MIN_SECRET_LENGTH = 16
 """Minimum length of a secret of GitHub or Stripe in characters."""
 
@@ -40,9 +40,10 @@ _MAX_TIMESTAMP_DIGITS = 12
 
 @dataclass(frozen=True)
 class Signed:
-    """A request whose signature is valid: its id, and when it was signed, in seconds since 1970.
+    """A request whose signature is valid.
 
-    ``id`` is None if the body contains it, and ``at`` is None if the scheme signs no time.
+    ``id`` is the delivery's id, None if only the body contains it. ``at`` is the time of the
+    signature in seconds since 1970 (UTC), None if the scheme signs no time.
     """
 
     id: str | None
@@ -56,13 +57,16 @@ class Signed:
 
 
 class Scheme(ABC):
-    """A way to sign requests. Names of headers are in lower case; ``secrets`` are valid ones."""
+    """A way to sign requests. Names of headers are in lower case."""
 
     brings_secret = False
     """Whether the sender makes the secret."""
 
     def is_secret(self, secret: str) -> bool:
-        """Return whether ``secret`` has the form of the scheme's secrets, by default one line."""
+        """Return whether ``secret`` has the form of the scheme's secrets.
+
+        By default that is one line of at least `MIN_SECRET_LENGTH` characters.
+        """
         is_line = secret.isprintable() and secret == secret.strip()
         return is_line and len(secret) >= MIN_SECRET_LENGTH
 
@@ -70,14 +74,14 @@ class Scheme(ABC):
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
     ) -> Signed | None:
-        """Return the signed id and time; None unless one of ``secrets`` signed the request."""
+        """Return the signed id and time; None unless one of the valid ``secrets`` signed them."""
 
     @abstractmethod
     def sign(self, secret: str, delivery_id: str, body: bytes, now: datetime) -> dict[str, str]:
         """Return the headers of a request of this scheme."""
 
     def id_in(self, payload: Any) -> Any:
-        """Return the delivery's id in the payload; None if the scheme has it in a header."""
+        """Return the delivery's id in the payload; None if the scheme has the id in a header."""
         return None
 
     def is_probe(self, headers: Mapping[str, str]) -> bool:
@@ -86,7 +90,7 @@ class Scheme(ABC):
 
 
 class Standard(Scheme):
-    """Standard Webhooks; the secret is `whsec_` and a key in base64."""
+    """Standard Webhooks; the secret is `whsec_`, followed by a key in base64."""
 
     def is_secret(self, secret: str) -> bool:
         return bool(_signing_key(secret))
@@ -174,7 +178,7 @@ assert tuple(SCHEMES) == get_args(SchemeName)
 
 
 def is_id(delivery_id: object) -> bool:
-    """Return whether a delivery may have this id: `MAX_ID_LENGTH` visible ASCII characters."""
+    """Return whether a delivery may have this id: 1 to `MAX_ID_LENGTH` visible ASCII characters."""
     return (
         isinstance(delivery_id, str)
         and 0 < len(delivery_id) <= MAX_ID_LENGTH
@@ -183,7 +187,10 @@ def is_id(delivery_id: object) -> bool:
 
 
 def _match(made: Iterable[str], sent: Sequence[str]) -> bool:
-    """Return whether a signature was sent that was made; the time shows nothing about either."""
+    """Return whether ``made`` and ``sent`` have a signature in common.
+
+    The duration of the comparison reveals nothing about the signatures.
+    """
     found = False
     for each in made:
         for other in sent:

@@ -1,13 +1,14 @@
-"""Classification of IP addresses: a cloud's metadata service, public or neither. Pure.
+"""Classification of IP addresses: a cloud's metadata service, public, or neither. Pure functions.
 
 The tables are Daybook's own, because `ipaddress.is_global` differs between Python versions, lacks
 ranges that were registered later, and includes multicast. An address is public if IANA's registries
 of special addresses call it globally reachable and it may belong to an HTTP server, which excludes
 relays.
 
-An IPv6 address can embed an IPv4 address, and the network delivers packets to that. So an address
-of a known format that embeds one is not public, with two exceptions if the embedded address is
-public: ISATAP, and the well-known prefix of NAT64, through which networks without IPv4 reach IPv4.
+An IPv6 address can embed an IPv4 address, and the network delivers packets to the embedded address.
+So an IPv6 address of a known format that embeds an IPv4 address is not public. There are two
+exceptions if the embedded address is public: ISATAP, and the well-known prefix of NAT64, through
+which networks without IPv4 reach IPv4.
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ NON_PUBLIC_NETWORKS: dict[Network, str] = {
         "203.0.113.0/24": "a documentation network",
         "224.0.0.0/4": "multicast",
         "240.0.0.0/4": "reserved",
-        # Except for NAT64, all public IPv6 addresses are in 2000::/3. These networks are outside
-        # it, and are listed for their reasons.
+        # Except for NAT64, all public IPv6 addresses are in 2000::/3. The following networks are
+        # outside of it, and are listed only to give a reason for each.
         "::/128": "this host",
         "::1/128": "this host",
         "::ffff:0:0/96": "an IPv4 address embedded in IPv6",
@@ -96,7 +97,7 @@ NON_PUBLIC_NETWORKS: dict[Network, str] = {
         "fe80::/10": "link-local",
         "fec0::/10": "a private network",
         "ff00::/8": "multicast",
-        # These networks are inside 2000::/3, but not public.
+        # The following networks are inside 2000::/3, but not public.
         "2001::/32": "a Teredo tunnel to an IPv4 address",
         "2001::/23": "reserved for protocols",
         "2001:db8::/32": "a documentation network",
@@ -118,8 +119,8 @@ _ENDING_WITH_IPV4 = (
 )
 _ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
 _LAST_FOUR_BYTES = (12, 13, 14, 15)
-# Positions of an embedded IPv4 address: NAT64 by the length of its prefix, which the network
-# chooses (RFC 6052), and 6to4.
+# Positions of the bytes of an embedded IPv4 address. In NAT64 they depend on the length of the
+# prefix, which the network chooses (RFC 6052); 6to4 has one position.
 _6TO4_POSITIONS = (2, 3, 4, 5)
 _EMBEDDED_POSITIONS = (
     (4, 5, 6, 7),
@@ -135,7 +136,7 @@ _EMBEDDED_POSITIONS = (
 def metadata_provider(address: Address) -> str:
     """Return the provider whose metadata service ``address`` is or embeds; empty if there is none.
 
-    An embedded address is searched for in every position that a translation can use.
+    The function checks an embedded address in every position that a translation can use.
     """
     if address in METADATA_SERVICES:
         return METADATA_SERVICES[address]
@@ -168,9 +169,10 @@ def non_public_reason(address: Address) -> str:
 
 
 def possible_recipients(address: Address) -> list[Address]:
-    """Return the addresses to which packets for ``address`` may go: itself, or those it embeds.
+    """Return the addresses to which packets for ``address`` may go: itself, or embedded addresses.
 
-    The network chooses where an address of its own NAT64 embeds another, so it may have several.
+    A network chooses where an address of its own NAT64 embeds the IPv4 address, so each possible
+    position counts.
     """
     if isinstance(address, IPv4Address):
         return [address]

@@ -1,7 +1,8 @@
 """Bounded reading and decompression of response bodies.
 
 Bytes are counted after decompression, and each decompression step is limited to the bytes that are
-still needed, plus one. So a small response that expands to a huge one costs no more than any other.
+still needed, plus one. So a small response that expands to a huge body costs no more than any other
+response.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _CHARSETS = re.compile(
 )
 """Beginnings of the names of Python's codecs for the charsets of web pages.
 
-Python has others, of which some (`punycode`, `idna`) take quadratic time.
+Python has other codecs, and some of them (`punycode`, `idna`) take quadratic time.
 """
 
 
@@ -103,7 +104,7 @@ class BoundedBody:
 
 
 def decode_text(body: bytes, headers: httpx.Headers) -> str:
-    """Decode ``body`` with the charset in the headers, or as UTF-8 if that is missing or unknown.
+    """Decode ``body`` with the charset of the headers, or as UTF-8 without a known charset.
 
     A charset is known if `_CHARSETS` matches it. Undecodable bytes become U+FFFD.
     """

@@ -10,13 +10,13 @@ a metadata service         no                 no
 ↳ listed as one address    yes [1]            yes [1]
 =========================  =================  ==================
 
-[1] If the address is not public, it is never reached by a redirect from a public address.
+[1] If the address is not public, a redirect from a public address does not reach it.
 
-A URL is checked in two steps. `Guard.check` reads only the text: when a job is stored, and before
+A URL is checked in two steps. `Guard.check` reads only the text, when a job is stored and before
 each request. `Guard.target` resolves the host name once and checks every IP address of it. If one
-address is refused, so is the request. So an attacker cannot mix a private address with public ones
-and wait until a client tries it. The client connects to `Target.addresses` and does not resolve the
-name again.
+address is refused, the request is refused. So an attacker cannot mix a private address with public
+addresses and wait until a client tries the private one. The client connects to `Target.addresses`
+and does not resolve the name again.
 
 An IP address has one accepted spelling: four decimal numbers, or IPv6 in brackets without a zone.
 Other spellings (``0177.0.0.1``, ``2130706433``, ``127.1``) mean different things to different
@@ -73,7 +73,7 @@ _ALLOW_LIST_HINT = "the operator can allow it in DAYBOOK_ALLOWED_HOSTS"
 
 
 class Resolver(Protocol):
-    """A resolver of host names."""
+    """Function that resolves host names."""
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
         """Return the IP addresses of ``host`` as text; raise `OSError` if it has none."""
@@ -111,7 +111,7 @@ class AllowedHosts:
     def lists_exactly(self, address: Address) -> bool:
         """Return whether exactly this address is listed.
 
-        A network that contains it is not enough.
+        A listed network that contains the address is not enough.
         """
         return any(address in each for each in self.networks if each.num_addresses == 1)
 
@@ -120,7 +120,7 @@ class AllowedHosts:
 class Target:
     """A checked destination: ``addresses`` are the IP addresses in the order in which to try them.
 
-    ``name`` is the host as a certificate has it: lowercase, without a final dot. ``excepted`` are
+    ``name`` is the host as in a certificate: lowercase, without a final dot. ``excepted`` are
     the addresses that pass only because of the allow-list.
     """
 
@@ -156,7 +156,7 @@ class Guard:
         """Return a guard with the exceptions of this home's settings.
 
         ``limits`` restrict the hosts of an agent; redirects cannot bypass them. Raises
-        `InvalidInput` if the setting is malformed.
+        `InvalidInput` if the setting with the exceptions is malformed.
         """
         return cls(rule, AllowedHosts.parse(settings.load().allowed_hosts), limits=limits)
 
@@ -168,7 +168,7 @@ class Guard:
         return Guard(Rule.OPERATOR, self._allowed, self._resolver)
 
     def check(self, url: str | httpx.URL) -> httpx.URL:
-        """Check everything but the IP addresses of a host name; return the parsed URL.
+        """Check a URL, but not the IP addresses of its host name; return the parsed URL.
 
         Raises `InvalidInput` or `OutgoingRefused`.
         """
@@ -220,7 +220,8 @@ class Guard:
     def _check_address(self, url: httpx.URL, found: str | Address, *, name_allowed: bool) -> bool:
         """Raise `OutgoingRefused` if the address is refused.
 
-        Returns True if it passes only because of the allow-list, False if it needs no exception.
+        Returns True if the address passes only because of the allow-list, False if it needs no
+        exception.
         """
         address = ip_address(found)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
@@ -265,7 +266,7 @@ def origin(url: httpx.URL) -> str:
 
 
 def host_name(url: httpx.URL) -> str:
-    """Return the host as a certificate has it: lowercase, without a final dot."""
+    """Return the host as in a certificate: lowercase, without a final dot."""
     return _host(url).removesuffix(".")
 
 
@@ -278,7 +279,7 @@ def _host(url: httpx.URL) -> str:
 
 
 def _parse(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
-    """Parse a URL; return it with its host name, and the IP address if the host is one."""
+    """Return a parsed URL, its host name, and its IP address (None if the host is a name)."""
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The request that a redirect asks for, following RFC 9110 and browsers. Pure.
+"""The request that follows a redirect, as in RFC 9110 and in browsers. Pure functions.
 
 =============  ===================  ==========================  ==================
 status         method               next request                first had effect?
@@ -10,8 +10,8 @@ status         method               next request                first had effect
 307, 308       any                  same method, with its body  no
 =============  ===================  ==========================  ==================
 
-At another origin only headers that reveal nothing about the sender are kept: any other header may
-be a credential under an unknown name.
+A request to another origin has only those headers that reveal nothing about the sender: any other
+header may be a credential under an unknown name.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Headers = list[tuple[str, str]]
 class RedirectedRequest:
     """The next request; ``had_effect`` is true if the previous one already had its effect.
 
-    ``unchanged`` is true if the method and the origin are those of the previous request.
+    ``unchanged`` is true if the method and the origin are the same as in the previous request.
     """
 
     method: str
@@ -56,7 +56,7 @@ class RedirectedRequest:
 
 
 def location(status: int, headers: httpx.Headers) -> str | None:
-    """Return the Location of a redirect; None if the response is not a redirect, or has none."""
+    """Return the Location of a redirect; None if the response is no redirect or has no Location."""
     return headers.get("location") if status in _REDIRECT_STATUSES else None
 
 

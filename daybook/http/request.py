@@ -66,11 +66,12 @@ _RESERVED_HEADERS = {
 
 @dataclass(frozen=True)
 class Response:
-    """A response. ``body`` is decompressed; ``cut`` is the reason why it is incomplete, else empty.
+    """A response. ``body`` is decompressed.
 
-    ``redirects`` describes each followed redirect, such as "308 to https://example.org".
-    ``had_effect`` is true if one of them said that the request had its effect, so that this is the
-    response to a later one.
+    ``cut`` is the reason why ``body`` is incomplete; empty if it is complete. ``redirects``
+    describes each followed redirect, such as "308 to https://example.org". ``had_effect`` is true
+    if a redirect said that the request had its effect; then this is the response to a later
+    request.
     """
 
     status: int
@@ -82,7 +83,7 @@ class Response:
 
 
 class NoResponse(DaybookError):
-    """No response, or only a part of one.
+    """Error: no response arrived, or only a part of one.
 
     ``sent`` is true if the request was sent and may have had its effect; ``timed_out`` if the
     timeout expired; ``misconfigured`` if a retry cannot help. ``part`` is the part of the response
@@ -120,7 +121,7 @@ async def request(
 ) -> Response:
     """Send one request; ``timeout`` is in seconds, ``limit`` in bytes.
 
-    ``secret`` names the headers that hold secrets. Raises `NoResponse`, `OutgoingRefused`, and
+    ``secret`` names the headers that contain secrets. Raises `NoResponse`, `OutgoingRefused`, and
     `InvalidInput` for an invalid method, header or URL.
     """
     check(method, headers)
@@ -155,7 +156,7 @@ async def request(
 
 
 def check(method: str, headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for an invalid method or header; the message has no header value."""
+    """Raise `InvalidInput` for an invalid method or header; no message contains a header value."""
     if method not in METHODS:
         raise InvalidInput("method", f'"{method[:20]}" is not valid', f"use {', '.join(METHODS)}")
     if len(headers) > MAX_HEADERS:
@@ -241,7 +242,7 @@ def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoRespons
 
 
 def certificate_problem(error: BaseException) -> str:
-    """Return why the certificate was refused; empty if ``error`` has another cause."""
+    """Return the reason why a certificate was refused; empty if ``error`` has another cause."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
@@ -257,7 +258,7 @@ def status_text(status: int) -> str:
 
 
 def retry_after(text: str, now: datetime) -> float | None:
-    """Return the seconds that a ``Retry-After`` (number or date) asks for; None for other text."""
+    """Return the seconds of a ``Retry-After`` (a number or a date); None for any other text."""
     if text.strip().isascii() and text.strip().isdigit():
         return float(text)
     with suppress(ValueError, TypeError, OverflowError):

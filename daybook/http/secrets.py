@@ -1,8 +1,8 @@
 """Secrets by reference: ``{{secret:name}}`` in a header or parameter, resolved when it is used.
 
 A secret is bound to hosts and sent to no other host, so changing a job's URL cannot redirect it.
-A literal value that looks like a secret is refused where a reference belongs, because jobs are
-shown and exported, and their revisions are kept.
+Where a reference belongs, Daybook refuses a literal value that looks like a secret, because it
+shows and exports jobs, and keeps their revisions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SecretField = Literal["headers", "params"]
 FIELDS: tuple[SecretField, ...] = ("headers", "params")
-"""Fields of a job in which a secret stands by reference."""
+"""Fields of a job that may contain references to secrets."""
 
 STORE_SECRET_HINT = (
     "store it with `daybook secrets add NAME --host HOST` and write {{secret:name}} instead"
@@ -111,7 +111,7 @@ class FilledSecrets:
     def hide(self, text: str) -> str:
         """Return ``text`` with each secret of at least 4 characters replaced.
 
-        A server may echo a secret that it was sent.
+        A server may echo a secret that it has received.
         """
         hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
         return redact(text, dict.fromkeys((each for v in hidden for each in _written(v)), HIDDEN))
@@ -127,7 +127,7 @@ def _written(value: str) -> Iterator[str]:
 
 
 def references(what: str, text: str) -> list[str]:
-    """Return the names of the secrets that ``text`` refers to, in order.
+    """Return the names of the secrets that ``text`` refers to, in their order in the text.
 
     Raises `InvalidInput` for a misspelt reference. ``what`` names the field in the error.
     """
@@ -193,10 +193,11 @@ async def fill_params(
 
 
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` if a header holds a literal secret.
+    """Raise `InvalidInput` if a header contains a literal secret.
 
-    It is recognised by the header's name, unless the value refers to a secret, or by its form. Also
-    raises `InvalidInput` if a header with such a name has a misspelt reference.
+    A value counts as a secret by its form. It also counts as a secret by the name of its header,
+    unless the value refers to a secret. A header with such a name and a misspelt reference raises
+    `InvalidInput`, too.
     """
     for name, value in headers.items():
         if _is_literal_header(name, value):
@@ -235,8 +236,9 @@ def replace_literals(
 ) -> Any:
     """Return headers or params with a reference in place of each literal secret.
 
-    They are those that `refuse_literal_headers` or `refuse_literal_params` refuses. ``reference``
-    gets the secret's path, such as `auth.token`, and returns its replacement.
+    The literal secrets are the values that `refuse_literal_headers` or `refuse_literal_params`
+    refuses. ``reference`` gets the path of a secret, such as `auth.token`, and returns its
+    replacement.
     """
     match value:
         case dict():

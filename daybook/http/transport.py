@@ -6,16 +6,16 @@
                    ▲                                                               │
                    └────────────────────── the next request ◄── a redirect ◄───────┘
 
-httpx2 is a fork of httpx with the same API, as httpcore2 is of httpcore. So the policy is written
-once, here and in `guard` and `redirects`; an `HttpLibrary` names the modules to use.
+httpx2 is a fork of httpx with the same API, and httpcore2 is such a fork of httpcore. So the policy
+is written once, here and in `guard` and `redirects`; an `HttpLibrary` names the modules to use.
 
-By default each request has its own connection: it connects to the checked IP address, and no
-request can use a connection that another request was allowed to open. The certificate, SNI and
-`Host` are those of the name.
+By default each request has its own connection to the checked IP address, so no request can use a
+connection that another request was allowed to open. The certificate, SNI and `Host` use the host
+name of the URL.
 
-A sender of thousands of requests to a few hosts may keep connections (``kept_for``). The text of
-each URL is still checked, but its name is resolved only once in that many seconds. A kept
-connection serves only requests of this transport, and so only under its guard, to the same scheme,
+A sender of thousands of requests to a few hosts may keep connections (``kept_for``). The transport
+still checks the text of each URL, but resolves its host name only once in that many seconds. A kept
+connection serves only requests of this transport, which its guard has checked, to the same scheme,
 name, port and path.
 """
 
@@ -38,9 +38,9 @@ SECRETS_EXTENSION = "daybook_secrets"
 SECRET_BODY = ":body"
 """Entry in `SECRETS_EXTENSION` that marks the body as secret; no header has this name."""
 MAX_IDLE_SECONDS = 2.0
-"""Maximum time that a kept connection may be idle: shorter than that of common servers."""
+"""Maximum time that a kept connection may be idle: less than the limit of common servers."""
 CONNECTED_ADDRESS = "daybook_connected"
-"""Name of a network stream's extra info: the checked IP address that it is connected to."""
+"""Name of the extra info of a network stream that contains its checked IP address."""
 
 
 @dataclass
@@ -49,7 +49,8 @@ class Progress:
 
     ``sent`` is true from the first byte of a request on, because the request may then have had its
     effect. It is false again after a redirect that says that the request had no effect and has to
-    be sent elsewhere. ``had_effect`` is true once a redirect has said that a request had an effect.
+    be sent to another URL. ``had_effect`` is true once a redirect has said that a request had an
+    effect.
     ``redirects`` describes each followed redirect.
     """
 
@@ -77,15 +78,15 @@ class GuardedTransport:
     """Transport that sends to addresses that ``guard`` allows, and follows redirects itself.
 
     ``backend`` opens connections to IP addresses, never to names. ``ssl_context`` holds the trusted
-    certificates, by default this machine's. If ``one_origin`` is true, a redirect to another origin
-    and one that changes the method are refused, so a body with secrets goes to that origin only. If
-    ``follow`` is false, a redirect is returned as the response. If ``kept_for`` is positive, new
+    certificates, by default this machine's. If ``one_origin`` is true, the transport refuses a
+    redirect that changes the origin or the method, so a body with secrets goes to one origin only.
+    If ``follow`` is false, a redirect is returned as the response. If ``kept_for`` is positive, new
     requests may use a connection until that many seconds after its address was checked, and the
     transport must be closed (`aclose`).
 
-    The extension `SECRETS_EXTENSION` of a request, a collection of lowercase header names, says
-    which headers hold secrets: they are not sent over plain HTTP to a public address. `SECRET_BODY`
-    among them stands for the body.
+    The extension `SECRETS_EXTENSION` of a request is a collection of lowercase names of the headers
+    that contain secrets; the name `SECRET_BODY` stands for the body. The transport refuses to send
+    such a request over plain HTTP to a public address.
 
     Raises `InvalidInput` and `OutgoingRefused`, and the library's `TransportError`.
     """
@@ -178,11 +179,11 @@ class GuardedTransport:
         return read
 
     async def _pool(self, url: httpx.URL, source: str | None) -> _Pool:
-        """Return the connection pool for ``url``: checked and entered, so the caller must leave it.
+        """Return the checked and entered connection pool for ``url``; the caller must leave it.
 
         ``source`` is the IP address of the server that redirected here.
         """
-        # By path as well, because a pool scans all its connections for every request.
+        # The key has the path, too, because a pool scans all its connections for every request.
         key = url.scheme, guard.host_name(url), url.port, url.raw_path.partition(b"?")[0]
         pool = self._pools.get(key) if source is None else None
         if pool is not None and time.monotonic() < pool.until:
@@ -375,7 +376,7 @@ class PinnedConnection:
 
 
 class ResponseBody:
-    """Stream of a response body; closing it leaves the connection pool it came from."""
+    """Stream of a response body; closing the stream leaves the connection pool of the response."""
 
     def __init__(self, library: HttpLibrary, answer: Any, pool: _Pool) -> None:
         self._library, self._answer = library, answer
@@ -393,7 +394,7 @@ class ResponseBody:
             await self._answer.aclose()
         finally:
             pool, self._pool = self._pool, None
-            if pool is not None:  # leave once, however often it is closed
+            if pool is not None:  # leave once, even if the stream is closed several times
                 await pool.leave()
 
 
@@ -403,9 +404,9 @@ def _core_errors(library: HttpLibrary) -> tuple[type[Exception], ...]:
 
 
 def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
-    """Return the library's error of the same name as the core's error.
+    """Return the error of ``library.http`` with the same name as the core's ``error``.
 
-    Drop the text of a local protocol error: it could quote a header.
+    Drop the text of a local protocol error, because the text could quote a header.
     """
     http = library.http
     kind = getattr(http, type(error).__name__, http.TransportError)
@@ -418,7 +419,7 @@ def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
 def _default_ssl_context() -> ssl.SSLContext:
     """Return a context with this machine's certificates, for either library.
 
-    httpcore's own default context differs from it.
+    httpcore's own default context is a different one.
     """
     import httpcore2
 

@@ -1,10 +1,10 @@
-"""Imports: readers of other schedulers' files, and the one writer of what they found.
+"""Imports: readers of other schedulers' files, and the one writer of their results.
 
 Each reader (a module with the name of its system) turns a file into a `source.Source`; it writes
 nothing and knows no ledger. `writer.write` stores a source in one transaction.
 
-To add a system: a module here with `read(path)`, its name in `source.System` and in `READERS`, and
-its table in `docs/guides/imports.md`.
+To add a system, write a module here with `read(path)`, add its name to `source.System` and to
+`READERS`, and add its table to `docs/guides/imports.md`.
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ READERS: dict[System, Callable[[Path], Source]] = {
     "crontab": crontab.read,
     "systemd": systemd.read,
 }
-"""The function that reads a system's file. It raises `InvalidInput` naming what is wrong."""
+"""The function that reads a file, by system. It raises an `InvalidInput` about a mistake."""
 
 OTHER_NAMES: dict[str, System] = {
     "clawdbot": "openclaw",
@@ -37,4 +37,4 @@ OTHER_NAMES: dict[str, System] = {
     "timer": "systemd",
     "timers": "systemd",
 }
-"""Names that people type for a system: an error proposes the right one."""
+"""Other names that people type for a system: an error proposes the name of the system."""

@@ -1,7 +1,7 @@
 """Reader of the files of anna: `jobs.json` (an array), or its database (`scheduler_jobs`).
 
-The message of a plugin's job in an older database is the prefix `__anna_plugin_job__:` and a JSON
-object; a newer one has columns for the plugin.
+In an older database, the message of a plugin's job is the prefix `__anna_plugin_job__:` and a JSON
+object; a newer database has columns for the plugin.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _session(record: Record) -> dict[str, Any]:
 
 
 def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None:
-    """Return the action fields of a plugin's job, None for a user's."""
+    """Return the action fields of a plugin's job; None for a user's job."""
     if isinstance(payload, str):
         payload = record.json_mapping("payload")
     source = record

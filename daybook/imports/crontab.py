@@ -1,4 +1,4 @@
-"""Reader of crontabs of users, as Vixie's cron, cronie and Debian's cron read them.
+"""Reader of users' crontabs, with the rules of Vixie's cron, cronie and Debian's cron.
 
 A line is a comment, a variable, or a schedule with a command::
 
@@ -47,14 +47,14 @@ _LINE_HINT = "nothing was imported; correct the line, or put # before it"
 
 
 def read(path: Path) -> Source:
-    """Return the jobs of a file that is a user's crontab."""
+    """Return the jobs of a user's crontab. Raise `InvalidInput` for a crontab of the system."""
     if path.resolve() == Path("/etc/crontab") or path.resolve().parent == Path("/etc/cron.d"):
         raise broken(path.name, "is a crontab of the system: its lines name users", _SYSTEM_HINT)
     return read_text(path.name, read_bytes(path))
 
 
 def read_text(name: str, content: bytes) -> Source:
-    """Return the jobs of a crontab; ``name`` is that of its file, for errors."""
+    """Return the jobs of a crontab; ``name`` is the name of its file, for errors."""
     text = _decoded(name, content)
     zone, variables, mail = "", dict[str, str](), ""
     jobs, counts = list[SourceJob](), Counter[str]()
@@ -119,7 +119,10 @@ def _split(where: str, line: str) -> tuple[str, str]:
 
 
 def _id(zone: str, expr: str, line: str, counts: Counter[str]) -> str:
-    """Return an id by which a line is recognised, also elsewhere and with other variables."""
+    """Return an id that depends only on the time zone, schedule and command of a line.
+
+    So a repeated import recognises the line, even at another place or with other variables.
+    """
     digest = hashlib.sha256(f"{zone}\n{expr}\n{line}".encode()).hexdigest()[:12]
     counts[digest] += 1
     return digest if counts[digest] == 1 else f"{digest}-{counts[digest]}"
@@ -154,8 +157,8 @@ def _job(
 def _unlike_cron(expr: str) -> str:
     """Return how Daybook's reading of the days differs from cron's; empty if it does not.
 
-    Cron joins day of month and weekday by AND if one of them begins with `*`, Daybook only if one
-    is `*`.
+    Cron joins day of month and weekday by AND if one of them begins with `*`. Daybook does so only
+    if one of them is exactly `*`.
     """
     if expr.startswith("@"):
         return ""

@@ -1,12 +1,13 @@
-"""Calendar expressions of systemd (`OnCalendar=`) as schedules of Daybook, where both are the same.
+"""Conversion of systemd's calendar expressions (`OnCalendar=`) to equal schedules of Daybook.
 
 ::
 
     Mon..Fri *-*-* 09,17:30:00 Europe/Berlin  ──►  cron 30 9,17 * * 1-5, timezone Europe/Berlin
     2027-01-15 14:30:00                       ──►  at 2027-01-15T14:30:00
 
-What cron cannot say is refused: a weekday together with a day of the month (cron joins them by OR),
-years, days from the end of a month, fractions of a second.
+The reader refuses an expression that no cron expression equals: a weekday with a day of the month
+(cron joins them by OR), years except in a full date, days from the end of a month, fractions of a
+second.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _HINT = "nothing was imported; correct the line, or give `daybook add` a --sched
 
 
 def schedule(where: str, expression: str) -> dict[str, str]:
-    """Return the schedule fields of a calendar expression: `cron` or `at`, perhaps a `timezone`.
+    """Return the fields of a calendar expression: `cron` or `at`, and `timezone` if it names one.
 
     Raise `InvalidInput` for an expression that is invalid, or that no cron expression equals.
     """

@@ -1,7 +1,8 @@
 """Reader of the SQLite database of picobot.
 
-Its plan has `scheduled_jobs` and `job_runs`, with times and intervals in milliseconds; its code has
-`schedules` and `schedule_executions`, with an interval in seconds and times as RFC 3339.
+picobot's plan has the tables `scheduled_jobs` and `job_runs`, with times and intervals in
+milliseconds. picobot's code has the tables `schedules` and `schedule_executions`, with intervals in
+seconds and times as RFC 3339.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _job(record: Record) -> SourceJob:
 
 
 def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
-    """Return the schedule fields; `disabled` says why the job cannot run by them."""
+    """Return the schedule fields; `disabled`, if present, is the reason to disable the job."""
     every, cron = record.integer("every_ms"), record.text("cron_expr", "cron")
     at, zone = record.instant("at_ms", "run_at_ms", "at"), record.text("timezone", "tz")
     kind, expr = record.text("schedule_type", "schedule_kind", "kind"), record.text("schedule_expr")
@@ -131,7 +132,8 @@ def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
 def _cron(record: Record, expr: str, notes: list[str]) -> dict[str, Any]:
     """Return the fields of an expression of Rust's `cron`: `[zone|]seconds … weekday [year]`.
 
-    There, Sunday is 1, and a day has to match both the day of the month and the weekday.
+    In such an expression, Sunday is 1, and a day has to match both the day of the month and the
+    weekday.
     """
     zone, bar, rest = expr.partition("|")
     fields = {"timezone": zone.strip()} if bar else {}

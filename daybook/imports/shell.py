@@ -1,7 +1,7 @@
 """The agent of imported commands: a shell, which reads the job's prompt as its script.
 
-A job that runs a command becomes a job of this one agent, and its prompt is the command, so that it
-can be read and edited. The agent is made by the import (`api.imports`).
+An imported command becomes the prompt of a job of this agent, so that users can read and edit the
+command. The import adds the agent (`api.imports`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AGENT = "shell"
 """Name of the agent."""
 PROGRAM = "/bin/sh"
 SETTINGS: dict[str, Any] = {"command": [PROGRAM], "work_dir": "~", "history": "none"}
-"""Settings of the agent, a command: no transcript may get into the script."""
+"""Settings of the agent; it has no history, because a transcript must not get into the script."""
 ADD_COMMAND = f"daybook agents add {AGENT} --work-dir '~' --history none --command {PROGRAM}"
 
 SECRET_REASON = "imported without its secrets"
@@ -35,7 +35,7 @@ def fields(
     folder: str = "",
     stdin: str | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of a job that runs a shell command in ``folder``, else in the home.
+    """Return the fields of a job that runs a shell command in ``folder``, or in `~` if it is empty.
 
     Without ``stdin`` the command's input is empty.
     """
@@ -47,7 +47,7 @@ def fields(
 
 
 def _script(command: str, variables: Mapping[str, str], folder: str, stdin: str | None) -> str:
-    """Return the text that the shell reads. The command is its last line, or has ``stdin``."""
+    """Return the script for the shell. The command is its last line, unless ``stdin`` follows."""
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if folder:
         lines.append(f"cd {shlex.quote(folder)} || exit 1")
@@ -62,9 +62,10 @@ def _script(command: str, variables: Mapping[str, str], folder: str, stdin: str 
 
 
 def without_secrets(variables: Mapping[str, str], notes: list[str]) -> tuple[dict[str, str], str]:
-    """Return the variables that a prompt may contain, and why the job is disabled, else empty.
+    """Return the variables that a prompt may contain, and the reason to disable the job.
 
-    A note says which variables were left out.
+    The reason is empty if a prompt may contain all variables. Otherwise a note names the omitted
+    variables.
     """
     kept = {name: value for name, value in variables.items() if not _is_secret(name, value)}
     left_out = [name for name in variables if name not in kept]

@@ -1,8 +1,8 @@
 """The result of a reader, and functions that readers share: files, records, times, durations.
 
-A reader refuses a file as a whole, with `InvalidInput`, if it is not complete (half-written), has
-fields or a version that Daybook does not know, or holds a value that cannot be right: an import
-never takes only a part of a file.
+A reader raises `InvalidInput` if a file is incomplete (half-written), has fields or a version that
+Daybook does not know, or contains a value that cannot be right. It never imports only a part of a
+file.
 """
 
 from __future__ import annotations
@@ -58,16 +58,16 @@ _STATUSES = {
     Status.UNKNOWN: ("running", "claimed"),
 }
 STATUSES = {name: status for status, names in _STATUSES.items() for name in names}
-"""Outcome of a run by the other systems' word; the end of a run that was running is unknown."""
+"""Outcome of a run by the other systems' words; a run that had not ended is unknown."""
 
 
 @dataclass(frozen=True)
 class SourceJob:
-    """One job as `new_job` needs it: flat ``fields`` without the name.
+    """One job: its name, and its flat ``fields``, as `new_job` takes them.
 
-    ``where`` names it in errors. ``anchor`` is an instant in the phase of its interval. ``kept`` is
-    what no field of Daybook holds, for the job's metadata; ``notes`` say what was lost. A
-    ``disabled_reason`` disables the job.
+    ``where`` names the job in errors. The interval of the job counts from ``anchor``. ``kept`` are
+    the values that no field of Daybook can store; they go into the job's metadata. ``notes`` name
+    the settings that were lost. A ``disabled_reason`` disables the job.
     """
 
     id: str
@@ -104,7 +104,7 @@ class SourceRun:
 
 @dataclass(frozen=True)
 class Source:
-    """Everything that a file contains."""
+    """The jobs and runs of a file, and notes about the omitted parts."""
 
     system: System
     jobs: tuple[SourceJob, ...] = ()
@@ -145,16 +145,16 @@ def _check_unique(what: str, ids: list[tuple[Any, str]]) -> None:
 
 
 def broken(where: str, problem: str, hint: str = FIX_HINT) -> InvalidInput:
-    """Return the error for a file with a problem at this place."""
+    """Return the error for a ``problem`` at the place ``where`` of a file."""
     return InvalidInput("path", f"{where}: {problem}", hint)
 
 
 class Record:
     """One object of a file, whose fields are read by name.
 
-    Each method takes several names for a field that has had several, and returns the type's empty
-    value if the field is missing or null. `close` refuses fields that were not read. A time without
-    an offset is in ``zone``.
+    Each method accepts several names, because other versions of the system may name a field
+    differently. It returns the type's empty value if the field is missing or null. `close` refuses
+    fields that were not read. A time without an offset is in ``zone``.
     """
 
     def __init__(self, where: str, values: object, zone: tzinfo = UTC) -> None:
@@ -167,7 +167,7 @@ class Record:
         raise broken(self.where, problem, hint)
 
     def value(self, *names: str) -> Any:
-        """Return the first of the fields that is there, else None."""
+        """Return the value of the first field that is neither missing nor null; otherwise None."""
         self._read.update(names)
         return next(
             (self._values[name] for name in names if self._values.get(name) is not None), None
@@ -206,7 +206,7 @@ class Record:
         return self.flag(*names)
 
     def instant(self, *names: str) -> datetime | None:
-        """Return a time in UTC: RFC 3339, or Unix milliseconds. Go's zero time is None."""
+        """Return a time in UTC, from RFC 3339 or Unix milliseconds; None for Go's zero time."""
         found = self.value(*names)
         if found is None or found in ("", 0):
             return None
@@ -250,13 +250,13 @@ class Record:
         return STATUSES[found]
 
     def ignore(self, *names: str) -> None:
-        """Count the fields as read: they have no meaning for Daybook."""
+        """Count the fields as read, because they have no meaning for Daybook."""
         self._read.update(names)
 
     def close(self) -> None:
         """Refuse the file if the record has a field with a value that was not read.
 
-        It may change what the job does, so leaving it out would not be safe.
+        Such a field may change the effect of the job, so ignoring it would not be safe.
         """
         unread = [
             name
@@ -287,7 +287,7 @@ def is_sqlite(path: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raise `InvalidInput` if it is not complete."""
+    """Return the content of a JSON file. Raise `InvalidInput` if the file is not complete."""
     content = read_bytes(path)
     if not content.strip():
         raise broken(path.name, "is empty", COPY_HINT)
@@ -297,7 +297,7 @@ def read_json(path: Path) -> Any:
 def parse_json(where: str, text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
-    Raise `InvalidInput` if it is not complete, or is nested more deeply than a job's fields may be.
+    Raise `InvalidInput` if the text is incomplete, or is nested deeper than a job's fields may be.
     """
     too_deep = broken(where, f"is nested too deeply: Daybook reads {MAX_DEPTH} levels")
     try:
@@ -312,7 +312,7 @@ def parse_json(where: str, text: str | bytes) -> Any:
 
 
 def _has_depth(value: Any, depth: int) -> bool:
-    """Return whether the value has arrays and objects in each other, ``depth`` levels or more."""
+    """Return whether the value has at least ``depth`` levels of nested arrays and objects."""
     level = [value]
     for _ in range(depth):
         level = [each for each in level if isinstance(each, dict | list)]
@@ -325,7 +325,7 @@ def _has_depth(value: Any, depth: int) -> bool:
 
 
 def array(where: str, found: object) -> list[Any]:
-    """Return the elements of a JSON array; an empty one in Go may be null."""
+    """Return the elements of a JSON array; null is an empty array, as Go may write it."""
     if found is not None and not isinstance(found, list):
         raise broken(where, f"is {_kind(found)} and not an array", UPDATE_HINT)
     return found or []
@@ -345,9 +345,10 @@ def versioned(path: Path, version: int, key: str) -> list[Any]:
 def read_tables(
     path: Path, names: Collection[str], max_version: int | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of those of the named tables that the database has, in one transaction.
+    """Return the rows of the named tables, read in one transaction, without missing tables.
 
-    Raise `InvalidInput` if it is no sound SQLite database, or its `user_version` is later.
+    Raise `InvalidInput` if the file is not a sound SQLite database, or if its `user_version` is
+    above ``max_version``.
     """
     if not is_sqlite(path):
         raise broken(path.name, "is not an SQLite database", COPY_HINT)
@@ -380,12 +381,12 @@ def read_tables(
 
 
 def file_in(path: Path, name: str) -> Path:
-    """Return ``path``, or the file with this name if it is a folder."""
+    """Return ``path``; if it is a folder, return the path of the file ``name`` in it."""
     return path / name if path.is_dir() else path
 
 
 def go_duration(record: Record, field_name: str, value: object) -> Fraction:
-    """Return the seconds of a Go duration: a text, integer nanoseconds, or empty for 0."""
+    """Return the seconds of a Go duration: a text such as `1h30m`, nanoseconds, or empty for 0."""
     if value is None or value == "":
         return Fraction(0)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -400,7 +401,7 @@ def go_duration(record: Record, field_name: str, value: object) -> Fraction:
 
 
 def key_of_session(key: str, notes: list[str]) -> dict[str, str]:
-    """Return the field of a session that has a name; without one, a note says so."""
+    """Return the field for a session's name; if Daybook cannot use the name, add a note."""
     key = key.strip()
     if len(key) > MAX_KEY_LENGTH or key.startswith(RESERVED_KEY_PREFIXES):
         notes.append(f"its session {key!r} is no name in Daybook; it has one of its own")
@@ -409,7 +410,7 @@ def key_of_session(key: str, notes: list[str]) -> dict[str, str]:
 
 
 def interval(record: Record, field_name: str, seconds: Fraction) -> str:
-    """Return the interval as Daybook writes it. Refuse less than a second and fractions of one."""
+    """Return an interval in Daybook's format; refuse zero and fractions of a second."""
     if seconds < 1 or seconds.denominator != 1:
         record.fail(f"{field_name} is {float(seconds):g} seconds; an interval has whole seconds")
     return f"{seconds.numerator}s"
@@ -418,7 +419,7 @@ def interval(record: Record, field_name: str, seconds: Fraction) -> str:
 def go_cron(record: Record, field_name: str, expr: str) -> dict[str, str]:
     """Return the schedule fields of a cron expression of Go's schedulers.
 
-    They also know `CRON_TZ=Europe/Berlin` before the fields, and `@every 1h`.
+    These schedulers also accept `CRON_TZ=Europe/Berlin` before the fields, and `@every 1h`.
     """
     expr, fields = expr.strip(), dict[str, str]()
     if found := _GO_ZONE.fullmatch(expr):
@@ -432,7 +433,11 @@ def go_cron(record: Record, field_name: str, expr: str) -> dict[str, str]:
 def phase(
     every: str | None, next_run: datetime | None, *earlier: datetime | None
 ) -> datetime | None:
-    """Return an anchor with which an interval is due at ``next_run``, else after ``earlier``."""
+    """Return the anchor from which an interval is due at ``next_run``.
+
+    Without ``next_run``, the anchor is the first known instant of ``earlier``. Return None if no
+    instant is known, or without an interval.
+    """
     if every is None:
         return None
     if next_run is not None:
@@ -441,7 +446,10 @@ def phase(
 
 
 def started_run(record: Record, *, output: str = "", attempts: int = 1) -> SourceRun:
-    """Return a run that was due when it started, from columns with the names of its fields."""
+    """Return the run of a record whose fields have the names of the fields of `SourceRun`.
+
+    The due time of the run is its start.
+    """
     started = record.instant("started_at")
     if started is None:
         record.fail("started_at is missing")

@@ -5,8 +5,8 @@
     backup.timer   [Timer]    OnCalendar=Mon..Fri 09:00   Persistent=true
     backup.service [Service]  ExecStart=/usr/bin/tar -cf %h/a.tar docs
 
-Both are files of one folder. A command of systemd is no line of a shell: its words are quoted here,
-so the shell that runs it sees the same words.
+Both files are in one folder. A command of systemd is not a line for a shell. So the reader quotes
+the words of the command, and the shell that runs it sees the same words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_by
 from daybook.schedules import durations
 
 Section = Mapping[str, list[str]]
-"""The values of each key of a section, in order; an empty value has removed those before it."""
+"""The values of each key of a section, in order; an empty value removes the values before it."""
 
 _TIMER, _SERVICE = ".timer", ".service"
 _WITHOUT_DUE_TIMES = (
@@ -49,7 +49,7 @@ _REFUSED = {
     "RootImage": "the worker's own root applies",
     "ExecCondition": "use a check: daybook add --check",
 }
-"""Keys that change what the command does, and what to write instead."""
+"""Keys that change the effect of the command, each with a hint about a replacement."""
 _SECONDS = {
     **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1),
     **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
@@ -63,9 +63,9 @@ _WORD = re.compile(r"""\s*((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])
 _VARIABLE = re.compile(r"\$\$|\$\{[A-Za-z_]\w*\}", re.ASCII)
 _WHOLE_VARIABLE = re.compile(r"\$([A-Za-z_]\w*)", re.ASCII)
 _SPLIT_VARIABLE = re.compile(r"(?<!\S)\$[A-Za-z_]", re.ASCII)
-"""A whole variable among the words of a shell; perhaps only in a quoted word."""
+"""A variable that is a whole word of a shell command; it may also match in a quoted word."""
 _PROMPT_BRACE = re.compile(r"\{(?=\{)")
-"""The first of two braces, with which a variable of a prompt begins."""
+"""The first of the two braces that start a variable of a prompt."""
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ESCAPES = {";": ";", "n": "\n", "t": "\t", "s": " ", "\\": "\\", '"': '"', "'": "'"}
 _FIX = "nothing was imported; correct the unit, or leave its timer out"
@@ -153,7 +153,7 @@ def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
         lines.append(f"cd {folder} || {'true' if is_optional else 'exit 1'}")
     command = " && ".join(commands)
     if _SPLIT_VARIABLE.search(command):
-        lines.append("set -f")  # systemd splits the value of a variable, and expands no * in it
+        lines.append("set -f")  # systemd splits a variable's value, but expands no * in it
     lines.append(command)
     # Only a oneshot service is still starting while its command runs.
     limit = _span(unit, service, "TimeoutStartSec" if kind == "oneshot" else "RuntimeMaxSec")
@@ -203,7 +203,7 @@ def _words(unit: str, line: str) -> Iterator[str]:
 
 
 def _written_words(unit: str, line: str) -> Iterator[str]:
-    """Split a line as systemd does, with its quotes and escapes."""
+    """Split a line as systemd does, but keep its quotes and escapes."""
     position, line = 0, line.strip()
     while position < len(line):
         found = _WORD.match(line, position)
@@ -232,7 +232,7 @@ def _word(unit: str, line: str, written: str) -> str:
 
 
 def _specified(unit: str, word: str) -> str:
-    """Return a word with its specifiers in place: %h is the home, %% a percent sign."""
+    """Return a word with its specifiers replaced, such as %h by the user's home folder."""
 
     def value(found: re.Match[str]) -> str:
         known = {
@@ -249,9 +249,10 @@ def _specified(unit: str, word: str) -> str:
 
 
 def _quoted(word: str, *, variables: bool = True) -> str:
-    """Quote a word for the shell, which still fills its variables in.
+    """Quote a word for the shell, but not its variables, which the shell still fills in.
 
-    systemd fills in `${NAME}` anywhere, but `$NAME` only as a whole word, whose value it splits.
+    systemd fills in `${NAME}` anywhere in a word. It fills in `$NAME` only if that is the whole
+    word, and splits the value into words.
     """
     if not variables:
         return _literal(word.replace("$$", "$"))
@@ -267,12 +268,15 @@ def _quoted(word: str, *, variables: bool = True) -> str:
 
 
 def _literal(text: str, empty: str = "''") -> str:
-    """Quote text for the shell, without the `{{` of a prompt's variable."""
+    """Return ``text`` quoted for the shell, or ``empty`` if ``text`` is empty.
+
+    Insert an empty quoted string into each `{{`, which would start a variable of a prompt.
+    """
     return _PROMPT_BRACE.sub("{''", shlex.quote(text)) if text else empty
 
 
 def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:
-    """Return the sections of a unit file. Raise `InvalidInput` if it is not complete."""
+    """Return the sections of a unit file. Raise `InvalidInput` if the file is not complete."""
     where = file.name
     if file.with_name(f"{where}.d").is_dir():
         hint = f"nothing was imported; write the whole unit to a file: systemctl cat {where}"
@@ -309,7 +313,7 @@ def _refuse_unknown(
     known: tuple[str, ...],
     notes: list[str],
 ) -> None:
-    """Refuse keys that change what the job does; note the others that Daybook does not know."""
+    """Refuse keys that change the effect of the job; add a note about other unknown keys."""
     left_out = list[str]()
     for name, section in sections.items():
         for key, values in section.items():
@@ -338,7 +342,7 @@ def _flag(where: str, section: Section, key: str) -> bool:
 
 
 def _span(where: str, section: Section, key: str) -> str:
-    """Return a duration as Daybook writes it; empty if there is none, or it is endless."""
+    """Return a duration in Daybook's format; empty if it is missing, zero or endless."""
     text = _last(section, key)
     if text in ("", "0", "infinity"):
         return ""

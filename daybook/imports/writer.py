@@ -4,10 +4,10 @@
 
     Source ─► plan: every job becomes a `Job`, or the import is refused ─► perform: rows
 
-A job is recognised by its source id (`JobRow.request_key`, also of a removed job), a run by the key
-``import:<job>:<run>`` of its occurrence, so a repeated import adds only what is new. No due time in
-the past is ever due: a job is audited from the import on, and a one-time job whose time has passed
-is disabled.
+The writer recognises a job by its source id (`JobRow.request_key`, even of a removed job), and a
+run by the key ``import:<job>:<run>`` of its occurrence. So a repeated import adds only new jobs and
+runs. No due time before the import becomes due: the audit of a job starts at the import, and a
+one-time job whose time has passed is disabled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, va
 from daybook.runs import outcomes
 
 OnConflict = Literal["skip", "rename", "replace"]
-"""What to do with a job whose name a job has that was not imported from the same source."""
+"""What to do with a job of the source if another job, not imported from it, has the same name."""
 
 IMPORTED = "imported"
 """The trigger of the runs of an imported history."""
@@ -44,16 +44,16 @@ CREATED_BY = "import"
 PASSED_REASON = "imported after its due time"
 UNKNOWN_REASON = "it had not ended when it was imported"
 CHOSEN_NAME = "imported"
-"""Name of a job whose own name and prompt have no letter that a name may have."""
+"""Name of a job if neither its name nor its prompt has a character that a name may contain."""
 
 _PLACEHOLDER = "…"
 
 
 class ImportedJob(BaseModel, frozen=True):
-    """What an import did with one job.
+    """Result of an import for one job.
 
     ``result`` is `added`, `replaced` (added in place of the job that had its name), `unchanged` (it
-    was imported before) or `skipped` (its name is taken). ``id`` is None if it is not stored.
+    was imported before) or `skipped` (its name is taken). ``id`` is None if the job is not stored.
     """
 
     source_id: str
@@ -80,7 +80,7 @@ class ImportReport(BaseModel, frozen=True):
 
 @dataclass
 class _Planned:
-    """One job of the source, and what is to be done with it."""
+    """One job of the source, and the planned changes for it."""
 
     source: SourceJob
     result: Literal["added", "replaced", "unchanged", "skipped"]
@@ -102,7 +102,7 @@ async def write(
     on_conflict: OnConflict = "skip",
     dry_run: bool = False,
 ) -> ImportReport:
-    """Store the source, or with ``dry_run`` only find out what would be stored.
+    """Store the source; with ``dry_run``, only report the jobs and runs that would be stored.
 
     Raise `InvalidInput` naming the job and its field if one job is not valid; then nothing is
     written.
@@ -169,7 +169,7 @@ async def _plan(
 def _planned(
     source: SourceJob, holders: Mapping[str, str], used: set[str], on_conflict: OnConflict
 ) -> _Planned:
-    """Decide on the name of a new job, and what happens to the job that has it."""
+    """Choose the name of a new job, and decide what happens to a job that has this name."""
     notes = list(source.notes)
     name = _valid_name(source.name)
     if name != source.name.strip():
@@ -240,7 +240,7 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
 
 
 def _refuse_variables(source: SourceJob, command: str) -> None:
-    """Refuse a command with a variable of a prompt: Daybook would replace it, cron did not."""
+    """Refuse a command with a variable of a prompt: Daybook would replace it, unlike cron."""
     if variables := prompts.used(command):
         problem = f"{source.where}: its command has {variables[0]}, a variable of Daybook's prompts"
         hint = "nothing was imported; divide its braces for the shell, such as '{''{job}}'"
@@ -273,7 +273,7 @@ def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
 
 
 async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]) -> None:
-    """Set the runs to add: those of live and new jobs that were not imported before."""
+    """Set the runs to add: all runs of live and new jobs that no import has added before."""
     known = set[str]()
     if any(each.row is not None for each in plan):
         imported = select(RunRow.occurrence).where(col(RunRow.trigger) == IMPORTED)
@@ -293,7 +293,7 @@ async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]
 
 
 async def _imported_before(session: AsyncSession, system: System) -> dict[str, JobRow]:
-    """Return the jobs that were imported from this system, removed ones included, by their key."""
+    """Return all jobs imported from this system, including removed jobs, by `request_key`."""
     of_system = col(JobRow.request_key).startswith(_source_key(system, ""), autoescape=True)
     rows = (await session.execute(select(JobRow).where(of_system))).scalars()
     return {str(row.request_key): row for row in rows}
@@ -344,7 +344,7 @@ async def _perform(session: AsyncSession, system: System, planned: _Planned, now
 
 
 def _run_row(job: JobRow, run: SourceRun) -> RunRow:
-    """Return a finished run. It has no run in Prefect, and nothing is delivered for it."""
+    """Return the row of a finished run, which has no run in Prefect and no deliveries."""
     output = run.output or None
     if output is not None and len(output) > outcomes.MAX_OUTPUT_CHARACTERS:
         more = len(output) - outcomes.MAX_OUTPUT_CHARACTERS

@@ -1,9 +1,9 @@
 """Types of the fields of actions, with the checks of their values.
 
-Names, URLs and JSON are checked for what every job needs: that databases and Prefect store them
-unchanged, and that they have a sensible length. Whether a tool exists or a URL may be reached is
-decided elsewhere (`daybook.tools`, `daybook.http`). The checks raise `InvalidInput`, which a model
-passes on in pydantic's error.
+The checks ensure that databases and Prefect store names, URLs and JSON unchanged, and that their
+length is sensible. Other packages decide whether a tool exists (`daybook.tools`) and whether a URL
+may be reached (`daybook.http`). The checks raise `InvalidInput`; when a model is built, pydantic
+raises an error that contains it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 """HTTP methods of a webhook."""
 
 Session = Literal["reuse", "new", "chat"]
-"""Session that a job's runs continue: the job's own, a new one, or that of the channel's chat."""
+"""Session of a job's runs: the job's own, a new session for each run, or the channel's chat."""
 
 _TOOL_HINT = "use name, server.tool, or https://host/path#tool"
 _PREFECT_KEY = "__prefect_kind"
@@ -71,7 +71,7 @@ def _gate_agent(name: str) -> str:
 
 
 def _fallback_agents(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the names without blanks, one of which clears the list."""
+    """Return the names without blank ones; a list with only a blank name clears the field."""
     checked = (_checked_length(name, "fallback_agents") for name in names)
     return tuple(filter(None, checked))
 
@@ -132,13 +132,13 @@ SessionKey = Annotated[
         description="Name of a session to share with other jobs of the same agent.",
     ),
 ]
-"""This type and the four above are for all kinds that ask an agent."""
+"""The types from `AgentName` to `SessionKey` are for all kinds of jobs that ask an agent."""
 
 GateAgentName = Annotated[str, AfterValidator(_gate_agent), Marker(names="agent", is_checked=True)]
 
 
 def check_fallback_agents(agent: str, fallback_agents: tuple[str, ...]) -> None:
-    """Raise `InvalidInput` if a fallback agent is the job's own, or is listed twice."""
+    """Raise `InvalidInput` if a fallback agent is the job's own agent, or is listed twice."""
     for position, name in enumerate(fallback_agents):
         if name == agent:
             problem = f'"{name}" is the job\'s own agent'
@@ -149,7 +149,7 @@ def check_fallback_agents(agent: str, fallback_agents: tuple[str, ...]) -> None:
 
 
 def check_session(session: Session, key: str) -> None:
-    """Raise `InvalidInput` for an invalid key, and for one of a session that has none."""
+    """Raise `InvalidInput` for an invalid key, or a key with a ``session`` other than `reuse`."""
     if key and session != "reuse":
         problem = f"cannot be combined with session {session}"
         raise InvalidInput("session_key", problem, "set session to reuse")

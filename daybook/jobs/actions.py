@@ -40,7 +40,7 @@ from daybook.jobs.markers import Marker
 from daybook.validation import raising_pydantic_error
 
 DEFAULT_AGENT = "default"
-"""Name of the agent that a job asks if it names none."""
+"""Name of the agent of a job that names no agent."""
 
 Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
 
@@ -49,28 +49,28 @@ OutputFormat = Literal["text", "json", "structured"]
 
 
 Uses: TypeAlias = list[tuple[str, str]]
-"""Names or URLs that an action or a check uses, each after the name of its field."""
+"""Pairs of a field's name and a name or URL in this field that an action or a check uses."""
 
 Facts: TypeAlias = list[tuple[str, str]]
-"""Labels and values; an empty value is not shown."""
+"""Pairs of a label and a value; an action's pair with an empty value is not shown."""
 
 Words: TypeAlias = tuple[str, ...]
-"""Text in parts: Daybook's own words and a user's text in turn, the first one Daybook's."""
+"""Text in parts: Daybook's words and a user's text alternate, starting with Daybook's words."""
 
 
 class BaseAction(BaseModel, ABC):
-    """Base class of actions: the agents, tools and URLs that its runs use, and its display."""
+    """Base class of actions: which agents, tools and URLs a run uses, and how to show them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     opening: ClassVar[str]
-    """The first words of `sentence`, by which `prefect.summary` finds it again."""
+    """The first words of `sentence`, by which `prefect.summary` recognises the sentence."""
 
     default_policy: ClassVar[Mapping[str, object]] = {}
-    """Defaults of the kind's policy, where they differ from those of `Policy`."""
+    """Defaults of the kind's policy that differ from the defaults of `Policy`."""
 
     may_be_agents: ClassVar[bool] = True
-    """Whether agents may own jobs of this kind; `jobs.limits` checks all that the action uses."""
+    """Whether agents may own jobs of this kind; `jobs.limits` checks everything that they use."""
 
     ignores_user_jobs: ClassVar[bool] = False
     """Whether jobs of this kind run even if the setting `user_jobs` is false."""
@@ -79,7 +79,7 @@ class BaseAction(BaseModel, ABC):
     """Whether a run reads its prompt from a file, so that the prompt may use any variable."""
 
     has_own_command: ClassVar[bool] = False
-    """Whether a command of its own adds jobs of this kind, so that `add` has no options for it."""
+    """Whether a separate command adds jobs of this kind, so that `add` has no options for them."""
 
     def agents(self) -> Uses:
         """Return the agents that the job's runs may ask."""
@@ -98,15 +98,15 @@ class BaseAction(BaseModel, ABC):
         return []
 
     def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]] | None:
-        """Return name and arguments of the call that a run makes without an agent, else None.
+        """Return name and arguments of the call that a run makes without an agent, or None.
 
-        The name is what `approve` names it by. The arguments are for people: with the ``payload``
-        of the run, and with references to secrets.
+        The field `approve` refers to the call by this name. The arguments are for display: they
+        contain the run's ``payload``, and references to secrets instead of the secrets.
         """
         return None
 
     def values_with_secrets(self) -> list[object]:
-        """Return the values in which a reference to a secret is replaced when the job runs."""
+        """Return the values in which a run replaces references to secrets."""
         return []
 
     def uses_payload(self) -> bool:
@@ -115,7 +115,7 @@ class BaseAction(BaseModel, ABC):
 
     @abstractmethod
     def subject(self) -> str:
-        """Return the source of the job's default name."""
+        """Return the text from which the job's default name is derived."""
 
     @abstractmethod
     def brief(self) -> tuple[str, str]:
@@ -123,25 +123,25 @@ class BaseAction(BaseModel, ABC):
 
     @abstractmethod
     def sentence(self) -> Words:
-        """Return what a run does, without the queries of URLs, which may contain tokens."""
+        """Describe what a run does, without the queries of URLs, which may contain tokens."""
 
     def target(self) -> str:
-        """Return what a run asks or calls, such as `tool search.reindex`, as in `sentence`."""
+        """Return the target of a run as it is in `sentence`, such as `tool search.reindex`."""
         words, name, *_ = self.sentence()
         _, _, noun = words.partition(" ")
         return f"{noun.removeprefix('the ')}{name}"
 
     @abstractmethod
     def sent(self) -> Facts:
-        """Return what a run sends to its target, the longest text last, without URLs' queries."""
+        """Return the texts that a run sends to its target, with labels, the longest text last."""
 
     @abstractmethod
     def facts(self) -> Facts:
-        """Return all of the action for `daybook show`, in the order in which it is read."""
+        """Return all fields of the action for `daybook show`, in reading order."""
 
 
 class AgentPrompt(BaseAction):
-    """Action of an `agent-prompt` job: ask an agent. The prompt is stored as it was written."""
+    """Action of an `agent-prompt` job: ask an agent. The prompt is stored as the user wrote it."""
 
     opening = "Asks the agent "
 
@@ -228,7 +228,7 @@ class Webhook(BaseAction):
     """Action of a `webhook` job: one HTTP request. A 2xx response is success."""
 
     opening = "Calls "
-    default_policy = {"timeout": "30s", "retries": 0}  # a failed one may have had its effect
+    default_policy = {"timeout": "30s", "retries": 0}  # a failed request may have had its effect
 
     url: Annotated[
         Url,
@@ -343,7 +343,7 @@ class ToolCall(BaseAction):
 class Heartbeat(BaseAction):
     """Action of a `heartbeat` job: ask an agent to carry out a file of standing orders.
 
-    The agent is asked only if the file has text and the gate decides that there is something to do.
+    A run asks the agent only if the file has text and the gate decides that there is work to do.
     """
 
     opening = "Asks the agent "
@@ -386,7 +386,7 @@ class Heartbeat(BaseAction):
         return [*_asked_agents(self), *gate]
 
     def uses_payload(self) -> bool:
-        return True  # its file may
+        return True  # its file may use the payload
 
     def subject(self) -> str:
         return "heartbeat"
@@ -398,7 +398,7 @@ class Heartbeat(BaseAction):
         return self.opening, self.agent, " to follow the orders in ", self.file
 
     def sent(self) -> Facts:
-        return [("Prompt", "")]  # it is in the file
+        return [("Prompt", "")]  # the prompt is in the file
 
     def facts(self) -> Facts:
         return [self.brief(), ("gate", self.gate_agent), *_asked_facts(self)]

@@ -1,8 +1,8 @@
 """JSON schema of a structured answer: validation of the schema and of answers.
 
-A schema is self-contained: every `$ref` is resolved when the job is validated, and only ever
-against an empty registry. Otherwise an external reference would be fetched from a URL that the job
-chose, after the answer was paid for.
+A schema must be self-contained: Daybook resolves every `$ref` when it validates the job, and only
+with an empty registry. Otherwise `jsonschema` would fetch an external reference from a URL that the
+job chose, after the answer was paid for.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check(schema: Mapping[str, Any]) -> None:
 
 
 def mismatch(schema: Mapping[str, Any], value: Any) -> str:
-    """Return where and how ``value`` violates the schema, or "" if it is valid.
+    """Return where and how ``value`` violates the schema, or "" if ``value`` is valid.
 
     The schema must have passed `check`.
     """
@@ -71,9 +71,9 @@ def _check_form(schema: Any) -> None:
 
 
 def _check_references(resource: SchemaResource, resolver: Any, seen: set[int]) -> None:
-    """Resolve the references in a schema and in their targets, except in those in ``seen``.
+    """Resolve the references in a schema and, recursively, in the targets of the references.
 
-    ``seen`` holds the `id` of each schema that was visited.
+    ``seen`` holds the `id` of each schema that was visited; visited schemas are not visited again.
     """
     schema = resource.contents
     if not isinstance(schema, Mapping) or id(schema) in seen:

@@ -7,8 +7,8 @@ One `Budget` has four fields, and four places set one::
     an agent    `[budget.agents.NAME]`        each run; all runs that the agent answers in a day
     the home    `[budget]`                    each run; all runs in a day
 
-All of them apply. Every day begins at midnight in `DAYBOOK_TIMEZONE`. `daybook.runs.budget` adds up
-what was used, and judges claims and requests.
+All of these budgets apply. Every day begins at midnight in `DAYBOOK_TIMEZONE`.
+`daybook.runs.budget` adds up the used tokens and dollars, and judges claims and requests.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class BudgetFields(DailyFields, Protocol):
 
 
 class Budget(BaseModel):
-    """Maximum tokens and US dollars of a run and of a day."""
+    """Maximum tokens and US dollars per run and per day."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -67,7 +67,7 @@ class Budget(BaseModel):
 
 
 class HomeBudget(Budget):
-    """The operator's budget: of all runs together, and of single agents."""
+    """The operator's budgets: one for all runs together, and one for each named agent."""
 
     unpriced_usd: UsDollars | None = Field(
         default=None,
@@ -96,7 +96,7 @@ def read(table: Mapping[str, Any]) -> HomeBudget:
 
 @dataclass(frozen=True)
 class Limit:
-    """One limit on one run. ``of`` names what the scope is, for messages; empty for run and job."""
+    """One limit on one run. ``of`` names the scope in messages; it is empty for `run` and `job`."""
 
     scope: Scope
     unit: Unit
@@ -135,10 +135,10 @@ def money(dollars: float) -> str:
 def limits(
     job: BudgetFields, owner: tuple[str, BudgetFields] | None, agent: str, home: HomeBudget
 ) -> Iterator[Limit]:
-    """Yield the limits on one run, of each scope and unit at most one.
+    """Yield the limits on one run: at most one for each scope and unit.
 
-    ``owner`` are the name and the limits of the job's owner, None if nothing limits it; ``agent``
-    is the agent that the run asks first.
+    ``owner`` is the name and the limits of the job's owner, or None if nothing limits the owner.
+    ``agent`` is the agent that the run asks first.
     """
     of_agent = home.agents.get(agent, Budget())
     budgets: list[tuple[Scope, str, BudgetFields]] = [("job", "", job)]
@@ -150,7 +150,7 @@ def limits(
         ("usd", [each.usd_per_run for _, _, each in budgets]),
     ]
     for unit, given in per_run:
-        if most := min(filter(None, given), default=0):  # the lowest one that is set
+        if most := min(filter(None, given), default=0):  # the lowest limit that is set
             yield Limit("run", unit, most)
     for scope, of, each in budgets:
         yield from daily(scope, each, of)

@@ -1,10 +1,9 @@
 """Check of a job: a precondition that decides whether a run starts.
 
-It is a tool, a prompt to an agent, a command, or a watch: a page or a command whose content must
-have changed. If the check answers no, the run ends as skipped with the reason; if the check fails,
-the run fails. A check runs before the first attempt only. It
-must have no side effects: it may run again for the same run if a process died before the run's work
-started.
+A check is a tool, a prompt to an agent, a command, or a watch: a page or the output of a command
+that must have changed. If the check answers no, the run ends as skipped with the reason; if the
+check fails, the run fails. A check runs before the first attempt only. A check must have no side
+effects: it may run again for the same run if a process died before the run's work started.
 """
 
 from __future__ import annotations
@@ -92,11 +91,11 @@ class Check(BaseModel):
         return self
 
     def __bool__(self) -> bool:
-        """Return whether there is a check at all."""
+        """Return whether the job has a check."""
         return any(getattr(self, name) for name in KINDS)
 
     def tools(self) -> Uses:
-        """Return the tool that decides, after the name of its field."""
+        """Return the tool that decides, with the name of its field."""
         return [("tool", self.tool)] if self.tool else []
 
     def arguments(self) -> dict[str, Any]:
@@ -104,23 +103,23 @@ class Check(BaseModel):
         return self.params
 
     def agents(self) -> Uses:
-        """Return the agent that is named for the prompt, after the name of its field."""
+        """Return the agent that the check names for its prompt, with the name of the field."""
         return [("agent", self.agent)] if self.agent else []
 
     def urls(self) -> Uses:
-        """Return the watched page, after the name of its field."""
+        """Return the URL of the watched page, with the name of its field."""
         return [("watch_url", self.watch_url)] if self.watch_url else []
 
     def agent_of(self, action: Action) -> str:
-        """Return the agent that the prompt is for, or an empty string if there is no prompt."""
+        """Return the agent that answers the prompt, or an empty string if there is no prompt."""
         return (self.agent or getattr(action, "agent", DEFAULT_AGENT)) if self.prompt else ""
 
     def values_with_secrets(self) -> list[object]:
-        """Return the values in which a reference to a secret is replaced."""
+        """Return the values in which a run replaces references to secrets."""
         return [self.params]
 
     def brief(self) -> str:
-        """Describe the check: `the tool mail.any {"box": "in"}`; empty if there is none."""
+        """Describe the check, such as `the tool mail.any {"box": "in"}`; empty without a check."""
         if self.tool:
             params = json.dumps(self.params, ensure_ascii=False) if self.params else ""
             return f"the tool {self.tool} {params}".rstrip()

@@ -1,4 +1,4 @@
-"""What a model gets of a session: settings of a job, or else of its agent. Pure."""
+"""Limits on the history of a session that a model gets: settings of a job or of its agent."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from daybook.jobs.markers import Marker
 from daybook.validation import raising_pydantic_error
 
 KEPT_MESSAGES = 20
-"""Number of the last messages of a session that a model gets in full, within the tokens.
+"""Number of the last messages of a session that a model gets in full, within the limit in tokens.
 
-A session that is not compressed gives a model these messages only.
+If a session is not compressed, a model gets only these messages.
 """
 DEFAULT_HISTORY_TOKENS = 50_000
-"""Maximum tokens of what a model gets of a session, unless the job or its agent says another."""
+"""Maximum tokens of the history that a model gets, unless the job or its agent sets another."""
 CHARACTERS_PER_TOKEN = 4
-"""Estimate for the length of texts: each provider counts tokens in its own way."""
+"""Estimated length of a token, because each provider counts tokens in its own way."""
 
 _MESSAGES = range(30, 1_001)
 _TOKENS = range(1_000, 1_000_001)
 MIN_LIMIT_TOKENS = _TOKENS.start
-"""Lowest limit in tokens; a session that is shorter exceeds none."""
+"""Lowest legal limit in tokens; a session with fewer tokens exceeds no limit."""
 
 
 def estimate_tokens(lengths: Iterable[int]) -> int:
@@ -104,10 +104,11 @@ class _Limited(Protocol):
 
 @dataclass(frozen=True)
 class Compression:
-    """The limits above which older messages are summarized; 0 is no limit, and false if both are.
+    """The limits above which older messages are summarized, and the limit on the history.
 
-    ``messages`` and ``tokens`` count what no summary covers yet. ``history`` is the maximum number
-    of tokens that a model gets, with the summary; 0 is `DEFAULT_HISTORY_TOKENS`.
+    ``messages`` and ``tokens`` limit the messages that no summary covers yet; 0 means no limit, and
+    without both limits the object is false. ``history`` is the maximum number of tokens that a
+    model gets, including the summary; 0 means `DEFAULT_HISTORY_TOKENS`.
     """
 
     messages: int = 0
@@ -130,7 +131,10 @@ class Compression:
         return self.history or DEFAULT_HISTORY_TOKENS
 
     def over(self, other: Compression) -> Compression:
-        """Return the limits of a job, completed by the ``other`` ones of its agent."""
+        """Return the limits of a job, completed by ``other``, the limits of its agent.
+
+        The agent's ``messages`` and ``tokens`` apply only if the job sets neither of the two.
+        """
         return replace(self or other, history=self.history or other.history)
 
     def is_exceeded(self, lengths: Sequence[int]) -> bool:
@@ -141,10 +145,11 @@ class Compression:
 
 
 def first_within(messages: Sequence[tuple[bool, int]], most_tokens: int) -> int:
-    """Return the index from which the last ``messages`` have at most so many tokens.
+    """Return the index from which the last ``messages`` have at most ``most_tokens`` tokens.
 
-    Each is whether it is a user's, and its length in characters. The index is that of a user's
-    message, so a prompt stays with its answer, or the number of messages if none fits.
+    Each message is a pair: whether a user wrote it, and its length in characters. The message at
+    the index is a user's, so a prompt stays with its answer. If no such message fits, the index is
+    the number of messages.
     """
     first, left = len(messages), most_tokens
     for index in reversed(range(len(messages))):

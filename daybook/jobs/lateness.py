@@ -24,10 +24,10 @@ MAX_CATCH_UP_AGE = timedelta(hours=24)
 
 @dataclass(frozen=True)
 class Lateness:
-    """Judgement of a due time: ``on_time`` and ``run`` may run, ``missed`` may not.
+    """Judgement of a due time: with ``on_time`` or ``run`` it may run, with ``missed`` it may not.
 
-    ``reason`` explains ``run`` and ``missed``. ``why`` is the reason of a missed due time without
-    how late it is, so that adjacent due times can share it.
+    ``reason`` explains the verdicts ``run`` and ``missed``. ``why`` is the reason for ``missed``
+    without the delay, so that adjacent missed due times can share it.
     """
 
     verdict: Literal["on_time", "run", "missed"]
@@ -41,16 +41,17 @@ class Lateness:
 
 @dataclass(frozen=True)
 class Following:
-    """Due time after the judged one; ``due`` is None if none is in sight."""
+    """Due time after the judged due time; ``due`` is None if the search found none."""
 
     due: datetime | None
 
 
 def window(schedule: Schedule, due: datetime, policy: Policy | None = None) -> timedelta:
-    """Return how late this due time may still run: half the gap to the next one, from 60 s to 2 h.
+    """Return the window in which this due time may still run late.
 
-    It is 2 h if there is no next one, and 24 h for a one-time job. The window applies only
-    to jobs with `catch_up = "latest"`.
+    The window is half the gap to the next due time, at least 60 s and at most 2 h. Without a next
+    due time it is 2 h, and for a one-time job 24 h. The window applies only to jobs with
+    `catch_up = "latest"`.
     """
     return _window(schedule, due, next_due(schedule, policy or Policy(), due))
 
@@ -70,13 +71,16 @@ def judge(
     policy: Policy | None = None,
     following: Following | None = None,
 ) -> Lateness:
-    """Judge the due time ``due`` of ``schedule`` at ``now``; both are aware.
+    """Judge the due time ``due`` of ``schedule`` at ``now``; both are aware instants.
 
     With any policy, a run is on time until 60 s after its due time. After that, `catch_up` decides:
-    with `none` it is missed; with `latest` it runs if it is inside its window and no later due time
-    has passed; with `all` it runs until 24 hours after its due time. All bounds are inclusive.
-    Only later due times within the bounds of ``policy`` count. A caller that judges consecutive due
-    times passes the next one as ``following``.
+
+    - `none`: the due time is missed
+    - `latest`: it runs if it is inside its window and no later due time has passed
+    - `all`: it runs until 24 hours after the due time
+
+    All these limits are inclusive. A later due time counts only within the bounds of ``policy``. A
+    caller that judges consecutive due times passes the next due time as ``following``.
     """
     effective_policy = policy or Policy()
     late = now - due

@@ -14,9 +14,10 @@ agents under their names::
     agents = ["researcher", "fast"]
     tools = ["search.*"]
 
-The limits are checked when a job is written, and again at each claim with the parameters that the
-run would use, whatever Prefect stores. Names may contain the wildcards `*`, `?` and `[…]`. Anything
-that `check` does not know, such as a new kind of job, is refused.
+Daybook checks the limits when a job is written, and again at each claim. A claim checks the
+parameters that the run would use, even if they were changed in Prefect. Names may contain the
+wildcards `*`, `?` and `[…]`. `check` refuses everything that it does not know, such as a new kind
+of job.
 """
 
 from __future__ import annotations
@@ -52,18 +53,18 @@ if TYPE_CHECKING:
 MAX_DUE_TIMES_CHECKED, MIN_DUE_TIMES_CHECKED, LOOKAHEAD_DURATION = 2_000, 100, timedelta(days=32)
 """Limits of the search for the smallest interval between two due times.
 
-It examines all due times within `LOOKAHEAD_DURATION`, but at least `MIN_DUE_TIMES_CHECKED` and at
-most `MAX_DUE_TIMES_CHECKED`. A cron expression that fires several times within a minute, an hour or
-a day does so in every minute, hour or day in which it fires, so it is enough that the range
-includes the start of a month. A range of 32 days always does. A change of the clocks does no harm,
-because intervals are compared by wall-clock time, too.
+The search examines all due times within `LOOKAHEAD_DURATION`, but at least `MIN_DUE_TIMES_CHECKED`
+and at most `MAX_DUE_TIMES_CHECKED`. A cron expression that fires several times within a minute, an
+hour or a day does so in every minute, hour or day in which it fires. So it is enough that the range
+includes the start of a month, and a range of 32 days always includes one. A change of the clocks
+does no harm, because the search also compares intervals by wall-clock time.
 """
 
 FORBIDDEN_CHANNELS = ("console", "file")
 """Channels that no agent's job may use, whatever the limits allow."""
 
 ALL_KINDS = "all"
-"""Value of the setting `execution_off` for every kind of job."""
+"""Entry of the setting `execution_off` that stands for every kind of job."""
 
 Patterns = tuple[str, ...]
 
@@ -78,7 +79,7 @@ def _interval(value: object) -> object:
 
 
 class Limits(BaseModel):
-    """Limits on the jobs of one agent: "its jobs" are the jobs that the agent owns."""
+    """Limits on the jobs of one agent; below, "its jobs" are the jobs that the agent owns."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -151,12 +152,12 @@ class Limits(BaseModel):
 
 @dataclass(frozen=True)
 class AgentLimits:
-    """Limits for all agents, and limits for single agents by id.
+    """Limits for all agents (``for_all``), and for single agents by id (``for_one``).
 
-    ``user_jobs`` is False if the schedules of all jobs except plugins' jobs and heartbeats are
-    switched off. ``execution_off`` are the kinds of jobs whose runs are not executed. ``timezone``
-    is the operator's. It defines when a day of a budget starts, so that no job's own zone can reset
-    daily limits. ``budget`` is the budget of the home.
+    ``user_jobs`` is False if the operator has switched off all schedules except those of plugins'
+    jobs and heartbeats. ``execution_off`` has the kinds of jobs whose runs are not executed.
+    ``timezone`` is the operator's zone. It defines when a day of a budget starts, so the zone of a
+    job cannot reset daily limits. ``budget`` is the budget of the home.
     """
 
     for_all: Limits = field(default_factory=Limits)
@@ -168,7 +169,7 @@ class AgentLimits:
 
     @classmethod
     def of(cls, table: Mapping[str, Any], *, user_jobs: bool = True, timezone: str = "UTC") -> Self:
-        """Read the settings table; an agent's own table overrides the common one.
+        """Read the settings table; an agent's own table overrides the common table.
 
         Raises `InvalidInput`.
         """
@@ -202,8 +203,7 @@ def _read(table: Mapping[str, Any], where: str) -> Limits:
 def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
     """Raise `InvalidInput` for the first limit that ``job`` exceeds, with the field and a hint.
 
-    The number of jobs and the used tokens are checked in the ledger (`daybook.runs`,
-    `daybook.api`).
+    `daybook.api` and `daybook.runs` check the number of jobs and the used tokens in the ledger.
     """
     if limits is None:
         return
@@ -225,7 +225,7 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
 
 
 def approvals_of(policy: Policy, owner: str) -> tuple[str, ...]:
-    """Return what a person has to approve in a job's runs: the entries of the job and of its owner.
+    """Return the entries of `approve` for a job's runs: the job's entries and its owner's entries.
 
     ``owner`` is empty for a run without a job. Raises the errors of `load_rules`.
     """
@@ -236,8 +236,8 @@ def approvals_of(policy: Policy, owner: str) -> tuple[str, ...]:
 def check_channel(channel: str, chat_id: str, limits: Limits | None) -> None:
     """Raise `InvalidInput` if the limits do not allow the channel or the chat id.
 
-    Also called before a job's message is sent, because a missed due time has had no claim.
-    ``limits`` None allows every channel.
+    The sender of a job's message calls this function too, because a missed due time has had no
+    claim. If ``limits`` is None, every channel is allowed.
     """
     if limits is None:
         return
@@ -259,7 +259,7 @@ def may_use(channel: str, limits: Limits) -> bool:
 def check_host(url: str, field: str, limits: Limits | None) -> None:
     """Raise `InvalidInput` naming ``field`` if the limits do not allow the host of ``url``.
 
-    An empty URL is always allowed, and ``limits`` None allows every host.
+    An empty URL is always allowed. If ``limits`` is None, every host is allowed.
     """
     host = (urlsplit(url).hostname or "") if url else ""
     if url and limits is not None and not limits.has_host(host):
@@ -274,17 +274,18 @@ def matches_any(name: str, patterns: Patterns) -> bool:
 def smallest_interval(job: Job, now: datetime, enough: timedelta = _ZERO) -> timedelta | None:
     """Return the smallest interval between two consecutive due times of the job's schedule.
 
-    Examines at most `MAX_DUE_TIMES_CHECKED` of them, from the start of the day (UTC) on. Returns
-    None if there are fewer than two, and an interval below ``enough`` as soon as it is found. The
-    policy's bounds are ignored: they only remove due times, perhaps on distant days. An hour that
-    the zone's clocks skip is ignored, too: a daily due time counts as daily on that day.
+    Examines at most `MAX_DUE_TIMES_CHECKED` due times, from the start of the UTC day of ``now``.
+    Returns None if there are fewer than two due times, and the first interval below ``enough`` as
+    soon as it is found. The search ignores the policy's bounds, which only remove due times,
+    perhaps on distant days. If the zone's clocks skip an hour, the search ignores that too: on that
+    day a daily due time still counts as daily.
     """
     return _smallest(job.schedule, now.astimezone(UTC).date(), enough)
 
 
 @lru_cache(maxsize=1_000)
 def _smallest(schedule: Schedule, since: date, enough: timedelta) -> timedelta | None:
-    """Return the interval, cached by date: each claim needs it while it holds the claim lock."""
+    """Return the interval; cache it by date, because each claim needs it under the claim lock."""
     tz, begin = zone(schedule.timezone), datetime.combine(since, time(), UTC)
     upcoming = islice(due.due_times(schedule, after=begin), MAX_DUE_TIMES_CHECKED)
     smallest: timedelta | None = None
@@ -326,7 +327,7 @@ def _check_session(key: str, owner: str) -> None:
 def _check_chat(job: Job, limits: Limits) -> None:
     """Raise `InvalidInput` for `chat` unless the limits list the channel without a wildcard.
 
-    A chat contains the messages of others.
+    An explicit entry is required because a chat contains the messages of others.
     """
     if getattr(job.action, "session", "") == "chat" and job.notify.channel not in limits.channels:
         channel = job.notify.channel
@@ -336,7 +337,7 @@ def _check_chat(job: Job, limits: Limits) -> None:
 
 
 def _check_secrets(job: Job, limits: Limits) -> None:
-    # A prompt is text; in every other action a reference is meant as one.
+    # In a prompt, a reference is only text; in every other action, a run replaces references.
     fields = {} if job.action.agents() else job.action.model_dump(mode="json")
     for name in sorted(secrets_in([fields, job.policy.check.params])):
         if not matches_any(name, limits.secrets):
@@ -375,8 +376,8 @@ def _not_allowed(field: str, name: str, names: Patterns) -> InvalidInput:
 def load_rules(found: Settings | None = None) -> AgentLimits:
     """Return the limits in ``found``, or else in the settings of this process.
 
-    Call it for each claim, because the file may have changed. Raises `InvalidInput` naming the
-    variable, or the file and the key.
+    Call this function for each claim, because the settings file may have changed. Raises
+    `InvalidInput` naming the variable, or the file and the key.
     """
     from daybook import settings  # slow to import, and this module is pure
 

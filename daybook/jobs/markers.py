@@ -12,45 +12,45 @@ from typing import Literal
 from pydantic.fields import FieldInfo
 
 Syntax = Literal["", "text", "header", "pairs", "command", "seconds"]
-"""How an option is written, if not as its type: `cli.field_options` defines each."""
+"""Special syntax of an option on the command line; `cli.field_options` defines each syntax."""
 
 Named = Literal["", "agent", "channel", "job", "secret"]
 
 
 @dataclass(frozen=True)
 class Marker:
-    """What is known of a field besides its type, title and description."""
+    """Facts about a field besides its type, title and description."""
 
     option: str = ""
-    """Name of the option on the command line, if it is not the field's."""
+    """Name of the option on the command line, if it differs from the field's name."""
     syntax: Syntax = ""
     names: Named = ""
-    """What the value names; a shell completes such names."""
+    """Kind of object that the value names; a shell completes such names."""
     for_agents: str | None = None
-    """The value in words, for the tools of agents; None if they may not set the field there."""
+    """The value in words, for agents' tools; None if their argument `options` lacks the field."""
     is_checked: bool = False
-    """Whether the value is checked with external systems before it is stored."""
+    """Whether Daybook checks the value with external systems before it stores the value."""
     is_target: bool = False
-    """Whether the value is a part of the target that a run reaches, so that its author counts."""
+    """Whether the value is part of a run's target, so that `provenance` records its author."""
     is_continued: bool = False
-    """Whether a run that continues a job's session has the value too."""
+    """Whether a run that continues a session of the job uses the job's value."""
     is_long: bool = False
     """Whether the value is a text that usually has more than one line."""
     missing: str = ""
-    """What to write if the field is required and missing."""
+    """Hint for the user if the required field is missing."""
     placeholder: str = "-"
-    """A valid value, with which the other fields are checked if this one is invalid."""
+    """Valid value that replaces an invalid one while the other fields are checked."""
 
 
 _NONE = Marker()
 
 
 def of(field: FieldInfo) -> Marker:
-    """Return the marker of a field; one without values if the field has none."""
+    """Return the marker of a field; an empty marker if the field has none."""
     return next((each for each in field.metadata if isinstance(each, Marker)), _NONE)
 
 
 def marked(fields: Mapping[str, FieldInfo], attribute: str) -> tuple[str, ...]:
-    """Return the fields whose marker has a value for ``attribute``, in their order."""
+    """Return the names of the fields whose marker sets ``attribute``, in the fields' order."""
     absent = getattr(_NONE, attribute)
     return tuple(name for name, each in fields.items() if getattr(of(each), attribute) != absent)

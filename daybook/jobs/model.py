@@ -4,9 +4,9 @@
 `InvalidInput` naming the field, and change nothing. `None` always means that a field was not given.
 
 A new field of an action, of the policy or of the notifications is one line in its model (`actions`,
-`policy`, `notify`): options, flow parameters, `--json` and the page of fields are derived from the
-models, and what else is known of it is in its marker (`markers`). A new field of `Job` itself is
-one line in `Job`, and needs:
+`policy`, `notify`). Options, flow parameters, `--json` and the page of fields are derived from the
+models; the field's marker (`markers`) contains further facts about it. A new field of `Job` itself
+is one line in `Job`, and needs:
 
 - a column of the same name in `ledger.tables`, with a migration: in `RevisionRow` if a change makes
   a new revision, else in `JobRow` (`jobs.store` copies the columns by name)
@@ -15,8 +15,8 @@ one line in `Job`, and needs:
   `prefect.deployment` writes, and `prefect.import_edits` and `prefect.adoption` read; if it is
   another field of the deployment, also its name in `prefect.deployments._COMPARED_FIELDS`
 
-Its option follows from the field; `cli.job_options` changes only for an option group of its own or
-a value with a syntax of its own. The snapshots in `tests/snapshots` record the change;
+The option is derived from the field; `cli.job_options` changes only if the option needs its own
+group or its value needs its own syntax. The snapshots in `tests/snapshots` record the change;
 `tests/policies.py` and `tests/notifications.py` have the defaults of `Policy` and `Notify`.
 """
 
@@ -77,7 +77,7 @@ _REQUIRED_FIELD = {
     for kind, model in ACTIONS.items()
     if any(field.is_required() for field in model.model_fields.values())
 }
-"""Required field of a kind. A heartbeat has none: only its kind identifies it."""
+"""Required field of each kind; a heartbeat has none, and only its kind identifies it."""
 _OBJECTS = ("policy", "notify")
 """Parameters that are objects, in addition to the fields of the action."""
 
@@ -151,7 +151,7 @@ class Job(BaseModel):
         return self
 
     def parameters(self) -> dict[str, JsonValue]:
-        """Return the parameters of the job's Prefect deployment: its complete behaviour.
+        """Return the parameters of the job's Prefect deployment: the whole behaviour of the job.
 
         Keys: the fields of the kind's action (`actions.ACTIONS`), and the objects `policy` and
         `notify`. `read_parameters` is the inverse.
@@ -162,17 +162,17 @@ class Job(BaseModel):
         return parameters
 
     def agents(self) -> list[str]:
-        """Return the agents that the job's runs may ask, also for its gate and its check."""
+        """Return the agents that the job's runs may ask, including the agents of gate and check."""
         found = [name for _, name in self.action.agents()]
         return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent_of(self.action)])))
 
     def tools(self) -> list[str]:
-        """Return the tools that the job's runs call themselves, including that of its check."""
+        """Return the tools that the job's runs call themselves, including the tool of its check."""
         found = [*self.action.tools(), *self.policy.check.tools()]
         return list(dict.fromkeys(name for _, name in found))
 
     def values_with_secrets(self) -> list[object]:
-        """Return the values in which a reference to a secret is replaced when the job runs."""
+        """Return the values in which a run replaces references to secrets."""
         return [*self.action.values_with_secrets(), self.policy.check.params]
 
     def uses_payload(self) -> bool:
@@ -220,7 +220,7 @@ class ScheduleFields(BaseModel):
 
 
 def _action_fields_of_all_kinds() -> dict[str, FieldInfo]:
-    """Return the fields of all actions; if kinds share a field name, that of the first."""
+    """Return the fields of all actions; if kinds share a name, the field of the first kind."""
     fields: dict[str, FieldInfo] = {}
     for model in ACTIONS.values():
         fields = {**fields, **{k: v for k, v in model.model_fields.items() if k not in fields}}
@@ -289,16 +289,17 @@ def new_job(
 ) -> Job:
     """Create a new job from flat fields (`FIELDS`); the only function that does so.
 
-    ``now`` is an aware instant: the anchor of an `every`; an `at` must be later.
+    ``now`` is an aware instant. It is the anchor of an `every`, and an `at` must be later.
     ``default_timezone`` is used if `timezone` is not given. ``taken`` are the names in use: a given
-    name that is taken is refused, and a default name gets `-2`, `-3` and so on.
+    name in ``taken`` is refused, and a default name in ``taken`` gets `-2`, `-3` and so on.
 
-    `schedule` is one string (see `schedule.parse`) that replaces `cron`, `every`, `at` and
-    `on_demand`; `policy` and `notify` are objects; flat fields such as `timeout` and `channel`
-    override their entries. Raises `InvalidInput` naming the field.
+    The field `schedule` is one string (see `schedule.parse`) that replaces `cron`, `every`, `at`,
+    `after` and `on_demand`. The fields `policy` and `notify` are objects; flat fields such as
+    `timeout` and `channel` override their entries. Raises `InvalidInput` naming the field.
 
-    ``before`` is the job that the new one replaces: an equal `every` keeps its phase, an equal `at`
-    its time even if it has passed, and an equal prompt, schedule and policy stay legal.
+    ``before`` is the job that the new job replaces. An unchanged `every` keeps its phase, and an
+    unchanged `at` keeps its time even if it has passed. An unchanged prompt stays legal, and so do
+    the schedule and the policy if both are unchanged.
     """
     given = _known(fields)
     kind = _kind(given)
@@ -335,11 +336,11 @@ def edit(
 ) -> Job:
     """Return the job with only the given fields changed; ``job`` itself never changes.
 
-    `timezone` alone makes a cron expression apply in the new zone; of other schedules it changes
-    only the display. A new `every` counts from ``now``; an equal one keeps its phase. A `policy` or
-    `notify` object replaces all fields of the stored one; a `channel` without a `chat_id` clears
-    the stored chat id.
-    ``taken`` are the names of the other jobs. Raises `InvalidInput` naming the field.
+    If only `timezone` changes, a cron expression applies in the new zone; for other schedules only
+    the display changes. A new `every` counts from ``now``; an unchanged `every` keeps its phase. A
+    `policy` or `notify` object replaces all fields of the stored object; a `channel` without a
+    `chat_id` clears the stored chat id. ``taken`` are the names of the other jobs. Raises
+    `InvalidInput` naming the field.
     """
     given = _known(changes)
     if given.get("kind", job.kind) != job.kind:
@@ -391,7 +392,7 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
 
 
 def _kind(given: Mapping[str, object]) -> str:
-    """Return the given kind, else the one that a required field implies, else `agent-prompt`.
+    """Return the given kind, or the kind that a required field implies, or `agent-prompt`.
 
     Raises `InvalidInput` if the given fields imply two kinds.
     """
@@ -425,7 +426,8 @@ def _check_prompt(action: Action, before: Action | None) -> None:
 def _check_variables(action: Action, policy: Policy) -> None:
     """Raise `InvalidInput` if a prompt uses a variable that the job does not set.
 
-    Also raise it for a work directory in which nothing would run.
+    Also raise it for a work directory in which nothing would run, and for an entry of `approve`
+    that does not name the job's only call.
     """
     asks, check = action.agents(), policy.check
     if (call := action.own_call()) is not None:
@@ -451,7 +453,7 @@ def _check_variables(action: Action, policy: Policy) -> None:
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:
-    """Return the given fields that are stored as they are given."""
+    """Return the given fields that `Job` stores unchanged."""
     composed = ("name", "action", "schedule", "policy", "notify")
     plain = {name: given[name] for name in Job.model_fields if name in given.keys() - composed}
     if isinstance(plain.get("tags"), str):
@@ -481,7 +483,7 @@ def _action(kind: str, fields: Mapping[str, object]) -> Action:
 
 
 def _check_size(job: Job) -> None:
-    """Refuse a job that Prefect would refuse for its size; name the largest field."""
+    """Raise `InvalidInput` naming the largest field if Prefect would refuse the job's size."""
     parameters = job.parameters()
     if _size(parameters) <= MAX_PARAMETERS_BYTES:
         return
@@ -500,14 +502,15 @@ def _check_size(job: Job) -> None:
 
 
 def _size(value: object) -> int:
-    """Return the size in bytes as Prefect counts it: JSON with escapes for all but ASCII."""
+    """Return the size in bytes as Prefect counts it: as JSON with escapes for non-ASCII text."""
     return len(json.dumps(value, separators=(",", ":"), default=str))
 
 
 def _bounded(job: Job, now: datetime) -> Job:
-    """Return ``job`` if its policy suits its schedule. Raises `InvalidInput`.
+    """Return ``job`` if its policy suits its schedule; otherwise raise `InvalidInput`.
 
-    The bounds must not exclude all due times of the schedule.
+    The bounds must not exclude all due times of the schedule, and only a job that is due once may
+    have `delete_after_run`.
     """
     if job.policy.delete_after_run and job.schedule.only_due is None:
         hint = "set a time such as 2027-01-15T14:30"
@@ -520,7 +523,7 @@ def _bounded(job: Job, now: datetime) -> Job:
 
 
 def _object(name: str, value: object, example: str) -> Mapping[str, Any]:
-    """Return the object that holds the fields of a job's policy or notifications, as JSON."""
+    """Return ``value``, a job's policy or notifications, as a JSON object."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if value is None:
@@ -547,7 +550,7 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
 
 
 def _check_chat(action: Action, notify: Notify) -> None:
-    """Raise `InvalidInput` if the session is `chat` and there is no channel to continue."""
+    """Raise `InvalidInput` if the session is `chat` and the job has no channel."""
     if getattr(action, "session", "") == "chat" and not notify.channel:
         raise InvalidInput("session", "chat needs a channel", "set the channel too")
 

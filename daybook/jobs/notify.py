@@ -10,8 +10,8 @@ cancelled    cancelled                           `on_fail`, and the channel
 missed       missed                              `on_fail`, and the channel
 ===========  ==================================  ================================================
 
-A skipped run is not an event. An event that is not among a job's `events` is not sent, unless it is
-an alert: an alert that does not go to the job's channel goes to the operator's channel.
+A skipped run is not an event. Daybook sends only the events in a job's `events`. Alerts are the
+exception: an alert that does not go to the job's channel goes to the operator's channel.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ VARIABLES = ("job", "status", "due", "output", "error", "reason", "run")
 """Variables of a template, such as `{{output}}`."""
 
 SILENT_ANSWER = "[SILENT]"
-"""An answer with only this text, in upper or lower case, is not sent; nor is an empty one."""
+"""An answer that is empty or only this text, in upper or lower case, is not sent."""
 
 MAX_NAME_LENGTH = 200
 """Maximum length, in characters, of a channel's name and of a chat id."""

@@ -1,9 +1,9 @@
 """Payload of a request to a hook: JSON from outside, which a run uses as data.
 
-``{{payload}}`` is all of it, ``{{payload.pull_request.title}}`` the value at a path of keys and, in
-lists, of positions. `fill` puts values into the strings of a JSON template only, so a payload can
-change neither the form of a body nor the names of parameters. What it puts in is never read for
-variables or secrets again. `daybook.jobs.prompts` has the variables in prompts.
+``{{payload}}`` is the whole payload. ``{{payload.pull_request.title}}`` is the value at a path of
+keys and, in lists, of positions. `fill` inserts values only into the strings of a JSON template, so
+a payload can change neither the structure of a body nor the names of parameters. An inserted value
+is never searched for variables or secrets. `daybook.jobs.prompts` has the variables in prompts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from daybook.errors import InvalidInput
 
 PAYLOAD = "payload"
-"""The variable, and the key of the payload in `daybook.ledger.tables.RunRow.found`."""
+"""Name of the variable, and key of the payload in `daybook.ledger.tables.RunRow.found`."""
 
 MAX_DEPTH = 100
 """Maximum number of nesting levels of a payload."""
@@ -24,12 +24,12 @@ _VARIABLE = re.compile(r"\{\{\s*+(payload(?:\.[\w-]+)*+)\s*+\}\}")
 
 
 def is_payload(variable: str) -> bool:
-    """Return whether the variable is `payload`, or a path in it."""
+    """Return whether the variable is `payload` or a path in the payload."""
     return variable == PAYLOAD or variable.startswith(f"{PAYLOAD}.")
 
 
 def value_at(payload: Any, variable: str) -> Any:
-    """Return the value of a variable such as `payload.commits.0.id`; None if there is none."""
+    """Return the value of a variable such as `payload.commits.0.id`; None if it has no value."""
     value = payload
     for key in variable.split(".")[1:]:
         match value:
@@ -43,14 +43,14 @@ def value_at(payload: Any, variable: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """Return a string as it is, nothing for None, and any other value as JSON."""
+    """Return a string unchanged, None as an empty string, and any other value as JSON."""
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def is_used(template: Any) -> bool:
-    """Return whether a string of the JSON value contains a variable of the payload."""
+    """Return whether a string in a JSON value contains a variable of the payload."""
     match template:
         case str():
             return _VARIABLE.search(template) is not None
@@ -65,7 +65,7 @@ def is_used(template: Any) -> bool:
 def fill(template: Any, payload: Any) -> Any:
     """Return the JSON value with the variables in its strings replaced; keys stay unchanged.
 
-    A string that is one variable becomes the value itself, null if there is none.
+    A string that consists of one variable becomes the value itself, or null if it has no value.
     """
     match template:
         case str():
@@ -81,9 +81,10 @@ def fill(template: Any, payload: Any) -> Any:
 
 
 def check_body(body: str, content_type: str) -> None:
-    """Raise `InvalidInput` if the variables of a webhook's body could change its form.
+    """Raise `InvalidInput` if the variables in a webhook's body could change its structure.
 
-    A body with variables is JSON, `{{payload}}` alone, or text (``content_type`` is `text/…`).
+    A body with variables must be a JSON object or list, a single variable, or text
+    (``content_type`` is `text/…`).
     """
     is_text = content_type.strip().lower().startswith("text/")
     if is_text or not is_used(body) or _VARIABLE.fullmatch(body.strip()) or _as_json(body):
@@ -137,7 +138,7 @@ def _is_flat(value: Any, levels: int) -> bool:
 
 
 def _as_json(body: str) -> Any:
-    """Return the object or list that ``body`` is in JSON, or None."""
+    """Return ``body`` as a JSON object or list, or None if it is neither."""
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):

@@ -57,9 +57,9 @@ MAX_REQUESTED_DELAY = timedelta(hours=1)
 MAX_PATH_LENGTH = 1_000
 MAX_APPROVE_ENTRIES, MAX_APPROVE_LENGTH = 50, 200
 ANSWER = "answer"
-"""The entry of `approve` for the answer of the run, which is delivered only if it is approved."""
+"""The entry of `approve` for a run's answer, which is delivered only if a person approves it."""
 JITTER_FRACTION = 0.1
-"""Fraction by which a delay may be longer, so that runs that failed together spread out."""
+"""Maximum fraction of a delay to add to it, so that runs that failed together spread out."""
 
 
 def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -99,7 +99,7 @@ def _in_words(value: object) -> str:
 
 
 Moment = Annotated[str, StringConstraints(strip_whitespace=True)]
-"""Day, time or range as written; its meaning depends on the job's zone."""
+"""Day, time or range as the user wrote it; its meaning depends on the job's zone."""
 
 
 class Policy(BaseModel):
@@ -298,7 +298,7 @@ class Policy(BaseModel):
     )
 
     def refuse_operator_fields(self) -> None:
-        """Raise `InvalidInput` for a field that only the operator may set, in an agent's job."""
+        """Raise `InvalidInput` if the policy sets a field that only the operator may set."""
         if self.check.command or self.check.watch_command:
             hint = "use a tool or a prompt"
             raise InvalidInput("check", "only the operator can set a command", hint)
@@ -306,9 +306,9 @@ class Policy(BaseModel):
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
 
     def facts(self, usual: Policy, always: Collection[str] = ()) -> Facts:
-        """Return the fields that are in ``always`` or differ from ``usual``, apart from the check.
+        """Return the fields that are in ``always`` or differ from ``usual``, except the check.
 
-        The value of a field that is true is empty, because its label is enough.
+        If a field is true, its text is empty, because its label is enough.
         """
         before = usual.model_dump(mode="json")
         return [
@@ -319,7 +319,7 @@ class Policy(BaseModel):
 
     @property
     def compression(self) -> Compression:
-        """Return what the job says of its session's history."""
+        """Return the job's limits on the history of its session."""
         return Compression.of(self)
 
     @property
@@ -331,8 +331,8 @@ class Policy(BaseModel):
         """Return how long to wait after ``attempt`` (1 is the first) ended with a temporary error.
 
         `retry_delay` is doubled for each earlier attempt, capped at `MAX_RETRY_DELAY`, and gets
-        jitter. ``asked`` is the delay that the called service requested; if it is longer, it
-        counts, up to `MAX_REQUESTED_DELAY`.
+        jitter. ``asked`` is the delay that the called service requested; it replaces a shorter
+        delay, up to `MAX_REQUESTED_DELAY`.
         """
         doubled = min(self.retry_delay * (1 << (attempt - 1)), MAX_RETRY_DELAY)
         return max(
@@ -382,7 +382,7 @@ def stored_policy(stored: Mapping[str, object]) -> Policy:
 
 @lru_cache(maxsize=256)
 def _parse_stored(text: str) -> Policy:
-    """Return a policy; most jobs have the same few, and none can be changed."""
+    """Return the policy; it is cached, because many jobs share one and it is immutable."""
     return Policy.model_validate(json.loads(text), context=STORED)
 
 

@@ -5,15 +5,15 @@
 `{{job}}`         name of the job
 `{{last_output}}` answer of the job's last succeeded run
 `{{work_dir}}`    absolute path of the job's work directory
-`{{check}}`       what the job's check returned or printed
-`{{change}}`      what has changed, if the check is a watch: a unified diff
-`{{payload}}`     what the request to a hook sent, in JSON; `{{payload.action}}` is one value of it
-`{{output:JOB}}`  answer of another job: of the run that this one follows, else of the last success
+`{{check}}`       result or output of the job's check
+`{{change}}`      the change that the job's watch found, as a unified diff
+`{{payload}}`     payload of the request to a hook, in JSON; `{{payload.action}}` is one value in it
+`{{output:JOB}}`  answer of the job JOB: of the run that started this run, or else its last success
 ================  ==================================================================
 
-When a job gets its prompt, `check` refuses any other name in double braces. `render` leaves such a
-name in the text, as it does anything that is not a name. A variable's value is never expanded
-again: it may be a model's answer, or an external text.
+When a job gets its prompt, `check` refuses any other name in double braces. `render` leaves all
+other double braces in the text unchanged. A variable's value is never expanded again, because it
+may be a model's answer or an external text.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ CHECK_VARIABLES = ("check", "change")
 VARIABLES = (*JOB_VARIABLES, *CHECK_VARIABLES, payloads.PAYLOAD)
 
 OUTPUT = "output:"
-"""Beginning of the name of a variable that is another job's answer."""
+"""Start of the name of a variable whose value is another job's answer."""
 _NAMED = re.compile(r"\{\{\s*+(output:[^{}]*+|[\w.:-]+)\s*\}\}")
 
 
 def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
-    """Raise `InvalidInput` for an unknown variable, which would be sent as written."""
+    """Raise `InvalidInput` for an unknown variable, which `render` would leave in the prompt."""
     for found in _NAMED.finditer(prompt):
         if found[1].startswith(OUTPUT) and known is VARIABLES:
             if not found[1].removeprefix(OUTPUT).strip():
@@ -52,7 +52,7 @@ def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") 
 
 
 def in_braces(variables: Sequence[str]) -> list[str]:
-    """Return the variables as a prompt contains them."""
+    """Return the variables in double braces, as a prompt contains them."""
     return [f"{{{{{each}}}}}" for each in variables]
 
 
@@ -95,7 +95,7 @@ def payload_variables(prompt: str) -> list[str]:
 
 
 def rename_output(prompt: str, old: str, new: str) -> str:
-    """Return the prompt with the answer of the job ``new`` in place of that of ``old``."""
+    """Return the prompt with `{{output:…}}` of the job ``old`` changed to the job ``new``."""
 
     def renamed(found: re.Match[str]) -> str:
         job = found[1].removeprefix(OUTPUT)

@@ -1,7 +1,8 @@
 """Authorship of a job's targets: which owner last wrote the URLs and tools that its runs reach.
 
-A target is judged by the rules of its author: a model may edit the operator's job through MCP, and
-the operator may edit a model's job. A part without an entry was written by the job's creator.
+The rules for a target depend on its author, because a model may edit the operator's job through
+MCP, and the operator may edit a model's job. A part is a field that names a target. If a part has
+no entry, the job's creator wrote it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ CHECK_PARTS = tuple(f"check.{name}" for name in markers.marked(Check.model_field
 
 
 def target_parts(job: Job) -> dict[str, object]:
-    """Return the parts of a job that name its targets; absent ones are None or empty."""
+    """Return the parts of a job that name its targets; absent parts are None or empty."""
     check = job.policy.check
     return {
         **{name: getattr(job.action, name, None) for name in ACTION_PARTS},
@@ -35,8 +36,8 @@ def target_parts(job: Job) -> dict[str, object]:
 def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
     """Return the authors of the parts after ``writer`` changed ``before`` into ``after``.
 
-    ``by`` are the authors before; a part that it lacks and that has not changed stays absent. An
-    empty part has no target, so its author is empty, however the job was created.
+    ``by`` has the authors before the change; an unchanged part that is not in ``by`` stays absent.
+    An empty part has no target, so its author is empty, regardless of the job's creator.
     """
     old, new = target_parts(before), target_parts(after)
     if old == new:
@@ -46,7 +47,10 @@ def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) 
 
 
 def author_of(by: Mapping[str, str], created_by: str, parts: Iterable[str]) -> str:
-    """Return the author of these parts; of several, a model takes precedence. Empty if none."""
+    """Return the author of these parts, or an empty string if no part has an author.
+
+    If the parts have several authors, a model takes precedence.
+    """
     wrote = [by.get(name, created_by) for name in parts]
     models = filter(owners.is_model, wrote)
     return next(models, None) or next(filter(None, wrote), "")

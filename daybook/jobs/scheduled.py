@@ -1,7 +1,7 @@
 """The schedules of all jobs, without their actions.
 
-Reading a job as a `Job` validates all its fields. A query of the due times of all jobs, such as
-that of the health, needs only a few columns, and the schedules of the jobs that have changed.
+Reading a job as a `Job` validates all its fields. A query of the due times of all jobs, such as the
+query of the health check, needs only a few columns, and the schedules of the changed jobs.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _SCHEDULE = TypeAdapter[Schedule](Schedule)
 class ScheduledJob:
     """A live job in its newest revision; instants are in UTC.
 
-    ``audited_until`` is its watermark, but not before the revision came into force: an earlier one
-    may have had other due times.
+    ``audited_until`` is the job's audit watermark, or the start of the revision if that is later:
+    an earlier revision may have had other due times.
     """
 
     id: str
@@ -55,7 +55,7 @@ class ScheduledJob:
 async def read(
     session: AsyncSession, known: Mapping[str, ScheduledJob] | None = None
 ) -> dict[str, ScheduledJob]:
-    """Return all live jobs by id; the schedules of unchanged jobs in ``known`` are not read."""
+    """Return all live jobs by id; reuse the schedules of jobs in ``known`` that are unchanged."""
     columns = (
         *(JobRow.id, JobRow.name, JobRow.owner, JobRow.revision, RevisionRow.enabled),
         *(JobRow.sync_pending, JobRow.skips, JobRow.snoozed_until),

@@ -1,9 +1,10 @@
 """Jobs and their revisions in the ledger.
 
 Every change of a job's schedule, action, policy, notifications or enabled flag makes a new
-revision, in force from `effective_from` (strictly increasing per job) until the next one's. The
-other fields belong to the job itself. Functions that access the ledger take a session of
-`Ledger.write` or `Ledger.read`. All instants are in UTC.
+revision. A revision is in force from its `effective_from` until the `effective_from` of the next
+revision; these times are strictly increasing per job. The other fields belong to the job itself.
+Functions that access the ledger take a session of `Ledger.write` or `Ledger.read`. All instants are
+in UTC.
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ MAX_IDS_PER_QUERY = 200
 """Maximum number of ids in one query; with more ids, all jobs are read and filtered."""
 
 _COLUMNS = {"metadata": "meta"}
-"""Columns whose names differ from those of the fields of `Job`, by field."""
+"""Columns whose names differ from the names of their fields in `Job`, by field."""
 _VERSIONED_FIELDS = Job.model_fields.keys() & RevisionRow.model_fields.keys()
 """Fields of `Job` that belong to a revision; the others are columns of the job's row."""
 
 
 @dataclass(frozen=True)
 class StoredJob:
-    """Row of a job with one of its revisions, and the `Job` that they make."""
+    """A job's row and one of its revisions, and the `Job` that is composed of both."""
 
     row: JobRow
     revision: RevisionRow
@@ -62,7 +63,7 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
         name: getattr(revision if name in _VERSIONED_FIELDS else row, _COLUMNS.get(name, name))
         for name in Job.model_fields
     }
-    fields["policy"] = stored_policy(revision.policy)  # most of the time that a `Job` takes
+    fields["policy"] = stored_policy(revision.policy)  # cached: parsing it takes longest
     return StoredJob(row, revision, Job.model_validate(fields, context=STORED))
 
 
@@ -98,7 +99,7 @@ def named_outputs(job: Job) -> list[str]:
 async def used_outputs(session: AsyncSession) -> dict[str, list[str]]:
     """Return, by the id of a live job, the names of the jobs whose answers its prompt uses.
 
-    Jobs that use none are left out.
+    Jobs whose prompts use no answers are left out.
     """
     prompt = col(RevisionRow.action)["prompt"].as_string()
     query = (
@@ -111,7 +112,7 @@ async def used_outputs(session: AsyncSession) -> dict[str, list[str]]:
 
 
 def _with_renamed_job(job: Job, old: str, new: str) -> Job:
-    """Return ``job`` with the new name of a job, perhaps its own, in place of the old one."""
+    """Return ``job`` with references to the job ``old``, perhaps itself, changed to ``new``."""
     update: dict[str, Any] = {}
     if runs_after(job) == old:
         update["schedule"] = job.schedule.model_copy(update={"job": new})
@@ -124,8 +125,8 @@ def _with_renamed_job(job: Job, old: str, new: str) -> Job:
 async def taken_names(session: AsyncSession, owner: str) -> set[str]:
     """Return the names of the live jobs in ``owner``'s namespace.
 
-    Each agent has its own namespace, so that a refusal reveals nothing about the jobs of others.
-    All other owners share one.
+    Each agent has its own namespace, so that a refusal reveals nothing about the jobs of other
+    owners. All owners that are not agents share one namespace.
     """
     query = select(JobRow.name).where(_in_namespace(owner))
     return set((await session.execute(query)).scalars())
@@ -154,10 +155,10 @@ async def jobs_after(session: AsyncSession, owner: str, name: str) -> list[Store
 async def check_other_jobs(
     session: AsyncSession, owner: str, job: Job, before: Job | None = None
 ) -> None:
-    """Check the names of other jobs that ``job`` has and ``before`` has not.
+    """Check the names of other jobs that ``job`` refers to and ``before`` does not.
 
     Raise `UnknownName` for a job that is not in ``owner``'s namespace, and `InvalidInput` if jobs
-    would run after each other in a cycle, which it sees only after the job is written.
+    would run after each other in a cycle. The check finds a cycle only after ``job`` is written.
     """
     after = runs_after(job)
     given = {("after", after)} if after else set()
@@ -190,7 +191,7 @@ async def live_names(session: AsyncSession, owner: str | None = None) -> list[st
 
 
 async def all_names(session: AsyncSession, owner: str | None = None) -> dict[str, str]:
-    """Return the names of all jobs, also of archived ones, by id; with ``owner``, of its jobs."""
+    """Return the names of all jobs by id, including archived jobs; with ``owner``, its jobs."""
     condition = true() if owner is None else col(JobRow.owner) == owner
     rows = await session.execute(select(JobRow.id, JobRow.name).where(condition))
     return dict(rows.tuples().all())
@@ -203,9 +204,10 @@ async def taken_slugs(session: AsyncSession, kind: str) -> set[str]:
 
 
 async def free_slug(session: AsyncSession, job: Job, owner: str) -> str:
-    """Return the name of a new job's deployment; an agent's begins with the name of the agent.
+    """Return a free name for a new job's deployment.
 
-    Otherwise a number at the end would reveal to an agent that another owner's job has this name.
+    For an agent's job, the name begins with the id of the agent. Otherwise a number at the end
+    would reveal to the agent that another owner's job has this name.
     """
     from slugify import slugify
 
@@ -228,9 +230,9 @@ async def add(
 ) -> StoredJob:
     """Store a new job and return it.
 
-    Raises `InvalidInput` if its name is taken, it names a job that does not exist, or jobs would
-    run after each other in a cycle; not if ``names_are_checked``, because a caller that adds
-    several jobs has checked all their names.
+    Raises `InvalidInput` if the job's name is taken, if it refers to a job that does not exist, or
+    if jobs would run after each other in a cycle. With ``names_are_checked``, these checks are
+    omitted: a caller that adds several jobs has checked all their names.
     """
     if not names_are_checked and job.name in await taken_names(session, owner):
         raise InvalidInput(
@@ -262,7 +264,7 @@ async def find_requested(
 ) -> StoredJob | None:
     """Return the owner's live job whose `request_key` begins with ``key_prefix``, or None.
 
-    With ``since``, only a job that was added then or later.
+    With ``since``, return only a job that was added at or after this time.
     """
     conditions = [
         col(JobRow.owner) == owner,
@@ -276,19 +278,19 @@ async def find_requested(
 
 
 async def count_owned(session: AsyncSession, owner: str) -> int:
-    """Return how many live jobs ``owner`` has, disabled ones included."""
+    """Return how many live jobs ``owner`` has, including disabled jobs."""
     live = (col(JobRow.owner) == owner, col(JobRow.archived_at).is_(None))
     count: int = (await session.execute(select(func.count()).where(*live))).scalar_one()
     return count
 
 
 async def has_jobs(session: AsyncSession) -> bool:
-    """Return whether this ledger contains a job, archived ones included."""
+    """Return whether this ledger contains a job, including archived jobs."""
     return (await session.execute(select(JobRow.id).limit(1))).first() is not None
 
 
 async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
-    """Return the job with its newest revision, archived or not, or None."""
+    """Return the job, archived or not, with its newest revision; None if there is no such job."""
     row = await session.get(JobRow, job_id)
     if row is None:
         return None
@@ -302,10 +304,10 @@ async def find(
 ) -> StoredJob:
     """Return the live job with this name, id, or unique id prefix. Raises `NotFound`, `Ambiguous`.
 
-    Of several with the same name, the one that no agent owns is returned; if agents own all of
-    them, the name is ambiguous. With ``archived``, an archived job is returned if there is no live
-    one: of several with the same name, one that no agent owned, else the one that was archived
-    last. With ``owner``, only jobs of that owner are searched.
+    If several live jobs have the name, return the job that no agent owns; if agents own all these
+    jobs, the name is ambiguous. With ``archived``, return an archived job if no live job matches.
+    If several archived jobs have the name, prefer a job that no agent owned, and then the job that
+    was archived last. With ``owner``, search only the jobs of that owner.
     """
     condition = true() if owner is None else col(JobRow.owner) == owner
     row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & condition)
@@ -343,7 +345,10 @@ def _owned_by_agent() -> ColumnElement[bool]:
 
 
 async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
-    """Return the live jobs (those in ``only``, if given), sorted by name, in newest revisions."""
+    """Return the live jobs in their newest revisions, sorted by name.
+
+    With ``only``, return only the jobs with these ids.
+    """
     joined = (
         select(JobRow, RevisionRow)
         .join(RevisionRow, NEWEST_REVISION)
@@ -372,7 +377,7 @@ async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> Sto
 async def revisions_since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
     """Return the job with each revision in force at ``instant`` or later, oldest first.
 
-    Empty if there is no such job.
+    The list is empty if there is no such job.
     """
     of_job = col(RevisionRow.job_id) == job_id
     first = select(func.max(RevisionRow.effective_from)).where(
@@ -402,13 +407,16 @@ async def change(
 ) -> StoredJob:
     """Put ``job`` in force from ``now`` on and return it; write nothing if nothing changed.
 
-    ``stored`` is the job with its newest revision, ``now`` the ledger's time. An edit that was made
-    at ``edited`` takes effect from then, but not from before the watermark: audited due times are
-    not judged again. A watermark ahead of ``now`` (the clock was set back) delays nothing. Enabling
-    a job clears its failure count and its snooze. ``writer`` becomes the author of the
-    revision, and of the changed targets (`daybook.jobs.provenance`); if it is empty, ``source`` is
-    the author of the revision, and those of the targets are kept. Jobs that name
-    this one follow a new name. Raises the errors of `add`, but checks a new name in any case.
+    ``stored`` is the job with its newest revision; ``now`` is the ledger's time. An edit that was
+    made at ``edited`` takes effect at that time, but not before the audit watermark, because
+    audited due times are not judged again. A watermark ahead of ``now`` (the clock was set back)
+    delays nothing. Enabling a job clears its failure count and its snooze.
+
+    ``writer`` becomes the author of the revision and of the changed targets
+    (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
+    revision, and the authors of the targets stay. If the job's name changes, jobs that refer to it
+    get the new name. Raises the errors of `add`, and checks a new name even with
+    ``names_are_checked``.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await taken_names(session, row.owner):
@@ -423,7 +431,7 @@ async def change(
     row.disabled_reason = reason
     if job.enabled and not stored.job.enabled:
         row.consecutive_failures, row.snoozed_until = 0, None
-    # Strictly increasing as well: reconcile uses it as the job's version.
+    # `updated_at` is strictly increasing too: reconcile uses it as the job's version.
     since = edited or now
     row.updated_at = max(since, row.updated_at + timedelta(microseconds=1))
     row.sync_pending = True
@@ -451,10 +459,10 @@ async def change(
 
 
 def enable_again(stored: StoredJob, job: Job) -> Job:
-    """Return ``job``, enabled again if it was disabled as finished and now has more to do.
+    """Return ``job``; enable it if it was disabled because it had finished, and now may run again.
 
-    A one-time job is disabled after its time; a new schedule lets it fire again. A higher
-    `max_runs` does the same for a job that has had all its runs.
+    A one-time job is disabled after its due time; a new schedule lets it run again. A job that has
+    had all its runs may run again if its `max_runs` is raised.
     """
     reason = "" if stored.job.enabled else stored.row.disabled_reason
     fires_again = reason.startswith(FIRED_REASON) and job.schedule != stored.job.schedule

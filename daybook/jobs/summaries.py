@@ -1,7 +1,7 @@
 """Summaries of all jobs in one query, for lists that show a part of each job.
 
-Reading a job as a `Job` validates all its fields. With a thousand jobs this takes half a second, of
-which a list of names, states and schedules needs almost nothing.
+Reading a job as a `Job` validates all its fields. For a thousand jobs this takes half a second,
+although a list of names, states and schedules needs almost none of these fields.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 class JobSummary:
     """A live job as its rows store it; times are in UTC.
 
-    ``tokens_per_day`` and ``usd_per_day`` are 0 if they are unlimited.
+    ``tokens_per_day`` and ``usd_per_day`` are limits; 0 means no limit.
     """
 
     id: str

@@ -1,6 +1,6 @@
 """Due times of a job: the due times of its schedule that lie within its bounds.
 
-To learn when a job is due, use this module: `daybook.schedules.due` ignores the bounds.
+To find out when a job is due, use this module: `daybook.schedules.due` ignores the bounds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ ONE_MICROSECOND = timedelta(microseconds=1)
 MAX_SKIPS = 1_000
 """Maximum number of consecutive excluded ranges that the search for the next due time skips.
 
-An interval may take years to reach the active hours, and some cron expressions never do.
+Years may pass until a due time of an interval is within the active hours, and the due times of
+some cron expressions never are.
 """
 
 
@@ -32,10 +33,10 @@ def due_times(
     after: datetime,
     inclusive: bool = False,
 ) -> Iterator[datetime]:
-    """Yield the due times after ``after`` (with ``inclusive``, also the one at ``after``).
+    """Yield the due times after ``after`` (with ``inclusive``, also a due time at ``after``).
 
-    They are in UTC and strictly increasing. The search ends after `MAX_SKIPS` excluded ranges
-    without a due time between them.
+    The due times are in UTC and strictly increasing. The search ends after `MAX_SKIPS` excluded
+    ranges without a due time between them.
     """
     limits = bounds.read_bounds(policy, schedule.timezone)
     return _within(schedule, limits, after, inclusive=inclusive)
@@ -63,7 +64,7 @@ def _within(
 
 
 def next_due(schedule: Schedule, policy: Policy, after: datetime) -> datetime | None:
-    """Return the first due time strictly after ``after``, in UTC; None if none is in sight."""
+    """Return the first due time strictly after ``after``, in UTC; None if none is found."""
     limits = bounds.read_bounds(policy, schedule.timezone)
     # Due times are whole seconds, so those after an instant are those after its second.
     return _next_due(schedule, limits, after.astimezone(UTC).replace(microsecond=0))
@@ -71,7 +72,7 @@ def next_due(schedule: Schedule, policy: Policy, after: datetime) -> datetime | 
 
 @lru_cache(maxsize=4096)
 def _next_due(schedule: Schedule, limits: Bounds, after: datetime) -> datetime | None:
-    """Return the first due time; in a list, many jobs share schedule, bounds and instant."""
+    """Return the first due time; it is cached, because many listed jobs share the arguments."""
     return next(_within(schedule, limits, after, inclusive=False), None)
 
 
@@ -85,7 +86,7 @@ def starts(
     """Yield the due times after ``after`` that are neither in ``skips`` nor snoozed, in UTC."""
     if snoozed_until:
         after = max(after, snoozed_until - ONE_MICROSECOND)
-    first = next_due(schedule, policy, after)  # in a list, many jobs share it
+    first = next_due(schedule, policy, after)  # cached: many jobs in a list share it
     if not first:
         return
     if first.isoformat() not in skips:
@@ -106,7 +107,7 @@ def exclusion_reason(schedule: Schedule, policy: Policy, instant: datetime) -> s
 
 
 def stagger_offset(job_id: str, stagger: timedelta | None) -> timedelta:
-    """Return the delay of this job's runs after their due times: constant, up to ``stagger``."""
+    """Return how long after their due times this job's runs start: a constant up to ``stagger``."""
     if stagger is None:
         return timedelta(0)
     number = int.from_bytes(hashlib.sha256(job_id.encode()).digest()[:8])

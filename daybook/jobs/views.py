@@ -1,6 +1,6 @@
 """Models of jobs, as `daybook.api` returns them and `--json` prints them.
 
-The fields are those of `--json`, in their order, except ``action``: JSON and the result of
+`--json` prints the same fields in the same order, except ``action``: JSON and the result of
 `model_dump` have the action's fields in its place, so a model cannot be validated from them.
 Instants are in UTC; due times have the offset of the job's zone.
 """
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 DUE_TIMES_SHOWN = 5
 """Number of due times in the view of a job."""
 SPENDING_PERIOD = timedelta(days=30)
-"""Period of `ListedJob.spent_30_days`: runs that ended in it count."""
+"""Period of `ListedJob.spent_30_days`: runs that ended within this period count."""
 
 ScheduleView = Annotated[
     Schedule, PlainSerializer(lambda schedule: schedule.to_json(), when_used="json")
 ]
-"""A schedule; JSON has `kind`, `timezone`, and `expr`, or `every` and `anchor`, or `at`."""
+"""A schedule; in JSON it has the fields of `to_json` in `daybook.schedules.schedule`."""
 
 
 class DueTime(BaseModel, frozen=True):
@@ -50,7 +50,7 @@ class DueTime(BaseModel, frozen=True):
 
 
 class DueTimes(BaseModel, frozen=True):
-    """The next due times of a schedule; ``words`` describes it."""
+    """The next due times of a schedule; ``words`` describes the schedule."""
 
     schedule: ScheduleView
     words: str
@@ -67,7 +67,7 @@ class DueTimes(BaseModel, frozen=True):
         skips: Collection[str] = (),
         snoozed_until: datetime | None = None,
     ) -> Self:
-        """Return up to ``count`` due times after ``after``, without those skipped or snoozed."""
+        """Return up to ``count`` due times after ``after`` that are not skipped or snoozed."""
         tz = zone(schedule.timezone)
         upcoming = starts(schedule, policy or Policy(), after, skips, snoozed_until)
         due = [DueTime(utc=each, local=each.astimezone(tz)) for each in islice(upcoming, count)]
@@ -82,13 +82,14 @@ class DueTimes(BaseModel, frozen=True):
 
 
 class ListedJob(BaseModel, frozen=True):
-    """A job.
+    """A job as Daybook lists it.
 
     ``running`` is True if a run of the job is claimed or running. ``next_due`` is empty if the job
     is disabled, and has one due time in a list of jobs. ``skips`` and ``snoozed_until`` omit past
-    times. ``conflicts`` are the undecided fields that were changed in both the ledger and Prefect;
-    ``prefect_own`` describes schedules in Prefect that a job cannot express. ``spent_30_days`` is
-    what its runs that ended in the last `SPENDING_PERIOD` cost.
+    times. ``conflicts`` are the names of the fields that were changed in both the ledger and
+    Prefect, and whose conflict is unresolved. ``prefect_own`` describes schedules in Prefect that a
+    job cannot express. ``spent_30_days`` is the spending of the job's runs that ended in the last
+    `SPENDING_PERIOD`.
     """
 
     id: str
@@ -138,8 +139,8 @@ class ListedJob(BaseModel, frozen=True):
     ) -> Self:
         """Return the view of the job at ``now``; ``running`` says whether a run is in progress.
 
-        ``spent`` is what the runs cost that ended in the last `SPENDING_PERIOD`; ``due_times`` is
-        the maximum number of next due times.
+        ``spent`` is the spending of the runs that ended in the last `SPENDING_PERIOD`;
+        ``due_times`` is the maximum number of next due times.
         """
         row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
         tz = zone(job.schedule.timezone)
@@ -172,7 +173,7 @@ class ListedJob(BaseModel, frozen=True):
 
 
 class FieldChange(BaseModel, frozen=True):
-    """A field that a change has changed, with its values before and after as JSON."""
+    """A changed field, with its values before and after the change as JSON."""
 
     field: str
     old: Any
@@ -180,7 +181,7 @@ class FieldChange(BaseModel, frozen=True):
 
 
 def changes_between(old: Job, new: Job) -> list[FieldChange]:
-    """Return the fields in which two versions of a job differ; a schedule is described in words."""
+    """Return the fields in which two versions of a job differ; the schedule is given in words."""
     before, after = _flat(old), _flat(new)
     return [
         FieldChange(field=name, old=before.get(name), new=value)

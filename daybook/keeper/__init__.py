@@ -1,20 +1,21 @@
 """Background services that reconcile the ledger with Prefect, so that no due time is forgotten.
 
 `services.LOOPS` is the table of all services: names, intervals (fields of `timing.Timing`) and
-functions. Each worker, and `daybook keeper`, has a keeper. One keeper leads and runs the services
-(`leadership`; promise 16: one leader by a lease). The others stand by and run only the loops with
-`everywhere`. The first cycles start as soon as a process becomes leader. `prefect.stale_runs` is no
-service: each worker runs it.
+functions. Each worker process runs a keeper, and so does `daybook keeper`. One keeper leads and
+runs the services (`leadership`; promise 16: the keeper leads by a lease). The other keepers stand
+by and run only the loops with `everywhere`. The first cycles start as soon as a process becomes
+leader. `prefect.stale_runs` is not a service, because each worker runs it.
 
 A cycle of a service can be repeated. Two processes may run the same cycle at the same time, and a
 process may die between any two writes. So each cycle finds its work in the ledger again, creates
 Prefect runs under an idempotency key, and reads a row again before it changes the state of the
 row's Prefect run. The ledger says which writes are due, so a cycle without work writes nothing to
 Prefect. The services that look for changes in Prefect (`ends`, `unread`, `blocks`, `observe`,
-`naming`, `server`) send read requests to it in each cycle; `ends` only if there are live runs.
+`naming`, `server`) send read requests to Prefect in each cycle; `ends` sends them only if there are
+live runs.
 
 Services raise `LedgerUnreachable`, `LeadershipLost`, `PrefectUnreachable` and the errors of
-Prefect's client. Writes made before an error persist, and the next cycle does the rest.
+Prefect's client. Writes made before an error persist, and the next cycle continues.
 
 To add a service, change the following:
 

@@ -1,4 +1,4 @@
-"""Alerts to the operator about overdue runs, progress notes about long runs, and the ping.
+"""Alerts about overdue runs, progress notes about long runs, and pings of the operator's URL.
 
 ::
 
@@ -12,10 +12,10 @@
 
 Alerts are at least an hour apart. A run that was missed because no process claimed it counts as
 overdue until a process claims a later run of its job, but at most for `MISSED_MAX_AGE`. The last
-alert is a row of the outbox, and the transaction that queues the next alert reads it. So a new
-leader continues where the last one stopped, and two leaders at the same time queue an alert only
-once. At least one run has to be overdue in two cycles, because after an outage many runs are
-overdue for the few seconds that the auditor needs.
+alert is a row of the outbox, and the transaction that queues the next alert reads this row. So a
+new leader continues where the last leader stopped, and two leaders at the same time queue an alert
+only once. At least one run has to be overdue in two consecutive cycles, because after an outage
+many runs are overdue for the few seconds that the auditor needs.
 """
 
 from __future__ import annotations
@@ -47,20 +47,20 @@ from daybook.schedules.schedule import Schedule, zone
 log = logging.getLogger(__name__)
 
 MISSED_MAX_AGE = ALERT_INTERVAL + timedelta(minutes=10)
-"""How long a missed run counts as overdue; for an hourly job, until after its next due time."""
+"""How long a missed run counts as overdue: long enough to pass an hourly job's next due time."""
 PING_TIMEOUT_SECONDS = 10.0
 MAX_LISTED = 20
 """Maximum number of overdue runs that an alert lists."""
 
 OVERDUE_EVENT, ON_TIME_EVENT, PROGRESS_EVENT = "overdue", "on_time", "progress"
-"""Names of events. `PROGRESS_EVENT` is also a purpose; a run's delivery ignores such messages."""
+"""Names of events. `PROGRESS_EVENT` is also a purpose, which a run's delivery status ignores."""
 
 
 @dataclass
 class AlertState:
     """State between two cycles.
 
-    ``seen`` are the occurrences that the last cycle found overdue; ``ping_stopped`` is whether a
+    ``seen`` has the occurrences that were overdue in the last cycle. ``ping_stopped`` is true if a
     finding stopped the last ping.
     """
 
@@ -71,7 +71,10 @@ class AlertState:
 
 @dataclass
 class QueuedAlerts:
-    """Result of one cycle: the event of the queued alert or "", and the number of queued notes."""
+    """Result of one cycle.
+
+    ``alert`` is the event of the queued alert, or "". ``notes`` is the number of queued notes.
+    """
 
     alert: str = ""
     notes: int = 0
@@ -81,7 +84,7 @@ class QueuedAlerts:
 
 
 async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
-    """Run one cycle: queue the due alert and the due progress notes; return what was queued."""
+    """Run one cycle: queue the alert and the progress notes that are due, and return a report."""
     queued = QueuedAlerts(await _queue_overdue_alert(ledger, memory))
     queued.notes = await _queue_progress_notes(ledger)
     return queued
@@ -91,11 +94,12 @@ async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
 
 
 async def ping(memory: AlertState, read: ReadOverview = read_nothing) -> None:
-    """Request the operator's `ping_url` while the findings that count are clear.
+    """Request the operator's `ping_url`, unless a finding that counts is present.
 
-    They are those of the setting `ping_findings`; the overdue runs of the last cycle are `late`.
-    Log the first time that a finding stops the ping, and the end of that. Raises `Unreachable`,
-    without the URL, which may contain a key, unless the answer is a 2xx.
+    The setting `ping_findings` names the findings that count. The overdue runs of the last cycle
+    count as the finding `late`. Log when a finding first stops the ping, and when the pings resume.
+    Raises `Unreachable` unless the answer has a 2xx status. The error does not contain the URL,
+    because the URL may contain a key.
     """
     loaded = settings.load()
     url, names = loaded.ping_url.get_secret_value(), settings.entries(loaded.ping_findings)
@@ -157,7 +161,10 @@ async def _queue_overdue_alert(ledger: Ledger, memory: AlertState) -> str:
 
 
 async def _due_alert_key(session: AsyncSession, found: Sequence[Overdue], now: datetime) -> str:
-    """Return the outbox key of the alert, or of the note that closes it, that is due now, or ""."""
+    """Return the outbox key of the message that is due now, or "".
+
+    The message is an alert, or the note that closes the last alert.
+    """
     last = await _last_alert(session, now)
     over, is_open = "", False
     if last is not None:
@@ -213,8 +220,8 @@ def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, st
 async def _queue_progress_notes(ledger: Ledger) -> int:
     """Queue a note for each run that has run for another progress interval.
 
-    If several intervals have passed since a run's last note, queue only one. Return the number of
-    queued notes.
+    If several intervals have passed since a run's last note, queue only one note. Return the number
+    of queued notes.
     """
     async with ledger.read() as session:
         running = select(RunRow).where(col(RunRow.status) == Status.RUNNING)
@@ -227,7 +234,7 @@ async def _queue_progress_notes(ledger: Ledger) -> int:
         for run_id in due.values():
             row = await session.get(RunRow, run_id)
             if row is None or row.state is not Status.RUNNING:
-                continue  # it has ended
+                continue  # the run has ended
             for key in await _due_note_keys(session, [row], now):
                 queued += await _queue_note(session, row, key, now)
         return queued
@@ -236,7 +243,7 @@ async def _queue_progress_notes(ledger: Ledger) -> int:
 async def _due_note_keys(
     session: AsyncSession, rows: Iterable[RunRow], now: datetime
 ) -> dict[str, str]:
-    """Return the ids of the runs for which a note is due, queued or not, by the note's key."""
+    """Return the keys of all due notes, even of queued notes, each with the id of its run."""
     keys = {}
     for row in rows:
         every = (await _progress_notify(session, row)).progress
@@ -254,7 +261,7 @@ async def _not_queued(session: AsyncSession, keys: dict[str, str]) -> dict[str, 
 
 
 async def _progress_notify(session: AsyncSession, row: RunRow) -> Notify:
-    """Return the recipient of this run's progress notes; an empty `Notify` if there is none."""
+    """Return the recipient and interval of progress notes; an empty `Notify` without recipient."""
     stored = await store.get(session, row.job_id) if row.job_id else None
     notify = outbox.notify_of(row.parameters, stored)
     return notify if notify.channel and not notify.silent else Notify()

@@ -1,6 +1,6 @@
-"""The auditor: makes sure that each past due time has a row, whatever its Prefect run did.
+"""The auditor, which makes sure that each past due time has a row, whatever happened in Prefect.
 
-Promise 10: the audit is a watermark for each job.
+Promise 10: each job has a watermark, up to which all due times have a row.
 
 ::
 
@@ -10,11 +10,13 @@ Promise 10: the audit is a watermark for each job.
            │                                             once an hour
     up to the end ─────────────────────────────────────► `runs.audit.advance`, the oldest first
 
-The end is a minute ago, or the instant up to which Prefect was observed, if that is earlier.
+The end is one minute ago, or the instant up to which the job was observed in Prefect, if this
+instant is earlier.
 
-A job that was not observed may have been edited in Prefect, which changes its due times. Removed
-jobs have no deployment any more, so they are audited up to their removal without an observation.
-The auditor sends no request to Prefect; `scheduled_runs` creates the Prefect runs of waiting rows.
+A user may have changed the due times of a job in Prefect, so the auditor waits until the job is
+observed. Removed jobs have no deployment any more, so the auditor audits them up to their removal
+without an observation. The auditor sends no request to Prefect; `scheduled_runs` creates the
+Prefect runs of waiting rows.
 """
 
 from __future__ import annotations
@@ -35,14 +37,17 @@ IDLE_WATERMARK_MAX_AGE = timedelta(hours=1)
 
 @dataclass
 class AuditorState:
-    """State between two cycles: each job's revision, and its next due time or None."""
+    """State between two cycles: by job id, the job's revision and its next due time or None."""
 
     following: dict[str, tuple[int, datetime | None]] = field(default_factory=dict)
 
 
 @dataclass
 class AuditReport:
-    """Numbers of jobs and of due times by status; ``left`` is true if the audit is not complete."""
+    """Result of one cycle: numbers of audited jobs, and of recorded due times by status.
+
+    ``left`` is true if the cycle ended before the audit was complete.
+    """
 
     jobs: int = 0
     missed: int = 0
@@ -67,11 +72,11 @@ async def audit(
     memory: AuditorState | None = None,
     most_seconds: float = 1.0,
 ) -> AuditReport:
-    """Run one cycle of about ``most_seconds``; complete the transaction that reaches the limit.
+    """Run one cycle, which starts no further job after ``most_seconds``.
 
-    ``observed`` has, by job id, the instant up to which the ledger has the edits and ends made in
-    Prefect (ledger time); live jobs that are not in it are not audited. With ``memory``, which is
-    updated, jobs without a new due time are not read.
+    ``observed`` maps a job id to the instant (ledger time) up to which the ledger has the job's
+    edits and the ends of its runs from Prefect. A live job that ``observed`` lacks is not audited.
+    If ``memory`` is given, skip jobs without a new due time, and update ``memory``.
     """
     began, cpu = time.monotonic(), time.process_time()
     known = (memory or AuditorState()).following
@@ -112,7 +117,7 @@ def _is_idle(mark: Watermark, known: tuple[int, datetime | None] | None, up_to: 
     if known is None or known[0] != mark.revision or mark.since > mark.until:
         return False
     if mark.archived_at is not None:
-        return False  # its end is fixed, and the watermark has to reach it
+        return False  # the watermark has to reach the time of the removal
     following = known[1]
     nothing_due = following is None or following > up_to
     return nothing_due and up_to - mark.until < IDLE_WATERMARK_MAX_AGE

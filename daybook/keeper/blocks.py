@@ -1,7 +1,7 @@
 """Reconciliation of Prefect's block documents with their copies in the ledger.
 
 Agents, secrets, tool servers, channels, destinations and hooks are block documents of Prefect.
-Prefect emits no event when one is edited, so each cycle lists them all
+Prefect emits no event when a user edits a block document, so each cycle lists all of them
 (`daybook.resources.mirror`).
 """
 
@@ -39,7 +39,7 @@ BLOCK_TYPES: tuple[BlockStore[Any], ...] = (
 async def reconcile_blocks(
     ledger: Ledger, client: PrefectClient, memory: ComparisonCache | None = None
 ) -> MirrorReport:
-    """Run one cycle, log what it changed or could not restore, and return its report.
+    """Run one cycle, log its changes and its failed restores, and return its report.
 
     Errors of an unreachable Prefect or ledger propagate.
     """

@@ -28,10 +28,11 @@ def _rounded(digits: int) -> PlainSerializer:
 
 
 class CycleCost(BaseModel, frozen=True):
-    """Cost of a service's last cycle, with its end (ledger time) and its error (empty for none).
+    """Cost of a service's last cycle.
 
-    The leader stores it with each renewal of its lease; in JSON, the seconds are rounded. A field
-    that a leader of another version did not store has its default.
+    ``at`` is the end of the cycle (ledger time). ``error`` is empty if the cycle succeeded. The
+    leader stores the costs with each renewal of its lease; in JSON, the seconds are rounded. A
+    field that a leader of another version did not store has its default.
     """
 
     at: LocalTime | None = None
@@ -42,10 +43,10 @@ class CycleCost(BaseModel, frozen=True):
 
 
 class MeteredCoroutine(Generic[T]):
-    """Meter of a coroutine's CPU time in this thread; await it once.
+    """Awaitable that measures the CPU time of a coroutine in this thread; await it only once.
 
-    It counts neither other tasks of the loop nor other threads, such as a database driver's. The
-    process's clock would count the work of the whole worker.
+    ``seconds`` excludes other tasks of the event loop, and other threads such as a database
+    driver's. The CPU clock of the process would include the work of the whole worker.
     """
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
@@ -79,7 +80,7 @@ def _step_throwing(work: Coroutine[Any, Any, Any], error: BaseException) -> Call
 
 
 class CountingClient:
-    """Prefect's client that counts each call of a method as one request; retries do not count."""
+    """Wrapper of Prefect's client that counts each method call, without retries, as one request."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client, self.requests = client, 0
@@ -117,7 +118,7 @@ class CpuBudget:
         self._left, self._at = saved, clock()
 
     def spend(self, seconds: float) -> None:
-        """Deduct CPU seconds that were used."""
+        """Deduct ``seconds`` of used CPU time from the budget."""
         self._accrue()
         self._left = max(self._left - seconds, -MAX_WAIT_SECONDS * self._share)
 

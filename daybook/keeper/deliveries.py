@@ -1,9 +1,9 @@
 """Delivery service: the leader sends the callbacks and messages in the outbox.
 
-The process that records an outcome sends what it can at once (`daybook.execution.delivery`). This
-service sends the rest: what that process did not send, what has to be retried, and what other
-services queued. One indexed query finds when the next row is due; if that is soon, the next cycle
-starts early.
+The process that records an outcome tries to send its messages at once
+(`daybook.execution.delivery`). This service sends the messages that the process did not send, the
+retries, and the messages that other services queued. One indexed query finds when the next row is
+due. If a row is due soon, the next cycle starts early.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect.address import ui_address
 
 BUSY_INTERVAL_SECONDS = 1.0
-"""Interval while a row is due within `LOOKAHEAD_SECONDS`, or delivery results wait to be shown."""
+"""Interval while a row is due within `LOOKAHEAD_SECONDS`, or delivery results are still to show."""
 LOOKAHEAD_SECONDS = 5.0
 UNREACHABLE_INTERVAL_SECONDS = 10.0
 """Interval while Prefect, which stores tokens and channels, is unreachable or reports an error."""
 MAX_CLAIMING_SECONDS = 45.0
-"""How long one cycle keeps claiming rows; an attempt that has started may take as long again."""
+"""How long one cycle claims rows; an attempt that has started may take as long again."""
 MAX_SHOWN_PER_CYCLE = 20
 """Maximum number of runs whose delivery results one cycle shows in Prefect's UI."""
 MAX_UNSHOWN = 1000
-"""Maximum number of runs whose results wait to be shown; further results are not shown."""
+"""Maximum number of runs with results to show later; results of further runs are never shown."""
 
 
 @dataclass
@@ -57,10 +57,10 @@ async def send_due(
 ) -> float | None:
     """Send the due rows under a lease of ``holder``; return the seconds until the next cycle.
 
-    None stands for `Timing.delivery_interval`. The delivery results of ended rows are shown in
+    None stands for `Timing.delivery_interval`. Also show the delivery results of ended rows in
     Prefect's UI. While the ledger or Prefect is unreachable, the runs whose results are not shown
-    yet stay in ``memory``. Raises `LedgerUnreachable`, and the client's errors if Prefect is
-    unreachable when a result is to be shown.
+    yet stay in ``memory``. Raises `LedgerUnreachable`, and the client's errors if Prefect becomes
+    unreachable before all results are shown.
     """
     due, now = await sending.next_due(ledger, is_outgoing), ledger.now()
     sent = DispatchResult()

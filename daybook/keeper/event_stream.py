@@ -1,8 +1,8 @@
 """Subscription to Prefect's event stream, which delivers events within milliseconds.
 
-Use events only to shorten a wait. Prefect emits none when its scheduler inserts runs or when a
-schedule is edited, and with several servers and in-memory messaging, events of the other servers
-never arrive.
+Use events only to shorten a wait. Prefect emits no event when its scheduler inserts runs or when a
+user edits a schedule. If several servers use in-memory messaging, a subscriber receives only the
+events of its own server.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ async def listen(only: EventFilter, handle: EventHandler) -> NoReturn:
         try:
             await asyncio.wait({receiving})
         finally:
-            # Closing a stream may wait for the server's response, which must not delay a shutdown,
-            # so a second cancellation interrupts it.
+            # Closing a stream may wait for the server's response. This wait must not delay a
+            # shutdown, so a second cancellation interrupts it.
             while not receiving.done():
                 receiving.cancel()
                 await asyncio.wait({receiving}, timeout=CLOSE_TIMEOUT_SECONDS)
-        # Not an error, because the callers also poll.
+        # The end of the stream is not an error, because the callers also poll.
         error = None if receiving.cancelled() else receiving.exception()
         log.info("The event stream ended: %r", error, extra={"action": "events_away"})
         wait = (

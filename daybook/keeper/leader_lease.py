@@ -7,9 +7,10 @@
          ├── release ─────────────┤
          └── not renewed for `Timing.leader_lease`: the next `acquire` raises the fencing token
 
-A process whose `renew` is refused no longer leads and must write nothing. All times are the
-ledger's. Unlike a run's lease, this one can be acquired as soon as it expires, because nothing is
-lost with it: each write of a leader has an idempotency key or is recomputed from the ledger.
+A process whose `renew` is refused no longer leads and must write nothing. All times are times of
+the ledger's clock. Unlike a run's lease, the leader's lease can be acquired as soon as it expires.
+Nothing is lost with it, because each write of a leader has an idempotency key or is recomputed from
+the ledger.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ LEADERSHIP_NAME = "keeper"
 class Leader:
     """Current or last leader; ``holder`` is empty if it released the leadership.
 
-    ``since`` is the time from which there was a leader, this one or those before it, without a gap
-    of more than a lease; None if that is not recorded.
-    ``note`` is the data that was stored with the last renewal; right after a change of leaders it
-    is still the previous leader's. It is {} if none was stored.
+    ``since`` is the time since which one process or another has led without a gap of more than one
+    lease duration; None if it is not recorded. ``note`` is the data that was stored with the last
+    renewal, or {} if no data was stored. Right after a change of leaders, ``note`` is still the
+    data of the previous leader.
     """
 
     holder: str
@@ -50,16 +51,16 @@ class Leader:
 
     @property
     def is_of_this_machine(self) -> bool:
-        """Whether the holder's process is on this machine (`leadership.new_holder` names it)."""
+        """Whether the holder runs on this machine; its name starts with the machine's host name."""
         return self.holder.startswith(f"{socket.gethostname()}:")
 
 
 async def acquire(ledger: Ledger, name: str, holder: str) -> int | None:
     """Acquire the leadership ``name`` for one lease; return the fencing token.
 
-    Return None if another process holds the leadership; in most cases this takes no write lock.
-    ``holder`` is unique to this process. If it holds the leadership already, because the answer to
-    its commit was lost, it acquires the leadership again, with a new token.
+    Return None if another process holds the leadership; in most cases this result needs no write
+    lock. ``holder`` is unique to this process. If ``holder`` holds the leadership already, because
+    the answer to an earlier commit was lost, acquire the leadership again with a new token.
     """
     async with ledger.read() as session:
         row = await session.get(LeadRow, name)
@@ -107,7 +108,7 @@ async def check(ledger: Ledger, name: str, fence: int) -> bool:
 
 
 async def release(ledger: Ledger, name: str, fence: int) -> None:
-    """Release the leadership, so that another process need not wait for its expiry.
+    """Release the leadership, so that another process need not wait for the end of the lease.
 
     Do nothing if ``fence`` is no longer the current fencing token.
     """
@@ -135,8 +136,9 @@ async def read(ledger: Ledger, name: str) -> Leader | None:
 
 
 def _is_held(row: LeadRow, by_another_than: str, now: datetime) -> bool:
-    # A lease that ends later than one that begins now is older than the moment at which the clock
-    # was set back: nobody knows whether its holder is alive. The margin is between two processes.
+    # If a lease ends later than a lease that is acquired now, the clock was set back after its
+    # acquisition, so the lease does not show that its holder is alive. `leader_lease_renewal` is a
+    # margin for differences between two processes.
     latest = now + TIMING.leader_lease + TIMING.leader_lease_renewal
     return now < row.until <= latest and row.holder != by_another_than
 

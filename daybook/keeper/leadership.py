@@ -1,6 +1,6 @@
 """Leadership of this process, and a Prefect client that checks it before each write.
 
-Promise 16: there is one leader, by a lease; each of its Prefect writes has an idempotency key or is
+Promise 16: the keeper leads by a lease, and each of its Prefect writes has an idempotency key or is
 recomputed from the ledger.
 
 ::
@@ -12,7 +12,7 @@ recomputed from the ledger.
         └── not renewed for ─┘  `Timing.leader_trust`: another process may lead
 
 A process that was suspended, or whose renewals hang, does not know that it lost the leadership. So
-`Leadership.check` asks the ledger right before each write in Prefect. A write that was sent just
+`Leadership.check` reads the ledger right before each write in Prefect. A write that was sent just
 before the loss is harmless, because it has an idempotency key or is recomputed from the ledger.
 """
 
@@ -48,7 +48,7 @@ _GATEWAY_ERRORS = (502, 504)
 
 
 def new_holder() -> str:
-    """Return a new, globally unique name for this process in leases."""
+    """Return a new, globally unique name that identifies this process in leases."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -69,7 +69,7 @@ class Leadership:
         self._gained, self._ended = asyncio.Event(), asyncio.Event()
         self._wake_up = asyncio.Event()
         self.last_answer_at = time.monotonic()
-        """Monotonic time of Prefect's last answer, or of a later start or end of the term."""
+        """Monotonic time of Prefect's last answer, or of a later start or end of leadership."""
 
     @property
     def fence(self) -> int | None:
@@ -145,7 +145,7 @@ class Leadership:
     async def check(self) -> None:
         """Raise `LeadershipLost` unless the ledger says that this process leads now.
 
-        Raises `LedgerUnreachable` if the ledger cannot be asked.
+        Raises `LedgerUnreachable` if the ledger cannot be read.
         """
         fence = self.fence
         if fence is None or not await leader_lease.check(self._ledger, LEADERSHIP_NAME, fence):
@@ -172,14 +172,14 @@ class Leadership:
 
 
 request_count: ContextVar[list[int]] = ContextVar("requests")
-"""List of one number: how many requests the cycle that this task runs has sent."""
+"""List with one element, the number of requests that the current task's cycle has sent."""
 
 
 def leader_client(lead: Leadership) -> PrefectClient:
     """Return a client, not opened yet, that checks the leadership ``lead`` before each write.
 
-    If the check fails, its errors are raised and the write is not sent. The client counts its
-    requests in `request_count`, and records in ``lead`` when Prefect answers.
+    If the check raises an error, the client raises the same error and does not send the write. The
+    client counts its requests in `request_count`, and records in ``lead`` when Prefect answers.
     """
 
     async def check_leadership(request: httpx.Request) -> None:

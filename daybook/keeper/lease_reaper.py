@@ -1,11 +1,11 @@
-"""The lease reaper: expires lost leases and passed deadlines.
+"""The lease reaper, which expires lost leases and passed deadlines.
 
-Promise 3: a lease lost before the effect makes the run wait again. Promise 5: a lease lost after
-the effect began makes the run unknown, unless the job has `on_lost: rerun`.
+Promise 3: if the lease is lost before the effect, the run waits again. Promise 5: if the lease is
+lost after the effect began, the run is unknown, unless the job has `on_lost: rerun`.
 
-The ledger decides, and the result is written to Prefect at once. The holder of a lost lease has
-been silent for at least two lease durations, and the ledger will refuse its next write, so the
-keeper sets the state of the Prefect run as well.
+The ledger decides, and the lease reaper writes the result to Prefect at once. The holder of a lost
+lease has been silent for at least two lease durations, and the ledger will refuse the holder's next
+write. So the keeper also sets the state of the Prefect run.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> Exp
     """Run one cycle over at most ``limit`` expired leases and as many passed deadlines.
 
     Errors of an unreachable Prefect propagate; `state_mirror` and `scheduled_runs` then write the
-    rest later.
+    remaining results later.
     """
     return await _show_in_prefect(ledger, client, await leases.expire_all(ledger, limit))
 
@@ -47,13 +47,13 @@ async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> Exp
 async def release_ended(ledger: Ledger, client: PrefectClient, folder: Path) -> ExpiryReport:
     """Release the runs of this home's ended workers, whose files are in ``folder`` (`holders`).
 
-    Before that, the outcomes that they spooled are recorded: such a run has ended, and neither is
-    unknown nor waits again. Errors of an unreachable Prefect propagate, as those of `expire`.
+    First record the outcomes that these workers spooled: a run with a spooled outcome has ended, so
+    it must neither become unknown nor wait again. Errors propagate as in `expire`.
     """
 
     async def find_ended(held: Collection[str]) -> Collection[str]:
         if ended := holders.find_ended(folder, held):
-            await outcome_spool.drain(ledger)  # after that: an ended holder spools nothing more
+            await outcome_spool.drain(ledger)  # an ended holder spools no more outcomes
         return ended
 
     rows = await leases.release_ended(ledger, find_ended)

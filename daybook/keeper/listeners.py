@@ -1,8 +1,9 @@
 """Listener service: the leader calls listeners with outcomes.
 
 The service stores the names of the installed listeners in the ledger, so that the process that
-records an outcome queues calls for them (`daybook.delivery.listeners`). Without listeners, it runs
-one cycle a minute. It has its own loop, so that a listener that hangs delays no callback.
+records an outcome can queue calls for them (`daybook.delivery.listeners`). If no listener is
+installed, the service runs one cycle a minute. The service has its own loop, so that a hanging
+listener delays no callback.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ NO_LISTENERS_INTERVAL_SECONDS = 60.0
 ANNOUNCE_INTERVAL_SECONDS = 3600.0
 """Interval at which the names of the installed listeners are written to the ledger again."""
 MAX_CLAIMING_SECONDS = 45.0
-"""How long one cycle keeps starting calls; a call that has started may take as long again."""
+"""How long one cycle starts calls; a call that has started may take as long again."""
 
 
 @dataclass
 class ListenersState:
-    """State between two cycles: the listeners' names, and when they were last announced.
+    """State between two cycles: the listeners' names, and the time of their last announcement.
 
-    That time is monotonic, in seconds.
+    ``announced_at`` is a monotonic time in seconds; None before the first announcement.
     """
 
     names: list[str] = field(default_factory=list)
@@ -35,7 +36,7 @@ class ListenersState:
 
 
 async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) -> float | None:
-    """Call listeners with due outcomes; return the seconds until the next cycle.
+    """Call listeners with the outcomes that are due; return the seconds until the next cycle.
 
     None stands for `Timing.listener_interval`. Raises `LedgerUnreachable`.
     """

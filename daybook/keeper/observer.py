@@ -1,10 +1,10 @@
-"""The observer: compares all jobs with Prefect, and imports edits made there into the ledger.
+"""The observer, which compares all jobs with Prefect and imports Prefect's edits into the ledger.
 
 Prefect emits no event when a schedule is edited, and does not change the deployment's update time.
-So each cycle lists all deployments of Daybook's flows and skips those that have not changed on
-either side since the last reconciliation (`daybook.prefect.fingerprints`). The others are
-reconciled as by `daybook sync`: edits are imported, new deployments are adopted, jobs whose
-deployment was deleted are disabled, and conflicts are recorded.
+So each cycle lists all deployments of Daybook's flows, and skips the deployments that have changed
+neither in the ledger nor in Prefect since the last reconciliation (`daybook.prefect.fingerprints`).
+The cycle reconciles the others as `daybook sync` does: it imports edits, adopts new deployments,
+disables jobs whose deployment was deleted, and records conflicts.
 
 After an interruption, the next cycle starts over; the changes already made persist.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_RECONCILE_SECONDS = 20.0
-"""How long a cycle keeps starting to reconcile jobs; the next cycle does the rest."""
+"""Time after which a cycle reconciles no further job; the next cycle continues."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Observation:
     """Result of one cycle.
 
     ``jobs`` are the ids of the jobs for which the ledger has every edit made before ``began``
-    (ledger time); the cycle did not reach the other jobs, or could not compare them. ``requests``
+    (ledger time). The cycle did not reach the other jobs, or could not compare them. ``requests``
     is the number of requests to Prefect; ``cpu_seconds`` is the cycle's CPU time in its thread.
     """
 
@@ -56,7 +56,7 @@ async def observe(
     *,
     most_seconds: float = MAX_RECONCILE_SECONDS,
 ) -> Observation:
-    """Run one cycle; ``seen`` are the fingerprints of the leader's term.
+    """Run one cycle; ``seen`` has the fingerprints of the leader's current term.
 
     Errors of an unreachable Prefect or ledger propagate.
     """

@@ -1,8 +1,9 @@
 """Overview of the next due jobs and of the findings that need attention: two tables in Prefect.
 
-The findings are those of `daybook status`, in a package above this one: a keeper gets the function
-that reads them. A table is an artifact with a key of this ledger. It is changed in place, and only
-if its content has changed, so it has one row in Prefect's database, however long Daybook runs.
+The findings are the findings of `daybook status`. A package above this one reads them, so a keeper
+receives a function that returns the overview. Each table is an artifact whose key contains the
+ledger's id. The leader updates the artifact in place, and only if the content has changed. So each
+table has one row in Prefect's database, however long Daybook runs.
 """
 
 from __future__ import annotations
@@ -44,13 +45,13 @@ class Problem:
 
 @dataclass(frozen=True)
 class Overview:
-    """``due`` has at most `MAX_DUE` jobs' names, each with its local due time, first due first."""
+    """``due`` has the names and local due times of at most `MAX_DUE` jobs, earliest first."""
 
     due: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
     def that_count(self, names: Collection[str]) -> list[Problem]:
-        """Return the findings with these names; without names, all that are not only warnings."""
+        """Return the findings with these ``names``; if ``names`` is empty, all but warnings."""
         return [
             each
             for each in self.problems
@@ -62,13 +63,13 @@ ReadOverview = Callable[[], Awaitable[Overview]]
 
 
 async def read_nothing() -> Overview:
-    """Return an empty overview; the default of a keeper that cannot read one."""
+    """Return an empty overview: the default for a keeper that receives no other function."""
     return Overview()
 
 
 @dataclass
 class TablesState:
-    """State between two cycles: the artifact's id and the content of each table, by its key."""
+    """State between two cycles: by artifact key, the artifact's id and the table's content."""
 
     written: dict[str, tuple[UUID, str]] = field(default_factory=dict)
 
@@ -76,7 +77,7 @@ class TablesState:
 async def show_tables(
     ledger: Ledger, client: PrefectClient, read: ReadOverview, memory: TablesState
 ) -> int:
-    """Write the tables whose content has changed to Prefect; return their number."""
+    """Write to Prefect the tables whose content has changed; return their number."""
     overview = await read()
     tables: dict[str, list[Row]] = {
         DUE_NEXT: [{"job": job, "due": due} for job, due in overview.due],

@@ -1,8 +1,8 @@
 """Retention service: applies the rules of `runs.retention` and `tasks.retention` in small batches.
 
-It changes nothing in Prefect: the observer deletes the deployments of removed jobs. The server that
-Daybook starts has a retention of its own with the same age limit (`daybook.operations.server`); the
-operator configures any other server.
+The service changes nothing in Prefect; the observer deletes the deployments of removed jobs. The
+Prefect server that Daybook starts deletes its own old runs at the same age
+(`daybook.operations.server`). The operator configures the retention of any other server.
 """
 
 from __future__ import annotations
@@ -20,12 +20,18 @@ from daybook.tasks import retention as tasks
 
 @dataclass
 class PruneReport:
-    """Numbers of deleted rows, and the names of the deleted archived jobs.
+    """Result of one or more cycles.
 
-    ``removed`` are the names of the disabled jobs that were archived.
-    ``messages`` are those of sessions; a deleted session counts as one. ``deliveries`` are rows of
-    the outbox, ``tasks`` task runs; ``steps`` are those whose texts were removed, with the
-    questions to a person. ``left`` is true if the time limit was reached.
+    ::
+
+        runs         deleted runs
+        messages     deleted messages of sessions; a deleted session counts as one message
+        deliveries   deleted rows of the outbox
+        tasks        deleted task runs
+        steps        steps, and questions to a person, whose texts were removed
+        jobs         names of the archived jobs that were deleted
+        removed      names of the disabled jobs that were archived
+        left         true if a limit of time or number stopped the last cycle
     """
 
     runs: int = 0
@@ -49,10 +55,10 @@ async def prune(
     *,
     most_seconds: float = 5.0,
 ) -> PruneReport:
-    """Run one cycle of about ``most_seconds``; the next cycle does the rest.
+    """Run one cycle of about ``most_seconds``; the next cycle continues.
 
-    ``keep`` are the limits; by default those of the settings. Adds to ``done``, the report of the
-    earlier cycles, and returns it. Raises `LedgerUnreachable`.
+    ``keep`` has the limits, by default the limits in the settings. Add the results to ``done``, the
+    report of earlier cycles, and return ``done``. Raises `LedgerUnreachable`.
     """
     settings, done = keep or RetentionLimits.of_settings(), PruneReport() if done is None else done
     done.left = False

@@ -1,13 +1,13 @@
 """The keeper: leader election, and the table of background services (`LOOPS`).
 
-Each worker, and `daybook keeper`, has a keeper. One keeper leads and runs all loops; the others
-stand by and run only the loops with `everywhere`. `daybook.keeper` says what to change to add
-a service.
+Each worker process runs a keeper, and so does `daybook keeper`. One keeper leads and runs all
+loops; the others stand by and run only the loops with `everywhere`. The docstring of
+`daybook.keeper` explains how to add a service.
 
-One cycle of a service is one function that can be repeated and has a bounded amount of work; its
-timeout is set here. A failing service stops no other loop: its error is logged, and its next cycle
-tries again. A leader that does not reach Prefect releases the leadership for a while, because
-another process may reach it.
+One cycle of a service is one call of a function that can be repeated and does a bounded amount of
+work; this module sets its timeout. A failing service stops no other loop: the keeper logs the
+error, and the next cycle tries again. A leader that does not reach Prefect releases the leadership
+for a while, because another process may reach Prefect.
 """
 
 from __future__ import annotations
@@ -67,15 +67,15 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 CYCLE_TIMEOUT_SECONDS = 120.0
-"""Default timeout of one cycle; the writes that it made until then persist."""
+"""Default timeout of one cycle; the writes that the cycle made before the timeout persist."""
 BACKUP_TIMEOUT_SECONDS = 3600.0
 """Timeout of a nightly backup, which copies the whole ledger."""
 PREFECT_TIMEOUT_SECONDS = 90.0
 """Time without an answer from Prefect after which the leader releases the leadership."""
 IDLE_NAMING_FACTOR = 3
-"""How much longer the pause is after a cycle that found no run to name."""
+"""Factor by which the pause is longer after a cycle that found no run to name."""
 REACQUIRE_DELAY_SECONDS = 2 * TIMING.leader_check.total_seconds()
-"""How long a process that released the leadership waits before it competes for it again."""
+"""How long a process waits after it released the leadership before it competes again."""
 _EDITS = EventFilter(
     event=EventNameFilter(
         name=[f"prefect.deployment.{done}" for done in ("created", "updated", "deleted")]
@@ -125,8 +125,9 @@ class Context:
     def known(self) -> dict[str, datetime]:
         """Return, by job id, the instant up to which the ledger has Prefect's edits and ends.
 
-        Empty until the ends have been read in this term. The ends matter, because a run that was
-        cancelled in advance in Prefect while no keeper was the leader must not be caught up.
+        The result is empty until this term has read the ends of runs. The ends matter, because the
+        auditor must not catch up a run that was cancelled in Prefect in advance, while no keeper
+        led.
         """
         read_to = self.ends_read
         if read_to is None:
@@ -143,7 +144,8 @@ class Service:
 
     ``run`` runs one cycle. If it returns a `float`, the next cycle starts after that many seconds
     instead of the loop's interval. If a cycle of a ``required`` service fails, the later services
-    of the loop wait for the next cycle. ``timeout`` is in seconds; None is `CYCLE_TIMEOUT_SECONDS`.
+    of the loop wait for the next cycle. ``timeout`` is in seconds; None stands for
+    `CYCLE_TIMEOUT_SECONDS`.
     """
 
     name: str
@@ -180,7 +182,8 @@ async def _record_server(context: Context) -> None:
 
 
 async def _record_ends(context: Context) -> None:
-    # `ensure` uses the same set: it must not change a run that `ends` left to its supervisor.
+    # `ensure` uses the same set, because it must not change a run that `ends` left to the run's
+    # supervisor.
     context.excluded = context.supervised()
     await ended_runs.record_live_ends(context.ledger, context.client, supervised=context.excluded)
 
@@ -299,8 +302,8 @@ JOBS = Loop(
     ),
 )
 
-# Apart from the other services for runs: there may be much to read after a long absence, and
-# seldom otherwise: Prefect reports the ends of runs with events as well.
+# `unread` has a loop of its own, because there may be much to read after a long absence. A longer
+# interval is enough, because Prefect also reports the ends of runs with events.
 ENDS = Loop(
     interval=lambda: TIMING.jobs_interval,
     services=(Service("unread", "records other runs that have ended in Prefect", _read_ends),),
@@ -414,9 +417,9 @@ LOOPS = (
 class Keeper:
     """Keeper of one process. ``holder`` is the process's unique name (`leadership.new_holder`).
 
-    ``supervised`` returns the ids of the flow runs whose processes this process supervises; it
-    records their ends itself, so the keeper does not. ``read_overview`` returns what
-    `daybook status` finds, for the ping and the tables; a package above this one reads it.
+    ``supervised`` returns the ids of the flow runs whose processes this process supervises. The
+    supervisor records the ends of these runs, so the keeper does not. ``read_overview`` returns the
+    findings of `daybook status` for the ping and the tables; a package above this one provides it.
     """
 
     def __init__(
@@ -435,7 +438,7 @@ class Keeper:
         self._term: Context | None = None
 
     async def run(self) -> NoReturn:
-        """Run until cancelled; then release the leadership, and forget this process's server."""
+        """Run until cancelled; then release leadership and forget this process's Prefect server."""
         try:
             async with (
                 leadership.leader_client(self.leadership) as client,
@@ -526,7 +529,7 @@ class Keeper:
                     pause = TIMING.runs_interval.total_seconds()
                 if service.required:
                     break
-        # A slow answer counts too, and `unread` sends a request every ten seconds.
+        # Even a slow answer counts, and `unread` sends a request every ten seconds.
         answered = self.leadership.last_answer_at
         if loop.checks_prefect and time.monotonic() - answered > PREFECT_TIMEOUT_SECONDS:
             self.leadership.last_answer_at = time.monotonic()
@@ -537,7 +540,7 @@ class Keeper:
     async def _run(self, service: Service, context: Context) -> tuple[bool, object]:
         """Run one cycle of a service; return whether it succeeded, and the service's result.
 
-        The cost of the cycle is recorded, and a failure is logged.
+        Record the cost of the cycle. Log a failure instead of raising it.
         """
         name, started, request_count, error = service.name, time.monotonic(), [0], ""
         timeout = CYCLE_TIMEOUT_SECONDS if service.timeout is None else service.timeout

@@ -1,4 +1,4 @@
-"""Types of columns, whose values are the same in SQLite and PostgreSQL."""
+"""Types of columns that return the same values from SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ class Instant(TypeDecorator[datetime]):
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
         if value is None:
             return None
-        # SQLite returns the UTC wall time without its zone, PostgreSQL in the session's zone.
+        # SQLite returns the time in UTC without a zone, PostgreSQL in the zone of the connection.
         instant: datetime = value
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)

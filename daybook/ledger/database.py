@@ -1,8 +1,8 @@
 """The `Database` protocol: the part of a ledger that differs between SQLite and PostgreSQL.
 
 Both implementations (`sqlite`, `postgresql`) provide a write transaction that holds the claim lock
-from its beginning (`docs/promise.md` 1), a read transaction that sees a snapshot, and one error for
-everything that makes the ledger unreachable. Most tests of `tests/unit/ledger` run over both.
+from its start (`docs/promise.md` 1), a read transaction that sees a snapshot, and one error for all
+causes that make the ledger unreachable. Most tests of `tests/unit/ledger` run with both.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ REPLACED = (
     "move the original file back to continue; to use the new one, run `daybook down`, `daybook up`",
 )
 EMPTIED = ("was emptied while it was in use", _AFRESH)
-"""The problem and the hint for each of these cases: arguments of `LedgerReplaced`."""
+"""Problem and hint for `LedgerReplaced`, like `MOVED_AWAY` and `REPLACED`."""
 
 
 def wal_lost(name: str) -> tuple[str, str]:
@@ -68,15 +68,15 @@ class Database(Protocol):
         ...
 
     def prepare_files(self, in_use: InUse | None) -> None:
-        """Create the files that the first connection needs; raises `LedgerUnreachable`.
+        """Create the files that the first connection needs; raise `LedgerUnreachable` on failure.
 
-        If a running `daybook up` has the ledger ``in_use``, creates nothing, and raises
+        If a running `daybook up` has the ledger ``in_use``, create nothing, and raise
         `LedgerReplaced` if the ledger is no longer at its path or lacks a file.
         """
         ...
 
     def identity(self, ledger_id: str) -> InUse:
-        """Return the identity that other processes compare with that of the ledger they open.
+        """Return the ledger's identity, which other processes compare with the ledger they open.
 
         Call it only after the first connection was opened.
         """
@@ -102,16 +102,16 @@ class Database(Protocol):
         ...
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        """Take the claim lock for ``session``, a result of `writing`, within ``left``.
+        """Acquire the claim lock for ``session``, a result of `writing`; wait at most ``left``.
 
-        Raises `LedgerUnreachable`.
+        Raises `LedgerUnreachable`, also if the lock is not free in time.
         """
         ...
 
     async def commit(self, session: AsyncSession) -> None:
-        """Commit ``session``, a result of `writing`; return once it is known to be committed.
+        """Commit ``session``, a result of `writing`; return once it is known to have succeeded.
 
-        Raises `LedgerUnreachable`, also if it remains unknown whether it was committed, and
+        Raises `LedgerUnreachable`, also if the result of the commit remains unknown, and
         `LedgerReplaced` if the commit went to a ledger that had been replaced.
         """
         ...

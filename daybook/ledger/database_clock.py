@@ -1,10 +1,10 @@
 """A clock that estimates the database's time without a query for each reading.
 
-Each transaction reads the database's time as it begins (`docs/promise.md` 16). That time was
-correct at some moment between query and answer, both measured by this process's monotonic clock. So
-the estimate stays unchanged as long as no answer contradicts it, and otherwise moves as little as
-possible: a slow answer never makes it worse. Between two answers the monotonic clock advances the
-estimate, so setting the machine's clock changes nothing.
+Each transaction reads the database's time when it starts (`docs/promise.md` 16). The time in the
+answer was correct at some moment between the query and the answer, which this process measures with
+its monotonic clock. So the estimate changes only if an answer contradicts it, and then as little as
+possible: a slow answer never makes the estimate worse. Between two answers, the monotonic clock
+advances the estimate, so a change of the machine's clock has no effect.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from datetime import datetime, timedelta
 from daybook.clock import SYSTEM_CLOCK, SystemClock
 
 MAX_STANDSTILL = timedelta(seconds=1)
-"""An estimate that is ahead by less than this stands still until the true time reaches it."""
+"""Maximum correction backwards for which the clock stands still instead of going back."""
 
 
 class DatabaseClock(SystemClock):
-    """A clock that shows the database's time in UTC; before the first answer, the machine's."""
+    """A clock that shows the database's time in UTC; the machine's time before the first answer."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._zero: datetime | None = None
-        """The database's time at zero of the monotonic clock."""
+        """The database's time when the monotonic clock was zero."""
         self._latest: datetime | None = None
 
     def observe(self, instant: datetime, asked: float, answered: float) -> None:
         """Record that the database's clock showed ``instant`` between ``asked`` and ``answered``.
 
-        Both are times of the monotonic clock, in seconds.
+        ``asked`` and ``answered`` are times of the monotonic clock, in seconds.
         """
         earliest = instant - timedelta(seconds=answered)
         latest = instant - timedelta(seconds=asked)

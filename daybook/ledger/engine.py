@@ -1,8 +1,8 @@
 """The ledger: one database, whose write transactions hold the claim lock.
 
-`daybook.ledger.sqlite` and `postgresql` contain what differs between the databases. Common to both:
-the writers of one `Ledger` queue for the lock in the order of their arrival, and only the first of
-them holds a connection, so reads continue however many writers wait.
+`daybook.ledger.sqlite` and `postgresql` contain the parts that differ between the databases. With
+both, the writers of one `Ledger` queue for the lock in the order of their arrival. Only the first
+writer has a connection, so waiting writers never delay reads.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ def _sanitize(_: Any, __: Any, statement: str, parameters: Any, *___: Any) -> tu
 class Ledger:
     """An open ledger; use it as an async context manager, in one event loop.
 
-    Entering migrates the schema if needed (under a lock) and reads the ledger's id. Raises
-    `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. If the
-    ledger is deleted or replaced later, each transaction raises `LedgerReplaced`, in PostgreSQL up
-    to `VERIFY_INTERVAL_SECONDS` later. ``clock`` decides whether a run is due; the default is the
-    clock of the database (with SQLite, of this machine). ``busy`` is the longest wait for the lock.
+    Entering the context migrates the schema if needed, under a lock, and reads the ledger's id. It
+    raises `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. If
+    the ledger is deleted or replaced later, each transaction raises `LedgerReplaced`; with
+    PostgreSQL, up to `VERIFY_INTERVAL_SECONDS` later. ``clock`` decides whether a run is due; the
+    default is the clock of the database (with SQLite, of this machine). ``busy`` is the maximum
+    wait for the claim lock.
     """
 
     def __init__(
@@ -92,7 +93,10 @@ class Ledger:
         return self._database.identity(self.id)
 
     def _translate(self, context: ExceptionContext) -> LedgerUnreachable | None:
-        """Return the error to raise instead; None unless the ledger is unreachable."""
+        """Return the error to raise instead of the driver's error.
+
+        None unless the ledger is unreachable.
+        """
         why = self._database.why_unreachable(context.original_exception)
         if why is None:
             return None
@@ -126,8 +130,8 @@ class Ledger:
         """Open a write transaction with the claim lock; commit at the end, roll back on an error.
 
         Raises `LedgerUnreachable`, also if the lock is not free after the ledger's ``busy`` (by
-        default `Timing.ledger_lock`), or after ``within`` if that is shorter. Must not be nested in
-        another write.
+        default `Timing.ledger_lock`), or after ``within`` if that is shorter. Do not open it inside
+        another write transaction.
         """
         async with (
             self._queued(self._busy if within is None else min(within, self._busy)) as left,
@@ -141,7 +145,7 @@ class Ledger:
 
     @asynccontextmanager
     async def _queued(self, busy: timedelta) -> AsyncIterator[timedelta]:
-        """Wait in this process's queue of writers; yield what is left of ``busy``."""
+        """Wait in this process's queue of writers; yield the rest of ``busy``."""
         started_at, queued = time.monotonic(), self._turn.locked()
         try:
             async with asyncio.timeout(busy.total_seconds()):
@@ -156,7 +160,7 @@ class Ledger:
             self._turn.release()
 
     async def why_unwritable(self, within: timedelta = PROBE_TIMEOUT) -> str:
-        """Return why the ledger cannot be written, such as a full disk; "" if it can be.
+        """Return why the ledger cannot be written, such as a full disk; "" if it can be written.
 
         The ledger counts as locked if the lock is not free after ``within``. Writes a fact, because
         a full disk shows only at a commit.
@@ -175,9 +179,9 @@ class Ledger:
     async def _migrate(self, in_use: InUse | None) -> str:
         """Migrate if needed and return the ledger's id.
 
-        A ledger with an earlier schema is copied first. Raises `LedgerNewer`, and if this home's
-        running `daybook up` has a ledger ``in_use``, `LedgerReplaced` for another one and
-        `LedgerOlder` if it would have to be migrated.
+        Copy a ledger with an earlier schema first. Raise `LedgerNewer` for an unknown schema. If
+        this home's running `daybook up` has a ledger ``in_use``, raise `LedgerReplaced` if this is
+        another ledger, and `LedgerOlder` if this ledger needs a migration.
         """
         async with self.read() as session:
             if in_use is not None:
@@ -218,9 +222,10 @@ _shared: ContextVar[Ledger | None] = ContextVar("shared_ledger", default=None)
 
 @contextmanager
 def sharing(ledger: Ledger) -> Iterator[None]:
-    """Let `open_ledger` return ``ledger``, which stays open, in the block and the tasks it starts.
+    """Make `open_ledger` return ``ledger`` in the block and in the tasks that the block starts.
 
-    Opening a ledger takes milliseconds, which is much for a server that does it for each request.
+    ``ledger`` stays open. Opening a ledger takes milliseconds, which is too slow for a server that
+    would open it for each request.
     """
     token = _shared.set(ledger)
     try:
@@ -231,7 +236,7 @@ def sharing(ledger: Ledger) -> Iterator[None]:
 
 @asynccontextmanager
 async def open_ledger() -> AsyncIterator[Ledger]:
-    """Open the ledger that the settings name; inside `sharing`, return that one.
+    """Open the ledger that the settings name; inside `sharing`, yield the shared ledger.
 
     Raises `InvalidInput` for an invalid setting, `LedgerUnreachable`, and `LedgerNewer`.
     """

@@ -16,9 +16,11 @@ from daybook import home
 
 @dataclass(frozen=True)
 class InUse:
-    """Identity of an open ledger. ``inode`` is 0 and ``wal`` False for one that is not in a file.
+    """Identity of an open ledger.
 
-    ``wal`` is True if the `-wal` file exists, as it does while a process has the ledger open.
+    ``inode`` is the inode of the database file. ``wal`` is True if the `-wal` file exists, as it
+    does while a process has the ledger open. For a ledger that is not in a file, ``inode`` is 0 and
+    ``wal`` is False.
     """
 
     place: str
@@ -41,6 +43,6 @@ def find(place: str) -> InUse | None:
 
 
 def _real(place: str) -> str:
-    """Return the address; if it contains a path, with the path's symbolic links resolved."""
+    """Return the address ``place``, with the symbolic links in its path, if any, resolved."""
     scheme, separator, path = place.partition(":///")
     return f"{scheme}{separator}{os.path.realpath(path)}" if separator and path else place

@@ -1,8 +1,9 @@
-"""Copies of a ledger from before its migration, so that an operator can go back.
+"""Copies of a ledger from before its migration, with which an operator can undo the migration.
 
-A copy is a SQLite file of the earlier schema, whichever database the ledger is in, as in a backup:
-`backups/<ledger id>-<schema>.db` in the home. It is written under the claim lock, complete or not
-at all, and the migration does not begin without it. `KEPT_COPIES` of each ledger stay.
+Like a backup, a copy is a SQLite file, even if the ledger is in PostgreSQL. It has the earlier
+schema and is in the home: `backups/<ledger id>-<schema>.db`. The copy is written under the claim
+lock, completely or not at all, and the migration does not start without it. The last `KEPT_COPIES`
+copies of each ledger stay.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ _BATCH_SIZE = 500
 async def create(session: AsyncSession, address: str, place: str, version: str) -> Path:
     """Write the copy of a ledger with the schema ``version``; return its path.
 
-    ``session`` is one of `Ledger.write` that has changed nothing yet. Replaces the copy of an
-    earlier try. Raises `LedgerUnreachable` if it cannot be written.
+    ``session`` is a session of `Ledger.write` that has changed nothing yet. Replace the copy of an
+    earlier attempt. Raise `LedgerUnreachable` if the copy cannot be written.
     """
     connection = await session.connection()
     ledger_id = await connection.run_sync(schema.ledger_id)
@@ -57,7 +58,7 @@ async def create(session: AsyncSession, address: str, place: str, version: str) 
         why = f"its copy before the migration cannot be written to {file}: {error}"
         raise LedgerUnreachable(place, why) from error
     for old in sorted(file.parent.glob(f"{ledger_id}-*.db"))[:-KEPT_COPIES]:
-        if old != file:  # of an older schema than the others, after an operator went back
+        if old != file:  # which has an older schema than the others after an undone migration
             old.unlink(missing_ok=True)
     return file
 
@@ -74,7 +75,7 @@ def vacuum_into(source: Path, file: Path) -> None:
 
 
 def _copy_rows(source: Connection, file: Path, version: str) -> None:
-    """Copy the rows of a PostgreSQL ledger of this schema, of which there are no models now."""
+    """Copy the rows of a PostgreSQL ledger, for whose schema this program has no models."""
     engine = create_engine(f"sqlite:///{file}", hide_parameters=True)
     try:
         with engine.begin() as target:
@@ -101,8 +102,8 @@ def _copy_rows(source: Connection, file: Path, version: str) -> None:
 
 def _batches(source: Connection, table: str, columns: str) -> Iterator[list[tuple[Any, ...]]]:
     # A cursor that the driver opens stays open until the end of the transaction, and a table with
-    # an open cursor cannot be altered. The driver prepares each text once, so a cursor's name is
-    # its table's.
+    # an open cursor cannot be altered; so declare and close the cursor here. The driver caches a
+    # prepared statement by its text, so the cursor of each table has its own name.
     cursor = f'"copy_{table}"'
     query = f'SELECT {columns} FROM "{table}"'
     source.exec_driver_sql(f"DECLARE {cursor} NO SCROLL CURSOR FOR {query}")

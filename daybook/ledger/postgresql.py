@@ -1,12 +1,12 @@
 """A ledger in a PostgreSQL database, in the first schema of the user's search path.
 
-A write transaction takes one advisory lock as it begins; the server releases the lock when the
+A write transaction acquires one advisory lock when it starts; the server releases the lock when the
 transaction ends. Each statement sees everything committed before it, so data read under the lock is
 still current at the commit. A read transaction sees a snapshot and waits for no lock.
 
 A connection may be lost before a commit's answer arrives. The server keeps the status of each
 transaction, so the ledger asks for that status and learns whether the write was committed. If the
-server does not answer in time, `LedgerUnreachable` is raised and the result stays unknown.
+server does not answer in time, the ledger raises `LedgerUnreachable`, and the result stays unknown.
 
 A process that stalls in the middle of a write loses its connection and thereby the lock; its writes
 are rolled back.
@@ -37,7 +37,7 @@ ANSWER_TIMEOUT = timedelta(seconds=10)
 """Maximum time to wait for an answer, in addition to the wait for the lock."""
 
 IDLE_TRANSACTION_TIMEOUT = timedelta(seconds=20)
-"""How long a write transaction may be idle: less than other writers wait for the lock."""
+"""Maximum idle time of a write transaction; other writers wait longer than this for the lock."""
 
 COMMIT_POLL_INTERVAL = timedelta(milliseconds=200)
 
@@ -58,7 +58,7 @@ _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
 
 _DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 _AT_CONNECT = (*_DRIVERS, OSError, TypeError, ValueError)
-"""The last two are raised for an option in the address's query that the driver does not know."""
+"""Errors of a failed connection; an unknown option in the address's query raises the last two."""
 
 _CUT = (
     asyncpg.PostgresConnectionError,
@@ -87,7 +87,7 @@ _UNREACHABLE_STATES = {
 
 
 class Postgresql:
-    """The database at ``url``. The clock of this ledger is the database's."""
+    """The database at ``url``, whose clock is the clock of the ledger."""
 
     def __init__(self, url: URL, busy: timedelta) -> None:
         self.place, self.clock, self._busy = database.without_password(url), DatabaseClock(), busy
@@ -108,9 +108,9 @@ class Postgresql:
         )
 
     async def _connect(self, *given: Any, **options: Any) -> Any:
-        """Connect.
+        """Open a connection.
 
-        Raises `LedgerUnreachable` itself, because SQLAlchemy translates only errors of statements.
+        Raise `LedgerUnreachable` here, because SQLAlchemy translates only errors of statements.
         """
         try:
             return await asyncpg.connect(*given, **options)
@@ -143,7 +143,7 @@ class Postgresql:
     async def _begin(
         self, session: AsyncSession, first: TextClause, parameters: dict[str, str]
     ) -> None:
-        """Send the first statement; retry over a new connection if the old one was cut."""
+        """Send the first statement; retry over a new connection if the old connection was cut."""
         try:
             await self._execute_first(session, first, parameters)
         except LedgerUnreachable as error:
@@ -207,13 +207,13 @@ class Postgresql:
 
 
 def _refuse_closed(connection: Any, *_: Any) -> None:
-    """Replace a connection that was cut while idle; this costs no query."""
+    """Make the pool replace a connection that was cut while idle; the check costs no query."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError("it was closed")
 
 
 def _mark_cut(context: ExceptionContext) -> None:
-    """Discard a connection that was lost or does not respond."""
+    """Make the pool discard a connection that was lost or does not respond."""
     error = context.original_exception
     if _is_cut(error) or isinstance(_cause(error), TimeoutError):
         context.is_disconnect = True
@@ -227,7 +227,7 @@ def _cause(error: BaseException | None) -> BaseException | None:
 
 
 def _is_cut(error: BaseException | None) -> bool:
-    """Return whether the connection was lost; if so, everything uncommitted is lost too."""
+    """Return whether the connection was lost, and with it everything uncommitted."""
     cause = _cause(error)
     if isinstance(cause, asyncpg.InterfaceError):
         return "closed" in str(cause)

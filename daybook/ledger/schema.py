@@ -1,6 +1,7 @@
 """Automatic migration of a ledger's schema, under the claim lock.
 
-If two processes start at once, both ask for the lock; the second finds the schema up to date.
+If two processes start at once, both request the lock; the second process that gets it finds the
+schema up to date.
 Alembic is imported only if there is something to do.
 """
 
@@ -34,10 +35,11 @@ _MIGRATING = threading.Lock()
 
 
 def head() -> str:
-    """Return the newest known version.
+    """Return the newest schema version that this program knows.
 
-    It is kept in a file, so that two migrations written at the same time cause a merge conflict.
-    The file is read once: a process keeps its schema if another version is installed meanwhile.
+    The version is in a file, so that two migrations written at the same time cause a merge
+    conflict. This module reads the file once, when it is imported, so a process keeps its version
+    even if another version of Daybook is installed meanwhile.
     """
     return _read_head(MIGRATIONS)
 
@@ -83,7 +85,7 @@ def earlier_version(connection: Connection) -> str | None:
 
 
 def migrate(connection: Connection, version: str) -> None:
-    """Migrate to a ``version`` of the schema, in the transaction of ``connection``."""
+    """Migrate the schema to ``version``, in the transaction of ``connection``."""
     from alembic import command
 
     config = _config()
@@ -133,10 +135,11 @@ def _id_if_any(connection: Connection) -> str:
 
 @asynccontextmanager
 async def exclusive() -> AsyncIterator[None]:
-    """Run one migration at a time in this process: Alembic's state is global.
+    """Allow only one migration at a time in this process, because Alembic's state is global.
 
-    Migrations may come from several event loops, so an asyncio lock does not suffice. Nor may a
-    helper thread acquire a lock for the task: if the task were cancelled, the lock would stay held.
+    Migrations may come from several event loops, so an asyncio lock does not suffice. A helper
+    thread must not acquire a lock for the task either: if the task were cancelled, nothing would
+    release the lock.
     """
     while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - not an event of one loop
         await asyncio.sleep(POLL_INTERVAL_SECONDS)

@@ -1,7 +1,8 @@
 """A ledger in one SQLite file in WAL mode, whose write transactions are `BEGIN IMMEDIATE`.
 
-A deferred transaction that writes later can fail if another one wrote in between. An immediate one
-waits for its turn, and no other can write until it ends: that is the claim lock.
+A deferred transaction that writes later can fail if another transaction wrote in between. An
+immediate transaction waits for its turn, and no other transaction can write until it ends: that is
+the claim lock.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _OPENED = "opened"
 
 
 class Sqlite:
-    """The file at ``url``. The clock of this ledger is the machine's."""
+    """The database file at ``url``. The ledger's clock is the clock of this machine."""
 
     clock = SYSTEM_CLOCK
 
@@ -57,8 +58,8 @@ class Sqlite:
         named = url.database
         self._path = Path(named).absolute() if named and named != ":memory:" else None
         self._inode = self._wal = 0
-        """The inodes of the database file that `up` or the first connection opened, and of its
-        newest `-wal` file.
+        """The inode of the database file that `up` or the first connection opened, and the inode of
+        its newest `-wal` file; 0 if not known.
         """
         self._stamp = ""
         """The stamp of that database file when it was last seen at its path."""
@@ -120,7 +121,7 @@ class Sqlite:
         return AsyncSession(self._immediate, expire_on_commit=False)
 
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
-        # Take the lock now, so that everything read in this session is still current at the commit.
+        # Acquire the lock now, so that data read in this session is still current at the commit.
         await session.connection(execution_options={"left": left})
 
     async def commit(self, session: AsyncSession) -> None:
@@ -144,8 +145,8 @@ class Sqlite:
     def _compare(self, opened: tuple[int, ...] | None) -> None:
         """Raise `LedgerReplaced` if one of the ``opened`` files is no longer at its path.
 
-        A connection continues to read and write deleted files; a process that opens them again sees
-        different ones. SQLite itself deletes none of them while a connection is open.
+        A connection continues to read and write deleted files, while a process that opens the same
+        paths sees other files. SQLite itself deletes none of the files while a connection is open.
         """
         if opened is None:
             return
@@ -184,10 +185,10 @@ class Sqlite:
             )
 
     def _restore_wal(self) -> None:
-        """Put the `-wal` file back if the database file that it belongs to is back.
+        """Put the `-wal` file back if its own database file is back at the ledger's path.
 
-        A new file may have the inode of the deleted one, but then its modification time or size
-        differs, and so does its stamp.
+        A new database file may have the inode of the deleted file, but then its modification time
+        or size differs, and so does its stamp.
         """
         stamp = self._stamp_now()
         if stamp and not self._inodes()[1]:
@@ -212,12 +213,12 @@ class Sqlite:
         return tuple(_inode(f"{self._path}{ending}") for ending in FILE_SUFFIXES)
 
     def _refuse_missing(self) -> None:
-        """If the file is missing, raise an error with the reason, before the driver does."""
+        """If the file is missing, raise an error with the reason before the driver does."""
         if self._path is not None and not self._path.exists():
             raise self.replaced() or LedgerUnreachable(self.place, "there is no such file")
 
     def why_unreachable(self, error: BaseException) -> str | None:
-        # Errors without a subclass: "file is not a database", "disk image is malformed".
+        # "file is not a database" and "disk image is malformed" are errors without a subclass.
         if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
             # On a full disk, SQLite may say "disk I/O error", because it cannot extend an index.
             is_full = "disk" in str(error) and self._path is not None and is_disk_full(self._path)
@@ -258,13 +259,13 @@ class _Connection(sqlite3.Connection):
 async def _connect(*arguments: Any, **options: Any) -> aiosqlite.Connection:
     """Return an open connection. If it cannot be opened, wait for the end of the driver's thread.
 
-    That thread uses the loop once more, and would write an error to the terminal if the loop were
-    closed by then.
+    The thread uses the event loop once more, and would print an error to the terminal if the loop
+    were closed by then.
     """
     connection = sqlite_driver.Driver(
         partial(sqlite3.connect, *arguments, **options), iter_chunk_size=64
     )
-    connection._thread.daemon = True  # as SQLAlchemy sets it, if it creates the connection
+    connection._thread.daemon = True  # SQLAlchemy sets this only if it creates the connection
     try:
         return await connection
     except BaseException:
@@ -305,8 +306,8 @@ def _to_wal(cursor: Any, busy: timedelta) -> None:
 def _begin(connection: Connection, busy: timedelta) -> None:
     """Begin a transaction.
 
-    The execution option ``left`` is how long this writer may still wait for the write lock; without
-    it, that is ``busy``.
+    The execution option ``left`` is the time for which this writer may still wait for the write
+    lock; the default is ``busy``.
     """
     options = connection.get_execution_options()
     if not options.get("immediate", False):

@@ -1,12 +1,12 @@
-"""Connections to SQLite that change threads once for each statement, and always end.
+"""Connections to SQLite that switch threads once for each statement, and can always be stopped.
 
-A connection of aiosqlite has a thread. SQLAlchemy asks it for a cursor, for the execution, for the
-rows and for the end of the cursor, and wakes the event loop after each. That is three quarters of
-the CPU time of a small statement. Here the thread gets one function with all four parts. Rows,
-counts, errors and transactions stay the same.
+A connection of aiosqlite has a thread. For each statement, SQLAlchemy sends the thread four tasks:
+open a cursor, execute the statement, read the rows, close the cursor. The event loop wakes after
+each task, which takes three quarters of the CPU time of a small statement. Here the thread gets one
+function that does all four. Rows, counts, errors and transactions stay the same.
 
-It uses private names of both libraries. `unlike_expected` compares them, and if they differ,
-`connect` returns SQLAlchemy's own connection, which is only slower.
+This module uses private names of both libraries. If `unlike_expected` finds a difference, `connect`
+returns SQLAlchemy's own connection, which works but is slower.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SLOTS = frozenset(
 
 
 def unlike_expected() -> str:
-    """Return how the libraries differ from what `Cursor` and `Connection` need; "" if nothing."""
+    """Return what `Cursor` and `Connection` need but the libraries lack; "" if nothing."""
     slots = frozenset(getattr(AsyncAdapt_aiosqlite_cursor, "__slots__", ()))
     if not slots >= _SLOTS:
         return f"SQLAlchemy's cursor has no {', '.join(sorted(_SLOTS - slots))}"
@@ -65,7 +65,7 @@ def execute(cursor: Any, operation: str, parameters: Any = None) -> None:
 
 
 class Cursor(AsyncAdapt_aiosqlite_cursor):
-    """A cursor whose statement is one step of the connection's thread."""
+    """A cursor that executes a statement in one call to the connection's thread."""
 
     __slots__ = ()
 
@@ -76,11 +76,11 @@ class Cursor(AsyncAdapt_aiosqlite_cursor):
 
 
 class Connection(AsyncAdapt_aiosqlite_connection):
-    """A connection with such cursors, which rolls back only if it may have a transaction.
+    """A connection that uses `Cursor`, and rolls back only if a transaction may be open.
 
-    SQLAlchemy's pool rolls back each connection that it gets back. After a commit or a rollback
-    that has ended, that is one more change of threads for nothing. If either was cancelled or
-    failed, or a statement was passed to the thread since, it is done.
+    SQLAlchemy's pool rolls back each connection that returns to it. After a completed commit or
+    rollback, that would be one more thread switch for nothing, so it is skipped. If the commit or
+    rollback failed or was cancelled, or a statement followed it, the pool's rollback is done.
     """
 
     __slots__ = ("_is_over",)
@@ -111,8 +111,8 @@ class Driver(aiosqlite.Connection):
     """A connection of the driver that may be stopped twice.
 
     If a task is cancelled while SQLAlchemy closes its connection, SQLAlchemy stops the connection,
-    and the closing stops it again. By then the thread has ended, so the future of that second stop
-    would never be done, and neither would the event loop that waits for its tasks.
+    and then `close` stops it again. By then the thread has ended, so the future of the second stop
+    would never be done, and the event loop, which waits for its tasks, would never end.
     """
 
     _is_stopped = False
@@ -126,6 +126,6 @@ class Driver(aiosqlite.Connection):
 
 
 def connect(dialect: Dialect, arguments: Any, options: Any) -> Any:
-    """Return a new connection; the arguments are those of the event `do_connect`."""
+    """Return a new connection, with the arguments of SQLAlchemy's event `do_connect`."""
     own: Any = dialect.connect(*arguments, **options)
     return own if unlike_expected() else Connection(own.dbapi, own._connection)

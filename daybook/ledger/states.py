@@ -15,12 +15,17 @@
 The live states are waiting, claimed and running. A transition that is not in `TRANSITIONS` raises
 `IllegalTransition`; `None` stands for "no row yet".
 
-A new state is a member of `Status`, with its transitions in `TRANSITIONS`, from which `make docs`
-makes the table of `docs/concepts/states.md`. A live state also belongs in `LIVE`, and in `HELD` if
-a process holds the run. Every other state is an outcome, which `runs.outcomes.record` writes. It
-needs a Prefect state in `prefect.states` and a colour in `cli.output`, belongs in `FAILURES` if it
-counts as a failure, and in `delivery.outbox.OUTCOME_EVENTS` if it causes callbacks and messages. No
-migration is needed: the column is a text.
+To add a state, add a member to `Status` and its transitions to `TRANSITIONS`, from which
+`make docs` makes the table of `docs/concepts/states.md`. A live state also belongs in `LIVE`, and
+in `HELD` if a process holds the run. Every other state is an outcome, which `runs.outcomes.record`
+writes. An outcome needs:
+
+- a Prefect state in `prefect.states`
+- a colour in `cli.output`
+- an entry in `FAILURES`, if it counts as a failure
+- an entry in `delivery.outbox.OUTCOME_EVENTS`, if it causes callbacks and messages
+
+No migration is needed, because the column is a text.
 """
 
 from __future__ import annotations
@@ -34,7 +39,7 @@ from daybook.ledger import texts
 
 
 class Status(StrEnum):
-    """The state of a run. The three live ones come first."""
+    """The state of a run. The three live states come first."""
 
     WAITING = "waiting"
     CLAIMED = "claimed"
@@ -117,7 +122,7 @@ TRANSITIONS: dict[Status | None, dict[Status, str]] = {
 
 
 def check_transition(run: str, old: Status | None, new: Status) -> None:
-    """Raise `IllegalTransition` unless ``TRANSITIONS`` leads from ``old`` to ``new``."""
+    """Raise `IllegalTransition` unless `TRANSITIONS` allows the step from ``old`` to ``new``."""
     if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old or "none", new)
 
@@ -137,13 +142,13 @@ def as_markdown() -> str:
 class Outcome:
     """The end of a run. ``output`` is the full text, which the ledger shortens if it is long.
 
-    ``usage`` is what its last attempt used; it is added to the usage of earlier attempts. A
-    ``reason`` equal to the ``error`` is left out.
+    ``usage`` is the usage of the last attempt; the ledger adds it to the usage of earlier attempts.
+    A ``reason`` equal to the ``error`` is left out.
 
-    ``warnings`` say what went wrong in a run that succeeded: tool calls that failed.
+    ``warnings`` describe the tool calls that failed in a run that succeeded.
 
-    ``prompt`` is the text that the agent actually got. If it is given and the run succeeded, prompt
-    and answer are appended to the run's session.
+    ``prompt`` is the text that the agent actually got. If there is a prompt and the run succeeded,
+    the ledger appends the prompt and the answer to the run's session.
     """
 
     status: Status

@@ -1,15 +1,15 @@
-"""The tables, except those of tasks (`task_tables`).
+"""The tables of the ledger, except the tables of tasks (`task_tables`).
 
 A job's next due time is not stored, because it follows from the schedule. Ids made by `new_id` are
 32 hexadecimal digits.
 
-A new column is a field here and a column in a migration (`ledger/migrations/versions`). Until the
-first release, there is only one migration: change it, and give it a new revision id (also in its
-file name and in `migrations/HEAD`). After the release, add a new one. A test compares the tables
-with the result of the migrations, and with `tests/snapshots/ledger-*.txt`. To show the column in
-`--json`, add a field of the same name to the view (`jobs.views`, `ledger.views`, `delivery.views`,
-`tasks.views`). Code that inserts rows without these models has to give every value: the database
-has no defaults.
+To add a column, add a field here and a column in a migration (`ledger/migrations/versions`). Until
+the first release, there is only one migration: change it, and give it a new revision id (also in
+its file name and in `migrations/HEAD`). After the release, add a new migration. A test compares the
+tables with the result of the migrations, and with `tests/snapshots/ledger-*.txt`. To show the
+column in `--json`, add a field of the same name to the view (`jobs.views`, `ledger.views`,
+`delivery.views`, `tasks.views`). Code that inserts rows without these models has to set every
+column, because the database has no defaults.
 """
 
 from __future__ import annotations
@@ -57,13 +57,14 @@ class Fact(SQLModel, table=True):
 
 
 class JobRow(SQLModel, table=True):
-    """One job. Its revisions define what it does and when; this row has what is not revised."""
+    """One job. Its revisions define its action and schedule; this row has the unrevised fields."""
 
     __tablename__ = "jobs"
     __table_args__ = (
         # Names and slugs are free again once a job is archived; its history stays. Each agent has
-        # a namespace of its own, and all other owners share one (`jobs.store.taken_names`). A slug
-        # is the deployment's name below its flow, so two kinds may have the same slug.
+        # a namespace of its own, and all other owners share one namespace
+        # (`jobs.store.taken_names`). A slug is the name of a deployment of the kind's flow, so jobs
+        # of two kinds may have the same slug.
         Index(
             "jobs_name",
             "owner",
@@ -105,15 +106,15 @@ class JobRow(SQLModel, table=True):
     skips: list[str] = Field(default_factory=list, sa_type=JSON)
     snoozed_until: datetime | None = Field(default=None, sa_type=Instant)
 
-    # The watermark: each due time up to it has its row (`docs/promise.md` 10). For a new job, it is
-    # `created_at`.
+    # The watermark: each due time up to this instant has a row (`docs/promise.md` 10). For a new
+    # job, it is `created_at`.
     audited_until: datetime = Field(sa_type=Instant)
 
     # The link to Prefect: the last version that both sides had is the base of the three-way diff.
     deployment_id: str | None = None
     synced: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     sync_pending: bool = True
-    # The losing version, from Prefect: {"at": ISO time, "fields": {name: its value}}.
+    # The version from Prefect that lost a conflict: {"at": ISO time, "fields": {name: value}}.
     conflict: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # The last run and the counters of the job.
@@ -124,19 +125,20 @@ class JobRow(SQLModel, table=True):
     run_count: int = 0
     consecutive_failures: int = 0
 
-    # The time of the last alert about its failures, perhaps in the future, and whether the next
-    # success has to be reported: `daybook.delivery.alerts`.
+    # The time of the last alert about the job's failures, which is in the future while the alert
+    # waits, and whether the next success has to be reported: `daybook.delivery.alerts`.
     alerted_at: datetime | None = Field(default=None, sa_type=Instant)
     alert_open: bool = False
 
-    # The name of the job that it runs after (`daybook.schedules.schedule.After`).
+    # The name of the job after which this job runs (`daybook.schedules.schedule.After`).
     runs_after: str | None = None
 
-    # The request that added the job (`daybook.api.jobs.add`), so that its repetition adds no other.
+    # The key of the request that added the job (`daybook.api.jobs.add`): a repeated request adds no
+    # second job.
     request_key: str | None = None
 
-    # The fields of a job of a jobs file as it was last applied (`daybook.files.jobs_file.flat`), so
-    # that changes made elsewhere show.
+    # For a job from a jobs file, the fields that were last applied
+    # (`daybook.files.jobs_file.flat`), so that Daybook can show changes made elsewhere.
     applied: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
@@ -157,8 +159,8 @@ class RevisionRow(SQLModel, table=True):
     action: dict[str, Any] = Field(sa_type=JSON)
     policy: dict[str, Any] = Field(sa_type=JSON)
     notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
-    # Who made it: the writer of `owners.Actor`, `prefect` for its UI, or `daybook`, which disables
-    # jobs.
+    # The author: the writer of `owners.Actor`, `prefect` for Prefect's UI, or `daybook`, which
+    # disables jobs.
     source: str = "daybook"
     # The last writer of each target, if not the job's creator: `daybook.jobs.provenance`.
     written_by: dict[str, str] = Field(default_factory=dict, repr=False, sa_type=JSON)
@@ -173,8 +175,8 @@ NEWEST_REVISION = (col(RevisionRow.job_id) == col(JobRow.id)) & (
 class WatchRow(SQLModel, table=True):
     """The content that a job's watch saw when the job last succeeded (`daybook.runs.watched`).
 
-    ``source`` says what was watched: after an edit of the watch, the content is that of another
-    source and does not count.
+    ``source`` identifies the watched source: after an edit of the watch, the stored content belongs
+    to another source and does not count.
     """
 
     __tablename__ = "watches"
@@ -232,19 +234,19 @@ class RunRow(SQLModel, table=True):
     lease_until: datetime | None = Field(default=None, sa_type=Instant)
     suspected_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # The Prefect run that carries it. `flow_starts` is that run's own count of starts at the last
-    # claim: a higher count means a later start, such as a Retry. `prefect_runs` counts the Prefect
-    # runs that were created for this row.
+    # The Prefect run of this row. `flow_starts` is the Prefect run's own count of starts at the
+    # last claim: a higher count means a later start, such as a Retry. `prefect_runs` counts the
+    # Prefect runs that were created for this row.
     flow_run_id: str | None = None
     flow_starts: int = 0
     prefect_runs: int = 0
-    # It has ended, and Prefect does not show that yet (`daybook.prefect.unmirrored`).
+    # The run has ended, but Prefect does not show that yet (`daybook.prefect.unmirrored`).
     unmirrored: bool = False
     retry_of: str | None = None
 
     parameters: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     attempts: int = 0
-    # How many tokens it may use from its last claim on; None if unlimited.
+    # The maximum number of tokens from the last claim on; None if unlimited.
     tokens: int | None = None
     queued_at: datetime = Field(sa_type=Instant)
     started_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -259,15 +261,16 @@ class RunRow(SQLModel, table=True):
     model: str | None = None
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
 
-    # What its check found, until its outcome is known: {"check": text, "change": text, "source":
-    # what is watched, "at": when}; the last three only for a watch (`daybook.runs.watched`). With
-    # the outcome stays {"payload": JSON}, which the request to a hook sent (`daybook.hooks`).
+    # The findings of the run's check, until the outcome is known: {"check": text, "change": text,
+    # "source": the watched source, "at": time}; the last three only for a watch
+    # (`daybook.runs.watched`). Also {"payload": JSON}, the payload of the request to a hook
+    # (`daybook.hooks`), which stays after the outcome.
     found: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
     # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value
 
-    # Outcomes of writers that had lost their claim or came too late: refused, but kept as evidence.
+    # Refused outcomes, kept as evidence: their writers had lost the claim, or came too late.
     evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
 
     @property
@@ -279,13 +282,13 @@ class RunRow(SQLModel, table=True):
 class AttemptRow(SQLModel, table=True):
     """One attempt at the effect. Its status is `running` or one of the outcomes of an attempt.
 
-    Attempt 0 is the check of a run that ended before it began, if the check used a model. While a
-    run waits for an approval, its attempt stays open.
+    Attempt 0 is the check of a run that ended before its first attempt, if the check used a model.
+    While a run waits for an approval, its attempt stays open.
     """
 
     __tablename__ = "attempts"
     __table_args__ = (
-        # All that a day's budget counts, so that its sum reads no table.
+        # All columns that a day's budget sums, so that the sum reads only the index.
         Index("attempts_spent", "started_at", "job_id", "agent", "tokens", "usd", "unpriced"),
         Index("attempts_open", "run_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
     )
@@ -298,11 +301,11 @@ class AttemptRow(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     error: str | None = None
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
-    # What budgets count (`daybook.runs.budget`): the run's job, and the agent that it asks first.
+    # For budgets (`daybook.runs.budget`): the run's job, and the agent that the run asks first.
     job_id: str | None = None
     agent: str | None = None
-    # What it used: of an attempt that has not ended, without its steps. `unpriced` is the number of
-    # requests whose price is not known, and which `usd` does not contain.
+    # The usage; until the attempt has ended, without its steps. `unpriced` is the number of
+    # requests whose price is not known; `usd` does not include them.
     tokens: int = 0
     usd: float = 0.0
     unpriced: int = 0
@@ -313,13 +316,13 @@ class StepRow(SQLModel, table=True):
 
     ``number`` rises by one within the run, in the order of the starts. ``position`` is the place of
     the step in the agent's work, the same in each attempt (`daybook.agents.journal.Position`). The
-    status is `running` until the outcome is known: succeeded, failed or unknown. A later attempt
-    that asks for something else at a position replaces the steps from there on.
+    status is `running` until the step has ended: then succeeded, failed or unknown. If a later
+    attempt does something else at a position, it replaces the steps from that position on.
     """
 
     __tablename__ = "steps"
     __table_args__ = (
-        # What retention removes, so that it reads no text that stays.
+        # The steps whose texts retention can remove, so that it reads no other steps.
         Index(
             "steps_with_texts",
             "started_at",
@@ -333,14 +336,14 @@ class StepRow(SQLModel, table=True):
     position: str
     attempt: int
     kind: str
-    # The model, or the tool by the name that the model uses.
+    # The model's name, or the tool's name as the model uses it.
     name: str
-    # SHA-256 of what is asked for, in hexadecimal digits.
+    # SHA-256 of the facts of the request or call, in hexadecimal digits.
     digest: str
-    # Whether it may be repeated without a second effect.
+    # Whether the step may be repeated without a second effect.
     repeatable: bool
     status: str = Status.RUNNING.value
-    # What budgets count, as in `AttemptRow`: an estimate until the usage is known.
+    # The usage for budgets, as in `AttemptRow`; an estimate until the usage is known.
     tokens: int = 0
     usd: float = 0.0
     unpriced: int = 0
@@ -349,24 +352,24 @@ class StepRow(SQLModel, table=True):
     # As in `AttemptRow`; None for a tool.
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     error: str | None = None
-    # The beginnings of what was asked for and came back, for people. Retention removes both, and
-    # the error: then `input` is None.
+    # The beginnings of the request or call and of its reply, for people. Retention removes both and
+    # the error; then `input` is None.
     input: str | None = Field(default="", repr=False)
     output: str | None = Field(default=None, repr=False)
-    # Why an earlier attempt is not continued from this step on, and whether this step is one of
-    # those that are not.
+    # `diverged` says why an earlier attempt is not continued from this step on; `replaced` marks a
+    # step that was not continued.
     diverged: str = ""
     replaced: bool = False
 
-    # Must stay last: SQLite is slow to read columns that follow a long one. What a later attempt
-    # needs: {"facts": what was asked for, "value": the complete reply}. Removed with the outcome.
+    # Must stay last: SQLite is slow to read columns that follow a long one. The data for a later
+    # attempt: {"facts": the step's facts, "value": the complete reply}. Removed with the outcome.
     reply: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
 class ApprovalRow(SQLModel, table=True):
     """The question to a person whether a run may call a tool (`daybook.runs.approvals`).
 
-    ``number`` counts those of the run, and ``after`` the steps that the run had made before.
+    ``number`` counts the questions of the run, and ``after`` the steps that the run made before.
     """
 
     __tablename__ = "approvals"
@@ -392,16 +395,16 @@ class ApprovalRow(SQLModel, table=True):
 class OutboxRow(SQLModel, table=True):
     """One callback, message, alert, listener call or wake: `daybook.delivery.outbox`.
 
-    It is pending, delivered or failed, or suppressed if it was withdrawn before it was sent.
-    ``key`` identifies event and recipient, so that each is requested only once. ``run_id`` is not a
-    foreign key: a message may concern a run without a row of its own, and a pending message
-    outlives its run.
+    Its status is pending, delivered or failed, or suppressed if it was withdrawn before it was
+    sent. ``key`` identifies event and recipient, so that no event has two rows for one recipient.
+    ``run_id`` is not a foreign key: a message may concern a run without a row of its own, and a
+    pending message outlives its run.
     """
 
     __tablename__ = "outbox"
     __table_args__ = (
-        # Except in `outbox_leased`, the columns of the conditions are in the indexes; otherwise
-        # SQLite has to read the row.
+        # Each index except `outbox_leased` contains the columns of its condition; otherwise SQLite
+        # has to read the row.
         Index(
             "outbox_pending",
             "lane",
@@ -436,7 +439,7 @@ class OutboxRow(SQLModel, table=True):
         Index("outbox_made", "created_at"),
     )
 
-    # `msg_` and 32 hexadecimal digits: the same `webhook-id` on every attempt.
+    # `msg_` and 32 hexadecimal digits; each attempt sends it as the same `webhook-id`.
     id: str = Field(default_factory=new_message_id, primary_key=True)
     key: str = Field(unique=True)
     # A `callback` and a `message` belong to the job, and determine its run's delivery status; an
@@ -445,7 +448,8 @@ class OutboxRow(SQLModel, table=True):
     event: str
     run_id: str | None = None
     job_id: str | None = Field(default=None, foreign_key="jobs.id")
-    # The owner who chose the address, and its writer: they decide what the address may reach.
+    # The owner who chose the address, and the address's writer. They determine which addresses are
+    # allowed.
     owner: str = "user"
     writer: str = ""
 
@@ -453,15 +457,15 @@ class OutboxRow(SQLModel, table=True):
     lane: str
     address: str = Field(repr=False)
     chat_id: str = Field(default="", repr=False)
-    # Identifies an answer, to detect whether the next one differs; empty for other messages.
+    # Identifies an answer, to detect whether the next answer differs; empty for other messages.
     digest: str = ""
 
     status: str = Delivery.PENDING.value
     attempts: int = 0
     next_at: datetime = Field(sa_type=Instant)
     created_at: datetime = Field(sa_type=Instant)
-    # When the operator requested a retry: `attempts`, and the 24 hours for them, are counted from
-    # this time on.
+    # When the operator requested a retry: `attempts`, and the 24 hours for all attempts, are
+    # counted from this time on.
     retried_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     read_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -482,7 +486,7 @@ class OutboxRow(SQLModel, table=True):
 
 
 class LaneRow(SQLModel, table=True):
-    """A destination queue with failures since its last success; one that works has no row."""
+    """A destination queue with failures since its last success; a queue that works has no row."""
 
     __tablename__ = "lanes"
 
@@ -494,7 +498,7 @@ class LaneRow(SQLModel, table=True):
 
 
 class LeadRow(SQLModel, table=True):
-    """The leader of a service group, until ``until`` unless renewed.
+    """The leader of a service group. Its lease ends at ``until`` unless it is renewed.
 
     Each new leader raises ``fence``.
     """
@@ -510,7 +514,7 @@ class LeadRow(SQLModel, table=True):
 class SessionRow(SQLModel, table=True):
     """A session: the stored history of an agent. ``job_id`` is None if several jobs share it.
 
-    ``title`` is the first line of its first prompt, or what a model made of it.
+    ``title`` is the first line of its first prompt, or a title that a model wrote.
     """
 
     __tablename__ = "sessions"
@@ -543,10 +547,11 @@ class MessageRow(SQLModel, table=True):
 
 
 class SummaryRow(SQLModel, table=True):
-    """A summary of a session's messages up to the number ``through``; it includes earlier ones.
+    """A summary of a session's messages up to the number ``through``.
 
-    The messages themselves stay. ``run_id`` is the run after whose answer it was made, not a
-    foreign key; ``usage`` is what the summary itself used.
+    It includes the summary before it. The messages themselves stay. ``run_id`` is the run after
+    whose answer the summary was made; it is not a foreign key. ``usage`` is the usage for this
+    summary alone.
     """
 
     __tablename__ = "summaries"
@@ -562,7 +567,7 @@ class SummaryRow(SQLModel, table=True):
 
 
 class TokenRow(SQLModel, table=True):
-    """An access token for MCP over HTTP, its owner and user. Only its digest is stored."""
+    """An access token for MCP over HTTP, its owner and user. Only the token's digest is stored."""
 
     __tablename__ = "tokens"
 

@@ -1,6 +1,6 @@
 """The tables of tasks (`daybook.tasks`): tasks, their runs, task sessions, events.
 
-For how to add a column, see `daybook.ledger.tables`.
+`daybook.ledger.tables` explains how to add a column.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LIVE = text("finished_at IS NULL")
 
 
 class TaskRow(SQLModel, table=True):
-    """One task, and which sessions may do it. Its runs hold its outcome."""
+    """One task, and the sessions that may do it. The task's runs have its outcome."""
 
     __tablename__ = "tasks"
 
@@ -60,25 +60,25 @@ class TaskRunRow(SQLModel, table=True):
     claimed_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # The holder, only while it is claimed. The claim's token itself is not stored.
+    # The holder, only while the run is claimed. The claim's token itself is not stored.
     session_id: str | None = Field(default=None, foreign_key="task_sessions.id")
     token_digest: str | None = Field(default=None, repr=False)
     lease_until: datetime | None = Field(default=None, sa_type=Instant)
     lease_seconds: int | None = None
-    # Rises with each claim, so that an event can refer to one of them.
+    # Rises with each claim, so that an event can refer to one claim.
     fence: int = 0
 
-    # How often its lease expired; for how many cycles it has starved, and the escalation steps
-    # taken.
+    # How often the run's lease expired; for how many cycles the run has starved, and the escalation
+    # steps taken.
     expiries: int = 0
     starved_cycles: int = 0
     tiers: list[str] = Field(default_factory=list, sa_type=JSON)
-    # The run of the worker that was requested for it: a row of `runs`.
+    # The run (a row of `runs`) of the worker job that was requested for this task run.
     spawned_run_id: str | None = None
-    # Why it needs attention; empty if it does not.
+    # Why the task run needs attention; empty if it does not.
     attention: str = ""
 
-    # The session that completed or failed it, by name: the name outlives the session.
+    # The name of the session that completed or failed the run: the name outlives the session.
     done_by: str = ""
     output: str | None = Field(default=None, repr=False)
     error: str | None = None
@@ -99,21 +99,22 @@ class TaskSessionRow(SQLModel, table=True):
     workspace: str = ""
     channel: str = ""
     capabilities: list[str] = Field(default_factory=list, sa_type=JSON)
-    # The state last reported; `idle_since` is when it became idle and not prompting.
+    # The state last reported; `idle_since` is when the session became idle and not prompting.
     state: str
     prompting: bool = False
     idle_since: datetime = Field(sa_type=Instant)
     registered_at: datetime = Field(sa_type=Instant)
-    # From then on it counts as expired, unless it reports again.
+    # From this time on, the session counts as expired, unless it reports again.
     expires_at: datetime = Field(sa_type=Instant)
-    # Until then an MCP server can notify it; the server renews this while the client is connected.
+    # Until this time, an MCP server can notify the session; the server renews the time while the
+    # client is connected.
     connected_until: datetime | None = Field(default=None, sa_type=Instant)
 
 
 class TaskEventRow(SQLModel, table=True):
     """An event of a task run, with its actor and reason.
 
-    For a wake, `outbox_id` refers to the row with its delivery status.
+    For a wake, `outbox_id` refers to the row with the wake's delivery status.
     """
 
     __tablename__ = "task_events"
@@ -129,10 +130,10 @@ class TaskEventRow(SQLModel, table=True):
     event: str
     actor: str
     reason: str = ""
-    # The session concerned, if any; no foreign key: the event outlives the session.
+    # The session concerned, if any. Not a foreign key, because the event outlives the session.
     session_id: str | None = None
     session: str = ""
     outbox_id: str | None = None
-    # Of a claim with an idempotency key: the key, and the fencing token of the run after it.
+    # For a claim with an idempotency key: the key, and the run's fencing token after the claim.
     claim_key: str | None = None
     fence: int | None = None

@@ -1,12 +1,12 @@
 """Sanitizing of all strings and JSON before they are stored.
 
 PostgreSQL cannot store a NUL character, UTF-8 cannot encode half of a surrogate pair, and JSON has
-no infinity and no NaN. A program's output, an answer or a state in Prefect may contain any of them,
-and no outcome may be lost because of that. In a string, U+FFFD replaces such a character; a number
-that is not finite becomes null.
+no infinity and no NaN. A program's output, an answer or a state in Prefect may contain any of these
+values, and no outcome may be lost because of them. In a string, U+FFFD replaces an invalid
+character; a number that is not finite becomes null.
 
 `Ledger` passes every statement's parameters through `sanitize_parameters`, and `to_json` produces
-all JSON. A value that is compared with a stored one is passed through `sanitize` first
+all JSON. A value that is compared with a stored value is passed through `sanitize` first
 (`daybook.ledger.states.Outcome`).
 """
 

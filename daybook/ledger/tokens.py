@@ -1,7 +1,7 @@
-"""Access tokens for MCP over HTTP. Each authenticates one owner.
+"""Access tokens for MCP over HTTP. Each token authenticates one owner.
 
-Only the token's digest is stored. A bearer is looked up by the digest of the token it presents, so
-the time of the look-up reveals nothing about any token. Functions take a session of `Ledger.write`
+The ledger stores only a token's digest. The look-up of a presented token uses its digest, so the
+duration of the look-up reveals nothing about any token. Functions take a session of `Ledger.write`
 or `Ledger.read`.
 """
 
@@ -20,7 +20,7 @@ from daybook.names import free_name
 USE_RECORD_INTERVAL = timedelta(minutes=1)
 """The minimum interval between two records of a token's last use.
 
-Recording it on every use would wait for the lock each time.
+A record of every use would wait for the claim lock each time.
 """
 
 
@@ -40,7 +40,7 @@ async def add(
 ) -> TokenRow:
     """Store a token's digest and return its row; raises `InvalidInput` if ``name`` is taken.
 
-    The default name is that of the owner, with a number if that is taken.
+    The default name is the owner's name, with a number if that name is taken.
     """
     names = set((await session.execute(select(TokenRow.name))).scalars())
     if name in names:
@@ -63,7 +63,7 @@ async def every(session: AsyncSession) -> list[TokenRow]:
 
 
 async def find(session: AsyncSession, token: str) -> TokenRow | None:
-    """Return the row of the token that a bearer presents; None if there is none."""
+    """Return the row of a token; None if the ledger does not have the token."""
     query = select(TokenRow).where(col(TokenRow.digest) == digest(token))
     row: TokenRow | None = (await session.execute(query)).scalar_one_or_none()
     return row

@@ -1,6 +1,6 @@
 """Copies of a whole ledger: its rows into another database, and its state into a file.
 
-A copy has the same id, facts and rows, whichever databases both are (SQLite or PostgreSQL).
+A copy has the same id, facts and rows, even if one database is SQLite and the other PostgreSQL.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
 BATCH_SIZE = 500
-"""How many rows are in memory at a time."""
+"""Maximum number of rows in memory at a time."""
 
 assert task_tables.TaskRow.metadata is SQLModel.metadata
 TABLES = SQLModel.metadata.sorted_tables
-"""All tables; a table comes after those that its foreign keys refer to."""
+"""All tables; a table comes after the tables that its foreign keys refer to."""
 
 
 def sqlite_address(file: Path) -> str:
@@ -33,7 +33,7 @@ def sqlite_address(file: Path) -> str:
 
 
 async def is_empty(session: AsyncSession) -> bool:
-    """Return whether the ledger contains nothing but facts, as a new one does."""
+    """Return whether the ledger contains nothing but facts, like a new ledger."""
     for table in TABLES:
         if table.name == Fact.__tablename__:
             continue
@@ -43,15 +43,15 @@ async def is_empty(session: AsyncSession) -> bool:
 
 
 async def count_rows(session: AsyncSession) -> int:
-    """Return how many rows all tables of the ledger have."""
+    """Return the total number of rows in all tables of the ledger."""
     counts = [select(func.count()).select_from(table) for table in TABLES]
     return sum([(await session.execute(each)).scalar_one() for each in counts])
 
 
 async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
-    """Replace all rows of ``target`` by those of ``source``; return how many there are now.
+    """Replace all rows of ``target`` by the rows of ``source``; return the number of rows.
 
-    ``target`` is a session of `Ledger.write`, so the copy is complete or did not happen.
+    ``target`` is a session of `Ledger.write`, so either all rows are replaced, or none.
     """
     for table in reversed(TABLES):
         await target.execute(delete(table))
@@ -67,11 +67,12 @@ async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
 async def snapshot(ledger: Ledger, file: Path) -> None:
     """Write the ledger's present state to a new SQLite file, while other processes continue.
 
-    The state is that of one moment: no transaction is in it in part. Raises `LedgerUnreachable`.
+    The file has the state of one moment: it contains each transaction completely or not at all.
+    Raises `LedgerUnreachable`.
     """
     url = make_url(ledger.address)
     if url.get_backend_name() == "sqlite":
-        async with ledger.read():  # raises an error if the file is not that of the ledger
+        async with ledger.read():  # raises an error if the file does not belong to the ledger
             try:
                 await asyncio.to_thread(migration_copies.vacuum_into, Path(str(url.database)), file)
             except sqlite3.Error as error:

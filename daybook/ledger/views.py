@@ -1,7 +1,7 @@
-"""A run and the spending of runs as models: what `daybook.api` returns and `--json` prints.
+"""Models of a run and of the spending of runs, which `daybook.api` returns and `--json` prints.
 
-The fields of a view are those of `--json`, in their order. Its instants are in UTC, and written as
-RFC 3339.
+The JSON output has the fields of a view in the same order. Instants are in UTC, and written as RFC
+3339.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _in_utc(instant: datetime) -> datetime:
 
 
 UtcTime = Annotated[datetime, AfterValidator(_in_utc)]
-"""A UTC instant; its JSON form is that of `utc_text`."""
+"""A UTC instant; its JSON form is the text that `utc_text` returns."""
 
 LocalTime = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="json")]
 """An instant that keeps its offset; its JSON form is RFC 3339, in which UTC is `+00:00`, not `Z`.
@@ -39,14 +39,14 @@ LocalTime = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="j
 
 
 TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-"""Names of the tokens of a usage. Those of the provider's prompt cache, which came from it or went
-into it, are parts of the input tokens.
+"""Names of the token counts of a usage. The tokens read from the provider's prompt cache, and the
+tokens written to it, are parts of the input tokens.
 """
 COST = "cost_usd"
 
 
 def tokens_in_words(usage: Mapping[str, Any]) -> str:
-    """Return `412 tokens in (300 from cache, 50 to cache), 58 out`; empty if they are not known."""
+    """Return `412 tokens in (300 from cache, 50 to cache), 58 out`; "" if counts are unknown."""
     if usage.get("input_tokens") is None:
         return ""
     words = ("from cache", "to cache")
@@ -73,7 +73,7 @@ def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:
 class Spending(BaseModel, frozen=True):
     """US dollars and tokens of runs.
 
-    The input tokens include those that were read from a cache, or written to it.
+    The input tokens include the tokens that were read from a cache, or written to it.
     ``cost_usd`` is the sum of the known costs, None if no cost is known; ``unpriced_runs`` is the
     number of runs that used a model at an unknown price.
     """
@@ -87,7 +87,7 @@ class Spending(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, usages: Iterable[Mapping[str, Any] | None]) -> Self:
-        """Return the sum of the runs' usages; a run without usage counts as nothing."""
+        """Return the sum of the runs' usages; runs without usage are ignored."""
         used = list(filter(None, usages))
 
         def known(name: str) -> list[float]:
@@ -110,10 +110,10 @@ class Step(BaseModel, frozen=True):
 
     ``position`` is its place in the agent's work, the same in each attempt: `3.2` is the second
     call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
-    the SHA-256 of what was asked for. ``input``, ``output`` and ``error`` are cut after 2,000
-    characters; ``input`` is None if retention has removed all three.
-    ``usage`` is as in `Run`; the usage of a tool is empty. ``diverged`` says why an earlier attempt
-    is not continued from this step on; ``replaced`` marks the steps that were not continued.
+    the SHA-256 of the facts of the request or call. ``input``, ``output`` and ``error`` are cut
+    after 2,000 characters; ``input`` is None if retention has removed all three. ``usage`` has the
+    format of `Run.usage`; the usage of a tool is empty. ``diverged`` says why an earlier attempt is
+    not continued from this step on; ``replaced`` marks the steps that were not continued.
     """
 
     number: int
@@ -147,8 +147,8 @@ class Approval(BaseModel, frozen=True):
     """The question whether a run may call a tool, and what a person decided.
 
     ``status`` is `open`, `approved`, `rejected`, `expired` (nobody decided before the ``deadline``)
-    or `withdrawn` (the run ended before). ``position`` is that of the call's step, and ``input``
-    the beginning of its arguments.
+    or `withdrawn` (the run ended before). ``position`` is the position of the call's step, and
+    ``input`` the beginning of the call's arguments.
     """
 
     number: int
@@ -170,13 +170,13 @@ class Approval(BaseModel, frozen=True):
 class Run(BaseModel, frozen=True):
     """A run with its job; the fields of the job are empty for a direct call.
 
-    ``owner``, ``user_id``, ``tags`` and ``metadata`` are those that the job has now. ``started_at``
-    is when the effect of its first attempt started; ``job_removed`` is True if ``job`` names a job
-    that was removed. Adjacent due times that were missed or skipped are one run of ``count``, from
-    ``scheduled_for`` to ``scheduled_to``, which is None for any other run. ``warnings`` are the
-    failed tool calls of a run that succeeded; ``reason`` repeats them. ``metadata`` and
-    ``usage`` are objects; they are not validated, because a view must accept everything that is
-    stored.
+    ``owner``, ``user_id``, ``tags`` and ``metadata`` are the present values of the job.
+    ``started_at`` is the time at which the effect of the first attempt started. ``job_removed`` is
+    True if ``job`` names a job that was removed. ``count`` adjacent due times that were missed or
+    skipped are one run, from ``scheduled_for`` to ``scheduled_to``, which is None for any other
+    run. ``warnings`` are the failed tool calls of a run that succeeded; ``reason`` repeats them.
+    ``metadata`` and ``usage`` are objects; they are not validated, because a view must accept all
+    stored values.
     """
 
     id: str

@@ -7,11 +7,11 @@
     a client subscribes ──► resources ──► wakes ──► notified when its task session is woken
 
 The `mcp` package implements the protocol. Its low-level server uses our schemas unchanged, and
-starts in two thirds of the time of the frameworks built on it. Prefect is imported by the first
-tool that needs it, not at startup. On stdio, stdout belongs to the protocol: printed text and logs
-go to stderr.
+needs two thirds of the startup time of the frameworks built on it. The first tool that needs
+Prefect imports it; the startup does not. On stdio, stdout belongs to the protocol: printed text and
+logs go to stderr.
 
-Pitfall: over HTTP a handler runs in a task other than its request's, so the actor is read from the
-request's scope and not from a context variable. A client may disconnect at any time; a write to the
-ledger is never cancelled in the middle (see `wakes`).
+Pitfall: over HTTP, a handler does not run in the task of its request. So the server reads the actor
+from the request's scope, not from a context variable. A client may disconnect at any time, but a
+write to the ledger is never cancelled in the middle (see `wakes`).
 """

@@ -1,7 +1,7 @@
 """Configuration of common MCP clients for this server, as JSON or TOML for their files.
 
-It never contains a token: it names the variable that holds the token, or makes the client ask for
-the token.
+A configuration never contains a token: it names the environment variable with the token, or makes
+the client ask for the token.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ TOKEN_VARIABLE = "DAYBOOK_MCP_TOKEN"
 """The environment variable from which clients read the token."""
 
 _PASSED_VARIABLES = ("DAYBOOK_HOME", "PREFECT_API_URL")
-"""Variables without secrets that are passed on to the server if they are set here."""
+"""Variables without secrets that are passed on to the server if this process has them."""
 
 _SECRET_VARIABLES = ("DAYBOOK_LEDGER_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
-"""Variables that may hold a secret: the user adds them where the client stores secrets."""
+"""Variables that may contain a secret: the user adds them where the client stores secrets."""
 
 RenderConfig = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
 class McpClient:
-    """A client: its configuration file, and how a server is written in it.
+    """A client: its configuration file, and the format of a server's entry in the file.
 
     ``key`` is the file's key for its servers, used only if ``render`` is None; ``url_key`` is the
-    key for a server's URL. ``header`` is how the file refers to the token; empty if it cannot.
-    ``render`` is None for plain JSON.
+    key for a server's URL. ``header`` is the text with which the file refers to the token; empty if
+    the file cannot refer to a token. ``render`` is None for plain JSON.
     """
 
     file: str
@@ -108,7 +108,7 @@ CLIENTS = {
 
 
 def find(name: str) -> McpClient:
-    """Return the client with this name. Raises `InvalidInput`."""
+    """Return the client with this name. Raises `InvalidInput` for an unknown name."""
     if name not in CLIENTS:
         raise InvalidInput(
             "print_config", f'unknown client "{name}"', f"known: {', '.join(CLIENTS)}"
@@ -147,7 +147,7 @@ def http_config(name: str, url: str) -> str:
 
 
 def omitted_variables() -> list[str]:
-    """Return the variables that are set here but left out, because they may hold a secret."""
+    """Return the variables of this process that are left out because they may contain a secret."""
     return [each for each in _SECRET_VARIABLES if os.environ.get(each)]
 
 

@@ -1,10 +1,10 @@
 """The MCP server over streamable HTTP, at `/mcp`, for clients with a bearer token.
 
-Each request stands alone: there are no sessions that another token could take over and no state to
-keep, so only POST is allowed. The response to `subscriptions/listen` is a stream, which ends if
-the client disconnects or does not read, its token becomes invalid, one of its sessions is deleted,
-or this server stops. A client of a protocol version before 2026-07-28 that requests a stream by GET
-gets 405.
+Each request is independent: the server has no sessions that another token could take over, and
+keeps no state, so it allows only POST. The response to `subscriptions/listen` is a stream. The
+stream ends if the client disconnects or does not read, if its token becomes invalid, if one of its
+sessions is deleted, or if this server stops. A client of a protocol version before 2026-07-28 that
+requests a stream by GET gets 405.
 """
 
 from __future__ import annotations
@@ -38,10 +38,9 @@ MAX_BODY_BYTES = 2**20
 """Maximum size of a request's body, which is read only after the token is verified."""
 
 MAX_REQUESTS = connections.MAX_REQUESTS
-"""Maximum number of concurrent requests, including streams; further ones get a 503."""
+"""Maximum number of concurrent requests, including streams; further requests get a 503."""
 MAX_REQUESTS_PER_OWNER = 40
-"""Maximum number of concurrent requests per owner, across all its tokens; further ones get a 429.
-"""
+"""Maximum number of concurrent requests per owner, with all its tokens; others get a 429."""
 MAX_STREAMS = MAX_REQUESTS // 2
 """Maximum number of streams, which are long-lived; the remaining requests are for other calls."""
 MAX_STREAMS_PER_OWNER = 10
@@ -56,7 +55,7 @@ class BearerGuard:
     """ASGI application that checks the host name and the token, and acts for the token's owner.
 
     It also limits the concurrent requests of each owner. Requests without a token, with a wrong
-    token or with a removed one get the same response.
+    token or with a removed token get the same response.
     """
 
     def __init__(self, ledger: Ledger, names: AllowedNames) -> None:
@@ -153,8 +152,8 @@ def build_server(
 ) -> uvicorn.Server:
     """Return the server of the application, with the limits of `connections.server_config`.
 
-    Its shutdown ends all streams. ``started`` is called once it is listening; from then on, Ctrl-C
-    stops it gracefully.
+    The server calls ``started`` once it is listening; from then on, Ctrl-C stops it gracefully. Its
+    shutdown ends all streams.
     """
 
     class Server(uvicorn.Server):
@@ -171,10 +170,10 @@ def build_server(
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
-    """Serve until stopped; ``address`` is the ledger's, ``names`` are further host names to accept.
+    """Serve MCP for the ledger at ``address`` until stopped; ``names`` are further host names.
 
-    Raises `InvalidInput` if it cannot listen on ``host`` and ``port``, and the errors of a ledger
-    that cannot be opened.
+    Raises `InvalidInput` if the server cannot listen on ``host`` and ``port``, and the errors of a
+    ledger that cannot be opened.
     """
     is_remote = not web.is_local(host)
 

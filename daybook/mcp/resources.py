@@ -6,7 +6,7 @@
     before that      resources/subscribe ───► the one pipe            stdio
 
 A subscribed client is notified when the session is woken (`wakes`). A client may subscribe only to
-sessions of its actor: a wake of one agent does not concern another.
+sessions of its actor: a wake of one agent does not concern another agent.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ MAX_URIS = 20
 MAX_BUFFERED_EVENTS = 2 * MAX_URIS
 """Maximum number of events buffered for a client that does not read.
 
-If there are more, its stream ends, and the client has to subscribe again. All sessions of a stream
-may be woken before its handler runs, and some of them twice; a wake counts as delivered once it is
-buffered, so these wakes must not end the stream.
+If there are more events, the client's stream ends, and the client has to subscribe again. All
+sessions of a stream may be woken before its handler runs, and some of them twice. A wake counts as
+delivered once it is buffered, so these wakes must not end the stream.
 """
 
 _JSON = "application/json"
@@ -115,7 +115,7 @@ class SessionResources:
         """Serve a stream until its client disconnects or is no longer allowed to have it.
 
         A stream without resources is refused, because it would occupy a slot for nothing. Raises
-        `MCPError`, also for too many resources or a session of another owner.
+        `MCPError`, for example for too many resources or a session of another owner.
         """
         uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
         if not uris:
@@ -156,14 +156,14 @@ class SessionResources:
         return EmptyResult()
 
     async def close(self) -> None:
-        """Remove all subscriptions: the client has disconnected."""
+        """Remove all subscriptions, because the client has disconnected."""
         for uri in list(self._subscribed):
             await self._unsubscribe(uri)
 
     # --- helpers of one request
 
     async def _find(self, uri: str) -> TaskSession:
-        """Find the session with this URI, if the actor may see it. Raises `MCPError`."""
+        """Return the session with this URI. Raises `MCPError` if the actor cannot see it."""
         name = unquote(uri.removeprefix(URI_PREFIX)) if uri.startswith(URI_PREFIX) else ""
         try:
             return await api.tasks.find_session(name)
@@ -181,7 +181,7 @@ class SessionResources:
     ) -> Subscription:
         """Build a subscription to these sessions.
 
-        Raises `MCPError`, including for a session of another owner.
+        Raises `MCPError`, for example for a session of another owner.
         """
         actor, uris = self._actor_of(context), {}
         with acting_as(actor):
@@ -206,8 +206,8 @@ class SessionResources:
 class _StreamBus(InMemorySubscriptionBus):
     """Bus of one stream; an event that is published before the stream opens waits until then.
 
-    The stream's sessions count as connected a little earlier, and a wake that no listener gets
-    would count as delivered.
+    The sessions of a stream count as connected shortly before the stream opens. Without the wait, a
+    wake at that time would reach no listener, but would count as delivered.
     """
 
     def __init__(self) -> None:
@@ -225,7 +225,7 @@ class _StreamBus(InMemorySubscriptionBus):
 
 @asynccontextmanager
 async def _subscribed_for(wakes: WakeNotifier, held: Subscription) -> AsyncIterator[None]:
-    """Hold a subscription as `WakeNotifier.holding` does; raise its errors as `MCPError`."""
+    """Wrap `WakeNotifier.holding`; raise its errors as `MCPError`."""
     async with AsyncExitStack() as stack:
         await _translate_errors(stack.enter_async_context(wakes.holding(held)))
         yield

@@ -74,7 +74,7 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
 async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> ToolAnswer:
     """Return the result of ``work``; cancel it if the request's client disconnects.
 
-    Without a request (stdio) there is only one client, and the server ends with it.
+    Without a request (stdio) there is only one client, and the server ends when it disconnects.
     """
     request = context.request
     if request is None:

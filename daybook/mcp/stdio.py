@@ -23,8 +23,8 @@ MAX_SUBSCRIPTIONS = 20
 async def serve(actor: Actor) -> None:
     """Serve one client as ``actor``.
 
-    File descriptor 1 is stderr while this runs, so only the protocol uses stdout. When the client
-    disconnects, running work is cancelled; stored data stays consistent.
+    While the server runs, file descriptor 1 is stderr, so only the protocol uses stdout. When the
+    client disconnects, running work is cancelled; stored data stays consistent.
     """
     sessions = SessionResources(
         lambda _: actor, WakeNotifier(_ledger, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS)

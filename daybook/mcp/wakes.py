@@ -8,11 +8,11 @@
     the destination queue          └── not accepted: failed; the next cycle may wake it again
     task-session:…
 
-The ledger is polled for pending rows every second while there are subscriptions. At the next
-renewal, a subscription is ended if its token was removed, or if its session was deleted or belongs
-to another owner. The sessions of a killed process count as connected until their lease ends; a
-later cycle withdraws the wakes that the process did not send. A client that does not read delays no
-other, and no renewal: each is notified in a task of its own.
+While there are subscriptions, the process polls the ledger for pending rows every second. A renewal
+ends a subscription if its token was removed, or if its session was deleted or belongs to another
+owner. The sessions of a killed process count as connected until their lease ends; a later cycle
+withdraws the wakes that the process did not send. A client that does not read delays no other
+client and no renewal, because each client is notified in a task of its own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ DISCONNECT_TIMEOUT_SECONDS = 5.0
 MAX_WAKES_IN_FLIGHT = 2_000
 """Maximum number of wakes being sent, so that clients that do not read block no others.
 
-It is twice the number of the sessions of all clients (`http.MAX_STREAMS` × `resources.MAX_URIS`).
+It is twice the maximum number of sessions of all clients (`http.MAX_STREAMS` ×
+`resources.MAX_URIS`).
 """
 CLIENT_GONE_REASON = "its client disconnected"
 
@@ -156,7 +157,7 @@ class WakeNotifier:
         return by_session
 
     async def _work(self, do: Work, every: float) -> None:
-        """Repeat ``do`` while there are subscriptions. Must not be cancelled during a write."""
+        """Repeat ``do`` while there are subscriptions. Never cancel this during a write."""
         while self._is_needed():
             try:
                 async with self._opened() as ledger:
@@ -198,7 +199,7 @@ class WakeNotifier:
     async def _restore(self, ledger: Ledger) -> None:
         """Mark sessions as connected again that another process has marked as disconnected.
 
-        It has lost its own connection to a session to which this process has one, too.
+        The other process has lost its connection to a session to which this process is connected.
         """
         from daybook.tasks import sessions
 
@@ -230,7 +231,7 @@ class WakeNotifier:
         )
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Notify all subscribers of the row's session; the wake is delivered if one accepts it."""
+        """Notify all subscribers of the row's session; the wake is delivered if any accepts it."""
         from daybook.delivery.outbox import QueueKind
         from daybook.delivery.sending import DeliveryResult
 

@@ -1,8 +1,8 @@
-"""Problems that need a person: failures, missed due times, undelivered messages, conflicts, …
+"""Problems that need a person: failures, missed due times, undelivered messages and others.
 
-Each `Need` names its cause and the command or the page that helps. The facts are those of the
-ledger, in few queries, whatever the number of jobs; what is wrong with the scheduler itself is in
-the health report (`operations.health`), which the caller adds.
+Each `Need` names its cause, and the command or the page that helps. All facts come from the ledger,
+with a number of queries that does not depend on the number of jobs. The problems of the scheduler
+itself are in the health report (`operations.health`), which the caller adds.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ _CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
 class Need(BaseModel, frozen=True):
     """Something that a person has to decide or fix.
 
-    ``severity`` is a status, whose colour and shape it gets. ``job_id`` and ``run_id`` are what it
-    is about, None if it is about neither; ``fix`` is a command, or empty.
+    ``severity`` is a status; pages show the need with the colour and shape of that status.
+    ``job_id`` and ``run_id`` name the job and the run that have the problem, or are None. ``fix``
+    is a command, or empty.
     """
 
     kind: str
@@ -57,7 +58,7 @@ class Need(BaseModel, frozen=True):
 
 
 async def read(tz: ZoneInfo) -> list[Need]:
-    """Return what needs a person, the most urgent first; days of budgets are those of ``tz``."""
+    """Return all needs, the most urgent first; a budget's day starts and ends as in ``tz``."""
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now = ledger.now()
@@ -87,7 +88,7 @@ async def read(tz: ZoneInfo) -> list[Need]:
 
 
 def _few(found: Iterator[Need] | Sequence[Need], state: str) -> list[Need]:
-    """Return the first needs, and one that counts the others."""
+    """Return the first needs, and one more need that counts the others."""
     listed = list(found)
     more = len(listed) - MAX_OF_A_KIND
     if more <= 1:
@@ -130,7 +131,7 @@ def _failing(jobs: Sequence[JobSummary]) -> Iterator[Need]:
 
 
 async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> list[Need]:
-    """Return a need for each job with due times of unknown outcome, or missed, in `PERIOD`."""
+    """Return needs for the missed and the unknown runs in `PERIOD`: at most two for each job."""
     run = RunRow
     group = (col(run.job_id), col(run.status))
     newest_first = (col(run.finished_at).desc(), col(run.id))
@@ -171,7 +172,7 @@ async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> 
 
 
 async def _outbox(ledger: Ledger, jobs: Sequence[JobSummary]) -> list[Need]:
-    """Return what `daybook status` says about the outbox, without the failures of jobs."""
+    """Return the outbox findings of `daybook status` as needs, without quoting job failures."""
     status = await outbox_status.read_status(ledger)
     failing = {each.name for each in jobs if each.consecutive_failures}
     return [
@@ -239,13 +240,13 @@ def _paused(jobs: Sequence[JobSummary]) -> Iterator[Need]:
 
 
 _FINISHED = (store.FIRED_REASON, store.MAX_RUNS_REASON)
-"""Beginnings of the reasons for which a job is disabled because it is done."""
+"""First words of the reasons for disabling a job that is done."""
 
 
 async def _budgets(
     session: AsyncSession, jobs: Sequence[JobSummary], now: datetime, tz: ZoneInfo
 ) -> list[Need]:
-    """Return a need for each budget of today of which most is used."""
+    """Return a need for each of today's budgets that is nearly spent (`budget.NEARLY_SPENT`)."""
     today = wall_time(now, tz).date()
     found = await spending.budgets_of(session, jobs, today, tz)
     left = midnight(today + timedelta(days=1), tz) - now

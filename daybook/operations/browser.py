@@ -16,10 +16,10 @@ TIMEOUT_SECONDS = 10.0
 
 
 class LoginLink(BaseModel, frozen=True):
-    """A link to Daybook's pages or to Prefect's UI that works once.
+    """A one-time link to Daybook's pages or to Prefect's UI.
 
-    For a Prefect server that `daybook up` did not start, it is the UI's plain address, and
-    ``expires_in_seconds`` is None.
+    For a Prefect server that `daybook up` did not start, ``url`` is the plain address of the UI,
+    and ``expires_in_seconds`` is None.
     """
 
     url: str = Field(repr=False)
@@ -29,8 +29,8 @@ class LoginLink(BaseModel, frozen=True):
 async def link(home: Home | None = None, *, is_public: bool = False) -> LoginLink:
     """Return a link to Daybook's pages. Raises `PageUnreachable`.
 
-    With ``is_public``, the link is for the public URL, if the settings have one. Such a link must
-    be no argument of a process, because its user is not checked.
+    With ``is_public``, the link is for the public URL, if the settings have one. Never pass such a
+    link as an argument of a process, because the server does not check which user opens it.
     """
     home = home or homes.current_home()
     address = str((home.running() or {}).get("web_url") or "")
@@ -63,7 +63,7 @@ async def prefect_link() -> LoginLink:
 
 
 async def _one_time(home: Home, address: str, public_url: str = "") -> LoginLink | str:
-    """Return a one-time link to the server at ``address``, or why it gives none."""
+    """Return a one-time link to the server at ``address``, or why the server returned no link."""
     import httpx
 
     basic = base64.b64encode(home.credential().encode()).decode()

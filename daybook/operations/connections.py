@@ -8,16 +8,17 @@
                                            `MAX_REQUESTS`, `MAX_REQUESTS_PER_PEER` (else 503)
 
 uvicorn counts every connection against its limit, and waits forever for the head of a first request
-and for a body. So a client that opens a hundred connections and sends nothing would keep all others
-out. Here a connection that waits for a head uses no slot for requests. If too many connections
-wait, the server closes one: of the address with the most of them, the one that has waited longest.
-The newest connection is not closed.
+and for a body. So a client that opens a hundred connections and sends nothing would block all other
+clients. With these limits, a connection that waits for a head uses no slot for requests. If too
+many connections wait, the server selects the address with the most waiting connections, and closes
+the connection of that address that has waited longest. The server does not close the newest
+connection.
 
-The Prefect server of `up` has only the limits of a connection (`limited_protocol`): how many
-requests it processes at once is Prefect's own concern. A websocket has none, once it is open.
+The Prefect server of `up` has only the limits of a connection (`limited_protocol`), because Prefect
+itself decides how many requests it processes at once. An open websocket has no limits.
 
-A stream may stay silent forever; if its peer has disappeared, the system closes the connection some
-time after data was sent (`TCP_USER_TIMEOUT_SECONDS`).
+A stream may stay silent forever. If its peer has disappeared, the operating system closes the
+connection some time after data was sent (`TCP_USER_TIMEOUT_SECONDS`).
 """
 
 from __future__ import annotations
@@ -53,18 +54,18 @@ MAX_HEAD_BYTES = 16_384
 MAX_WAITING_CONNECTIONS = 100
 """Maximum number of connections that wait for a head."""
 MAX_REQUESTS = 100
-"""Maximum number of concurrent requests; further ones get a 503."""
+"""Maximum number of concurrent requests; further requests get status 503."""
 MAX_REQUESTS_PER_PEER = 75
-"""Maximum number of concurrent requests of one address; further ones get a 503."""
+"""Maximum number of concurrent requests of one address; further requests get status 503."""
 
 TICK_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, in a process of its own: after the start it returns unused memory.
+    """uvicorn's server in a process of its own; it returns unused memory after the start.
 
-    Its own upkeep happens once a second, as its `Date` header needs, instead of ten times. A change
-    of ``should_exit``, also in another thread or a signal handler, ends that pause.
+    It updates its state, such as the `Date` header, once a second instead of ten times. A change
+    of ``should_exit``, even in another thread or a signal handler, ends the pause between updates.
     """
 
     _is_stopping = False
@@ -113,7 +114,7 @@ class SlowClientProtocol(H11Protocol):
     _waiting_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a head, and close another connection if too many are waiting for one."""
+        """Wait for a head, and close another connection if too many connections wait for a head."""
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -130,12 +131,12 @@ class SlowClientProtocol(H11Protocol):
         self._update_timers()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection over to the websocket; these timers end."""
+        """Hand the connection over to the websocket, and cancel the timers."""
         super().handle_websocket_upgrade(event)
         self._cancel_timers()
 
     def on_response_complete(self) -> None:
-        """Wait for the next head."""
+        """Record that the connection waits for the next head from now on."""
         self._waiting_since = self.loop.time()
         super().on_response_complete()
 
@@ -215,7 +216,7 @@ class SlowClientProtocol(H11Protocol):
 
 
 def peer_key(client: tuple[str, int] | None) -> str:
-    """Return the key of a client: its IPv4 address, or its IPv6 network of 64 bits."""
+    """Return the key that identifies a client: its IPv4 address, or its 64-bit IPv6 network."""
     return _network_of(client[0] if client else "")
 
 
@@ -231,7 +232,7 @@ def _network_of(host: str) -> str:
 
 
 class RequestSlots:
-    """``most`` slots, at most ``share`` of them for one client."""
+    """Slots for requests: ``most`` in total, and at most ``share`` for one client."""
 
     def __init__(self, most: int, share: int) -> None:
         self._most, self._share = most, share
@@ -239,7 +240,7 @@ class RequestSlots:
 
     @contextmanager
     def slot(self, who: str) -> Iterator[bool]:
-        """Take a slot while the block runs; yield whether one was free."""
+        """Occupy a slot while the block runs; yield False if no slot is free."""
         free = self.taken.total() < self._most and self.taken[who] < self._share
         self.taken[who] += free
         try:
@@ -251,9 +252,9 @@ class RequestSlots:
 
 
 class RequestLimit:
-    """ASGI middleware: at most `MAX_REQUESTS` at once, `MAX_REQUESTS_PER_PEER` from one peer.
+    """ASGI middleware that allows ``most`` concurrent requests, and ``share`` from one peer.
 
-    Requests for ``others``, paths with a limit of their own, do not count.
+    Requests for the paths ``others``, which have limits of their own, do not count.
     """
 
     def __init__(
@@ -288,7 +289,10 @@ def limited_protocol(
     body: float = BODY_TIMEOUT_SECONDS,
     waiting: int = MAX_WAITING_CONNECTIONS,
 ) -> type[SlowClientProtocol]:
-    """Return the protocol of a server with these limits, for `uvicorn.Config`."""
+    """Return the protocol of a server with these limits, for `uvicorn.Config`.
+
+    ``head`` and ``body`` are timeouts in seconds; ``waiting`` is a number of connections.
+    """
     return type("Limited", (SlowClientProtocol,), {"head": head, "body": body, "waiting": waiting})
 
 
@@ -305,7 +309,7 @@ def server_config(
 ) -> uvicorn.Config:
     """Return the configuration of a server with these limits; it writes no access log.
 
-    `RequestLimit` documents ``others``.
+    ``graceful`` is the timeout of a shutdown in seconds. `RequestLimit` documents ``others``.
     """
     return uvicorn.Config(
         RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER), others),

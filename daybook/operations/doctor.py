@@ -81,8 +81,8 @@ PREFECT_TIMEOUT_SECONDS = 5.0
 class CheckResult(BaseModel, frozen=True):
     """A finding of a check; ``ok`` is true if there is no problem, or only a warning.
 
-    ``message`` is the problem. If the check passed, it is what the check found, such as a version
-    or an address, and may be empty. A skipped check is not ``ok``; ``message`` is the reason.
+    ``message`` describes the problem. If the check passed, ``message`` is a fact such as a version
+    or an address, or empty. A skipped check is not ``ok``, and ``message`` is the reason.
     """
 
     check: str
@@ -113,8 +113,9 @@ async def find() -> list[Finding]:
     The checks of a group run at the same time.
 
     If the ledger or Prefect cannot be used, skip the checks that need it. Never raises for a
-    problem that a check can report. `daybook.home.configure_prefect` must not have been called
-    before, because it fixes the modes of the home; this function calls it after checking them.
+    problem that a check can report. The caller must not have called
+    `daybook.home.configure_prefect`, which fixes the modes of the home; this function calls it
+    after the check of the modes.
     """
     with read_once():
         return await _find()

@@ -1,31 +1,31 @@
 """Findings: problems of this Daybook, each with its fix.
 
-`doctor`, `status` and `/health` print findings. A diagnosis that several of them report is one
-function, so they never disagree: a function here, unless the table names another. Each gets facts
-that the caller has read, and reads nothing of the ledger or Prefect::
+`doctor`, `status` and `/health` print findings. If several of them report a diagnosis, one function
+makes it, so that they never disagree. The function is in this module, unless the table names
+another place. The caller passes the facts; the function reads neither the ledger nor Prefect::
 
     diagnosis       doctor  status  /health
-    sync, jobs        x       x              not in Prefect, changed on both sides; failed last;
-                                            changed outside its jobs file
+    sync, jobs        x       x              changes that Prefect lacks, conflicts; failed last
+                                            runs; changes outside the jobs file
     leases            x       x              a run whose process stopped renewing its lease
-    clock             x       x              Prefect's clock, and the ledger's
-    pool, worker      x       x              paused, of another Daybook; no worker
-    ledger            x       x        x     it cannot be written
+    clock             x       x              the clocks of Prefect and of the ledger
+    pool, worker      x       x              a paused pool, a pool of another Daybook; no worker
+    ledger            x       x        x     the ledger cannot be written
     disk              x       x        x     one of Daybook's folders is on a full disk
-    prefect database  x       x              its size (`checks.home`)
-    keeper            x       x        x     none leads; /health reports that without delay
+    prefect database  x       x              the size of Prefect's database (`checks.home`)
+    keeper            x       x        x     no keeper leads; /health reports this without delay
     outbox            x       x              `outbox_status.OutboxStatus.findings`
     tasks             x       x              paused scheduler, tasks that need attention
     approvals                 x              calls that wait for a person
-    maintenance       x                      the present window, or the next one
+    maintenance       x                      the current or the next maintenance window
     backups           x                      no passphrase, or no recent nightly backup
     processes         x       x              restarts by `up` in the last hour (`checks.home`)
     one prefect       x       x              `prefect.instances.conflict`
-    prefect           x       x        x     it does not answer; `checks.prefect` says why
+    prefect           x       x        x     Prefect does not answer; `checks.prefect` says why
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
 
-Checks that only `doctor` makes, and that of the settings, are in `checks`. The metrics are counts
-of the same facts.
+Checks that only `doctor` makes, and the check of the settings, are in `checks`. The metrics count
+the same facts.
 
 To add a finding, write a check in a module of `checks` and list it in one of the tables of
 `doctor`. If `status` or `/health` should report it too, write its diagnosis here as a function, add
@@ -84,7 +84,7 @@ class Finding:
     """Result of a check. ``fix`` is a command, or says what to do and with which command.
 
     A warning or an overdue run may have no ``fix``. The ``message`` of a skipped check is the
-    reason, and that of a passed check is what it found; it may be empty.
+    reason; the ``message`` of a passed check is a fact that the check found, or empty.
     """
 
     check: str
@@ -126,7 +126,7 @@ def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
 
 
 def drift(stored: Iterable[StoredJob]) -> list[Finding]:
-    """Report jobs that were changed elsewhere since they were applied from their files."""
+    """Report jobs that were changed outside their jobs file since Daybook applied the file."""
     drifted = [
         f"{each.row.name} ({', '.join(change.field for change in changes)})"
         for each in stored
@@ -153,9 +153,10 @@ def failing_jobs(jobs: Iterable[JobSummary]) -> list[Finding]:
 def broken_chains(
     jobs: Sequence[JobSummary], outputs: Mapping[str, Sequence[str]]
 ) -> list[Finding]:
-    """Warn about each enabled job that runs after, or uses the answer of, a job that is gone.
+    """Warn about each enabled job that depends on a job that does not exist.
 
-    ``outputs`` are the jobs whose answers a job uses, by its id (`store.used_outputs`).
+    The job runs after the missing job, or uses the missing job's answer. ``outputs`` has, by job
+    id, the names of the jobs whose answers the job uses (`store.used_outputs`).
     """
     names = {(namespace(each.owner), each.name) for each in jobs}
     found = []
@@ -186,7 +187,7 @@ def approvals(waiting: Sequence[WaitingApproval]) -> list[Finding]:
 
 
 def prefect_silent(seconds: float) -> Finding:
-    """Report that Prefect has not answered for this time; `doctor` finds out why."""
+    """Report that Prefect has not answered for ``seconds``; `doctor` finds the cause."""
     message = f"Prefect has not answered for {seconds:.0f} s, so no run can start"
     return problem("prefect", message, "daybook doctor")
 
@@ -211,7 +212,7 @@ def clock(check: str, whose: str, ahead: timedelta) -> list[Finding]:
 
 
 def pool(state: WorkPool, api_url: str, *, has_jobs: bool) -> list[Finding]:
-    """Report a work pool that has only another Daybook's jobs, and what is paused in Prefect."""
+    """Report a pool that has only another Daybook's jobs, and a paused pool or paused queues."""
     found = []
     if has_jobs and state.foreign:
         fix = "daybook sync"
@@ -244,17 +245,17 @@ def unwritable(why: str) -> Finding:
 
 
 def full_disk(folder: Path | None) -> list[Finding]:
-    """Report the full disk of one of Daybook's folders; the worker starts no run meanwhile."""
+    """Report the ``folder`` whose disk is full, so that the worker starts no run; [] for None."""
     if folder is None:
         return []
     return [problem("disk", f"the disk of {folder} is full, so no job starts", FREE_SPACE)]
 
 
 def keeper(known: DelayFacts) -> list[Finding]:
-    """Report that no keeper leads, or that none has observed Prefect lately.
+    """Report that no keeper leads, or that the leader has not observed Prefect lately.
 
-    Report nothing if the work pool is unknown, if no worker is online, or if there never was a
-    leader: then the first worker has just started.
+    Report nothing if the work pool is unknown, or if no worker is online. Also report nothing if
+    there never was a leader, because the first worker has just started.
     """
     if known.leader is None or known.pool is None or known.pool.idle:
         return []
@@ -265,7 +266,7 @@ def keeper(known: DelayFacts) -> list[Finding]:
 
 
 def no_keeper(leader: Leader | None, now: datetime) -> Finding:
-    """Report that no keeper leads; ``leader`` is the last one, or None if there never was one."""
+    """Report that no keeper leads; ``leader`` is the last leader, or None without a last leader."""
     message = overdue.NO_KEEPER
     if leader is not None:
         message += f"; the last lease expired {duration_in_words(now - leader.until)} ago"
@@ -286,7 +287,7 @@ def tasks(state: TaskCounts, now: datetime) -> list[Finding]:
 
 
 def maintenance(windows: Sequence[MaintenanceWindow]) -> list[Finding]:
-    """Warn of a present maintenance window; show a planned one as sound."""
+    """Warn about a current maintenance window; report a planned window as a passed check."""
     if not windows:
         return []
     first, note = windows[0], f": {windows[0].note}" if windows[0].note else ""
@@ -300,7 +301,7 @@ def maintenance(windows: Sequence[MaintenanceWindow]) -> list[Finding]:
 def late(listed: Sequence[OverdueRun], count: int | None = None) -> list[Finding]:
     """Report overdue runs: describe the first `MAX_LISTED` of ``listed``, and count the others.
 
-    ``count`` is the number of all overdue runs; the default is the number of those ``listed``.
+    ``count`` is the number of all overdue runs; the default is the length of ``listed``.
     """
     found = [problem("late", each.as_sentence(), "") for each in listed[:MAX_LISTED]]
     if more := (len(listed) if count is None else count) - len(found):
@@ -317,6 +318,6 @@ def unset_command() -> str:
 
 
 def join(names: Sequence[str]) -> str:
-    """Return the first `MAX_LISTED` names as text, with the number of those left out."""
+    """Return the first `MAX_LISTED` names as text, with the number of the remaining names."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

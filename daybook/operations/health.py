@@ -6,15 +6,15 @@
                  │ no
                  ▼
             one query for all requests ── within `ANSWER_TIMEOUT_SECONDS` ──► its snapshot
-                 ├── too slow once ──► the snapshot of the query before
+                 ├── too slow once ──► the snapshot of the previous query
                  └── twice in a row ──► LedgerUnreachable; the query continues, and no other starts
 
-The query runs in a thread of its own, so neither a ledger that hangs nor a thousand overdue jobs
-delay an answer, and it never runs twice at once. The outcome of a job's runs concerns its owner: a
-job that fails is a metric, not a fault of the scheduler.
+The query runs in a thread of its own, so neither a hanging ledger nor a thousand overdue jobs delay
+a response. Two queries never run at the same time. The outcomes of a job concern the job's owner,
+so a failing job is a metric and not a problem of the scheduler.
 
-This module does not import Prefect and does not depend on it: it asks Prefect separately. Prefect
-that does not answer is a problem only after `MAX_PREFECT_SILENCE_SECONDS`.
+This module does not import Prefect. A separate query checks whether Prefect answers. The silence of
+Prefect is a problem only after `MAX_PREFECT_SILENCE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -64,12 +64,12 @@ ANSWER_TIMEOUT_SECONDS = 1.5
 """Maximum time that a request waits for a query."""
 PREFECT_MAX_AGE_SECONDS = 5.0
 MAX_PREFECT_SILENCE_SECONDS = 10.0
-"""How long Prefect may be silent, as while its server restarts, before this is a problem."""
+"""How long Prefect may be silent, for example during a restart of its server, without a problem."""
 
 DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
 OUTCOME_REREAD_AGE = timedelta(seconds=30)
-"""Age up to which outcomes are read again: an outcome is committed later than its timestamp."""
+"""Age up to which outcomes are read again, because they are committed after their timestamps."""
 MAX_FAILING_JOBS = 100
 """Maximum number of failing jobs that a snapshot names."""
 MAX_DESCRIBED = 3
@@ -80,13 +80,14 @@ MAX_DESCRIBED = 3
 class HealthSnapshot:
     """Result of one query.
 
-    `overdue` is ``late`` without the runs that a limit delays, and those of an outage that is over.
+    `overdue` is ``late`` without the runs that a limit delays, and without the runs of an outage
+    that is over.
 
-    ``ahead`` is how far the ledger's clock is ahead of this machine's. ``jobs`` counts the enabled
-    (True) and disabled jobs. ``ended`` counts the outcomes that were recorded since the monitor
-    started, ``warned`` the successes with warnings among them, and ``used`` is the sum of their
-    tokens and known costs. ``ended_last_day`` counts the outcomes of the last 24 hours; a row for a
-    range of due times counts as often as it has due times.
+    ``ahead`` is how far the ledger's clock is ahead of this machine's clock. ``jobs`` counts the
+    enabled (True) and disabled jobs. ``ended`` counts the outcomes that were recorded since the
+    monitor started. Of these outcomes, ``warned`` counts the successes with warnings, and ``used``
+    sums the tokens and the known costs. ``ended_last_day`` counts the outcomes of the last 24
+    hours. A row for a range of due times counts once for each due time.
     """
 
     at: datetime
@@ -105,9 +106,9 @@ class HealthSnapshot:
     leader: Leader | None
     tasks: TaskCounts
     unwritable: str
-    """Reason why the ledger cannot be written; checked only while no keeper leads."""
+    """Reason why the ledger cannot be written, or ""; checked only while no keeper leads."""
     full_disk: Path | None = None
-    """Folder of Daybook whose disk is full."""
+    """Folder of Daybook whose disk is full; None if no disk is full."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -134,7 +135,7 @@ class HealthSnapshot:
 
 
 class LedgerHealth(BaseModel, frozen=True):
-    """Whether the ledger answers, its id, and how far its clock is ahead of this machine's."""
+    """Whether the ledger answers, its id, and how far its clock is ahead of the machine's clock."""
 
     answers: bool
     id: str | None
@@ -144,7 +145,7 @@ class LedgerHealth(BaseModel, frozen=True):
 class KeeperHealth(BaseModel, frozen=True):
     """Whether a keeper leads, and the seconds since the last renewal and the last observation.
 
-    The first one counts from the release if the last leader released the leadership.
+    If the last leader released the leadership, ``renewed_seconds_ago`` counts from the release.
     """
 
     leads: bool | None
@@ -161,9 +162,9 @@ class OutboxCounts(BaseModel, frozen=True):
 
 
 class PrefectHealth(BaseModel, frozen=True):
-    """Whether Prefect answered recently; None if this home knows no Prefect server.
+    """Whether Prefect answered recently; ``answers`` is None if this home knows no Prefect server.
 
-    ``silent_seconds`` is the time since it was first found not to answer; None if it answers.
+    ``silent_seconds`` is the time since the first query without an answer; None if Prefect answers.
     """
 
     answers: bool | None
@@ -171,14 +172,14 @@ class PrefectHealth(BaseModel, frozen=True):
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with Prefect; [] if nothing is, or not for long enough."""
+        """The problem of a Prefect that has been silent for too long, or []."""
         if self.silent_seconds is None or self.silent_seconds < MAX_PREFECT_SILENCE_SECONDS:
             return []
         return [str(findings.prefect_silent(self.silent_seconds))]
 
 
 class HealthReport(BaseModel, frozen=True):
-    """The answer of `/health`; values that the ledger does not provide are None."""
+    """The response of `/health`; if the ledger does not answer, its values are None."""
 
     status: Literal["ok", "failing"]
     problems: list[str]
@@ -236,9 +237,9 @@ class HealthReport(BaseModel, frozen=True):
 class _OutcomeCounter:
     """Counter of recorded outcomes; it never falls, even if runs are pruned.
 
-    When a range of due times has grown, only its growth is added. Only the last missed row of a job
-    can still grow, so this counter remembers that row of each job, however old it is: the due times
-    of a job may be weeks apart.
+    If a range of due times has grown, this counter adds only the growth. Only the last missed row
+    of a job can still grow. This counter remembers that row for each job, however old the row is,
+    because the due times of a job may be weeks apart.
     """
 
     since: datetime
@@ -249,7 +250,7 @@ class _OutcomeCounter:
     last_missed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def remember(self, outcomes: Iterable[RecordedOutcome]) -> None:
-        """Note outcomes that were recorded before this counter started, without counting them."""
+        """Remember ``outcomes`` without counting them."""
         for each in sorted(outcomes, key=lambda each: each.at):
             key = each.run_id, each.status
             self.known[key] = (each.at, each.count)
@@ -257,7 +258,7 @@ class _OutcomeCounter:
                 self.last_missed[each.job_id] = key
 
     def add(self, outcomes: Collection[RecordedOutcome], now: datetime) -> None:
-        """Add outcomes of ``since`` or later."""
+        """Count ``outcomes``, which were recorded at ``since`` or later."""
         for each in outcomes:
             _, counted = self.known.get((each.run_id, each.status), (each.at, 0))
             self.total[each.status] += max(0, each.count - counted)
@@ -276,12 +277,12 @@ class _OutcomeCounter:
 
 
 class HealthMonitor:
-    """Monitors a ledger, and whether Prefect answers, for the life of a process.
+    """Monitor of a ledger, and of Prefect's answers, for the life of a process.
 
-    The ledger need not answer when the monitor starts: queries try to open it until it does. Call
-    `close` at the end. ``fresh`` is the maximum age in seconds of a snapshot that is reused,
-    ``patience`` the maximum time in seconds that a request waits; ``clock`` is as in `Ledger`.
-    ``folders`` are those in which Daybook stores data.
+    The ledger need not answer when the monitor starts: each query tries to open the ledger until a
+    query succeeds. Call `close` at the end. ``fresh`` is the maximum age in seconds of a snapshot
+    that is reused. ``patience`` is the maximum time in seconds that a request waits. ``clock`` is
+    the clock of the `Ledger`. ``folders`` are the folders in which Daybook stores data.
     """
 
     def __init__(
@@ -322,7 +323,7 @@ class HealthMonitor:
     async def snapshot(self) -> HealthSnapshot:
         """Return a snapshot, at most ``fresh`` seconds old unless the query is slow.
 
-        Raises `LedgerUnreachable` or another `DaybookError` if there is none.
+        Raises `LedgerUnreachable` or another `DaybookError` if there is no snapshot.
         """
         try:
             return await self._ledger.ask(self._patience)
@@ -408,10 +409,9 @@ class HealthMonitor:
 
 
 def findings_of(snapshot: HealthSnapshot) -> list[Finding]:
-    """Return what is wrong with the scheduler itself; [] if nothing is.
+    """Return the problems of the scheduler itself.
 
-    A missing leader is reported at once: a monitoring system can itself wait before it raises an
-    alarm.
+    Report a missing leader at once, because a monitoring system can wait before it raises an alarm.
     """
     found = []
     if not snapshot.has_leader:
@@ -435,7 +435,7 @@ def _seconds(length: timedelta | None) -> float | None:
 
 
 async def _prefect_answers() -> bool | None:
-    """Return whether the Prefect of this process or this home answers; None if none is known."""
+    """Return whether the Prefect server of this process or home answers; None if unknown."""
     import httpx
 
     running = homes.current_home().running() or {}

@@ -1,14 +1,14 @@
-"""The lock of a home, held by its running `daybook up`, and the record of what `up` runs.
+"""The lock of a home, which the running `daybook up` holds, and the record of its processes.
 
 ::
 
     up.lock free,  no up.json     nothing runs
-    up.lock held,  up.json        `up` runs; the file says what
+    up.lock held,  up.json        `up` runs; the file names its processes
     up.lock free,  up.json        `up` was killed; its children may still run
 
-The next `up` or `down` cleans up the third state. The new holder adds the children of the old one
-to its own record, as leftovers, in its very first write, so that they are not forgotten if it is
-killed as well.
+The next `up` or `down` cleans up after the third state. With its very first write, the new holder
+of the lock records the children of the killed `up` as leftovers. So the record still names them if
+the new holder is killed as well.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from daybook.processes.children import Child
 GRACE_SECONDS = 10.0
 """Grace period of a leftover child between SIGTERM and SIGKILL."""
 CHILD_GRACE_SECONDS = {"worker": 40.0}
-"""Grace periods of the children that need a longer one; see `operations.worker.GRACE_SECONDS`."""
+"""Longer grace periods of some children; see `operations.worker.GRACE_SECONDS`."""
 LOCK_TIMEOUT_SECONDS = 1.0
 """Maximum time to wait for the lock, which `Home.running` holds for a moment."""
 POLL_INTERVAL_SECONDS = 0.1
 MAX_RESTARTS = 50
-"""Number of restarts that are recorded."""
+"""Maximum number of restarts in the record."""
 
 
 @dataclass(frozen=True)
 class ChildEntry:
-    """A child as recorded in `up.json`."""
+    """A child as recorded in `up.json`; ``pid`` and ``started`` identify its process."""
 
     name: str
     pid: int
@@ -79,15 +79,15 @@ class UpRecord:
     children: list[ChildEntry] = field(default_factory=list)
     leftovers: list[ChildEntry] = field(default_factory=list)
     restarts: list[Restart] = field(default_factory=list)
-    """The last `MAX_RESTARTS`, oldest first."""
+    """The last `MAX_RESTARTS` restarts, oldest first."""
     ready_at: str | None = None
     started_by: str = ""
     """`detach` or `service`; empty for an `up` in the foreground of a terminal."""
 
     def set_server(self, api_url: str, ui_url: str, *, own: bool, pages_url: str = "") -> None:
-        """Record which Prefect server is used, and whether this `up` started it.
+        """Record the Prefect server in use, and whether this `up` started it.
 
-        ``pages_url`` is the address of the pages of its UI (`prefect_selection.pages_url`).
+        ``pages_url`` is the address of the UI's pages (`prefect_selection.pages_url`).
         """
         self.api_url, self.ui_url, self.own_server = api_url, ui_url, own
         self.pages_url = pages_url
@@ -112,7 +112,7 @@ class UpRecord:
         self._save()
 
     def add_restart(self, name: str, at: datetime, why: str) -> None:
-        """Record that a child is restarted at ``at`` (UTC); the next change writes it."""
+        """Add the restart of a child at ``at`` (UTC); the next change of the record writes it."""
         self.restarts = [*self.restarts, Restart(name, at.isoformat(), why)][-MAX_RESTARTS:]
 
     def set_ready(self, at: datetime) -> None:
@@ -128,9 +128,9 @@ class UpRecord:
                 raise InvalidInput("home", problem, "run `daybook down`")
 
     async def end_leftovers(self, grace: float | None = None) -> list[str]:
-        """End the leftovers from a killed `up`; return the names of those that were running.
+        """End the leftovers from a killed `up`; return the names of the processes that ran.
 
-        ``grace`` is the time in seconds from SIGTERM to SIGKILL; it defaults to that of the child.
+        ``grace`` is the time in seconds from SIGTERM to SIGKILL; the default depends on the child.
         """
         ended = []
         for entry in reversed(self.leftovers):
@@ -164,10 +164,10 @@ def already_running(home: Home) -> InvalidInput:
 def hold(
     home: Home, patience: float = LOCK_TIMEOUT_SECONDS, started_by: str = ""
 ) -> Iterator[UpRecord]:
-    """Hold the lock of ``home`` as its one `daybook up` until the block ends.
+    """Hold the lock of ``home`` as its only `daybook up` until the block ends.
 
-    Raises `InvalidInput` naming the home if another `up` is running. Deletes `up.json` at the end
-    unless a child or leftover is still running.
+    Wait up to ``patience`` seconds for the lock. Raises `InvalidInput` naming the home if another
+    `up` is running. Deletes `up.json` at the end unless a child or leftover is still running.
     """
     home.make()
     descriptor = os.open(home.up_lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -211,7 +211,7 @@ def restarts(home: Home, since: datetime) -> list[Restart]:
 
 
 async def stop_running(home: Home, within: float = 60.0) -> bool:
-    """Stop the `daybook up` of ``home``, and end the leftovers from a killed one.
+    """Stop the `daybook up` of ``home``, and end the leftovers from a killed `up`.
 
     Send SIGTERM to a running `up`; after ``within`` seconds, kill it and end its children. Return
     False if nothing ran, even if another command held the lock for a moment. Raises `InvalidInput`
@@ -227,8 +227,8 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
                 return bool(await record.end_leftovers()) or signalled is not None
         except InvalidInput:
             pass
-        # Read the file each time: just after the start of an `up`, it may still hold the record of
-        # a dead one.
+        # Read the file each time: just after the start of an `up`, it may still contain the record
+        # of a dead `up`.
         content = _load(home)
         up = proc.find(content.get("pid", 0), content.get("started"))
         if up is not None and up != signalled:

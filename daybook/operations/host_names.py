@@ -1,9 +1,9 @@
 """Allowed `Host` and `Origin` names of our own HTTP servers.
 
-A browser on this machine visits untrusted pages. CORS hides responses from such a page, unless its
-owner points the page's host name to 127.0.0.1 (DNS rebinding), which makes it the same origin. So
-the `Host` has to be one of our names. An IP address cannot be pointed elsewhere, and a server that
-listens on several addresses accepts any IP address.
+A browser on this machine visits untrusted pages. CORS hides responses from such a page, unless the
+page's owner points its host name to 127.0.0.1 (DNS rebinding), so that page and server have the
+same origin. So the `Host` has to be one of our names. DNS cannot point an IP address elsewhere, so
+a server that listens on several addresses accepts any IP address.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class AllowedNames:
-    """The names ``given`` and those of this machine's loopback.
+    """The allowed names: the names ``given``, and the loopback names of this machine.
 
-    With ``any_address``, every IP address is accepted as well.
+    With ``any_address``, every IP address is allowed as well.
     """
 
     def __init__(self, given: Iterable[str] = (), *, any_address: bool = False) -> None:
@@ -61,10 +61,10 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class SameOriginGuard:
-    """ASGI middleware: forwards the requests of pages of ``origins``, and those without `Origin`.
+    """ASGI middleware that forwards only requests whose `Host` is the host of one of ``origins``.
 
-    Both also need the `Host` of one of ``origins``, which look like `http://127.0.0.1:4200`; `*`
-    turns the guard off.
+    If a request has an `Origin`, this header has to be one of ``origins`` as well. An origin looks
+    like `http://127.0.0.1:4200`; `*` turns the guard off.
     """
 
     def __init__(self, application: Application, origins: Iterable[str]) -> None:

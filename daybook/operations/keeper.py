@@ -1,4 +1,4 @@
-"""The keeper as its own process, alongside workers or without one."""
+"""The keeper as its own process, alongside workers or without workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def run_keeper(say: Callable[[str], None]) -> None:
 
     ``say`` gets a line when the keeper starts or stops, and when it starts or stops leading. Raises
     `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` if Prefect has jobs of another
-    ledger and none of this one's (promise 15: a deployment belongs to one ledger).
+    ledger and no jobs of this ledger (promise 15: a deployment belongs to one ledger).
     """
     private_names.cache_time_zones()
     async with AsyncExitStack() as stack:

@@ -1,20 +1,24 @@
-"""`daybook ledger move`: the ledger's rows in another database, and the setting that names it.
+"""`daybook ledger move`: copies the ledger to another database, and changes the setting for it.
 
 ::
 
-    lock of the home, claim lock of the old ledger
-      ├─ all rows are copied into the new one, in one transaction    killed before: the old ledger
-      ├─ `ledger_url` in config.toml is replaced                     killed before: the old ledger
-      └─ the old ledger gets another id                              killed before: repeat the move
+    hold the lock of the home and the claim lock of the old ledger
+      ├─ copy all rows to the new ledger, in one transaction    killed before: old ledger in use
+      ├─ replace `ledger_url` in config.toml                    killed before: old ledger in use
+      └─ give the old ledger another id                         killed before: repeat the move
 
-Each process compares a ledger's id with the one that it knows, and refuses another one. So none
-writes to the old ledger any more. The file `.moving` in the home names both databases until that id
-is committed. Before the setting is replaced, it allows a repeated move to overwrite the copy that
-an interrupted one has left. Between the setting and the id there are two ledgers with one id: this
-home uses the new one, and a process elsewhere that knows the old one could still write to it. If
-the move is killed there, a repeated one gives the old ledger its other id, and copies nothing. A
-move to the place where the ledger is already does nothing: that is a repeated one, too, if the
-first was killed when it had deleted `.moving`.
+Each process compares a ledger's id with the id that it knows, and refuses a ledger with another id.
+So no process writes to the old ledger any more. The file `.moving` in the home names both databases
+until the old ledger's other id is committed. Before the setting is replaced, `.moving` allows a
+repeated move to overwrite the copy of an interrupted move.
+
+After the setting is replaced, both ledgers have the same id until the old ledger gets another id.
+This home uses the new ledger, but a process elsewhere that knows the old ledger could still write
+to it. If the move is killed in this state, a repeated move gives the old ledger another id, and
+copies nothing.
+
+A move to the present place of the ledger does nothing. This also applies to a repeated move if the
+first move was killed after it had deleted `.moving`.
 """
 
 from __future__ import annotations
@@ -38,13 +42,13 @@ from daybook.ledger.tables import Fact, LeadRow, RunRow, new_id
 from daybook.operations import home_lock
 
 MOVED_ID = "moved-"
-"""The beginning of the id of a ledger that was moved away; such a ledger may be overwritten."""
+"""First characters of the id of a moved ledger; a move may overwrite a ledger with such an id."""
 
 
 class _Marker(BaseModel, frozen=True):
     """The content of `.moving`: the old ledger's address, as in the settings, and the new place.
 
-    The file has mode 0600 like `config.toml`, which may have the same password in the address.
+    The file has mode 0600 like `config.toml`, because the address may contain a password.
     """
 
     old: str
@@ -54,7 +58,7 @@ class _Marker(BaseModel, frozen=True):
 class LedgerMove(BaseModel, frozen=True):
     """A finished move: the addresses, without passwords, and the number of copied rows.
 
-    Both addresses are the same if the ledger was there already, so that nothing was moved.
+    If the ledger was already at ``moved_to``, nothing was moved, and both addresses are the same.
     """
 
     moved_from: str
@@ -65,9 +69,9 @@ class LedgerMove(BaseModel, frozen=True):
 async def move(url: str) -> LedgerMove:
     """Move the ledger into the empty database at ``url``, and write its address to `config.toml`.
 
-    Raises `InvalidInput`, with nothing changed, while `up`, a keeper or a run uses the ledger, if
-    the database is not empty, or if the variable `DAYBOOK_LEDGER_URL` is set, which would win over
-    the file; also `LedgerUnreachable` for one of the two.
+    Raises `InvalidInput`, and changes nothing, if `up`, a keeper or a run uses the ledger, if the
+    database is not empty, or if the variable `DAYBOOK_LEDGER_URL` is set, because it would override
+    the file. Raises `LedgerUnreachable` if one of the databases is unreachable.
     """
     authorization.require_operator()
     if "DAYBOOK_LEDGER_URL" in os.environ:
@@ -109,9 +113,10 @@ async def move(url: str) -> LedgerMove:
 
 
 def interrupted() -> tuple[str, bool] | None:
-    """Return the place to which an interrupted move copies, and whether the settings name it.
+    """Return the target of an interrupted move, and whether the settings name this target.
 
-    If they do, both ledgers have one id until the move is repeated. None if none was interrupted.
+    If the settings name the target, both ledgers have the same id until the move is repeated.
+    Return None if no move was interrupted.
     """
     if (marker := _read(current_home().moving)) is None:
         return None
@@ -119,7 +124,7 @@ def interrupted() -> tuple[str, bool] | None:
 
 
 def _read(file: Path) -> _Marker | None:
-    """Return the interrupted move that the file names; None if there is none."""
+    """Return the interrupted move that ``file`` describes; None without a valid file."""
     try:
         return _Marker.model_validate_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValidationError):
@@ -127,10 +132,10 @@ def _read(file: Path) -> _Marker | None:
 
 
 async def _finish_interrupted(marker: _Marker, present: str) -> LedgerMove | None:
-    """Give the old ledger another id if the interrupted move did all but this.
+    """Give the old ledger another id if the interrupted move completed all other steps.
 
-    ``present`` is the address in the settings. Returns the move; None if it did not come so far.
-    Raises `LedgerUnreachable`.
+    ``present`` is the address in the settings. Return the finished move; None if the interrupted
+    move had not replaced the setting. Raises `LedgerUnreachable`.
     """
     async with Ledger(present) as target:
         if target.place != marker.new:

@@ -3,14 +3,14 @@
 ::
 
     server, web       a response to an HTTP request, with any status
-    worker            a byte through a pipe, which its event loop writes every few seconds
-    command server    the end of a connection on which nothing was requested
+    worker            a byte that its event loop writes to a pipe every few seconds
+    command server    it closes a connection on which nothing was requested
 
 A child is silent while it does not answer these probes, for instance because it is stopped or in a
-deadlock. Only the time in which this process was awake counts: if a probe and the pause after it
-take much longer than they should, this process was suspended or hardly got the processor, so the
-child may have been as well, and the count begins again. Only the monotonic clock is used, so a
-clock that jumps is no silence.
+deadlock. Only the time in which this process was awake counts. If a probe and the pause after it
+take much longer than planned, this process was suspended or hardly got the processor. The same may
+have happened to the child, so the count starts again. This module uses only the monotonic clock, so
+a jump of the system clock does not look like silence.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Probe = Callable[[Child], Awaitable[bool]]
 
 
 class Silence:
-    """Silence of one process, from probes that take at most ``max_seconds`` each."""
+    """Silence of one process; a probe that takes longer than ``max_seconds`` resets it."""
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
         self.seconds = 0.0
 
     def add(self, *, answered: bool, seconds: float) -> float:
-        """Add a probe that took ``seconds``; return the seconds of silence so far."""
+        """Add a probe that took ``seconds`` with its pause; return the silence in seconds."""
         if answered or seconds > self._max_seconds:
             self.seconds = 0.0
         else:
@@ -48,9 +48,9 @@ class Silence:
 
 
 async def wait_until_silent(child: Child, probe: Probe) -> float:
-    """Return when ``child`` has given no answer for too long; return the seconds of its silence.
+    """Wait until ``child`` has been silent for too long; return the seconds of its silence.
 
-    That is `Timing.max_silence`, or `Timing.max_start` if it has not answered since its start.
+    The limit is `Timing.max_silence`, or `Timing.max_start` until the child first answers.
     """
     interval = TIMING.probe_interval.total_seconds()
     silence, max_seconds = Silence(2 * interval + MAX_DELAY_SECONDS), TIMING.max_start
@@ -94,8 +94,8 @@ async def has_pulse(child: Child) -> bool:
 def socket_probe(path: Path) -> Probe:
     """Return a probe that connects to the Unix socket ``path`` (Linux) and sends nothing.
 
-    The answer is that the child closes the connection. A child that does not listen is starting, or
-    serves nothing, because the file system has no sockets.
+    The child answers by closing the connection. A child that does not listen passes the probe: it
+    is starting, or it serves nothing because the file system has no sockets.
     """
 
     async def probe(child: Child) -> bool:

@@ -1,8 +1,8 @@
 """Browser login for the servers of this home, `daybook.web` and `up`'s Prefect: link, then cookie.
 
-The servers require the home's credential. A browser has none, and users should not have to type it:
-a holder of the credential requests a link, and the browser that opens it gets a cookie, which
-counts for requests of this server's own pages.
+The servers require the home's credential. A browser does not know the credential, and users should
+not have to type it. So a holder of the credential requests a link, and the browser that opens the
+link gets a cookie. The cookie counts for requests of this server's own pages.
 
 ::
 
@@ -11,18 +11,19 @@ counts for requests of this server's own pages.
     POST /daybook/login, password=…          ─► the same for a user who types the credential
     any other path                           ─► `forward`, which checks `session`
 
-`BrowserLogin` is what both servers share. `prefect_login.PrefectLogin` is that of Prefect, and
-`daybook.web.login.PageLogin` that of Daybook's own pages.
+`BrowserLogin` is the base class for both servers: `prefect_login.PrefectLogin` is the subclass for
+Prefect, and `daybook.web.login.PageLogin` the subclass for Daybook's own pages.
 
-Tokens are kept as hashes, in memory. A cookie is signed and not stored, so it outlives a restart;
-it becomes invalid when it expires, or when the server restarts after the credential was changed or
-the file `browser-key` was deleted. It is valid for one server: the port is part of the signature.
-A subclass may have a public URL, where a proxy forwards requests (`is_public`): links and cookies
-of this machine's own names are not valid there, nor the other way round.
+The server stores only hashes of tokens, in memory. A cookie is signed and not stored, so it
+outlives a restart. It becomes invalid when it expires, or when the server restarts after the
+credential was changed or the file `browser-key` was deleted. A cookie is valid for one server,
+because the port is part of the signature. A subclass may have a public URL, from which a proxy
+forwards requests (`is_public`). Links and cookies for the public URL are not valid at this
+machine's own names, and links and cookies for these names are not valid at the public URL.
 
-A browser sends a cookie to each port of this machine, also with requests of other pages. So the
-cookie counts only if the browser says that a page of this very server sent the request (`Origin`,
-`Sec-Fetch-Site`); a request that changes nothing may lack both headers.
+A browser sends a cookie to each port of this machine, even with requests of other pages. So the
+cookie counts only if the browser states that a page of this very server sent the request (`Origin`,
+`Sec-Fetch-Site`). A request that changes nothing may lack both headers.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 class Session:
     """The session of a logged-in browser.
 
-    ``viewer`` is the id of the token of a shared link, which permits to read; it is empty for the
-    operator. ``csrf`` is the token with which forms prove that they are of this session's pages.
+    ``viewer`` is the id of a shared link's token, which permits only reading; it is empty for the
+    operator. ``csrf`` is the token with which a form proves that a page of this session contains
+    the form.
     """
 
     content: str
@@ -79,9 +81,10 @@ class Session:
 class BrowserLogin(ABC):
     """ASGI middleware that lets only logged-in browsers reach ``application``.
 
-    ``port`` distinguishes cookies of two servers. ``clock`` returns seconds since the epoch. A
-    subclass decides about all paths but those of the login (`forward`), and names the ``site`` and
-    the ``command`` that opens it. With ``has_password``, a user may type the credential.
+    ``port`` distinguishes the cookies of two servers. ``clock`` returns seconds since the epoch. A
+    subclass answers requests for all paths except the login paths (`forward`). It sets the name of
+    the ``site``, and the ``command`` that opens the site. With ``has_password``, a user may type
+    the credential.
     """
 
     site: ClassVar[str] = "Daybook"
@@ -123,18 +126,18 @@ class BrowserLogin(ABC):
         """Answer a request that is not about the login."""
 
     def is_public(self, headers: Mapping[bytes, str]) -> bool:
-        """Return whether a request is for the public URL; the default has none."""
+        """Return whether a request is for the public URL; by default there is no public URL."""
         return False
 
     @property
     def is_secure(self) -> bool:
-        """Whether the public URL has TLS, so that its cookie is never sent without."""
+        """Whether the public URL has TLS, so that browsers send its cookie only over TLS."""
         return False
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of the token of a shared link; the default knows none.
+        """Return the id of ``token`` if it belongs to a shared link, else ""; by default "".
 
-        Raises `DaybookError` if that cannot be found out.
+        Raises `DaybookError` if the token cannot be checked.
         """
         return ""
 
@@ -184,7 +187,7 @@ class BrowserLogin(ABC):
         if scope["method"] == "GET":
             token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
             # The link may be an argument of a browser's process, and all users can read arguments.
-            # That of the public URL is none; its requests come from the proxy's user.
+            # A link to the public URL is no argument, and its requests come from the proxy's user.
             if not is_public and peers.is_another_user(scope):
                 await self.refuse(
                     send, 403, "This link was created for another user of this machine."
@@ -233,7 +236,7 @@ class BrowserLogin(ABC):
         return prefix + self._cookie
 
     def _use_up(self, token: str, *, is_public: bool) -> bool:
-        """Return whether ``token`` belongs to a valid link of this place, and invalidate it."""
+        """Invalidate the link with ``token`` for this place; return whether the link was valid."""
         hashed, now = _hash(token), self._clock()
         for known, (until, for_public) in list(self._links.items()):
             if hmac.compare_digest(known, hashed) and for_public == is_public:
@@ -244,14 +247,13 @@ class BrowserLogin(ABC):
     # Sessions.
 
     def session(self, scope: Scope, headers: Mapping[bytes, str]) -> Session | None:
-        """Return the session of the logged-in browser that sent the request; else None.
+        """Return the session of the browser that sent the request; None if it is not logged in.
 
-        A browser sends the cookie to each port of this machine, so also to servers of other users:
+        A browser sends the cookie to each port of this machine, even to servers of other users. So
         a cookie that another user sends does not count. At the public URL all requests come from
-        the proxy's user; the cookies of this machine's own names are not valid there.
+        the proxy's user, so the cookies of this machine's own names are not valid there.
         """
-        # `SimpleCookie` is not used: a single cookie of another port that it cannot parse hides all
-        # others.
+        # `SimpleCookie` would find no cookie at all if it cannot parse one cookie of another port.
         cookies = (each.strip().partition("=") for each in headers.get(b"cookie", "").split(";"))
         name_sought, is_public = self._cookie_name(headers), self.is_public(headers)
         value = next((value for name, _, value in cookies if name == name_sought), "")
@@ -268,7 +270,7 @@ class BrowserLogin(ABC):
         return found
 
     def is_current(self, session: Session) -> bool:
-        """Return whether ``session`` has not expired; its token may have been removed."""
+        """Return whether ``session`` has not expired, even if the token of its link was removed."""
         return self._clock() < session.expires_at
 
     def _signature(self, content: str) -> str:
@@ -298,7 +300,7 @@ def _hash(token: str) -> bytes:
 
 
 async def _body(receive: Receive) -> bytes:
-    """Return the body if it has at most `MAX_PASSWORD_BYTES`; else an empty one."""
+    """Return the body if it has at most `MAX_PASSWORD_BYTES`, else an empty body."""
     body = bytearray()
     while len(body) <= MAX_PASSWORD_BYTES:
         message = await receive()
@@ -326,7 +328,7 @@ _PRIVATE = (
     ),
 )
 
-# Not a redirect: a browser that comes from another site would not send a strict cookie with it.
+# A page, because a browser from another site would send no strict cookie with a redirect.
 _LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>
@@ -355,7 +357,7 @@ _PASSWORD_FORM = """\
 async def send_page(
     send: Send, status: int, text: str, headers: Iterable[tuple[bytes, bytes]] = ()
 ) -> None:
-    """Send a page of HTML that no cache keeps and that runs nothing."""
+    """Send an HTML page with headers that forbid caching and scripts."""
     await _html(send, status, text, headers)
 
 

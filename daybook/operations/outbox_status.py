@@ -22,10 +22,10 @@ UNSENT_GRACE = timedelta(seconds=60)
 class OutboxStatus:
     """State of the outbox at ``now``.
 
-    ``last_alert`` is the subject of the newest unread alert, or empty. ``waits_since`` is when the
-    oldest message that could be sent became due, if that is longer than `UNSENT_GRACE` ago and no
-    process sends any message; else None. Wakes of task sessions are left out, and so are calls to
-    listeners, which may be absent for a day.
+    ``last_alert`` is the subject of the newest unread alert, or empty. ``waits_since`` is the time
+    at which the oldest sendable message became due, if this was longer than `UNSENT_GRACE` ago and
+    no process sends any message; else None. ``waits_since`` ignores wakes of task sessions, and
+    calls to listeners, because a listener may be absent for a day.
     """
 
     health: OutboxHealth
@@ -36,8 +36,8 @@ class OutboxStatus:
     def findings(self, reported: Collection[str] = ()) -> list[Finding]:
         """Report messages that no process sends, paused destinations, unread alerts and failures.
 
-        ``reported`` are the jobs whose failure is reported already: an alert about one is counted,
-        but not quoted.
+        ``reported`` are the names of the jobs whose failure is reported already. The findings count
+        an alert about such a job, but do not quote it.
         """
         found = []
         if self.waits_since is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 SOCKET_TABLES = Path("/proc/net")
-"""Folder of Linux's lists of sockets: IPv4 ones in `tcp`, IPv6 ones in `tcp6`.
+"""Folder of Linux's lists of sockets: IPv4 sockets in `tcp`, IPv6 sockets in `tcp6`.
 
 A client can reach an IPv4 address from an IPv6 socket too (as `::ffff:127.0.0.1`).
 """
@@ -22,8 +22,8 @@ _ROOT = 0
 def is_another_user(scope: Any) -> bool:
     """Return whether the request comes from a user other than root and this process's user.
 
-    On Linux also return True if the socket is not listed, so that no user can hide. Return False on
-    other systems, and for a request without addresses, which did not come over a network.
+    On Linux, also return True if the socket is not listed, so that no user can hide. Return False
+    on other systems, and for a request without addresses, because it did not come over a network.
     """
     client, server = scope.get("client"), scope.get("server")
     if not client or not server:
@@ -38,9 +38,9 @@ def is_another_user(scope: Any) -> bool:
 def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     """Return the id of the user whose socket at ``client`` is connected to ``server``.
 
-    Returns None if no such socket is listed. A socket that its process has closed does not count:
-    Linux lists it without an inode and as root's. Raises `OSError` if the system has no lists of
-    sockets.
+    Returns None if no such socket is listed. A socket that its process has closed does not count,
+    because Linux lists it without an inode and as a socket of root. Raises `OSError` if the system
+    has no lists of sockets.
     """
     try:
         addresses = [_as_listed(client), _as_listed(server)]

@@ -1,10 +1,11 @@
 """The SQLite database of Daybook's own Prefect server: its size, and the return of free space.
 
-The server deletes old runs, their logs and artifacts, orphans of these, and old events
-(`server.environment`). SQLite uses the space again, but does not return it to the disk by itself:
+The server deletes old runs with their logs and artifacts, orphaned logs and artifacts, and old
+events (`server.environment`). SQLite reuses the free space, but does not return it to the disk by
+itself:
 
-- A server that starts compacts its database, if that is worth while and takes seconds. That also
-  turns on SQLite's incremental vacuum.
+- A starting server compacts its database if this returns enough space and takes only seconds. The
+  compaction also turns on SQLite's incremental vacuum.
 - A running server returns free space in steps of milliseconds, so that no request has to wait.
 """
 
@@ -23,9 +24,9 @@ MAX_BYTES = 4 * 2**30
 """Size of the database above which `daybook status` warns."""
 MIN_FREE_SHARE = 0.25
 MIN_FREE_BYTES = 64 * 2**20
-"""Free part of a file that is worth returning."""
+"""Minimum free part of a file, as a share and in bytes, that is worth returning."""
 MAX_COMPACTED_BYTES = 2**30
-"""Maximum size of the rest, which is copied twice; the server's start waits for that."""
+"""Maximum size of the used part; the server's start waits while SQLite copies this part twice."""
 RELEASE_INTERVAL_SECONDS = 3600.0
 STEP_PAGES = 100
 STEP_PAUSE_SECONDS = 0.05
@@ -38,11 +39,12 @@ def path(home: Home) -> Path:
 
 
 def compact(file: Path) -> bool:
-    """Return the free space of a SQLite file to the disk; return whether that was done.
+    """Compact a SQLite file to return its free space to the disk; return whether this was done.
 
-    Also turn on its incremental vacuum, if that is off. Do nothing if there is little to return, if
-    it would take long, if the disk has no space for the copy, or if another process uses the file.
-    A process that is killed meanwhile changes nothing.
+    Also turn on the file's incremental vacuum if it is off. Do nothing if the vacuum is on and
+    there is little free space. Also do nothing if the compaction would take long, if the disk has
+    no space for the copy, or if another process uses the file. If the process is killed meanwhile,
+    the file does not change.
     """
     if not file.is_file():
         return False
@@ -66,18 +68,18 @@ def compact(file: Path) -> bool:
 
 
 def release_regularly(file: Path) -> NoReturn:
-    """Call `release` each `RELEASE_INTERVAL_SECONDS`; for a thread of the server."""
+    """Call `release` every `RELEASE_INTERVAL_SECONDS`, in a thread of the server."""
     while True:
         time.sleep(RELEASE_INTERVAL_SECONDS)
         release(file)
 
 
 def release(file: Path) -> int:
-    """Give the free pages of a SQLite file that is in use back to the disk; return their number.
+    """Shrink a SQLite file that is in use by releasing its free pages; return their number.
 
     Do nothing if there are few free pages, or if `compact` has not enabled incremental vacuum.
-    Each step is a transaction of milliseconds. If another writer interferes, the next call releases
-    the rest.
+    Each step is a transaction of milliseconds. If another writer interferes, stop; the next call
+    releases the rest. If SQLite reports an error, return 0.
     """
     try:
         with closing(_connect(file)) as connection:
@@ -86,11 +88,11 @@ def release(file: Path) -> int:
                 return 0
             before = left = _pages(connection)[0]
             while left:
-                # `execute` would return one page: it does not step a statement without columns on.
+                # `execute` would release only one page, because it steps such a statement once.
                 connection.executescript(f"PRAGMA incremental_vacuum({STEP_PAGES})")
                 time.sleep(STEP_PAUSE_SECONDS)
                 last, left = left, _pages(connection)[0]
-                if left >= last:  # others delete as fast
+                if left >= last:  # other writers free pages as fast
                     break
     except sqlite3.Error:
         return 0
@@ -98,7 +100,7 @@ def release(file: Path) -> int:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    name = f"{file.absolute().as_uri()}?mode=rw"  # never create it
+    name = f"{file.absolute().as_uri()}?mode=rw"  # do not create the file
     return sqlite3.connect(name, timeout=1.0, isolation_level=None, uri=True)
 
 

@@ -3,7 +3,7 @@
 ::
 
     /api/…       with the cookie             ─► Prefect, with the credential
-    /ui-settings with the cookie             ─► Prefect's, changed not to ask for a password
+    /ui-settings with the cookie             ─► Prefect's settings, without the password prompt
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _POLICY = "connect-src 'self' {}".format(
         f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in ("127.0.0.1", "localhost")
     )
 )
-"""Policy for Prefect's pages, whose analytics send requests to the Internet despite all settings.
+"""Policy for Prefect's pages, because their analytics use the Internet whatever the settings are.
 """
 
 
 class PrefectLogin(BrowserLogin):
-    """ASGI middleware around Prefect's application; the arguments are those of `BrowserLogin`."""
+    """ASGI middleware around Prefect's application, with the arguments of `BrowserLogin`."""
 
     site = "Prefect"
     command = "daybook open --prefect"
@@ -81,9 +81,9 @@ def _with_header(scope: Scope, name: bytes, value: bytes) -> Scope:
 
 
 def _only_from_this_user(receive: Receive, scope: Scope) -> Receive:
-    """Wrap ``receive``: end a request whose connection is another user's when its body is complete.
+    """Wrap ``receive``: when the body is complete, end the request if another user sent it.
 
-    While the body arrives, a client can close its connection, and another one can take its port.
+    While the body arrives, a client can close its connection, and another client can take its port.
     """
 
     async def received() -> Any:
@@ -121,8 +121,8 @@ def _with_policy(send: Send) -> Send:
 def _without_password(send: Send, host: str) -> Send:
     """Wrap ``send`` for Prefect's response about its UI, so that the UI asks for no password.
 
-    The response also names the API by ``host`` if that is this machine: the cookie is valid only
-    for that name.
+    If ``host`` is a name of this machine, the response also names the API by ``host``, because the
+    cookie is valid only for that name.
     """
     start: dict[str, Any] = {}
     body = bytearray()

@@ -1,4 +1,4 @@
-"""Selection of the Prefect server for `daybook up`: the user's own, or one that it starts."""
+"""Selection of the Prefect server for `daybook up`: the user's server, or a server of `up`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MAX_PORT_TRIES = 5
 """Maximum number of starts: another process may take the port between our check and the start."""
 UI_TIMEOUT_SECONDS = 5.0
 SLOW_START_SECONDS = 60.0
-"""Time after which a start is unusually slow, so that the user wants to know more."""
+"""Time after which a start is unusually slow, so that the messages to the user say more."""
 
 
 @dataclass(frozen=True)
 class SelectedPrefect:
-    """The selected Prefect server; ``child`` is its process if it is our own, else None."""
+    """The selected Prefect server; ``child`` is its process if `up` started it, else None."""
 
     api_url: str
     ui_url: str
@@ -46,14 +46,16 @@ async def find_or_start(
     progress: Callable[[str], None] | None = None,
     forked_from: image.Image | None = None,
 ) -> SelectedPrefect:
-    """Return the Prefect server that the user's settings name; without one, start our own.
+    """Return the Prefect server that the user's settings name, or start our own server.
 
-    ``say`` gets lines for the user, ``progress`` (by default ``say``) one each second while this
-    waits for our own server: as long as its process lives, at most `Timing.max_start`. Afterwards
-    Prefect's clients in this process, and in processes that it starts, use that server. Raises
-    `PrefectUnreachable` if the configured server does not answer, because starting another would
-    split the user's runs between two servers, or if our own server does not start. Raises
-    `PrefectRefused` if the configured server requires another credential.
+    ``say`` gets lines for the user. ``progress`` (by default ``say``) gets a line each second while
+    this function waits for our own server. It waits as long as the server's process lives, at most
+    `Timing.max_start`. Afterwards Prefect's clients in this process, and in processes that it
+    starts, use our server.
+
+    Raises `PrefectUnreachable` if our own server does not start, or if the configured server does
+    not answer, because a second server would split the user's runs. Raises `PrefectRefused` if the
+    configured server requires another credential.
     """
     from prefect.settings import get_current_settings
 
@@ -117,10 +119,10 @@ def _show_wait(child: Child, show: Callable[[str], None], waited: float) -> None
 
 
 async def pages_url(ui_url: str) -> str:
-    """Return the address of the version of the UI into which a login at ``ui_url`` leads.
+    """Return the address of the UI version that a browser reaches by a login at ``ui_url``.
 
-    A server may have two versions: it redirects only its start page to the default one. Return
-    ``ui_url`` if the server does not name it.
+    A server may have two versions, and redirects only its start page to the default version. Return
+    ``ui_url`` if the server does not name the default version.
     """
     import httpx
 
@@ -136,9 +138,10 @@ async def pages_url(ui_url: str) -> str:
 
 
 def _port(home: Home, say: Callable[[str], None]) -> int:
-    """Return the port of the last start, so that a user's bookmarks stay valid; else `server.PORT`.
+    """Return the port of the last start, so that a user's bookmarks stay valid.
 
-    If that port is not free, return `server.PORT`, or else any free port.
+    At the first start, or if that port is not free, return `server.PORT`. If `server.PORT` is not
+    free either, return any free port.
     """
     preferred = server.PORT
     with suppress(OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Modules that the processes of `daybook up` share: imported once, before a fork.
+"""Modules that the processes of `daybook up` share, because they are imported before a fork.
 
-`daybook.processes.image` forks; the command server forks for commands.
+`daybook.processes.image` forks these processes; the command server forks processes for commands.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LATE_IMPORTS = (
     "rich.markdown",
     "tzlocal",
 )
-"""Modules that are otherwise imported only when they are used."""
+"""Modules that other code imports only when it uses them."""
 _OF_OTHER_PROCESSES = (
     "aiosqlite",
     "cryptography.hazmat.primitives.ciphers.aead",
@@ -59,9 +59,9 @@ _OF_OTHER_PROCESSES = (
 def code_fingerprint(package: Path = PACKAGE) -> list[int]:
     """Return numbers that change with the package's Python files and the installed packages.
 
-    They are the newest time of change of a file, the number of files, and the time of change of the
-    folder of installed packages; times are in nanoseconds. A file that disappears during the call
-    counts as a change.
+    The numbers are the newest modification time of a file, the number of files, and the
+    modification time of the folder of installed packages. Times are in nanoseconds. If a file
+    disappears during the call, return [], which counts as a change.
     """
     newest, count, folders = 0, 0, [str(package)]
     try:
@@ -80,9 +80,10 @@ def code_fingerprint(package: Path = PACKAGE) -> list[int]:
 
 @cache
 def import_commands() -> None:
-    """Import all that a command may need. Prefect must be configured (`home.configure_prefect`).
+    """Import all modules that a command may need.
 
-    Does nothing in a fork of a process that has done it: even a repeated import copies memory.
+    Prefect must be configured (`home.configure_prefect`). Does nothing in a fork of a process that
+    has imported the modules, because even a repeated import copies memory.
     """
     from sqlalchemy.orm import configure_mappers
 
@@ -99,10 +100,10 @@ def import_commands() -> None:
 
 
 def fork_image() -> image.Image | None:
-    """Import all that the processes of `up` need, and fork an image of this process.
+    """Import all modules that the processes of `up` need, and fork an image of this process.
 
-    Return None if this system cannot fork it; then each process imports what it needs. The image
-    forks nothing once the package, or an installed one, has changed.
+    Return None if this system cannot fork an image; then each process imports its own modules. The
+    image forks nothing after a change of Daybook's files or of the installed packages.
     """
     version = code_fingerprint()
     garbage.use_one_arena()
@@ -116,7 +117,7 @@ def fork_image() -> image.Image | None:
 
 
 _read_by_prefect: dict[str, str] = {}
-"""Variables from which this process's Prefect has read its settings."""
+"""Environment variables from which Prefect in this process has read its settings."""
 
 
 def _prefect_variables() -> dict[str, str]:
@@ -124,9 +125,9 @@ def _prefect_variables() -> dict[str, str]:
 
 
 def _after_fork() -> None:
-    """Make Prefect read the environment of this process, into which it was forked.
+    """Make Prefect read the environment of this forked process.
 
-    Prefect's server does that itself, because it changes its environment again.
+    The process of Prefect's server does this itself, because it changes its environment again.
     """
     if sys.argv[0] == server.MODULE:
         return

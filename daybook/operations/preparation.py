@@ -1,7 +1,8 @@
 """The part of the start of `up` that talks to Prefect, in a process that ends afterwards.
 
-What the client and the first sync import and allocate would stay in the memory of `up`, 30 MB. The
-process is a child of `up` (`start`), and reports through a pipe, in lines of JSON::
+In the process of `up`, the imports and data of Prefect's client and of the first sync would occupy
+30 MB of memory. So a child of `up` does this work (`start`). The child reports through a pipe, in
+lines of JSON::
 
     child                                                         up
     block types, pool, agent, example job, first sync
@@ -15,7 +16,7 @@ from __future__ import annotations
 from daybook import home as homes
 
 if __name__ == "__main__":
-    homes.configure_prefect()  # before Prefect is imported: it reads its environment once
+    homes.configure_prefect()  # before the import of Prefect, which reads its environment once
 
 import argparse
 import asyncio
@@ -54,28 +55,30 @@ MODULE = "daybook.operations.preparation"
 """This module, whose name is `__main__` in the child's process."""
 EXAMPLE_FILE = "deployments/jobs/example.yaml"
 EXAMPLE_REQUEST_ID = "first-light"
-"""Request id of the example's first run, so that it happens once in a ledger's life."""
+"""Request id of the example's first run, so that the run happens once in a ledger's life."""
 SYNC_SECONDS = 10.0
 """Time after which the start leaves the rest of the first sync to the keeper."""
 PAGES_TIMEOUT_SECONDS = 10.0
 """How long the start waits for the web server, so that it can print a link to the pages."""
 POLL_INTERVAL_SECONDS = 0.5
 MAX_LINE_BYTES = 2**26
-"""Maximum length of a message; the report of a sync names each job."""
+"""Maximum length of a message, which may be a sync report that names each job."""
 StartedBy = Literal["", "detach", "service"]
-"""What started an `up` in the background; empty for one in the foreground of a terminal."""
+"""Starter of an `up` in the background; empty for an `up` in the foreground of a terminal."""
 
 
 class UpFacts(BaseModel, frozen=True):
-    """What is running after the start: addresses, and the number of ``jobs`` in the ledger.
+    """Facts about a started `up`: addresses, the number of ``jobs`` in the ledger, and others.
 
-    ``open_url`` is a one-time link to Daybook's pages, and ``prefect_open_url`` one to Prefect's
-    UI: for a server that is not our own, its plain address. Each is None if no link was requested
-    or made. ``web_url`` is the address of Daybook's pages and of `/health`; it is None while they
-    are not served. ``example`` is the name of the
-    example job if this start runs it for the first time. ``model_steps`` are descriptions and
-    commands with which the agent `default` asks a model; empty if it is not offline. ``started_by``
-    says what started it, if it runs in the background.
+    - ``open_url`` is a one-time link to Daybook's pages; None if no link was requested or made.
+    - ``prefect_open_url`` is a one-time link to Prefect's UI, or the UI's plain address if `up` did
+      not start the server; None if no link was requested or made.
+    - ``web_url`` is the address of Daybook's pages and of `/health`; None while they are not
+      served.
+    - ``example`` is the name of the example job if this start runs the job for the first time.
+    - ``model_steps`` has descriptions and commands of the steps after which the agent `default`
+      asks a model; empty if the agent is not offline.
+    - ``started_by`` is the starter of an `up` in the background.
     """
 
     api_url: str
@@ -110,7 +113,7 @@ class Reporter(Protocol):
 
 
 class Message(StrEnum):
-    """Kinds of messages of the child; the name of each other one is a method of `Reporter`."""
+    """Kinds of the child's messages; each other kind is the name of a method of `Reporter`."""
 
     PREPARED = "prepared"
     ONLINE = "online"
@@ -119,15 +122,15 @@ class Message(StrEnum):
 
 
 class Preparation:
-    """The child, as `up` sees it."""
+    """The child's messages to `up`."""
 
     def __init__(self, child: children.Child, reader: asyncio.StreamReader, talk: Reporter) -> None:
         self._child, self._reader, self._talk = child, reader, talk
 
     async def wait_for(self, expected: Message) -> Any:
-        """Return the content of the next such message; show what comes before it.
+        """Return the content of the next ``expected`` message; show the messages before it.
 
-        Raises the error that the child reports, or `DaybookError` if it ends without a message.
+        Raises the error that the child reports, or `DaybookError` if the child ends without it.
         """
         while line := await self._reader.readline():
             kind, content = json.loads(line)
@@ -230,7 +233,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--report", type=int, required=True, help="descriptor of the pipe")
     parser.add_argument("--link", action="store_true")
     given = parser.parse_args(arguments)
-    with suppress(BrokenPipeError), closing(_Pipe(given.report)) as talk:  # else `up` has ended
+    with suppress(BrokenPipeError), closing(_Pipe(given.report)) as talk:  # `up` may have ended
         try:
             asyncio.run(_work(talk, link=given.link))
         except DaybookError as error:
@@ -279,7 +282,7 @@ async def read_facts(
 async def _until_pages_answer(running: Mapping[str, Any]) -> Mapping[str, Any]:
     """Wait until the web server answers, at most `PAGES_TIMEOUT_SECONDS`; return the new record.
 
-    It starts at the same time as the worker, and usually answers first.
+    The web server starts at the same time as the worker, and usually answers first.
     """
     started = time.monotonic()
     while settings.load().web_port and not running.get("web_url"):
@@ -304,7 +307,7 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
     talk.synced(SyncReport.of(report))
     if report.left:
         talk.say(f"The keeper syncs {report.left} more jobs with Prefect in the background")
-    # The first run was requested with the job, so it starts even if that `up` was killed.
+    # One transaction adds the job and its first run, so the run starts even if `up` was killed.
     async with ledger.read() as session:
         for row in await history.live(session):
             if is_first_run(row) and row.flow_run_id is None:
@@ -314,7 +317,7 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
 
 
 async def migrate_anna(ledger: Ledger, talk: Reporter) -> None:
-    """Import anna's folder once, if the setting names one; a file that is refused stops nothing."""
+    """Import anna's folder once, if the setting names a folder; report a refused file."""
     try:
         report = await imports.migrate_anna(ledger)
     except InvalidInput as error:

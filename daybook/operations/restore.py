@@ -1,16 +1,16 @@
-"""`daybook restore`: a backup becomes this home, completely or not at all.
+"""`daybook restore`: restores a backup into this home, completely or not at all.
 
 ::
 
     .restoring/  exists             nothing opens the ledger (`Settings.ledger_address`)
       ├─ files of the backup        decrypted and verified here
-      ├─ ledger.db                  where what is uncertain is recorded (`backups.uncertain`)
-      └─ target                     the address of the database that the ledger is copied into,
-                                    if it is not in the home
+      ├─ ledger.db                  uncertain outcomes are recorded here (`backups.uncertain`)
+      └─ target                     the address of the database to which the ledger is copied,
+                                    if the ledger does not stay in the home
     ledger, settings, keys          moved to their places
     .restoring/  is renamed         the restore is complete
 
-A process that is killed on the way leaves the folder, and the next restore starts over.
+A process that is killed before the end leaves `.restoring`, and the next restore starts over.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _IGNORED = {"up.lock", "up.json", "up.new", "backup.lock"}
 
 
 class RestoreResult(BaseModel, frozen=True):
-    """The restored home, its ledger, and what is uncertain in it.
+    """The restored home, its ledger, and the numbers of uncertain outcomes.
 
-    ``missed`` and ``unknown`` are numbers of due times and runs that may have run since the backup,
-    ``messages`` of messages that may have been sent, and ``tasks`` of tasks that are paused.
+    ``missed`` and ``unknown`` count due times and runs that may have run since the backup,
+    ``messages`` counts messages that may have been sent, and ``tasks`` counts paused tasks.
     """
 
     home: str
@@ -68,10 +68,13 @@ async def restore(
 ) -> RestoreResult:
     """Restore the backup ``file`` into this home, which has to be empty.
 
-    ``ledger_url`` is the database for the ledger, which has to be empty too; by default the one
-    that `DAYBOOK_LEDGER_URL` or the settings in the backup name, else `ledger.db` in the home.
-    Raises `InvalidInput` for a home or a database in use, for a file that is no backup, a wrong
-    passphrase, a clock that is behind the backup, and an agent; then nothing is restored.
+    ``ledger_url`` is the address of the ledger's database, which has to be empty as well. The
+    default is the database that `DAYBOOK_LEDGER_URL` or the settings in the backup name, else
+    `ledger.db` in the home.
+
+    Raises `InvalidInput`, and restores nothing, if the home or the database is in use, if ``file``
+    is not a backup, if the passphrase is wrong, if the clock is behind the backup, or if an agent
+    calls this function.
     """
     authorization.require_operator()
     home, file = current_home(), archive.absolute(file)
@@ -116,7 +119,7 @@ def _check_empty(home: Home) -> None:
 def _prepare(home: Home, *, repeated: bool) -> Path:
     """Create the folder `.restoring`.
 
-    If the restore is ``repeated``, delete what the interrupted one left, but for `target`.
+    If the restore is ``repeated``, delete the files of the interrupted restore, except `target`.
     """
     staged = home.restoring
     staged.mkdir(mode=0o700, exist_ok=True)
@@ -135,7 +138,7 @@ def _home_address(home: Home) -> str:
 
 
 def _choose_target(home: Home, staged: Path, given: str) -> str:
-    """Return the ledger's new address; write a given one to the restored settings."""
+    """Return the ledger's new address; if it is ``given``, write it to the restored settings."""
     config, variable = staged / "config.toml", os.environ.get("DAYBOOK_LEDGER_URL")
     if given:
         chosen = settings.load(ledger_url=given).ledger_url
@@ -158,8 +161,8 @@ async def _record_and_copy(
 ) -> RestoreResult:
     """Record uncertain outcomes in the staged ledger, then copy it if ``target`` is elsewhere.
 
-    If an earlier restore into this home was interrupted, that database may contain its ledger,
-    which is overwritten.
+    If an earlier restore into this home was interrupted, ``target`` may contain the ledger of that
+    restore, which is overwritten.
     """
     try:
         manifest = Manifest.model_validate_json((staged / MANIFEST).read_text())
@@ -170,7 +173,7 @@ async def _record_and_copy(
         if target == _home_address(home):
             return await _record(home, ledger, manifest, str(home.path / LEDGER), ledger.now())
         async with Ledger(target) as database:
-            # Of two clocks, the later one decides: what it calls past may have run.
+            # The later clock decides, because everything that was due by its time may have run.
             now = max(ledger.now(), database.now())
             result = await _record(home, ledger, manifest, database.place, now)
             marker = staged / _TARGET
@@ -207,10 +210,11 @@ async def _record(
 
 
 def _empty_wal(ledger: Path) -> None:
-    """Move all that was committed into the file itself, which is moved without its WAL.
+    """Write all committed data to the file ``ledger``, which is later moved without its WAL.
 
-    Closing the last connection does so too, but reports no failure. Raises `InvalidInput` if
-    another process has the file open, and `LedgerUnreachable`, for example if the disk is full.
+    The end of the last connection has the same effect, but reports no failure. Raises
+    `InvalidInput` if another process has the file open, and `LedgerUnreachable`, for example if the
+    disk is full.
     """
     try:
         with closing(sqlite3.connect(ledger, timeout=0)) as connection:

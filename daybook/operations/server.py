@@ -1,10 +1,11 @@
 """Daybook's own Prefect server: API, UI and services on this machine, with SQLite in the home.
 
-`python -m daybook.operations.server --port 4200` runs it in the foreground; `start` runs that as a
-child. It listens on 127.0.0.1, sends no analytics, and deletes flow runs at the age at which the
-ledger deletes runs. It requires the home's credential, or the cookie of a logged-in browser
-(`prefect_login.PrefectLogin`), and accepts no web page but its own UI
-(`host_names.SameOriginGuard`): a Prefect version that cannot be guarded this way is not started.
+`python -m daybook.operations.server --port 4200` runs the server in the foreground; `start` runs
+this command as a child. The server listens on 127.0.0.1, sends no analytics, and deletes flow runs
+at the age at which the ledger deletes runs. It requires the home's credential, or the cookie of a
+logged-in browser (`prefect_login.PrefectLogin`). It accepts requests from no web page except its
+own UI (`host_names.SameOriginGuard`). A Prefect version that cannot be guarded in this way does not
+start.
 """
 
 from __future__ import annotations
@@ -39,21 +40,21 @@ HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
 EVENT_DAYS = 2
-"""Days to keep events; Prefect's default is a week. Those of one run have about 50 KB."""
+"""Days to keep events; Prefect's default is a week. The events of one run have about 50 KB."""
 BACKGROUND_INTERVAL = timedelta(seconds=1)
 """Interval at which the server looks for background tasks that have become due."""
 POLL_INTERVAL_SECONDS = 0.1
 ANSWER_TIMEOUT_SECONDS = 5.0
 """Timeout of one request to a server that is starting; on a busy machine, an answer is slow."""
 PROGRESS_INTERVAL_SECONDS = 1.0
-"""Interval between two progress reports; `cli.output` shows fewer unless on a terminal."""
+"""Interval between two progress reports; outside a terminal, `cli.output` shows fewer reports."""
 EXIT_PORT_TAKEN = os.EX_TEMPFAIL
 """The server's exit code if its port is taken."""
 EXIT_UNGUARDED = os.EX_SOFTWARE
 """The server's exit code if any web page could use it."""
 BACKLOG = 2048
 MAX_WAITING_CONNECTIONS = 500
-"""Maximum number of connections that wait for the head of a request; all are of this machine."""
+"""Maximum number of connections, all from this machine, that wait for the head of a request."""
 MAX_OPEN_FILES = 65_536
 SLOWER_SERVICES = {
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
@@ -90,9 +91,10 @@ def ui_url(port: int) -> str:
 def environment(home: Home, port: int) -> dict[str, str]:
     """Return the variables for a server on ``port`` with its files in ``home``.
 
-    Variables that the operator has set, such as another database, are kept, except profiles,
-    credentials, and those of the homes, the server's address and analytics. The server reads its
-    credential from the home. Raises `InvalidInput` for invalid settings of this home.
+    Variables that the operator has set, such as another database, stay as they are. The exceptions
+    are profiles, credentials, and the variables for homes, the server's address and analytics. The
+    server reads its credential from the home. Raises `InvalidInput` for invalid settings of this
+    home.
     """
     # A profile names another server or database, and does not exist in our home.
     dropped = {"PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_API_KEY"}
@@ -128,7 +130,7 @@ def environment(home: Home, port: int) -> dict[str, str]:
 
 
 def _retention() -> dict[str, str]:
-    """Return the retention of flow runs: the ledger's, but by age only, as Prefect allows."""
+    """Return the ledger's retention as variables for Prefect, which limits runs only by age."""
     vacuum = "PREFECT_SERVER_SERVICES_DB_VACUUM"
     days = settings.load().keep_days
     if not days:
@@ -142,8 +144,8 @@ def _retention() -> dict[str, str]:
 def _ui_folder(home: Home) -> dict[str, str]:
     """Return a folder in the home for the UI's files if Prefect cannot write them beside its code.
 
-    It writes them at the first start. Without them there is no UI, and if they belong to another
-    user, who ran a server with this interpreter, the server does not start.
+    Prefect writes the files at the first start. Without the files there is no UI. If they belong to
+    another user, who ran a server with this interpreter, the server does not start.
     """
     spec = importlib.util.find_spec("prefect")
     folder = Path(spec.origin).parent / "server" if spec and spec.origin else None
@@ -173,8 +175,8 @@ def child_environment(home: Home) -> dict[str, str]:
 async def start(home: Home, port: int, forked_from: image.Image | None = None) -> children.Child:
     """Start a server on ``port`` as a child; `wait_until_healthy` waits for it.
 
-    Its log is `logs/server.log`. Its credential is `PREFECT_SERVER_API_AUTH_STRING` if that is set,
-    else the home's.
+    The server's log is `logs/server.log`. Its credential is `PREFECT_SERVER_API_AUTH_STRING` if
+    this variable is set, else the home's credential.
     """
     home.make()
     home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))
@@ -197,11 +199,12 @@ async def wait_until_healthy(
 ) -> None:
     """Wait until the server responds to `GET /health` with 200.
 
-    ``progress`` is called with the seconds waited so far, every `PROGRESS_INTERVAL_SECONDS`. Raises
-    `PrefectUnreachable` after ``within`` seconds. If ``child`` is the server's process, raises
-    `ServerNotStarted` instead; as soon as the child has ended, with the last lines of its log.
-    ``within`` is by default two minutes, and for a child `Timing.max_start`: a child that lives is
-    not given up, however slow the machine is.
+    Every `PROGRESS_INTERVAL_SECONDS`, call ``progress`` with the seconds waited so far. Raises
+    `PrefectUnreachable` after ``within`` seconds, by default two minutes.
+
+    If ``child`` is the server's process, raises `ServerNotStarted` instead. If the child has ended,
+    raises this error at once, with the last lines of the child's log. For a child, the default of
+    ``within`` is `Timing.max_start`, so that a slow machine has enough time.
     """
     import httpx
 
@@ -240,14 +243,14 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def _is_free(port: int) -> bool:
-    # On some systems a listener on all addresses does not prevent a second one on this address.
+    # On some systems a listener on all addresses does not prevent another on this address.
     with socket.socket() as probe:
         probe.settimeout(1.0)
         if probe.connect_ex((HOST, port)) == 0:
             return False
     with socket.socket() as probe:
-        # As the server itself does: an old connection that is still closing does not block the
-        # port.
+        # The server sets this option too, so an old connection that is still closing does not block
+        # the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -276,11 +279,11 @@ def run(port: int) -> None:
 
     _prepare_database()
     database = prefect_database.path(home)
-    prefect_database.compact(database)  # nothing uses it yet
+    prefect_database.compact(database)  # no other process uses the file yet
     threading.Thread(
         target=prefect_database.release_regularly, args=(database,), daemon=True
     ).start()
-    private_names.reload_settings()  # a fork of the image has imported them before
+    private_names.reload_settings()  # a fork of the image has read the settings before
     private_names.configure_sqlite(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.execute_in_one_step()
     hide_parameters()
@@ -316,7 +319,7 @@ def run(port: int) -> None:
 def hide_parameters() -> None:
     """Leave the parameters out of errors of SQL statements in this process.
 
-    Prefect logs each conflict with its statement, and the parameters are prompts and answers.
+    Prefect logs each conflict with its statement, whose parameters may be prompts and answers.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine, ExceptionContext
@@ -337,8 +340,8 @@ Install the versions in requirements.lock (in a clone: make install), or run
 def _prepare_database() -> None:
     """Migrate Prefect's database and register its block types, in a process that ends afterwards.
 
-    What they import and allocate is a quarter of the server's memory otherwise. If that fails, this
-    process tries the same, and reports the error.
+    Otherwise, the imports and data of these steps would be a quarter of the server's memory. If the
+    other process fails, this process repeats the steps and reports the error.
     """
     if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
         return
@@ -354,9 +357,9 @@ def _prepare_database() -> None:
 
 
 def _raise_file_limit() -> None:
-    """Raise this process's limit of open files as far as it may, up to `MAX_OPEN_FILES`.
+    """Raise this process's limit of open files as far as allowed, up to `MAX_OPEN_FILES`.
 
-    The usual limit, 1,024, is reached by a thousand clients.
+    A thousand clients reach the usual limit, 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
@@ -366,9 +369,8 @@ def _raise_file_limit() -> None:
 
 def listen(port: int) -> socket.socket:
     """Return a listening socket on ``port``; exit this process if the port cannot be used."""
-    # The protocol is named, because asyncio disables Nagle's delay only for a socket known to be
-    # TCP. Otherwise a response in two parts waits 40 ms for the client's acknowledgement of the
-    # first.
+    # Name the protocol, because asyncio disables Nagle's delay only for a socket known to be TCP.
+    # Otherwise a response in two parts waits 40 ms until the client acknowledges the first part.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,8 +1,8 @@
 """The service that starts `daybook up` at boot and restarts it: definition, state and findings.
 
-A service belongs to one home, which its name and its definition name. There are two kinds: that of
-a user, and that of the system, which an administrator installs for a user. `service_units` has the
-texts; systemctl, journalctl, loginctl and launchctl do the rest::
+A service belongs to one home, which the service's name and definition identify. There are two kinds
+of services: a user's own service, and the system's service, which an administrator installs for a
+user. `service_units` has the texts; systemctl, journalctl, loginctl and launchctl do the rest::
 
     define ──► install ──► start ──► state, log_command ──► uninstall
     installed ──► find, findings (doctor): have the interpreter, home or settings changed?
@@ -44,9 +44,9 @@ from daybook.processes import children, environment
 LINGER = Path("/var/lib/systemd/linger")
 """Folder with a file for each user whose services run without a login."""
 TEMPORARY_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
-"""Folders of which the service has its own."""
+"""Folders that the service sees as private, empty folders (`PrivateTmp`)."""
 COPIED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables of the shell that installs the service which the service gets as well."""
+"""Variables that the service gets from the shell that installs it."""
 COMMAND_TIMEOUT_SECONDS = START_TIMEOUT_SECONDS + STOP_TIMEOUT_SECONDS + 10.0
 TAIL_LINES = 20
 
@@ -54,8 +54,8 @@ TAIL_LINES = 20
 class ServiceState(BaseModel, frozen=True):
     """State of an installed service, as its manager reports it.
 
-    ``state`` is the manager's word, such as `active (running)`; ``pid`` is None while `up` does not
-    run, ``restarts`` None if the manager does not count them.
+    ``state`` is the manager's word, such as `active (running)`. ``pid`` is None while `up` does not
+    run. ``restarts`` is None if the manager does not count restarts.
     """
 
     name: str
@@ -75,10 +75,11 @@ class ServiceState(BaseModel, frozen=True):
 
 
 def define(*, system: bool, run_as: str = "") -> Service:
-    """Return the service of this home, this interpreter and this shell's PATH.
+    """Return the service for this home, this interpreter and this shell's PATH.
 
-    ``run_as`` is the user of the system's service: by default the one who called sudo, or this one.
-    Raises `InvalidInput` for an unknown user, and for paths that a service cannot use.
+    ``run_as`` is the user of the system's service; by default the user who called sudo, or else
+    the user of this process. Raises `InvalidInput` for an unknown user, and for paths that a
+    service cannot use.
     """
     if run_as and not system:
         raise InvalidInput("run_as", "is only for --system", "add --system, or leave it out")
@@ -146,8 +147,9 @@ def shell_variables() -> list[str]:
 def read_environment(home: Home) -> dict[str, str]:
     """Return the variables in the home's `service_environment`; {} if there is no such file.
 
-    A line is `NAME=value`, with or without quotes around the value, a comment after `#`, or blank.
-    Raises `InvalidInput`, which does not repeat the line, because it may be a secret.
+    A line is blank, a comment that starts with `#`, or `NAME=value`, with or without quotes around
+    the value. Raises `InvalidInput` for any other line. The error does not repeat the line, because
+    the line may contain a secret.
     """
     file = home.service_environment
     try:
@@ -182,7 +184,7 @@ def installed() -> list[Service]:
 
 
 def find(home: Home, *, system: bool | None = None) -> Service | None:
-    """Return the installed service of ``home``, a user's own first; None if there is none."""
+    """Return the installed service of ``home``, preferably a user's own; None if there is none."""
     for service in installed():
         if service.home == home.path and system in (None, service.is_system):
             return service
@@ -195,8 +197,8 @@ def find(home: Home, *, system: bool | None = None) -> Service | None:
 def install(service: Service) -> None:
     """Write the definition of the service, and enable it; `start` starts it.
 
-    Raises `InvalidInput` without the rights, and if an `up` that is no service runs in its home;
-    `DaybookError` if the service manager does not answer.
+    Raises `InvalidInput` if this user lacks the rights, or if an `up` that no service started
+    runs in the home. Raises `DaybookError` if the service manager does not answer.
     """
     _require_rights(service, "install")
     running = Home(service.home).running()
@@ -230,8 +232,8 @@ def install(service: Service) -> None:
 
 
 def start(service: Service, *, restart: bool = False) -> None:
-    """Start an installed service, or restart it if it runs; return when its manager has."""
-    if is_macos():  # `install` has ended an older one
+    """Start an installed service, with ``restart`` even if it runs; return when this is done."""
+    if is_macos():  # `install` has ended an older service
         _run(["launchctl", "kickstart", _target(service)])
     else:
         _systemctl(service, "restart" if restart else "start", f"{service.name}.service")
@@ -253,13 +255,13 @@ def uninstall(service: Service) -> list[Path]:
 
 
 def _files(service: Service) -> list[Path]:
-    """Return the files of the service that exist, also those of an earlier definition."""
+    """Return the existing files of the service, including files of an earlier definition."""
     largest = replace(service, command_server=not is_macos())
     return [path for path in texts(largest) if path.exists()]
 
 
 def state(service: Service) -> ServiceState:
-    """Return the state of an installed service. Raises `DaybookError` if its manager is away."""
+    """Return the state of an installed service. Raises `DaybookError` if no manager answers."""
     restarts: int | None = None
     if is_macos():
         printed = _run(["launchctl", "print", _target(service)], check=False)
@@ -335,7 +337,7 @@ def _require_rights(service: Service, verb: str) -> None:
 
 
 def _version(service: Service) -> int:
-    """Return the version of the service manager, which has to answer; 0 on macOS."""
+    """Return the service manager's version; 0 on macOS. Raises an error if it does not answer."""
     if is_macos():
         return 0
     found = re.search(r"\d+", _systemctl(service, "show", "--property=Version", "--value"))
@@ -356,7 +358,7 @@ def _systemctl(service: Service, *words: str, check: bool = True) -> str:
 
 
 def _run(command: Sequence[str], *, check: bool = True) -> str:
-    """Return the output of a command. Raises `DaybookError` with its message if it fails."""
+    """Return the output of a command. With ``check``, raises `DaybookError` if it fails."""
     try:
         done = subprocess.run(
             command,
@@ -393,7 +395,7 @@ def findings() -> list[Finding]:
 
 
 def findings_of(service: Service) -> list[Finding]:
-    """Return what has changed since the service was installed."""
+    """Return findings about changes since the service was installed."""
     scope = " --system" if service.is_system else ""
     again, name = f"daybook service install{scope}", f"the service {service.name}"
     if _is_gone(service.home) and service.home != SYSTEM_HOME:
@@ -448,7 +450,7 @@ def _missing_backup_folder(service: Service) -> str:
 
 
 def _wanted_folders(service: Service) -> tuple[str, ...]:
-    """Return the writable folders by the settings of now; () if they are not known here."""
+    """Return the writable folders of the present settings; () if this process cannot know them."""
     if is_macos() or service.home != current_home().path:
         return ()
     try:

@@ -7,13 +7,15 @@
                            during a restart on another version, in which the process stays
     stop  ──► STOPPING=1
 
-systemd restarts `up` if it gets no WATCHDOG=1 for `WatchdogSec`: if the event loop of `up` hangs,
-or if no service of the leading keeper has run for `MAX_SILENCE_SECONDS`. Time is measured with this
-machine's monotonic clock, from the moment at which the leader's record has last changed, and begins
-again after `up` itself was suspended (`liveness.Silence`), so neither a wrong clock nor a suspended
-machine looks like a silent leader. `up` also counts as alive if a
-restart repairs nothing: while the ledger cannot be read or written, because that says nothing about
-the leader, and while a process on another machine leads.
+systemd restarts `up` if it gets no WATCHDOG=1 for `WatchdogSec`. This happens if the event loop of
+`up` hangs, or if no service of the leading keeper has run for `MAX_SILENCE_SECONDS`. `up` measures
+this time with the monotonic clock of this machine, from the last change of the leader's record.
+After `up` itself was suspended, the time starts again (`liveness.Silence`). So neither a wrong
+clock nor a suspended machine looks like a silent leader.
+
+`up` also reports that it is alive if a restart would repair nothing: while the ledger cannot be
+read or written, because then the leader's state is unknown, and while a process on another machine
+leads.
 """
 
 from __future__ import annotations
@@ -41,14 +43,15 @@ MAX_REPORT_INTERVAL_SECONDS = 10.0
 REPORTS_PER_TIMEOUT = 4
 """Number of reports in the time after which systemd restarts a silent service."""
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
-"""Variables that systemd sets for the process that it started, and not for the children of that."""
+"""Variables that systemd sets only for the process that it started, not for its children."""
 
 
 @dataclass(frozen=True)
 class ServiceManager:
-    """The manager that started this process; ``address`` is empty if there is none.
+    """The service manager that started this process.
 
-    ``watchdog_seconds`` is the time after which it restarts a silent service; 0 for never.
+    ``address`` is the address of its socket; empty without a manager. ``watchdog_seconds`` is the
+    time after which the manager restarts a silent service; 0 if it never does.
     """
 
     address: str = ""
@@ -56,13 +59,13 @@ class ServiceManager:
 
     @classmethod
     def take_from_environment(cls) -> Self:
-        """Return the manager that the environment names, and remove its variables from there."""
+        """Return the manager that the environment names; remove `VARIABLES` from there."""
         address, microseconds, pid = (os.environ.pop(name, "") for name in VARIABLES)
         is_watched = microseconds.isdigit() and pid in ("", str(os.getpid()))
         return cls(address, int(microseconds) / 1e6 if is_watched else 0.0)
 
     def notify(self, state: str) -> None:
-        """Send a state, such as `READY=1`. Do nothing without a manager, or if it is gone."""
+        """Send a state, such as `READY=1`. Do nothing without a manager, or if it has ended."""
         if not self.address:
             return
         name = "\0" + self.address[1:] if self.address.startswith("@") else self.address
@@ -71,7 +74,7 @@ class ServiceManager:
             sender.sendto(state.encode(), name)
 
     async def report_alive(self, ledger: Ledger) -> None:
-        """Send WATCHDOG=1 while the leader's services run, or a restart repairs nothing."""
+        """Send WATCHDOG=1 while the leader's services run, or a restart would repair nothing."""
         if not (self.address and self.watchdog_seconds):
             return
         seen: dict[str, Any] | None = None
@@ -88,7 +91,7 @@ class ServiceManager:
                 if not is_alive and silent_seconds >= MAX_SILENCE_SECONDS:
                     async with asyncio.timeout(MAX_REPORT_INTERVAL_SECONDS):
                         why = await ledger.why_unwritable()
-                        # A lock may be that of a process which hangs, and ends with a restart.
+                        # A hanging process may hold the lock, and a restart ends this process.
                         is_alive = bool(why) and "locked" not in why
             except (LedgerUnreachable, TimeoutError):
                 is_alive = True
@@ -100,7 +103,7 @@ class ServiceManager:
     async def report_busy(self, is_busy: Callable[[], bool]) -> None:
         """Send WATCHDOG=1 during a start or a restart on another version, while ``is_busy``.
 
-        After `MAX_BUSY_SECONDS` without an end it sends nothing more.
+        If ``is_busy`` stays true for `MAX_BUSY_SECONDS`, send nothing more.
         """
         if not (self.address and self.watchdog_seconds):
             return

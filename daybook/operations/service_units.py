@@ -1,4 +1,4 @@
-"""Definitions of services, and their texts: systemd units, and launchd property lists. Pure.
+"""Definitions of services, and their texts: systemd units, and launchd property lists.
 
 ::
 
@@ -6,9 +6,11 @@
        ▲                                          │
        └────────────────── parse ◄────────────────┘
 
+The functions do not write files or start programs.
+
 On Linux a service has two units. `up` and the agents are confined: they may write only to the home
 and to the allowed work directories. The command server runs the commands of people, whose terminals
-are not confined, so it is a unit of its own (decision 0065).
+are not confined, so the command server has a unit of its own (decision 0065).
 """
 
 from __future__ import annotations
@@ -28,9 +30,9 @@ SYSTEM_HOME = Path("/var/lib/daybook")
 """Home of the system's service if `DAYBOOK_HOME` is not set: its own state directory."""
 SYSTEM_UNITS, SYSTEM_JOBS = Path("/etc/systemd/system"), Path("/Library/LaunchDaemons")
 BACKOFF_VERSION = 254
-"""Version of systemd from which on the delay before a restart can grow."""
+"""First version of systemd in which the delay before a restart can grow."""
 START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS = 1200, 90
-"""Limits of the start, which is longer than each wait in it (`Timing.max_start`), and of a stop."""
+"""Limits of a start, longer than each wait in a start (`Timing.max_start`), and of a stop."""
 WATCHDOG_SECONDS = 120
 
 
@@ -38,8 +40,9 @@ WATCHDOG_SECONDS = 120
 class Service:
     """Definition of a service; ``python`` is its interpreter, ``home`` its `DAYBOOK_HOME`.
 
-    ``variables`` are further variables, with PATH. ``writable`` are the folders besides the home to
-    which it may write. ``user`` is the user of the system's service, and empty for a user's own.
+    ``variables`` are further environment variables, including PATH. ``writable`` are the folders to
+    which the service may write, besides the home. ``user`` is the user of the system's service, and
+    empty for a user's own service.
     """
 
     home: Path
@@ -55,7 +58,7 @@ class Service:
 
     @property
     def name(self) -> str:
-        """`daybook`, for another home than the default one with a mark that is the home's."""
+        """`daybook` for the default home; for another home, `daybook-` and the home's mark."""
         default = SYSTEM_HOME if self.is_system else Path("~/.daybook").expanduser()
         return "daybook" if self.home == default else f"daybook-{Home(self.home).mark}"
 
@@ -152,14 +155,14 @@ def _process_lines(service: Service, command: Sequence[str]) -> list[str]:
 
 def _delay_lines(version: int) -> list[str]:
     if version >= BACKOFF_VERSION:
-        # systemd counts all failures since the last start by hand, also those of months ago.
+        # systemd counts all failures since the last start by hand, even failures of months ago.
         return ["RestartSec=5", "RestartSteps=6", "RestartMaxDelaySec=60"]
     return ["RestartSec=30"]
 
 
 def _confinement(service: Service) -> list[str]:
     has_state_directory = service.is_system and service.home == SYSTEM_HOME
-    folders = [f"-{each}" for each in service.writable]  # with "-", it may be missing
+    folders = [f"-{each}" for each in service.writable]  # with "-", the folder may be missing
     folders += [] if has_state_directory else [str(service.home)]
     state_directory = [f"StateDirectory={SYSTEM_HOME.name}", "StateDirectoryMode=0700"]
     return [
@@ -190,7 +193,7 @@ _SYSTEM_CONFINEMENT = (
     "ProtectKernelModules=yes",
     "ProtectKernelTunables=yes",
 )
-"""Lines that a user's own manager has no right to. Namespaces stay allowed: sandboxes need them."""
+"""Lines that a user's own manager may not apply. Namespaces are allowed for sandboxes."""
 
 
 def _escaped(text: str) -> str:
@@ -235,7 +238,7 @@ def texts(service: Service, version: int = BACKOFF_VERSION) -> dict[Path, str]:
 
 
 def folder(is_system: bool) -> Path:
-    """Return the folder of the definitions of the system's services, or of this user's."""
+    """Return the folder of the definitions of the system's services, or of this user's services."""
     if is_macos():
         return SYSTEM_JOBS if is_system else Path("~/Library/LaunchAgents").expanduser()
     config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
@@ -243,7 +246,7 @@ def folder(is_system: bool) -> Path:
 
 
 def parse(text: str, *, is_system: bool) -> Service | None:
-    """Return the service that a unit or property list defines; None if it is none of Daybook."""
+    """Return the service that a unit or property list defines; None if it is not Daybook's."""
     if text.startswith("<?xml"):
         return _parse_job(text)
     values: dict[str, list[list[str]]] = {}
@@ -282,7 +285,7 @@ def _parse_job(text: str) -> Service | None:
         job = plistlib.loads(text.encode())
         variables = dict(job["EnvironmentVariables"])
         command, home = job["ProgramArguments"], Path(variables.pop("DAYBOOK_HOME"))
-    except Exception:  # it is none of ours; the parser raises many types
+    except Exception:  # not Daybook's; the parser raises many types of errors
         return None
     if command[1:] != background_command("service")[1:]:
         return None

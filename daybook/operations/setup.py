@@ -43,7 +43,8 @@ async def prepare(client: PrefectClient) -> list[str]:
 async def _first_agent(client: PrefectClient) -> list[str]:
     """Create the agent `default` if it is missing; return messages for the user.
 
-    It is offline unless the environment has a provider's key and the provider's SDK is installed.
+    The agent is offline unless the environment has a provider's key and the provider's SDK is
+    installed.
     """
     from daybook.agents import documents, kinds, providers
 
@@ -68,9 +69,9 @@ async def _first_agent(client: PrefectClient) -> list[str]:
 
 
 async def model_steps(client: PrefectClient) -> list[tuple[str, str]]:
-    """Return what to run so that `default` asks a model: descriptions and commands.
+    """Return descriptions and commands of the steps after which the agent `default` asks a model.
 
-    Empty if it is not offline.
+    Return [] if the agent is not offline.
     """
     from daybook.agents import documents, kinds, providers
 

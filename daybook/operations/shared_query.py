@@ -17,10 +17,10 @@ MAX_ANSWER_AGE_SECONDS = 60.0
 class SharedQuery(Generic[T]):
     """The result of ``query``, returned again for ``fresh`` seconds, even if it is an error.
 
-    One query serves all concurrent callers. If it is too slow for a caller once, the last result is
-    returned again, up to an age of `MAX_ANSWER_AGE_SECONDS`, because a machine under load is no
-    reason for an alarm. If a caller that asked after this timeout also waits too long for the same
-    query, or if the last query failed, `ask` raises `TimeoutError`.
+    One query serves all concurrent callers. If the query is too slow for a caller, `ask` returns
+    the last result, up to an age of `MAX_ANSWER_AGE_SECONDS`, because a machine under load is no
+    reason for an alarm. `ask` raises `TimeoutError` if a caller that came after this timeout also
+    waits too long for the same query, or if the last query failed.
     """
 
     def __init__(self, query: Callable[[], Awaitable[T]], fresh: float) -> None:
@@ -71,7 +71,7 @@ class SharedQuery(Generic[T]):
     async def stop(self, patience: float) -> None:
         """Wait up to ``patience`` seconds for the query, then cancel it.
 
-        It is not cancelled at once, because a driver that is interrupted may never answer.
+        The query is not cancelled at once, because an interrupted driver may never answer.
         """
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=patience)
@@ -79,13 +79,13 @@ class SharedQuery(Generic[T]):
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Mark the task's error as retrieved; any waiting callers get it from the task."""
+    """Mark the task's error as retrieved; waiting callers get the error from the task."""
     if not task.cancelled():
         task.exception()
 
 
 class LoopThread:
-    """An event loop in its own thread, so that computations there do not delay this loop."""
+    """An event loop in its own thread, so that its work does not delay the caller's loop."""
 
     def __init__(self, name: str) -> None:
         self._loop = asyncio.new_event_loop()
@@ -97,13 +97,13 @@ class LoopThread:
         self._loop.run_forever()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of ``work``, run in that thread; it is cancelled with the caller."""
+        """Run ``work`` in the thread, and return its result; cancel ``work`` with the caller."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def stop(self, patience: float) -> None:
         """Cancel all work and end the thread, each within ``patience`` seconds.
 
-        Work that still hangs then ends with the process.
+        Work that hangs even longer ends with the process.
         """
         await asyncio.wait({asyncio.create_task(self.run(_cancel_all()))}, timeout=patience)
         self._loop.call_soon_threadsafe(self._loop.stop)

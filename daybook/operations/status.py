@@ -42,7 +42,7 @@ MAX_LISTED = 5
 class PrefectStatus(BaseModel, frozen=True):
     """The Prefect server; ``own`` is true if this home's `daybook up` started it.
 
-    If the server is not ``reachable``, ``version`` is None, and so is ``api_url`` if no server is
+    ``version`` is None if the server is not ``reachable``. ``api_url`` is None if no server is
     known.
     """
 
@@ -54,7 +54,7 @@ class PrefectStatus(BaseModel, frozen=True):
 
 
 class WorkersOnline(BaseModel, frozen=True):
-    """The workers of the pool; ``online`` counts those of this Daybook."""
+    """The workers of the pool; ``online`` counts the workers of this Daybook."""
 
     online: int
     workers: list[OnlineWorker]
@@ -81,10 +81,10 @@ class StatusReport(BaseModel, frozen=True):
     """The running processes, the next due times, and the findings.
 
     ``ready`` is true if Prefect answers, a worker of this Daybook is online, and the work pool does
-    not contain only another Daybook's jobs while this one has jobs too. ``due_soon`` has up to
+    not contain only another Daybook's jobs while this Daybook has jobs too. ``due_soon`` has up to
     `MAX_LISTED` jobs, the next due first. ``maintenance`` has the present and the planned windows
-    in which no job starts. ``late`` has the due times whose run has not started, or
-    that were missed recently because no process claimed them; ``problems`` has the findings as
+    in which no job starts. ``late`` has the due times whose run has not started, and the due times
+    that were missed recently because no process claimed them. ``problems`` has the findings as
     sentences.
     """
 
@@ -110,7 +110,7 @@ async def status() -> StatusReport:
 
 
 async def overview() -> Overview:
-    """Return what the keeper needs for its ping and its tables. Raises `LedgerUnreachable`."""
+    """Return the overview for the keeper's ping and tables. Raises `LedgerUnreachable`."""
     report, found = await _read(MAX_DUE)
     local = zone(settings.load().timezone)
     return Overview(
@@ -198,7 +198,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
 
 
 async def worker_online() -> bool:
-    """Return whether a worker would run a job now; also False if Prefect does not answer."""
+    """Return whether a worker of this Daybook is online; False if Prefect does not answer."""
     from daybook.prefect import client as connection
 
     try:

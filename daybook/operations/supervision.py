@@ -1,7 +1,7 @@
 """Supervision of a child of `up`.
 
-A child is restarted if it ends by itself, if it does not answer (`operations.liveness`), or if it
-uses too much memory; it is ended when its supervision is cancelled.
+The supervision restarts a child that ends by itself, does not answer (`operations.liveness`) or
+uses too much memory. When the supervision is cancelled, it ends the child.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ SILENT_GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """What a child is watched for, besides its end.
+    """Conditions that a running child has to meet.
 
-    ``probe`` says whether it answers (`liveness`); None if it is not asked. ``max_memory`` is
-    the maximum of its resident memory in bytes; 0 for none.
+    ``probe`` returns whether the child answers (`liveness`); None for no probe. ``max_memory`` is
+    the child's maximum resident memory in bytes; 0 for no maximum.
     """
 
     probe: liveness.Probe | None = None
@@ -49,11 +49,11 @@ async def supervise(
     """Keep ``child``, which is already in ``record``, running until this task is cancelled.
 
     When the child ends, ``say`` gets a message with the end of its log, and ``again`` starts the
-    next one after ``pause`` seconds, doubled each time up to `MAX_RESTART_DELAY_SECONDS`. A start
-    that fails is reported and tried again in the same way, so a full disk or a full process table
-    does not end the supervision. A child that does not pass ``watch`` is ended first. When
-    cancelled, end the child if it is running, and wait until all processes that it started have
-    ended.
+    next child after ``pause`` seconds. The pause doubles each time, up to
+    `MAX_RESTART_DELAY_SECONDS`. If a start fails, report it and try again after the next pause, so
+    that a full disk or a full process table does not end the supervision. End a running child that
+    does not meet ``watch``. When cancelled, end the child if it is running, and wait until all
+    processes that it started have ended.
     """
     wait = pause
     try:
@@ -84,12 +84,12 @@ async def supervise(
 
 
 async def _until_ended(child: Child, watch: Watch, say: Callable[[str], None]) -> str:
-    """Wait until the child has ended, and end it if it does not pass ``watch``.
+    """Wait until the child has ended, and end it if it does not meet ``watch``.
 
     Return why it ended, as a predicate such as "exited with code 1".
     """
     ended = asyncio.create_task(child.wait())
-    waits: dict[asyncio.Task[str], float | None] = {}  # to the grace of the child that is ended
+    waits: dict[asyncio.Task[str], float | None] = {}  # with seconds from SIGTERM to SIGKILL
     if watch.probe is not None:
         waits[asyncio.create_task(_silence(child, watch.probe))] = SILENT_GRACE_SECONDS
     if watch.max_memory:
@@ -140,7 +140,7 @@ async def record_or_end(record: UpRecord, child: Child) -> None:
 def _record_change(
     change: Callable[[Child], None], child: Child, say: Callable[[str], None]
 ) -> None:
-    """Apply ``change`` to the record; if that fails, the next change writes it too."""
+    """Apply ``change`` to the record; if the write fails, the next change writes it too."""
     try:
         change(child)
     except OSError as error:

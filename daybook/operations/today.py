@@ -20,11 +20,11 @@ MAX_MESSAGES = 5
 
 
 class Today(BaseModel, frozen=True):
-    """The runs that ended since ``since``, and what is open now.
+    """The runs that ended since ``since``, and the present problems, messages and due times.
 
-    ``ended`` counts the due times and requests by outcome. ``problems`` are those of `status`, each
-    with its fix. ``unread`` has up to `MAX_MESSAGES` of the ``unread_count`` unread inbox messages,
-    newest first.
+    ``ended`` counts the due times and requests by outcome. ``problems`` are the problems in the
+    report of `daybook status`, each with its fix. ``unread`` has up to `MAX_MESSAGES` of the
+    ``unread_count`` unread inbox messages, newest first.
     """
 
     since: UtcTime
@@ -37,7 +37,7 @@ class Today(BaseModel, frozen=True):
 
 
 async def today() -> Today:
-    """Return the state of the last 24 hours; raises `LedgerUnreachable`."""
+    """Return the runs of the last 24 hours, and the present state. Raises `LedgerUnreachable`."""
     report = await status.status()
     async with open_ledger() as ledger, ledger.read() as session:
         since = ledger.now() - PERIOD

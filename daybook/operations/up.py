@@ -1,4 +1,4 @@
-"""`daybook up`: everything on one machine, in the foreground, until it is stopped.
+"""`daybook up`: runs everything on one machine, in the foreground, until it is stopped.
 
 ::
 
@@ -8,13 +8,13 @@
     stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP,
                                                   another version was installed (`upgrade`)
 
-A child (server, web server, worker, command server) that ends by itself or does not answer is
-restarted (`operations.supervision`). Each process is recorded in `up.json` when it is started, so
-that the next `up` or `down` can end the leftovers from a killed one.
+If a child (server, web server, worker, command server) ends by itself or does not answer, `up`
+restarts the child (`operations.supervision`). `up` records each process in `up.json` at its start,
+so that the next `up` or `down` can end the leftovers from a killed `up`.
 
 `up --detach` and the service (`operations.service`) run the same command in the background
-(`service.background_command`). An `up` in a terminal shows the one in the background instead of
-starting another one (`_attach`).
+(`service_units.background_command`). If an `up` already runs in the background, an `up` in a
+terminal shows that `up` instead of starting everything again (`_attach`).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ POLL_INTERVAL_SECONDS = 0.5
 BACKGROUND_TIMEOUT_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
 """How long an `up` in the background may take to start, as long as it lives."""
 MAX_IDLE_INTERVAL_SECONDS = 3.0
-"""Maximum interval between two queries for finished runs, reached while none ends."""
+"""Maximum interval between two queries for finished runs, reached while no run ends."""
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two queries for finished runs, used while the ledger is unreachable."""
 
@@ -83,7 +83,7 @@ class UpReporter(preparation.Reporter, Protocol):
     """Output of `up`."""
 
     def progress(self, line: str) -> None:
-        """Show the progress of a step; each line replaces the one before."""
+        """Show the progress of a step; each line replaces the previous line."""
         ...
 
     def ready(self, facts: UpFacts) -> None:
@@ -104,16 +104,20 @@ async def up(
 ) -> bool:
     """Start everything; return when everything has stopped.
 
-    Return False after a stop request, and True if another version was installed meanwhile: the
-    caller then calls `upgrade.restart`.
+    Return False after a stop request, and True if another version was installed meanwhile. In the
+    second case the caller has to call `upgrade.restart`.
 
-    With ``link``, create links that open Daybook's pages and Prefect's UI, logged in. The children
-    are ``forked_from`` the image, if there is one. If this home's `up` runs in the background, and
-    this one does not, show that one instead, until a stop request or its end.
+    With ``link``, create one-time links to Daybook's pages and Prefect's UI. ``forked_from`` is the
+    image from which the children are forked, if there is an image. If another `up` of this home
+    already runs in the background, and ``started_by`` is empty, show the other `up` instead, until
+    a stop request or the end of the other `up`.
 
-    Raises `InvalidInput` if this home's `up` is already running otherwise or a setting is invalid,
-    `LedgerUnreachable`, and `PrefectUnreachable` for a configured Prefect that does not answer, or
-    for a server or worker that does not start.
+    Raises:
+
+    - `InvalidInput` if another `up` of this home runs in any other case, or a setting is invalid;
+    - `LedgerUnreachable`;
+    - `PrefectUnreachable` if a configured Prefect does not answer, or if a server or worker does
+      not start.
     """
     limits.load_rules()
     load_policy()
@@ -147,7 +151,10 @@ async def _until_requested(
     *requests: asyncio.Event,
     before: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Run ``work``; at the first request call ``before``, then cancel. Return whether it was."""
+    """Run ``work``; at the first request, call ``before`` and cancel ``work``.
+
+    Return whether ``work`` was cancelled.
+    """
     task = asyncio.create_task(work)
     waiting = [asyncio.create_task(each.wait()) for each in requests]
     await asyncio.wait({task, *waiting}, return_when=asyncio.FIRST_COMPLETED)
@@ -191,10 +198,10 @@ async def _until_ended(home: homes.Home, ready_at: str) -> None:
 async def detach(talk: UpReporter, within: float = BACKGROUND_TIMEOUT_SECONDS) -> None:
     """Start `daybook up` in the background, and return when everything is running.
 
-    If a service is installed for this home, start the service. Else the log is `logs/up.log`. If
-    `up` runs the example job for the first time, show its outcome too. Raises `InvalidInput` if
-    this home's `up` is already running, and `DaybookError` with the end of the log if `up` ends
-    early or takes longer than ``within`` seconds to start.
+    If a service is installed for this home, start the service. Otherwise start a process with the
+    log `logs/up.log`. If `up` runs the example job for the first time, show its outcome too. Raises
+    `InvalidInput` if this home's `up` is already running, and `DaybookError` with the end of the
+    log if `up` ends early or takes longer than ``within`` seconds to start.
     """
     home = homes.current_home().make()
     if home.running() is not None:
@@ -215,7 +222,7 @@ async def detach(talk: UpReporter, within: float = BACKGROUND_TIMEOUT_SECONDS) -
             child.terminate()
             child.wait()
         raise DaybookError(f"`daybook up` did not start:\n{children.read_tail(log, log_start)}")
-    child.returncode = 0  # it outlives this process, which does not wait for it
+    child.returncode = 0  # the child outlives this process, which does not wait for it
     await _show_started(running, talk, since)
 
 
@@ -228,7 +235,7 @@ async def show_service_start(
 ) -> None:
     """Start, or restart, an installed service, and return when everything is running.
 
-    Raises `DaybookError` with the end of the log if that fails or takes longer than ``within``
+    Raises `DaybookError` with the end of the log if the start fails or takes longer than ``within``
     seconds.
     """
     since, home = SYSTEM_CLOCK.now(), homes.Home(installed.home)
@@ -263,7 +270,7 @@ async def _until_ready(
     """Wait until the `up` in the background is ready; return its record.
 
     Return None after ``within`` seconds, or as soon as ``is_alive`` returns False. Ignore a record
-    for which ``is_expected`` returns False, such as that of an `up` that is stopping.
+    for which ``is_expected`` returns False, such as the record of an `up` that is stopping.
     """
     started = time.monotonic()
     while is_alive() and (waited := time.monotonic() - started) < within:
@@ -276,7 +283,7 @@ async def _until_ready(
 
 
 async def _show_started(running: Mapping[str, Any], talk: UpReporter, since: datetime) -> None:
-    """Show what runs in the background, and the outcome of the example job's first run."""
+    """Show the `up` in the background, and the outcome of the example job's first run."""
     homes.configure_prefect()
     async with open_ledger() as ledger:
         example = await _first_run(ledger, since)
@@ -287,7 +294,10 @@ async def _show_started(running: Mapping[str, Any], talk: UpReporter, since: dat
 
 
 async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
-    """Return the example job's first run with its job, if live or ended at ``since`` or later."""
+    """Return the example job's first run and its job.
+
+    Return None unless the run is live, or ended at ``since`` or later.
+    """
     async with ledger.read() as session:
         live = await history.live(session)
         rows = [*live, *(row for row, _ in await history.ended_since(session, since))]
@@ -315,7 +325,7 @@ async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> 
 
 
 async def down() -> bool:
-    """Stop this home's `up`, and end the leftovers from a killed one.
+    """Stop this home's `up`, and end the leftovers from a killed `up`.
 
     Return False if nothing ran. Raises `InvalidInput` if an unknown process holds the lock.
     """
@@ -384,7 +394,7 @@ async def _run(
             home, record, talk.say, progress=talk.progress, forked_from=forked_from
         )
         if forked_from is not None:
-            with suppress(OSError):  # it has ended, so the children are new interpreters
+            with suppress(OSError):  # the image has ended, so the children are new interpreters
                 await forked_from.adopt(server.child_environment(home))
         if (server_child := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
@@ -435,7 +445,7 @@ async def _run(
 
 
 async def _until_online(prepared: Preparation, child: Child, api_url: str) -> None:
-    """Wait until the worker is online; raise `PrefectUnreachable` if it ends before."""
+    """Wait until the worker is online; raise `PrefectUnreachable` if the worker ends first."""
     online = asyncio.create_task(prepared.wait_for(Message.ONLINE))
     ended = asyncio.create_task(child.wait())
     try:
@@ -492,11 +502,11 @@ async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     """Show each run that has ended since ``since`` (UTC), until cancelled.
 
     While the ledger is unreachable, show nothing; afterwards show the runs that ended in the
-    meantime. Show a range of due times again only when it has twice as many: after a night of sleep
-    one may grow by a due time a thousand times.
+    meantime. Show a range of due times again only when its number of due times has doubled, because
+    after a night of sleep a range may grow a thousand times by one due time.
     """
-    until, last_id = since, ""  # of the last run that was shown
-    ranges = dict[str, int]()  # numbers of due times of those shown, by id
+    until, last_id = since, ""  # end and id of the last run that was shown
+    ranges = dict[str, int]()  # numbers of due times of the shown ranges, by id
     pause, is_reachable = POLL_INTERVAL_SECONDS, True
     while True:
         try:

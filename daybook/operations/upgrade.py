@@ -3,13 +3,13 @@
 ::
 
     pip install -U ──► the list of the distribution's files differs, twice in a row
-                   ──► the new version starts, and knows the ledger's schema       else: report it
+                   ──► the new version starts, and knows the ledger's schema; otherwise report it
                    ──► no run is active, at the latest after `QUIET_TIMEOUT_SECONDS`
                    ──► everything stops as for `daybook down`
-                   ──► `up` replaces its process by the new version, which migrates the ledger
+                   ──► `up` replaces its process with the new version, which migrates the ledger
 
-The process keeps its pid, so a service manager, a terminal and a container see no end. `python -m
-daybook.operations.upgrade SCHEMA` is the check that the new version makes of itself.
+The process keeps its pid, so for a service manager, a terminal or a container it does not end. The
+new version checks itself with `python -m daybook.operations.upgrade SCHEMA`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from daybook.runs import history
 
 CHECK_INTERVAL_SECONDS = 10.0
 QUIET_TIMEOUT_SECONDS = 300.0
-"""How long a restart waits for a moment without active runs; then they get what `down` gives."""
+"""How long a restart waits until no run is active; then it stops the runs as `down` does."""
 QUIET_POLL_INTERVAL_SECONDS = 1.0
 TRIAL_TIMEOUT_SECONDS = 300.0
 _IMPORTED = ("daybook.operations.up", "daybook.worker.prefect_worker", "daybook.cli.main")
@@ -41,9 +41,9 @@ _IMPORTED = ("daybook.operations.up", "daybook.worker.prefect_worker", "daybook.
 
 
 def installed() -> str:
-    """Return the list of the installed files with their hashes, which differs by installation.
+    """Return the list of installed files with their hashes, which a new installation changes.
 
-    Return "" while an installer is at work, and if Daybook runs from source.
+    Return "" while an installer replaces the files, and if Daybook runs from source.
     """
     try:
         return metadata.distribution(repository.DISTRIBUTION).read_text("RECORD") or ""
@@ -52,7 +52,7 @@ def installed() -> str:
 
 
 async def until_installed(ledger: Ledger, running: str, say: Callable[[str], None]) -> None:
-    """Return when this `up` should restart on another version than the ``running`` one.
+    """Return when this `up` should restart on a version that differs from ``running``.
 
     ``running`` is the result of `installed` when this process was started.
     """
@@ -77,7 +77,7 @@ async def until_installed(ledger: Ledger, running: str, say: Callable[[str], Non
 
 
 async def _try_new_version() -> tuple[str, str]:
-    """Return the version that this interpreter starts now, and why it does not start, if so."""
+    """Return the installed version and "" if it starts, else "" and the reason why not."""
     command = [sys.executable, "-P", "-m", "daybook.operations.upgrade", schema.head()]
     try:
         trial = await asyncio.create_subprocess_exec(
@@ -124,7 +124,7 @@ def restart(environment: Mapping[str, str]) -> NoReturn:
 
 
 def main() -> int:
-    """Check this installation for a ledger with the schema in the argument."""
+    """Check that this installation works, with a ledger of the schema in the argument."""
     from daybook.operations.checks import installation
 
     try:

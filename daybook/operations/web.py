@@ -1,8 +1,8 @@
 """The process with the health page and metrics of this machine: its command, and its start.
 
 The application is `daybook.web`. `up` starts the process but does not depend on it. If the
-configured port is taken, the process gets another one, which is shown, recorded in `up.json`, and
-preferred at the next start of this home.
+configured port is taken, the process gets another port. `up` shows this port, records it in
+`up.json`, and prefers it at the next start in this home.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
 def listen(host: str, port: int, setting: str = "") -> socket.socket:
     """Return a listening socket.
 
-    Raises `InvalidInput`, which names the option and the ``setting``.
+    Raises `InvalidInput` if ``host`` or ``port`` cannot be used; the error names the option, and
+    the ``setting`` for the port.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -76,8 +77,8 @@ async def start(
 ) -> children.Child:
     """Start a child that serves ``listener``; its log is `logs/web.log`.
 
-    The child inherits the socket. If it only got the port number, another process could listen
-    there first, and `up` would mistake that process for its child.
+    The child inherits the socket. If the child got only the port number, another process could
+    listen on that port first, and `up` would mistake the other process for its child.
     """
     home.make()
     descriptor = listener.fileno()
@@ -99,7 +100,7 @@ async def supervise(
     say: Callable[[str], None],
     forked_from: image.Image | None = None,
 ) -> NoReturn:
-    """Keep the health page running until cancelled; report errors, which stop nothing else."""
+    """Keep the health page running until cancelled; report errors, and try again."""
     pause = 1.0
     while True:
         try:
@@ -168,8 +169,8 @@ async def _answer(port: int) -> bytes:
 def _open_listener(home: Home, configured: int) -> socket.socket:
     """Return a listening socket, preferably on the same port as last time.
 
-    The port is the last one if ``configured`` is unchanged, else ``configured``; if it is taken,
-    any port.
+    Use the last port if ``configured`` is unchanged and the port is free; else ``configured`` if
+    that port is free; else any free port.
     """
     preferred = configured
     with suppress(OSError, ValueError):
@@ -178,7 +179,7 @@ def _open_listener(home: Home, configured: int) -> socket.socket:
             preferred = port
     with suppress(InvalidInput):
         return listen(server.HOST, server.free_port(preferred))
-    return listen(server.HOST, 0)  # another process took it just now
+    return listen(server.HOST, 0)  # another process has just taken the port
 
 
 def _port_file(home: Home) -> Path:

@@ -31,14 +31,14 @@ POLL_INTERVAL_SECONDS = 0.2
 GRACE_SECONDS = home_lock.CHILD_GRACE_SECONDS["worker"]
 """Time from SIGTERM to SIGKILL of the worker.
 
-In this time runs may end by themselves; then the worker ends or kills the rest and records the
-outcomes.
+At first, runs may end by themselves. Then the worker ends or kills the remaining runs, and records
+their outcomes.
 """
 HEARTBEAT_VARIABLE = "PREFECT_WORKER_HEARTBEAT_SECONDS"
 HEARTBEAT_SECONDS = 10
 """Default interval between two heartbeats.
 
-After three missed ones, Prefect considers the worker lost.
+After three missed heartbeats, Prefect considers the worker lost.
 """
 
 
@@ -51,7 +51,7 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """Return the command line of a worker; its default name differs from that of `up`'s worker."""
+    """Return the command line of a worker; its default name is not the name of `up`'s worker."""
     arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
     arguments += [f"--queue={each}" for each in queues]
@@ -91,7 +91,7 @@ async def ensure_pool(client: PrefectClient) -> None:
     try:
         pool = await client.read_work_pool(POOL)
     except ObjectNotFound:
-        # Found by its entry point, because this package may not import the package `worker`.
+        # The entry point finds the type, because this package may not import the package `worker`.
         worker_type = BaseWorker.get_worker_class_from_type(POOL_TYPE)
         new_pool = WorkPoolCreate(
             name=POOL,
@@ -132,7 +132,7 @@ async def start(
 
 
 async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
-    """Return the last heartbeat of this home's worker (UTC); None if it is not online."""
+    """Return the time (UTC) of the last heartbeat of this home's worker; None if not online."""
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
@@ -155,10 +155,10 @@ async def wait_until_online(
 ) -> datetime:
     """Wait for a heartbeat of this home's worker, and return its time (UTC).
 
-    ``before`` is the result of `last_heartbeat` before the worker was started: one that ended a
-    moment ago still counts as online. ``progress`` gets a line while this waits. Raises
-    `PrefectUnreachable`, with the end of the worker's log, if there is no heartbeat for
-    `Timing.max_start`.
+    ``before`` is the result of `last_heartbeat` before the worker was started, because a worker
+    that ended a moment ago still counts as online. ``progress`` gets a line while this function
+    waits. Raises `PrefectUnreachable`, with the end of the worker's log, if there is no heartbeat
+    for `Timing.max_start`.
     """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < TIMING.max_start.total_seconds():

@@ -3,23 +3,29 @@
 Each job has one deployment, which is a lossless projection of the job: it belongs to the flow of
 the job's kind, and its name is the job's slug (`docs/promise.md`, "The projection into Prefect").
 
-Jobs: `projection` defines what a job looks like in Prefect, `diff` compares three projections (the
-ledger's, the last reconciled one, Prefect's), `import_edits` imports edits made in Prefect and
-keeps the values that lose a conflict, `deployment` reads and writes one deployment, `reconcile_job`
-handles one job and `reconcile` all of them, with a `report`. `deployments` lists all deployments in
-few requests, and `fingerprints` lets the next pass skip jobs that have not changed on either side.
-`instances` finds out whether this is the Prefect in which the deployments were created: if so, a
-missing deployment was deleted there, else it has to be recreated. `adoption` turns deployments of
-Daybook's flows that a user created in Prefect into jobs.
+Modules for jobs:
 
-Runs: `state_mirror` shows outcomes in Prefect, `ended_runs` records ends that Prefect reports,
-`scheduled_runs` gives waiting rows their Prefect runs, `stale_runs` handles runs without a process,
-`corrections` fixes Prefect's due times, `run_names` names runs.
+- `projection` defines how a job appears in Prefect.
+- `diff` compares three projections: the ledger's, the last reconciled one, and Prefect's.
+- `import_edits` imports edits made in Prefect, and keeps the values that lose a conflict.
+- `deployment` reads and writes one deployment; `deployments` lists them all in few requests.
+- `reconcile_job` handles one job, and `reconcile` all jobs, with a `report`.
+- `fingerprints` lets the next pass skip jobs that have not changed on either side.
+- `instances` finds out whether the deployments were created in this Prefect. If they were, a
+  missing deployment was deleted there; otherwise it has to be recreated.
+- `adoption` turns deployments of Daybook's flows that a user created in Prefect into jobs.
+
+Modules for runs:
+
+- `state_mirror` shows outcomes in Prefect; `ended_runs` records ends that Prefect reports.
+- `scheduled_runs` gives waiting rows their Prefect runs.
+- `stale_runs` handles runs without a process.
+- `corrections` fixes Prefect's due times; `run_names` names runs.
 
 Contract: only changes are sent. Writes are sequential. Deployments that belong to no job of this
 ledger are never written, and only the deployments of archived jobs are deleted.
 
-Pitfalls (measured): any write to a deployment deletes its future auto-scheduled runs, so scheduling
-is requested right afterwards, starting from before the write. An edit of a schedule in Prefect
-emits no event and does not change the deployment's `updated`.
+Pitfalls (measured): any write to a deployment deletes its future auto-scheduled runs. So Daybook
+requests scheduling right afterwards, with a start time before the write. An edit of a schedule in
+Prefect emits no event and does not change the deployment's `updated`.
 """

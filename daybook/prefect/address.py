@@ -1,8 +1,8 @@
 """The Prefect server that a long-lived process uses, and the address of its UI.
 
-The server is the user's own, or that of `daybook up`. A command selects its server once, before it
-imports Prefect (`daybook.home.configure_prefect`). An MCP server, or a program that embeds Daybook,
-may start before `daybook up` and outlive its server.
+The server is the user's own server, or the server of `daybook up`. A command selects its server
+once, before it imports Prefect (`daybook.home.configure_prefect`). An MCP server, or a program that
+embeds Daybook, may start before `daybook up` and outlive the server of `daybook up`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class _Selected:
 def use_current_server() -> None:
     """Point Prefect at the current server, even if Prefect was imported before the server started.
 
-    A server that the user's own settings name is kept. Also sets the credential of this home's own
-    server.
+    If the user's own settings name a server, Prefect continues to use that server. Also set the
+    credential of this home's own server.
     """
     if _Selected.ours is None and "prefect" not in sys.modules:
         by_user = home.is_configured_by_user()

@@ -10,13 +10,13 @@
     schedule or parameters that no      stays Prefect's own, reported once
     job can express
     the ledger has no job in this       stays as it is: this is another Daybook's Prefect
-    Prefect, and another ledger has
+    Prefect, but another ledger has
 
-The deployment as found is recorded as the job's first reconciled state, so only differing fields
-are written back: our tag, the summary in the description, the parameters' defaults, the zone of an
-interval and the like. Runs due before the adoption are not due times of the job. If two ledgers
-adopt a deployment at the same moment, the one whose tag was overwritten gives it up when it sees
-the other tag (`links.TAKEN_REASON`).
+The job's first reconciled state is the deployment as it was found. So only differing fields are
+written back: our tag, the summary in the description, the parameters' defaults, the zone of an
+interval and the like. Runs that are due before the adoption do not belong to the job. If two
+ledgers adopt a deployment at the same moment, the ledger whose tag was overwritten gives the
+deployment up when it sees the other tag (`links.TAKEN_REASON`).
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ async def adopt_deployments(
     refused: dict[str, tuple[bytes, float]],
     report: ReconcileReport,
 ) -> list[str]:
-    """Adopt those of ``listed`` that can be jobs; return the ids of the new jobs.
+    """Adopt the deployments in ``listed`` that can be jobs; return the ids of the new jobs.
 
-    ``listed`` are deployments without a job. ``refused`` holds those that could not be adopted
-    (`Fingerprints.refused`), which are skipped until they change or their retry is due. A failure
-    of one deployment is reported and does not stop the others; errors of an unreachable Prefect or
-    ledger propagate.
+    ``listed`` are deployments without a job. ``refused`` has the deployments that could not be
+    adopted (`Fingerprints.refused`); they are skipped until they change or their retry is due. A
+    failure of one deployment is reported and does not stop the others. Errors of an unreachable
+    Prefect or ledger propagate.
     """
     made = []
     for each in listed:
@@ -70,7 +70,7 @@ async def adopt_deployments(
         try:
             job_id = await _adopt(ledger, client, each, report)
         except InvalidInput as error:
-            # A job that it names may be adopted later.
+            # The deployment may name a job that is adopted later.
             until = time.monotonic() + RETRY_INTERVAL_SECONDS
             refused[each.id] = each.mark, until if isinstance(error, UnknownName) else math.inf
             report.add_unmanaged(_display_name(each), f"it cannot be a job: {error}")
@@ -87,7 +87,7 @@ async def adopt_deployments(
 
 
 def _display_name(each: ListedDeployment) -> str:
-    """Return an unambiguous name, because deployments of several flows may share one."""
+    """Return an unambiguous name; deployments of different flows may have the same name."""
     kind = parameter_schema.kind_of(each.raw["entrypoint"]) if each.raw.get("entrypoint") else None
     return f"{kind}/{each.name}" if kind else f"{each.name} ({each.id[:8]})"
 
@@ -104,8 +104,8 @@ async def _adopt(
 ) -> str | None:
     """Store the deployment as a job; return the job's id.
 
-    Returns None if the deployment was deleted, belongs to another ledger, or has a job by now.
-    Raises `InvalidInput` if no job can express it.
+    Return None if the deployment was deleted, belongs to another ledger, or has a job by now. Raise
+    `InvalidInput` if no job can express the deployment.
     """
     existing = await deployment.read(client, each.id)
     if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
@@ -151,7 +151,8 @@ def _job(
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
     first, *_ = type(action).model_fields
-    if first not in observed.parameters:  # so all have defaults, and the deployment is a template
+    # Without the first parameter, all parameters have defaults, and the deployment is a template.
+    if first not in observed.parameters:
         raise InvalidInput(first, "is missing", "write it")
     own_tags = [
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)

@@ -1,4 +1,4 @@
-"""Prefect's client, with its failures as Daybook errors."""
+"""Prefect's client, whose failures are raised as Daybook errors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MAX_REFUSAL_LENGTH = 300
-"""Maximum length of a refusal in messages, in characters."""
+"""Maximum length in characters of Prefect's refusal in an error message."""
 REFUSED = "nothing listens there"
-"""Why Prefect is unreachable if `refuses_connections`."""
+"""Text for an unreachable Prefect if `refuses_connections` returns True."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
@@ -36,7 +36,7 @@ _UNAVAILABLE_CODES = {
     httpx.codes.SERVICE_UNAVAILABLE,
     httpx.codes.GATEWAY_TIMEOUT,
 }
-"""Status codes that show that Prefect is unreachable, too busy, or denies us access."""
+"""Status codes of a Prefect that is unreachable or too busy, or that denies us access."""
 
 
 @asynccontextmanager
@@ -61,9 +61,9 @@ async def connected() -> AsyncIterator[PrefectClient]:
 
 @asynccontextmanager
 async def answering() -> AsyncIterator[PrefectClient]:
-    """Open a client as `connected` does, after Prefect has answered: open it before a change.
+    """Open a client as `connected` does, and check that Prefect answers; use this before a change.
 
-    Raises also the errors of `check_connection`.
+    Also raises the errors of `check_connection`.
     """
     async with connected() as client:
         await check_connection(client)
@@ -91,7 +91,8 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
 async def refuses_connections(address: str) -> bool:
     """Return whether nothing listens at an address of this machine.
 
-    Prefect's client finds out too, but tries for 1.5 s. Other addresses may need a proxy.
+    Prefect's client would need 1.5 s to find this out. For an address of another machine, return
+    False, because the connection may need a proxy.
     """
     import asyncio
 
@@ -110,10 +111,10 @@ async def refuses_connections(address: str) -> bool:
 
 @contextmanager
 def raising_daybook_errors(address: str) -> Iterator[None]:
-    """Raise errors of Prefect's client as errors of Daybook; ``address`` is Prefect's.
+    """Raise errors of Prefect's client as Daybook errors; ``address`` is Prefect's address.
 
-    They are `PrefectUnreachable` if the server does not answer, or answers with a server error
-    (5xx), 408 or 429, and `PrefectRefused` if it answers 401 or 403. Other HTTP errors pass
+    Raises `PrefectUnreachable` if the server does not answer, or answers with a server error (5xx),
+    408 or 429. Raises `PrefectRefused` if the server answers 401 or 403. Other HTTP errors pass
     through.
     """
     try:
@@ -181,8 +182,8 @@ def unauthorized_error(address: str, status: int) -> PrefectRefused:
 def is_job_error(error: Exception) -> bool:
     """Return whether the error may concern one job only, so that other jobs can continue.
 
-    False if Prefect or the ledger is unreachable, and for any `DaybookError` other than
-    `InvalidInput` and `LedgerError`: then the caller must stop.
+    Return False if Prefect or the ledger is unreachable, and for any `DaybookError` other than
+    `InvalidInput` and `LedgerError`; the caller must then stop.
     """
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code not in _UNAVAILABLE_CODES

@@ -1,4 +1,4 @@
-"""Prefect's log lines in the terminal, while a flow runs inside a command."""
+"""Suppression of Prefect's log lines in the terminal, while a flow runs inside a command."""
 
 from __future__ import annotations
 

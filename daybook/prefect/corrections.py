@@ -7,12 +7,12 @@ them)::
 
     queued and not due ────────► set to `Skipped`, so that the UI is right; the claim would
                                  refuse it anyway
-    due and not queued, although ► a row that waits for its time (`runs.corrections`);
-    later ones are, or due soon    `scheduled_runs` creates its Prefect run
+    not queued, but due soon or  ► a row that waits for its time (`runs.corrections`);
+    before a later queued run      `scheduled_runs` creates its Prefect run
 
-Both are final: Prefect does not queue an ended run again, and a due time has one row. A job is
-compared when its revision is new, and every half hour, because Prefect queues an hour ahead. A job
-whose deployment differs is compared in the first pass after its reconciliation.
+Both corrections are final: Prefect does not queue an ended run again, and a due time has one row. A
+job is compared when its revision is new, and every half hour, because Prefect queues an hour ahead.
+A job whose deployment differs is compared in the first pass after its reconciliation.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from daybook.schedules.zones import next_change, zone
 log = logging.getLogger(__name__)
 
 BEFORE_CHANGE_WINDOW = timedelta(days=2)
-"""How long before a clock change the comparison begins."""
+"""Time before a clock change at which the comparison begins."""
 AFTER_CHANGE_WINDOW = timedelta(hours=3)
-"""How long after a clock change the comparison continues."""
+"""Time after a clock change until which the comparison continues."""
 COMPARISON_INTERVAL = timedelta(minutes=30)
-"""How long after its last comparison an unchanged job is compared again."""
+"""Interval between two comparisons of an unchanged job."""
 QUEUED_AHEAD_WINDOW = timedelta(minutes=50)
-"""A due time this near is queued already or never will be: Prefect queues at least an hour ahead.
+"""If a due time this near is not queued, it never will be: Prefect queues at least an hour ahead.
 """
 WORKER_GRACE = timedelta(minutes=1)
 """Due times this near are left to the workers, which may have fetched the run already."""
@@ -56,9 +56,9 @@ MAX_JOBS_PER_PASS = 20
 
 @dataclass
 class CorrectionState:
-    """State of a keeper between passes: for each job, the last revision compared, and when.
+    """State of a keeper between passes: each job's last compared revision, with the time.
 
-    The times are the ledger's.
+    The time of the comparison is the ledger's time.
     """
 
     compared: dict[str, tuple[int, datetime]] = field(default_factory=dict)
@@ -82,7 +82,7 @@ async def correct(
     """Compare the jobs that were not compared recently, and correct their runs.
 
     Only jobs near a clock change are compared, at most `MAX_JOBS_PER_PASS`. Without ``memory``, all
-    of them are due for a comparison, as at startup.
+    these jobs are due for a comparison, as at startup.
     """
     compared = (memory or CorrectionState()).compared
     done, now = CorrectionResult(), ledger.now()
@@ -130,7 +130,7 @@ async def _jobs_to_compare(
 def _next_clock_change(stored: StoredJob, now: datetime) -> datetime | None:
     """Return the clock change that requires a comparison; None if none is near.
 
-    None also if the job is disabled, or if its schedule does not follow the wall clock.
+    Also return None if the job is disabled, or if its schedule does not follow the wall clock.
     """
     schedule = stored.job.schedule
     if not stored.job.enabled or not schedule.follows_wall_clock:
@@ -178,8 +178,8 @@ async def _queued(
 ) -> dict[datetime, FlowRun]:
     """Return the runs that Prefect queued by the job's own schedule, by due time (UTC).
 
-    Only runs that are due at ``after`` or later are returned, and none of the schedules whose ids
-    are in ``foreign``.
+    Only runs that are due at ``after`` or later are returned. Runs of the schedules whose ids are
+    in ``foreign`` are left out.
     """
     runs = await flow_runs.read_queued(client, str(deployment_id), after)
     return {

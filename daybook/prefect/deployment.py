@@ -1,10 +1,10 @@
 """Reads and writes of one job's deployment in Prefect.
 
-An existing deployment is patched, and only in the fields that differ. That keeps the ids of its
-schedules (so an open page of the UI keeps working, and a queued due time is not queued twice), the
-schedules that are not ours, and everything that only Prefect knows, such as its concurrency limit.
-Only the removal of our schedule posts the deployment again, because deleting a schedule by itself
-would delete late runs too.
+An existing deployment is patched, only in the fields that differ. The patch does not change the ids
+of the deployment's schedules, so an open page of the UI keeps working, and a queued due time is not
+queued twice. It also does not change the schedules that are not ours, and the fields that only
+Prefect knows, such as the concurrency limit. Only the removal of our schedule posts the deployment
+again, because deleting a schedule by itself would delete late runs too.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 MAX_NAMES = 20
-"""Maximum number of names of one check: a deployment that a user creates after it is not seen."""
+"""Maximum number of names in one check, which misses deployments that users create after it."""
 MIN_QUEUED = timedelta(hours=1)
-"""Prefect queues at least the runs of this time, which `prefect.corrections` relies on."""
+"""Minimum time ahead for which Prefect queues runs; `prefect.corrections` relies on it."""
 _TICK = timedelta(microseconds=1)
 _ROUTING_FIELDS = ("work_pool_name", "work_queue_name")
 _flow_ids: WeakKeyDictionary[PrefectClient, dict[str, str]] = WeakKeyDictionary()
-"""Ids of Daybook's flows by the client that asked for them."""
+"""Ids of Daybook's flows, by the client that requested them."""
 
 
 async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse | None:
@@ -52,7 +52,7 @@ async def read(client: PrefectClient, deployment_id: str) -> DeploymentResponse 
 
 
 async def read_by_name(client: PrefectClient, kind: str, slug: str) -> DeploymentResponse | None:
-    """Return the deployment with this name, whichever ledger owns it; None if there is none."""
+    """Return the deployment with this name, of any ledger, or None if it does not exist."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -64,9 +64,10 @@ async def read_by_name(client: PrefectClient, kind: str, slug: str) -> Deploymen
 async def taken_names(
     client: PrefectClient, names: Collection[tuple[str, str]]
 ) -> set[tuple[str, str]]:
-    """Return those of the ``names``, pairs of flow and slug, that a deployment may have.
+    """Return the pairs of flow and slug in ``names`` that a deployment may already have.
 
-    One request answers for up to `MAX_NAMES`; each name counts with each of the flows.
+    One request checks up to `MAX_NAMES` pairs. If a deployment of any of the flows has a slug, all
+    pairs with this slug are returned.
     """
     assert len(names) <= MAX_NAMES
     slugs = sorted({slug for _, slug in names})
@@ -119,13 +120,13 @@ async def write(
     *,
     is_new: bool = False,
 ) -> str:
-    """Create the deployment, or set its ``changed`` fields to those of ``wanted``; return its id.
+    """Create the deployment, or set its ``changed`` fields as in ``wanted``; return its id.
 
     Fields that define how the job runs are corrected too. Each write deletes the future runs that
-    Prefect had queued, so scheduling is requested at once, starting from the job's last change if
-    that is recent: no due time is lost. Late runs stay as they are. Nothing is requested for a job
-    that ``is_new`` and not due soon: Prefect's scheduler scans all deployments once a minute, and
-    queues the runs of many in one transaction.
+    Prefect had queued. So this function requests scheduling at once, starting from the job's last
+    change if the change is recent, so no due time is lost. Late runs stay as they are. For a job
+    that ``is_new`` and not due soon, it requests nothing, because Prefect's scheduler scans all
+    deployments once a minute, and queues the runs of many deployments in one transaction.
     """
     ours = projection.own_schedule(found) if found else None
     if found is None or ("schedule" in changed and ours is not None and not wanted.schedule):
@@ -169,9 +170,9 @@ def _is_due_soon(stored: StoredJob) -> bool:
 def _schedule_from(stored: StoredJob) -> datetime:
     """Return the time from which Prefect should queue runs.
 
-    It is the job's last change if a due time since then is still on time, else now, so that the
-    hundred runs that Prefect queues lie in the future. A one-time job's run is queued however late
-    it is: the claim decides about it.
+    This is the time of the job's last change if a due time since then can still be on time.
+    Otherwise, it is now, so that the hundred runs that Prefect queues lie in the future. The run of
+    a one-time job is queued however late the run is, because the claim decides about it.
     """
     now, changed = SYSTEM_CLOCK.now(), stored.revision.effective_from
     one_time = stored.job.schedule.only_due is not None
@@ -183,10 +184,10 @@ def _schedule_from(stored: StoredJob) -> datetime:
 def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict[str, Any]:
     """Return our schedule as a request body; with ``slug``, it always gets a slug.
 
-    The UI shows a slug instead of the schedule's description. So without ``slug``, ours gets one
-    only if the UI describes it badly (a one-time job, cron with seconds). Callers pass ``slug`` if
-    ours must be distinguished from other schedules, or has a slug already, which Prefect cannot
-    remove.
+    The UI shows a slug instead of the schedule's description. So without ``slug``, our schedule
+    gets a slug only if the UI describes the schedule badly (a one-time job, cron with seconds).
+    Callers pass ``slug`` if our schedule must be distinguished from other schedules, or already has
+    a slug, which Prefect cannot remove.
     """
     (schedule,) = projection.to_prefect_schedules(target.schedule)
     ours = stored.job.schedule
@@ -203,10 +204,8 @@ async def _create(
 ) -> str:
     """Create the deployment, or post it again, which keeps its id and replaces all its schedules.
 
-    The schedules that are not ours are posted again, without changes.
-
-    Fields that the request omits stay as they are. That is why this does not use the client's own
-    method, which sends all fields.
+    The schedules that are not ours are posted again, without changes. Fields that the request omits
+    stay as they are. So this function does not use the client's own method, which sends all fields.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -308,9 +307,9 @@ async def delete(client: PrefectClient, deployment_id: str) -> None:
 async def start_run(
     client: PrefectClient, deployment_id: str, key: str, parameters: dict[str, Any], name: str
 ) -> str | None:
-    """Request a run now with this ``name``; the same key returns the same run.
+    """Request a run now with this ``name``; return its id, or None if the deployment was deleted.
 
-    Returns its id, or None if the deployment was deleted.
+    The same ``key`` returns the same run.
     """
     run = await create_run(client, deployment_id, key, parameters, name=name)
     return None if run is None else str(run.id)
@@ -327,8 +326,8 @@ async def create_run(
 ) -> FlowRun | None:
     """Create a run, scheduled for now or in ``state``; return None if the deployment was deleted.
 
-    The same key returns the same run, in its current state. Raises `PrefectHTTPStatusError` if
-    Prefect refuses it for another reason.
+    The same ``key`` returns the same run, in its current state. Raises `PrefectHTTPStatusError` if
+    Prefect refuses the run for another reason.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 

@@ -1,8 +1,9 @@
-"""Deployments of this ledger, and untagged ones of Daybook's flows, with fingerprints.
+"""List of this ledger's deployments and of untagged deployments of Daybook's flows.
 
-A pass over a thousand unchanged jobs should take about a second. So the list is kept as Prefect's
-API returns it. A deployment is parsed (`ListedDeployment.read`) only if it or its job has changed
-since the last pass (`daybook.prefect.reconcile.reconcile_all`).
+A pass over a thousand unchanged jobs should take about a second. So the list has the deployments in
+the form in which Prefect's API returns them, with fingerprints. A deployment is parsed
+(`ListedDeployment.read`) only if the deployment or its job has changed since the last pass
+(`daybook.prefect.reconcile.reconcile_all`).
 """
 
 from __future__ import annotations
@@ -36,10 +37,9 @@ _COMPARED_FIELDS = (
     "work_queue_name",
     "parameter_openapi_schema",
 )
-"""Fields that a job determines, and those that determine how it is run.
+"""Fields that a job determines, and fields that determine how the job is run.
 
-Schedules include their update times: a schedule that was saved without a change has lost its queued
-runs.
+Schedules include their update times, because a save without a change also deletes the queued runs.
 """
 
 
@@ -73,7 +73,7 @@ class ListedDeployment:
 class DeploymentList:
     """Deployments by id, without those of other ledgers.
 
-    ``has_ours`` and ``has_others`` say whether this ledger and other ledgers have any.
+    ``has_ours`` and ``has_others`` say whether this ledger or other ledgers have deployments.
     """
 
     found: dict[str, ListedDeployment] = field(default_factory=dict)
@@ -82,18 +82,18 @@ class DeploymentList:
 
     @property
     def belongs_to_other_ledger(self) -> bool:
-        """Whether other ledgers have jobs in this Prefect and this one has none."""
+        """Whether other ledgers have jobs in this Prefect and this ledger has none."""
         return self.has_others and not self.has_ours
 
     def has_name(self, name: str) -> bool:
-        """Return whether a deployment in ``found`` has this name, under whichever flow."""
+        """Return whether a deployment in ``found`` has this name, under any flow."""
         return any(each.name == name for each in self.found.values())
 
 
 async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
     """Return the deployments of Daybook's flows that belong to this ledger or have no ledger's tag.
 
-    A deployment that moves between two pages while they are read may be missing.
+    A deployment that moves to another page during the reading may be missing.
     """
     listing, ours, offset = DeploymentList(), ledger_tag(ledger_id), 0
     while True:

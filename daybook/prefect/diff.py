@@ -1,22 +1,23 @@
 """Three-way comparison of one job, as a pure function.
 
-Each field is compared: L is its value in the ledger, P in Prefect, and B in the last reconciled
-state (`daybook.prefect.links`).
+For each field, L is the value in the ledger, P the value in Prefect, and B the value in the last
+reconciled state (`daybook.prefect.links`).
 
 =====================  ==============================================================
 L = P                  nothing
-L = B, P differs       **import**: it was edited in Prefect
+L = B, P differs       **import**: the value was edited in Prefect
 L = B, P is foreign    **import**: a schedule that no job can express stays Prefect's own, and the
                        job becomes on demand; nothing if the job already is
-P = B, L differs       it was changed in the ledger: sent, like all differences after the import
+P = B, L differs       the value was changed in the ledger and is sent, as are all differences that
+                       remain after the import
 all differ             **conflict**: the ledger's value is sent, and Prefect's value is reported
 no B (nothing was      **conflict** in all fields that differ
 reconciled yet)
 no P                   nothing to compare: the deployment is created
 =====================  ==============================================================
 
-Of a description, only the user's part is compared: the job's summary before it follows from other
-fields, and is sent whenever it differs.
+Of a description, only the user's part is compared. The job's summary at its start follows from
+other fields, and is sent whenever it differs.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | 
 
 
 def _of_user(fields: dict[str, Any] | None, name: str) -> Any:
-    """Return the value of a field, of a description only the user's part; None if it is missing."""
+    """Return a field's value (of a description, the user's part), or None if it is missing."""
     value = (fields or {}).get(name)
     if name == "description" and value is not None:
         return without_summary(value)
@@ -65,9 +66,9 @@ def _of_user(fields: dict[str, Any] | None, name: str) -> Any:
 
 
 def differing_fields(ours: Projection, theirs: Projection | None) -> set[str]:
-    """Return the fields to send to Prefect: all that differ, except a schedule left to Prefect.
+    """Return the fields that differ and have to be sent to Prefect; all if ``theirs`` is None.
 
-    Without ``theirs``, these are all fields.
+    A schedule that stays Prefect's own is not sent.
     """
     if theirs is None:
         return set(ours.as_dict())

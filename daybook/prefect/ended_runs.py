@@ -47,7 +47,7 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 READ_OVERLAP = timedelta(seconds=60)
-"""Overlap of two passes, because ends may be stored late and clocks may differ."""
+"""Overlap of two passes, because Prefect may store an end late, and clocks may differ."""
 SAVE_INTERVAL = timedelta(seconds=30)
 """How far a pass advances before it records its progress."""
 CLOCK_ERROR_LOOKBACK = timedelta(days=1)
@@ -61,8 +61,8 @@ async def record_live_ends(
     """Record the ends of live rows, however long ago their runs ended.
 
     Return how many of these runs have ended or are being cancelled in Prefect, even if nothing was
-    recorded for them. ``supervised`` are the flow runs whose processes the caller supervises; its
-    own observations of them take precedence.
+    recorded for them. ``supervised`` are the flow runs whose processes the caller supervises; they
+    are left out, because the caller's own observations of the processes take precedence.
     """
     async with ledger.read() as session:
         rows = {str(row.flow_run_id): row for row in await waiting_runs.live_in_prefect(session)}
@@ -81,10 +81,10 @@ async def record_unread_ends(
 ) -> datetime:
     """Record the ends that were not read yet, oldest first, for about ``most_seconds``.
 
-    These are ends of runs without a row. Returns the instant up to which all ends were read (UTC,
-    the ledger's time). The next pass, of this leader or another, starts there or a little earlier.
-    A supervised run without a row holds the progress back, because its supervisor may die before it
-    records the end.
+    Only ends of runs without a row are recorded. Returns the instant up to which all ends were read
+    (UTC, the ledger's time). The next pass, of this leader or another leader, starts at this
+    instant or a little earlier. The instant is never later than the end of a supervised run without
+    a row, because the run's supervisor may die before it records the end.
     """
     started, deadline = ledger.now(), time.monotonic() + most_seconds
     async with ledger.read() as session:
@@ -168,7 +168,7 @@ async def record_end(
 async def record_found_end(
     ledger: Ledger, client: PrefectClient, run: FlowRun, state: State[Any]
 ) -> Status | None:
-    """Record the end of ``run``, which carries a waiting row and was found in an end ``state``.
+    """Record the end ``state`` that was found on ``run``, the Prefect run of a waiting row.
 
     The pass that found the state may have overwritten it, so the outcome is set in Prefect at once.
     Returns the recorded status, or None if nothing was recorded.
@@ -185,7 +185,7 @@ async def record_found_end(
 async def make_wait(
     ledger: Ledger, client: PrefectClient, run: FlowRun, until: datetime, why: str
 ) -> flow_runs.StateChange:
-    """Make ``run``, which carries a waiting row, wait in Prefect until ``until`` (UTC).
+    """Make ``run``, the Prefect run of a waiting row, wait in Prefect until ``until`` (UTC).
 
     If the run was meanwhile ended in Prefect, the end is recorded in the ledger. If an outcome was
     meanwhile recorded in the ledger, that outcome is set in Prefect. Returns the result of the
@@ -207,7 +207,7 @@ async def make_wait(
 
 
 async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
-    """End a run that is being cancelled and has neither a live row nor a process to end it.
+    """End a run that is being cancelled, and that has neither a live row nor a process.
 
     Returns the recorded status, or None if only the state in Prefect was set.
     """
@@ -220,7 +220,7 @@ async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRu
 async def rows_of_flow_runs(ledger: Ledger, flow_run_ids: Collection[str]) -> dict[str, RunRow]:
     """Return the rows of these flow runs, by flow run id; flow runs without a row are left out.
 
-    A flow run with several rows has its live row, or else the row of its last start.
+    For a flow run with several rows, return its live row, or else the row of its last start.
     """
     if not flow_run_ids:
         return {}
@@ -239,7 +239,7 @@ _OWN_STATES = {
 }
 """States that only Daybook sets; no row is created for them.
 
-They stand for a refusal without a row, one of several missed due times, and an unknown outcome that
+The states show a refusal without a row, one of several missed due times, or an unknown outcome that
 the mirror has set.
 """
 

@@ -1,4 +1,4 @@
-"""Fingerprints of jobs and deployments, kept in memory: the next pass skips unchanged ones."""
+"""Fingerprints of jobs and deployments in memory, so that the next pass skips unchanged jobs."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class _Fingerprint(NamedTuple):
 class Fingerprints:
     """Fingerprints of the jobs equal on both sides, and of the deployments and jobs that failed.
 
-    ``refused`` are the deployments that cannot be jobs, by their ids: the fingerprint, and the
-    monotonic time before which an unchanged one is not tried again.
+    ``refused`` maps the id of each deployment that cannot be a job to the deployment's fingerprint,
+    and to the monotonic time before which an unchanged deployment is not tried again.
     """
 
     refused: dict[str, tuple[bytes, float]] = field(default_factory=dict)

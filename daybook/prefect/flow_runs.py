@@ -1,9 +1,9 @@
 """Prefect's flow runs: bulk reads, states in order, and state changes.
 
 Prefect has no compare-and-set. Unless a change is forced, only `Cancelled` replaces `CANCELLING`,
-and a crash replaces no end; apart from that, any state that Daybook sets replaces any other. So
-`change_state` writes first and then reads in the history what it replaced. The caller decides what
-to do if that is not the state that the caller had read.
+and a crash replaces no end. Apart from that, any state that Daybook sets replaces any other state.
+So `change_state` writes first, and then reads the replaced state in the history. If that is not the
+state that the caller had read, the caller decides what to do.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def is_run_error(error: PrefectHTTPStatusError) -> bool:
 async def read(
     client: PrefectClient, flow_run_ids: Iterable[str | None], states: Collection[StateType] = ()
 ) -> dict[str, FlowRun]:
-    """Return the flow runs with these ids that exist, by id; ``states`` selects types of states."""
+    """Return the existing flow runs with these ids, by id; ``states`` limits their state types."""
     ids = list(dict.fromkeys(each for each in flow_run_ids if each))
     runs: dict[str, FlowRun] = {}
     for start in range(0, len(ids), PAGE_SIZE):
@@ -63,10 +63,11 @@ async def read_ended(
 ) -> AsyncIterator[tuple[datetime, list[FlowRun]]]:
     """Yield the flow runs with this tag that ended at ``since`` or later.
 
-    They are yielded in parts, the part with the earliest ends first, each with the instant up to
-    which all runs have been yielded. The last instant is ``until``; its part includes the runs that
-    ended later. A run may be yielded twice. Prefect sorts by end time in descending order only, so
-    a part is a window of time that holds less than a page, or is as short as `MIN_WINDOW`.
+    The runs are yielded in parts, the part with the earliest ends first. Each part comes with the
+    instant up to which all runs have been yielded. The last instant is ``until``; its part includes
+    the runs that ended later. A run may be yielded twice. Prefect sorts by end time only in
+    descending order. So a part is a window of time that has less than a page of runs, or is as
+    short as `MIN_WINDOW`.
     """
     length = INITIAL_WINDOW
     while True:
@@ -91,8 +92,8 @@ async def read_ended(
 class _EndedPage:
     """One page of the runs that ended from ``since`` to ``to``, latest first.
 
-    Without ``to``, there is no upper limit. ``offset`` counts within the runs that ended exactly at
-    ``to``: only after a bulk change does more than a page of runs end at one instant.
+    Without ``to``, there is no upper limit. ``offset`` skips runs that ended exactly at ``to``,
+    because after a bulk change, more than a page of runs may have ended at one instant.
     """
 
     tag: str
@@ -160,9 +161,9 @@ async def _read_all(client: PrefectClient, **query: Any) -> list[FlowRun]:
 class StateChange:
     """Result of a state change.
 
-    ``over`` is the state that was replaced, or with which Prefect refused the change; None if there
-    is none, as for a deleted run. ``surprise`` is true if the change was refused, or if it replaced
-    a state other than the one that the caller had read.
+    ``over`` is the replaced state, or the state with which Prefect refused the change. It is None
+    if there is no such state, as for a deleted run. ``surprise`` is true if the change was refused,
+    or if it replaced a state that the caller had not read.
     """
 
     accepted: bool
@@ -224,7 +225,7 @@ def order_states(states: Sequence[State[Any]], current: State[Any] | None) -> li
 
 
 def retry_starts(states: Sequence[State[Any]]) -> tuple[int, ...]:
-    """Return one number for each Retry in ``states``: the run's starts before that Retry.
+    """Return one number for each Retry in ``states``: the number of the run's starts before it.
 
     Prefect counts a start when a run becomes RUNNING. A Retry is a state that directly follows an
     end and is not an end itself, unless Daybook rescheduled the run (`WAITING_NAME`) or Prefect's

@@ -32,12 +32,12 @@ async def import_edits(
     todo: Difference,
     report: ReconcileReport,
 ) -> StoredJob | None:
-    """Import the fields that were edited in Prefect: one revision per time of an edit.
+    """Import the fields that were edited in Prefect, with one revision for each time of an edit.
 
-    The losing values of a conflict are kept in the same transaction, because afterwards only the
-    ledger has them. So is the imported state, as the last one reconciled: otherwise an edit that
-    restores the earlier value would look like a change of the ledger, and would be overwritten.
-    Returns the job as it is then, or None if it was meanwhile changed in the ledger.
+    The same transaction records the losing values of a conflict, because afterwards only the ledger
+    has them. It also records the imported state as the last reconciled state: otherwise, an edit
+    that restores the earlier value would look like a change of the ledger, and would be
+    overwritten. Return the changed job, or None if the job was meanwhile changed in the ledger.
     """
     observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())
@@ -81,10 +81,10 @@ async def import_edits(
 
 
 async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
-    """Resolve the job's conflict in favour of Prefect: the job gets the values that Prefect held.
+    """Resolve the job's conflict in favour of Prefect: the job gets the values that Prefect had.
 
-    Raises `InvalidInput`, and writes nothing, if no job can have them. Does nothing if there is no
-    conflict.
+    If no job can have these values, raise `InvalidInput` and write nothing. Do nothing if there is
+    no conflict.
     """
     async with ledger.write() as session:
         stored = await store.get(session, job_id)
@@ -102,7 +102,7 @@ async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
 
 
 def _disabled_reason(before: StoredJob, job: Job) -> str:
-    """Return why this change disables the job; an empty string if it does not."""
+    """Return the reason if this change disables the job; otherwise an empty string."""
     return records.SWITCHED_OFF_REASON if before.job.enabled and not job.enabled else ""
 
 
@@ -120,9 +120,9 @@ def _edits(
 ) -> list[tuple[datetime, list[str]]]:
     """Return the edited fields by the server's time of the edit (UTC), oldest first.
 
-    The time is never later than now (`promise.md`, "Revision"). A schedule has an update time of
-    its own, which the deployment's update time does not reflect. If a schedule was deleted, the
-    time of the edit is not known, and now is used.
+    The time is never later than ``now`` (`promise.md`, "Revision"). A schedule has an update time
+    of its own, which the deployment's update time does not reflect. If a schedule was deleted, the
+    time of the edit is not known, and ``now`` replaces it.
     """
     ours = projection.own_schedule(existing)
     deployment, schedule = existing.updated, ours.updated if ours else None

@@ -1,8 +1,8 @@
 """The Prefect servers to which processes of this ledger are connected; there should be only one.
 
 Each worker and keeper records its server about once a minute. If two servers use one ledger, a
-waiting run gets a Prefect run in the server of the leading keeper only, so the workers of the other
-server never start it.
+waiting run gets a Prefect run only in the server of the leading keeper, so the workers of the other
+server never start the waiting run.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 IN_USE_AGE = timedelta(minutes=3)
-"""How long a server counts as in use after it was last recorded."""
+"""Time for which a server counts as in use after a process has recorded it."""
 _RETENTION_AGE = timedelta(days=1)
 _PREFIX = "prefect:"
 
@@ -37,7 +37,7 @@ _PREFIX = "prefect:"
 class PrefectServer:
     """A server, identified by its work pool's id, because one server may have several addresses.
 
-    ``holder`` is the process that recorded it last, ``seen_at`` the time (UTC).
+    ``holder`` is the process that last recorded the server, at the time ``seen_at`` (UTC).
     """
 
     pool_id: str
@@ -47,7 +47,7 @@ class PrefectServer:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Address, and the machine that recorded it: `localhost` differs by machine."""
+        """Address, and the machine that recorded it, because `localhost` differs by machine."""
         return self.api_url, self.holder.partition(":")[0]
 
 
@@ -78,7 +78,7 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
 async def forget(ledger: Ledger, holder: str) -> None:
     """Remove the servers that the ending process ``holder`` recorded.
 
-    Other processes that use a server record it again.
+    If other processes use such a server, they record it again.
     """
     async with ledger.write() as session:
         for each in await _all(session):
@@ -93,7 +93,7 @@ async def in_use(session: AsyncSession, now: datetime) -> list[PrefectServer]:
 
 
 def conflict(servers: list[PrefectServer]) -> str:
-    """Return a description of the problem if ``servers`` has several; else an empty string."""
+    """Return a description of the problem if there are several servers, or an empty string."""
     if len(servers) < 2:
         return ""
     each = " and ".join(f"{server.api_url} (process {server.holder})" for server in servers)
@@ -126,7 +126,7 @@ async def _all(session: AsyncSession) -> list[PrefectServer]:
 
 
 async def pool_id(client: PrefectClient) -> str | None:
-    """Return the id of the work pool; None if there is none yet."""
+    """Return the id of the work pool; None if the pool does not exist yet."""
     from prefect.exceptions import ObjectNotFound
 
     try:
@@ -141,12 +141,12 @@ async def is_same_instance(
     report: ReconcileReport,
     there: Collection[str] | None = None,
 ) -> bool | None:
-    """Return whether this is the recorded Prefect, in which a missing deployment was deleted.
+    """Return whether this is the recorded Prefect; then a missing deployment was deleted in it.
 
-    If it is another Prefect, or none was recorded, record it, and report the jobs whose deployment
-    it does not have, which become pending. ``there`` are the ids of the deployments that were just
-    listed; by default, they are read. Returns None while there is no pool, because the Prefect
-    cannot be identified then.
+    If this is another Prefect, or no Prefect was recorded, record this Prefect, make the jobs whose
+    deployment it does not have pending, and report them. ``there`` are the ids of the deployments
+    that were just listed; by default, this function reads them. Return None while there is no pool,
+    because the Prefect cannot be identified then.
     """
     current = await pool_id(client)
     if current is None:

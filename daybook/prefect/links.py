@@ -1,9 +1,12 @@
 """The link of each job to its Prefect deployment, and the last reconciled state of both sides.
 
-`JobRow.synced` is the last reconciled state: a projection (`daybook.prefect.projection`), in which
-`foreign` describes what stays Prefect's own; `NO_DEPLOYMENT` if the job was disabled because it
-lost its deployment; None if nothing was reconciled yet. It is written before the deployment is
-created: as long as the deployment's id is not recorded, it is the intended state.
+`JobRow.synced` is the last reconciled state. It has one of three values:
+
+- a projection (`daybook.prefect.projection`); its `foreign` describes the parts that stay Prefect's
+  own. This value is written before the deployment is created; until the deployment's id is
+  recorded, it is the intended state.
+- `NO_DEPLOYMENT`, if the job was disabled because it lost its deployment.
+- None, if nothing was reconciled yet.
 """
 
 from __future__ import annotations
@@ -30,14 +33,14 @@ DELETED_REASON = "its deployment was deleted in Prefect"
 TAKEN_REASON = "its deployment belongs to another Daybook now"
 SWITCHED_OFF_REASON = "turned off in Prefect"
 REMOVAL_GRACE = timedelta(minutes=1)
-"""How long after a removal a pass that started before the removal may see the deployment."""
+"""Time after a removal in which a pass that started before it may still see the deployment."""
 
 _POOL_KEY = "pool"
 
 
 @dataclass(frozen=True)
 class JobVersion:
-    """The columns of a live job that show whether it changed since the last pass."""
+    """The columns of a live job that show whether the job has changed since the last pass."""
 
     id: str
     slug: str
@@ -54,17 +57,17 @@ async def job_versions(session: AsyncSession) -> list[JobVersion]:
 
 
 async def recorded_pool_id(session: AsyncSession) -> str | None:
-    """Return the id of the work pool of the recorded Prefect; None if none is recorded."""
+    """Return the id of the work pool of the recorded Prefect; None if no Prefect is recorded."""
     fact = await session.get(Fact, _POOL_KEY)
     return None if fact is None else fact.value
 
 
 async def record_instance(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
-    """Record another Prefect, or another pool, and mark the jobs that it lacks as pending.
+    """Record another Prefect or pool, mark the jobs that it lacks as pending; return their names.
 
     These are the live jobs whose recorded deployment is not among the ids ``there``. Both writes
     are in one transaction, so that a deployment that this Prefect never had does not count as
-    deleted. Returns the names of these jobs.
+    deleted.
     """
     deployed = select(JobRow).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
@@ -84,10 +87,10 @@ async def record_instance(session: AsyncSession, pool_id: str, there: Collection
 async def record_lost_deployment(
     session: AsyncSession, job_id: str, deployment_id: str, now: datetime, why: str
 ) -> bool:
-    """Disable a job that has lost its deployment in Prefect, and record that it has none.
+    """Disable a job that has lost its deployment in Prefect, and record that the job has none.
 
-    Its waiting runs are skipped, because Prefect has no deployment left to run them. Returns False,
-    and writes nothing, if the job has another deployment now, was removed or does not exist.
+    The job's waiting runs are skipped, because Prefect has no deployment left to run them. If the
+    job has another deployment now, was removed or does not exist, return False and write nothing.
     """
     stored = await store.get(session, job_id)
     if stored is None or stored.row.archived_at is not None:
@@ -123,9 +126,9 @@ async def jobs_without_deployment(session: AsyncSession) -> set[str]:
 async def skip_without_deployment(session: AsyncSession, run_id: str, now: datetime) -> bool:
     """Skip a waiting run whose job is disabled and recorded as having no deployment.
 
-    A process still held such a run when the deployment was lost (`record_lost_deployment`), or the
-    run was requested afterwards and no deployment was created for it. Returns False, and writes
-    nothing, if the run does not wait, or if its job is enabled or may have a deployment.
+    Either a process still held such a run when the deployment was lost (`record_lost_deployment`),
+    or the run was requested afterwards and no deployment was created for it. If the run does not
+    wait, or if its job is enabled or may have a deployment, return False and write nothing.
     """
     run = await session.get(RunRow, run_id)
     if run is None or run.state is not Status.WAITING or run.job_id is None:
@@ -157,8 +160,8 @@ async def add_adopted_job(
 ) -> store.StoredJob | None:
     """Store a deployment of Prefect as a new job, with ``projection`` as its last reconciled state.
 
-    Returns None, and writes nothing, if the deployment already belongs to a job, even to one that
-    is being removed.
+    If the deployment already belongs to a job, even to a job that is being removed, return None and
+    write nothing.
     """
     existing = select(JobRow.id).where(
         (col(JobRow.deployment_id) == deployment_id)
@@ -182,9 +185,9 @@ async def add_adopted_job(
 
 
 def record_conflict(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
-    """Keep Prefect's values of these fields, which are about to be overwritten.
+    """Record Prefect's values of these fields, which are about to be overwritten.
 
-    Values kept earlier stay, even those of the same field, because their conflict is still open.
+    Earlier recorded values stay, even for the same field, because their conflict is still open.
     """
     earlier = (row.conflict or {}).get("fields", {})
     if losing.keys() - earlier.keys():
@@ -212,9 +215,9 @@ async def job_of_deployment(
 ) -> str | None:
     """Return the id of the job with this deployment, or None.
 
-    A live job takes precedence over a removed one whose deployment is still to be deleted: the
-    claim refuses runs of the removed one. Also None if ``due`` is earlier than the adoption of the
-    deployment, because runs that Prefect queued until then belong to no job.
+    A live job takes precedence over a removed job whose deployment is still to be deleted, because
+    the claim refuses runs of the removed job. Also return None if ``due`` is earlier than the
+    adoption of the deployment, because runs that Prefect queued until then belong to no job.
     """
     query = (
         select(JobRow.id, JobRow.owner, JobRow.created_at)
@@ -237,7 +240,7 @@ async def record_agreement(
     *,
     written: Collection[str] = (),
 ) -> None:
-    """Record that Prefect holds ``projection`` (None: nothing) for this job.
+    """Record that the job's deployment in Prefect has this ``projection`` (None: no deployment).
 
     ``as_of`` is the job's `updated_at` when the projection was computed. If the job was changed
     after that, perhaps by an import of newer edits, only the fields that were ``written`` to
@@ -266,7 +269,7 @@ async def record_intention(session: AsyncSession, job_id: str, projection: dict[
 async def record_deployment_id(
     session: AsyncSession, kind: str, slug: str, deployment_id: str
 ) -> None:
-    """Record the deployment of the job with this kind and slug, if the job has none yet.
+    """Record the deployment of the job with this kind and slug, if the job has no deployment yet.
 
     If no live job has this kind and slug, record it for the job that was removed before its
     deployment was known.
@@ -297,7 +300,7 @@ async def change_slug(session: AsyncSession, job_id: str, slug: str) -> None:
 async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
     """Return the archived jobs whose deployment has to be deleted and is not used by a live job.
 
-    They include jobs without a deployment id whose deployment was not looked up in Prefect yet.
+    The result includes jobs without a recorded deployment whose deployment may exist in Prefect.
     """
     of_live_jobs = select(JobRow.deployment_id).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
@@ -311,7 +314,7 @@ async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
 
 
 def _may_have_deployment() -> ColumnElement[bool]:
-    """Return the condition for archived jobs whose deployment a crash may have left unrecorded."""
+    """Return a condition: an archived job whose deployment a crash may have left unrecorded."""
     return (
         col(JobRow.archived_at).is_not(None)
         & col(JobRow.deployment_id).is_(None)

@@ -39,9 +39,10 @@ def continuing(session_id: str) -> Iterator[None]:
 
 
 def _continued_session(run: FlowRun) -> str:
-    """Return the session that a direct call has to continue; empty for its own.
+    """Return the session that a direct call has to continue; empty for the call's own session.
 
-    It counts for one call: a flow that an agent's tool calls in the same task is another one.
+    Only the first call continues the session, because an agent's tool may call another flow in the
+    same task.
     """
     if run.deployment_id is not None:
         return ""
@@ -66,7 +67,7 @@ def current_flow_run() -> FlowRun:
 def _due(run: FlowRun, now: datetime) -> datetime:
     """Return Prefect's `expected_start_time`, floored to the second; ``now`` if there is none.
 
-    A wait never changes it.
+    A wait of the run never changes its due time.
     """
     expected = run.expected_start_time
     if expected is None:
@@ -94,11 +95,11 @@ async def build_claim_request(
 ) -> ClaimRequest:
     """Return the claim request for ``run``.
 
-    If ``kind`` (of its flow) is given, ``parameters`` are in their normal form. A caller that does
-    not know the flow passes Prefect's parameters, and the job's kind applies. ``holder`` is the
-    name of the would-be holder in the lease. ``starts`` is how often Prefect has started the run,
-    including the start that the claim is for. ``refused`` is the problem with the parameters, if
-    any. ``most`` is the maximum number of concurrent runs; ``started`` is as in `ClaimRequest`.
+    With the ``kind`` of the run's flow, ``parameters`` are in their normal form. A caller that does
+    not know the flow omits ``kind`` and passes Prefect's parameters; then the job's kind applies.
+    ``holder`` is the name for the lease. ``starts`` is how often Prefect has started the run,
+    including the start for which the claim is made. ``refused`` is the problem with the parameters,
+    if any. ``most`` is the maximum number of concurrent runs; ``started`` is as in `ClaimRequest`.
     Errors of an unreachable ledger or Prefect propagate.
     """
     flow_run_id = str(run.id)
@@ -143,7 +144,7 @@ async def build_claim_request(
 async def _read_parameters(
     ledger: Ledger, job_id: str | None, parameters: dict[str, Any]
 ) -> tuple[str, dict[str, Any], str]:
-    """Return the job's kind, the parameters in normal form, and their problem; "" if there is none.
+    """Return the job's kind, the parameters in normal form, and the problem with them, or "".
 
     Parameters with a problem are returned as they are. Without a job, the kind is empty.
     """
@@ -170,9 +171,9 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
 
 
 async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
-    """Return one number for each Retry of this run: how often Prefect had started it before.
+    """Return one number for each Retry of this run: the number of the run's starts before it.
 
-    Empty if there was no Retry.
+    The result is empty if there was no Retry.
     """
     async with get_client() as client:
         return flow_runs.retry_starts(await flow_runs.read_states(client, run.id))

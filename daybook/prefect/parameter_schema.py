@@ -27,9 +27,9 @@ def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
     """Return a decorator that gives a function with ``**parameters`` the parameters of a kind.
 
     The signature has plain types without the models' validators: invalid parameters reach the
-    function, which records them as the reason of a failed run. Every parameter has a default, a
-    required one the empty string: Prefect's UI offers "Quick run" only then, and the deployment
-    holds every value anyway.
+    function, which records them as the reason of a failed run. Every parameter has a default,
+    because Prefect's UI offers "Quick run" only then; the default of a required parameter is the
+    empty string. The deployment has every value anyway.
     """
     fields = dict(ACTIONS[kind].model_fields)
     defaults = {
@@ -69,7 +69,7 @@ def entrypoint(kind: str) -> str:
 
 
 def kind_of(entrypoint: str | None) -> str | None:
-    """Return the kind whose flow an entrypoint names, by file or module; None for others."""
+    """Return the kind whose flow an entrypoint names, by file or by module, or None."""
     name = (entrypoint or "").removeprefix("./")
     for kind in ACTIONS:
         function = kind.replace("-", "_")
@@ -89,7 +89,7 @@ def schema(kind: str) -> dict[str, Any]:
 
 
 def execution_fields(kind: str) -> dict[str, Any]:
-    """Return the deployment fields, not edited by users, that define how jobs of a kind run."""
+    """Return the deployment fields that define how jobs of a kind run; users do not edit them."""
     return {
         "entrypoint": entrypoint(kind),
         "pull_steps": PULL_STEPS,

@@ -1,10 +1,10 @@
-"""Uses of the private names of Prefect, and of the SQLite driver of its server.
+"""All uses of private names of Prefect, and of private names of its server's SQLite driver.
 
-Other modules use only private attributes of Prefect's objects: `tasks.notifier` (of the client) and
+Two other modules use private attributes of Prefect's objects: `tasks.notifier` (of the client) and
 `worker.prefect_worker` (of its base class).
 
-Each name is checked when it is used. If the check fails, the function logs a warning, and its
-docstring names the fallback: Prefect's own behaviour, a missing feature, or no server.
+Each function checks the names when it uses them. If the check fails, the function logs a warning,
+and its docstring names the fallback: Prefect's own behaviour, a missing feature, or no server.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ logger = logging.getLogger(__name__)
 
 
 SQLITE_CACHE_KIB = 8_000
-"""Maximum of the page cache of each connection of Prefect's server to SQLite."""
+"""Maximum size of the page cache of each connection of Prefect's server to SQLite, in KiB."""
 
 
 def configure_sqlite(connection_url: str) -> bool:
     """Make this process's server begin SQLite's write transactions as IMMEDIATE, and cache less.
 
-    Prefect begins them deferred. Two that read first and write later collide, SQLite cannot wait
-    for such a lock, and the server answers many requests with 503. Immediate transactions queue up.
-    And Prefect lets each connection cache 82 MB of the database. Five stay open, so the server grew
-    with its database, by up to 410 MB; the operating system caches the file as well.
-    Returns whether this succeeded; False, without a warning, for another database than SQLite.
-    Fallback: Prefect's own behaviour, where clients retry after a 503.
+    Prefect begins deferred transactions. Two deferred transactions that read first and write later
+    collide. SQLite cannot wait for such a lock, so the server answers many requests with 503.
+    Immediate transactions queue up instead.
+
+    Prefect lets each connection cache 82 MB of the database. Five connections stay open, so the
+    server grew with its database, by up to 410 MB, although the operating system caches the file.
+
+    Return whether the change succeeded; for a database other than SQLite, return False without a
+    warning. Fallback: Prefect's own behaviour; clients retry after a 503.
     """
     if not connection_url.startswith("sqlite"):
         return False
@@ -77,9 +80,9 @@ def configure_sqlite(connection_url: str) -> bool:
 def execute_in_one_step() -> bool:
     """Make this process pass a statement to SQLite's thread once, not once for each part of it.
 
-    The creation of a deployment has 40 statements; `ledger.sqlite_driver` says what each costs. A
-    cursor whose rows are read later keeps its own method. Returns whether this succeeded. Fallback:
-    SQLAlchemy's own behaviour.
+    The creation of a deployment has 40 statements; `ledger.sqlite_driver` has the cost of each. A
+    cursor whose rows are read later keeps its own method. Return whether the change succeeded.
+    Fallback: SQLAlchemy's own behaviour.
     """
     from daybook.ledger import sqlite_driver
 
@@ -107,10 +110,10 @@ DATABASE_PREPARATIONS = (
 
 
 def prepare_database() -> NoReturn:
-    """Prepare the database as a server does that starts with the settings of this process.
+    """Prepare the database as a server does when it starts with the settings of this process.
 
-    Ends this process, with 0: its connections have threads that do not end, and the services of a
-    server that has just started do not always stop. Fallback: it ends with 1.
+    End this process with exit code 0, because its connections have threads that do not end, and the
+    services of a server that has just started do not always stop. Fallback: exit code 1.
     """
     try:
         from prefect.server.api.server import create_app
@@ -131,8 +134,9 @@ def prepare_database() -> NoReturn:
 def slow_down_background_tasks(interval: timedelta) -> bool:
     """Make this process's server look for due background tasks once in ``interval``.
 
-    It looks four times a second, and for new ones ten times, which takes one percent of a core. New
-    tasks still start at once. Returns whether this succeeded. Fallback: Prefect's own behaviour.
+    By default, the server looks for due tasks four times a second, and for new tasks ten times,
+    which takes one percent of a core. After the change, new tasks still start at once. Return
+    whether the change succeeded. Fallback: Prefect's own behaviour.
     """
     try:
         from prefect.server.api import background_workers
@@ -153,8 +157,9 @@ def slow_down_background_tasks(interval: timedelta) -> bool:
 def listen_rarely(interval: timedelta) -> bool:
     """Make this process's server look for cancelled background tasks once in ``interval``.
 
-    It waits for such a message in another thread, ten times a second, which takes 0.4 percent of a
-    core; Prefect cancels none. Returns whether this succeeded. Fallback: Prefect's own behaviour.
+    By default, the server waits for cancellation messages in another thread, ten times a second,
+    which takes 0.4 percent of a core, although Prefect cancels no background task. Return whether
+    the change succeeded. Fallback: Prefect's own behaviour.
     """
     try:
         subscription: Any = importlib.import_module("burner_redis.pubsub").PubSub
@@ -182,7 +187,8 @@ def listen_rarely(interval: timedelta) -> bool:
 def server_application() -> Any | None:
     """Return Prefect's server as an ASGI application: API, UI and services.
 
-    None if that fails. Then no middleware can be put in front of the server, so it is not started.
+    Return None if its creation fails. Then no middleware can be put in front of the server, so the
+    server is not started.
     """
     try:
         from prefect.server.api.server import create_app
@@ -196,8 +202,8 @@ def server_application() -> Any | None:
 def reload_settings() -> None:
     """Make an already imported Prefect read its environment again.
 
-    Fallback: none, so `PREFECT_API_URL` has no effect if it is set after the import. Callers
-    therefore also pass the address where they can.
+    There is no fallback: if this fails, a `PREFECT_API_URL` that is set after the import has no
+    effect. Callers therefore also pass the address where they can.
     """
     try:
         from prefect.context import refresh_global_settings_context
@@ -210,7 +216,7 @@ def reload_settings() -> None:
 def reload_logging() -> None:
     """Make an already imported Prefect configure its loggers again, for the current settings.
 
-    Fallback: the loggers stay as they are, and write to the streams that they had.
+    Fallback: the loggers stay as they are, and write to the same streams as before.
     """
     try:
         from prefect.logging import configuration
@@ -239,9 +245,10 @@ def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[An
 def share_tls_contexts() -> bool:
     """Make Prefect's clients of this process, and of processes forked from it, share TLS contexts.
 
-    Each client loads all CA certificates, which takes 40 ms, three times in a run. This loads them
-    once, and again if their file changes; a repeated call does nothing. Returns whether this
-    succeeded. Fallback: Prefect's own behaviour.
+    By default, each client loads all CA certificates, which takes 40 ms, three times in a run. With
+    this change, a process loads the certificates once, and again only if their file changes. A
+    repeated call does nothing. Return whether the change succeeded. Fallback: Prefect's own
+    behaviour.
     """
     try:
         from prefect.client import orchestration
@@ -274,9 +281,9 @@ def share_tls_contexts() -> bool:
 def cache_time_zones() -> bool:
     """Make Prefect in this process read the time zone database only once.
 
-    Otherwise Prefect reads it for each schedule that it parses or checks: 3 ms, twice for each
-    deployment that its server lists, which is most of the cost of listing a thousand. Returns
-    whether this succeeded. Fallback: Prefect's own behaviour.
+    By default, Prefect reads the database for each schedule that it parses or checks. This takes
+    3 ms, twice for each deployment that the server lists, which is most of the time for a list of a
+    thousand deployments. Return whether the change succeeded. Fallback: Prefect's own behaviour.
     """
     try:
         from prefect.types import _datetime

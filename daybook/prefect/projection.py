@@ -2,18 +2,18 @@
 
 ==========  ================================================================================
 cron        CronSchedule; six fields are rotated: ours has seconds first, Prefect's last
-every       IntervalSchedule in UTC, whose anchor is compared as a phase only
+every       IntervalSchedule in UTC; only the phase of its anchor is compared
 at          RRuleSchedule with `DTSTART` in UTC and `COUNT=1`
-after       no schedule: the ledger starts it
+after       no schedule: the ledger starts the job's runs
 on demand   no schedule
 disabled    the deployment is paused; an inactive schedule disables the job as well
 name        the first paragraph of the description (`daybook.prefect.summary`)
 ==========  ================================================================================
 
-A schedule that Prefect can express and these forms cannot (another RRULE, seven fields, an interval
-with a fraction of a second) becomes `{"foreign": …}`. Such a schedule, a second schedule and a
-schedule's own parameters stay Prefect's own: they are reported and not changed, and a job without
-another schedule is on demand.
+A schedule that Prefect can express but these forms cannot (another RRULE, seven fields, an interval
+with a fraction of a second) becomes `{"foreign": …}`. Such a schedule, a second schedule, and a
+schedule's own parameters stay Prefect's own: Daybook reports them, and does not change them. A job
+that has no other schedule is on demand.
 """
 
 from __future__ import annotations
@@ -60,18 +60,18 @@ class Projection:
 
 
 def ledger_tag(ledger_id: str) -> str:
-    """Return the tag of all deployments of one ledger, which their runs inherit."""
+    """Return the tag of all deployments of one ledger; the runs inherit it."""
     return f"{RESERVED_TAG_PREFIX}{ledger_id}"
 
 
 def belongs_to_other_ledger(tags: Iterable[str] | None, ledger_id: str) -> bool:
-    """Return whether a deployment with these tags is another ledger's."""
+    """Return whether a deployment with these tags belongs to another ledger."""
     ledgers = {tag for tag in tags or () if tag.startswith(RESERVED_TAG_PREFIX)}
     return bool(ledgers) and ledger_tag(ledger_id) not in ledgers
 
 
 def of_job(stored: StoredJob, ledger_id: str) -> Projection:
-    """Return the fields that Prefect should hold for this job."""
+    """Return the fields that the job's deployment should have in Prefect."""
     job = stored.job
     return Projection(
         enabled=job.enabled,
@@ -83,7 +83,7 @@ def of_job(stored: StoredJob, ledger_id: str) -> Projection:
 
 
 def of_deployment(found: DeploymentResponse) -> Projection:
-    """Return the fields that Prefect holds."""
+    """Return the fields that the deployment ``found`` has in Prefect."""
     ours = own_schedule(found)
     return Projection(
         enabled=not found.paused and (ours is None or ours.active),
@@ -95,7 +95,7 @@ def of_deployment(found: DeploymentResponse) -> Projection:
 
 
 def own_schedule(found: DeploymentResponse) -> DeploymentSchedule | None:
-    """Return the oldest schedule with our slug, else the oldest schedule; None if there is none."""
+    """Return the oldest schedule with our slug, or else the oldest; None if there are none."""
 
     def rank(each: DeploymentSchedule) -> tuple[bool, datetime]:
         return not (each.slug or "").startswith(
@@ -106,7 +106,7 @@ def own_schedule(found: DeploymentResponse) -> DeploymentSchedule | None:
 
 
 def unmanaged_schedule_ids(found: DeploymentResponse) -> frozenset[str]:
-    """Return the ids of the schedules that stay Prefect's own: their due times belong to no job."""
+    """Return the ids of the schedules that stay Prefect's own; their due times belong to no job."""
     ours = own_schedule(found)
     return frozenset(
         str(each.id)
@@ -139,7 +139,7 @@ def _describe(normal: dict[str, Any]) -> str:
 
 
 def to_prefect_cron(expr: str) -> str:
-    """Move the seconds of six fields from the front to the end, as in Prefect; keep five fields."""
+    """Return ``expr`` in Prefect's form: of six fields, the seconds move from front to end."""
     fields = expr.split()
     return " ".join([*fields[1:], fields[0]]) if len(fields) == 6 else expr
 
@@ -153,7 +153,7 @@ def _normal_form(schedule: Schedule) -> dict[str, Any]:
             return {"interval": seconds, "phase": int(schedule.anchor.timestamp()) % seconds}
         case At():
             return {"at": schedule.at.astimezone(UTC).strftime(_STAMP)}
-        case _:  # Prefect gets no schedule: the ledger starts the runs, or a person
+        case _:  # Prefect gets no schedule: the ledger or a person starts the runs
             return {}
 
 
@@ -189,7 +189,7 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
 
 
 def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
-    """Return the Prefect schedules for a normal form from `of_job`: one or none."""
+    """Return the Prefect schedules for a normal form from `of_job`: one schedule, or none."""
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
     if "cron" in plain:
@@ -207,9 +207,9 @@ def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
 def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
     """Return the `Schedule` for a normal form.
 
-    ``timezone`` is the job's, used if the normal form has none. An interval is anchored at its last
-    due time up to ``edited_at``. Raises `InvalidInput` for a schedule that Prefect can express but
-    Daybook cannot.
+    ``timezone`` is the job's time zone, for a normal form that has no zone. An interval is anchored
+    at its last due time up to ``edited_at``. Raises `InvalidInput` for a schedule that Prefect can
+    express but Daybook cannot.
     """
     try:
         with raising_invalid_input():

@@ -56,10 +56,10 @@ async def reconcile_all(
 
     Without further changes, a second call writes nothing. A job that Prefect refuses, or that
     cannot be compared, is reported, and the other jobs are still reconciled. Errors that concern
-    more than one job propagate, such as those of an unreachable Prefect or ledger. Jobs are skipped
-    if, by ``seen``, neither the ledger nor Prefect has changed since both were last equal. After
-    ``most_seconds`` no further job is reconciled, except newly adopted ones; the report counts the
-    rest.
+    more than one job propagate, such as errors of an unreachable Prefect or ledger. A job is
+    skipped if ``seen`` shows that neither the ledger nor Prefect has changed since both were last
+    equal. After ``most_seconds``, no further job is reconciled, except newly adopted jobs; the
+    report counts the jobs that are left.
     """
     report, end = ReconcileReport(), time.monotonic() + most_seconds
     await delete_leftover_deployments(ledger, client, report)
@@ -96,7 +96,7 @@ async def reconcile_changed_job(
 
 @dataclass(frozen=True)
 class _Reconciler:
-    """One pass over all jobs."""
+    """Reconciliation of jobs with Prefect; it adds its results to ``report``."""
 
     ledger: Ledger
     client: PrefectClient
@@ -105,7 +105,7 @@ class _Reconciler:
     report: ReconcileReport
 
     async def do(self, stored: Sequence[StoredJob], end: float) -> None:
-        """Reconcile these jobs, but start none after the monotonic time ``end``; count the rest."""
+        """Reconcile these jobs until the monotonic time ``end``; count the jobs that are left."""
         for each in stored:
             if time.monotonic() > end:
                 self.report.left += 1
@@ -152,7 +152,8 @@ class _Reconciler:
     def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
         """Return whether reconciling the job failed recently and nothing has changed since.
 
-        If so, add the job to `report.observed` if the ledger had all edits made in Prefect then.
+        In this case, also add the job to `report.observed` if the ledger had all edits made in
+        Prefect at the time of the failure.
         """
         if not self.seen.failed_recently(stored, entry):
             return False
@@ -164,9 +165,9 @@ class _Reconciler:
 async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
     """Reconcile one job, so that the ledger has the edits that were made in Prefect.
 
-    Returns the ids of the deployment's schedules that stay Prefect's own; empty if there is no
-    deployment. A refused write is only logged. Errors of an unreachable Prefect or ledger
-    propagate.
+    Return the ids of the deployment's schedules that stay Prefect's own; the set is empty if there
+    is no deployment. If Prefect refuses a write, the error is only logged. Errors of an unreachable
+    Prefect or ledger propagate.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -186,9 +187,9 @@ async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
 
 
 async def recognise(deployment_id: str) -> None:
-    """Record the id of a deployment of this ledger that a crash kept from being recorded.
+    """Record the id of a deployment of this ledger that a crash has left unrecorded.
 
-    Do nothing if the deployment does not exist, or is not of this ledger.
+    Do nothing if the deployment does not exist, or does not belong to this ledger.
     """
     async with Ledger(settings.load().ledger_address) as ledger, prefect.connected() as client:
         existing = await deployment.read(client, deployment_id)
@@ -201,9 +202,9 @@ async def recognise(deployment_id: str) -> None:
 
 
 async def push(job_id: str) -> None:
-    """Send one job's changes in the ledger to Prefect; do nothing if there are none.
+    """Send one job's changes in the ledger to Prefect; do nothing if there are no changes.
 
-    If the job has been removed, delete its deployment and those of other archived jobs.
+    If the job has been removed, delete its deployment and the deployments of other archived jobs.
     """
     async with Ledger(settings.load().ledger_address) as ledger:
         async with ledger.read() as session:

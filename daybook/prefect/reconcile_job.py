@@ -4,9 +4,10 @@
 
     its deployment is            then
     ───────────────────────────  ────────────────────────────────────────────────────────────────
-    present                      compared (`daybook.prefect.diff`): edits imported, or written
+    present                      compared (`daybook.prefect.diff`): edits in Prefect are imported,
+                                 and other differences are written to Prefect
     another ledger's by its tag  the job is disabled
-    deleted, but recreated by    adopted as the job's
+    deleted, but recreated by    adopted as the job's deployment
     hand under the same name
     deleted in this Prefect      the job is disabled, unless it was enabled in Daybook since
     missing in a new Prefect     recreated
@@ -52,13 +53,15 @@ async def reconcile_job(
 ) -> StoredJob:
     """Reconcile one job that is not archived; return it as it is now.
 
-    ``found`` is its deployment as Prefect holds it now; without ``found``, the deployment is
-    searched for, by its name unless the job ``is_new``, and created if necessary. It is not created
-    if the job is disabled because its deployment was deleted in Prefect, unless the deployment is
-    ``needed``. If Prefect no longer has the deployment when it is written, the job is compared
-    ``again``, once. ``is_new`` is for many jobs at once: no deployment has its name, and Prefect's
-    scheduler may queue its runs within a minute. Raises `PrefectHTTPStatusError` if Prefect refuses
-    a write; imported edits persist.
+    ``found`` is the job's deployment as it is now in Prefect. Without ``found``, the deployment is
+    searched for (by its name, unless the job ``is_new``) and created if necessary. It is not
+    created if the job is disabled because its deployment was deleted in Prefect, unless the
+    deployment is ``needed``. If the deployment was deleted before the write, the job is compared
+    ``again``, once.
+
+    ``is_new`` is for many jobs at once: no deployment has the job's name, and Prefect's scheduler
+    may take up to a minute to queue the job's runs. Raises `PrefectHTTPStatusError` if Prefect
+    refuses a write; imported edits persist.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -87,7 +90,7 @@ async def reconcile_job(
                 report.conflict(stored.job.name, difference.conflicts)
             if pulled.row.updated_at != stored.row.updated_at:
                 report.pulled.append(stored.job.name)
-            # It may have been edited again meanwhile: read it again before it is written.
+            # The deployment may have been edited again meanwhile: read it again before the write.
             found = await deployment.read(client, str(found.id))
             if found is None or projection.of_deployment(found) != observed:
                 again_compared = reconcile_by_id(
@@ -176,11 +179,11 @@ async def _find_deployment(
     needed: bool,
     is_new: bool,
 ) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
-    """Return the job and its deployment, or only the job if it should have none.
+    """Return the job and its deployment, or only the job if it should have no deployment.
 
-    The deployment is None if one must be created. It is found by its id; or by its name, if a crash
-    kept the id from being recorded or a user recreated the deployment. A deployment with that name
-    that is not this ledger's is not changed: the job gets another slug.
+    The deployment is None if it must be created. It is found by its id; or by its name, if a crash
+    has left the id unrecorded, or if a user recreated the deployment. A deployment with this name
+    that does not belong to this ledger is not changed; the job gets another slug instead.
     """
     row = stored.row
     if row.deployment_id or records.is_without_deployment(row):
@@ -225,7 +228,8 @@ async def _needs_deployment(
 ) -> bool:
     """Return whether a missing deployment must be recreated, and report this.
 
-    That is so if it was not deleted in this Prefect, or if the job was enabled afterwards.
+    It must be recreated if it was not deleted in this Prefect, or if the job was enabled after the
+    deletion.
     """
     row = stored.row
     if row.deployment_id is None:  # recorded as having none, until the job is enabled
@@ -269,7 +273,7 @@ async def reconcile_by_id(
 ) -> StoredJob | None:
     """Reconcile one job by its id; return it as it is now, or None if it does not exist.
 
-    An archived job is not changed. The options and errors are those of `reconcile_job`.
+    An archived job is not changed. The options and errors are as in `reconcile_job`.
     """
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
@@ -294,7 +298,7 @@ async def delete_leftover_deployments(
 ) -> None:
     """Delete the deployments of archived jobs; Daybook deletes no other deployments.
 
-    If Prefect refuses to delete one, that is reported, and the next call tries again.
+    If Prefect refuses to delete a deployment, report the refusal; the next call tries again.
     """
     async with ledger.read() as session:
         archived = await records.jobs_to_undeploy(session)
@@ -315,7 +319,7 @@ async def delete_leftover_deployments(
 
 
 async def _find_unrecorded(ledger: Ledger, client: PrefectClient, row: JobRow) -> str | None:
-    """Return the id of an archived job's deployment that a crash left unrecorded; else None."""
+    """Return the id of an archived job's deployment that a crash left unrecorded, or None."""
     existing = await deployment.read_by_name(client, row.kind, row.slug)
     if existing is None or not deployment.is_ours(existing, ledger.id):
         return None

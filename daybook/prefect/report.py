@@ -13,17 +13,20 @@ log = logging.getLogger(__name__)
 class ReconcileReport:
     """Result of a reconciliation, by the names of the jobs.
 
-    ``remade`` are jobs without a deployment because this is another Prefect, or that were enabled
-    after their deployment was deleted; once it is created, they are in ``created`` as well.
-    ``pulled`` are jobs with imported edits. ``deleted`` are disabled because their deployment was
-    deleted or belongs to another ledger now. ``adopted`` were deployments that users created in
-    Prefect. ``removed`` are archived jobs whose deployment was deleted. ``conflicts`` has Prefect's
-    losing values. ``refused`` are edits made in Prefect that no job can express, ``foreign``
-    describes what stays Prefect's own, and ``failed`` are the jobs that Prefect refuses or that
-    cannot be compared, each with the reason.
+    - ``remade``: jobs that had no deployment because this is another Prefect, or because they were
+      enabled after its deletion; once it is created, they are in ``created`` as well.
+    - ``pulled``: jobs with imported edits.
+    - ``deleted``: jobs that were disabled because their deployment was deleted, or belongs to
+      another ledger now.
+    - ``adopted``: jobs made from deployments that users created in Prefect.
+    - ``removed``: archived jobs whose deployment was deleted.
+    - ``conflicts``: Prefect's losing values.
+    - ``refused``: edits made in Prefect that no job can express.
+    - ``foreign``: descriptions of the parts that stay Prefect's own.
+    - ``failed``: jobs that Prefect refuses, or that cannot be compared, with the reasons.
 
     ``observed`` are the ids of the jobs whose edits, made in Prefect before the reconciliation
-    started, are all in the ledger; ``left`` counts the jobs for which there was no time.
+    started, are all in the ledger. ``left`` counts the jobs for which there was no time.
     """
 
     created: list[str] = field(default_factory=list)
@@ -43,7 +46,7 @@ class ReconcileReport:
 
     @property
     def writes(self) -> int:
-        """How many deployments were written or deleted."""
+        """Number of deployments that were written or deleted."""
         return len(self.created) + len(self.updated) + len(self.removed)
 
     def conflict(self, name: str, losing: dict[str, Any]) -> None:
@@ -53,13 +56,13 @@ class ReconcileReport:
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})
 
     def add_remade(self, name: str) -> None:
-        """Report that the deployment is to be recreated, in another Prefect or after a deletion."""
+        """Report that the deployment will be recreated, in another Prefect or after a deletion."""
         self.remade.append(name)
         words = "it has no deployment on this Prefect server; creating one"
         log.warning("%s: %s", name, words, extra={"action": "sync_remade"})
 
     def add_deleted(self, name: str, why: str) -> None:
-        """Report that the job is disabled because it lost its deployment; ``why`` says how."""
+        """Report that the job is disabled because it lost its deployment for the reason ``why``."""
         self.deleted.append(name)
         log.warning("%s: %s; the job is disabled", name, why, extra={"action": "deployment_gone"})
 
@@ -81,7 +84,7 @@ class ReconcileReport:
         )
 
     def add_unmanaged(self, name: str, words: str) -> None:
-        """Report something that stays Prefect's own and was left unchanged."""
+        """Report a part of the deployment that stays Prefect's own and was left unchanged."""
         self.foreign[name] = words
         log.info("%s: left unchanged in Prefect: %s", name, words, extra={"action": "sync_foreign"})
 

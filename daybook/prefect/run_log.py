@@ -82,7 +82,7 @@ _aborted_runs = _AbortedRuns()
 
 @contextmanager
 def without_last_line_after_abort(flow_run_id: str) -> Iterator[None]:
-    """Omit the engine's last line if the block raises `Abort`.
+    """Omit the engine's last line in the flow run's log if the block raises `Abort`.
 
     Prefect's engine does not know the state that another process sets, and would log the error
     "Finished in state Running()".

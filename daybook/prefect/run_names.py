@@ -70,8 +70,8 @@ def of_call(kind: str, at: datetime, timezone: str) -> str:
 def of_new(stored: StoredJob, run: FlowRun, ledger_id: str) -> str | None:
     """Return the name of a Prefect run that never started and may have no row yet.
 
-    None if the run has started or has no expected start. None also for a run that Daybook created
-    and named: that run may be scheduled for another time.
+    Return None if the run has started or has no expected start. Also return None for a run that
+    Daybook created and named, because that run may be scheduled for another time.
     """
     at, key = run.expected_start_time, run.idempotency_key or ""
     if at is None or run.start_time is not None or key.startswith(f"{ledger_id}:"):
@@ -98,7 +98,7 @@ def new_name(given: str, wanted: str) -> str | None:
 
 
 async def rename_run(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
-    """Rename ``run`` if its name is not that of `new_name`; return whether a request was sent."""
+    """Rename ``run`` if `new_name` returns a name for it; return whether a request was sent."""
     name = new_name(run.name, wanted)
     if name is None:
         return False
@@ -128,7 +128,7 @@ def _local(instant: datetime, timezone: str) -> str:
 FIRST_PAGE_SIZE = 10
 """Number of runs that are read first; often none of them is new."""
 ID_ORDER_GRACE = timedelta(seconds=60)
-"""After this time, no run is stored any more whose id is lower than one that was read."""
+"""Time after which Prefect stores no more runs with lower ids than the ids already read."""
 MAX_JOBS_PER_QUERY = 200
 """Maximum number of jobs that one query reads for the runs to be named."""
 
@@ -140,9 +140,9 @@ _BY_OTHERS = {"operator": "or_", "is_null_": True, "type_": ["AUTOMATION"]}
 class NamingState:
     """State of a keeper between passes.
 
-    ``newest`` is the highest id of the scheduler's runs that was read; ``seen`` are the ids of the
-    runs that the last pass read and the scheduler did not create; ``unnamed`` are the runs still to
-    be named, the earliest due first.
+    - ``newest`` is the highest id that was read among the runs that the scheduler created.
+    - ``seen`` are the ids of the runs with other creators that the last pass read.
+    - ``unnamed`` are the runs that still need a name, the earliest due first.
     """
 
     newest: UUID | None = None
@@ -157,7 +157,7 @@ async def name_runs(
 
     The next pass names the rest. A run that was due more than `ON_TIME_GRACE` ago is left to the
     worker, which names each run that it starts or ends. It is no error if a run has already been
-    named or deleted; a refusal of one run is logged.
+    named or deleted. If Prefect refuses to rename a run, the error is only logged.
     """
     deadline = time.monotonic() + most_seconds
     await _read_new(client, ledger_tag(ledger.id), memory)
@@ -245,7 +245,7 @@ async def _page(
 async def _jobs(ledger: Ledger, runs: Iterable[FlowRun]) -> dict[str, StoredJob | None]:
     """Return the jobs of these runs, by deployment id; None for a deployment without a job.
 
-    Covers only the first `MAX_JOBS_PER_QUERY` deployments.
+    The result has at most the first `MAX_JOBS_PER_QUERY` deployments.
     """
     deployments = list(dict.fromkeys(str(run.deployment_id) for run in runs))[:MAX_JOBS_PER_QUERY]
     query = select(JobRow.id).where(col(JobRow.deployment_id).in_(deployments))

@@ -11,8 +11,8 @@ This implements promise 11 (each waiting row has exactly one scheduled Prefect r
     scheduled at another time        moved; a run that waits for a slot may have been woken, so an
                                      earlier time is right too
     pending, running                 a process may have it, so it is moved only long after `until`
-    scheduled in no work queue,      deleted and created again: no worker is offered it
-    because its queue was deleted
+    scheduled in no work queue,      deleted and created again, because Prefect offers it to no
+    because its queue was deleted    worker
     cancelling                       nothing: `ended_runs` handles it
     paused                           nothing, until a user resumes or cancels it
     deleted, or none yet             created, with the key `<ledger>:<occurrence>:<n>`
@@ -23,10 +23,10 @@ This implements promise 11 (each waiting row has exactly one scheduled Prefect r
                                      fails (`runs.prefect_ends.record_refusal`)
 
 With the same key, two processes, or a second attempt after a crash, get the same run. If that run
-has ended, the next number is used. The row is read again before a run is moved, and the replaced
-state afterwards, so a state that was set in between is not lost (`flow_runs.change_state`). A run
-that was started meanwhile continues under a wrong state until it ends: no other process gets the
-claim on its row.
+has ended, the next number is used. Before a run is moved, its row is read again; after the move,
+the replaced state is read, so a state that was set in between is not lost
+(`flow_runs.change_state`). A run that was started meanwhile continues under a wrong state until it
+ends: no other process gets the claim on its row.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ log = logging.getLogger(__name__)
 START_TOLERANCE = timedelta(seconds=1)
 """Maximum difference between the scheduled start of a Prefect run and the intended one."""
 MAX_REFUSAL_LENGTH = 1000
-"""Maximum number of characters of a refusal that are kept."""
+"""Maximum number of characters of Prefect's refusal that are recorded."""
 REQUEST_GRACE = timedelta(seconds=5)
-"""How long a process that requested a run has to create its Prefect run."""
+"""Time in which the process that requested a run has to create the Prefect run."""
 WAKE_GRACE = timedelta(seconds=5)
-"""Time for the worker to start a run that it woke; after it, the keeper's leader wakes it again."""
+"""Time in which a worker has to start a run that it woke; then the leader wakes the run again."""
 MAX_KEYS_PER_PASS = 5
 """Maximum number of keys that one pass tries for a row."""
 MAX_WRITES_PER_PASS = 50
@@ -71,8 +71,9 @@ MAX_WRITES_PER_PASS = 50
 class EnsureResult:
     """Ids of the flow runs that were moved and created, and the number of rows that were ``left``.
 
-    These are rows without a deployment, rows that Prefect refuses, and rows that were changed since
-    they were read; the next pass tries again. Rows beyond `MAX_WRITES_PER_PASS` are not counted.
+    ``left`` counts rows without a deployment, rows that Prefect refuses, and rows that were changed
+    since they were read; the next pass tries them again. It does not count rows beyond
+    `MAX_WRITES_PER_PASS`.
     """
 
     moved: list[str] = field(default_factory=list)
@@ -88,8 +89,8 @@ async def ensure_all(
 ) -> EnsureResult:
     """Ensure the Prefect runs of the next waiting rows of each job.
 
-    ``supervised`` are the flow runs whose processes the caller supervises; it sets their states
-    itself.
+    ``supervised`` are the flow runs whose processes the caller supervises; the caller sets their
+    states itself.
     """
     async with ledger.read() as session:
         rows = await waiting_runs.needing_prefect_run(session)
@@ -123,8 +124,8 @@ async def wake(
     """Select the waiting runs that free slots can take, and schedule them for now.
 
     ``most`` is the maximum number of runs in progress. Returns the ids of the flow runs that are
-    scheduled for now, including those that already were. Runs that are ``at_hand`` need nothing in
-    Prefect: the caller starts them. ``after`` is as in `slots.wake_next`.
+    scheduled for now, including runs that already were. Runs for which ``at_hand`` returns True
+    need no change in Prefect, because the caller starts them. ``after`` is as in `slots.wake_next`.
     """
     classes = settings.load().max_of_class
     async with ledger.read() as session:
@@ -148,7 +149,7 @@ async def wake_for_idle_slots(ledger: Ledger, client: PrefectClient) -> list[str
 async def ensure_rows(
     ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow], *, abandoned: bool = False
 ) -> EnsureResult:
-    """Ensure the Prefect runs of the waiting ``rows``; if ``abandoned``, no process has any."""
+    """Ensure the Prefect runs of waiting ``rows``; if ``abandoned``, no process has such a run."""
     work = _EnsurePass(ledger, client, abandoned=abandoned)
     await work.do(rows)
     return work.done
@@ -169,7 +170,7 @@ def _error_text(error: PrefectHTTPStatusError) -> str:
 
 
 class _EnsurePass:
-    """One pass. ``at`` is when the runs should start; the default is each row's own `until`."""
+    """One pass. ``at`` is the start time for the runs; by default, it is each row's own `until`."""
 
     def __init__(
         self,
@@ -322,7 +323,7 @@ class _EnsurePass:
     async def _deployment(self, row: RunRow, old: FlowRun | None) -> tuple[str, str] | None:
         """Return the deployment from which to create the run of ``row``, and the run's name.
 
-        None if there is no deployment. The run of a removed job is cancelled in the ledger.
+        Return None if there is no deployment. If the job was removed, cancel the run in the ledger.
         """
         if row.job_id is None:
             has_one = old is not None and old.deployment_id is not None
@@ -342,7 +343,7 @@ class _EnsurePass:
             return await session.get(RunRow, run_id)
 
     async def _is_unchanged(self, row: RunRow) -> bool:
-        """Return whether the row is as it was read; if not, the caller must write nothing."""
+        """Return whether the row is unchanged since it was read; if not, do not write anything."""
         newest = await self._read(row.id)
         columns = ("status", "until", "flow_run_id", "prefect_runs")
         return newest is not None and all(

@@ -1,7 +1,7 @@
-"""Stale Prefect runs: started according to Prefect, but without a process.
+"""Stale Prefect runs, which Prefect regards as started although they have no process.
 
-Prefect does not clean them up: no other worker gets a run that a killed worker left pending, and a
-run left running stays running.
+Prefect does not clean up stale runs: no other worker gets a run that a killed worker left pending,
+and a run that it left running stays running.
 
 ::
 
@@ -11,9 +11,9 @@ run left running stays running.
     of our type is gone           pending             scheduled for now
                                   cancelling          cancelled
 
-`scheduled_runs`, `ended_runs` and the lease handle our runs with a live row; other ledgers' workers
-handle the runs of those ledgers. The `infrastructure_pid` of a flow run that is not ours identifies
-its worker: `<worker's name>:<incarnation>:<pid>`.
+`scheduled_runs`, `ended_runs` and the lease handle our runs with a live row. The workers of other
+ledgers handle the runs of those ledgers. The `infrastructure_pid` of a flow run that is not ours
+identifies its worker: `<worker's name>:<incarnation>:<pid>`.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ async def handle_stale_runs(
 ) -> StaleRunResult:
     """Handle the stale runs of the pool, as the worker ``worker_name``.
 
-    First removes the folders that killed processes left on this machine. ``supervised`` returns the
-    flow runs for which the worker has, or is starting, processes; its other runs have no process,
-    although Prefect regards them as started.
+    First remove the folders that killed processes left on this machine. ``supervised`` returns the
+    flow runs for which the worker has processes or is starting them. The worker's other runs have
+    no process, although Prefect regards them as started.
     """
     counts = StaleRunResult()
     if folders := await asyncio.to_thread(locations.remove_abandoned):
         log.info("abandoned folders removed: %d", folders, extra={"action": "swept"})
     supervised_ids = set(supervised())  # some of the supervised runs end during the request
     runs = await flow_runs.read_started(client, pool)
-    supervised_ids |= set(supervised())  # and others start
+    supervised_ids |= set(supervised())  # others start during the request
     runs = [run for run in runs if str(run.id) not in supervised_ids]
     if not runs:
         return counts
@@ -119,7 +119,7 @@ async def _handle_own(
 async def _with_dead_worker(
     client: PrefectClient, pool: str, worker_name: str, runs: list[FlowRun]
 ) -> list[FlowRun]:
-    """Return the runs of an earlier process of this worker, and of workers that are offline."""
+    """Return the runs of earlier processes of this worker, and the runs of offline workers."""
     by_worker: list[tuple[str, str, FlowRun]] = []
     for run in runs:
         name, _, incarnation = (run.infrastructure_pid or "").rpartition(":")[0].rpartition(":")

@@ -1,21 +1,21 @@
 """State mirror: the Prefect run of an ended row shows its outcome.
 
-This is the first half of promise 13: the Prefect run of an `unmirrored` row is forced to its state,
-once.
+This is the first half of promise 13: the Prefect run of an `unmirrored` row is forced to the row's
+state, once.
 
 ::
 
     Prefect has           then                       (always once: afterwards the mark is cleared)
     ────────────────────  ───────────────────────────────────────────────────────────────────────
     the row's state       nothing
-    another state         the row's state is forced, unless Prefect showed that state before: then
-                          the later state was set by hand, or is a Retry, and is not undone
+    another state         the row's state is forced, unless Prefect has shown it before: then the
+                          present state was set by hand, or is a Retry, and is not undone
     deleted the run       nothing
     no run for the row    a run is created in the row's state, so no worker ever gets it; its key
                           lets a second attempt find it
 
 A run whose name is not its job's name and due time is renamed. The run of a range of due times is
-named after the whole range, again whenever the range has grown.
+named after the whole range, and renamed whenever the range has grown.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ log = logging.getLogger(__name__)
 MAX_CLOCK_SKEW = timedelta(seconds=2)
 """Maximum time by which Prefect's clock may be behind the ledger's."""
 DEPLOYMENT_GRACE = timedelta(hours=1)
-"""How long an outcome without a Prefect run waits for its job's deployment to be recreated."""
+"""Time that an outcome without a Prefect run waits until its job's deployment is recreated."""
 
 
 @dataclass
 class MirrorResult:
-    """Numbers of rows that needed no new state, of runs with a forced state, and of new runs."""
+    """Numbers of rows that needed no new state, runs with a forced state, and new runs."""
 
     agreed: int = 0
     forced: int = 0
@@ -69,7 +69,7 @@ async def mirror(ledger: Ledger, client: PrefectClient, limit: int = 100) -> Mir
 
 
 async def mirror_run(ledger: Ledger, client: PrefectClient, run_id: str) -> MirrorResult:
-    """Mirror one run at once; the caller knows that no process of the run will do it."""
+    """Mirror one run at once; the caller knows that no process of the run will set its state."""
     async with ledger.read() as session:
         row = await session.get(RunRow, run_id)
     return await mirror_rows(ledger, client, [row] if row is not None else [])
@@ -156,10 +156,10 @@ async def _with_runs(
 async def _make(
     ledger: Ledger, client: PrefectClient, row: RunRow, stored: StoredJob
 ) -> str | None:
-    """Create the Prefect run of a row that has none; return None if its deployment does not exist.
+    """Create the Prefect run of ``row``; return None if its deployment does not exist.
 
-    The run gets the deployment's parameters: those of the row may no longer fit the deployment, and
-    nothing runs with them.
+    The run gets the deployment's parameters, because the row's parameters may no longer fit the
+    deployment, and nothing runs with them.
     """
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
     made = await deployment.create_run(
@@ -177,7 +177,7 @@ async def _make(
 
 
 async def _is_settled(client: PrefectClient, row: RunRow, run: FlowRun) -> bool:
-    """Return whether Prefect shows the outcome of ``row``, or did until a user changed it."""
+    """Return whether Prefect shows the outcome of ``row``, or showed it until a user changed it."""
     state, finished = run.state, row.finished_at
     if state is None or finished is None or _agrees(state, row):
         return True

@@ -1,6 +1,6 @@
 """Prefect states of outcomes and of waiting runs.
 
-The table is that of promise 13: each outcome has one terminal state in Prefect.
+Each outcome has one terminal state in Prefect; promise 13 has the table.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def outcome_message(
     """Return the message that Prefect shows with an outcome; it may be empty.
 
     The message of a success is the first line of the ``output``, without the mark of a Markdown
-    heading, or the whole if that line has only punctuation, as in JSON; without an output, it is
-    that the run succeeded.
+    heading. If this line has only punctuation, as in JSON, the message is the whole output. Without
+    an output, the message says that the run succeeded.
     """
     if status is Status.SUCCEEDED:
         text = (output or "").strip()
@@ -78,8 +78,8 @@ def outcome_message(
 def terminal_state(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
     """Return the terminal Prefect state of a terminal status.
 
-    The UI shows ``message`` with it; ``data`` is the flow's result. A state that is not COMPLETED
-    has no data, so that Prefect builds the caller's error from the message.
+    The UI shows ``message`` with the state; ``data`` is the flow's result. A state that is not
+    COMPLETED has no data, so that Prefect builds the caller's error from the message.
     """
     kind, name = _TERMINAL_STATES[status]
     result = data if kind is StateType.COMPLETED else None
@@ -118,7 +118,7 @@ def is_being_cancelled(state: State[Any] | None) -> bool:
 async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
     """Request the cancellation of these flow runs; a failure is only logged.
 
-    The run that waits for them claims again later, and the request is then repeated.
+    The run that waits for their end claims again later, and then the request is repeated.
     """
     for flow_run_id in flow_run_ids:
         try:
@@ -160,10 +160,10 @@ async def show_recorded_outcome(ledger: Ledger, client: PrefectClient, flow_run_
 
     Do nothing if the run has no outcome.
 
-    Prefect has no compare-and-set, and of two states that are set at the same time it may keep the
-    one that was requested first. So a process that makes a run wait reads its row again afterwards.
-    If the process dies before it does so, Prefect shows a waiting run until its scheduled time;
-    then a worker gets it and sets the terminal state.
+    Prefect has no compare-and-set: if two states are set at the same time, Prefect may keep the
+    state that was requested first. So a process that makes a run wait reads the run's row again
+    afterwards. If the process dies before that, Prefect shows a waiting run until its scheduled
+    time; then a worker gets the run and sets the terminal state.
     """
     async with ledger.read() as session:
         row = await rows.find(session, flow_run_id, None)

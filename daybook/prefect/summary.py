@@ -1,9 +1,9 @@
 """Summary of a job, the first paragraph of its deployment's description in Prefect's UI.
 
-It is a function of the job alone: if it depended on settings, processes with different settings
-would overwrite each other's summaries. Texts from users and agents are in code spans, so that the
-UI shows no images or HTML of theirs. The queries of URLs are left out, because they may contain a
-token.
+The summary is a function of the job alone: if it depended on settings, processes with different
+settings would overwrite each other's summaries. Texts from users and agents are in code spans, so
+that the UI renders no images or HTML in these texts. The queries of URLs are left out, because they
+may contain a token.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from daybook.jobs.model import Job
 from daybook.jobs.policy import Policy
 
 _STARTS = (*(f"- {each.opening}" for each in ACTIONS.values()), "- Policy: ", "- Notifies: ")
-"""Starts of the lines after the first."""
+"""Starts of the lines after the first line of a summary."""
 
 MAX_PROMPT_CHARACTERS = 300
 """Maximum length of the beginning of a prompt."""
@@ -25,7 +25,8 @@ MAX_PROMPT_CHARACTERS = 300
 def summary(job: Job) -> str:
     """Return the job's name and schedule, action, policy and recipients in Markdown.
 
-    The first line has the form that `without_summary` expects, and each other one of `_STARTS`.
+    The first line has the form that `without_summary` expects. Each other line starts with one of
+    `_STARTS`.
     """
     lines = [f"**{job.name}** — {job.schedule.describe()}", _action(job)]
     if policy := ", ".join(_policy(job)):
@@ -36,9 +37,10 @@ def summary(job: Job) -> str:
 
 
 def without_summary(description: str) -> str:
-    """Return a deployment's description without the summary, as a user may have edited both.
+    """Return a deployment's description without the summary; a user may have edited both.
 
-    A line below the summary that is not one of its own is the user's, even without a blank line.
+    A line that does not start like a line of the summary is the user's, even without a blank line
+    before it.
     """
     first, *rest = description.split("\n")
     if not (first.startswith("**") and "** — " in first):
@@ -63,12 +65,12 @@ def _policy(job: Job) -> list[str]:
 
 
 def _in_code(*words: str) -> str:
-    """Return the words with each of the user's texts as a code span."""
+    """Return ``words`` as one text; every second word is a user's text and becomes a code span."""
     return "".join(_code(each) if index % 2 else each for index, each in enumerate(words))
 
 
 def _code(text: str) -> str:
-    """Return ``text``, which has no line break, as a code span that it cannot end."""
+    """Return ``text``, which has no line break, as a code span whose marks it cannot contain."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     marks = "`" * (longest + 1)
     space = " " if text.startswith("`") or text.endswith("`") else ""

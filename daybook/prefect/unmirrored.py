@@ -1,10 +1,10 @@
 """The marks of ended runs whose outcome Prefect does not show yet (promise 13: once per outcome).
 
 The transaction that records the outcome of a run that has a Prefect run also marks the run's row as
-`unmirrored`. The mark is cleared when Prefect shows the outcome, and only another outcome sets it
-again. So a state that a user sets by hand afterwards is not changed. The audit marks its rows
-too. They have no Prefect run, so the mirror creates one for each. A row of several due times is
-marked again when it is extended.
+`unmirrored`. The mirror clears the mark when Prefect shows the outcome, and only another outcome
+sets the mark again. So a state that a user sets by hand afterwards is not changed. The audit marks
+its rows too; they have no Prefect run, so the mirror creates a Prefect run for each of these rows.
+A row of several due times is marked again when it is extended.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ async def unmirrored_rows(
 ) -> list[RunRow]:
     """Return at most ``limit`` marked runs that ended by ``before`` (UTC), oldest first.
 
-    Runs that no process ended are included at once: those without a Prefect run, and ranges of due
-    times. Of the runs without a Prefect run, those whose job has no deployment yet are left out.
-    Those whose deployment was deleted in Prefect are included, so that the caller clears their
-    mark: Prefect can never show them.
+    Runs that no process ended are included at once: runs without a Prefect run, and ranges of due
+    times. But a run without a Prefect run is left out if its job has no deployment yet. It is
+    included if the deployment was deleted in Prefect, so that the caller clears the mark: Prefect
+    can never show this run.
     """
     deleted = await links.jobs_without_deployment(session)
     deployed = select(JobRow.id).where(
@@ -52,10 +52,10 @@ async def unmirrored_rows(
 
 
 async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunRow | None:
-    """Record the Prefect run that was created for a marked run without one.
+    """Record the Prefect run that was created for a marked run without a Prefect run.
 
-    Returns the row as it is then; returns None, and writes nothing, if the row is not marked any
-    more. If a claim has meanwhile recorded another Prefect run, that one stays.
+    Return the row after that. If the row is not marked any more, return None and write nothing. If
+    a claim has meanwhile recorded another Prefect run, that Prefect run stays.
     """
     async with ledger.write() as session:
         row = await session.get(RunRow, run_id)
@@ -71,8 +71,8 @@ async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunR
 async def clear_mark(ledger: Ledger, run_id: str, status: Status) -> None:
     """Clear the mark of this run, whose outcome ``status`` the caller has just set in Prefect.
 
-    A range keeps its mark, because its Prefect run must still show the other due times. So does a
-    run that got another outcome meanwhile.
+    A range keeps its mark, because its Prefect run must still show the other due times. A run that
+    got another outcome meanwhile keeps its mark, too.
     """
     statement = update(RunRow).where(
         col(RunRow.id) == run_id, col(RunRow.status) == status, col(RunRow.due_to).is_(None)
@@ -84,11 +84,11 @@ async def clear_mark(ledger: Ledger, run_id: str, status: Status) -> None:
 async def clear_marks(
     ledger: Ledger, run_ids: Collection[str], before: datetime | None = None
 ) -> None:
-    """Clear the mark of these runs, unless their outcome was recorded after ``before``.
+    """Clear the marks of these runs, unless their outcome was recorded after ``before``.
 
-    ``before`` is the end of the last of these runs, as the caller read it (UTC); None clears all
+    ``before`` (UTC) is the latest end among these runs when the caller read them; None clears all
     marks. A run that got a later outcome keeps its mark, because Prefect still shows the earlier
-    one.
+    outcome.
     """
     if not run_ids:
         return

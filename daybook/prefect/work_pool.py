@@ -1,7 +1,7 @@
 """The work pool: its workers, and the ledgers that have jobs in it.
 
-Two homes may share one Prefect, and each worker takes the runs of its own ledger only (promise 15).
-So an online worker of another Daybook is of no use to this one.
+Two homes may share one Prefect, and each worker runs only the jobs of its own ledger (promise 15).
+So an online worker of another Daybook runs no jobs of this Daybook.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MAX_DEPLOYMENTS_READ = 200
-"""Maximum number of deployments that are read for the tags of other ledgers."""
+"""Maximum number of deployments that are read to find the tags of other ledgers."""
 
 
 class OnlineWorker(BaseModel, frozen=True):
@@ -40,9 +40,10 @@ class OnlineWorker(BaseModel, frozen=True):
 class WorkPool:
     """State of the work pool, with the workers that are online.
 
-    ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in it;
-    ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names the pool and its
-    queues, as far as they are paused in Prefect; ``unserved`` are the queues that no worker polls.
+    ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in the
+    pool; ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names the pool if
+    it is paused in Prefect, and its paused queues. ``unserved`` are the queues that no worker
+    polls.
     """
 
     type: str
@@ -59,7 +60,7 @@ class WorkPool:
 
     @property
     def idle(self) -> str:
-        """Why no run of this ledger can start; empty if one of this ledger's workers is online."""
+        """The reason why no run of this ledger can start; empty if one of its workers is online."""
         if any(each.ours for each in self.workers):
             return ""
         if not self.workers:
@@ -72,7 +73,7 @@ class WorkPool:
 
     @property
     def foreign(self) -> str:
-        """A message if other ledgers have jobs in the pool and this one has none; else empty."""
+        """A message if other ledgers, but not this ledger, have jobs in the pool; or empty."""
         if self.has_ours or not self.others:
             return ""
         ids = ", ".join(each[:8] for each in self.others)
@@ -140,10 +141,10 @@ async def ledgers_in_pool(
 
 
 async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None:
-    """Raise `InvalidInput` if other ledgers have jobs in the pool and this one has none.
+    """Raise `InvalidInput` if other ledgers have jobs in the pool and this ledger has none.
 
-    A worker there would run nothing, and a keeper would have no runs to maintain, without a visible
-    reason (promise 15: a worker takes the runs of its own ledger only).
+    In such a pool, a worker would run nothing, and a keeper would have no runs to maintain, without
+    a visible reason (promise 15: a worker runs only the jobs of its own ledger).
     """
     has_ours, others = await ledgers_in_pool(client, pool, ledger_id)
     if others and not has_ours:
@@ -160,9 +161,9 @@ def is_own_worker(name: str, *, shared: bool) -> bool:
     """Return whether a worker with this name works for this home.
 
     ``shared`` is True if other ledgers have jobs in the pool. Prefect does not know a worker's
-    home, but `Home.worker_name` contains the machine's name and a digest of the home's path. So a
-    worker of another home on this machine is not ours, unless `ledger_url` is set. Any other worker
-    counts as ours while the pool has only our jobs.
+    home, but `Home.worker_name` contains the machine's name and a digest of the home's path. So
+    this function recognizes a worker of another home on this machine; it is not ours, unless
+    `ledger_url` is set. Any other worker counts as ours if the pool has only our jobs.
     """
     own_name = re.escape(homes.current_home().worker_name)
     if re.fullmatch(rf"{own_name}(-\d+)?", name):

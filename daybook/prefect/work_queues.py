@@ -1,4 +1,4 @@
-"""Work queues of the pool: one for each class of jobs, so that a worker can serve only some.
+"""Work queues of the pool: one for each class of jobs, so a worker can serve only some classes.
 
 ::
 
@@ -7,13 +7,13 @@
     missing                 created, with the priority of its class
     limited in Prefect      the limit is removed: Prefect would offer workers no run beyond it, so
                             such a run would be overdue, and possibly missed, instead of waiting
-    described otherwise     the description is written, once for each change of the class's limit
-    paused, moved to        nothing: the operator's choice
+    described differently   the description is written, once for each change of the class's limit
+    paused, or moved to     nothing: the operator's choice
     another priority
 
-The limits of the classes are the claim's (`daybook.runs.slots`); a queue's description shows its
-class's limit. The priority only orders the runs that are due at the same instant: a worker claims
-the runs in the order of their due times.
+The claim applies the limits of the classes (`daybook.runs.slots`); a queue's description shows the
+limit of its class. The priority only orders the runs that are due at the same instant, because a
+worker claims the runs in the order of their due times.
 """
 
 from __future__ import annotations
@@ -36,28 +36,28 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLASS_QUEUES: tuple[str, ...] = get_args(RunClass)
-"""Names of the queues, which are those of the classes, in the order of their priorities."""
+"""Names of the queues, which are the names of the classes, in the order of their priorities."""
 
 DEFAULT_QUEUE = "default"
-"""Prefect's own queue of each pool, which has no job of ours."""
+"""Queue that Prefect creates in each pool; no job of ours uses it."""
 
 
 @dataclass
 class QueuesState:
     """The description that this process wrote last, by queue.
 
-    Two Daybooks with different limits may share a pool: neither overwrites the other's description
-    again and again.
+    Two Daybooks with different limits may share a pool. Because of this state, they do not
+    overwrite each other's descriptions again and again.
     """
 
     described: dict[str, str] = field(default_factory=dict)
 
 
 def queue_of(job: Job, found: DeploymentResponse | None) -> str:
-    """Return the queue of the job's deployment: its class's, or the one that an operator chose.
+    """Return the queue of the job's deployment: an operator's queue, or the queue of its class.
 
-    An operator's queue is one that ``found``, the deployment as it is now, has in our pool, and
-    that is no class's and not Prefect's default.
+    ``found`` is the deployment as it is now. Its queue is an operator's queue if it is in our pool,
+    and neither the queue of a class nor Prefect's default queue.
     """
     if found is not None and found.work_pool_name == WORK_POOL:
         current = found.work_queue_name
@@ -67,7 +67,7 @@ def queue_of(job: Job, found: DeploymentResponse | None) -> str:
 
 
 async def ensure(client: PrefectClient, state: QueuesState | None = None) -> list[str]:
-    """Create and correct the queues of the classes; return the names of those that were changed.
+    """Create and correct the queues of the classes; return the names of the changed queues.
 
     Do nothing if there is no pool. Idempotent.
     """
@@ -112,7 +112,7 @@ async def ensure(client: PrefectClient, state: QueuesState | None = None) -> lis
 async def check(client: PrefectClient, pool: str, names: Iterable[str]) -> None:
     """Raise `InvalidInput` if ``pool`` lacks one of the queues ``names``.
 
-    A worker could poll none of its queues then: Prefect refuses the whole request.
+    Without the check, a worker could poll none of its queues: Prefect refuses the whole request.
     """
     existing = [each.name for each in await _read(client, pool)]
     for name in names:

@@ -2,7 +2,11 @@
 
 Each program gets the variables of the worker's environment that the operator names (`environment`),
 bounded pipes (`pipes`), a folder (`locations`), and its own process group, in which nothing runs
-after the program has ended (`group`). `children` starts and ends the children of `up`; `proc` finds
-and signals any process; `ending` waits for work that must finish; `forked` ends a
-forked process; `garbage` makes the garbage collection of Daybook's processes rarer.
+after the program has ended (`group`). The other modules:
+
+- `children` starts and ends the children of `daybook up`.
+- `proc` finds and signals any process.
+- `ending` waits for work that must finish.
+- `forked` ends a forked process.
+- `garbage` makes Daybook's processes collect garbage less often.
 """

@@ -1,9 +1,10 @@
 """Children of `daybook up`: their start, their logs, and their end.
 
 Each child leads its own session, so Ctrl-C in the terminal reaches only `up`, which then ends the
-children in the right order. A child's output is appended to a log in the home. A log that is too
-long is cut to its newest part when the child is started again. A check every ten seconds moves the
-newest part of a log that a running child made too long to `<log>.old`.
+children in the right order. A child's output is appended to a log in the home. `start` cuts a log
+that is too long to its newest part. While the children run, `keep_logs_short` checks the logs every
+ten seconds: it copies the newest part of a log that is too long to `<log>.old`, and empties the
+log.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from daybook.timing import TIMING
 
 MAX_LOG_BYTES = 5_000_000
 KEPT_LOG_BYTES = 1_000_000
-"""Number of bytes that are kept of a log above the limit: the newest ones."""
+"""Number of newest bytes that are kept of a log longer than `MAX_LOG_BYTES`."""
 LOG_CHECK_INTERVAL_SECONDS = 10.0
 """Interval between two checks of the logs' sizes."""
 EXIT_TOO_MUCH_MEMORY = os.EX_OSERR
@@ -52,7 +53,7 @@ class Pulse:
 
 
 async def report_pulse(descriptor: int) -> None:
-    """Write to the pipe of this process's `Pulse`, until cancelled or nothing can read it."""
+    """Write to the pipe of this process's `Pulse` until the reader closes the pipe."""
     os.set_blocking(descriptor, False)
     os.set_inheritable(descriptor, False)
     with suppress(BrokenPipeError):
@@ -66,8 +67,9 @@ async def report_pulse(descriptor: int) -> None:
 class Child:
     """Child process, created by `start`.
 
-    ``grace`` is the time in seconds that the child has to end after SIGTERM. ``pulse`` is the pipe
-    of a child that reports through one that it is alive; it is closed when the child has ended.
+    ``grace`` is the time in seconds that the child has to end after SIGTERM. ``pulse`` is set if
+    the child reports through a pipe that it is alive; `wait` closes the pipe when the child has
+    ended.
     """
 
     name: str
@@ -84,7 +86,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code; None while it runs, -N if signal N ended it."""
+        """Exit code; None while the child runs, -N if signal N ended it."""
         return self._running.returncode
 
     async def wait(self) -> int:
@@ -97,11 +99,11 @@ class Child:
     async def terminate(self, grace: float | None = None, last: float = 3.0) -> int:
         """End the child and all its descendants; return its exit code.
 
-        Send SIGTERM to its group. Once the child has ended, or after ``grace`` seconds (by default
-        the child's own ``grace``), send SIGTERM to descendants that left the group
+        Send SIGTERM to the child's group. Once the child has ended, or after ``grace`` seconds (by
+        default the child's own ``grace``), send SIGTERM to descendants that left the group
         (`proc.process_tree`), so that they can clean up. After at most ``last`` more seconds, send
-        SIGKILL to all. If the child has already ended, send nothing, because its pid may belong to
-        another process now.
+        SIGKILL to all processes that are left. If the child has already ended, send nothing,
+        because its pid may belong to another process now.
         """
         if self.exit_code is not None:
             return await self.wait()
@@ -129,7 +131,7 @@ class Child:
 
 
 def read_tail(log: Path, begins: int, lines: int = 20) -> str:
-    """Return at most ``lines`` lines from the end of ``log``, none from before byte ``begins``.
+    """Return the last ``lines`` lines of ``log``, but nothing before byte ``begins``.
 
     Read at most the last 64,000 bytes; return "" if the log cannot be read.
     """
@@ -177,8 +179,9 @@ async def start(
 ) -> Child:
     """Start ``command`` in ``folder`` with only ``environment``; append its output to ``log``.
 
-    The child inherits the file ``descriptors`` under the same numbers. With ``forked_from``, it is
-    a fork of that image if possible; then ``command`` must begin with `image.PYTHON_MODULE`.
+    The child inherits the file ``descriptors`` under the same numbers. With ``forked_from``, the
+    child is a fork of that image if possible; ``command`` must then begin with
+    `image.PYTHON_MODULE`.
     """
     trim_log(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -212,10 +215,10 @@ async def start_reporting(
     grace: float = 10.0,
     forked_from: image.Image | None = None,
 ) -> tuple[Child, int]:
-    """Start a child as `start` does, with a pipe to which it writes.
+    """Start a child as `start` does, with a pipe to which the child writes.
 
-    Return the child and the descriptor of the pipe's read end. ``option`` is the argument of the
-    command after which the number of the write end is passed.
+    Return the child and the descriptor of the pipe's read end. ``option`` is the command-line
+    option that passes the descriptor of the write end to the child.
     """
     reader, writer = os.pipe()
     try:
@@ -246,9 +249,9 @@ async def start_session(
     descriptors: Sequence[int] = (),
     forked_from: image.Image | None = None,
 ) -> image.Running:
-    """Start ``command`` in a session of its own; see `start`. Raises OSError.
+    """Start ``command`` in a session of its own. Raises OSError.
 
-    ``output`` is the descriptor for stdout and stderr.
+    ``output`` is the descriptor for stdout and stderr. The other parameters are as in `start`.
     """
     if forked_from is not None:
         with suppress(OSError):  # the image has ended, or cannot fork
@@ -290,8 +293,8 @@ def truncate_logs(
 ) -> None:
     """Empty the logs of more than ``limit`` bytes in ``folder``, to which running processes append.
 
-    The processes keep the files open, so the newest part of a log is copied to `<log>.old`, and
-    then the log is truncated to nothing. A line that is printed between the two steps is lost.
+    The processes keep the files open. So copy the newest part of a log to `<log>.old`, and then
+    truncate the log to nothing. A line that is printed between the two steps is lost.
     """
     for log in folder.glob("*.log"):
         if log.stat().st_size <= limit:
@@ -303,7 +306,7 @@ def truncate_logs(
 
 
 async def keep_logs_short(folder: Path, say: Callable[[str], None]) -> NoReturn:
-    """Keep each log in ``folder`` below about `MAX_LOG_BYTES`, until cancelled; report errors."""
+    """Keep each log in ``folder`` below about `MAX_LOG_BYTES`; pass errors to ``say``."""
     while True:
         try:
             await asyncio.to_thread(truncate_logs, folder)

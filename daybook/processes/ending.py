@@ -24,15 +24,15 @@ async def wait_shielded(
 ) -> Result:
     """Return or raise the result of ``task``, which is not cancelled with the caller.
 
-    A cancellation of the caller, or an error of a signal handler, calls ``cancelled`` at once and
-    is raised when the task is done; further cancellations until then are ignored. A loop that is
-    shut down cancels ``task`` too; then a coroutine of ``repeat`` does the work again, if given.
+    If the caller is cancelled, or a signal handler raises an error, call ``cancelled`` at once, and
+    raise the exception when the task is done. Ignore further cancellations until then. If the loop
+    shuts down, it cancels ``task`` too; in this case, ``repeat`` (if given) does the work again.
     """
     try:
         await asyncio.wait({task})
     except BaseException:
         cancelled()
-        with anyio.CancelScope(shield=True):  # a cancel scope cancels repeatedly
+        with anyio.CancelScope(shield=True):  # an outer cancel scope cancels repeatedly
             await _wait_until_done(task)
             for _ in range(MAX_REPEATS):
                 if repeat is None or not task.cancelled():

@@ -1,7 +1,7 @@
-"""Environment of a program: an allow-list of variables of the worker.
+"""Environment of a program: an allow-list of the worker's variables.
 
-Names that start with `PREFECT_` or `DAYBOOK_` cannot be on the list, in upper or lower case
-(Prefect ignores case), because they give access to the server and to the ledger.
+The list cannot contain names that start with `PREFECT_` or `DAYBOOK_`, in upper or lower case
+(Prefect ignores case), because these variables give access to Prefect's server and to the ledger.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def set_search_path() -> None:
 
 
 def check(names: Iterable[str]) -> None:
-    """Raise ValueError for a name that cannot be passed on."""
+    """Raise ValueError for an invalid name, or one that starts with `PREFECT_` or `DAYBOOK_`."""
     for name in names:
         # If it has the form NAME=value, the value may be a secret, so do not repeat it.
         shown = name.split("=", 1)[0]
@@ -83,15 +83,16 @@ def select(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict
 
 
 def may_be_secret(name: str) -> bool:
-    """Return whether the name of a variable says that its value is a secret."""
+    """Return whether a variable may contain a secret, judged by its name."""
     return name in _SECRET_NAMES or _SECRET.search(name) is not None
 
 
 def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the variables without secrets, and those that may contain one.
+    """Return two mappings: the variables without secrets, and the variables that may have one.
 
-    A process may get the former at its start, when other processes of this user can still read its
-    environment. It must get the latter only after `daybook.processes.proc.deny_inspection`.
+    A process may get the first mapping at its start, when other processes of this user can still
+    read its environment. It must get the second mapping only after it has called
+    `daybook.processes.proc.deny_inspection`.
     """
     secret = {k: v for k, v in given.items() if may_be_secret(k)}
     return {k: v for k, v in given.items() if k not in secret}, secret

@@ -22,8 +22,8 @@ def exit_with(
     """Call ``work``, and exit with its code as an interpreter does, but without unloading modules.
 
     Join non-daemon threads and call the exit functions, in which Prefect sends its last logs and
-    events. ``report`` is called with the code at the very end; its errors are ignored. After a
-    KeyboardInterrupt, do none of this: the process ends itself by SIGINT at once.
+    events. At the very end, call ``report`` with the code, and ignore its errors. After a
+    KeyboardInterrupt, do none of this, but end the process by SIGINT at once.
     """
     code = 1
     try:

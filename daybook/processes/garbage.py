@@ -11,17 +11,18 @@ from contextlib import suppress
 THRESHOLD = 50_000
 """Number of new objects after which Python collects cyclic garbage; its default is 700."""
 SETTLED_THRESHOLD = 2_000
-"""The same after the start, when most new objects are garbage soon: 50,000 have several MB."""
+"""The threshold after the start: most new objects soon are garbage, and 50,000 use several MB."""
 SETTLE_SECONDS = 20.0
-"""Time after which the work of a process's start has ended, and so what it allocated is free."""
+"""Time after which a process has finished its start, and the memory that the start used is free."""
 _M_ARENA_MAX = -8
 
 
 def collect_rarely() -> None:
     """Collect garbage less often in this process; call it before the large imports.
 
-    A start creates several hundred thousand objects and almost no garbage. With Python's default,
-    examining them is a fifth of the CPU time of a command, and of a start of Prefect's server.
+    A start creates several hundred thousand objects and almost no garbage. With Python's default
+    threshold, the collector's examination of these objects takes a fifth of the CPU time of a
+    command, and a fifth of the CPU time of a start of Prefect's server.
     """
     gc.set_threshold(THRESHOLD)
 
@@ -29,7 +30,8 @@ def collect_rarely() -> None:
 def use_one_arena() -> None:
     """Let all threads of this process and of its forks allocate from one arena of memory (glibc).
 
-    Otherwise each thread gets its own, which keeps what it has freed. On other systems, do nothing.
+    Otherwise each thread gets its own arena, which keeps the memory that the thread has freed. On
+    systems other than Linux, do nothing.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -39,7 +41,7 @@ def use_one_arena() -> None:
 def settle() -> None:
     """Collect the garbage of this process, and return its free memory to the system (glibc).
 
-    From now on, collect garbage more often again.
+    After the call, Python collects garbage more often again.
     """
     gc.set_threshold(SETTLED_THRESHOLD)
     gc.collect()
@@ -49,5 +51,5 @@ def settle() -> None:
 
 
 def settle_soon() -> None:
-    """Call `settle` once in `SETTLE_SECONDS`; this process must have an event loop."""
+    """Call `settle` once, after `SETTLE_SECONDS`; this process must have an event loop."""
     asyncio.get_running_loop().call_later(SETTLE_SECONDS, settle)

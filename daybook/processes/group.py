@@ -7,13 +7,13 @@
 
 Why not `asyncio.subprocess`? It reaps the leader as soon as it exits. From then on, the kernel may
 give the leader's pid to another process, and a signal to "the group" could reach that process. So
-this module waits for the exit *without* reaping (``waitid`` with ``WNOWAIT``, in a thread), sends
-every signal while the leader is at least a zombie and still owns its pid, and reaps it only then.
-SIGKILL to a group is one step in the kernel: no member can fork out of it. It is always sent,
-because listing the members is not one step.
+this module waits for the exit *without* reaping (``waitid`` with ``WNOWAIT``, in a thread). It
+sends every signal while the leader still owns its pid, alive or as a zombie, and reaps the leader
+afterwards. SIGKILL to a group is one step in the kernel: no member can fork out of it. `end` always
+sends SIGKILL, because listing the members is not one step.
 
-A process that creates its own session (``setsid``) leaves the group and is not ended here. Nor is a
-process that runs as another user.
+This module does not end a process that has left the group by creating its own session (``setsid``),
+or a process that runs as another user.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ TERM_GRACE_SECONDS = 3.0
 """Maximum number of seconds between SIGTERM and SIGKILL."""
 
 TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
-"""Errors of a start that may succeed if it is tried again."""
+"""Errors of the start of a program after which a further try may succeed."""
 
 UNKNOWN_EXIT_CODE = 1000
-"""Exit code of a process that has ended unobserved; no system has such a code or signal."""
+"""Stands for the exit code of a process that ended unobserved; no system has this exit code."""
 
 _KILL_TIMEOUT_SECONDS = 10.0  # seconds for the kernel to remove killed processes
 _MAX_POLL_INTERVAL_SECONDS = 0.05  # seconds between two checks of a group that is ending

@@ -1,8 +1,8 @@
 """Image: a process that has imported everything, and forks other processes of Daybook (Linux).
 
-A forked process shares the memory of the imported modules with the image and with all others, and
-starts at once. The image is a fork of the process that uses it (`fork`), which has imported the
-modules. It has one thread, and does nothing but fork and reap::
+A forked process shares the memory of the imported modules with the image and with the image's other
+forks, and starts at once. `fork` makes an image of the calling process, its client, which has
+imported the modules. The image has one thread, and does nothing but fork and reap::
 
     client (`Image.start`)                       image
     descriptors: reply, request, output, …  ──►  fork; the child waits
@@ -46,7 +46,7 @@ _FIRST_FREE = 256
 """Descriptors of a new child are moved to this number and above, before all others are closed."""
 _REFUSED = b"refused\n"
 _ANSWER_TIMEOUT_SECONDS = 10.0
-"""Maximum time until an image has forked; one that is stopped never answers."""
+"""Maximum time in which an image answers a request; a stopped image never answers."""
 _GONE_CHECK_SECONDS = 0.5
 
 
@@ -58,7 +58,7 @@ class Running(Protocol):
 
     @property
     def returncode(self) -> int | None:
-        """The exit code; None while it runs, -N if signal N ended it."""
+        """The exit code; None while the process runs, -N if signal N ended it."""
         ...
 
     async def wait(self) -> int:
@@ -128,7 +128,7 @@ class Image:
         """Start ``command``, which begins with `PYTHON_MODULE`, in a session of its own.
 
         ``output`` is the descriptor for stdout and stderr; ``descriptors`` are inherited under the
-        same numbers. Raises OSError if no process was started, and none will be.
+        same numbers. Raises OSError if the image has not started a process and will not start one.
         """
         request = {
             "arguments": list(command[len(PYTHON_MODULE) :]),
@@ -147,17 +147,17 @@ class Image:
         return _Fork(process, reader, writer, self._reap)
 
     async def adopt(self, environment: Mapping[str, str]) -> None:
-        """Give the image the environment that most of its next children have.
+        """Give the image the environment that most of its next children will have.
 
-        Each child with another one has to update what the modules have read from it. Raises OSError
-        if the image has ended.
+        A child with another environment has to update the values that modules have read from the
+        image's environment. Raises OSError if the image has ended.
         """
         await self._send({"adopt": dict(environment)}, [])
 
     async def _send(
         self, request: dict[str, Any], descriptors: Sequence[int]
     ) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
-        """Return the line that answers ``request``, and the stream that it came from."""
+        """Send ``request``; return the line that answers it, and the stream of the answer."""
         here, there = socket.socketpair()
         with there, tempfile.TemporaryFile() as file:
             file.write(json.dumps(request).encode())
@@ -183,7 +183,7 @@ class Image:
         """End the image, and reap it; its children continue."""
         self._requests.close()
         if not self._reap():
-            os.kill(self.pid, signal.SIGKILL)  # not reaped yet, so the pid is its own
+            os.kill(self.pid, signal.SIGKILL)  # the image is not reaped yet, so it has this pid
             os.waitpid(self.pid, 0)
             self._was_reaped = True
 
@@ -205,15 +205,15 @@ def fork(
 ) -> Image | None:
     """Fork an image of this process; return None if that is not safe, or not possible.
 
-    This process must have imported what the children need. ``after_fork`` is called in each
-    child, and in an image that adopts an environment, to update what the modules have read from the
-    old one. The image refuses a request unless ``is_current`` returns True.
+    This process must have imported the modules that the children need. Each child, and an image
+    that adopts an environment, calls ``after_fork`` to update the values that modules have read
+    from the old environment. The image refuses to fork unless ``is_current`` returns True.
     """
     if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
         return None
     gc.collect()
     gc.freeze()
-    # Each message is read as a whole, and the other end is read as closed when this one is.
+    # A reader gets each message as a whole, and learns when the other end has closed.
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     forked.flush_output()
     try:
@@ -341,7 +341,7 @@ def _set_environment(environment: dict[str, str], hooks: _Hooks) -> None:
 
 
 def _take_descriptors(received: list[int], numbers: list[int]) -> None:
-    """Move the received descriptors to these numbers, and close all others."""
+    """Move the ``received`` descriptors to ``numbers``, and close all other descriptors."""
     moved = [fcntl.fcntl(each, fcntl.F_DUPFD, _FIRST_FREE) for each in received]
     os.closerange(3, _FIRST_FREE)
     for number, descriptor in zip(numbers, moved, strict=True):
@@ -358,5 +358,5 @@ _current: list[_Hooks] = []
 
 
 def fork_again() -> Image | None:
-    """Fork an image of a process that an image has forked; None in any other process."""
+    """Fork an image of this process if an image has forked it; otherwise return None."""
     return fork(_current[0].after_fork, _current[0].is_current) if _current else None

@@ -1,8 +1,8 @@
-"""Process 1 of a container: reaps orphans, and passes signals on to the program.
+"""Process 1 of a container, which reaps orphans and forwards signals to the program.
 
-The kernel makes process 1 the parent of each orphan, such as a process that an agent left behind,
-and gives it no signal for which it has no handler. So process 1 stays small, and the program runs
-as its child.
+The kernel makes process 1 the parent of each orphan, such as a process that an agent left behind.
+The kernel does not deliver a signal to process 1 if process 1 has no handler for it. So process 1
+stays small, and the program runs as its child.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def fork_if_first() -> None:
-    """If this is process 1, return in a new child of it; process 1 ends with the child's exit code.
+    """If this is process 1, fork, and return only in the child; otherwise do nothing.
 
-    A child that signal N has ended counts as 128 + N.
+    Process 1 waits for the child and then exits with the child's exit code, or with 128 + N if
+    signal N ended the child.
     """
     if os.getpid() != 1:
         return
-    # No signal is lost: until process 1 has its handlers, signals wait.
+    # Block the signals until process 1 has its handlers, so that no signal is lost.
     old_mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child:
 
         def forward(number: int, frame: FrameType | None) -> None:
-            os.kill(child, number)  # not reaped yet, so it has its pid
+            os.kill(child, number)  # the child is not reaped yet, so it still has this pid
 
         for number in _FORWARDED:
             signal.signal(number, forward)

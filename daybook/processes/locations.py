@@ -1,10 +1,9 @@
 """Location of a program, and the folder in which it runs.
 
-The functions raise ValueError for errors that the operator has to fix, and `job_folder` raises
-`InvalidInput`. A temporary folder's name
-ends in `LOCKED_SUFFIX`, and its creator holds a lock on it, unless the file system has no locks. If
-the creator is killed, the kernel releases the lock, but the folder remains, with any secrets in it,
-until `remove_abandoned`.
+The functions raise ValueError for errors that the operator has to fix; `job_folder` raises
+`InvalidInput` instead. A temporary folder's name ends in `LOCKED_SUFFIX`, and its creator holds a
+lock on it, unless the file system has no locks. If the creator is killed, the kernel releases the
+lock, but the folder remains, with any secrets in it, until `remove_abandoned` removes it.
 """
 
 from __future__ import annotations
@@ -46,8 +45,9 @@ def real_path(work_dir: str) -> str:
 def job_folder(work_dir: str) -> str:
     """Return the real path of a job's work directory; empty if ``work_dir`` is empty.
 
-    Raise `InvalidInput` unless it is a folder on this machine, which this user can write to, within
-    the setting `allowed_work_dirs`. Symbolic links are followed first, so none leads out of these.
+    Raise `InvalidInput` unless the path is a folder on this machine that this user can write to and
+    that is inside a folder of the setting `allowed_work_dirs`. The check follows symbolic links
+    first, so no link leads out of the allowed folders.
     """
     if not work_dir:
         return ""
@@ -76,11 +76,10 @@ def job_folder(work_dir: str) -> str:
 
 @contextmanager
 def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
-    """Yield the folder in which a program runs: ``work_dir``, or else a temporary folder.
+    """Yield the folder in which a program runs: ``work_dir``, or a temporary folder if it is empty.
 
-    The temporary folder is removed afterwards. It is never the user's home or the worker's folder,
-    so that a program that writes to its current folder mixes its files with others only if the
-    operator wants that.
+    The temporary folder is removed afterwards. Without ``work_dir``, a program never runs in the
+    user's home or the worker's folder, so that it does not mix its files with others there.
     """
     if not work_dir:
         with temporary_folder(prefix) as made:
@@ -132,7 +131,7 @@ def remove_abandoned() -> int:
 def _remove(folder: str | Path) -> None:
     """Remove the folder, even if a program made folders inside it inaccessible.
 
-    What belongs to another user, such as the files of a container, may be left.
+    Files of another user, such as the files of a container, may remain.
     """
     shutil.rmtree(folder, ignore_errors=True)
     if os.path.isdir(folder):
@@ -147,7 +146,7 @@ def _remove(folder: str | Path) -> None:
 def _locked(folder: int) -> bool:
     """Try to lock the folder; return whether this succeeded.
 
-    False if another process holds the lock, or if the file system has no locks.
+    Return False if another process holds the lock, or if the file system has no locks.
     """
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,9 +158,9 @@ def _locked(folder: int) -> bool:
 def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
     """Return ``command`` with the absolute path of its program, and a warning or "".
 
-    The warning says that the program was not found here; a worker on another machine may have it.
-    The program then stays unchanged, as does a path that begins with ~. With ``work_dir``, a
-    relative path stays unchanged too, because it is relative to that folder; without one, it is
+    The warning says that the program was not found on this machine; a worker on another machine may
+    have it. The path stays unchanged if there is a warning, or if the path begins with ~. A
+    relative path is relative to ``work_dir`` and stays unchanged; without ``work_dir``, it is
     relative to the current folder.
     """
     name, *arguments = command
@@ -185,7 +184,7 @@ def _missing_program(name: str) -> str:
 
 
 def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
-    """Return the path of the program ``name``; a relative path starts at ``folder``.
+    """Return the path of the program ``name``; a relative path is relative to ``folder``.
 
     A name without a slash is looked up in the PATH of ``variables``. Raises ValueError if the
     program does not exist or is not executable.

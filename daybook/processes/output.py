@@ -1,4 +1,4 @@
-"""Output of processes that must not end because the disk of their log is full."""
+"""Output of processes that must continue when the disk of their log is full."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 
 class _LossyFile(io.FileIO):
-    """File that drops what a full disk cannot store, instead of raising an error."""
+    """File that drops the data that a full disk cannot store, instead of raising an error."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -22,9 +22,9 @@ class _LossyFile(io.FileIO):
 
 
 def survive_full_disk() -> None:
-    """Make this process's stdout and stderr drop what a full disk cannot store.
+    """Make this process's stdout and stderr drop the data that a full disk cannot store.
 
-    Call it before other modules keep references to these streams, as handlers of logs do.
+    Call it before other modules, such as log handlers, store references to these streams.
     """
     sys.stdout, sys.stderr = _lossy(sys.stdout, 1), _lossy(sys.stderr, 2)
 

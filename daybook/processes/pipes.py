@@ -1,4 +1,4 @@
-"""The three pipes of a program. They are bounded in memory, and none can block another."""
+"""The three pipes of a program: each uses bounded memory, and no pipe can block another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Pipe(asyncio.Protocol):
 
 
 class HeadPipe(Pipe):
-    """Output pipe that keeps the first ``limit`` bytes; the rest is only counted."""
+    """Output pipe that keeps the first ``limit`` bytes; ``dropped`` counts the other bytes."""
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -38,10 +38,10 @@ class HeadPipe(Pipe):
 
 
 class LinePipe(Pipe):
-    """Output pipe that calls ``read`` with each line, also with an incomplete last one.
+    """Output pipe that calls ``read`` with each line, even with an incomplete last line.
 
-    A line of more than ``limit`` bytes is dropped; ``dropped`` counts the bytes of such lines. Data
-    may wait in the pipe between `pause` and `resume`; after `finish`, `pause` does nothing.
+    A line of more than ``limit`` bytes is dropped; ``dropped`` counts the bytes of such lines.
+    Between `pause` and `resume`, new data waits in the pipe. After `finish`, `pause` does nothing.
     """
 
     def __init__(self, read: Callable[[bytes], None], limit: int) -> None:
@@ -78,7 +78,7 @@ class LinePipe(Pipe):
             self._read(line)
 
     def pause(self) -> None:
-        """Let the program wait before it prints more."""
+        """Stop reading, so that the program has to wait once the pipe is full."""
         if not self._is_paused and not self._is_finishing:
             self._is_paused = True
             cast(asyncio.ReadTransport, self.transport).pause_reading()
@@ -89,7 +89,7 @@ class LinePipe(Pipe):
             cast(asyncio.ReadTransport, self.transport).resume_reading()
 
     def finish(self) -> None:
-        """Read the rest: the program has ended, so it is no more than a pipe holds."""
+        """Read the rest without a pause; the program has ended, so at most a full pipe is left."""
         self._is_finishing = True
         self.resume()
 
@@ -116,9 +116,9 @@ async def attach(
 ) -> tuple[asyncio.ReadTransport, asyncio.WriteTransport | None]:
     """Connect the child's pipes to the running loop; return the transports of output and input.
 
-    The input's transport is None for a child without an input pipe. The transports then own the
-    pipes. On an error or a cancellation, close the pipes that are not connected yet, and the
-    output's transport, which the caller did not get.
+    The input's transport is None for a child without an input pipe. After the call, the transports
+    own the pipes. On an error or a cancellation, close the pipes that are not connected yet, and
+    the output's transport, which the caller did not get.
     """
     loop = asyncio.get_running_loop()
     files = [each for each in (child.stdout, child.stderr, child.stdin) if each is not None]

@@ -30,11 +30,11 @@ _PR_SET_DUMPABLE = 4
 
 
 def deny_inspection() -> None:
-    """Deny other processes of this user access to this one's memory and environment (Linux).
+    """Deny other processes of this user access to this process's memory and environment (Linux).
 
-    They can then neither read `/proc/PID/environ` or `/proc/PID/mem` nor trace this process, which
-    also dumps no core. A forked child inherits this; an executed program does not. On other
-    systems, do nothing.
+    Other processes can then neither read `/proc/PID/environ` or `/proc/PID/mem` nor trace this
+    process, and this process dumps no core. A forked child inherits this protection; an executed
+    program does not. On other systems, do nothing.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -51,7 +51,7 @@ def end_with_parent() -> None:
 def set_title(title: str) -> None:
     """Replace this process's command line in process listings by ``title`` (Linux).
 
-    It is cut to the length of the original one. On other systems, do nothing.
+    The title is cut to the length of the original command line. On other systems, do nothing.
     """
     if sys.platform != "linux":
         return
@@ -65,7 +65,7 @@ def set_title(title: str) -> None:
 
 @dataclass(frozen=True)
 class Process:
-    """A process. ``started`` is an opaque text that differs for a later process with its pid."""
+    """A process. ``started`` is opaque, and differs for a later process with the same pid."""
 
     pid: int
     started: str
@@ -83,7 +83,7 @@ def living_processes() -> dict[int, Process]:
 
 
 def child_pids(pid: int) -> set[int]:
-    """Return the pids of a process's children on Linux, those of zombies too."""
+    """Return the pids of a process's children, including zombies (Linux only)."""
     entries = (_read_stat(each, "", zombies=True) for each in PROC.iterdir() if each.name.isdigit())
     return {process.pid for process in entries if process is not None and process.parent == pid}
 
@@ -113,10 +113,10 @@ def memory(pid: int) -> int:
 
 
 def process_tree(head: Process) -> list[Process]:
-    """Return ``head``, first, with its descendants and the group that it leads; [] if it has ended.
+    """Return ``head``, its descendants and the group that it leads; [] if ``head`` has ended.
 
-    The descendants may be in any group or session. A process that init adopted, because its parent
-    has ended, is found only if it stayed in the group.
+    ``head`` is first. The descendants may be in any group or session. A process that init adopted,
+    because its parent has ended, is found only if it stayed in the group.
     """
     everyone = living_processes()
     if everyone.get(head.pid) != head:
@@ -144,7 +144,7 @@ def send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
 
 
 async def wait_gone(processes: Iterable[Process], within: float) -> list[Process]:
-    """Wait at most ``within`` seconds until all have ended; return those still alive."""
+    """Wait at most ``within`` seconds until all have ended; return the processes still alive."""
     end = time.monotonic() + within
     while left := [p for p in processes if find(p.pid, p.started) is not None]:
         if time.monotonic() >= end:
@@ -186,7 +186,7 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
 
 
 def _boot_id() -> str:
-    """Return the boot's id, because a process of a later boot can have the same start ticks."""
+    """Return the boot's id; a process of another boot can have the same start ticks."""
     try:
         return (PROC / "sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -207,7 +207,7 @@ def _read_stat(entry: Path, boot: str, *, zombies: bool = False) -> Process | No
 
 
 def _from_ps(only: int | None = None) -> dict[int, Process]:
-    """Return the processes, on systems without /proc; `ps` reports starts in whole seconds only."""
+    """Return the processes on systems without /proc; `ps` reports starts only in whole seconds."""
     which = ["-p", str(only)] if only is not None else ["-ax"]
     answer = subprocess.run(
         ["ps", *which, "-o", "pid=,ppid=,pgid=,stat=,lstart="],

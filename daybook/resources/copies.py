@@ -1,8 +1,9 @@
 """Encrypted copies in the ledger of Prefect's block documents: agents, secrets and others.
 
-Runs use the documents in Prefect, where users edit them; the copies restore them if Prefect's
-database is lost. One key encrypts all copies of a ledger. The ledger stores the key's id, so a home
-without that key can neither read the copies nor add copies under another key.
+Runs use the documents in Prefect, where users edit them. If Prefect's database is lost, Daybook
+restores the documents from the copies. One key encrypts all copies of a ledger. The ledger stores
+the key's id, so a home without that key can neither read the copies nor add copies under another
+key.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ async def key_id(session: AsyncSession) -> str | None:
 async def key(session: AsyncSession, home: Home) -> Key | None:
     """Return the key of this ledger's copies; None if the ledger has no key yet.
 
-    Raises `LedgerKeyMissing` if the home has no valid key, or a different one.
+    Raises `LedgerKeyMissing` if the home has no valid key, or a different key.
     """
     expected_id = await key_id(session)
     if expected_id is None:
@@ -83,9 +84,10 @@ async def key(session: AsyncSession, home: Home) -> Key | None:
 
 
 async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
-    """Return the key for a new copy; call in a write transaction.
+    """Return the key for a new copy; call this function in a write transaction.
 
-    If the ledger has no key yet, it gets the home's key, which is created if there is none.
+    If the ledger has no key yet, record the home's key as the ledger's key. If the home has no key
+    either, create it.
 
     Raises the errors of `key`, and OSError if the key's file cannot be created.
     """

@@ -34,13 +34,13 @@ class Key:
         self.id = hashlib.sha256(b"daybook ledger key" + raw).hexdigest()[:12]
 
     def seal(self, label: str, text: str) -> str:
-        """Encrypt ``text``; each call returns a different result."""
+        """Encrypt ``text`` for ``label``; each call returns a different result."""
         nonce = os.urandom(_NONCE_BYTES)
         sealed = nonce + self._cipher.encrypt(nonce, text.encode(), label.encode())
         return _VERSION + base64.urlsafe_b64encode(sealed).decode()
 
     def unseal(self, label: str, sealed: str) -> str:
-        """Decrypt a result of `seal` for this label; raise `CopyDamaged` if it is not one."""
+        """Decrypt ``sealed``; raise `CopyDamaged` if it is not a result of `seal` for ``label``."""
         from cryptography.exceptions import InvalidTag
 
         try:

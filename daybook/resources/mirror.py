@@ -1,7 +1,7 @@
 """Reconciliation of Prefect's block documents with their copies in the ledger.
 
 Runs use the documents in Prefect, so the ledger follows Prefect. If Prefect has lost its database,
-the documents are restored from the ledger.
+this module restores the documents from the ledger.
 
 ::
 
@@ -58,10 +58,10 @@ class _Document:
 
 @dataclass
 class ComparisonCache:
-    """Documents that were equal to their copies when last compared; a pass skips unchanged ones.
+    """Documents that were equal to their copies at the last comparison.
 
-    ``key_problem`` is the key's problem in the last pass, so that the caller reports each problem
-    only once.
+    A pass skips the documents that have not changed since. ``key_problem`` is the key's problem in
+    the last pass, so that the caller reports each problem only once.
     """
 
     key_problem: str = ""
@@ -73,7 +73,7 @@ class ComparisonCache:
         return row is not None and self._agreed.get(document.ref) == pair
 
     def record_equal(self, document: _Document, version: CopyVersion | None) -> None:
-        """Record that both sides are equal now."""
+        """Record that ``document`` equals its copy with this version."""
         self._agreed[document.ref] = (document.id, document.updated, version)
 
 
@@ -81,8 +81,8 @@ class ComparisonCache:
 class MirrorReport:
     """Result of one pass. Documents have names such as `secret ops`.
 
-    ``locked`` are the lost documents that cannot be restored because the key is missing, which
-    ``key_problem`` explains. ``failed`` are the others that were not restored, with the reasons.
+    ``locked`` are the lost documents that cannot be restored because the key is missing;
+    ``key_problem`` says why. ``failed`` maps other documents that were not restored to the reasons.
     """
 
     registered: bool = False
@@ -104,8 +104,8 @@ async def reconcile(
 ) -> MirrorReport:
     """Reconcile the documents of these types with their copies; ``only`` selects one name.
 
-    Registers the block types first if Prefect lacks any. A second pass changes nothing. Errors of
-    an unreachable Prefect or ledger propagate.
+    Registers the block types first if one is missing in Prefect. A second pass changes nothing.
+    Errors of an unreachable Prefect or ledger propagate.
     """
     run = _Pass(
         ledger,
@@ -122,7 +122,7 @@ async def reconcile(
 async def list_lost(
     ledger: Ledger, client: PrefectClient, types: Collection[BlockStore[Any]]
 ) -> list[str]:
-    """Return the names of the documents that Prefect has lost and the ledger has copies of."""
+    """Return the names of the documents that Prefect has lost and of which copies exist."""
     run = _Pass(
         ledger, client, {each.slug: each for each in types}, ComparisonCache(), MirrorReport()
     )
@@ -221,7 +221,7 @@ class _Pass:
     async def _copy(
         self, news: Sequence[_Document], rows: Mapping[DocumentRef, BlockCopyRow], key: Key | None
     ) -> None:
-        """Copy the documents that differ from their copies, and record those that are equal."""
+        """Write the copies of documents that differ from their copies; record equal documents."""
         differing: list[_Document] = []
         for start in range(0, len(news), _PAGE):
             ids = [each.id for each in news[start : start + _PAGE]]

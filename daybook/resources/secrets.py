@@ -1,8 +1,8 @@
-"""Secrets in Prefect: one block document each, of Daybook's own block type.
+"""Secrets in Prefect: each secret is a block document of Daybook's own block type.
 
-Prefect's own `Secret` block has no field for the hosts that may receive the secret, and Daybook
-sends a secret to no other host. So Daybook's type has the value and its hosts. Users can edit
-both in Prefect's UI. Prefect encrypts the value.
+Daybook sends a secret only to the hosts that may receive it, and Prefect's own `Secret` block has
+no field for hosts. So Daybook's type has two fields: the value, which Prefect encrypts, and the
+hosts. Users can edit both fields in Prefect's UI.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class SecretSettings(BaseModel):
 class SecretInfo(DocumentView, frozen=True):
     """A stored secret, without its value.
 
-    ``problem`` says why the stored settings are invalid, or is None; ``hosts`` may then be any JSON
-    value.
+    ``problem`` says why the stored settings are invalid; it is None if they are valid. In invalid
+    settings, ``hosts`` may be any JSON value.
     """
 
     name: str
@@ -94,7 +94,7 @@ async def list_secrets(client: PrefectClient) -> list[SecretInfo]:
 
 
 class PrefectSecretStore:
-    """Implementation of `SecretStore` in Prefect. Connection errors of its client propagate."""
+    """Implementation of `SecretStore` in Prefect. Connection errors of the client propagate."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client

@@ -1,13 +1,14 @@
 """Storage of named settings documents, such as secrets, as Prefect block documents.
 
-A kind of document is a pydantic model of its settings and one `BlockStore`. The block classes are
-Prefect entry points and are not imported here: a document's data are its settings. Methods that
-take Prefect's async client let its connection errors propagate.
+Each kind of document has a pydantic model of its settings and one `BlockStore`. The block classes
+are Prefect entry points. This module does not import them, because a document's data are its
+settings. Methods that take Prefect's async client let the client's connection errors propagate.
 
-`save` and `remove` write to Prefect first, because runs read from there, and then to the encrypted
-copy in the ledger. If the process dies in between, `daybook.resources.mirror` corrects the copy.
+`save` and `remove` write first to Prefect, from which runs read the documents, and then to the
+encrypted copy in the ledger. If the process dies in between, `daybook.resources.mirror` corrects
+the copy.
 
-`daybook.api.documents` says what a new kind needs.
+The docstring of `daybook.api.documents` explains how to add a kind.
 """
 
 from __future__ import annotations
@@ -47,17 +48,18 @@ class RegisteredType(NamedTuple):
 
 
 class DocumentView(BaseModel, frozen=True):
-    """Base of what operations return of a document. Subclasses have `name` and `problem`.
+    """Base of the views of a document that operations return.
 
-    ``problem`` says why the stored settings are invalid, or is None. Other fields that are named as
-    a setting have its value, which may then be any JSON value; ``settings`` has all of them.
+    Subclasses have `name` and `problem`. ``problem`` says why the stored settings are invalid; it
+    is None if they are valid. A field with the name of a setting has the setting's value, which may
+    be any JSON value if the settings are invalid. A field ``settings`` has all settings.
     """
 
     @classmethod
     def of(cls, store: BlockStore[Any], name: str, data: Mapping[str, Any], **more: Any) -> Self:
         """Return the view of a document with this name and ``data``; ``more`` are other fields.
 
-        A setting that is missing in the data has its default. Secrets are left out.
+        A setting that is missing in ``data`` has its default. Secrets are left out.
         """
         values = {
             field: data.get(
@@ -74,7 +76,7 @@ class DocumentView(BaseModel, frozen=True):
 
 
 class DocumentInfo(DocumentView, frozen=True):
-    """A document with its settings, without secrets; ``problem`` says why they are invalid."""
+    """A document with its settings, without secrets; ``problem`` is None if they are valid."""
 
     name: str
     settings: dict[str, Any]
@@ -85,9 +87,9 @@ class DocumentInfo(DocumentView, frozen=True):
 class BlockStore(Generic[Model]):
     """Store of the documents of one block type.
 
-    ``noun`` is the word for one document, such as "secret". ``field`` is the field in which a job
-    names a document; by default the noun. Errors that concern no single field of the model name
-    ``whole`` instead.
+    ``noun`` is the word for one document, such as "secret". ``field`` is the field of a job that
+    names a document; the default is the noun. An error that concerns no single field of the model
+    names ``whole`` as its field.
     """
 
     slug: str
@@ -110,9 +112,9 @@ class BlockStore(Generic[Model]):
             )
 
     def validate(self, data: Mapping[str, Any]) -> Model:
-        """Return the settings in ``data``; raise `InvalidInput`, which names the invalid field.
+        """Return the settings in ``data``; raise `InvalidInput` with the name of the invalid field.
 
-        Unlike pydantic's own error, it never quotes the input, which may be a secret.
+        Unlike pydantic's own error, `InvalidInput` never quotes the input, which may be a secret.
         """
         try:
             return self.model.model_validate(dict(data))
@@ -134,8 +136,8 @@ class BlockStore(Generic[Model]):
     def displayed(self, data: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
         """Return a document's settings for display, without secrets, and their problem, if any.
 
-        ``data`` must include the secrets: without them, Prefect returns the same for an empty
-        secret as for one that is set.
+        ``data`` must include the secrets: without secrets, Prefect returns the same text for an
+        empty secret as for a secret with a value.
         """
         settings, problem = self.check(data)
         fields = self.model.model_fields
@@ -154,8 +156,8 @@ class BlockStore(Generic[Model]):
     def parse(self, name: str, data: Mapping[str, Any]) -> Model:
         """Return a document's settings; raise `InvalidInput` if they are invalid.
 
-        They can be invalid, because Prefect's server does not validate a block that is edited in
-        its UI.
+        Stored settings can be invalid, because Prefect's server does not validate a block that is
+        edited in its UI.
         """
         found, problem = self.check(data)
         if found is None:
@@ -200,7 +202,7 @@ class BlockStore(Generic[Model]):
     async def find(
         self, client: PrefectClient, name: str, *, include_secrets: bool = False
     ) -> BlockDocument | None:
-        """Return the document with this name; None if it or the type does not exist."""
+        """Return the document with this name; None if the document or the type does not exist."""
         from prefect.exceptions import ObjectNotFound
 
         try:
@@ -311,7 +313,7 @@ def block_data(settings: BaseModel) -> dict[str, Any]:
 async def create_in_prefect(
     client: PrefectClient, known: RegisteredType, name: str, data: Mapping[str, Any]
 ) -> UUID:
-    """Create a document in Prefect, without a copy; return its id.
+    """Create a document in Prefect, without a copy in the ledger; return the document's id.
 
     Raises Prefect's `ObjectAlreadyExists` if the name is taken.
     """

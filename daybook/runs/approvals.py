@@ -2,23 +2,25 @@
 
 ::
 
-    a call that needs one ──► ask ──► open ──┬─► approved    a person said yes
+    a call to be approved ──► ask ──► open ──┬─► approved    a person said yes
                                              ├─► rejected    a person said no
                                              ├─► expired     nobody decided before the deadline
                                              └─► withdrawn   the run ended while it waited
 
-While the approval is open, the run waits for it (`slots.APPROVAL`): no process, slot or lease is
-held. Its attempt stays open, so the wait uses up no retry. The decision, or the deadline, makes the
-run due; then `claims.begin` continues the attempt, which replays its steps. At the same step it
-makes the call if it is approved, else the model reads the refusal (`daybook.execution.journal`).
-The call of a job without an agent waits in the same way; its refusal is the run's error.
+While the approval is open, the run waits (`slots.APPROVAL`) and holds no process, slot or lease.
+The run's attempt stays open, so the wait uses up no retry. The decision, or the deadline, makes the
+run due. Then `claims.begin` continues the attempt, which replays its steps up to the call. If the
+call was approved, the attempt makes it; otherwise the model reads the refusal
+(`daybook.execution.journal`). A call of a job without an agent waits in the same way; if the call
+is refused, the refusal is the run's error.
 
-The answer of a run (`answer` in `approve`) waits in the same way, with its whole outcome in the
-row. The attempt that goes on records it if it is approved, else a failure, and asks no agent.
+If `approve` contains `answer`, the answer of a run waits in the same way, and the approval's row
+stores the whole outcome. The continued attempt asks no agent: it records this outcome if the answer
+was approved, and a failure otherwise.
 
-An approval is for one position and one digest: one tool with these arguments. If the run has
-diverged since, it is not used, and a person is asked anew. The first decision counts: `decide`
-compares and sets in one transaction.
+An approval is for one position and one digest: a call of one tool with the same arguments. If the
+run has diverged since the question, the approval is not used, and a person is asked again. Only the
+first decision counts: `decide` reads and writes the approval in one transaction.
 """
 
 from __future__ import annotations
@@ -52,11 +54,11 @@ EVENT = "approval"
 
 MAX_REASON_LENGTH = 500
 MAX_ANSWER_CHARACTERS = 8_000
-"""Maximum length of the answer in a question."""
+"""Maximum length of an answer in a question, in characters."""
 
 
 class ApprovalStatus(StrEnum):
-    """The status of an approval; `open` until it is decided."""
+    """The status of an approval: `open` until a decision, the deadline or the end of the run."""
 
     OPEN = "open"
     APPROVED = "approved"
@@ -67,11 +69,11 @@ class ApprovalStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Question:
-    """What a person is asked: whether ``tool`` may be called.
+    """A question to a person: may the run call ``tool``?
 
-    ``input`` is the beginning of its arguments, ``within`` the time to decide. ``position`` and
-    ``digest`` are those of the step, and ``after`` is the number of the last step before it. The
-    question about an answer has its ``outcome``.
+    ``input`` is the beginning of the tool's arguments, ``within`` the time to decide. ``position``
+    and ``digest`` identify the step of the call; ``after`` is the number of the last step before
+    it. A question about an answer has the ``outcome`` to record if the answer is approved.
     """
 
     position: str
@@ -84,7 +86,7 @@ class Question:
 
     @classmethod
     def of_answer(cls, outcome: Outcome, within: timedelta) -> Question:
-        """Return the question whether the answer of an attempt that succeeded may be used."""
+        """Return the question about the answer of a succeeded attempt, with its ``outcome``."""
         text = outcome.output if outcome.output is not None else texts.to_json(outcome.result)
         digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
         left_out = len(text) - MAX_ANSWER_CHARACTERS
@@ -94,7 +96,7 @@ class Question:
 
 
 class ApprovalNeeded(DaybookError):
-    """The attempt cannot go on before a person has answered the ``question``."""
+    """The attempt cannot continue until a person has answered the ``question``."""
 
     code = "approval_needed"
 
@@ -104,7 +106,7 @@ class ApprovalNeeded(DaybookError):
 
 
 async def of_run(session: AsyncSession, run_id: str) -> list[ApprovalRow]:
-    """Return the approvals of a run in their order."""
+    """Return the approvals of a run, oldest first."""
     query = select(ApprovalRow).where(col(ApprovalRow.run_id) == run_id)
     return list((await session.execute(query.order_by(col(ApprovalRow.number)))).scalars())
 
@@ -114,7 +116,7 @@ async def waiting(
 ) -> Sequence[tuple[ApprovalRow, RunRow, JobRow | None]]:
     """Return the approvals that a person can decide at ``now``, the oldest first.
 
-    With ``owner``, only those of that owner's jobs.
+    With ``owner``, return only approvals for that owner's jobs.
     """
     query = (
         select(ApprovalRow, RunRow, JobRow)
@@ -134,7 +136,7 @@ async def waiting(
 
 
 async def waiting_of_job(session: AsyncSession, ref: str) -> Sequence[ApprovalRow]:
-    """Return the open approvals of the runs of a job, by its name or id."""
+    """Return the open approvals of a job's runs; ``ref`` is the job's name or id."""
     query = (
         select(ApprovalRow)
         .join(RunRow, col(RunRow.id) == col(ApprovalRow.run_id))
@@ -150,9 +152,9 @@ async def waiting_of_job(session: AsyncSession, ref: str) -> Sequence[ApprovalRo
 
 
 def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
-    """Return the outcome of the attempt if a person has decided about its answer, else None.
+    """Return the attempt's outcome if its answer was approved, was rejected or expired, else None.
 
-    ``known`` are the approvals of the run.
+    ``known`` are the approvals of the run, oldest first.
     """
     last = known[-1] if known else None
     if last is None or last.position != ANSWER or last.outcome is None:
@@ -171,9 +173,9 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
 
 
 async def forget(session: AsyncSession, run: RunRow) -> None:
-    """Remove the outcomes that waited for a person from a run that has its outcome.
+    """Remove the outcomes that waited for a person from the approvals of an ended run.
 
-    Each question raises the fencing token, so a run that ends under its first one has none.
+    Each question raises the fencing token, so a run with its first fencing token has no approvals.
     """
     if run.fence > 1 and run.attempts and run.kind in CONVERSATION_KINDS:
         table = ApprovalRow.__table__  # type: ignore[attr-defined]
@@ -182,7 +184,7 @@ async def forget(session: AsyncSession, run: RunRow) -> None:
 
 
 def is_same(row: ApprovalRow, question: Question) -> bool:
-    """Return whether the approval is about this step, and nothing has happened in between."""
+    """Return whether the approval is about the same step, after the same previous step."""
     return (row.position, row.digest, row.after) == (
         question.position,
         question.digest,
@@ -193,9 +195,10 @@ def is_same(row: ApprovalRow, question: Question) -> bool:
 async def ask(
     session: AsyncSession, run: RunRow, stored: StoredJob | None, question: Question, now: datetime
 ) -> ApprovalRow:
-    """Add the open approval, and the message about it; return it.
+    """Add an open approval, and queue the message about it; return the approval.
 
-    An open one about the same step is returned as it is; one about another step is withdrawn.
+    If an open approval for the same step exists and its deadline has not passed, return it instead.
+    Close any other open approval: as expired if its deadline has passed, otherwise as withdrawn.
     """
     known = await of_run(session, run.id)
     last = known[-1] if known else None
@@ -234,12 +237,12 @@ async def decide(
     reason: str,
     now: datetime,
 ) -> ApprovalRow:
-    """Record the decision of a person about the open approval of ``run``, which becomes due.
+    """Record a person's decision about the open approval of ``run``; the run becomes due.
 
-    If the open approval has another ``number``, the person has not seen it: then nothing is
-    decided. None stands for the open one. Raise `InvalidInput` if the run waits for no approval,
-    because somebody has decided, the deadline has passed or the run has ended, and for a reason
-    that is too long.
+    ``number`` is the approval that the person has seen; None stands for the newest approval. Raise
+    `InvalidInput`, and decide nothing, if the run does not have this approval, or if it is no
+    longer open because somebody has decided, its deadline has passed or the run has ended. Raise
+    `InvalidInput` also for a reason that is too long.
     """
     reason = validate_line(reason, "reason", MAX_REASON_LENGTH)
     known = await of_run(session, run.id)
@@ -253,7 +256,7 @@ async def decide(
         problem = f"{number} is no approval of {run.id[:8]}"
         raise InvalidInput("run", problem, f"its approvals are 1 to {len(known)}")
     if last.status == ApprovalStatus.OPEN and last.deadline <= now:
-        _settle(last, ApprovalStatus.EXPIRED, now)  # not stored: the run itself records it
+        _settle(last, ApprovalStatus.EXPIRED, now)  # not stored here: `claims.begin` records it
     if last.status != ApprovalStatus.OPEN or run.waits_for != slots.APPROVAL:
         raise InvalidInput("run", f"{run.id[:8]}: {words(last)}", "nothing was changed")
     _settle(last, ApprovalStatus.APPROVED if approve else ApprovalStatus.REJECTED, now, by, reason)
@@ -263,7 +266,7 @@ async def decide(
 
 
 async def expire(session: AsyncSession, run_id: str, now: datetime) -> None:
-    """Record that nobody decided, if the last approval is open and its deadline has passed."""
+    """Close the run's last approval as expired if it is open and its deadline has passed."""
     known = await of_run(session, run_id)
     if known and known[-1].status == ApprovalStatus.OPEN and known[-1].deadline <= now:
         _settle(known[-1], ApprovalStatus.EXPIRED, now)
@@ -271,7 +274,7 @@ async def expire(session: AsyncSession, run_id: str, now: datetime) -> None:
 
 
 async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
-    """Close the open approval of a run that ends."""
+    """Mark the open approval of a run that ends as withdrawn."""
     known = await of_run(session, run_id)
     if known and known[-1].status == ApprovalStatus.OPEN:
         _settle(known[-1], ApprovalStatus.WITHDRAWN, now)
@@ -279,7 +282,7 @@ async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
 
 
 def words(row: ApprovalRow) -> str:
-    """Return in words what was decided about the call, the person and the reason."""
+    """Return the state of the approval as text: the call or answer, the decision, who and why."""
     match row.status:
         case ApprovalStatus.OPEN:
             what = "the answer" if row.position == ANSWER else row.tool
@@ -293,7 +296,7 @@ def words(row: ApprovalRow) -> str:
 
 
 def refusal(row: ApprovalRow) -> str:
-    """Return why a call that was not approved was not made, for its model or as the run's error."""
+    """Return why a refused call was not made, as text for the model or as the run's error."""
     if row.status == ApprovalStatus.REJECTED:
         why = f" The reason: {row.reason}" if row.reason else ""
         return f"This call was not made: {row.decided_by} rejected it.{why}"
@@ -314,9 +317,10 @@ def _at(instant: datetime) -> str:
 async def _send(
     session: AsyncSession, run: RunRow, stored: StoredJob | None, asked: ApprovalRow, now: datetime
 ) -> None:
-    """Queue the question for the job's channel, or else the operator's.
+    """Queue the question for the job's channel, or for the operator's if the job has none.
 
-    The owner of an agent's job may choose its channel, but decides nothing: the operator does.
+    An agent may choose the channel of its jobs, but only the operator may decide about their calls,
+    so questions about them go to the operator's channel. So do questions of silent jobs.
     """
     notify = outbox.notify_of(run.parameters, stored)
     is_own = bool(notify.channel) and not notify.silent

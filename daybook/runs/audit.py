@@ -11,10 +11,11 @@
 
 The audit decides as the claim does: by the revision in force at each due time and with the same
 functions. It reads nothing from Prefect. One transaction writes the rows and moves the watermark,
-so a crash in between leaves nothing half done.
+so a crash leaves both done or neither.
 
-If a job catches up on all due times of the last day, their rows wait in order, each behind the one
-before it. If it catches up on the latest one only, an earlier row that still waits is skipped.
+If a job catches up on all due times of the last day, their rows wait in order, each row behind the
+row before it. If a job catches up only on the latest due time, the audit skips an earlier row that
+still waits.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from daybook.runs.decision import Rule
 from daybook.runs.maintenance import Windows
 
 MAX_DUE_TIMES = 2000
-"""Maximum number of due times judged in one transaction; these take about a third of a second."""
+"""Maximum number of due times that one transaction judges, in about a third of a second."""
 
 NOT_RUN_REASON = "no worker ran it in time"
 SUPERSEDED_REASON = "a later due time of the job runs instead"
@@ -60,12 +61,12 @@ SUPERSEDED_REASON = "a later due time of the job runs instead"
 
 @dataclass(frozen=True)
 class AuditResult:
-    """The new watermark ``until``, and the number of due times per status.
+    """The new watermark ``until``, and the number of due times with each status.
 
-    ``more`` is True if due times remain before the instant that the caller asked for. ``following``
-    is the job's next due time after ``until`` by its newest ``revision``; None if there is none, or
-    if the job is disabled or removed. If there was nothing to audit, ``revision`` is 0 and
-    ``following`` None.
+    ``more`` is True if due times remain before the instant up to which the caller wanted to audit.
+    ``following`` is the job's next due time after ``until`` by its newest ``revision``; None if no
+    due time follows, or if the job is disabled or removed. If there was nothing to audit,
+    ``revision`` is 0 and ``following`` is None.
     """
 
     until: datetime
@@ -79,9 +80,9 @@ class AuditResult:
 
 @dataclass(frozen=True)
 class Watermark:
-    """The watermark of one job.
+    """The watermark ``until`` of one job.
 
-    ``since`` is when the job's newest ``revision`` came into force.
+    ``since`` is the time at which the job's newest ``revision`` came into force.
     """
 
     job_id: str
@@ -92,9 +93,9 @@ class Watermark:
 
 
 async def watermarks(session: AsyncSession) -> list[Watermark]:
-    """Return the watermarks, oldest first.
+    """Return the watermarks of all live jobs, oldest first.
 
-    Includes all live jobs, and removed jobs that were not audited up to their removal.
+    Removed jobs that were not audited up to their removal are included.
     """
     newest = (
         select(JobRow, RevisionRow.effective_from)
@@ -116,8 +117,8 @@ async def advance(
 ) -> AuditResult | None:
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
-    Stops one minute before now, because a later due time can still be claimed on time, and at the
-    removal of the job. Returns None if there is no such job.
+    Stop one minute before now, because a process can still claim a later due time on time, and at
+    the removal of the job. Return None if the job does not exist.
     """
     async with ledger.write() as session:
         row = await session.get(JobRow, job_id)
@@ -151,9 +152,9 @@ async def advance(
 
 
 async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: str) -> int:
-    """Record each due time of the job up to ``now`` that has no row as missed; return their number.
+    """Record as missed each due time of the job up to ``now`` that has no row; return the number.
 
-    For a restore, after which none of them may run, however short ago it was due.
+    The restore of a ledger calls this: none of these due times may run, not even a recent one.
     """
     row = await session.get(JobRow, job_id)
     up_to = min(now, row.archived_at or now) if row is not None else now
@@ -173,7 +174,7 @@ async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: 
 
 @dataclass(frozen=True)
 class _Due:
-    """A due time, the job as it was then, and the next due time by the same revision."""
+    """A due time, the job in the revision in force then, and that revision's next due time."""
 
     stored: StoredJob
     due: datetime
@@ -181,7 +182,7 @@ class _Due:
 
 
 def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime) -> Iterator[_Due]:
-    """Yield the due times in (after, up_to], each by the revision in force then."""
+    """Yield the due times in (``after``, ``up_to``], each by the revision in force at that time."""
     ends: Iterable[datetime | None] = [each.revision.effective_from for each in revisions[1:]]
     for stored, end in zip(revisions, chain(ends, [None]), strict=True):
         job, start = stored.job, stored.revision.effective_from
@@ -198,7 +199,7 @@ def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime)
 
 @dataclass
 class _Range:
-    """Adjacent due times of one revision with one status; missed ones may differ in reason."""
+    """Adjacent due times with one revision and status; missed due times may differ in reason."""
 
     stored: StoredJob
     status: Status
@@ -210,7 +211,7 @@ class _Range:
 
 @dataclass(frozen=True)
 class _Verdict:
-    """Status and reason of a due time; ``late`` is True if it will be caught up on."""
+    """Status and reason of a due time; ``late`` is True if its run is a catch-up."""
 
     status: Status
     reason: str
@@ -219,7 +220,10 @@ class _Verdict:
 
 @dataclass
 class _Audit:
-    """One transaction of the audit; ``newest`` is the job now, ``before`` its old watermark."""
+    """The audit of one batch of due times of the job ``newest``, in its newest revision.
+
+    ``before`` is the job's watermark before the batch.
+    """
 
     session: AsyncSession
     now: datetime
@@ -229,7 +233,7 @@ class _Audit:
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
     missed_reason: str = ""
-    """Why every due time is missed; empty if they are judged."""
+    """The reason to record every due time as missed; empty to judge each due time."""
     max_runs_reason: str = ""
     windows: Windows = field(default_factory=Windows)
     _open_range: _Range | None = None
@@ -341,8 +345,8 @@ class _Audit:
     async def _write(self, row: RunRow, status: Status, reason: str) -> None:
         """Write the outcome, and mark the row for the state mirror even if it has no Prefect run.
 
-        The state mirror creates the Prefect run. For a removed job, only rows with a Prefect run
-        are marked.
+        The state mirror creates the missing Prefect run. For a removed job, mark only rows that
+        have a Prefect run.
         """
         await outcomes.record(self.session, row, Outcome(status, reason), self.now)
         if self.newest.row.archived_at is None:
@@ -355,14 +359,14 @@ class _Audit:
             await self._supersede(each.due)
         begins = max(self.now, each.due + upcoming.stagger_offset(self.newest.id, policy.stagger))
         waits_for = slots.OVERLAP if late and policy.catch_up == "all" else ""
-        # In a window there may be no worker that makes the run wait.
+        # During maintenance there may be no worker whose claim makes the run wait.
         if end := self.windows.end_at(begins):
             begins, waits_for = end, waits_for or maintenance.MAINTENANCE
         columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,
             "reason": verdict.reason,
-            # Rows to catch up on run in order, whichever of their Prefect runs starts first.
+            # Catch-up rows run in order, whichever of their Prefect runs starts first.
             "waits_for": waits_for,
             "trigger": overlap.CATCH_UP if late else "schedule",
         }
@@ -380,7 +384,7 @@ class _Audit:
         self._new_rows.append(self._templates[number] | columns)
 
     async def _insert(self) -> None:
-        """Insert the waiting rows: there may be thousands if a job catches up on a whole day."""
+        """Insert the waiting rows at once: a job that catches up on a day may have thousands."""
         new_rows, self._new_rows = self._new_rows, []
         if new_rows:
             await self.session.execute(insert(RunRow), new_rows)

@@ -1,8 +1,9 @@
 """Backfills: past due times that the user requests again.
 
-Each is a waiting row ``request:<job>:backfill-<instant>``, so repeating the request adds nothing.
-The row's due time is the past one, yet scheduled runs go first (`slots.ORDER`), and its deadline
-counts from the claim that grants it. Disabling the job skips the rest.
+Each backfill is a waiting row with the key ``request:<job>:backfill-<instant>``, so a repeated
+request adds nothing. The row has the past due time, but scheduled runs get slots first
+(`slots.ORDER`), and the run's deadline counts from the claim that grants the run. If the user
+disables the job, its remaining backfills are skipped.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from daybook.runs.claims import new_requested_row
 from daybook.runs.slots import BACKFILL
 
 _PAGE = 400
-"""How many keys one query reads: SQLite limits the number of parameters."""
+"""Maximum number of keys in one query: SQLite limits the number of parameters."""
 
 
 async def known_statuses(
     session: AsyncSession, job_id: str, instants: Sequence[datetime]
 ) -> dict[datetime, Status]:
-    """Return the statuses of those due times that have a row of their own; others are absent.
+    """Return the statuses of the due times that have a row of their own; the others are absent.
 
-    A due time inside a range (`missed_ranges`) has no row of its own, unless it is the first. The
-    row of a backfill counts too. If a due time has several rows, a success takes precedence over a
-    live row, and a live row over any other.
+    A due time inside a range (`missed_ranges`) has no row of its own, unless it is the range's
+    first due time. The row of a backfill counts too. If a due time has several rows, a succeeded
+    row takes precedence over a live row, and a live row over any other row.
     """
     by_key = {claim_requests.due_key(job_id, each): each for each in instants}
     by_key |= {_key(job_id, each): each for each in instants}
@@ -63,9 +64,9 @@ async def request_runs(ledger: Ledger, stored: StoredJob, instants: Sequence[dat
 async def missing_runs(
     session: AsyncSession, job_id: str, instants: Sequence[datetime]
 ) -> dict[str, datetime]:
-    """Return the due times that need a run, by the occurrence key of that run.
+    """Return the due times that need a run, as a mapping from the occurrence key of that run.
 
-    Those are due times that have not succeeded, have no live run, and were not requested by an
+    A due time needs a run if it has not succeeded, has no live run, and was not requested by an
     earlier backfill.
     """
     statuses = await known_statuses(session, job_id, instants)

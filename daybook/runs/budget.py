@@ -1,25 +1,25 @@
-"""Budgets of runs: what was used, and whether a run or a request may use more.
+"""Budgets of runs: their use so far, and the decision whether a run or a request may use more.
 
-`daybook.jobs.budgets` has the limits. Two places judge by them, each in the transaction that writes
-its decision::
+`daybook.jobs.budgets` defines the limits. Two operations check the limits, each in the transaction
+that writes the decision::
 
-    claim            used up: the run is skipped, or fails if it has had an attempt
-                     all that is left is reserved: it waits
-    start of a step  a request to a model reserves its estimate with its row (`daybook.runs.steps`)
-                     would exceed a limit: the run fails before the request
-                     would exceed it only with the requests of others in progress: it waits
+    claim            a budget is used up: the run is skipped, or fails if it has had an attempt
+                     the rest of a budget is reserved: the run waits
+    start of a step  a request to a model reserves its estimate in its row (`daybook.runs.steps`)
+                     the estimate exceeds a limit: the run fails before the request
+                     it exceeds a limit only with the requests in progress: the run waits
 
-Nothing is counted twice, because nothing is counted: each judgement adds up the rows. An attempt
-belongs to the day on which it began, with all its requests::
+There are no counters, so nothing is counted twice: each check adds up the rows. All requests of an
+attempt belong to the day on which the attempt began::
 
-    attempts of the day                 an ended one contains its steps (`outcomes.close_attempt`)
-    + steps of attempts in progress     a request in progress or without a reply: its estimate
+    attempts of the day                 if ended, with their steps (`outcomes.close_attempt`)
+    + steps of attempts in progress     a request without a reply counts as its estimate
 
-So a process that is killed loses nothing, and requests in parallel exceed a budget at most by the
-error of their estimates. Programs have no steps: what they use is counted when they report it.
+So a killed process loses no usage, and parallel requests exceed a budget by at most the error of
+their estimates. Programs have no steps: their usage counts when they report it.
 
-From `NEARLY_SPENT` of a daily limit on, the judgement also queues an alert to the operator. Its key
-in the outbox is the limit and the day, so there is one, whatever is restarted.
+From `NEARLY_SPENT` of a daily limit on, the check also queues an alert to the operator. The alert's
+key in the outbox names the limit and the day, so no restart can repeat the alert.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ from daybook.schedules.zones import midnight, wall_time
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL = timedelta(seconds=30)
-"""How long a run waits before it claims again if other runs have reserved what is left."""
+"""How long a run waits before it claims again if other runs have reserved a budget's rest."""
 
 NEARLY_SPENT = 0.8
-"""Share of a daily limit from which it is reported."""
+"""Share of a daily limit from which the operator is alerted."""
 
 EVENT = "budget"
 """The event of the alert."""
@@ -69,10 +69,11 @@ _NOTHING = Amount()
 
 @dataclass(frozen=True)
 class RunBudget:
-    """The limits on one run, and what their scopes are.
+    """The limits on one run, and the run, job, owner and agent to which they apply.
 
-    ``unpriced_usd`` is what a request at an unknown price counts as; None refuses it. ``began`` is
-    when the attempt began that the request belongs to, which decides its day; None at a claim.
+    ``unpriced_usd`` is the amount for a request at an unknown price. If it is None, limits in US
+    dollars refuse everything after such a request. ``began`` is the start of the request's attempt,
+    which decides the day; None at a claim.
     """
 
     limits: tuple[Limit, ...]
@@ -89,11 +90,11 @@ class RunBudget:
         return any(limit.unit == "usd" for limit in self.limits)
 
     def day(self, now: datetime) -> date:
-        """Return the day whose limits apply."""
+        """Return the day whose limits apply, in the time zone ``timezone``."""
         return wall_time(self.began or now, ZoneInfo(self.timezone)).date()
 
     def value(self, limit: Limit, amount: Amount) -> float:
-        """Return the amount in the unit of the limit."""
+        """Return the amount in the unit of the limit: tokens or US dollars."""
         if limit.unit == "tokens":
             return amount.tokens
         return amount.usd + amount.unpriced * (self.unpriced_usd or 0.0)
@@ -101,7 +102,7 @@ class RunBudget:
 
 @dataclass(frozen=True)
 class Used:
-    """What a scope has used: ``spent``, and ``reserved`` for requests in progress."""
+    """The use of a scope: ``spent``, and ``reserved`` for requests in progress."""
 
     spent: Amount = _NOTHING
     reserved: Amount = _NOTHING
@@ -109,9 +110,9 @@ class Used:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a run may go on: ``refused`` says why not, ``held`` what it has to wait for.
+    """Whether a run may continue: ``refused`` says why not, ``held`` why it has to wait.
 
-    ``tokens`` are those that are left, None if nothing limits them.
+    ``tokens`` is the number of tokens left, None if no limit counts tokens.
     """
 
     refused: str = ""
@@ -122,7 +123,7 @@ class Judgement:
 def of_run(
     run_id: str, parameters: Mapping[str, Any], stored: StoredJob | None, rules: AgentLimits
 ) -> RunBudget | None:
-    """Return the budget of a run that asks an agent; None if nothing limits it."""
+    """Return the budget of a run that asks an agent; None if no limit applies."""
     owner = stored.row.owner if stored is not None else ""
     owner_limits = rules.for_owner(owner) if owner else None
     policy = policies.policy_from_parameters(parameters)
@@ -142,7 +143,7 @@ def of_run(
 
 
 def asks_agent(row: RunRow) -> bool:
-    """Return whether a run asks an agent, itself or in its check."""
+    """Return whether a run asks an agent, in its action or in its check."""
     policy = policies.policy_from_parameters(row.parameters)
     return row.kind in CONVERSATION_KINDS or bool(policy.check.prompt)
 
@@ -154,9 +155,9 @@ async def judge(
     estimate: Amount = _NOTHING,
     number: int = 0,
 ) -> Judgement:
-    """Judge a claim, or the request with the ``estimate`` whose step has this ``number``.
+    """Decide about a claim, or about a request with this ``estimate`` in the step ``number``.
 
-    Queue the alerts of limits that are nearly reached.
+    Queue the alerts of daily limits that are nearly reached.
     """
     day = budget.day(now)
     used = await read_used(session, budget, day, number)
@@ -242,9 +243,9 @@ async def _alert(
 async def read_used(
     session: AsyncSession, budget: RunBudget, day: date, number: int = 0
 ) -> dict[Scope, Used]:
-    """Return what each scope of the budget's limits has used; the daily ones on this day.
+    """Return the use of each scope of the budget's limits; of daily limits, the use on ``day``.
 
-    The step ``number`` of the run itself is left out.
+    The run's own step ``number`` does not count.
     """
     scopes = tuple(dict.fromkeys(limit.scope for limit in budget.limits))
     tz = ZoneInfo(budget.timezone)
@@ -269,10 +270,11 @@ async def read_used(
 
 @dataclass(frozen=True)
 class DailyUse:
-    """What the attempts of a day have used of one daily limit, with the requests in progress.
+    """The use of one daily limit by the attempts of a day, including requests in progress.
 
-    ``name`` is that of the job or the agent; None for the limit of all runs. ``unpriced`` requests
-    have no known price and no fallback, so ``used`` does not contain them.
+    ``name`` is the name of the job or agent; None for the limit of all runs. ``used`` is in the
+    unit of the limit. It does not contain the ``unpriced`` requests, which have neither a known
+    price nor a fallback.
     """
 
     limit: Limit
@@ -289,7 +291,7 @@ class DailyUse:
 async def of_day(
     session: AsyncSession, jobs: Iterable[JobSummary], home: HomeBudget, day: date, tz: ZoneInfo
 ) -> list[DailyUse]:
-    """Return the use of the daily limits of ``jobs``, of agents and of all runs on this day."""
+    """Return the use of the daily limits of ``jobs``, of agents and of all runs on ``day``."""
     limits: list[tuple[Limit, str | None, str | None]] = [
         (limit, None, None) for limit in budgets.daily("home", home)
     ]
@@ -347,15 +349,16 @@ _STEPS: Any = StepRow.__table__  # type: ignore[attr-defined]
 _ACTIVE_STEPS = _RUNS.join(
     _ATTEMPTS, and_(_ATTEMPTS.c.run_id == _RUNS.c.id, _ATTEMPTS.c.number == _RUNS.c.attempts)
 ).join(_STEPS, and_(_STEPS.c.run_id == _RUNS.c.id, _STEPS.c.attempt == _ATTEMPTS.c.number))
-"""The steps of the last attempts of runs."""
+"""The steps of each run's last attempt, joined with the run and the attempt."""
 
 
 @lru_cache(maxsize=32)
 def _query(scopes: tuple[Scope, ...]) -> Select[Any]:
-    """Return the query of one row: for each scope the sums of `_AMOUNT`, of three parts.
+    """Return a query with one row: for each scope, three sums of each column of `_AMOUNT`.
 
-    They are the attempts; of attempts in progress, the requests that have ended; and those in
-    progress. One query, built once: building it, or sending another, takes longer than its work.
+    The first sum is over attempts, the second over the ended requests of attempts in progress, and
+    the third over the requests in progress. A single cached query reads all scopes, because
+    building or sending a query takes longer than executing it.
     """
     attempt, step = AttemptRow, StepRow
     owned = select(col(JobRow.id)).where(col(JobRow.owner) == bindparam("of_owner"))

@@ -3,14 +3,14 @@
 ======================================  ==========================================================
 outcome of the run                      jobs that it starts
 ======================================  ==========================================================
-`succeeded`                             those after its success or any outcome
-`failed`, `timed_out`, `unknown`        those after its failure or any outcome
+`succeeded`                             jobs after its success, and jobs after any outcome
+`failed`, `timed_out`, `unknown`        jobs after its failure, and jobs after any outcome
 `skipped`, `missed`, `cancelled`        none
 ======================================  ==========================================================
 
-The outcome and the runs that it starts are written in one transaction, so no crash can lose or
-repeat one. The key of such a run is ``after:<job>:<run that ended>``. An `unknown` that is
-corrected later starts no job that the `unknown` started. A disabled or snoozed job is not started.
+One transaction writes the outcome and the runs that it starts, so no crash can lose or repeat a
+run. The key of such a run is ``after:<job>:<run that ended>``. The correction of an `unknown` does
+not start the jobs again that the `unknown` started. No outcome starts a disabled or snoozed job.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The operator's limits that a claim enforces (`daybook.jobs.limits`).
 
-The limits are checked against what the run would actually do, regardless of what is stored in
-Prefect and of what was allowed when the job was written. A run without limits costs no query here.
+The claim checks the parameters that the run would use, not the values that Prefect stores. It uses
+the limits as they are now, even if the job was written under other limits. A run without limits
+costs no query here.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _NOT_RUN = (Status.SKIPPED, Status.MISSED)
 def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
     """Return why an automatic run may not start because user jobs are disabled; empty if it may.
 
-    Exempt are a plugin's jobs, heartbeats, and a run that has had an attempt.
+    Jobs of plugins, heartbeats, and runs that have had an attempt are exempt.
     """
     if rules.user_jobs or row.attempts or row.trigger not in claim_requests.AUTOMATIC:
         return ""
@@ -44,8 +45,8 @@ def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
 def violation(row: RunRow, stored: StoredJob, request: ClaimRequest, now: datetime) -> str:
     """Return why a run of an agent's job exceeds its owner's limits; empty if it does not.
 
-    Never raises because of values that an agent wrote into Prefect: a run whose values cannot be
-    checked is refused.
+    Never raise because of values that an agent wrote into Prefect: refuse a run whose values cannot
+    be checked.
     """
     owner = stored.row.owner
     owner_limits = request.rules.for_owner(owner)
@@ -64,10 +65,10 @@ def violation(row: RunRow, stored: StoredJob, request: ClaimRequest, now: dateti
 async def too_soon(
     session: AsyncSession, row: RunRow, stored: StoredJob, request: ClaimRequest, now: datetime
 ) -> str:
-    """Return why a run of an agent's job comes too soon after another; empty if it does not.
+    """Return why a run of an agent's job comes too soon after another run; empty if it does not.
 
     Real due times of the schedule are not checked here. Any other run is checked only while it is
-    new, before it can wait for its turn; otherwise it could bypass the limit by waiting.
+    new, before it can wait for its turn; a run checked after a wait could bypass the limit.
     """
     owner_limits = request.rules.for_owner(stored.row.owner)
     if owner_limits is None or row.status:
@@ -95,9 +96,9 @@ async def _check_pace(
 ) -> None:
     """Raise `InvalidInput` if another run of the job was queued or started too recently.
 
-    That is less than ``min_interval`` ago; skipped and missed runs do not count. The caller checks
-    only runs created in Prefect, by a user or by a schedule that Daybook does not manage. A run
-    that was requested from Daybook has its row before the claim and is not checked.
+    Too recently means less than ``min_interval`` ago; skipped and missed runs do not count. The
+    caller checks only runs created in Prefect, by a user or by a schedule that Daybook does not
+    manage. A run that was requested from Daybook has its row before the claim and is not checked.
     """
     since = now - min_interval
     recent = (

@@ -1,9 +1,13 @@
 """Claim requests, their results, and the keys of occurrences.
 
-An occurrence's key is ``due:<job>:<instant>``, ``request:<job>:<id>``, ``after:<job>:<run>``
-(`daybook.runs.chains`), ``import:<job>:<run>`` (`daybook.imports.writer`) or
-``flow:<flow-run id>``.
-Retrying an ended flow run in Prefect creates the key ``flow:<flow-run id>:<n>``.
+The key of an occurrence is one of these::
+
+    due:<job>:<instant>
+    request:<job>:<id>
+    after:<job>:<run>         `daybook.runs.chains`
+    import:<job>:<run>        `daybook.imports.writer`
+    flow:<flow-run id>
+    flow:<flow-run id>:<n>    the n-th Retry of an ended flow run in Prefect
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from daybook.ledger.tables import MessageRow, RunRow
 _DUE_PREFIX = "due:"
 
 HAS_DUE_KEY = col(RunRow.occurrence).startswith(_DUE_PREFIX)
-"""`is_due_key` of a row's occurrence, as a condition in SQL."""
+"""SQL condition for rows whose occurrence has a due key (`is_due_key`)."""
 
 
 SESSION_TRIGGER = "session"
@@ -40,7 +44,7 @@ HOOK = "hook"
 BY_EVENT = ("after", HOOK)
 """The triggers of runs that follow another job's outcome, or a request to a hook.
 
-Nobody started them by hand, and no later due time makes up for one that is skipped.
+Nobody started these runs by hand, and no later due time makes up for a skipped run.
 """
 
 AUTOMATIC = (*BY_SCHEDULE, HOOK)
@@ -48,12 +52,12 @@ AUTOMATIC = (*BY_SCHEDULE, HOOK)
 
 
 def due_key(job_id: str, instant: datetime) -> str:
-    """Return the key of a due time: whole seconds, in UTC."""
+    """Return the key of a due time, with the instant in UTC and in whole seconds."""
     return f"{_DUE_PREFIX}{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
 
 
 def parse_due_key(occurrence: str) -> tuple[str, datetime] | None:
-    """Return the job's id and the due time (UTC) of a key from `due_key`, else None."""
+    """Return the job's id and the due time (UTC) of a key from `due_key`; None for other keys."""
     if not is_due_key(occurrence):
         return None
     _, job_id, instant = occurrence.split(":", 2)
@@ -71,12 +75,12 @@ def flow_key(flow_run_id: str) -> str:
 
 
 def is_due_key(occurrence: str) -> bool:
-    """Return whether the key is that of a due time of a job's schedule."""
+    """Return whether the key belongs to a due time of a job's schedule."""
     return occurrence.startswith(_DUE_PREFIX)
 
 
 def agent_of(parameters: Mapping[str, object]) -> str | None:
-    """Return the agent that a run's parameters name; None if they name none."""
+    """Return the agent that a run's parameters name; None if they name no agent."""
     name = parameters.get("agent")
     return name if isinstance(name, str) else None
 
@@ -90,18 +94,18 @@ def agent_name(parameters: Mapping[str, object]) -> str:
 class ClaimRequest:
     """A caller's description of the run that it wants to execute.
 
-    ``due`` is the nominal due time in UTC. ``parameters`` are those that Prefect passed, in the
-    normal form of `Job.parameters` unless they are ``refused``. ``flow_starts`` is how often
+    ``due`` is the nominal due time in UTC. ``parameters`` are the values that Prefect passed, in
+    the normal form of `Job.parameters` unless they are ``refused``. ``flow_starts`` is how often
     Prefect has started the flow run, including this start. ``retries`` has one number for each
-    Retry of the flow run that a user requested: how many starts preceded it. ``started`` is True if
-    Prefect has already started the run, as when a flow claims for itself; a worker claims before
-    the start. ``compared`` is True if the job was reconciled with Prefect just before. ``refused``
-    says what is wrong with the parameters: a new run that would use them fails; a due time uses the
-    job's own. ``most`` is how many runs may be in progress at once, None for any number;
-    ``classes`` are the limits of the classes that have one, and ``max_per_agent`` those of agents,
-    by name. ``full`` is True if the requesting worker has no slot. ``rules`` are the operator's
-    limits for the jobs of agents. ``session_id`` is the session that the run continues, whatever
-    its parameters say; empty for the session that they name.
+    Retry of the flow run that a user requested: the number of starts before that Retry.
+    ``started`` is True if Prefect has already started the run, as when a flow claims for itself; a
+    worker claims before the start. ``compared`` is True if the job was reconciled with Prefect
+    just before. ``refused`` says why the parameters are invalid: a new run that would use them
+    fails, but a due time uses the job's own parameters. ``most`` is the maximum number of runs in
+    progress, None for no limit; ``classes`` and ``max_per_agent`` map the names of classes and
+    agents to their own limits. ``full`` is True if the requesting worker has no free slot.
+    ``rules`` are the operator's limits for the jobs of agents. ``session_id`` is the session that
+    the run continues, whatever its parameters say; if it is empty, the parameters decide.
     """
 
     occurrence: str
@@ -127,15 +131,16 @@ class ClaimRequest:
 
 @dataclass(frozen=True)
 class Granted:
-    """The claim is the caller's until its lease ends; the run has a ``kind`` and ``parameters``.
+    """The caller has the claim until its lease ends; ``kind`` and ``parameters`` are the run's.
 
     ``queued_at`` is the instant from which the run's deadline counts. ``session_id`` is the run's
     session, locked for the caller, and ``history`` its last messages, oldest first. ``last_output``
     is the answer of the job's last succeeded run; it is empty if no prompt of the run can use it.
-    ``outputs`` are the answers of the other jobs that the prompt names, None for a missing job.
-    ``found`` is `RunRow.found`: what the run's check found, and its payload; ``seen`` is the
-    content that the job's watch saw last, None if there is none. ``attempts`` is how many attempts
-    the run had before. ``tokens`` is how many tokens it may still use, None if nothing limits them.
+    ``outputs`` maps the other jobs that the prompt names to their answers, None for a missing job.
+    ``found`` is `RunRow.found`: the result of the run's check, and the run's payload. ``seen`` is
+    the content that the job's watch saw last, None if it has seen none. ``attempts`` is the number
+    of earlier attempts of the run, and ``tokens`` the number of tokens that the run may still use,
+    None for no limit.
     """
 
     run_id: str
@@ -161,12 +166,12 @@ class Granted:
 class Waiting:
     """The run has to wait until ``until``.
 
-    ``cancel`` are the Prefect flow runs of the same job that are to be cancelled for this one. The
-    caller requests their cancellation (`daybook.execution.claim`); each claim repeats the request
-    until they have ended. ``free`` is True if a slot is free but reserved for runs that were due
-    earlier: the worker that gets this result wakes them. ``run_id`` is None if no row of the run
-    waits: there is none yet, or an earlier process of the same Prefect run may still hold it.
-    ``fence`` is the fencing token of the waiting row. ``for_person`` is True if a person's decision
+    ``cancel`` are the Prefect flow runs of the same job that the caller has to cancel
+    (`daybook.execution.claim`); each further claim returns them again until they have ended.
+    ``free`` is True if a slot is free but reserved for runs that were due earlier: the worker that
+    gets this result wakes these runs. ``run_id`` is None if no row of the run waits: the row does
+    not exist yet, or an earlier process of the same Prefect run may still hold it. ``fence`` is
+    the fencing token of the waiting row. ``for_person`` is True if a person's decision
     may make the run due earlier.
     """
 
@@ -184,7 +189,7 @@ class Finished:
     """The occurrence has its outcome.
 
     ``run_id`` is None if the occurrence has no row (not due, or already recorded and pruned).
-    ``flow_run_id`` is the Prefect run that carried it, if known.
+    ``flow_run_id`` is the Prefect run that carried the occurrence, None if unknown.
     """
 
     status: Status
@@ -196,7 +201,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class HeldElsewhere:
-    """``holder`` already holds the run, in the Prefect run ``flow_run_id`` if known."""
+    """``holder`` already holds the run; ``flow_run_id`` is its Prefect run, None if unknown."""
 
     run_id: str
     holder: str

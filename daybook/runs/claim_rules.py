@@ -1,7 +1,7 @@
 """The rules of a claim, in the order in which they are applied.
 
-Each rule takes the `Decision` about one run. It returns a result, which ends the claim, or None;
-then the next rule is applied. If no rule returns a result, the claim is granted.
+A rule takes the `Decision` about one run. If it returns a result, the claim ends with that result;
+if it returns None, the next rule is applied. If no rule returns a result, the claim is granted.
 
 A new rule is a function here, with an entry in `RULES`, the only list that sets the order. The
 first paragraph of its docstring becomes its row in the table of `docs/concepts/states.md` (`make
@@ -9,9 +9,9 @@ docs`). If the rule can also decide a due time that nothing claimed, `audit._JUD
 for it. A condition that the audit or `overdue` also checks belongs in `eligibility`, a limit of the
 operator in `claim_limits`.
 
-A rule that makes the run wait for a time needs no more. A wait that may end earlier has a
-`waits_for`, one of `slots.WAITS_FOR_TURN`; a new one is a constant there, with a case in
-`api.overdue.delay_reason` and code that ends the wait.
+A rule that makes the run wait until a fixed time needs nothing else. If the wait may end earlier,
+the rule sets a `waits_for` from `slots.WAITS_FOR_TURN`. A new `waits_for` needs a constant in
+`slots`, a case in `api.overdue.delay_reason`, and code that ends the wait.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from daybook.runs.decision import Decision, Rule
 from daybook.schedules import durations
 
 UNDECIDED_GRACE = timedelta(minutes=5)
-"""How long after its `until` a run that waits to learn whether a holder is alive is not late."""
+"""How long a run that waits for a holder's state (`slots.HOLDER`) is not late after its `until`."""
 
 
 async def invalid_parameters(claim: Decision) -> ClaimResult | None:
@@ -72,8 +72,8 @@ async def past_deadline(claim: Decision) -> ClaimResult | None:
 
 
 async def still_waiting(claim: Decision) -> ClaimResult | None:
-    """Keep a run waiting until its time. A run that waits for a slot or its turn may claim
-    earlier.
+    """Keep a run waiting until the time that was set for it. A run that waits for a slot or its
+    turn may claim earlier.
     """
     row = claim.row
     if (
@@ -88,8 +88,8 @@ async def still_waiting(claim: Decision) -> ClaimResult | None:
 
 
 async def switched_off(claim: Decision) -> ClaimResult | None:
-    """Skip a due time, or a run after another job, that was skipped or snoozed by hand, or whose
-    job is disabled or has used up its runs; skip a backfill whose job is disabled.
+    """Skip a due time, or a run that another job or a hook started, if a person skipped or snoozed
+    it, or if its job is disabled or has used up its runs. Skip a backfill if its job is disabled.
     """
     row, newest = claim.row, await claim.newest()
     if newest is None or not eligibility.needs_enabled_job(row):
@@ -146,11 +146,11 @@ async def staggered(claim: Decision) -> ClaimResult | None:
 
 
 def _undecided(claim: Decision) -> bool:
-    """Return whether the run can still be too late; a waiting run never becomes late.
+    """Return whether the run can still be too late: a new run can, a waiting run cannot.
 
-    There are two exceptions, about which nothing was decided yet: a row written ahead of its due
-    time, and a run that waited to learn whether a holder is alive and was not claimed within
-    `UNDECIDED_GRACE` after its `until`.
+    Two kinds of waiting runs can, because nothing was decided about them yet: a row written ahead
+    of its due time, and a run that waited to learn whether a holder is alive and was not claimed
+    within `UNDECIDED_GRACE` after its `until`.
     """
     row = claim.row
     if claim.is_new or row.waits_for == corrections.UNTIL_DUE:
@@ -161,8 +161,8 @@ def _undecided(claim: Decision) -> bool:
 
 
 async def last_run_in_doubt(claim: Decision) -> ClaimResult | None:
-    """Make a due time, or a run after another job, wait while it is unknown whether another run is
-    the last that `max_runs` allows.
+    """Make a due time, or a run that another job or a hook started, wait while it is unknown
+    whether another run is the last run that `max_runs` allows.
     """
     newest = await claim.newest() if claim.is_automatic else None
     if newest is None:
@@ -182,7 +182,9 @@ async def removed(claim: Decision) -> ClaimResult | None:
 
 
 async def owner_off(claim: Decision) -> ClaimResult | None:
-    """Skip a scheduled run if the operator has disabled the jobs of users and agents."""
+    """Skip a run that nobody started by hand if the operator has disabled the jobs of users and
+    agents.
+    """
     if claim.stored is None:
         return None
     why = claim_limits.switched_off(claim.row, claim.stored, claim.request.rules)
@@ -218,7 +220,9 @@ async def too_soon(claim: Decision) -> ClaimResult | None:
 
 
 async def overlapping(claim: Decision) -> ClaimResult | None:
-    """Apply the job's overlap policy: skip, wait, or wait until the others are cancelled."""
+    """Apply the job's overlap policy: skip the run, or make it wait, for instance until other runs
+    of the job are cancelled.
+    """
     if claim.stored is None:
         return None
     job, holder = claim.stored.id, claim.request.holder
@@ -244,7 +248,7 @@ async def owner_limits(claim: Decision) -> ClaimResult | None:
 
 async def over_budget(claim: Decision) -> ClaimResult | None:
     """Refuse a run if a budget of tokens or US dollars is used up. If requests in progress may use
-    all that is left, let it wait.
+    the rest of the budget, make the run wait.
     """
     row, rules = claim.row, claim.request.rules
     of_run = budget.of_run(row.id, row.parameters, claim.stored, rules)

@@ -3,21 +3,22 @@
 ::
 
     claim ─► Granted(fence)          the caller may begin; it holds a lease
-           ─► Waiting(until)          claim again then; the row, if there is one, waits
-           ─► Finished(status)        it has its outcome: from this claim, or an earlier one
-           ─► HeldElsewhere(holder)   a process already holds it
+           ─► Waiting(until)          claim again at ``until``; the row, if it exists, waits
+           ─► Finished(status)        the run has its outcome, from this claim or an earlier one
+           ─► HeldElsewhere(holder)   a process already holds the run
            ─► NeedsReconcile(job)     not due in the ledger: reconcile the job with Prefect, then
-                                      claim with ``compared=True``; still not due: Finished, no row
+                                      claim with ``compared=True``; if the run is still not due,
+                                      the result is Finished, without a row
 
     begin  ─► `running`, written immediately before the effect
     wait_for_approval ─► the run waits, and the next `begin` continues the attempt
     finish ─► the outcome, the attempt's end and the job's fields
-    holder_died ─► instead of finish: the process is gone and recorded no outcome
+    holder_died ─► instead of finish, if the process has exited and recorded no outcome
 
 `daybook.runs.decision` decides a claim; `daybook.runs.claim_requests` defines requests and results.
-Every later write of a holder is one transaction and carries the token (`leases.renew_all` compares
-the holder and the flow run instead): a process that is killed between two of them leaves a held
-row, whose lease expires.
+Every later write of a holder is one transaction and carries the fencing token (`leases.renew_all`
+compares the holder and the flow run instead). A process that is killed between two transactions
+leaves a held row, whose lease expires.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ async def claim(ledger: Ledger, request: ClaimRequest) -> ClaimResult:
 
 
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
-    """Return the existing grant of this fence, for a process that did not claim the run itself.
+    """Return the grant with this fencing token, for a process that did not claim the run itself.
 
     Raises `NotFound`, and `FenceRefused` if the claim was lost or the run has started.
     """
@@ -84,11 +85,10 @@ async def begin(
 ) -> int:
     """Write `running`, immediately before the effect; return the attempt's number.
 
-    An attempt that waited for an approval goes on, with the number that it had. ``usage`` is what
-    the run's check has used since the claim, and ``found`` what it found, None if
-    it did not run: later attempts use that too. Raises `NotFound`, `FenceRefused` if
-    the claim was lost, and `IllegalTransition` if the run is already running: then the effect must
-    not happen.
+    An attempt that waited for an approval continues with its old number. ``usage`` is the usage of
+    the run's check since the claim. ``found`` is the check's result, None if the check did not run;
+    later attempts use the result, too. Raises `NotFound`, `FenceRefused` if the claim was lost, and
+    `IllegalTransition` if the run is already running. After an error, the effect must not happen.
     """
     async with ledger.write() as session:
         row = await rows.get_held(session, run_id, fence)
@@ -120,12 +120,13 @@ async def finish(
 ) -> Status:
     """Record the outcome; return the status that the run has now.
 
-    ``found`` is what the check of a run that does not begin found, to compare with it later.
+    ``found`` is the result of the check if the run ends before an attempt; later checks compare
+    with it.
 
     Raises `NotFound`, `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the
-    run has another outcome; in the last two cases, the refused outcome is kept with the run as
-    evidence. Also raises `IllegalTransition`, without evidence, for a status that the run's state
-    does not allow. Calling this again after a commit whose answer was lost changes nothing.
+    run has another outcome; in the last two cases, the run keeps the refused outcome as evidence.
+    Also raises `IllegalTransition`, without evidence, for a status that the run's state does not
+    allow. Calling this again after a commit whose response was lost changes nothing.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -147,12 +148,12 @@ async def finish(
 
 
 def _with_found(row: RunRow, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the row's payload with what its check found; ``found`` is None if no check ran."""
+    """Return the payload and the check's result ``found``; if that is None, the row's old value."""
     return row.found if found is None else {**(rows.payload_of(row) or {}), **found}
 
 
 def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
-    """Return the error if the token is not the current one or the run has an outcome, else None."""
+    """Return the error if ``fence`` is outdated or the run has an outcome other than `unknown`."""
     if row.fence != fence:
         return FenceRefused(row.id, fence, row.fence)
     if row.state in TERMINAL - {Status.UNKNOWN}:
@@ -171,11 +172,11 @@ async def holder_died(
 ) -> Status:
     """Record that the holder's process group has exited; return the status that the run has now.
 
-    A run that had not started waits again. One that had started becomes `unknown`, or waits if its
-    job says `on_lost: rerun` and a rerun is left. ``error`` is what is known about the end, such
-    as the last output; ``usage`` is what the attempt used until then. A run that has its outcome
-    keeps it. Raises `NotFound`, and `FenceRefused` if the claim was lost; then the caller's report
-    is kept as evidence.
+    A run that had not started waits again. A run that had started becomes `unknown`, or waits if
+    its job says `on_lost: rerun` and a rerun is left. A run that has its outcome keeps it.
+    ``error`` describes the end of the process, for instance by its last output; ``usage`` is the
+    usage of the attempt. Raises `NotFound`, and `FenceRefused` if the claim was lost; then the run
+    keeps the caller's report as evidence.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -204,7 +205,7 @@ def _keep_evidence(
 
 
 async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why: str) -> None:
-    """Give a claim back before the effect: the run waits until ``until``.
+    """Release a claim before the effect; the run waits until ``until``.
 
     Raises `NotFound`, `FenceRefused` if the claim was lost, and `IllegalTransition` if the run is
     running: the effect may have happened.
@@ -222,10 +223,10 @@ async def retry(
 ) -> Status:
     """End the attempt with ``outcome`` and make the run wait until ``until`` for the next attempt.
 
-    Returns the status that the run has now. A run that was already judged `unknown` is not retried:
+    Returns the status that the run has now. A run that is already `unknown` is not retried:
     ``outcome`` becomes its outcome. Raises the same errors as `finish` and keeps the same evidence;
     also raises `IllegalTransition` if the run is not running. Calling this again after a commit
-    whose answer was lost changes nothing, whatever has happened to the run since.
+    whose response was lost changes nothing, whatever has happened to the run since.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, run_id), ledger.now()
@@ -251,10 +252,10 @@ async def retry(
 async def wait_for_approval(
     ledger: Ledger, run_id: str, fence: int, question: Question
 ) -> datetime:
-    """Ask a person; the run waits until the deadline, which is returned, or until the decision.
+    """Ask a person; the run waits until the decision or the deadline. Return the deadline.
 
-    Its attempt stays open. Raises `NotFound`, `FenceRefused` if the claim was lost, and
-    `IllegalTransition` if the run is not running. Calling this again after a commit whose answer
+    The run's attempt stays open. Raises `NotFound`, `FenceRefused` if the claim was lost, and
+    `IllegalTransition` if the run is not running. Calling this again after a commit whose response
     was lost changes nothing.
     """
     async with ledger.write() as session:
@@ -277,9 +278,9 @@ async def wait_for_approval(
 async def decide_approval(
     ledger: Ledger, run_id: str, number: int | None, *, approve: bool, by: str, reason: str = ""
 ) -> None:
-    """Record a person's decision about the call for which the run waits; the run is due now.
+    """Record a person's decision about the call or answer of a waiting run; the run is due now.
 
-    Raises `NotFound`, and the errors of `approvals.decide`: the first decision counts.
+    Only the first decision counts. Raises `NotFound`, and the errors of `approvals.decide`.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -322,9 +323,9 @@ async def request(
 ) -> RunRow:
     """Request a run now; a repeated request with the same id returns the same run.
 
-    Its ``parameters`` are by default those of the job. ``retry_of`` is the id of the run that it
-    repeats, with the same payload; without it, ``found`` becomes that of the row. Raises
-    `InvalidInput` for an id that is too long to be a key.
+    ``parameters`` are by default the job's parameters. ``retry_of`` is the id of a run that the new
+    run repeats, with the same payload; without ``retry_of``, the row gets ``found``. Raises
+    `InvalidInput` for a request id that is too long for a key.
     """
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
         hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
@@ -359,8 +360,8 @@ async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bo
 
     Writes nothing if another process has recorded a Prefect run since the row was ``seen``, or if
     the run no longer waits. Two processes that create a Prefect run for the row at the same time
-    get the same one, because of its key: it counts once, and the slower process does not replace a
-    later Prefect run with an earlier one. Raises `NotFound`.
+    get the same Prefect run, because they use the same key. So the Prefect run counts once, and the
+    slower process does not replace a later Prefect run with an earlier one. Raises `NotFound`.
     """
     async with ledger.write() as session:
         row = await rows.get(session, seen.id)

@@ -7,9 +7,10 @@
       └─ no longer due by the revision in force ──► skipped
 
 Until its due time such a row only reserves the instant (`docs/promise.md` 14): it waits for
-`UNTIL_DUE` and nothing is decided. The revision in the row is the one that was newest when the row
-was created; the revision in force at the due time decides whether and how it runs. A due time whose
-Prefect run crashed ahead of time waits in the same way (`daybook.runs.prefect_ends`).
+`UNTIL_DUE`, and nothing is decided about it. The row has the job's newest revision at the time of
+its creation, but the revision in force at the due time decides whether and how the due time runs.
+A due time whose Prefect run crashed ahead of time waits in the same way
+(`daybook.runs.prefect_ends`).
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ UNTIL_DUE = "due"
 """The `waits_for` of a row that waits for its due time and has not been judged."""
 
 NO_LONGER_DUE_REASON = "no longer due"
-"""Why a row is skipped if the revision in force does not have its due time."""
+"""Reason to skip a row whose due time is not due by the revision in force."""
 
 
 async def add_waiting_runs(
     ledger: Ledger, job_id: str, revision: int, instants: Collection[datetime], why: str
 ) -> int:
-    """Add waiting rows for those future due times that have no row; return how many were added.
+    """Add a waiting row for each future due time of ``instants`` without a row; return the number.
 
     Adds nothing if the job is disabled or does not exist, or if ``revision`` is no longer its
     newest.

@@ -43,7 +43,7 @@ async def live_by_status(session: AsyncSession) -> dict[str, int]:
 async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict[str, int]:
     """Return how many due times and requests ended at ``instant`` or later, by status.
 
-    A row that stands for several due times counts each of them. A status without any is absent.
+    A row that stands for several due times counts each of them. A status with a sum of 0 is absent.
     """
     # Without `coalesce`, SQLite scans all runs in the order of status instead of sorting a few.
     status = func.coalesce(RunRow.status, literal_column("''"))
@@ -59,7 +59,7 @@ async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict
 class RecordedOutcome:
     """A run that has ended, with the number of its due times, and whether it has warnings.
 
-    ``usage`` is the run's, or None.
+    ``usage`` is the run's usage, None if it has none.
     """
 
     run_id: str
@@ -83,12 +83,12 @@ _OUTCOMES = sqlalchemy.select(
 
 
 async def outcomes_since(session: AsyncSession, instant: datetime) -> list[RecordedOutcome]:
-    """Return the outcomes that were recorded from ``instant`` on."""
+    """Return the outcomes that were recorded at ``instant`` or later."""
     return await _outcomes(session, _OUTCOMES.where(col(RunRow.finished_at) >= instant))
 
 
 async def last_missed(session: AsyncSession) -> list[RecordedOutcome]:
-    """Return the missed row of each job that has the latest due time, however old it is."""
+    """Return, for each job, the missed row with the latest due time, however old it is."""
     last = (
         sqlalchemy.select(col(RunRow.job_id), func.max(RunRow.due).label("due"))
         .where(col(RunRow.status) == Status.MISSED, col(RunRow.job_id).is_not(None))

@@ -1,7 +1,7 @@
 """Totals of the ended runs of each day: outcomes, cost and tokens.
 
 A day of a thousand jobs has seven thousand runs, so a month takes a second to add up. `DailyTotals`
-therefore keeps the totals of past days; only today and yesterday are added up for each reader.
+therefore keeps the totals of past days; each read adds up only today and yesterday.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEEP_SECONDS = 15 * 60
 """How long the totals of a past day are kept: a late outcome or retention can change them."""
 _DAY = timedelta(days=1)
 OPEN_DAYS = 2
-"""Number of last days whose totals are not kept."""
+"""Number of latest days whose totals are not kept, but added up for each read."""
 
 
 _COST = col(RunRow.usage)["cost_usd"].as_float()
@@ -46,8 +46,9 @@ _SUMS = (
 class Total:
     """The runs of one job that ended on ``day`` with one outcome, agent and model.
 
-    ``count`` counts due times, ``runs`` the runs. ``cost_usd`` is the sum of the known costs, which
-    ``priced`` runs have; ``unpriced`` counts the runs with usage at an unknown price.
+    ``count`` is the number of due times, ``runs`` the number of runs. ``cost_usd`` is the sum of
+    the known costs; ``priced`` runs have a known cost, ``unpriced`` runs have usage at an unknown
+    price.
     """
 
     day: date
@@ -67,7 +68,7 @@ class Total:
 
 
 class DailyTotals:
-    """The totals of the last `DAYS` days in the zone ``tz``, kept in memory for past days."""
+    """The totals of the last `DAYS` days in the zone ``tz``, with a cache for past days."""
 
     def __init__(self, ledger: Ledger, tz: ZoneInfo) -> None:
         self._ledger, self._tz = ledger, tz
@@ -75,14 +76,14 @@ class DailyTotals:
         self._lock = asyncio.Lock()
 
     async def read(self) -> list[Total]:
-        """Return the totals of all days; the days are those of `days`."""
+        """Return the totals of each day that `days` returns, oldest day first."""
         async with self._lock, self._ledger.read() as session:
             wanted = days(self._ledger.now(), self._tz)
             self._kept = {day: kept for day, kept in self._kept.items() if day in wanted}
             now = monotonic_time.monotonic()
             for number, day in enumerate(reversed(wanted)):
                 kept = self._kept.get(day)
-                # Days expire one after the other, so that no reader adds up all of them.
+                # Days expire one after the other, so that no read adds up all of them.
                 is_kept = kept is not None and now - kept[0] < KEEP_SECONDS + 20 * number
                 if number < OPEN_DAYS or not is_kept:
                     begin, end = midnight(day, self._tz), midnight(day + _DAY, self._tz)
@@ -99,9 +100,9 @@ def days(now: datetime, tz: ZoneInfo) -> list[date]:
 async def add_up(
     session: AsyncSession, day: date, begin: datetime, end: datetime, owner: str | None = None
 ) -> list[Total]:
-    """Return the totals, as those of ``day``, of the runs that ended from ``begin`` to ``end``.
+    """Return the totals, for the day ``day``, of the runs that ended in [``begin``, ``end``).
 
-    With ``owner``, only those of its jobs.
+    With ``owner``, count only the runs of that owner's jobs.
     """
     key = (
         col(RunRow.job_id),
@@ -126,9 +127,10 @@ async def add_up(
 async def spending_by_job(
     session: AsyncSession, since: datetime, job_id: str | None = None
 ) -> dict[str | None, Spending]:
-    """Return what the runs cost that ended since ``since`` (UTC), by job; None for direct calls.
+    """Return the spending of runs that ended since ``since`` (UTC), by job id.
 
-    With ``job_id``, only of that job. Jobs without such a run are left out.
+    The key None stands for direct calls. With ``job_id``, return only the spending of that job.
+    Jobs without usage since then are absent.
     """
     query = (
         sqlalchemy.select(col(RunRow.job_id), *_SUMS)

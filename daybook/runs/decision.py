@@ -1,7 +1,7 @@
 """The decision about one claim; its result is a `ClaimResult` (`docs/promise.md` 1).
 
-It is made in one transaction under the claim lock, which `daybook.runs.claims.claim` opens. No
-other code grants claims. `Decision.decide` finds or creates the occurrence's row, then applies the
+`daybook.runs.claims.claim` opens the decision's transaction, which has the claim lock. No other
+code grants claims. `Decision.decide` finds or creates the occurrence's row, then applies the
 rules of `daybook.runs.claim_rules` in their order.
 """
 
@@ -51,8 +51,8 @@ from daybook.timing import TIMING
 async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
     """Return the grant for a claimed ``row``; ``stored`` is the revision that it uses.
 
-    A run that has begun gets the answers that were there when it began, so that its prompt stays
-    the same.
+    A run that has begun gets the answers of other runs as they were when it began, so that its
+    prompt stays the same.
     """
     check = policy.policy_from_parameters(row.parameters).check
     prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
@@ -86,7 +86,7 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
 
 
 class Decision:
-    """One claim: the run that is being claimed, and the actions by which rules decide it.
+    """One claim: the run that is being claimed, and the actions with which rules decide about it.
 
     ``row`` is the run and ``stored`` its job in the revision that it uses, None for a run without a
     job. ``is_new`` is True if this claim created the row, ``is_timed`` if the run is a due time of
@@ -124,7 +124,7 @@ class Decision:
         return self._windows
 
     async def decide(self, rules: Sequence[Rule]) -> ClaimResult:
-        """Decide by the first of ``rules`` that applies, or grant the run; write the decision."""
+        """Apply ``rules`` until one returns a result, or grant the run; write the decision."""
         row = await rows.find(self.session, self.request.flow_run_id, self.request.occurrence)
         if row is not None:
             await leases.check_lease(self.session, row, self.now)
@@ -154,8 +154,8 @@ class Decision:
     async def _continue_waiting(self, row: RunRow) -> None:
         """Continue with a waiting row, in the revision that applies to it now.
 
-        A due time that has not started follows all edits made before it, including edits that were
-        made, or became known, after its row was created.
+        A due time that has not started uses all edits that are in force at the due time, including
+        edits that were made, or became known, after its row was created.
         """
         stored = await rows.job_of(self.session, row)
         if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
@@ -168,7 +168,7 @@ class Decision:
         self.row, self.stored, self.is_new = row, stored, False
 
     async def _start_new(self) -> ClaimResult | None:
-        """Create the row of an occurrence that has none; if it gets no row, return the result."""
+        """Create the row of an occurrence without a row; if it gets none, return the result."""
         request = self.request
         if request.due > self.now:
             return Waiting(request.due, "not due yet")
@@ -219,8 +219,7 @@ class Decision:
         retries = self.request.retries
         if not retries:
             return False
-        # The Prefect run of another due time of a range never started: any start of it is a later
-        # one.
+        # The Prefect run of another due time of a range never started: any start is a later start.
         is_other_of_range = row.due_to is not None and not self._carries(row)
         if not is_other_of_range and (
             not self._is_later_start(row) or retries[-1] < row.flow_starts
@@ -236,7 +235,7 @@ class Decision:
         return self.request.compared or self.request.parameters == stored.job.parameters()
 
     def _without_row(self, stored: StoredJob | None) -> ClaimResult | None:
-        """Return the result for an instant that gets no row; None if it gets one."""
+        """Return the result for an instant that gets no row; None if it gets a row."""
         if stored is None or not eligibility.is_due(stored.job, self.request.due):
             return self._not_due(stored)
         if not self._agrees(stored):
@@ -273,7 +272,7 @@ class Decision:
         return await self.end(Status.FAILED, "")
 
     def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
-        """Make the run wait; ``waits_for`` is what it waits for, or empty."""
+        """Make the run wait; ``waits_for`` names the cause, such as `slots.SLOT`, or is empty."""
         row = rows.wait(self.row, until, why, waits_for)
         self._link_request(row)
         self.session.add(row)
@@ -312,7 +311,7 @@ class Decision:
         return Finished(Status.MISSED, late.reason, missed_range.id, missed_range.flow_run_id)
 
     def _link(self, row: RunRow) -> None:
-        """Link the requesting Prefect run to a due time that the audit decided without one."""
+        """Link the requesting Prefect run to a due time that the audit decided without a run."""
         judged_by_audit = row.unmirrored and row.flow_run_id is None
         if judged_by_audit and claim_requests.is_due_key(self.request.occurrence):
             self._link_request(row)
@@ -335,4 +334,4 @@ class Decision:
 
 
 Rule = Callable[[Decision], Awaitable[ClaimResult | None]]
-"""A rule of the claim: its result ends the claim; None passes it on to the next rule."""
+"""A rule of the claim: a result ends the claim; after None, the next rule is applied."""

@@ -1,7 +1,8 @@
-"""Waiting runs that are already decided, because their job is disabled or snoozed.
+"""Skipping of waiting runs whose job is disabled or snoozed.
 
-A claim would skip them (`claim_rules.switched_off`), but each claim needs a start of its Prefect
-run, and only a few start at once. So the keeper skips them here, many in one transaction.
+A claim would skip such a run (`claim_rules.switched_off`), but each claim needs the start of a
+Prefect run, and only a few Prefect runs start at once. So the keeper skips the runs here, many in
+one transaction.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ BATCH_SIZE = 200
 async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
     """Skip the waiting runs of jobs that are disabled or snoozed; return their number.
 
-    Raises `LedgerUnreachable`; the batches until then persist.
+    Raises `LedgerUnreachable`; the batches before the error stay recorded.
     """
     total = 0
     for _ in range(max_batches):
@@ -44,10 +45,11 @@ async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
 
 
 async def skip_batch(ledger: Ledger, limit: int | None = None) -> list[RunRow]:
-    """Skip at most ``limit`` of the runs of `skip_all`; return them.
+    """Skip at most ``limit`` of the runs that `skip_all` skips; return the skipped runs.
 
-    A run that waits for a time, such as that of its next attempt, is left until then. If there is
-    nothing to do, this only reads. An error of one run is logged; raises `LedgerUnreachable`.
+    A run that waits for a time, such as the time of its next attempt, is not skipped before that
+    time. If there is nothing to do, this only reads. An error of one run is logged, but
+    `LedgerUnreachable` is raised.
     """
     async with ledger.read() as session:
         run_ids = await _waiting_ids(session, ledger.now(), limit or BATCH_SIZE)

@@ -1,12 +1,12 @@
 """Reasons why a due time of a job does not run now.
 
-The claim checks them (`claim_rules`), also after a wait. The audit uses the same functions, so it
-never records a due time as missed if a claim would skip it for one of these reasons; `overdue` uses
-some of them.
+The claim checks these reasons (`claim_rules`), also after a wait. The audit uses the same
+functions, so it never records a due time as missed if a claim would skip it for one of these
+reasons; `overdue` uses some of the functions.
 
-Schedule and bounds decide what is due (`daybook.jobs.upcoming`). This module checks the rest at the
-moment of the claim, by the job's newest revision (`docs/promise.md` 1: `enabled` and limits are
-evaluated as they are now).
+`daybook.jobs.upcoming` decides by schedule and bounds whether an instant is due. This module checks
+the rest at the moment of the claim, by the job's newest revision (`docs/promise.md` 1: the claim
+evaluates `enabled` and limits as they are now).
 """
 
 from __future__ import annotations
@@ -39,14 +39,19 @@ def skip_reason(
 
 
 def needs_enabled_job(row: RunRow) -> bool:
-    """Return whether the run is skipped if its job is disabled: nobody has started it by hand."""
+    """Return whether the run is skipped if its job is disabled.
+
+    True for a due time, a backfill, and a run that another job or a hook started.
+    """
     is_timed = row.job_id is not None and claim_requests.is_due_key(row.occurrence)
     return is_timed or row.trigger in (*claim_requests.BY_EVENT, slots.BACKFILL)
 
 
 def off_reason(newest: StoredJob, row: RunRow) -> str:
-    """Return why a run that `needs_enabled_job` is skipped: its job is disabled or snoozed, or it
-    was skipped by hand; empty if none of these.
+    """Return why a run for which `needs_enabled_job` is True is skipped; empty if it is not.
+
+    A backfill is skipped if its job is disabled. Any other run is skipped also if the user has
+    snoozed or skipped it.
     """
     if row.trigger == slots.BACKFILL:
         return job_off_reason(newest)
@@ -54,7 +59,7 @@ def off_reason(newest: StoredJob, row: RunRow) -> str:
 
 
 def manual_skip_reason(newest: JobRow | ScheduledJob, due: datetime) -> str:
-    """Return why the user has skipped or snoozed this due time; empty if it was neither."""
+    """Return the reason if the user has skipped or snoozed this due time; empty otherwise."""
     if due.isoformat() in newest.skips:
         return "skipped by hand"
     snoozed = newest.snoozed_until
@@ -66,9 +71,9 @@ def manual_skip_reason(newest: JobRow | ScheduledJob, due: datetime) -> str:
 async def max_runs_reason(
     session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = ""
 ) -> str:
-    """Return why `max_runs` does not allow the run ``run_id``, or a new run; "" if it does.
+    """Return why `max_runs` does not allow the run ``run_id``, or a new run; empty if it does.
 
-    A run that is uncertain (`uncertain_last_run`) does not count yet.
+    An uncertain run (`uncertain_last_run`) does not count yet.
     """
     max_runs = newest.job.policy.max_runs
     if not max_runs:
@@ -83,11 +88,11 @@ async def max_runs_reason(
 async def uncertain_last_run(
     session: AsyncSession, row: RunRow, newest: StoredJob, now: datetime
 ) -> RunRow | None:
-    """Return a run with an expired lease that may use up the job's `max_runs`, if there is one.
+    """Return another run with an expired lease that may use up the job's `max_runs`, or None.
 
     That run is claimed, but its holder has not started it. If the holder is dead, the run waits
-    again and no longer counts. Checks the leases of such runs, and judges those that are lost.
-    Returns None if ``row`` has had an attempt.
+    again and no longer counts. Check the leases of such runs first, and release the runs whose
+    holders are lost. Return None if ``row`` has had an attempt.
     """
     max_runs = newest.job.policy.max_runs
     if not max_runs or row.attempts:
@@ -123,7 +128,7 @@ async def _started_runs(session: AsyncSession, job_id: str, run_id: str) -> Sequ
 
 
 def _may_wait_again(row: RunRow, now: datetime) -> bool:
-    """Return whether ``row`` has had no attempt and its lease has expired: it may wait again."""
+    """Return whether ``row`` has had no attempt and its lease has expired."""
     return not row.attempts and leases.is_expired(row, now)
 
 

@@ -28,10 +28,10 @@ async def recent(
     conditions: Sequence[ColumnElement[bool]] = (),
     order: ColumnElement[Any] | None = None,
 ) -> Sequence[RunAndJob]:
-    """Return up to ``limit`` runs, latest due time first; all jobs' runs if ``job_id`` is None.
+    """Return up to ``limit`` runs, latest due time first. ``job_id`` is None for all jobs.
 
     With ``owner``, only runs of that owner's jobs. ``conditions`` on the run and its job restrict
-    the runs further. With ``order``, sort by that first.
+    the runs further. With ``order``, sort by ``order`` first.
     """
     runs = _runs(owner).order_by(
         *([] if order is None else [order]),
@@ -45,7 +45,7 @@ async def recent(
 
 
 async def running_jobs(session: AsyncSession) -> set[str | None]:
-    """Return the ids of the jobs that have a claimed or running run; None for a direct call."""
+    """Return the ids of the jobs that have a claimed or running run; None for direct calls."""
     rows = select(RunRow.job_id).where(col(RunRow.status).in_(HELD)).distinct()
     return set((await session.execute(rows)).scalars())
 
@@ -53,7 +53,7 @@ async def running_jobs(session: AsyncSession) -> set[str | None]:
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
     """Return the run with this id or unique id prefix; raise `NotFound`, `Ambiguous`.
 
-    Here and below, ``owner`` restricts the search to the runs of that owner's jobs.
+    With ``owner``, search only the runs of that owner's jobs.
     """
     # No id is a prefix of another one, and the index finds a whole id without a scan.
     matches = await _all(session, _runs(owner).where(col(RunRow.id) == ref))
@@ -68,10 +68,11 @@ async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> 
 
 
 async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the job's newest run that has a Prefect run; if ``ref`` is no job, the run itself.
+    """Return the newest run of the job ``ref`` that has a Prefect run, or the run ``ref``.
 
-    ``ref`` is a job's name, id or unique id prefix, also of a removed job, or a run's id or prefix.
-    Raises `NotFound`, also if no such run has a Prefect run, and `Ambiguous`.
+    ``ref`` is the name, id or unique id prefix of a job, even a removed one, or the id or unique id
+    prefix of a run. With ``owner``, search only that owner's jobs and their runs. Raises
+    `NotFound`, also if there is no Prefect run, and `Ambiguous`.
     """
     try:
         job_id = (await store.find(session, ref, archived=True, owner=owner)).id
@@ -87,10 +88,10 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
 
 
 async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the job's only live run; if ``ref`` is no job, the run with this id, ended or not.
+    """Return the only live run of the job ``ref``, or the run ``ref``, live or ended.
 
-    Raises `NotFound`, also for a job without a live run, and `Ambiguous`, also for a job with
-    several.
+    With ``owner``, search only that owner's jobs and their runs. Raises `NotFound`, also for a job
+    without a live run, and `Ambiguous`, also for a job with several live runs.
     """
     try:
         job_id = (await store.find(session, ref, owner=owner)).id
@@ -111,7 +112,8 @@ async def ended_since(
 ) -> Sequence[RunAndJob]:
     """Return up to ``limit`` runs that ended at ``instant`` (UTC) or later, earliest end first.
 
-    Runs that ended at the same instant are sorted by id; those up to the id ``after`` are left out.
+    Runs that ended at the same instant are sorted by id. Of the runs that ended exactly at
+    ``instant``, leave out the runs with ids up to ``after``.
     """
     finished_at, run_id = col(RunRow.finished_at), col(RunRow.id)
     is_later = (finished_at > instant) | ((finished_at == instant) & (run_id > after))

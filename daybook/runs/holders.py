@@ -1,12 +1,13 @@
-"""Locks of lease holders: they show which workers have ended with all processes of their runs.
+"""Locks of lease holders. They show which workers have ended with all processes of their runs.
 
-A worker locks a file that has its name as a holder (flock). Its parent of the runs and the runs'
-processes inherit the lock, so the kernel releases it when the last of them has ended, for instance
-after `kill -9` of all of them, or a reboot. So a process that can lock the file knows that nothing
-is left which could begin a run of that holder, or record its outcome::
+A worker locks a file (`flock`) that is named after the worker as a holder. The parent process of
+its runs and the processes of the runs inherit the lock. The kernel releases the lock when the last
+of these processes has ended, for instance after `kill -9` of all of them, or a reboot. So if a
+process can lock the file, no process is left that could begin a run of that holder or record the
+run's outcome::
 
     locked       the worker, or a process of one of its runs, is running
-    not locked   they have ended, so their leases need not expire (`leases.release_ended`)
+    not locked   all have ended, so their leases need not expire (`leases.release_ended`)
     no file      unknown: another machine or home, or a flow that claimed for itself
 """
 
@@ -24,10 +25,10 @@ log = logging.getLogger(__name__)
 
 
 def lock(folder: Path, holder: str) -> int | None:
-    """Lock the file of ``holder``, and return its descriptor for the processes of its runs.
+    """Lock the file of ``holder``; return its descriptor, which the runs' processes inherit.
 
-    Return None if that is impossible, for instance on a full disk. The lock lasts until each
-    process that has the descriptor has ended.
+    Return None if the file cannot be locked, for instance on a full disk. The lock lasts until all
+    processes that have the descriptor have ended.
     """
     file = folder / holder
     try:
@@ -41,7 +42,7 @@ def lock(folder: Path, holder: str) -> int | None:
 
 
 def _lock(file: Path) -> int | None:
-    """Return the descriptor of the locked file; None if `find_ended` deleted it meanwhile."""
+    """Return the descriptor of the locked file; None if `find_ended` has deleted it."""
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -57,7 +58,7 @@ def _lock(file: Path) -> int | None:
 
 
 def find_ended(folder: Path, holders: Collection[str]) -> set[str]:
-    """Return those of ``holders`` of this machine that have ended; delete the files of others."""
+    """Return which of ``holders`` on this machine have ended; delete unlocked files of others."""
     ended = set()
     for file in folder.glob("*"):
         with suppress(OSError):
@@ -76,6 +77,6 @@ def find_ended(folder: Path, holders: Collection[str]) -> set[str]:
 
 
 def _identity(descriptor: int) -> bytes:
-    """Return the content of a file that is no copy: nobody holds the lock of the copy."""
+    """Return the device and inode, which an original file contains; nobody locks a copy."""
     status = os.fstat(descriptor)
     return f"{status.st_dev}:{status.st_ino}".encode()

@@ -7,14 +7,19 @@
                           │            token stays, and its holder may still record the outcome late
                           └► waiting   only with `on_lost: rerun` and a rerun left; the token rises
 
-A holder is lost if its process group is known to be gone (`claims.holder_died`), if its worker has
-ended with all processes of its runs (`release_ended`), if its Prefect run
-has ended (`prefect_ends`), or if it is judged lost after its lease has expired. A lease lasts
-`Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first process that finds an
-expired lease only marks it. The holder is judged lost if it has not renewed within one lease
-duration of that mark. So a machine that slept, or an unreachable ledger, costs no run: the holder
-can renew before it is judged (promise 5: a lease is suspected first). `renew` returns whether the
-lease was renewed. If it was not, the caller has to stop at once: its writes will be refused.
+A holder is lost in one of these cases:
+
+* its process group is known to have exited (`claims.holder_died`),
+* its worker has ended with all processes of its runs (`release_ended`),
+* its Prefect run has ended (`prefect_ends`),
+* it is judged lost after its lease has expired.
+
+A lease lasts `Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first process
+that finds an expired lease only marks its holder as suspected. If the holder does not renew within
+one lease duration of that mark, it is judged lost. So a machine that slept, or an unreachable
+ledger, costs no run: the holder can renew before it is judged (promise 5: a lease is suspected
+first). `renew` returns whether the lease was renewed. If it was not, the caller has to stop at
+once, because the ledger refuses its writes.
 """
 
 from __future__ import annotations
@@ -56,12 +61,13 @@ async def renew(ledger: Ledger, run_id: str, fence: int) -> bool:
 async def renew_all(
     ledger: Ledger, holder: str, run_ids: Mapping[str, str]
 ) -> dict[str, Status | None]:
-    """Restart the leases that ``holder`` has on runs from now, in one transaction.
+    """Restart from now the leases that ``holder`` has on these runs, in one transaction.
 
-    ``run_ids`` maps each flow run of the holder's processes to its run; the result maps it to the
-    status of that run. If that is not claimed or running, nothing was renewed: the run has ended,
-    was lost, or waits for its next attempt. None stands for a run that another process holds, even
-    one of ``holder`` that claimed the run in another flow run, or that does not exist.
+    ``run_ids`` maps the flow runs of the holder's processes to run ids; the result maps the same
+    flow runs to the statuses of their runs. If a status is not claimed or running, the lease was
+    not renewed: the run has ended, was lost, or waits for its next attempt. None means that the run
+    does not exist, or that another process holds it, even a process of ``holder`` that claimed the
+    run in another flow run.
     """
     statuses: dict[str, Status | None] = dict.fromkeys(run_ids)
     if not statuses:
@@ -86,10 +92,10 @@ async def renew_all(
 
 
 def is_expired(row: RunRow, now: datetime) -> bool:
-    """Return whether the lease on ``row`` has expired; that alone does not make its holder lost.
+    """Return whether the lease on ``row`` has expired; its holder may still be alive.
 
-    A lease that ends later than one that begins now has expired too: the clock was set back since.
-    A living holder renews it.
+    A lease that ends later than a lease that begins now has expired too: the clock was set back. A
+    living holder renews it.
     """
     if row.state not in HELD or row.lease_until is None:
         return False
@@ -97,7 +103,7 @@ def is_expired(row: RunRow, now: datetime) -> bool:
 
 
 def _latest_end(now: datetime) -> datetime:
-    """Return the end of a lease that begins now, with a margin between the clocks of processes."""
+    """Return the end of a lease that begins now, plus a margin: the clocks of processes differ."""
     return now + TIMING.run_lease + TIMING.run_lease_renewal
 
 
@@ -125,7 +131,7 @@ def next_check_at(row: RunRow) -> datetime | None:
 
 
 def holder_last_seen_at(row: RunRow) -> datetime | None:
-    """Return when the holder of ``row`` last wrote; None without a lease.
+    """Return when the holder of ``row`` last restarted its lease; None without a lease.
 
     A claim, a begin and a renewal each restart the lease.
     """
@@ -135,8 +141,9 @@ def holder_last_seen_at(row: RunRow) -> datetime | None:
 def holder_known_at(row: RunRow, now: datetime) -> datetime:
     """Return when more will be known about the holder of ``row``.
 
-    That is when its next renewal counts as missed; after that, when its lease ends; after that,
-    when it can be judged lost. The result is later than ``now`` for a row that has been checked.
+    This is when the holder's next renewal counts as missed. If that time has passed, it is the end
+    of the lease; if the lease has ended, it is when the holder can be judged lost. After a check of
+    the lease (`check_lease`), the result is later than ``now``.
     """
     seen_at = holder_last_seen_at(row)
     if seen_at is None or row.lease_until is None:
@@ -148,7 +155,7 @@ def holder_known_at(row: RunRow, now: datetime) -> datetime:
 
 
 async def judge_lost(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Handle an expired lease as in the module's diagram."""
+    """Release a run whose holder lost its lease, as in the module's diagram."""
     if row.state is Status.CLAIMED:
         why = "the lease was lost before the effect"
     else:
@@ -167,8 +174,8 @@ async def release_lost(
 ) -> None:
     """Release a held ``row`` whose holder recorded no outcome, as in the module's diagram.
 
-    ``error`` is what is known about the end, such as the last output of the process; ``usage`` is
-    what the attempt had used.
+    ``error`` describes the end of the process, for instance by its last output; ``usage`` is the
+    usage of the attempt.
     """
     unknown = Outcome(Status.UNKNOWN, why, error=error, usage=usage)
     if row.state is Status.CLAIMED:
@@ -192,10 +199,10 @@ async def release_ended(
 ) -> list[RunRow]:
     """Release the runs whose holders are known to have ended; return the changed rows.
 
-    ``find_ended`` returns those of the holders that have ended (`holders.find_ended`), after it has
-    recorded what they spooled. A run with a rerun left is not released: a program that it started
-    may have survived it, so it keeps its lease. An error of one run is logged; `LedgerUnreachable`
-    is raised.
+    ``find_ended`` returns which of the given holders have ended (`holders.find_ended`), after it
+    has recorded their spooled outcomes. A running run with a rerun left keeps its lease, because a
+    program that it started may have survived it. An error of one run is logged, but
+    `LedgerUnreachable` is raised.
     """
     is_held = col(RunRow.status).in_(HELD)
     async with ledger.read() as session:
@@ -223,7 +230,7 @@ async def release_ended(
 def start_delay(starts: int) -> timedelta:
     """Return the delay before the next start, after ``starts`` starts without an attempt.
 
-    The first delay is zero and later ones grow, so that a run whose process dies at each start is
+    The first delay is zero and later delays grow, so that a run whose process dies at each start is
     not restarted in a tight loop.
     """
     return backoff(FIRST_RESTART_DELAY, starts - 2) if starts > 1 else timedelta(0)
@@ -235,7 +242,7 @@ def backoff(first: timedelta, repeats: int) -> timedelta:
 
 
 def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:
-    """Make a held run wait until ``until``; the raised fence locks out its former holder."""
+    """Make a held run wait until ``until``; its fencing token rises and excludes the old holder."""
     states.check_transition(row.id, row.state, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, ""
     row.until, row.reason = until, why
@@ -253,9 +260,9 @@ async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:
 async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
     """Check runs with expired leases, and time out runs that waited past their deadlines.
 
-    At most ``limit`` of each kind; returns the rows whose state changed. An error of one run is
-    logged; `LedgerUnreachable` is raised. If there is nothing to do, this only reads and does not
-    take the write lock.
+    Handle at most ``limit`` runs of each kind; return the rows whose state changed. An error of one
+    run is logged, but `LedgerUnreachable` is raised. If there is nothing to do, this only reads and
+    does not take the write lock.
     """
     async with ledger.read() as session:
         now = ledger.now()
@@ -272,7 +279,7 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
 
 
 async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
-    """Check the leases of held runs and the deadlines of waiting ones, in one transaction.
+    """Check the leases of held runs and the deadlines of waiting runs, in one transaction.
 
     Returns the rows whose state changed.
     """
@@ -293,7 +300,7 @@ async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
 
 
 async def _judge_each(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
-    """Judge each run in its own transaction; log and skip one that cannot be judged."""
+    """Judge each run in its own transaction; log the error of a run that cannot be judged."""
     changed = []
     for run_id in run_ids:
         try:
@@ -308,7 +315,10 @@ async def _judge_each(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
 
 
 async def _expired_ids(session: AsyncSession, now: datetime, limit: int) -> list[str]:
-    """Return the ids of held runs with an expired lease, without those suspected too recently."""
+    """Return the ids of held runs with an expired lease.
+
+    Leave out runs whose holder has been suspected for less than one lease duration.
+    """
     suspected = col(RunRow.suspected_at)
     expired = (
         select(RunRow.id)

@@ -7,10 +7,10 @@
                ├─ due, not caught up on at `end` ─┼─► skipped
                └─ any other automatic run ────────┴─► waits, and starts at `end`
 
-A window contains its beginning and not its end. Overlapping and adjacent windows count as one. The
-windows are one fact in the ledger, so that they outlive every process and all machines see them; a
-transaction that reads them sees no later change. A window that has passed is kept for
-`KEPT_AFTER_END`, because the audit may still have to judge due times in it.
+A window contains its beginning but not its end. Overlapping and adjacent windows count as one. The
+windows are one fact in the ledger, so that they outlive every process and all machines see them. A
+transaction that reads the windows sees no later change. The ledger keeps a window for
+`KEPT_AFTER_END` after its end, because the audit may still have to judge due times in it.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ _STORED = TypeAdapter(tuple[Window, ...])
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows that the ledger has, earliest first."""
+    """All windows in the ledger, earliest first."""
 
     windows: tuple[Window, ...] = ()
 
     def end_at(self, instant: datetime) -> datetime | None:
-        """Return when the maintenance at ``instant`` ends; None if there is none then."""
+        """Return when the maintenance at ``instant`` ends; None if there is no maintenance then."""
         end = None
         for each in self.windows:  # earliest first, so one pass joins them
             if each.begin <= (end or instant) < each.end:
@@ -63,9 +63,10 @@ class Windows:
         return end
 
     def start_after(self, instant: datetime, now: datetime) -> datetime:
-        """Return from when on a run that could start at ``instant`` was expected to start.
+        """Return the time from which a run that could start at ``instant`` is expected to start.
 
-        That is the end of the last maintenance since then that has begun by ``now``.
+        This is the end of the last maintenance that ends after ``instant`` and has begun by
+        ``now``, or ``instant`` if there is no such maintenance.
         """
         ends = [self.end_at(each.begin) for each in self.windows if each.begin <= now]
         return max([instant, *(end for end in ends if end is not None and end > instant)])
@@ -82,7 +83,7 @@ class Windows:
 
 
 def judge_at(stored: StoredJob, due: datetime, instant: datetime) -> lateness.Lateness:
-    """Judge the lateness of a due time at ``instant``, counted from its staggered time."""
+    """Judge how late a due time is at ``instant``, counted from its staggered time."""
     policy = stored.job.policy
     stagger = upcoming.stagger_offset(stored.id, policy.stagger)
     return lateness.judge(stored.job.schedule, due, instant - stagger, policy)
@@ -93,22 +94,22 @@ def reason(end: datetime) -> str:
 
 
 async def read(session: AsyncSession) -> Windows:
-    """Return the windows, also those that passed lately."""
+    """Return the windows, including windows that have ended recently."""
     fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     return Windows(_STORED.validate_json(fact.value)) if fact else Windows()
 
 
 async def add(session: AsyncSession, window: Window, now: datetime) -> None:
-    """Store a window, and forget those that passed long ago."""
+    """Store a window, and delete windows that ended more than `KEPT_AFTER_END` ago."""
     known = [each for each in (await read(session)).windows if each.end > now - KEPT_AFTER_END]
     await _write(session, [*known, window])
 
 
 async def remove(session: AsyncSession, window: Window, now: datetime) -> None:
-    """Remove a window that has not passed, or end it if it has begun.
+    """Remove a window that has not ended; if it has begun, set its end to ``now`` instead.
 
-    Runs that wait for its end may start now, or at the end of a window that remains. What was
-    skipped stays skipped.
+    Runs that wait for its end may start now, or at the end of a window that remains. Skipped due
+    times stay skipped.
     """
     ended = [window.model_copy(update={"end": now})] if window.begin < now else []
     others = [each for each in (await read(session)).windows if each.id != window.id]

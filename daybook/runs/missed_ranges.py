@@ -1,9 +1,9 @@
 """Ranges: adjacent due times that were missed or skipped share one row (`docs/promise.md` 10).
 
-The row's `due` is the first of them, `due_to` the last, `count` their number. The audit, and for a
-missed due time also the claim, extends the row of the preceding due time instead of adding another
-row. So the result is the same whichever judges first. A range has no gaps: each due time of the job
-from `due` to `due_to` belongs to it.
+The row's `due` is the first due time of the range, `due_to` the last, and `count` their number. The
+audit, and for a missed due time also the claim, extends the row of the preceding due time instead
+of adding another row. So the result is the same whether the audit or the claim is first. A range
+has no gaps: each due time of the job from `due` to `due_to` belongs to it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from daybook.runs import claim_requests
 
 
 async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
-    """Return the range that includes the job's due time ``due``, or None.
+    """Return the row of the range that includes the job's due time ``due``, or None.
 
-    Returns None also for an instant that lies between two due times of a range: Prefect may have
-    queued it by mistake.
+    Return None also for an instant between two due times of a range, which Prefect may have queued
+    by mistake.
     """
     row = await _last(session, job_id, col(RunRow.due) <= due)
     if row is None or row.due_to is None or due > row.due_to:
@@ -39,11 +39,11 @@ async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> R
 async def range_before(
     session: AsyncSession, stored: StoredJob, due: datetime, status: Status, reason: str
 ) -> RunRow | None:
-    """Return the row that ``due`` would extend with this outcome, or None if it needs its own row.
+    """Return the row that ``due`` extends with this outcome; None if ``due`` needs its own row.
 
     ``stored`` is the job with the revision in force at ``due``; all due times of a range have the
-    same revision. Missed due times form one range whatever their reasons, skipped ones only if
-    their reason is the same and the row has no Prefect run.
+    same revision. Missed due times form one range whatever their reasons, skipped due times
+    only if they have the same reason and the row has no Prefect run.
     """
     row = await _last(session, stored.id, col(RunRow.due) < due)
     if row is None or (row.revision, row.status) != (stored.revision.number, status):

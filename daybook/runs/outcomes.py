@@ -1,6 +1,7 @@
-"""Recording outcomes: the run's row, its open attempt, the job's fields and its outbox rows.
+"""Recording of outcomes.
 
-All of these are written in one transaction (`docs/promise.md` 6).
+One transaction writes the run's row, its open attempt, the job's fields and the outbox rows
+(`docs/promise.md` 6).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ MAX_OUTPUT_CHARACTERS = 8_000
 """
 
 REMOVED_REASON = "the job was removed"
-"""Why a run is skipped or cancelled if its job was removed."""
+"""The reason of a run that is skipped or cancelled because its job was removed."""
 
 _OPEN = (Status.RUNNING, Status.UNKNOWN)
 """The states of an attempt whose end is not known."""
@@ -39,7 +40,7 @@ _OPEN = (Status.RUNNING, Status.UNKNOWN)
 def shorten(text: str | None) -> str | None:
     """Return ``text`` cut to `MAX_OUTPUT_CHARACTERS`, with the number of characters left out.
 
-    A text that is not longer, and None, are returned unchanged.
+    A text within the limit, and None, are returned unchanged.
     """
     if text is None or len(text) <= MAX_OUTPUT_CHARACTERS:
         return text
@@ -52,8 +53,9 @@ def shorten(text: str | None) -> str | None:
 async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
     """Put ``row`` into a terminal state, and write everything that belongs to the outcome.
 
-    Every outcome is recorded here, including that of a row without a status, which is not stored
-    yet; only `extend_range` adds due times to an outcome. Raises `IllegalTransition`.
+    Every outcome is recorded here, including the outcome of a row without a status, which is not
+    stored yet. The only exception is `extend_range`, which adds due times to a recorded outcome.
+    Raises `IllegalTransition`.
     """
     old, waited_for = row.state if row.status else None, row.waits_for
     if outcome.status not in TERMINAL:
@@ -80,7 +82,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
         await approvals.withdraw(session, row.id, now)
     if old in _OPEN or is_suspended:  # else the last attempt has ended, even if its end is unknown
         await close_attempt(session, row, outcome, now)
-    elif outcome.usage:  # usage of a check that skipped the run, or failed
+    elif outcome.usage:  # usage of a check that skipped the run or failed
         row.usage = usage.total((row.usage, outcome.usage))
         if not row.attempts:
             check = new_attempt(row, 0, now, outcome.usage)
@@ -92,8 +94,8 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
         # Without an attempt, only a watch that saw its source for the first time found something.
         await watched.record(session, row, stored.job.policy.check)
-    if outcome.status is not Status.UNKNOWN:  # which may be corrected
-        row.found = rows.payload_of(row)  # which a retry needs
+    if outcome.status is not Status.UNKNOWN:  # an `unknown` may be corrected later
+        row.found = rows.payload_of(row)  # a retry needs the payload
     paused = await update_job(session, row, stored, now, late=late)
     await outbox.enqueue(session, row, outcome, stored, now, late=late, paused=paused)
     await listeners.enqueue(session, row, stored, now, late=late)
@@ -107,8 +109,8 @@ async def extend_range(
     """Add ``count`` due times, the last at ``due_to``, to ``row``, which had no attempt.
 
     They are adjacent to the row's due times and had the same outcome; ``reason`` becomes the reason
-    of the whole range. The row is marked `unmirrored`, so that its Prefect run shows the new end of
-    the range, unless the job was removed or that Prefect run has been started again.
+    of the whole range. Unless the job was removed or the row's Prefect run has been started again,
+    the row is marked `unmirrored`, so that this Prefect run shows the new end of the range.
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     row.reason = reason
@@ -148,9 +150,10 @@ def new_attempt(row: RunRow, number: int, now: datetime, used: dict[str, Any] | 
 
 
 async def open_attempt(session: AsyncSession, row: RunRow) -> AttemptRow | None:
-    """Return the run's attempt that has not ended; None if there is none.
+    """Return the run's last attempt if it has not ended, else None.
 
-    If no process is in it, the run waits for an approval, or has waited and is due.
+    If no process executes the attempt, the run waits for an approval, or has waited for an approval
+    and is due again.
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts)) if row.attempts else None
     return attempt if attempt is not None and attempt.finished_at is None else None
@@ -161,8 +164,9 @@ async def close_attempt(
 ) -> None:
     """Record how the run's last attempt ended, and the run's total usage.
 
-    If the steps of the attempt used more than the outcome says, because the process was killed,
-    they count. Does nothing for a run without an attempt, or if the attempt's end is already known.
+    If the process was killed, the steps of the attempt may have used more than the outcome says;
+    then their usage counts. Does nothing for a run without an attempt, or if the attempt's end is
+    already known.
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
     if attempt is None or attempt.status not in _OPEN:
@@ -179,7 +183,7 @@ async def close_attempt(
         # Added to the usage of the check that preceded the attempt (`claims.begin`).
         attempt.usage = usage.total((attempt.usage, used))
         _add(attempt, _spent(requests, Amount.of(used)))
-        # The answer of a program is a request without tokens until it reports them.
+        # The answer of a program is a request without tokens until the program reports them.
         is_silent = all(each.amount.unpriced and not each.amount.tokens for each in requests)
         if outcome.status is Status.CANCELLED and is_silent and not used:
             await _count_grant(session, row, attempt)
@@ -193,10 +197,10 @@ async def close_attempt(
 
 
 def _spent(requests: Sequence[steps.Request], reported: Amount) -> Amount:
-    """Return what an attempt used: its requests, or what it reported, if that is more.
+    """Return the amount that an attempt used: its ``requests``, or the ``reported`` one if larger.
 
-    The requests of a program are in its report only, and so are those of a program that answered
-    in place of a model agent. A request whose usage is not known is in the requests only.
+    Only the report has the usage of a program, even if the program answered in place of a model
+    agent. Only ``requests`` has a request whose usage is not known.
     """
     counted = sum((each.amount for each in requests), Amount())
     if counted != Amount():
@@ -210,7 +214,7 @@ def _spent(requests: Sequence[steps.Request], reported: Amount) -> Amount:
 
 
 async def _count_grant(session: AsyncSession, row: RunRow, attempt: AttemptRow) -> None:
-    """Count all tokens that a cancelled attempt without usage was granted, in an agent's job.
+    """Count all tokens that a cancelled attempt of an agent's job was granted, if it has no usage.
 
     Otherwise an agent could evade its budget by cancelling its own runs.
     """
@@ -225,24 +229,24 @@ def _correct(
     of_steps: Mapping[str, Any] | None,
     reported: dict[str, Any] | None,
 ) -> None:
-    """Correct what an attempt used by its late report, without counting its steps again."""
+    """Correct the usage of an attempt by its late report, without counting its steps again."""
     said = Amount.of(reported)
-    if reported and not said.unpriced:  # it has the price of what the steps had none of
+    if reported and not said.unpriced:  # the report has the price that the steps lacked
         unpriced = _spent(requests, Amount.of(of_steps)).unpriced
         attempt.unpriced -= min(attempt.unpriced, unpriced)
     attempt.usage = _larger(reported, attempt.usage)
     attempt.tokens = max(attempt.tokens, usage.tokens(attempt.usage))
     attempt.usd = max(attempt.usd, said.usd)
-    if attempt.usage and attempt.unpriced:  # by its check
+    if attempt.usage and attempt.unpriced:  # its check had an unknown price
         attempt.usage = {**attempt.usage, "cost_usd": None}
 
 
 def _larger(
     reported: dict[str, Any] | None, counted: dict[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Return the usage with more tokens, at the reported price if only that is known.
+    """Return the usage with more tokens; if that is ``counted``, with the higher known price.
 
-    A program reports the price of its whole answer, and none of a single step.
+    A program reports the price of its whole answer, but not the price of a single step.
     """
     if reported is None or counted is None or usage.tokens(reported) >= usage.tokens(counted):
         return counted if reported is None else reported
@@ -258,7 +262,7 @@ def _add(attempt: AttemptRow, spent: Amount) -> None:
 
 
 async def add_usage(session: AsyncSession, run_id: str, used: Mapping[str, Any] | None) -> None:
-    """Add ``used`` to the usage of an ended run and of its last attempt, which budgets count."""
+    """Add ``used`` to an ended run and to its last attempt, whose usage budgets count."""
     row = await session.get(RunRow, run_id)
     if row is None or used is None:
         return
@@ -317,7 +321,7 @@ async def update_job(
 
 
 def _disable_reason(job: JobRow, most: int) -> str:
-    """Return why a job has to be disabled because of its failures; empty if it does not."""
+    """Return why the failures of a job disable it; empty if they do not."""
     if not 0 < most <= job.consecutive_failures:
         return ""
     last = (job.last_error or "").strip().partition("\n")[0]

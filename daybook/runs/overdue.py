@@ -1,18 +1,17 @@
-"""Overdue due times: those that have passed although no run has started.
+"""Overdue due times: due times that have passed although no run has started.
 
 ::
 
-    no row                             nothing has claimed it
-    a waiting row                      and nothing of its own delays it: no backoff, no later time
-                                       that was set for it
-    ended because nothing claimed it   and nothing has claimed a later one: `unattended`
+    no row                             nothing has claimed the due time
+    a waiting row                      the row itself sets no delay: no backoff, no later time
+    ended because nothing claimed it   nothing has claimed a later due time: `unattended`
 
-The first two become the third: for a job that is due each minute, the audit knows after one minute
-that the due time is too late. With its cache, `find_all` costs next to nothing while nothing is
-late.
+The audit turns the first two cases into the third: for a job that is due each minute, it knows
+after one minute that the due time is too late. With a `DueTimeCache`, `find_all` costs next to
+nothing while no due time is late.
 
 A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
-set delays it, and the operator need not act. `find_all` returns such a run too, with an
+set delays the run, and the operator need not act. `find_all` returns such a run too, with an
 `overdue_since` in the future.
 """
 
@@ -38,17 +37,16 @@ from daybook.runs.maintenance import Windows
 OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
 """Delay after which a due time counts as overdue.
 
-Until then, its run may start, or the audit may judge it.
+Until then, the run may start, or the audit may judge the due time.
 """
 MAX_DUE_TIMES = 200
 """Maximum number of due times of a job that are checked, from its watermark on."""
 MISSED_MAX_AGE = timedelta(minutes=10)
 """How long an unclaimed due time counts as overdue, unless a later one is claimed."""
 MAX_AUDIT_DELAY = timedelta(minutes=15)
-"""Maximum delay of a judgement; a due time that is judged later fell into an outage that is over.
-"""
+"""Maximum delay of the audit: a due time that it judges later fell into an outage that is over."""
 FIRST_PAGE_SIZE = 1
-"""Number of due times that are checked first: usually the very first one has no row."""
+"""Number of due times of a job that are checked first: usually the first has no row."""
 _MAX_KEYS = 500
 
 
@@ -65,12 +63,12 @@ class Overdue:
 
     @property
     def occurrence(self) -> str:
-        """Return the occurrence's key, whether it has a row or not."""
+        """Return the key of the occurrence, which may have no row."""
         return self.run.occurrence if self.run else claim_requests.due_key(self.job.id, self.due)
 
     @property
     def overdue_since(self) -> datetime:
-        """Return when the due time became overdue, or will become so if its run still waits.
+        """Return when the due time became overdue, or when it will if its run still waits then.
 
         From then on, no limit that the operator set explains the delay. For a missed due time, this
         is the due time itself.
@@ -87,7 +85,7 @@ class Overdue:
 
     @property
     def why(self) -> str:
-        """Return what the ledger knows about the cause; empty if nothing."""
+        """Return the cause of the delay, as far as the ledger knows it; empty if it is unknown."""
         if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
             return f"waiting: {self.run.reason}"
         if self.missed:
@@ -97,9 +95,9 @@ class Overdue:
 
 @dataclass
 class DueTimeCache:
-    """A poller's cache between calls: the live jobs, and their due times that may be relevant.
+    """Cache that a poller keeps between calls of `find_all`: live jobs, with their next due times.
 
-    With it, a schedule is read once for each revision, and expanded once for each due time.
+    With the cache, a schedule is read once for each revision, and each due time is computed once.
     """
 
     jobs: dict[str, ScheduledJob] = field(default_factory=dict)
@@ -107,7 +105,7 @@ class DueTimeCache:
     coming: dict[str, _Due] = field(default_factory=dict)
 
     async def update(self, session: AsyncSession) -> None:
-        """Read the jobs."""
+        """Read the live jobs again, and drop the due times of changed jobs."""
         jobs = await scheduled.read(session, self.jobs)
         unchanged = {id_ for id_, each in jobs.items() if _is_unchanged(each, self.jobs.get(id_))}
         self.firsts = {id_: each for id_, each in self.firsts.items() if id_ in unchanged}
@@ -119,7 +117,7 @@ class DueTimeCache:
         return self._after(self.firsts, job, job.audited_until)
 
     def next_due_times(self, now: datetime) -> Iterator[tuple[ScheduledJob, datetime]]:
-        """Yield each enabled job that has a due time after ``now``, and the first of these."""
+        """Yield each enabled job that has a due time after ``now``, with the first of them."""
         for job in self.jobs.values():
             if job.enabled and (due := self._after(self.coming, job, now)):
                 yield job, due
@@ -160,8 +158,8 @@ async def find_all(
     """Return the overdue due times of all jobs, earliest first; keep ``memory`` between calls.
 
     Missed due times are included if they were due at most ``missed_for`` ago. For each job, at most
-    one due time without a row is returned: the first. In a maintenance window nothing is expected
-    to start, so delays count from its end.
+    one due time without a row is returned: the first. In a maintenance window no run is expected to
+    start, so delays count from the end of the window.
     """
     await memory.update(session)
     jobs, windows = memory.jobs, await maintenance.read(session)
@@ -191,11 +189,11 @@ async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
 async def unattended(
     session: AsyncSession, now: datetime, within: timedelta = MISSED_MAX_AGE
 ) -> Sequence[RunRow]:
-    """Return each job's newest ended run that nothing claimed, if due at most ``within`` ago.
+    """Return each job's newest ended run that nothing claimed, due at most ``within`` ago.
 
-    Excludes jobs with a run in progress, or with a later run that was claimed or decided otherwise,
-    and due times that were judged more than `MAX_AUDIT_DELAY` after they were due: they fell into
-    an outage.
+    Leave out jobs with a run in progress, or with a later run that was claimed or decided
+    otherwise. Leave out due times that were judged more than `MAX_AUDIT_DELAY` after they were due,
+    because they fell into an outage.
     """
     later = aliased(RunRow)
     of_job = select(later.id).where(col(later.job_id) == col(RunRow.job_id))
@@ -247,10 +245,10 @@ async def _without_a_row(
 ) -> list[Overdue]:
     """Return each job's first due time that has passed and has no row.
 
-    Usually that is the very first one that has passed. So `FIRST_PAGE_SIZE` due times of each job
-    are read at first, and more only for jobs where all of them have rows: expanding 200 due times
-    of 1,000 jobs takes 40 seconds. A job that the audit has judged lately has none, so its schedule
-    is not read.
+    Usually this is the first due time after the watermark. So at first only `FIRST_PAGE_SIZE` due
+    times of each job are computed, and more only for jobs where all of these have rows: computing
+    200 due times of 1,000 jobs takes 40 seconds. A job that was audited recently has no such due
+    time, so its schedule is not read.
     """
     overdue, page_size, end = list[Overdue](), FIRST_PAGE_SIZE, now - OVERDUE_GRACE
     judged: dict[str, datetime] | None = None
@@ -308,7 +306,7 @@ def _passed_due_times(job: ScheduledJob, first: datetime, end: datetime) -> Iter
 
 
 async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, datetime]:
-    """Return, by job id, the end of the newest range that was judged within `MISSED_MAX_AGE`.
+    """Return, by job id, the end of the newest range judged in the last `MISSED_MAX_AGE`.
 
     A claim may extend a range before the audit has moved the watermark there.
     """

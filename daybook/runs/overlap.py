@@ -10,25 +10,27 @@ cancel_running   waits while that run is cancelled; a run that already waited is
 allow            starts next to that run
 ===============  =================================================================================
 
-A run is in progress while it is held, and between two attempts as long as another claim of it can
-be expected. A run that has had an attempt is never skipped: it waits. When the run that it waits
-for ends, `slots.release_slot` puts the waiting run in the queue for slots; the time at which it
-claims again by itself is only a fallback. If a job catches up on all due times, they wait as with
-`queue_all`, and a new due time waits behind them. A backfill waits in the same way unless the
-policy is `allow`, and a due time that overlaps with a backfill waits for that one run only.
+A run is in progress while a process holds it, and between two attempts as long as the next claim
+can be expected. A run that has had an attempt is never skipped: it waits. When the other run ends,
+`slots.release_slot` puts the waiting run in the queue for slots; the time at which the waiting run
+claims again by itself is only a fallback.
+
+If a job catches up on all due times, their runs wait as with `queue_all`, and the run of a new due
+time waits behind them. A backfill waits in the same way unless the policy is `allow`. A due time
+that overlaps with a backfill waits only until that backfill ends.
 
 A run is skipped only for another run whose holder is known to be alive: that holder has written to
-the ledger since the run was due, or it is the claiming process. Until that is known the run waits
-(`slots.HOLDER`), at most for the rest of the lease and the time until the holder is judged::
+the ledger since the run was due, or it is the claiming process. Until this is known, the run waits
+(`slots.HOLDER`), at most until the lease has ended and the holder is judged::
 
-    the holder of the other run    the run that waits to learn whether it lives
+    the holder of the other run    the run that waits to learn whether the holder lives
     ─────────────────────────────  ─────────────────────────────────────────────────────────────────
     renews its lease               is skipped at its next claim
     records the outcome in time    is skipped in that transaction (`skip_runs_awaiting_holder`)
-    is judged lost                 runs. If the lost run is to run again, it comes afterwards;
-                                   if it had not started, it is skipped for the later due time
+    is judged lost                 runs. A lost run that runs again comes afterwards; a lost run
+                                   that had not started is skipped for the later due time
 
-If several due times wait this way, only the latest stays: the earlier ones are skipped for it.
+If several due times wait this way, only the latest stays; the others are skipped.
 """
 
 from __future__ import annotations
@@ -49,19 +51,19 @@ from daybook.timing import TIMING
 
 RETRY_INTERVAL = timedelta(seconds=30)
 QUEUE_GRACE = timedelta(seconds=60)
-"""How long a waiting run still counts as queued after it missed its retry."""
+"""How long a waiting run still counts as queued after it should have claimed again."""
 MAX_QUEUED_READ = 10
-"""How many queued runs are read to decide about a run, besides those in progress."""
+"""Maximum number of queued runs that a decision reads, in addition to runs in progress."""
 CATCH_UP = "catch_up"
-"""The trigger of a due time that is caught up on."""
+"""The trigger of a run that catches up on a due time."""
 
 
 @dataclass(frozen=True)
 class OverlapDecision:
     """Why a run does not begin now: it waits, or it is skipped if ``skipped`` is True.
 
-    ``cancel`` are the flow runs that have to be cancelled for it. ``known_at`` is when more will be
-    known about a holder that may be dead; None if the run does not wait for that.
+    ``cancel`` are the flow runs to cancel so that the run can begin. ``known_at`` is when more will
+    be known about a holder that may be dead; None if the run waits for no such holder.
     """
 
     why: str
@@ -75,8 +77,9 @@ async def decide(
 ) -> OverlapDecision | None:
     """Return why ``row`` may not begin now; None if no other run of its job prevents it.
 
-    Judges the expired leases of the job first. With `cancel_running`, ends unheld runs immediately.
-    ``claimant`` is the claiming process: a run that it holds is known to be in progress.
+    Check the expired leases of the job's runs first. With `cancel_running`, immediately end other
+    runs that no process holds. ``claimant`` is the claiming process: a run that the claimant holds
+    is known to be in progress.
     """
     await leases.expire_job(session, job_id, now)
     rule = _overlap_policy(row)
@@ -112,7 +115,7 @@ async def decide(
 
 @dataclass(frozen=True)
 class _Others:
-    """The job's other runs that matter for ``row``; only `queue_one` has ``queued`` runs."""
+    """The job's other runs that matter for ``row``; ``queued`` is empty except for `queue_one`."""
 
     row: RunRow
     at_work: Sequence[RunRow]
@@ -121,7 +124,7 @@ class _Others:
     now: datetime
 
     async def verdict(self, session: AsyncSession, due: datetime) -> OverlapDecision | None:
-        """Return the decision to skip ``row``, due at ``due``, or to make it wait, or None."""
+        """Return the decision to skip ``row``, due at ``due``, or to make it wait; else None."""
         queues = _overlap_policy(self.row) == "queue_one"
         alive = [each for each in self.at_work if await self._is_alive(session, each, due)]
         certain = [*alive, *self.queued]
@@ -140,7 +143,7 @@ class _Others:
         """Return whether ``other`` is known to be in progress.
 
         A held run counts if its lease is valid, and its holder is the claimant or has written since
-        ``due``. A run between two attempts counts unless the last one was lost since ``due``.
+        ``due``. A run between two attempts counts unless its last attempt was lost since ``due``.
         """
         if other.state in HELD:
             if leases.is_expired(other, self.now):
@@ -161,9 +164,9 @@ async def _lost_at(session: AsyncSession, row: RunRow) -> datetime | None:
 async def _later_due_times(
     session: AsyncSession, row: RunRow, job_id: str, up_to: datetime
 ) -> Sequence[RunRow]:
-    """Return the job's due times after that of ``row``, up to ``up_to``, that wait to begin.
+    """Return the job's due times that wait to begin, from after ``row`` up to ``up_to``.
 
-    Includes only those with the same overlap policy, so that no two runs wait for each other.
+    Leave out due times with another overlap policy, so that no two runs wait for each other.
     """
     if not _is_timed(row):
         return ()
@@ -185,8 +188,8 @@ async def _latest_only(
 ) -> OverlapDecision:
     """Return ``decision`` (``row`` waits for a holder) unless a later due time waits as well.
 
-    If a later one waits, ``row`` is skipped. Otherwise this skips the earlier due times that wait
-    for a holder: ``row`` replaces them.
+    If a later due time waits, return the decision to skip ``row``. Otherwise, skip the earlier due
+    times that wait for a holder, because ``row`` replaces them.
     """
     if not _is_timed(row):
         return decision
@@ -213,8 +216,8 @@ async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> S
 async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Skip the runs that wait to learn whether the holder of ``row`` is alive.
 
-    The holder's write proves that it is. Call this before the outcome of ``row`` is written. Does
-    nothing once the lease has expired: then those runs may begin.
+    The holder's write proves that it is alive. Call this before the outcome of ``row`` is written.
+    Does nothing once the lease has expired: then the waiting runs may begin.
     """
     if row.job_id is None or row.state not in HELD or leases.is_expired(row, now):
         return
@@ -226,10 +229,10 @@ async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: dat
 async def _others(
     session: AsyncSession, row: RunRow, job_id: str, now: datetime, *, every: bool
 ) -> tuple[list[RunRow], list[RunRow]]:
-    """Return the job's other runs in progress and its queued ones.
+    """Return the job's other runs in progress, and its other queued runs.
 
-    The number of queued ones is limited unless ``every``: a day to catch up on may have thousands
-    of rows.
+    Limit the number of queued runs unless ``every`` is True: a job that catches up on a day may
+    have thousands of rows.
     """
     other = (col(RunRow.job_id) == job_id, col(RunRow.id) != row.id)
     begun = or_(col(RunRow.status).in_(HELD), col(RunRow.attempts) > 0)
@@ -239,7 +242,7 @@ async def _others(
         each
         for each in rows
         if each.state in HELD
-        # It may be between two attempts.
+        # The run may be between two attempts.
         or (each.attempts > 0 and each.until is not None and each.until >= now - TIMING.run_lease)
     ]
     waiting = select(RunRow).where(
@@ -257,8 +260,8 @@ def _overlap_policy(row: RunRow) -> policy.Overlap:
     configured = policy.policy_from_parameters(row.parameters).overlap
     if row.trigger == slots.BACKFILL and configured == "allow":
         return configured
-    # Due times to catch up on run oldest first, one after the other, and so do the runs of events:
-    # they would otherwise be lost.
+    # Catch-up runs start oldest first, one after the other. So do runs that an event started:
+    # otherwise they would be lost.
     is_event = row.trigger in claim_requests.BY_EVENT and configured == "skip"
     return "queue_all" if is_event or _is_catch_up(row) else configured
 
@@ -297,7 +300,7 @@ def _is_timed(row: RunRow) -> bool:
 
 
 def _due(row: RunRow, job_id: str) -> datetime:
-    """Return when ``row`` should begin: its due time, plus the stagger if the schedule set it."""
+    """Return when ``row`` should begin: its due time, plus the stagger if the run is scheduled."""
     if not _is_timed(row):
         return row.due
     return row.due + upcoming.stagger_offset(

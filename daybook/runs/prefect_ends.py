@@ -13,17 +13,18 @@ judged       nothing      nothing              nothing            nothing
 ended        nothing      nothing              nothing            nothing
 ===========  ===========  ===================  =================  ==================
 
-COMPLETED was set by hand. SKIPPED is Daybook's own refusal, which Prefect shows as a cancelled run:
-it makes no row, and does not end a row that waits without a Prefect run.
+A person has set COMPLETED by hand. SKIPPED is Daybook's own refusal, which Prefect shows as a
+cancelled run: SKIPPED creates no row, and does not end a row that waits without a Prefect run.
 
-A row is made only for a due time of the revision in force, and for a custom or quick run of a job.
-After a crash, the new row of a removed job is skipped, and that of a run with refused parameters
-fails.
-*Judged* is a due time up to the watermark of the audit, possibly within the range of another row.
-The same end may be applied any number of times; only the first time changes something. An end also
-changes nothing if another Prefect run now carries the row, or if the row may have been lost by a
-restore (`runs.restored`). The caller must not supervise a process
-of that run: its own observation of the process would take precedence.
+If the row is missing, a row is created only for a due time of the revision in force, or for a
+custom or quick run of a job. After a crash, the new row of a removed job is skipped, and the new
+row of a run with refused parameters fails. *Judged* is a due time up to the watermark of the audit,
+possibly within the range of another row.
+
+The same end may be applied any number of times; only the first time has an effect. An end also
+changes nothing if another Prefect run now carries the row, or if a restore may have lost the row
+(`runs.restored`). The caller must not supervise a process of the run, because its own observation
+of that process takes precedence.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ MAX_PREFECT_RUNS = 3
 """Maximum number of Prefect runs for a run that never started; after the last, the run fails."""
 
 PREFECT_REFUSAL = "prefect"
-"""The `waits_for` of a row whose Prefect run was refused.
+"""The `waits_for` of a row for which Prefect refused to create a run.
 
 No other Prefect run is requested before `until`.
 """
@@ -86,9 +87,9 @@ class EndInPrefect:
 
 
 async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None) -> Status | None:
-    """Apply the table above to the run; return its new status, or None if nothing changed.
+    """Apply the module's table to the run; return its new status, or None if nothing changed.
 
-    ``fence`` is the row's fence as the caller saw it before it queried Prefect; None skips this
+    ``fence`` is the row's fencing token before the caller queried Prefect; None skips the
     comparison. A row that was granted or released since then is not changed, because the end may
     belong to an earlier start.
     """
@@ -112,7 +113,7 @@ async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | Non
 
     ``why`` is Prefect's message. Returns the new status of the row; None, with nothing changed, if
     the row has changed since it was ``seen``. The run fails after `MAX_PREFECT_RUNS` Prefect runs
-    and refusals together; each attempt that it has had allows one more. Raises `NotFound`.
+    and refusals together; each attempt of the run allows one more. Raises `NotFound`.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, seen.id), ledger.now()
@@ -157,7 +158,7 @@ async def _apply_to_row(
 async def _wait_for_another(
     session: AsyncSession, row: RunRow, end: EndInPrefect, now: datetime
 ) -> None:
-    """Make a waiting row wait for another Prefect run: its last one ended unintentionally.
+    """Make a row wait for another Prefect run, because its last Prefect run ended unintentionally.
 
     After `MAX_PREFECT_RUNS` Prefect runs without an attempt, the run fails.
     """
@@ -171,7 +172,7 @@ async def _wait_for_another(
 
 
 async def _fail(session: AsyncSession, row: RunRow, error: str, now: datetime) -> None:
-    """Fail a waiting row that no Prefect run will carry to a claim."""
+    """Fail a waiting row that gets no further Prefect run."""
     states.check_transition(row.id, row.state, Status.CLAIMED)
     row.status = Status.CLAIMED
     await outcomes.record(session, row, Outcome(Status.FAILED, error=error), now)
@@ -182,8 +183,8 @@ async def _apply_to_uncarried(
 ) -> Status | None:
     """End a row that waits without a Prefect run, because an earlier Prefect run of it ended.
 
-    A crash is not intended, and the row already waits for another Prefect run. So only the states
-    that a user set in Prefect count.
+    Only states that a user set in Prefect count: a crash is not intended, and the row already waits
+    for another Prefect run.
     """
     if end.state == "CANCELLED":
         outcome = Outcome(Status.CANCELLED, _CANCELLED)
@@ -204,7 +205,7 @@ async def _apply_without_row(
         return None
     restore = await restored.read(session)
     if restore is not None and restore.lost(request):
-        return None  # it may have run, so it must not wait again; its end was reported
+        return None  # the run may have happened, so it must not wait again; its end was reported
     timed = claim_requests.is_due_key(request.occurrence)
     if not timed and not request.occurrence.startswith("flow:"):
         return None  # a request has its row before its Prefect run, so the row was pruned
@@ -240,7 +241,7 @@ async def _apply_without_row(
 def _outcome_of_crash(
     request: ClaimRequest, stored: StoredJob, stagger: timedelta, now: datetime
 ) -> Outcome | None:
-    """Return the outcome of a crashed run without a row; None if it gets another Prefect run."""
+    """Return the outcome of a crashed run without a row; None if another Prefect run follows."""
     if stored.row.archived_at is not None:
         return Outcome(Status.SKIPPED, outcomes.REMOVED_REASON)
     if claim_requests.is_due_key(request.occurrence):
@@ -282,7 +283,7 @@ async def read_until(session: AsyncSession) -> datetime | None:
 
 
 async def advance(ledger: Ledger, to: datetime) -> None:
-    """Move the time of `read_until` to ``to`` (UTC); move it back only from the future."""
+    """Move the time of `read_until` to ``to`` (UTC); move it back only if it is in the future."""
     async with ledger.write() as session:
         fact = await session.get(Fact, _KEY) or Fact(key=_KEY, value="")
         if not fact.value or not to <= datetime.fromisoformat(fact.value) <= ledger.now():
@@ -293,7 +294,7 @@ async def advance(ledger: Ledger, to: datetime) -> None:
 async def first_job_created_at(session: AsyncSession) -> datetime | None:
     """Return when the first job was created; None if there is no job.
 
-    Archived jobs count too. No run of these jobs ended before that.
+    Archived jobs count too. No run of any job ended before that time.
     """
     created_at: datetime | None = (
         await session.execute(select(func.min(col(JobRow.created_at))))

@@ -4,13 +4,13 @@
 
     ──── backup ─────────────── restore ────► time
           │  rows written here    │
-          │  are lost             ├─ a run that was due until then, without a row ─► missed
+          │  are lost             ├─ a run without a row, due by the restore ──────► missed
           └───────────────────────┴─ a run whose row is always written first ─────► missed
 
 A run of the second kind is a request or a chained run: Prefect still has its flow run, and the
-ledger has lost its row. No such run starts (promise 7), because it may have had its effect. The
-restore is one fact in the ledger; `daybook.backups.uncertain` records it, and ends the runs that
-the ledger does have.
+ledger has lost its row. No run of either kind starts (promise 18: a restore repeats nothing),
+because the run may have had its effect. The restore is one fact in the ledger.
+`daybook.backups.uncertain` records this fact, and ends the runs that the ledger still has.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Restore(BaseModel, frozen=True):
         return f"restored from a backup of {self.backup:%Y-%m-%d %H:%M:%S} UTC"
 
     def lost(self, request: ClaimRequest) -> bool:
-        """Return whether the row of a run that has none may have been lost by the restore."""
+        """Return whether the restore may have lost the row of this run, which has no row now."""
         own = request.occurrence == claim_requests.flow_key(str(request.flow_run_id))
         return request.due <= self.at or not (own or claim_requests.is_due_key(request.occurrence))
 

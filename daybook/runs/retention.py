@@ -8,8 +8,8 @@
                        the text of a question to a person about a call or an answer
     a session          messages beyond the age limit, or beyond 2 x N per session, unless they are
                        still sent to the model; the whole session, if it belonged to a single run
-                       that was deleted, or if it was not used within the age limit and the runs
-                       of no live job continue it
+                       that was deleted, or if it was not used within the age limit, except the
+                       session that all runs of a live job continue
     the outbox         finished rows, together with their run, or if they are older than the age
                        limit; never a job's last answer (`only_changed` compares the next one with
                        it); a pending row is kept, and so is its run
@@ -18,11 +18,16 @@
     an archived job    if it is older than the age limit, its deployment is deleted, and no row
                        refers to it
 
-The following are never deleted: live runs; unmirrored runs; due times after the watermark of their
-job (the audit would judge them again); runs whose request id may be repeated; custom runs whose end
-in Prefect may be read again (without a row, such a run would start again); runs that a live run
-retries or follows. Each batch is a transaction of its own, so that no other writer waits long.
-After a crash, the next call continues.
+Retention never deletes:
+
+* live runs and unmirrored runs,
+* due times after the watermark of their job (the audit would judge them again),
+* runs whose request id may be repeated,
+* custom runs whose end in Prefect may be read again (without a row, such a run would start again),
+* runs that a live run retries or follows.
+
+Each batch is a transaction of its own, so that no other writer waits long. After a crash, the next
+call continues.
 
 To add a rule for one of these tables, add a condition to its function: `_deletable` (runs),
 `prune_outbox`, `_unused_sessions` and `_max_deletable` (sessions), or `prune_archived_jobs`. To add
@@ -72,24 +77,24 @@ from daybook.runs import chains, claim_requests, outcomes, prefect_ends
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 500
-"""How many rows one transaction deletes."""
+"""Maximum number of rows that one transaction deletes."""
 JOBS_PER_BATCH = 50
-"""How many disabled jobs one transaction archives."""
+"""Maximum number of disabled jobs that one transaction archives."""
 REQUEST_MIN_AGE = timedelta(days=7)
 """Minimum time for which the key of a requested or chained run is kept, so that it runs once."""
 PREFECT_RUN_MIN_AGE = timedelta(days=2)
 """Minimum time for which a run that was started in Prefect is kept after its end was read.
 
-Its end may be read again, and a run that is mirrored late ends late in Prefect.
+The end of the run may be read again, and a run that is mirrored late ends late in Prefect.
 """
 
 
 @dataclass(frozen=True)
 class RetentionLimits:
-    """The limits: the ``age`` since a run ended, and the newest ``runs`` of each job.
+    """The limits: the ``age`` since the end of a run, and the number of ``runs`` kept for each job.
 
-    ``disabled`` is the time after which a disabled job is removed, ``texts`` that after which the
-    texts of steps are. None means no limit.
+    ``disabled`` is the time after which a disabled job is archived, ``texts`` the time after which
+    the texts of steps are removed. None means no limit.
     """
 
     age: timedelta | None
@@ -108,7 +113,7 @@ class RetentionLimits:
         return cls(age, loaded.keep_runs or None, disabled, texts)
 
     def since(self, now: datetime) -> datetime:
-        """Return the cutoff: anything older may be deleted. Without an age limit, it is year 1."""
+        """Return the time before which data is too old; without an age limit, the year 1."""
         return datetime.min.replace(tzinfo=now.tzinfo) if self.age is None else now - self.age
 
 
@@ -127,7 +132,7 @@ async def jobs_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str | Non
 async def prune_runs(ledger: Ledger, job_id: str | None, keep: RetentionLimits) -> tuple[int, int]:
     """Delete one batch of the job's runs, oldest first.
 
-    Returns how many runs were deleted, and how many outbox rows with them.
+    Return how many runs and how many of their outbox rows were deleted.
     """
     deliveries = 0
     async with ledger.write() as session:
@@ -201,10 +206,10 @@ async def _deletable(
 
 
 async def remove_texts(ledger: Ledger, keep: RetentionLimits) -> int:
-    """Remove the texts of one batch of steps, or of questions about them to a person.
+    """Remove the texts of one batch of steps or, if there are none left, of approval questions.
 
-    The oldest come first; return the number of steps or questions. Those of a run that has not
-    ended stay: a further attempt may continue from them.
+    Start with the oldest; return the number of steps or questions. The texts of a run that has not
+    ended stay, because a further attempt may continue from its steps.
     """
     if keep.texts is None:
         return 0
@@ -245,9 +250,9 @@ async def _remove_texts(
 async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
     """Delete one batch of finished outbox rows, oldest first; return how many were deleted.
 
-    `prune_runs` deletes the rows of a run with it; this function deletes those older than the age
-    limit, with or without a run. It also forgets old failures of destinations without pending
-    messages.
+    `prune_runs` deletes the outbox rows of a run together with the run; this function deletes rows
+    older than the age limit, with or without a run. It also deletes old records of failed
+    destinations without pending messages.
     """
     since = keep.since(ledger.now())
     old = (
@@ -308,8 +313,10 @@ def _is_last_answer() -> ColumnElement[bool]:
 def _unused_sessions(since: datetime) -> list[ColumnElement[bool]]:
     """Return the conditions for sessions to delete as a whole.
 
-    No live run uses them. Either they were not used since ``since`` and are those of one run, of a
-    removed job, or shared by jobs; or they are those of one run of a job, which was deleted.
+    No live run uses such a session, and one of these conditions is true:
+
+    * it was not used since ``since``, and it belongs to one run or to a removed job, or is shared,
+    * it belongs to one run of a job, and that run was deleted.
     """
     of_session = col(RunRow.session_id) == col(SessionRow.id)
     of_one_run = col(SessionRow.id).startswith(col(SessionRow.agent) + ":run:")
@@ -342,7 +349,7 @@ async def sessions_to_prune(ledger: Ledger, keep: RetentionLimits) -> list[str]:
 async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits) -> int:
     """Delete one batch of a session's messages, oldest first; return how many were deleted.
 
-    An unused session without messages is deleted itself, which counts as one.
+    If an unused session has no messages, delete the session itself; it counts as one message.
     """
     since = keep.since(ledger.now())
     of_session = col(MessageRow.session_id) == session_id
@@ -399,8 +406,8 @@ async def _max_deletable(
 async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
     """Delete archived jobs that nothing refers to, with their revisions; return their names.
 
-    Only those that were archived before the age limit, were audited up to their removal, and have
-    no deployment any more; at most one batch of them.
+    Delete at most one batch of jobs that were archived before the age limit, were audited up to
+    their removal, and have no deployment.
     """
     of_job = [col(each.job_id) == col(JobRow.id) for each in (RunRow, SessionRow, OutboxRow)]
     empty = (

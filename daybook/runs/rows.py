@@ -32,7 +32,7 @@ async def get(session: AsyncSession, run_id: str) -> RunRow:
 
 
 async def get_held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
-    """Return the run if this fence holds it; raise `NotFound`, `FenceRefused`."""
+    """Return the run if it is held with this fencing token; raise `NotFound`, `FenceRefused`."""
     row = await get(session, run_id)
     if row.fence != fence or row.state not in HELD:
         raise FenceRefused(run_id, fence, row.fence)
@@ -44,8 +44,8 @@ async def find(
 ) -> RunRow | None:
     """Return the row of this flow run or this occurrence, or None.
 
-    Of several rows, a live one takes precedence, else the one that was started last. A due time
-    that was missed or skipped together with adjacent ones has the row of their range.
+    If there are several rows, return the live row or, without a live row, the row that was started
+    last. For a due time in a range of missed or skipped due times, return the row of the range.
     """
     matches = col(RunRow.occurrence) == occurrence
     if flow_run_id is not None:
@@ -57,8 +57,8 @@ async def find(
         and (timed := claim_requests.parse_due_key(occurrence))
     ):
         return await missed_ranges.range_covering(session, *timed)
-    # A live row is the occurrence; of several ended ones (retries of a flow run), it is the last
-    # start.
+    # A live row is the occurrence; of several ended rows (retries of a flow run), it is the row of
+    # the last start.
     return max(
         found_rows,
         key=lambda row: (row.state in LIVE, row.flow_starts, row.queued_at),
@@ -78,7 +78,7 @@ async def job_id_of_finished(session: AsyncSession, flow_run_id: str) -> str | N
 def of_request(
     request: ClaimRequest, occurrence: str, trigger: str, stored: StoredJob | None, now: datetime
 ) -> RunRow:
-    """Return a row for a claim request, not stored yet and without a status."""
+    """Return a new row for a claim request; the row is not stored and has no status yet."""
     return _new(
         stored,
         occurrence=occurrence,
@@ -93,7 +93,7 @@ def of_request(
 def of_job(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, queued_at: datetime
 ) -> RunRow:
-    """Return a row that uses this revision of the job, not stored yet and without a status."""
+    """Return a new row in this revision of the job; it is not stored and has no status yet."""
     return _new(
         stored,
         occurrence=occurrence,
@@ -117,7 +117,7 @@ def _new(stored: StoredJob | None, *, parameters: dict[str, Any], **columns: Any
 
 
 def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
-    """Make a row that is not stored yet, or already waits, wait until ``until``; return it."""
+    """Make a row that is not stored yet, or already waits, wait until ``until``; return the row."""
     if row.status != Status.WAITING:
         states.check_transition(row.id, None, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, waits_for
@@ -140,7 +140,8 @@ def use_revision(row: RunRow, stored: StoredJob) -> None:
 async def job_of(session: AsyncSession, row: RunRow) -> StoredJob | None:
     """Return the row's job; None for a run without a job.
 
-    Its revision is the one in force at the due time, or, for any other occurrence, at `queued_at`.
+    The job has the revision in force at the due time or, for an occurrence that is no due time, at
+    `queued_at`.
     """
     if row.job_id is None:
         return None

@@ -7,9 +7,9 @@
     finish ─── succeeded ──► prompt and answer appended, in the transaction of the outcome
 
 The claim of a session's run is the session's lock (`docs/promise.md` 17): there is no other lock
-that could be left behind. The history is read under that lock, and nothing is appended until that
-run has ended. One exception: a run that was judged `unknown` but turns out to have succeeded
-appends its messages late, after those of later runs, and the next run reads them.
+that could be left behind. A run reads the history under that lock, and no other run appends
+messages until the run has ended. One exception: a run that was judged `unknown` but turns out to
+have succeeded appends its messages late, after the messages of later runs; the next run reads them.
 
 Only succeeded runs are in the history, with their full texts. A prompt without its answer would
 make the model answer an old question, and each retry would add the question once more.
@@ -47,7 +47,7 @@ RETRY_INTERVAL = timedelta(seconds=2)
 WAITER_GRACE = timedelta(seconds=10)
 """How long a waiting run keeps its turn after it missed its retry.
 
-Runs that are due later wait for it that long; a run whose process died delays no run for longer.
+Runs that are due later wait that long, so a run whose process died does not delay them longer.
 """
 
 
@@ -58,12 +58,17 @@ def session_id_of(
     run_id: str,
     stored: StoredJob | None = None,
 ) -> str:
-    """Return the session id of a run with these parameters; its agent's name comes first.
+    """Return the session id of a run with these parameters.
 
-    ``<agent>:<key>`` for each run that names the key, ``<agent>:job:<job id>`` for the runs of one
-    job, ``<agent>:chat:<channel>:<chat id>`` for runs that continue their channel's session, else
-    ``<agent>:run:<run id>``, which is new for each occurrence. Validation refuses keys that begin
-    like one of these forms. The agent's name is used without its kind (`kind/name`).
+    It is the first of these that applies::
+
+        <agent>:<key>                        the parameters name a session key
+        <agent>:chat:<channel>:<chat id>     the run continues the session of its channel
+        <agent>:job:<job id>                 the runs of the job share one session
+        <agent>:run:<run id>                 each occurrence has a new session
+
+    ``<agent>`` is the agent's name without its kind (`kind/name`). Validation refuses keys that
+    begin like one of the other forms.
     """
     agent = agent_name(parameters)
     if key := parameters.get("session_key"):
@@ -82,7 +87,7 @@ def session_id_of(
 async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
     """Return why ``row`` has to wait for its session; empty if it is its turn.
 
-    Judges expired leases on the session first. Among waiting runs the earliest due time goes first.
+    Check expired leases on the session first. Of the waiting runs, the earliest due run goes first.
     """
     if row.session_id is None:
         return ""
@@ -110,7 +115,7 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
 async def history(
     session: AsyncSession, session_id: str, limit: int = KEPT_MESSAGES
 ) -> tuple[MessageRow, ...]:
-    """Return the last ``limit`` messages of a session, oldest first; empty if it is not stored."""
+    """Return the last ``limit`` messages of a session, oldest first; empty if none is stored."""
     newest = (
         select(MessageRow)
         .where(col(MessageRow.session_id) == session_id)
@@ -121,7 +126,7 @@ async def history(
 
 
 async def prompt_of(session: AsyncSession, row: RunRow) -> str | None:
-    """Return the prompt that a run appended to its session; None if the session has none of it."""
+    """Return the prompt that a run appended to its session; None if it has appended none."""
     own = select(MessageRow.content).where(
         col(MessageRow.session_id) == row.session_id,
         col(MessageRow.run_id) == row.id,
@@ -175,7 +180,7 @@ async def append(
 
 
 def title_of(text: str) -> str:
-    """Return the first line of ``text`` that is not blank, as the title of a session."""
+    """Return the first line of ``text`` that is not blank, shortened to a session's title."""
     line = next(filter(None, map(str.strip, text.splitlines())), "")
     line = " ".join(line.split())
     return line if len(line) <= MAX_TITLE_LENGTH else f"{line[: MAX_TITLE_LENGTH - 2].rstrip()} …"
@@ -208,9 +213,9 @@ async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
 async def last_output(
     session: AsyncSession, job_id: str | None, *, until: datetime | None = None
 ) -> str:
-    """Return the answer of the job's last run that succeeded, with ``until`` until then.
+    """Return the answer of the job's last succeeded run; empty if there is none.
 
-    It is empty if there is none. A long answer is returned as the ledger keeps it: shortened.
+    With ``until``, ignore runs that ended later. A long answer is shortened, as in the ledger.
     """
     if job_id is None:
         return ""
@@ -232,8 +237,9 @@ async def output_of(
 ) -> str | None:
     """Return the answer of the job ``name`` for ``row``, a run of ``stored``; None without the job.
 
-    It is that of the run that ``row`` follows, or its error, if that was a run of this job; else
-    that of the job's last run that succeeded before ``row`` began, and empty if there is none.
+    If ``row`` follows a run of that job, return the answer of this run, or its error if it has no
+    answer. Otherwise, return the answer of the job's last run that succeeded before ``row`` began,
+    or an empty text if there is none.
     """
     until = row.started_at
     job = await store.named(session, stored.row.owner if stored else USER, name)
@@ -299,7 +305,7 @@ async def find(session: AsyncSession, ref: str) -> SessionSummary:
 async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[SessionSummary]:
     """Return the session that the job's next run would continue, if it is stored.
 
-    If each run has its own session, return the one that was used last.
+    If each run has its own session, return the last used session.
     """
     if stored.row.kind not in CONVERSATION_KINDS:
         return []

@@ -1,4 +1,4 @@
-"""Slots: the limits on runs in progress, and which waiting run gets a free slot (`promise.md` 12).
+"""Slots: limits on runs in progress, and the order in which waiting runs get free slots.
 
 ::
 
@@ -11,24 +11,24 @@
     reserved < free ──► granted                 else ──► waiting, for a slot
             └ the requesting worker is full ──► waiting, for the worker
 
-No free slot stays reserved for a run that nothing claims. If a run has to wait although a slot is
-free, its worker wakes the earlier runs (`wake_next`): from then on each of them has
-`SLOT_CLAIM_TIMEOUT` to claim. If it does not, because its process, worker or deployment no longer
-exists or is slow, the slot goes to a run that does. The keeper's leader wakes runs every few
-seconds too.
+No free slot stays reserved for a run that nothing claims (`docs/promise.md` 12). If a run has to
+wait although a slot is free, its worker wakes the earlier runs (`wake_next`). From then on each
+earlier run has `SLOT_CLAIM_TIMEOUT` to claim. If it does not claim, because its process, worker or
+deployment no longer exists or is slow, the slot goes to a run that claims. The leading keeper also
+wakes runs every few seconds.
 
-A run that waits for its worker is ahead of no other run: a worker without room, possibly the only
-one of its pool, keeps no free slot from the others.
+A run that waits for its worker is ahead of no other run: a worker without room, which may be the
+only worker of its pool, does not block free slots for other workers.
 
-A class may have a limit of its own. Then the same holds for the runs of the class, and no more runs
-of another class count as ahead than can begin, so a run that waits for its class delays no other
-class.
+A class may have a limit of its own. Then the same rules apply to the runs of the class. Of another
+class, no more runs count as ahead than can begin, so a run that waits for its class does not delay
+other classes.
 
 An agent may have a limit too (`wait_for_agent`). A run that waits for its agent is in no queue for
-slots: it claims again every few seconds, and the earliest due one is first.
+slots: it claims again every few seconds, and the run with the earliest due time goes first.
 
 Slots are not counted anywhere else: the held rows are the used slots, so a dead process cannot lose
-one. A direct call, which nothing schedules, takes a slot and never waits for one.
+a slot. A direct call, which nothing schedules, uses a slot but never waits for a slot.
 """
 
 from __future__ import annotations
@@ -67,13 +67,13 @@ APPROVAL = "approval"
 """The `waits_for` of a run that waits for a person's decision (`daybook.runs.approvals`)."""
 
 WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
-"""The `waits_for` of runs in a queue; each begins when its turn comes."""
+"""The `waits_for` of runs in a queue; each run begins when its turn comes."""
 
 WAITS_FOR_TURN = (*WAITS_IN_QUEUE, HOLDER)
 """The `waits_for` of waits that may end at any time: such a run may claim before its `until`."""
 
 BACKFILL = "backfill"
-"""The trigger of a past due time that was requested (`daybook.runs.backfill`)."""
+"""The trigger of a run that was requested for a past due time (`daybook.runs.backfill`)."""
 
 MIN_RETRY_INTERVAL = timedelta(seconds=30)
 """Delay until the first run in the queue claims again by itself; a free slot wakes it sooner."""
@@ -95,7 +95,7 @@ MAX_AGENT_RETRY_INTERVAL = timedelta(minutes=1)
 
 
 class SlotWait(NamedTuple):
-    """The time until which a run has to wait, why, and for what (one of `WAITS_FOR_TURN`).
+    """The time until which a run has to wait, why, and its `waits_for`: slot, worker or agent.
 
     ``free`` is True if a slot is free but reserved for a run that was due earlier.
     """
@@ -132,9 +132,9 @@ async def wait_for_agent(
 ) -> SlotWait | None:
     """Return until when ``row`` has to wait because its agent's limit is reached, else None.
 
-    The limit counts the runs that a process holds, by the agent that a job names, whichever
-    fallback agent answers. A run waits too while as many runs that were due earlier should claim
-    now: within `AGENT_RETRY_INTERVAL`, and not later than `SLOT_CLAIM_TIMEOUT`.
+    The limit applies to held runs, by the agent that the run names, even if a fallback agent
+    answers. Runs that wait for the agent and were due earlier count too, if they should claim in
+    the next `AGENT_RETRY_INTERVAL` or should have claimed in the last `SLOT_CLAIM_TIMEOUT`.
     """
     if row.kind not in CONVERSATION_KINDS or (row.job_id is None and row.trigger == "direct"):
         return None
@@ -171,10 +171,10 @@ async def wake_next(
     *,
     after: timedelta | None = None,
 ) -> list[RunRow]:
-    """Wake the runs that the free slots can take, so that they claim now; return them.
+    """Wake the next runs for the free slots, so that they claim now; return the woken runs.
 
-    With ``after``, only runs that wait for a slot are woken, except those whose `until` passed less
-    than ``after`` ago: they may just have been woken.
+    With ``after``, wake only runs that wait for a slot, except runs whose `until` passed less than
+    ``after`` ago, because they may just have been woken.
     """
     woken = list[RunRow]()
     for row in await next_up(session, now, most, classes):
@@ -193,15 +193,15 @@ async def next_up(
 ) -> list[RunRow]:
     """Return the runs that wait for a slot, at most as many as slots are free, in `ORDER`.
 
-    Adds at most as many runs that wait for their worker, which may have room now. Leaves out runs
-    that should have claimed more than `SLOT_CLAIM_TIMEOUT` ago. ``most`` is the overall limit,
-    ``classes`` the limits of the classes that have one.
+    Add up to the same number of runs that wait for their worker, which may have room now. Leave out
+    runs that should have claimed more than `SLOT_CLAIM_TIMEOUT` ago. ``most`` is the limit for all
+    runs, ``classes`` has limits of single classes.
     """
     waiting = select(RunRow.id).where(
         col(RunRow.status) == Status.WAITING, col(RunRow.waits_for).in_((SLOT, WORKER))
     )
     if (await session.execute(waiting.limit(1))).first() is None:
-        return []  # as nearly always
+        return []  # nearly always, no run waits
     slots = _Slots(most, classes, await _count(session, _IS_HELD))
     if not slots.free():
         return []
@@ -236,7 +236,10 @@ class _Slots:
         return min(ahead.get(name, 0), max(self.free(name) - overdue.get(name, 0), 0))
 
     def refusal(self, name: str, ahead: Mapping[str, int], overdue: Mapping[str, int]) -> str:
-        """Return why a run of class ``name`` gets no slot with these runs ahead; else ""."""
+        """Return why a run of class ``name`` gets no slot; "" if it gets a slot.
+
+        ``ahead`` and ``overdue`` are counts of runs by class, as in the module's diagram.
+        """
         before = sum(self._reserved(each, ahead, overdue) for each in ahead)
         all_held = sum(self.held.values())
         if all_held + before >= self.most:
@@ -257,8 +260,9 @@ def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
 async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:
     """Move the next run of ``ended``'s job from its wait for a run or holder to the slot queue.
 
-    Called when ``ended`` has its outcome; does nothing while another run of the job is held. So the
-    next run is among those that are woken, and a later run of another job does not get the slot.
+    `outcomes.record` calls this at the end of each run; it does nothing while another run of the
+    job is held. So the next run is among the woken runs, and no run of another job that was due
+    later gets the slot.
     """
     if ended.job_id is None:
         return

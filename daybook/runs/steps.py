@@ -5,16 +5,16 @@
     start ──► `running` ──► the request, the call ──► finish ──► `succeeded`, `failed`
                   └── the attempt ended without a reply: `close` ──► `unknown`
 
-A further attempt of the run continues from these rows (`daybook.execution.journal`). `forget` ends
-that: the outcome removes the complete replies.
+A further attempt of the run continues from these rows (`daybook.execution.journal`). When the run
+has its outcome, `forget` removes the complete replies.
 
 A request reserves its estimate in the budgets of its run, in the transaction that records its
 start (`daybook.runs.budget`).
 
-Each write is one transaction and carries the run's fencing token: a process that lost its claim can
-neither record a step nor, as it has to record the start first, go on to the effect. A start is
-committed before the step happens, so a step without a row did not happen, and one that is `running`
-after the end of its attempt may have happened.
+Each write is one transaction and carries the run's fencing token. A process that lost its claim
+cannot record the start of a step, so it must not cause the step's effect. A start is committed
+before the step happens, so a step without a row did not happen, and a step that is still `running`
+at the end of its attempt may have happened.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ async def start(
 ) -> Judgement:
     """Record the start of ``step``, before it happens; set its time.
 
-    A step with an outcome has happened already: its start and its end are recorded at once. The
-    step replaces the steps with the numbers ``replaced``, which are not repeated any more. If the
-    ``budget`` does not allow the step's estimate, record nothing, and return why.
+    If ``step`` already has an outcome, record its start and end at once. ``replaced`` are the
+    numbers of earlier steps that this step replaces; they are not repeated any more. If the
+    ``budget`` does not allow the step's estimate, record nothing; the `Judgement` says why.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen.
-    Calling this again after a commit whose answer was lost changes nothing.
+    Calling this again after a commit whose response was lost changes nothing.
     """
     judged = Judgement()
     async with ledger.write() as session:
@@ -121,9 +121,9 @@ async def finish(
 ) -> None:
     """Record the outcome of a step, succeeded or failed.
 
-    ``amount`` is what budgets count, None for what they have counted until now. With a ``budget``,
-    queue the alerts of its limits that are nearly reached. A reply that turned out to be useless is
-    recorded as failed after it was recorded as succeeded.
+    ``amount`` is the amount that budgets count; None keeps the recorded amount. With a ``budget``,
+    queue the alerts of its limits that are nearly reached. A succeeded step can be recorded again
+    as failed if its reply turns out to be useless.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost.
     """
@@ -148,7 +148,7 @@ async def finish(
 async def append(session: AsyncSession, step: StepRow) -> None:
     """Add a step that was made after the outcome of its run; set its number and its attempt.
 
-    No claim is needed for it, and no attempt continues from it.
+    Adding the step needs no claim, and no attempt continues from it.
     """
     step.attempt = (await rows.get(session, step.run_id)).attempts
     last = select(func.max(_TABLE.c.number)).where(_TABLE.c.run_id == step.run_id)
@@ -157,21 +157,21 @@ async def append(session: AsyncSession, step: StepRow) -> None:
 
 
 async def of_run(session: AsyncSession, run_id: str) -> list[StepRow]:
-    """Return the steps of a run in their order."""
+    """Return the steps of a run, sorted by their numbers."""
     query = select(StepRow).where(col(StepRow.run_id) == run_id).order_by(col(StepRow.number))
     return list((await session.execute(query)).scalars())
 
 
 @dataclass(frozen=True)
 class Request:
-    """Usage of a request to a model, and what budgets count for it."""
+    """Usage of a request to a model, and the amount that budgets count for the request."""
 
     usage: dict[str, Any] | None
     amount: Amount
 
 
 async def requests_of(session: AsyncSession, row: RunRow) -> list[Request]:
-    """Return the requests of the run's last attempt."""
+    """Return the requests to models of the run's last attempt."""
     if row.kind not in CONVERSATION_KINDS:
         return []
     columns = (_TABLE.c.usage, _TABLE.c.tokens, _TABLE.c.usd, _TABLE.c.unpriced)
@@ -185,7 +185,7 @@ async def requests_of(session: AsyncSession, row: RunRow) -> list[Request]:
 
 
 async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Mark the steps whose outcome is not known at the end of the run's attempt."""
+    """Mark as `unknown` the steps that still run at the end of the run's attempt."""
     if row.kind not in CONVERSATION_KINDS:
         return
     await session.execute(
@@ -196,7 +196,7 @@ async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
 
 
 async def forget(session: AsyncSession, row: RunRow) -> None:
-    """Remove the complete replies of a run that has its outcome, so has no further attempt."""
+    """Remove the complete replies of an ended run, which has no further attempt."""
     if row.kind in CONVERSATION_KINDS and row.attempts:
         await session.execute(
             update(_TABLE)

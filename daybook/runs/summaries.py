@@ -5,10 +5,10 @@
     messages    1 … through │ through + 1 …                                    last
     stored      all of them, until retention deletes them
     a model     the summary │ all, up to twice the limit, and always the last `KEPT_MESSAGES`;
-    gets                    │ but with the summary at most `Compression.most_tokens`
+    gets                    │ but, with the summary, at most `Compression.most_tokens`
 
-A summary is written after the answer of a run, and includes the summary before it. Until it is
-stored, which is one transaction, the next run gets the messages themselves.
+A summary is written after the answer of a run, and includes the previous summary. One transaction
+stores the summary. Until then, the next run gets the messages themselves.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from daybook.jobs.compression import (
 from daybook.ledger.tables import MessageRow, RunRow, SessionRow, SummaryRow
 
 MAX_UNCOMPRESSED = 2
-"""How many times the limit a model gets if a summary is missing, because it failed or is late."""
+"""Multiple of the limit that a model gets if a summary is missing, because it failed or is late."""
 
 MAX_PART_CHARACTERS = 20_000 * CHARACTERS_PER_TOKEN
-"""Maximum length of the messages that one request summarizes; a longer history takes several."""
+"""Maximum length of the messages in one request for a summary; the rest needs more requests."""
 
 MAX_MESSAGE_CHARACTERS = 20_000
 """Maximum length of one message in a request for a summary."""
 
-_MAX_MESSAGES = 1_000  # for a limit in tokens only
+_MAX_MESSAGES = 1_000  # if only tokens are limited
 
 
 @dataclass(frozen=True)
 class CompressedHistory:
-    """The last messages of a session, oldest first, and the summary of those before, if any."""
+    """The last messages of a session, oldest first, and the summary of earlier ones, or None."""
 
     summary: SummaryRow | None
     messages: tuple[MessageRow, ...]
 
     def within(self, most_tokens: int) -> CompressedHistory:
-        """Return it without the oldest messages, if all have more than so many tokens."""
+        """Return this history, without its oldest messages if it exceeds ``most_tokens``."""
         left = most_tokens - _tokens_of(self.summary)
         sizes = [(each.role == "user", len(each.content)) for each in self.messages]
         return replace(self, messages=self.messages[first_within(sizes, left) :])
@@ -58,7 +58,7 @@ class CompressedHistory:
 
 @dataclass(frozen=True)
 class Part:
-    """Messages to summarize, oldest first, and the summary of those before, if any."""
+    """Messages to summarize, oldest first, and the summary of earlier ones, or None."""
 
     session_id: str
     summary: SummaryRow | None
@@ -75,7 +75,7 @@ async def latest(
 ) -> SummaryRow | None:
     """Return the newest summary of a session, which includes all others; None if it has none.
 
-    With ``until``, ignore those that were stored later.
+    With ``until``, ignore summaries that were stored later.
     """
     newest = (
         select(SummaryRow)
@@ -95,7 +95,7 @@ async def history(
 ) -> CompressedHistory:
     """Return the newest summary of a session, and the messages that a model gets with it.
 
-    ``until`` is as in `latest`.
+    With ``until``, ignore newer summaries, as in `latest`.
     """
     summary = await latest(session, session_id, until)
     newest = (
@@ -109,7 +109,7 @@ async def history(
     lengths = [len(each.content) for each in messages]
     first = 0
     while len(messages) - first > KEPT_MESSAGES and most.is_exceeded(lengths[first:]):
-        first += 2  # a prompt and its answer
+        first += 2  # skip a prompt and its answer
     found = CompressedHistory(summary, tuple(messages[first:]))
     return found.within(compression.most_tokens)
 
@@ -119,9 +119,8 @@ async def next_part(
 ) -> Part | None:
     """Return the oldest messages that no summary covers, if all such messages exceed a limit.
 
-    The last `KEPT_MESSAGES` are never among them, unless a model would not get all of them: then
-    those are kept that take up half of what it gets, so that the next runs ask for no summary.
-    Return None if there is nothing to summarize.
+    Leave out the last `KEPT_MESSAGES`, or fewer if they take up more than half of the tokens that a
+    model gets, so that the next runs need no summary. Return None if there is nothing to summarize.
     """
     summary = await latest(session, session_id)
     sizes = (

@@ -1,7 +1,7 @@
 """Sums of the usage of attempts, and the amounts that budgets count.
 
-The keys are those of `daybook.agents.base.AgentReply.usage`. One key is added,
-`KNOWN_TOKENS`, if a sum of tokens is unknown but some of its parts are known.
+A usage has the keys of `daybook.agents.base.AgentReply.usage`. A sum has one more key,
+`KNOWN_TOKENS`, if the total of the tokens is unknown but some of its parts are known.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _TOKENS = ("input_tokens", "output_tokens")
 
 @dataclass(frozen=True)
 class Amount:
-    """What budgets count: tokens in and out, US dollars, and requests at an unknown price.
+    """The amount that budgets count: tokens in and out, US dollars, and unpriced requests.
 
-    ``usd`` does not contain the ``unpriced`` requests.
+    ``unpriced`` is the number of requests at an unknown price; ``usd`` does not contain them.
     """
 
     tokens: int = 0
@@ -30,7 +30,7 @@ class Amount:
 
     @classmethod
     def of(cls, usage: Mapping[str, Any] | None) -> Amount:
-        """Return the amount of a usage; unreported tokens count as zero, a price never does."""
+        """Return the amount of a usage; unreported tokens count as 0, an unknown price does not."""
         if not usage:
             return cls()
         dollars = usage.get("cost_usd")
@@ -47,8 +47,8 @@ class Amount:
 def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
     """Return the sum of ``parts``; None if all of them are None.
 
-    A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. Of
-    values that cannot be added, the last one that is not empty is kept.
+    A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. If
+    values cannot be added, the last value that is not empty is kept.
     """
     reported = [dict(part) for part in parts if part is not None]
     if not reported:
@@ -63,7 +63,7 @@ def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
 def tokens(usage: Mapping[str, Any] | None) -> int:
     """Return the number of tokens that an answer, an attempt or a run used.
 
-    Unreported ones count as zero.
+    Unreported tokens count as 0.
     """
     reported = usage or {}
     return int(reported.get(KNOWN_TOKENS) or sum(int(reported.get(name) or 0) for name in _TOKENS))

@@ -1,9 +1,9 @@
 """Queries for waiting runs, and their deadlines.
 
 A waiting row is the only record of work that must happen later (`docs/promise.md`, "The states").
-Its deadline counts from `queued_at`, so it includes the wait. `queued_at` is when the ledger first
-knew of the run, but not before its due time plus stagger. Once a backfill is claimed, it is the
-time of that claim.
+The deadline of a run counts from `queued_at`, so the deadline includes the wait. `queued_at` is
+when the ledger first knew of the run, but not before its due time plus stagger. Once a backfill is
+claimed, `queued_at` is the time of that claim.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daybook.schedules import durations
 
 
 def deadline_reason(row: RunRow, now: datetime) -> str:
-    """Return why a run must not wait any longer; empty if it may, or if it has no deadline."""
+    """Return why a run must not wait any longer; empty if it may, or has no deadline."""
     deadline = policy.policy_from_parameters(row.parameters).deadline
     if row.trigger == slots.BACKFILL and not row.attempts:
         return ""  # a backfill's deadline counts from its claim
@@ -39,7 +39,7 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
         .where(
             col(RunRow.status) == Status.WAITING,
             deadline != "",
-            # A run that is not judged yet may have another deadline when it is.
+            # A run that is not judged yet may have another deadline when it is judged.
             col(RunRow.waits_for) != corrections.UNTIL_DUE,
             (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
         )

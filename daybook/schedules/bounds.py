@@ -79,7 +79,7 @@ class Bounds:
         return ""
 
     def next_candidate(self, instant: datetime) -> datetime | None:
-        """Return the next instant to check after an excluded one; None if there is none."""
+        """Return the next instant to check after an excluded instant; None if there is none."""
         if self.until is not None and instant > self.until:
             return None
         if self.start is not None and instant < self.start:
@@ -99,8 +99,9 @@ class Bounds:
     def _next(self, local: datetime, after: datetime) -> datetime:
         """Return the first instant later than ``after`` at which the clocks show ``local``.
 
-        If the clocks skip ``local``, it is the first instant after the gap. In a repeated hour it
-        may be the second occurrence. If there is none, return ``after`` plus a second.
+        If the clocks skip ``local``, return the first instant after the gap. In a repeated hour,
+        the result may be the second occurrence. If no such instant is later than ``after``, return
+        ``after`` plus a second.
         """
         second = local.replace(tzinfo=self.tz, fold=1).astimezone(UTC)
         return next(
@@ -122,7 +123,7 @@ def _is_within(local: datetime, window: tuple[int, int]) -> bool:
 
 
 class BoundsTexts(Protocol):
-    """Bounds as written in a job's policy. An empty string means no bound."""
+    """Bounds as the user wrote them in a job's policy. An empty string means no bound."""
 
     @property
     def start(self) -> str: ...
@@ -137,9 +138,9 @@ class BoundsTexts(Protocol):
 
 
 def read_bounds(policy: BoundsTexts, timezone: str) -> Bounds:
-    """Return the bounds of a job.
+    """Return the bounds of a policy, interpreted in the zone ``timezone``.
 
-    Raises `InvalidInput`. Whether the bounds are valid does not depend on the zone.
+    Raises `InvalidInput` for invalid bounds; bounds that are valid in one zone are valid in all.
     """
     hours = policy.active_hours, policy.quiet_hours
     return _read(policy.start, policy.until, policy.exclude, hours, timezone)
@@ -180,7 +181,7 @@ def check(policy: BoundsTexts) -> None:
 def read_moment(
     field: str, text: str, timezone: str, legal: str = _LEGAL_MOMENT, *, last: bool = False
 ) -> datetime | None:
-    """Return the UTC instant of a time, or of a day's first second (with ``last``, its last one).
+    """Return the UTC instant of a time, or of a day's first (with ``last``, last) second.
 
     Returns None for an empty string. Raises `InvalidInput` naming ``field``.
     """

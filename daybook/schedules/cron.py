@@ -6,16 +6,19 @@ range, a range or a first value with a step, or a list of these except `*`. Week
 Sunday; months and weekdays have names. `?` means `*` in the two day fields. `L` is the last day of
 the month, `L5` the last Friday of the month, `1#2` its second Monday.
 
-Day of month and weekday are joined by OR if both are restricted, that is if neither is written `*`
-or `?`. (Vixie's cron also treats `*/2` as unrestricted and joins by AND; Prefect does not, and
-neither does Daybook.)
+If day of month and weekday are both restricted (neither is written `*` or `?`), they are joined by
+OR. (Vixie's cron also treats `*/2` as unrestricted and joins by AND; Prefect and Daybook do not.)
 
 An accepted expression means the same to the `croniter` package, which expands it here, and to the
-croniter inside Prefect, which queues the runs. If those two differ from each other, or from the
-plain reading, the expression is refused with a hint on how to write it: a range of one value
-(croniter reads `5-5` as every minute), `L` or `#` next to a restricted day of month (croniter joins
-them by AND), a wrapping range with a step, a weekday with a step and no end, `W`, a day that none
-of the given months has.
+croniter inside Prefect, which queues the runs. If the two differ from each other or from the plain
+reading, Daybook refuses the expression with a hint on how to write it. It refuses:
+
+- a range of one value (croniter reads `5-5` as every minute)
+- `L` or `#` next to a restricted day of month (croniter joins them by AND)
+- a wrapping range with a step
+- a weekday with a step and no end
+- `W`
+- a day that none of the given months has
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ SYNTAX_HINT = (
     f"or one of {' '.join(ALIASES)}"
 )
 MAX_YEARS_BETWEEN_MATCHES = 50
-"""An expression that does not fire within this many years is treated as one that never fires.
+"""Number of years without a match after which an expression counts as one that never fires.
 
 29 February on a given weekday recurs within 40 years.
 """
@@ -51,7 +54,7 @@ MAX_YEARS_BETWEEN_MATCHES = 50
 MAX_TEXT_LENGTH = 500
 """Maximum length in characters of an expression, and of a text that `schedule.parse` reads.
 
-The longest useful field, which lists every minute, has 169.
+The longest useful field, which lists every minute, has 169 characters.
 """
 
 _MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
@@ -64,7 +67,7 @@ _NTH = re.compile(r"(\w+)#(\w+)", re.ASCII)
 class FieldKind:
     """One of the six fields of an expression: its name, its range, and the names of its values.
 
-    ``first`` is the value of the first name.
+    ``first`` is the value that the first of ``names`` stands for.
     """
 
     name: str
@@ -111,7 +114,7 @@ class CronField:
 
 @dataclass(frozen=True)
 class CronFields:
-    """The six fields of an expression; ``seconds`` is true if seconds were written."""
+    """The six fields of an expression; ``seconds`` is true if the expression has seconds."""
 
     second: CronField
     minute: CronField
@@ -123,7 +126,7 @@ class CronFields:
 
     @property
     def real_time(self) -> bool:
-        """Return whether real time applies (see `due`): `*` or `*/n` in minute or hour."""
+        """Return whether the real-time rule of `due` applies: minute or hour has `*` or `*/n`."""
         return self.minute.wild or self.hour.wild
 
 
@@ -269,7 +272,7 @@ def _values(word: str, text: str, kind: FieldKind) -> frozenset[int]:
 
 
 def _refuse_dialects(word: str, text: str, kind: FieldKind) -> None:
-    """Refuse syntax of other cron dialects."""
+    """Raise `InvalidInput` for syntax of other cron dialects."""
     if re.match(r"[hr](\(|/|$)", word):
         raise _wrong(kind, text, "H and R (hashed or random times) are not supported")
     if word == "*":

@@ -1,7 +1,7 @@
 """Times and durations in English: "at 09:00 on weekdays", "43 minutes".
 
-Common shapes of cron expressions are described in words. An expression that has no exact and
-readable description is quoted (`cron "…"`). Names of days and months are English in any locale.
+This module describes common shapes of cron expressions in words. It quotes an expression that has
+no exact and readable description (`cron "…"`). Names of days and months are English in any locale.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _NoDescription(Exception):
 
 
 def cron_in_words(expr: str) -> str:
-    """Return when a cron expression is due; without a description, the expression in quotes."""
+    """Describe when a cron expression is due; without a description, quote the expression."""
     try:
         return _cron(cron.read_fields(expr))
     except _NoDescription:
@@ -48,7 +48,7 @@ def cron_in_words(expr: str) -> str:
 def duration_in_words(length: timedelta, one: str = "1 ") -> str:
     """Return a length of time in words, floored to the second: "43 minutes", "1 hour 5 minutes".
 
-    ``one`` precedes a single unit that stands alone ("1 hour", "hour").
+    ``one`` precedes a single unit that stands alone: "1 hour", or "hour" if ``one`` is empty.
     """
     left = max(length // timedelta(seconds=1), 0)
     parts: list[str] = []

@@ -1,25 +1,27 @@
 """Due times of a schedule as instants, correct across daylight saving.
 
-An interval ignores daylight saving: anchor + n * every, n ≥ 1. A one-time schedule has its one
-instant. A cron expression refers to the wall clock of its zone; two rules apply:
+An interval ignores daylight saving: its due times are anchor + n * every, n ≥ 1. A one-time
+schedule has one due time. A cron expression refers to the wall clock of its zone, by one of two
+rules:
 
 Fixed times
-    Neither the minute nor the hour field has a `*` or `*/n` (as one of its items; `0-59/15` counts
-    as fixed, because each value is named). Each matching wall-clock time is due once: a time that
-    occurs twice at its first occurrence, a time that the clocks skip at the first instant after the
-    gap. If several times are due at this instant (times in the gap, and one at its end), it is due
-    once.
+    Neither the minute nor the hour field has an item `*` or `*/n`. (`0-59/15` counts as fixed,
+    because it names each value.) Each matching wall-clock time is due once. A time that occurs
+    twice is due at its first occurrence; a time that the clocks skip is due at the first instant
+    after the gap. If several times are due at this instant (times in the gap, and the time at its
+    end), the schedule is due once.
 
 Real time
-    The minute or the hour field has a `*` or `*/n`. Each instant at which the clocks show a
-    matching time is due: in both passes of a repeated hour, and never in a skipped one. So
+    The minute or the hour field has an item `*` or `*/n`. Each instant at which the clocks show a
+    matching time is due: in both passes of a repeated hour, and never in a skipped hour. So
     `*/30 * * * *` fires every 30 minutes through both changes, and `*/15 2 * * *` is not due on
     the day on which the clocks skip from 02:00 to 03:00.
 
-Only the minute and the hour field decide, also with six fields: `* 30 2 * * *` is fixed (its sixty
-skipped seconds are due once, after the gap), `0 */5 * * * *` and `@hourly` are real time, `@daily`
-is fixed. Other changes of the offset (by half an hour, at midnight, or by a whole day: Apia skipped
-30 December 2011) need no special case: only what the clocks show counts.
+Only the minute and the hour field decide, even if the expression has six fields. `* 30 2 * * *` is
+fixed: if the clocks skip its sixty seconds, it is due once, after the gap. `0 */5 * * * *` and
+`@hourly` are real time; `@daily` is fixed. Other changes of the offset (by half an hour, at
+midnight, or by a whole day: Apia skipped 30 December 2011) need no special case, because only the
+time that the clocks show counts.
 
 `croniter` expands the expression in naive local time; the zone's rules come from zoneinfo.
 """
@@ -49,7 +51,7 @@ class Timed(Protocol):
 
 
 def due_times(schedule: Timed, *, after: datetime, inclusive: bool = False) -> Iterator[datetime]:
-    """Return the due times after ``after`` (with ``inclusive``, also the one at ``after``).
+    """Return the due times after ``after`` (with ``inclusive``, also a due time at ``after``).
 
     ``after`` is aware, in any zone; the results are in UTC, in whole seconds, and strictly
     increasing. Most schedules have no last due time: take as many as you need.
@@ -78,7 +80,7 @@ def between(schedule: Timed, start: datetime, end: datetime) -> Iterator[datetim
 
 
 def interval_times(anchor: datetime, every: timedelta, after: datetime) -> Iterator[datetime]:
-    """Yield anchor + n * every, n ≥ 1, after ``after``."""
+    """Yield the instants anchor + n * every, n ≥ 1, that are after ``after``."""
     passed = (after - anchor) // every
     due = anchor + max(passed + 1, 1) * every
     while due.year <= LAST_YEAR:
@@ -93,7 +95,7 @@ def cron_times(expr: str, timezone: str, after: datetime) -> Iterator[datetime]:
 
 
 def _wall_times(expr: str, after: datetime) -> Iterator[datetime]:
-    """Yield the matching wall-clock times strictly after ``after``; they are naive."""
+    """Yield the matching wall-clock times strictly after ``after``, as naive datetimes."""
     times = copy(_parsed(expr))
     times.set_current(after)
     return takewhile(lambda local: local.year <= LAST_YEAR, times.all_next(datetime))
@@ -101,9 +103,9 @@ def _wall_times(expr: str, after: datetime) -> Iterator[datetime]:
 
 @lru_cache(maxsize=1024)
 def _parsed(expr: str) -> croniter:
-    """Return the times of an expression, of which each reader takes a copy.
+    """Return the parsed expression; a caller must copy it before use.
 
-    Parsing takes two thirds of the time of a due time.
+    The result is cached, because parsing takes two thirds of the time to compute a due time.
     """
     return croniter(
         expr,
@@ -114,8 +116,8 @@ def _parsed(expr: str) -> croniter:
 
 
 def _fixed(expr: str, tz: ZoneInfo, after: datetime) -> Iterator[datetime]:
-    # Later wall-clock times never resolve to earlier instants. So no time up to the one that the
-    # clocks show at ``after`` can be due after it, and only equal neighbours have to be dropped.
+    # Later wall-clock times never resolve to earlier instants. So no time up to the time that the
+    # clocks show at ``after`` is due later, and only equal neighbours have to be dropped.
     last = after
     for local in _wall_times(expr, wall_time(after, tz)):
         instant = to_instant(local, tz)

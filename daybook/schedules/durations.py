@@ -28,8 +28,8 @@ def parse(text: str, field: str = "every") -> timedelta:
     """Parse a duration; errors name ``field``.
 
     Units come in the order d, h, m, s, each at most once; they may be written out. Raises
-    `InvalidInput` for a zero, negative or fractional duration, one above `MAX_DURATION`, and any
-    other text.
+    `InvalidInput` for a duration that is zero, negative, fractional or above `MAX_DURATION`, and
+    for any other text.
     """
     word = text.strip().lower()
     if word.startswith("-"):
@@ -55,7 +55,7 @@ def parse(text: str, field: str = "every") -> timedelta:
 def _without_spaces(word: str) -> str:
     """Return `1h30m` for `1h, 30m` and `1hour30minutes` for `1 hour and 30 minutes`.
 
-    Return the word itself if spaces or separators stand where they mean nothing.
+    Return the word itself if a space or separator is in an illegal place.
     """
     joined, separator = "", ""
     for part in word.replace(",", " , ").split():
@@ -71,9 +71,9 @@ def _without_spaces(word: str) -> str:
 
 
 def from_timedelta(value: timedelta, field: str = "every") -> timedelta:
-    """Return the duration if it is valid.
+    """Return ``value`` if it is a valid duration.
 
-    Raises `InvalidInput` for one that is zero, negative, fractional, or above `MAX_DURATION`.
+    Raises `InvalidInput` if it is zero, negative, fractional, or above `MAX_DURATION`.
     """
     if value.microseconds:
         raise InvalidInput(

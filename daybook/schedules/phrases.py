@@ -1,6 +1,6 @@
-"""Schedules in plain English: `every weekday at 9`, `tomorrow 9am`. Pure.
+"""Schedules in plain English, such as `every weekday at 9` or `tomorrow 9am`.
 
-The grammar, in any case, with any white space:
+The grammar, in upper or lower case and with any white space:
 
     SCHEDULE  DAYS TIMES | TIMES DAYS             a cron expression
               DAY TIME | TIME DAY | at TIME       one time; `at TIME` is the next such time
@@ -14,9 +14,13 @@ The grammar, in any case, with any white space:
     TIME      17:00 | 9:30 | 9am | 9:30 pm | noon | midnight | 9 (only after `at`)
 
 A number without am or pm is an hour of the 24-hour clock. `next Monday` and `on Monday` are the
-first Monday after today. What a reader could understand in two ways is refused: a day without a
-time, a time without a day or `at`, `Monday at 9` (once or every week?), `on the 1st at 9` (once or
-every month?), `2nd Tuesday at 9` (of the month, or every other Tuesday?), midnight of a named day.
+first Monday after today. Daybook refuses phrases that a reader could understand in two ways:
+
+- a day without a time, and a time without a day or `at`
+- `Monday at 9` (once or every week?)
+- `on the 1st at 9` (once or every month?)
+- `2nd Tuesday at 9` (of the month, or every other Tuesday?)
+- midnight of a named day (at its start or at its end?)
 """
 
 from __future__ import annotations
@@ -56,7 +60,7 @@ _NUMBER_WORDS = (
 )
 _MORE_NUMBERS = {"a": 1, "an": 1, "other": 2, "thirty": 30, "forty": 40, "fifty": 50, "ninety": 90}
 _MAX_DAY_LENGTH = 20
-"""Length in characters of the beginning of a word that is compared with known days."""
+"""Number of characters at the start of a word that are compared with known days."""
 
 
 class Once(NamedTuple):
@@ -66,7 +70,7 @@ class Once(NamedTuple):
 
 
 def is_like_one(text: str) -> bool:
-    """Return whether a text looks like a phrase, valid or not; a cron expression never does."""
+    """Return whether a text looks like a phrase, valid or not; no cron expression does."""
     return _LIKE_A_PHRASE.match(text.lower()) is not None
 
 
@@ -97,10 +101,11 @@ def is_time(text: str) -> bool:
 
 
 def read(text: str, local_now: datetime, field: str = "schedule") -> str | Once:
-    """Return the cron expression of a phrase, or the one time that it names.
+    """Return the cron expression of a phrase, or the only time that the phrase names.
 
-    ``local_now`` is the present wall-clock time, naive, in the zone of the schedule. A time that
-    has passed is returned as it is. Raises `InvalidInput` naming ``field`` for any other text.
+    ``local_now`` is the present wall-clock time in the zone of the schedule, as a naive datetime. A
+    time that has passed is returned unchanged. Raises `InvalidInput` naming ``field`` if ``text``
+    is not a valid phrase.
     """
     try:
         return _read(_words(text), local_now)
@@ -120,7 +125,7 @@ _EXAMPLES = (
 
 
 def _words(text: str) -> list[str]:
-    """Return the words in lower case; commas are words, and `9 am` is one."""
+    """Return the words in lower case; a comma is a word, and `9 am` becomes the word `9am`."""
     words: list[str] = []
     for word in text.lower().replace(",", " , ").split():
         if word in ("am", "pm", "a.m", "p.m", "a.m.", "p.m.") and words and words[-1][-1].isdigit():
@@ -131,7 +136,7 @@ def _words(text: str) -> list[str]:
 
 
 def _split(words: list[str]) -> tuple[list[str], list[str], bool]:
-    """Return the times at the beginning or the end, the other words, and whether `at` is before."""
+    """Return the times at the start or end, the other words, and whether `at` precedes times."""
     start = 1 if words[0] == "at" else 0
     end = start
     while end < len(words) and _belongs_to_times(words[end]):
@@ -186,7 +191,7 @@ def _read(words: list[str], now: datetime) -> str | Once:
 
 
 def _of_another_kind(words: list[str]) -> _Refused | None:
-    """Return the refusal of a schedule that takes a cron expression or a second option."""
+    """Return the refusal of a phrase that needs a cron expression or a second option, or None."""
     match words:
         case ["quarterly", *_] | ["every", "quarter", *_]:
             hint = 'write the cron expression "0 9 1 1,4,7,10 *" (the 1st at 9:00)'
@@ -251,7 +256,7 @@ def _without_time(words: list[str], now: datetime) -> _Refused:
 
 
 def _one_day(words: list[str], now: datetime) -> datetime | None:
-    """Return the day that words such as `next monday` name; None for others."""
+    """Return the day that words such as `next monday` name; None for other words."""
     match words:
         case ["today"]:
             return now
@@ -305,7 +310,7 @@ def _repeated_days(words: list[str]) -> tuple[str, str]:
             return "*", _EVERY_DAY[single]
     numbers = []
     for name in names:
-        number = _weekday(name)  # also of an abbreviation such as `tues`
+        number = _weekday(name)  # also for an abbreviation such as `tues`
         plural = number is None and name.endswith("s")
         if plural:
             number = _weekday(name[:-1])
@@ -348,7 +353,7 @@ def _month_days(words: list[str]) -> str:
 
 
 def _weekdays_of_month(words: list[str]) -> str:
-    """Return `2#2` for `2nd Tuesday of the month`, `L5` for the last Friday, else an empty text."""
+    """Return `2#2` for `2nd Tuesday of the month`, `L5` for the last Friday; else an empty text."""
     rest = [word for word in _listed(words) if word != "on"]
     is_repeated = rest[:1] in (["every"], ["each"], ["monthly"])
     rest = [word for word in (rest[1:] if is_repeated else rest) if word != "the"]

@@ -1,9 +1,9 @@
 """Schedules of a job: five kinds, and the text form that a user writes.
 
 Every schedule carries its IANA zone, so that a job's due times do not move if the machine's zone
-changes. Errors name the field as the user wrote it: `cron`, `every`, `at` or `timezone` for `make`
-(all fields that exclude each other, or `schedule` if none is given), `schedule` or `timezone` for
-`parse`.
+changes. Errors name the field as the user wrote it. `make` names an argument such as `cron`; it
+names all arguments that exclude each other, and `schedule` if none is given. `parse` names
+`schedule` or `timezone`.
 
 A new kind of schedule needs:
 
@@ -55,7 +55,7 @@ SYNTAX_HINT = (
     '"on demand"'
 )
 FIELD_NAMES = "schedule, cron, every, at, after or on_demand"
-"""The fields that hints list; the command line writes them as its options."""
+"""The fields that hints list; the command line shows them as options."""
 _LEGAL_AT = "use 2027-01-15T14:30:00+01:00 (the offset is optional), tomorrow at 9:00 or in 30m"
 _RFC3339 = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d(?::\d\d)?)(?:\.(\d+))?\s?([Zz]|[+-]\d\d:\d\d)?", re.ASCII
@@ -70,7 +70,7 @@ _INTERVAL = re.compile(
 
 
 STORED = {"stored": True}
-"""Context of validation for a schedule from the ledger: it was valid when it was stored."""
+"""Context of validation for values from the ledger, which were valid when they were stored."""
 
 
 class _InPast(InvalidInput):
@@ -109,12 +109,12 @@ Instant = Annotated[datetime, AfterValidator(_whole_second_utc)]
 
 
 class _Schedule(BaseModel, ABC):
-    """Base of the kinds of schedule; each kind overrides what differs."""
+    """Base class of the kinds of schedule, with defaults that a kind may override."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     follows_wall_clock: ClassVar[bool] = False
-    """Whether a daylight-saving change shifts its due times."""
+    """Whether a change of daylight saving shifts the due times of such a schedule."""
 
     def due_after(self, floor: datetime) -> Iterator[datetime]:
         """Return the due times after ``floor``; all of them are in UTC and in whole seconds."""
@@ -145,20 +145,21 @@ class _Schedule(BaseModel, ABC):
         return False
 
     def has_passed(self, now: datetime) -> bool:
-        """Return whether its only due time is not after ``now``."""
+        """Return whether the schedule is due once and its due time is not after ``now``."""
         return self.only_due is not None and self.only_due <= now
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as `--json` prints them.
 
-        They are `kind`, `timezone`, and `expr`, or `every` and `anchor` (UTC), or `at` (with the
-        offset of the zone).
+        Every kind has `kind` and `timezone`. The other fields are `expr` for `cron`; `every` and
+        `anchor` (UTC) for `every`; `at` (with the offset of the zone) for `at`; and `job` and `on`
+        for `after`.
         """
         return self.model_dump(mode="json")
 
 
 class Cron(_Schedule):
-    """Due at wall-clock times of its zone; ``expr`` is as written, with single spaces."""
+    """Schedule that is due at wall-clock times of its zone; ``expr`` has single spaces."""
 
     follows_wall_clock = True
 
@@ -181,7 +182,7 @@ class Cron(_Schedule):
 
 
 class Every(_Schedule):
-    """Due at anchor + n * every, n ≥ 1: the phase stays, however long the runs take.
+    """Schedule that is due at anchor + n * every, n ≥ 1, however long the runs take.
 
     The zone affects only the display of due times.
     """
@@ -206,7 +207,7 @@ class Every(_Schedule):
 
 
 class At(_Schedule):
-    """Due once, at a whole second. The zone affects only the display."""
+    """Schedule that is due once, at a whole second. The zone affects only the display."""
 
     kind: Literal["at"] = "at"
     at: Instant
@@ -234,7 +235,7 @@ class At(_Schedule):
 
 
 class OnDemand(_Schedule):
-    """Never due by itself: runs are started by hand or through the API."""
+    """Schedule that is never due: runs are started by hand or through the API."""
 
     kind: Literal["on_demand"] = "on_demand"
     timezone: Zone
@@ -247,11 +248,11 @@ class OnDemand(_Schedule):
 
 
 AfterOutcome = Literal["succeeded", "failed", "any"]
-"""Which outcomes of a job start the jobs after it; skipped, missed and cancelled runs never do."""
+"""Outcomes of a job that start the jobs after it; skipped, missed and cancelled runs never do."""
 
 
 class After(_Schedule):
-    """Due once after each run of another job that ended with the outcome ``on``.
+    """Schedule that is due once after each run of another job with the outcome ``on``.
 
     ``job`` is the name of a job in the same namespace (`daybook.jobs.store.taken_names`).
     `daybook.runs.chains` has the rules. The zone affects only the display.
@@ -289,8 +290,9 @@ def make(
 
     ``now`` is an aware instant. The anchor of an `every` is ``now`` floored to the second. An `at`
     without an offset is interpreted in ``timezone``; `in 30m` counts from ``now`` rounded up to the
-    second. ``current`` is the schedule in force when a job is edited: an equal `every` keeps its
-    anchor, an equal `at` its time, even if it has passed.
+    second. ``current`` is the schedule of the job before an edit: an unchanged `every` keeps its
+    anchor, and an unchanged `at` keeps its time, even if it has passed. If ``current`` is of the
+    kind `after`, ``on`` may be given alone.
 
     Raises `InvalidInput` naming the field.
     """
@@ -327,7 +329,7 @@ def parse(
 ) -> Schedule:
     """Parse the schedule from one text; the inverse of a schedule's `to_text`.
 
-    Besides the texts of `to_text`, it reads `in 30m`, `+30m` and the English of `phrases`.
+    Besides the texts of `to_text`, it accepts `in 30m`, `+30m` and the English of `phrases`.
     ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming `schedule` or
     `timezone`.
     """
@@ -363,9 +365,9 @@ def parse(
 
 
 def is_schedule(text: str) -> bool:
-    """Return whether `parse` reads ``text``, in any zone and at any time, and it is no prompt.
+    """Return whether ``text``, at some time of day, is a schedule, and cannot be a prompt.
 
-    "After lunch, …" may be a prompt, so a text that names a job to run after does not count.
+    "After lunch, …" may be a prompt, so a schedule of the kind `after` does not count.
     """
     try:
         found = parse(text, timezone="UTC", now=datetime(FIRST_YEAR, 1, 1, tzinfo=UTC))
@@ -418,10 +420,10 @@ def one_time(
     now: datetime,
     current: Schedule | None = None,
 ) -> At:
-    """Return the schedule of an RFC 3339 time, of `in 30m` or `+30m`, or of `tomorrow at 9:00`.
+    """Return the schedule for an RFC 3339 time, `in 30m`, `+30m`, or `tomorrow at 9:00`.
 
-    The arguments are as for `make`. Raises `InvalidInput` naming ``field``, also for a time in the
-    past unless ``current`` is due then.
+    ``timezone``, ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming ``field``
+    for any other text, and for a time in the past unless ``current`` is due at that time.
     """
     word = " ".join(text.split())
     if word.lower().startswith("in ") or word.startswith("+"):
@@ -445,7 +447,7 @@ def _of_phrase(
     phrase: str, field: str, timezone: str, now: datetime, current: Schedule | None
 ) -> Cron | At:
     local_now = wall_time(now, zone(timezone))
-    # The field `at` stands for the word, so `--at 17:00` is `at 17:00`.
+    # The field `at` replaces the word `at`, so `--at 17:00` means `at 17:00`.
     given = f"at {phrase}" if field == "at" and phrases.is_time(phrase) else phrase
     found = phrases.read(given, local_now, field)
     if isinstance(found, str):
@@ -461,9 +463,9 @@ def _at(due: datetime, field: str, timezone: str, now: datetime, current: Schedu
 
 
 def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
-    """Return the UTC instant of an RFC 3339 time, in ``timezone`` if it has no offset.
+    """Return the UTC instant of an RFC 3339 time.
 
-    Raises `InvalidInput` naming ``field``.
+    A time without an offset is interpreted in ``timezone``. Raises `InvalidInput` naming ``field``.
     """
     match = _RFC3339.fullmatch(word)
     if match is None:

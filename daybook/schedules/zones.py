@@ -1,8 +1,8 @@
 """Time zones, and wall-clock times as instants.
 
-A wall-clock time that the zone's clocks skip becomes the first instant after the gap; one that
-occurs twice becomes the first of the two. `due` applies this rule to the fixed times of cron
-expressions, `schedule` and `bounds` to a time without an offset.
+A wall-clock time that the zone's clocks skip becomes the first instant after the gap. A wall-clock
+time that occurs twice becomes the first of the two instants. `due` applies these rules to the fixed
+times of cron expressions; `schedule` and `bounds` apply them to a time without an offset.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from daybook.errors import InvalidInput
 MAX_NAME_LENGTH = 100
 """Maximum length of a name to look up, in characters; the longest zone name has 32."""
 FIRST_YEAR, LAST_YEAR = 1000, 9000
-"""Years of the earliest and the latest legal time, far from where conversions overflow."""
+"""Years of the earliest and the latest legal time; conversions overflow only far outside."""
 
 _SECOND = timedelta(seconds=1)
 # No zone has changed its offset twice within 167 hours (all transitions in tzdata, 1850 to 2100).
@@ -87,14 +87,15 @@ def wall_time(instant: datetime, tz: ZoneInfo) -> datetime:
 def to_instant(local: datetime, tz: ZoneInfo) -> datetime:
     """Return the instant, in UTC, of a naive wall-clock time in whole seconds.
 
-    A time that occurs twice gives the first of the two; a skipped time gives the first instant
-    after the gap.
+    For a time that occurs twice, return the first of the two instants; for a skipped time, return
+    the first instant after the gap.
     """
     earlier = local.replace(tzinfo=tz, fold=0).astimezone(UTC)
     if wall_time(earlier, tz) == local:
         return earlier
-    # In a gap the two folds lie on either side of it (PEP 495): find where the clocks jump over
-    # ``local``. There is one jump between them, so the time that the clocks show only increases.
+    # ``local`` is in a gap, and its two folds lie on either side of the gap (PEP 495). Find where
+    # the clocks jump over ``local``. There is only one jump between the folds, so the time that the
+    # clocks show only increases.
     before, after = local.replace(tzinfo=tz, fold=1).astimezone(UTC), earlier
     while after - before > _SECOND:
         middle = before + (after - before) // 2 // _SECOND * _SECOND

@@ -1,8 +1,8 @@
 """Task queue from which live agents claim work.
 
-A *task* describes the work and the sessions that may do it. A *task run* is one attempt at it.
+A *task* describes work and the sessions that may do it. A *task run* is one attempt at the work.
 A *task session* is a live agent that claims tasks (unlike a conversation session). The scheduler
-never claims: it expires leases, wakes sessions and escalates. Sessions claim.
+never claims: it expires leases, wakes sessions and escalates. Only sessions claim.
 
 ::
 
@@ -25,13 +25,13 @@ Guarantees:
 
 * A claim is one transaction under the ledger's lock: one session holds a run, and a session holds
   at most one run. The claim returns a token, of which the ledger stores only the digest. Every
-  later operation of the session on the run names the token. A wrong token, the token of an earlier
-  claim and one whose lease has expired (`lease_until <= now`, requeued or not) are refused and
-  change nothing.
+  later operation of the session on the run names the token. The ledger refuses a wrong token, the
+  token of an earlier claim, and a token whose lease has expired (`lease_until <= now`, even if the
+  run was not queued again); nothing changes then.
 * Wakes and claims use the same function to decide whether a session fits a run:
   `matching.refusal_reason`.
 * A cycle writes its wakes (rows of the outbox), its worker requests and its counts of starving
-  cycles in one transaction, so a cycle that is killed at any point has written all of them or none.
+  cycles in one transaction, so a cycle that is killed at any point has written all or none.
   Only an event may reach Prefect twice, with the same id.
 * While the scheduler is paused (`pause`), no session is woken and nothing can be claimed; leases
   continue and still expire. A pause state that cannot be read counts as paused.
@@ -41,7 +41,7 @@ Guarantees:
     model           fields of a task; `[tasks]` in the settings
     states          states of a run, and the transitions between them     pure
     matching        whether a session fits a run, and in which order      pure
-    rows            lookups and changes of runs, their events, alerts
+    rows            lookups and changes of runs; their events and alerts
     sessions        register, report, find and remove sessions
     queue           add, list, pause, retry, recover, cancel; history of a run
     selection       which run a session gets

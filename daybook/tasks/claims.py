@@ -7,11 +7,13 @@
     heartbeat ─► the lease starts again from now
     complete, fail, release ─► the token is no longer valid
 
-The token is returned once; the ledger stores its digest. Every operation after the claim needs the
-token: another token, the token of an earlier claim, and one whose lease has expired (`lease_until
-<= now`) are refused with `TokenRefused`, and nothing changes. If the response to a claim is lost,
-no session knows the token, so the lease expires; but if the claim had an idempotency key, the same
-claim again gets the same run, with a new token. A key never claims a second run.
+The claim returns the token once; the ledger stores only the token's digest. Every operation after
+the claim needs the token. Another token, the token of an earlier claim, and a token whose lease has
+expired (`lease_until <= now`) are refused with `TokenRefused`, and nothing changes.
+
+If the response to a claim is lost, no session knows the token, so the lease expires. If the claim
+had an idempotency key, the session can repeat it and gets the same run, with a new token. A key
+never claims a second run.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ from daybook.tasks.states import Status
 
 @dataclass(frozen=True)
 class Claimed:
-    """A run that a session has claimed. The token is stored nowhere else."""
+    """A run that a session has claimed. The ledger does not store ``token`` itself."""
 
     run: TaskRunRow
     task: TaskRow
@@ -57,8 +59,9 @@ async def claim(
 ) -> Claimed:
     """Claim the first run of the queue that fits the session, for ``lease`` or the default.
 
-    Only runs of at least ``priority_min`` count. ``key`` is an idempotency key: a repeated claim of
-    the session with it gets the run that it holds by it, with a new token and lease.
+    Only runs with at least the priority ``priority_min`` count. ``key`` is an idempotency key: if
+    the session repeats its claim with the same key, it gets the run that it still holds from that
+    claim, with a new token and lease.
 
     Raises `NothingClaimable` with the reason, `NotFound` for an unknown session, and `InvalidInput`
     for an invalid lease, priority or key.
@@ -149,7 +152,7 @@ async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -
 
 
 async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
-    """Record that the run failed, and why; return the run.
+    """Record that the run failed, with its ``error``; return the run.
 
     Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` if the error is too long.
     """
@@ -185,7 +188,7 @@ async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") ->
 async def _claimed_with(
     session: AsyncSession, row: TaskSessionRow, key: str
 ) -> TaskEventRow | None:
-    """Return the event of the claim that the session made with this key, if any."""
+    """Return the event of the claim that the session made with this key, or None."""
     query = select(TaskEventRow).where(
         col(TaskEventRow.session_id) == row.id, col(TaskEventRow.claim_key) == key
     )
@@ -196,7 +199,7 @@ async def _claimed_with(
 async def _select_again(
     session: AsyncSession, row: TaskSessionRow, earlier: TaskEventRow, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
-    """Return the task and run that the session still holds by an ``earlier`` claim, or why not."""
+    """Return the task and run that the session holds from its ``earlier`` claim, or why not."""
     run = await session.get_one(TaskRunRow, earlier.run_id)
     is_held = run.session_id == row.id and run.fence == earlier.fence
     if is_held and run.lease_until is not None and run.lease_until > now:
@@ -233,7 +236,7 @@ async def is_run_available(
 async def _nothing_claimable_reason(
     session: AsyncSession, row: TaskSessionRow, lowest: int, now: datetime
 ) -> str:
-    """Return why a claim gets nothing; "" if it gets a run, or has to expire an old lease first.
+    """Return why a claim gets no run; "" if it gets one, or has to expire an old lease first.
 
     Reads only.
     """
@@ -249,7 +252,7 @@ async def _nothing_claimable_reason(
 async def _select(
     session: AsyncSession, row: TaskSessionRow, lowest: int, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
-    """Return the task and run that the session gets, or the reason that it gets none.
+    """Return the task and run that the session gets, or the reason why it gets none.
 
     First expire the lease of the run that the session holds, if that lease has ended.
     """

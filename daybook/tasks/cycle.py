@@ -11,9 +11,9 @@
       │                                                                  requests
     notify   report starving runs to Prefect, then record that       one transaction
 
-A cycle that is killed between two of these steps has done the earlier ones; the next cycle does
-the later ones. Two concurrent cycles decide one after the other: the second sees the wakes of the
-first.
+A cycle that is killed between two of these steps has done the earlier steps; the next cycle does
+the later steps. Two concurrent cycles decide one after the other: the second cycle sees the wakes
+of the first.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ CapabilityLoader = Callable[[], Awaitable[AgentCapabilities]]
 """Loads the capabilities of each agent; called only if a worker may have to be requested."""
 
 REQUEST_TIMEOUT_SECONDS = 10.0
-"""Timeout of reporting one starving run to Prefect, and of loading the agents' capabilities."""
+"""Timeout for reporting one starving run to Prefect, and for loading agents' capabilities."""
 MAX_RUNS_PER_STATEMENT = 500
 """Maximum number of runs in one UPDATE statement."""
 MAX_NOTIFICATIONS = 50
-"""Maximum number of starving runs that one cycle reports to Prefect; the next reports the rest."""
+"""Maximum number of starving runs that a cycle reports; the next cycle reports the rest."""
 NOTIFY_TIMEOUT_SECONDS = 30.0
-"""Time after which a cycle starts no further report, so that it can still record those it sent."""
+"""Time after which a cycle starts no further report, so that it can record the sent reports."""
 
 REQUEST_WORKER = "request_worker"
 NEEDS_ATTENTION = "needs_attention"
@@ -78,7 +78,8 @@ async def cycle(
     """Run one cycle and return its report.
 
     A failure outside the ledger is listed in the report, and the next cycle tries again.
-    ``refused`` says why ``policy`` is not the one in the settings; the report lists it, too.
+    ``refused`` is the error of the policy in the settings, if ``policy`` replaces that policy; the
+    report lists this error, too.
     Raises `LedgerUnreachable`.
     """
     findings = await _inspect(ledger, policy)
@@ -109,10 +110,10 @@ async def cycle(
 
 @dataclass
 class _Findings:
-    """Work that a cycle found, with its report so far; ``anything`` is True if there is any.
+    """Results of a cycle's inspection; ``anything`` is True if the cycle has work to do.
 
-    ``has_expired_leases`` is True if the lease of a run has ended, ``may_need_worker``
-    if a worker may have to be requested.
+    ``report`` is the cycle's report so far. ``has_expired_leases`` is True if the lease of a run
+    has ended, ``may_need_worker`` if a worker may have to be requested.
     """
 
     report: CycleReport
@@ -160,7 +161,7 @@ async def _inspect(ledger: Ledger, policy: SchedulerPolicy) -> _Findings:
 
 
 async def _expire_leases(ledger: Ledger, policy: SchedulerPolicy, report: CycleReport) -> bool:
-    """Expire leases, and list their runs in the report. Return False if that failed."""
+    """Expire leases, and list their runs in the report. Return False if this failed."""
     try:
         async with ledger.write() as session:
             now = ledger.now()
@@ -195,7 +196,7 @@ async def _load_capabilities(
 
 @dataclass
 class _Fits:
-    """Sessions that fit given requirements now, and whether any live one fits once it is free."""
+    """Sessions that fit requirements ``now``; ``ever`` says if a live one fits once it is free."""
 
     now: list[TaskSessionRow]
     ever: bool
@@ -294,8 +295,8 @@ class _Cycle:
         report.wakes_tried = len(self.targets) + self.unreachable_count
         report.wakes_failed += self.unreachable_count
         if self.unreachable_count:
-            # Without names and numbers, so that it is stored only once and leaves room for other
-            # errors.
+            # The text has no names or numbers, so that it is stored only once and leaves room for
+            # other errors.
             report.error("wake", "a session has no MCP connection, and wake_url is not set")
         return await wakes.enqueue(session, self.targets, self.policy, now)
 
@@ -312,10 +313,10 @@ class _Cycle:
         return self.fits[key]
 
     def _wake(self, run: TaskRunRow, task: TaskRow, *, everyone: bool) -> str:
-        """Wake the session that fits best, or with ``everyone`` all that fit.
+        """Wake the session that fits best or, with ``everyone``, all sessions that fit.
 
-        Sessions that this cycle has woken already, or that were recently woken for the run, are
-        left out. Return the counter of the cycle to which the run belongs.
+        Leave out sessions that this cycle has woken already, or that were recently woken for the
+        run. Return the name of the cycle's counter that counts the run.
         """
         wanted, now, url = RunRequirements.of(task, run), self.report.at, self.policy.wake_url
         fits = self._fitting(wanted)
@@ -370,8 +371,9 @@ class _Cycle:
 
         If no job has a capable agent, skip the step and try again in the next cycle, even after the
         operator was notified: the operator may add a suitable job then. A run that has had
-        `MAX_WORKERS_PER_RUN` workers gets no more: after each of them it was claimed and queued
-        again. While `MAX_CONCURRENT_WORKERS` are in progress, the run waits until one of them ends.
+        `MAX_WORKERS_PER_RUN` workers gets no more: after each request it was claimed and queued
+        again. While `MAX_CONCURRENT_WORKERS` workers are in progress, the run waits for the end of
+        a worker.
         """
         if await worker_requests.has_max_workers(self.session, run):
             run.tiers = [*run.tiers, REQUEST_WORKER]
@@ -436,8 +438,8 @@ async def _notify(
     """Report each starving run, and record which reports were sent.
 
     An event that Prefect rejects counts as sent, because Prefect would reject it in each cycle
-    again. After any other failure, such as an unreachable Prefect, the remaining runs are left to
-    the next cycle.
+    again. After any other failure, such as an unreachable Prefect, the next cycle reports the
+    remaining runs.
     """
     sent: list[StarvingRun] = []
     rejected: dict[str, str] = {}

@@ -1,8 +1,8 @@
 """Expiry of task leases: from `lease_until` on, a session's token is refused, and its run expires.
 
 After the first and second expiry, the run is queued again as if it had just arrived. After the
-third it needs attention: the operator is notified, and no session can claim the run until the
-operator has acted. A recovery restarts the count.
+third expiry, the run needs attention: the operator is notified, and no session can claim the run
+until the operator has acted. A recovery restarts the count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daybook.tasks.states import MAX_EXPIRIES, Status
 async def expire_leases(
     session: AsyncSession, now: datetime, policy: SchedulerPolicy = DEFAULTS
 ) -> list[TaskRunRow]:
-    """Expire at most `sweep_limit` leases, those that ended longest ago first; return their runs.
+    """Expire at most `sweep_limit` leases, in the order of their ends; return their runs.
 
     If a run now needs attention, its `status` says so, and its `attention` says why.
     """

@@ -1,7 +1,7 @@
 """Matching of task sessions and runs, and the order of both: pure functions.
 
-Wakes and claims use the same function. It checks the run, then whether the session is free, then
-whether the session fits the run:
+Wakes and claims use the same function, `refusal_reason`. It checks the run, then whether the
+session is free, then whether the session fits the run:
 
 ::
 
@@ -59,9 +59,9 @@ class RunRequirements:
 
 @dataclass(frozen=True)
 class Candidate:
-    """State of a session.
+    """A session to which a run may be matched, with its state.
 
-    ``holds`` is true if the session holds a run whose lease has not expired.
+    ``holds`` is True if the session holds a run whose lease has not expired.
     """
 
     name: str
@@ -117,14 +117,14 @@ def busy_reason(session: Candidate, now: datetime) -> str:
 def preference(wanted: RunRequirements, session: Candidate) -> tuple[int, datetime, str]:
     """Return the sort key by which fitting sessions are woken.
 
-    Sessions with the most preferred capabilities come first, then the ones that were idle longest.
+    Sessions with more preferred capabilities come first, then sessions that were idle for longer.
     """
     preferred_count = len(set(wanted.preferred) & set(session.capabilities))
     return (-preferred_count, session.idle_since, session.name)
 
 
 def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
-    """Return why none of the sessions ``there`` has claimed a queued run yet."""
+    """Return why no session has claimed a queued run yet; ``there`` are the live sessions."""
     if reason := _blocked_reason(wanted):
         return reason
     if free := [each.name for each in there if not refusal_reason(wanted, each, now)]:

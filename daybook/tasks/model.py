@@ -1,6 +1,6 @@
 """Rules for the fields of tasks and task sessions.
 
-`daybook.tasks.matching` has the fields that a session must match.
+`daybook.tasks.matching` compares the fields of a task with a session.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def check_owner(owner: str) -> str:
     """Return the owner of a task, normalised. Raises `InvalidInput`.
 
     `""` is any session, `agent:<id>` the sessions of an agent, `session:<name>` one session, and
-    `user` the user. The user's task is listed, but no session is woken for it or can claim it.
+    `user` the user. A task of the user is listed, but no session is woken for it or can claim it.
     """
     owner = owner.strip()
     if owner in (ANY_SESSION, owners.USER):

@@ -1,7 +1,7 @@
 """Interface that reports starving runs, and its implementation with Prefect events.
 
-An event's id is derived from the run and its claim. If the event is sent again, after a failure
-or a kill that lost the response, it has the same id.
+The id of an event is derived from the run and its last claim. If the event is sent again, after a
+failure or a kill that lost the response, its id is the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STARVED_EVENT = "task.starved"
 EVENT_REJECTED_STATUSES = frozenset({400, 409, 413, 422})
-"""HTTP statuses that reject a single event; others concern the client or Prefect as a whole."""
+"""HTTP statuses that reject a single event; other errors concern the client or all of Prefect."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class StarvingRun:
 
 
 class EventRejected(Exception):
-    """Prefect rejected this event for its content; it may accept others."""
+    """Prefect rejected this event for its content; it may accept other events."""
 
 
 Notifier = Callable[[StarvingRun], Awaitable[None]]

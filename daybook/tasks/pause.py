@@ -1,7 +1,7 @@
 """Pause of the task scheduler: no wakes and no claims; leases continue and still expire.
 
 The pause state is one fact in the ledger, so that it outlives every process and all machines see
-it. A state that cannot be read counts as paused: work must not start while that is uncertain.
+it. A state that cannot be read counts as paused: work must not start while the state is uncertain.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _StoredPause(BaseModel):
 async def read(session: AsyncSession) -> PauseState:
     """Return the pause state.
 
-    If read in a claim's transaction, it cannot change before the commit.
+    If a claim's transaction reads the state, it cannot change before that transaction commits.
     """
     fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     if fact is None:

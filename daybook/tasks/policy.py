@@ -1,6 +1,6 @@
 """Options of the task scheduler, and the escalation of runs that no session claims.
 
-Pure, except for `load_policy`.
+All functions are pure, except `load_policy`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from daybook.tasks import model
 from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
 
 MIN_INTERVAL, MAX_INTERVAL = timedelta(seconds=1), timedelta(minutes=5)
-"""Range of the interval: sessions expire after 15 minutes (`sessions.SESSION_TIMEOUT`)."""
+"""Range of the interval, well below the `sessions.SESSION_TIMEOUT` of 15 minutes."""
 MAX_COOLDOWN = timedelta(days=1)
 MAX_STARVE_AFTER = timedelta(days=30)
 
@@ -56,9 +56,9 @@ def _line(field: str) -> BeforeValidator:
 class SchedulerPolicy(BaseModel):
     """Options of the task scheduler: `[tasks]` in `config.toml`.
 
-    The escalation steps have the number of starving cycles after which they are due. A run starves
-    once it has been queued for ``starve_after``. Each step is taken at most once until a session
-    claims the run.
+    Each field with the name of an escalation step (`ESCALATION_STEPS`) is the number of starving
+    cycles after which the step is due. A run starves once it has been queued for ``starve_after``.
+    Each step is taken at most once until a session claims the run.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -113,11 +113,11 @@ class SchedulerPolicy(BaseModel):
     )
 
     def sweep_text(self, reason: str) -> str:
-        """Return the reason of an expired lease, after the operator's text if there is one."""
+        """Return ``reason`` (why a lease expired), preceded by `sweep_reason` if that is set."""
         return ": ".join(filter(None, (self.sweep_reason, reason)))
 
     def wake_text(self, reason: str) -> str:
-        """Return the reason of a wake, after the operator's text if there is one."""
+        """Return ``reason`` (why a session is woken), preceded by `wake_reason` if that is set."""
         return ": ".join(filter(None, (self.wake_reason, reason)))
 
     @model_validator(mode="after")
@@ -137,7 +137,7 @@ class SchedulerPolicy(BaseModel):
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
-        """Return the policy in the settings table. Raises `InvalidInput` naming the key."""
+        """Return the policy in the settings table. Raises `InvalidInput`, which names the key."""
         try:
             return cls.model_validate(dict(table))
         except ValidationError as error:
@@ -183,8 +183,8 @@ def escalate(
 def load_policy() -> SchedulerPolicy:
     """Return the policy in the settings.
 
-    Called for each cycle, because the file may have changed. Raises `InvalidInput` naming the
-    variable, or the file and the key.
+    Called for each cycle, because the file may have changed. Raises `InvalidInput`, which
+    names the variable, or the file and the key.
     """
     from daybook import settings  # slow to import
 

@@ -25,7 +25,7 @@ from daybook.tasks.states import ENDED, LIVE, RETRYABLE, Status
 MAX_TITLE_LENGTH = 200
 
 LEADING_EVENTS = frozenset({"added", "retried", "expired", "fan_out"})
-"""Events that sort before the other events of their transaction, which they cause."""
+"""Events that cause the other events of their transaction, and are listed before these."""
 
 TaskAndRun = tuple[TaskRow, TaskRunRow]
 
@@ -43,7 +43,7 @@ async def add(
     preferred: Iterable[str] = (),
     paused: bool = False,
 ) -> TaskAndRun:
-    """Add a task and its first run, queued now. Raises `InvalidInput`, and then stores nothing."""
+    """Add a task and its first run, queued now. Stores nothing if it raises `InvalidInput`."""
     title = validate_line(title, "title", MAX_TITLE_LENGTH)
     if not title:
         raise InvalidInput("title", "is blank", f"use 1 to {MAX_TITLE_LENGTH} characters")
@@ -76,9 +76,10 @@ async def runs(
     status: Collection[Status] | None = None,
     limit: int | None = None,
 ) -> list[TaskAndRun]:
-    """Return at most ``limit`` runs in the states ``status`` (None: live ones), with their tasks.
+    """Return at most ``limit`` runs in the states ``status``, with their tasks.
 
-    Runs are in claim order; if ``status`` has a state of ended runs, the newest runs come first.
+    None stands for the live states. Runs are in claim order; if ``status`` contains a state of
+    ended runs, the newest runs come first.
     """
     wanted = LIVE if status is None else frozenset(status)
     query = (
@@ -94,11 +95,11 @@ async def runs(
 
 
 async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
-    """Return at most ``limit`` tasks, with their newest runs: live ones, then ended ones.
+    """Return at most ``limit`` tasks with their newest runs: live tasks, then ended tasks.
 
-    Of the live tasks, those that need attention come first, then the claimed and then the queued
-    ones, each in claim order. Ended tasks come in the order of their ends, the latest first. With
-    ``status``, return only tasks whose newest run has that state.
+    Live tasks that need attention come first, then claimed tasks, then queued tasks, each group in
+    claim order. Ended tasks are sorted by the time of their end, latest first. With ``status``,
+    return only tasks whose newest run has that state.
     """
     pairs: list[TaskAndRun] = []
     newer = aliased(TaskRunRow)
@@ -132,8 +133,8 @@ async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -
 async def find(session: AsyncSession, ref: str) -> TaskAndRun:
     """Return a run by id or unique id prefix, or the newest run of a task, with its task.
 
-    A full id comes first, then the title of a task, then an id prefix. Raises `NotFound`,
-    `Ambiguous`.
+    A full id takes precedence over the title of a task, and a title over an id prefix. Raises
+    `NotFound`, `Ambiguous`.
     """
     if (run := await session.get(TaskRunRow, ref)) is not None:
         return await rows.task_of(session, run), run
@@ -182,7 +183,7 @@ async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
 
 
 async def resume(ledger: Ledger, ref: str) -> TaskAndRun:
-    """Allow the task to be claimed again. Raises the same errors as `find`."""
+    """Allow wakes and claims for the task again. Raises the same errors as `find`."""
     return await _set_paused(ledger, ref, False, "")
 
 
@@ -197,11 +198,11 @@ async def _set_paused(ledger: Ledger, ref: str, paused: bool, reason: str) -> Ta
 
 
 async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
-    """Add a run to a task whose last one failed, was cancelled, or needs attention; return it.
+    """Add a run to a task whose last run failed, was cancelled, or needs attention; return it.
 
     An old run that needs attention is cancelled. Raises `InvalidInput` for a run in any other
-    state, for one that was already retried, and after `MAX_RUNS_PER_TASK` runs, and the same errors
-    as `find`.
+    state, for a run that was already retried, and after `MAX_RUNS_PER_TASK` runs. Also raises the
+    same errors as `find`.
     """
     async with ledger.write() as session:
         task, old = await find(session, ref)
@@ -231,10 +232,10 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
 
 
 async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """Queue a claimed run, or one that needs attention, as if it had just arrived; return it.
+    """Queue a claimed run, or a run that needs attention, as if it had just arrived; return it.
 
-    Its count of lease expiries restarts, and its session no longer holds it. A queued run about
-    which the operator was alerted starts to wait again, so it does not count as starving; its
+    The run's count of lease expiries restarts, and its session no longer holds it. A queued run
+    about which the operator was alerted starts to wait again, so it does not count as starving; its
     escalation steps are not repeated before a claim. Raises `InvalidInput` for any other run or an
     invalid reason, and the same errors as `find`.
     """

@@ -6,9 +6,9 @@
     a wake           after a week: a run that waits long is woken every minute
     a session        a week after it expired, if it holds no run
 
-A new rule for one of these is a condition in its function here. Rows of another table need a
-function that deletes one batch and returns their number; `keeper.retention.prune` calls it. The age
-limit of tasks is that of `runs.retention.RetentionLimits`.
+To add a rule for one of these, add a condition to its function here. To prune another table, write
+a function that deletes one batch and returns the number of rows, and call it in
+`keeper.retention.prune`. Tasks have the age limit of `runs.retention.RetentionLimits`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ async def delete_old_wakes(ledger: Ledger) -> int:
 
 
 async def delete_expired_sessions(ledger: Ledger) -> int:
-    """Delete one batch of long expired sessions that hold no run; return their number."""
+    """Delete one batch of sessions that expired long ago and hold no run; return their number."""
     holds = exists().where(col(TaskRunRow.session_id) == col(TaskSessionRow.id))
     expired = (
         select(TaskSessionRow.id)

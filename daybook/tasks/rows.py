@@ -47,7 +47,7 @@ async def holder(session: AsyncSession, run: TaskRunRow) -> TaskSessionRow | Non
 def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
     """Move a run to a state in which no session holds it, and invalidate its token.
 
-    A run that is queued again keeps its position in the queue, unless `requeue` queues it. Raises
+    A run that is queued again keeps its position in the queue, unlike with `requeue`. Raises
     `IllegalTransition`.
     """
     states.check(run.id, Status(run.status), new)
@@ -77,7 +77,7 @@ def record_event(
     outbox_id: str | None = None,
     claim_key: str | None = None,
 ) -> TaskEventRow:
-    """Record an event of a run, and return its row; ``of`` is the session concerned, if any.
+    """Record an event of a run, and return its row; ``of`` is the session that it concerns.
 
     ``claim_key`` is the idempotency key of a claim.
     """
@@ -100,8 +100,8 @@ def record_event(
 async def alert_operator(session: AsyncSession, run: TaskRunRow, what: str, now: datetime) -> None:
     """Alert the operator about the run.
 
-    ``what`` is `expired` or `starved`; at most one alert of each is sent between two claims of the
-    run. The run's `attention` is the text.
+    ``what`` is `expired` or `starved`; at most one alert of each kind is sent between two claims of
+    the run. The text of the alert is the run's `attention`.
     """
     task = await task_of(session, run)
     reason = run.attention[:1].upper() + run.attention[1:]

@@ -68,7 +68,7 @@ class Scheduler:
 
 
 async def rebuild(ledger: Ledger, policy: SchedulerPolicy) -> RebuildResult:
-    """Forget the recent wakes; escalation counts and steps stay. Return what was found and done."""
+    """Forget the recent wakes, so that sessions can be woken again; escalations continue."""
     async with ledger.write() as session:
         stored, now = await statistics.load(session), ledger.now()
         cleared = await wakes.recently_woken(

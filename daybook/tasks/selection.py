@@ -1,8 +1,8 @@
-"""Selection of the run that a session gets, or of the reason that it gets none. Reads only.
+"""Selection of the run that a session gets, or of the reason that it gets no run. Reads only.
 
-`matching.refusal_reason` decides. The query only leaves out runs that this function would always
-refuse, so that a claim stays cheap with a long queue. Only the columns that the decision needs are
-read.
+`matching.refusal_reason` decides. The query leaves out only runs that this function would always
+refuse, so that a claim stays cheap with a long queue. The query reads only the columns that the
+decision needs.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status
 
 FIRST_BATCH_SIZE = 100
-"""Number of runs that are read first; all are read only if none of these fits."""
+"""Number of runs that are read first; all runs are read only if none of the first fits."""
 
 
 async def claim_refusal_reason(
     session: AsyncSession, row: TaskSessionRow, held: TaskRunRow | None, now: datetime
 ) -> str:
-    """Return why the session cannot claim any run: a pause, its expiry or its run; else "".
+    """Return why the session cannot claim a run, or "" if nothing prevents it.
 
-    ``held`` is the run that the session holds, if any; one whose lease has expired does not count.
-    A session that is not idle or is prompting is refused later.
+    The reasons: the scheduler is paused, the session has expired, or it already holds a run.
+    ``held`` is the run that the session holds, or None; a run whose lease has expired does not
+    count. This does not check whether the session is idle and not prompting (`first_fitting` does).
     """
     paused = await pause.read(session)
     if paused.paused:
@@ -80,7 +81,7 @@ def _requirements(row: Any) -> RunRequirements:
 async def first_fitting(
     session: AsyncSession, candidate: Candidate, lowest: int, now: datetime
 ) -> str | None:
-    """Return the id of the first run that fits, or None.
+    """Return the id of the first run, in claim order, that fits the session, or None.
 
     ``lowest`` is the index in `model.PRIORITIES` of the lowest priority that counts.
 

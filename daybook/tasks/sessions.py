@@ -6,9 +6,9 @@
                   │
                   └── silent for `SESSION_TIMEOUT` ──► expired ──report, register──► live again
 
-The actor that registered a session owns it. An agent acts on its own sessions only, and cannot see
-those of other owners (`NotFound`). The operator acts on all. An expired session still holds
-its run until the lease expires, and holding a run does not keep a session alive.
+The actor that registered a session owns it. An agent can act only on its own sessions, and cannot
+see sessions of other owners (`NotFound`). The operator can act on all sessions. An expired session
+still holds its run until the lease expires, and holding a run does not keep a session alive.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ async def register(
 ) -> TaskSessionRow:
     """Register a live session, idle and not prompting.
 
-    A session with this name and owner is updated, and keeps its id and its run. Raises
-    `InvalidInput`, also if a session of another owner has the name, unless that session has expired
-    and holds no run: then it is replaced.
+    A session with this name and owner is updated, and keeps its id and its run. If a session of
+    another owner has the name, it is replaced if it has expired and holds no run; otherwise this
+    raises `InvalidInput`, as for any invalid value.
     """
     actor, name = owners.current_actor(), validate_name(name)
     values = {
@@ -92,7 +92,7 @@ async def register(
 async def report(
     ledger: Ledger, name: str, *, state: str | None = None, prompting: bool | None = None
 ) -> TaskSessionRow:
-    """Set the session's state; None keeps a value. An expired session becomes live again.
+    """Set ``state`` and ``prompting`` unless they are None; make an expired session live again.
 
     Raises `InvalidInput`, `NotFound`.
     """
@@ -125,8 +125,9 @@ async def remove(ledger: Ledger, name: str) -> TaskSessionRow:
 async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -> None:
     """Record that an MCP server holds connections to these sessions until ``until``.
 
-    An ``until`` that is not in the future means that the connections are closed; a later one is
-    also a sign of life of the sessions. Sessions that the current actor may not see are skipped.
+    An ``until`` that is not in the future means that the connections are closed; an ``until`` in
+    the future is also a sign of life of the sessions. Sessions that the current actor may not see
+    are skipped.
     """
     async with ledger.write() as session:
         now = ledger.now()
@@ -140,7 +141,7 @@ async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -
 async def disconnected(
     session: AsyncSession, ids: Collection[str], now: datetime
 ) -> frozenset[str]:
-    """Return the given ids of sessions to which no MCP server holds a connection."""
+    """Return which of the sessions ``ids`` have no connection to an MCP server."""
     until = col(TaskSessionRow.connected_until)
     query = select(TaskSessionRow.id).where(
         col(TaskSessionRow.id).in_(ids), until.is_(None) | (until <= now)
@@ -149,7 +150,7 @@ async def disconnected(
 
 
 async def visible_sessions(session: AsyncSession) -> list[TaskSessionRow]:
-    """Return the sessions that the current actor may see, also expired ones, sorted by name."""
+    """Return the sessions that the current actor may see, even expired ones, sorted by name."""
     query = select(TaskSessionRow).where(_visible()).order_by(col(TaskSessionRow.name))
     return list((await session.execute(query)).scalars())
 
@@ -184,7 +185,7 @@ async def live_sessions(
 
 
 async def held_run(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
-    """Return the run that the session holds, even if its lease has expired; None if it has none."""
+    """Return the run that the session holds, even if the lease has expired; None if it has none."""
     query = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
     run: TaskRunRow | None = (await session.execute(query)).scalar_one_or_none()
     return run

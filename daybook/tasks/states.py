@@ -3,7 +3,7 @@
 `check` raises `IllegalTransition` for a transition that `TRANSITIONS` does not list. Every
 operation checks the state of its run first, so this error means a bug in an operation.
 
-To add a state, add a member to `Status`, also to `LIVE` if it is not an outcome, and list its
+To add a state, add a member to `Status`, add it to `LIVE` if it is not an outcome, and list its
 transitions here. `counts` and `views.TaskTotals` count the live states, and `queue.list_tasks`
 orders them.
 """
@@ -16,7 +16,7 @@ from daybook.errors import IllegalTransition
 
 
 class Status(StrEnum):
-    """State of a task run: `task_runs.status`. The three live ones come first."""
+    """State of a task run: `task_runs.status`. The three live states come first."""
 
     QUEUED = "queued"
     CLAIMED = "claimed"

@@ -1,8 +1,9 @@
 """Report of a cycle, and the totals of all cycles, stored in the ledger as one fact.
 
-Every process reads the leader's totals there. Each cycle writes them in its transaction; a cycle
-without work leaves them as they are. A fact that cannot be read, for example one of another
-version, is reset: only the time of the last rebuild affects a decision.
+Every process reads the leader's totals from this fact. Each cycle writes the totals in its
+transaction; a cycle without work leaves them as they are. If the fact cannot be read, for example
+after another version wrote it, the totals start anew. Of the stored values, only the time of the
+last rebuild affects a decision.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from daybook.ledger.tables import Fact
 FACT_KEY = "tasks.statistics"
 MAX_ERRORS = 10
 MAX_IDS_PER_COUNTER = 50
-"""Maximum number of ids stored per counter of the last cycle; a cycle's caller gets all of them."""
+"""Maximum number of ids stored per counter of the last cycle; the cycle's caller gets all ids."""
 
 CUMULATIVE_COUNTERS = (
     "recovered",
@@ -35,8 +36,8 @@ CUMULATIVE_COUNTERS = (
     "unclaimable",
     "needs_attention",
 )
-"""Counters that are added up. Those from `no_match` on count a run in each cycle that found it so,
-but `needs_attention` only in the cycle that marked it.
+"""Counters that are added up. `no_match`, `recently_notified` and `unclaimable` count a run in each
+cycle that finds it in that situation, `needs_attention` only in the cycle that marks the run.
 """
 
 
@@ -54,7 +55,7 @@ class CycleSummary(BaseModel):
     wakes_succeeded     wakes that arrived since the last cycle
     wakes_failed        wakes that failed, were not sent in time, or could not be sent
     woken               runs that had a wake attempt
-    no_match            runs whose fitting sessions are all busy, or were just woken for others
+    no_match            runs whose fitting sessions are all busy, or just woken for other runs
     recently_notified   runs for which each free fitting session was woken recently
     unclaimable         runs that fit no live session
     paused              runs of paused tasks, or all runs while the scheduler is paused
@@ -133,7 +134,7 @@ class CycleError(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Totals of all cycles that had work; ``totals`` are those of `CUMULATIVE_COUNTERS`."""
+    """Totals of all cycles that had work; ``totals`` has the `CUMULATIVE_COUNTERS`."""
 
     cycles: int = 0
     rebuilds: int = 0
@@ -145,10 +146,10 @@ class Statistics(BaseModel):
 
 
 class RebuildResult(BaseModel):
-    """What a rebuild at the time ``at`` (UTC) found and did.
+    """The result of a rebuild at the time ``at`` (UTC).
 
-    ``pending`` and ``active`` count runs, ``sessions`` the live ones. ``cleared`` is the number of
-    pairs of a run and a session that may be woken for it again.
+    ``pending`` and ``active`` count queued and claimed runs, ``sessions`` live sessions.
+    ``cleared`` counts pairs of a run and a session that may now be woken again for the run.
     """
 
     at: AwareDatetime
@@ -175,7 +176,7 @@ class StoredStatistics(Statistics):
         self.errors = [*others, *entries][-MAX_ERRORS:]
 
     def count(self, report: CycleReport) -> None:
-        """Count one more cycle from its report so far."""
+        """Add one cycle to the totals, by its report so far."""
         self.cycles += 1
         for name in CUMULATIVE_COUNTERS:
             more = report.marked if name == "needs_attention" else report.count(name)
@@ -210,7 +211,7 @@ async def store(session: AsyncSession, statistics: StoredStatistics) -> None:
 
 
 async def read(session: AsyncSession) -> Statistics:
-    """Return the totals."""
+    """Return the totals, with 0 for counters that have no total yet."""
     stored = await load(session)
     stored.totals = {name: stored.totals.get(name, 0) for name in CUMULATIVE_COUNTERS}
     return Statistics.model_validate(dict(stored))

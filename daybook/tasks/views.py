@@ -110,7 +110,7 @@ class Task(_Body, _Head, frozen=True):
 class TaskWithRun(_Body, _HeadWithRun, frozen=True):
     """A task with its newest run, or the run that the caller named.
 
-    ``run_id`` and ``status`` are those of this run.
+    ``run_id`` and ``status`` belong to this run.
     """
 
     run: TaskRun
@@ -189,7 +189,7 @@ class TaskSession(BaseModel, frozen=True):
     def of(cls, row: TaskSessionRow, now: datetime, held_run: str | None, *, webhook: bool) -> Self:
         """Return the session at ``now``.
 
-        ``webhook`` is whether sessions without a stream are woken by the webhook.
+        ``webhook`` is True if the webhook wakes sessions without a stream.
         """
         connected = row.connected_until is not None and row.connected_until > now
         return cls.model_validate(
@@ -209,8 +209,8 @@ class TaskSession(BaseModel, frozen=True):
 class TaskTotals(BaseModel, frozen=True):
     """Counts of live runs and sessions.
 
-    ``oldest_seconds`` is the time in the queue of the longest waiting run; None if none waits. The
-    other fields are those of `counts.TaskCounts`.
+    ``oldest_seconds`` is the time in the queue of the longest waiting run; None if no run
+    waits. `counts.TaskCounts` explains the other fields.
     """
 
     claimed: int
@@ -266,7 +266,7 @@ class DrainResult(BaseModel, frozen=True):
 
 
 class QueuedTaskRun(BaseModel, frozen=True):
-    """A queued run, and ``why`` no session has claimed it yet."""
+    """A queued run; ``why`` is the reason why no session has claimed it yet."""
 
     run_id: str
     task_id: str
@@ -283,7 +283,7 @@ class QueuedTaskRun(BaseModel, frozen=True):
 class Backlog(BaseModel, frozen=True):
     """Counts of all queued runs, the first ``runs`` in claim order, and the pause, if there is one.
 
-    ``reason``, ``at`` (UTC) and ``actor`` are those of the pause.
+    ``reason``, ``at`` (UTC) and ``actor`` describe the pause.
     """
 
     pending: int

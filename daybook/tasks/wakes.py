@@ -13,7 +13,7 @@
                  failed, withdrawn            failed: the next cycle may try again at once
 
 A wake is tried once. It says only that a run can be claimed: the woken session claims, and gets the
-first run of the queue that fits it then.
+first run of the queue that fits the session at that time.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from daybook.tasks.states import Status
 WAKE_TIMEOUT = timedelta(seconds=60)
 """Time after which a wake is withdrawn, unless it is being sent."""
 _MAX_TIME_UNDER_WAY = 5 * WAKE_TIMEOUT
-"""Time after which a wake no longer prevents another one, even if it is still being sent."""
+"""Time after which a wake no longer prevents another wake, even while it is being sent."""
 
 WOKEN = "woken"
 WAKE_EVENT = "task.wake"
@@ -72,7 +72,7 @@ class WakeTarget:
 
 @dataclass
 class WakeResult:
-    """Results of wakes: counts of arrived and failed ones, errors, outbox ids still under way."""
+    """Numbers of arrived and failed wakes, their errors, and the outbox ids still under way."""
 
     succeeded: int = 0
     failed: int = 0
@@ -83,9 +83,9 @@ class WakeResult:
 async def wake_results(
     session: AsyncSession, under_way: Collection[str], now: datetime
 ) -> WakeResult:
-    """Return the results of these outbox rows so far.
+    """Return the results so far of the wakes in the outbox rows ``under_way``.
 
-    First withdraw all wakes that are older than `WAKE_TIMEOUT` and are not being sent, even those
+    First withdraw all wakes that are older than `WAKE_TIMEOUT` and are not being sent, even wakes
     that no statistics list.
     """
     results = WakeResult()
@@ -130,8 +130,8 @@ async def recently_woken(
 ) -> set[tuple[str, str]]:
     """Return the (run id, session id) pairs of queued runs for which no wake may be sent now.
 
-    A wake that arrived prevents another one for ``cooldown``, without the end of that time. Wakes
-    until ``rebuilt_at``, the last rebuild of the statistics, do not count.
+    A wake under way prevents another wake, and so does a wake that arrived less than ``cooldown``
+    ago. Wakes up to ``rebuilt_at``, the time of the last rebuild, do not count.
     """
     # A wake that was delivered after now was delivered before the clock was set back.
     arrived = (
@@ -169,16 +169,16 @@ def _is_connected(row: TaskSessionRow, now: datetime) -> bool:
 async def enqueue(
     session: AsyncSession, targets: Sequence[WakeTarget], policy: SchedulerPolicy, now: datetime
 ) -> list[str]:
-    """Add wakes of these sessions to the outbox, by the options of ``policy``; return the row ids.
+    """Add wakes of these sessions to the outbox, with the options in ``policy``; return row ids.
 
-    All of the sessions must be reachable.
+    All sessions must be reachable (`can_be_woken`).
     """
     connected = [each for each in targets if _is_connected(each.session, now)]
     others = [each for each in targets if not _is_connected(each.session, now)]
     row_ids = []
     for each in connected:
         lane = outbox.queue_of_task_session(each.session.id)
-        # The address is not the session's name: that may equal a channel's name, such as `inbox`.
+        # The address is not the session's name, which may equal a channel's name, such as `inbox`.
         row_ids.append(await _add_row(session, lane, lane, [each], now, actor=policy.actor))
     if others:
         url = policy.wake_url

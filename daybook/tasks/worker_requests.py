@@ -4,8 +4,8 @@ At most one worker is requested between two claims of a task run. The operator m
 this with the tag `task-worker`; its agent must have the capabilities that the task requires. The
 request is written in the cycle's transaction, under a key derived from the task run and its claim;
 the keeper creates its Prefect run, as for any requested run. The worker is an ordinary session: it
-registers, claims and completes by itself, and its stored history is never that of the job's other
-runs.
+registers, claims and completes by itself, and never shares a stored history with other runs of the
+job.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ def choose(
     """Return the job whose run can be a worker for the task, or None.
 
     A session of that run may claim the task, and the job's agent exists and has all required
-    capabilities. If several jobs qualify, return the one whose agent has the fewest other ones.
+    capabilities. If several jobs qualify, return the job whose agent has the fewest other
+    capabilities.
     """
     fits = []
     for stored in jobs_:
@@ -97,7 +98,7 @@ async def request_worker(
 ) -> RunRow:
     """Store the request for a worker whose agent ``has`` these capabilities; return its row.
 
-    A repeated request for the same task run and claim returns the row of the first one.
+    A repeated request for the same task run and claim returns the row of the first request.
     """
     key = claim_requests.request_key(stored.id, f"task-{run.id}-{run.fence}")
     same = select(RunRow).where(col(RunRow.occurrence) == key)
@@ -136,7 +137,7 @@ async def has_max_workers(session: AsyncSession, run: TaskRunRow) -> bool:
 
 
 def session_name(run: TaskRunRow) -> str:
-    """Return the name of the worker's session: a new one after each claim of the run."""
+    """Return the name of the worker's session: a new name after each claim of the run."""
     return f"worker-{run.id[:RUN_ID_LENGTH]}-{run.fence}"
 
 

@@ -1,16 +1,16 @@
 """Tools with which agents use Daybook, the same for every kind of client.
 
-Each is an `agents.base.Tool`: a name, a description, a flat schema, and a call that returns text
-that a model can act on. `daybook.mcp` serves them, `toolset`, `Skill` and `schedule_tool` offer
-them to the agents of programs, and the `agent-prompt` flow to an agent in its run. They act for
-`owners.current_actor()`, through `daybook.api`.
+Each tool is an `agents.base.Tool`: a name, a description, a flat schema, and a call that returns
+text that a model can act on. `daybook.mcp` serves the tools. `toolset`, `Skill` and `schedule_tool`
+offer them to the agents of programs, and the `agent-prompt` flow offers them to the agent of a run.
+The tools act for `owners.current_actor()`, through `daybook.api`.
 
-`TOOLS` are the definitions, and `OPERATOR_TOOLS` those that no agent has; `call` calls one by name
-and never raises for invalid names or arguments. Importing this package imports neither Prefect nor
-a database.
+`TOOLS` are the tools for everybody, and `OPERATOR_TOOLS` the tools that no agent has. `call` calls
+a tool by name, and never raises for invalid names or arguments. Importing this package imports
+neither Prefect nor a database.
 
 To add a tool, write its definition in `tools`, the function that it calls in `calls`, and the text
-of its answer in `text`; `task_tools`, `task_calls` and `task_text` are the same for task sessions.
+of its answer in `text`. Tools for task sessions are in `task_tools`, `task_calls`, `task_text`.
 The flags of a definition (`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP
 annotations, and each `Argument` has the limits of its value. All clients then have the tool.
 docs/guides/mcp.md describes it, tests/unit/toolbox/test_definitions.py lists its name, and

@@ -6,7 +6,7 @@
     Skill()            init, tools, close: for a host of skills
     schedule_tool()    one tool with `action`, for a host that gives each skill one tool
 
-A model that calls them always acts for an agent, never for the operator.
+A model that calls these tools always acts for an agent, never for the operator.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
 
 
 def schedule_tool(*, agent: str = "", user: str = "") -> Tool:
-    """Return one tool, `schedule`, whose `action` is to add, list or remove scheduled prompts.
+    """Return one tool, `schedule`, whose `action` adds, lists or removes scheduled prompts.
 
     Its `name`, `description` and `schema` need no running service; `await call({...})` returns the
     answer as text, or raises a `DaybookError` whose text is for the model. ``agent`` and ``user``
@@ -152,7 +152,7 @@ def _tools_for(tools: Sequence[Tool], agent: str, user: str) -> list[Tool]:
 
 
 def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
-    """Return the tool for that agent and user; its hints name only tools in ``offered``."""
+    """Return the tool for this agent and user; its hints name only tools in ``offered``."""
     context.actor_for(agent, user)  # an invalid value raises here, not in the middle of a session
 
     async def call(given: Arguments) -> str:
@@ -202,7 +202,7 @@ _ARGUMENTS = (
 _ACTION_NAMES = {
     f"cron_{action}": f"schedule with action {action}" for action in ("add", "list", "remove")
 }
-"""The names, in hints, of the tools of `toolbox` that the actions of `schedule` replace."""
+"""For each tool that an action of `schedule` replaces, the name of the action in hints."""
 _REQUIRED = {"add": ("prompt", "schedule"), "list": (), "remove": ("job_id",)}
 _OPTIONAL = {"add": ("timezone", "name", "channel", "chat_id"), "list": (), "remove": ()}
 

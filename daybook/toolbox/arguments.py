@@ -1,8 +1,8 @@
 """The arguments of a tool: flat, described, and parsed the way models write them.
 
-Every argument is a string or an integer. If a string holds JSON, its description says so: some
-clients drop nested schemas, and some models write them wrongly. An empty string or null means that
-the argument was not given.
+Every argument is a string or an integer, because some clients drop nested schemas, and some models
+write nested values wrongly. If a string has to be JSON, its description says so. An empty string or
+null means that the argument was not given.
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from daybook.errors import InvalidInput
 from daybook.validation import unknown_field
 
 Arguments = dict[str, Any]
-"""The parsed arguments by name: those that a caller gave, and the defaults of numbers."""
+"""The parsed arguments by name: the given arguments, and the defaults of omitted numbers."""
 
 
 @dataclass(frozen=True)
 class Argument:
     """One argument of a tool.
 
-    ``default`` is None if the argument is required; an integer makes it a number. ``legal``, if not
-    empty, are the only values. ``write`` is the hint for a missing value or invalid JSON.
-    ``is_json`` marks a string that holds a JSON object; callers may also pass the object itself.
+    ``default`` is None if the argument is required; if it is an integer, the argument is a number.
+    ``legal``, if not empty, are the only allowed values. ``write`` is the hint for a missing value
+    or invalid JSON. ``is_json`` marks a string with a JSON object; callers may also pass the
+    object itself.
     ``many`` marks comma-separated words; callers may also pass a list, or a list as JSON. ``least``
     and ``most`` bound a number. ``longest`` is the maximum number of characters of a one-line
     string; 0 allows any string.
@@ -56,9 +57,9 @@ class Argument:
         return schema if self.default is None else schema | {"default": self.default}
 
     def read(self, value: object) -> Any:
-        """Return the parsed ``value``; if it was not given, a number's default, else None.
+        """Return the parsed ``value``; without a value, the default of a number, otherwise None.
 
-        Raise `InvalidInput` if it is invalid, or missing but required.
+        Raise `InvalidInput` if the value is invalid, or missing but required.
         """
         if value is None or value == "":
             return self._missing()
@@ -138,7 +139,7 @@ def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> Argume
 
 
 def _with_commas(value: object) -> object:
-    """Return a list of strings, also one in JSON, joined by commas; any other value as it is."""
+    """Return a list of strings (or its JSON text), joined by commas; any other value unchanged."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             value = json.loads(value)

@@ -1,6 +1,6 @@
 """Functions of the tools for jobs and sessions.
 
-Each takes the parsed arguments that were given, calls operations of `daybook.api` for
+Each function takes the parsed arguments, calls operations of `daybook.api` for
 `owners.current_actor()`, and returns the answer as text.
 """
 
@@ -36,7 +36,7 @@ CLEAR_VALUE = "none"
 OPTIONS = {
     name: str(markers.of(FIELDS[name]).for_agents) for name in markers.marked(FIELDS, "for_agents")
 }
-"""The fields of a job that the argument `options` may have, with their values in words."""
+"""The fields of a job that the argument `options` may have, each with a text about its values."""
 
 MAX_TIMEOUT = timedelta(days=1)
 """Maximum timeout that a model may set."""
@@ -59,10 +59,10 @@ async def add(given: Arguments) -> str:
 
 
 def _with_options(given: Arguments) -> Arguments:
-    """Return the arguments with the fields of `options` in its place.
+    """Return the arguments with the fields of `options` instead of `options`.
 
-    Raises `InvalidInput` for a field that a model may not set, so that `options` opens no other
-    field of a job, such as a command that is run before it.
+    Raises `InvalidInput` for a timeout that is too long, and for a field that a model may not set,
+    such as a command that runs before the job.
     """
     options = given.pop("options", {})
     for name in options:
@@ -160,7 +160,7 @@ async def trigger(given: Arguments) -> str:
 async def cancel(given: Arguments) -> str:
     """Cancel a run.
 
-    The run may still be live when this returns; then the answer says so.
+    If the run is still live when the function returns, the answer says so.
     """
     _use_current_server()
     ended = await api.runs.cancel(given["job_id"], WAIT_TIMEOUT_SECONDS)
@@ -209,7 +209,7 @@ async def next_due(given: Arguments) -> str:
 
 
 async def _worker_note() -> str:
-    """Return a note if no worker is online, else "".
+    """Return a note if no worker is online, otherwise "".
 
     Never raises, because the job is already stored.
     """
@@ -227,7 +227,7 @@ async def _worker_note() -> str:
 # --- sessions
 
 _SENDING: set[asyncio.Task[RunDetails]] = set()
-"""The calls of `send_to_session` that have not ended yet; the event loop keeps no reference."""
+"""Unfinished tasks of `send_to_session`: the event loop has only weak references to tasks."""
 
 
 async def list_sessions(given: Arguments) -> str:

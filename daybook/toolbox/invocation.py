@@ -1,7 +1,7 @@
 """Invocation of tools: parses arguments, turns errors into text for the model, and logs them.
 
-A `DaybookError` says what to write instead. For any other error the model gets no details; they are
-in this process's log.
+A `DaybookError` says what to write instead. For any other error the model gets no details; the log
+of this process has them.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolF
 def define_tool(
     name: str, description: str, does: ToolFunction, *takes: Argument, **flags: bool
 ) -> Tool:
-    """Return a tool that takes these arguments; ``flags`` are those of `Tool`."""
+    """Return a tool that takes these arguments; ``flags`` are passed to `Tool`."""
     call = guarded(name, takes, does)
     schema = arguments.schema(takes)
     return Tool(name, description, schema, call, **flags)  # type: ignore[arg-type]  # `skipped`

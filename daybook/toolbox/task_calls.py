@@ -23,7 +23,7 @@ MAX_WAIT_SECONDS = 25
 MAX_WAITING_CALLS = 10
 """Maximum number of waiting calls per owner and process.
 
-Each has a connection, and polls each second.
+Each waiting call has a connection, and polls every second.
 """
 
 YES = "yes"
@@ -38,9 +38,9 @@ def waiting_calls(owner: str) -> int:
 
 
 async def claim(given: Arguments) -> str:
-    """Claim the first run that fits the session, waiting for one up to `wait_seconds`.
+    """Claim the first run that fits the session; if there is none, wait up to `wait_seconds`.
 
-    Claiming nothing is a normal result, not an error. Return without waiting if the session has to
+    Claiming nothing is a normal result, not an error. The call does not wait if the session has to
     do something first, or if too many calls of its owner are waiting.
     """
     loop, owner = asyncio.get_running_loop(), owners.current_actor().owner

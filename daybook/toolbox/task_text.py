@@ -36,14 +36,14 @@ TOO_MANY_WAITING_HINT = (
 
 
 def nothing_claimable(why: str, then: str = "") -> str:
-    """Say that there is nothing to claim, and what to do ``then``."""
+    """Say ``why`` there is nothing to claim, and what to do ``then`` (by default, wait)."""
     return f"Nothing to claim now: {why}. {then or WAIT_HINT}."
 
 
 def required_first(session: TaskSession) -> str:
     """Return the steps that the session must take before it can claim a run; "" if there are none.
 
-    Until then, waiting would not help.
+    Before these steps, waiting would not help.
     """
     if session.expired:
         return "Call task_session_report with state idle, then task_next again"

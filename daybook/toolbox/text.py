@@ -1,8 +1,7 @@
 """Answers of the tools for jobs and sessions.
 
-They are short texts, with ids, due times in the job's zone, and recipients.
-
-The input is a result of `daybook.api`.
+Each function turns a result of `daybook.api` into a short text, with ids, due times in the job's
+zone, and recipients.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MAX_JOBS = 50
 """Maximum number of jobs in a list."""
 
 MAX_OUTPUT_CHARACTERS = 4_000
-"""Maximum length of the output of one run, or of the newest of several, in characters."""
+"""Maximum length of the output of one run, or of the newest of several runs, in characters."""
 
 MAX_BRIEF_CHARACTERS = 300
 """Maximum length of earlier runs' outputs, and of other long texts, in characters."""
@@ -40,10 +39,10 @@ _BY_SCHEDULE = ("schedule", "catch_up", "backfill", "after")
 
 
 def due(moment: datetime, timezone: str = "") -> str:
-    """Return `Monday 2026-11-23 09:00 +01:00`, with seconds only if they are not zero.
+    """Return an instant as text, such as `Monday 2026-11-23 09:00 +01:00`.
 
-    The time is in ``timezone`` if given, else in the zone of ``moment``. An offset of zero is
-    written as `UTC`.
+    The text has seconds only if they are not zero. The time is in ``timezone`` if given, otherwise
+    in the zone of ``moment``. An offset of zero is written as `UTC`.
     """
     if timezone:
         moment = moment.astimezone(zone(timezone)).replace(microsecond=0)
@@ -54,7 +53,7 @@ def due(moment: datetime, timezone: str = "") -> str:
 
 
 def job(found: ChangedJob | JobDetails, begin: str = "") -> str:
-    """Describe a job, one line for each fact; ``begin`` says what was done to it."""
+    """Describe a job, one line for each fact; ``begin`` says what was done to the job."""
     lines = [f'{begin}Job "{found.name}", id {found.id}']
     lines.append(f"is: {enabled_state(found)}")
     lines.append(f"schedule: {found.words}")
@@ -121,7 +120,7 @@ def approvals(found: Sequence[WaitingApproval]) -> str:
 
 
 def enabled_state(found: ListedJob) -> str:
-    """Return `enabled`, or `disabled (paused: on holiday)`."""
+    """Return `enabled`, or `disabled` with its reason: `disabled (paused: on holiday)`."""
     if found.enabled:
         return "enabled"
     reason = found.disabled_reason
@@ -129,7 +128,7 @@ def enabled_state(found: ListedJob) -> str:
 
 
 def next_due(found: ListedJob) -> str:
-    """Return the next due times of a job, or why there are none."""
+    """Return the next due times of a job, or the reason why it has none."""
     if times := found.next_due[:MAX_DUE_TIMES]:
         return ", ".join(map(due, times))
     if not found.enabled:
@@ -140,7 +139,7 @@ def next_due(found: ListedJob) -> str:
 
 
 def due_times(found: DueTimes) -> str:
-    """Return the due times of a schedule, local and UTC."""
+    """Return the due times of a schedule, one per line, in local time and in UTC."""
     if not found.due:
         return f"{found.words}: never due again"
     lines = [f"{found.words}:"]
@@ -163,7 +162,7 @@ def run(found: Run, timezone: str, begin: str, longest: int = MAX_OUTPUT_CHARACT
 
 
 def runs(name: str, timezone: str, found: Sequence[Run]) -> str:
-    """Describe runs, newest first; all but the first with only the beginning of the output."""
+    """Describe runs, newest first; the outputs of all but the newest run are cut short."""
     if not found:
         return f'"{name}" has not run yet{hint("cron_trigger", "; {} runs it now")}.'
     first, *rest = found
@@ -202,7 +201,7 @@ def _session_line(found: Session) -> str:
 
 
 def truncated(text: str, longest: int) -> str:
-    """Return ``text``, or if it is too long, its beginning and the number of omitted characters."""
+    """Return ``text``; if it is too long, its beginning and the number of omitted characters."""
     text = text.strip()
     if len(text) <= longest:
         return text
@@ -232,7 +231,7 @@ _OFFERED: ContextVar[Mapping[str, str] | None] = ContextVar("daybook_offered_too
 
 @contextmanager
 def offering(tools: Mapping[str, str]) -> Iterator[None]:
-    """Limit hints in the context to these tools; the values are the caller's names for them."""
+    """Limit hints in the context to ``tools``, which maps each tool to the caller's name for it."""
     token = _OFFERED.set(tools)
     try:
         yield
@@ -252,7 +251,7 @@ def hint(tool: str, text: str) -> str:
 
 
 def spending(found: SpendingReport) -> str:
-    """Return the sum, and one line for each group."""
+    """Describe spending: the sum, one line for each group, and one for each budget."""
     lines = [f"Since {due(found.since)}: {_spent(found.total)}"]
     lines += [f"- {each.name or 'unknown'}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
     if len(found.groups) > MAX_JOBS:

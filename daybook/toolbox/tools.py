@@ -1,7 +1,7 @@
 """The definitions of the tools for jobs and sessions; `task_tools` has those for tasks.
 
-The definitions are part of every session of an agent, so each word costs tokens: the job tools are
-under 12 KB together, the task tools under 5 KB.
+The definitions are part of every session of an agent, so each word costs tokens. The job tools have
+less than 12 KB together, and the task tools less than 5 KB.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from daybook.toolbox.invocation import ToolAnswer
 from daybook.toolbox.invocation import define_tool as _tool
 
 _LINE = 200
-"""Maximum length of a reference to a job, in characters; a name may have half of that."""
+"""Maximum length of a reference to a job, in characters; a name may have half as many."""
 
 _JOB = Argument(
     "job_id",

@@ -12,12 +12,12 @@
   (`python_tools`).
 - A server is a program (`stdio`) or has an address (`http`). It is saved as a block
   (`server_blocks`), or its address is in the job itself.
-- `connection` is the MCP client for both. `wire` tracks, below the protocol, what was sent and
-  answered, which decides whether a call may be repeated (promise 4: a call that was sent and not
-  answered is `unknown` unless the job is idempotent).
-- `pool` keeps a connection open while an agent answers, for all calls that it makes.
+- `connection` is the MCP client for both. `wire` tracks, below the protocol, whether a call was
+  sent and answered. This decides whether the call may be repeated (promise 4: a call that was sent
+  and not answered is `unknown` unless the job is idempotent).
+- `pool` keeps a connection open while an agent answers, for all calls that the agent makes.
 
-Nothing that a server sends is trusted: neither its names and schemas nor the length of its
+Daybook trusts nothing that a server sends: neither its names and schemas nor the length of its
 messages.
 
 Authors of Python tools import `daybook.errors.Temporary` and `occurrence`.
@@ -32,8 +32,9 @@ OCCURRENCE: ContextVar[str] = ContextVar("daybook_occurrence", default="")
 
 
 def occurrence() -> str:
-    """Return the idempotency key of the call, the same in every attempt; "" outside of a call.
+    """Return the idempotency key of the current call; "" outside of a call.
 
-    If a tool passes the key on to another service, that service can ignore a repeated call.
+    The key is the same in every attempt. If a tool passes the key on to another service, that
+    service can ignore a repeated call.
     """
     return OCCURRENCE.get()

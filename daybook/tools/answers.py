@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HideSecrets = Callable[[str], str]
 """Function that returns a text with its secrets replaced.
 
-It is called before the text is cut, because it would not recognise a part of a secret.
+The function gets the whole text, before it is cut, because it cannot recognise a part of a secret.
 """
 
 MAX_DEPTH = 100
@@ -26,7 +26,7 @@ MAX_DEPTH = 100
 
 @dataclass(frozen=True)
 class BoundedText:
-    """Text of at most `MAX_BODY_BYTES` bytes (``kept``); ``remark`` is empty unless it was cut."""
+    """Text of at most `MAX_BODY_BYTES` bytes (``kept``); ``remark`` is empty unless it is cut."""
 
     kept: str
     remark: str = ""
@@ -44,8 +44,8 @@ class BoundedText:
 def from_python(value: Any, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
     """Convert a Python function's return value to its text and a JSON value.
 
-    A string is the text itself, None has an empty text, and the text of any other value is its
-    JSON, or its `repr` if JSON cannot represent the value.
+    The text of a string is the string itself, and the text of None is empty. The text of any other
+    value is its JSON, or its `repr` if JSON cannot represent the value.
     """
     try:
         encoded = to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=repr)
@@ -96,7 +96,7 @@ def _block(block: Any) -> str:
 
 
 def _bounded(value: Any, text: BoundedText) -> Any:
-    """Return ``value`` if it can be stored, else the text."""
+    """Return ``value`` if a run can store it; otherwise return the text."""
     encoded = _to_json(value)
     if encoded is None or len(encoded.encode(errors="replace")) > MAX_BODY_BYTES:
         return text.kept

@@ -18,9 +18,9 @@ PYTHON = "python"
 class ToolInfo:
     """Description of a tool.
 
-    ``name`` is its name in a job; ``schema`` is the JSON schema of its params; ``source`` is
-    `PYTHON`, the name of a saved server, or the address of a server. ``idempotent`` says of a
-    Python tool that a repeated call changes nothing more.
+    ``name`` is the tool's name in a job; ``schema`` is the JSON schema of its params; ``source`` is
+    `PYTHON`, the name of a saved server, or the address of a server. ``idempotent`` is True for a
+    Python tool if a repeated call changes nothing more.
     """
 
     name: str

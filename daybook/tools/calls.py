@@ -45,9 +45,9 @@ MAX_ERROR_CHARACTERS = 2_000
 class PreparedCall:
     """A call that is ready to be made; pass it to `call`, or `close` it.
 
-    It must not be stored or shown, because it may contain secrets: ``params`` only refer to them,
-    but ``values`` contain them. ``failed`` is the result that `call` returns if the server could
-    not be reached.
+    It must not be stored or shown, because it may contain secrets: ``params`` only refer to
+    secrets, but ``values`` contain them. ``failed`` is the result that `call` returns if the server
+    could not be reached.
     """
 
     name: str
@@ -75,11 +75,11 @@ async def prepare(  # noqa: PLR0917
     *,
     payload: Any = None,
 ) -> PreparedCall:
-    """Prepare everything except the call itself, between claim and begin.
+    """Prepare a call for a claimed run that is not running yet; do not make the call.
 
     ``payload`` is the run's payload (`daybook.jobs.payloads`), which fills the placeholders in
     ``params``. Raises `InvalidInput`, also for a literal secret in ``params``, and Prefect client
-    errors if Prefect cannot be reached. If the tool's server cannot be reached, this raises
+    errors if Prefect cannot be reached. If the tool's server cannot be reached, `prepare` raises
     nothing, and `call` returns a failed result that may be retried.
     """
     references.refuse_literal_params(params)

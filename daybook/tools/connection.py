@@ -42,7 +42,7 @@ CLOSE_TIMEOUT_SECONDS = 3.0
 """Timeout for closing a connection over HTTP. A program has its own timeout (`stdio`)."""
 
 OCCURRENCE_META_KEY = "daybook/idempotency-key"
-"""The key of a call's ``_meta`` that holds its occurrence."""
+"""The key in a call's ``_meta`` under which the occurrence is sent."""
 
 MAX_TOOLS = 1_000
 MAX_PAGES = 50
@@ -57,8 +57,8 @@ _QUIET = ("mcp.client", "mcp.shared", "client", "httpx2")
 class ToolLocation:
     """A server, and one of its tools.
 
-    ``name`` and ``source`` are those of the tool's `ToolInfo`; ``tool`` is the server's own name
-    for the tool.
+    ``name`` and ``source`` are the same as in the tool's `ToolInfo`; ``tool`` is the server's own
+    name for the tool.
     """
 
     name: str
@@ -85,9 +85,9 @@ class ToolDescription:
 class CallUnanswered(DaybookError):
     """A call got no answer, or an answer that does not say whether the call had its effect.
 
-    ``sent``: the call may have had its effect. ``timed_out``: the timeout has passed. ``refused``:
-    a retry cannot help. ``status`` is the HTTP status of an error (400 or more) that the server
-    answered, or None. ``retry_after`` is in seconds, None if the server gave no delay.
+    ``sent`` is true if the call may have had its effect, ``timed_out`` if the timeout has passed,
+    and ``refused`` if a retry cannot help. ``status`` is the HTTP status of the server's error (400
+    or more), or None. ``retry_after`` is in seconds; None if the server gave no delay.
     """
 
     code = "no_answer"
@@ -165,7 +165,7 @@ class Connection:
 
         Raises `CallFailed`, `CallUnanswered` and `InvalidInput`, in particular `OutgoingRefused`.
         If the server asks for input instead of answering, the call fails, because a job cannot give
-        any.
+        input.
         """
         from mcp.shared.exceptions import MCPError
         from mcp_types import (
@@ -185,7 +185,7 @@ class Connection:
         kinds = TypeAdapter[Any](CallToolResult | InputRequiredResult)
         try:
             async with asyncio.timeout(timeout):
-                # Not `call_tool`, which would send it again or request the answer's schema.
+                # Not `call_tool`, which would send the call again or request the answer's schema.
                 answer = await self._session.send_request(request, kinds)
         except TimeoutError:
             await self.close()  # so that `fault` knows how the connection was closed
@@ -207,7 +207,7 @@ class Connection:
         return answer  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Close the connection completely, even if the caller is cancelled."""
+        """Close the connection if it is open, even if the caller is cancelled."""
         if self._keeper is not None:
             await wait_shielded(asyncio.create_task(self._closed(self._keeper)))
 

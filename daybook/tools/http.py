@@ -35,7 +35,7 @@ CONNECT_TIMEOUT_SECONDS = 15.0
 class HttpWire:
     """Connection to the server at ``url``; ``secret`` names the headers that contain secrets.
 
-    ``backend`` opens connections, as in `Httpx2Transport`.
+    ``backend`` opens network connections, as in `Httpx2Transport`.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class HttpWire:
     async def __aenter__(self) -> TransportStreams:
         from mcp.client.streamable_http import streamable_http_client
 
-        # No read timeout: the caller limits the whole call, and a tool may be slow.
+        # No read timeout: a tool may be slow, and the caller limits the whole call.
         timeout = httpx2.Timeout(CONNECT_TIMEOUT_SECONDS, read=None)
         async with AsyncExitStack() as stack:
             client = self._transport.client(headers=self._headers, timeout=timeout)
@@ -100,7 +100,7 @@ class HttpWire:
 
     def fault(self) -> Fault | None:
         transport, shown = self._transport, self.shown
-        if transport.status is not None and transport.status >= 400:  # even with half a body
+        if transport.status is not None and transport.status >= 400:  # even with a partial body
             return Fault(
                 f"{shown} answered {status_text(transport.status)}",
                 # Before the call, an error of the server (5xx) may be temporary.
@@ -221,7 +221,7 @@ class _TooLong(httpx2.ReadError):
 class _BoundedBody(httpx2.AsyncByteStream):
     """Body of at most `MAX_MESSAGE_BYTES`.
 
-    ``wanted`` is True if its request expects an answer.
+    ``wanted`` is True if the request expects an answer.
     """
 
     def __init__(

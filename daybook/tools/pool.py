@@ -1,9 +1,9 @@
 """Sessions with saved servers, which stay open for all calls of an agent's answer.
 
-A broken connection is reopened for the next call, or for the same call if that was never sent, or
-if the server refused it with a status such as 404, as for a session that it does not know. A model
-reads the server's answers and errors, so these are bounded, and the secrets that were sent to
-the server are replaced in them.
+The session reopens a broken connection for the next call. It reopens the connection for the same
+call if the call was never sent, or if the server refused the call with a status such as 404 for an
+unknown session. A model reads the server's answers and errors, so the session bounds their length,
+and replaces the secrets that were sent to the server.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class PooledSession:
     async def call(self, tool: str, params: dict[str, Any], key: str, timeout: float) -> str:
         """Call once, within ``timeout`` seconds; ``key`` is the idempotency key of the call.
 
-        If the connection has to be opened first, this counts too. Raises `CallFailed`, with a
-        message for the model.
+        The timeout includes the time to open a connection, if none is open. Raises `CallFailed`,
+        with a message for the model.
         """
         try:
             answer = await self._call_or_reopen(tool, params, key, timeout)
@@ -107,8 +107,8 @@ class PooledSession:
     ) -> CallToolResult:
         """Call the tool, over a new connection if none is open.
 
-        If the call could not be sent because the server had died, or was refused, call again over a
-        new connection.
+        If the call could not be sent because the server had died, or if the server refused it, call
+        again over a new connection.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
@@ -117,7 +117,7 @@ class PooledSession:
                 return await self._open.call(tool, params, key, timeout=timeout)
             except CallUnanswered as error:
                 await self.close()
-                # After such a status the call may have had its effect, or is asked for too soon.
+                # After a 5xx the call may have had its effect; after a 429 it would be too early.
                 has_failed = error.status == HTTPStatus.TOO_MANY_REQUESTS or (
                     error.status is not None and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
                 )

@@ -8,10 +8,10 @@ function, usually in a module of the setting `plugins` (`daybook.registry`).
     [project.entry-points."daybook.tools"]          @daybook.tool("reindex")
     reindex = "search_tools.jobs:reindex"           async def reindex(full: bool = False) -> str:
 
-The params are the function's keyword arguments, the schema is derived from their types, the
+The params are the function's keyword arguments; the schema is derived from their types. The
 docstring is the description, and the return value is the answer. A timeout or a cancellation ends
-an ``async def``. Any other function runs in a thread, which cannot be ended: the run waits for it,
-so that no retry starts while it runs, and only the worker's SIGKILL ends it.
+an ``async def``. Any other function runs in a thread, which only the worker's SIGKILL can end. So
+the run waits until the function has ended, and no retry starts before that.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ async def call(
     timeout: float,
     hide: answers.HideSecrets = str,
 ) -> CallResult:
-    """Call once, and return the result; an exception of the tool becomes a failed result.
+    """Call the tool once, and return the result; an exception becomes a failed result.
 
     After ``timeout`` seconds an `async def` is cancelled; any other function continues until it
     ends. ``hide`` replaces secrets in the answer before it is cut; the messages of the outcome may
@@ -99,7 +99,7 @@ class _TooLate(Exception):
 
 
 class _Work:
-    """One call.
+    """One call of a function.
 
     ``ended`` is set when the function has returned, or has raised an error of its own.
     """

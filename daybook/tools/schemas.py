@@ -2,8 +2,8 @@
 
 - Nothing is fetched: a schema with a reference to another document is refused.
 - A regular expression can take forever, and so can a schema that refers to itself in many places.
-  So regular expressions of a server are left to the server, and the number of references is
-  limited.
+  So Daybook does not apply the regular expressions of a server's schema, and limits the number of
+  references.
 - A string that refers to a secret is validated only once the secret has been filled in.
 """
 
@@ -34,7 +34,7 @@ _BY_PATTERN = ("pattern", "patternProperties", "unevaluatedProperties")
 
 
 def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], str] = str) -> str:
-    """Return which part of ``params`` does not match the schema, and why; empty if all parts match.
+    """Return the main mismatch of ``params`` and the schema of a tool; empty if they match.
 
     ``hide`` replaces secrets in the message. Raises `InvalidInput` naming `tool` if its schema
     cannot be applied.
@@ -75,7 +75,7 @@ def _validator(info: ToolInfo) -> Validator:
         raise _LimitExceeded(f"it is longer than {MAX_SCHEMA_CHARACTERS:,} characters")
     validator_class.check_schema(schema)
     if info.source != PYTHON:
-        # The unbounded validator would apply a subschema that names its own dialect.
+        # A subschema that names its own dialect would select the unbounded validator.
         validator_class, schema = _bounded_validator(validator_class), _without_dialects(schema)
     validator: Validator = validator_class(schema, registry=Registry())
     return validator

@@ -1,7 +1,7 @@
 """Storage of tool servers in Prefect: one block document each (`STORE`).
 
-The block class is a Prefect entry point and is not imported here: a document's data are the
-settings. Headers refer to secrets by name, so a document contains no secret.
+This module does not need the block class, which is a Prefect entry point: the data of a document
+are the settings. Headers refer to secrets by name, so a document contains no secret.
 """
 
 from __future__ import annotations
@@ -71,6 +71,6 @@ class PrefectServers:
         return build(name, (await STORE.read(self._client, name)).data)
 
     async def every(self) -> list[DocumentInfo]:
-        """Return all servers for display, sorted by name, even with invalid settings."""
+        """Return all servers for display, sorted by name, also servers with invalid settings."""
         documents = await STORE.documents(self._client)
         return [DocumentInfo.of(STORE, str(each.name), each.data) for each in documents]

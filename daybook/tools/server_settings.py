@@ -1,7 +1,7 @@
 """Settings of tool servers.
 
-Options of the command line are made of them, so that this module has to be cheap to import: what
-the checks need is imported when they run.
+The CLI derives options from these settings, so this module has to be cheap to import. Each check
+imports its dependencies when it runs.
 """
 
 from __future__ import annotations
@@ -117,9 +117,9 @@ class ToolServerSettings(BaseModel):
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for a header that is invalid, reserved, or holds a literal secret.
+    """Raise `InvalidInput` for a header that is invalid, reserved, or contains a literal secret.
 
-    Also raises it for a misspelt reference to a secret.
+    A misspelt reference to a secret raises `InvalidInput`, too.
     """
     from daybook.http import request
 

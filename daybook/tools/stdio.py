@@ -118,7 +118,7 @@ class ProgramWire:
 
     def explained(self, message: str) -> str:
         text = bytes(self._errors.kept).decode(errors="replace").strip()
-        # Cut it last, because a part of a secret would not be recognised.
+        # Cut the text last, because `redact_values` does not recognise a part of a secret.
         text = environment.redact_values(self._hide(text), self._variables)[
             -MAX_SHOWN_ERROR_CHARACTERS:
         ]

@@ -1,8 +1,8 @@
 """Interface of `http` and `stdio`, which track, below the protocol, what was sent and answered.
 
-The `mcp` library reports a broken connection with an error code that a server may send as well. The
-difference decides whether a call may be repeated, so it is determined here: an error counts as an
-answer only if its code was received.
+The `mcp` library reports a broken connection with an error code that a server may send as well.
+The sender of the code decides whether a call may be repeated. So a wire records the codes that it
+receives, and an error counts as an answer only if its code was received.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ CALL_METHOD = "tools/call"
 class Fault:
     """The reason why a request got no answer.
 
-    ``refused``: a retry cannot help; ``status``: the HTTP status of an error (400 or more) that the
-    server answered, which counts as a call that was not done; ``retry_after`` is in seconds, None
-    if the server gave no delay; ``raised`` is an error to raise unchanged.
+    ``refused`` is true if a retry cannot help. ``status`` is the HTTP status of the server's error
+    (400 or more); a call with such a status counts as not done. ``retry_after`` is in seconds; None
+    if the server gave no delay. ``raised`` is an error to raise unchanged.
     """
 
     message: str
@@ -43,7 +43,7 @@ class Fault:
 class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
     """Connection to a server, entered once; leaving the context closes everything.
 
-    Calls are made one after the other. ``sent`` is True if the last call was sent, at least in
+    The caller makes one call at a time. ``sent`` is True if the last call was sent, at least in
     part.
     """
 
@@ -51,7 +51,7 @@ class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
     def sent(self) -> bool: ...
 
     def begin(self) -> None:
-        """Forget the result of the previous call, because another is about to be made."""
+        """Forget the result of the previous call, because another call is about to start."""
         ...
 
     def allow_exit(self) -> None:
@@ -63,7 +63,7 @@ class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
         ...
 
     def fault(self) -> Fault | None:
-        """Return the fault below the protocol; None if there is none."""
+        """Return the fault below the protocol; None if no fault occurred."""
         ...
 
     def explained(self, message: str) -> str:

@@ -1,7 +1,7 @@
 """Python tools that the workers of a ledger can call.
 
-Each worker records its tools about once a minute, so that a command can say that the worker would
-not find the tool of a job: a worker has an environment of its own, which may lack a package, a
+Each worker records its tools about once a minute, so that a command can warn if the worker would
+not find the tool of a job. A worker has an environment of its own, which may lack a package, a
 module of the setting `plugins`, or a folder of `PYTHONPATH`.
 """
 
@@ -29,7 +29,7 @@ _PREFIX = "tools:"
 
 
 async def record(ledger: Ledger, worker: str) -> None:
-    """Record the tools that this process, the worker of this name, can call.
+    """Record the tools that this process can call; ``worker`` is the name of its worker.
 
     Raises the errors of `listener_calls.load_names`, and `LedgerUnreachable`.
     """
@@ -53,8 +53,9 @@ async def forget(ledger: Ledger, worker: str) -> None:
 async def workers_without(session: AsyncSession, tool: str, now: datetime) -> list[str]:
     """Return the names of the running workers that will not find this Python tool, sorted.
 
-    The tool can be called in this process. A worker with the environment of this process finds the
-    tool even if it was installed, or its module added to `plugins`, after the worker last looked.
+    This process must be able to call the tool. A worker with the same environment will find the
+    tool, even if somebody has installed it, or added its module to `plugins`, since the worker
+    recorded its tools.
     """
     return sorted(
         key.removeprefix(_PREFIX)
@@ -80,7 +81,10 @@ def _package(function: object) -> str:
 
 
 def _environment() -> list[str | None]:
-    """Return what decides which tools this process finds: installation, plugins, search path."""
+    """Return the values that decide which tools a process finds, read from this process.
+
+    They are the installation, the plugins, and the search path.
+    """
     path = os.environ.get("PYTHONPATH")
     folders = path and os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
     return [sys.prefix, os.environ.get("DAYBOOK_PLUGINS"), folders]

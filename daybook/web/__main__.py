@@ -21,7 +21,8 @@ from daybook.web.pages.site import Site
 def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool = False) -> None:
     """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept.
 
-    Print a one-time link to the pages, unless this ``is_child`` of `daybook up`, which prints one.
+    Print a one-time link to the pages, if there are pages. If ``is_child`` is true, `daybook up`
+    prints the link instead.
     """
     proc.deny_inspection()
     output.survive_full_disk()
@@ -31,7 +32,7 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
     names += public_names(configured)
     watch = HealthMonitor(configured.ledger_address, folders=configured.data_folders)
     port = listener.getsockname()[1]
-    # No cookie and no answer of a model belongs on a network without encryption.
+    # Cookies and answers of models must not cross a network without encryption.
     application_of_pages = pages.application(watch.health)
     site: Site = application_of_pages.state.site
     browser_pages = None if is_reachable else login.protect(application_of_pages, port, site)
@@ -50,7 +51,7 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
 
 
 def public_names(configured: settings.Settings) -> list[str]:
-    """Return the host name of the public URL, if there is one."""
+    """Return a list with the host name of the public URL; an empty list without a public URL."""
     name = urlsplit(configured.public_url).hostname
     return [name] if name else []
 

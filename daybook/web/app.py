@@ -29,9 +29,11 @@ def application(
     pages: ASGIApp | None = None,
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
-    """Return the application, which starts ``watch``, and closes both; wrap it in `Guard`.
+    """Return the application; the caller has to wrap it in `Guard`.
 
-    ``pages`` answers every path but those of the endpoints; ``on_close`` is called at the end.
+    The application starts ``watch`` when the server starts. When the server stops, it closes
+    ``receiver`` and ``watch``, and calls ``on_close``. ``pages`` answers every path that is not an
+    endpoint.
     """
 
     async def health(request: Request) -> Response:
@@ -77,12 +79,12 @@ def application(
 
 
 class Server(connections.Server):
-    """HTTP server that calls ``on_stop`` when it begins to stop, so that streams can end."""
+    """HTTP server that calls ``on_stop`` when its shutdown starts, so that streams can end."""
 
     on_stop: Callable[[], None] | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Call ``on_stop``, and wait for the requests."""
+        """Call ``on_stop``, and wait until the open requests have ended."""
         if self.on_stop is not None:
             self.on_stop()
         await super().shutdown(sockets)
@@ -102,11 +104,12 @@ _CLOSE = {"connection": "close"}
 
 
 class Guard:
-    """ASGI middleware that refuses other hosts, methods other than GET and HEAD, and bodies.
+    """ASGI middleware that accepts only GET and HEAD without a body, for the allowed host names.
 
-    It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``. A POST to a hook
-    is let through, whose body `daybook.web.hooks` limits. A path for which ``accepts_writes``
-    returns True may have any method and a body: its application limits both.
+    It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``. There are two
+    exceptions. A POST to a hook passes; `daybook.web.hooks` limits its body. A request for a path
+    for which ``accepts_writes`` returns True may have any method and a body; the application of the
+    path limits both.
     """
 
     def __init__(

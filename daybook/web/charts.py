@@ -1,6 +1,6 @@
 """Marks and charts as HTML and SVG, made on the server.
 
-Every status has a colour and a shape, so that it is known without the colour. The symbols are in
+Every status has a colour and a shape, so a reader does not need the colour. The symbols are in
 `templates/symbols.svg`, the colours in `static/daybook.css` (classes `s-<status>`).
 """
 
@@ -29,13 +29,19 @@ _ORDER = (
     Status.FAILED,
 )
 _SEVERITY = {str(status): number for number, status in enumerate(_ORDER)}
-"""Order of the statuses: a mark of several due times shows the last one."""
+"""Rank of each status: a mark or bar for several runs shows the status with the highest rank."""
 GROUP = timedelta(hours=1)
 MAX_SINGLE_MARKS = 48
-"""Maximum number of marks of one row; of a row with more, those of one hour become one."""
+"""Maximum number of separate marks in a row.
+
+In a row with more marks, one mark stands for the ended runs of an hour, and one for the live runs.
+"""
 
 TimeText = Callable[[datetime, str], str]
-"""Function that shows an instant in the zone of the page, in a form of `formatting.text_of`."""
+"""Function that returns an instant as text, in the zone of the page.
+
+Its second argument is the ``form`` of `formatting.text_of`.
+"""
 
 
 def symbol(status: str) -> Markup:
@@ -47,7 +53,7 @@ def symbol(status: str) -> Markup:
 
 
 def place(instant: datetime, start: datetime, end: datetime) -> int:
-    """Return how many thousandths of the timeline are before ``instant``."""
+    """Return the position of ``instant`` on the timeline in thousandths, from 0 to 1,000."""
     share = (instant - start) / (end - start)
     return min(1_000, max(0, round(share * 1_000)))
 
@@ -68,7 +74,7 @@ def marks(row: Row, within: Timeline, text: TimeText) -> Markup:
 
 
 def _groups(found: Sequence[Mark]) -> list[list[Mark]]:
-    """Return the marks to draw, earliest first; each has the runs that it stands for."""
+    """Return the marks to draw, earliest first: for each mark, the runs that it stands for."""
     ordered = sorted(found, key=lambda each: each.due)
     if len(ordered) <= MAX_SINGLE_MARKS:
         return [[each] for each in ordered]
@@ -106,7 +112,7 @@ def _tally(group: Iterable[Mark]) -> str:
 
 
 def describe(mark: Mark, text: TimeText) -> list[str]:
-    """Return what is known of a due time, one fact a line."""
+    """Return the known facts about a due time, one fact per line."""
     word = formatting.status_word(mark.status)
     due = f"due {text(mark.due, 'second')}"
     if mark.due_to is not None:
@@ -126,7 +132,7 @@ def describe(mark: Mark, text: TimeText) -> list[str]:
 
 
 def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
-    """Return labels of full hours along the timeline."""
+    """Return the labels along the timeline: one every ``hours`` hours."""
     first = within.start.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     parts = list[str]()
     at = first
@@ -143,7 +149,7 @@ def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
 
 
 def strip(days: Sequence[DayStrip]) -> Markup:
-    """Return one bar for each day: full height, or short for a day without an end."""
+    """Return one bar for each day; the bar of a day on which no run ended is short."""
     width, height = 4, 20
     bars = list[str]()
     good = bad = 0
@@ -175,7 +181,7 @@ def bars(
 ) -> Markup:
     """Return a bar chart of named values, ``width`` pixels wide if there is space.
 
-    ``shown`` is how a value is written.
+    ``shown`` returns the text of a value.
     """
     height, base = 112, 92
     top = max((value for _, value in values), default=0.0)
@@ -203,7 +209,10 @@ def bars(
 
 
 def durations(points: Sequence[tuple[datetime, float, str]], label: str, text: TimeText) -> Markup:
-    """Return a dot for each run, oldest first: its due time, duration in seconds, and status."""
+    """Return a chart with a dot for each run.
+
+    ``points`` has the due time, the duration in seconds and the status of each run, oldest first.
+    """
     width, height, base = 380, 112, 92
     if not points:
         return Markup("")

@@ -14,13 +14,13 @@ from markupsafe import Markup, escape
 
 NONE = "–"
 MAX_COMPARED_LINES = 400
-"""Maximum number of lines of each value of a change that are shown."""
+"""Maximum number of lines that the page shows of each value of a change."""
 _BACKTICKS = re.compile(r"`([^`]+)`")
 STATUS_WORDS = {"timed_out": "timed out", "not_requested": "none"}
 
 
 def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[..., Any]]:
-    """Return the filters of the templates; instants are shown in ``tz``."""
+    """Return the filters of the templates by name; they show instants in ``tz``."""
 
     def when(instant: datetime | None, form: str = "full") -> Markup:
         return time_element(instant, tz, now(), form)
@@ -44,7 +44,7 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
 def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") -> str:
     """Return an instant as text in ``tz``; ``form`` is `full`, `second`, `clock` or `day`.
 
-    The year is left out if it is that of ``now``.
+    The text has no year if the instant is in the same year as ``now``.
     """
     local = instant.astimezone(tz)
     if form == "clock":
@@ -59,7 +59,7 @@ def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") 
 def time_element(
     instant: datetime | None, tz: ZoneInfo, now: datetime, form: str = "full"
 ) -> Markup:
-    """Return a `time` element; its title is the instant in UTC. A dash for None."""
+    """Return a `time` element with the instant in UTC as its title; a dash for None."""
     if instant is None:
         return Markup(NONE)
     utc = instant.astimezone(UTC)
@@ -69,7 +69,7 @@ def time_element(
 
 
 def distance(instant: datetime | None, now: datetime) -> str:
-    """Return the distance of an instant from ``now``: `3 min ago`, `in 2 h`."""
+    """Return the distance of an instant from ``now``: `3 min ago`, `in 2 h`; a dash for None."""
     if instant is None:
         return NONE
     length = now - instant
@@ -124,17 +124,20 @@ def json_text(value: Any) -> str:
 
 
 def code(text: str) -> Markup:
-    """Return a text with the words between backticks as code."""
+    """Return a text as HTML in which the words between backticks are `code` elements."""
     return Markup(_BACKTICKS.sub(r"<code>\1</code>", str(escape(text))))
 
 
 def status_word(status: str | None) -> str:
-    """Return a status as words."""
+    """Return a status as words, such as `timed out`; a dash for None."""
     return STATUS_WORDS.get(status or "", (status or NONE).replace("_", " "))
 
 
 def change(old: Any, new: Any) -> Markup:
-    """Return a change of a field: removed and added lines of a text, or the two values."""
+    """Return the removed and the added lines of a field as HTML.
+
+    A value that is not a text is compared as indented JSON.
+    """
     before, after = _compared_lines(old), _compared_lines(new)
     parts = list[str]()
     for line in difflib.ndiff(before, after):

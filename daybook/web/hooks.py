@@ -1,20 +1,20 @@
 """The route `POST /hooks/<name>`: limits, signature, filter, and the run that a request starts.
 
 ===  =======================================================================================
-202  the request's run, `{"run_id": …, "repeated": …}`; a repeated delivery has the run of the first
-200  signed, but no run starts: a filter does not fit, or the sender only tests the connection
+202  the run, `{"run_id": …, "repeated": …}`; a repeated delivery gets the first delivery's run
+200  signed, but no run starts: a filter does not match, or the sender only tests the connection
 400  signed, but too old or from the future, not JSON, or without a usable id
 401  there is no such hook, or none of its secrets signed the request: the same answer for both
 408  the body did not arrive within `BODY_TIMEOUT_SECONDS`
 409  signed, but the hook's job was removed
 413  the body is larger than `MAX_BODY_BYTES`
-429  signed, but more requests than the hook's rate
+429  signed, but the hook gets more requests than its rate allows
 503  too many requests at once, or the ledger cannot be read or written now
 ===  =======================================================================================
 
-A refused request costs no query of its own: the index of the hooks is read at most four times a
-second. Each answer is counted in `/metrics`. A refused request is logged, without its body and its
-headers, and each kind of refusal at most once in `LOG_INTERVAL_SECONDS`.
+A request without a valid signature causes no query of its own: the receiver reads the index of the
+hooks at most four times a second. `/metrics` counts each answer. The log has a refused request
+without its body and its headers, and each kind of refusal at most once in `LOG_INTERVAL_SECONDS`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 2**20
 MAX_RECEIVED_BYTES = 2**24
-"""Size up to which a body that is too large is received; a larger one ends the connection."""
+"""Maximum size that the server reads of a body that is too large, before it answers."""
 BODY_TIMEOUT_SECONDS = 10.0
 """Maximum time to receive a body."""
 MAX_REQUESTS = 60
@@ -67,7 +67,7 @@ RESULTS = (
     *("accepted", "repeated", "ignored", "invalid", _UNKNOWN, "too_slow", "job_removed"),
     *("too_large", "rate_limited", "busy", "unavailable"),
 )
-"""The results of a request, as `/metrics` counts them."""
+"""The possible results of a request; `/metrics` counts the requests by result."""
 
 
 class _Answer(Exception):  # it ends the processing of a request
@@ -86,14 +86,14 @@ def _refusal(status: int, result: str, why: str) -> _Answer:
 
 @dataclass
 class _Rate:
-    """Token bucket of a hook: ``per_minute`` requests at once, refilled over a minute."""
+    """Token bucket of a hook: it allows ``per_minute`` requests at once, and fills in a minute."""
 
     per_minute: int
     left: float
     at: float
 
     def take(self, now: float) -> float:
-        """Take one; return 0, or in how many seconds there is one."""
+        """Take one token and return 0; if there is none, return the seconds until the next one."""
         self.left = min(self.per_minute, self.left + (now - self.at) * self.per_minute / 60)
         self.at = now
         if self.left < 1:
@@ -106,7 +106,7 @@ class _Rate:
 class HookReceiver:
     """Receiver of the requests to hooks; ``counts`` has the number of answers by result.
 
-    It opens the ledger at ``address`` for the first request; `close` closes it. ``clock`` is as in
+    The first request opens the ledger at ``address``, and `close` closes it. ``clock`` is passed to
     `Ledger`.
     """
 
@@ -180,10 +180,10 @@ class HookReceiver:
     def _verified(
         self, hook: Hook | None, headers: Mapping[str, str], body: bytes, now: datetime
     ) -> Signed | None:
-        """Return what one of the hook's secrets signed.
+        """Return the signed id and time; None unless one of the hook's secrets signed the request.
 
-        As many signatures are computed for every hook, and for one that does not exist, so that
-        the time does not show whether it exists.
+        The number of computed signatures is the same for each hook, even for a hook that does not
+        exist, so the response time does not show whether the hook exists.
         """
         valid = [] if hook is None else hook.secrets(now)
         scheme = SCHEMES["standard"] if hook is None else hook.scheme
@@ -208,7 +208,7 @@ class HookReceiver:
         wait = answer.content.pop("retry_after", 1.0)
         if answer.status in (429, 503):
             headers["retry-after"] = str(math.ceil(wait))
-        if answer.result in ("too_slow", "too_large", "busy"):  # the body may not be read
+        if answer.result in ("too_slow", "too_large", "busy"):  # perhaps the body was not read
             headers["connection"] = "close"
         if answer.status >= 400:
             self._log_refusal(answer, request.client.host if request.client else "")
@@ -232,9 +232,10 @@ class HookReceiver:
 
 
 async def _read_body(request: Request) -> bytes:
-    """Return the body. One that is too large is received, up to a limit, but not kept.
+    """Return the body; raise an `_Answer` if it is too large or too slow.
 
-    Otherwise the sender would see a broken connection, and not the answer.
+    A body that is too large is read, up to a limit, but not kept. Otherwise the sender would see a
+    broken connection instead of the answer.
     """
     too_large = _refusal(413, "too_large", f"the body has more than {MAX_BODY_BYTES:,} bytes")
     length = request.headers.get("content-length", "0")

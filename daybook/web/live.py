@@ -5,16 +5,17 @@
     GET /live ──► one `_Stream` a viewer ◄── wakes ── poller: `api.changes.read`, once a second
                       │ data: <version>                  │ runs only while there are streams
                       ▼
-    live.js asks for its page again ──► `SharedPages`: rendered once a version, for all viewers
+    live.js requests its page again ──► `SharedPages`: rendered once a version, for all viewers
 
-An event has no content but the version, and a stream keeps only the last one, so a viewer that does
-not read holds no memory. The version changes when the ledger changes what the pages show, and each
-minute, for what depends on the time: "in 5 min", the line "now", expired sessions.
+An event contains only the version, and a stream keeps only the last version, so a viewer that does
+not read its events needs no more memory. The version changes when the data of the pages changes in
+the ledger. It also changes each minute, because some parts of the pages depend on the time: "in
+5 min", the line "now", expired sessions.
 
-A stream ends when its session does (logout, expiry, its link revoked), when the server stops, and
-when the client has gone; the system notices within a minute that a client has vanished, because a
-stream sends a comment every `HEARTBEAT_SECONDS`. Streams have their own limits, and use none of the
-server's slots for requests (`operations.connections`).
+A stream ends when its session ends (logout, expiry, revocation of its link), when the server stops,
+or when the client disconnects. The system notices within a minute that a client has vanished,
+because a stream sends a comment every `HEARTBEAT_SECONDS`. Streams have limits of their own, and
+use none of the server's slots for requests (`operations.connections`).
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 PATH = "/live"
 HEADER = "x-daybook-live"
-"""Header with which a page asks for itself again."""
+"""Header of the request with which a page loads itself again."""
 POLL_INTERVAL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
 LINGER_SECONDS = 5.0
@@ -50,13 +51,13 @@ MAX_SHARED_PAGES = MAX_STREAMS
 _HEAD = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # else nginx would keep events back
+    (b"x-accel-buffering", b"no"),  # otherwise nginx would buffer events
 )
 
 
 @dataclass(eq=False)
 class _Stream:
-    """The stream of one viewer; ``wake`` is set when there is something to send, or to end."""
+    """The stream of one viewer; ``wake`` is set when the stream must send a version, or end."""
 
     viewer: Admitted
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,7 +70,7 @@ class _Stream:
 
 
 class LiveUpdates:
-    """ASGI application of the streams; ``read`` returns what the pages show now, in short.
+    """ASGI application of the streams; ``read`` returns a summary of the data that pages show.
 
     ``version`` is empty while the poller does not run. ``clock`` returns seconds since the epoch.
     """
@@ -143,7 +144,7 @@ class LiveUpdates:
                     changes = await self._read()
                     self._last_text, viewers = changes.text, changes.viewers
                 except DaybookError as error:
-                    # The pages show it when they are asked for again, within a minute.
+                    # A page shows the error when it is requested again, within a minute.
                     log.debug("cannot read what changed: %s", error)
                 except Exception:
                     log.warning("cannot read what changed", exc_info=True)
@@ -194,7 +195,7 @@ class SharedPages:
     async def get(
         self, version: str, key: tuple[str, bool], render: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """Return the page of ``key``, its address and whether it is for reading only."""
+        """Return the page of ``key``: the page's address, and whether its viewers can only read."""
         if version != self._version or len(self._pages) >= MAX_SHARED_PAGES:
             self._version, self._pages = version, {}
         task = self._pages.get(key)
@@ -202,7 +203,7 @@ class SharedPages:
             task = self._pages[key] = asyncio.ensure_future(render())
         response: Response | None = None
         try:
-            response = await asyncio.shield(task)  # others may wait for it
+            response = await asyncio.shield(task)  # other viewers may wait for the page
             return response
         finally:
             is_wrong = task.done() and (response is None or response.status_code != 200)

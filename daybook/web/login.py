@@ -1,21 +1,22 @@
-"""Login and guard of Daybook's pages: nothing is shown, and nothing is done, without a session.
+"""Login and guard of Daybook's pages: without a session, nobody sees a page or changes anything.
 
 ::
 
-    static files                          ─► anybody: they are the same in every installation
+    static files                          ─► the file: it is the same in every installation
     a page, with a session                ─► the page
-    a page, from a link of another site   ─► a page that leads to it, which the cookie is sent to
-    a page, without a session             ─► how to log in (401)
+    a page, from a link of another site   ─► a page that forwards there, so the cookie is sent
+    a page, without a session             ─► instructions to log in (401)
     a write, from a page of this server,
-      with a session and its CSRF token   ─► the write; with the session of a shared link 403
+      with a session and its CSRF token   ─► the write; 403 for the session of a shared link
     everything else                       ─► 403
 
-A request counts as of the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` says so; then its
-`Origin`, if any, has to be exactly that URL. A request that a proxy forwarded to another name of
-this server is refused: there, the cookie would not be bound to TLS.
+A request belongs to the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` is the host of that URL. If
+such a request has an `Origin`, it has to be exactly the public URL. The server refuses a request
+that a proxy forwarded to another host name, because the cookie of that name is not bound to TLS.
 
-The token of a shared link is looked up in the ledger for each page, so that its removal counts at
-once. `daybook.web.live` ends the streams of its sessions, and of those that have logged out.
+For each page, the server looks up the token of a shared link in the ledger, so the removal of a
+token takes effect at once. `daybook.web.live` ends the streams of sessions whose token was removed,
+and of sessions that have logged out.
 """
 
 from __future__ import annotations
@@ -49,9 +50,11 @@ CSRF_FIELD = "csrf"
 """Name of the form field with the token of `csrf_token`."""
 CSRF_HEADER = "x-csrf-token"
 MAX_FORM_BYTES = 2 * 1024 * 1024
-"""A job may have half a million bytes, and a browser may send three characters for each."""
+"""Maximum size of a form: a job may have half a million bytes, and a browser may send three
+characters for each byte.
+"""
 MAX_LOGGED_OUT = 1_000
-"""Number of the last sessions that logged out, whose cookies a running server refuses."""
+"""Maximum number of logged-out sessions that a server remembers, to refuse their cookies."""
 _FORWARDED = frozenset(
     (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
 )
@@ -78,7 +81,8 @@ HEADERS = (
     (b"x-frame-options", b"DENY"),
 )
 
-# A strict cookie is not sent with a click on another site, such as a chat; from this page it is.
+# After a click on another site, such as a chat, a browser sends no strict cookie; from this page,
+# it does.
 _CONTINUE_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook</title>
@@ -102,7 +106,7 @@ class Viewers(Protocol):
     """The tokens of shared links."""
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of a token; empty if there is none. Raises `DaybookError`."""
+        """Return the id of a token; empty if the token does not exist. Raises `DaybookError`."""
         ...
 
     async def is_viewer(self, token_id: str) -> bool:
@@ -111,7 +115,7 @@ class Viewers(Protocol):
 
 
 def protect(application: Application, port: int, viewers: Viewers | None = None) -> PageLogin:
-    """Return ``application`` behind the login of this home's server on ``port``."""
+    """Return ``application``, wrapped in the login of this home's server on ``port``."""
     home = homes.current_home().make()
     server = PageLogin(application, home.ensure_credential(), home.browser_key(), port)
     server.public_url, server.viewers = settings.load().public_url, viewers
@@ -119,7 +123,7 @@ def protect(application: Application, port: int, viewers: Viewers | None = None)
 
 
 class PageLogin(BrowserLogin):
-    """ASGI middleware around Daybook's pages; the arguments are those of `BrowserLogin`."""
+    """ASGI middleware that protects Daybook's pages; it has the arguments of `BrowserLogin`."""
 
     public_url = ""
     viewers: Viewers | None = None
@@ -165,7 +169,10 @@ class PageLogin(BrowserLogin):
         return origin.lower() == self.public_url
 
     async def _is_admitted(self, session: Session, send: Send) -> bool:
-        """Return whether the token of the session's link, if any, exists; else send a page."""
+        """Return True if the session has no shared link, or if the token of its link exists.
+
+        Otherwise send a page with the error, and return False.
+        """
         if not session.viewer:
             return True
         try:
@@ -206,8 +213,8 @@ class PageLogin(BrowserLogin):
         if headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
             if headers.get(b"sec-fetch-mode") == "navigate":
                 query = scope["query_string"].decode("latin-1")
-                # Quoted, because a browser reads a backslash as a slash and leaves a tab out, and
-                # an address that begins with two slashes is of another site.
+                # Quoted, because a browser reads a backslash as a slash and ignores a tab, and an
+                # address that starts with two slashes belongs to another site.
                 url = quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
                 await send_page(send, 200, _CONTINUE_PAGE.format(url=escape(url)))
             else:
@@ -231,7 +238,7 @@ class PageLogin(BrowserLogin):
 
 @dataclass(frozen=True)
 class Admitted:
-    """The session of a request to the pages, and whether it has not ended meanwhile."""
+    """The session of a request to the pages; ``is_current`` returns whether it is still valid."""
 
     session: Session
     is_current: Callable[[], bool]
@@ -251,7 +258,7 @@ def csrf_token(request: Request) -> str:
 async def read_form(request: Request) -> dict[str, list[str]]:
     """Return the fields of a submitted form, without the token.
 
-    Raises `InvalidInput` if the token is missing or of another session.
+    Raises `InvalidInput` if the token is missing or belongs to another session.
     """
     import hmac
 
@@ -269,7 +276,10 @@ def _is_short(headers: Mapping[bytes, str]) -> bool:
 
 
 def _with_headers(send: Send, *, is_static: bool) -> Send:
-    """Wrap ``send``: add `HEADERS` to the response, where it has not set them itself."""
+    """Return ``send``, wrapped to add each of `HEADERS` that the response does not set itself.
+
+    A static file gets no `cache-control`.
+    """
 
     async def changed(message: Mapping[str, object]) -> None:
         if message["type"] == "http.response.start":

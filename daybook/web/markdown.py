@@ -1,4 +1,4 @@
-"""Markdown that a model wrote, as HTML that runs and loads nothing.
+"""Rendering of a model's Markdown as HTML that runs no program and loads nothing.
 
 HTML in the text is shown as text, images are shown as links, and links with a scheme that could run
 a program (`javascript:`, `data:`) are shown as text.
@@ -17,11 +17,11 @@ from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
 MAX_RENDERED_CHARACTERS = 40_000
-"""Maximum length of a text that is rendered: the parser takes quadratic time for some texts."""
+"""Maximum length of a rendered text: the parser takes quadratic time for some texts."""
 
 
 def render(text: str | None) -> Markup:
-    """Return the HTML of a text; of a long one, the text itself."""
+    """Return the HTML of a Markdown text; a text that is too long is shown as it is."""
     text = text or ""
     if len(text) > MAX_RENDERED_CHARACTERS:
         return Markup('<pre tabindex="0" class="text">{}</pre>').format(text)
@@ -41,7 +41,7 @@ def _renderer() -> MarkdownIt:
 def _heading(
     self: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: Any
 ) -> str:
-    """Render a heading below those of the page."""
+    """Render a heading two levels lower (at most `h6`), below the headings of the page."""
     token = tokens[index]
     token.tag = f"h{min(int(token.tag[1]) + 2, 6)}"
     return self.renderToken(tokens, index, options, env)

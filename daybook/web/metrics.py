@@ -2,17 +2,22 @@
 
 `docs/operations/monitoring.md` has alert rules that use them.
 
-To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`. A
-new fact about jobs or runs is a field there, set in `HealthMonitor` (`operations.health`), with its
-query in `runs.counts`. One about tasks is a field of `tasks.counts.TaskCounts`. One about the
-outbox is a field of `delivery.views.OutboxHealth`, set in `delivery.sending.health`;
-`status --json` shows that field, too. `make docs` finds the metric in the snapshot of the tests. A
-metric whose value is unknown has no sample, but is on the page.
+To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`. The
+place of a new fact depends on its subject:
 
-A gauge is the current state. The counters, `daybook_ended_runs_total`,
+- jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`operations.health`), with its
+  query in `runs.counts`
+- tasks: a field of `tasks.counts.TaskCounts`
+- the outbox: a field of `delivery.views.OutboxHealth`, set in `delivery.sending.health`;
+  `status --json` shows this field, too
+
+`make docs` finds the metric in the snapshot of the tests. A metric whose value is unknown has no
+sample, but the page has its name and help text.
+
+A gauge shows the current state. The counters (`daybook_ended_runs_total`,
 `daybook_runs_with_warnings_total`, `daybook_tokens_total`, `daybook_cost_usd_total` and
-`daybook_hook_requests_total`, count from the start of the process. The totals in the ledger cannot
-be a counter, because retention removes runs.
+`daybook_hook_requests_total`) count from the start of the process. Totals of the ledger cannot be
+counters, because retention removes runs.
 """
 
 from __future__ import annotations
@@ -33,10 +38,10 @@ from daybook.operations.health import HealthSnapshot
 
 
 def page(found: HealthSnapshot | None, accept: str, hooks: Mapping[str, int]) -> tuple[bytes, str]:
-    """Return the page in the format that ``accept`` requests, and its content type.
+    """Return the page in the format that the header `Accept` requests, and its content type.
 
-    ``hooks`` are the numbers of requests to hooks by result (`daybook.web.hooks`). If ``found`` is
-    None, the ledger does not answer, and the page only reports that.
+    ``hooks`` maps results to numbers of requests to hooks (`daybook.web.hooks`). If ``found`` is
+    None, the ledger does not answer; then the page has only `daybook_ledger_up` and ``hooks``.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_MetricsCollector(found, hooks))

@@ -1,5 +1,5 @@
 """Daybook's worker: claims runs, and starts, supervises and ends their processes.
 
 A parent process, preloaded where this is possible, starts the process of each run. Flow code runs
-only in these processes.
+only in the processes of runs.
 """

@@ -1,6 +1,7 @@
 """Entry point of ``python -m daybook.worker``, the worker of `daybook worker` and `daybook up`.
 
-To the descriptor ``--pulse`` it writes while its event loop runs (`processes.children.Pulse`).
+While its event loop runs, the worker writes to the descriptor ``--pulse`` at regular intervals
+(`processes.children.Pulse`).
 
 The first SIGINT or SIGTERM stops the worker gracefully (`Timing.shutdown_wait`); a second one ends
 the active runs at once.

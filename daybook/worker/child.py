@@ -61,7 +61,7 @@ LEARNED_MODULE_PREFIXES = (
     "sqlalchemy.dialects.postgresql.",
     "tz",
 )
-"""Prefixes of modules that the parent imports for later runs once a run has imported them.
+"""Prefixes of modules that the parent imports for later runs after one run has imported them.
 
 The client library of a model provider takes a second or two to import, and the parent does not know
 in advance which provider a run uses. The same holds for the ledger's database driver and for the
@@ -234,7 +234,7 @@ def _execute(command: list[str]) -> NoReturn:
 
 
 def _as_if_fresh(fresh: bool) -> None:
-    """Set the module search path of a fresh interpreter in this folder.
+    """Set the module search path to that of a fresh interpreter in this folder.
 
     Unless this is a ``fresh`` interpreter, also update Prefect's settings, and unload Daybook's
     entry points, because the flow's project may have packages called ``flows`` or ``blocks``.
@@ -251,13 +251,13 @@ def _as_if_fresh(fresh: bool) -> None:
 
 
 def _update_prefect_settings() -> None:
-    """Make Prefect read its settings again if those of this task differ from the parent's."""
+    """Make Prefect read its settings again if this task's settings differ from the parent's."""
     if _prefect_settings(os.environ) != _prefect_settings(_import_environment):
         private_names.reload_settings()
 
 
 def _prefect_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return Prefect's settings, without the messages to its engine (``PREFECT__…``)."""
+    """Return Prefect's settings, without the variables for its engine (``PREFECT__…``)."""
     named = {k: v for k, v in environment.items() if k.startswith("PREFECT_")}
     return {k: v for k, v in named.items() if not k.startswith("PREFECT__")}
 

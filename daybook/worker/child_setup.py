@@ -57,7 +57,7 @@ def load_program(name: str) -> Program:
 def adopt_orphans() -> None:
     """Make this process, instead of init, adopt its orphaned descendants (Linux).
 
-    So no descendant can leave the process tree. On other systems, do nothing.
+    Then no descendant can leave the process tree. On other systems, do nothing.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -67,9 +67,9 @@ def adopt_orphans() -> None:
 def setup_child(output: int, parent: socket.socket, others: Iterable[int]) -> None:
     """Give a forked child its own session and streams; called right after the fork.
 
-    Signals are blocked at the call. Close the parent's descriptors ``others``, and wait until the
-    parent releases this child. If the parent dies before it has reported the child to the worker,
-    exit without doing anything.
+    The caller has blocked all signals. Close the parent's descriptors ``others``, and wait until
+    the parent releases this child. If the parent dies before it has reported the child to the
+    worker, exit without doing anything.
     """
     os.setsid()
     signal.set_wakeup_fd(-1)

@@ -66,9 +66,9 @@ MAX_CONCURRENT_RESCHEDULES = 4
 More would delay the requests of active runs.
 """
 MAX_CONCURRENT_ENDS = 12
-"""Maximum number of runs that do not start and are ended in Prefect at the same time.
+"""Maximum number of runs that the worker ends in Prefect at the same time without starting them.
 
-Prefect's client has 16 connections: the others are left for starts.
+Prefect's client has 16 connections; the remaining connections are for starts.
 """
 MAX_REMEMBERED_RUNS = 500
 """Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
@@ -83,8 +83,8 @@ class Dispatcher:
 
     ``holder`` names the worker in its leases; ``most`` is the maximum number of active runs in
     the ledger. ``free`` returns whether the worker has a free slot. The dispatcher calls ``watch``
-    with each started process, and ``fill_slot`` when a run has to wait although a slot is free:
-    then the runs that were due earlier have to claim at once. ``folders`` are those in which
+    with each started process. It calls ``fill_slot`` when a run has to wait although a slot is
+    free, so that the runs that were due earlier claim at once. ``folders`` are the folders in which
     Daybook stores data.
     """
 
@@ -114,10 +114,10 @@ class Dispatcher:
         """Number of runs that have a slot but are not supervised yet."""
 
     async def dispatch(self, run: FlowRun) -> bool:
-        """Claim the run; then start its process, or reschedule or end it in Prefect.
+        """Claim the run; then start its process, or reschedule or end the run in Prefect.
 
-        While one of ``folders`` is on a full disk, reschedule it: what an active run still has to
-        record needs the rest of the space, and a new run could not record anything.
+        While one of ``folders`` is on a full disk, reschedule the run: active runs need the rest of
+        the space for their records, and a new run could not record anything.
 
         Return False for an external run, which belongs to no job (see `start`). Ignore a run of
         another ledger.
@@ -137,8 +137,8 @@ class Dispatcher:
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool:
-        # Await nothing before this lock, so that runs get it in their order: the later of two due
-        # times of a job must not start before the earlier one is claimed, unless that is missed.
+        # Await nothing before this lock, so that runs get it in their order: of two due times of a
+        # job, the later must not start before the earlier is claimed, unless the earlier is missed.
         was_waiting = self._waiting.pop(str(run.id), None) is not None
         is_late, due = claim_order(run)
         order = (is_late and not was_waiting, due)
@@ -158,7 +158,8 @@ class Dispatcher:
         own_end = isinstance(answer, Finished) and answer.flow_run_id == str(run.id)
         if own_end or (isinstance(answer, Finished) and run.start_time is not None):
             # The run has ended but is scheduled: a user chose Retry, or Prefect does not show the
-            # end yet. Prefect's history shows which. (Prefect sets a start time at each end.)
+            # end yet. The run's history in Prefect shows which case it is. (Prefect sets a start
+            # time at each end.)
             retries = await occurrence.read_retry_starts(run)
             if retries and not request.retries:
                 async with self._claim_lock.turn(order):
@@ -166,7 +167,7 @@ class Dispatcher:
         match answer:
             case Granted():
                 try:
-                    # Before its process starts, whose first log line has the name.
+                    # Name the run before its process starts: the first log line has the name.
                     await self._name_run(run, request.job_id)
                     await self._start_claimed(run, answer, request.kind)
                 finally:
@@ -215,7 +216,10 @@ class Dispatcher:
     async def _claim(
         self, run: FlowRun, request: ClaimRequest
     ) -> Granted | Waiting | Finished | HeldElsewhere:
-        """Claim the run; count a granted one in `starting`. The caller must hold the lock."""
+        """Claim the run, and count it in `starting` if the claim is granted.
+
+        The caller must hold the lock.
+        """
         answer = await claim.decide(
             self._ledger,
             replace(request, full=not self._free()),
@@ -260,9 +264,9 @@ class Dispatcher:
         self._watch(watched)
 
     async def _propose_pending(self, run: FlowRun) -> State[Any] | None:
-        """Propose Pending; return the accepted state, or None if Prefect does not accept it.
+        """Propose Pending; return the accepted state, or None if Prefect does not accept Pending.
 
-        Prefect does not accept it if the run was deleted or cancelled, for example, or if a
+        For example, Prefect refuses Pending if the run was deleted or cancelled, or if a
         concurrency limit has no free slot. Raises `httpx.HTTPError`.
         """
         # Set the time, because Prefect otherwise copies it from the previous state. If that state
@@ -278,7 +282,7 @@ class Dispatcher:
         return result.state if result.status is SetStateStatus.ACCEPT else None
 
     async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
-        """Release the claim of a run that did not start; record its end if Prefect ended it."""
+        """Release the claim of a run that did not start; if Prefect ended the run, record that."""
         log.info("released the claim on %s: %s", run.name, why)
         until = self._ledger.now() + GIVE_BACK_DELAY
         try:
@@ -293,7 +297,7 @@ class Dispatcher:
     async def _reschedule(self, run: FlowRun, answer: Waiting) -> None:
         """Reschedule the run in Prefect, unless it already waits there until the same time.
 
-        Do nothing if its row no longer waits as ``answer`` says. Errors of Prefect are only logged.
+        Do nothing if the run's row no longer waits as ``answer`` says. Only log errors of Prefect.
         """
         at, state = run.next_scheduled_start_time, run.state
         is_waiting = state is not None and state.name == states.WAITING_NAME
@@ -317,8 +321,8 @@ class Dispatcher:
     async def _still_waits(self, answer: Waiting) -> bool:
         """Return whether the row still waits as the claim's answer said.
 
-        If not, the run was claimed, woken or ended in the meantime, so the answer must not be
-        written to Prefect.
+        Otherwise the run was claimed, woken or ended in the meantime, and the caller must not write
+        the answer to Prefect.
         """
         async with self._ledger.read() as session:
             row = await session.get(RunRow, answer.run_id)
@@ -367,9 +371,9 @@ def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:
 
 
 class FirstInOrderLock:
-    """Lock that allows one claim at a time, the first by `claim_order`.
+    """Lock that allows one claim at a time, in the order of `claim_order`.
 
-    Claims with the same order get the lock in the order of arrival.
+    Claims with equal keys get the lock in the order of arrival.
     """
 
     def __init__(self) -> None:

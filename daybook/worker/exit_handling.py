@@ -1,9 +1,10 @@
 """Handling of the exit of a run's process: records the outcome in the ledger, then in Prefect.
 
-A process that recorded its outcome itself has done both. An outcome that it could only spool is
-recorded first. So is the end of a run that Prefect ended before its flow started. Otherwise the
-run's state and the cause of the stop decide (promise.md 3: a lease lost before the effect means
-`waiting` again, after it `unknown`; 8: timeouts; 13: the state in Prefect)::
+A process that recorded its outcome itself has done both. If the process could only spool the
+outcome, this module records it first. If Prefect ended the run before the flow started, this module
+records that end. Otherwise the run's state and the cause of the stop decide (promise.md 3: a run
+that loses its lease waits again if the effect has not started, and otherwise is `unknown`; 8:
+timeouts; 13: the state in Prefect)::
 
     terminal                        set that state in Prefect if the process did not
     waiting          ─ CANCEL       cancelled
@@ -16,8 +17,8 @@ run's state and the cause of the stop decide (promise.md 3: a lease lost before 
                                     timed_out
                      ─ DEADLINE     timed_out
                      ─ LOST         left to the new holder, or to the lease reaper
-                     ─ other        claimed: waiting again; running: unknown, or waiting again by
-                                    `on_lost`
+                     ─ other        claimed: waiting again; running: unknown, or waiting again if
+                                    `on_lost` says so
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 
 RETRY_INTERVAL_SECONDS = 1.0
 PREFECT_TIMEOUT_SECONDS = 10.0
-"""Timeout of all requests to Prefect that one step of the handling makes.
+"""Timeout for the sum of all requests to Prefect that one step of the handling makes.
 
 Prefect's client retries for more than a minute, which would occupy the slot and delay the end of a
 worker that is being stopped.
@@ -57,10 +58,10 @@ _STOPPED_BY_WORKER = (StopCause.CANCEL, StopCause.TIMEOUT, StopCause.DEADLINE)
 
 
 async def handle_exit(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> None:
-    """Record the outcome that follows from the exit of ``watched``, in ledger and Prefect.
+    """Record the outcome that follows from the exit of ``watched``, in the ledger and in Prefect.
 
-    If the ledger stays unreachable for two leases, or Prefect for `PREFECT_TIMEOUT_SECONDS`, only
-    log that; the keeper does the rest later.
+    If the ledger stays unreachable for the duration of two leases, or Prefect for
+    `PREFECT_TIMEOUT_SECONDS`, only log that; the keeper does the rest later.
     """
     row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
     if row is None:
@@ -128,8 +129,9 @@ async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun)
 def _holds_claim(row: RunRow, watched: SupervisedRun) -> bool:
     """Return whether the supervised process still has the claim.
 
-    The fencing token cannot show that, because the process may have claimed again without reporting
-    it. Nor can the holder alone, because this worker may hold the run in another Prefect run.
+    The fencing token does not show that, because the process may have claimed the run again without
+    a report. The holder alone does not show it either, because this worker may hold the run in
+    another Prefect run.
     """
     return (row.holder, row.flow_run_id) == (watched.holder, watched.flow_run_id)
 
@@ -151,8 +153,8 @@ async def _record_end(
             outcome = Outcome(
                 Status.TIMED_OUT, reason, error=_with_tail(reason, watched), usage=usage
             )
-            # The call may have had its effect. So without `idempotent`, only an agent that is
-            # calling no tool which changes something is tried again.
+            # The stopped call may have had its effect. So without `idempotent`, retry only an agent
+            # that was not calling a tool which changes something.
             repeatable_agent = row.kind in CONVERSATION_KINDS and not watched.facts.changed
             may_retry = repeatable_agent or policy.idempotent
             if may_retry and row.state is Status.RUNNING and row.attempts <= policy.retries:
@@ -170,10 +172,10 @@ async def _record_end(
 
 
 async def _ended_by_prefect(ledger: Ledger, client: PrefectClient, watched: SupervisedRun) -> bool:
-    """Record the run's end if Prefect ended it before the flow started.
+    """Record the run's end if Prefect ended the run before the flow started.
 
-    Return whether an end was recorded. Prefect ends a run with invalid parameters in this way, for
-    example.
+    Return whether an end was recorded. For example, Prefect ends a run with invalid parameters in
+    this way.
     """
     if watched.exit_code != 0 or watched.facts.attempt:
         return False

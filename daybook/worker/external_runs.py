@@ -1,8 +1,8 @@
 """External runs: flow runs in Daybook's pool that belong to no job.
 
-They have no claim, lease or outcome, and run as in Prefect's own worker. This worker reports to
-Prefect the ends that their processes did not report, and runs the flow's crash and cancellation
-hooks in a separate process.
+External runs have no claim, lease or outcome, and run as in Prefect's own worker. If the process of
+a run does not report its end to Prefect, this worker does, and runs the flow's crash or
+cancellation hooks in a separate process.
 """
 
 from __future__ import annotations

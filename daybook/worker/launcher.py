@@ -1,10 +1,11 @@
 """Run launcher: starts the process of each run through a parent process (`daybook.worker.parent`).
 
 The parent dies before the worker only if something kills it. Its children then continue, and the
-worker watches them by pid and start time; their exit codes are lost. The next task starts a new
-parent. It also does so if the parent uses more than ``max_memory`` bytes; the old one ends after
-its children. A task that the parent did not confirm has not run, because `child_setup.setup_child`
-makes a child exit if the parent dies before it has reported the child.
+worker watches them by pid and start time; their exit codes are lost. The launcher starts a new
+parent for the next task. It also starts a new parent if the old parent uses more than
+``max_memory`` bytes; the old parent ends after its children. A task that the parent did not confirm
+has not run, because `child_setup.setup_child` makes a child exit if the parent dies before it has
+reported the child.
 """
 
 from __future__ import annotations
@@ -32,22 +33,25 @@ DEFAULT_PROGRAM = "daybook.worker.child"
 
 
 class Launcher:
-    """Starts processes through one parent process; leaving the context manager ends them all.
+    """Starts processes through one parent process; leaving the context manager ends all of them.
 
     With ``preload``, the parent imports Prefect and the flows once and forks each child. These
     imports must not start a thread, because a fork copies only one thread; `open_launcher` checks
-    that. While the parent has more threads, each child is a fresh interpreter instead. Without
-    ``preload``, the parent stays small and each child is a fresh interpreter, which is slower but
-    works on every system.
+    this condition. While the parent has more threads, each child is a fresh interpreter instead.
+    Without ``preload``, the parent stays small and each child is a fresh interpreter, which is
+    slower but works on every system.
 
-    ``folder`` is for the output files, and is created if it is missing. ``environment`` is the
-    environment of the parent process, and of tasks that have none; the default is that of this
-    process. ``program`` is the module that a child runs (`child_setup.Program`). The other
-    arguments are in seconds: ``tick`` is the interval of messages to the parent; after ``silence``
-    without a message the parent ends the runs; ``grace`` is the time from SIGTERM to SIGKILL for
-    processes that the parent ends, or that still run when the context ends. ``max_memory`` is the
-    maximum of the parent's resident memory in bytes; 0 for none. ``lock`` is the descriptor of this
-    worker's lock (`holders`), which all its processes inherit.
+    - ``folder``: folder for the output files; it is created if it is missing.
+    - ``environment``: environment of the parent process, and of tasks without an environment of
+      their own; the default is this process's environment.
+    - ``program``: module that a child runs (`child_setup.Program`).
+    - ``tick``: interval of messages to the parent, in seconds.
+    - ``silence``: seconds without a message after which the parent ends the runs.
+    - ``grace``: seconds from SIGTERM to SIGKILL for processes that the parent ends, or that still
+      run when the context ends.
+    - ``max_memory``: maximum of the parent's resident memory, in bytes; 0 for no limit.
+    - ``lock``: descriptor of this worker's lock (`holders`), which all its processes inherit.
+    - ``forked_from``: image from which the parent is forked, if any.
     """
 
     def __init__(
@@ -180,7 +184,7 @@ class Launcher:
         return True
 
     def _retire(self, connection: ParentConnection) -> None:
-        """Start no more children in this parent, and end it when its last one has ended."""
+        """Start no more children in this parent, and end it when its last child has ended."""
         tick_task, self._connection, self._tick_task = self._tick_task, None, None
 
         async def end() -> None:

@@ -35,9 +35,10 @@ class LaunchRequest:
       replaces ``python -m prefect.engine``.
     - ``hooks``: run the flow's hooks for ``hook``, with the flow run and its state.
 
-    ``environment`` is the whole environment of the process; if empty, that of the launcher.
-    ``folder`` is its working directory; if empty, that is the repository for ``ours`` and the
-    launcher's ``folder`` for the other modes. ``parent_pid`` is set by the parent process.
+    ``environment`` is the whole environment of the process; if empty, the process gets the
+    launcher's environment. ``folder`` is the working directory of the process; if empty, the mode
+    ``ours`` uses the repository, and the other modes use the launcher's ``folder``. The parent
+    process sets ``parent_pid``.
     """
 
     flow_run: dict[str, Any]
@@ -61,7 +62,7 @@ def frame(message: Mapping[str, Any]) -> bytes:
 
 
 class FrameDecoder:
-    """Decoder of messages from a stream, which may arrive in parts of any length."""
+    """Decoder of messages from a stream; the data may arrive in parts of any length."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()

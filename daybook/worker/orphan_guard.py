@@ -1,11 +1,11 @@
 """Guard that ends a run which no process supervises any more.
 
 If the worker dies, the parent ends the children; if the parent dies, the worker still supervises
-them. If both are killed at once, no process renews the lease, so another worker may start this run
-again, and this run's processes have to be gone by then. The guard notices because no process holds
-the read end of the status pipe any more. A separate process, ``python -m
-daybook.worker.orphan_guard PID STARTED GRACE``, then ends the run, because the run's descendants
-have to be ended after the run itself.
+the children. If both are killed at once, no process renews the lease, so another worker may start
+this run again, and this run's processes have to be gone by then. The guard notices this, because
+then no process holds the read end of the status pipe. It starts a separate process, ``python -m
+daybook.worker.orphan_guard PID STARTED GRACE``, to end the run: the run's descendants have to be
+ended after the run itself, so the run cannot do that.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def watch(status: int, parent_pid: int, grace: float = TIMING.stop_grace.total_s
     """End this process and its descendants when both its worker and its parent have died.
 
     ``status`` is the write end of the status pipe. ``parent_pid`` is the parent's pid, as the
-    parent itself passed it: it may have died since the fork. The thread that watches is a daemon,
-    so that it does not delay the exit.
+    parent itself passed it, because the parent may have died since the fork. A daemon thread
+    watches, so that it does not delay the exit.
     """
     thread = threading.Thread(
         target=_watch, args=(status, parent_pid, grace), name="orphaned", daemon=True
@@ -73,7 +73,7 @@ async def end(head: proc.Process, grace: float) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """End the processes of the run whose pid and start time are given."""
+    """End the processes of a run; ``arguments`` are its pid, its start time and the grace."""
     proc.deny_inspection()
     head = proc.find(int(arguments[0]), arguments[1])
     if head is not None:

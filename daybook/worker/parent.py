@@ -4,11 +4,12 @@
 
     python -m daybook.worker.parent DESCRIPTOR JSON SECRETS FOLDER
 
-It has one thread, and uses neither asyncio nor logging: a fork copies only the forking thread.
-The worker sends it messages over the socket ``DESCRIPTOR`` (`daybook.worker.messages`); ``JSON``
-has the fields of `ParentConfig`. From the descriptor ``SECRETS`` it reads the variables of its
-environment that may be secret, because other processes of this user can read a process's initial
-environment. ``FOLDER`` is not used; it identifies the process in process listings.
+This process has one thread, and uses neither asyncio nor logging, because a fork copies only the
+forking thread. The worker sends messages over the socket ``DESCRIPTOR``
+(`daybook.worker.messages`); ``JSON`` has the fields of `ParentConfig`. The parent reads the
+possibly secret variables of its environment from the descriptor ``SECRETS``, because other
+processes of this user can read a process's initial environment. ``FOLDER`` is not used; it
+identifies the process in process listings.
 
 Life of a child::
 
@@ -17,12 +18,12 @@ Life of a child::
                 worker gets its exit ◄── reaped ◄── none left ◄── SIGKILL ─┘
                                                     of its group and orphans
 
-The parent adopts the orphans of its children (Linux), so it finds them all. The pid of a child that
-is not reaped yet cannot be reused.
+The parent adopts the orphans of its children (Linux), so it finds all orphans. The kernel cannot
+reuse the pid of a child that is not reaped yet.
 
 A worker that has died (its socket is closed), or has not sent its periodic message for too long,
-can neither renew leases nor end its runs. The parent then ends them, with SIGTERM first. It also
-reports this to a silent worker, which reads the report when it continues.
+can neither renew leases nor end its runs. The parent then ends the runs, with SIGTERM first. It
+also sends a report to a silent worker, which reads the report when it continues.
 """
 
 from __future__ import annotations
@@ -52,10 +53,10 @@ _KILL_CHECK_SECONDS = 0.02
 _HANDSHAKE_SECONDS = 10.0
 _MAX_CHECK_SECONDS = 5.0
 _MAX_DELAY_SECONDS = 5.0
-"""How much later than planned a check may come before this process counts as suspended."""
+"""Maximum delay of a planned check; if a check is later, this process counts as suspended."""
 _DESCRIPTORS_PER_TASK = 2
 _NOT_RECEIVED = -1
-"""Placeholder for a descriptor that the kernel dropped because this process had no free one."""
+"""Placeholder for a descriptor that the kernel dropped: this process had no free descriptor."""
 _NO_FREE_DESCRIPTOR = (errno.EMFILE, errno.ENFILE)
 
 
@@ -64,10 +65,10 @@ class ParentConfig:
     """Configuration of the parent, passed as JSON.
 
     ``program`` is the module that a child runs (`child_setup.Program`). With ``preload``, the
-    parent imports it and forks children; else each child is a fresh interpreter. After ``silence``
-    seconds without a message from the worker, the parent ends the children. ``grace`` is the number
-    of seconds from SIGTERM to SIGKILL. ``lock`` is the descriptor of the worker's lock
-    (`daybook.runs.holders`), which the parent and the children only keep open.
+    parent imports the program and forks children; otherwise each child is a fresh interpreter.
+    After ``silence`` seconds without a message from the worker, the parent ends the children.
+    ``grace`` is the number of seconds from SIGTERM to SIGKILL. ``lock`` is the descriptor of the
+    worker's lock (`daybook.runs.holders`), which the parent and the children only keep open.
     """
 
     program: str
@@ -82,7 +83,10 @@ class ParentConfig:
 
 @dataclass
 class Child:
-    """A child, its exit ``code``, and when to kill its process tree (``kill_at``, monotonic)."""
+    """A child, its exit ``code``, and when to kill its process tree (``kill_at``).
+
+    ``kill_at`` is in seconds of the monotonic clock.
+    """
 
     pid: int
     process: proc.Process
@@ -91,7 +95,7 @@ class Child:
 
 
 def thread_count() -> int:
-    """Return the number of this process's threads; on Linux, including those outside of Python."""
+    """Return the number of this process's threads; on Linux, including threads not of Python."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -307,10 +311,10 @@ class Parent:
     def _orphans_alive(self, kill: bool) -> bool:
         """Reap the dead orphans of ended children; return whether any orphan may still be alive.
 
-        Without a free descriptor, this process cannot list them, and the next turn tries again.
-        With ``kill``, send SIGKILL to the living ones. A living child adopts its own orphans, so
-        this process has only orphans of children that have ended. An orphan that runs as another
-        user does not count, because this process cannot end it.
+        Without a free descriptor, this process cannot list its orphans, so the result is True, and
+        the next turn tries again. With ``kill``, send SIGKILL to the living orphans. A living child
+        adopts its own orphans, so this process has only orphans of children that have ended. An
+        orphan that runs as another user does not count, because this process cannot end it.
         """
         try:
             children = _children()
@@ -343,9 +347,10 @@ class Parent:
                 child.kill_at = now + 1.0
 
     def _kill(self, child: Child) -> None:
-        """Send SIGKILL to the child and its descendants; without a free descriptor, to its group.
+        """Send SIGKILL to the child and its descendants.
 
-        When the child has ended, `_orphans_alive` kills the others.
+        Without a free descriptor, send it only to the child's group; when the child has ended,
+        `_orphans_alive` kills the other descendants.
         """
         try:
             members = proc.process_tree(child.process)
@@ -380,7 +385,7 @@ class Parent:
 
 
 def _children() -> set[int]:
-    """Return the pids of this process's children, zombies too; empty unless this is Linux.
+    """Return the pids of this process's children, including zombies; empty unless this is Linux.
 
     Raises OSError if this process has no free descriptor.
     """
@@ -412,9 +417,9 @@ def _code_of(pid: int) -> int | None:
 
 
 def _reap(pid: int) -> bool:
-    """Reap the child if it has ended; return whether it has.
+    """Reap the child if it has ended; return whether it has ended.
 
-    After that, its pid may be reused.
+    The kernel may then reuse its pid.
     """
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid

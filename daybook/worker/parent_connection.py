@@ -36,7 +36,10 @@ class ParentLost(OSError):
 
 @dataclass
 class _PendingStart:
-    """Task that was sent but not confirmed. ``status`` is the read end of its status pipe."""
+    """Task that was sent but not confirmed.
+
+    ``output`` is the file for the child's output; ``status`` is the read end of its status pipe.
+    """
 
     output: Path
     status: int
@@ -92,7 +95,7 @@ class ParentConnection:
         return await pending.answer
 
     def _kill_hung(self) -> None:
-        """Kill a parent that is stopped or stuck; from then on, it releases no child."""
+        """Kill a parent that is stopped or stuck, so that it can release no more children."""
         log.error(
             "parent process %d does not answer", self.child.pid, extra={"action": "parent_hung"}
         )
@@ -106,7 +109,10 @@ class ParentConnection:
             await asyncio.sleep(every)
 
     async def _send_imports(self, names: list[str]) -> None:
-        """Make the parent import these modules, which a child has imported, each only once."""
+        """Make the parent import these modules, which a child has imported.
+
+        Skip the modules that were sent before.
+        """
         if unknown := sorted(set(names) - self._learned):
             self._learned |= set(unknown)
             with suppress(OSError):
@@ -119,7 +125,7 @@ class ParentConnection:
             await self._changed.wait()
 
     async def close(self) -> None:
-        """End the parent, whose children must have ended."""
+        """End the parent. The caller makes sure that all its children have ended."""
         with suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
         try:
@@ -150,8 +156,9 @@ class ParentConnection:
     ) -> None:
         """Send the whole message or nothing, even if the caller is cancelled meanwhile.
 
-        The parent would misread everything after a part of a message. If the caller is cancelled
-        before ``started`` is set, nothing is sent, and the caller may close the descriptors.
+        After an incomplete message, the parent would misread all later data. If the caller is
+        cancelled before ``started`` is set, nothing is sent, and the caller may close the
+        descriptors.
         """
         started = started or asyncio.Event()
         writing = asyncio.create_task(self._write(message, descriptors, started))

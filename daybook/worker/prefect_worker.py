@@ -61,8 +61,8 @@ class Configuration(BaseJobConfiguration):
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     """Worker for Daybook's jobs. Each run gets its own process (`worker.launcher`).
 
-    The worker itself runs no flow. The only code of users that it imports are plugins: its keeper
-    calls their listeners.
+    The worker itself runs no flow. The only user code that it imports are plugins, whose listeners
+    its keeper calls.
     """
 
     type = "daybook"
@@ -75,7 +75,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     is_restarted = False
     """Whether `daybook up` starts this worker again after its end."""
     image: Image | None = None
-    """Image that forks the parent of the runs, if this process was forked from one itself."""
+    """Image that forks the parent of the runs; None if no image forked this process."""
     _work: WorkerLoop | None = None
     _environment: dict[str, str]
     """Environment of the runs' processes, set by `start`."""
@@ -113,8 +113,8 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
             folder = stack.enter_context(output_folder(home.current_home().make().path / "runs"))
             self._environment = {
                 **os.environ,
-                # Prefect passes these settings with each run. If they equal those of the child, it
-                # need not read them again.
+                # Prefect passes these settings with each run. If they equal the child's settings,
+                # the child need not read them again.
                 **get_current_settings().to_environment_variables(exclude_unset=True),
                 **await child_settings(self.client),
             }
@@ -166,7 +166,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         return self._work is not None and self._work.used_too_much_memory
 
     def force_stop(self) -> None:
-        """End active runs at once, while the worker is being stopped."""
+        """End active runs at once, if the worker is being stopped and waits for them."""
         if self._work is not None:
             self._work.force_stop()
 
@@ -211,7 +211,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
 def output_folder(folder: Path) -> Iterator[Path]:
     """Create a folder for the runs' output, and delete it at the end.
 
-    It is named after this process's pid. Also delete the folders of killed workers.
+    The folder's name is this process's pid. Also delete the folders of killed workers.
     """
     folder.mkdir(mode=0o700, exist_ok=True)
     for entry in folder.iterdir():
@@ -226,10 +226,10 @@ def output_folder(folder: Path) -> Iterator[Path]:
 
 
 async def child_settings(client: PrefectClient) -> dict[str, str]:
-    """Return settings that spare the runs' processes requests that the worker has already made.
+    """Return settings that spare the runs' processes unnecessary requests to Prefect's server.
 
-    The worker's own client has checked the server's version. The processes request CSRF tokens only
-    if the server issues them.
+    The processes need not check the server's version, which the worker's own client has checked.
+    They request CSRF tokens only if the server issues them.
     """
     settings = {"PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false"}
     try:

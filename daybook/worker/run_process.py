@@ -28,7 +28,9 @@ _PIPE_BYTES = 1 << 20
 class RunProcess:
     """Started process, which leads its own session and process group.
 
-    ``output`` is the file of its stdout and stderr, with mode 0600; the caller deletes it.
+    ``output`` is the file of its stdout and stderr, with mode 0600; the caller deletes the file.
+    ``status`` is the read end of its status pipe. ``learn`` gets the names of modules that the
+    process has imported.
     """
 
     def __init__(
@@ -51,8 +53,8 @@ class RunProcess:
         """Wait until the process has ended; return the exit code.
 
         The parent kills the descendants left behind before it reports the end; without a parent,
-        `watch` does. The code is -N if signal N ended the process, and None if
-        it is unknown because the parent was killed or stopped.
+        `watch` kills them. The code is -N if signal N ended the process; it is None if nobody
+        knows the code, because the parent was killed or stopped.
         """
         return await asyncio.shield(self._code)
 
@@ -83,9 +85,9 @@ class RunProcess:
                 self._store_unread()
 
     async def _read_chunk(self) -> bytes:
-        """Return the next bytes in the pipe, or stored ones; empty at its end.
+        """Return the next bytes of the pipe, or the bytes that `_store_unread` has stored.
 
-        At the end, also close the pipe.
+        At the end of the pipe, close the pipe and return no bytes.
         """
         while self._status >= 0:
             ended = self._code.done()
@@ -120,7 +122,7 @@ class RunProcess:
 
         Descendants may be in any group or session. Send SIGTERM to the group. After ``grace``
         seconds, or as soon as the process has ended, send SIGKILL to the rest. If the process has
-        already ended, send nothing: its parent, if alive, ends its descendants.
+        already ended, send nothing: the parent process, if alive, ends the descendants.
         """
         known = set(proc.process_tree(self.process))
         group = [member for member in known if member.group == self.pid]
@@ -150,7 +152,8 @@ class RunProcess:
     async def watch(self) -> None:
         """Poll until the process has ended, because its parent can no longer report that.
 
-        Then kill the descendants that it left behind, before it counts as ended (promise 8).
+        Then kill the descendants that it left behind, before the process counts as ended (promise
+        8: no attempt overlaps an earlier one).
         """
         known: set[Process] = set()
         while members := proc.process_tree(self.process):

@@ -6,12 +6,12 @@
     every `Timing.poll` ──┼─► fetch: scheduled within `FETCH_AHEAD_INTERVAL` ─► upcoming
     a slot became free  ──┘                                    at its time: dispatch ◄┘
 
-Events only shorten the wait, because Prefect emits none when its scheduler inserts runs, and the
-stream can break.
+Events only shorten the wait: the queue also polls, because Prefect emits no event when its
+scheduler inserts runs, and because the event stream can break.
 
-After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. The
-others claim before them (`claim_order`), and are fetched although more late ones precede
-them in Prefect than it lists at once.
+After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. All
+other runs claim before the late runs (`claim_order`). The queue fetches the other runs even if more
+late runs precede them than Prefect lists at once.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ FETCH_AHEAD_INTERVAL = timedelta(seconds=20)
 MAX_IDLE_INTERVAL = FETCH_AHEAD_INTERVAL / 2
 """Maximum interval between two polls while no run is due within this time.
 
-Each poll costs Prefect's server a request and three background tasks, a third of what it does while
-it is idle.
+Each poll costs Prefect's server a request and three background tasks, a third of the work that the
+server does while it is idle.
 """
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two polls while polling fails."""
 LATE_AFTER = timedelta(minutes=10)
-"""Runs that are later than this claim after the others. Those that are less late, as on a busy
-machine, claim in the order of their due times, so that none waits for long.
+"""Lateness after which a run claims after all other runs. Runs that are less late, as on a busy
+machine, claim in the order of their due times, so that no run waits for long.
 """
 
 
@@ -109,7 +109,7 @@ class RunQueue:
                 log.warning("cannot poll Prefect: %s", error, extra={"action": "poll_failed"})
 
     def pause_after(self, wait: float) -> float:
-        """Return the seconds until the next poll; ``wait`` were those before the last one."""
+        """Return the seconds until the next poll; ``wait`` is the time before the last poll."""
         shortest, longest = TIMING.poll.total_seconds(), MAX_IDLE_INTERVAL.total_seconds()
         soon = SYSTEM_CLOCK.now() + MAX_IDLE_INTERVAL
         if self._dispatching or any(when <= soon for when, _ in self._upcoming.values()):
@@ -124,14 +124,14 @@ class RunQueue:
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
         runs = await self._read(self._queues, before)
         if len(runs) >= PAGE_SIZE and len(self._queues) != 1:
-            # Prefect lists all runs of a queue before those of the next queue: many runs in one
-            # queue would hide those of the others.
+            # Prefect lists all runs of a queue before the runs of the next queue, so many runs in
+            # one queue would hide the runs of other queues.
             found = await self._client.read_work_queues(work_pool_name=self._pool)
             names = self._queues or [each.name for each in found]
             runs = [run for name in names for run in await self._read([name], before)]
         if any(map(_is_late, runs)):
-            # Prefect lists at most a page, or as many as the pool has slots, the earliest first:
-            # the late ones may hide those that are due now.
+            # Prefect lists the earliest runs first, at most a page, or as many runs as the pool has
+            # slots. So late runs may hide the runs that are due now.
             runs += await self._read(self._queues, before, SYSTEM_CLOCK.now() - ON_TIME_GRACE)
         self.last_poll = SYSTEM_CLOCK.now()
         # A response that Prefect sent before a run was dispatched still lists the run as scheduled.
@@ -213,15 +213,16 @@ def _scheduled(run: FlowRun) -> datetime:
 
 
 def claim_order(run: FlowRun) -> tuple[bool, datetime]:
-    """Return the key by which due runs are sorted for their claims: by due time, late ones last."""
+    """Return the key by which due runs are sorted for their claims: by due time, late runs last."""
     return _is_late(run), _due(run)
 
 
 def _is_late(run: FlowRun) -> bool:
-    """Return whether the run claims after those that are not late, of its job too.
+    """Return whether the run claims after all runs that are not late, including runs of its job.
 
     A late run is due by the schedule of a job and was never started or rescheduled. It is so late
-    (`LATE_AFTER`) that it is missed, or the only one of its job that may run (`lateness.judge`).
+    (`LATE_AFTER`) that it is missed, or is the only run of its job that may still run
+    (`lateness.judge`).
     """
     late = SYSTEM_CLOCK.now() - _due(run)
     if late <= LATE_AFTER or not run.auto_scheduled or "policy" not in run.parameters:

@@ -6,9 +6,10 @@
       │                                                      ├─► `exit_handling`: record the outcome
       └► a `StopCause` to end it ─► its whole group is dead ─┘   in the ledger, then in Prefect
 
-The first cause counts; one is a lost lease (promise 5: a refused renewal stops the run). The worker
-records no outcome before the group is gone (promise 8: no attempt overlaps an earlier one). After
-the parent was killed, that is what `RunProcess.watch` has found of the group.
+Only the first cause counts. A lost lease is a cause (promise 5: a refused renewal stops the run).
+The worker records no outcome before the group is gone (promise 8: no attempt overlaps an earlier
+one). If the parent was killed, the worker knows only the processes of the group that
+`RunProcess.watch` has found.
 """
 
 from __future__ import annotations
@@ -61,8 +62,9 @@ class Facts:
 class SupervisedRun:
     """Supervised process of one flow run.
 
-    ``run_id`` is the run's id in the ledger, "" for an external run; ``holder`` is the holder that
-    the lease names; ``ends_at`` is the time of the deadline on this process's monotonic clock.
+    ``run_id`` is the run's id in the ledger, "" for an external run. ``holder`` is the holder that
+    the lease names. ``ends_at`` is the time of the deadline in seconds of the monotonic clock, None
+    for no deadline.
     """
 
     flow_run: Any
@@ -96,12 +98,13 @@ class SupervisedRun:
             self._changed.set()
 
     def renewed(self, status: Status | None) -> None:
-        """Stop the run if its lease was lost, given its status after a renewal of the lease.
+        """Stop the run if its lease was lost.
 
-        The lease was lost if the status is None (refused), or terminal after two renewals in a row.
+        ``status`` is the run's status after a renewal of the lease. The lease was lost if the
+        status is None (the renewal was refused), or terminal after two renewals in a row.
         """
-        # A process that has recorded its outcome may have work left, but for less than an interval,
-        # unless it summarizes its session.
+        # A process that has recorded its outcome may have work left, but for less than the interval
+        # between two renewals, unless it summarizes its session.
         is_terminal = status in TERMINAL and not self.facts.summarizing
         if status is None or (is_terminal and self._was_terminal):
             self.stop(StopCause.LOST)
@@ -114,7 +117,7 @@ class SupervisedRun:
     async def watch(self) -> None:
         """Wait for the end of the run's process (`RunProcess.ended`); store its exit code.
 
-        End it and its descendants at the timeout, at the deadline, or after `stop`.
+        End the process and its descendants at the timeout, at the deadline, or after `stop`.
         """
         reading = asyncio.create_task(self._read_facts())
         ended = asyncio.create_task(self.running.ended())
@@ -135,7 +138,8 @@ class SupervisedRun:
                         self.stop(cause)
             if not ended.done():
                 log.info("ending %s: %s", self.flow_run.name, self.cause)
-            # After an end by itself, this sends nothing: the parent, if alive, has ended the rest.
+            # If the process ended by itself, this sends nothing: the parent, if alive, has ended
+            # the descendants.
             await self.running.end(0.0 if ended.done() else TIMING.stop_grace.total_seconds())
             self.exit_code = await ended
             await asyncio.wait({reading}, timeout=PIPE_GRACE_SECONDS)
@@ -153,7 +157,7 @@ class SupervisedRun:
                 facts.took = fact["took"]
             elif "changed" in fact:
                 facts.changed = bool(fact["changed"])
-            elif "checking" in fact:  # the time of a check is limited like that of an attempt
+            elif "checking" in fact:  # the timeout of an attempt also limits a check
                 facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
                 facts.running_since = None
@@ -174,7 +178,7 @@ class SupervisedRun:
 
 
 def describe_exit(watched: SupervisedRun) -> str:
-    """Return why the worker ended the process, or else how the process ended, in words."""
+    """Return in words why the worker ended the process, or how the process ended by itself."""
     if watched.cause is not None:
         return str(watched.cause)
     code = watched.exit_code

@@ -4,13 +4,13 @@
 
     run queue ─► dispatch ─► a process ─► supervised ─► exit handling
       ▲           ▲                        ▲
-      │           │                        └ leases, all renewed in one transaction in time
+      │           │                        └ leases, all renewed in one transaction
       │           └ a slot became free
       └ events, and a poll every `Timing.poll`
 
 A keeper, which leads or stands by, runs in the same loop, unless the worker runs once. A worker
-that is stopped starts no further run, and gives active runs `Timing.shutdown_wait` to end by
-themselves. Then it ends them, with SIGTERM first and SIGKILL later.
+that is being stopped starts no further run, and waits `Timing.shutdown_wait` for active runs to end
+by themselves. Then it ends them, with SIGTERM first and SIGKILL later.
 """
 
 from __future__ import annotations
@@ -73,12 +73,15 @@ DRAIN_PAUSE_SECONDS = 600.0
 class WorkerConfig:
     """Configuration of a worker.
 
-    ``queues`` are the pool's queues to poll; if empty, all. ``limit`` is the maximum number of runs
-    in this worker, or None; ``most`` is the maximum number of active runs in the ledger.
-    ``heartbeat`` is the interval of the worker's heartbeats to Prefect, in seconds. A worker that
-    uses more than ``max_memory`` bytes stops as soon as no run is active; 0 for no limit.
-    ``folders`` are those in which Daybook stores data. ``holder`` is the worker's unique name in
-    its leases (by default a new one), and ``holders`` the folder with the locks of holders, if any.
+    - ``queues``: the pool's queues to poll; empty for all queues.
+    - ``limit``: maximum number of runs in this worker; None for no limit.
+    - ``most``: maximum number of active runs in the ledger.
+    - ``heartbeat``: interval of the worker's heartbeats to Prefect, in seconds.
+    - ``max_memory``: bytes of memory; a worker that uses more stops as soon as no run is active. 0
+      for no limit.
+    - ``folders``: folders in which Daybook stores data.
+    - ``holder``: the worker's unique name in its leases; by default a new name.
+    - ``holders``: folder with the locks of holders, if any.
     """
 
     name: str
@@ -124,7 +127,7 @@ class WorkerLoop:
         self._waking = self._wake_again = False
         self._force_stop = asyncio.Event()
         self.used_too_much_memory = False
-        """Whether this worker has stopped itself for that reason."""
+        """Whether this worker has stopped itself because it used too much memory."""
         self._dispatcher = Dispatcher(
             ledger,
             client,
@@ -172,10 +175,10 @@ class WorkerLoop:
             await self._all_ended()
 
     async def _limit_memory(self) -> NoReturn:
-        """Stop this worker, as SIGTERM does, if it uses too much memory and no run is active.
+        """Stop this worker with SIGTERM if it uses too much memory and no run is active.
 
-        To get there, start no run for at most `DRAIN_SECONDS`, so that none becomes late. If runs
-        are still active then, try again `DRAIN_PAUSE_SECONDS` later.
+        Start no run while active runs end, but for at most `DRAIN_SECONDS`, so that no run becomes
+        late. If runs are still active then, try again `DRAIN_PAUSE_SECONDS` later.
         """
         while True:
             await asyncio.sleep(MEMORY_CHECK_INTERVAL_SECONDS)
@@ -264,7 +267,7 @@ class WorkerLoop:
             return
         tail = watched.tail()
         if tail:
-            is_error = watched.cause is not StopCause.CANCEL  # which a person has asked for
+            is_error = watched.cause is not StopCause.CANCEL  # a person has requested it
             logger = flow_run_logger(watched.flow_run)
             level = logging.ERROR if is_error else logging.INFO
             logger.log(level, "Last lines of the process output:\n%s", tail)
@@ -272,7 +275,7 @@ class WorkerLoop:
     async def _fill_slot(self) -> None:
         """Give free slots to the waiting runs with the earliest due times (promise.md 12).
 
-        If it is called while another call is in progress, that call makes one more pass.
+        If another call is in progress, the other call makes one more pass instead.
         """
         self._wake_again = True
         if self._waking:
@@ -324,9 +327,9 @@ class WorkerLoop:
     async def _renew(self) -> NoReturn:
         """Renew the leases of supervised runs, and stop the runs that have lost theirs.
 
-        Also stop runs with `on_lost: rerun` before a lease that cannot be renewed expires. If this
-        process was suspended or late, renew first, unless the leases may have expired: then such a
-        run may already wait for a process that repeats it.
+        Also stop runs with `on_lost: rerun` before their leases expire, if the leases cannot be
+        renewed. If this process was suspended or late, try to renew the leases first. But if the
+        leases may have expired, stop these runs at once: another process may already repeat them.
         """
         while True:
             await asyncio.sleep(TIMING.lease_check.total_seconds())
@@ -405,7 +408,7 @@ class WorkerLoop:
                 watched.stop(StopCause.CANCEL)
 
     async def _log_errors(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Await ``work`` and log a failure instead of raising it; the caller tries again later."""
+        """Await ``work``; log an error instead of raising it, as the caller tries again later."""
         try:
             await work
         except (Unreachable, httpx.HTTPError) as error:
@@ -418,7 +421,7 @@ class WorkerLoop:
         self._force_stop.set()
 
     async def shutdown(self) -> None:
-        """Stop starting runs; wait for active ones, then end the rest and record their outcomes."""
+        """Start no more runs; wait for active runs, then end the rest and record their outcomes."""
         self._stopping = True
         async with self._keep_up():
             await self.run_queue.wait_until_dispatched()

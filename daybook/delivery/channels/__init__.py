@@ -9,17 +9,17 @@
              text: truncated to the channel's limit ◄── apprise_plugins ◄─────────┤
              threads: a thread with a timeout that captures apprise's log ◄───────┘
 
-- The operator defines the names. A name is resolved at every send, so a block that is fixed in
-  Prefect's UI serves the next attempt.
-- Apprise and Prefect's blocks log a failure instead of raising it; here a message that did not
-  arrive raises `NotDelivered`.
-- A message is sent as one message: never split, and never truncated without a mark.
+- The operator defines the names. `registry` resolves a name at every send, so the next attempt uses
+  a block that was fixed in Prefect's UI.
+- Apprise and Prefect's blocks log a failure instead of raising an error; this package raises
+  `NotDelivered` if a message did not arrive.
+- A channel sends a message as one message: it never splits a message, and marks each truncation.
 - No error and no log contains a secret of a block.
 
-A new service needs no code if apprise supports it: its URL makes a channel. A new built-in channel
-is a class in `builtin`, with its name in `outbox.BUILTIN_CHANNELS` and in `registry.BUILTIN`, in
-the description of `jobs.notify.Notify.channel`, and in `jobs.limits.FORBIDDEN_CHANNELS` if agents
-may not use it.
+A service that apprise supports needs no code: the operator adds a channel with the service's URL. A
+new built-in channel needs a class in `builtin`, and its name in `outbox.BUILTIN_CHANNELS`,
+`registry.BUILTIN` and the description of `jobs.notify.Notify.channel`. If agents may not use the
+channel, its name also belongs in `jobs.limits.FORBIDDEN_CHANNELS`.
 
 Prefect and apprise are imported only when a channel that needs them is checked or used.
 """

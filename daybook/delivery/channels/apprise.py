@@ -1,8 +1,8 @@
 """Channels of Daybook's own block type: any service that apprise supports, by its URL.
 
-They cover services that have no Prefect block: e-mail, Telegram, ntfy, Matrix and many more. The
-whole URL is secret, and Prefect encrypts it. If the URL contains `{chat_id}`, one block serves many
-chats, and each job names its chat.
+These channels cover services that have no Prefect block: e-mail, Telegram, ntfy, Matrix and many
+more. The whole URL is secret, and Prefect encrypts it. If the URL contains `{chat_id}`, one block
+serves many chats, and each job names its chat.
 """
 
 from __future__ import annotations
@@ -109,19 +109,19 @@ def check_chat_id(chat_id: str) -> None:
 
 
 def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
-    """Return the channel of stored settings; raise `InvalidInput` if they are invalid."""
+    """Return the channel with these stored settings; raise `InvalidInput` if they are invalid."""
     return AppriseChannel(name, STORE.parse(name, data))
 
 
 async def read(client: PrefectClient, name: str) -> AppriseChannel:
-    """Return the channel of this name; raise `UnknownName`, or `InvalidInput` for bad settings."""
+    """Return the channel ``name``; raise `UnknownName`, or `InvalidInput` for bad settings."""
     document = await STORE.read(client, name, include_secrets=True)
     # In a thread: importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda _: build(name, document.data))
 
 
 def validate(name: str, url: str) -> AppriseChannel:
-    """Return the channel to store; raise `InvalidInput`, whose text omits the URL."""
+    """Return a channel that can be stored; raise `InvalidInput`, without the URL in its text."""
     STORE.check_name(name)
     return AppriseChannel(name, STORE.validate({"url": url}))
 
@@ -132,7 +132,7 @@ async def add(
     """Save and return a channel.
 
     Raises `InvalidInput` for a bad name, a name that is taken (without ``replace``), or a bad URL,
-    and `LedgerUnreachable`, because the ledger has a copy.
+    and `LedgerUnreachable`, because the ledger stores a copy.
     """
     channel = await threads.run_capturing_logs(lambda _: validate(name, url))
     await STORE.save(client, name, channel.settings, replace=replace)

@@ -5,12 +5,12 @@ format        the plugin is given
 ============  =====================================================================
 Markdown      the text unchanged
 text          the text unchanged
-HTML          the escaped text: nothing that a model wrote is a tag
+HTML          the escaped text, so that a model cannot write tags
 several       text, which apprise itself escapes for HTML plugins
 ============  =====================================================================
 
-Some features of apprise are disabled: splitting and truncation (`text` truncates, with a mark),
-retries (the outbox retries), and `optional`, which reports a failure as a success.
+This module disables some features of apprise: splitting and truncation (`text` truncates, with a
+mark), retries (the outbox retries), and `optional`, which reports a failure as a success.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ _SEPARATOR_LENGTH = 4
 
 @dataclass(frozen=True)
 class MessageFormat:
-    """The format and the limits of a message: characters as `text.length` counts them, and lines.
+    """The format and the limits of a message; `text.length` defines how characters count.
 
-    ``title`` is the limit of the subject, 0 if the subject is a part of the body; ``shared`` is
-    true if ``limit`` covers subject and body together. 0 ``lines`` means no limit.
+    ``limit`` is the maximum length of the body or, if ``shared`` is true, of subject and body
+    together. ``title`` is the maximum length of the subject, or 0 if the subject is a part of the
+    body. ``lines`` is the maximum number of lines; 0 means no limit.
     """
 
     format: str = "text"

@@ -9,10 +9,10 @@ from typing import Protocol
 from daybook.errors import DaybookError
 
 SEND_TIMEOUT_SECONDS = 30.0
-"""Timeout of one message."""
+"""Timeout for sending one message."""
 
 UNBOUNDED = 1_000_000
-"""Limit of a channel that has none: longer than any message in the ledger."""
+"""Value of ``limit`` for a channel without a limit; no message in the ledger is this long."""
 
 
 class NotDelivered(DaybookError):

@@ -1,6 +1,6 @@
 """Channels that need no external service: the inbox, a file in the home's `out/`, the console.
 
-A file grows by one entry per message. Entries stay whole even if several processes append::
+Each message adds one entry to its file. Entries stay whole even if several processes append::
 
     ## 2026-11-20 09:00:12 UTC · morning-brief: completed
 

@@ -1,7 +1,7 @@
 """Prefect's notification blocks as channels, under their names in Prefect.
 
-Every block document whose type has the capability `notify` is a channel. That includes types by
-other authors, if the package with their class is installed.
+Every block document whose type has the capability `notify` is a channel. This includes block types
+of other authors, if the package with the class of the type is installed.
 """
 
 from __future__ import annotations
@@ -165,7 +165,8 @@ def _texts(value: Any) -> Iterator[str]:
 def _parts(url: str) -> Iterator[str]:
     """Yield the password of a URL, and long parts of its user name, path, query and fragment.
 
-    A host with a dot is not secret. Each part comes as written, decoded, and encoded.
+    A host without a dot may be a token, so it counts as secret. Yields each part three times: as
+    written, decoded, and encoded.
     """
     for each in _split_url(url):
         decoded = unquote(each)
@@ -193,9 +194,9 @@ log = logging.getLogger(__name__)
 def apprise_of(block: Any) -> Any | None:
     """Return the `Apprise` that a notification block sends with; None if the block has none.
 
-    Also returns None, and logs a warning, if the object is not where this function expects it. Then
-    the limits of the block's service are unknown, and apprise's own processing of a message cannot
-    be disabled.
+    Also returns None, and logs a warning, if the block's `Apprise` is not where this function
+    expects it. Then the limits of the block's service are unknown, and apprise's own processing of
+    a message cannot be disabled.
     """
     from prefect.blocks.notifications import AbstractAppriseNotificationBlock
 

@@ -1,7 +1,7 @@
 """Resolution of a channel's name to its adapter, at every use.
 
-Built-in names take precedence: a block named `inbox` is called `<type slug>/inbox`. Two blocks of
-different types with the same name are called by type slug and name as well.
+Built-in names take precedence: the channel of a block named `inbox` is called `<type slug>/inbox`.
+The same form distinguishes two blocks of different types with the same name.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Conso
 """The adapter of each name in `outbox.BUILTIN_CHANNELS`."""
 
 PREFECT_TIMEOUT_SECONDS = 10.0
-"""Timeout for finding a channel in Prefect, whose client retries a vanished server for minutes."""
+"""Timeout for finding a channel; Prefect's client would retry a vanished server for minutes."""
 
 
 async def names(client: PrefectClient | None) -> dict[str, str]:
-    """Return the kind of each channel name: the built-in name itself, or the block type's slug."""
+    """Return each channel's kind by its name: a built-in channel's name, or a block type's slug."""
     documents = await _documents(client)
     count = Counter(name for _, name in documents)
     blocks = {
@@ -73,9 +73,9 @@ async def check(
 async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None = None) -> None:
     """Send an outbox row that is a message or an alert; raise `NotDelivered` on failure.
 
-    ``run_url`` is the URL of the run in Prefect's UI. If Prefect, which stores the blocks, is
-    unreachable or responds with an error, `PrefectUnreachable` or its client's own error is raised:
-    then no attempt was made.
+    ``run_url`` is the URL of the run in Prefect's UI. Prefect stores the blocks. If Prefect is
+    unreachable or responds with an error, raise `PrefectUnreachable` or the error of Prefect's
+    client: then no attempt was made.
     """
     message = Message(
         id=row.id,

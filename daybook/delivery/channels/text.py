@@ -14,10 +14,10 @@ import re
 from daybook.delivery.channels.base import Message
 
 _CUT_PERCENT = 24
-"""Percentage of a truncated text, at its end, that is searched for the end of a line or word."""
+"""Percentage of a text, at its end, in which truncation looks for the end of a line or word."""
 
 # Mentions that notify a whole chat or, in Slack and Discord, one user when a bot writes them. For
-# Slack apprise also writes `<!channel>` if the first character is missing.
+# Slack apprise also writes `<!channel>` if the text lacks the `<`.
 _RINGS = re.compile(
     r"[@!](?=(everyone|here|channel|all|subteam)\b)|@(?=[!&]?\w+[>|])", re.IGNORECASE
 )
@@ -39,17 +39,17 @@ def shorten_line(text: str, limit: int) -> str:
 
 
 def truncate(message: Message, limit: int, lines: int = 0) -> str:
-    """Return the message's body in at most ``limit`` code units; a last line says what was cut.
+    """Return the message's body, truncated to at most ``limit`` code units.
 
-    If there is no room for such a line, return one line with a mark. ``lines`` is the maximum
-    number of lines; 0 means no maximum.
+    The last line of a truncated body says how much is missing. If there is no room for such a line,
+    return one line with a mark. ``lines`` is the maximum number of lines; 0 means no maximum.
     """
     body = message.body.strip()
     too_many = bool(lines) and body.count("\n") >= lines
     if length(body) <= limit and not too_many:
         return body
     for hint in _full_text_hints(message):
-        # The number has at most this many digits.
+        # The number of omitted characters has at most as many digits as the length of the body.
         space = limit - length(_omission_note(len(body), hint)) - 1
         if space >= limit // 2:
             break
@@ -78,7 +78,7 @@ def _omission_note(missing: int, hint: str) -> str:
 
 
 def _longest_head(text: str, limit: int) -> str:
-    """Return the longest prefix that fits, without splitting a character."""
+    """Return the longest prefix of at most ``limit`` code units, without splitting a character."""
     head = text[: max(limit, 0)]
     while (over := length(head) - limit) > 0:
         head = head[: -((over + 1) // 2)]  # each character counts two at most
@@ -86,7 +86,7 @@ def _longest_head(text: str, limit: int) -> str:
 
 
 def _head_to_boundary(text: str, limit: int) -> str:
-    """Return the longest prefix that fits, up to the end of a line or word if one is near."""
+    """Return the longest prefix that fits; end it at the end of a line or word if one is near."""
     head = _longest_head(text, limit)
     least = len(head) - len(head) * _CUT_PERCENT // 100
     for end in ("\n", " "):
@@ -114,7 +114,7 @@ def mute_mentions(text: str) -> str:
 
 
 def as_html(text: str) -> str:
-    """Return HTML that shows plain text unchanged: nothing is a tag, and no line is lost."""
+    """Return HTML that shows plain text unchanged: it escapes all markup and keeps all lines."""
     kept = html.escape(text, quote=False)
     kept = _BLANKS.sub(lambda found: "&nbsp;" * len(found[0]), kept)
     return kept.replace("\n", "<br/>")
@@ -123,7 +123,7 @@ def as_html(text: str) -> str:
 def escape_controls(text: str) -> str:
     """Return ``text`` with control characters as escapes, so that it cannot control a terminal.
 
-    Line breaks and tabs stay.
+    Line breaks and tabs stay unchanged.
     """
     return "".join(
         each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text

@@ -1,8 +1,8 @@
 """Execution of blocking work in its own thread, with a timeout and captured logs.
 
-Apprise and its HTTP libraries log the URLs that they call, which contain secrets. While our own
-thread sends, their log is captured: warnings become the text of the failure, and the rest is
-discarded. The logs of the process's other threads are unchanged.
+Apprise and its HTTP libraries log the URLs that they call, which contain secrets. While a thread of
+this module sends, the module captures their logs: warnings become the text of the failure, and the
+rest is discarded. The logs of the process's other threads are unchanged.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CAPTURE_FILTER = _CaptureFilter()
 
 @contextmanager
 def capture_logs() -> Iterator[list[str]]:
-    """Capture this thread's log lines of `_LOGGERS` until the end; yield the list of warnings."""
+    """Capture the log lines of `_LOGGERS` in this thread; yield the list of captured warnings."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_CAPTURE_FILTER)  # adding it again has no effect
     captured: list[str] = []
@@ -63,9 +63,9 @@ async def run_capturing_logs(
 ) -> T:
     """Run ``work`` in a thread; return its result or raise its error.
 
-    ``work`` is given the list of captured warnings. If ``work`` does not end within
-    ``within`` seconds, its thread is abandoned and ends with the process, and `NotDelivered` is
-    raised. ``sends`` is true if ``work`` sends a message, which may then have arrived.
+    ``work`` receives the list of captured warnings. If ``work`` does not end within ``within``
+    seconds, raise `NotDelivered`; the thread is abandoned and ends with the process. ``sends`` is
+    true if ``work`` sends a message; after such a timeout the message may have arrived.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()

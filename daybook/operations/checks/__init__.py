@@ -2,9 +2,10 @@
 
 Contract: a check is a function or coroutine function that returns a list of `findings.Finding`,
 empty if all is well; it changes nothing. Each problem has a fix, with a command to type.
-`daybook.operations.doctor` lists the checks, calls them in order, and survives one that raises.
+`daybook.operations.doctor` lists the checks, calls them in groups, and continues if a check raises
+an error.
 
 Pitfalls: the installation may be the broken part, so no module here imports Prefect, an HTTP
-library or a database driver at its top; a check imports those when it is called. `home` is checked
-before `home.configure_prefect`, which fixes the modes of the home.
+library or a database driver at its top; a check imports them when it is called. The checks of
+`home` run before `home.configure_prefect`, which fixes the modes of the home.
 """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 async def outbox() -> list[Finding]:
-    """Check that messages are sent, none failed, no destination is paused, no alert is unread."""
+    """Check for unsent and failed messages, paused destinations, and unread alerts."""
     jobs = await ledger_checks.stored_jobs()
     if not jobs:
         return []

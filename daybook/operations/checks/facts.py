@@ -1,4 +1,4 @@
-"""Facts that several checks need: within one `doctor`, each is read once."""
+"""Facts that several checks need; during one `doctor`, each fact is read once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _facts: ContextVar[dict[object, asyncio.Task[Any]] | None] = ContextVar("facts",
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Let each function marked `fact` run once for the same arguments while the block runs."""
+    """While the block runs, call each function marked `fact` only once for the same arguments."""
     token = _facts.set({})
     try:
         yield

@@ -23,7 +23,7 @@ from daybook.tasks.policy import load_policy
 RECENT = timedelta(hours=1)
 """Age up to which a restart is reported."""
 LOG_NAMES = {"command server": "commands"}
-"""Names of the logs of children whose names differ from them."""
+"""Names of the logs that differ from the names of their children."""
 
 
 def settings() -> list[Finding]:
@@ -117,7 +117,7 @@ def leftovers() -> list[Finding]:
 
 
 def interrupted_move() -> list[Finding]:
-    """Check that no `daybook ledger move` was killed, if none is running."""
+    """Check that no `daybook ledger move` was interrupted; no move must be running."""
     try:
         move = ledger_move.interrupted()
     except InvalidInput:  # the check of the settings reports it
@@ -135,7 +135,7 @@ def interrupted_move() -> list[Finding]:
 
 
 def disk() -> list[Finding]:
-    """Check that no disk of Daybook's folders is full; the result is [] with invalid settings."""
+    """Check that no disk of Daybook's folders is full; return [] if the settings are invalid."""
     try:
         return findings.full_disk(full_disk(operator_settings.load().data_folders))
     except InvalidInput:

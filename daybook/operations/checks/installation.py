@@ -27,7 +27,7 @@ from daybook.operations.server import absolute_python_path
 
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
 REQUIRED_VERSIONS = ("prefect", "fastapi", "sqlalchemy")
-"""Outside of their bounds, Prefect's server or scheduler does not run (prefect-facts.md)."""
+"""Without suitable versions, Prefect's server or scheduler does not run (prefect-facts.md)."""
 IMPORT_TIMEOUT_SECONDS = 30.0
 
 
@@ -156,13 +156,13 @@ def _install(requirement: Requirement) -> str:
 
 
 def plugins() -> list[Finding]:
-    """Check that each plugin can be imported here, and each listener called.
+    """Check that this process can import each plugin and call each listener.
 
     The worker's import path may differ.
     """
     try:
         registry.find_listeners()
-    except InvalidInput:  # another check reports what is wrong with the settings
+    except InvalidInput:  # another check reports the invalid setting
         return []
     fix = "put it on the worker's path (pip install, PYTHONPATH), or correct the setting `plugins`"
     problems = [

@@ -29,7 +29,7 @@ SPOOL_GRACE_SECONDS = 60.0
 
 
 async def ledger_clock() -> list[Finding]:
-    """Check that the clocks of ledger and machine agree, and that the ledger's was not set back."""
+    """Check that the clocks of ledger and machine agree, and that no clock was set back."""
     stored = await ledger_checks.stored_jobs()
     if not stored:
         return []
@@ -51,7 +51,7 @@ async def ledger_clock() -> list[Finding]:
 
 
 def outcomes() -> list[Finding]:
-    """Check that no outcome stays in the spool for long, and that none was set aside."""
+    """Check that no outcome stays in the spool for long, and that no outcome was set aside."""
     problems, now = [], SYSTEM_CLOCK.now().timestamp()
     stuck = [
         each
@@ -87,7 +87,7 @@ async def keeper(client: PrefectClient) -> list[Finding]:
 
 
 async def late(client: PrefectClient) -> list[Finding]:
-    """Check that no run is overdue, and none was missed lately because no process claimed it."""
+    """Check that no run is overdue, or was missed lately because no process claimed it."""
     if not await ledger_checks.stored_jobs():
         return []
     pool, ahead = await prefect.pool_state(client), await prefect.clock_ahead(client)
@@ -110,5 +110,5 @@ async def tasks() -> list[Finding]:
 
 
 async def maintenance() -> list[Finding]:
-    """Show the present or the next maintenance window, in which no job starts."""
+    """Report the present or the next maintenance window, in which no job starts."""
     return findings.maintenance(await maintenance_api.list_windows())

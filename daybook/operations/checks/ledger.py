@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 WRITE_TIMEOUT = timedelta(seconds=5)
 """Maximum time that a write may wait for other writers; a longer wait is a problem."""
 MAX_BACKUP_AGE = timedelta(days=1)
-"""How much older than the last night the newest nightly backup may be: nothing may have run."""
+"""How much older than the last night the newest backup may be, because keepers may be stopped."""
 BACKUP_DURATION = timedelta(hours=1)
-"""Maximum time that the backup of a night takes; without any backup, it is a problem then."""
+"""Maximum duration of a nightly backup; only after this time, its absence is a problem."""
 _RESTORE_KEY = (
     "copy the file ledger-key (mode 0600) into this home, from the home that wrote the copies or "
     "from its backup; if it is permanently lost: daybook ledger rekey"
@@ -52,7 +52,7 @@ _RESTORE_KEY = (
 
 
 async def ledger() -> list[Finding]:
-    """Check that this program can open and write the ledger; one not created yet is no problem."""
+    """Check that this program can open and write the ledger, if the ledger exists already."""
     if not _exists():
         return []
     try:
@@ -85,7 +85,7 @@ async def ledger() -> list[Finding]:
 
 
 async def stored_jobs() -> list[StoredJob]:
-    """Return all jobs; [] if there is no ledger yet: a check does not create one."""
+    """Return all jobs; [] if there is no ledger yet, because a check does not create a ledger."""
     return (await id_and_jobs())[1]
 
 
@@ -101,7 +101,7 @@ async def id_and_jobs() -> tuple[str, list[StoredJob]]:
 def _exists() -> bool:
     """Return whether the ledger should exist: a SQLite file may not have been created yet.
 
-    A running `up` has created the file, so a missing one is a problem then.
+    A running `up` has created the file, so a missing file is then a problem.
     """
     files = home.ledger_files()
     if not files:
@@ -115,7 +115,7 @@ async def sync() -> list[Finding]:
 
 
 async def jobs() -> list[Finding]:
-    """Check that no job's last run failed, none runs after a job that is gone, and none drifted."""
+    """Check for jobs that failed last, need a missing job, or were changed outside their file."""
     stored = await stored_jobs()
     if not stored:
         return []
@@ -150,7 +150,7 @@ async def ledger_key() -> list[Finding]:
 async def copies(client: PrefectClient) -> list[Finding]:
     """Check that Prefect has every block of which the ledger has a copy.
 
-    These are agents, secrets, tool servers, channels and destinations.
+    The blocks are agents, secrets, tool servers, channels and destinations.
     """
     from daybook.keeper import blocks
 
@@ -212,7 +212,7 @@ async def agents(client: PrefectClient) -> list[Finding]:
 
 
 async def tools(client: PrefectClient) -> list[Finding]:
-    """Check that every tool that a job names is installed, or its server saved; call none."""
+    """Check that every tool that a job names is installed or on a saved server; call no tool."""
     from daybook.http.guard import Guard, Rule
     from daybook.tools import catalog
     from daybook.tools.server_blocks import PrefectServers
@@ -234,7 +234,7 @@ async def tools(client: PrefectClient) -> list[Finding]:
 
 
 async def secrets(client: PrefectClient) -> list[Finding]:
-    """Check that each secret in a job's action or check, or a saved server, exists and is valid."""
+    """Check that each secret that a job or a saved server uses exists and is valid."""
     from daybook.tools.server_blocks import PrefectServers
 
     known = {each.name: each.problem for each in await secret_blocks.list_secrets(client)}
@@ -254,7 +254,7 @@ async def secrets(client: PrefectClient) -> list[Finding]:
 
 
 async def backups() -> list[Finding]:
-    """Check that the nightly backups, if a folder is set, have a passphrase and are recent."""
+    """If a backup folder is set, check that nightly backups have a passphrase and are recent."""
     loaded = settings.load()
     if not loaded.backup_folder or not _exists():
         return []
@@ -279,9 +279,9 @@ async def backups() -> list[Finding]:
 
 
 def _set_up_at() -> datetime | None:
-    """Return when this home got its key, or its settings were last changed, whichever is later.
+    """Return the time of the last change of this home's ledger key or settings file.
 
-    None if neither file exists, as before the first `up` with settings in variables.
+    Return None if neither file exists, as before the first `up` with settings in variables.
     """
     times = []
     for file in (current_home().ledger_key, settings.config_file()):

@@ -40,9 +40,9 @@ UI_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to the address of the UI."""
 PULL_STEP_MESSAGE = "Executing deployment step: enter"
 SUBMIT_MESSAGE = re.compile(r"Worker '(.+)' submitting flow run")
-"""Messages in a run's log: the first is by Prefect, the second by its own types of workers."""
+"""Messages in a run's log, from Prefect and from Prefect's own types of workers."""
 MAX_RUNS_READ = 20
-"""Maximum number of runs read to find one of this ledger."""
+"""Maximum number of runs that are read to find a run of this ledger."""
 
 
 async def server(client: PrefectClient) -> list[Finding]:
@@ -90,7 +90,7 @@ def unreachable(error: PrefectUnreachable) -> Finding:
 
 
 async def clock(client: PrefectClient) -> list[Finding]:
-    """Check that this machine's clock and the server's agree."""
+    """Check that the clocks of this machine and of the server agree."""
     return findings.clock("clock", "Prefect's", await clock_ahead(client))
 
 
@@ -98,8 +98,8 @@ async def clock(client: PrefectClient) -> list[Finding]:
 async def clock_ahead(client: PrefectClient) -> timedelta:
     """Return the least amount by which the server's clock is ahead of this machine's.
 
-    A server's time may be up to a second old, or older if it is busy. So a clock that seems far off
-    is measured again, and the smallest skew counts.
+    The time in a response may be up to a second old, or older if the server is busy. So measure
+    a clock that seems far off again, and use the smallest skew.
     """
     smallest = await _measure_skew(client)
     for _ in range(MAX_CLOCK_RETRIES):
@@ -132,7 +132,7 @@ async def ui(client: PrefectClient) -> list[Finding]:
     is_remote = urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1")
     # Without TLS, do not load the certificates of all authorities, which takes 20 ms.
     has_tls = urlsplit(address).scheme == "https"
-    # As in a browser, no proxy of the environment is used for this machine.
+    # Like a browser, use no proxy of the environment for this machine.
     async with httpx.AsyncClient(
         timeout=UI_TIMEOUT_SECONDS, trust_env=is_remote, verify=has_tls
     ) as browser:
@@ -166,7 +166,7 @@ async def pool_state(client: PrefectClient) -> WorkPool:
 async def pool(client: PrefectClient) -> list[Finding]:
     """Check that the work pool has our type, and does not have only another Daybook's jobs.
 
-    Warn about what is paused in Prefect.
+    Warn about a pool or queues that are paused in Prefect.
     """
     from daybook.operations.worker import POOL_TYPE
 
@@ -184,7 +184,7 @@ async def pool(client: PrefectClient) -> list[Finding]:
 async def worker(client: PrefectClient) -> list[Finding]:
     """Check that a worker that runs this ledger's jobs is online in our pool.
 
-    Warn about workers of another Daybook there.
+    Warn about workers of another Daybook in our pool.
     """
     state = await pool_state(client)
     if state.names_of_others and not state.idle:

@@ -11,15 +11,16 @@ To add a page: write ``async def name(site: Site, request: Request) -> Response`
 its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
 `MODULES`, and its link to `site.NAVIGATION`.
 
-What changes something is an `Action` in its module's `ACTIONS`; `daybook.web.pages.actions` checks
-the CSRF token and shows errors. Other errors of `daybook.api` become pages (`Site.handle`).
+Each form that changes something is an `Action` in the `ACTIONS` of its module.
+`daybook.web.pages.actions` checks the CSRF token and shows errors of actions. `Site.handle` turns
+other errors of `daybook.api` into pages.
 
-A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read what it shows; its
-rows and groups have an ``id``, by which htmx finds them again, and a part that must not change
-under a reader has ``hx-morph-skip``.
+A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read all data that a live
+page shows. The page's rows and groups have an ``id``, by which htmx finds them again. A part that
+must not change while somebody reads it has ``hx-morph-skip``.
 
-No template has a script, a style or an event handler of its own: the policy (`login.POLICY`) runs
-none. Positions are classes (`assets.POSITIONS`), charts are SVG (`daybook.web.charts`).
+No template has a script, a style or an event handler of its own: the policy (`login.POLICY`)
+permits none. Positions are classes (`assets.POSITIONS`), charts are SVG (`daybook.web.charts`).
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ MODULES = (today, job_form, jobs, runs, inbox, callbacks, tasks, sessions, agent
 def application(
     health: Callable[[], Awaitable[HealthReport]], ledger: Ledger | None = None
 ) -> Starlette:
-    """Return the application of all pages; its ``state.site`` has to be closed.
+    """Return the application of all pages; the caller has to close its ``state.site``.
 
     ``health`` returns the report that Today shows. The application opens the ledger of the settings
     at the first request, unless it gets a ``ledger``.
@@ -83,5 +84,5 @@ def application(
 
 
 async def _log_out(site: Site, request: Request) -> Response:
-    """Show the form that ends the session, which `web.login` does."""
+    """Show the form to log out; `web.login` ends the session when it is submitted."""
     return site.render(request, "logout.html")

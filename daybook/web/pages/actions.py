@@ -1,4 +1,4 @@
-"""Actions: forms that change something, each by the verb of `daybook.api` that a command calls.
+"""Actions: forms that change something; each calls a verb of `daybook.api`, as commands do.
 
 ::
 
@@ -6,13 +6,13 @@
       │ no token of the session ──► 403
       ▼
     Action.do ──► await api.….…
-      │ an error ──► the action's page, with what was typed, and the error at its field or on top
+      │ an error ──► the action's page, with the typed texts; the error is at its field or on top
       ▼
     303 to the page that `do` names, with one of `forms.MESSAGES`
 
 To add an action, write ``async def verb(ref: str, form: Form) -> Done`` in the module of its noun,
-and add an `Action` to that module's `ACTIONS`; its form is `ui.action` in the template of its page.
-The CSRF token is checked here, so no action can forget it.
+and add an `Action` to that module's `ACTIONS`. The template of its page writes the form with
+`ui.action`. This module checks the CSRF token, so no action can forget the check.
 """
 
 from __future__ import annotations
@@ -52,12 +52,12 @@ class Done:
 
 @dataclass(frozen=True)
 class Action:
-    """A path with a verb; ``page`` shows its errors, those of ``fields`` at the field.
+    """A path with its verb ``do``; ``page`` shows an error at its field, if it is in ``fields``.
 
     ``path`` begins with the path of ``page``, so both have the same parameters. ``aliases`` maps
-    names in errors to ``fields``. If ``do`` returns
-    None, the page is shown with what was typed: for a form that changes nothing. A verb that
-    ``uses_prefect`` imports Prefect's client, which takes seconds: first a thread does.
+    names in errors to ``fields``. If ``do`` returns None, because the form changes nothing, the
+    page is shown with the typed texts. If ``uses_prefect`` is true, a thread imports Prefect's
+    client before the verb is called, because the import takes seconds.
     """
 
     path: str
@@ -107,6 +107,6 @@ def status_of(error: DaybookError) -> int:
 
 
 async def load_prefect() -> None:
-    """Import Prefect's client, which takes seconds, in a thread: other pages answer meanwhile."""
+    """Import Prefect's client in a thread: this takes seconds, and other pages answer meanwhile."""
     homes.configure_prefect()
     await asyncio.to_thread(import_module, "prefect.client.orchestration")

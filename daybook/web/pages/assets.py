@@ -13,8 +13,9 @@ from starlette.routing import Route
 FOLDER = files("daybook.web") / "static"
 TYPES = {"css": "text/css; charset=utf-8", "js": "text/javascript", "svg": "image/svg+xml"}
 POSITIONS = "positions.css"
-"""Style sheet with the classes `p0` … `p1000`: so many thousandths from the left. The policy of the
-pages permits no `style` attribute.
+"""Style sheet with the classes `p0` … `p1000`: a position in thousandths from the left.
+
+The policy of the pages permits no `style` attribute.
 """
 
 
@@ -32,7 +33,10 @@ def _content(name: str) -> bytes | None:
 
 @cache
 def url(name: str) -> str:
-    """Return the address of a static file; it changes with the file, so browsers may keep it."""
+    """Return the address of a static file.
+
+    The address changes with the content, so browsers may keep the file.
+    """
     return f"/static/{name}?v={hashlib.sha256(_content(name) or b'').hexdigest()[:12]}"
 
 

@@ -1,4 +1,4 @@
-"""Callbacks, messages and alerts with their tries."""
+"""The pages of callbacks, messages and alerts, with their tries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PER_PAGE = 50
 
 
 async def index(site: Site, request: Request) -> Response:
-    """List the deliveries, by status and job."""
+    """List the deliveries, filtered by status and job."""
     given = {name: request.query_params.get(name, "").strip() for name in ("status", "job")}
     rows = await api.callbacks.list_callbacks(
         given["status"] or None, given["job"] or None, limit=PER_PAGE

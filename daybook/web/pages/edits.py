@@ -1,7 +1,7 @@
-"""Forms that edit something: only what the user changed is stored, and nobody's change is lost.
+"""Forms that edit something: they store only the user's changes, and keep all changes of others.
 
-A form carries a digest of each text that it showed. So a submitted form shows which fields the user
-changed, and which ones somebody else has changed since.
+A form contains a digest of each text that it showed. So the server sees which fields the user
+changed, and which fields somebody else has changed since.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHOWN = "shown"
 
 
 def digest(text: str) -> str:
-    """Return a short digest of a field, which shows whether it was changed."""
+    """Return a short digest of the text of a field; a change of the text changes the digest."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
 
 
@@ -35,9 +35,9 @@ def incomplete() -> InvalidInput:
 
 
 class Edit:
-    """A submitted form: what was typed, and what the form had shown before.
+    """A submitted form: the typed texts, and the digests of the texts that the form had shown.
 
-    ``current`` are the texts of the ``fields`` now. Raises `InvalidInput` for a form without
+    ``current`` are the current texts of the ``fields``. Raises `InvalidInput` for a form without
     digests.
     """
 
@@ -51,14 +51,14 @@ class Edit:
         return name in self._typed and digest(self._typed[name]) != self._shown.get(name)
 
     def texts(self) -> dict[str, str]:
-        """Return what was typed in each touched field, and the current texts of the others."""
+        """Return the typed text of each touched field, and the current text of each other field."""
         return {
             name: self._typed[name] if self.is_touched(name) else text
             for name, text in self.current.items()
         }
 
     def changes(self) -> dict[str, object]:
-        """Return the fields to change: the touched ones that differ from the current texts."""
+        """Return the fields to change: the touched fields that differ from the current texts."""
         texts = self.texts()
         return {
             each.name: each.value(texts[each.name])
@@ -67,9 +67,9 @@ class Edit:
         }
 
     def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
-        """Return the fields that somebody else changed: from the form's value to the current one.
+        """Return the fields that somebody else changed, with the form's and the current text.
 
-        The second value says whether the user changed the field too.
+        The second value of each pair says whether the user changed the field too.
         """
         return [
             (FieldChange(field=name, old=self._typed.get(name), new=text), self.is_touched(name))

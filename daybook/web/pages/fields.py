@@ -1,8 +1,9 @@
 """Fields of a form, derived from the fields of a pydantic model.
 
 In a form each value is one text: a list has one line for each item, and true is `true`. `text_of`
-makes it of a model's JSON value, `Field.read` of a submitted form, and `Field.value` turns it back
-into what the model validates. A field that no control can show (an object, a secret) is left out.
+makes this text from a model's JSON value, and `Field.read` from a submitted form. `Field.value`
+turns the text back into a value that the model validates. A field that no control can show (an
+object, a secret) is left out.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Field:
     choices: tuple[str, ...] = ()
 
     def read(self, form: Form) -> str:
-        """Return the submitted text, with sorted choices and without blank lines in a list."""
+        """Return the submitted text, with ordered choices, and without blank lines in a list."""
         given = form.all(self.name)
         match self.control:
             case "switch":
@@ -46,21 +47,21 @@ class Field:
         return form.get(self.name)
 
     def show(self, value: Any) -> str:
-        """Return the text of a value, equal to `read` of a form that shows it unchanged."""
+        """Return the text of a value; `read` returns the same text if nobody changes it."""
         text = text_of(value)
         if self.control == "choices":
             return "\n".join(each for each in self.choices if each in text.split("\n"))
         return text
 
     def value(self, text: str) -> object:
-        """Return what the model validates."""
+        """Return the value that the model validates: a list of texts, or the text itself."""
         if self.control in ("list", "choices"):
             return [each for each in text.split("\n") if each]
         return text
 
 
 def text_of(value: Any) -> str:
-    """Return a JSON value as text: a list as lines, and the line breaks as browsers send them."""
+    """Return a JSON value as text: a list as lines, and each line break as a line feed."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -71,7 +72,7 @@ def text_of(value: Any) -> str:
 
 
 def fields_of(model: Mapping[str, FieldInfo], names: Iterable[str] | None = None) -> list[Field]:
-    """Return the fields of a model, or those with these names, that a form can show."""
+    """Return the fields of a model that a form can show; ``names`` limits and orders them."""
     found = list[Field]()
     for name in model if names is None else names:
         is_long = markers.of(model[name]).is_long

@@ -1,4 +1,4 @@
-"""Submitted forms: their fields, their mistakes, and what a page says after an action."""
+"""Submitted forms: their fields, their mistakes, and the messages that follow an action."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ MESSAGES = {
     "queued": "The task is queued again.",
     "task-cancelled": "The task is cancelled.",
 }
-"""What a page says after an action, by the value of `done` in its address.
+"""Messages that a page shows after an action, by the value of `done` in its address.
 
-An address is not a text that the page shows: anybody can write one.
+The address contains no text to show, because anybody can write an address.
 """
 
 
@@ -52,7 +52,7 @@ class Form:
         }
 
     def get(self, name: str, default: str = "") -> str:
-        """Return the first value of a field, ``default`` if the form has none."""
+        """Return the first value of a field; ``default`` if the form does not have the field."""
         return (self._fields.get(name) or [default])[0]
 
     def has(self, name: str) -> bool:
@@ -66,7 +66,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Mistake:
-    """Why an action changed nothing; ``field`` is empty unless the form has the field."""
+    """Reason why an action changed nothing; ``field`` is empty if no field caused it."""
 
     text: str
     field: str = ""
@@ -78,9 +78,10 @@ class Mistake:
         fields: Collection[str],
         aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> Mistake:
-        """Return the mistake of a form with these fields.
+        """Return the mistake that caused ``error``, in a form with these fields.
 
-        ``aliases`` maps names in errors to fields; an error about several fields is at the first.
+        ``aliases`` maps names in errors to fields. A mistake in several fields is shown at the
+        first of them.
         """
         named = error.field.split(" and ") if isinstance(error, InvalidInput) else []
         found = (aliases.get(each, each) for each in named)
@@ -88,6 +89,6 @@ class Mistake:
 
 
 def typed(request: Request) -> Form:
-    """Return the form that this page shows again; an empty one if it was not submitted."""
+    """Return the submitted form that this page shows again; an empty form if none was submitted."""
     found: Form = getattr(request.state, "typed", Form({}))
     return found

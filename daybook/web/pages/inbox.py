@@ -15,7 +15,7 @@ PER_PAGE = 50
 
 
 async def index(site: Site, request: Request) -> Response:
-    """List the unread messages, or all."""
+    """List the unread messages, or all messages if the address says `show=all`."""
     shows_all = request.query_params.get("show") == "all"
     messages = await api.inbox.list_messages(unread_only=not shows_all, limit=PER_PAGE)
     return site.render(request, "inbox.html", messages=messages, shows_all=shows_all, most=PER_PAGE)
@@ -34,7 +34,7 @@ async def read(ref: str, form: Form) -> Done:
 
 
 async def read_shown(ref: str, form: Form) -> Done:
-    """Mark the messages of the list as read, and none that has arrived since it was shown."""
+    """Mark the messages that the list showed as read, but not messages that arrived later."""
     shown = form.all("message")
     if not shown:  # the verb marks all messages if it gets none
         raise InvalidInput("message", "is missing", "reload the page and try again")

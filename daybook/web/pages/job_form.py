@@ -1,15 +1,15 @@
-"""The form of a job, derived from the models of a job: a new job, and the edit of one.
+"""The form of a job, derived from the models of a job; it adds a job or edits one.
 
 ::
 
     GET  …/edit          the form, filled from the job; a digest of each field, and `updated_at`
-    POST …/edit/preview  the next due times of what was typed; nothing is stored
+    POST …/edit/preview  the next due times of the typed schedule; nothing is stored
     POST …/edit          the fields whose text has another digest ──► api.jobs.edit_job
                            the job was changed meanwhile ──► the form again: untouched fields have
-                           the new values, and what was changed is shown; nothing is stored
+                           the new values, and the changes are shown; nothing is stored
 
-A field that the form cannot show, such as headers, is not part of the form, so it stays as it is.
-Secrets are in such fields only.
+A field that the form cannot show, such as headers, is not part of the form, so an edit does not
+change it. Only such fields contain secrets.
 """
 
 from __future__ import annotations
@@ -42,14 +42,17 @@ KINDS = {kind: kind.replace("-", " ").capitalize() for kind in actions.ACTIONS}
 _WHEN = ("schedule", "timezone")
 _BOUNDS = (*bounds.FIELDS, "stagger", "max_runs")
 _FIRST = ("agent", "method", "body")
-"""Fields of an action that are shown at once, beside the required ones."""
+"""Optional fields of an action that the form shows at once, like the required fields."""
 _ALIASES = dict.fromkeys(ScheduleFields.model_fields, "schedule") | {"timezone": "timezone"}
-"""Fields of errors about the schedule, which the form has as one text."""
+"""Fields of the form, by names of fields in errors about the schedule.
+
+The form has the schedule as one text.
+"""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Fields of the form that are shown together, below a title; the first group has none."""
+    """Fields of the form that are shown together, below a title; the first group has no title."""
 
     title: str
     fields: list[Field]
@@ -60,7 +63,7 @@ class Group:
 
 
 def groups_of(kind: str) -> list[Group]:
-    """Return the fields of the form for a job of a kind."""
+    """Return the fields of the form for a job of ``kind``, in groups."""
     action = actions.ACTIONS[kind].model_fields
     first = [name for name, field in action.items() if field.is_required() or name in _FIRST]
     execution = [name for name in policies.FIELDS if name not in _BOUNDS]
@@ -96,7 +99,7 @@ def texts_of(job: ListedJob) -> dict[str, str]:
 
 
 def hidden_of(job: ListedJob) -> list[str]:
-    """Return the fields of a job that are set, and that the form cannot show."""
+    """Return the names of the fields that are set in a job but that the form cannot show."""
     defaults, shown = default_fields(job.kind), texts_of(job).keys()
     values = _values(job) | {"metadata": job.metadata}
     return [
@@ -120,7 +123,7 @@ def _values(job: ListedJob) -> dict[str, Any]:
 
 
 class Submitted(Edit):
-    """A submitted form of a job, which says of which version of the job it was."""
+    """A submitted form of a job; ``updated_at`` is the time of the last change that it showed."""
 
     def __init__(self, job: ListedJob, form: Form) -> None:
         super().__init__(_fields(job.kind), texts_of(job), form)
@@ -142,7 +145,7 @@ def _instant(text: str) -> datetime:
 
 
 async def new(site: Site, request: Request) -> Response:
-    """Show the form of a new job; after a preview, with its next due times."""
+    """Show the form of a new job; after a preview, the form shows the next due times."""
     form = typed(request)
     kind = _kind(form.get("kind") or request.query_params.get("kind", ""))
     defaults = defaults_of(kind)
@@ -166,7 +169,7 @@ async def new(site: Site, request: Request) -> Response:
 
 
 async def _shared(request: Request, kind: str, here: str) -> dict[str, Any]:
-    """Return what both forms show for a job of ``kind``; ``here`` is the form's own path."""
+    """Return the values that both forms need for a ``kind``; ``here`` is the form's own path."""
     return {
         "kind": kind,
         "kinds": KINDS,
@@ -205,7 +208,7 @@ async def preview_new(ref: str, form: Form) -> None:
 
 
 async def add(ref: str, form: Form) -> Done:
-    """Add a job; the same form sent twice adds one."""
+    """Add a job; a form that is sent twice adds one job."""
     given = _changes_of_new(form)
     if request_id := form.get("request_id"):
         given["idempotency_key"] = request_id
@@ -214,12 +217,12 @@ async def add(ref: str, form: Form) -> Done:
 
 
 def _notes(changed: ChangedJob) -> list[str]:
-    """Return the hints for the user, without the one that the job's page always shows."""
+    """Return the hints for the user, without the hint that the job's page always shows."""
     return [each for each in changed.notes if each != api.jobs.PENDING_NOTE]
 
 
 async def show_edit(site: Site, request: Request) -> Response:
-    """Show the form that edits a job; again after a mistake, a preview, or an edit by others."""
+    """Show the form that edits a job, again after a mistake, a preview or another user's edit."""
     job = await _editable(request.path_params["ref"])
     form, values, due = typed(request), texts_of(job), None
     meanwhile = list[tuple[FieldChange, bool]]()
@@ -268,7 +271,7 @@ async def preview(ref: str, form: Form) -> None:
 
 
 async def edit(ref: str, form: Form) -> Done:
-    """Change the fields that the user changed, unless the job was changed meanwhile."""
+    """Store the fields that the user changed, unless somebody else changed the job meanwhile."""
     job = await _editable(ref)
     submitted = Submitted(job, form)
     if not (changes := submitted.changes()):

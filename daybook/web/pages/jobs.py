@@ -36,7 +36,7 @@ def choice_of(request: Request) -> Choice:
 
 
 def page_number(request: Request) -> int:
-    """Return the page of a list that the address names; 1 if it names none."""
+    """Return the page number that the address of a list names; 1 if it names none."""
     text = request.query_params.get("page", "")
     return int(text) if text.isdecimal() and len(text) < 7 else 1
 
@@ -60,7 +60,7 @@ async def index(site: Site, request: Request) -> Response:
 
 
 def _cost_per_day(strip: Sequence[DayStrip]) -> float | None:
-    """Return the mean cost of the days with runs, in US dollars; None if there is none."""
+    """Return the mean cost of the days with runs, in US dollars; None if no day has a cost."""
     used = [each for each in strip if each.counts]
     total = sum(each.cost_usd for each in used)
     return total / len(used) if used and total else None
@@ -130,12 +130,12 @@ async def skip(ref: str, form: Form) -> Done:
 
 
 async def unskip(ref: str, form: Form) -> Done:
-    """Skip none of the coming due times any more."""
+    """Remove the skips of the coming due times."""
     return _done(await api.skips.skip(ref, undo=True), "unskipped")
 
 
 async def snooze(ref: str, form: Form) -> Done:
-    """Skip all due times until a time."""
+    """Skip all due times until the submitted time."""
     return _done(await api.skips.snooze(ref, form.get("until")), "snoozed")
 
 

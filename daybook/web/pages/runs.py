@@ -24,7 +24,7 @@ CANCEL_PATIENCE_SECONDS = 5.0
 
 
 async def index(site: Site, request: Request) -> Response:
-    """List the last runs of all jobs or of one, with filters."""
+    """List the last runs of all jobs, or of one job, with filters."""
     given = {name: request.query_params.get(name, "").strip() for name in ("job", "status")}
     filters = RunFilters(status=[given["status"]] if given["status"] else [])
     runs = await api.run_lists.recent(given["job"] or None, PER_PAGE, filters)
@@ -48,7 +48,7 @@ async def show(site: Site, request: Request) -> Response:
 
 
 async def log(site: Site, request: Request) -> Response:
-    """Show the log of one run, which is in Prefect."""
+    """Show the log of one run, which Prefect stores."""
     ref = request.path_params["ref"]
     lines, problem, more = list[Any](), "", False
     try:
@@ -116,7 +116,7 @@ async def reject(ref: str, form: Form) -> Done:
 
 
 def sent(life: RunLife) -> list[tuple[str, str]]:
-    """Return what the run sent to its agent, tool or URL, as named texts."""
+    """Return the texts that the run sent to its agent, tool or URL, each with a label."""
     try:
         action, *_ = read_parameters(life.run.kind, life.parameters)
     except InvalidInput:  # so the run never began

@@ -1,4 +1,4 @@
-"""What all pages share: the ledger, the templates, the totals of 30 days, and pages for errors."""
+"""Parts that all pages share: ledger, templates, totals of 30 days, and pages for errors."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from daybook.web.pages.forms import MESSAGES, typed
 log = logging.getLogger(__name__)
 
 MAX_KEPT = 20
-"""Of how many actions the changes and notes are kept, which the page after the action shows."""
+"""Number of actions whose changes and notes are kept for the page that follows the action."""
 NOTICE_SECONDS = 60
-"""How long after an action its page says what was done; later, a reload shows it no more."""
+"""How long the page that follows an action shows its message; a later reload does not show it."""
 HEALTH_MAX_AGE_SECONDS = 5.0
 HEALTH_PATIENCE_SECONDS = 0.05
-"""How long a page waits for the health: with many jobs, it takes longer than the page."""
+"""Maximum time that a page waits for the health report, which is slow if there are many jobs."""
 
 NAVIGATION = (
     ("/", "Today"),
@@ -61,9 +61,9 @@ NAVIGATION = (
 Handler = Callable[["Site", Request], Awaitable[Response]]
 
 _CSRF, _NEW_ID = secrets.token_hex(16), secrets.token_hex(16)
-"""What a page that is rendered for several viewers contains instead of a token and a new id.
+"""Placeholders for a CSRF token and a new id in a page that is rendered for several viewers.
 
-They are random, so that nothing that is stored can contain them.
+They are random, so no stored text can contain them.
 """
 
 
@@ -76,7 +76,7 @@ class OnlyShown(DaybookError):
 
 @dataclass(frozen=True)
 class Page:
-    """A path with its handler, which changes nothing; `actions.Action` does.
+    """A path with its handler. The handler changes nothing; only an `actions.Action` does.
 
     A ``live`` page updates itself when the ledger changes (`daybook.web.live`).
     """
@@ -87,7 +87,7 @@ class Page:
 
 
 class Site:
-    """The pages of one ledger. ``ledger`` is None for the one that the settings name.
+    """The pages of one ledger. If ``ledger`` is None, the settings name the ledger.
 
     ``health`` returns the report that Today shows; it may be slow.
     """
@@ -122,7 +122,7 @@ class Site:
         async with self._lock:
             if self._opened is None:
                 self._opened = await Ledger(settings.load().ledger_address).__aenter__()
-                # A month takes a second to add up: begin before the first page needs it.
+                # Adding up a month takes a second: start before the first page needs the totals.
                 self._warming = asyncio.create_task(self._add_up())
         return self._opened
 
@@ -134,9 +134,10 @@ class Site:
     def handle(
         self, handler: Handler, *, live: bool = False
     ) -> Callable[[Request], Awaitable[Response]]:
-        """Return an endpoint that calls ``handler`` with the ledger shared, and shows its errors.
+        """Return an endpoint that calls ``handler`` with the shared ledger, and shows its errors.
 
-        They are 400 for `InvalidInput`, 404 for `NotFound`, 503 for a service that does not answer.
+        The status of an error is 400 for `InvalidInput`, 403 for `OnlyShown`, 404 for `NotFound`,
+        503 for a service that does not answer, and 500 for any other `DaybookError`.
         """
 
         async def endpoint(request: Request) -> Response:
@@ -159,13 +160,13 @@ class Site:
             return self.failed(request, 403, "Nothing can be changed here", error)
         except Unreachable as error:
             # The ledger stays open: other requests use it, and it answers again as soon as its
-            # database does. Of a ledger that was replaced, the error says what to do.
+            # database does. The error about a replaced ledger says what to do.
             return self.failed(request, 503, "A service does not answer", error)
         except DaybookError as error:
             return self.failed(request, 500, "This failed", error)
 
     async def _answer_shared(self, handler: Handler, request: Request) -> Response:
-        """Answer with the page that was rendered after the last change, for all viewers once."""
+        """Answer with the page that was rendered once, for all viewers, after the last change."""
         session = admitted(request).session
         request.state.shared = True
         key = (f"{request.url.path}?{request.url.query}", bool(session.viewer))
@@ -182,9 +183,9 @@ class Site:
             return await api.changes.read()
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of the token of a shared link; empty if it is none."""
+        """Return the id of a shared link's token; empty if ``token`` is not such a token."""
         if not token.startswith(api.tokens.VIEWER_PREFIX):
-            return ""  # without the ledger
+            return ""  # no query is needed
         with sharing(await self.ledger()):
             return await api.tokens.viewer_of(token)
 
@@ -194,7 +195,7 @@ class Site:
             return await api.tokens.is_viewer(token_id)
 
     def keep(self, changes: Sequence[FieldChange], notes: Sequence[str]) -> str:
-        """Keep them for the page that follows an action; return the key for its address."""
+        """Keep the result of an action for the next page; return the key for its address."""
         key = secrets.token_hex(16)
         self._kept[key] = changes, notes
         if len(self._kept) > MAX_KEPT:
@@ -202,7 +203,7 @@ class Site:
         return key
 
     def _notice(self, request: Request) -> str:
-        """Return what the action before this page did; empty if that is long ago."""
+        """Return the message of the action before this page; empty if the action was long ago."""
         given = request.query_params
         at = given.get("at", "")
         age = int(self.now().timestamp()) - int(at) if at.isdecimal() and len(at) < 12 else math.inf
@@ -311,7 +312,7 @@ def _csrf_field(request: Request) -> Markup:
 
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
-    """Return this page's path with changed query parameters; an empty one is left out."""
+    """Return this page's path with changed query parameters, without the empty ones."""
     merged = {**request.query_params, "done": None, "at": None, "kept": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")

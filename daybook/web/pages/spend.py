@@ -1,4 +1,4 @@
-"""What the runs of the last 30 days cost: by day, job, agent and model."""
+"""The page of spending: the cost of the last 30 days by day, job, agent and model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks, their scheduler, and the sessions that claim them."""
+"""The pages of tasks, with the task scheduler and the task sessions."""
 
 from __future__ import annotations
 

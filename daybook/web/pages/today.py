@@ -24,7 +24,7 @@ LEGEND = (*ORDER, "running", "waiting")
 
 @dataclass(frozen=True)
 class Button:
-    """What a page can do about a need: a form that posts to ``path``, or a link if ``is_link``."""
+    """A button for a need: it posts a form to ``path``, or links to it if ``is_link``."""
 
     label: str
     path: str
@@ -39,11 +39,11 @@ _OF_A_JOB = {
     "chain": Button("Edit", "/edit", is_link=True),
     "budget": Button("Edit", "/edit", is_link=True),
 }
-"""Buttons by the kind of a need; their paths follow that of the job's page."""
+"""Buttons by the kind of a need; their paths are appended to the path of the job's page."""
 
 
 def button_of(need: Need) -> Button | None:
-    """Return the button that fixes a need; None if only a command or a look at it does."""
+    """Return the button that helps with a need; None if only a command or a person can help."""
     if need.kind == "inbox":
         return Button("Read", "/inbox", is_link=True)
     if need.kind == "approval" and need.run_id:
@@ -58,7 +58,7 @@ def button_of(need: Need) -> Button | None:
 
 
 async def show(site: Site, request: Request) -> Response:
-    """Show the page of the morning."""
+    """Show the problems and the timeline."""
     timeline = await api.timeline.read(choice_of(request), page_number(request))
     needs = [*_of_the_scheduler(await site.health()), *await attention.read(site.tz)]
     now = site.now()

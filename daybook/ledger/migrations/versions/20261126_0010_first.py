@@ -1,7 +1,7 @@
 """The first schema: all tables of the models.
 
-Until a version is released, a change of the tables is a new revision of this migration
-(decision 0037): change the id here, in the file's name and in `HEAD`, and `TABLES`.
+Until the first release, a change of the tables changes this migration (decision 0037). Then change
+the revision id here, in the file's name and in `HEAD`, and update `TABLES`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ branch_labels = None
 depends_on = None
 
 TABLES = "e16b9d4e2904"
-"""Digest of the snapshots of the tables; a test fails if the tables change and this does not."""
+"""Digest of the snapshots of the tables; a test fails if it does not match the tables."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models
 
