@@ -297,12 +297,13 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
                 names_are_checked=True,
             )
         new.row.owner, new.row.applied = plan.owner, step.applied
+        new.row.applied_at = new.row.updated_at
         if before is None and not new.job.enabled:
             new.row.disabled_reason = f"disabled in {plan.owner}"
         session.add(new.row)
         changed.append(new)
     for stored, applied in plan.applied:
-        stored.row.applied = applied
+        stored.row.applied, stored.row.applied_at = applied, stored.row.updated_at
         session.add(stored.row)
     return changed
 

@@ -103,7 +103,7 @@ def _code(markdown: str) -> Iterator[str]:
 
 
 def fenced_block(text: str) -> str:
-    """Return ``text`` as a fenced block; its fence is longer than any fence in ``text``."""
+    """Return ``text`` as a fenced block with a fence that is longer than any fence in ``text``."""
     longest = max((len(found) for found in _FENCE.findall(text)), default=2)
     fence = "`" * (longest + 1)
     return f"{fence}text\n{text}\n{fence}"

@@ -361,6 +361,20 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
     return [_compose(row, rev) for row, rev in pairs if only is None or row.id in only]
 
 
+async def edited_since_applied(session: AsyncSession) -> list[StoredJob]:
+    """Return the live jobs of jobs files that were edited after their file was applied.
+
+    An edit may have been reverted (`daybook.files.plan.drift` compares the fields).
+    """
+    edited = (
+        col(JobRow.owner).startswith(owners.FILE_PREFIX, autoescape=True),
+        col(JobRow.archived_at).is_(None),
+        col(JobRow.applied_at) != col(JobRow.updated_at),
+    )
+    found = (await session.execute(select(JobRow.id).where(*edited))).scalars().all()
+    return await all_jobs(session, found) if found else []
+
+
 async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> StoredJob | None:
     """Return the job with the revision in force at ``instant``; None if none was in force."""
     newest = (

@@ -34,10 +34,10 @@ LEADERSHIP_NAME = "keeper"
 class Leader:
     """Current or last leader; ``holder`` is empty if it released the leadership.
 
-    ``since`` is the time since which one process or another has led without a gap of more than one
-    lease duration; None if it is not recorded. ``note`` is the data that was stored with the last
-    renewal, or {} if no data was stored. Right after a change of leaders, ``note`` is still the
-    data of the previous leader.
+    ``since`` is the time since which some process has been the leader, without a gap of more than
+    one lease duration; None if it is not recorded. ``note`` is the data that was stored with the
+    last renewal, or {} if no data was stored. Right after a change of leaders, ``note`` is still
+    the data of the previous leader.
     """
 
     holder: str

@@ -127,7 +127,7 @@ class Context:
 
         The result is empty until this term has read the ends of runs. The ends matter, because the
         auditor must not catch up a run that was cancelled in Prefect in advance, while no keeper
-        led.
+        was the leader.
         """
         read_to = self.ends_read
         if read_to is None:

@@ -140,6 +140,8 @@ class JobRow(SQLModel, table=True):
     # For a job from a jobs file, the fields that were last applied
     # (`daybook.files.jobs_file.flat`), so that Daybook can show changes made elsewhere.
     applied: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+    # The job's `updated_at` when the file was applied.
+    applied_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
 class RevisionRow(SQLModel, table=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from daybook import home as homes
-from daybook import owners, settings
+from daybook import settings
 from daybook.api import maintenance as maintenance_api
 from daybook.api.approvals import WaitingApproval
 from daybook.api.maintenance import MaintenanceWindow
@@ -131,8 +131,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
             now = ledger.now()
             jobs = await summaries.read(session)
             outputs = await store.used_outputs(session)
-            of_files = [each.id for each in jobs if owners.is_file(each.owner)]
-            applied = await store.all_jobs(session, of_files) if of_files else []
+            edited = await store.edited_since_applied(session)
             live = await history.live(session)
             memory = overdue.DueTimeCache()
             overdue_runs = await overdue.find_all(session, memory, now)
@@ -165,7 +164,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
         found.append(findings.problem("one prefect", servers, instances.CONFLICT_HINT))
     found += [findings.unwritable(unwritable)] if unwritable else findings.keeper(known)
     found += findings.sync(jobs)
-    found += findings.drift(applied)
+    found += findings.drift(edited)
     found += findings.failing_jobs(jobs)
     found += findings.broken_chains(jobs, outputs)
     found += findings.approvals([WaitingApproval.with_run(*each) for each in asked])

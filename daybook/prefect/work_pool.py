@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -114,30 +114,20 @@ async def ledgers_in_pool(
 ) -> tuple[bool, list[str]]:
     """Return whether ``pool`` has jobs of this ledger, and the ids of other ledgers with jobs.
 
-    Only the first `MAX_DEPLOYMENTS_READ` deployments are read for the other ledgers.
+    If not all deployments of the pool are this ledger's, the first `MAX_DEPLOYMENTS_READ` are read
+    for the other ledgers.
     """
-    from prefect.client.schemas.filters import (
-        DeploymentFilter,
-        DeploymentFilterTags,
-        WorkPoolFilter,
-        WorkPoolFilterName,
-    )
-
-    of_pool = WorkPoolFilter(name=WorkPoolFilterName(any_=[pool]))
-    deployments = await client.read_deployments(
-        work_pool_filter=of_pool, limit=MAX_DEPLOYMENTS_READ
-    )
-    tags = {tag for each in deployments for tag in each.tags if tag.startswith(RESERVED_TAG_PREFIX)}
-    ours = ledger_tag(ledger_id)
-    if ledger_id and ours not in tags and len(deployments) == MAX_DEPLOYMENTS_READ:
-        only_ours = DeploymentFilter(tags=DeploymentFilterTags(all_=[ours]))
-        tags |= {
-            ours
-            for _ in await client.read_deployments(
-                deployment_filter=only_ours, work_pool_filter=of_pool, limit=1
-            )
-        }
-    return ours in tags, sorted(tag.removeprefix(RESERVED_TAG_PREFIX) for tag in tags - {ours})
+    in_pool: dict[str, Any] = {"work_pools": {"name": {"any_": [pool]}}}
+    ours, own_count = ledger_tag(ledger_id), 0
+    if ledger_id:
+        filters = in_pool | {"deployments": {"tags": {"all_": [ours]}}}
+        own_count = (await client.request("POST", "/deployments/count", json=filters)).json()
+    if own_count == (await client.request("POST", "/deployments/count", json=in_pool)).json():
+        return own_count > 0, []
+    query = in_pool | {"limit": MAX_DEPLOYMENTS_READ}
+    found = (await client.request("POST", "/deployments/filter", json=query)).json()
+    tags = {tag for each in found for tag in each["tags"] if tag.startswith(RESERVED_TAG_PREFIX)}
+    return own_count > 0, sorted(tag.removeprefix(RESERVED_TAG_PREFIX) for tag in tags - {ours})
 
 
 async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None:

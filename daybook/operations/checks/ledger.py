@@ -122,7 +122,8 @@ async def jobs() -> list[Finding]:
     async with reading() as session:
         listed = await summaries.read(session)
         chains = findings.broken_chains(listed, await store.used_outputs(session))
-    return findings.failing_jobs(listed) + chains + findings.drift(stored)
+        edited = await store.edited_since_applied(session)
+    return findings.failing_jobs(listed) + chains + findings.drift(edited)
 
 
 async def leases() -> list[Finding]:

@@ -187,6 +187,8 @@ async def test_a_job_of_the_user_is_left_alone_if_equal_and_adopted_on_request()
 async def test_a_change_elsewhere_is_drift_until_the_next_apply_overwrites_it() -> None:
     await apply(BRIEF, AFTER)
     assert await files.drift() == []
+    async with open_ledger() as ledger, ledger.read() as session:
+        assert await store.edited_since_applied(session) == []
     await jobs.edit_job("brief", {"timeout": "5m", "tags": ["x"]})
     await jobs.add({"name": "mine", "prompt": "x", "every": "2h"})
     await jobs.edit_job("mine", {"every": "3h"})
@@ -198,7 +200,7 @@ async def test_a_change_elsewhere_is_drift_until_the_next_apply_overwrites_it() 
     ]
     assert await files.drift(["check"]) == []
     async with open_ledger() as ledger, ledger.read() as session:
-        (finding,) = findings.drift(await store.all_jobs(session))
+        (finding,) = findings.drift(await store.edited_since_applied(session))
     assert "brief (tags, timeout)" in finding.message
     report = await apply(BRIEF, AFTER)
     assert [each.field for each in report.changes[0].overwrites] == ["tags", "timeout"]
