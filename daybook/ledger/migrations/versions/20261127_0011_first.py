@@ -16,7 +16,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "e16b9d4e2904"
+TABLES = "2613622af469"
 """Digest of the snapshots of the tables; a test fails if it does not match the tables."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models
