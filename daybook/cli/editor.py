@@ -2,8 +2,7 @@
 
 The document has the flat fields of a job, except that the schedule is one text, and that `policy`
 and `notify` are objects. Only the fields that the user has changed are passed on; from `policy` and
-`notify`, only the changed fields. So a change that somebody else makes meanwhile to another field
-is kept.
+`notify`, only the changed fields. So a concurrent change to another field is kept.
 """
 
 from __future__ import annotations

@@ -281,7 +281,7 @@ def _with_warnings(
 def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
     """If a person has to approve the answer, return the question instead of the answer.
 
-    Until the person has approved it, and if nobody can be asked, the outcome has no answer.
+    The outcome has no answer until the person has approved it, or if there is no person to ask.
     """
     if tried.outcome.status is not Status.SUCCEEDED or granted.kind not in CONVERSATION_KINDS:
         return tried

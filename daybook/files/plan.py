@@ -6,10 +6,10 @@
     ───────────   ───────────────────────────   ─────────────────────────────────────────────────
     yes           no job with this name         add, owned by `file:<set>`
     yes           owned by the set              change the fields that differ, or nothing
-    yes           owned by somebody else        change, if the set adopts the job; otherwise
+    yes           has another owner             change, if the set adopts the job; otherwise
                                                 nothing if no field differs, or a mistake
     no            owned by the set              remove if pruning, otherwise a note
-    no            owned by somebody else        nothing
+    no            has another owner             nothing
 
 The plan compares `enabled` with the last application, not with the job: a job that a person has
 paused, or that has ended, stays disabled until the file changes.

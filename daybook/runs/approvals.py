@@ -241,7 +241,7 @@ async def decide(
 
     ``number`` is the approval that the person has seen; None stands for the newest approval. Raise
     `InvalidInput`, and decide nothing, if the run does not have this approval, or if it is no
-    longer open because somebody has decided, its deadline has passed or the run has ended. Raise
+    longer open because a person has decided, its deadline has passed or the run has ended. Raise
     `InvalidInput` also for a reason that is too long.
     """
     reason = validate_line(reason, "reason", MAX_REASON_LENGTH)

@@ -44,7 +44,7 @@ HOOK = "hook"
 BY_EVENT = ("after", HOOK)
 """The triggers of runs that follow another job's outcome, or a request to a hook.
 
-Nobody started these runs by hand, and no later due time makes up for a skipped run.
+These runs were not started by hand, and no later due time makes up for a skipped run.
 """
 
 AUTOMATIC = (*BY_SCHEDULE, HOOK)

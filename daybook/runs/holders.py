@@ -77,6 +77,6 @@ def find_ended(folder: Path, holders: Collection[str]) -> set[str]:
 
 
 def _identity(descriptor: int) -> bytes:
-    """Return the device and inode, which an original file contains; nobody locks a copy."""
+    """Return the device and inode. A holder's file contains its own identity; a copy does not."""
     status = os.fstat(descriptor)
     return f"{status.st_dev}:{status.st_ino}".encode()
