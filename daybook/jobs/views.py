@@ -144,16 +144,16 @@ class ListedJob(BaseModel, frozen=True):
         """
         row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
         tz = zone(job.schedule.timezone)
-        due = DueTimes.of_job(stored, now, due_times).due if job.enabled else []
+        upcoming = starts(job.schedule, job.policy, now, row.skips, snoozed) if job.enabled else ()
         skips = map(datetime.fromisoformat, row.skips)
-        return cls.model_validate(
-            columns(cls, row)
+        return cls.model_construct(  # the ledger's values are valid
+            **columns(cls, row)
             | dict(job)
             | {
                 "running": running,
                 "deployment": f"{row.kind}/{row.slug}",
                 "words": job.schedule.describe(),
-                "next_due": [each.local for each in due],
+                "next_due": [each.astimezone(tz) for each in islice(upcoming, due_times)],
                 "skips": [each.astimezone(tz) for each in skips if each > now],
                 "snoozed_until": snoozed.astimezone(tz) if snoozed and snoozed > now else None,
                 "sync": "pending" if row.sync_pending else "synced",

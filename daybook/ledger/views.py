@@ -66,8 +66,12 @@ def cost_in_words(usage: Mapping[str, Any], unknown: str = "price unknown") -> s
 
 def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:
     """Return those columns of ``row`` that are also fields of ``view``."""
-    shared = view.model_fields.keys() & type(row).model_fields.keys()
-    return {name: getattr(row, name) for name in shared}
+    return {name: getattr(row, name) for name in _shared_fields(view, type(row))}
+
+
+@cache
+def _shared_fields(view: type[BaseModel], table: type[SQLModel]) -> Collection[str]:
+    return view.model_fields.keys() & table.model_fields.keys()
 
 
 class Spending(BaseModel, frozen=True):
