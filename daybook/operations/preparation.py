@@ -253,7 +253,7 @@ async def read_facts(
 ) -> UpFacts:
     """Return the facts about the `up` whose `home_lock.UpRecord` has the fields ``running``."""
     async with ledger.read() as session:
-        count = len(await store.all_jobs(session))
+        count = len(await store.live_names(session))
     open_url = prefect_open_url = None
     model_steps = list[tuple[str, str]]()
     if link:
