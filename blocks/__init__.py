@@ -1,8 +1,8 @@
 """Prefect block types of agents, tool servers, channels, secrets and callback destinations.
 
-Each has a method ``get_…``, which builds the object that the settings describe. `daybook up` and
-the deploy step of `prefect.yaml` register them. To register them by hand, in the repository's
-root::
+Each block type has a method ``get_…``, which builds the object that the settings describe.
+`daybook up` and the deploy step of `prefect.yaml` register the types. To register them by hand, in
+the repository's root::
 
     python -m prefect block register -m blocks
 """

@@ -93,8 +93,8 @@ class NonRetryable(Exception):
 class InvalidInput(DaybookError):
     """Invalid input; nothing was stored.
 
-    ``field`` is the name of the invalid field, ``problem`` says what is wrong, and ``hint`` says
-    what to write instead.
+    ``field`` is the name of the invalid field, ``problem`` describes the problem, and ``hint``
+    describes the correct input.
     """
 
     code = "invalid_input"
@@ -308,7 +308,7 @@ class PrefectRefused(PrefectUnreachable):
 
 DISK_FULL = "its disk is full"
 FREE_SPACE = "free space on that disk, then try again"
-"""What to do about a full disk."""
+"""Advice for a full disk, in error messages."""
 
 
 def says_disk_full(message: str) -> bool:
@@ -385,7 +385,7 @@ class LedgerNewer(LedgerError):
 class LedgerKeyMissing(LedgerError):
     """This home has no key for the ledger's encrypted copies; nothing was changed.
 
-    ``why`` says what is wrong with the key file.
+    ``why`` is the problem with the key file.
     """
 
     code = "ledger_key_missing"
@@ -479,12 +479,12 @@ class AgentError(DaybookError):
 
     @property
     def allows_retry(self) -> bool:
-        """Whether the same agent may be asked again in a further attempt."""
+        """Return whether the same agent may be asked again in a further attempt."""
         return isinstance(self, AgentTemporary | AgentTimeout) and not self.final
 
     @property
     def allows_fallback(self) -> bool:
-        """Whether another agent may answer in the same attempt: this agent did nothing.
+        """Return whether another agent may answer in the same attempt: this one did nothing.
 
         `AgentFailed` allows no fallback, because the prompt may have caused it. An agent whose
         program was started raises neither `AgentTemporary` nor `AgentMisconfigured`, unless it had

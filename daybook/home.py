@@ -49,67 +49,70 @@ class Home:
 
     @property
     def worker_name(self) -> str:
-        """Name of `up`'s worker in the pool: stable across restarts, different for each home."""
+        """Return the name of `up`'s worker in the pool: stable, and different for each home."""
         return f"{socket.gethostname()}-{self.mark}"
 
     @property
     def mark(self) -> str:
-        """Six characters, derived from the path, that distinguish this home from others."""
+        """Return six characters, derived from the path, that distinguish this home from others."""
         return hashlib.sha256(str(self.path).encode()).hexdigest()[:6]
 
     @property
     def prefect(self) -> Path:
-        """`PREFECT_HOME` of the embedded server and of direct calls."""
+        """Return the `PREFECT_HOME` of the embedded server and of direct calls."""
         return self.path / "prefect"
 
     @property
     def logs(self) -> Path:
-        """Folder for the output of the processes of `up`."""
+        """Return the folder for the output of the processes of `up`."""
         return self.path / "logs"
 
     @property
     def up_file(self) -> Path:
-        """JSON state of `daybook up` (`daybook.operations.home_lock.UpRecord`)."""
+        """Return the file with the JSON state of `up` (`daybook.operations.home_lock.UpRecord`)."""
         return self.path / "up.json"
 
     @property
     def up_lock(self) -> Path:
-        """File that is locked (flock) while a `daybook up` of this home runs."""
+        """Return the file that is locked (flock) while a `daybook up` of this home runs."""
         return self.path / "up.lock"
 
     @property
     def holders(self) -> Path:
-        """Folder with a file for each worker; processes of the worker lock it (`runs.holders`)."""
+        """Return the folder with the lock files of the workers (`daybook.runs.holders`)."""
         return self.path / "holders"
 
     @property
     def command_socket(self) -> Path:
-        """Socket of `up`'s command server (`daybook.cli.command_server`)."""
+        """Return the socket of `up`'s command server (`daybook.cli.command_server`)."""
         return self.path / "commands.sock"
 
     @property
     def command_key_file(self) -> Path:
-        """File with the key that a client of the command server has to send."""
+        """Return the file with the key that a client of the command server has to send."""
         return self.path / "command-key"
 
     @property
     def webhook_secret(self) -> Path:
-        """File with the default signing secret for callbacks (`daybook.delivery.home_secret`)."""
+        """Return the file with the default signing secret for callbacks.
+
+        `daybook.delivery.home_secret` creates it.
+        """
         return self.path / "webhook-secret"
 
     @property
     def credential_file(self) -> Path:
-        """File with the credential that the Prefect server of `up` requires, as `user:password`."""
+        """Return the file with the credential of `up`'s Prefect server, as `user:password`."""
         return self.path / "prefect-credential"
 
     @property
     def browser_key_file(self) -> Path:
-        """File with the key that signs browser sessions (`daybook.operations.login`)."""
+        """Return the file with the key that signs browser sessions (`daybook.operations.login`)."""
         return self.path / "browser-key"
 
     @property
     def service_environment(self) -> Path:
-        """File of the user with variables for the service (`daybook.operations.service`)."""
+        """Return the user's file with variables for the service (`daybook.operations.service`)."""
         return self.path / "service.env"
 
     def credential(self) -> str:
@@ -119,7 +122,7 @@ class Home:
     def ensure_credential(self, given: str = "") -> str:
         """Return the credential in `credential_file`; create it if it is missing.
 
-        If ``given`` is not empty, it replaces the stored credential. Raises `InvalidInput` if
+        If ``given`` is not empty, it replaces the stored credential. Raise `InvalidInput` if
         ``given`` cannot be sent in a header.
         """
         if given and not (given.isascii() and given.isprintable()):
@@ -144,17 +147,17 @@ class Home:
 
     @property
     def restoring(self) -> Path:
-        """Folder that exists until a restore into this home is complete; meanwhile nothing runs."""
+        """Return the folder that exists during a restore into this home; meanwhile nothing runs."""
         return self.path / ".restoring"
 
     @property
     def moving(self) -> Path:
-        """File that exists from the start of a `daybook ledger move` until the move is complete."""
+        """Return the file that exists from the start to the end of a `daybook ledger move`."""
         return self.path / ".moving"
 
     @property
     def ledger_key(self) -> Path:
-        """File with the key for the ledger's encrypted copies (`daybook.resources.encryption`)."""
+        """Return the file with the key for the ledger's copies (`daybook.resources.encryption`)."""
         return self.path / "ledger-key"
 
     def make(self) -> Home:
@@ -289,9 +292,9 @@ def is_own_server(address: str) -> bool:
 
 
 def forget_stopped_server() -> None:
-    """Unset the variables that `daybook env` exported to this shell, if this home runs no `up`.
+    """Unset the variables that `daybook env` exported to this shell, if no `daybook up` runs now.
 
-    They name the server of an earlier `daybook up`; the next `daybook up` starts its own.
+    The variables name the server of an earlier `daybook up`; the next one starts its own server.
     """
     credential = current_home().credential()
     if (

@@ -128,7 +128,7 @@ def truncate(text: str, length: int) -> str:
 def _breaks_before(text: str, index: int) -> bool:
     """Return whether a reader sees a new character start at ``index`` (0 < index < len).
 
-    Implements the rules of Unicode's grapheme clusters (UAX 29) that occur in prompts: marks,
+    The rules are those of Unicode's grapheme clusters (UAX 29) that occur in prompts: marks,
     joiners, variation selectors, skin tones, keycaps, tags, flags, Hangul syllables.
     """
     before, letter = text[index - 1], text[index]

@@ -120,7 +120,7 @@ class Actor:
 
     @property
     def writer(self) -> str:
-        """The writer that a job records for this actor: the agent, or the interface if no agent."""
+        """Return the writer that a job records for this actor: the agent, else the interface."""
         return self.owner if self.is_agent else self.via
 
 

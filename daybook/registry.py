@@ -7,7 +7,7 @@
                                                         those in the setting `plugins`
 
 The code that calls tools and listeners finds them in this registry. If a module in `plugins` cannot
-be imported, the error is logged once, and the other modules are imported.
+be imported, `load_plugins` logs the error once, and imports the other modules.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _looked_up: set[str] = set()
 
 
 class UnusableFunction(Exception):
-    """A registered or installed function cannot be called; the message says why."""
+    """A registered or installed function cannot be called; the message has the reason."""
 
 
 def tool(name: str, *, idempotent: bool = False) -> Callable[[F], F]:
@@ -210,7 +210,7 @@ def failed_plugins() -> dict[str, str]:
 def find_listeners() -> None:
     """Find the listeners of this process: import `plugins`, and look up the installed listeners.
 
-    Raises `InvalidInput` for an invalid setting.
+    Raise `InvalidInput` for an invalid setting.
     """
     load_plugins()
     installed(LISTENERS)
@@ -223,7 +223,7 @@ def names(group: str) -> list[str]:
 
 
 def known_names(group: str) -> list[str]:
-    """Return the names of a group that this process already knows, sorted, without a lookup."""
+    """Return the names of a group that this process has already found, sorted, without a lookup."""
     return names(group) if group in _looked_up else sorted(_registered[group])
 
 

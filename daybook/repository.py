@@ -49,8 +49,8 @@ def install_command(extra: str) -> str:
 def root() -> Path:
     """Return the folder of the entry points; raise `DaybookError` if the installation lacks it.
 
-    The wheel's folder is checked first, because the files next to an installed package belong to
-    other projects.
+    Check the wheel's folder first, because the files next to an installed package belong to other
+    projects.
     """
     for folder in (_PACKAGE / "_repo", _PACKAGE.parent):
         if all((folder / file).exists() for file in _REQUIRED_FILES):
@@ -75,7 +75,7 @@ def enter() -> dict[str, str]:
 
 
 def load_flows() -> None:
-    """Import all flows. Raises `DaybookError` if the installation lacks them."""
+    """Import all flows. Raise `DaybookError` if the installation lacks them."""
     for file in sorted((root() / "flows").glob("*.py")):
         if file.name != "__init__.py":
             load_entry_point(f"flows/{file.name}")

@@ -1,7 +1,8 @@
 """Operator settings: `DAYBOOK_…` variables, or `config.toml` in the home.
 
 A variable overrides the file. A new setting is a field of `Settings`; `docs/reference/settings.md`
-is generated from the fields. The docstring of `runs.retention` says how to add a retention rule.
+is generated from the fields. The docstring of `runs.retention` explains how to add a retention
+rule.
 """
 
 from __future__ import annotations
@@ -288,7 +289,7 @@ class Settings(BaseSettings):
 
     @property
     def data_folders(self) -> list[Path]:
-        """The existing folders of Daybook's databases, spool and logs."""
+        """Return the existing folders of Daybook's databases, spool and logs."""
         home, address = self.home, self.ledger_address
         folders = [home, home / "prefect", home / "spool", home / "logs"]
         if address.startswith("sqlite"):
@@ -297,7 +298,7 @@ class Settings(BaseSettings):
 
     @property
     def max_memory(self) -> int:
-        """`max_process_memory` in bytes."""
+        """Return `max_process_memory` in bytes."""
         return self.max_process_memory * 10**6
 
     @field_validator("max_process_memory")
@@ -327,7 +328,7 @@ class Settings(BaseSettings):
     @field_validator("ledger_url")
     @classmethod
     def _check_ledger_url(cls, value: str) -> str:
-        # A relative path or an in-memory database would give each process its own ledger: a run's
+        # A relative path or an in-memory database would give each process its own ledger. A run's
         # process changes its working directory, and no process sees the memory of another process.
         if not value or value.startswith("sqlite+aiosqlite:////"):
             return value
@@ -429,7 +430,7 @@ class Settings(BaseSettings):
 
     @property
     def max_of_class(self) -> dict[str, int]:
-        """Mapping from each class that has a limit to its maximum number of concurrent runs."""
+        """Return the maximum number of concurrent runs of each class that has a limit."""
         limits = {
             "light": self.max_light,
             "medium": self.max_medium,
@@ -439,14 +440,14 @@ class Settings(BaseSettings):
 
     @property
     def work_dir_roots(self) -> list[str]:
-        """The folders of `allowed_work_dirs`, as the setting has them: `~` is not expanded."""
+        """Return the folders of `allowed_work_dirs`, without expanding `~`."""
         return entries(self.allowed_work_dirs)
 
     @property
     def ledger_address(self) -> str:
-        """The SQLAlchemy URL in use.
+        """Return the SQLAlchemy URL in use.
 
-        Raises `InvalidInput` while a restore into this home is not complete.
+        Raise `InvalidInput` while a restore into this home is not complete.
         """
         if Home(self.home).restoring.exists():
             problem = f"the restore into {self.home} was interrupted"
@@ -495,7 +496,7 @@ def invalid_setting(key: str, problem: str, hint: str = "") -> InvalidInput:
 def set_ledger_url(file: Path, url: str) -> None:
     """Write the setting `ledger_url` to a settings file, completely or not at all.
 
-    Raises the errors of `with_ledger_url`.
+    Raise the errors of `with_ledger_url`.
     """
     replace_private_file(file, with_ledger_url(file, url))
 

@@ -40,8 +40,8 @@ class Timing:
     run_lease: timedelta = timedelta(seconds=60)
     """How long a claim on a run is valid after its last renewal.
 
-    A process that finds the claim expired marks the run as suspect. If the claim is still not
-    renewed one lease duration later, its holder counts as lost.
+    A process that finds the lease expired marks the claim's holder as suspected. If the holder does
+    not renew the lease within one more lease duration, it counts as lost.
     """
     run_lease_renewal: timedelta = timedelta(seconds=20)
     run_lease_renewal_delay: timedelta = timedelta(seconds=5)
@@ -51,8 +51,9 @@ class Timing:
     delivery_lease: timedelta = timedelta(seconds=90)
     """How long a claim on a message to be sent is valid.
 
-    This lease is longer than the longest attempt: 10 s to read the destinations from Prefect, 10 s
-    to read a token from Prefect, 45 s for the request, and the time to record the result.
+    This lease is longer than the longest attempt. An attempt takes up to 10 s to read the
+    destinations from Prefect, 10 s to read a token, 45 s for the request, and the time to record
+    the result.
     """
     subscription_lease: timedelta = timedelta(seconds=60)
     """How long an MCP client counts as connected after its last renewal."""
@@ -112,7 +113,7 @@ class Timing:
     server_interval: timedelta = timedelta(seconds=60)
     """Interval at which a process records in the ledger which Prefect server it uses."""
     tables_interval: timedelta = timedelta(seconds=60)
-    """Interval at which the keeper updates the tables in Prefect (what is due, what is wrong)."""
+    """Interval at which the keeper updates the two tables in Prefect (`keeper.overview`)."""
     retention_interval: timedelta = timedelta(hours=1)
     """Interval at which the keeper deletes old rows of the ledger."""
 
@@ -124,7 +125,7 @@ class Timing:
     probe_interval: timedelta = timedelta(seconds=10)
     """Pause between two probes of a child, and the maximum time for the child's answer."""
     max_silence: timedelta = timedelta(seconds=120)
-    """How long a child may answer no probe before `daybook up` restarts it.
+    """How long a child may leave all probes unanswered before `daybook up` restarts it.
 
     A child that is merely busy answers in this time.
     """
@@ -136,7 +137,7 @@ class Timing:
     start_limit: timedelta = timedelta(seconds=60)
     """How long after a run's scheduled time the process that fetched the run may start it."""
     entry_limit: timedelta = timedelta(minutes=5)
-    """How long a running flow may take to ask the ledger for its claim."""
+    """How long a running flow may take to request its claim from the ledger."""
     own_wait_limit: timedelta = timedelta(seconds=60)
     """How long after the end of its wait a waiting process may take to continue by itself."""
     own_state_limit: timedelta = timedelta(seconds=15)
@@ -164,12 +165,12 @@ class Timing:
 
     @property
     def run_lease_missed(self) -> timedelta:
-        """Time since the last renewal after which the next renewal counts as missed."""
+        """Return the time since the last renewal after which the next renewal counts as missed."""
         return self.run_lease_renewal + self.run_lease_renewal_delay
 
     @property
     def rerun_stop(self) -> timedelta:
-        """Time since the last renewal after which a run with `on_lost: rerun` is stopped.
+        """Return the time after the last renewal at which a run with `on_lost: rerun` is stopped.
 
         So the run's process group is dead before a rerun may start.
         """
@@ -177,7 +178,7 @@ class Timing:
 
     @property
     def leader_trust(self) -> timedelta:
-        """How long a leader acts as leader after sending its last renewal, by its own clock."""
+        """Return how long a process acts as leader after its last renewal, by its own clock."""
         return self.leader_lease * 14 / 15
 
     def environment(self) -> dict[str, str]:

@@ -15,7 +15,7 @@ async def prepare() -> dict[str, str]:
     """Migrate the ledger, register the block types, create the work pool and the agent `default`.
 
     The step also restores lost blocks. In `prefect.yaml`, write
-    ``build: [{"deployments.steps.prepare": {}}]``. Returns the address of the ``ledger``. Raises
+    ``build: [{"deployments.steps.prepare": {}}]``. Return the address of the ``ledger``. Raise
     `daybook.errors.InvalidInput` if a pool of another type has the pool's name.
     """
     from prefect.client.orchestration import get_client
@@ -34,11 +34,11 @@ async def apply_jobs(
 ) -> dict[str, int]:
     """Apply the jobs files of a folder beside this file, and wait until Prefect has the changes.
 
-    The file of the example job is left out, because `daybook up` adds that job, once. A folder with
-    no other file is an empty set, so ``prune`` removes all its jobs. In `prefect.yaml`, after
-    `prepare`: ``- deployments.steps.apply_jobs: {}``. `daybook apply` has the same options. Returns
-    the number of ``jobs`` in the files. Raises `daybook.errors.InvalidFiles` with all mistakes;
-    then nothing was stored.
+    Leave out the file of the example job, because `daybook up` adds that job, once. A folder with
+    no other file is an empty set, so ``prune`` removes all its jobs. In `prefect.yaml`, write ``-
+    deployments.steps.apply_jobs: {}`` after `prepare`. `daybook apply` has the same options. Return
+    the number of ``jobs`` in the files. Raise `daybook.errors.InvalidFiles` with all mistakes; then
+    nothing was stored.
     """
     from daybook import api
     from daybook.files import sources

@@ -1,4 +1,4 @@
-"""The flow of `agent-prompt` jobs: sends one prompt to one agent, and records the outcome.
+"""The flow of `agent-prompt` jobs, which sends one prompt to one agent and records the outcome.
 
 It runs from a deployment (also by `run_deployment("agent-prompt/<slug>")`), or in a script::
 

@@ -1,9 +1,9 @@
-"""The flow of `heartbeat` jobs: reads standing orders, and has an agent carry them out.
+"""The flow of `heartbeat` jobs, which reads standing orders and has an agent carry them out.
 
 ::
 
     the file is missing or blank ──────► skipped, without a request to an agent
-    the job's own check says skip ─────► skipped
+    the job's own check decides skip ──► skipped
     check: is there anything to do? ─┬─► no: skipped · an invalid answer: failed
                                      └─► yes: the agent carries out the orders, in its own session
 

@@ -1,4 +1,4 @@
-"""The flow of `tool-call` jobs: calls one tool, and records the outcome.
+"""The flow of `tool-call` jobs, which calls one tool and records the outcome.
 
 It runs from a deployment (also by `run_deployment("tool-call/<slug>")`), or in a script::
 

@@ -1,4 +1,4 @@
-"""The flow of `webhook` jobs: sends one HTTP request, and records the outcome.
+"""The flow of `webhook` jobs, which sends one HTTP request and records the outcome.
 
 It runs from a deployment (also by `run_deployment("webhook/<slug>")`), or in a script::
 

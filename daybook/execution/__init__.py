@@ -4,7 +4,7 @@
 
     claim ─► check ─► attempt ─► record the outcome ─► send, artifact, Prefect state
       │        │         └ begin (`running`), then act, the flow's part
-      │        └ says skip: the run ends as skipped
+      │        └ result is skip: the run ends as skipped
       ├ waiting, or no ledger: the run is rescheduled in Prefect
       └ skipped, missed, held elsewhere: the Prefect run ends in that state
 

@@ -37,8 +37,8 @@ def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION_PARTS)
     """Return the guard for the run's outgoing addresses.
 
     Its rule is the stricter one of two: the rule for the job's owner, and the rule for the last
-    writer of the job's ``parts``. The allowed hosts are the owner's. For a direct call, the
-    operator's rule applies.
+    writer of the job's ``parts``. The owner's limits contain the allowed hosts. For a direct call,
+    the operator's rule applies.
     """
     if granted.job is None:
         return Guard.from_settings(Rule.OPERATOR)

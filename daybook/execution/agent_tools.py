@@ -50,7 +50,7 @@ MAX_DEFINITION_CHARACTERS = 300_000
 
 MAX_NAME_CHARACTERS = 64
 _HASH_CHARACTERS = 8
-_CALL_GRACE_SECONDS = 30.0  # how much longer than the attempt a call may take
+_CALL_GRACE_SECONDS = 30.0  # extra seconds of a call beyond the attempt
 _ILLEGAL = re.compile(r"[^a-zA-Z0-9_-]")
 
 OwnTools = Callable[[], Sequence[Tool]]
@@ -118,8 +118,8 @@ async def find(
 async def check(entries: Iterable[str], servers: ToolServers) -> None:
     """Raise `InvalidInput` for an entry whose Python tool or server is unknown or ambiguous.
 
-    This does not connect to a server, and does not check which tools it has. Also raise the errors
-    of Prefect's client.
+    Do not connect to a server, and do not check which tools it has. Also raise the errors of
+    Prefect's client.
     """
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
@@ -158,7 +158,8 @@ async def open_tools(
 ) -> AsyncIterator[tuple[Tool, ...]]:
     """Open the tools of ``selection`` for calls inside the block, within ``timeout`` seconds.
 
-    Daybook's own tools act for ``actor``. Raise `AgentTemporary` or `AgentMisconfigured`.
+    Daybook's own tools act for ``actor``. Raise `AgentTemporary` if a server is unreachable or not
+    ready in time, and `AgentMisconfigured` if the user has to change the tools or a server.
     """
     calls = _Calls(occurrence, timeout)
     async with AsyncExitStack() as stack:
@@ -194,7 +195,7 @@ async def open_tools(
 
 
 def _check_expected(selection: ToolSelection, names: Sequence[str]) -> None:
-    """Raise `AgentMisconfigured` if an expected entry names no tool, so it protects nothing."""
+    """Raise `AgentMisconfigured` for an expected entry that names no tool: it protects nothing."""
     for entry in selection.expected:
         if not any(matches(name, entry) for name in names):
             has = ", ".join(sorted(names)[:12]) or "none"
@@ -296,7 +297,7 @@ class _Calls:
         self._end = asyncio.get_running_loop().time() + timeout
 
     def left(self) -> float:
-        """Return the time left for a call in seconds: 30 s more than the time of the attempt.
+        """Return the seconds left for a call: 30 more than the seconds left for the attempt.
 
         So the attempt's timeout, whose error names the tool, ends a call that hangs.
         """
@@ -323,8 +324,8 @@ def legal_names(full: Iterable[str], taken: Iterable[str] = ()) -> dict[str, str
 
     The result maps each full name to its new name, which is not in ``taken``.
 
-    The name is ``server_tool``. If that is too long or not unique, the name ends in a hash of the
-    full name, so that the name does not depend on the order of the tools.
+    The new name is ``server_tool``. If this name is too long or not unique, the new name ends in a
+    hash of the full name. So the new name does not depend on the order of the tools.
     """
     plain = {each: _ILLEGAL.sub("_", each) for each in full}
     count = Counter([*plain.values(), *taken])

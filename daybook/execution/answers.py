@@ -9,17 +9,17 @@
 
 Both requests belong to one attempt and share its timeout and its token limit; their usage is added
 up. The second prompt contains all that it refers to, because not every agent gets a history. The
-prompt describes the format in words, which every agent understands; the answer is validated against
-the schema itself. Text around the JSON is accepted (`daybook.agents.json_text`).
+prompt describes the format in words, which every agent understands. `ask` validates the answer
+against the schema itself, and accepts text around the JSON (`daybook.agents.json_text`).
 
-Tools that change something are not called twice for one answer. The second request gets only the
-read-only tools. After a call of a tool that may not be repeated, no other agent is asked, and the
-next attempt continues after the call (`execution.journal`). But if the call got no reply, or if the
-request has no journal, a temporary error is final. If the request is repeatable, none of these
+No tool that changes something is called twice for one answer, so the second request gets only the
+read-only tools. After a call of a tool that may not be repeated, the run asks no other agent, and
+the next attempt continues after the call (`execution.journal`). But if the call got no reply, or if
+the request has no journal, a temporary error is final. If the request is repeatable, none of these
 restrictions applies.
 
-An agent's output is stored in many places. So tokens of claims on tasks (`daybook.tasks`) are
-removed from the output first.
+An agent's output is stored in many places. So `ask` first removes the tokens of claims on tasks
+(`daybook.tasks`) from the output.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ from daybook.tasks.model import redact_tokens
 log = logging.getLogger(__name__)
 
 MAX_QUOTED_CHARACTERS = 20_000
-"""Maximum length of the first answer in the second prompt, which may be an argument of a program.
+"""Maximum length of the first answer in the second prompt, in characters.
+
+A program may get the prompt as an argument, whose length is limited.
 """
 
 
@@ -122,8 +124,8 @@ def usage_adder(
 class _Calls:
     """The calls of tools that may not be repeated.
 
-    ``acted`` says whether there was such a call, perhaps in an earlier attempt; ``unanswered`` says
-    whether such a call got no reply.
+    ``acted`` is True if there was such a call, perhaps in an earlier attempt; ``unanswered`` is
+    True if such a call got no reply.
     """
 
     def __init__(self) -> None:
@@ -132,12 +134,12 @@ class _Calls:
     def logged(self, tool: Tool) -> Tool:
         """Wrap ``tool`` to log its calls, and to record the calls that may not be repeated.
 
-        The recorded calls are also reported to the worker, so that the worker does not retry the
-        attempt if it has to end this process during a call.
+        Report the recorded calls to the worker, too, so that the worker does not retry the attempt
+        if it has to end this process during a call.
         """
 
         async def call(arguments: dict[str, Any]) -> str:
-            # Without the arguments, which may contain anything.
+            # Log no arguments, because they may contain anything.
             log.info("the agent calls %s", tool.name, extra={"action": "agent_tool_called"})
             if tool.is_repeatable:
                 return await tool.call(arguments)
@@ -208,8 +210,8 @@ async def _ask_agent(
 async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     """Ask the agent once.
 
-    If a budget in US dollars limits the run, the answer of a program is recorded as a step: one
-    request, whose price is not known unless the program reports it.
+    If a budget in US dollars limits the run, record the answer of a program as a step. The step is
+    one request, whose price is unknown unless the program reports it.
     """
     steps = request.journal
     if steps is None or not getattr(agent, "is_program", False) or not await steps.limits_usd():

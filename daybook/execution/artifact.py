@@ -31,11 +31,11 @@ MAX_STEPS = 100
 
 MAX_LOGGED_LINES = 10
 MAX_LOGGED_CHARACTERS = 1_000
-"""Maximum length of the beginning of an answer in the log of a run."""
+"""Maximum length of the beginning of an answer in the log of a run, in characters."""
 
 
 def usage_line(outcome: Outcome, attempts: int = 0) -> str:
-    """Return the usage in one line; it omits unknown parts, but says if a price is unknown."""
+    """Return the usage in one line, without unknown parts, but with a note on an unknown price."""
     usage = outcome.usage or {}
     parts = [f"{attempts} attempts"] if attempts > 1 else []
     if usage and outcome.model:
@@ -103,8 +103,8 @@ def render(
 ) -> str:
     """Return the Markdown of a run's artifact.
 
-    ``attempts`` is the number of attempts, 0 if unknown; ``rows`` are the run's outbox rows to
-    list; ``seconds`` is the run's duration, None if unknown; ``steps`` are its agent's steps.
+    ``attempts`` is the number of attempts, 0 if unknown. ``rows`` are the run's outbox rows to
+    list, and ``steps`` its agent's steps. ``seconds`` is the run's duration, None if unknown.
     """
     job = granted.job
     title = job.row.name if job else "direct call"
@@ -206,7 +206,7 @@ async def publish(
 ) -> None:
     """Create the artifact of this process's run; the optional arguments are as in `render`.
 
-    A failure is only logged, because the ledger has the outcome.
+    Log an error instead of raising it, because the ledger has the outcome.
     """
     try:
         await acreate_markdown_artifact(

@@ -23,8 +23,8 @@
 If a worker has stopped the process, the worker records the outcome.
 
 The effect is attempted again only if a temporary error ended the attempt and the job has retries
-left (promise.md 4: which errors are retried; 8: timeouts). No attempt follows an attempt with an
-unknown outcome (promise.md 3).
+left (promise 4 lists these errors, promise 8 has the rules for timeouts). No attempt follows an
+attempt with an unknown outcome (promise 3).
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class RetryAt:
 class AttemptResult:
     """Result of an act. A ``temporary`` result is retried while retries are left.
 
-    ``asked`` is the delay before a retry that the other side requested. If there is a ``question``,
-    a person has to answer it before the attempt can have an outcome.
+    ``asked`` is the delay before a retry that the called service requested. If there is a
+    ``question``, a person has to answer it before the attempt can have an outcome.
     """
 
     outcome: Outcome
@@ -129,9 +129,9 @@ async def run_attempt(
 ) -> Outcome | RetryAt:
     """Act and record the outcome. Return the outcome in the ledger, or `RetryAt`.
 
-    ``attempt`` is the number of this attempt. With ``given``, a worker renews the lease; if this
-    process is stopped, the worker records the outcome, because it knows the cause. Raise the errors
-    in the module's diagram, and `STOP_ERRORS`.
+    ``attempt`` is the number of this attempt. With ``given``, a worker renews the lease; if the
+    worker stops this process, it also records the outcome. Raise the errors in the module's
+    diagram, and `STOP_ERRORS`.
     """
     tried: AttemptResult | None = None
     every = TIMING.run_lease_renewal.total_seconds()
@@ -161,8 +161,8 @@ async def run_attempt(
         await _run_to_end(lambda: recording.finish_once(ledger, granted, known))
         raise
     except STOP_ERRORS:
-        # The agent's adapter has ended the agent: record that while there is time. A known outcome
-        # stays known.
+        # The agent's adapter has ended the agent: record that while there is time. Keep a known
+        # outcome.
         if tried is not None:
             await _record(ledger, granted, attempt, tried, clock)
         elif given is None:
@@ -250,7 +250,7 @@ async def _try(granted: Granted, act: Act, steps: RunJournal) -> AttemptResult:
 
 
 async def _refusal_of_own_call(act: Act, steps: RunJournal) -> str:
-    """Return the reason why the call that the job itself makes must not be made, or "".
+    """Return why the job must not make its own call; empty if it may.
 
     Close the act if there is a reason, or if a person has to decide first.
     """
@@ -267,7 +267,7 @@ async def _refusal_of_own_call(act: Act, steps: RunJournal) -> str:
 def _with_warnings(
     granted: Granted, tried: AttemptResult, warnings: tuple[str, ...]
 ) -> AttemptResult:
-    """Add ``warnings`` to a success, or turn it into a failure if the job does not accept them."""
+    """Add ``warnings`` to a success; with `fail_on_tool_error`, turn the success into a failure."""
     outcome = tried.outcome
     if outcome.status is not Status.SUCCEEDED or not warnings:
         return tried
@@ -281,7 +281,8 @@ def _with_warnings(
 def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
     """If a person has to approve the answer, return the question instead of the answer.
 
-    The outcome has no answer until the person has approved it, or if there is no person to ask.
+    The result's own outcome is a failure without the answer, in case the lease is lost before the
+    question is stored. If the owner's limits are invalid, return a failure.
     """
     if tried.outcome.status is not Status.SUCCEEDED or granted.kind not in CONVERSATION_KINDS:
         return tried
@@ -299,7 +300,7 @@ def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
 
 
 def requested_delay(retry_after: float | None) -> timedelta:
-    """Return ``retry_after`` seconds (None: zero), but at most `MAX_REQUESTED_DELAY`."""
+    """Return ``retry_after`` seconds, at most `MAX_REQUESTED_DELAY`; zero for None."""
     return timedelta(seconds=min(retry_after or 0, MAX_REQUESTED_DELAY.total_seconds()))
 
 

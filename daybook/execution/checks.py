@@ -14,9 +14,9 @@ job's last success (`daybook.runs.watched`). The prompt can contain the findings
 `{{check}}` and `{{change}}`. The findings are stored when the run begins, so that each attempt has
 the same prompt.
 
-If the check says skip, the run ends as skipped, with the reason. Any other result fails the run: an
-error of the check, other text, JSON of another shape, or a tool call in place of an answer. So a
-broken check is never silent.
+If the result is skip, the run ends as skipped, with the reason. Any result outside the table fails
+the run: an error of the check, other text, JSON of another shape, or a tool call in place of an
+answer. So a broken check is never silent.
 
 The check runs before the first attempt and is not retried: even a temporary error of the agent or
 the tool fails the run. The check runs again only if Prefect or the ledger is unreachable, or if the
@@ -59,12 +59,12 @@ from daybook.tools.server_blocks import PrefectServers
 log = logging.getLogger(__name__)
 
 RUN_EXIT_CODE, SKIP_EXIT_CODE = 0, 1
-"""Exit codes with which a command says run or skip."""
+"""Exit codes of a command, for run and for skip."""
 MAX_QUOTED_CHARACTERS = 100
-"""Maximum length of an invalid answer in the error message."""
+"""Maximum length of an invalid answer in the error message, in characters."""
 MAX_REASON_CHARACTERS = 500
 MAX_WATCHED_CHARACTERS = conversation.MAX_DATA_CHARACTERS
-"""Maximum length of the content of a watch."""
+"""Maximum length of the content of a watch, in characters."""
 
 _ANSWER = (
     "Decide whether there is anything to do. Call no tool and do none of it yourself. Answer with "
@@ -185,7 +185,7 @@ async def ask_agent(
 ) -> Verdict:
     """Ask an agent whether there is anything to do; ``took`` is the usage before the request.
 
-    Raise `CheckFailed`.
+    Raise `CheckFailed` if the agent fails, or if its reply is incomplete or not a valid answer.
     """
     run_policy = policy.policy_from_parameters(granted.parameters)
     request = AgentRequest(
@@ -223,7 +223,7 @@ def _verdict_of_reply(reply: AgentReply) -> Verdict:
 
 
 def _unfenced(text: str) -> str:
-    """Return the content of the fenced block if the whole text is one; otherwise the text."""
+    """Return the content of the fenced block if ``text`` is one as a whole; otherwise the text."""
     whole = text.strip()
     opening = _OPENING.match(whole)
     if opening is None or not (inside := whole[opening.end() :]).endswith(opening[1]):

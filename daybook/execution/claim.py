@@ -1,7 +1,8 @@
 """Claim of a run's occurrence, with the wait for its due time and the reconciliation of its job.
 
-A flow that gets no fencing token from its worker claims for itself (promise.md 2). No run begins
-before its due time: Prefect starts runs up to half a second early, so this module waits until then.
+A flow that gets no fencing token from its worker claims for itself (promise 2). No run begins
+before its due time: Prefect starts runs up to half a second early, so this module waits until the
+due time.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from daybook.runs.claims import claim
 NO_LEDGER_DELAY = timedelta(seconds=30)
 """Delay before the next claim if the ledger or Prefect is unreachable.
 
-Promise.md 7: no ledger, no effect.
+See promise 7: without a ledger, a run has no effect.
 """
 MAX_IN_PROCESS_WAIT = timedelta(seconds=30)
-"""Longest wait inside the process; for a longer wait, the run is rescheduled."""
+"""Longest wait inside the process; for a longer wait, the process reschedules the run."""
 
 DECISION_INTERVAL = timedelta(seconds=5)
 """Interval between two claims of a process that waits for a person's decision."""

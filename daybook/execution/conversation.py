@@ -23,7 +23,7 @@ from daybook.runs.summaries import CompressedHistory
 from daybook.schedules.schedule import zone
 
 MAX_DATA_CHARACTERS = 100_000
-"""Maximum number of characters of an external text in a prompt."""
+"""Maximum length of an external text in a prompt, in characters."""
 
 
 def filled_prompt(granted: Granted) -> str:
@@ -59,10 +59,11 @@ def _messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:
 
 
 async def session_history(granted: Granted, limits: Compression) -> tuple[Message, ...]:
-    """Return the messages of the run's session for a model, oldest first; the same at each attempt.
+    """Return the messages of the run's session for a model, oldest first.
 
-    A summary in place of older messages appears as an answer to a question of the user, so it has
-    no more authority than the summarized answers. Raise `LedgerUnreachable`.
+    All attempts of the run get the same messages. A summary in place of older messages appears as
+    an answer to a question of the user, so it has no more authority than the summarized answers.
+    Raise `LedgerUnreachable`.
     """
     if not limits:
         found = CompressedHistory(None, granted.history).within(limits.most_tokens)
@@ -124,7 +125,10 @@ def shorten(text: str) -> str:
 
 
 def as_data(what: str, text: str, run_id: str) -> str:
-    """Return an external text between marks with the run's id, which the text cannot know."""
+    """Return an external text between marks with the run's id, which its author cannot predict.
+
+    Return an empty text if the text is blank.
+    """
     if not text.strip():
         return ""
     mark = run_id[:12]

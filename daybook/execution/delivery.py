@@ -16,7 +16,7 @@ keeper sends it within seconds, unless the channel is local, such as a file. A d
 the only process, so it also calls its listeners and sends everything; each of these two steps may
 take about a minute.
 
-A failure is only logged, because the outbox in the ledger keeps the unsent messages.
+The process only logs a failure, because the outbox in the ledger keeps the unsent messages.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[
     """Send a run's pending callbacks and messages; return all its outbox rows with their status.
 
     The result includes alerts and failed listener calls. ``alone`` means that the run is a direct
-    call, which also calls its listeners. An error is only logged; the result then has the rows that
-    were read before the error, if any.
+    call, which also calls its listeners. Log an error instead of raising it; the result then has
+    the rows that were read before the error, if any.
     """
     rows: Sequence[OutboxRow] = ()
     try:
@@ -114,9 +114,9 @@ async def publish_delivery(ledger: Ledger, client: PrefectClient, run_id: str) -
     """Publish the delivery status of all outbox rows about a run in Prefect's UI.
 
     If the run has a Prefect run and outbox rows, each call creates a further artifact; the run's
-    state does not change. Raises `LedgerUnreachable`, and the client's errors if Prefect is
-    unreachable or responds with a status of 500 or more. If Prefect refuses the artifact, the error
-    is only logged.
+    state does not change. If Prefect refuses the artifact, log the error. Raise
+    `LedgerUnreachable`, and the client's errors if Prefect is unreachable or responds with a status
+    of 500 or more.
     """
     async with ledger.read() as session:
         run = await session.get(RunRow, run_id)
@@ -142,7 +142,7 @@ async def publish_delivery(ledger: Ledger, client: PrefectClient, run_id: str) -
 async def publish_artifact(ledger: Ledger, client: PrefectClient, run_id: str) -> None:
     """Create the artifact of an ended run whose process was ended before it could create one.
 
-    A failure is only logged, because the ledger has the outcome.
+    Log an error instead of raising it, because the ledger has the outcome.
     """
     try:
         async with ledger.read() as session:

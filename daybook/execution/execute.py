@@ -9,12 +9,12 @@
                                             person has to approve a call
 
 `checks`, `attempt` and `session_upkeep` have the details; `switched_off` ends a run in place of its
-check. The process itself waits up to half a minute; for a longer wait, the run is rescheduled in
+check. The process itself waits up to half a minute; for a longer wait, it reschedules the run in
 Prefect (`claim.MAX_IN_PROCESS_WAIT`).
 
 Between claim and `begin`, the job's check runs (before the first attempt only), and the flow
-prepares the act. Until `begin` is recorded, the run is rescheduled if the ledger or Prefect is
-unreachable. Afterwards, the run is not rescheduled, because the effect may have happened.
+prepares the act. If the ledger or Prefect is unreachable before `begin` is recorded, the process
+reschedules the run. Afterwards it does not, because the effect may have happened.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ check, and the error names the check.
 class _Run:
     """The flow run to execute, with all data that its execution needs.
 
-    ``given`` is the worker's handover, if any. ``refused`` says why the parameters are invalid; it
-    is empty if they are valid.
+    ``given`` is the worker's handover, if any. ``refused`` is the reason why the parameters are
+    invalid; it is empty if they are valid.
     """
 
     flow_run: FlowRun
@@ -118,7 +118,7 @@ class _Run:
 
     @property
     def is_direct(self) -> bool:
-        """Whether the flow was called without a deployment, in a script or as a subflow."""
+        """Return whether the flow was called without a deployment, in a script or as a subflow."""
         return self.flow_run.deployment_id is None
 
 
@@ -136,10 +136,10 @@ async def carry_out(
     parameters are invalid, a direct call raises `InvalidInput`, a run for a due time uses the job's
     own parameters, and any other run fails. The data of a completed state is the flow's result.
 
-    Raise Prefect's `Abort` if the run has to wait, if the run was skipped or missed (a direct call
-    returns this state instead), or if another process sets the run's state. If the ledger or
-    Prefect is unreachable before the effect, a direct call raises the error, and any other run
-    waits.
+    Raise Prefect's `Abort` if the run has to wait, or if another process sets the run's state. Also
+    raise it if the run was skipped or missed; a direct call returns this state instead. If the
+    ledger or Prefect is unreachable before the effect, a direct call raises the error, and any
+    other run waits.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
     parameters = {
@@ -154,7 +154,7 @@ async def carry_out(
             raise
         refused = str(error)
     run = _Run(flow_run, given, kind, parameters, refused, check, prepare, clock)
-    if run.is_direct:  # this may be the only process that knows of listeners
+    if run.is_direct:  # this may be the only process that calls listeners
         registry.find_listeners()
     with run_log.without_last_line_after_abort(run.id):
         try:
@@ -163,8 +163,8 @@ async def carry_out(
         except attempt.STOP_ERRORS as error:
             if given is None:
                 raise
-            # Prefect must not report a crash, because the worker knows the cause and records it, in
-            # the ledger and in Prefect.
+            # Prefect must not report a crash, because the worker records the cause, in the ledger
+            # and in Prefect.
             raise Abort(f"ended by its worker: {error!r}") from None
         if not run.is_direct and state.name in _UNBEGUN_STATES:
             await states.end_flow_run(run.id, state)
@@ -183,7 +183,7 @@ async def _execute(run: _Run) -> State[Any]:
             except (*UNAVAILABLE_ERRORS, LedgerNewer) as error:
                 if run.is_direct:
                     raise
-                # No ledger, no effect (promise.md 7): the run is rescheduled.
+                # No ledger, no effect (promise 7): reschedule the run.
                 await suspend_flow_run(run.id, clock.now() + NO_LEDGER_DELAY, str(error))
             if isinstance(claimed, Finished):
                 return _state_of_end(claimed, run)
@@ -290,7 +290,7 @@ async def _check_and_begin(
 
     Return None if the claim was lost, or the run was ended in Prefect, in the meantime. Also return
     None if the lease could not be renewed during the check: the run then waits, and may be claimed
-    again (a direct call is cancelled, and raises `LeaseNotRenewed`).
+    again. In this case, a direct call is cancelled and raises `LeaseNotRenewed`.
     """
     naming = asyncio.create_task(_name_run(run, granted))  # concurrent, as nothing depends on it
     checked, prepared = checks.NO_CHECK, granted
@@ -431,10 +431,10 @@ async def _end_unbegun(
 async def _recorded(
     ledger: Ledger, run: _Run, granted: Granted, outcome: Outcome
 ) -> tuple[Outcome, float | None, list[StepRow]]:
-    """Return the outcome with the usage of all attempts, the run's duration in seconds, its steps.
+    """Return the outcome with the usage of all attempts, the duration in seconds, and the steps.
 
     Read usage, duration and steps from the ledger. If the ledger is unreachable, return the outcome
-    unchanged, None, and no steps. Also write the spooled outcomes of other runs, whose workers may
+    unchanged, None, and no steps. Also store the spooled outcomes of other runs, whose workers may
     have exited.
     """
     with suppress(LedgerUnreachable):
@@ -445,7 +445,7 @@ async def _recorded(
             if run.kind in CONVERSATION_KINDS:
                 found = await steps.of_run(session, granted.run_id)
         if row is not None:
-            # An attempt that waited for an approval has used something before.
+            # An attempt that waited for an approval has usage from before the wait.
             usage = row.usage if granted.attempts else outcome.usage
             return replace(outcome, usage=usage), artifact.duration_seconds(row), found
     return outcome, None, []

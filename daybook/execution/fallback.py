@@ -12,7 +12,7 @@ attempt asks only this agent, because another agent could repeat the effects.
 
 All agents answer within one attempt: they share its timeout and its token limit, and their usage is
 added up. An agent counts as unavailable if the error has `AgentError.allows_fallback`: nothing that
-the agent did can have had an effect, so the next agent repeats nothing (promise 4).
+the agent did can have had an effect, so the next agent repeats no effect (promise 4).
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class PreparedAgents:
     async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> AgentAnswer:
         """Ask the agents in order until one answers.
 
-        If an agent is unavailable and no time or no tokens are left, no further agent is asked. If
-        no agent answers, raise the last agent's error. If all agents were unavailable, prefer an
-        error that allows a retry. The answer or the error has the usage of all agents. The answer's
-        remark or the error's message says why each agent failed.
+        If an agent is unavailable and no time or no tokens are left, ask no further agent. If no
+        agent answers, raise the last agent's error. If all agents were unavailable, prefer an error
+        that allows a retry. The answer or the error has the usage of all agents. The answer's
+        remark or the error's message contains the error of each agent that failed.
         """
         loop = asyncio.get_running_loop()
         start = loop.time()

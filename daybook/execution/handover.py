@@ -1,9 +1,9 @@
 """Handover of a claimed run from the worker to its process, and the process's reports back.
 
-A worker that claims before it starts a process (promise.md 2) hands over the grant: the run, its
+A worker that claims before it starts a process (promise 2) hands over the grant: the run, its
 fencing token, and the holder's name. The process uses this name for further claims, so that the
 worker renews these claims too. The process reports each step as one line of JSON on a pipe, because
-the worker has to know when an attempt starts.
+the worker needs the start of each attempt.
 
 ::
 

@@ -89,7 +89,7 @@ async def _check(granted: Granted) -> Verdict:
 
 
 MAX_CHARACTERS = 100_000
-"""Maximum length of the file; the check's agent and the run's agent get all of it."""
+"""Maximum length of the file in characters; the check's and the run's agent get all of it."""
 
 
 def path_of(file: str) -> Path:

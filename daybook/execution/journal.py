@@ -21,8 +21,8 @@ compares the new step with the recorded step::
 
 So a request is paid once, and a call whose reply is known has its effect once. A call that is not
 idempotent is not made if an equal call got no reply. If a call that is not idempotent is among the
-replaced steps, the attempt stops before the next such call, because the model may mean the same
-effect in other words. All calls of a job whose policy is `idempotent` count as idempotent.
+replaced steps, the attempt stops before the next such call. The model may mean the same effect in
+other words. All calls of a job whose policy is `idempotent` count as idempotent.
 
 A call that needs an approval is made only if a person has approved it. A refused call is recorded
 as a failed step, so that each attempt replays the refusal. If no person was asked yet, or if the
@@ -79,10 +79,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_TEXT_CHARACTERS = 2_000
-"""Maximum length of a step's input, output or error in the ledger."""
+"""Maximum length of a step's input, output or error in the ledger, in characters."""
 
 RETRY_DELAY = timedelta(seconds=1)
-"""Delay before a write to an unreachable ledger is tried again."""
+"""Delay before the journal repeats a write to an unreachable ledger."""
 
 MAX_BUDGET_DELAY = timedelta(seconds=10)
 """Maximum delay before the next check of a budget whose rest other requests have reserved."""
@@ -129,7 +129,7 @@ def current() -> Journal | None:
 
 
 class RunJournal:
-    """Implementation of `Journal`."""
+    """Implementation of `Journal` that records the steps in the ledger."""
 
     def __init__(self, ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> None:
         self._ledger, self._granted, self._attempt, self._clock = ledger, granted, attempt, clock
@@ -224,7 +224,7 @@ class RunJournal:
         return self._answer
 
     async def refusal_of_own_call(self) -> str:
-        """Return the reason why the job's call without an agent must not be made, or "".
+        """Return why the job must not make its call without an agent; empty if it may.
 
         Raise `ApprovalNeeded` as `start` does, and `InvalidInput` for unreadable settings.
         """
@@ -391,7 +391,7 @@ class RunJournal:
             delay = min(2 * delay, MAX_BUDGET_DELAY)
 
     def _may_repeat_an_effect(self, step: Step) -> bool:
-        """Return whether ``step`` may repeat the effect of an earlier call; then it is not made.
+        """Return whether ``step`` must not be made: it may repeat the effect of an earlier call.
 
         The earlier call is an equal call without a reply, or a replaced call that may have acted.
         """
@@ -447,7 +447,7 @@ class RunJournal:
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends the repetition.
 
-        The timeout takes effect between two tries, because a cancelled transaction costs its
+        The timeout takes effect between two tries, because a cancelled transaction loses its
         connection.
         """
         while True:
@@ -463,8 +463,8 @@ class RunJournal:
 def _amount(step: Step, reply: StepReply) -> tuple[Amount | None, bool]:
     """Return the amount that budgets count for a reply, and whether it exceeds the estimate.
 
-    The amount is None if the estimate counts. Tokens that the provider does not report, and a price
-    that cannot be computed from its report, are taken from the estimate.
+    The amount is None if the estimate counts. Take from the estimate the tokens that the provider
+    does not report, and a price that cannot be computed from its report.
     """
     estimate = step.estimate
     if estimate is None or (reply.usage is None and reply.amount is None and reply.may_cost):

@@ -58,7 +58,7 @@ async def _renew_until(
     limit = TIMING.rerun_stop.total_seconds() if reruns else math.inf
     renewed_at = time.monotonic()
     # Do not enter the ledger's context, which would check the schema's version: the claim has done
-    # that, and an upgrade during the run must not cost the lease.
+    # that, and an upgrade during the run must not end the lease.
     ledger = Ledger(address)
     try:
         while True:
@@ -100,10 +100,10 @@ async def _renew_until(
 async def keep_lease(address: str, granted: Granted, every: float) -> AsyncIterator[None]:
     """Renew the lease every ``every`` seconds while the block runs.
 
-    If a renewal is refused, the block is cancelled and `LeaseLost` is raised in place of the
-    cancellation, unless the task is also being cancelled for another reason. If no renewal succeeds
-    for `Timing.rerun_stop`, the same happens to a run with `on_lost: rerun` (`LeaseNotRenewed`);
-    its lease is renewed until the block has ended.
+    If a renewal is refused, cancel the block and raise `LeaseLost` in place of the cancellation,
+    unless the task is also being cancelled for another reason. For a run with `on_lost: rerun`, do
+    the same with `LeaseNotRenewed` if no renewal succeeds for `Timing.rerun_stop`, and continue to
+    renew its lease until the block has ended.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None

@@ -16,7 +16,10 @@ _FENCE = re.compile(r"`{3,}")
 _CODE = re.compile(r"`|~~~")
 
 MAX_PARSED_CHARACTERS = 40_000
-"""Maximum length of an answer that is parsed for code; in a longer answer, code is escaped too."""
+"""Maximum length of an answer in which `sanitize_markdown` looks for code, in characters.
+
+In a longer answer, it escapes code too.
+"""
 
 # The parser takes quadratic time for links, images and emphasis, which are not needed to find code.
 _SLOW_RULES = ["link", "image", "emphasis"]

@@ -37,7 +37,7 @@ _EXCLUDED_VARIABLES = ("DAYBOOK_WEBHOOK_SECRET", "DAYBOOK_MCP_TOKEN")
 class McpConfiguration:
     """Servers of an agent, with their header secrets.
 
-    ``own`` says whether Daybook's own server is among them.
+    ``own`` is True if Daybook's own server is among them.
     """
 
     servers: tuple[tuple[ToolServer, PreloadedSecrets], ...] = field(default=(), repr=False)

@@ -1,4 +1,4 @@
-"""Spool of outcomes that could not be written to the ledger, one file per outcome (promise.md 6).
+"""Spool of outcomes that could not be written to the ledger, one file per outcome.
 
 ::
 
@@ -11,10 +11,11 @@
                                                 the last `MAX_ASIDE_FILES` are kept
 
 A file is complete or absent, because it is written under another name, synced, and then renamed.
-Writing an outcome twice changes nothing (`claims.finish`, `claims.retry`). So a file that remains
-after its outcome was written, because of a crash or two concurrent drains, does no harm. But an
-outcome that is refused twice is kept as evidence twice. Like the ledger, the files are readable
-only by their owner.
+Any process of the home that reaches the ledger drains the spool (promise 6). Writing an outcome
+twice changes nothing (`claims.finish`, `claims.retry`). So a file that remains after its outcome
+was written, because of a crash or two concurrent drains, does no harm. But an outcome that is
+refused twice is kept as evidence twice. Like the ledger, the files are readable only by their
+owner.
 """
 
 from __future__ import annotations
@@ -84,10 +85,13 @@ def folder() -> Path:
 
 
 def put(spooled: SpooledOutcome) -> Path:
-    """Store an outcome in a file that survives a power failure; return its path. Raise OSError."""
+    """Store an outcome in a file that survives a power failure, and return the file's path.
+
+    Raise OSError if the file cannot be written.
+    """
     directory = folder()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # Each time, because the process that created the folder may have died before its own sync.
+    # Sync each time: the process that created the folder may have died before its own sync.
     _sync(directory.parent)
     text = json.dumps({"version": VERSION, **_as_json(spooled)})
     for number in range(1, 1000):
@@ -109,7 +113,7 @@ def put(spooled: SpooledOutcome) -> Path:
 def drop(file: Path | None) -> None:
     """Delete the file, if any, of an outcome that the ledger has stored, perhaps as evidence.
 
-    If the file cannot be deleted, only log the error: the next drain writes the outcome once more.
+    If the file cannot be deleted, log the error. The next drain then writes the outcome once more.
     """
     if file is not None:
         try:
@@ -119,9 +123,10 @@ def drop(file: Path | None) -> None:
 
 
 async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
-    """Write the spooled outcomes of ``ledger`` to it; with ``run_id``, only those of this run.
+    """Write the spooled outcomes of ``ledger`` to it.
 
-    Raise `LedgerUnreachable`; the files of outcomes that were written before the error are deleted.
+    With ``run_id``, write only the outcomes of this run. Raise `LedgerUnreachable`; the files of
+    outcomes that were written before the error are deleted.
     """
     result = DrainResult()
     for file in pending_files(run_id):

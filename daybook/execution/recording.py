@@ -1,4 +1,4 @@
-"""Recording of an attempt's outcome in the ledger, with retries and the spool (promise.md 6).
+"""Recording of an attempt's outcome in the ledger, with retries and the spool.
 
 ::
 

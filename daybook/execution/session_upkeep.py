@@ -49,7 +49,7 @@ from daybook.runs.usage import Amount
 log = logging.getLogger(__name__)
 
 MAX_SUMMARY_CHARACTERS = 8_000
-"""Maximum length of a summary; the rest is left out."""
+"""Maximum length of a summary, in characters; the rest is left out."""
 
 _SUMMARIZE = (
     "Summarize the conversation below, so that you can continue it without reading it again. Keep "
@@ -94,7 +94,7 @@ def _may_be_long(granted: Granted, answered: Outcome) -> bool:
 
 
 class _Upkeep:
-    """The requests after one run, which has already used ``used`` of its granted tokens."""
+    """The requests after one run; the run has already used ``used`` of its granted tokens."""
 
     def __init__(self, ledger: Ledger, granted: Granted, used: int) -> None:
         self._ledger, self._granted, self._used = ledger, granted, used

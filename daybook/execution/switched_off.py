@@ -24,7 +24,7 @@ from daybook.runs.claim_requests import Granted
 REASON = "execution is switched off"
 
 MAX_LOGGED_CHARACTERS = 8_000
-"""Maximum length of the description of a run in its log."""
+"""Maximum length of the description of a run in its log, in characters."""
 
 
 def verdict(kind: str, granted: Granted) -> Verdict:
@@ -44,8 +44,7 @@ def verdict(kind: str, granted: Granted) -> Verdict:
 def describe(kind: str, granted: Granted) -> str:
     """Return a description of the run for its log: its action's fields, and its check, as JSON.
 
-    The variables of a prompt are filled in. Queries of URLs are left out, because they may contain
-    tokens.
+    Fill in the variables of a prompt. Leave out queries of URLs, because they may contain tokens.
     """
     action, policy, _ = read_parameters(kind, granted.parameters)
     fields = _given(action)

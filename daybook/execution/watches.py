@@ -59,9 +59,9 @@ async def fetch(url: str, guard: Guard, seconds: float) -> str:
 def content_of(body: bytes, headers: httpx.Headers) -> str:
     """Return the text that a watch compares.
 
-    For HTML, this is the visible text; for JSON, the JSON with one value per line; for any other
-    text, the unchanged text; for other data, their length and checksum. Raise ValueError for HTML
-    without visible text.
+    For HTML, this is the visible text. For JSON, it is the JSON with one value per line. Any other
+    text is unchanged. Other data are represented by their length and checksum. Raise ValueError for
+    HTML without visible text.
     """
     content_type = headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
     is_json = content_type.endswith(("/json", "+json"))
@@ -118,7 +118,7 @@ def _one_line(text: str) -> str:
 def difference(before: str, after: str) -> str:
     """Return the changed lines as a unified diff with three lines of context, without its header.
 
-    At most `MAX_COMPARED_LINES` lines are compared, so that the time is bounded.
+    Compare at most `MAX_COMPARED_LINES` lines, so that the time is bounded.
     """
     old, new = before.splitlines(), after.splitlines()
     same = 0

@@ -12,8 +12,8 @@ any other status; an untrusted certificate                failed
 an address, a header or a secret that is refused          raises `InvalidInput`; failed
 ========================================================  ======================================
 
-Promise.md 4 has the rules for retries after a temporary result. ``Idempotency-Key`` is the
-occurrence, which is the same in every attempt.
+Promise 4 has the rules for retries after a temporary result. ``Idempotency-Key`` is the occurrence,
+which is the same in every attempt.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class PreparedWebhook:
 class WebhookResult:
     """Result of a request.
 
-    ``temporary`` says whether the request may be retried. ``retry_after`` is the delay in seconds
+    ``temporary`` is True if the request may be retried. ``retry_after`` is the delay in seconds
     that the receiver requested, or None.
     """
 
@@ -76,7 +76,7 @@ class WebhookResult:
 
 
 def check_action(action: Action, guard: Guard) -> None:
-    """Check the request of a new job or of a run, without a DNS lookup. Raise `InvalidInput`."""
+    """Raise `InvalidInput` for an invalid request of a new job or of a run; look up no DNS name."""
     if "{{" in action.url:
         raise InvalidInput(
             "url", "contains {{…}}", "use {{secret:name}} in the value of a header instead"
@@ -130,7 +130,10 @@ async def send(
     idempotent: bool = False,
     clock: Clock = SYSTEM_CLOCK,
 ) -> WebhookResult:
-    """Send the request once, within ``timeout`` seconds. Raise `OutgoingRefused`."""
+    """Send the request once, within ``timeout`` seconds.
+
+    Raise `OutgoingRefused`, before anything is sent, if the guard does not allow the address.
+    """
     hide, url = prepared.filled.hide, transport.guard.check(prepared.url)
     address = origin(url) + hide(url.path)
     try:
@@ -147,7 +150,7 @@ async def send(
         if error.part is None or 200 <= error.part.status < 300:
             message = hide(str(error).replace(origin(url), address, 1))
             return _result_without_answer(error, message, prepared, idempotent=idempotent)
-        # The status says that the request failed, even if the body is incomplete.
+        # The status shows that the request failed, even if the body is incomplete.
         answer = error.part
     may_repeat = idempotent or not answer.had_effect
     return _result_of_answer(answer, address, prepared, clock.now(), may_repeat=may_repeat)

@@ -166,7 +166,7 @@ def check_session(session: Session, key: str) -> None:
 
 
 def is_readable(url: str) -> bool:
-    """Return whether a URL can be parsed: `http://[/` cannot."""
+    """Return whether a URL can be parsed; for example, `http://[/` cannot be parsed."""
     try:
         urlsplit(url).hostname  # noqa: B018 - for the error that it raises
     except ValueError:
@@ -240,7 +240,7 @@ def _params(params: dict[str, Any]) -> dict[str, Any]:
 def check_json(value: object, field: str, longest: int) -> None:
     """Check that ``value`` is JSON of at most ``longest`` characters.
 
-    Every database and Prefect store such a value unchanged. Raises `InvalidInput` naming ``field``.
+    Every database and Prefect store such a value unchanged. Raise `InvalidInput` naming ``field``.
     """
     _check_json(value, field, 0)
     if len(json.dumps(value)) > longest:

@@ -1,8 +1,8 @@
 """Actions of jobs: an agent prompt, a webhook, a tool call or a heartbeat, one model per kind.
 
-Each action says which agents, tools, URLs and secrets its runs use, and how it is shown
-(`BaseAction`). A new kind needs its model here (in `Kind`, `Action` and `ACTIONS`), its flow
-`flows/<kind>.py`, and perhaps a module `execution/<kind>.py`.
+Each action returns the agents, tools, URLs and secrets that its runs use, and the texts that
+describe it (`BaseAction`). A new kind needs its model here (in `Kind`, `Action` and `ACTIONS`), its
+flow `flows/<kind>.py`, and perhaps a module `execution/<kind>.py`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class BaseAction(BaseModel, ABC):
 
     @abstractmethod
     def sentence(self) -> Words:
-        """Describe what a run does, without the queries of URLs, which may contain tokens."""
+        """Describe the work of a run, without the queries of URLs, which may contain tokens."""
 
     def target(self) -> str:
         """Return the target of a run as it is in `sentence`, such as `tool search.reindex`."""

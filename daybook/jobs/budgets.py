@@ -8,7 +8,7 @@ One `Budget` has four fields, and four places set one::
     the home    `[budget]`                    each run; all runs in a day
 
 All of these budgets apply. Every day begins at midnight in `DAYBOOK_TIMEZONE`.
-`daybook.runs.budget` adds up the used tokens and dollars, and judges claims and requests.
+`daybook.runs.budget` adds up the used tokens and dollars, and decides about claims and requests.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class Limit:
         return f"{value:,.0f} tokens" if self.unit == "tokens" else money(value)
 
     def used(self, value: float) -> str:
-        """Return ``value`` with the limit as text.
+        """Return a text that names ``value`` and the limit.
 
         For example `12,345 of 10,000 tokens per day of agent:scout`, or `$1.50 of $2 per run`.
         """

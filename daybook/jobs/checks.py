@@ -140,7 +140,7 @@ def merge_check(before: object, given: object) -> object:
 
     A new tool, prompt, command or watch replaces the whole check; parameters or an agent alone are
     added to ``before``. The prompt's variables are validated here and not in `Check`, so that
-    stored checks stay readable. Raises `InvalidInput` for an unknown variable.
+    stored checks stay readable. Raise `InvalidInput` for an unknown variable.
     """
     if not isinstance(given, Mapping):
         return given

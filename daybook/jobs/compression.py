@@ -18,7 +18,7 @@ KEPT_MESSAGES = 20
 If a session is not compressed, a model gets only these messages.
 """
 DEFAULT_HISTORY_TOKENS = 50_000
-"""Maximum tokens of the history that a model gets, unless the job or its agent sets another."""
+"""Maximum tokens of the history that a model gets, unless the job or its agent sets a limit."""
 CHARACTERS_PER_TOKEN = 4
 """Estimated length of a token, because each provider counts tokens in its own way."""
 

@@ -1,4 +1,4 @@
-"""Judgement of a late due time: whether it still runs or is missed (promise 9).
+"""Lateness of a due time: whether it is on time, still runs, or is missed (promise 9).
 
 A claim and the audit use the same function, so that they cannot disagree.
 """
@@ -19,12 +19,12 @@ MIN_WINDOW = timedelta(seconds=60)
 MAX_WINDOW = timedelta(hours=2)
 ONE_TIME_WINDOW = timedelta(hours=24)
 MAX_CATCH_UP_AGE = timedelta(hours=24)
-"""Maximum age of a due time that a job with `catch_up = "all"` still makes up for."""
+"""Maximum age of a due time that a job with `catch_up = "all"` still catches up on."""
 
 
 @dataclass(frozen=True)
 class Lateness:
-    """Judgement of a due time: with ``on_time`` or ``run`` it may run, with ``missed`` it may not.
+    """Decision about a due time: it may run (``on_time``, ``run``), or it may not (``missed``).
 
     ``reason`` explains the verdicts ``run`` and ``missed``. ``why`` is the reason for ``missed``
     without the delay, so that adjacent missed due times can share it.
@@ -41,7 +41,7 @@ class Lateness:
 
 @dataclass(frozen=True)
 class Following:
-    """Due time after the judged due time; ``due`` is None if the search found none."""
+    """Due time after the due time in question; ``due`` is None if the search found none."""
 
     due: datetime | None
 
@@ -71,7 +71,7 @@ def judge(
     policy: Policy | None = None,
     following: Following | None = None,
 ) -> Lateness:
-    """Judge the due time ``due`` of ``schedule`` at ``now``; both are aware instants.
+    """Decide about the due time ``due`` of ``schedule`` at ``now``; both are aware instants.
 
     With any policy, a run is on time until 60 s after its due time. After that, `catch_up` decides:
 
@@ -80,7 +80,7 @@ def judge(
     - `all`: it runs until 24 hours after the due time
 
     All these limits are inclusive. A later due time counts only within the bounds of ``policy``. A
-    caller that judges consecutive due times passes the next due time as ``following``.
+    caller that decides about consecutive due times passes the next due time as ``following``.
     """
     effective_policy = policy or Policy()
     late = now - due

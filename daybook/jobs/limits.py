@@ -16,8 +16,8 @@ agents under their names::
 
 Daybook checks the limits when a job is written, and again at each claim. A claim checks the
 parameters that the run would use, even if they were changed in Prefect. Names may contain the
-wildcards `*`, `?` and `[…]`. `check` refuses everything that it does not know, such as a new kind
-of job.
+wildcards `*`, `?` and `[…]`. `check` refuses everything for which it has no rule, such as a new
+kind of job.
 """
 
 from __future__ import annotations
@@ -171,7 +171,7 @@ class AgentLimits:
     def of(cls, table: Mapping[str, Any], *, user_jobs: bool = True, timezone: str = "UTC") -> Self:
         """Read the settings table; an agent's own table overrides the common table.
 
-        Raises `InvalidInput`.
+        Raise `InvalidInput` naming the invalid setting.
         """
         common = {key: value for key, value in table.items() if key != "for"}
         own = table.get("for", {})
@@ -227,7 +227,7 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
 def approvals_of(policy: Policy, owner: str) -> tuple[str, ...]:
     """Return the entries of `approve` for a job's runs: the job's entries and its owner's entries.
 
-    ``owner`` is empty for a run without a job. Raises the errors of `load_rules`.
+    ``owner`` is empty for a run without a job. Raise the errors of `load_rules`.
     """
     owner_limits = load_limits(owner)
     return (*policy.approve, *(owner_limits.approve if owner_limits else ()))
@@ -274,8 +274,8 @@ def matches_any(name: str, patterns: Patterns) -> bool:
 def smallest_interval(job: Job, now: datetime, enough: timedelta = _ZERO) -> timedelta | None:
     """Return the smallest interval between two consecutive due times of the job's schedule.
 
-    Examines at most `MAX_DUE_TIMES_CHECKED` due times, from the start of the UTC day of ``now``.
-    Returns None if there are fewer than two due times, and the first interval below ``enough`` as
+    Examine at most `MAX_DUE_TIMES_CHECKED` due times, from the start of the UTC day of ``now``.
+    Return None if there are fewer than two due times. Return the first interval below ``enough`` as
     soon as it is found. The search ignores the policy's bounds, which only remove due times,
     perhaps on distant days. If the zone's clocks skip an hour, the search ignores that too: on that
     day a daily due time still counts as daily.
@@ -376,7 +376,7 @@ def _not_allowed(field: str, name: str, names: Patterns) -> InvalidInput:
 def load_rules(found: Settings | None = None) -> AgentLimits:
     """Return the limits in ``found``, or else in the settings of this process.
 
-    Call this function for each claim, because the settings file may have changed. Raises
+    Call this function for each claim, because the settings file may have changed. Raise
     `InvalidInput` naming the variable, or the file and the key.
     """
     from daybook import settings  # slow to import, and this module is pure
@@ -406,6 +406,6 @@ def load_rules(found: Settings | None = None) -> AgentLimits:
 def load_limits(owner: str) -> Limits | None:
     """Return the limits of ``owner`` in this home; None if the owner is not an agent.
 
-    Raises the same errors as `load_rules`.
+    Raise the same errors as `load_rules`.
     """
     return load_rules().for_owner(owner) if owners.is_agent(owner) else None

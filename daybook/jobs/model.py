@@ -180,7 +180,7 @@ class Job(BaseModel):
         return self.action.uses_payload() or payloads.is_used(self.policy.check.params)
 
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
-        """Return the job with these parameters. Raises `InvalidInput`."""
+        """Return the job with these parameters. Raise `InvalidInput` for invalid parameters."""
         action, policy, notify = read_parameters(self.kind, parameters)
         _check_prompt(action, self.action)
         return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
@@ -220,7 +220,7 @@ class ScheduleFields(BaseModel):
 
 
 def _action_fields_of_all_kinds() -> dict[str, FieldInfo]:
-    """Return the fields of all actions; if kinds share a name, the field of the first kind."""
+    """Return the fields of all actions; if kinds share a name, use the field of the first kind."""
     fields: dict[str, FieldInfo] = {}
     for model in ACTIONS.values():
         fields = {**fields, **{k: v for k, v in model.model_fields.items() if k not in fields}}
@@ -251,7 +251,7 @@ def default_fields(kind: str) -> dict[str, Any]:
 def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action, Policy, Notify]:
     """Return a deployment's action, policy and notifications; absent ones get the kind's defaults.
 
-    Raises `InvalidInput` naming the parameter.
+    Raise `InvalidInput` naming the parameter.
     """
     known = (*ACTIONS[kind].model_fields, *_OBJECTS)
     for name in parameters:
@@ -268,7 +268,7 @@ def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action
 def normal_parameters(kind: str, parameters: Mapping[str, object]) -> dict[str, JsonValue]:
     """Return the parameters completed by the kind's defaults, in the form of `Job.parameters`.
 
-    Raises `InvalidInput`.
+    Raise `InvalidInput` naming the invalid parameter.
     """
     action, policy, notify = read_parameters(kind, parameters)
     return {
@@ -287,7 +287,7 @@ def new_job(
     taken: Collection[str] = (),
     **fields: object,
 ) -> Job:
-    """Create a new job from flat fields (`FIELDS`); the only function that does so.
+    """Create a new job from flat fields (`FIELDS`); no other function creates one.
 
     ``now`` is an aware instant. It is the anchor of an `every`, and an `at` must be later.
     ``default_timezone`` is used if `timezone` is not given. ``taken`` are the names in use: a given
@@ -295,7 +295,7 @@ def new_job(
 
     The field `schedule` is one string (see `schedule.parse`) that replaces `cron`, `every`, `at`,
     `after` and `on_demand`. The fields `policy` and `notify` are objects; flat fields such as
-    `timeout` and `channel` override their entries. Raises `InvalidInput` naming the field.
+    `timeout` and `channel` override their entries. Raise `InvalidInput` naming the field.
 
     ``before`` is the job that the new job replaces. An unchanged `every` keeps its phase, and an
     unchanged `at` keeps its time even if it has passed. An unchanged prompt stays legal, and so do
@@ -339,7 +339,7 @@ def edit(
     If only `timezone` changes, a cron expression applies in the new zone; for other schedules only
     the display changes. A new `every` counts from ``now``; an unchanged `every` keeps its phase. A
     `policy` or `notify` object replaces all fields of the stored object; a `channel` without a
-    `chat_id` clears the stored chat id. ``taken`` are the names of the other jobs. Raises
+    `chat_id` clears the stored chat id. ``taken`` are the names of the other jobs. Raise
     `InvalidInput` naming the field.
     """
     given = _known(changes)
@@ -394,7 +394,7 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
 def _kind(given: Mapping[str, object]) -> str:
     """Return the given kind, or the kind that a required field implies, or `agent-prompt`.
 
-    Raises `InvalidInput` if the given fields imply two kinds.
+    Raise `InvalidInput` if the given fields imply two kinds.
     """
     implied = [kind for kind, field in _REQUIRED_FIELD.items() if field in given]
     if len(implied) > 1:
@@ -404,7 +404,7 @@ def _kind(given: Mapping[str, object]) -> str:
 
 
 def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
-    """Return the fields of the kind's action. Raises `InvalidInput` for a field of another kind."""
+    """Return the fields of the kind's action. Raise `InvalidInput` for a field of another kind."""
     own = ACTIONS[kind].model_fields
     for other, model in ACTIONS.items():
         for name in model.model_fields:

@@ -51,7 +51,7 @@ VARIABLES = ("job", "status", "due", "output", "error", "reason", "run")
 """Variables of a template, such as `{{output}}`."""
 
 SILENT_ANSWER = "[SILENT]"
-"""An answer that is empty or only this text, in upper or lower case, is not sent."""
+"""Daybook does not send an answer that is empty or only this text, in upper or lower case."""
 
 MAX_NAME_LENGTH = 200
 """Maximum length, in characters, of a channel's name and of a chat id."""

@@ -40,7 +40,7 @@ from daybook.schedules.schedule import STORED
 from daybook.validation import raising_pydantic_error
 
 CatchUp = Literal["none", "latest", "all"]
-"""Treatment of due times that passed while nothing ran."""
+"""Treatment of due times that passed while no worker ran."""
 
 RunClass = Literal["light", "medium", "resource-intensive"]
 """Resource class of a run; the settings may limit how many runs of each class are active."""
@@ -382,7 +382,7 @@ def stored_policy(stored: Mapping[str, object]) -> Policy:
 
 @lru_cache(maxsize=256)
 def _parse_stored(text: str) -> Policy:
-    """Return the policy; it is cached, because many jobs share one and it is immutable."""
+    """Return the policy; it is cached, because many jobs share one policy, which is immutable."""
     return Policy.model_validate(json.loads(text), context=STORED)
 
 

@@ -21,7 +21,7 @@ from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.schedules.schedule import STORED, Schedule
 
 MAX_IDS_PER_QUERY = 200
-"""Maximum number of ids in one query; with more, the schedules of all jobs are read."""
+"""Maximum number of ids in one query; with more ids, `read` reads the schedules of all jobs."""
 
 _SCHEDULE = TypeAdapter[Schedule](Schedule)
 

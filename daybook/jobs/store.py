@@ -37,7 +37,7 @@ MAX_RUNS_REASON = "max runs"
 """Prefix of the reason why a job was disabled after its maximum number of runs."""
 
 MAX_IDS_PER_QUERY = 200
-"""Maximum number of ids in one query; with more ids, all jobs are read and filtered."""
+"""Maximum number of ids in one query; with more ids, `all_jobs` reads all jobs and filters them."""
 
 _COLUMNS = {"metadata": "meta"}
 """Columns whose names differ from the names of their fields in `Job`, by field."""
@@ -191,7 +191,10 @@ async def live_names(session: AsyncSession, owner: str | None = None) -> list[st
 
 
 async def all_names(session: AsyncSession, owner: str | None = None) -> dict[str, str]:
-    """Return the names of all jobs by id, including archived jobs; with ``owner``, its jobs."""
+    """Return the names of all jobs by id, including archived jobs.
+
+    With ``owner``, return only the names of that owner's jobs.
+    """
     condition = true() if owner is None else col(JobRow.owner) == owner
     rows = await session.execute(select(JobRow.id, JobRow.name).where(condition))
     return dict(rows.tuples().all())
@@ -230,9 +233,9 @@ async def add(
 ) -> StoredJob:
     """Store a new job and return it.
 
-    Raises `InvalidInput` if the job's name is taken, if it refers to a job that does not exist, or
-    if jobs would run after each other in a cycle. With ``names_are_checked``, these checks are
-    omitted: a caller that adds several jobs has checked all their names.
+    Raise `InvalidInput` if the job's name is taken, if it refers to a job that does not exist, or
+    if jobs would run after each other in a cycle. With ``names_are_checked``, omit these checks: a
+    caller that adds several jobs has checked all their names.
     """
     if not names_are_checked and job.name in await taken_names(session, owner):
         raise InvalidInput(
@@ -302,12 +305,13 @@ async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
 async def find(
     session: AsyncSession, ref: str, *, archived: bool = False, owner: str | None = None
 ) -> StoredJob:
-    """Return the live job with this name, id, or unique id prefix. Raises `NotFound`, `Ambiguous`.
+    """Return the live job with this name, id, or unique id prefix.
 
-    If several live jobs have the name, return the job that no agent owns; if agents own all these
-    jobs, the name is ambiguous. With ``archived``, return an archived job if no live job matches.
-    If several archived jobs have the name, prefer a job that no agent owned, and then the job that
-    was archived last. With ``owner``, search only the jobs of that owner.
+    Raise `NotFound` if no job matches. If several live jobs have the name, return the job that no
+    agent owns. Raise `Ambiguous` if agents own all these jobs, or if several jobs have the prefix.
+    With ``archived``, return an archived job if no live job matches. If several archived jobs have
+    the name, prefer a job that no agent owned, and then the job that was archived last. With
+    ``owner``, search only the jobs of that owner.
     """
     condition = true() if owner is None else col(JobRow.owner) == owner
     row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & condition)
@@ -422,14 +426,14 @@ async def change(
     """Put ``job`` in force from ``now`` on and return it; write nothing if nothing changed.
 
     ``stored`` is the job with its newest revision; ``now`` is the ledger's time. An edit that was
-    made at ``edited`` takes effect at that time, but not before the audit watermark, because
-    audited due times are not judged again. A watermark ahead of ``now`` (the clock was set back)
-    delays nothing. Enabling a job clears its failure count and its snooze.
+    made at ``edited`` takes effect at that time, but not before the audit watermark, because the
+    audit does not decide about a due time twice. A watermark ahead of ``now`` (the clock was set
+    back) delays nothing. Enabling a job clears its failure count and its snooze.
 
     ``writer`` becomes the author of the revision and of the changed targets
     (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
     revision, and the authors of the targets stay. If the job's name changes, jobs that refer to it
-    get the new name. Raises the errors of `add`, and checks a new name even with
+    get the new name. Raise the errors of `add`, and check a new name even with
     ``names_are_checked``.
     """
     row, latest = stored.row, stored.revision
@@ -473,7 +477,7 @@ async def change(
 
 
 def enable_again(stored: StoredJob, job: Job) -> Job:
-    """Return ``job``; enable it if it was disabled because it had finished, and now may run again.
+    """Return ``job``; enable it if it was disabled as finished and may now run again.
 
     A one-time job is disabled after its due time; a new schedule lets it run again. A job that has
     had all its runs may run again if its `max_runs` is raised.
@@ -492,7 +496,7 @@ def has_had_all_runs(row: JobRow, job: Job) -> bool:
 
 
 async def delete_job(session: AsyncSession, job_id: str) -> None:
-    """Delete a job that has no runs, with its revisions. Its messages in the outbox are kept."""
+    """Delete a job that has no runs, with its revisions. Keep its messages in the outbox."""
     detach_messages = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
     await session.execute(detach_messages)
     await session.execute(delete(WatchRow).where(col(WatchRow.job_id) == job_id))

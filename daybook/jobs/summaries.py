@@ -48,7 +48,7 @@ class JobSummary:
 
 
 async def read(session: AsyncSession, owner: str | None = None) -> list[JobSummary]:
-    """Return all live jobs, sorted by name; with ``owner``, only those of that owner."""
+    """Return all live jobs, sorted by name; with ``owner``, return only that owner's jobs."""
     columns: dict[str, Any] = {
         each.name: col(getattr(table, each.name))
         for table in (RevisionRow, JobRow)

@@ -66,7 +66,8 @@ def _within(
 def next_due(schedule: Schedule, policy: Policy, after: datetime) -> datetime | None:
     """Return the first due time strictly after ``after``, in UTC; None if none is found."""
     limits = bounds.read_bounds(policy, schedule.timezone)
-    # Due times are whole seconds, so those after an instant are those after its second.
+    # Due times are whole seconds: the due times after an instant are the due times after its
+    # second.
     return _next_due(schedule, limits, after.astimezone(UTC).replace(microsecond=0))
 
 

@@ -1,6 +1,6 @@
 """Models of jobs, as `daybook.api` returns them and `--json` prints them.
 
-`--json` prints the same fields in the same order, except ``action``: JSON and the result of
+`--json` prints the same fields in the same order, except ``action``. JSON and the result of
 `model_dump` have the action's fields in its place, so a model cannot be validated from them.
 Instants are in UTC; due times have the offset of the job's zone.
 """
@@ -137,7 +137,7 @@ class ListedJob(BaseModel, frozen=True):
         spent: Spending = NOTHING_SPENT,
         due_times: int = DUE_TIMES_SHOWN,
     ) -> Self:
-        """Return the view of the job at ``now``; ``running`` says whether a run is in progress.
+        """Return the view of the job at ``now``; ``running`` is True if a run is in progress.
 
         ``spent`` is the spending of the runs that ended in the last `SPENDING_PERIOD`;
         ``due_times`` is the maximum number of next due times.

@@ -7,12 +7,12 @@ by and run only the loops with `everywhere`. The first cycles start as soon as a
 leader. `prefect.stale_runs` is not a service, because each worker runs it.
 
 A cycle of a service can be repeated. Two processes may run the same cycle at the same time, and a
-process may die between any two writes. So each cycle finds its work in the ledger again, creates
-Prefect runs under an idempotency key, and reads a row again before it changes the state of the
-row's Prefect run. The ledger says which writes are due, so a cycle without work writes nothing to
-Prefect. The services that look for changes in Prefect (`ends`, `unread`, `blocks`, `observe`,
-`naming`, `server`) send read requests to Prefect in each cycle; `ends` sends them only if there are
-live runs.
+process may die between any two writes. So each cycle finds its work in the ledger again, and
+creates Prefect runs under an idempotency key. It reads a row again before it changes the state of
+the row's Prefect run. The rows of the ledger determine which writes are due, so a cycle without
+work writes nothing to Prefect. The services that look for changes in Prefect (`ends`, `unread`,
+`blocks`, `observe`, `naming`, `server`) send read requests to Prefect in each cycle; `ends` sends
+them only if there are live runs.
 
 Services raise `LedgerUnreachable`, `LeadershipLost`, `PrefectUnreachable` and the errors of
 Prefect's client. Writes made before an error persist, and the next cycle continues.

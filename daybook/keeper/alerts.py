@@ -98,7 +98,7 @@ async def ping(memory: AlertState, read: ReadOverview = read_nothing) -> None:
 
     The setting `ping_findings` names the findings that count. The overdue runs of the last cycle
     count as the finding `late`. Log when a finding first stops the ping, and when the pings resume.
-    Raises `Unreachable` unless the answer has a 2xx status. The error does not contain the URL,
+    Raise `Unreachable` unless the answer has a 2xx status. The error does not contain the URL,
     because the URL may contain a key.
     """
     loaded = settings.load()
@@ -176,7 +176,7 @@ async def _due_alert_key(session: AsyncSession, found: Sequence[Overdue], now: d
     if last is not None and now - last.created_at < ALERT_INTERVAL:
         return ""
     # A missed run counts as new from the time at which it was recorded as missed, not from its due
-    # time, because no alert could list it as missed before.
+    # time. No alert could list it as missed before.
     known = [
         (each.missed and each.run and each.run.finished_at) or each.overdue_since for each in found
     ]

@@ -32,7 +32,7 @@ from daybook.runs import audit as book
 from daybook.runs.audit import AuditResult, Watermark
 
 IDLE_WATERMARK_MAX_AGE = timedelta(hours=1)
-"""How far a job's watermark may lag behind while nothing is due. The lag saves writes."""
+"""Maximum lag of a job's watermark while nothing is due; the lag saves writes."""
 
 
 @dataclass

@@ -59,7 +59,7 @@ async def send_due(
 
     None stands for `Timing.delivery_interval`. Also show the delivery results of ended rows in
     Prefect's UI. While the ledger or Prefect is unreachable, the runs whose results are not shown
-    yet stay in ``memory``. Raises `LedgerUnreachable`, and the client's errors if Prefect becomes
+    yet stay in ``memory``. Raise `LedgerUnreachable`, and the client's errors if Prefect becomes
     unreachable before all results are shown.
     """
     due, now = await sending.next_due(ledger, is_outgoing), ledger.now()

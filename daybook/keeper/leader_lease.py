@@ -9,8 +9,8 @@
 
 A process whose `renew` is refused no longer leads and must write nothing. All times are times of
 the ledger's clock. Unlike a run's lease, the leader's lease can be acquired as soon as it expires.
-Nothing is lost with it, because each write of a leader has an idempotency key or is recomputed from
-the ledger.
+The change of the leader loses nothing, because each write of a leader has an idempotency key or is
+recomputed from the ledger.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Leader:
 
     @property
     def is_of_this_machine(self) -> bool:
-        """Whether the holder runs on this machine; its name starts with the machine's host name."""
+        """Return whether the holder runs on this machine, by the host name in its name."""
         return self.holder.startswith(f"{socket.gethostname()}:")
 
 
@@ -137,8 +137,8 @@ async def read(ledger: Ledger, name: str) -> Leader | None:
 
 def _is_held(row: LeadRow, by_another_than: str, now: datetime) -> bool:
     # If a lease ends later than a lease that is acquired now, the clock was set back after its
-    # acquisition, so the lease does not show that its holder is alive. `leader_lease_renewal` is a
-    # margin for differences between two processes.
+    # acquisition. Then the lease does not show that its holder is alive. `leader_lease_renewal` is
+    # a margin for differences between two processes.
     latest = now + TIMING.leader_lease + TIMING.leader_lease_renewal
     return now < row.until <= latest and row.holder != by_another_than
 

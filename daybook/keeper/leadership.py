@@ -11,7 +11,7 @@ recomputed from the ledger.
         ├── refused ─────────┤  another process leads
         └── not renewed for ─┘  `Timing.leader_trust`: another process may lead
 
-A process that was suspended, or whose renewals hang, does not know that it lost the leadership. So
+A process that was suspended, or whose renewals hang, may have lost the leadership unnoticed. So
 `Leadership.check` reads the ledger right before each write in Prefect. A write that was sent just
 before the loss is harmless, because it has an idempotency key or is recomputed from the ledger.
 """
@@ -73,7 +73,7 @@ class Leadership:
 
     @property
     def fence(self) -> int | None:
-        """Fencing token of this term; None while this process cannot be sure that it leads."""
+        """Return the fencing token of this term; None unless this process is surely the leader."""
         return self._fence if time.monotonic() < self._until else None
 
     async def wait_until_leading(self) -> int:
@@ -143,9 +143,9 @@ class Leadership:
         self._ended.set()
 
     async def check(self) -> None:
-        """Raise `LeadershipLost` unless the ledger says that this process leads now.
+        """Raise `LeadershipLost` unless this process leads now, according to the ledger.
 
-        Raises `LedgerUnreachable` if the ledger cannot be read.
+        Raise `LedgerUnreachable` if the ledger cannot be read.
         """
         fence = self.fence
         if fence is None or not await leader_lease.check(self._ledger, LEADERSHIP_NAME, fence):

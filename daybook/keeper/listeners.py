@@ -19,7 +19,7 @@ BUSY_INTERVAL_SECONDS = 0.5
 NO_LISTENERS_INTERVAL_SECONDS = 60.0
 """Interval while no listener is installed."""
 ANNOUNCE_INTERVAL_SECONDS = 3600.0
-"""Interval at which the names of the installed listeners are written to the ledger again."""
+"""Interval at which the service writes the names of the installed listeners to the ledger again."""
 MAX_CLAIMING_SECONDS = 45.0
 """How long one cycle starts calls; a call that has started may take as long again."""
 
@@ -38,7 +38,7 @@ class ListenersState:
 async def call_listeners(ledger: Ledger, holder: str, memory: ListenersState) -> float | None:
     """Call listeners with the outcomes that are due; return the seconds until the next cycle.
 
-    None stands for `Timing.listener_interval`. Raises `LedgerUnreachable`.
+    None stands for `Timing.listener_interval`. Raise `LedgerUnreachable`.
     """
     if (
         memory.announced_at is None

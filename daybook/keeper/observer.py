@@ -37,7 +37,7 @@ MAX_RECONCILE_SECONDS = 20.0
 class Observation:
     """Result of one cycle.
 
-    ``jobs`` are the ids of the jobs for which the ledger has every edit made before ``began``
+    ``jobs`` has the ids of the jobs for which the ledger has every edit made before ``began``
     (ledger time). The cycle did not reach the other jobs, or could not compare them. ``requests``
     is the number of requests to Prefect; ``cpu_seconds`` is the cycle's CPU time in its thread.
     """

@@ -45,7 +45,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Overview:
-    """``due`` has the names and local due times of at most `MAX_DUE` jobs, earliest first."""
+    """The content of the tables.
+
+    ``due`` has the names and local due times of at most `MAX_DUE` jobs, earliest first.
+    """
 
     due: list[tuple[str, str]] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Retention service: applies the rules of `runs.retention` and `tasks.retention` in small batches.
+"""Retention service: the rules of `runs.retention` and `tasks.retention`, applied in small batches.
 
 The service changes nothing in Prefect; the observer deletes the deployments of removed jobs. The
 Prefect server that Daybook starts deletes its own old runs at the same age
@@ -55,10 +55,10 @@ async def prune(
     *,
     most_seconds: float = 5.0,
 ) -> PruneReport:
-    """Run one cycle of about ``most_seconds``; the next cycle continues.
+    """Delete old data for about ``most_seconds``; the next call continues.
 
     ``keep`` has the limits, by default the limits in the settings. Add the results to ``done``, the
-    report of earlier cycles, and return ``done``. Raises `LedgerUnreachable`.
+    report of earlier cycles, and return ``done``. Raise `LedgerUnreachable`.
     """
     settings, done = keep or RetentionLimits.of_settings(), PruneReport() if done is None else done
     done.left = False

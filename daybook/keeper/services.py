@@ -438,7 +438,10 @@ class Keeper:
         self._term: Context | None = None
 
     async def run(self) -> NoReturn:
-        """Run until cancelled; then release leadership and forget this process's Prefect server."""
+        """Run until this task is cancelled.
+
+        Then release the leadership, and delete the record of this process's Prefect server.
+        """
         try:
             async with (
                 leadership.leader_client(self.leadership) as client,

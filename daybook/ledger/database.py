@@ -1,8 +1,8 @@
 """The `Database` protocol: the part of a ledger that differs between SQLite and PostgreSQL.
 
 Both implementations (`sqlite`, `postgresql`) provide a write transaction that holds the claim lock
-from its start (`docs/promise.md` 1), a read transaction that sees a snapshot, and one error for all
-causes that make the ledger unreachable. Most tests of `tests/unit/ledger` run with both.
+from its start (promise 1), and a read transaction that sees a snapshot. Both raise one error for
+all causes that make the ledger unreachable. Most tests of `tests/unit/ledger` run with both.
 """
 
 from __future__ import annotations
@@ -104,14 +104,14 @@ class Database(Protocol):
     async def begin_writing(self, session: AsyncSession, left: timedelta) -> None:
         """Acquire the claim lock for ``session``, a result of `writing`; wait at most ``left``.
 
-        Raises `LedgerUnreachable`, also if the lock is not free in time.
+        Raise `LedgerUnreachable`, also if the lock is not free in time.
         """
         ...
 
     async def commit(self, session: AsyncSession) -> None:
         """Commit ``session``, a result of `writing`; return once it is known to have succeeded.
 
-        Raises `LedgerUnreachable`, also if the result of the commit remains unknown, and
+        Raise `LedgerUnreachable`, also if the result of the commit remains unknown, and
         `LedgerReplaced` if the commit went to a ledger that had been replaced.
         """
         ...
@@ -121,7 +121,7 @@ class Database(Protocol):
         ...
 
     def why_unreachable(self, error: BaseException) -> str | None:
-        """Return why the ledger is unreachable if the driver's ``error`` says so; else None."""
+        """Return why ``error`` of the driver means an unreachable ledger; None if it does not."""
         ...
 
     def skew(self) -> timedelta:

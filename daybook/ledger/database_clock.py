@@ -1,10 +1,11 @@
 """A clock that estimates the database's time without a query for each reading.
 
-Each transaction reads the database's time when it starts (`docs/promise.md` 16). The time in the
-answer was correct at some moment between the query and the answer, which this process measures with
-its monotonic clock. So the estimate changes only if an answer contradicts it, and then as little as
-possible: a slow answer never makes the estimate worse. Between two answers, the monotonic clock
-advances the estimate, so a change of the machine's clock has no effect.
+Each transaction reads the database's time when it starts (promise 16: the ledger's clock decides
+whether a run is due). The time in the answer was correct at some moment between the query and the
+answer, which this process measures with its monotonic clock. So the estimate changes only if an
+answer contradicts it, and then as little as possible: a slow answer never makes the estimate worse.
+Between two answers, the monotonic clock advances the estimate, so a change of the machine's clock
+has no effect.
 """
 
 from __future__ import annotations

@@ -44,11 +44,11 @@ class Ledger:
     """An open ledger; use it as an async context manager, in one event loop.
 
     Entering the context migrates the schema if needed, under a lock, and reads the ledger's id. It
-    raises `LedgerUnreachable`, and `LedgerNewer` for a schema that this program does not know. If
-    the ledger is deleted or replaced later, each transaction raises `LedgerReplaced`; with
-    PostgreSQL, up to `VERIFY_INTERVAL_SECONDS` later. ``clock`` decides whether a run is due; the
-    default is the clock of the database (with SQLite, of this machine). ``busy`` is the maximum
-    wait for the claim lock.
+    raises `LedgerUnreachable`, and `LedgerNewer` if a newer program wrote the schema. If the ledger
+    is deleted or replaced later, each transaction raises `LedgerReplaced`; with PostgreSQL, up to
+    `VERIFY_INTERVAL_SECONDS` later. ``clock`` decides whether a run is due; the default is the
+    clock of the database (with SQLite, of this machine). ``busy`` is the maximum wait for the claim
+    lock.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Ledger:
     def _translate(self, context: ExceptionContext) -> LedgerUnreachable | None:
         """Return the error to raise instead of the driver's error.
 
-        None unless the ledger is unreachable.
+        Return None unless the ledger is unreachable.
         """
         why = self._database.why_unreachable(context.original_exception)
         if why is None:
@@ -119,7 +119,7 @@ class Ledger:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a read-only session that sees a snapshot; raises `LedgerUnreachable`."""
+        """Open a read-only session that sees a snapshot; raise `LedgerUnreachable`."""
         async with self._translated(), self._database.reading() as session:
             await self._database.begin_reading(session)
             await self._verify(session)
@@ -129,7 +129,7 @@ class Ledger:
     async def write(self, within: timedelta | None = None) -> AsyncIterator[AsyncSession]:
         """Open a write transaction with the claim lock; commit at the end, roll back on an error.
 
-        Raises `LedgerUnreachable`, also if the lock is not free after the ledger's ``busy`` (by
+        Raise `LedgerUnreachable`, also if the lock is not free after the ledger's ``busy`` (by
         default `Timing.ledger_lock`), or after ``within`` if that is shorter. Do not open it inside
         another write transaction.
         """
@@ -162,7 +162,7 @@ class Ledger:
     async def why_unwritable(self, within: timedelta = PROBE_TIMEOUT) -> str:
         """Return why the ledger cannot be written, such as a full disk; "" if it can be written.
 
-        The ledger counts as locked if the lock is not free after ``within``. Writes a fact, because
+        The ledger counts as locked if the lock is not free after ``within``. Write a fact, because
         a full disk shows only at a commit.
         """
         try:
@@ -238,7 +238,7 @@ def sharing(ledger: Ledger) -> Iterator[None]:
 async def open_ledger() -> AsyncIterator[Ledger]:
     """Open the ledger that the settings name; inside `sharing`, yield the shared ledger.
 
-    Raises `InvalidInput` for an invalid setting, `LedgerUnreachable`, and `LedgerNewer`.
+    Raise `InvalidInput` for an invalid setting, `LedgerUnreachable`, and `LedgerNewer`.
     """
     if (shared := _shared.get()) is not None:
         yield shared
@@ -249,6 +249,6 @@ async def open_ledger() -> AsyncIterator[Ledger]:
 
 @asynccontextmanager
 async def reading() -> AsyncIterator[AsyncSession]:
-    """Open the ledger and a session that reads it; raises the errors of `open_ledger`."""
+    """Open the ledger and a session that reads it; raise the errors of `open_ledger`."""
     async with open_ledger() as ledger, ledger.read() as session:
         yield session

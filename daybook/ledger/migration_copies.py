@@ -58,7 +58,7 @@ async def create(session: AsyncSession, address: str, place: str, version: str) 
         why = f"its copy before the migration cannot be written to {file}: {error}"
         raise LedgerUnreachable(place, why) from error
     for old in sorted(file.parent.glob(f"{ledger_id}-*.db"))[:-KEPT_COPIES]:
-        if old != file:  # which has an older schema than the others after an undone migration
+        if old != file:  # after an undone migration, its schema is older than the others
             old.unlink(missing_ok=True)
     return file
 
@@ -66,7 +66,7 @@ async def create(session: AsyncSession, address: str, place: str, version: str) 
 def vacuum_into(source: Path, file: Path) -> None:
     """Write the committed state of a SQLite ledger to ``file``, which is missing or empty.
 
-    Other processes may read and write meanwhile. Raises `sqlite3.Error`.
+    Other processes may read and write meanwhile. Raise `sqlite3.Error` if the copy fails.
     """
     # Like SQLite's backup API in one step, but the copy has no WAL and no free pages.
     name = f"{source.absolute().as_uri()}?mode=rw"
@@ -102,7 +102,7 @@ def _copy_rows(source: Connection, file: Path, version: str) -> None:
 
 def _batches(source: Connection, table: str, columns: str) -> Iterator[list[tuple[Any, ...]]]:
     # A cursor that the driver opens stays open until the end of the transaction, and a table with
-    # an open cursor cannot be altered; so declare and close the cursor here. The driver caches a
+    # an open cursor cannot be altered. So declare and close the cursor here. The driver caches a
     # prepared statement by its text, so the cursor of each table has its own name.
     cursor = f'"copy_{table}"'
     query = f'SELECT {columns} FROM "{table}"'

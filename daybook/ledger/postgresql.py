@@ -5,7 +5,7 @@ transaction ends. Each statement sees everything committed before it, so data re
 still current at the commit. A read transaction sees a snapshot and waits for no lock.
 
 A connection may be lost before a commit's answer arrives. The server keeps the status of each
-transaction, so the ledger asks for that status and learns whether the write was committed. If the
+transaction, so the ledger queries that status to find out whether the write was committed. If the
 server does not answer in time, the ledger raises `LedgerUnreachable`, and the result stays unknown.
 
 A process that stalls in the middle of a write loses its connection and thereby the lock; its writes
@@ -162,7 +162,7 @@ class Postgresql:
         session.info[_NUMBER] = number
 
     async def commit(self, session: AsyncSession) -> None:
-        """Commit; if only the answer was lost, ask the server for the transaction's status."""
+        """Commit; if only the answer was lost, query the transaction's status."""
         number = session.info[_NUMBER]
         try:
             await session.commit()
@@ -171,9 +171,9 @@ class Postgresql:
                 raise
 
     async def _was_committed(self, number: str) -> bool:
-        """Return whether the transaction was committed; ask until the server answers.
+        """Return whether the transaction was committed; query until the server answers.
 
-        Raises `LedgerUnreachable` after the time for which a writer waits for the lock.
+        Raise `LedgerUnreachable` after the time for which a writer waits for the lock.
         """
         end = time.monotonic() + self._busy.total_seconds()
         while True:
@@ -220,7 +220,7 @@ def _mark_cut(context: ExceptionContext) -> None:
 
 
 def _cause(error: BaseException | None) -> BaseException | None:
-    """Return the driver's own error: SQLAlchemy's translation hides its message."""
+    """Return the driver's own error, because SQLAlchemy's translation hides its message."""
     if isinstance(error, (*_DRIVERS, OSError)):
         return error
     return error.__cause__ if error is not None and error.__cause__ is not None else error

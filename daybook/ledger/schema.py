@@ -35,7 +35,7 @@ _MIGRATING = threading.Lock()
 
 
 def head() -> str:
-    """Return the newest schema version that this program knows.
+    """Return the newest schema version that this program supports.
 
     The version is in a file, so that two migrations written at the same time cause a merge
     conflict. This module reads the file once, when it is imported, so a process keeps its version
@@ -64,7 +64,7 @@ def ledger_id(connection: Connection) -> str:
 
 
 def check_known(version: str) -> None:
-    """Raise `LedgerNewer` for a version of the schema that this program does not know."""
+    """Raise `LedgerNewer` for a version of the schema that this program has no migration for."""
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory.from_config(_config())
@@ -75,7 +75,7 @@ def check_known(version: str) -> None:
 def earlier_version(connection: Connection) -> str | None:
     """Return the version that `upgrade` would migrate from; None for a new or a current ledger.
 
-    Raises `LedgerNewer`.
+    Raise `LedgerNewer` if a newer program has migrated the ledger.
     """
     version = current(connection)
     if version is None or version == head():
@@ -102,7 +102,10 @@ def _config() -> Config:
 
 
 def upgrade(connection: Connection) -> str:
-    """Migrate to the newest version, and return the ledger's id. Raises `LedgerNewer`."""
+    """Migrate to the newest version, and return the ledger's id.
+
+    Raise `LedgerNewer` if a newer program has migrated the ledger.
+    """
     version = current(connection)
     if version != head():
         if version is not None:

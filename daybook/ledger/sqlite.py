@@ -1,8 +1,8 @@
 """A ledger in one SQLite file in WAL mode, whose write transactions are `BEGIN IMMEDIATE`.
 
 A deferred transaction that writes later can fail if another transaction wrote in between. An
-immediate transaction waits for its turn, and no other transaction can write until it ends: that is
-the claim lock.
+immediate transaction waits for its turn, and no other transaction can write until it ends. So an
+immediate transaction holds the claim lock.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Sqlite:
                 raise FileExistsError
             self._restore_wal()
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Open only a new file directly: closing any descriptor of a file drops all locks that
+            # Open only a new file directly. Closing any descriptor of a file drops all locks that
             # this process holds on it, and another process could then delete the WAL in use.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         except FileExistsError:
@@ -220,7 +220,7 @@ class Sqlite:
     def why_unreachable(self, error: BaseException) -> str | None:
         # "file is not a database" and "disk image is malformed" are errors without a subclass.
         if isinstance(error, sqlite3.OperationalError) or type(error) is sqlite3.DatabaseError:
-            # On a full disk, SQLite may say "disk I/O error", because it cannot extend an index.
+            # On a full disk, SQLite may report "disk I/O error", because it cannot extend an index.
             is_full = "disk" in str(error) and self._path is not None and is_disk_full(self._path)
             return DISK_FULL if is_full else str(error)
         return None

@@ -30,7 +30,7 @@ _SLOTS = frozenset(
 
 
 def unlike_expected() -> str:
-    """Return what `Cursor` and `Connection` need but the libraries lack; "" if nothing."""
+    """Return how the libraries differ from the form that `execute` needs; empty if they do not."""
     slots = frozenset(getattr(AsyncAdapt_aiosqlite_cursor, "__slots__", ()))
     if not slots >= _SLOTS:
         return f"SQLAlchemy's cursor has no {', '.join(sorted(_SLOTS - slots))}"
@@ -79,8 +79,9 @@ class Connection(AsyncAdapt_aiosqlite_connection):
     """A connection that uses `Cursor`, and rolls back only if a transaction may be open.
 
     SQLAlchemy's pool rolls back each connection that returns to it. After a completed commit or
-    rollback, that would be one more thread switch for nothing, so it is skipped. If the commit or
-    rollback failed or was cancelled, or a statement followed it, the pool's rollback is done.
+    rollback, this would be one more thread switch without an effect, so the connection skips it. If
+    the commit or rollback failed or was cancelled, or a statement followed it, the connection does
+    roll back.
     """
 
     __slots__ = ("_is_over",)

@@ -48,7 +48,7 @@ def new_message_id() -> str:
 
 
 class Fact(SQLModel, table=True):
-    """A fact about the whole ledger, such as its `id`, which never changes (`promise.md` 15)."""
+    """A fact about the whole ledger, such as its `id`, which never changes."""
 
     __tablename__ = "facts"
 
@@ -242,7 +242,7 @@ class RunRow(SQLModel, table=True):
     flow_run_id: str | None = None
     flow_starts: int = 0
     prefect_runs: int = 0
-    # The run has ended, but Prefect does not show that yet (`daybook.prefect.unmirrored`).
+    # The run has ended, but Prefect does not show the outcome yet (`daybook.prefect.unmirrored`).
     unmirrored: bool = False
     retry_of: str | None = None
 
@@ -358,8 +358,8 @@ class StepRow(SQLModel, table=True):
     # the error; then `input` is None.
     input: str | None = Field(default="", repr=False)
     output: str | None = Field(default=None, repr=False)
-    # `diverged` says why an earlier attempt is not continued from this step on; `replaced` marks a
-    # step that was not continued.
+    # `diverged` is the reason why an earlier attempt is not continued from this step on; `replaced`
+    # marks a step that was not continued.
     diverged: str = ""
     replaced: bool = False
 
@@ -444,8 +444,9 @@ class OutboxRow(SQLModel, table=True):
     # `msg_` and 32 hexadecimal digits; each attempt sends it as the same `webhook-id`.
     id: str = Field(default_factory=new_message_id, primary_key=True)
     key: str = Field(unique=True)
-    # A `callback` and a `message` belong to the job, and determine its run's delivery status; an
-    # `alert` is for the operator, a `listener` call for a function, a `wake` for a task session.
+    # A `callback` and a `message` belong to the job, and determine its run's delivery status. An
+    # `alert` is for the operator, a `listener` call for a function, and a `wake` for a task
+    # session.
     purpose: str
     event: str
     run_id: str | None = None
@@ -472,7 +473,7 @@ class OutboxRow(SQLModel, table=True):
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     read_at: datetime | None = Field(default=None, sa_type=Instant)
 
-    # The process that is sending it, and its fencing token.
+    # The process that is sending the row, and its fencing token.
     holder: str = ""
     fence: int = 0
     lease_until: datetime | None = Field(default=None, sa_type=Instant)

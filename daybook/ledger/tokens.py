@@ -38,7 +38,7 @@ async def add(
     name: str | None,
     now: datetime,
 ) -> TokenRow:
-    """Store a token's digest and return its row; raises `InvalidInput` if ``name`` is taken.
+    """Store a token's digest and return its row; raise `InvalidInput` if ``name`` is taken.
 
     The default name is the owner's name, with a number if that name is taken.
     """
@@ -70,7 +70,7 @@ async def find(session: AsyncSession, token: str) -> TokenRow | None:
 
 
 async def remove(session: AsyncSession, ref: str) -> TokenRow:
-    """Remove the token with this name or unique id prefix; raises `NotFound` or `Ambiguous`."""
+    """Remove the token with this name or unique id prefix; raise `NotFound` or `Ambiguous`."""
     rows = await every(session)
     matches = [row for row in rows if row.name == ref] or [
         row for row in rows if ref and row.id.startswith(ref)

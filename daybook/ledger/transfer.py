@@ -68,7 +68,7 @@ async def snapshot(ledger: Ledger, file: Path) -> None:
     """Write the ledger's present state to a new SQLite file, while other processes continue.
 
     The file has the state of one moment: it contains each transaction completely or not at all.
-    Raises `LedgerUnreachable`.
+    Raise `LedgerUnreachable`.
     """
     url = make_url(ledger.address)
     if url.get_backend_name() == "sqlite":

@@ -40,8 +40,10 @@ LocalTime = Annotated[datetime, PlainSerializer(datetime.isoformat, when_used="j
 
 
 TOKENS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-"""Names of the token counts of a usage. The tokens read from the provider's prompt cache, and the
-tokens written to it, are parts of the input tokens.
+"""Names of the token counts of a usage.
+
+The tokens read from the provider's prompt cache, and the tokens written to it, are parts of the
+input tokens.
 """
 COST = "cost_usd"
 
@@ -92,7 +94,7 @@ class Spending(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, usages: Iterable[Mapping[str, Any] | None]) -> Self:
-        """Return the sum of the runs' usages; runs without usage are ignored."""
+        """Return the sum of the runs' usages; ignore runs without usage."""
         used = list(filter(None, usages))
 
         def known(name: str) -> list[float]:
@@ -117,8 +119,9 @@ class Step(BaseModel, frozen=True):
     call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
     the SHA-256 of the facts of the request or call. ``input``, ``output`` and ``error`` are cut
     after 2,000 characters; ``input`` is None if retention has removed all three. ``usage`` has the
-    format of `Run.usage`; the usage of a tool is empty. ``diverged`` says why an earlier attempt is
-    not continued from this step on; ``replaced`` marks the steps that were not continued.
+    format of `Run.usage`; the usage of a tool is empty. ``diverged`` is the reason why an earlier
+    attempt is not continued from this step on; ``replaced`` marks the steps that were not
+    continued.
     """
 
     number: int
@@ -149,7 +152,7 @@ class Step(BaseModel, frozen=True):
 
 
 class Approval(BaseModel, frozen=True):
-    """The question whether a run may call a tool, and what a person decided.
+    """The question whether a run may call a tool, and the decision of a person.
 
     ``status`` is `open`, `approved`, `rejected`, `expired` (nobody decided before the ``deadline``)
     or `withdrawn` (the run ended before). ``position`` is the position of the call's step, and

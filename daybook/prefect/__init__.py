@@ -1,7 +1,8 @@
 """Reconciliation of the ledger's jobs and runs with Prefect's deployments and flow runs.
 
-Each job has one deployment, which is a lossless projection of the job: it belongs to the flow of
-the job's kind, and its name is the job's slug (`docs/promise.md`, "The projection into Prefect").
+Each job has one deployment, which is a lossless projection of the job. The deployment belongs to
+the flow of the job's kind, and its name is the job's slug (`docs/promise.md`, "The projection into
+Prefect").
 
 Modules for jobs:
 
@@ -11,8 +12,8 @@ Modules for jobs:
 - `deployment` reads and writes one deployment; `deployments` lists them all in few requests.
 - `reconcile_job` handles one job, and `reconcile` all jobs, with a `report`.
 - `fingerprints` lets the next pass skip jobs that have not changed on either side.
-- `instances` finds out whether the deployments were created in this Prefect. If they were, a
-  missing deployment was deleted there; otherwise it has to be recreated.
+- `instances` finds out whether the deployments were created in this Prefect. If they were, somebody
+  deleted a missing deployment there; otherwise Daybook has to create the deployment again.
 - `adoption` turns deployments of Daybook's flows that a user created in Prefect into jobs.
 
 Modules for runs:
@@ -22,8 +23,8 @@ Modules for runs:
 - `stale_runs` handles runs without a process.
 - `corrections` fixes Prefect's due times; `run_names` names runs.
 
-Contract: only changes are sent. Writes are sequential. Deployments that belong to no job of this
-ledger are never written, and only the deployments of archived jobs are deleted.
+Contract: the package sends only changes, one after the other. It never writes to a deployment that
+belongs to no job of this ledger, and deletes only the deployments of archived jobs.
 
 Pitfalls (measured): any write to a deployment deletes its future auto-scheduled runs. So Daybook
 requests scheduling right afterwards, with a start time before the write. An edit of a schedule in

@@ -21,7 +21,7 @@ class _Selected:
     ours: str | None = None
     """The address that this module set; `""` if none was known yet.
 
-    None if the user, or another module, selected the server, or before the first selection.
+    None before the first selection, or if the user or another module selected the server.
     """
 
 
@@ -72,8 +72,8 @@ def ui_address() -> str | None:
 def client_environment() -> dict[str, str]:
     """Return the environment variables with which another program connects to this server.
 
-    They include the credential, if there is one. Call `use_current_server` or
-    `daybook.home.configure_prefect` first. Raises `PrefectUnreachable` if no server is known.
+    Include the credential, if there is one. Call `use_current_server` or
+    `daybook.home.configure_prefect` first. Raise `PrefectUnreachable` if no server is known.
     """
     from prefect.settings import get_current_settings
 

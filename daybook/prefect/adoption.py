@@ -12,11 +12,11 @@
     the ledger has no job in this       stays as it is: this is another Daybook's Prefect
     Prefect, but another ledger has
 
-The job's first reconciled state is the deployment as it was found. So only differing fields are
-written back: our tag, the summary in the description, the parameters' defaults, the zone of an
-interval and the like. Runs that are due before the adoption do not belong to the job. If two
-ledgers adopt a deployment at the same moment, the ledger whose tag was overwritten gives the
-deployment up when it sees the other tag (`links.TAKEN_REASON`).
+At first, the job's last reconciled state is the deployment as Daybook found it. So Daybook writes
+back only the fields that differ: our tag, the summary in the description, the parameters' defaults,
+the zone of an interval and the like. Runs that are due before the adoption do not belong to the
+job. If two ledgers adopt a deployment at the same moment, one overwrites the tag of the other. The
+other ledger gives the deployment up when it reads the new tag (`links.TAKEN_REASON`).
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ async def adopt_deployments(
 ) -> list[str]:
     """Adopt the deployments in ``listed`` that can be jobs; return the ids of the new jobs.
 
-    ``listed`` are deployments without a job. ``refused`` has the deployments that could not be
-    adopted (`Fingerprints.refused`); they are skipped until they change or their retry is due. A
-    failure of one deployment is reported and does not stop the others. Errors of an unreachable
-    Prefect or ledger propagate.
+    ``listed`` has deployments without a job. ``refused`` has the deployments that could not be
+    adopted (`Fingerprints.refused`); skip them until they change or their retry is due. Report the
+    failure of one deployment and continue with the others, but raise the errors of an unreachable
+    Prefect or ledger.
     """
     made = []
     for each in listed:

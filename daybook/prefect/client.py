@@ -1,4 +1,4 @@
-"""Prefect's client, whose failures are raised as Daybook errors."""
+"""Connections to Prefect's API, and the conversion of its errors into Daybook's errors."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _UNAVAILABLE_CODES = {
 async def connected() -> AsyncIterator[PrefectClient]:
     """Open a client of this process's Prefect server (`daybook.home.configure_prefect`).
 
-    Raises `PrefectUnreachable` if no server is known, or nothing listens at its address on this
+    Raise `PrefectUnreachable` if no server is known, or nothing listens at its address on this
     machine, and the errors of `raising_daybook_errors`.
     """
     from prefect.client.orchestration import get_client
@@ -63,7 +63,7 @@ async def connected() -> AsyncIterator[PrefectClient]:
 async def answering() -> AsyncIterator[PrefectClient]:
     """Open a client as `connected` does, and check that Prefect answers; use this before a change.
 
-    Also raises the errors of `check_connection`.
+    Also raise the errors of `check_connection`.
     """
     async with connected() as client:
         await check_connection(client)
@@ -74,7 +74,7 @@ async def answering() -> AsyncIterator[PrefectClient]:
 async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
     """Open a client as `connected` does; yield None if Prefect is unreachable.
 
-    Raises `PrefectRefused`, and the errors of `connected` if Prefect stops answering later.
+    Raise `PrefectRefused`, and the errors of `connected` if Prefect stops answering later.
     """
     async with AsyncExitStack() as stack:
         client: PrefectClient | None = None
@@ -113,8 +113,8 @@ async def refuses_connections(address: str) -> bool:
 def raising_daybook_errors(address: str) -> Iterator[None]:
     """Raise errors of Prefect's client as Daybook errors; ``address`` is Prefect's address.
 
-    Raises `PrefectUnreachable` if the server does not answer, or answers with a server error (5xx),
-    408 or 429. Raises `PrefectRefused` if the server answers 401 or 403. Other HTTP errors pass
+    Raise `PrefectUnreachable` if the server does not answer, or answers with a server error (5xx),
+    408 or 429. Raise `PrefectRefused` if the server answers 401 or 403. Other HTTP errors pass
     through.
     """
     try:
@@ -132,7 +132,7 @@ def raising_daybook_errors(address: str) -> Iterator[None]:
 async def check_connection(client: PrefectClient) -> None:
     """Raise `PrefectUnreachable` unless Prefect answers; call it before writing a change.
 
-    A server error (5xx) is no answer. Raises `PrefectRefused` if Prefect answers 401, or answers
+    A server error (5xx) is no answer. Raise `PrefectRefused` if Prefect answers 401, or answers
     the health check with 403.
     """
     address = str(client.api_url).rstrip("/")

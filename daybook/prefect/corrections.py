@@ -1,18 +1,19 @@
 """Corrections of the runs that Prefect queues wrongly around a clock change.
 
 When a time zone's offset changes, Prefect's scheduler computes due times from a cron expression
-that differ from the job's own. From two days before such a change until three hours after it, the
-runs that Prefect has queued are compared with the job's due times (promise 14: Daybook corrects
-them)::
+that differ from the job's own. From two days before such a change until three hours after it,
+Daybook compares the runs that Prefect has queued with the job's due times. It corrects the
+differences (promise 14)::
 
     queued and not due ────────► set to `Skipped`, so that the UI is right; the claim would
                                  refuse it anyway
     not queued, but due soon or  ► a row that waits for its time (`runs.corrections`);
     before a later queued run      `scheduled_runs` creates its Prefect run
 
-Both corrections are final: Prefect does not queue an ended run again, and a due time has one row. A
-job is compared when its revision is new, and every half hour, because Prefect queues an hour ahead.
-A job whose deployment differs is compared in the first pass after its reconciliation.
+Both corrections are final: Prefect does not queue an ended run again, and a due time has one row.
+Daybook compares a job when its revision is new, and every half hour, because Prefect queues an hour
+ahead. If a job's deployment differs from the job, the comparison waits for the first pass after the
+reconciliation.
 """
 
 from __future__ import annotations
@@ -46,12 +47,14 @@ AFTER_CHANGE_WINDOW = timedelta(hours=3)
 COMPARISON_INTERVAL = timedelta(minutes=30)
 """Interval between two comparisons of an unchanged job."""
 QUEUED_AHEAD_WINDOW = timedelta(minutes=50)
-"""If a due time this near is not queued, it never will be: Prefect queues at least an hour ahead.
-"""
+"""Time ahead in which Prefect has queued all runs that it will queue; it queues an hour ahead."""
 WORKER_GRACE = timedelta(minutes=1)
-"""Due times this near are left to the workers, which may have fetched the run already."""
+"""Time ahead in which no run is corrected, because a worker may have fetched the run already."""
 MAX_JOBS_PER_PASS = 20
-"""Maximum number of jobs compared in a pass: about two requests each, and two per wrong run."""
+"""Maximum number of jobs compared in a pass.
+
+A comparison takes about two requests for each job, and two for each wrong run.
+"""
 
 
 @dataclass
@@ -81,8 +84,8 @@ async def correct(
 ) -> CorrectionResult:
     """Compare the jobs that were not compared recently, and correct their runs.
 
-    Only jobs near a clock change are compared, at most `MAX_JOBS_PER_PASS`. Without ``memory``, all
-    these jobs are due for a comparison, as at startup.
+    Compare at most `MAX_JOBS_PER_PASS` jobs, and only jobs near a clock change. Without ``memory``,
+    all these jobs are due for a comparison, as at startup.
     """
     compared = (memory or CorrectionState()).compared
     done, now = CorrectionResult(), ledger.now()
@@ -105,10 +108,10 @@ async def correct(
 async def _jobs_to_compare(
     ledger: Ledger, compared: dict[str, tuple[int, datetime]], now: datetime
 ) -> list[tuple[str, int]]:
-    """Return id and revision of the jobs that are due for a comparison.
+    """Return the id and the revision of each job that is due for a comparison.
 
-    These jobs have a deployment, and no change that has to be sent to Prefect. Other jobs are
-    removed from ``compared``.
+    These jobs have a deployment, and no change that has to be sent to Prefect. Remove other jobs
+    from ``compared``.
     """
     deployed = select(JobRow.id, JobRow.revision).where(
         col(JobRow.archived_at).is_(None),
@@ -178,8 +181,8 @@ async def _queued(
 ) -> dict[datetime, FlowRun]:
     """Return the runs that Prefect queued by the job's own schedule, by due time (UTC).
 
-    Only runs that are due at ``after`` or later are returned. Runs of the schedules whose ids are
-    in ``foreign`` are left out.
+    Return only runs that are due at ``after`` or later. Leave out runs of the schedules whose ids
+    are in ``foreign``.
     """
     runs = await flow_runs.read_queued(client, str(deployment_id), after)
     return {

@@ -1,10 +1,10 @@
 """Reads and writes of one job's deployment in Prefect.
 
-An existing deployment is patched, only in the fields that differ. The patch does not change the ids
-of the deployment's schedules, so an open page of the UI keeps working, and a queued due time is not
-queued twice. It also does not change the schedules that are not ours, and the fields that only
-Prefect knows, such as the concurrency limit. Only the removal of our schedule posts the deployment
-again, because deleting a schedule by itself would delete late runs too.
+`write` patches an existing deployment, and only the fields that differ. The patch does not change
+the ids of the deployment's schedules, so an open page of the UI keeps working, and Prefect does not
+queue a due time twice. The patch does not change other schedules or the fields that only Prefect
+has, such as the concurrency limit. To remove our schedule, `write` posts the deployment again,
+because deleting a schedule by itself would delete late runs too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
 MAX_NAMES = 20
-"""Maximum number of names in one check, which misses deployments that users create after it."""
+"""Maximum number of names in one check; a check misses deployments that users create after it."""
 MIN_QUEUED = timedelta(hours=1)
 """Minimum time ahead for which Prefect queues runs; `prefect.corrections` relies on it."""
 _TICK = timedelta(microseconds=1)
@@ -66,8 +66,8 @@ async def taken_names(
 ) -> set[tuple[str, str]]:
     """Return the pairs of flow and slug in ``names`` that a deployment may already have.
 
-    One request checks up to `MAX_NAMES` pairs. If a deployment of any of the flows has a slug, all
-    pairs with this slug are returned.
+    One request checks up to `MAX_NAMES` pairs. If a deployment of any of the flows has a slug,
+    return all pairs with this slug.
     """
     assert len(names) <= MAX_NAMES
     slugs = sorted({slug for _, slug in names})
@@ -93,7 +93,7 @@ def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
 
 
 def execution_fields_differ(stored: StoredJob, found: DeploymentResponse) -> bool:
-    """Return whether the fields that define how the job runs, and its queue, have to be written."""
+    """Return whether the deployment's execution fields or its queue differ from the job's."""
     return bool(_changed_execution_fields(stored, found))
 
 
@@ -106,7 +106,8 @@ def _changed_execution_fields(stored: StoredJob, existing: DeploymentResponse) -
     fields = _execution_fields(stored, existing)
     changed = {name: value for name, value in fields.items() if getattr(existing, name) != value}
     if changed.keys() & _ROUTING_FIELDS:
-        # Prefect finds a queue by both names: one alone would be a queue of another pool.
+        # Prefect finds a queue by both names; with one name alone, it would find a queue of another
+        # pool.
         changed |= {name: fields[name] for name in _ROUTING_FIELDS}
     return changed
 
@@ -122,11 +123,11 @@ async def write(
 ) -> str:
     """Create the deployment, or set its ``changed`` fields as in ``wanted``; return its id.
 
-    Fields that define how the job runs are corrected too. Each write deletes the future runs that
-    Prefect had queued. So this function requests scheduling at once, starting from the job's last
-    change if the change is recent, so no due time is lost. Late runs stay as they are. For a job
-    that ``is_new`` and not due soon, it requests nothing, because Prefect's scheduler scans all
-    deployments once a minute, and queues the runs of many deployments in one transaction.
+    Also correct the fields that define how the job runs. Each write deletes the future runs that
+    Prefect had queued. So request scheduling at once. Start from the job's last change if it is
+    recent, so that no due time is lost. Late runs stay as they are. If a job ``is_new`` and not due
+    soon, request nothing: Prefect's scheduler scans all deployments once a minute, and queues the
+    runs of many deployments in one transaction.
     """
     ours = projection.own_schedule(found) if found else None
     if found is None or ("schedule" in changed and ours is not None and not wanted.schedule):
@@ -146,7 +147,7 @@ async def request_scheduling(
     found: DeploymentResponse | None,
     deployment_id: str,
 ) -> None:
-    """Ask Prefect to queue the next runs at once; Prefect adds the runs that are missing.
+    """Request that Prefect queues the next runs at once; Prefect adds the runs that are missing.
 
     This includes the schedules that stay Prefect's own, because a write deletes their runs too. Do
     nothing if the job is disabled or there is no schedule.
@@ -170,9 +171,10 @@ def _is_due_soon(stored: StoredJob) -> bool:
 def _schedule_from(stored: StoredJob) -> datetime:
     """Return the time from which Prefect should queue runs.
 
-    This is the time of the job's last change if a due time since then can still be on time.
-    Otherwise, it is now, so that the hundred runs that Prefect queues lie in the future. The run of
-    a one-time job is queued however late the run is, because the claim decides about it.
+    Return the time of the job's last change if a due time since then can still be on time.
+    Otherwise return now, so that the hundred runs that Prefect queues lie in the future. For a
+    one-time job, always return the time of the change, because the claim decides about its run even
+    if the run is late.
     """
     now, changed = SYSTEM_CLOCK.now(), stored.revision.effective_from
     one_time = stored.job.schedule.only_due is not None
@@ -204,8 +206,8 @@ async def _create(
 ) -> str:
     """Create the deployment, or post it again, which keeps its id and replaces all its schedules.
 
-    The schedules that are not ours are posted again, without changes. Fields that the request omits
-    stay as they are. So this function does not use the client's own method, which sends all fields.
+    Post the schedules that are not ours again, without changes. Fields that the request omits stay
+    as they are. So this function does not use the client's own method, which sends all fields.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -264,7 +266,7 @@ async def _update(
     body |= {name: getattr(target, name) for name in simple_fields if name in changed}
     writes_schedule = "schedule" in changed or activates
     if writes_schedule or "enabled" in changed:
-        # Written first, so that activating the schedule never lets a disabled job run.
+        # Write `paused` first, so that activating the schedule never lets a disabled job run.
         body["paused"] = not target.enabled
     if body:
         await client.request(
@@ -326,7 +328,7 @@ async def create_run(
 ) -> FlowRun | None:
     """Create a run, scheduled for now or in ``state``; return None if the deployment was deleted.
 
-    The same ``key`` returns the same run, in its current state. Raises `PrefectHTTPStatusError` if
+    The same ``key`` returns the same run, in its current state. Raise `PrefectHTTPStatusError` if
     Prefect refuses the run for another reason.
     """
     from prefect.exceptions import PrefectHTTPStatusError

@@ -73,7 +73,8 @@ class ListedDeployment:
 class DeploymentList:
     """Deployments by id, without those of other ledgers.
 
-    ``has_ours`` and ``has_others`` say whether this ledger or other ledgers have deployments.
+    ``has_ours`` is True if this ledger has deployments, and ``has_others`` if other ledgers have
+    some.
     """
 
     found: dict[str, ListedDeployment] = field(default_factory=dict)
@@ -82,7 +83,7 @@ class DeploymentList:
 
     @property
     def belongs_to_other_ledger(self) -> bool:
-        """Whether other ledgers have jobs in this Prefect and this ledger has none."""
+        """Return whether other ledgers have jobs in this Prefect and this ledger has none."""
         return self.has_others and not self.has_ours
 
     def has_name(self, name: str) -> bool:

@@ -16,8 +16,8 @@ reconciled yet)
 no P                   nothing to compare: the deployment is created
 =====================  ==============================================================
 
-Of a description, only the user's part is compared. The job's summary at its start follows from
-other fields, and is sent whenever it differs.
+The comparison of a description covers only the user's part. Other fields determine the job's
+summary at the start of the description, and Daybook sends the summary whenever it differs.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _of_user(fields: dict[str, Any] | None, name: str) -> Any:
 def differing_fields(ours: Projection, theirs: Projection | None) -> set[str]:
     """Return the fields that differ and have to be sent to Prefect; all if ``theirs`` is None.
 
-    A schedule that stays Prefect's own is not sent.
+    Leave out a schedule that stays Prefect's own.
     """
     if theirs is None:
         return set(ours.as_dict())

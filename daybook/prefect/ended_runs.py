@@ -1,7 +1,7 @@
 """Runs that ended in Prefect: their ends become outcomes in the ledger.
 
-This is the second half of promise 13: an end in Prefect of a run whose row is live or missing is
-recorded according to the row's state.
+If a run ends in Prefect and its row is live or missing, Daybook records the end according to the
+row's state (the second half of promise 13).
 
 ::
 
@@ -15,7 +15,7 @@ recorded according to the row's state.
     missing       ended in Prefect, a run of ours   `runs.prefect_ends` decides if a row is made
 
 A holder proves that it is alive by renewing its lease after the end. A holder whose next renewal is
-overdue counts as dead. So no outcome is recorded while the process is still being ended.
+overdue counts as dead. So Daybook records no outcome while a worker is still ending the process.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ async def record_live_ends(
     """Record the ends of live rows, however long ago their runs ended.
 
     Return how many of these runs have ended or are being cancelled in Prefect, even if nothing was
-    recorded for them. ``supervised`` are the flow runs whose processes the caller supervises; they
-    are left out, because the caller's own observations of the processes take precedence.
+    recorded for them. ``supervised`` has the flow runs whose processes the caller supervises; leave
+    them out, because the caller's own observations of the processes take precedence.
     """
     async with ledger.read() as session:
         rows = {str(row.flow_run_id): row for row in await waiting_runs.live_in_prefect(session)}
@@ -81,7 +81,7 @@ async def record_unread_ends(
 ) -> datetime:
     """Record the ends that were not read yet, oldest first, for about ``most_seconds``.
 
-    Only ends of runs without a row are recorded. Returns the instant up to which all ends were read
+    Record only the ends of runs without a row. Return the instant up to which all ends were read
     (UTC, the ledger's time). The next pass, of this leader or another leader, starts at this
     instant or a little earlier. The instant is never later than the end of a supervised run without
     a row, because the run's supervisor may die before it records the end.
@@ -139,7 +139,7 @@ def _read_from(stored: datetime | None, oldest: datetime | None, began: datetime
 async def _record_safely(
     ledger: Ledger, client: PrefectClient, run: FlowRun, row: RunRow | None
 ) -> None:
-    """Record the end of one run; an error that concerns only this run is logged."""
+    """Record the end of one run; log an error that concerns only this run."""
     try:
         await _record(ledger, client, run, row)
     except (Unreachable, httpx.HTTPError, LeadershipLost):
@@ -153,7 +153,7 @@ async def record_end(
 ) -> Status | None:
     """Record the end of one flow run that Prefect reports; return the recorded status.
 
-    Returns None if nothing was recorded. ``has_no_process`` is true if the caller knows that no
+    Return None if nothing was recorded. ``has_no_process`` is true if the caller knows that no
     process of the run is alive.
     """
     row = (await rows_of_flow_runs(ledger, [flow_run_id])).get(flow_run_id)
@@ -168,10 +168,10 @@ async def record_end(
 async def record_found_end(
     ledger: Ledger, client: PrefectClient, run: FlowRun, state: State[Any]
 ) -> Status | None:
-    """Record the end ``state`` that was found on ``run``, the Prefect run of a waiting row.
+    """Record the end ``state`` that the caller found on ``run``, the Prefect run of a waiting row.
 
-    The pass that found the state may have overwritten it, so the outcome is set in Prefect at once.
-    Returns the recorded status, or None if nothing was recorded.
+    The caller may have overwritten the state in Prefect, so set the outcome in Prefect at once.
+    Return the recorded status, or None if nothing was recorded.
     """
     row = (await rows_of_flow_runs(ledger, [str(run.id)])).get(str(run.id))
     if row is None or state.type not in END_TYPES:
@@ -187,9 +187,9 @@ async def make_wait(
 ) -> flow_runs.StateChange:
     """Make ``run``, the Prefect run of a waiting row, wait in Prefect until ``until`` (UTC).
 
-    If the run was meanwhile ended in Prefect, the end is recorded in the ledger. If an outcome was
-    meanwhile recorded in the ledger, that outcome is set in Prefect. Returns the result of the
-    change that made the run wait.
+    If the run has ended in Prefect meanwhile, record the end in the ledger. If the ledger has an
+    outcome by now, set this outcome in Prefect. Return the result of the change that made the run
+    wait.
     """
     change = await flow_runs.change_state(client, run, states.waiting_state(until, why))
     recorded = None
@@ -209,7 +209,7 @@ async def make_wait(
 async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
     """End a run that is being cancelled, and that has neither a live row nor a process.
 
-    Returns the recorded status, or None if only the state in Prefect was set.
+    Return the recorded status, or None if only the state in Prefect was set.
     """
     status = await _record(ledger, client, run, None)
     if status is None:
@@ -237,7 +237,7 @@ _OWN_STATES = {
         terminal_state(status, "") for status in (Status.SKIPPED, Status.MISSED, Status.UNKNOWN)
     )
 }
-"""States that only Daybook sets; no row is created for them.
+"""States that only Daybook sets; `_record` creates no row for them.
 
 The states show a refusal without a row, one of several missed due times, or an unknown outcome that
 the mirror has set.

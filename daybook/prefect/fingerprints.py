@@ -12,7 +12,7 @@ from daybook.prefect.deployments import DeploymentList, ListedDeployment
 from daybook.prefect.links import JobVersion
 
 RETRY_INTERVAL_SECONDS = 300.0
-"""Delay before a job or deployment that failed is tried again if it is unchanged."""
+"""Delay after a failure before Daybook tries an unchanged job or deployment again."""
 
 
 class _Fingerprint(NamedTuple):
@@ -24,8 +24,9 @@ class _Fingerprint(NamedTuple):
 class Fingerprints:
     """Fingerprints of the jobs equal on both sides, and of the deployments and jobs that failed.
 
-    ``refused`` maps the id of each deployment that cannot be a job to the deployment's fingerprint,
-    and to the monotonic time before which an unchanged deployment is not tried again.
+    ``refused`` maps the id of each deployment that cannot be a job to its fingerprint and to a
+    monotonic time in seconds. Before that time, Daybook does not try the unchanged deployment
+    again.
     """
 
     refused: dict[str, tuple[bytes, float]] = field(default_factory=dict)
@@ -50,9 +51,9 @@ class Fingerprints:
         self._failed.pop(stored.id, None)
 
     def failed(self, stored: StoredJob, there: ListedDeployment | None, *, observed: bool) -> None:
-        """Record that Prefect refused the job, or that it cannot be compared.
+        """Record that Prefect refused the job, or that the job cannot be compared.
 
-        ``observed`` says that all edits made in Prefect until then are in the ledger.
+        ``observed`` is True if all edits made in Prefect until then are in the ledger.
         """
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         self._failed[stored.id] = current, time.monotonic() + RETRY_INTERVAL_SECONDS, observed

@@ -30,7 +30,7 @@ ENDED_TYPES = (StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateTy
 INITIAL_WINDOW = timedelta(minutes=5)
 """Length of the first time window in which ends are requested."""
 MIN_WINDOW = timedelta(seconds=1)
-"""A window as short as this is read completely, in any number of pages."""
+"""Minimum length of a time window; such a window is read completely, in any number of pages."""
 GENERAL_REFUSAL_CODES = {401, 403, 407, 408, 425, 429}
 """Status codes of refusals that apply to every run."""
 STARTED_TYPES = (StateType.PENDING, StateType.RUNNING, StateType.CANCELLING)
@@ -63,11 +63,10 @@ async def read_ended(
 ) -> AsyncIterator[tuple[datetime, list[FlowRun]]]:
     """Yield the flow runs with this tag that ended at ``since`` or later.
 
-    The runs are yielded in parts, the part with the earliest ends first. Each part comes with the
-    instant up to which all runs have been yielded. The last instant is ``until``; its part includes
-    the runs that ended later. A run may be yielded twice. Prefect sorts by end time only in
-    descending order. So a part is a window of time that has less than a page of runs, or is as
-    short as `MIN_WINDOW`.
+    Yield the runs in parts, the part with the earliest ends first, each part with the instant up to
+    which all runs have been yielded. The last instant is ``until``; its part includes the runs that
+    ended later. A run may be yielded twice. Prefect sorts by end time only in descending order. So
+    a part is a window of time that has less than a page of runs, or is as short as `MIN_WINDOW`.
     """
     length = INITIAL_WINDOW
     while True:

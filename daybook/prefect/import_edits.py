@@ -32,12 +32,12 @@ async def import_edits(
     todo: Difference,
     report: ReconcileReport,
 ) -> StoredJob | None:
-    """Import the fields that were edited in Prefect, with one revision for each time of an edit.
+    """Import the fields that were edited in Prefect, with one revision per time of an edit.
 
     The same transaction records the losing values of a conflict, because afterwards only the ledger
-    has them. It also records the imported state as the last reconciled state: otherwise, an edit
-    that restores the earlier value would look like a change of the ledger, and would be
-    overwritten. Return the changed job, or None if the job was meanwhile changed in the ledger.
+    has them. It also records the imported state as the last reconciled state. Otherwise, an edit
+    that restores the earlier value would look like a change of the ledger, and Daybook would
+    overwrite it. Return the changed job, or None if the job was meanwhile changed in the ledger.
     """
     observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())
@@ -109,7 +109,10 @@ def _disabled_reason(before: StoredJob, job: Job) -> str:
 def with_prefect_fields(
     job: Job, fields: Iterable[str], theirs: Projection, edited: datetime
 ) -> Job:
-    """Return ``job`` with the values that these fields have in Prefect. Raises `InvalidInput`."""
+    """Return ``job`` with the values that these fields have in Prefect.
+
+    ``edited`` is the time of the edit. Raise `InvalidInput` if no job can have these values.
+    """
     for name in fields:
         job = _with_field(job, name, theirs, edited)
     return job

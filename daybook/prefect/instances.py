@@ -47,7 +47,7 @@ class PrefectServer:
 
     @property
     def place(self) -> tuple[str, str]:
-        """Address, and the machine that recorded it, because `localhost` differs by machine."""
+        """Return the address and the machine that recorded it: `localhost` differs by machine."""
         return self.api_url, self.holder.partition(":")[0]
 
 
@@ -141,10 +141,10 @@ async def is_same_instance(
     report: ReconcileReport,
     there: Collection[str] | None = None,
 ) -> bool | None:
-    """Return whether this is the recorded Prefect; then a missing deployment was deleted in it.
+    """Return whether this is the recorded Prefect, in which a missing deployment was deleted.
 
-    If this is another Prefect, or no Prefect was recorded, record this Prefect, make the jobs whose
-    deployment it does not have pending, and report them. ``there`` are the ids of the deployments
+    If it is another Prefect, or none was recorded, record this Prefect. Mark as pending the jobs
+    whose deployment it does not have, and report them. ``there`` has the ids of the deployments
     that were just listed; by default, this function reads them. Return None while there is no pool,
     because the Prefect cannot be identified then.
     """

@@ -33,7 +33,7 @@ DELETED_REASON = "its deployment was deleted in Prefect"
 TAKEN_REASON = "its deployment belongs to another Daybook now"
 SWITCHED_OFF_REASON = "turned off in Prefect"
 REMOVAL_GRACE = timedelta(minutes=1)
-"""Time after a removal in which a pass that started before it may still see the deployment."""
+"""Time after a job's removal in which a pass that began before may still see its deployment."""
 
 _POOL_KEY = "pool"
 
@@ -63,11 +63,11 @@ async def recorded_pool_id(session: AsyncSession) -> str | None:
 
 
 async def record_instance(session: AsyncSession, pool_id: str, there: Collection[str]) -> list[str]:
-    """Record another Prefect or pool, mark the jobs that it lacks as pending; return their names.
+    """Record another Prefect or pool, and mark the jobs that it lacks as pending.
 
-    These are the live jobs whose recorded deployment is not among the ids ``there``. Both writes
-    are in one transaction, so that a deployment that this Prefect never had does not count as
-    deleted.
+    It lacks a live job if the job's recorded deployment is not among the ids ``there``. One
+    transaction writes both, so that a deployment that this Prefect never had does not count as
+    deleted. Return the names of the marked jobs.
     """
     deployed = select(JobRow).where(
         col(JobRow.archived_at).is_(None), col(JobRow.deployment_id).is_not(None)
@@ -89,8 +89,8 @@ async def record_lost_deployment(
 ) -> bool:
     """Disable a job that has lost its deployment in Prefect, and record that the job has none.
 
-    The job's waiting runs are skipped, because Prefect has no deployment left to run them. If the
-    job has another deployment now, was removed or does not exist, return False and write nothing.
+    Skip the job's waiting runs, because Prefect has no deployment left to run them. If the job has
+    another deployment now, was removed or does not exist, return False and write nothing.
     """
     stored = await store.get(session, job_id)
     if stored is None or stored.row.archived_at is not None:
@@ -243,8 +243,8 @@ async def record_agreement(
     """Record that the job's deployment in Prefect has this ``projection`` (None: no deployment).
 
     ``as_of`` is the job's `updated_at` when the projection was computed. If the job was changed
-    after that, perhaps by an import of newer edits, only the fields that were ``written`` to
-    Prefect are recorded, and the job stays pending.
+    after that, perhaps by an import of newer edits, record only the fields that were ``written`` to
+    Prefect, and leave the job pending.
     """
     row = await session.get(JobRow, job_id)
     if row is not None:
@@ -256,7 +256,7 @@ async def record_agreement(
 
 
 async def record_intention(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
-    """Record the projection of the deployment about to be created.
+    """Record the projection of the deployment that the caller is about to create.
 
     Do nothing if the job has a recorded deployment, or is recorded as having none.
     """
@@ -271,8 +271,8 @@ async def record_deployment_id(
 ) -> None:
     """Record the deployment of the job with this kind and slug, if the job has no deployment yet.
 
-    If no live job has this kind and slug, record it for the job that was removed before its
-    deployment was known.
+    If no live job has this kind and slug, record the deployment for the job that was removed before
+    its deployment was known.
     """
     query = (
         select(JobRow)
@@ -314,7 +314,7 @@ async def jobs_to_undeploy(session: AsyncSession) -> list[JobRow]:
 
 
 def _may_have_deployment() -> ColumnElement[bool]:
-    """Return a condition: an archived job whose deployment a crash may have left unrecorded."""
+    """Return the condition for an archived job with a deployment that a crash left unrecorded."""
     return (
         col(JobRow.archived_at).is_not(None)
         & col(JobRow.deployment_id).is_(None)

@@ -95,17 +95,17 @@ async def build_claim_request(
 ) -> ClaimRequest:
     """Return the claim request for ``run``.
 
-    With the ``kind`` of the run's flow, ``parameters`` are in their normal form. A caller that does
-    not know the flow omits ``kind`` and passes Prefect's parameters; then the job's kind applies.
-    ``holder`` is the name for the lease. ``starts`` is how often Prefect has started the run,
+    With the ``kind`` of the run's flow, ``parameters`` are in their normal form. A caller without
+    the flow omits ``kind`` and passes Prefect's parameters; then the job's kind applies. ``holder``
+    is the name for the lease. ``starts`` is the number of times that Prefect has started the run,
     including the start for which the claim is made. ``refused`` is the problem with the parameters,
-    if any. ``most`` is the maximum number of concurrent runs; ``started`` is as in `ClaimRequest`.
-    Errors of an unreachable ledger or Prefect propagate.
+    empty if there is none. ``most`` is the maximum number of concurrent runs; ``started`` is as in
+    `ClaimRequest`. Errors of an unreachable ledger or Prefect propagate.
     """
     flow_run_id = str(run.id)
     job_id = await _job_of(ledger, run)
     if job_id is None and f"daybook:{ledger.id}" in run.tags:
-        # Our deployment, but a crash kept its id from being recorded.
+        # This is our deployment, but a crash prevented Daybook from recording its id.
         await reconcile.recognise(str(run.deployment_id))
         job_id = await _job_of(ledger, run)
     if kind is None:

@@ -230,7 +230,7 @@ def reload_logging() -> None:
 def worker_healthcheck(polling: Callable[[], bool]) -> AbstractContextManager[Any]:
     """Return Prefect's health check server; ``polling`` returns whether the worker is healthy.
 
-    Fallback: no health check is served, and the log says so.
+    Fallback: log a warning, and serve no health check.
     """
     try:
         from prefect.workers.server import _run_healthcheck_server

@@ -139,7 +139,7 @@ def _describe(normal: dict[str, Any]) -> str:
 
 
 def to_prefect_cron(expr: str) -> str:
-    """Return ``expr`` in Prefect's form: of six fields, the seconds move from front to end."""
+    """Return ``expr`` in Prefect's form, in which the seconds are the last of six fields."""
     fields = expr.split()
     return " ".join([*fields[1:], fields[0]]) if len(fields) == 6 else expr
 
@@ -170,8 +170,8 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
         seconds = interval.total_seconds()
         if seconds < 1 or seconds % 1:
             return {"foreign": f"interval {interval}"}
-        # Also for a schedule with a zone: Prefect counts from the anchor in UTC up to now, and
-        # follows the wall clock only across later clock changes.
+        # This applies to a schedule with a zone too: Prefect counts from the anchor in UTC up to
+        # now, and follows the wall clock only across later clock changes.
         phase = int(schedule.anchor_date.timestamp()) % int(seconds)
         normal = {"interval": int(seconds), "phase": phase}
         zoned = interval >= _DAY and schedule.timezone not in (None, "UTC")
@@ -208,7 +208,7 @@ def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Sc
     """Return the `Schedule` for a normal form.
 
     ``timezone`` is the job's time zone, for a normal form that has no zone. An interval is anchored
-    at its last due time up to ``edited_at``. Raises `InvalidInput` for a schedule that Prefect can
+    at its last due time up to ``edited_at``. Raise `InvalidInput` for a schedule that Prefect can
     express but Daybook cannot.
     """
     try:
@@ -234,7 +234,8 @@ def _schedule_of(normal: dict[str, Any], timezone: str, edited_at: datetime) -> 
             expr = " ".join([fields[-1], *fields[:-1]])
         return Cron(expr=expr, timezone=normal["timezone"])
     if "interval" in normal:
-        # The last due time up to the edit: later ones are the same for any anchor Prefect has.
+        # Use the last due time up to the edit as the anchor. The later due times are the same as
+        # with Prefect's own anchor.
         seconds = normal["interval"]
         anchor = int(edited_at.timestamp())
         anchor -= (anchor - normal["phase"]) % seconds

@@ -54,12 +54,11 @@ async def reconcile_all(
 ) -> ReconcileReport:
     """Reconcile all jobs, one after the other, and adopt deployments that users created.
 
-    Without further changes, a second call writes nothing. A job that Prefect refuses, or that
-    cannot be compared, is reported, and the other jobs are still reconciled. Errors that concern
-    more than one job propagate, such as errors of an unreachable Prefect or ledger. A job is
-    skipped if ``seen`` shows that neither the ledger nor Prefect has changed since both were last
-    equal. After ``most_seconds``, no further job is reconciled, except newly adopted jobs; the
-    report counts the jobs that are left.
+    Without further changes, a second call writes nothing. Report a job that Prefect refuses, or
+    that cannot be compared, and continue with the other jobs. Raise an error that concerns more
+    than one job, such as an unreachable Prefect or ledger. Skip a job if ``seen`` shows that
+    neither the ledger nor Prefect has changed since both were last equal. After ``most_seconds``,
+    reconcile no further job, except newly adopted jobs; the report counts the jobs that are left.
     """
     report, end = ReconcileReport(), time.monotonic() + most_seconds
     await delete_leftover_deployments(ledger, client, report)
@@ -166,8 +165,8 @@ async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
     """Reconcile one job, so that the ledger has the edits that were made in Prefect.
 
     Return the ids of the deployment's schedules that stay Prefect's own; the set is empty if there
-    is no deployment. If Prefect refuses a write, the error is only logged. Errors of an unreachable
-    Prefect or ledger propagate.
+    is no deployment. If Prefect refuses a write, log the error. Raise the errors of an
+    unreachable Prefect or ledger.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
@@ -175,8 +174,8 @@ async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
         try:
             await reconcile_by_id(ledger, client, job_id, ReconcileReport())
         except PrefectHTTPStatusError as error:
-            # The edits are imported. A refused write must not cost a due time; the next
-            # reconciliation reports it.
+            # The edits are imported. A refused write must not prevent a due time; the next
+            # reconciliation reports the refusal.
             log.warning(
                 "cannot update a deployment: %s",
                 prefect.describe_refusal(error),

@@ -13,8 +13,8 @@
     missing in a new Prefect     recreated
     recorded as having none      created when the job is enabled, or when a run needs it
 
-Edits made in Prefect, and values that a conflict will overwrite, are recorded in the ledger before
-anything is written to Prefect.
+Before Daybook writes anything to Prefect, it records in the ledger the edits made in Prefect, and
+the values that a conflict will overwrite.
 """
 
 from __future__ import annotations
@@ -53,14 +53,13 @@ async def reconcile_job(
 ) -> StoredJob:
     """Reconcile one job that is not archived; return it as it is now.
 
-    ``found`` is the job's deployment as it is now in Prefect. Without ``found``, the deployment is
-    searched for (by its name, unless the job ``is_new``) and created if necessary. It is not
-    created if the job is disabled because its deployment was deleted in Prefect, unless the
-    deployment is ``needed``. If the deployment was deleted before the write, the job is compared
-    ``again``, once.
+    ``found`` is the job's deployment as it is now in Prefect. Without ``found``, search for the
+    deployment (by its name, unless the job ``is_new``) and create it if necessary. If the job is
+    disabled because its deployment was deleted in Prefect, create none unless it is ``needed``. If
+    the deployment is deleted before the write and ``again`` is True, compare the job a second time.
 
     ``is_new`` is for many jobs at once: no deployment has the job's name, and Prefect's scheduler
-    may take up to a minute to queue the job's runs. Raises `PrefectHTTPStatusError` if Prefect
+    may take up to a minute to queue the job's runs. Raise `PrefectHTTPStatusError` if Prefect
     refuses a write; imported edits persist.
     """
     from prefect.exceptions import PrefectHTTPStatusError
@@ -77,7 +76,8 @@ async def reconcile_job(
         stored, found = result
     ours = projection.of_job(stored, ledger.id)
     observed = projection.of_deployment(found) if found else None
-    # If the job was recorded as having no deployment, a user created it: all differences are edits.
+    # If the ledger has recorded that the job has no deployment, a user created this one: all
+    # differences are edits.
     base = stored.row.synced if stored.row.synced != records.NO_DEPLOYMENT else ours.as_dict()
     difference = compare(ours, base, observed)
     if found is not None:
@@ -181,9 +181,9 @@ async def _find_deployment(
 ) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
     """Return the job and its deployment, or only the job if it should have no deployment.
 
-    The deployment is None if it must be created. It is found by its id; or by its name, if a crash
-    has left the id unrecorded, or if a user recreated the deployment. A deployment with this name
-    that does not belong to this ledger is not changed; the job gets another slug instead.
+    The deployment is None if it must be created. Find it by its id, or by its name if a crash has
+    left the id unrecorded or a user recreated the deployment. Do not change a deployment with this
+    name that does not belong to this ledger; give the job another slug instead.
     """
     row = stored.row
     if row.deployment_id or records.is_without_deployment(row):
@@ -226,10 +226,10 @@ async def _find_replacement(
 async def _needs_deployment(
     ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
 ) -> bool:
-    """Return whether a missing deployment must be recreated, and report this.
+    """Return whether Daybook must recreate the job's missing deployment.
 
-    It must be recreated if it was not deleted in this Prefect, or if the job was enabled after the
-    deletion.
+    It must if the deployment was not deleted in this Prefect, or if the job was enabled after the
+    deletion. Add a job whose recorded deployment it must recreate to the report.
     """
     row = stored.row
     if row.deployment_id is None:  # recorded as having none, until the job is enabled
@@ -273,7 +273,7 @@ async def reconcile_by_id(
 ) -> StoredJob | None:
     """Reconcile one job by its id; return it as it is now, or None if it does not exist.
 
-    An archived job is not changed. The options and errors are as in `reconcile_job`.
+    Do not change an archived job. The options and errors are as in `reconcile_job`.
     """
     async with ledger.read() as session:
         stored = await store.get(session, job_id)

@@ -14,7 +14,8 @@ class ReconcileReport:
     """Result of a reconciliation, by the names of the jobs.
 
     - ``remade``: jobs that had no deployment because this is another Prefect, or because they were
-      enabled after its deletion; once it is created, they are in ``created`` as well.
+      enabled after the deletion of their deployment. Once Daybook has created the deployment, the
+      job is in ``created`` as well.
     - ``pulled``: jobs with imported edits.
     - ``deleted``: jobs that were disabled because their deployment was deleted, or belongs to
       another ledger now.
@@ -25,7 +26,7 @@ class ReconcileReport:
     - ``foreign``: descriptions of the parts that stay Prefect's own.
     - ``failed``: jobs that Prefect refuses, or that cannot be compared, with the reasons.
 
-    ``observed`` are the ids of the jobs whose edits, made in Prefect before the reconciliation
+    ``observed`` has the ids of the jobs whose edits, made in Prefect before the reconciliation
     started, are all in the ledger. ``left`` counts the jobs for which there was no time.
     """
 
@@ -46,11 +47,11 @@ class ReconcileReport:
 
     @property
     def writes(self) -> int:
-        """Number of deployments that were written or deleted."""
+        """Return the number of deployments that were written or deleted."""
         return len(self.created) + len(self.updated) + len(self.removed)
 
     def conflict(self, name: str, losing: dict[str, Any]) -> None:
-        """Report that both sides changed these fields; ``losing`` are Prefect's values."""
+        """Report that both sides changed these fields; ``losing`` has Prefect's values."""
         self.conflicts[name] = losing
         words = f"changed in the ledger and in Prefect; keeping the ledger's {', '.join(losing)}"
         log.warning("%s: %s", name, words, extra={"action": "sync_conflict"})

@@ -42,7 +42,7 @@ class End:
 
 
 async def write_ends(client: PrefectClient, ends: Iterable[End]) -> None:
-    """Add one line for each end to the log of its flow run; a failure is only logged."""
+    """Add a line for each end to the log of its flow run; log an error instead of raising it."""
     now = SYSTEM_CLOCK.now()
     lines = [
         LogCreate(
@@ -84,7 +84,7 @@ _aborted_runs = _AbortedRuns()
 def without_last_line_after_abort(flow_run_id: str) -> Iterator[None]:
     """Omit the engine's last line in the flow run's log if the block raises `Abort`.
 
-    Prefect's engine does not know the state that another process sets, and would log the error
+    Prefect's engine does not read the state that another process sets, and would log the error
     "Finished in state Running()".
     """
     try:

@@ -37,14 +37,14 @@ from daybook.schedules.zones import zone
 log = logging.getLogger(__name__)
 
 _RANDOM = re.compile(r"[a-z]+-[a-z]+")
-"""A random name of Prefect."""
+"""Pattern of the random names that Prefect gives to runs."""
 _INSTANT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:UTC|[+-]\d\d:\d\d)"
 _OURS = re.compile(
     rf".* {_INSTANT}(?: to {_INSTANT}, [\d,]+ due times)?(?: \((?P<given>.*+)(?<=\)))?", re.DOTALL
 )
 """A name that Daybook gave; the group ``given`` is the user's earlier name, with its ``)``.
 
-The match never backtracks to find the ``)``: that would take quadratic time.
+The match never backtracks to find the ``)``, because that would take quadratic time.
 """
 
 
@@ -111,7 +111,7 @@ async def rename_run(client: PrefectClient, run: FlowRun, wanted: str) -> bool:
 
 
 async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
-    """Rename the flow run that this process executes; a failure is only logged."""
+    """Rename the flow run that this process executes; log an error instead of raising it."""
     try:
         if new_name(flow_run.name, wanted) is not None:
             async with get_client() as client:
@@ -126,7 +126,7 @@ def _local(instant: datetime, timezone: str) -> str:
 
 
 FIRST_PAGE_SIZE = 10
-"""Number of runs that are read first; often none of them is new."""
+"""Number of runs that the first request of a pass reads; often none of them is new."""
 ID_ORDER_GRACE = timedelta(seconds=60)
 """Time after which Prefect stores no more runs with lower ids than the ids already read."""
 MAX_JOBS_PER_QUERY = 200
@@ -155,9 +155,9 @@ async def name_runs(
 ) -> int:
     """Name new runs, for at most about ``most_seconds``; return how many requests were sent.
 
-    The next pass names the rest. A run that was due more than `ON_TIME_GRACE` ago is left to the
-    worker, which names each run that it starts or ends. It is no error if a run has already been
-    named or deleted. If Prefect refuses to rename a run, the error is only logged.
+    The next pass names the rest. Leave a run that was due more than `ON_TIME_GRACE` ago to the
+    worker, which names each run that it starts or ends. Raise no error if a run was named or
+    deleted meanwhile. If Prefect refuses to rename a run, log the error.
     """
     deadline = time.monotonic() + most_seconds
     await _read_new(client, ledger_tag(ledger.id), memory)
@@ -232,7 +232,8 @@ async def _page(
     query = FlowRunFilter.model_validate(
         {
             "tags": {"all_": [tag]},
-            # A waiting run has a name of ours: the worker gives it when it reschedules the run.
+            # A waiting run has a name of ours: the worker renames a run when it reschedules the
+            # run.
             "state": {"name": {"any_": ["Scheduled", "Late"]}},
             "created_by": made_by,
         }

@@ -1,7 +1,7 @@
 """Scheduled Prefect runs of waiting rows: one per row.
 
-This implements promise 11 (each waiting row has exactly one scheduled Prefect run) and promise 12
-(a free slot goes to the waiting row with the earliest due time).
+This module implements promise 11 (each waiting row has exactly one scheduled Prefect run) and
+promise 12 (a free slot goes to the waiting row with the earliest due time).
 
 ::
 
@@ -23,8 +23,8 @@ This implements promise 11 (each waiting row has exactly one scheduled Prefect r
                                      fails (`runs.prefect_ends.record_refusal`)
 
 With the same key, two processes, or a second attempt after a crash, get the same run. If that run
-has ended, the next number is used. Before a run is moved, its row is read again; after the move,
-the replaced state is read, so a state that was set in between is not lost
+has ended, the pass uses the next number. Before the pass moves a run, it reads the row again. After
+the move, it reads the replaced state, so a state that was set in between is not lost
 (`flow_runs.change_state`). A run that was started meanwhile continues under a wrong state until it
 ends: no other process gets the claim on its row.
 """
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 START_TOLERANCE = timedelta(seconds=1)
 """Maximum difference between the scheduled start of a Prefect run and the intended one."""
 MAX_REFUSAL_LENGTH = 1000
-"""Maximum number of characters of Prefect's refusal that are recorded."""
+"""Maximum length of a refusal of Prefect that the ledger records, in characters."""
 REQUEST_GRACE = timedelta(seconds=5)
 """Time in which the process that requested a run has to create the Prefect run."""
 WAKE_GRACE = timedelta(seconds=5)
@@ -64,7 +64,7 @@ WAKE_GRACE = timedelta(seconds=5)
 MAX_KEYS_PER_PASS = 5
 """Maximum number of keys that one pass tries for a row."""
 MAX_WRITES_PER_PASS = 50
-"""Maximum number of runs moved and created in one pass, earliest due first: about 2 s."""
+"""Maximum number of runs moved and created in one pass, earliest due first; they take about 2 s."""
 
 
 @dataclass
@@ -87,9 +87,9 @@ class EnsureResult:
 async def ensure_all(
     ledger: Ledger, client: PrefectClient, *, supervised: Collection[str] = ()
 ) -> EnsureResult:
-    """Ensure the Prefect runs of the next waiting rows of each job.
+    """Ensure that each of the next waiting rows of each job has its Prefect run.
 
-    ``supervised`` are the flow runs whose processes the caller supervises; the caller sets their
+    ``supervised`` has the flow runs whose processes the caller supervises; the caller sets their
     states itself.
     """
     async with ledger.read() as session:
@@ -109,7 +109,7 @@ async def ensure_all(
 
 
 async def ensure_row(ledger: Ledger, client: PrefectClient, row: RunRow) -> EnsureResult:
-    """Ensure the Prefect run of one row at once; the caller knows that no process has the run."""
+    """Ensure that one row has its Prefect run now, provided that no process executes the row."""
     return await ensure_rows(ledger, client, [row], abandoned=True)
 
 
@@ -123,7 +123,7 @@ async def wake(
 ) -> list[str]:
     """Select the waiting runs that free slots can take, and schedule them for now.
 
-    ``most`` is the maximum number of runs in progress. Returns the ids of the flow runs that are
+    ``most`` is the maximum number of runs in progress. Return the ids of the flow runs that are
     scheduled for now, including runs that already were. Runs for which ``at_hand`` returns True
     need no change in Prefect, because the caller starts them. ``after`` is as in `slots.wake_next`.
     """
@@ -149,7 +149,10 @@ async def wake_for_idle_slots(ledger: Ledger, client: PrefectClient) -> list[str
 async def ensure_rows(
     ledger: Ledger, client: PrefectClient, rows: Sequence[RunRow], *, abandoned: bool = False
 ) -> EnsureResult:
-    """Ensure the Prefect runs of waiting ``rows``; if ``abandoned``, no process has such a run."""
+    """Ensure that waiting ``rows`` have their Prefect runs.
+
+    ``abandoned`` is True if the caller has made sure that no process executes these rows.
+    """
     work = _EnsurePass(ledger, client, abandoned=abandoned)
     await work.do(rows)
     return work.done
@@ -228,7 +231,7 @@ class _EnsurePass:
         elif run is None or run.state is None:
             await self._make(row, None)
         elif kind in flow_runs.ENDED_TYPES:
-            # A user may have ended it: decide what that means before another run is created.
+            # A user may have ended the run: record this end before another run is created.
             await ended_runs.record_found_end(self._ledger, self._client, run, run.state)
             newest = await self._read(row.id)
             if newest is not None and newest.state is Status.WAITING:
@@ -343,7 +346,7 @@ class _EnsurePass:
             return await session.get(RunRow, run_id)
 
     async def _is_unchanged(self, row: RunRow) -> bool:
-        """Return whether the row is unchanged since it was read; if not, do not write anything."""
+        """Return whether the row is unchanged since it was read; if not, write nothing."""
         newest = await self._read(row.id)
         columns = ("status", "until", "flow_run_id", "prefect_runs")
         return newest is not None and all(

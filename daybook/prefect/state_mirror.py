@@ -1,7 +1,7 @@
 """State mirror: the Prefect run of an ended row shows its outcome.
 
-This is the first half of promise 13: the Prefect run of an `unmirrored` row is forced to the row's
-state, once.
+The mirror forces the Prefect run of an `unmirrored` row to the row's state, once (the first half of
+promise 13).
 
 ::
 
@@ -14,8 +14,8 @@ state, once.
     no run for the row    a run is created in the row's state, so no worker ever gets it; its key
                           lets a second attempt find it
 
-A run whose name is not its job's name and due time is renamed. The run of a range of due times is
-named after the whole range, and renamed whenever the range has grown.
+The mirror renames a run whose name is not its job's name and due time. It names the run of a range
+of due times after the whole range, and renames the run whenever the range has grown.
 """
 
 from __future__ import annotations

@@ -38,7 +38,11 @@ _TERMINAL_STATES: dict[Status, tuple[StateType, str]] = {
 
 
 WAITING_NAME = "AwaitingConcurrencySlot"
-"""State name that survives pauses and edits of the deployment and is never marked late."""
+"""Name of the state of a waiting run.
+
+A run with this state name survives pauses and edits of its deployment, and Prefect never marks it
+late.
+"""
 
 MAX_MESSAGE_LENGTH = 200
 """Maximum number of characters of an answer in the message of a state."""
@@ -59,7 +63,7 @@ def outcome_message(
 
     The message of a success is the first line of the ``output``, without the mark of a Markdown
     heading. If this line has only punctuation, as in JSON, the message is the whole output. Without
-    an output, the message says that the run succeeded.
+    an output, the message is a sentence that the run succeeded.
     """
     if status is Status.SUCCEEDED:
         text = (output or "").strip()
@@ -71,7 +75,7 @@ def outcome_message(
             return short if short == line else f"{short}…"
         return f"run {str(run_id)[:8]} succeeded"
     if status is Status.UNKNOWN:
-        return reason or error or ""  # the reason says what is not known
+        return reason or error or ""  # the reason describes the unknown part
     return error or reason
 
 
@@ -116,9 +120,10 @@ def is_being_cancelled(state: State[Any] | None) -> bool:
 
 
 async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
-    """Request the cancellation of these flow runs; a failure is only logged.
+    """Request the cancellation of these flow runs; log an error instead of raising it.
 
-    The run that waits for their end claims again later, and then the request is repeated.
+    The run that waits for their end claims again later, and the claiming process repeats the
+    request.
     """
     for flow_run_id in flow_run_ids:
         try:
@@ -131,7 +136,7 @@ async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
 async def end_flow_run(flow_run_id: str, state: State[Any]) -> NoReturn:
     """Set the terminal state of this flow run and exit the flow.
 
-    Raises Prefect's `Abort`, which ends the process without an error. A flow that *returns* a state
+    Raise Prefect's `Abort`, which ends the process without an error. A flow that *returns* a state
     of type FAILED or CANCELLED ends its process with a traceback and exit code 1.
     """
     async with get_client() as client:
@@ -145,7 +150,7 @@ async def suspend_flow_run(
     """Make this flow run wait in Prefect until ``until`` (UTC), and exit the flow.
 
     If ``ledger`` is given, an outcome that was meanwhile recorded replaces the waiting state
-    (`show_recorded_outcome`). Raises Prefect's `Abort`, which ends the process and leaves the state
+    (`show_recorded_outcome`). Raise Prefect's `Abort`, which ends the process and leaves the state
     as it is.
     """
     async with get_client() as client:

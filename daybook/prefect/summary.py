@@ -2,8 +2,8 @@
 
 The summary is a function of the job alone: if it depended on settings, processes with different
 settings would overwrite each other's summaries. Texts from users and agents are in code spans, so
-that the UI renders no images or HTML in these texts. The queries of URLs are left out, because they
-may contain a token.
+that the UI renders no images or HTML in these texts. The summary leaves out the queries of URLs,
+because they may contain a token.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _STARTS = (*(f"- {each.opening}" for each in ACTIONS.values()), "- Policy: ", "-
 """Starts of the lines after the first line of a summary."""
 
 MAX_PROMPT_CHARACTERS = 300
-"""Maximum length of the beginning of a prompt."""
+"""Maximum length of the beginning of a prompt, in characters."""
 
 
 def summary(job: Job) -> str:

@@ -1,10 +1,10 @@
 """The marks of ended runs whose outcome Prefect does not show yet (promise 13: once per outcome).
 
-The transaction that records the outcome of a run that has a Prefect run also marks the run's row as
-`unmirrored`. The mirror clears the mark when Prefect shows the outcome, and only another outcome
-sets the mark again. So a state that a user sets by hand afterwards is not changed. The audit marks
+The transaction that records an outcome also marks the row as `unmirrored` if the run has a Prefect
+run. The mirror clears the mark when Prefect shows the outcome, and only another outcome sets the
+mark again. So Daybook does not change a state that a user sets by hand afterwards. The audit marks
 its rows too; they have no Prefect run, so the mirror creates a Prefect run for each of these rows.
-A row of several due times is marked again when it is extended.
+Whenever the row of a range gets further due times, it is marked again.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ async def unmirrored_rows(
 ) -> list[RunRow]:
     """Return at most ``limit`` marked runs that ended by ``before`` (UTC), oldest first.
 
-    Runs that no process ended are included at once: runs without a Prefect run, and ranges of due
-    times. But a run without a Prefect run is left out if its job has no deployment yet. It is
-    included if the deployment was deleted in Prefect, so that the caller clears the mark: Prefect
+    Include at once the runs that no process ended: runs without a Prefect run, and ranges of due
+    times. But leave out a run without a Prefect run if its job has no deployment yet. If the
+    deployment was deleted in Prefect, include the run, so that the caller clears the mark: Prefect
     can never show this run.
     """
     deleted = await links.jobs_without_deployment(session)

@@ -41,8 +41,8 @@ class WorkPool:
     """State of the work pool, with the workers that are online.
 
     ``type`` is empty if there is no pool. ``has_ours`` is True if jobs of this ledger are in the
-    pool; ``others`` are the ids of the other ledgers with jobs in it. ``paused`` names the pool if
-    it is paused in Prefect, and its paused queues. ``unserved`` are the queues that no worker
+    pool; ``others`` has the ids of the other ledgers with jobs in it. ``paused`` names the pool if
+    it is paused in Prefect, and its paused queues. ``unserved`` names the queues that no worker
     polls.
     """
 
@@ -55,12 +55,12 @@ class WorkPool:
 
     @property
     def names_of_others(self) -> str:
-        """Names of the workers that run no jobs of this ledger."""
+        """Return the names of the workers that run no jobs of this ledger."""
         return ", ".join(each.name for each in self.workers if not each.ours)
 
     @property
     def idle(self) -> str:
-        """The reason why no run of this ledger can start; empty if one of its workers is online."""
+        """Return why no run of this ledger can start; empty if one of its workers is online."""
         if any(each.ours for each in self.workers):
             return ""
         if not self.workers:
@@ -73,7 +73,7 @@ class WorkPool:
 
     @property
     def foreign(self) -> str:
-        """A message if other ledgers, but not this ledger, have jobs in the pool; or empty."""
+        """Return a message if only other ledgers have jobs in the pool; else an empty text."""
         if self.has_ours or not self.others:
             return ""
         ids = ", ".join(each[:8] for each in self.others)
@@ -114,8 +114,8 @@ async def ledgers_in_pool(
 ) -> tuple[bool, list[str]]:
     """Return whether ``pool`` has jobs of this ledger, and the ids of other ledgers with jobs.
 
-    If not all deployments of the pool are this ledger's, the first `MAX_DEPLOYMENTS_READ` are read
-    for the other ledgers.
+    If the pool has other deployments than this ledger's, read the first `MAX_DEPLOYMENTS_READ`
+    deployments to find the other ledgers.
     """
     in_pool: dict[str, Any] = {"work_pools": {"name": {"any_": [pool]}}}
     ours, own_count = ledger_tag(ledger_id), 0
@@ -134,7 +134,7 @@ async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None
     """Raise `InvalidInput` if other ledgers have jobs in the pool and this ledger has none.
 
     In such a pool, a worker would run nothing, and a keeper would have no runs to maintain, without
-    a visible reason (promise 15: a worker runs only the jobs of its own ledger).
+    a visible reason. (Promise 15: a worker runs only the jobs of its own ledger.)
     """
     has_ours, others = await ledgers_in_pool(client, pool, ledger_id)
     if others and not has_ours:
@@ -150,7 +150,7 @@ async def check_ledger(client: PrefectClient, pool: str, ledger_id: str) -> None
 def is_own_worker(name: str, *, shared: bool) -> bool:
     """Return whether a worker with this name works for this home.
 
-    ``shared`` is True if other ledgers have jobs in the pool. Prefect does not know a worker's
+    ``shared`` is True if other ledgers have jobs in the pool. Prefect does not store a worker's
     home, but `Home.worker_name` contains the machine's name and a digest of the home's path. So
     this function recognizes a worker of another home on this machine; it is not ours, unless
     `ledger_url` is set. Any other worker counts as ours if the pool has only our jobs.

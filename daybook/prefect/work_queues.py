@@ -112,7 +112,7 @@ async def ensure(client: PrefectClient, state: QueuesState | None = None) -> lis
 async def check(client: PrefectClient, pool: str, names: Iterable[str]) -> None:
     """Raise `InvalidInput` if ``pool`` lacks one of the queues ``names``.
 
-    Without the check, a worker could poll none of its queues: Prefect refuses the whole request.
+    If a queue is missing, Prefect refuses a worker's whole request for runs, not only this queue.
     """
     existing = [each.name for each in await _read(client, pool)]
     for name in names:

@@ -1,8 +1,8 @@
 """Processes: programs of jobs (command agents, tool servers, checks), children of `daybook up`.
 
 Each program gets the variables of the worker's environment that the operator names (`environment`),
-bounded pipes (`pipes`), a folder (`locations`), and its own process group, in which nothing runs
-after the program has ended (`group`). The other modules:
+bounded pipes (`pipes`) and a folder (`locations`). It also gets its own process group, in which
+nothing runs after the program has ended (`group`). The other modules:
 
 - `children` starts and ends the children of `daybook up`.
 - `proc` finds and signals any process.

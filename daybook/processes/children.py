@@ -86,7 +86,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code; None while the child runs, -N if signal N ended it."""
+        """Return the exit code; None while the child runs, -N if signal N ended it."""
         return self._running.returncode
 
     async def wait(self) -> int:
@@ -101,7 +101,7 @@ class Child:
 
         Send SIGTERM to the child's group. Once the child has ended, or after ``grace`` seconds (by
         default the child's own ``grace``), send SIGTERM to descendants that left the group
-        (`proc.process_tree`), so that they can clean up. After at most ``last`` more seconds, send
+        (`proc.process_tree`). So they can clean up. After at most ``last`` more seconds, send
         SIGKILL to all processes that are left. If the child has already ended, send nothing,
         because its pid may belong to another process now.
         """
@@ -249,7 +249,7 @@ async def start_session(
     descriptors: Sequence[int] = (),
     forked_from: image.Image | None = None,
 ) -> image.Running:
-    """Start ``command`` in a session of its own. Raises OSError.
+    """Start ``command`` in a session of its own. Raise OSError if it cannot be started.
 
     ``output`` is the descriptor for stdout and stderr. The other parameters are as in `start`.
     """

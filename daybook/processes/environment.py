@@ -1,7 +1,7 @@
 """Environment of a program: an allow-list of the worker's variables.
 
 The list cannot contain names that start with `PREFECT_` or `DAYBOOK_`, in upper or lower case
-(Prefect ignores case), because these variables give access to Prefect's server and to the ledger.
+(Prefect ignores case). These variables give access to Prefect's server and to the ledger.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def set_search_path() -> None:
 
 
 def check(names: Iterable[str]) -> None:
-    """Raise ValueError for an invalid name, or one that starts with `PREFECT_` or `DAYBOOK_`."""
+    """Raise ValueError for an invalid name, or a name that starts with `PREFECT_` or `DAYBOOK_`."""
     for name in names:
         # If it has the form NAME=value, the value may be a secret, so do not repeat it.
         shown = name.split("=", 1)[0]
@@ -83,7 +83,7 @@ def select(names: Iterable[str], given: Mapping[str, str] | None = None) -> dict
 
 
 def may_be_secret(name: str) -> bool:
-    """Return whether a variable may contain a secret, judged by its name."""
+    """Return whether a variable's name shows that the variable may contain a secret."""
     return name in _SECRET_NAMES or _SECRET.search(name) is not None
 
 
@@ -101,7 +101,7 @@ def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, s
 def redact_values(text: str, environment: Mapping[str, str]) -> str:
     """Return ``text`` with the values of variables replaced by their names in brackets.
 
-    The values of `DEFAULT_NAMES`, and values of fewer than 8 characters, are not replaced.
+    Do not replace the values of `DEFAULT_NAMES`, and values of fewer than 8 characters.
     """
     return _redacted(text, {k: v for k, v in environment.items() if k not in DEFAULT_NAMES})
 

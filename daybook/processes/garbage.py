@@ -21,8 +21,8 @@ def collect_rarely() -> None:
     """Collect garbage less often in this process; call it before the large imports.
 
     A start creates several hundred thousand objects and almost no garbage. With Python's default
-    threshold, the collector's examination of these objects takes a fifth of the CPU time of a
-    command, and a fifth of the CPU time of a start of Prefect's server.
+    threshold, the collector examines these objects again and again. This takes a fifth of the CPU
+    time of a command, and of a start of Prefect's server.
     """
     gc.set_threshold(THRESHOLD)
 

@@ -5,12 +5,12 @@
     end the group:  anything alive? ──no─────────────────────────► SIGKILL ──► none alive ──► reap
                          └─yes─► SIGTERM, up to TERM_GRACE_SECONDS ──┘
 
-Why not `asyncio.subprocess`? It reaps the leader as soon as it exits. From then on, the kernel may
-give the leader's pid to another process, and a signal to "the group" could reach that process. So
-this module waits for the exit *without* reaping (``waitid`` with ``WNOWAIT``, in a thread). It
-sends every signal while the leader still owns its pid, alive or as a zombie, and reaps the leader
-afterwards. SIGKILL to a group is one step in the kernel: no member can fork out of it. `end` always
-sends SIGKILL, because listing the members is not one step.
+This module does not use `asyncio.subprocess`, which reaps the leader as soon as the leader exits.
+From then on, the kernel may give the leader's pid to another process, and a signal to "the group"
+could reach that process. So this module waits for the exit *without* reaping (``waitid`` with
+``WNOWAIT``, in a thread). It sends every signal while the leader still owns its pid, alive or as a
+zombie, and reaps the leader afterwards. SIGKILL to a group is one step in the kernel: no member can
+fork out of it. `end` always sends SIGKILL, because listing the members is not one step.
 
 This module does not end a process that has left the group by creating its own session (``setsid``),
 or a process that runs as another user.
@@ -37,7 +37,7 @@ TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Errors of the start of a program after which a further try may succeed."""
 
 UNKNOWN_EXIT_CODE = 1000
-"""Stands for the exit code of a process that ended unobserved; no system has this exit code."""
+"""Code of a process that ended unobserved; no system has this exit code."""
 
 _KILL_TIMEOUT_SECONDS = 10.0  # seconds for the kernel to remove killed processes
 _MAX_POLL_INTERVAL_SECONDS = 0.05  # seconds between two checks of a group that is ending
@@ -58,7 +58,7 @@ class Group:
         environment: Mapping[str, str],
         with_input: bool = True,
     ) -> None:
-        """Start the program. Raises OSError and ValueError if it cannot be started.
+        """Start the program. Raise OSError and ValueError if it cannot be started.
 
         The caller must not await anything between this call and a block that ensures `end` or
         `kill`.
@@ -86,7 +86,7 @@ class Group:
             loop.call_soon_threadsafe(self.exited.set)
 
     async def end(self) -> None:
-        """End all processes of the group and reap the leader. Must not be cancelled."""
+        """End all processes of the group and reap the leader. The caller must not cancel this."""
         if self._alive():
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)  # a stopped process does not receive the SIGTERM
@@ -106,7 +106,7 @@ class Group:
     def kill(self) -> None:
         """Kill the group and reap the leader without the loop, which may be closing.
 
-        Does nothing if the leader was already reaped.
+        Do nothing if the leader was already reaped.
         """
         if self.child.returncode is None:
             self._signal(signal.SIGKILL)

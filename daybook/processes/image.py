@@ -11,7 +11,7 @@ imported the modules. The image has one thread, and does nothing but fork and re
                                             ◄──  the exit code and a newline, once it has ended
 
 If the client dies or gives up before GO, the child ends without doing anything. The image ends when
-its client has ended. If the image dies, its children continue, but nobody learns their exit codes.
+its client has ended. If the image dies, its children continue, but their exit codes are lost.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Running(Protocol):
 
     @property
     def returncode(self) -> int | None:
-        """The exit code; None while the process runs, -N if signal N ended it."""
+        """Return the exit code; None while the process runs, -N if signal N ended it."""
         ...
 
     async def wait(self) -> int:
@@ -128,7 +128,7 @@ class Image:
         """Start ``command``, which begins with `PYTHON_MODULE`, in a session of its own.
 
         ``output`` is the descriptor for stdout and stderr; ``descriptors`` are inherited under the
-        same numbers. Raises OSError if the image has not started a process and will not start one.
+        same numbers. Raise OSError if the image has not started a process and will not start one.
         """
         request = {
             "arguments": list(command[len(PYTHON_MODULE) :]),
@@ -150,7 +150,7 @@ class Image:
         """Give the image the environment that most of its next children will have.
 
         A child with another environment has to update the values that modules have read from the
-        image's environment. Raises OSError if the image has ended.
+        image's environment. Raise OSError if the image has ended.
         """
         await self._send({"adopt": dict(environment)}, [])
 
@@ -213,7 +213,7 @@ def fork(
         return None
     gc.collect()
     gc.freeze()
-    # A reader gets each message as a whole, and learns when the other end has closed.
+    # A reader gets each message as a whole, and notices when the other end has closed.
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     forked.flush_output()
     try:

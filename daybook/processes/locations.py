@@ -76,10 +76,10 @@ def job_folder(work_dir: str) -> str:
 
 @contextmanager
 def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
-    """Yield the folder in which a program runs: ``work_dir``, or a temporary folder if it is empty.
+    """Yield ``work_dir``, or a temporary folder if ``work_dir`` is empty, for a program to run in.
 
-    The temporary folder is removed afterwards. Without ``work_dir``, a program never runs in the
-    user's home or the worker's folder, so that it does not mix its files with others there.
+    Remove the temporary folder afterwards. Without ``work_dir``, a program never runs in the user's
+    home or the worker's folder, so that it does not mix its files with others there.
     """
     if not work_dir:
         with temporary_folder(prefix) as made:
@@ -158,7 +158,7 @@ def _locked(folder: int) -> bool:
 def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
     """Return ``command`` with the absolute path of its program, and a warning or "".
 
-    The warning says that the program was not found on this machine; a worker on another machine may
+    The warning is that the program was not found on this machine; a worker on another machine may
     have it. The path stays unchanged if there is a warning, or if the path begins with ~. A
     relative path is relative to ``work_dir`` and stays unchanged; without ``work_dir``, it is
     relative to the current folder.
@@ -186,7 +186,7 @@ def _missing_program(name: str) -> str:
 def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
     """Return the path of the program ``name``; a relative path is relative to ``folder``.
 
-    A name without a slash is looked up in the PATH of ``variables``. Raises ValueError if the
+    A name without a slash is looked up in the PATH of ``variables``. Raise ValueError if the
     program does not exist or is not executable.
     """
     name = os.path.expanduser(name)

@@ -1,7 +1,8 @@
 """Living processes, their descendants, and signals that do not reach another process by mistake.
 
 A pid alone does not identify a process, because the kernel reuses it after the process has ended.
-So a process is identified by its pid and its start time, and is looked up again before each signal.
+So this module identifies a process by its pid and its start time, and looks it up again before each
+signal.
 """
 
 from __future__ import annotations
@@ -135,7 +136,7 @@ def process_tree(head: Process) -> list[Process]:
 def send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
     """Send ``number`` to the processes that still exist and that this user may signal.
 
-    A process of another user, such as a command with more privileges, is skipped.
+    Skip a process of another user, such as a command with more privileges.
     """
     for process in processes:
         if find(process.pid, process.started) is not None:

@@ -69,7 +69,7 @@ async def key_id(session: AsyncSession) -> str | None:
 async def key(session: AsyncSession, home: Home) -> Key | None:
     """Return the key of this ledger's copies; None if the ledger has no key yet.
 
-    Raises `LedgerKeyMissing` if the home has no valid key, or a different key.
+    Raise `LedgerKeyMissing` if the home has no valid key, or a different key.
     """
     expected_id = await key_id(session)
     if expected_id is None:
@@ -89,7 +89,7 @@ async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
     If the ledger has no key yet, record the home's key as the ledger's key. If the home has no key
     either, create it.
 
-    Raises the errors of `key`, and OSError if the key's file cannot be created.
+    Raise the errors of `key`, and OSError if the key's file cannot be created.
     """
     ledger_key = await key(session, home)
     if ledger_key is None:

@@ -56,7 +56,7 @@ class Key:
 def read_key(file: Path) -> Key | None:
     """Return the key in ``file``; None if the file does not exist.
 
-    Raises `LedgerKeyMissing` if the file cannot be read or has no valid key; the error never quotes
+    Raise `LedgerKeyMissing` if the file cannot be read or has no valid key; the error never quotes
     the file's content.
     """
     try:
@@ -76,7 +76,7 @@ def read_key(file: Path) -> Key | None:
 def read_or_create_key(file: Path) -> Key:
     """Return the key in ``file``; create the file if it does not exist.
 
-    Raises the errors of `read_key`, and OSError if the file cannot be created. Processes that
+    Raise the errors of `read_key`, and OSError if the file cannot be created. Processes that
     create the file at the same time get the same key.
     """
     key = read_key(file)

@@ -81,8 +81,9 @@ class ComparisonCache:
 class MirrorReport:
     """Result of one pass. Documents have names such as `secret ops`.
 
-    ``locked`` are the lost documents that cannot be restored because the key is missing;
-    ``key_problem`` says why. ``failed`` maps other documents that were not restored to the reasons.
+    ``locked`` has the lost documents that cannot be restored because the key is missing;
+    ``key_problem`` is the problem with the key. ``failed`` maps other documents that were not
+    restored to the reasons.
     """
 
     registered: bool = False
@@ -104,7 +105,7 @@ async def reconcile(
 ) -> MirrorReport:
     """Reconcile the documents of these types with their copies; ``only`` selects one name.
 
-    Registers the block types first if one is missing in Prefect. A second pass changes nothing.
+    Register the block types first if one is missing in Prefect. A second pass changes nothing.
     Errors of an unreachable Prefect or ledger propagate.
     """
     run = _Pass(
@@ -188,7 +189,7 @@ class _Pass:
     async def listed(
         self, ids: Sequence[str] | None = None, *, include_secrets: bool = False
     ) -> list[_Document]:
-        """Return the named documents of these types; with ``ids``, only those with these ids."""
+        """Return the named documents of these types; with ``ids``, return only these documents."""
         document_filter: dict[str, Any] = {"is_anonymous": {"eq_": False}}
         if ids is not None:
             document_filter["id"] = {"any_": ids}
@@ -320,7 +321,7 @@ class _Pass:
 def _same(document: _Document, row: BlockCopyRow, key: Key | None) -> bool:
     """Return whether a copy has the same data and block type as its document.
 
-    False if the copy cannot be decrypted.
+    Return False if the copy cannot be decrypted.
     """
     if key is None or document.type_id != row.type_id:
         return False

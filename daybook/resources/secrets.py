@@ -64,8 +64,8 @@ class SecretSettings(BaseModel):
 class SecretInfo(DocumentView, frozen=True):
     """A stored secret, without its value.
 
-    ``problem`` says why the stored settings are invalid; it is None if they are valid. In invalid
-    settings, ``hosts`` may be any JSON value.
+    ``problem`` is the reason why the stored settings are invalid, None if they are valid. In
+    invalid settings, ``hosts`` may be any JSON value.
     """
 
     name: str

@@ -50,9 +50,9 @@ class RegisteredType(NamedTuple):
 class DocumentView(BaseModel, frozen=True):
     """Base of the views of a document that operations return.
 
-    Subclasses have `name` and `problem`. ``problem`` says why the stored settings are invalid; it
-    is None if they are valid. A field with the name of a setting has the setting's value, which may
-    be any JSON value if the settings are invalid. A field ``settings`` has all settings.
+    Subclasses have `name` and `problem`. ``problem`` is the reason why the stored settings are
+    invalid, None if they are valid. A field with the name of a setting has the setting's value,
+    which may be any JSON value if the settings are invalid. A field ``settings`` has all settings.
     """
 
     @classmethod
@@ -127,7 +127,7 @@ class BlockStore(Generic[Model]):
         raise InvalidInput(field, problem, known)
 
     def check(self, data: Mapping[str, Any]) -> tuple[Model | None, str | None]:
-        """Return the settings and None; if they are invalid, None and their problem."""
+        """Return the settings and None or, if the settings are invalid, None and the problem."""
         try:
             return self.validate(data), None
         except InvalidInput as error:
@@ -226,7 +226,7 @@ class BlockStore(Generic[Model]):
     ) -> BlockDocument:
         """Return the document with this name.
 
-        Raises `UnknownName`, with all names and with ``fix`` as advice, if there is none.
+        Raise `UnknownName`, with all names and with ``fix`` as advice, if there is none.
         """
         found = await self.find(client, name, include_secrets=include_secrets)
         if found is None:
@@ -238,8 +238,8 @@ class BlockStore(Generic[Model]):
     ) -> None:
         """Write a document; with ``replace``, overwrite all data of an existing one.
 
-        Raises `InvalidInput` if the name is invalid, if it is taken and ``replace`` is false, or if
-        the type is not registered. A problem with the key of the ledger's copies is only logged.
+        Raise `InvalidInput` if the name is invalid, if it is taken and ``replace`` is false, or if
+        the type is not registered. If the key of the ledger's copies cannot be used, log the error.
         """
         from prefect.client.schemas.actions import BlockDocumentUpdate
         from prefect.exceptions import ObjectAlreadyExists
@@ -315,7 +315,7 @@ async def create_in_prefect(
 ) -> UUID:
     """Create a document in Prefect, without a copy in the ledger; return the document's id.
 
-    Raises Prefect's `ObjectAlreadyExists` if the name is taken.
+    Raise Prefect's `ObjectAlreadyExists` if the name is taken.
     """
     from prefect.client.schemas.actions import BlockDocumentCreate
 
@@ -334,7 +334,7 @@ async def _copy(
 ) -> None:
     """Write the ledger's copy of a document that Prefect has just stored.
 
-    A problem with the key is only logged.
+    If the key of the copies cannot be used, log the error and write no copy.
     """
     try:
         async with ledger.write() as session:

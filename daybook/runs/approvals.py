@@ -9,18 +9,19 @@
 
 While the approval is open, the run waits (`slots.APPROVAL`) and holds no process, slot or lease.
 The run's attempt stays open, so the wait uses up no retry. The decision, or the deadline, makes the
-run due. Then `claims.begin` continues the attempt, which replays its steps up to the call. If the
-call was approved, the attempt makes it; otherwise the model reads the refusal
-(`daybook.execution.journal`). A call of a job without an agent waits in the same way; if the call
-is refused, the refusal is the run's error.
+run due. Then `claims.begin` continues the attempt, which replays its steps up to the call. If a
+person approved the call, the attempt makes it; otherwise the model reads the refusal
+(`daybook.execution.journal`). A call of a job without an agent waits in the same way. If a person
+refuses that call, the refusal is the run's error.
 
 If `approve` contains `answer`, the answer of a run waits in the same way, and the approval's row
-stores the whole outcome. The continued attempt asks no agent: it records this outcome if the answer
-was approved, and a failure otherwise.
+stores the whole outcome. The continued attempt does not ask the agent again. It records the stored
+outcome if a person approved the answer, and a failure otherwise.
 
-An approval is for one position and one digest: a call of one tool with the same arguments. If the
-run has diverged since the question, the approval is not used, and a person is asked again. Only the
-first decision counts: `decide` reads and writes the approval in one transaction.
+An approval applies to one position of the run and one digest, which stands for one tool with the
+same arguments. If the run's steps differ from the steps before the question (the run has diverged),
+the attempt ignores the approval and asks again. Only the first decision counts: `decide` reads and
+writes the approval in one transaction.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ EVENT = "approval"
 
 MAX_REASON_LENGTH = 500
 MAX_ANSWER_CHARACTERS = 8_000
-"""Maximum length of an answer in a question, in characters."""
+"""Maximum length of the answer that a question shows, in characters."""
 
 
 class ApprovalStatus(StrEnum):
@@ -71,9 +72,10 @@ class ApprovalStatus(StrEnum):
 class Question:
     """A question to a person: may the run call ``tool``?
 
-    ``input`` is the beginning of the tool's arguments, ``within`` the time to decide. ``position``
-    and ``digest`` identify the step of the call; ``after`` is the number of the last step before
-    it. A question about an answer has the ``outcome`` to record if the answer is approved.
+    ``input`` is the beginning of the tool's arguments, and ``within`` is the time that the person
+    has to decide. ``position`` and ``digest`` identify the step of the call; ``after`` is the
+    number of the last step before that step. ``outcome`` is the outcome to record if a person
+    approves the answer; None for a question about a call.
     """
 
     position: str
@@ -152,9 +154,10 @@ async def waiting_of_job(session: AsyncSession, ref: str) -> Sequence[ApprovalRo
 
 
 def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
-    """Return the attempt's outcome if its answer was approved, was rejected or expired, else None.
+    """Return the attempt's outcome after a decision about its answer; None without a decision.
 
-    ``known`` are the approvals of the run, oldest first.
+    An approved answer has the stored outcome. The outcome of a rejected or expired answer is a
+    failure. ``known`` contains the approvals of the run, oldest first.
     """
     last = known[-1] if known else None
     if last is None or last.position != ANSWER or last.outcome is None:
@@ -173,7 +176,7 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
 
 
 async def forget(session: AsyncSession, run: RunRow) -> None:
-    """Remove the outcomes that waited for a person from the approvals of an ended run.
+    """Clear the outcomes that the approvals of an ended run store.
 
     Each question raises the fencing token, so a run with its first fencing token has no approvals.
     """
@@ -237,12 +240,12 @@ async def decide(
     reason: str,
     now: datetime,
 ) -> ApprovalRow:
-    """Record a person's decision about the open approval of ``run``; the run becomes due.
+    """Record a person's decision about the open approval of ``run``, and make the run due.
 
     ``number`` is the approval that the person has seen; None stands for the newest approval. Raise
-    `InvalidInput`, and decide nothing, if the run does not have this approval, or if it is no
-    longer open because a person has decided, its deadline has passed or the run has ended. Raise
-    `InvalidInput` also for a reason that is too long.
+    `InvalidInput`, and decide nothing, if the run does not have this approval or ``reason`` is too
+    long. Raise it also if the approval is no longer open, because a person has decided, its
+    deadline has passed or the run has ended.
     """
     reason = validate_line(reason, "reason", MAX_REASON_LENGTH)
     known = await of_run(session, run.id)
@@ -256,7 +259,7 @@ async def decide(
         problem = f"{number} is no approval of {run.id[:8]}"
         raise InvalidInput("run", problem, f"its approvals are 1 to {len(known)}")
     if last.status == ApprovalStatus.OPEN and last.deadline <= now:
-        _settle(last, ApprovalStatus.EXPIRED, now)  # not stored here: `claims.begin` records it
+        _settle(last, ApprovalStatus.EXPIRED, now)  # for the message only: `claims.begin` stores it
     if last.status != ApprovalStatus.OPEN or run.waits_for != slots.APPROVAL:
         raise InvalidInput("run", f"{run.id[:8]}: {words(last)}", "nothing was changed")
     _settle(last, ApprovalStatus.APPROVED if approve else ApprovalStatus.REJECTED, now, by, reason)
@@ -282,7 +285,7 @@ async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
 
 
 def words(row: ApprovalRow) -> str:
-    """Return the state of the approval as text: the call or answer, the decision, who and why."""
+    """Return a line about the approval: the call or answer, and the decision with its reason."""
     match row.status:
         case ApprovalStatus.OPEN:
             what = "the answer" if row.position == ANSWER else row.tool
@@ -317,10 +320,11 @@ def _at(instant: datetime) -> str:
 async def _send(
     session: AsyncSession, run: RunRow, stored: StoredJob | None, asked: ApprovalRow, now: datetime
 ) -> None:
-    """Queue the question for the job's channel, or for the operator's if the job has none.
+    """Queue the question for the job's channel, or for the operator's channel if the job has none.
 
-    An agent may choose the channel of its jobs, but only the operator may decide about their calls,
-    so questions about them go to the operator's channel. So do questions of silent jobs.
+    An agent may choose the channel of its jobs, but only the operator may decide about their calls.
+    So questions about an agent's jobs go to the operator's channel. Questions about silent jobs go
+    there too.
     """
     notify = outbox.notify_of(run.parameters, stored)
     is_own = bool(notify.channel) and not notify.silent

@@ -9,9 +9,9 @@
                                          ├─ too late ──────────────────────► missed  ┘ are one row
                                          └─ may still run ─────────────────► waiting
 
-The audit decides as the claim does: by the revision in force at each due time and with the same
-functions. It reads nothing from Prefect. One transaction writes the rows and moves the watermark,
-so a crash leaves both done or neither.
+The audit decides with the functions of the claim, by the revision in force at each due time. It
+reads nothing from Prefect. One transaction writes the rows and moves the watermark, so a crash
+cannot separate the two.
 
 If a job catches up on all due times of the last day, their rows wait in order, each row behind the
 row before it. If a job catches up only on the latest due time, the audit skips an earlier row that
@@ -53,7 +53,7 @@ from daybook.runs.decision import Rule
 from daybook.runs.maintenance import Windows
 
 MAX_DUE_TIMES = 2000
-"""Maximum number of due times that one transaction judges, in about a third of a second."""
+"""Maximum number of due times in one transaction; this number takes about a third of a second."""
 
 NOT_RUN_REASON = "no worker ran it in time"
 SUPERSEDED_REASON = "a later due time of the job runs instead"
@@ -82,7 +82,8 @@ class AuditResult:
 class Watermark:
     """The watermark ``until`` of one job.
 
-    ``since`` is the time at which the job's newest ``revision`` came into force.
+    ``since`` is the time at which the job's newest ``revision`` came into force. ``archived_at`` is
+    the time of the job's removal, None for a live job.
     """
 
     job_id: str
@@ -93,9 +94,9 @@ class Watermark:
 
 
 async def watermarks(session: AsyncSession) -> list[Watermark]:
-    """Return the watermarks of all live jobs, oldest first.
+    """Return the watermarks of all live jobs, the earliest watermark first.
 
-    Removed jobs that were not audited up to their removal are included.
+    Include the removed jobs that the audit has not finished up to their removal.
     """
     newest = (
         select(JobRow, RevisionRow.effective_from)
@@ -117,8 +118,8 @@ async def advance(
 ) -> AuditResult | None:
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
-    Stop one minute before now, because a process can still claim a later due time on time, and at
-    the removal of the job. Return None if the job does not exist.
+    Stop at the removal of the job, and one minute before now, because a process can still claim a
+    later due time on time. Return None if the job does not exist.
     """
     async with ledger.write() as session:
         row = await session.get(JobRow, job_id)
@@ -154,7 +155,8 @@ async def advance(
 async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: str) -> int:
     """Record as missed each due time of the job up to ``now`` that has no row; return the number.
 
-    The restore of a ledger calls this: none of these due times may run, not even a recent one.
+    The restore of a ledger calls this function, because none of these due times may run, not even a
+    recent one.
     """
     row = await session.get(JobRow, job_id)
     up_to = min(now, row.archived_at or now) if row is not None else now
@@ -233,7 +235,7 @@ class _Audit:
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
     missed_reason: str = ""
-    """The reason to record every due time as missed; empty to judge each due time."""
+    """The reason to record every due time as missed; empty to decide about each due time."""
     max_runs_reason: str = ""
     windows: Windows = field(default_factory=Windows)
     _open_range: _Range | None = None
@@ -280,7 +282,7 @@ class _Audit:
         return {row.due: row for row in (await self.session.execute(of_job)).scalars()}
 
     def judge(self, each: _Due) -> _Verdict:
-        """Judge a due time that nothing claimed: apply `_JUDGES` in the claim's order."""
+        """Decide about a due time that no process claimed: apply `_JUDGES` in the claim's order."""
         if self.missed_reason:
             return _Verdict(Status.MISSED, self.missed_reason)
         for rule in claim_rules.RULES:
@@ -413,8 +415,8 @@ _JUDGES: dict[Rule, Callable[[_Audit, _Due], _Verdict | None]] = {
     claim_rules.skipped_by_maintenance: _Audit.maintenance,
     claim_rules.too_late: _Audit.late,
 }
-"""The claim's rules that can also decide a due time that nothing claimed.
+"""Rules of the claim that the audit applies to a due time that no process claimed.
 
-They are applied in the order of `claim_rules.RULES`. The other rules apply only when a process
-wants to begin the run, so each claim of a waiting row applies them.
+The audit applies them in the order of `claim_rules.RULES`. The other rules apply only when a
+process wants to begin the run, so each claim of a waiting row applies them.
 """

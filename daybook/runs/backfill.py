@@ -53,7 +53,7 @@ def _rank(status: Status) -> int:
 
 
 async def request_runs(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -> int:
-    """Request the runs of `missing_runs` in one transaction; return how many were added."""
+    """Request a run for each due time of `missing_runs` in one transaction; return their number."""
     async with ledger.write() as session:
         missing, now = await missing_runs(session, stored.id, instants), ledger.now()
         for key, instant in missing.items():
@@ -64,10 +64,10 @@ async def request_runs(ledger: Ledger, stored: StoredJob, instants: Sequence[dat
 async def missing_runs(
     session: AsyncSession, job_id: str, instants: Sequence[datetime]
 ) -> dict[str, datetime]:
-    """Return the due times that need a run, as a mapping from the occurrence key of that run.
+    """Return the due times that need a run, as a mapping from the occurrence key of the new run.
 
-    A due time needs a run if it has not succeeded, has no live run, and was not requested by an
-    earlier backfill.
+    A due time needs a run if it has not succeeded, has no live run, and no earlier backfill
+    requested it.
     """
     statuses = await known_statuses(session, job_id, instants)
     done = LIVE | {Status.SUCCEEDED}

@@ -54,10 +54,10 @@ from daybook.schedules.zones import midnight, wall_time
 log = logging.getLogger(__name__)
 
 RETRY_INTERVAL = timedelta(seconds=30)
-"""How long a run waits before it claims again if other runs have reserved a budget's rest."""
+"""How long a run waits before it claims again if other runs have reserved the rest of a budget."""
 
 NEARLY_SPENT = 0.8
-"""Share of a daily limit from which the operator is alerted."""
+"""Share of a daily limit from which Daybook alerts the operator."""
 
 EVENT = "budget"
 """The event of the alert."""
@@ -110,9 +110,11 @@ class Used:
 
 @dataclass(frozen=True)
 class Judgement:
-    """Whether a run may continue: ``refused`` says why not, ``held`` why it has to wait.
+    """Decision whether a run may continue.
 
-    ``tokens`` is the number of tokens left, None if no limit counts tokens.
+    ``refused`` is the reason to refuse the run, and ``held`` is the reason to make it wait; both
+    are empty if the run may continue. ``tokens`` is the number of tokens left, None if no limit
+    counts tokens.
     """
 
     refused: str = ""
@@ -243,9 +245,9 @@ async def _alert(
 async def read_used(
     session: AsyncSession, budget: RunBudget, day: date, number: int = 0
 ) -> dict[Scope, Used]:
-    """Return the use of each scope of the budget's limits; of daily limits, the use on ``day``.
+    """Return the use of each scope of the budget's limits, without the run's own step ``number``.
 
-    The run's own step ``number`` does not count.
+    For daily limits, return the use on ``day``.
     """
     scopes = tuple(dict.fromkeys(limit.scope for limit in budget.limits))
     tz = ZoneInfo(budget.timezone)
@@ -273,8 +275,8 @@ class DailyUse:
     """The use of one daily limit by the attempts of a day, including requests in progress.
 
     ``name`` is the name of the job or agent; None for the limit of all runs. ``used`` is in the
-    unit of the limit. It does not contain the ``unpriced`` requests, which have neither a known
-    price nor a fallback.
+    unit of the limit, without the ``unpriced`` requests, which have neither a known price nor a
+    fallback.
     """
 
     limit: Limit

@@ -9,8 +9,9 @@ outcome of the run                      jobs that it starts
 ======================================  ==========================================================
 
 One transaction writes the outcome and the runs that it starts, so no crash can lose or repeat a
-run. The key of such a run is ``after:<job>:<run that ended>``. The correction of an `unknown` does
-not start the jobs again that the `unknown` started. No outcome starts a disabled or snoozed job.
+run. The key of such a run is ``after:<job>:<run that ended>``. If the outcome `unknown` has started
+a job, the correction of this outcome does not start the job again. No outcome starts a disabled or
+snoozed job.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ _STARTED_BY = {
 async def start(
     session: AsyncSession, ended: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> None:
-    """Request a run of each job that the outcome of ``ended``, a run of ``stored``, starts.
+    """Request a run of each job that the outcome of ``ended`` starts.
 
-    ``late`` is True if the outcome corrects an `unknown`.
+    ``stored`` is the job of ``ended``; if it is None, the outcome starts no job. ``late`` is True
+    if the outcome corrects an `unknown`.
     """
     if stored is None or ended.state not in _STARTED_BY["any"]:
         return

@@ -32,7 +32,7 @@ _NOT_RUN = (Status.SKIPPED, Status.MISSED)
 
 
 def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
-    """Return why an automatic run may not start because user jobs are disabled; empty if it may.
+    """Return why disabled user jobs forbid an automatic run; empty if the run may start.
 
     Jobs of plugins, heartbeats, and runs that have had an attempt are exempt.
     """
@@ -67,14 +67,14 @@ async def too_soon(
 ) -> str:
     """Return why a run of an agent's job comes too soon after another run; empty if it does not.
 
-    Real due times of the schedule are not checked here. Any other run is checked only while it is
-    new, before it can wait for its turn; a run checked after a wait could bypass the limit.
+    Do not check real due times of the schedule. Check any other run only while it is new, before it
+    can wait for its turn: a run that is checked after a wait could bypass the limit.
     """
     owner_limits = request.rules.for_owner(stored.row.owner)
     if owner_limits is None or row.status:
         return ""
     if row.job_id is not None and row.occurrence == claim_requests.due_key(row.job_id, row.due):
-        return ""  # a real due time of the schedule, not one only labelled so in Prefect
+        return ""  # a real due time of the schedule, not a run that only has its label in Prefect
     try:
         await _check_pace(session, row, owner_limits.min_interval, now)
     except InvalidInput as error:
@@ -83,7 +83,7 @@ async def too_soon(
 
 
 def log_refusal(row: RunRow, stored: StoredJob, why: str) -> None:
-    """Log that a run was refused."""
+    """Log a warning about the refused run, with ``why`` in one line."""
     owner, name = stored.row.owner, stored.row.name
     fields = {"action": "limit_refused", "owner": owner, "job": name, "run": row.id}
     log.warning(

@@ -44,7 +44,7 @@ HOOK = "hook"
 BY_EVENT = ("after", HOOK)
 """The triggers of runs that follow another job's outcome, or a request to a hook.
 
-These runs were not started by hand, and no later due time makes up for a skipped run.
+Nobody started these runs by hand, and no later due time replaces a skipped run.
 """
 
 AUTOMATIC = (*BY_SCHEDULE, HOOK)
@@ -92,20 +92,23 @@ def agent_name(parameters: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class ClaimRequest:
-    """A caller's description of the run that it wants to execute.
+    """Description of the run that a caller wants to execute.
 
     ``due`` is the nominal due time in UTC. ``parameters`` are the values that Prefect passed, in
-    the normal form of `Job.parameters` unless they are ``refused``. ``flow_starts`` is how often
-    Prefect has started the flow run, including this start. ``retries`` has one number for each
-    Retry of the flow run that a user requested: the number of starts before that Retry.
-    ``started`` is True if Prefect has already started the run, as when a flow claims for itself; a
-    worker claims before the start. ``compared`` is True if the job was reconciled with Prefect
-    just before. ``refused`` says why the parameters are invalid: a new run that would use them
-    fails, but a due time uses the job's own parameters. ``most`` is the maximum number of runs in
-    progress, None for no limit; ``classes`` and ``max_per_agent`` map the names of classes and
-    agents to their own limits. ``full`` is True if the requesting worker has no free slot.
-    ``rules`` are the operator's limits for the jobs of agents. ``session_id`` is the session that
-    the run continues, whatever its parameters say; if it is empty, the parameters decide.
+    the normal form of `Job.parameters` unless they are ``refused``. ``flow_starts`` is the number
+    of times that Prefect has started the flow run, including this start. ``retries`` has one number
+    for each Retry of the flow run that a user requested: the number of starts before that Retry.
+    ``started`` is False if Prefect has not started the run yet: a worker claims before the start,
+    and a flow that claims for itself claims after it. ``compared`` is True if the job was
+    reconciled with Prefect just before.
+
+    ``refused`` is the reason why the parameters are invalid, empty if they are valid. A new run
+    that would use invalid parameters fails, but a due time uses the job's own parameters. ``most``
+    is the maximum number of runs in progress, None for no limit; ``classes`` and ``max_per_agent``
+    map the names of classes and agents to their own limits. ``full`` is True if the requesting
+    worker has no free slot. ``rules`` are the operator's limits for the jobs of agents.
+    ``session_id`` is the session that the run continues, whatever its parameters say; if it is
+    empty, the parameters decide.
     """
 
     occurrence: str
@@ -131,16 +134,16 @@ class ClaimRequest:
 
 @dataclass(frozen=True)
 class Granted:
-    """The caller has the claim until its lease ends; ``kind`` and ``parameters`` are the run's.
+    """The caller has the claim until its lease ends.
 
-    ``queued_at`` is the instant from which the run's deadline counts. ``session_id`` is the run's
-    session, locked for the caller, and ``history`` its last messages, oldest first. ``last_output``
-    is the answer of the job's last succeeded run; it is empty if no prompt of the run can use it.
-    ``outputs`` maps the other jobs that the prompt names to their answers, None for a missing job.
-    ``found`` is `RunRow.found`: the result of the run's check, and the run's payload. ``seen`` is
-    the content that the job's watch saw last, None if it has seen none. ``attempts`` is the number
-    of earlier attempts of the run, and ``tokens`` the number of tokens that the run may still use,
-    None for no limit.
+    ``kind`` and ``parameters`` belong to the run. ``queued_at`` is the instant from which the run's
+    deadline counts. ``session_id`` is the run's session, locked for the caller, and ``history`` has
+    the session's last messages, oldest first. ``last_output`` is the answer of the job's last
+    succeeded run; it is empty if no prompt of the run can use it. ``outputs`` maps the other jobs
+    that the prompt names to their answers, None for a missing job. ``found`` is `RunRow.found`: the
+    result of the run's check, and the run's payload. ``seen`` is the content that the job's watch
+    saw last, None if it has seen none. ``attempts`` is the number of earlier attempts of the run,
+    and ``tokens`` the number of tokens that the run may still use, None for no limit.
     """
 
     run_id: str
@@ -166,13 +169,13 @@ class Granted:
 class Waiting:
     """The run has to wait until ``until``.
 
-    ``cancel`` are the Prefect flow runs of the same job that the caller has to cancel
+    ``cancel`` has the Prefect flow runs of the same job that the caller has to cancel
     (`daybook.execution.claim`); each further claim returns them again until they have ended.
-    ``free`` is True if a slot is free but reserved for runs that were due earlier: the worker that
-    gets this result wakes these runs. ``run_id`` is None if no row of the run waits: the row does
-    not exist yet, or an earlier process of the same Prefect run may still hold it. ``fence`` is
-    the fencing token of the waiting row. ``for_person`` is True if a person's decision
-    may make the run due earlier.
+    ``free`` is True if a slot is free but reserved for runs that were due earlier; the worker that
+    gets this result wakes these runs. ``run_id`` is None if no row of the run waits. Either the row
+    does not exist yet, or an earlier process of the same Prefect run may still hold it. ``fence``
+    is the fencing token of the waiting row. ``for_person`` is True if a person's decision may make
+    the run due earlier.
     """
 
     until: datetime
@@ -201,7 +204,10 @@ class Finished:
 
 @dataclass(frozen=True)
 class HeldElsewhere:
-    """``holder`` already holds the run; ``flow_run_id`` is its Prefect run, None if unknown."""
+    """The process ``holder`` already holds the run.
+
+    ``flow_run_id`` is the Prefect run that carries the run, None if unknown.
+    """
 
     run_id: str
     holder: str

@@ -4,10 +4,10 @@ A rule takes the `Decision` about one run. If it returns a result, the claim end
 if it returns None, the next rule is applied. If no rule returns a result, the claim is granted.
 
 A new rule is a function here, with an entry in `RULES`, the only list that sets the order. The
-first paragraph of its docstring becomes its row in the table of `docs/concepts/states.md` (`make
-docs`). If the rule can also decide a due time that nothing claimed, `audit._JUDGES` needs an entry
-for it. A condition that the audit or `overdue` also checks belongs in `eligibility`, a limit of the
-operator in `claim_limits`.
+first paragraph of its docstring becomes its row in the table of `docs/concepts/states.md`
+(`make docs`). If the audit should also apply the rule, to due times that no process claimed, add an
+entry to `audit._JUDGES`. Put a condition that the audit or `overdue` also checks into
+`eligibility`, and a limit of the operator into `claim_limits`.
 
 A rule that makes the run wait until a fixed time needs nothing else. If the wait may end earlier,
 the rule sets a `waits_for` from `slots.WAITS_FOR_TURN`. A new `waits_for` needs a constant in
@@ -42,7 +42,7 @@ from daybook.runs.decision import Decision, Rule
 from daybook.schedules import durations
 
 UNDECIDED_GRACE = timedelta(minutes=5)
-"""How long a run that waits for a holder's state (`slots.HOLDER`) is not late after its `until`."""
+"""Grace period after the `until` of a run that waits for a holder's state (`slots.HOLDER`)."""
 
 
 async def invalid_parameters(claim: Decision) -> ClaimResult | None:
@@ -146,11 +146,11 @@ async def staggered(claim: Decision) -> ClaimResult | None:
 
 
 def _undecided(claim: Decision) -> bool:
-    """Return whether the run can still be too late: a new run can, a waiting run cannot.
+    """Return whether the run can still be too late.
 
-    Two kinds of waiting runs can, because nothing was decided about them yet: a row written ahead
-    of its due time, and a run that waited to learn whether a holder is alive and was not claimed
-    within `UNDECIDED_GRACE` after its `until`.
+    A new run can be too late. Of the waiting runs, only two kinds can, because nothing was decided
+    about them yet. One is a row written ahead of its due time. The other is a run that waited for a
+    holder's state and was not claimed within `UNDECIDED_GRACE` after its `until`.
     """
     row = claim.row
     if claim.is_new or row.waits_for == corrections.UNTIL_DUE:

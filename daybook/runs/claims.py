@@ -1,4 +1,4 @@
-"""Claim, begin, finish: the life of one occurrence in three transactions (`docs/promise.md` 1-6).
+"""Claim, begin, finish: the life of one occurrence in three transactions (`docs/promise.md`).
 
 ::
 
@@ -66,7 +66,7 @@ async def claim(ledger: Ledger, request: ClaimRequest) -> ClaimResult:
 async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
     """Return the grant with this fencing token, for a process that did not claim the run itself.
 
-    Raises `NotFound`, and `FenceRefused` if the claim was lost or the run has started.
+    Raise `NotFound`, and `FenceRefused` if the claim was lost or the run has started.
     """
     async with ledger.read() as session:
         row = await rows.get_held(session, run_id, fence)
@@ -87,7 +87,7 @@ async def begin(
 
     An attempt that waited for an approval continues with its old number. ``usage`` is the usage of
     the run's check since the claim. ``found`` is the check's result, None if the check did not run;
-    later attempts use the result, too. Raises `NotFound`, `FenceRefused` if the claim was lost, and
+    later attempts use the result, too. Raise `NotFound`, `FenceRefused` if the claim was lost, and
     `IllegalTransition` if the run is already running. After an error, the effect must not happen.
     """
     async with ledger.write() as session:
@@ -121,12 +121,12 @@ async def finish(
     """Record the outcome; return the status that the run has now.
 
     ``found`` is the result of the check if the run ends before an attempt; later checks compare
-    with it.
+    their result with it.
 
-    Raises `NotFound`, `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the
-    run has another outcome; in the last two cases, the run keeps the refused outcome as evidence.
-    Also raises `IllegalTransition`, without evidence, for a status that the run's state does not
-    allow. Calling this again after a commit whose response was lost changes nothing.
+    Raise `NotFound`, `FenceRefused` if the writer lost its claim, and `IllegalTransition` if the
+    run has another outcome. In the last two cases, the run keeps the refused outcome as evidence.
+    Also raise `IllegalTransition`, without evidence, for a status that the run's state does not
+    allow. A second call after a commit whose response was lost changes nothing.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -148,7 +148,7 @@ async def finish(
 
 
 def _with_found(row: RunRow, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Return the payload and the check's result ``found``; if that is None, the row's old value."""
+    """Return the payload with the check's result ``found``; the row's old value if it is None."""
     return row.found if found is None else {**(rows.payload_of(row) or {}), **found}
 
 
@@ -173,10 +173,10 @@ async def holder_died(
     """Record that the holder's process group has exited; return the status that the run has now.
 
     A run that had not started waits again. A run that had started becomes `unknown`, or waits if
-    its job says `on_lost: rerun` and a rerun is left. A run that has its outcome keeps it.
+    its job says `on_lost: rerun` and a rerun is left. A run that has an outcome keeps this outcome.
     ``error`` describes the end of the process, for instance by its last output; ``usage`` is the
-    usage of the attempt. Raises `NotFound`, and `FenceRefused` if the claim was lost; then the run
-    keeps the caller's report as evidence.
+    usage of the attempt. Raise `NotFound`, and `FenceRefused` if the claim was lost; in that case,
+    the run keeps the caller's report as evidence.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -207,7 +207,7 @@ def _keep_evidence(
 async def postpone(ledger: Ledger, run_id: str, fence: int, until: datetime, why: str) -> None:
     """Release a claim before the effect; the run waits until ``until``.
 
-    Raises `NotFound`, `FenceRefused` if the claim was lost, and `IllegalTransition` if the run is
+    Raise `NotFound`, `FenceRefused` if the claim was lost, and `IllegalTransition` if the run is
     running: the effect may have happened.
     """
     async with ledger.write() as session:
@@ -223,8 +223,8 @@ async def retry(
 ) -> Status:
     """End the attempt with ``outcome`` and make the run wait until ``until`` for the next attempt.
 
-    Returns the status that the run has now. A run that is already `unknown` is not retried:
-    ``outcome`` becomes its outcome. Raises the same errors as `finish` and keeps the same evidence;
+    Return the status that the run has now. A run that is already `unknown` is not retried:
+    ``outcome`` becomes its outcome. Raise the same errors as `finish` and keeps the same evidence;
     also raises `IllegalTransition` if the run is not running. Calling this again after a commit
     whose response was lost changes nothing, whatever has happened to the run since.
     """
@@ -254,7 +254,7 @@ async def wait_for_approval(
 ) -> datetime:
     """Ask a person; the run waits until the decision or the deadline. Return the deadline.
 
-    The run's attempt stays open. Raises `NotFound`, `FenceRefused` if the claim was lost, and
+    The run's attempt stays open. Raise `NotFound`, `FenceRefused` if the claim was lost, and
     `IllegalTransition` if the run is not running. Calling this again after a commit whose response
     was lost changes nothing.
     """
@@ -278,9 +278,9 @@ async def wait_for_approval(
 async def decide_approval(
     ledger: Ledger, run_id: str, number: int | None, *, approve: bool, by: str, reason: str = ""
 ) -> None:
-    """Record a person's decision about the call or answer of a waiting run; the run is due now.
+    """Record a person's decision about the call or answer of a waiting run, and make the run due.
 
-    Only the first decision counts. Raises `NotFound`, and the errors of `approvals.decide`.
+    Only the first decision counts. Raise `NotFound`, and the errors of `approvals.decide`.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -302,7 +302,7 @@ async def _is_ended(session: AsyncSession, row: RunRow, fence: int, outcome: Out
 async def cancel(ledger: Ledger, run_id: str, why: str = "cancelled") -> RunRow:
     """Cancel a waiting run and return it; return a held or ended run unchanged.
 
-    Only the holder of a held run can end its process. Raises `NotFound`.
+    Only the holder of a held run can end its process. Raise `NotFound` for an unknown run.
     """
     async with ledger.write() as session:
         row = await rows.get(session, run_id)
@@ -324,7 +324,7 @@ async def request(
     """Request a run now; a repeated request with the same id returns the same run.
 
     ``parameters`` are by default the job's parameters. ``retry_of`` is the id of a run that the new
-    run repeats, with the same payload; without ``retry_of``, the row gets ``found``. Raises
+    run repeats, with the same payload; without ``retry_of``, the row gets ``found``. Raise
     `InvalidInput` for a request id that is too long for a key.
     """
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
@@ -356,12 +356,13 @@ def new_requested_row(
 
 
 async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bool:
-    """Record which Prefect run carries a waiting run; return whether it was recorded.
+    """Record which Prefect run carries a waiting run; return False if nothing was recorded.
 
-    Writes nothing if another process has recorded a Prefect run since the row was ``seen``, or if
+    Write nothing if another process has recorded a Prefect run since the row was ``seen``, or if
     the run no longer waits. Two processes that create a Prefect run for the row at the same time
     get the same Prefect run, because they use the same key. So the Prefect run counts once, and the
-    slower process does not replace a later Prefect run with an earlier one. Raises `NotFound`.
+    slower process does not replace a later Prefect run with an earlier one. Raise `NotFound` if
+    the row was deleted.
     """
     async with ledger.write() as session:
         row = await rows.get(session, seen.id)

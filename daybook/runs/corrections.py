@@ -2,15 +2,15 @@
 
 ::
 
-    row ──due──► claimed by the Prefect run that the keeper made for it: judged like any due time
-      │  └─ not claimed ──► the audit judges it, as if it had no row
+    row ──due──► the Prefect run that the keeper made for it claims it, like any due time
+      │  └─ not claimed ──► the audit decides about it, as if it had no row
       └─ no longer due by the revision in force ──► skipped
 
-Until its due time such a row only reserves the instant (`docs/promise.md` 14): it waits for
-`UNTIL_DUE`, and nothing is decided about it. The row has the job's newest revision at the time of
-its creation, but the revision in force at the due time decides whether and how the due time runs.
-A due time whose Prefect run crashed ahead of time waits in the same way
-(`daybook.runs.prefect_ends`).
+Until its due time such a row only reserves the instant (promise 14: Daybook corrects the due times
+that Prefect computes wrongly). The row waits for `UNTIL_DUE`, and nothing is decided about it. It
+has the job's newest revision at the time of its creation, but the revision in force at the due time
+decides whether and how the due time runs. A due time whose Prefect run crashed before the due time
+waits in the same way (`daybook.runs.prefect_ends`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, rows
 
 UNTIL_DUE = "due"
-"""The `waits_for` of a row that waits for its due time and has not been judged."""
+"""The `waits_for` of a row that waits for its due time and about which nothing is decided yet."""
 
 NO_LONGER_DUE_REASON = "no longer due"
 """Reason to skip a row whose due time is not due by the revision in force."""
@@ -37,7 +37,7 @@ async def add_waiting_runs(
 ) -> int:
     """Add a waiting row for each future due time of ``instants`` without a row; return the number.
 
-    Adds nothing if the job is disabled or does not exist, or if ``revision`` is no longer its
+    Add nothing if the job is disabled or does not exist, or if ``revision`` is no longer its
     newest.
     """
     if not instants:

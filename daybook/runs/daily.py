@@ -1,7 +1,7 @@
 """Totals of the ended runs of each day: outcomes, cost and tokens.
 
-A day of a thousand jobs has seven thousand runs, so a month takes a second to add up. `DailyTotals`
-therefore keeps the totals of past days; each read adds up only today and yesterday.
+A thousand jobs may have seven thousand runs a day, so adding up a month takes a second.
+`DailyTotals` therefore caches the totals of past days; each read adds up only today and yesterday.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from daybook.schedules.zones import midnight, wall_time
 
 DAYS = 30
 KEEP_SECONDS = 15 * 60
-"""How long the totals of a past day are kept: a late outcome or retention can change them."""
+"""How long a past day's totals stay in the cache: a late outcome or retention can change them."""
 _DAY = timedelta(days=1)
 OPEN_DAYS = 2
-"""Number of latest days whose totals are not kept, but added up for each read."""
+"""Number of latest days that each read adds up anew, without the cache."""
 
 
 _COST = col(RunRow.usage)["cost_usd"].as_float()
@@ -76,14 +76,14 @@ class DailyTotals:
         self._lock = asyncio.Lock()
 
     async def read(self) -> list[Total]:
-        """Return the totals of each day that `days` returns, oldest day first."""
+        """Return the totals of the last `DAYS` days, oldest day first."""
         async with self._lock, self._ledger.read() as session:
             wanted = days(self._ledger.now(), self._tz)
             self._kept = {day: kept for day, kept in self._kept.items() if day in wanted}
             now = monotonic_time.monotonic()
             for number, day in enumerate(reversed(wanted)):
                 kept = self._kept.get(day)
-                # Days expire one after the other, so that no read adds up all of them.
+                # Days expire one after the other, so that no read has to add up all of them.
                 is_kept = kept is not None and now - kept[0] < KEEP_SECONDS + 20 * number
                 if number < OPEN_DAYS or not is_kept:
                     begin, end = midnight(day, self._tz), midnight(day + _DAY, self._tz)

@@ -1,8 +1,8 @@
-"""The decision about one claim; its result is a `ClaimResult` (`docs/promise.md` 1).
+"""The decision about one claim; its result is a `ClaimResult`.
 
-`daybook.runs.claims.claim` opens the decision's transaction, which has the claim lock. No other
-code grants claims. `Decision.decide` finds or creates the occurrence's row, then applies the
-rules of `daybook.runs.claim_rules` in their order.
+`daybook.runs.claims.claim` opens the decision's transaction, which has the claim lock (promise 1:
+the claim decides everything). No other code grants claims. `Decision.decide` finds or creates the
+occurrence's row, then applies the rules of `daybook.runs.claim_rules` in their order.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ from daybook.timing import TIMING
 
 
 async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
-    """Return the grant for a claimed ``row``; ``stored`` is the revision that it uses.
+    """Return the grant for a claimed ``row``; ``stored`` is the revision that the run uses.
 
-    A run that has begun gets the answers of other runs as they were when it began, so that its
+    A run that has begun gets the answers of other runs as they were at its begin, so that its
     prompt stays the same.
     """
     check = policy.policy_from_parameters(row.parameters).check
@@ -86,7 +86,7 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
 
 
 class Decision:
-    """One claim: the run that is being claimed, and the actions with which rules decide about it.
+    """One claim: its run, and the actions that the rules use to decide about the run.
 
     ``row`` is the run and ``stored`` its job in the revision that it uses, None for a run without a
     job. ``is_new`` is True if this claim created the row, ``is_timed`` if the run is a due time of
@@ -108,7 +108,7 @@ class Decision:
 
     @property
     def is_automatic(self) -> bool:
-        """Whether nobody started the run by hand: a due time, a chain or a hook did."""
+        """Return True if a due time, a chain or a hook started the run, and no person."""
         return self.is_timed or self.row.trigger in claim_requests.BY_EVENT
 
     async def newest(self) -> StoredJob | None:
@@ -154,8 +154,8 @@ class Decision:
     async def _continue_waiting(self, row: RunRow) -> None:
         """Continue with a waiting row, in the revision that applies to it now.
 
-        A due time that has not started uses all edits that are in force at the due time, including
-        edits that were made, or became known, after its row was created.
+        A due time that has not started uses all edits that are in force at the due time. This
+        includes edits that were made, or became known, after the creation of its row.
         """
         stored = await rows.job_of(self.session, row)
         if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
@@ -172,7 +172,7 @@ class Decision:
         request = self.request
         if request.due > self.now:
             return Waiting(request.due, "not due yet")
-        # Only for a due time does the job have to be enabled, and only a due time can be too late.
+        # The job has to be enabled only for a due time, and only a due time can be too late.
         timed, stored = claim_requests.is_due_key(request.occurrence), None
         if request.job_id is not None:
             # A custom run's due time may lie in the second before the job was created.
@@ -219,7 +219,7 @@ class Decision:
         retries = self.request.retries
         if not retries:
             return False
-        # The Prefect run of another due time of a range never started: any start is a later start.
+        # The Prefect run of another due time of a range has never started, so any start is later.
         is_other_of_range = row.due_to is not None and not self._carries(row)
         if not is_other_of_range and (
             not self._is_later_start(row) or retries[-1] < row.flow_starts
@@ -240,7 +240,7 @@ class Decision:
             return self._not_due(stored)
         if not self._agrees(stored):
             # The job was edited in Prefect, or the run was queued before an edit in Daybook. The
-            # revision decides, but the ledger has to know all edits first.
+            # revision decides, but the ledger must contain all edits first.
             return NeedsReconcile(stored.id)
         if self.request.due <= stored.row.audited_until:
             return Finished(Status.SKIPPED, "already recorded")
@@ -311,14 +311,14 @@ class Decision:
         return Finished(Status.MISSED, late.reason, missed_range.id, missed_range.flow_run_id)
 
     def _link(self, row: RunRow) -> None:
-        """Link the requesting Prefect run to a due time that the audit decided without a run."""
+        """Link the requesting Prefect run to ``row`` if the audit decided without a Prefect run."""
         judged_by_audit = row.unmirrored and row.flow_run_id is None
         if judged_by_audit and claim_requests.is_due_key(self.request.occurrence):
             self._link_request(row)
             self.session.add(row)
 
     async def end(self, status: Status, reason: str) -> Finished:
-        """Record the outcome of a run that is not granted."""
+        """Record this outcome instead of granting the claim."""
         row = self.row
         self._link_request(row)
         await outcomes.record(self.session, row, Outcome(status, reason, error=row.error), self.now)
@@ -327,7 +327,7 @@ class Decision:
     def _link_request(self, row: RunRow) -> None:
         """Record that the requesting Prefect run carries ``row``.
 
-        If a worker claims before Prefect has started the run, this start is not counted yet.
+        If a worker claims before Prefect has started the run, do not count this start yet.
         """
         row.flow_run_id = self.request.flow_run_id or row.flow_run_id
         row.flow_starts = self.request.flow_starts - (not self.request.started)

@@ -33,7 +33,7 @@ BATCH_SIZE = 200
 async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
     """Skip the waiting runs of jobs that are disabled or snoozed; return their number.
 
-    Raises `LedgerUnreachable`; the batches before the error stay recorded.
+    Raise `LedgerUnreachable`; the batches before the error stay recorded.
     """
     total = 0
     for _ in range(max_batches):
@@ -47,9 +47,9 @@ async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
 async def skip_batch(ledger: Ledger, limit: int | None = None) -> list[RunRow]:
     """Skip at most ``limit`` of the runs that `skip_all` skips; return the skipped runs.
 
-    A run that waits for a time, such as the time of its next attempt, is not skipped before that
-    time. If there is nothing to do, this only reads. An error of one run is logged, but
-    `LedgerUnreachable` is raised.
+    Do not skip a run that waits for a time, such as the time of its next attempt, before that time.
+    If there is nothing to do, only read. Log the error of one run and continue, but raise
+    `LedgerUnreachable`.
     """
     async with ledger.read() as session:
         run_ids = await _waiting_ids(session, ledger.now(), limit or BATCH_SIZE)

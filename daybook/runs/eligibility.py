@@ -2,11 +2,11 @@
 
 The claim checks these reasons (`claim_rules`), also after a wait. The audit uses the same
 functions, so it never records a due time as missed if a claim would skip it for one of these
-reasons; `overdue` uses some of the functions.
+reasons. `overdue` uses some of the functions, too.
 
 `daybook.jobs.upcoming` decides by schedule and bounds whether an instant is due. This module checks
-the rest at the moment of the claim, by the job's newest revision (`docs/promise.md` 1: the claim
-evaluates `enabled` and limits as they are now).
+the rest at the moment of the claim, by the job's newest revision (promise 1: the claim evaluates
+`enabled` and limits as they are now).
 """
 
 from __future__ import annotations
@@ -48,10 +48,11 @@ def needs_enabled_job(row: RunRow) -> bool:
 
 
 def off_reason(newest: StoredJob, row: RunRow) -> str:
-    """Return why a run for which `needs_enabled_job` is True is skipped; empty if it is not.
+    """Return why the claim skips a run because of its job or due time; empty if it does not.
 
-    A backfill is skipped if its job is disabled. Any other run is skipped also if the user has
-    snoozed or skipped it.
+    Call this only for a run for which `needs_enabled_job` is True. The claim skips a backfill if
+    its job is disabled. It skips any other run also if the user has snoozed or skipped the due
+    time.
     """
     if row.trigger == slots.BACKFILL:
         return job_off_reason(newest)
@@ -71,7 +72,7 @@ def manual_skip_reason(newest: JobRow | ScheduledJob, due: datetime) -> str:
 async def max_runs_reason(
     session: AsyncSession, newest: StoredJob, now: datetime, run_id: str = ""
 ) -> str:
-    """Return why `max_runs` does not allow the run ``run_id``, or a new run; empty if it does.
+    """Return why `max_runs` forbids the run ``run_id``, or a new run; empty if it does not.
 
     An uncertain run (`uncertain_last_run`) does not count yet.
     """

@@ -30,8 +30,8 @@ async def recent(
 ) -> Sequence[RunAndJob]:
     """Return up to ``limit`` runs, latest due time first. ``job_id`` is None for all jobs.
 
-    With ``owner``, only runs of that owner's jobs. ``conditions`` on the run and its job restrict
-    the runs further. With ``order``, sort by ``order`` first.
+    With ``owner``, return only runs of that owner's jobs. ``conditions`` on the run and its job
+    restrict the runs further. With ``order``, sort by ``order`` first.
     """
     runs = _runs(owner).order_by(
         *([] if order is None else [order]),
@@ -71,7 +71,7 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
     """Return the newest run of the job ``ref`` that has a Prefect run, or the run ``ref``.
 
     ``ref`` is the name, id or unique id prefix of a job, even a removed one, or the id or unique id
-    prefix of a run. With ``owner``, search only that owner's jobs and their runs. Raises
+    prefix of a run. With ``owner``, search only that owner's jobs and their runs. Raise
     `NotFound`, also if there is no Prefect run, and `Ambiguous`.
     """
     try:
@@ -90,7 +90,7 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
 async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
     """Return the only live run of the job ``ref``, or the run ``ref``, live or ended.
 
-    With ``owner``, search only that owner's jobs and their runs. Raises `NotFound`, also for a job
+    With ``owner``, search only that owner's jobs and their runs. Raise `NotFound`, also for a job
     without a live run, and `Ambiguous`, also for a job with several live runs.
     """
     try:

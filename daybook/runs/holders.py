@@ -58,7 +58,10 @@ def _lock(file: Path) -> int | None:
 
 
 def find_ended(folder: Path, holders: Collection[str]) -> set[str]:
-    """Return which of ``holders`` on this machine have ended; delete unlocked files of others."""
+    """Return the ``holders`` on this machine that have ended.
+
+    Also delete the unlocked files of other holders.
+    """
     ended = set()
     for file in folder.glob("*"):
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""Leases on runs: their holders, their duration, and the effect of a loss (`docs/promise.md` 3, 5).
+"""Leases on runs: their holders, their duration, and the effect of a loss.
 
 ::
 
@@ -12,14 +12,14 @@ A holder is lost in one of these cases:
 * its process group is known to have exited (`claims.holder_died`),
 * its worker has ended with all processes of its runs (`release_ended`),
 * its Prefect run has ended (`prefect_ends`),
-* it is judged lost after its lease has expired.
+* `check_lease` declares it lost after its lease has expired.
 
 A lease lasts `Timing.run_lease`; its holder renews it every `run_lease_renewal`. The first process
 that finds an expired lease only marks its holder as suspected. If the holder does not renew within
-one lease duration of that mark, it is judged lost. So a machine that slept, or an unreachable
-ledger, costs no run: the holder can renew before it is judged (promise 5: a lease is suspected
-first). `renew` returns whether the lease was renewed. If it was not, the caller has to stop at
-once, because the ledger refuses its writes.
+one lease duration of that mark, the next check declares it lost. So a machine that slept, or an
+unreachable ledger, costs no run: the holder can renew before that check (promise 5: a lease is
+suspected first). `renew` returns whether the lease was renewed. If it was not, the caller has to
+stop at once, because the ledger refuses its writes.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ async def renew_all(
 def is_expired(row: RunRow, now: datetime) -> bool:
     """Return whether the lease on ``row`` has expired; its holder may still be alive.
 
-    A lease that ends later than a lease that begins now has expired too: the clock was set back. A
-    living holder renews it.
+    A lease that ends later than a lease that begins now has expired too, because the clock was set
+    back. A living holder renews its lease in time.
     """
     if row.state not in HELD or row.lease_until is None:
         return False
@@ -103,14 +103,14 @@ def is_expired(row: RunRow, now: datetime) -> bool:
 
 
 def _latest_end(now: datetime) -> datetime:
-    """Return the end of a lease that begins now, plus a margin: the clocks of processes differ."""
+    """Return the end of a lease that begins now, with a margin: the clocks of processes differ."""
     return now + TIMING.run_lease + TIMING.run_lease_renewal
 
 
 async def check_lease(session: AsyncSession, row: RunRow, now: datetime) -> bool:
-    """Mark the holder of an expired lease as suspected, or judge it lost if the mark is old enough.
+    """Mark the holder of an expired lease as suspected; declare it lost if the mark is old enough.
 
-    Does nothing if the lease has not expired. Returns True if the holder was judged lost; the row's
+    Do nothing if the lease has not expired. Return True if the holder was declared lost; the row's
     state has then changed.
     """
     if not is_expired(row, now):
@@ -139,11 +139,11 @@ def holder_last_seen_at(row: RunRow) -> datetime | None:
 
 
 def holder_known_at(row: RunRow, now: datetime) -> datetime:
-    """Return when more will be known about the holder of ``row``.
+    """Return when a check can learn more about the holder of ``row``.
 
-    This is when the holder's next renewal counts as missed. If that time has passed, it is the end
-    of the lease; if the lease has ended, it is when the holder can be judged lost. After a check of
-    the lease (`check_lease`), the result is later than ``now``.
+    At first, this is the time at which the holder's next renewal counts as missed. After that time,
+    it is the end of the lease. After the end of the lease, it is the time at which a check can
+    declare the holder lost. After a call of `check_lease`, the result is later than ``now``.
     """
     seen_at = holder_last_seen_at(row)
     if seen_at is None or row.lease_until is None:
@@ -199,10 +199,10 @@ async def release_ended(
 ) -> list[RunRow]:
     """Release the runs whose holders are known to have ended; return the changed rows.
 
-    ``find_ended`` returns which of the given holders have ended (`holders.find_ended`), after it
-    has recorded their spooled outcomes. A running run with a rerun left keeps its lease, because a
-    program that it started may have survived it. An error of one run is logged, but
-    `LedgerUnreachable` is raised.
+    ``find_ended`` records the spooled outcomes of the given holders, and returns which of them have
+    ended (`holders.find_ended`). A running run with a rerun left keeps its lease, because a program
+    that the run started may still be alive. Log the error of one run and continue, but raise
+    `LedgerUnreachable`.
     """
     is_held = col(RunRow.status).in_(HELD)
     async with ledger.read() as session:
@@ -242,7 +242,7 @@ def backoff(first: timedelta, repeats: int) -> timedelta:
 
 
 def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:
-    """Make a held run wait until ``until``; its fencing token rises and excludes the old holder."""
+    """Make a held run wait until ``until``; a higher fencing token excludes the old holder."""
     states.check_transition(row.id, row.state, Status.WAITING)
     row.status, row.waits_for = Status.WAITING, ""
     row.until, row.reason = until, why
@@ -251,7 +251,7 @@ def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:
 
 
 async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:
-    """Check every held run of one job; return how many holders were judged lost."""
+    """Check every held run of one job; return the number of holders that were declared lost."""
     held = select(RunRow).where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(HELD))
     rows = (await session.execute(held)).scalars().all()
     return sum([await check_lease(session, row, now) for row in rows])
@@ -260,9 +260,9 @@ async def expire_job(session: AsyncSession, job_id: str, now: datetime) -> int:
 async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
     """Check runs with expired leases, and time out runs that waited past their deadlines.
 
-    Handle at most ``limit`` runs of each kind; return the rows whose state changed. An error of one
-    run is logged, but `LedgerUnreachable` is raised. If there is nothing to do, this only reads and
-    does not take the write lock.
+    Handle at most ``limit`` runs of each kind; return the rows whose state changed. Log the error
+    of one run and continue, but raise `LedgerUnreachable`. If there is nothing to do, only read,
+    without the write lock.
     """
     async with ledger.read() as session:
         now = ledger.now()
@@ -281,7 +281,7 @@ async def expire_all(ledger: Ledger, limit: int = 200) -> list[RunRow]:
 async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
     """Check the leases of held runs and the deadlines of waiting runs, in one transaction.
 
-    Returns the rows whose state changed.
+    Return the rows whose state changed.
     """
     changed = []
     async with ledger.write() as session:
@@ -300,7 +300,7 @@ async def _judge(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
 
 
 async def _judge_each(ledger: Ledger, run_ids: Iterable[str]) -> list[RunRow]:
-    """Judge each run in its own transaction; log the error of a run that cannot be judged."""
+    """Check each run in its own transaction; log the error of a run and continue."""
     changed = []
     for run_id in run_ids:
         try:

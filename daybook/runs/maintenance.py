@@ -8,9 +8,10 @@
                └─ any other automatic run ────────┴─► waits, and starts at `end`
 
 A window contains its beginning but not its end. Overlapping and adjacent windows count as one. The
-windows are one fact in the ledger, so that they outlive every process and all machines see them. A
-transaction that reads the windows sees no later change. The ledger keeps a window for
-`KEPT_AFTER_END` after its end, because the audit may still have to judge due times in it.
+ledger stores all windows in one row of the table `Fact`, so that they outlive every process and all
+machines see them. A transaction that reads the windows sees no later change. The ledger keeps a
+window for `KEPT_AFTER_END` after its end, because the audit may still have to decide about due
+times in it.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Windows:
     def end_at(self, instant: datetime) -> datetime | None:
         """Return when the maintenance at ``instant`` ends; None if there is no maintenance then."""
         end = None
-        for each in self.windows:  # earliest first, so one pass joins them
+        for each in self.windows:  # sorted, so one loop joins adjacent windows
             if each.begin <= (end or instant) < each.end:
                 end = each.end
         return end
@@ -72,9 +73,9 @@ class Windows:
         return max([instant, *(end for end in ends if end is not None and end > instant)])
 
     def skip_reason(self, stored: StoredJob, due: datetime) -> str:
-        """Return why a due time in a window is skipped; empty if it is not.
+        """Return why a due time in a window is skipped; empty if the job may run it.
 
-        It is skipped if the job would not catch up on it at the end of the window.
+        The window skips a due time that the job would not catch up on at the end of the window.
         """
         end = self.end_at(due)
         if end is None or judge_at(stored, due, end).runs:
@@ -83,7 +84,7 @@ class Windows:
 
 
 def judge_at(stored: StoredJob, due: datetime, instant: datetime) -> lateness.Lateness:
-    """Judge how late a due time is at ``instant``, counted from its staggered time."""
+    """Return the lateness of a due time at ``instant``, counted from its staggered time."""
     policy = stored.job.policy
     stagger = upcoming.stagger_offset(stored.id, policy.stagger)
     return lateness.judge(stored.job.schedule, due, instant - stagger, policy)

@@ -53,9 +53,10 @@ def shorten(text: str | None) -> str | None:
 async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
     """Put ``row`` into a terminal state, and write everything that belongs to the outcome.
 
-    Every outcome is recorded here, including the outcome of a row without a status, which is not
-    stored yet. The only exception is `extend_range`, which adds due times to a recorded outcome.
-    Raises `IllegalTransition`.
+    All code records outcomes with this function, even the outcome of a row without a status, which
+    is not stored yet. The only exception is `extend_range`, which adds due times to a recorded
+    outcome. Raise `IllegalTransition` if the status of ``outcome`` is not terminal, or if the row
+    cannot change to it.
     """
     old, waited_for = row.state if row.status else None, row.waits_for
     if outcome.status not in TERMINAL:
@@ -92,7 +93,8 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     await approvals.forget(session, row)
     stored = await store.get(session, row.job_id) if row.job_id else None
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
-        # Without an attempt, only a watch that saw its source for the first time found something.
+        # A run without an attempt has found something only if its watch saw the source for the
+        # first time.
         await watched.record(session, row, stored.job.policy.check)
     if outcome.status is not Status.UNKNOWN:  # an `unknown` may be corrected later
         row.found = rows.payload_of(row)  # a retry needs the payload
@@ -108,9 +110,9 @@ async def extend_range(
 ) -> None:
     """Add ``count`` due times, the last at ``due_to``, to ``row``, which had no attempt.
 
-    They are adjacent to the row's due times and had the same outcome; ``reason`` becomes the reason
-    of the whole range. Unless the job was removed or the row's Prefect run has been started again,
-    the row is marked `unmirrored`, so that this Prefect run shows the new end of the range.
+    The new due times are adjacent to the row's due times and had the same outcome; ``reason``
+    becomes the reason of the whole range. Mark the row `unmirrored`, so that its Prefect run shows
+    the new end of the range, unless the job was removed or that Prefect run has been started again.
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     row.reason = reason
@@ -164,8 +166,8 @@ async def close_attempt(
 ) -> None:
     """Record how the run's last attempt ended, and the run's total usage.
 
-    If the process was killed, the steps of the attempt may have used more than the outcome says;
-    then their usage counts. Does nothing for a run without an attempt, or if the attempt's end is
+    If the process was killed, the steps of the attempt may have used more than the outcome reports;
+    then their usage counts. Do nothing for a run without an attempt, or if the attempt's end is
     already known.
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts))
@@ -197,10 +199,10 @@ async def close_attempt(
 
 
 def _spent(requests: Sequence[steps.Request], reported: Amount) -> Amount:
-    """Return the amount that an attempt used: its ``requests``, or the ``reported`` one if larger.
+    """Return the amount that an attempt used: its ``requests`` or, if larger, ``reported``.
 
-    Only the report has the usage of a program, even if the program answered in place of a model
-    agent. Only ``requests`` has a request whose usage is not known.
+    The usage of a program is only in the report, even if the program answered in place of a model
+    agent. A request of unknown usage is only in ``requests``.
     """
     counted = sum((each.amount for each in requests), Amount())
     if counted != Amount():
@@ -214,9 +216,10 @@ def _spent(requests: Sequence[steps.Request], reported: Amount) -> Amount:
 
 
 async def _count_grant(session: AsyncSession, row: RunRow, attempt: AttemptRow) -> None:
-    """Count all tokens that a cancelled attempt of an agent's job was granted, if it has no usage.
+    """Count all tokens that the claim granted to a cancelled attempt, if an agent owns the job.
 
-    Otherwise an agent could evade its budget by cancelling its own runs.
+    The caller has found no usage of the attempt. If it did not count the grant, an agent could
+    evade its budget by cancelling its own runs.
     """
     job = await session.get(JobRow, row.job_id) if row.job_id else None
     if job is not None and owners.is_agent(job.owner):
@@ -278,16 +281,16 @@ async def add_usage(session: AsyncSession, run_id: str, used: Mapping[str, Any] 
 async def update_job(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> bool:
-    """Update the job after an outcome: last run, counters, and whether it is disabled or archived.
+    """Update the job's last run and counters after an outcome; disable or archive it if necessary.
 
-    ``late`` is True if the outcome corrects an `unknown`, which was counted already. Returns
-    whether the job was disabled because of its failures.
+    ``late`` is True if the outcome corrects an `unknown`, which was counted already. Return True if
+    the job's failures disabled it.
     """
     if stored is None:
         return False
     job, status, last_due = stored.row, row.state, row.due_to or row.due
-    # A run that never started may be judged much later; then the job's last run is a later due
-    # time.
+    # The audit may decide late about a run that never started; then the job's last run is a later
+    # due time.
     older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
     if (not late and not older) or job.last_run_id == row.id:
         job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status

@@ -2,13 +2,13 @@
 
 ::
 
-    no row                             nothing has claimed the due time
-    a waiting row                      the row itself sets no delay: no backoff, no later time
-    ended because nothing claimed it   nothing has claimed a later due time: `unattended`
+    no row                               no process has claimed the due time
+    a waiting row                        the row itself sets no delay: no backoff, no later time
+    ended because no process claimed it  no process has claimed a later due time: `unattended`
 
-The audit turns the first two cases into the third: for a job that is due each minute, it knows
-after one minute that the due time is too late. With a `DueTimeCache`, `find_all` costs next to
-nothing while no due time is late.
+The audit turns the first two cases into the third: for a job that is due each minute, the due time
+is too late after one minute. With a `DueTimeCache`, `find_all` costs next to nothing while no due
+time is late.
 
 A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
 set delays the run, and the operator need not act. `find_all` returns such a run too, with an
@@ -37,16 +37,20 @@ from daybook.runs.maintenance import Windows
 OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
 """Delay after which a due time counts as overdue.
 
-Until then, the run may start, or the audit may judge the due time.
+Until then, the run may start, or the audit may decide about the due time.
 """
 MAX_DUE_TIMES = 200
-"""Maximum number of due times of a job that are checked, from its watermark on."""
+"""Maximum number of a job's due times that `find_all` checks, from the job's watermark on."""
 MISSED_MAX_AGE = timedelta(minutes=10)
-"""How long an unclaimed due time counts as overdue, unless a later one is claimed."""
+"""How long an unclaimed due time counts as overdue, unless a process claims a later due time."""
 MAX_AUDIT_DELAY = timedelta(minutes=15)
-"""Maximum delay of the audit: a due time that it judges later fell into an outage that is over."""
+"""Maximum delay of the audit.
+
+If the audit decides about a due time later than this, the due time fell into an outage that is
+over.
+"""
 FIRST_PAGE_SIZE = 1
-"""Number of due times of a job that are checked first: usually the first has no row."""
+"""Number of a job's due times that `find_all` checks first; usually, the first one has no row."""
 _MAX_KEYS = 500
 
 
@@ -68,9 +72,9 @@ class Overdue:
 
     @property
     def overdue_since(self) -> datetime:
-        """Return when the due time became overdue, or when it will if its run still waits then.
+        """Return when the due time became overdue, or will become overdue if its run still waits.
 
-        From then on, no limit that the operator set explains the delay. For a missed due time, this
+        From this time on, no limit of the operator explains the delay. For a missed due time, this
         is the due time itself.
         """
         row = self.run
@@ -85,7 +89,7 @@ class Overdue:
 
     @property
     def why(self) -> str:
-        """Return the cause of the delay, as far as the ledger knows it; empty if it is unknown."""
+        """Return the cause of the delay that the ledger shows; empty if the cause is unknown."""
         if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
             return f"waiting: {self.run.reason}"
         if self.missed:
@@ -113,11 +117,11 @@ class DueTimeCache:
         self.jobs = jobs
 
     def first(self, job: ScheduledJob) -> datetime | None:
-        """Return the job's first due time that is not audited."""
+        """Return the job's first due time after its watermark; None if there is none."""
         return self._after(self.firsts, job, job.audited_until)
 
     def next_due_times(self, now: datetime) -> Iterator[tuple[ScheduledJob, datetime]]:
-        """Yield each enabled job that has a due time after ``now``, with the first of them."""
+        """Yield each enabled job that has a due time after ``now``, with its first such time."""
         for job in self.jobs.values():
             if job.enabled and (due := self._after(self.coming, job, now)):
                 yield job, due
@@ -157,9 +161,9 @@ async def find_all(
 ) -> list[Overdue]:
     """Return the overdue due times of all jobs, earliest first; keep ``memory`` between calls.
 
-    Missed due times are included if they were due at most ``missed_for`` ago. For each job, at most
-    one due time without a row is returned: the first. In a maintenance window no run is expected to
-    start, so delays count from the end of the window.
+    Include missed due times that were due at most ``missed_for`` ago. Of each job, return at most
+    one due time without a row: the first. No run is expected to start in a maintenance window, so
+    count delays from the end of the window.
     """
     await memory.update(session)
     jobs, windows = memory.jobs, await maintenance.read(session)
@@ -189,11 +193,11 @@ async def _waiting(session: AsyncSession, before: datetime) -> Sequence[RunRow]:
 async def unattended(
     session: AsyncSession, now: datetime, within: timedelta = MISSED_MAX_AGE
 ) -> Sequence[RunRow]:
-    """Return each job's newest ended run that nothing claimed, due at most ``within`` ago.
+    """Return each job's newest ended run that no process claimed, due at most ``within`` ago.
 
-    Leave out jobs with a run in progress, or with a later run that was claimed or decided
-    otherwise. Leave out due times that were judged more than `MAX_AUDIT_DELAY` after they were due,
-    because they fell into an outage.
+    Leave out jobs with a run in progress, or with a later run that a process claimed or that ended
+    for another reason. Leave out due times that the audit decided more than `MAX_AUDIT_DELAY` after
+    they were due, because they fell into an outage.
     """
     later = aliased(RunRow)
     of_job = select(later.id).where(col(later.job_id) == col(RunRow.job_id))
@@ -220,7 +224,7 @@ async def unattended(
 
 
 def _is_unclaimed(run: type[RunRow]) -> ColumnElement[bool]:
-    """Return the condition for runs that the audit ended because nothing claimed them."""
+    """Return the condition for runs that the audit ended because no process claimed them."""
     is_missed = and_(
         col(run.status) == Status.MISSED,
         col(run.reason).startswith(audit.NOT_RUN_REASON, autoescape=True),
@@ -245,10 +249,10 @@ async def _without_a_row(
 ) -> list[Overdue]:
     """Return each job's first due time that has passed and has no row.
 
-    Usually this is the first due time after the watermark. So at first only `FIRST_PAGE_SIZE` due
-    times of each job are computed, and more only for jobs where all of these have rows: computing
-    200 due times of 1,000 jobs takes 40 seconds. A job that was audited recently has no such due
-    time, so its schedule is not read.
+    Usually this is the first due time after the watermark. So at first compute only
+    `FIRST_PAGE_SIZE` due times of each job, and then more only for a job whose computed due times
+    all have rows. Computing 200 due times of 1,000 jobs takes 40 seconds. Do not read the schedule
+    of a job that was audited recently, because it has no such due time.
     """
     overdue, page_size, end = list[Overdue](), FIRST_PAGE_SIZE, now - OVERDUE_GRACE
     judged: dict[str, datetime] | None = None
@@ -306,9 +310,9 @@ def _passed_due_times(job: ScheduledJob, first: datetime, end: datetime) -> Iter
 
 
 async def _judged_late(session: AsyncSession, now: datetime) -> dict[str, datetime]:
-    """Return, by job id, the end of the newest range judged in the last `MISSED_MAX_AGE`.
+    """Return, by job id, the end of the newest range that was written in the last `MISSED_MAX_AGE`.
 
-    A claim may extend a range before the audit has moved the watermark there.
+    A claim may extend a range before the audit has moved the watermark to the range's new end.
     """
     recent = (
         select(RunRow.job_id, func.max(RunRow.due_to))

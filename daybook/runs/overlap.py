@@ -12,22 +12,22 @@ allow            starts next to that run
 
 A run is in progress while a process holds it, and between two attempts as long as the next claim
 can be expected. A run that has had an attempt is never skipped: it waits. When the other run ends,
-`slots.release_slot` puts the waiting run in the queue for slots; the time at which the waiting run
-claims again by itself is only a fallback.
+`slots.release_slot` puts the waiting run in the queue for slots. The waiting run also claims again
+by itself, but only as a fallback.
 
 If a job catches up on all due times, their runs wait as with `queue_all`, and the run of a new due
 time waits behind them. A backfill waits in the same way unless the policy is `allow`. A due time
 that overlaps with a backfill waits only until that backfill ends.
 
-A run is skipped only for another run whose holder is known to be alive: that holder has written to
+A run is skipped only for another run whose holder is known to be alive. That holder has written to
 the ledger since the run was due, or it is the claiming process. Until this is known, the run waits
-(`slots.HOLDER`), at most until the lease has ended and the holder is judged::
+(`slots.HOLDER`), at most until the holder's lease has ended and the holder is declared lost::
 
-    the holder of the other run    the run that waits to learn whether the holder lives
+    the holder of the other run    the run that waits to learn whether the holder is alive
     ─────────────────────────────  ─────────────────────────────────────────────────────────────────
     renews its lease               is skipped at its next claim
     records the outcome in time    is skipped in that transaction (`skip_runs_awaiting_holder`)
-    is judged lost                 runs. A lost run that runs again comes afterwards; a lost run
+    is declared lost               runs. A lost run that runs again comes afterwards; a lost run
                                    that had not started is skipped for the later due time
 
 If several due times wait this way, only the latest stays; the others are skipped.
@@ -60,10 +60,11 @@ CATCH_UP = "catch_up"
 
 @dataclass(frozen=True)
 class OverlapDecision:
-    """Why a run does not begin now: it waits, or it is skipped if ``skipped`` is True.
+    """Decision that a run does not begin now: it waits, or it is skipped if ``skipped`` is True.
 
-    ``cancel`` are the flow runs to cancel so that the run can begin. ``known_at`` is when more will
-    be known about a holder that may be dead; None if the run waits for no such holder.
+    ``why`` is the reason. ``cancel`` lists the flow runs to cancel so that the run can begin.
+    ``known_at`` is when more will be known about a holder that may be dead; None if the run waits
+    for no such holder.
     """
 
     why: str
@@ -216,8 +217,8 @@ async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> S
 async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Skip the runs that wait to learn whether the holder of ``row`` is alive.
 
-    The holder's write proves that it is alive. Call this before the outcome of ``row`` is written.
-    Does nothing once the lease has expired: then the waiting runs may begin.
+    The holder's write proves that the holder is alive. Call this before the outcome of ``row`` is
+    written. Do nothing once the lease has expired, because then the waiting runs may begin.
     """
     if row.job_id is None or row.state not in HELD or leases.is_expired(row, now):
         return
@@ -260,8 +261,8 @@ def _overlap_policy(row: RunRow) -> policy.Overlap:
     configured = policy.policy_from_parameters(row.parameters).overlap
     if row.trigger == slots.BACKFILL and configured == "allow":
         return configured
-    # Catch-up runs start oldest first, one after the other. So do runs that an event started:
-    # otherwise they would be lost.
+    # Catch-up runs start oldest first, one after the other. Runs that an event started do the same,
+    # because the policy `skip` would lose them.
     is_event = row.trigger in claim_requests.BY_EVENT and configured == "skip"
     return "queue_all" if is_event or _is_catch_up(row) else configured
 

@@ -1,4 +1,4 @@
-"""Ends in Prefect: their effect on the run that the Prefect run carried (`docs/promise.md` 13).
+"""Ends in Prefect: their effect on the run that the Prefect run carried.
 
 ===========  ===========  ===================  =================  ==================
 the row is   CANCELLED    CRASHED              FAILED             COMPLETED, SKIPPED
@@ -9,22 +9,22 @@ waiting      cancelled    waiting for another  waiting (the same  skipped
 claimed      cancelled    waiting again        failed             skipped
 running      cancelled    unknown, or rerun    unknown, or rerun  unknown, or rerun
 missing      cancelled    waiting, or missed   failed             skipped
-judged       nothing      nothing              nothing            nothing
+audited      nothing      nothing              nothing            nothing
 ended        nothing      nothing              nothing            nothing
 ===========  ===========  ===================  =================  ==================
 
 A person has set COMPLETED by hand. SKIPPED is Daybook's own refusal, which Prefect shows as a
 cancelled run: SKIPPED creates no row, and does not end a row that waits without a Prefect run.
 
-If the row is missing, a row is created only for a due time of the revision in force, or for a
-custom or quick run of a job. After a crash, the new row of a removed job is skipped, and the new
-row of a run with refused parameters fails. *Judged* is a due time up to the watermark of the audit,
-possibly within the range of another row.
+If the row is missing, `apply_end` creates a row only for a due time of the revision in force, or
+for a custom or quick run of a job. After a crash, it skips the new row of a removed job, and fails
+the new row of a run with refused parameters. *Audited* is a due time up to the watermark of the
+audit, possibly within the range of another row.
 
-The same end may be applied any number of times; only the first time has an effect. An end also
+A caller may apply the same end any number of times; only the first time has an effect. An end also
 changes nothing if another Prefect run now carries the row, or if a restore may have lost the row
-(`runs.restored`). The caller must not supervise a process of the run, because its own observation
-of that process takes precedence.
+(`runs.restored`). A worker must not apply the end of a run whose process it supervises, because its
+own observation of that process takes precedence.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MAX_PREFECT_RUNS = 3
 PREFECT_REFUSAL = "prefect"
 """The `waits_for` of a row for which Prefect refused to create a run.
 
-No other Prefect run is requested before `until`.
+Daybook requests no other Prefect run for the row before its `until`.
 """
 
 FIRST_REFUSAL_DELAY = timedelta(seconds=15)
@@ -111,9 +111,10 @@ async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None)
 async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
     """Record that Prefect refused to create a run for the waiting row ``seen``.
 
-    ``why`` is Prefect's message. Returns the new status of the row; None, with nothing changed, if
+    ``why`` is Prefect's message. Return the new status of the row; None, with nothing changed, if
     the row has changed since it was ``seen``. The run fails after `MAX_PREFECT_RUNS` Prefect runs
-    and refusals together; each attempt of the run allows one more. Raises `NotFound`.
+    and refusals together; each attempt of the run allows one more. Raise `NotFound` if
+    the row was deleted.
     """
     async with ledger.write() as session:
         row, now = await rows.get(session, seen.id), ledger.now()
@@ -255,7 +256,8 @@ def _outcome_of_crash(
 
 def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime, stagger: timedelta) -> None:
     """Make a row that is not stored yet wait for another Prefect run."""
-    # A due time in the future is judged, and staggered, when it is due: the job may be edited.
+    # The claim decides about a future due time, and staggers it, when it is due: an edit may come
+    # first.
     early = claim_requests.is_due_key(row.occurrence) and row.due > now
     begins = row.due if early else row.due + stagger
     rows.wait(row, max(now, begins), end.describe(), corrections.UNTIL_DUE if early else "")
@@ -265,7 +267,7 @@ def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime, stagger: timede
 
 
 def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:
-    """Return whether ``due`` is a due time that the audit has not judged."""
+    """Return whether ``due`` is a due time after the watermark of the audit."""
     return is_due(stored.job, due) and due > stored.row.audited_until
 
 
@@ -283,7 +285,7 @@ async def read_until(session: AsyncSession) -> datetime | None:
 
 
 async def advance(ledger: Ledger, to: datetime) -> None:
-    """Move the time of `read_until` to ``to`` (UTC); move it back only if it is in the future."""
+    """Move the time of `read_until` to ``to`` (UTC), but back only if it is in the future."""
     async with ledger.write() as session:
         fact = await session.get(Fact, _KEY) or Fact(key=_KEY, value="")
         if not fact.value or not to <= datetime.fromisoformat(fact.value) <= ledger.now():

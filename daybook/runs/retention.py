@@ -21,7 +21,7 @@
 Retention never deletes:
 
 * live runs and unmirrored runs,
-* due times after the watermark of their job (the audit would judge them again),
+* due times after the watermark of their job (the audit would decide about them again),
 * runs whose request id may be repeated,
 * custom runs whose end in Prefect may be read again (without a row, such a run would start again),
 * runs that a live run retries or follows.
@@ -81,11 +81,14 @@ BATCH_SIZE = 500
 JOBS_PER_BATCH = 50
 """Maximum number of disabled jobs that one transaction archives."""
 REQUEST_MIN_AGE = timedelta(days=7)
-"""Minimum time for which the key of a requested or chained run is kept, so that it runs once."""
-PREFECT_RUN_MIN_AGE = timedelta(days=2)
-"""Minimum time for which a run that was started in Prefect is kept after its end was read.
+"""Minimum time for which retention keeps a requested or chained run.
 
-The end of the run may be read again, and a run that is mirrored late ends late in Prefect.
+As long as the ledger has the key of the run, a repeated request starts no second run.
+"""
+PREFECT_RUN_MIN_AGE = timedelta(days=2)
+"""Retention keeps a custom run until the ends in Prefect were read up to this long after its end.
+
+Daybook may read the end of the run again, and a run that is mirrored late ends late in Prefect.
 """
 
 
@@ -93,8 +96,8 @@ The end of the run may be read again, and a run that is mirrored late ends late 
 class RetentionLimits:
     """The limits: the ``age`` since the end of a run, and the number of ``runs`` kept for each job.
 
-    ``disabled`` is the time after which a disabled job is archived, ``texts`` the time after which
-    the texts of steps are removed. None means no limit.
+    ``disabled`` is the time after which retention archives a disabled job, and ``texts`` is the
+    time after which it removes the texts of steps. None means no limit.
     """
 
     age: timedelta | None
@@ -176,7 +179,7 @@ async def _deletable(
     occurrence = col(RunRow.occurrence)
     is_requested = occurrence.startswith("request:") | occurrence.startswith(f"{chains.AFTER}:")
     is_recent_request = is_requested & (col(RunRow.queued_at) > now - REQUEST_MIN_AGE)
-    # A direct call has no job: its end is never read.
+    # A direct call has no job, and Daybook never reads its end.
     is_custom = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)
     read_to = await prefect_ends.read_until(session)
     may_be_read_again = is_custom & (
@@ -377,7 +380,7 @@ async def prune_messages(ledger: Ledger, session_id: str, keep: RetentionLimits)
 
 
 async def _delete_replaced_summaries(session: AsyncSession, session_id: str, up_to: int) -> None:
-    """Delete the summaries of deleted messages, up to the number ``up_to``, except the newest."""
+    """Delete the summaries of messages up to the number ``up_to``, except the newest summary."""
     of_session = col(SummaryRow.session_id) == session_id
     newest = select(func.max(SummaryRow.through)).where(of_session).scalar_subquery()
     replaced = (col(SummaryRow.through) <= up_to) & (col(SummaryRow.through) < newest)
@@ -389,7 +392,7 @@ async def _max_deletable(
 ) -> int:
     """Return the highest `number` of the messages that may be deleted.
 
-    The last `KEPT_MESSAGES` are kept, because a model reads them.
+    Keep the last `KEPT_MESSAGES` messages, because a model reads them.
     """
     old = select(func.max(MessageRow.number)).where(
         col(MessageRow.session_id) == session_id, col(MessageRow.at) < since
@@ -404,7 +407,7 @@ async def _max_deletable(
 
 
 async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
-    """Delete archived jobs that nothing refers to, with their revisions; return their names.
+    """Delete archived jobs that no other row refers to, with their revisions; return their names.
 
     Delete at most one batch of jobs that were archived before the age limit, were audited up to
     their removal, and have no deployment.

@@ -24,7 +24,7 @@ from daybook.runs.claim_requests import ClaimRequest
 
 
 async def get(session: AsyncSession, run_id: str) -> RunRow:
-    """Return the run with this id; raise `NotFound`."""
+    """Return the run with this id; raise `NotFound` if there is none."""
     row = await session.get(RunRow, run_id)
     if row is None:
         raise NotFound("run", run_id)
@@ -32,7 +32,7 @@ async def get(session: AsyncSession, run_id: str) -> RunRow:
 
 
 async def get_held(session: AsyncSession, run_id: str, fence: int) -> RunRow:
-    """Return the run if it is held with this fencing token; raise `NotFound`, `FenceRefused`."""
+    """Return the run if its holder has this fencing token; raise `NotFound` or `FenceRefused`."""
     row = await get(session, run_id)
     if row.fence != fence or row.state not in HELD:
         raise FenceRefused(run_id, fence, row.fence)
@@ -57,7 +57,7 @@ async def find(
         and (timed := claim_requests.parse_due_key(occurrence))
     ):
         return await missed_ranges.range_covering(session, *timed)
-    # A live row is the occurrence; of several ended rows (retries of a flow run), it is the row of
+    # A live row is the occurrence. Of several ended rows (retries of a flow run), choose the row of
     # the last start.
     return max(
         found_rows,
@@ -93,7 +93,7 @@ def of_request(
 def of_job(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, queued_at: datetime
 ) -> RunRow:
-    """Return a new row in this revision of the job; it is not stored and has no status yet."""
+    """Return a new row of the job in this revision; the row is not stored and has no status yet."""
     return _new(
         stored,
         occurrence=occurrence,

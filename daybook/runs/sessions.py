@@ -6,10 +6,11 @@
             └─ held, or a run due earlier waits for it ─────► waiting; it claims again soon
     finish ─── succeeded ──► prompt and answer appended, in the transaction of the outcome
 
-The claim of a session's run is the session's lock (`docs/promise.md` 17): there is no other lock
-that could be left behind. A run reads the history under that lock, and no other run appends
-messages until the run has ended. One exception: a run that was judged `unknown` but turns out to
-have succeeded appends its messages late, after the messages of later runs; the next run reads them.
+The claim of a session's run is the session's lock (promise 17: two runs never interleave in one
+history). There is no other lock that a dead process could leave behind. A run reads the history
+under that lock, and no other run appends messages until the run has ended. There is one exception:
+a run that was recorded as `unknown` but turns out to have succeeded appends its messages late,
+after the messages of later runs. The next run reads them.
 
 Only succeeded runs are in the history, with their full texts. A prompt without its answer would
 make the model answer an old question, and each retry would add the question once more.
@@ -58,9 +59,9 @@ def session_id_of(
     run_id: str,
     stored: StoredJob | None = None,
 ) -> str:
-    """Return the session id of a run with these parameters.
+    """Return the session id of a run with these parameters: the first of these forms that applies.
 
-    It is the first of these that applies::
+    ::
 
         <agent>:<key>                        the parameters name a session key
         <agent>:chat:<channel>:<chat id>     the run continues the session of its channel
@@ -85,7 +86,7 @@ def session_id_of(
 
 
 async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
-    """Return why ``row`` has to wait for its session; empty if it is its turn.
+    """Return why ``row`` has to wait for its session; empty if its turn has come.
 
     Check expired leases on the session first. Of the waiting runs, the earliest due run goes first.
     """
@@ -142,7 +143,7 @@ async def append(
     """Append a run's prompt and answer, both in full, to its session.
 
     Call this in the transaction that records the run's outcome, so that a crash loses both or
-    neither. Does nothing for a run without a session.
+    neither. Do nothing for a run without a session.
     """
     if row.session_id is None:
         return
@@ -277,7 +278,8 @@ async def recent(session: AsyncSession, limit: int) -> Sequence[SessionSummary]:
 async def find(session: AsyncSession, ref: str) -> SessionSummary:
     """Return the session with this id, unique id prefix or key, or the session of this job.
 
-    A key is a session id without its agent. Raises `NotFound`, `Ambiguous`.
+    A key is a session id without its agent. Raise `NotFound` if none matches, and `Ambiguous` if
+    several match.
     """
     if exact := await _listed(session, col(SessionRow.id) == ref):
         return exact[0]

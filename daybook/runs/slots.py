@@ -11,24 +11,24 @@
     reserved < free ──► granted                 else ──► waiting, for a slot
             └ the requesting worker is full ──► waiting, for the worker
 
-No free slot stays reserved for a run that nothing claims (`docs/promise.md` 12). If a run has to
-wait although a slot is free, its worker wakes the earlier runs (`wake_next`). From then on each
-earlier run has `SLOT_CLAIM_TIMEOUT` to claim. If it does not claim, because its process, worker or
-deployment no longer exists or is slow, the slot goes to a run that claims. The leading keeper also
-wakes runs every few seconds.
+No free slot stays reserved for a run that no process claims (promise 12: no slot stays free while
+runs wait). If a run has to wait although a slot is free, its worker wakes the earlier runs
+(`wake_next`). From then on each earlier run has `SLOT_CLAIM_TIMEOUT` to claim. If it does not
+claim, because its process, worker or deployment no longer exists or is slow, the slot goes to a run
+that claims. The leading keeper also wakes runs every few seconds.
 
-A run that waits for its worker is ahead of no other run: a worker without room, which may be the
+A run that waits for its worker is ahead of no other run. So a worker without room, which may be the
 only worker of its pool, does not block free slots for other workers.
 
-A class may have a limit of its own. Then the same rules apply to the runs of the class. Of another
-class, no more runs count as ahead than can begin, so a run that waits for its class does not delay
-other classes.
+A class may have a limit of its own. Then the same rules apply to the runs of the class. Of the runs
+of another class, only as many count as ahead as can begin, so a run that waits for its class does
+not delay other classes.
 
 An agent may have a limit too (`wait_for_agent`). A run that waits for its agent is in no queue for
 slots: it claims again every few seconds, and the run with the earliest due time goes first.
 
-Slots are not counted anywhere else: the held rows are the used slots, so a dead process cannot lose
-a slot. A direct call, which nothing schedules, uses a slot but never waits for a slot.
+No other count of slots exists. The held rows are the used slots, so a dead process cannot lose a
+slot. A direct call, which nothing schedules, uses a slot but never waits for a slot.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ SLOT = "slot"
 """The `waits_for` of a run that waits for a slot."""
 
 WORKER = "worker"
-"""The `waits_for` of a run that is within the limits but whose worker has no room for it."""
+"""The `waits_for` of a run that is within the limits but whose worker has no free slot."""
 
 OVERLAP = "overlap"
 """The `waits_for` of a run that waits for another run of its job (`daybook.runs.overlap`)."""
@@ -95,9 +95,10 @@ MAX_AGENT_RETRY_INTERVAL = timedelta(minutes=1)
 
 
 class SlotWait(NamedTuple):
-    """The time until which a run has to wait, why, and its `waits_for`: slot, worker or agent.
+    """Decision that a run has to wait until ``until``, with the reason ``why``.
 
-    ``free`` is True if a slot is free but reserved for a run that was due earlier.
+    ``waits_for`` is `SLOT`, `WORKER` or `AGENT`. ``free`` is True if a slot is free but reserved
+    for a run that was due earlier.
     """
 
     until: datetime
@@ -109,7 +110,7 @@ class SlotWait(NamedTuple):
 async def wait_for_slot(
     session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
 ) -> SlotWait | None:
-    """Return until when and why ``row`` has to wait; None if it gets a slot."""
+    """Return the wait of ``row`` for a slot or for room in its worker; None if it gets a slot."""
     if row.job_id is None and row.trigger == "direct":
         return None
     if request.most is not None:
@@ -130,7 +131,7 @@ async def wait_for_slot(
 async def wait_for_agent(
     session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
 ) -> SlotWait | None:
-    """Return until when ``row`` has to wait because its agent's limit is reached, else None.
+    """Return the wait of ``row`` for its agent; None if the agent's limit is not reached.
 
     The limit applies to held runs, by the agent that the run names, even if a fallback agent
     answers. Runs that wait for the agent and were due earlier count too, if they should claim in
@@ -218,7 +219,7 @@ async def next_up(
 
 @dataclass(frozen=True)
 class _Slots:
-    """The limits, and how many runs of each class are held."""
+    """The limits, and the number of held runs of each class."""
 
     most: int
     classes: Mapping[str, int]
@@ -260,9 +261,9 @@ def _full_text(held: int, most: int, kind: str, ahead: int) -> str:
 async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> None:
     """Move the next run of ``ended``'s job from its wait for a run or holder to the slot queue.
 
-    `outcomes.record` calls this at the end of each run; it does nothing while another run of the
-    job is held. So the next run is among the woken runs, and no run of another job that was due
-    later gets the slot.
+    `outcomes.record` calls this function at the end of each run. Do nothing while a process holds
+    another run of the job. The next run is then among the woken runs, so no run of another job that
+    was due later gets the slot.
     """
     if ended.job_id is None:
         return
@@ -314,7 +315,7 @@ def _expected_claims(now: datetime, what: str) -> ColumnElement[bool]:
 
 
 def _missed_claims(now: datetime) -> ColumnElement[bool]:
-    """Return the condition for runs that missed their claim so recently that they count."""
+    """Return the condition for runs that missed their claim (``overdue`` in the diagram)."""
     return and_(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == SLOT,

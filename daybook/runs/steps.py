@@ -13,8 +13,8 @@ start (`daybook.runs.budget`).
 
 Each write is one transaction and carries the run's fencing token. A process that lost its claim
 cannot record the start of a step, so it must not cause the step's effect. A start is committed
-before the step happens, so a step without a row did not happen, and a step that is still `running`
-at the end of its attempt may have happened.
+before the step happens, so a step without a row did not happen. A step that is still `running` at
+the end of its attempt may have happened.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ async def start(
 ) -> Judgement:
     """Record the start of ``step``, before it happens; set its time.
 
-    If ``step`` already has an outcome, record its start and end at once. ``replaced`` are the
-    numbers of earlier steps that this step replaces; they are not repeated any more. If the
-    ``budget`` does not allow the step's estimate, record nothing; the `Judgement` says why.
+    If ``step`` already has an outcome, record its start and end at once. ``replaced`` has the
+    numbers of the earlier steps that this step replaces; no further attempt uses them. If the
+    ``budget`` does not allow the step's estimate, record nothing; the `Judgement` has the reason.
 
-    Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen.
-    Calling this again after a commit whose response was lost changes nothing.
+    Raise `NotFound`, and `FenceRefused` if the claim was lost: then the step must not happen. A
+    second call after a commit whose response was lost changes nothing.
     """
     judged = Judgement()
     async with ledger.write() as session:
@@ -122,8 +122,8 @@ async def finish(
     """Record the outcome of a step, succeeded or failed.
 
     ``amount`` is the amount that budgets count; None keeps the recorded amount. With a ``budget``,
-    queue the alerts of its limits that are nearly reached. A succeeded step can be recorded again
-    as failed if its reply turns out to be useless.
+    queue the alerts of its limits that are nearly reached. The caller may record a succeeded step
+    again as failed if its reply turns out to be useless.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost.
     """

@@ -34,10 +34,10 @@ MAX_UNCOMPRESSED = 2
 """Multiple of the limit that a model gets if a summary is missing, because it failed or is late."""
 
 MAX_PART_CHARACTERS = 20_000 * CHARACTERS_PER_TOKEN
-"""Maximum length of the messages in one request for a summary; the rest needs more requests."""
+"""Maximum length of the messages in one request, in characters; the rest needs more requests."""
 
 MAX_MESSAGE_CHARACTERS = 20_000
-"""Maximum length of one message in a request for a summary."""
+"""Maximum length of one message in a request for a summary, in characters."""
 
 _MAX_MESSAGES = 1_000  # if only tokens are limited
 
@@ -66,7 +66,7 @@ class Part:
 
     @property
     def through(self) -> int:
-        """The number of the last message."""
+        """Return the number of the last message."""
         return self.messages[-1].number
 
 
@@ -169,7 +169,7 @@ async def made_after(session: AsyncSession, run: RunRow) -> Sequence[SummaryRow]
 async def store(session: AsyncSession, part: Part, row: SummaryRow) -> bool:
     """Store ``row``, the summary of ``part``, once; return whether it was stored.
 
-    It is not stored if another process was faster, or if the session was deleted.
+    Return False, and store nothing, if another process was faster or the session was deleted.
     """
     newest = await latest(session, part.session_id)
     is_outdated = newest is not None and (

@@ -12,7 +12,7 @@ from functools import reduce
 from typing import Any
 
 KNOWN_TOKENS = "known_tokens"
-"""The sum of the reported tokens, in and out, if some were not reported: budgets count this sum."""
+"""The sum of the reported input and output tokens, if some were not reported; budgets count it."""
 
 _TOKENS = ("input_tokens", "output_tokens")
 
@@ -30,7 +30,10 @@ class Amount:
 
     @classmethod
     def of(cls, usage: Mapping[str, Any] | None) -> Amount:
-        """Return the amount of a usage; unreported tokens count as 0, an unknown price does not."""
+        """Return the amount of a usage.
+
+        Unreported tokens count as 0. Requests at an unknown price are counted as ``unpriced``.
+        """
         if not usage:
             return cls()
         dollars = usage.get("cost_usd")
@@ -47,8 +50,8 @@ class Amount:
 def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
     """Return the sum of ``parts``; None if all of them are None.
 
-    A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. If
-    values cannot be added, the last value that is not empty is kept.
+    A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. Of
+    values that cannot be added, keep the last value that is not empty.
     """
     reported = [dict(part) for part in parts if part is not None]
     if not reported:

@@ -1,9 +1,10 @@
 """Queries for waiting runs, and their deadlines.
 
 A waiting row is the only record of work that must happen later (`docs/promise.md`, "The states").
-The deadline of a run counts from `queued_at`, so the deadline includes the wait. `queued_at` is
-when the ledger first knew of the run, but not before its due time plus stagger. Once a backfill is
-claimed, `queued_at` is the time of that claim.
+
+The deadline of a run counts from `queued_at`, so the deadline includes the wait. `queued_at` is the
+time at which the ledger first recorded the run, but not before its due time plus stagger. Once a
+backfill is claimed, `queued_at` is the time of that claim.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
         .where(
             col(RunRow.status) == Status.WAITING,
             deadline != "",
-            # A run that is not judged yet may have another deadline when it is judged.
+            # An edit may still change the deadline of a run that waits for its due time.
             col(RunRow.waits_for) != corrections.UNTIL_DUE,
             (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
         )
@@ -59,7 +60,7 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
 async def needing_prefect_run(session: AsyncSession, per_job: int = 10) -> list[RunRow]:
     """Return the waiting runs that should have a Prefect run: the next ``per_job`` of each job.
 
-    Includes all runs without a job.
+    Include all runs without a job.
     """
     group = func.coalesce(col(RunRow.job_id), col(RunRow.id))
     place = func.row_number().over(partition_by=group, order_by=slots.ORDER)

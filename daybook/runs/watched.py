@@ -31,8 +31,8 @@ async def last_seen(session: AsyncSession, job_id: str, check: Check) -> str | N
 async def record(session: AsyncSession, run: RunRow, check: Check) -> None:
     """Record the content that ``run`` found as seen by its job's watch.
 
-    ``check`` is the current check of the job. Content of another source is ignored, and so is
-    content that is older than the recorded content.
+    ``check`` is the current check of the job. Ignore content of another source, and content that is
+    older than the recorded content.
     """
     found = run.found or {}
     if not run.job_id or "source" not in found or found["source"] != source_of(check):

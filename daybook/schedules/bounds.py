@@ -140,7 +140,7 @@ class BoundsTexts(Protocol):
 def read_bounds(policy: BoundsTexts, timezone: str) -> Bounds:
     """Return the bounds of a policy, interpreted in the zone ``timezone``.
 
-    Raises `InvalidInput` for invalid bounds; bounds that are valid in one zone are valid in all.
+    Raise `InvalidInput` for invalid bounds; bounds that are valid in one zone are valid in all.
     """
     hours = policy.active_hours, policy.quiet_hours
     return _read(policy.start, policy.until, policy.exclude, hours, timezone)
@@ -183,7 +183,7 @@ def read_moment(
 ) -> datetime | None:
     """Return the UTC instant of a time, or of a day's first (with ``last``, last) second.
 
-    Returns None for an empty string. Raises `InvalidInput` naming ``field``.
+    Return None for an empty string. Raise `InvalidInput` naming ``field``.
     """
     if not text:
         return None

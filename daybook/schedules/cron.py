@@ -133,7 +133,7 @@ class CronFields:
 def canonical(text: str, field: str = "cron") -> str:
     """Return the expression with single spaces (an `@` name in lower case), if it is valid.
 
-    Raises `InvalidInput` naming ``field`` for seven fields, `H`, `R`, an expression that never
+    Raise `InvalidInput` naming ``field`` for seven fields, `H`, `R`, an expression that never
     fires, and everything else that the module's docstring excludes.
     """
     if len(text) > MAX_TEXT_LENGTH:
@@ -152,7 +152,7 @@ def canonical(text: str, field: str = "cron") -> str:
 def read_fields(expr: str) -> CronFields:
     """Return the fields, with `@` names expanded.
 
-    Raises `InvalidInput` for an unknown name, a wrong number of fields, or an invalid field.
+    Raise `InvalidInput` for an unknown name, a wrong number of fields, or an invalid field.
     """
     if expr.startswith("@"):
         if expr.lower() not in ALIASES:

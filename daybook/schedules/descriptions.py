@@ -83,7 +83,7 @@ def _cron(fields: CronFields) -> str:
 
 
 def _every(fields: CronFields) -> str | None:
-    """Return "every 15 minutes", "every 2 hours from 00:05" …; None for fixed times of the day."""
+    """Return the interval, such as "every 2 hours from 00:05"; None for fixed times of the day."""
     second, minute, hour = fields.second, fields.minute, fields.hour
     if second.step is not None:
         if minute.step != 1 or hour.step != 1:

@@ -27,7 +27,7 @@ _FRACTION = re.compile(r"\d*[.,]\d+\s*[a-z]*|\d+\s*(?:ms|us|ns)", re.ASCII)
 def parse(text: str, field: str = "every") -> timedelta:
     """Parse a duration; errors name ``field``.
 
-    Units come in the order d, h, m, s, each at most once; they may be written out. Raises
+    Units come in the order d, h, m, s, each at most once; they may be written out. Raise
     `InvalidInput` for a duration that is zero, negative, fractional or above `MAX_DURATION`, and
     for any other text.
     """
@@ -73,7 +73,7 @@ def _without_spaces(word: str) -> str:
 def from_timedelta(value: timedelta, field: str = "every") -> timedelta:
     """Return ``value`` if it is a valid duration.
 
-    Raises `InvalidInput` if it is zero, negative, fractional, or above `MAX_DURATION`.
+    Raise `InvalidInput` if it is zero, negative, fractional, or above `MAX_DURATION`.
     """
     if value.microseconds:
         raise InvalidInput(

@@ -104,7 +104,7 @@ def read(text: str, local_now: datetime, field: str = "schedule") -> str | Once:
     """Return the cron expression of a phrase, or the only time that the phrase names.
 
     ``local_now`` is the present wall-clock time in the zone of the schedule, as a naive datetime. A
-    time that has passed is returned unchanged. Raises `InvalidInput` naming ``field`` if ``text``
+    time that has passed is returned unchanged. Raise `InvalidInput` naming ``field`` if ``text``
     is not a valid phrase.
     """
     try:

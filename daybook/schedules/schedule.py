@@ -14,7 +14,7 @@ A new kind of schedule needs:
 - a line in the guides jobs.md and mcp.md, and in concepts/job.md; tests quote the hints of `make`
 
 The options of `daybook add`, `edit` and `next` and the arguments of agents' tools follow from
-`ScheduleFields`; `cli.job_options` names only flags, such as `on_demand`, and the schedules that
+`ScheduleFields`. `cli.job_options` names only flags, such as `on_demand`, and the schedules that
 `daybook heartbeat on` offers.
 """
 
@@ -294,7 +294,7 @@ def make(
     anchor, and an unchanged `at` keeps its time, even if it has passed. If ``current`` is of the
     kind `after`, ``on`` may be given alone.
 
-    Raises `InvalidInput` naming the field.
+    Raise `InvalidInput` naming the field.
     """
     zone(timezone)
     texts = {"cron": cron, "every": every, "at": at, "after": after}
@@ -329,9 +329,8 @@ def parse(
 ) -> Schedule:
     """Parse the schedule from one text; the inverse of a schedule's `to_text`.
 
-    Besides the texts of `to_text`, it accepts `in 30m`, `+30m` and the English of `phrases`.
-    ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming `schedule` or
-    `timezone`.
+    Besides the texts of `to_text`, accept `in 30m`, `+30m` and the English of `phrases`. ``now``
+    and ``current`` are as for `make`. Raise `InvalidInput` naming `schedule` or `timezone`.
     """
     zone(timezone)
     if len(text) > expressions.MAX_TEXT_LENGTH:
@@ -382,7 +381,7 @@ def in_zone(schedule: Schedule, timezone: str) -> Schedule:
     """Return the same schedule in another zone.
 
     A cron expression is interpreted in the new zone. Other schedules keep their instants, and only
-    their display changes. Raises `InvalidInput` for an unknown zone.
+    their display changes. Raise `InvalidInput` for an unknown zone.
     """
     zone(timezone)
     return schedule.model_copy(update={"timezone": timezone})
@@ -422,7 +421,7 @@ def one_time(
 ) -> At:
     """Return the schedule for an RFC 3339 time, `in 30m`, `+30m`, or `tomorrow at 9:00`.
 
-    ``timezone``, ``now`` and ``current`` are as for `make`. Raises `InvalidInput` naming ``field``
+    ``timezone``, ``now`` and ``current`` are as for `make`. Raise `InvalidInput` naming ``field``
     for any other text, and for a time in the past unless ``current`` is due at that time.
     """
     word = " ".join(text.split())
@@ -465,7 +464,7 @@ def _at(due: datetime, field: str, timezone: str, now: datetime, current: Schedu
 def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:
     """Return the UTC instant of an RFC 3339 time.
 
-    A time without an offset is interpreted in ``timezone``. Raises `InvalidInput` naming ``field``.
+    A time without an offset is interpreted in ``timezone``. Raise `InvalidInput` naming ``field``.
     """
     match = _RFC3339.fullmatch(word)
     if match is None:

@@ -41,7 +41,7 @@ def _names() -> frozenset[str]:
 def zone(name: str, field: str = "timezone") -> ZoneInfo:
     """Return the IANA zone with exactly this name, which is case-sensitive.
 
-    Raises `InvalidInput` naming ``field``, with the nearest names, if there is no such zone.
+    Raise `InvalidInput` naming ``field``, with the nearest names, if there is no such zone.
     """
     if name in _tzdata_names() or name in _names():
         return ZoneInfo(name)
@@ -109,7 +109,7 @@ def to_instant(local: datetime, tz: ZoneInfo) -> datetime:
 def next_change(tz: ZoneInfo, after: datetime, until: datetime) -> datetime | None:
     """Return the first instant in (after, until] at which the zone's offset changes.
 
-    Instants are in UTC and whole seconds. Returns None if the offset stays the same.
+    Instants are in UTC and whole seconds. Return None if the offset stays the same.
     """
     low = after
     offset = low.astimezone(tz).utcoffset()

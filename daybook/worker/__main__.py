@@ -15,7 +15,7 @@ from daybook.processes import garbage, output, proc
 proc.deny_inspection()
 output.survive_full_disk()
 garbage.collect_rarely()
-home.configure_prefect()  # before Prefect is imported: it reads its environment once
+home.configure_prefect()  # before the import of Prefect, which reads its environment once
 
 import argparse
 import asyncio

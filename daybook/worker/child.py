@@ -63,9 +63,9 @@ LEARNED_MODULE_PREFIXES = (
 )
 """Prefixes of modules that the parent imports for later runs after one run has imported them.
 
-The client library of a model provider takes a second or two to import, and the parent does not know
-in advance which provider a run uses. The same holds for the ledger's database driver and for the
-MCP library, whose import takes 0.4 s of CPU.
+The client library of a model provider takes a second or two to import, and the parent cannot
+predict which provider a run uses. The same holds for the ledger's database driver and for the MCP
+library, whose import takes 0.4 s of CPU.
 """
 
 _start_environment: dict[str, str] = dict(os.environ)
@@ -221,8 +221,8 @@ async def _await_result(result: Any) -> None:
 def _execute(command: list[str]) -> NoReturn:
     """Replace this process with ``command``, found on the task's PATH.
 
-    Restores the default handlers of SIGPIPE and SIGXFSZ first. If the command cannot be executed,
-    exits with `EXIT_COMMAND_NOT_FOUND`.
+    First restore the default handlers of SIGPIPE and SIGXFSZ. If the command cannot be executed,
+    exit with `EXIT_COMMAND_NOT_FOUND`.
     """
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)

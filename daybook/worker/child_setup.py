@@ -38,7 +38,7 @@ class Program(Protocol):
     def prepare(self) -> None:
         """Import the modules that each child needs.
 
-        Runs in the parent, and must not start a thread.
+        The parent calls this function, which must not start a thread.
         """
 
     def run(self, task: LaunchRequest, status: int, fresh: bool) -> int:
@@ -65,11 +65,11 @@ def adopt_orphans() -> None:
 
 
 def setup_child(output: int, parent: socket.socket, others: Iterable[int]) -> None:
-    """Give a forked child its own session and streams; called right after the fork.
+    """Give a forked child its own session and streams.
 
-    The caller has blocked all signals. Close the parent's descriptors ``others``, and wait until
-    the parent releases this child. If the parent dies before it has reported the child to the
-    worker, exit without doing anything.
+    Call this right after the fork, with all signals blocked. Close the parent's descriptors
+    ``others``, and wait until the parent releases this child. If the parent dies before it has
+    reported the child to the worker, exit without doing anything.
     """
     os.setsid()
     signal.set_wakeup_fd(-1)

@@ -7,7 +7,7 @@
       ├─► Finished       set to the state of the recorded outcome
       └─► HeldElsewhere  set to skipped, if another Prefect run executes the occurrence
 
-The worker claims before it proposes Pending (promise.md 2), so a run that has to wait needs no
+The worker claims before it proposes Pending (promise 2), so a run that has to wait needs no
 process. A run that belongs to no Daybook job starts without a claim, with the settings of its work
 pool and deployment.
 """
@@ -116,7 +116,7 @@ class Dispatcher:
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end the run in Prefect.
 
-        While one of ``folders`` is on a full disk, reschedule the run: active runs need the rest of
+        While one of ``folders`` is on a full disk, reschedule the run. Active runs need the rest of
         the space for their records, and a new run could not record anything.
 
         Return False for an external run, which belongs to no job (see `start`). Ignore a run of
@@ -129,7 +129,7 @@ class Dispatcher:
                 raise DiskFull(str(full))
             return await self._claim_and_start(run)
         except UNAVAILABLE_ERRORS as error:
-            # No ledger, no effect (promise.md 7): the run has no claim, so it is rescheduled.
+            # No ledger, no effect (promise 7): the run has no claim, so reschedule it.
             log.warning("%s waits: %s", run.name, error, extra={"action": "waits_for_ledger"})
             await self._reschedule(
                 run, Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
@@ -137,8 +137,9 @@ class Dispatcher:
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool:
-        # Await nothing before this lock, so that runs get it in their order: of two due times of a
-        # job, the later must not start before the earlier is claimed, unless the earlier is missed.
+        # Await nothing before this lock, so that runs get the lock in their order. Of two due times
+        # of a job, the later must not start before the earlier is claimed, unless the earlier is
+        # missed.
         was_waiting = self._waiting.pop(str(run.id), None) is not None
         is_late, due = claim_order(run)
         order = (is_late and not was_waiting, due)
@@ -201,7 +202,7 @@ class Dispatcher:
         return run if fence == row.fence else None
 
     async def _name_run(self, run: FlowRun, job_id: str) -> None:
-        """Name a run that the keeper has not named yet. A failure is only logged."""
+        """Name a run that the keeper has not named yet; log an error instead of raising it."""
         if run_names.is_own_name(run.name):
             return
         try:
@@ -267,7 +268,7 @@ class Dispatcher:
         """Propose Pending; return the accepted state, or None if Prefect does not accept Pending.
 
         For example, Prefect refuses Pending if the run was deleted or cancelled, or if a
-        concurrency limit has no free slot. Raises `httpx.HTTPError`.
+        concurrency limit has no free slot. Raise `httpx.HTTPError` if the request fails.
         """
         # Set the time, because Prefect otherwise copies it from the previous state. If that state
         # was just moved to a later time, the process would wait until then.
@@ -282,13 +283,14 @@ class Dispatcher:
         return result.state if result.status is SetStateStatus.ACCEPT else None
 
     async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
-        """Release the claim of a run that did not start; if Prefect ended the run, record that."""
+        """Release the claim of a run that did not start; record its end if Prefect ended it."""
         log.info("released the claim on %s: %s", run.name, why)
         until = self._ledger.now() + GIVE_BACK_DELAY
         try:
             await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
             if granted.job is not None:
-                # The job may be paused or deleted in Prefect; the next claim needs to know that.
+                # The job may be paused or deleted in Prefect; the ledger must contain this before
+                # the next claim.
                 await reconcile.compare(granted.job.id, str(run.deployment_id))
             await ended_runs.record_end(self._ledger, self._client, str(run.id))
         except (FenceRefused, IllegalTransition, *UNAVAILABLE_ERRORS) as error:
@@ -297,7 +299,8 @@ class Dispatcher:
     async def _reschedule(self, run: FlowRun, answer: Waiting) -> None:
         """Reschedule the run in Prefect, unless it already waits there until the same time.
 
-        Do nothing if the run's row no longer waits as ``answer`` says. Only log errors of Prefect.
+        Do nothing if the run's row no longer waits as in ``answer``. Log errors of Prefect instead
+        of raising them.
         """
         at, state = run.next_scheduled_start_time, run.state
         is_waiting = state is not None and state.name == states.WAITING_NAME
@@ -319,10 +322,10 @@ class Dispatcher:
                 )
 
     async def _still_waits(self, answer: Waiting) -> bool:
-        """Return whether the row still waits as the claim's answer said.
+        """Return whether the row still waits until the time of ``answer``.
 
         Otherwise the run was claimed, woken or ended in the meantime, and the caller must not write
-        the answer to Prefect.
+        ``answer`` to Prefect.
         """
         async with self._ledger.read() as session:
             row = await session.get(RunRow, answer.run_id)
@@ -355,7 +358,7 @@ class Dispatcher:
     async def start(self, run: FlowRun, spec: ProcessSpec) -> SupervisedRun | None:
         """Start an external run with the settings ``spec``; return None if Prefect refuses it.
 
-        Raises OSError if the process cannot be started, and `httpx.HTTPError`.
+        Raise OSError if the process cannot be started, and `httpx.HTTPError`.
         """
         state = await self._propose_pending(run)
         if state is None:
@@ -404,5 +407,5 @@ class FirstInOrderLock:
             *_, following = heapq.heappop(self._waiting)
             if not following.done():
                 following.set_result(None)
-                return  # still busy, so that no newcomer jumps the queue
+                return  # still busy, so that no new claim overtakes this one
         self._busy = False

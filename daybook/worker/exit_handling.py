@@ -1,10 +1,10 @@
-"""Handling of the exit of a run's process: records the outcome in the ledger, then in Prefect.
+"""Handling of the exit of a run's process: the outcome is recorded in the ledger, then in Prefect.
 
 A process that recorded its outcome itself has done both. If the process could only spool the
 outcome, this module records it first. If Prefect ended the run before the flow started, this module
-records that end. Otherwise the run's state and the cause of the stop decide (promise.md 3: a run
-that loses its lease waits again if the effect has not started, and otherwise is `unknown`; 8:
-timeouts; 13: the state in Prefect)::
+records that end. Otherwise the run's state and the cause of the stop decide. A run that loses its
+lease waits again if the effect has not started, and otherwise is `unknown` (promise 3). Promise 8
+has the rules for timeouts, and promise 13 has the states in Prefect::
 
     terminal                        set that state in Prefect if the process did not
     waiting          ─ CANCEL       cancelled
@@ -61,7 +61,7 @@ async def handle_exit(ledger: Ledger, client: PrefectClient, watched: Supervised
     """Record the outcome that follows from the exit of ``watched``, in the ledger and in Prefect.
 
     If the ledger stays unreachable for the duration of two leases, or Prefect for
-    `PREFECT_TIMEOUT_SECONDS`, only log that; the keeper does the rest later.
+    `PREFECT_TIMEOUT_SECONDS`, log the error and return; the keeper does the rest later.
     """
     row = await _retry_until_reachable(ledger, lambda: _record(ledger, client, watched))
     if row is None:

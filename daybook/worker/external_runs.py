@@ -47,12 +47,12 @@ async def start(
     effect, so set it to Skipped. Do nothing if the run was started or ended elsewhere.
 
     ``mark`` and this process's pid become the run's `infrastructure_pid`, by which `stale_runs`
-    later recognises the worker that started it.
+    later recognises the worker that started the run.
     """
     own_pid = f"{mark}:{os.getpid()}"
     try:
         spec = await configure(run)
-        # Set before the run is pending, so that its worker is known even after a kill.
+        # Set the pid before the run is pending, so that Prefect has the worker even after a kill.
         await client.update_flow_run(run.id, infrastructure_pid=own_pid)
         await dispatcher.start(run, spec)
     except Exception as error:

@@ -1,11 +1,11 @@
-"""Run launcher: starts the process of each run through a parent process (`daybook.worker.parent`).
+"""Run launcher, which starts the process of each run through a parent process.
 
-The parent dies before the worker only if something kills it. Its children then continue, and the
-worker watches them by pid and start time; their exit codes are lost. The launcher starts a new
-parent for the next task. It also starts a new parent if the old parent uses more than
-``max_memory`` bytes; the old parent ends after its children. A task that the parent did not confirm
-has not run, because `child_setup.setup_child` makes a child exit if the parent dies before it has
-reported the child.
+The parent (`daybook.worker.parent`) dies before the worker only if something kills it. Its children
+then continue, and the worker watches them by pid and start time; their exit codes are lost. The
+launcher starts a new parent for the next task. It also starts a new parent if the old parent uses
+more than ``max_memory`` bytes; the old parent ends after its children. A task that the parent did
+not confirm has not run, because `child_setup.setup_child` makes a child exit if the parent dies
+before it has reported the child.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DEFAULT_PROGRAM = "daybook.worker.child"
 
 
 class Launcher:
-    """Starts processes through one parent process; leaving the context manager ends all of them.
+    """Launcher of processes through one parent process; leaving the context ends all of them.
 
     With ``preload``, the parent imports Prefect and the flows once and forks each child. These
     imports must not start a thread, because a fork copies only one thread; `open_launcher` checks
@@ -84,12 +84,12 @@ class Launcher:
 
     @property
     def threads(self) -> int:
-        """Number of threads that the parent had when it became ready; 0 if there is no parent."""
+        """Return the number of threads of the parent when it became ready; 0 without a parent."""
         return self._connection.ready.result() if self._connection is not None else 0
 
     @property
     def pid(self) -> int | None:
-        """Pid of the parent; None if it is not running."""
+        """Return the parent's pid; None if the parent is not running."""
         return (
             None
             if self._connection is None or self._connection.gone
@@ -112,9 +112,9 @@ class Launcher:
         await asyncio.gather(*self._retiring)
 
     async def start(self, task: LaunchRequest) -> RunProcess:
-        """Start a process for ``task``. If the caller is cancelled, the process is ended.
+        """Start a process for ``task``. If the caller is cancelled, end the process.
 
-        Raises OSError if no process was started, and none will be.
+        Raise OSError if no process was started, and none will be.
         """
         starting = asyncio.create_task(self._begin(task))
         self._beginning.add(starting)
@@ -219,8 +219,8 @@ async def open_launcher(
 ) -> AsyncIterator[Launcher]:
     """Open the launcher for this machine; see `Launcher` for the arguments.
 
-    Children are forked only on Linux, and only if the parent has one thread after its imports. On
-    other systems, system libraries may run threads that cannot be counted.
+    Fork children only on Linux, and only if the parent has one thread after its imports. On other
+    systems, system libraries may run threads that cannot be counted.
     """
     async with AsyncExitStack() as stack:
         options: dict[str, Any] = {

@@ -27,7 +27,7 @@ _LENGTH = struct.Struct("!I")
 class LaunchRequest:
     """Request to start one process.
 
-    ``flow_run`` is Prefect's flow run as JSON. The modes:
+    ``flow_run`` is Prefect's flow run as JSON. ``mode`` is one of these:
 
     - ``ours``: run a flow of Daybook. ``kind`` names it (``agent-prompt``), and ``handover`` has
       the arguments of `daybook.execution.handover.receive` except the status pipe's descriptor.

@@ -1,11 +1,11 @@
 """Guard that ends a run which no process supervises any more.
 
 If the worker dies, the parent ends the children; if the parent dies, the worker still supervises
-the children. If both are killed at once, no process renews the lease, so another worker may start
-this run again, and this run's processes have to be gone by then. The guard notices this, because
-then no process holds the read end of the status pipe. It starts a separate process, ``python -m
-daybook.worker.orphan_guard PID STARTED GRACE``, to end the run: the run's descendants have to be
-ended after the run itself, so the run cannot do that.
+the children. If both are killed at once, no process renews the lease. Another worker may then start
+this run again, so this run's processes have to end before that. The guard notices this case,
+because no process holds the read end of the status pipe any more. It starts a separate process,
+``python -m daybook.worker.orphan_guard PID STARTED GRACE``, to end the run. The run cannot do this
+itself, because its descendants have to be ended after the run.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ class ParentConfig:
 
 @dataclass
 class Child:
-    """A child, its exit ``code``, and when to kill its process tree (``kill_at``).
+    """A child, its exit ``code``, and the time to kill its process tree (``kill_at``).
 
     ``kill_at`` is in seconds of the monotonic clock.
     """
@@ -95,7 +95,7 @@ class Child:
 
 
 def thread_count() -> int:
-    """Return the number of this process's threads; on Linux, including threads not of Python."""
+    """Return the number of this process's threads; on Linux, count threads outside Python, too."""
     try:
         return len(os.listdir("/proc/self/task"))
     except OSError:
@@ -387,7 +387,7 @@ class Parent:
 def _children() -> set[int]:
     """Return the pids of this process's children, including zombies; empty unless this is Linux.
 
-    Raises OSError if this process has no free descriptor.
+    Raise OSError if this process has no free descriptor.
     """
     if sys.platform != "linux":
         return set()

@@ -47,7 +47,7 @@ class _PendingStart:
 
 
 class ParentConnection:
-    """Parent process, and the socket to it. Created by `open_connection`."""
+    """Parent process, and the socket to it; `open_connection` creates the object."""
 
     def __init__(self, child: image.Running, here: socket.socket, printed: Path):
         self.child, self._socket, self._printed = child, here, printed
@@ -64,7 +64,7 @@ class ParentConnection:
     async def begin(self, task: LaunchRequest, output: Path) -> RunProcess:
         """Start a child for ``task``, which prints to ``output``.
 
-        Raises `ParentLost`, or another OSError if the system refuses another process.
+        Raise `ParentLost`, or another OSError if the system refuses another process.
         """
         reader, status = os.pipe()
         os.set_blocking(reader, False)
@@ -269,7 +269,7 @@ async def open_connection(
 ) -> ParentConnection:
     """Start a parent process, and wait until it is ready.
 
-    Raises OSError if the parent does not start. The parent gets the secrets in ``environment``
+    Raise OSError if the parent does not start. The parent gets the secrets in ``environment``
     through a file without a name.
     """
     public, secret = split_secrets(environment)

@@ -88,10 +88,10 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     ) -> None:
         """Work until cancelled, or with ``run_once`` until the runs that are due now have ended.
 
-        Raise `InvalidInput` if the pool belongs to another ledger (promise.md 15: a worker exits
-        before it polls such a pool), if the pool lacks a queue that the worker should serve, or if
-        a setting is invalid. Raise `LedgerUnreachable` or `LedgerNewer` if the ledger cannot be
-        opened.
+        Raise `InvalidInput` if the pool belongs to another ledger (promise 15: a worker exits
+        before it polls such a pool). Also raise it if the pool lacks a queue that the worker should
+        serve, or if a setting is invalid. Raise `LedgerUnreachable` or `LedgerNewer` if the ledger
+        cannot be opened.
         """
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -162,7 +162,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
 
     @property
     def used_too_much_memory(self) -> bool:
-        """Whether the worker has stopped itself because it used too much memory."""
+        """Return whether the worker has stopped itself because it used too much memory."""
         return self._work is not None and self._work.used_too_much_memory
 
     def force_stop(self) -> None:

@@ -53,8 +53,8 @@ class RunProcess:
         """Wait until the process has ended; return the exit code.
 
         The parent kills the descendants left behind before it reports the end; without a parent,
-        `watch` kills them. The code is -N if signal N ended the process; it is None if nobody
-        knows the code, because the parent was killed or stopped.
+        `watch` kills them. The code is -N if signal N ended the process. It is None if the code is
+        unknown, because the parent was killed or stopped.
         """
         return await asyncio.shield(self._code)
 
@@ -150,7 +150,7 @@ class RunProcess:
             self._store_unread()
 
     async def watch(self) -> None:
-        """Poll until the process has ended, because its parent can no longer report that.
+        """Poll until the process has ended, because its parent can no longer report the end.
 
         Then kill the descendants that it left behind, before the process counts as ended (promise
         8: no attempt overlaps an earlier one).

@@ -1,4 +1,4 @@
-"""Queue of due flow runs, which are fetched ahead from Prefect, but not dispatched early.
+"""Queue of due flow runs: it fetches them ahead from Prefect, but dispatches none of them early.
 
 ::
 
@@ -50,8 +50,10 @@ server does while it is idle.
 MAX_POLL_INTERVAL_SECONDS = 30.0
 """Maximum interval between two polls while polling fails."""
 LATE_AFTER = timedelta(minutes=10)
-"""Lateness after which a run claims after all other runs. Runs that are less late, as on a busy
-machine, claim in the order of their due times, so that no run waits for long.
+"""Lateness after which a run claims after all other runs.
+
+Runs that are less late, as on a busy machine, claim in the order of their due times, so that no run
+waits for long.
 """
 
 
@@ -119,7 +121,7 @@ class RunQueue:
     async def fetch(self) -> None:
         """Poll once and replace the upcoming runs.
 
-        Raises `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
+        Raise `httpx.HTTPError`, and `ObjectNotFound` for a pool or queue that does not exist.
         """
         polled_at, before = time.monotonic(), SYSTEM_CLOCK.now() + FETCH_AHEAD_INTERVAL
         runs = await self._read(self._queues, before)
@@ -235,7 +237,7 @@ def _is_late(run: FlowRun) -> bool:
 
 
 def _due(run: FlowRun) -> datetime:
-    """Return when the run was due according to Prefect, in UTC; rescheduling does not change it."""
+    """Return when the run was due according to Prefect (UTC), even if it was rescheduled since."""
     return _scheduled(run) if run.expected_start_time is None else _in_utc(run.expected_start_time)
 
 

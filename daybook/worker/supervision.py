@@ -8,7 +8,7 @@
 
 Only the first cause counts. A lost lease is a cause (promise 5: a refused renewal stops the run).
 The worker records no outcome before the group is gone (promise 8: no attempt overlaps an earlier
-one). If the parent was killed, the worker knows only the processes of the group that
+one). If the parent was killed, the worker can end only those processes of the group that
 `RunProcess.watch` has found.
 """
 
@@ -37,7 +37,7 @@ PIPE_GRACE_SECONDS = 1.0
 
 
 class StopCause(StrEnum):
-    """Why the worker ends a run's processes."""
+    """Cause for which the worker ends a run's processes."""
 
     CANCEL = "cancelled"
     TIMEOUT = "the attempt did not end at its timeout"

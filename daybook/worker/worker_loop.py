@@ -147,7 +147,7 @@ class WorkerLoop:
         )
 
     async def run_until_cancelled(self) -> NoReturn:
-        """Run until cancelled. Call `shutdown` afterwards."""
+        """Run until this task is cancelled; the caller has to call `shutdown` afterwards."""
         self._running = True
         async with asyncio.TaskGroup() as group:
             group.create_task(self.run_queue.hand_out())
@@ -231,7 +231,7 @@ class WorkerLoop:
 
     @property
     def _mark(self) -> str:
-        """The part before the pid in the `infrastructure_pid` of runs without a lease."""
+        """Return the part before the pid in the `infrastructure_pid` of runs without a lease."""
         return f"{self._config.name}:{self._holder.rpartition(':')[2]}"
 
     def _watch(self, watched: SupervisedRun) -> None:
@@ -273,7 +273,7 @@ class WorkerLoop:
             logger.log(level, "Last lines of the process output:\n%s", tail)
 
     async def _fill_slot(self) -> None:
-        """Give free slots to the waiting runs with the earliest due times (promise.md 12).
+        """Give free slots to the waiting runs with the earliest due times (promise 12).
 
         If another call is in progress, the other call makes one more pass instead.
         """
@@ -298,7 +298,7 @@ class WorkerLoop:
     def _hand_out(self, row: RunRow) -> bool:
         """Dispatch the run of ``row`` at once if this worker rescheduled it and has a free slot.
 
-        Return whether it was dispatched.
+        Return whether the run was dispatched.
         """
         run = self._dispatcher.waiting(row) if self._running and self._has_room() else None
         if run is None:

@@ -1,4 +1,4 @@
-"""Alembic's entry point; its connection is opened and locked by `daybook.ledger.schema`."""
+"""Alembic's entry point; `daybook.ledger.schema` opens and locks its connection."""
 
 from __future__ import annotations
 
