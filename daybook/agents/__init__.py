@@ -5,15 +5,15 @@ The contract, which `tests/contract/agents` checks for every implementation:
 
 - `answer` returns or raises within `timeout` plus the time that ending its work takes;
 - after `answer` has returned or raised, no process or task that it started still runs;
-- `answer` honours cancellation, and cleans up before it passes the cancellation on;
+- if `answer` is cancelled, it cleans up and then raises `CancelledError`;
 - no error that `answer` raises contains a secret;
-- `answer` does not retry: after `AgentTemporary` and `AgentTimeout`, the run may call it again.
+- `answer` does not retry. After `AgentTemporary` and `AgentTimeout`, the run may call it again.
 
 The implementations are `offline`, `command` and `model`. `kinds` lists them by the slug of the
-Prefect block type that stores their settings; `documents` reads and writes those blocks. No module
-of this package imports Prefect at import time, and only a model agent imports pydantic-ai, when it
-is used. An agent's settings list the names of the tools that the agent may call (validated by
-`base.check_tool_entries`); the request carries the tools themselves.
+Prefect block type that stores their settings. `documents` reads and writes those blocks. No module
+of this package imports Prefect when it is imported. Only a model agent imports pydantic-ai, when it
+is used. An agent's settings list the names of the tools that the agent may call
+(`base.check_tool_entries` validates them). The request contains the tools themselves.
 
 To add a kind of agent, change these files:
 

@@ -21,7 +21,7 @@ from daybook.validation import raising_pydantic_error
 
 @dataclass(frozen=True)
 class Message:
-    """One message of a conversation, from the user or from the assistant."""
+    """One message of a conversation, written by the user or by the assistant."""
 
     role: Literal["user", "assistant"]
     content: str
@@ -33,18 +33,18 @@ class Tool:
 
     ``schema`` is the JSON schema of the arguments, which are one JSON object. ``call`` takes the
     arguments and returns the tool's answer as text. If ``call`` raises `DaybookError`, the model or
-    the client reads the message, so the message says what to do instead. If an earlier attempt has
+    the client reads the message, so the message has to contain a fix. If an earlier attempt has
     already made a call, the agent calls ``skipped`` with the arguments instead of ``call``.
 
     The flags describe a call:
 
     - ``read_only``: it changes nothing in any system.
     - ``destructive``: it overwrites or removes something.
-    - ``idempotent``: a repetition changes nothing more.
+    - ``idempotent``: a second equal call has no further effect.
     - ``open_world``: it affects systems other than Daybook.
-    - ``may_wait``: it waits before it changes something, so it is cancelled if the client
-      disconnects.
-    - ``needs_approval``: a run makes it only if a person has approved it
+    - ``may_wait``: it may wait before it changes something. If the client disconnects, the server
+      cancels it.
+    - ``needs_approval``: a run makes it only after a person has approved it
       (`daybook.runs.approvals`).
     """
 
@@ -62,7 +62,7 @@ class Tool:
 
     @property
     def is_repeatable(self) -> bool:
-        """Whether a repeated call has no second effect."""
+        """Return whether a second equal call has no further effect."""
         return self.read_only or self.idempotent
 
 
@@ -70,9 +70,9 @@ class Tool:
 class McpServers:
     """The MCP servers that a program may use.
 
-    ``config`` is the content of the program's configuration file. ``variables`` maps the names of
-    the servers' environment variables to the values in ``config``. ``secrets`` has further secret
-    values in ``config``.
+    ``config`` is the content of the program's configuration file. ``variables`` has the servers'
+    environment variables in ``config``, by name. ``secrets`` are other values in ``config`` that
+    are secret.
     """
 
     config: dict[str, Any] = field(hash=False, repr=False)
@@ -90,20 +90,21 @@ class AgentRequest:
     - ``due``: the due time, timezone-aware; None for a run that was not scheduled.
     - ``history``: messages before ``prompt``, oldest first; the caller has limited their length.
     - ``model``: model that the job requests, in the format of the agent's setting; empty for the
-      agent's own model. Agents without a choice of models refuse any other value (`refuse_model`).
-    - ``question``: 1; 2 if the attempt asks again because the first answer did not match the schema
-      of the job.
+      agent's own model. An agent without a choice of models refuses any model (`refuse_model`).
+    - ``question``: 1, or 2 if the attempt asks again because the first answer did not match the
+      schema of the job.
     - ``fallback``: position of this agent among the job's fallback agents, from 1; 0 for the job's
       own agent.
     - ``tools``: tools that the agent may call while it answers.
     - ``tokens``: maximum sum of the input and output tokens of all requests; None without a limit.
-    - ``repeatable``: the whole request may be retried after its tools were called.
+    - ``repeatable``: true if the whole request may be retried after its tools were called.
     - ``took``: function that gets the usage so far, in the format of `AgentReply.usage`. A model
-      agent calls it before each tool call, a program's agent whenever the usage changes.
+      agent calls it before each tool call, and a command agent whenever the usage changes.
     - ``servers``: MCP servers for an agent that is a program; such an agent gets no ``tools``.
-    - ``work_dir``: real path of the job's work directory, in which a program runs instead of in the
-      agent's own; empty for none.
-    - ``once``: the agent sends the model one request only, even if the model calls a tool.
+    - ``work_dir``: real path of the job's work directory. A program runs there. If it is empty, the
+      program runs in the agent's own work directory.
+    - ``once``: true if the agent may send only one request to the model, even if the model calls a
+      tool.
     - ``journal``: journal to which the agent passes each of its steps; None for no journal.
     """
 
@@ -128,10 +129,10 @@ class AgentRequest:
     def idempotency_key(self, step: int = 1) -> str:
         """Return the idempotency key of an outgoing request for this question.
 
-        The key is the occurrence, the same in every attempt (promise 4: the effect carries the
-        occurrence). A fallback agent, a second question, or a later ``step`` of one answer needs
-        another key: for the same key, the receiver could return the first answer again. Characters
-        that a header cannot contain are percent-encoded.
+        The key is the occurrence, and so the same in every attempt (promise 4: the effect carries
+        the occurrence). A fallback agent, a second question, and a later ``step`` of one answer
+        each need another key, because for the same key the receiver could return the first answer
+        again. Characters that a header cannot contain are percent-encoded.
         """
         key = quote(self.occurrence, safe=_UNQUOTED)
         key += f"~{self.fallback}" if self.fallback else ""
@@ -146,10 +147,10 @@ _UNQUOTED = punctuation.replace("%", "")
 class AgentReply:
     """The answer of an agent.
 
-    ``text`` is the answer and nothing else; ``result`` is its JSON value if the agent answers in
-    JSON. ``model`` is the model's name, and ``usage`` the usage of the answer; each is None if
-    unknown. ``cut`` says why ``text`` is only the beginning of the answer; it is empty if the
-    answer is complete.
+    ``text`` is the answer and nothing else. If the agent answers in JSON, ``result`` is the JSON
+    value of the answer. ``model`` is the model's name, and ``usage`` is the usage of the answer;
+    each is None if it is unknown. If ``text`` is only the beginning of the answer, ``cut`` is the
+    reason; otherwise it is empty.
 
     Keys of ``usage``:
 
@@ -169,19 +170,20 @@ class AgentReply:
 
 
 class Agent(Protocol):
-    """Interface of agents. The docstring of `daybook.agents` has its contract."""
+    """Interface of agents. The docstring of `daybook.agents` contains its contract."""
 
     @property
     def name(self) -> str:
-        """The name by which jobs refer to this agent."""
+        """Return the name by which jobs refer to this agent."""
         ...
 
     async def answer(self, request: AgentRequest) -> AgentReply:
         """Answer once, without retries.
 
-        After `AgentTemporary` and `AgentTimeout` the caller may repeat the request; after
-        `AgentFailed` and `AgentMisconfigured` it may not. `AgentTemporary` and `AgentMisconfigured`
-        mean that nothing was done, so after them the caller may ask another agent.
+        After `AgentTemporary` and `AgentTimeout`, the caller may repeat the request; after
+        `AgentFailed` and `AgentMisconfigured`, it must not. `AgentTemporary` and
+        `AgentMisconfigured` mean that nothing was done, so after them the caller may ask another
+        agent.
         """
         ...
 
@@ -191,31 +193,33 @@ class StoredAgent(Agent, Protocol):
 
     @property
     def tools(self) -> list[str]:
-        """The tools that the agent may call while it answers, as the operator wrote them."""
+        """Return the tools that the agent may call while it answers, as the operator wrote them."""
         ...
 
     @property
     def compression(self) -> Compression:
-        """The part of a session that a model gets, for jobs without a setting of their own."""
+        """Return which part of a session a model gets, for jobs without a setting of their own."""
         ...
 
     @property
     def is_program(self) -> bool:
-        """Whether the agent gets tool servers (`AgentRequest.servers`) instead of single tools."""
+        """Return whether the agent gets tool servers (`AgentRequest.servers`), not single tools."""
         ...
 
     def check_model(self, model: str) -> None:
-        """Raise `AgentMisconfigured` if the agent cannot use ``model``; empty means its own model.
+        """Raise `AgentMisconfigured` if the agent cannot use ``model``.
 
-        `answer` raises this error too, but this check needs no key. It may import pydantic-ai.
+        An empty ``model`` means the agent's own model. `answer` raises this error too, but this
+        check needs no key. It may import pydantic-ai.
         """
         ...
 
 
 def refuse_model(name: str, kind: str, model: str) -> None:
-    """Raise `AgentMisconfigured` unless ``model`` is empty; for agents without a choice of models.
+    """Raise `AgentMisconfigured` unless ``model`` is empty.
 
-    ``kind`` describes the agent in the message, such as "a command".
+    Agents without a choice of models call this function. ``kind`` describes the agent in the
+    message, such as "a command".
     """
     if model:
         raise AgentMisconfigured(
@@ -230,7 +234,7 @@ def _check_capabilities(value: list[str]) -> list[str]:
 
 
 OWN_TOOLS = "daybook"
-"""Name that stands for Daybook's own tools, even if a tool server or Python tool has this name."""
+"""Name that means Daybook's own tools, even if a tool server or Python tool has this name."""
 
 Capabilities = Annotated[
     list[str],
@@ -248,7 +252,8 @@ Capabilities = Annotated[
 ]
 """The setting `capabilities` of each kind of agent.
 
-Daybook compares the capabilities with the requirements of a task. They are unique and sorted.
+Daybook compares the capabilities with the requirements of a task. The value is sorted and has no
+duplicates.
 """
 
 MAX_ENTRIES = 50
@@ -256,7 +261,7 @@ MAX_ENTRY_LENGTH = 200
 
 
 def check_tool_entries(entries: list[str]) -> list[str]:
-    """Return ``entries``; raise ValueError if there are too many, or one cannot name a tool."""
+    """Return ``entries``. Raise ValueError if there are too many, or if one is not a tool name."""
     if len(entries) > MAX_ENTRIES:
         raise ValueError(f"has too many entries; the maximum is {MAX_ENTRIES}")
     for entry in entries:
@@ -270,9 +275,9 @@ def check_tool_entries(entries: list[str]) -> list[str]:
 
 
 def check_server_entries(entries: list[str]) -> list[str]:
-    """Return ``entries``; raise ValueError if an entry does not name a whole server.
+    """Return ``entries``. Raise ValueError if an entry does not name a whole server.
 
-    Also raises the errors of `check_tool_entries`.
+    Raise also the errors of `check_tool_entries`.
     """
     for entry in check_tool_entries(entries):
         if "." in entry or "*" in entry:

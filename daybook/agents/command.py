@@ -1,4 +1,7 @@
-"""An agent that is a program: the answer is its standard output, or the result printed there."""
+"""An agent that runs a program.
+
+Its answer is the program's standard output, or a result printed there.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,8 @@ class CommandSettings(BaseModel):
         ),
     )
     environment: Annotated[list[str], Marker(option="env")] = Field(
-        default=list(environment.DEFAULT_NAMES),  # a value, not a factory: the form shows it
+        # This is a value and not a factory, because Prefect's form shows the value.
+        default=list(environment.DEFAULT_NAMES),
         title="Environment",
         description=(
             "Names of the worker's environment variables that the program gets. Names only, never "
@@ -139,17 +143,17 @@ class CommandAgent:
     """Agent that runs a program once for each request, in a process group of its own.
 
     If the setting `output` names a preset, `step_recorder` records the program's steps as the
-    program prints them, and the answer is the text of the program's result. `answer` raises
-    `AgentFailed` if there is no result, or the result is an error.
+    program prints them, and the answer is the text of the program's result. If there is no result,
+    or if the result is an error, `answer` raises `AgentFailed`.
 
-    `answer` also raises `AgentFailed` for any exit code but 0, and for an answer that should be
-    JSON but is not, or is too long. The reply drops text beyond `process.MAX_OUTPUT_BYTES`, and
-    says so in ``cut``. `answer` raises `AgentMisconfigured` before it starts anything. When it
+    `answer` also raises `AgentFailed` for any exit code other than 0, and for an answer that should
+    be JSON but is not, or is too long. The reply omits text beyond `process.MAX_OUTPUT_BYTES`; then
+    ``cut`` is not empty. If `answer` raises `AgentMisconfigured`, it has started nothing. When it
     returns, no process of the program's group is left. It does not end a process that has created a
     session of its own.
 
-    The MCP configuration file may contain secrets, so it is in its own folder, which only this user
-    can read. `answer` removes the folder at its end.
+    The MCP configuration file may contain secrets, so it is in a folder of its own that only this
+    user can read. `answer` removes the folder at its end.
     """
 
     name: str
@@ -179,7 +183,7 @@ class CommandAgent:
                 completed = await recorder.run(work, request.timeout)
                 return self._result(request, completed, recorder.lines, hidden)
             completed = await self._run(request, folder, variables, config)
-        # An incremental decoder leaves out an incomplete character at the cut.
+        # An incremental decoder drops an incomplete character at the end of the shortened output.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(completed.output, final=not completed.dropped).rstrip("\r\n")
         if completed.timed_out:
@@ -199,7 +203,7 @@ class CommandAgent:
         lines: StepLines,
         hidden: _SecretHider,
     ) -> AgentReply:
-        """Return the reply that the program's lines contain; raise the errors of `answer`."""
+        """Return the reply that the program's lines contain. Raise the errors of `answer`."""
         text = hidden.of_answer(lines.text or "")
         if lines.session:
             log.info(
@@ -239,7 +243,8 @@ class CommandAgent:
         config: str,
         lines: LinePipe | None = None,
     ) -> process.ProgramResult:
-        # A relative path of the program starts at the agent's own work directory, if it has one.
+        # A relative path of the program starts at the agent's own work directory, if the agent has
+        # one.
         base = self.settings.work_dir or folder
         try:
             program = locations.find_program(self.settings.command[0], base, variables)
@@ -269,13 +274,14 @@ class CommandAgent:
                     f"{self._program} could not be started: {error.strerror}"
                 ) from None
             raise self._wrong(f"{program} cannot be run: {error.strerror}") from None
-        except ValueError as error:  # a zero byte, or a lone surrogate
+        except ValueError as error:  # an argument contains a zero byte or a lone surrogate
             raise AgentFailed(f"the prompt cannot be passed as an argument: {error}") from None
 
     def _stdin_text(self, request: AgentRequest) -> str:
         if not request.history or self.settings.history == "none":
             return request.prompt
-        # Indent each message, so that its text cannot look like another message or the question.
+        # Indent each message, so that its text cannot look like another message or like the
+        # question.
         transcript = "\n\n".join(
             f"{_ROLES[each.role]}:\n{textwrap.indent(each.content, '    ')}"
             for each in request.history
@@ -301,13 +307,14 @@ class CommandAgent:
     def _config(self, request: AgentRequest) -> Iterator[str]:
         """Yield the path of the MCP configuration file; "" if the command does not need the file.
 
-        Remove the file afterwards.
+        Remove the file at the end of the context.
         """
         if not template.takes_config(self.settings.command):
             yield ""
             return
         config_json = json.dumps(request.servers.config if request.servers else {"mcpServers": {}})
-        # The file is not in the working directory, which other users may be able to read.
+        # The file is not in the working directory, because other users may be able to read that
+        # directory.
         with locations.temporary_folder("daybook-mcp-") as folder:
             path = os.path.join(folder, "mcp.json")
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -330,7 +337,7 @@ class CommandAgent:
 class _SecretHider:
     """Hides the secrets that a program got.
 
-    It replaces a variable's value with the variable's name, and any other secret with asterisks.
+    It replaces the value of a variable by the variable's name, and any other secret by asterisks.
     """
 
     variables: dict[str, str] = field(repr=False)
@@ -341,7 +348,7 @@ class _SecretHider:
         return self.of_answer(text)
 
     def of_answer(self, text: str) -> str:
-        # Also hide the variables of the servers; values that are not secret may be shown.
+        # Also hide the variables of the servers, except values that are not secret.
         text = environment.redact_secrets(text, {**self.servers.variables, **self.variables})
         return FilledSecrets(set(self.servers.secrets)).hide(text)
 
@@ -373,5 +380,8 @@ def _without_result(program: str, output: str, completed: process.ProgramResult)
 
 
 def _marked(text: str, ended: process.ProgramResult) -> str:
-    """Return the text for an error, with a note if the text was cut: errors have no field `cut`."""
+    """Return the text for an error.
+
+    If the text was shortened, add a note, because errors have no `cut`.
+    """
     return f"{text}\n[cut here: {_cut(ended)}]" if ended.dropped else text

@@ -1,12 +1,12 @@
 """Storage of agents in Prefect: each agent is a block document of its kind's block type.
 
 The block classes are Prefect entry points. This module does not import them, because a document's
-data are the agent's settings. Daybook keeps names unique among all kinds. Prefect keeps names
-unique within one kind only, so two agents created in Prefect's UI may share a name; the reference
+data are the agent's settings. Daybook makes names unique among all kinds, but Prefect only within
+one kind. So two agents created in Prefect's UI may have the same name; the reference
 ``<slug>/<name>`` distinguishes them.
 
-Every async function takes Prefect's client, passes on its errors, and raises `AgentMisconfigured`
-if the block types are not registered.
+Every async function takes Prefect's client and raises its errors. If the block types are not
+registered, it raises `AgentMisconfigured`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class AgentInfo(BaseModel, frozen=True):
     """An agent, without secrets.
 
     ``kind`` is the word of the agent's kind (`kinds.KINDS`), and ``type`` is the slug of the kind's
-    block type. ``problem`` says why the settings are invalid; it is None if they are valid.
+    block type. If the settings are invalid, ``problem`` is the reason; otherwise it is None.
     """
 
     name: str
@@ -56,7 +56,7 @@ class AgentInfo(BaseModel, frozen=True):
 async def names(client: PrefectClient) -> dict[str, list[str]]:
     """Return a mapping of each agent's name to the slugs of its kinds, sorted by name.
 
-    A name has several slugs if agents of several kinds share it.
+    If agents of several kinds have the same name, it has several slugs.
     """
     found: dict[str, list[str]] = {}
     for kind in kinds.KINDS.values():
@@ -77,8 +77,8 @@ def matches(known: Mapping[str, list[str]], ref: str) -> list[str]:
 async def capabilities(client: PrefectClient) -> dict[str, frozenset[str]]:
     """Return the capabilities of the agents, by reference.
 
-    The references are `<name>` and `<slug>/<name>`. A name that several kinds share is omitted.
-    Capabilities are read even from invalid settings.
+    The references are `<name>` and `<slug>/<name>`. If agents of several kinds have the same name,
+    the name alone is omitted. Read the capabilities even if the other settings are invalid.
     """
     found: dict[str, frozenset[str]] = {}
     ambiguous: set[str] = set()
@@ -105,8 +105,8 @@ async def tool_entries(client: PrefectClient) -> list[tuple[str, list[str]]]:
 async def get(client: PrefectClient, name: str) -> StoredAgent:
     """Return the agent with this name.
 
-    Raises `UnknownName` with the known names, `Ambiguous` if several kinds share the name, and
-    `AgentMisconfigured` if the settings are invalid, for example after an edit in Prefect's UI.
+    Raise `UnknownName` with the known names, `Ambiguous` if agents of several kinds have the name,
+    and `AgentMisconfigured` if the settings are invalid, for example after an edit in Prefect's UI.
     """
     kind, document = await _find(client, name, secrets=True)
     return kinds.build(kind.slug, document.name or name, document.data)
@@ -122,10 +122,10 @@ async def add(
 ) -> None:
     """Store an agent.
 
-    Raises `InvalidInput` for an unknown kind, invalid settings, an invalid name, and, unless
-    ``replace`` is true, a name that is taken. With ``replace``, overwrites the existing agents of
-    all kinds with this name. None of their settings are kept, so the caller has to pass a key
-    again.
+    Raise `InvalidInput` for an unknown kind, for invalid settings, and for an invalid name. With
+    ``replace``, replace the agents of all kinds with this name. Their settings are not kept, so the
+    caller has to pass a key again. Without ``replace``, raise `InvalidInput` if an agent has the
+    name.
     """
     kind = kinds.find_kind(slug)
     kind.check_name(name)
@@ -134,19 +134,19 @@ async def add(
     if existing and not replace:
         raise kind.name_taken(name)
     await kind.save(client, name, checked, replace=kind.slug in existing)
-    # Remove old agents last, so that a failure above keeps them. If a crash here leaves agents of
-    # two kinds with this name, a repeated call removes the old agent.
+    # Remove the old agents last, so that they stay if a call above fails. If the process dies here,
+    # agents of two kinds may have this name; a repeated call then removes the old agent.
     for other in existing:
         if other != kind.slug:
-            with suppress(NotFound):  # another process was faster
+            with suppress(NotFound):  # another process has already removed it
                 await kinds.KINDS[other].remove(client, name)
 
 
 async def read(client: PrefectClient, name: str) -> tuple[kinds.AgentKind, str, dict[str, Any]]:
     """Return the agent's kind, name and stored settings, with secrets.
 
-    The settings may be invalid. Fields that the kind does not have are left out. Raises
-    `UnknownName` and `Ambiguous`.
+    The settings may be invalid. Omit fields that the kind does not have. Raise `UnknownName` and
+    `Ambiguous`.
     """
     kind, document = await _find(client, name, secrets=True)
     data = {each: document.data[each] for each in kind.model.model_fields if each in document.data}
@@ -154,9 +154,9 @@ async def read(client: PrefectClient, name: str) -> tuple[kinds.AgentKind, str, 
 
 
 async def remove(client: PrefectClient, name: str) -> None:
-    """Remove the agent and its copy in the ledger, even if Prefect lost the agent.
+    """Remove the agent and its copy in the ledger, even if Prefect has lost the agent.
 
-    Raises `NotFound` or `Ambiguous`.
+    Raise `NotFound` or `Ambiguous`.
     """
     try:
         kind, document = await _find(client, name, secrets=False)
@@ -171,7 +171,7 @@ async def remove(client: PrefectClient, name: str) -> None:
 
 
 async def describe(client: PrefectClient, name: str) -> AgentInfo:
-    """Return the agent for display; raise `UnknownName` or `Ambiguous`."""
+    """Return the agent for display. Raise `UnknownName` or `Ambiguous`."""
     kind, document = await _find(client, name, secrets=True)
     settings, problem = kind.displayed(document.data)
     return AgentInfo(
@@ -188,10 +188,11 @@ async def ensure_default(
     slug: str = kinds.OFFLINE.slug,
     settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> bool:
-    """Create the agent `default` unless an agent has that name; return whether it was created.
+    """Create the agent `default` unless an agent has that name. Return whether it was created.
 
-    By default it is an offline agent. ``settings`` have to be valid. If Prefect lost its database,
-    restore the ledger's copy instead; raise `LedgerKeyMissing` if the copy cannot be decrypted.
+    The default kind is the offline agent. ``settings`` have to be valid. If Prefect has lost its
+    database, restore the ledger's copy instead. Raise `LedgerKeyMissing` if the copy cannot be
+    decrypted.
     """
     if DEFAULT_AGENT in await names(client):
         return False
@@ -199,17 +200,17 @@ async def ensure_default(
         return False
     try:
         await add(client, DEFAULT_AGENT, slug, settings)
-    except InvalidInput:  # another process was faster; the name and the settings are valid
+    except InvalidInput:
+        # The name and the settings are valid, so another process has created the agent.
         return False
     return True
 
 
 async def _restore_default(client: PrefectClient) -> bool:
-    """Restore an agent `default` that Prefect lost; return whether the ledger has a copy of one.
+    """Restore an agent `default` that Prefect has lost. Return whether the ledger has a copy of it.
 
-    If the restore fails, the result is True, so that no other agent replaces the lost agent;
-    `daybook doctor` shows the problem. Raises `LedgerKeyMissing` if this home cannot decrypt the
-    copy.
+    If the restore fails, return True, so that no other agent replaces the lost agent; `daybook
+    doctor` shows the problem. Raise `LedgerKeyMissing` if this home cannot decrypt the copy.
     """
     async with Ledger(load().ledger_address) as ledger:
         report = await mirror.reconcile(ledger, client, kinds.KINDS.values(), only=DEFAULT_AGENT)
@@ -223,8 +224,8 @@ async def _find(
 ) -> tuple[kinds.AgentKind, BlockDocument]:
     """Return the kind and the document of the agent.
 
-    Reads only documents with this name, so that no other agent's key is sent. Raises `UnknownName`
-    and `Ambiguous`.
+    Read only documents with this name, so that Prefect sends no other agent's key. Raise
+    `UnknownName` and `Ambiguous`.
     """
     slug, _, name = ref.rpartition("/")
     candidates = [kind for kind in kinds.KINDS.values() if slug in ("", kind.slug)]

@@ -1,4 +1,4 @@
-"""Estimate of the tokens that a request to a model will use. Pure."""
+"""Estimate of the tokens that the next request to a model will use."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from daybook.jobs.compression import estimate_tokens
 
 FIRST_OUTPUT_TOKENS = 250
-"""Expected output tokens of an answer's first request.
+"""Expected number of output tokens of an answer's first request.
 
-For a later request, the estimate is the mean output of the requests before.
+For a later request, the estimate is the mean of the earlier requests' output.
 """
 
 

@@ -1,7 +1,7 @@
 """Translation of a model API's errors into agent errors, which decide whether the run may retry.
 
-Promise 4: if the job has retries left, Daybook retries refused and cut connections, timeouts, 429,
-503 and any other 5xx.
+If the job has retries left, Daybook retries refused and cut connections, timeouts, 429, 503 and any
+other 5xx (promise 4).
 
 ======================================================  =====================
 429, 503 and any other 5xx, 408, 529, overloaded        `AgentTemporary`
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from pydantic_ai.exceptions import ModelAPIError, ModelConnectionError
     from pydantic_ai.models import Model
 
-# pydantic-ai's error class (subclasses before their base), the error to raise, and its message.
+# Each row has an error class of pydantic-ai (subclasses before their base), the error to raise, and
+# its message.
 _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
     ("ModelRateLimitError", AgentTemporary, "{provider} rate-limits Daybook's requests"),
     ("ModelOverloadedError", AgentTemporary, "{provider} is overloaded"),
@@ -51,13 +52,13 @@ _CATEGORIES: tuple[tuple[str, type[AgentError], str], ...] = (
     ),
 )
 _INCOMPLETE = "the connection to {address} ended before the answer was complete"
-_MAX_QUOTED_CHARACTERS = 500  # of the provider's own message
+_MAX_QUOTED_CHARACTERS = 500  # maximum number of characters of the provider's own message
 
 
 def translate_error(
     error: Exception, agent: str, model: Model, timeout: float, secrets: Iterable[str]
 ) -> AgentError:
-    """Return the error to raise for ``error``; its message contains none of ``secrets``."""
+    """Return the agent error to raise for ``error``. Its message contains none of ``secrets``."""
     if isinstance(error, AgentError):
         return error
     from pydantic_ai import exceptions as e
@@ -92,8 +93,8 @@ def no_answer_error(
 ) -> AgentFailed:
     """Return the error for a response that is valid HTTP but contains no answer.
 
-    ``text`` is the part of the answer that arrived. ``reason`` is the provider's reason; it is
-    empty if the provider gave none.
+    ``text`` is the part of the answer that arrived. ``reason`` is the reason that the provider
+    gave, or "".
     """
     sentence = "{provider} ended the answer early" if reason else "{address} gave no answer"
     return AgentFailed(_Messages(agent, model, list(secrets)).say(sentence, reason), text)
@@ -125,7 +126,7 @@ def _from_api_error(error: ModelAPIError, messages: _Messages, timeout: float) -
     if status:
         kind = AgentTemporary if status == 408 else AgentFailed
         return _made(kind, messages.say("{provider} refused the request" + code, error), error)
-    if isinstance(error.__cause__, ValueError):  # the JSON stops in the middle
+    if isinstance(error.__cause__, ValueError):  # the JSON of the response is not complete
         return AgentTemporary(messages.say(_INCOMPLETE))
     return AgentFailed(messages.say("{address} did not answer like a model API", error))
 
@@ -166,7 +167,10 @@ class _Messages:
         self._secrets = dict.fromkeys(secrets, "[key]")
 
     def say(self, sentence: str, error: BaseException | str | None = None) -> str:
-        """Return ``sentence`` with the names filled in, followed by the provider's message."""
+        """Return ``sentence`` with the names filled in.
+
+        Append the provider's message, if there is one.
+        """
         message = sentence.format_map(self._names)
         quoted = _provider_message(error) if isinstance(error, BaseException) else error or ""
         quoted = " ".join(quoted.split())
@@ -185,12 +189,12 @@ def _address(model: Model) -> str:
 
 
 def _provider_message(error: BaseException) -> str:
-    """Extract the provider's message from the body of its response, in any of the usual formats."""
+    """Return the provider's message from the body of its response, in any of the usual formats."""
     body: Any = getattr(error, "body", None)
     if isinstance(body, Mapping):
         inner = body.get("error", body)
         message = inner.get("message") if isinstance(inner, Mapping) else inner
         return message if isinstance(message, str) else json.dumps(body, default=str)
     message_text = str(body or getattr(error, "message", "") or error)
-    # Cut off the advice at the end, which is for developers, not for users.
+    # Remove the advice at the end, which is for developers and not for users.
     return message_text.partition(". Consider raising the ")[0]

@@ -5,8 +5,8 @@
     start ──► None: the request is sent, or the tool is called ──► finish
       └─────► the reply of an earlier attempt, which takes its place
 
-An agent passes each step to the journal before it acts, and the step's reply afterwards. If the
-journal cannot record the start of a step, the step must not happen.
+An agent passes each step to the journal before it acts. After the step it passes the step's reply.
+If the journal cannot record the start of a step, the step must not happen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from daybook.ledger import texts
 from daybook.runs.usage import Amount
 
 Kind = Literal["request", "tool"]
-"""A step is a request to a model, or a call of a tool."""
+"""The kind of a step: a request to a model, or a call of a tool."""
 
 
 @dataclass(frozen=True, order=True)
@@ -31,8 +31,8 @@ class Position:
 
     ``agent`` is `AgentRequest.fallback`, and ``question`` is `AgentRequest.question`. ``request``
     is the number of the request within its answer, from 1. ``call`` is the number of the tool call
-    within its response, from 1, in the order in which the model wrote the calls; 0 stands for the
-    request itself.
+    within its response, from 1, in the order in which the model wrote the calls. A ``call`` of 0
+    means the request itself.
 
     Positions are ordered. As text, the second call of the third response is `3.2`. The prefix `#2.`
     marks the question that repairs an answer; the prefix `~1.` marks the first fallback agent.
@@ -51,7 +51,7 @@ class Position:
 
     @classmethod
     def parse(cls, text: str) -> Position:
-        """Return the position that has this text."""
+        """Return the position whose text is ``text``."""
         agent, question, numbers = 0, 1, list[int]()
         for part in text.split("."):
             match part[:1]:
@@ -70,9 +70,10 @@ class Step:
 
     ``name`` is the model's name, or the tool's name as the model uses it. ``facts`` are the parts
     of the request or call, by name; `digest` is the digest of all facts. ``input`` is the request
-    or call as human-readable text. ``repeatable``: a repetition has no second effect. ``estimate``
-    is the probable usage of a request, which budgets reserve; they do not count a step without an
-    estimate. ``needs_approval``: the step may happen only if a person has approved it.
+    or call as text for people. ``repeatable`` is true if a second equal step has no further effect.
+    ``estimate`` is the probable usage of a request, which budgets reserve. Budgets do not count a
+    step without an estimate. If ``needs_approval`` is true, the step may happen only after a person
+    has approved it.
     """
 
     position: Position
@@ -92,13 +93,13 @@ class Step:
 
 @dataclass(frozen=True)
 class StepReply:
-    """Reply to a step: ``output``, human-readable text, or an ``error``.
+    """The reply to a step: ``output`` is a text for people.
 
-    ``usage`` is the usage of a request to a model, in the format of `AgentReply.usage`. ``value``
-    is the complete reply as JSON, from which a later attempt can continue; None if no attempt can.
-    ``may_cost``: a request without usage may have cost something, so budgets keep counting its
-    estimate. ``amount`` is the amount that budgets count, if it differs from the usage of this
-    step.
+    If the step failed, there is an ``error``. ``usage`` is the usage of a request to a model, in
+    the format of `AgentReply.usage`. ``value`` is the complete reply as JSON, from which a later
+    attempt can continue; None if no attempt can. ``may_cost`` is true if a request without a known
+    usage may have cost something. Then budgets continue to count its estimate. ``amount`` is the
+    amount that budgets count, if it differs from the usage of this step.
     """
 
     output: str = field(default="", repr=False)
@@ -110,7 +111,7 @@ class StepReply:
 
 
 def arguments_text(arguments: Mapping[str, Any]) -> str:
-    """Return the arguments of a tool call as human-readable text."""
+    """Return the arguments of a tool call as text for people."""
     return ", ".join(
         f"{name}={json.dumps(value, ensure_ascii=False, default=str)}"
         for name, value in arguments.items()
@@ -125,39 +126,39 @@ class Journal(Protocol):
         ...
 
     async def start(self, step: Step) -> StepReply | None:
-        """Record the start of ``step``; return None if the step may happen now.
+        """Record the start of ``step``. Return None if the step may happen now.
 
-        If the step has happened in an earlier attempt, or may have happened, return the reply to
-        use instead. If the requests of other runs have reserved the rest of a budget, wait for
-        those requests.
+        If the step happened or may have happened in an earlier attempt, return the reply to use
+        instead. If the requests of other runs have reserved the rest of a budget, wait for those
+        requests.
 
-        Raise `ApprovalNeeded` if a person has to decide first: the process then leaves the attempt,
+        Raise `ApprovalNeeded` if a person has to decide first. Then the process leaves the attempt,
         which continues at this step after the decision. Raise `LedgerError` if another process took
-        over the run, `AgentFailed` if the attempt has to stop, and `AgentMisconfigured` if a budget
-        in US dollars limits a request whose price is not known.
+        over the run, and `AgentFailed` if the attempt has to stop. Raise `AgentMisconfigured` if a
+        budget in US dollars limits a request whose price is not known.
         """
         ...
 
     async def finish(self, step: Step, reply: StepReply) -> None:
         """Record the reply to the step that was started last at this position.
 
-        If the reply to a request turns out to be useless, the agent calls `finish` again, with an
-        error, so that the next attempt does not continue from that reply.
+        If the reply to a request is useless, the agent calls `finish` again, with an error. Then
+        the next attempt does not continue from that reply.
         """
         ...
 
     async def report(self, step: Step, reply: StepReply | None = None) -> None:
-        """Record a step that a program has already started; no later attempt continues from it.
+        """Record a step that a program has already started.
 
-        Without ``reply``, the caller calls `finish` when the program prints the reply. Raise
-        `LedgerError` if another process took over the run.
+        No later attempt continues from this step. If ``reply`` is None, the caller calls `finish`
+        when the program prints the reply. Raise `LedgerError` if another process took over the run.
         """
         ...
 
     async def acting_agent(self) -> int | None:
         """Return the agent whose calls in earlier attempts may have had effects.
 
-        The number is `Position.agent`; None if there were no such calls.
+        The result is a `Position.agent`; None if there were no such calls.
         """
         ...
 
@@ -165,8 +166,8 @@ class Journal(Protocol):
 def digest_of(value: Any) -> str:
     """Return the SHA-256 digest of a JSON value, in hexadecimal digits.
 
-    The digest covers the value as the ledger stores it, because a later attempt reads the stored
-    value.
+    The digest is that of the value as the ledger stores it, because a later attempt reads the
+    stored value.
     """
     written = json.dumps(texts.sanitize(value), sort_keys=True, default=str)
     return hashlib.sha256(written.encode()).hexdigest()

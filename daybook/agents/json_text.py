@@ -1,12 +1,12 @@
 """Parser of JSON in an agent's answer.
 
-Python's parser accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999`` that
+Python's parser accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999``, which
 become infinite. This parser refuses such values, because the ledger cannot store them.
 
-Models often put words around the JSON. The candidates in such an answer are its *pieces*: its
-fenced blocks and, outside of the blocks, everything in brackets. `find` parses a single piece. It
-refuses several pieces, even if only one of them is JSON, because it is unclear which piece is the
-answer.
+Models often write words around the JSON. The candidates in such an answer are its *pieces*: its
+fenced blocks, and all texts in brackets outside of the blocks. `find` parses a single piece. It
+refuses an answer with several pieces, even if only one of them is JSON, because it is unclear which
+piece is the answer.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import re
 from typing import Any
 
 MAX_DEPTH = 100
-"""Maximum nesting of lists and objects, so that every writer can serialize the value."""
+"""Maximum nesting of lists and objects. Any program can then serialize the value."""
 
 
 def read(text: str) -> Any:
     """Return the JSON value of ``text``.
 
-    Raises a ValueError that says why ``text`` is not JSON, or cannot be stored.
+    Raise a ValueError with the reason if ``text`` is not JSON, or if its value cannot be stored.
     """
     try:
         value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
@@ -34,10 +34,11 @@ def read(text: str) -> Any:
 
 
 def find(text: str) -> Any:
-    """Return the JSON value of ``text`` or, if ``text`` is not JSON, of its only piece.
+    """Return the JSON value of ``text``.
 
-    Raises a ValueError that says why there is no such value. Use this function for complete texts
-    only: a truncated text may lack another piece.
+    If ``text`` is not JSON, return the value of its only piece. Raise a ValueError with the reason
+    if there is no such value. Use this function for complete texts only, because a shortened text
+    may lack another piece.
     """
     try:
         return read(text)
@@ -56,7 +57,10 @@ _BRACKET_OR_STRING = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"?', re.DOTALL)
 
 
 def _pieces(text: str) -> list[str]:
-    """Return all pieces of ``text``, in linear time, because ``text`` is not trusted."""
+    """Return all pieces of ``text``.
+
+    This takes linear time, because ``text`` comes from a model and may be hostile.
+    """
     pieces: list[str] = []
     plain: list[str] = []
     fenced: list[str] = []
@@ -76,7 +80,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def _bracketed(text: str) -> list[str]:
-    """Return the bracketed parts, with their brackets; an unclosed part extends to the end."""
+    """Return the bracketed parts, with their brackets. An unclosed part extends to the end."""
     pieces, begin, depth, position = [], 0, 0, 0
     while match := (_BRACKET_OR_STRING if depth else _BRACKET).search(text, position):
         position = match.end()

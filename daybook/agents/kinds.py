@@ -50,11 +50,11 @@ MODEL = AgentKind(
     make=ModelAgent,
 )
 KINDS: dict[str, AgentKind] = {kind.slug: kind for kind in (OFFLINE, COMMAND, MODEL)}
-"""All kinds, by slug; the docstring of `daybook.agents` lists what else a new kind needs."""
+"""All kinds, by slug. The docstring of `daybook.agents` lists the other changes for a new kind."""
 
 
 def find_kind(name: str) -> AgentKind:
-    """Return the kind with that word or slug; raise `InvalidInput` with the valid words."""
+    """Return the kind with this word or slug. Raise `InvalidInput` with the valid words."""
     for kind in KINDS.values():
         if name in (kind.word, kind.slug):
             return kind
@@ -66,10 +66,10 @@ def find_kind(name: str) -> AgentKind:
 
 
 def build(slug: str, name: str, data: Mapping[str, Any]) -> StoredAgent:
-    """Build the agent from stored settings; raise `AgentMisconfigured` if they are invalid.
+    """Build the agent from stored settings. Raise `AgentMisconfigured` if they are invalid.
 
-    Stored settings can become invalid, because Prefect's server does not validate a block that is
-    edited in its UI.
+    Stored settings can become invalid, because Prefect's server does not validate a block that a
+    person edits in its UI.
     """
     kind = KINDS[slug]
     settings, problem = kind.check(data)

@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 _CLIENT_TIMEOUT_MARGIN_SECONDS = 30.0
 
 MAX_REQUESTS_WITH_TOOLS = 50
-"""Maximum number of requests for one answer if the agent has tools and no limit of its own."""
+"""Maximum number of requests for one answer if the agent has tools but no limit of its own."""
 
 _CUT = "the answer reached max_tokens"
-_REASON = "finish_reason"  # key of the provider's own reason, which pydantic-ai may not know
+_REASON = "finish_reason"  # the key of the provider's own reason in the details of a response
 
 
 @dataclass(frozen=True)
 class ModelAgent:
-    """Agent that asks a model, with one more request after each response that calls tools.
+    """Agent that asks a model. After each response that calls tools, it sends one more request.
 
-    The agent does not retry; the run retries, and counts its attempts. `daybook.agents.failures`
+    The agent does not retry. The run retries, and counts its attempts. `daybook.agents.failures`
     translates the errors. `answer` closes the connection before it returns. An error after the
     first request has the usage so far in its attribute ``usage``.
     """
@@ -79,7 +79,8 @@ class ModelAgent:
             tool = toolset.at_work if toolset else ""
             failed: AgentError = AgentTimeout(request.timeout, tool=tool)
         except (LedgerError, ApprovalNeeded):
-            # The run was taken over, or waits for a person: its journal records no further step.
+            # Another process took over the run, or the run waits for a person. Its journal records
+            # no further step.
             raise
         except Exception as error:
             failed = _as_token_limit_error(error, request, usage) or self._translate_error(
@@ -96,7 +97,8 @@ class ModelAgent:
             return providers.model(self.settings, wanted)
         except AgentMisconfigured as error:
             failed = AgentMisconfigured(f'agent "{self.name}": {error}')
-        except Exception as error:  # the client's own error, whose message may contain the key
+        except Exception as error:
+            # This is the client's own error. Its message may contain the key.
             reason = f"its client cannot be created ({type(error).__name__})"
             failed = AgentMisconfigured(f'agent "{self.name}": {reason}')
         raise failed
@@ -105,7 +107,7 @@ class ModelAgent:
         try:
             secrets = providers.secrets(self.settings, model)
             return failures.translate_error(error, self.name, model, request.timeout, secrets)
-        except Exception as second_error:  # an unexpected error of the library
+        except Exception as second_error:  # this is an unexpected error of the library
             types = f"{type(error).__name__}, then {type(second_error).__name__}"
             return AgentFailed(f'agent "{self.name}" failed unexpectedly: {types}')
 
@@ -141,7 +143,10 @@ class ModelAgent:
         )
 
     def _journaled(self, model: Model, request: AgentRequest, steps: Steps | None) -> Model:
-        """Return ``model``, wrapped so that it records its requests if there are ``steps``."""
+        """Return ``model``.
+
+        If there are ``steps``, return it wrapped, so that it records its requests.
+        """
         if steps is None:
             return model
         from daybook.agents.model_steps import JournaledModel
@@ -170,7 +175,8 @@ class ModelAgent:
         agent: Agent[object, str | None] = Agent(
             self._journaled(model, request, steps),
             name=self.name,
-            output_type=[str, type(None)],  # an empty answer is valid: do not ask again
+            # An empty answer is valid, so the library must not ask again.
+            output_type=[str, type(None)],
             instructions=self.settings.system_prompt or None,
             retries=limit - 1,
             toolsets=[toolset] if toolset else None,
@@ -190,7 +196,7 @@ class ModelAgent:
                         infer_name=False,
                     )
             except UnexpectedModelBehavior as error:
-                # Subclasses of this error (content filter, max_tokens) have specific messages.
+                # Subclasses of this error (content filter, max_tokens) have their own messages.
                 tool = "" if request.tools else _tool_called(messages)
                 if not tool or type(error) is not UnexpectedModelBehavior:
                     raise
@@ -221,8 +227,8 @@ class ModelAgent:
     ) -> Callable[[int], Sent]:
         """Return a function that takes a step's number, from 1, and returns its request settings.
 
-        The function raises `AgentFailed` if no tokens are left, because pydantic-ai allows one more
-        request when its own limit is exactly reached.
+        The function raises `AgentFailed` if no tokens are left. Without this check, pydantic-ai
+        would allow one more request when its own limit is exactly reached.
         """
         options: dict[str, Any] = {
             "max_retries": 0,
@@ -242,9 +248,9 @@ class ModelAgent:
     def _usage(
         self, usage: RunUsage, request: AgentRequest, steps: Steps | None = None
     ) -> dict[str, Any]:
-        """Return the usage in the format of `AgentReply.usage`; unreported token counts are None.
+        """Return the usage in the format of `AgentReply.usage`. Unreported token counts are None.
 
-        It does not include the usage of replayed ``steps``, which an earlier attempt has counted.
+        The usage does not include replayed ``steps``, which an earlier attempt has counted.
         """
         known = not usage.unmeasured_requests
         result: dict[str, Any] = {
@@ -267,15 +273,15 @@ class ModelAgent:
         usage = RunUsage(requests=1)
         usage.incr(response.usage)
         if usage.cost is None:
-            with suppress(Exception):  # the price is unknown
+            with suppress(Exception):  # the library has no price for this model
                 usage.cost = response.cost().total_price
         return self._usage(usage, request)
 
     def _cost_usd(self, usage: RunUsage, request: AgentRequest) -> float | None:
         """Return the cost in US dollars; None if the price is unknown.
 
-        The agent's own prices, if set, apply to its own model. Otherwise pydantic-ai's price table
-        applies.
+        If the agent has prices of its own, they apply to its own model. Otherwise, pydantic-ai's
+        price table applies.
         """
         prices = (self.settings.input_price, self.settings.output_price)
         if any(prices) and providers.is_own(self.settings, request.model):
@@ -285,7 +291,7 @@ class ModelAgent:
 
 
 def _check_tokens_left(tokens: int, usage: RunUsage) -> None:
-    """Raise `AgentFailed` if no token is left for another request, or the usage is unknown."""
+    """Raise `AgentFailed` if no token is left for another request, or if the usage is unknown."""
     if usage.unmeasured_requests:
         raise AgentFailed(
             f"stopped: the token limit ({tokens:,} were left) cannot be enforced, because the "
@@ -298,7 +304,7 @@ def _check_tokens_left(tokens: int, usage: RunUsage) -> None:
 def _as_token_limit_error(
     error: Exception, request: AgentRequest, usage: RunUsage
 ) -> AgentFailed | None:
-    """Return the error to raise if ``error`` means that the tokens are used up, else None."""
+    """Return the error to raise if ``error`` means that no tokens are left, otherwise None."""
     from pydantic_ai.exceptions import UsageLimitExceeded
 
     tokens = request.tokens
@@ -316,7 +322,7 @@ def _token_limit_error(tokens: int, usage: RunUsage) -> AgentFailed:
 
 
 def _tool_called(messages: list[ModelMessage]) -> str:
-    """Return the name of a tool that the last response calls; empty if it calls none."""
+    """Return the name of a tool that the last response calls; "" if it calls no tool."""
     last = next((each for each in reversed(messages) if each.kind == "response"), None)
     names = [part.tool_name for part in last.parts if part.part_kind == "tool-call"] if last else []
     return names[0] if names else ""
@@ -325,7 +331,7 @@ def _tool_called(messages: list[ModelMessage]) -> str:
 def _messages(request: AgentRequest) -> list[ModelMessage]:
     from pydantic_ai.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
 
-    # Providers refuse an empty message, so empty answers are left out of the history.
+    # Omit empty answers from the history, because providers refuse an empty message.
     return [
         ModelRequest(parts=[UserPromptPart(each.content)])
         if each.role == "user"

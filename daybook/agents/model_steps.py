@@ -1,6 +1,6 @@
-"""Model that records each of its requests in the journal, and the texts of its steps.
+"""A model that records each of its requests in the journal, and the texts of its steps.
 
-The model records whole requests, because Daybook streams no response.
+The model records a request and its whole response, because Daybook does not stream responses.
 
 Importing this module imports pydantic-ai.
 """
@@ -36,9 +36,9 @@ _PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
 """Settings that may differ between two attempts at the same request."""
 
 _PER_ATTEMPT_FIELDS = ("timestamp", "run_id", "conversation_id", "instructions")
-"""Fields of a message that its digest omits.
+"""Fields of a message that its digest omits, because they may differ between two attempts.
 
-They may differ between two attempts; `instructions` is a separate fact.
+`instructions` is a fact of its own.
 """
 
 _REJECT_TIMEOUT_SECONDS = 10.0
@@ -58,9 +58,9 @@ class Steps:
         self._requests = 0
         self._calls: list[str] = []
         self.replayed_requests = self.replayed_calls = 0
-        """Numbers of requests and successful calls that an earlier attempt made and paid for."""
+        """Numbers of requests and successful calls for which an earlier attempt has paid."""
         self.last_answered: tuple[Step, StepReply] | None = None
-        """The last answered request and its reply; None if a tool was called since."""
+        """The last answered request and its reply; None if a tool was called after it."""
 
     def next_request(self) -> Position:
         """Return the position of the next request."""
@@ -69,18 +69,22 @@ class Steps:
         return Position(self._agent, self._question, self._requests)
 
     def answered(self, response: ModelResponse) -> None:
-        """Remember the order of the response's tool calls."""
+        """Store the order of the response's tool calls for `next_call`."""
         self._calls = [part.tool_call_id for part in _tool_calls(response)]
 
     def next_call(self, call_id: str | None) -> Position:
         """Return the position of this call of the last response, in any order of execution."""
         index = self._calls.index(call_id) if call_id in self._calls else len(self._calls)
         if index < len(self._calls):
-            self._calls[index] = ""  # if two calls have this id, the next look-up finds the second
+            # If two calls have this id, the next search finds the second one.
+            self._calls[index] = ""
         return Position(self._agent, self._question, self._requests, index + 1)
 
     async def reject_last(self, error: str) -> None:
-        """Record that the last response was useless, so that the next attempt asks again."""
+        """Record that the last response was useless, so that the next attempt asks again.
+
+        Do nothing if a tool was called after the response.
+        """
         if self.last_answered is None:
             return
         step, reply = self.last_answered
@@ -90,7 +94,7 @@ class Steps:
 
 
 class JournaledModel(WrapperModel):
-    """Model that records each request as a step, or replays the reply of an earlier attempt."""
+    """Model that records each request as a step, or returns the reply of an earlier attempt."""
 
     def __init__(self, wrapped: Model, steps: Steps, priced: Priced, translate: Translate) -> None:
         super().__init__(wrapped)
@@ -104,7 +108,7 @@ class JournaledModel(WrapperModel):
         model_request_parameters: ModelRequestParameters,
     ) -> ModelResponse:
         journal, position = self._steps.journal, self._steps.next_request()
-        if self._tools is None:  # an answer has the same tools at each of its requests
+        if self._tools is None:  # all requests of an answer have the same tools
             self._tools = _tool_digests(model_request_parameters)
         facts = {
             "model": f"{self.system}:{self.model_name}",
@@ -143,7 +147,7 @@ class JournaledModel(WrapperModel):
         settings: ModelSettings | None,
         parameters: ModelRequestParameters,
     ) -> Amount:
-        """Return the probable usage of the request."""
+        """Return the probable usage of the next request."""
         responses = [each for each in messages if isinstance(each, ModelResponse)]
         answered = [
             (each.usage.input_tokens, each.usage.output_tokens)
@@ -176,7 +180,10 @@ def _encoded(response: ModelResponse) -> Any:
 
 
 def _decoded(value: Any) -> ModelResponse:
-    """Return the response of an earlier attempt, with zero usage: that attempt has paid for it."""
+    """Return the response of an earlier attempt.
+
+    Set its usage to zero: that attempt has counted it.
+    """
     (response,) = ModelMessagesTypeAdapter.validate_python(value)
     assert isinstance(response, ModelResponse)
     response.usage = RequestUsage()
@@ -195,8 +202,8 @@ def _facts(
 ) -> dict[str, Any]:
     """Return the facts that identify a request, by name, except its model and tools.
 
-    After the first request of an answer, only the last message is included, because the earlier
-    steps determine the other messages.
+    For later requests of an answer, include only the last message, because the earlier steps
+    determine the other messages.
     """
     given = {k: v for k, v in (settings or {}).items() if k not in _PER_ATTEMPT_SETTINGS}
     compared = [*messages] if is_first else [*messages[-1:]]
@@ -209,7 +216,7 @@ def _facts(
 
 
 def _plain(value: Any) -> Any:
-    """Return a dumped message without `_PER_ATTEMPT_FIELDS`."""
+    """Return a dumped message without its `_PER_ATTEMPT_FIELDS`."""
     match value:
         case dict():
             return {k: _plain(v) for k, v in value.items() if k not in _PER_ATTEMPT_FIELDS}
@@ -220,7 +227,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text_of(message: ModelMessage) -> str:
-    """Return a message as human-readable text, with the tool calls of a response."""
+    """Return a message as text for people, with the tool calls of a response."""
     if isinstance(message, ModelResponse):
         texts = [part.content for part in message.parts if isinstance(part, TextPart)]
         return "\n".join([*filter(None, texts), *map(call_text, _tool_calls(message))])
@@ -230,7 +237,7 @@ def _text_of(message: ModelMessage) -> str:
 
 
 def call_text(call: ToolCallPart) -> str:
-    """Return a tool call as human-readable text."""
+    """Return a tool call as text for people."""
     return f"{call.tool_name}({arguments_text(call.args_as_dict() if call.args else {})})"
 
 

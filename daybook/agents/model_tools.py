@@ -1,6 +1,6 @@
 """The toolset that offers a request's tools to a model.
 
-If a tool refuses a call or fails, the model gets the error message and may continue until it
+If a tool refuses a call or fails, the model gets the error message. It may continue until it
 reaches the limit of requests or tokens, or the attempt's timeout. The toolset makes calls one after
 the other, in the order in which the model requested them, because most tools do not support
 parallel calls.
@@ -34,9 +34,9 @@ class OfferedTools(AbstractToolset[Any]):
     """Toolset of one request.
 
     ``at_work`` is the name of the tool that is being called; it is empty between calls. ``again``
-    is how often the model may retry a call whose arguments are not an object. The toolset calls
-    ``before`` before each tool call. ``steps`` are the steps of the answer; None if they are not
-    recorded. ``repeatable``: every call may be repeated.
+    is the number of times that the model may retry a call whose arguments are not an object. The
+    toolset calls ``before`` before each tool call. ``steps`` are the steps of the answer; None if
+    they are not recorded. ``repeatable`` is true if every call may be repeated.
     """
 
     def __init__(
@@ -89,7 +89,10 @@ class OfferedTools(AbstractToolset[Any]):
     async def _call_once(
         self, steps: Steps, name: str, arguments: dict[str, Any], ctx: RunContext[Any]
     ) -> StepReply:
-        """Call the tool, or return the reply of an earlier attempt; record the call."""
+        """Call the tool, and record the call.
+
+        If an earlier attempt made the call, return its reply.
+        """
         step = self._step(steps, name, arguments, ctx)
         recorded = await steps.journal.start(step)
         if recorded is not None:
@@ -112,7 +115,8 @@ class OfferedTools(AbstractToolset[Any]):
             log.exception("the tool %s failed", name, extra={"action": "tool_failed"})
             kind = type(error).__name__
             reply = StepReply(error=f"the tool failed with an internal error ({kind})")
-        self.at_work = ""  # not reset after a cancellation, so that the error can name the tool
+        # This is not reset after a cancellation, so that the error can name the tool.
+        self.at_work = ""
         return reply
 
     def _step(

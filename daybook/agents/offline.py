@@ -1,6 +1,6 @@
 """Agent without a network or a model, for the first run and for tests.
 
-Its answer says that it comes from no model.
+Its answer contains the remark that no model wrote it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ class OfflineSettings(BaseModel):
 
 @dataclass(frozen=True)
 class OfflineAgent:
-    """Agent that gives the same answer to the same prompt, and says that it is offline."""
+    """Agent that gives the same answer to the same prompt.
+
+    The answer contains the remark that the agent is offline.
+    """
 
     name: str
     settings: OfflineSettings
@@ -46,7 +49,7 @@ class OfflineAgent:
 
     async def answer(self, request: AgentRequest) -> AgentReply:
         self.check_model(request.model)
-        await asyncio.sleep(0)  # so that a cancelled request gets no answer
+        await asyncio.sleep(0)  # this lets a cancellation take effect before the answer
         return AgentReply(text=_answer(request.prompt), agent=self.name)
 
 
@@ -55,7 +58,7 @@ def _answer(prompt: str) -> str:
     quoted = prompt.strip()
     if len(quoted) > MAX_QUOTED_CHARACTERS:
         quoted = quoted[:MAX_QUOTED_CHARACTERS].rstrip() + " …"
-    # Readable both as Markdown and as plain text.
+    # This text is readable both as Markdown and as plain text.
     quote = "\n".join(f"> {line}".rstrip() for line in quoted.splitlines())
     return (
         "Offline agent: no model is configured, so this is not a model's answer. "

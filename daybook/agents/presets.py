@@ -1,4 +1,4 @@
-"""Presets of command agents, in one table: programs whose output Daybook reads as steps.
+"""Table of the presets of command agents: programs whose output Daybook reads as steps.
 
 To add a preset, write a reader of the program's output lines (`step_lines`), add a row to
 `PRESETS`, and add the preset's name to `OutputFormat`.
@@ -16,16 +16,16 @@ from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
 
 OutputFormat = Literal["text", "json", "claude-code", "codex"]
-"""Format of a program's output; the output format of a preset has the preset's name."""
+"""Format of a program's output. The output format of a preset has the name of the preset."""
 
 
 @dataclass(frozen=True)
 class Preset:
     """A program that prints its steps.
 
-    ``lines`` creates the reader of the program's output. ``tool_arguments`` are added to the
-    command if the agent has tools. ``environment`` has the names of the variables from which the
-    program reads its key.
+    ``lines`` creates the reader of the program's output. If the agent has tools, ``tool_arguments``
+    are added to the command. ``environment`` has the names of the variables from which the program
+    reads its key.
     """
 
     command: tuple[str, ...]
@@ -51,10 +51,10 @@ PRESETS = {
 
 
 def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a command agent: the preset with this name, changed by ``fields``.
+    """Return the settings of a command agent: those of the preset, changed by ``fields``.
 
     The ``command`` in ``fields`` is a list of arguments to append to the preset's command. Raise
-    `InvalidInput` for an unknown name.
+    `InvalidInput` for an unknown ``name`` of a preset.
     """
     preset = PRESETS.get(name)
     if preset is None:

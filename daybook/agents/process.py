@@ -6,8 +6,8 @@
                             ├── timeout ────────┼──► end the group ──► read remaining output
                             └── cancelled ──────┘         (`daybook.processes.group`)
 
-The leader is the program itself. When it exits, `run` ends its background processes too. A process
-that creates a session of its own can keep the pipes open, but cannot delay `run` by more than
+The leader is the program itself. When it exits, `run` also ends its background processes. A process
+that has created a session of its own can hold the pipes open, but can delay `run` only by
 `_DRAIN_TIMEOUT_SECONDS`.
 """
 
@@ -23,20 +23,21 @@ from daybook.processes.group import Group
 from daybook.processes.pipes import LinePipe
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
-"""Maximum number of bytes kept of standard output; the rest is read and dropped."""
+"""Maximum number of bytes of standard output that `run` returns. It reads and drops the rest."""
 
 MAX_ERROR_BYTES = 8 * 1024
-"""Maximum number of bytes kept from the end of standard error."""
+"""Maximum number of bytes of standard error that `run` returns, counted from the end."""
 
-_DRAIN_TIMEOUT_SECONDS = 1.0  # for pipes that a process outside the group keeps open
+_DRAIN_TIMEOUT_SECONDS = 1.0  # time for pipes that a process outside the group holds open
 
 
 @dataclass(frozen=True)
 class ProgramResult:
     """Result of a program. If a signal ended the program, ``code`` is negative (see `subprocess`).
 
-    ``dropped`` counts the bytes of output beyond `MAX_OUTPUT_BYTES`. If the output was read line by
-    line, ``output`` is empty, and ``dropped`` counts the bytes of lines that were too long.
+    ``dropped`` is the number of bytes of output beyond `MAX_OUTPUT_BYTES`. If the output was read
+    line by line, ``output`` is empty, and ``dropped`` is the number of bytes in lines that were too
+    long.
     """
 
     code: int
@@ -55,10 +56,10 @@ async def run(
     seconds: float,
     lines: LinePipe | None = None,
 ) -> ProgramResult:
-    """Run the program until it exits or ``seconds`` have passed; ``lines`` reads its output.
+    """Run the program until it exits or ``seconds`` have passed. ``lines`` reads its output.
 
-    Raises OSError or ValueError if the program cannot be started. If the caller is cancelled, even
-    repeatedly, `run` raises CancelledError only after the group has ended.
+    Raise OSError or ValueError if the program cannot be started. If the caller is cancelled, even
+    repeatedly, raise CancelledError only after the group has ended.
     """
     group = Group(arguments, folder=folder, environment=environment, with_input=stdin is not None)
     was_cancelled = asyncio.Event()
@@ -74,7 +75,7 @@ async def _keep(
     seconds: float,
     lines: LinePipe | None,
 ) -> ProgramResult:
-    """Run the group to its end; ``was_cancelled`` is set when the caller is cancelled."""
+    """Run the group to its end. ``was_cancelled`` is set when the caller is cancelled."""
     output, errors = lines or pipes.HeadPipe(MAX_OUTPUT_BYTES), pipes.TailPipe(MAX_ERROR_BYTES)
     feed = pipes.InputPipe()
     try:

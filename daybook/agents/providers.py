@@ -1,9 +1,9 @@
 """Construction of a pydantic-ai model, with its key and address, from a model's name.
 
-A key goes to one destination only: a key stored with the agent to the agent's provider and base
-URL, a key in the worker's environment to its provider's own address. So if an agent has a key or a
-base URL, a job may request only another model of the same provider. If an agent has a base URL but
-no stored key, Daybook sends no real key there.
+Daybook sends a key to one destination only. A key that is stored with the agent goes to the agent's
+provider and base URL. A key in the worker's environment goes to its provider's own address. So if
+an agent has a key or a base URL, a job may request only another model of the same provider. If an
+agent has a base URL but no stored key, Daybook sends no real key there.
 
 The functions import pydantic-ai when they are called, because the import takes over a second.
 """
@@ -33,23 +33,23 @@ DEFAULT_MODELS = {
     "GOOGLE_API_KEY": "google:gemini-3.8-flash",
     "GEMINI_API_KEY": "google:gemini-3.8-flash",
 }
-"""Mapping of environment variables to models.
+"""Models by environment variable.
 
-At the first start, `find_key` searches these variables for a key, and Daybook uses the model of the
-variable that has a key: a small model of the key's provider.
+At the first start, `find_key` searches these variables for a key. Daybook then uses the model of
+the variable that has a key; it is a small model of the key's provider.
 """
 
 EXTRAS = {"anthropic": "anthropic", "google": "google.genai"}
-"""Mapping of Daybook's extras for providers to the SDK module that each extra installs.
+"""SDK modules by the extra of Daybook that installs them.
 
 The SDK for OpenAI and compatible providers is always installed.
 """
 
 PLACEHOLDER_KEY = "no-key"
-"""Key that Daybook sends to a base URL if no key is stored, because the clients require a key."""
+"""Key that Daybook sends to a base URL if no key is stored. The clients require a key."""
 
 MIN_SIMILARITY = 0.75
-"""Minimum similarity (0 to 1) between an unknown provider and the name that an error suggests."""
+"""Minimum similarity (0 to 1) of an unknown provider and the name that an error suggests."""
 
 _CHAT = ("openai", "openai-chat")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]*_(?:KEY|TOKEN|BASE_URL)\b")
@@ -60,7 +60,8 @@ _EXTRA = re.compile(r"pydantic-ai-slim\[([a-z0-9-]+)\]")
 class FoundKey:
     """A key in this process's environment, and the model for it.
 
-    ``missing_extra`` is the extra of Daybook that has to be installed for the model, or empty.
+    If an extra of Daybook has to be installed for the model, ``missing_extra`` is its name,
+    otherwise "".
     """
 
     variable: str
@@ -70,9 +71,9 @@ class FoundKey:
 
 
 def find_key() -> FoundKey | None:
-    """Return the first usable key in the variables of `DEFAULT_MODELS`; None if there is none.
+    """Return the first usable key in the variables of `DEFAULT_MODELS`; None if there is no key.
 
-    Prefers a provider whose SDK is installed. Imports no SDK.
+    Prefer a provider whose SDK is installed. Import no SDK.
     """
     found = []
     for variable, model in DEFAULT_MODELS.items():
@@ -87,8 +88,8 @@ def find_key() -> FoundKey | None:
 def first_steps() -> list[tuple[str, str]]:
     """Return the commands after which the agent `default` asks a model.
 
-    Each entry is a description and its command. The model belongs to the key in the environment
-    (`find_key`); without a key, it is OpenAI's, whose SDK is always installed.
+    Each entry is a description and its command. The model is that of the key in the environment
+    (`find_key`). If there is no key, it is a model of OpenAI, whose SDK is always installed.
     """
     found, replace = find_key(), "daybook agents add default --replace --model"
     if found is None:
@@ -102,7 +103,7 @@ def first_steps() -> list[tuple[str, str]]:
 def _is_importable(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package that contains it is missing
+    except ModuleNotFoundError:  # the package that contains the module is missing
         return False
 
 
@@ -114,12 +115,12 @@ def variable(model: str) -> str:
 
 
 def split_model(model: str, base_url: str = "") -> tuple[str, str]:
-    """Return provider and name; the provider is "" unless ``model`` starts with a known provider.
+    """Return the provider and the name of a model.
 
-    A colon separates the two, but a name may contain a colon too, such as ``llama3:8b``. With a
-    base URL, ``mistral:7b`` is such a name, unless the provider's installed SDK accepts a base URL.
-    The SDKs of `EXTRAS` accept a base URL, so their prefixes are providers even if the SDK is
-    missing.
+    The provider is "" unless ``model`` starts with a known provider. A colon separates the two, but
+    a name may also contain a colon, such as ``llama3:8b``. With a base URL, ``mistral:7b`` is such
+    a name, unless the provider's installed SDK accepts a base URL. The SDKs of `EXTRAS` accept a
+    base URL, so their prefixes are providers even if the SDK is missing.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -130,7 +131,7 @@ def split_model(model: str, base_url: str = "") -> tuple[str, str]:
         cls = infer_provider_class(before)
     except ValueError:
         return "", model
-    except ImportError as error:  # known; its SDK is not installed
+    except ImportError as error:  # the provider is known, but its SDK is not installed
         return ("", model) if base_url and _extra(error) not in EXTRAS else (before, name)
     if base_url and "base_url" not in inspect.signature(cls.__init__).parameters:
         return "", model
@@ -138,19 +139,20 @@ def split_model(model: str, base_url: str = "") -> tuple[str, str]:
 
 
 def is_own(settings: ModelSettings, wanted: str) -> bool:
-    """Return whether the model that the job requests is the agent's own.
+    """Return whether the model that the job requests is the agent's own model.
 
-    Raises `AgentMisconfigured` for an unknown provider, or a model that the job may not request.
+    Raise `AgentMisconfigured` for an unknown provider, and for a model that the job may not
+    request.
     """
     return _resolve(settings, wanted) == _resolve(settings, "")
 
 
 def check(settings: ModelSettings, wanted: str = "") -> None:
-    """Raise `AgentMisconfigured` if the provider is unknown, or its SDK is not installed.
+    """Raise `AgentMisconfigured` if the provider is unknown, or if its SDK is not installed.
 
-    Also raise it if the provider does not accept the agent's base URL or key, or if the job may not
-    request ``wanted`` instead of the agent's own model. The check needs no key, because the worker
-    that has the key may run on another machine.
+    Raise it also if the provider does not accept the agent's base URL or key, or if the job may not
+    request ``wanted`` in place of the agent's own model. This check needs no key, because the
+    worker that has the key may run on another machine.
     """
     from pydantic_ai.providers import infer_provider_class
 
@@ -170,9 +172,9 @@ def check(settings: ModelSettings, wanted: str = "") -> None:
 
 
 def model(settings: ModelSettings, wanted: str = "") -> Model:
-    """Build the model of these settings, or ``wanted``, the model that the job requests instead.
+    """Build the model of these settings, or the model ``wanted`` that the job requests instead.
 
-    Raises `AgentMisconfigured` if the operator has to change the agent, the job or the worker's
+    Raise `AgentMisconfigured` if the operator has to change the agent, the job or the worker's
     installation.
     """
     from pydantic_ai.exceptions import UserError
@@ -197,7 +199,7 @@ def model(settings: ModelSettings, wanted: str = "") -> Model:
 def secrets(settings: ModelSettings, model: Model) -> list[str]:
     """Return the keys that no message may contain.
 
-    They are the agent's stored key, the client's keys, and the keys in the variables of
+    These are the agent's stored key, the client's keys, and the keys in the variables of
     `DEFAULT_MODELS`.
     """
     client = getattr(getattr(model, "provider", None), "client", None)
@@ -211,12 +213,11 @@ def secrets(settings: ModelSettings, model: Model) -> list[str]:
 
 
 def is_unfinished(model: Model, text: str) -> bool:
-    """Return whether ``text``, which came without a finish reason, is incomplete.
+    """Return whether ``text``, which arrived without a finish reason, is incomplete.
 
-    pydantic-ai treats Anthropic's stream as complete even if the connection was closed in the
-    middle. Google sends a finish reason only at the end, so a text without a finish reason is
-    incomplete. A response of Google without text does not count as incomplete, because it contains
-    no answer.
+    If a connection to Anthropic is closed in the middle, pydantic-ai treats the stream as complete.
+    Google sends a finish reason only at the end, so a text without a finish reason is incomplete. A
+    response of Google without text does not count as incomplete, because it contains no answer.
     """
     return model.system == "anthropic" or (model.system.startswith("google") and bool(text))
 
@@ -293,7 +294,7 @@ def _missing_package_error(provider: str, error: ImportError) -> AgentMisconfigu
 
 
 def _extra(error: ImportError) -> str:
-    """Return the extra of pydantic-ai that the error says to install; empty if it names none."""
+    """Return the extra of pydantic-ai that the error names; "" if it names none."""
     match = _EXTRA.search(str(error))
     return match[1] if match else ""
 

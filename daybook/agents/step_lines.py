@@ -7,13 +7,13 @@
              a step ended ──► `StepEvent` with its reply
              the result ────► ``text``, ``error``, ``usage`` …
 
-A program has started a step before the step's line arrives, so this module cannot prevent a step.
-New versions of a program may change its format: a field that is missing, or has an unexpected type,
-counts as empty, and never stops a run.
+A program has started a step before the step's line arrives, so this module cannot prevent a step. A
+new version of a program may change its format. So a field that is missing, or has an unexpected
+type, counts as empty and does not stop the run.
 
 `ClaudeCodeLines` reads `claude -p --output-format stream-json --verbose`, as the parser of
 `anthropics/claude-agent-sdk-python` does (`src/claude_agent_sdk/_internal/message_parser.py`).
-`CodexLines` reads `codex exec --json`, whose events `openai/codex` defines
+`CodexLines` reads `codex exec --json`. `openai/codex` defines its events
 (`codex-rs/exec/src/exec_events.rs`, `docs/exec.md`).
 """
 
@@ -30,10 +30,10 @@ from daybook.agents.journal import Position, Step, StepReply, digest_of
 from daybook.ledger.views import TOKENS
 
 MAX_ERROR_CHARACTERS = 500
-"""Maximum number of characters from the end of a command's output in the error of its step."""
+"""Maximum length of the error of a step. It has the end of the command's output."""
 
 MAX_TOKENS, MAX_USD = 1_000_000_000, 1_000_000.0
-"""Largest token count and largest cost, in US dollars, of an answer; larger numbers are ignored."""
+"""Maximum token count and maximum cost, in US dollars, of an answer. Ignore larger numbers."""
 
 Usage = dict[str, Any]
 Json = Mapping[str, Any]
@@ -41,7 +41,7 @@ Json = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class StepEvent:
-    """A step that started (``is_new``), a step that ended (with a ``reply``), or both at once."""
+    """A step that started (``is_new``), a step that ended (then it has a ``reply``), or both."""
 
     step: Step
     reply: StepReply | None
@@ -51,10 +51,10 @@ class StepEvent:
 class StepLines(ABC):
     """Reader of the lines of one answer.
 
-    ``text`` is the answer, None until the program has printed its result; ``error`` is the error
+    ``text`` is the answer; None until the program has printed its result. ``error`` is the error
     that the result reports. ``usage`` is the usage so far, in the format of `AgentReply.usage`.
-    ``session`` is the program's own id of the conversation, with which a person can resume the
-    conversation. ``unread`` counts the lines that are not JSON objects.
+    ``session`` is the program's own id of the conversation; a person can resume the conversation
+    with it. ``unread`` is the number of lines that are not JSON objects.
     """
 
     def __init__(self, request: AgentRequest) -> None:
@@ -70,10 +70,10 @@ class StepLines(ABC):
         self._events: list[StepEvent] = []
 
     def read(self, line: bytes) -> list[StepEvent]:
-        """Read a line; return its events of steps."""
+        """Read a line, and return the step events in it."""
         try:
             event = json.loads(line)
-        except (ValueError, RecursionError):  # also for invalid UTF-8
+        except (ValueError, RecursionError):  # invalid UTF-8 also raises a ValueError
             event = None
         if isinstance(event, dict):
             self._read(event)
@@ -82,13 +82,13 @@ class StepLines(ABC):
         return self._taken()
 
     def close(self) -> list[StepEvent]:
-        """Return the last events, after the end of the output."""
+        """Return the last step events, after the end of the output."""
         self._close()
         return self._taken()
 
     @abstractmethod
     def _read(self, event: Json) -> None:
-        """Process one event: update the attributes, and add events of steps."""
+        """Process one event: update the attributes, and add step events."""
 
     @abstractmethod
     def _close(self) -> None:
@@ -99,7 +99,7 @@ class StepLines(ABC):
         return taken
 
     def _begin_request(self, key: str, name: str) -> Step:
-        """Add the start of a request to a model; only the first request has a known input."""
+        """Add the start of a request to a model. Only the first request has a known input."""
         self._requests += 1
         asked = self._request.prompt if self._requests == 1 else ""
         at = self._position(self._requests)
@@ -108,7 +108,8 @@ class StepLines(ABC):
     def _begin_call(self, key: str, name: str, arguments: Any, position: Position) -> None:
         self._calls += 1
         written = arguments if isinstance(arguments, str) else _json(arguments)
-        # Only the digest of the arguments, which may be long: no attempt replays the call.
+        # Store only the digest of the arguments, which may be long, because no attempt replays the
+        # call.
         facts = {"tool": name, "arguments": digest_of(arguments)}
         self._begin(key, Step(position, "tool", name, facts, written, repeatable=False))
 
@@ -125,13 +126,17 @@ class StepLines(ABC):
         if step is None:
             return
         last = self._events[-1] if self._events else None
-        if last is not None and last.is_new and last.step is step:  # one write instead of two
+        if last is not None and last.is_new and last.step is step:
+            # Record start and end with one write.
             self._events[-1] = StepEvent(step, reply, is_new=True)
         else:
             self._events.append(StepEvent(step, reply, is_new=False))
 
     def _used(self, tokens: Json, cost: float | None) -> Usage:
-        """Return the usage of the whole answer, with ``tokens`` and a ``cost`` in US dollars."""
+        """Return the usage of the whole answer.
+
+        ``cost`` is in US dollars; None if it is unknown.
+        """
         used = {"requests": self._requests, **_tokens_of(tokens), "cost_usd": cost}
         return used | ({"tool_calls": self._calls} if self._calls else {})
 
@@ -152,10 +157,10 @@ class _Response:
 class ClaudeCodeLines(StepLines):
     """Reader of Claude Code's stream.
 
-    A response ends when the next response, or the result of one of its tool calls, arrives. If
+    A response ends when the next response arrives, or the result of one of its tool calls. If
     another line of the same response follows such a result, the response ends once more, with all
-    of its texts. The lines of a subagent name the call that started the subagent as their parent,
-    and may be mixed with other lines.
+    of its texts. A line of a subagent has, as its parent, the call that started the subagent. Lines
+    of subagents may be mixed with other lines.
     """
 
     def __init__(self, request: AgentRequest) -> None:
@@ -220,7 +225,7 @@ class ClaudeCodeLines(StepLines):
         self._end(_text(block.get("tool_use_id")), StepReply("" if failed else text, error))
 
     def _end_response(self, parent: str) -> None:
-        """Add the end of the last response of ``parent``, if it is open."""
+        """Add the end of the last response of ``parent``, if this response is open."""
         key = self._last_of.get(parent, "")
         if key not in self._open:
             return
@@ -283,7 +288,7 @@ class CodexLines(StepLines):
             case "turn.failed":
                 self.error = _text(_object(event.get("error")).get("message")) or "turn failed"
                 self._end_turn({}, self.error)
-            case "error":  # also printed before a reconnection
+            case "error":  # the program prints it also before it reconnects
                 self._last_error = _text(event.get("message"))
 
     def _close(self) -> None:
@@ -306,14 +311,14 @@ class CodexLines(StepLines):
         found = {
             name: known for name, count in read.items() if (known := _count(count)) is not None
         }
-        if found:  # the sum since the start of the thread
+        if found:  # the numbers are the sums since the start of the thread
             self.usage = self._used(found, None)
         used = {"requests": 1, **_tokens_of(found), "cost_usd": None}
         self._end("turn", StepReply("" if error else self._message, error, used))
 
 
 def _codex_call(item: Json) -> tuple[str, Any] | None:
-    """Return the name and the arguments of a call; None for an item that is no call."""
+    """Return the name and the arguments of a call; None if the item is not a call."""
     match item.get("type"):
         case "command_execution":
             return "command_execution", _text(item.get("command"))
@@ -353,7 +358,7 @@ def _claude_model_tokens(usage: Json) -> Usage:
 
 
 def _counts(fresh: Any, answered: Any, read: Any, written: Any) -> Usage:
-    """Return the counts in the format of `AgentReply.usage`: input tokens include cache tokens."""
+    """Return the counts in the format of `AgentReply.usage`. Input tokens include cache tokens."""
     known = [_count(each) or 0 for each in (fresh, answered, read, written)]
     if not any(known):
         return {}
@@ -379,7 +384,7 @@ def _sum(usages: list[Usage]) -> Usage:
 def _tokens_of(tokens: Json) -> Usage:
     """Return the counts in the format of `AgentReply.usage`.
 
-    Unknown counts of input and output tokens are None; cache counts of 0 are omitted.
+    Unknown counts of input and output tokens are None. Cache counts of 0 are omitted.
     """
     used = {name: tokens.get(name) for name in TOKENS[:2]}
     return used | {name: tokens[name] for name in TOKENS[2:] if tokens.get(name)}
@@ -391,7 +396,7 @@ def _blocks(event: Json) -> list[Json]:
 
 
 def _content_text(content: Any) -> str:
-    """Return the text of a result: a text, or blocks of text and other content."""
+    """Return the text of a result, which is a text, or blocks of text and other content."""
     if isinstance(content, list):
         parts = [_object(each) for each in content]
         return "\n".join(_text(each.get("text")) or f"[{each.get('type')}]" for each in parts)

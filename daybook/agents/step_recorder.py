@@ -1,4 +1,4 @@
-"""Recorder of the steps that a running program prints, as they arrive.
+"""Recorder of the steps that a running program prints.
 
 ::
 
@@ -6,8 +6,8 @@
                  ▲                            │
                  └── paused while too many ◄──┘     the ledger is slow or unreachable
 
-The program does not wait for the journal, so the journal records a step shortly after it started,
-and cannot prevent its effect.
+The program does not wait for the journal. So the journal records a step shortly after the step has
+started, and cannot prevent its effect.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
-"""Maximum length of a line; a longer line is dropped."""
+"""Maximum length of a line in bytes. A longer line is dropped."""
 
 MAX_WAITING_EVENTS = 1_000
 """Maximum number of waiting events.
@@ -39,11 +39,11 @@ If there are more, the program's output is not read until all of them are record
 """
 
 MAX_TEXT_CHARACTERS = 10_000
-"""Maximum length of a text in a waiting event; the journal stores less."""
+"""Maximum number of characters of a text in a waiting event. The journal stores fewer."""
 
 MAX_WRITE_SECONDS = 30.0
 MIN_WRITE_SECONDS = 2.0
-"""Bounds of the time to wait for the ledger after the end of the program."""
+"""Bounds of the time that a run waits for the ledger after the end of the program."""
 
 
 class StepRecorder:
@@ -76,7 +76,7 @@ class StepRecorder:
         self._changed.set()
 
     def _safe(self, event: StepEvent) -> StepEvent:
-        """Return the event without secrets, and with bounded texts."""
+        """Return the event without secrets, and with its texts shortened."""
         step = replace(event.step, input=self._cut(event.step.input))
         reply = event.reply
         if reply is not None:
@@ -88,17 +88,17 @@ class StepRecorder:
         return self._hide(text)[:MAX_TEXT_CHARACTERS]
 
     async def run(self, program: Coroutine[Any, Any, T], seconds: float) -> T:
-        """Run the program, and record its steps; return its result.
+        """Run the program, and record its steps. Return its result.
 
-        If another process took over the run, end the program, and raise the journal's error. After
-        the program has ended, wait for an unreachable ledger until ``seconds`` have passed since
+        If another process took over the run, end the program, and raise the journal's error. If the
+        ledger is unreachable when the program has ended, wait until ``seconds`` have passed since
         the start, but at least `MIN_WRITE_SECONDS` and at most `MAX_WRITE_SECONDS`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         writing = asyncio.create_task(self._write())
         running = asyncio.create_task(program)
-        # Only an error ends `writing` before the program ends.
+        # `writing` ends before the program only because of an error.
         writing.add_done_callback(lambda _: running.cancel())
         try:
             result = await running
@@ -115,7 +115,7 @@ class StepRecorder:
         return result
 
     async def _finish(self, writing: asyncio.Task[None], seconds: float) -> None:
-        """Wait until all events are recorded; give up after ``seconds``."""
+        """Wait until all events are recorded, at most ``seconds``."""
         self._is_closed = True
         self._add(self.lines.close())
         try:
@@ -129,7 +129,7 @@ class StepRecorder:
             )
 
     async def _write(self) -> None:
-        """Record the events in their order, until the output has ended."""
+        """Record the events in their order until the output has ended."""
         journal = self._request.journal
         while True:
             if not self._waiting:

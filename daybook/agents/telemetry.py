@@ -6,14 +6,14 @@
                    └─ the spans of pydantic-ai: the agent, its requests, its tool calls
     flush    ──► OTLP over HTTP, within `MAX_FLUSH_SECONDS`
 
-Only OpenTelemetry's own variables configure the export; without an endpoint, this module does not
-import OpenTelemetry. The module has its own tracer provider, because the global provider also gets
-Prefect's spans, and the program that set the global provider may export them. A background thread
-exports the spans in batches, so an endpoint that is down delays a run by at most
-`MAX_FLUSH_SECONDS`. Spans that the endpoint has not accepted by then are lost.
+Only OpenTelemetry's own variables configure the export. If they set no endpoint, this module does
+not import OpenTelemetry. The module has its own tracer provider, because the global provider also
+gets Prefect's spans, and the program that set it may export them. A background thread exports the
+spans in batches. So if the endpoint does not respond, it delays a run by at most
+`MAX_FLUSH_SECONDS`. Spans that it has not accepted by then are lost.
 
-Texts of prompts, replies and tools are exported only if the operator sets the variable
-`CONTENT_VARIABLE`. They never contain the tokens of claims on tasks.
+The spans contain the texts of prompts, replies and tools only if the operator sets the variable
+`CONTENT_VARIABLE`. The texts never contain the tokens of claims on tasks.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_
 HTTP_PROTOCOL = "http/protobuf"
 CONTENT_VARIABLE = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
 WITH_CONTENT = ("true", "1", "span_only", "span_and_event")
-"""Values of `CONTENT_VARIABLE`, in lower or upper case, with which spans contain texts."""
+"""Values of `CONTENT_VARIABLE`, in lower or upper case, with which the spans contain texts."""
 
 MAX_FLUSH_SECONDS = 1.0
 """Maximum time that a run waits for the endpoint at its end."""
@@ -53,9 +53,9 @@ _run_id: ContextVar[str] = ContextVar("run_id", default="")
 def run_span(
     run_id: str, name: str, attributes: Mapping[str, str | int]
 ) -> Iterator[Callable[[str], None]]:
-    """Export the block as the span of an attempt; yield a function that sets the run's status.
+    """Export the block as the span of an attempt. Yield a function that sets the run's status.
 
-    The trace id is the run's id, 32 hexadecimal digits, so all attempts are in one trace.
+    The trace id is the run's id, which has 32 hexadecimal digits. So all attempts are in one trace.
     """
     provider = _provider()
     if provider is None:
@@ -87,7 +87,7 @@ def instrumentation() -> InstrumentationSettings | None:
 
 
 async def flush() -> None:
-    """Export the spans that have ended; give up after `MAX_FLUSH_SECONDS`."""
+    """Export the spans that have ended. Wait at most `MAX_FLUSH_SECONDS`."""
     provider = _provider()
     if provider is None:
         return
@@ -95,10 +95,11 @@ async def flush() -> None:
 
     def export() -> None:
         provider.force_flush()
-        with suppress(RuntimeError):  # the loop is closed
+        with suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(done.set)
 
-    # Use a daemon thread: the event loop would wait at its end for a thread of its own executor.
+    # Use a daemon thread, because the event loop would wait at its end for a thread of its own
+    # executor.
     threading.Thread(target=export, daemon=True).start()
     try:
         async with asyncio.timeout(MAX_FLUSH_SECONDS):
@@ -127,7 +128,7 @@ def _provider() -> TracerProvider | None:
             return _new_provider()
         except ImportError:
             why = 'the SDK is missing; install it with: pip install "prefect-daybook[otel]"'
-        except Exception as error:  # a variable of OpenTelemetry has a wrong value
+        except Exception as error:  # a variable of OpenTelemetry has an invalid value
             why = f"{type(error).__name__}: {error}"
     log.warning(
         "%s is set, but nothing is exported: %s", variable, why, extra={"action": "no_otel"}
@@ -160,7 +161,10 @@ def _new_provider() -> TracerProvider:
 
 
 def _without_tokens(span: ReadableSpan) -> ReadableSpan:
-    """Return the span without the tokens of claims on tasks, which a tool's texts may contain."""
+    """Return the span without the tokens of claims on tasks.
+
+    A tool's texts may contain such tokens.
+    """
     from opentelemetry.sdk.trace import Event, ReadableSpan
 
     return ReadableSpan(

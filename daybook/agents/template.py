@@ -1,7 +1,7 @@
 """Template of a command agent's arguments: a list of strings, which no shell interprets.
 
-A placeholder is a name in braces, such as ``{job}``. Braces around anything that is not a name
-(``{print $1}``, ``{"a": 1}``, ``a{3}``) are left unchanged, and ``{{name}}`` gives ``{name}``.
+A placeholder is a name in braces, such as ``{job}``. Braces around another text stay unchanged, as
+in ``{print $1}``, ``{"a": 1}`` and ``a{3}``. ``{{name}}`` becomes ``{name}``.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check(command: Sequence[str]) -> None:
 
 
 def takes_prompt(command: Sequence[str]) -> bool:
-    """Return whether the prompt is passed in an argument instead of on standard input."""
+    """Return whether an argument contains the prompt, so that standard input does not."""
     return any("prompt" in names(argument) for argument in command)
 
 
@@ -48,10 +48,10 @@ def takes_config(command: Sequence[str]) -> bool:
 
 
 def fill(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """Return the arguments with ``values`` filled in; placeholders inside a value are not expanded.
+    """Return the arguments with ``values`` filled in. Do not replace placeholders inside a value.
 
-    An agent may have written the prompt, so a value must not turn an argument into an option: if an
-    argument starts with a value, and the value starts with a dash, a space is put before it.
+    An agent may have written the prompt, so a value must not turn an argument into an option. If an
+    argument starts with a value, and the value starts with a dash, put a space before it.
     """
     return [_fill(argument, values) for argument in command]
 

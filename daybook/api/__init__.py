@@ -9,22 +9,23 @@
     client_operations, client_methods        `Client.tasks`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
 
-Contract: an operation is an async function that takes plain values. It returns models with
-the fields that `--json` prints, in their order, or raises an error of `daybook.errors`. Models that
-several operations return are in `jobs.views`, `ledger.views`, `delivery.views` and `tasks.views`; a
-model that only one operation returns is defined above this operation. If Prefect is unreachable, an
-operation that changes something in Prefect raises `PrefectUnreachable` before it writes anything.
-The exceptions are `jobs.add`, `edit_job`, `pause` and `resume`, which store the change as pending,
-and `runs.cancel`, which can still cancel a waiting run. Operations that only read the ledger work
-without Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `listening`
-from `daybook`.
+Contract: an operation is an async function that takes plain values. An operation returns models
+with the fields that `--json` prints, in the same order, or raises an error of `daybook.errors`.
+Models that several operations return are in `jobs.views`, `ledger.views`, `delivery.views` and
+`tasks.views`. If only one operation returns a model, the model is defined above this operation. If
+Prefect is unreachable, an operation that changes something in Prefect raises `PrefectUnreachable`
+before it writes anything. There are two exceptions: `jobs.add`, `edit_job`, `pause`, `resume` and
+`remove` store the change, which the keeper applies to Prefect later, and `runs.cancel` can still
+cancel a waiting run. Operations that only read the ledger work without Prefect. Programs import
+`Client`, `SyncClient`, `context`, `Recurring` and `listening` from `daybook`.
 
 To add a noun, write its module in this package; `make docs` adds the module to the imports under
 `TYPE_CHECKING`. If programs should also use an operation, add a method for it to `Client`.
 
-Pitfall: each operation imports only the modules that it needs, so that `list` starts without
-Prefect, and `next` without a database. For the same reason this package imports a module at its
-first use: `from daybook import api`, then `api.jobs.add(…)`.
+Pitfall: an operation imports Prefect and the database only when it is called. So `daybook list`
+runs without importing Prefect, and `daybook next` without importing the database. For the same
+reason, this package imports each of its modules at the module's first use, as in `from daybook
+import api`, then `api.jobs.add(…)`.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ if TYPE_CHECKING:
         web_address as web_address,
     )
 
-else:  # hidden from mypy, which would accept any name
+else:  # hide this from mypy, which would accept any name
 
     def __getattr__(name: str) -> ModuleType:
         try:

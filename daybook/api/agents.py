@@ -43,7 +43,7 @@ class AgentDetails(AgentInfo, frozen=True):
 
 
 class SavedAgent(AgentDetails, frozen=True):
-    """An agent that was added or changed; ``notes`` are hints for the user."""
+    """An agent that was added or changed, with ``notes``, which are hints for the user."""
 
     notes: list[str]
 
@@ -51,8 +51,8 @@ class SavedAgent(AgentDetails, frozen=True):
 class AgentTest(BaseModel, frozen=True):
     """A reply of the agent named ``agent``.
 
-    ``output`` is the text of the reply. ``usage`` is empty if it is unknown. `AgentReply` describes
-    the other fields.
+    ``output`` is the text of the reply. ``usage`` is empty if the agent did not report it.
+    `AgentReply` describes the other fields.
     """
 
     agent: str
@@ -66,11 +66,12 @@ class AgentTest(BaseModel, frozen=True):
 async def add(
     name: str, kind: str, fields: Mapping[str, Any], *, replace: bool = False, preset: str = ""
 ) -> SavedAgent:
-    """Store an agent as a Prefect block; ``kind`` is the word of one of `kinds.KINDS`.
+    """Store an agent as a Prefect block, and return the agent.
 
-    With ``replace``, replace the agent with this name; its stored key is deleted. ``preset`` is one
-    of `presets.PRESETS`, which adds settings of a command agent to ``fields``. A command is stored
-    with the full path of its program. If this raises `InvalidInput`, nothing was stored.
+    ``kind`` is the word of one of `kinds.KINDS`. With ``replace``, replace the agent with this
+    name; the key of the replaced agent is deleted. ``preset`` is one of `presets.PRESETS`; a preset
+    adds settings of a command agent to ``fields``. The command is stored with the full path of its
+    program. Raise `InvalidInput`; after this error, nothing was stored.
     """
     fields = presets.apply(preset, fields) if preset else fields
     checked, notes = _check(kind, fields)
@@ -83,10 +84,10 @@ async def add(
 async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
     """Change only the given settings of an agent, and only the given ``options``; return the agent.
 
-    An option that is None is removed. A key in ``changes`` replaces the stored key. Without such a
-    key, the stored key is kept, unless the provider or the URL that gets it changes: then the
-    stored key is deleted, and a note says so. Raise `UnknownName`, `Ambiguous`, and `InvalidInput`;
-    after an error, nothing was changed.
+    An option whose value is None is removed. An `api_key` in ``changes`` replaces the stored key.
+    Otherwise the stored key is kept. But if the provider or the URL that gets the key changes, the
+    stored key is deleted, and a note reports the deletion. Raise `UnknownName`, `Ambiguous`, and
+    `InvalidInput`; after an error, nothing was changed.
     """
     async with prefect.answering() as client:
         kind, stored_name, before = await documents.read(client, name)
@@ -108,7 +109,7 @@ async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:
 
 
 def _recipient(model_settings: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the provider and the URL that get the key of these settings."""
+    """Return the provider and the URL to which an agent with these settings sends its key."""
     url = str(model_settings.get("base_url", ""))
     provider, _ = providers.split_model(str(model_settings.get("model", "")), url)
     return provider, url
@@ -126,7 +127,7 @@ async def stored_names() -> list[str]:
 
 
 async def list_agents() -> list[AgentDetails]:
-    """Return all agents, sorted by name; agents of several kinds may share a name."""
+    """Return all agents, sorted by name. Agents of different kinds can have the same name."""
     jobs = await stored_jobs()
     async with prefect.connected() as client:
         known = await documents.names(client)
@@ -144,7 +145,7 @@ async def show(name: str) -> AgentDetails:
 
 
 async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> AgentTest:
-    """Ask the agent once, outside any job; ``timeout`` is in seconds.
+    """Ask the agent once, outside any job; wait up to ``timeout`` seconds for its reply.
 
     Raise `UnknownName`, `Ambiguous`, and the `AgentError` that would fail a run.
     """
@@ -155,24 +156,25 @@ async def test(name: str, prompt: str = TEST_PROMPT, timeout: float = 60.0) -> A
         agent=reply.agent,
         output=reply.text,
         cut=reply.cut,
-        result=sanitize(reply.result),  # pydantic cannot dump a name with half a surrogate pair
+        # Pydantic cannot dump a name that contains half a surrogate pair.
+        result=sanitize(reply.result),
         model=reply.model,
         usage=reply.usage or {},
     )
 
 
 async def remove(name: str) -> None:
-    """Delete an agent.
-
-    Raise `InvalidInput` if jobs use it, `NotFound`, and `Ambiguous`.
-    """
+    """Delete an agent. Raise `InvalidInput` if jobs use the agent, `NotFound`, and `Ambiguous`."""
     refuse_if_used("agent", name, _users(name, await stored_jobs()))
     async with prefect.answering() as client:
         await documents.remove(client, name)
 
 
 async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
-    """Raise `InvalidInput` for an unknown or ambiguous tool, or a tool of an unknown server."""
+    """Raise `InvalidInput` if a tool of the agent, or the server of a tool, cannot be found.
+
+    Raise it also if the name of a tool is ambiguous.
+    """
     servers = PrefectServers(client)
     match settings:
         case ModelSettings(tools=[_, *_]):
@@ -182,7 +184,7 @@ async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
 
 
 def _check(kind: str, fields: Mapping[str, Any]) -> tuple[BaseModel, list[str]]:
-    """Return the settings of an agent, with the full path of its program, and notes about them.
+    """Return the settings of an agent, with the full path of its program, and notes for the user.
 
     Raise `InvalidInput` for invalid settings.
     """
@@ -204,7 +206,7 @@ async def _details(
 ) -> AgentDetails:
     """Return the agent, with the names of the jobs that use it.
 
-    ``jobs`` are the jobs to search, by default all. Raise `UnknownName`, `Ambiguous`.
+    Search ``jobs``, by default all jobs. Raise `UnknownName`, `Ambiguous`.
     """
     described = await documents.describe(client, name)
     return AgentDetails(
@@ -221,6 +223,6 @@ def _users(name: str, jobs: Iterable[StoredJob]) -> list[str]:
 
 
 def _may_match(first: str, second: str) -> bool:
-    """Return whether two references, each a name or ``<slug>/<name>``, can mean the same agent."""
+    """Return whether two references (a name or ``<slug>/<name>``) can mean the same agent."""
     (slug, _, name), (other_slug, _, other_name) = first.rpartition("/"), second.rpartition("/")
     return name == other_name and (slug == other_slug or not (slug and other_slug))

@@ -1,6 +1,7 @@
-"""Operations on approvals: list the waiting ones, and decide. They work without Prefect.
+"""Operations on approvals: list the waiting ones, and decide.
 
-Only the operator may use them. An agent may not, because it could approve its own calls.
+Only the operator may use these operations. If an agent could use them, it could approve its own
+calls. They work without Prefect.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ _NUMBERED = re.compile(r"([0-9a-f]{4,32})\.(\d{1,9})")
 class WaitingApproval(Approval, frozen=True):
     """An approval that a person can decide now, with its run and job.
 
-    ``ref`` identifies the approval for `decide`: the run's id and the number of the approval.
+    ``ref`` identifies the approval for `decide`: it is the run's id, a dot, and the approval's
+    number.
     """
 
     ref: str
@@ -42,7 +44,7 @@ class WaitingApproval(Approval, frozen=True):
 
     @classmethod
     def with_run(cls, row: ApprovalRow, run: RunRow, job: JobRow | None) -> Self:
-        """Return the view of an approval of ``run``; ``job`` is None for a direct call."""
+        """Return the view of an approval of ``run``; ``job`` is None if the run has no job."""
         return cls(
             **dict(Approval.of(row)),
             ref=f"{run.id[:12]}.{row.number}",
@@ -66,13 +68,15 @@ async def list_waiting() -> list[WaitingApproval]:
 
 
 async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> RunWithSteps:
-    """Approve or reject the call for which a run waits; return the run, which is due now.
+    """Approve or reject the call or answer for which a run waits.
 
-    ``ref`` is the id, or a unique id prefix, of a run, or a job with one waiting run. A dot and a
-    number after the run name one approval: if the run waits for another approval now, nothing is
-    decided. ``by`` is the person who decides, by default the person behind the current actor. The
-    first decision counts. Raise `NotFound`, `Ambiguous`, and `InvalidInput` if the actor is an
-    agent, or if the run no longer waits for a decision.
+    The run is due at once; return it. ``ref`` is the id of a run, a unique id prefix, or a job with
+    one waiting run. To name one approval of the run, append a dot and the approval's number. ``by``
+    is the person who decides, by default the current user. Only the first decision counts.
+
+    Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` if the actor is an agent, if ``reason``
+    is too long, and if the approval is not open: because somebody has decided, because its deadline
+    has passed, or because the run has ended.
     """
     authorization.require_operator()
     async with open_ledger() as ledger:
@@ -86,7 +90,10 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
 
 
 async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
-    """Return the run's id and the approval's number; None means the approval that is open now."""
+    """Return the run's id and the approval's number.
+
+    None stands for the approval that is open now.
+    """
     found = await approvals.waiting_of_job(session, ref)
     if len(found) > 1:
         raise Ambiguous("run", ref, [f"{each.run_id[:12]}.{each.number}" for each in found])
@@ -99,12 +106,12 @@ async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
 
 
 def _person() -> str:
-    """Return the person who decides: a name, and the interface in parentheses."""
+    """Return the person who decides, and the interface: `ann (cli)`, or `the operator (web)`."""
     actor = owners.current_actor()
     name = actor.user_id
     if not name and actor.via == "cli":
         try:
             name = getpass.getuser()
-        except (OSError, KeyError):  # this user id has no name
+        except (OSError, KeyError):  # the user id has no name
             name = ""
     return f"{name or 'the operator'} ({actor.via})"

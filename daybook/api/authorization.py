@@ -1,10 +1,10 @@
-"""Access checks for jobs and runs: what the current actor may see and change.
+"""Access checks: the jobs and runs that the current actor may see and change.
 
 The operator, and the operator's programs, see every job. An agent sees its own jobs and their runs,
 or all jobs and runs if its limits have `all_jobs`. For any other job or run, the agent gets the
-error for a job or run that does not exist. These functions log each refusal of an agent as
-`limit_refused`. The functions that find a job or run raise `Ambiguous`, and `NotFound` with the
-nearest name of a job that the actor may see.
+same error as for a job or run that does not exist. These functions log each refusal of an agent as
+`limit_refused`. The functions that find a job or run raise `Ambiguous` or `NotFound`; `NotFound`
+suggests the most similar name of a job that the actor may see.
 """
 
 from __future__ import annotations
@@ -29,11 +29,14 @@ from daybook.runs.history import RunAndJob
 log = logging.getLogger(__name__)
 
 TRIGGERS = {"cli": "manual", "web": "manual", "api": "api", "mcp": "mcp", "run": "mcp"}
-"""The trigger of a requested run, by `Actor.via`. Requests by the tools of a run count as `mcp`."""
+"""The trigger of a requested run, by `Actor.via`.
+
+If a tool inside a run requests another run (`run`), the trigger is `mcp`.
+"""
 
 
 def visible_owner() -> str | None:
-    """Return the owner whose jobs the actor may see; None if the actor may see all jobs."""
+    """Return the owner whose jobs the actor may see. None means that the actor may see all jobs."""
     actor = owners.current_actor()
     owner_limits = limits.load_limits(actor.owner)
     return None if owner_limits is None or owner_limits.all_jobs else actor.owner
@@ -85,9 +88,9 @@ async def find_logged_run(session: AsyncSession, ref: str) -> RunAndJob:
 
 
 async def find_last_run(session: AsyncSession, ref: str) -> RunAndJob:
-    """Return the run ``ref``, or the last run of the job ``ref``, even of a removed job.
+    """Return the run ``ref``; if ``ref`` is a job, return the last run of the job.
 
-    Raise `NotFound`, `Ambiguous`.
+    The job may have been removed. Raise `NotFound`, also for a job without runs, and `Ambiguous`.
     """
     try:
         stored = await find_job(session, ref, archived=True)
@@ -106,7 +109,7 @@ async def recent_runs(
     conditions: Sequence[ColumnElement[bool]] = (),
     order: ColumnElement[Any] | None = None,
 ) -> list[RunAndJob]:
-    """Return the last ``limit`` runs (`history.recent`) of the jobs that the actor may see."""
+    """Return the last ``limit`` runs (see `history.recent`) of the jobs that the actor may see."""
     found = await history.recent(
         session, job_id, limit, owner=visible_owner(), conditions=conditions, order=order
     )
@@ -116,7 +119,7 @@ async def recent_runs(
 def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
     """Raise `InvalidInput` if the job exceeds the limits of its owner ``whose``.
 
-    If ``changes`` is true, the actor changes the job's fields, so the actor's limits apply as well.
+    With ``changes``, the actor changes the job's fields; then the actor's own limits apply as well.
     """
     actor = owners.current_actor().owner
     for each in filter(owners.is_agent, dict.fromkeys((whose, actor) if changes else (whose,))):
@@ -125,7 +128,7 @@ def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -
 
 
 def check_approvals(before: Job, after: Job) -> None:
-    """Raise `InvalidInput` if an agent changes the rules for approvals of a job's calls."""
+    """Raise `InvalidInput` if an agent changes the job's rules for approvals."""
     if not owners.current_actor().is_agent:
         return
     for field in ("approve", "approve_within"):
@@ -136,7 +139,8 @@ def check_approvals(before: Job, after: Job) -> None:
 async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
     """Raise `InvalidInput` if ``whose`` already has its maximum number of jobs.
 
-    Call this in the transaction that adds the job: an earlier count may be outdated.
+    Call this in the transaction that adds the job, because another process may add a job after an
+    earlier count.
     """
     owner_limits = limits.load_limits(whose)
     if owner_limits is None:
@@ -149,7 +153,10 @@ async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:
 
 @contextmanager
 def log_refusals(whose: str, name: str) -> Iterator[None]:
-    """If ``whose`` is an agent, log an `InvalidInput` that the block raises; raise it again."""
+    """If ``whose`` is an agent, log each `InvalidInput` that the block raises.
+
+    Raise the error again.
+    """
     try:
         yield
     except InvalidInput as error:
@@ -161,7 +168,7 @@ def log_refusals(whose: str, name: str) -> Iterator[None]:
 
 @asynccontextmanager
 async def _not_found(session: AsyncSession, noun: str, ref: str) -> AsyncIterator[None]:
-    """Suggest a similar job name in a `NotFound` that the block raises.
+    """Replace a `NotFound` that the block raises by one that suggests a similar job name.
 
     If the actor is an agent, also log the error.
     """

@@ -33,10 +33,10 @@ class PastDueTime(DueTime, frozen=True):
 
 
 class BackfillResult(BaseModel, frozen=True):
-    """The past due times of a job.
+    """The past due times of a job, and the numbers of requested runs and of other due times.
 
-    ``asked`` is the number of requested runs; with ``dry_run``, of the runs that would be
-    requested. ``left_out`` is the number of the other due times.
+    ``asked`` is the number of runs that the backfill requested; with ``dry_run``, it is the number
+    of runs that a backfill would request. ``left_out`` is the number of the other due times.
     """
 
     job: str
@@ -50,11 +50,12 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> Backf
     """Request runs for the past due times of a job from ``start`` to ``end``, both inclusive.
 
     If ``end`` is a day, the whole day is included. A time without an offset is in the job's time
-    zone. Leave out due times whose run succeeded or is live, and due times that an earlier backfill
-    requested. Workers execute the runs after all scheduled runs, one after the other unless the
-    job's overlap policy is `allow`. Works without Prefect. Raise `NotFound`, `Ambiguous`, and
-    `InvalidInput` for an agent, a disabled job, an invalid or future ``start``, an invalid ``end``,
-    or a range with more than `MAX_DUE_TIMES` due times.
+    zone. Omit a due time if its run succeeded or is live, or if an earlier backfill requested its
+    run. Workers execute the requested runs after all scheduled runs, and one after the other unless
+    the job's overlap policy is `allow`. With ``dry_run``, request nothing. Works without Prefect.
+
+    Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` for an agent, a disabled job, an invalid
+    or future ``start``, an invalid ``end``, or a range with more than `MAX_DUE_TIMES` due times.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:

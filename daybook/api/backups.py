@@ -1,4 +1,4 @@
-"""Backups of this home. Only the command `daybook restore` restores a backup; programs cannot."""
+"""Creation of backups of this home. Only the command `daybook restore` can restore a backup."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from daybook.ledger.engine import open_ledger
 
 
 async def create(file: str | Path, *, passphrase: str = "", replace: bool = False) -> Backup:
-    """Write an encrypted backup of this home to ``file``, while everything continues to run.
+    """Write an encrypted backup of this home to ``file``. Daybook's processes continue meanwhile.
 
     ``passphrase`` is by default the setting `backup_passphrase`. Raise `InvalidInput` for an agent,
-    for a missing or short passphrase, if the file cannot be written, and if it exists and
+    for a missing or short passphrase, if ``file`` cannot be written, or if ``file`` exists and
     ``replace`` is false.
     """
     authorization.require_operator()

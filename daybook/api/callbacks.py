@@ -1,6 +1,7 @@
 """Operations on deliveries (callbacks, messages, alerts, listener calls): list, show, retry.
 
-They work without Prefect: the outbox is in the ledger, and the keeper sends its messages.
+The operations work without Prefect, because the outbox is in the ledger. The keeper sends the
+messages of the outbox.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 STATES = (Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED, Delivery.SUPPRESSED)
-"""The states of a delivery; a suppressed delivery was withdrawn before it was sent."""
+"""The states of a delivery.
+
+`suppressed` means that Daybook withdrew the message before sending it.
+"""
 
 
 async def list_callbacks(
@@ -28,8 +32,9 @@ async def list_callbacks(
 ) -> list[Notification]:
     """Return up to ``limit`` callbacks, messages, alerts and listener calls, newest first.
 
-    ``job`` selects the deliveries of one job, even of a removed job. Wakes of task sessions are not
-    included. Raise `InvalidInput` for an unknown status, and `NotFound` or `Ambiguous` for the job.
+    ``job`` selects the deliveries of one job, which may have been removed. Wakes of task sessions
+    are not included. Raise `InvalidInput` for an unknown status, and `NotFound` or `Ambiguous` for
+    the job.
     """
     if status is not None and status not in STATES:
         raise InvalidInput(
@@ -42,7 +47,7 @@ async def list_callbacks(
 
 
 async def show(ref: str) -> NotificationDetails:
-    """Return one delivery with its content and attempts, by id or unique id prefix.
+    """Return one delivery with its content and attempts. ``ref`` is its id or a unique id prefix.
 
     Raise `NotFound`, `Ambiguous`.
     """
@@ -54,12 +59,12 @@ async def show(ref: str) -> NotificationDetails:
 
 
 async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
-    """Retry failed and pending deliveries now; their attempts start over.
+    """Make failed and pending deliveries due now, with new attempts; return their number.
 
-    With ``failed``, retry all failed deliveries. Return the number of retried deliveries; a
-    delivery that a process is sending now is not retried. Raise `NotFound`, `Ambiguous`, and
-    `InvalidInput` for a delivery that was delivered or withdrawn, or if ``refs`` and ``failed`` are
-    both given or both missing. After an error, no delivery is retried.
+    ``refs`` are ids or unique id prefixes. With ``failed``, retry all failed deliveries instead. A
+    delivery that a process is sending now is not retried. Raise `NotFound` and `Ambiguous`. Raise
+    `InvalidInput` for a delivery that was delivered or withdrawn, and if ``refs`` and ``failed``
+    are both given or both missing. After an error, no delivery is retried.
     """
     if bool(refs) is failed:
         raise InvalidInput(
@@ -79,5 +84,8 @@ async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
 
 
 async def job_of(session: AsyncSession, row: OutboxRow) -> JobRow | None:
-    """Return the job of the delivery, even if it was removed; None if it has no job."""
+    """Return the job of the delivery, even if the job was removed.
+
+    None means that there is no job.
+    """
     return await session.get(JobRow, row.job_id) if row.job_id else None

@@ -1,11 +1,13 @@
-"""The query that detects changes of the data that pages show, for `daybook.web.live`.
+"""The query by which `daybook.web.live` detects that the data of the pages has changed.
 
-The modification time of the ledger's file would not do, because the keeper writes to the ledger
-every few seconds: leases, leadership, the watermarks of the audit. So the query reads counts, sums
-and newest times of the data that the pages show. Each of its parts reads an index, or only a few
-rows: live runs, jobs, pending deliveries, queued tasks. The query misses some changes, such as one
-more due time in a row that was already missed. The pages show such a change at the next minute
-(`daybook.web.live`).
+The modification time of the ledger's file cannot serve this purpose: the keeper writes leases,
+leadership and the audit's watermarks to the ledger every few seconds. So the query reads counts,
+sums and newest times of the data that the pages show. Each part of the query uses an index or reads
+only a few rows: live runs, jobs, pending deliveries, queued tasks.
+
+The query misses some changes. For example, it does not notice if the audit adds a due time to an
+existing row of missed due times. `daybook.web.live` also updates the pages every minute, so they
+show such a change then.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _COLUMNS = 8
 
 @dataclass(frozen=True)
 class Changes:
-    """Summary of the data that the pages show.
+    """Summary of the data that the pages show, for comparison with an earlier summary.
 
     If the data changes, ``text`` changes. ``viewers`` are the ids of the tokens of shared links.
     """
@@ -42,7 +44,7 @@ class Changes:
 
 
 async def read() -> Changes:
-    """Return the summary of the data that the pages show now. Raise `LedgerUnreachable`."""
+    """Return the current summary. Raise `LedgerUnreachable`."""
     async with reading() as session:
         rows = [tuple(each) for each in await session.execute(_query())]
     viewers = frozenset(str(row[1]) for row in rows if row[0] == _VIEWER)
@@ -108,7 +110,7 @@ def _query() -> CompoundSelect[Any]:
 
 
 def _part(name: str, *values: Any) -> Select[Any]:
-    """Return a query of ``name`` and ``values`` as texts, with nulls up to `_COLUMNS` values."""
+    """Return a query for a row of `_COLUMNS` + 1 texts: ``name``, ``values``, and nulls."""
     texts = [cast(each, String) for each in values]
     texts += [cast(null(), String)] * (_COLUMNS - len(values))
     return select_columns(literal(name), *texts)

@@ -24,9 +24,9 @@ _SUBJECT = "Daybook: test message"
 class Channel(BaseModel, frozen=True):
     """A channel, with the names of the ``jobs`` that send messages to it.
 
-    ``kind`` is `inbox`, `file`, `console` or the slug of the block's type. ``chat_id`` is True if
-    a job has to name a chat. ``limit`` is the maximum length of a message in characters. If the
-    block is invalid, ``limit`` is None, and ``problem`` says why.
+    ``kind`` is `inbox`, `file`, `console` or the slug of the block's type. ``chat_id`` is True if a
+    job has to name a chat. ``limit`` is the maximum length of a message in characters. If the block
+    is invalid, ``limit`` is None, and ``problem`` is the reason.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Channel(BaseModel, frozen=True):
 
 
 class ChannelTest(BaseModel, frozen=True):
-    """Result of a test message: ``problem`` is None if it arrived."""
+    """Result of a test message. ``problem`` is None if the message arrived."""
 
     channel: str
     seconds: float
@@ -46,7 +46,7 @@ class ChannelTest(BaseModel, frozen=True):
 
 
 async def names(within: float) -> dict[str, str]:
-    """Return a mapping from the name of each channel to its `Channel.kind`.
+    """Return the `Channel.kind` of each channel, by the channel's name.
 
     Raise `TimeoutError` if Prefect does not answer within ``within`` seconds.
     """
@@ -56,7 +56,7 @@ async def names(within: float) -> dict[str, str]:
 
 
 async def list_channels() -> list[Channel]:
-    """Return all channels: the built-in ones, then the others, sorted by name."""
+    """Return all channels, sorted by name; the built-in channels are first."""
     references = await _references()
     async with prefect.connected() as client:
         listed = []
@@ -82,9 +82,9 @@ async def list_channels() -> list[Channel]:
 
 
 async def add(name: str, url: str, *, replace: bool = False) -> Channel:
-    """Store a channel as a Prefect block; with ``replace``, replace a channel that `add` stored.
+    """Store a channel as a Prefect block. With ``replace``, replace a channel that `add` stored.
 
-    If this raises `InvalidInput`, nothing is stored; the error's text does not contain the URL.
+    Raise `InvalidInput`; then nothing was stored, and the error's text does not contain the URL.
     """
     apprise.validate(name, url)
     if name in registry.BUILTIN:
@@ -108,7 +108,7 @@ async def add(name: str, url: str, *, replace: bool = False) -> Channel:
 
 
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTest:
-    """Send one message to the channel now.
+    """Send one message to the channel now; wait until it was sent or failed.
 
     Raise `UnknownName`, `Ambiguous`, and `InvalidInput` for an invalid chat id or block.
     """
@@ -144,14 +144,14 @@ async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTe
 async def remove(name: str) -> None:
     """Delete a channel that `add` stored.
 
-    Raise `NotFound`. Raise `InvalidInput` for any other channel, and if jobs or the operator's
-    alerts use the channel.
+    Raise `NotFound` for an unknown channel. Raise `InvalidInput` for a channel that `add` did not
+    store, and for a channel that jobs or the operator's alerts use.
     """
     if name in registry.BUILTIN:
         raise InvalidInput("channel", f'"{name}" is a built-in channel, which cannot be removed')
     async with prefect.answering() as client:
         known = await registry.names(client)
-        # A channel that Prefect has lost may still be in the ledger, from which it is restored.
+        # If Prefect has lost a channel, the keeper restores it from its copy in the ledger.
         kind = known.get(name) or known.get(f"{apprise.STORE.slug}/{name}") or apprise.STORE.slug
         if kind != apprise.STORE.slug:
             problem = f'"{name}" is a Prefect block ({kind})'
@@ -164,12 +164,12 @@ async def remove(name: str) -> None:
 
 
 async def _references() -> list[tuple[str, str]]:
-    """Return, for each job, the channel that the job names (or "") and the job's name."""
+    """Return a pair for each job: the channel that the job names (or ""), and the job's name."""
     return [(each.job.notify.channel, each.row.name) for each in await stored_jobs()]
 
 
 def _users_of(name: str, kind: str, references: list[tuple[str, str]]) -> list[str]:
-    """Return the users whose reference, a name or ``<slug>/<name>``, can mean this channel.
+    """Return the users whose reference can mean this channel; each is a name or ``<slug>/<name>``.
 
     The name of a built-in channel never means a block.
     """

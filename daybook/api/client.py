@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from daybook.delivery.views import ListedRun, RunDetails, RunWithSteps
     from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
 
-    # Inside the class `list` is a method.
+    # Inside the class, the name `list` means the method.
     Jobs = list[ListedJob]
     Runs = list[ListedRun]
     DueTimeList = list[DueTime]
@@ -46,37 +46,37 @@ if TYPE_CHECKING:
 class Client(Operations):
     """Client for jobs and runs: add, change and run jobs, and read their results.
 
-    It uses this process's home (`DAYBOOK_HOME`); the `daybook up` of that home executes the jobs.
-    Methods that only read (`list`, `get`, `runs`, `run_of`, `next`, `diff`, `export`) work without
-    Prefect. A program needs only one client, which keeps nothing open and can be shared by asyncio
-    tasks::
+    The client uses the home of this process (`DAYBOOK_HOME`). The `daybook up` of that home
+    executes the jobs. Methods that only read (`list`, `get`, `runs`, `run_of`, `next`, `diff`,
+    `export`) work without Prefect. A program needs only one client. The client opens no lasting
+    connections, and asyncio tasks can share it::
 
         client = daybook.Client()
         job = await client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
         run = await client.run(job.id, wait=True)
         print(run.status, run.output)
 
-    With ``agent`` the client acts for that agent, with ``user`` for that person, as in
-    `daybook.context`.
+    With ``agent``, the client acts for that agent. With ``user``, it acts for that person.
+    `daybook.context` describes both.
 
     Methods find a job by its id, a unique id prefix, or its name. They return the models of
     `daybook.jobs.views` and `daybook.delivery.views`, with the fields of `--json`. The `action` of
-    a job says what the job does, as in `job.action.prompt`.
+    a job has the fields of its kind, as in `job.action.prompt`.
 
     The methods raise these errors, which are all `DaybookError`:
 
-    - `daybook.errors.InvalidInput`: it names the field, the problem and the legal values; nothing
-      was stored.
+    - `daybook.errors.InvalidInput`: an argument is invalid. The error names the field, the problem
+      and the legal values. Nothing was stored.
     - `NotFound`: the job or run does not exist.
-    - `PrefectUnreachable`: but `add`, `update`, `pause` and `resume` store the change even if
-      Prefect is unreachable, and the job's `sync` is `pending`.
-    - `LedgerUnreachable`.
+    - `PrefectUnreachable`: Prefect does not answer. `add`, `update`, `pause` and `resume` do not
+      raise it: they store the change, and the job's `sync` is `pending`.
+    - `LedgerUnreachable`: the database does not answer.
 
     `SyncClient` has the same methods without `await`.
     """
 
     def __init__(self, *, agent: str = "", user: str = "") -> None:
-        context.actor_for(agent, user)  # raises here, not in the first call
+        context.actor_for(agent, user)  # raise an error here, not in the first call
         super().__init__(self._as_actor)
         self._agent, self._user = agent, user
 
@@ -106,10 +106,10 @@ class Client(Operations):
         `on_demand=True`. ``timezone`` is an IANA name (default: the setting). ``name`` defaults to
         the first words of the prompt, joined by hyphens.
 
-        ``agent`` is the agent to ask. The default is the agent that the context acts for, if an
-        agent of that name was added; otherwise it is `default`. ``model`` overrides the agent's
-        model. ``session`` is `reuse`, `new` or `chat`. The answer is sent to ``channel``; in a
-        channel with chats, to the chat ``chat_id``. ``more`` has the other fields of a job, such as
+        ``agent`` is the agent to ask. The default is the agent for which the client acts, if an
+        agent of that name exists; otherwise it is `default`. ``model`` overrides the agent's model.
+        ``session`` is `reuse`, `new` or `chat`. The answer is sent to ``channel``. If the channel
+        has several chats, ``chat_id`` selects one. ``more`` has the other fields of a job, such as
         `timeout`, `retries`, `overlap`, `catch_up`, `on_complete`, `on_fail`, `metadata` and
         `tags`.
         """
@@ -131,9 +131,10 @@ class Client(Operations):
         name: str | None = None,
         **more: Unpack[CallFields],
     ) -> ChangedJob:
-        """Add a job that calls a URL; a 2xx status is success. Return the job, like `add`.
+        """Add a job that calls a URL. Return the job, with `next_due` and `notes` for the user.
 
-        A header's value may contain `{{secret:name}}`, but no secret itself.
+        The run succeeds if the response has a 2xx status. A header's value may contain
+        `{{secret:name}}`, but not the secret itself.
         """
         given = {"kind": "webhook", "url": url, "method": method, "headers": headers, "body": body}
         return await self._add(schedule, timezone, name, {**given, **more})
@@ -150,7 +151,7 @@ class Client(Operations):
         name: str | None = None,
         **more: Unpack[CallFields],
     ) -> ChangedJob:
-        """Add a job that calls a tool with exactly these params. Return the job, like `add`.
+        """Add a job that calls a tool with exactly these params. Return the job, as `add` does.
 
         ``tool`` is the name of a Python tool (`daybook.tool`), `server.tool` of a saved server, or
         the URL of an MCP server followed by `#` and the tool.
@@ -176,8 +177,9 @@ class Client(Operations):
 
         The job calls the plugin's registered tool, by default the tool named ``plugin_id``, with
         the arguments `plugin_id`, `key`, `runtime_name` and `payload`. The payload is any JSON
-        value, and is passed unchanged. An exception of the tool is the run's error. The job's owner
-        is `plugin`, so it runs even if the setting `user_jobs` is false. A paused job stays paused.
+        value; the tool gets it unchanged. If the tool raises an exception, the run fails with it.
+        The job's owner is `plugin`, so it runs even if the setting `user_jobs` is false. A paused
+        job stays paused.
         """
         given = plugin_jobs.action_fields(plugin_id, key, runtime_name, payload, tool)
         given |= {"schedule": schedule, "timezone": timezone, **more}
@@ -187,9 +189,9 @@ class Client(Operations):
     async def list(self, /, status: str = "", **filters: Unpack[JobFilterFields]) -> Jobs:
         """Return the jobs that the client may see, sorted by name.
 
-        The ``status`` `enabled`, `disabled` or `running` selects the jobs in that state; an outcome
-        (`failed`, `succeeded`, …) selects the jobs whose last run had this outcome. The other
-        ``filters`` and ``sort`` are options of `daybook list`, such as
+        ``status`` selects jobs. `enabled`, `disabled` and `running` select the jobs in that state;
+        an outcome (`failed`, `succeeded`, …) selects the jobs whose last run had this outcome. The
+        other ``filters`` and ``sort`` are options of `daybook list`, such as
         `client.list(tag=["news"], failing=True)`.
         """
         where = JobFilters.of({"status": [status] if status else [], **filters})
@@ -210,17 +212,20 @@ class Client(Operations):
 
     @ClientMethod
     async def pause(self, job: str, note: str = "") -> ChangedJob:
-        """Disable the job; ``note`` says why. Idempotent. Return the job."""
+        """Disable the job, with ``note`` as the reason. Return the job.
+
+        A repeated call has no effect.
+        """
         return await api.jobs.pause(job, note)
 
     @ClientMethod
     async def resume(self, job: str) -> ChangedJob:
-        """Enable the job and end a snooze. Idempotent. Return the job."""
+        """Enable the job and end a snooze. Return the job. A repeated call has no effect."""
         return await api.jobs.resume(job)
 
     @ClientMethod
     async def remove(self, job: str) -> ListedJob:
-        """Remove the job; its runs stay readable. Return the job as it was."""
+        """Remove the job. Return the job as it was. Its runs can still be read."""
         return await api.jobs.remove(job)
 
     # --- runs
@@ -234,11 +239,12 @@ class Client(Operations):
         request_id: str | None = None,
         prompt: str | None = None,
     ) -> RunDetails:
-        """Run the job now, even if it is paused. Return the run; with ``wait``, after it has ended.
+        """Run the job now, even if it is paused.
 
-        ``prompt`` replaces the job's prompt for this run. With ``wait``, also return the run if it
-        has ended only in Prefect, because its process died. A call with the same ``request_id``
-        returns the same run, as long as the ledger keeps the run: at least 7 days.
+        Return the run; with ``wait``, return it after its end. ``prompt`` replaces the job's prompt
+        for this run. With ``wait``, also return the run if its process died, so that only Prefect
+        has recorded its end. A call with the same ``request_id`` returns the same run, as long as
+        the ledger keeps the run (at least 7 days).
         """
         return await api.runs.run(job, wait=wait, request_id=request_id, prompt=prompt)
 
@@ -246,7 +252,7 @@ class Client(Operations):
     async def retry(
         self, run: str, *, wait: bool = False, request_id: str | None = None
     ) -> RunDetails:
-        """Repeat a run that has ended, or a job's last run, with the same parameters.
+        """Repeat a run with the same parameters: a run that has ended, or the last run of a job.
 
         Return the new run. ``wait`` and ``request_id`` are as for `run`.
         """
@@ -268,7 +274,7 @@ class Client(Operations):
     async def run_of(self, run: str) -> RunWithSteps:
         """Return one run, by its id or a unique id prefix.
 
-        Its fields include
+        The run has, among others, these fields:
 
         - `status`: `waiting`, `claimed`, `running`, or the outcome;
         - `reason`, `output`, `result`, `error`, `attempts`, `usage` and `delivery`;
@@ -280,9 +286,9 @@ class Client(Operations):
 
     @ClientMethod
     async def cancel(self, run: str) -> RunDetails:
-        """Cancel a run, by its id, or the live run of a job. Return the run.
+        """Cancel a run. Return the run. ``run`` is the run's id, or a job with a live run.
 
-        The returned run may still be live, if its worker has not ended it within 30 seconds.
+        If the worker has not ended the run within 30 seconds, the returned run is still live.
         """
         return await api.runs.cancel(run)
 
@@ -377,7 +383,7 @@ class Client(Operations):
 
     @ClientMethod
     async def diff(self, *jobs: str) -> Drifts:
-        """Return which of ``jobs`` (default: all) were changed since their file was applied."""
+        """Return the changes of ``jobs`` (default: all jobs) since their file was applied."""
         return await api.files.drift(jobs)
 
     @ClientMethod
@@ -390,10 +396,10 @@ class Client(Operations):
 
     @cached_property
     def tasks(self) -> Tasks:
-        """The operations of `daybook task`.
+        """Return the operations of `daybook task`. Results are the models of `daybook.tasks.views`.
 
         `tasks.sessions` has the operations on task sessions, and `tasks.scheduler` the operations
-        on the scheduler. Results are the models of `daybook.tasks.views`.
+        on the scheduler.
         """
         from daybook.api.client_operations import Tasks
 
@@ -403,7 +409,7 @@ class Client(Operations):
 
     @cached_property
     def sessions(self) -> Sessions:
-        """The operations of `daybook session`: list, show, and continue conversations with `send`.
+        """Return the operations of `daybook session`: list, show, and send a message to one.
 
         Results are the models of `daybook.api.sessions`; `send` returns the run.
         """
@@ -415,7 +421,7 @@ class Client(Operations):
 
     @cached_property
     def hooks(self) -> Hooks:
-        """The operations of `daybook hooks`: signed requests from outside that start a job.
+        """Return the operations of `daybook hooks`: signed requests from outside that start a job.
 
         Results are the models of `daybook.api.hooks`.
         """
@@ -433,7 +439,7 @@ class Client(Operations):
 
     @contextmanager
     def _as_actor(self) -> Iterator[None]:
-        from daybook.prefect import address  # imported without Prefect itself
+        from daybook.prefect import address  # this import does not import Prefect itself
 
         address.use_current_server()
         with owners.acting_as(context.actor_for(self._agent, self._user)):
@@ -453,21 +459,21 @@ class SyncClient(Blocking, Client):
 
     @cached_property
     def tasks(self) -> SyncTasks:
-        """`Client.tasks` without `await`."""
+        """Return `Client.tasks` without `await`."""
         from daybook.api.client_operations import SyncTasks
 
         return SyncTasks(self._acting_as)
 
     @cached_property
     def sessions(self) -> SyncSessions:
-        """`Client.sessions` without `await`."""
+        """Return `Client.sessions` without `await`."""
         from daybook.api.client_operations import SyncSessions
 
         return SyncSessions(self._acting_as)
 
     @cached_property
     def hooks(self) -> SyncHooks:
-        """`Client.hooks` without `await`."""
+        """Return `Client.hooks` without `await`."""
         from daybook.api.client_operations import SyncHooks
 
         return SyncHooks(self._acting_as)

@@ -17,13 +17,14 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 ActingAs = Callable[[], AbstractContextManager[None]]
-"""Function that returns a context manager in which the client's actor is the current actor."""
+"""Function that returns a context manager; inside it, the client's actor is the current actor."""
 
 
 class Operations:
-    """Base of a client, or of a group of its operations, with the client's actor.
+    """Base class of a client, and of a group of a client's operations.
 
-    Each `ClientMethod` of such a class is a coroutine function, unless the class is `Blocking`.
+    It stores the client's actor. Each `ClientMethod` of such a class is a coroutine function,
+    unless the class is `Blocking`.
     """
 
     def __init__(self, acting_as: ActingAs) -> None:
@@ -31,13 +32,14 @@ class Operations:
 
 
 class Blocking:
-    """Marks a subclass of `Operations` whose methods block until they have finished."""
+    """Marks a subclass of `Operations` whose methods block until their result is known."""
 
 
 class ClientMethod(Generic[P, R]):
-    """Descriptor that makes a method of a coroutine function; the method uses the client's actor.
+    """Descriptor that turns a coroutine function into a method of a client.
 
-    The method of a `Blocking` class blocks until the coroutine has finished.
+    The function runs with the client's actor as the current actor. The method of a `Blocking` class
+    blocks until the coroutine has finished.
     """
 
     def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
@@ -49,7 +51,7 @@ class ClientMethod(Generic[P, R]):
             return _run(call(client, *args, **kwargs))
 
         self._call, self._block = update_wrapper(call, function), update_wrapper(block, function)
-        update_wrapper(self, function)  # for its docstring
+        update_wrapper(self, function)  # copy the docstring
 
     @overload
     def __get__(self, client: None, owner: type) -> Self: ...
@@ -91,14 +93,15 @@ def operation(
 
 
 def _run(work: Coroutine[Any, Any, R]) -> R:
-    """Run ``work`` in a new event loop; return its result, or raise its error without the cause.
+    """Run ``work`` in a new event loop. Return its result, or raise its error without the cause.
 
     If a loop already runs in this thread, as in a notebook, run the new loop in another thread.
     """
-    import asyncio  # slow to import, and only blocking methods need it
+    import asyncio  # this import is slow, and only blocking methods need it
     from concurrent.futures import ThreadPoolExecutor
 
-    # Not inside an `except`: every error of `work` would be chained to the one handled there.
+    # This is not inside an `except`, because Python would chain every error of `work` to that
+    # error.
     has_loop = _has_loop()
     try:
         if not has_loop:
@@ -106,7 +109,7 @@ def _run(work: Coroutine[Any, Any, R]) -> R:
         with ThreadPoolExecutor(1, "daybook") as thread:
             return thread.submit(copy_context().run, asyncio.run, work).result()
     except DaybookError as error:
-        raise error from None  # its text includes the cause
+        raise error from None  # the text of the error includes the cause
 
 
 def _has_loop() -> bool:

@@ -1,8 +1,8 @@
 """Groups of operations of a client: `tasks`, `sessions` and `hooks`.
 
 Each method calls an operation for the client's actor, and has the operation's signature and
-docstring. An agent's client may use the agent's own task sessions and task runs, as over MCP. All
-other operations are only for the operator, and raise `InvalidInput` for an agent.
+docstring. With the client of an agent, a program can use the agent's own task sessions and task
+runs. All other operations are only for the operator; for an agent they raise `InvalidInput`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Operations on conflicts: list, decide.
 
-In a conflict, a field of a job was changed both in the ledger and in Prefect.
+A job is in conflict if one of its fields was changed both in the ledger and in Prefect.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ SIDES: tuple[Side, ...] = ("ledger", "prefect")
 
 
 class FieldVersions(BaseModel, frozen=True):
-    """The two values of a field.
+    """The two values of a field that was changed in the ledger and in Prefect.
 
-    ``ledger`` is the job's current value, in the form that Prefect stores; ``prefect`` is the value
-    that was set in Prefect and that the ledger's value replaced.
+    ``ledger`` is the job's current value, in the form that Prefect stores. ``prefect`` is the value
+    that somebody set in Prefect and that Daybook replaced by the ledger's value.
     """
 
     ledger: Any
@@ -37,9 +37,9 @@ class FieldVersions(BaseModel, frozen=True):
 
 
 class Conflict(BaseModel, frozen=True):
-    """A job in conflict, with its disputed ``fields`` by name.
+    """A job in conflict. ``fields`` has the two values of each field in conflict, by its name.
 
-    ``at`` is the time at which the last of these fields was found.
+    ``at`` is the time at which Daybook found the last of these fields.
     """
 
     job: str
@@ -49,7 +49,7 @@ class Conflict(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, stored: StoredJob, conflict: dict[str, Any], ledger_id: str) -> Self:
-        """Return the ``conflict`` that the job's row stores."""
+        """Return the view of ``conflict``, which the job's row stores."""
         in_ledger = projection.of_job(stored, ledger_id).as_dict()
         fields = {
             name: FieldVersions(ledger=in_ledger[name], prefect=in_prefect)
@@ -81,7 +81,7 @@ def parse_side(given: str) -> Side:
 async def decide(
     ledger: Ledger, prefer: Side, ref: str | None
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Decide the conflict of the job ``ref``, or all conflicts, in the ledger.
+    """Decide the conflict of the job ``ref``, or all conflicts if ``ref`` is None, in the ledger.
 
     Return two mappings. The first maps the id of each job whose conflict was decided to the job's
     name. The second maps the name of each other job to the reason why Prefect's values are invalid.

@@ -11,9 +11,9 @@ from daybook.owners import Actor
 
 
 def actor_for(agent: str = "", user: str = "") -> Actor:
-    """Return the current actor, with ``agent`` and ``user`` replaced if given.
+    """Return the current actor, with ``agent`` and ``user`` replaced if they are given.
 
-    If its `via` is `cli`, replace that with `api`. Raise `InvalidInput` for an invalid name.
+    If the actor's `via` is `cli`, replace it by `api`. Raise `InvalidInput` for an invalid name.
     """
     current = owners.current_actor()
     if agent:
@@ -31,9 +31,9 @@ def context(agent: str = "", user: str = "") -> Iterator[Actor]:
 
     ``agent`` is the agent's id. Jobs that the block adds belong to this agent (`agent:<id>`) and
     are subject to the operator's limits. The block can see or change other jobs only if these
-    limits allow it. ``user`` is the program's own id for the person that the program represents;
-    this id is stored with each job. An omitted argument keeps its value from the enclosing
-    context::
+    limits allow access to all jobs. ``user`` is the program's own id for the person that it
+    represents; Daybook stores this id with each job. An omitted argument keeps its value from the
+    enclosing context::
 
         with daybook.context(agent="researcher", user="u-17"):
             await daybook.Client().add("Read the news", schedule="0 8 * * *")

@@ -1,6 +1,7 @@
 """Operations on callback destinations: add, list, rotate, test, remove.
 
-Only `add` and `rotate` return a secret, once: the receiver needs it to verify signatures.
+`add` and `rotate` return a new secret, which the receiver needs to verify signatures. No other
+operation returns a secret.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ TEST_EVENT = {
     "corrects": None,
     "message": "This is a test of Daybook's callbacks; no run ended.",
 }
-"""The body of a test event: the first fields of a callback's body, and a message."""
+"""The body of a test event. It has the first fields of a callback's body, and a message."""
 
 
 class DestinationDetails(destinations.DestinationInfo, frozen=True):
@@ -49,9 +50,9 @@ class DestinationDetails(destinations.DestinationInfo, frozen=True):
 
 
 class SavedDestination(DestinationDetails, frozen=True):
-    """A destination that was stored.
+    """A destination that was stored, with hints for the user in ``notes``.
 
-    ``secret`` is None unless it was created now; ``notes`` are hints for the user.
+    ``secret`` is None unless this call created it.
     """
 
     secret: str | None = Field(repr=False)
@@ -61,8 +62,8 @@ class SavedDestination(DestinationDetails, frozen=True):
 class RotatedSecret(BaseModel, frozen=True):
     """A new secret of a destination, or of the home if ``name`` is None.
 
-    Until ``rotating_until``, callbacks are also signed with the old secret. It is None if the old
-    secret stopped signing at once.
+    Until ``rotating_until``, callbacks are also signed with the old secret. ``rotating_until`` is
+    None if the old secret stopped signing at once.
     """
 
     name: str | None
@@ -71,7 +72,7 @@ class RotatedSecret(BaseModel, frozen=True):
 
 
 class DestinationTest(BaseModel, frozen=True):
-    """Result of a test event; ``id`` is the value of its `webhook-id` header."""
+    """Result of a test event. ``id`` is the value of its header `webhook-id`."""
 
     id: str
     url: str
@@ -90,11 +91,12 @@ async def add(
     replace: bool = False,
     **settings: Any,
 ) -> SavedDestination:
-    """Store a destination; create a missing ``secret``, and derive a missing ``name`` from the URL.
+    """Store a destination, and return it.
 
-    With ``replace``, replace the destination with this name; without ``secret``, keep its stored
-    secret. ``settings`` are the other fields of `DestinationSettings`. If this raises
-    `InvalidInput`, nothing was changed.
+    If ``name`` is missing, derive it from the URL. If ``secret`` is missing, create one. With
+    ``replace``, replace the destination with this name; if ``secret`` is missing, keep the stored
+    secret. ``settings`` are the other fields of `DestinationSettings`. Raise `InvalidInput`; after
+    this error, nothing was changed.
     """
     if not name:
         from slugify import slugify
@@ -122,7 +124,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
         return None
     try:
         destination = destinations.build(name, dict(document.data))
-    except InvalidInput:  # the replacement fixes it
+    except InvalidInput:  # the replacement fixes the stored settings
         secret = str(document.data.get("secret"))
         return secret if home_settings.signing_key(secret) else None
     secrets.check_rotation(destination.secrets(SYSTEM_CLOCK.now()), secrets.ROTATION_GRACE)
@@ -130,7 +132,7 @@ async def _secret_of(client: PrefectClient, name: str) -> str | None:
 
 
 class _Destinations(Documents[DestinationDetails]):
-    """The destinations, and the jobs that call each."""
+    """The destinations, and the jobs that call each of them."""
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
@@ -151,7 +153,10 @@ list_destinations = _DESTINATIONS.list
 
 
 def home_secret_location() -> str:
-    """Return the variable or file with the home's secret, which signs callbacks by default."""
+    """Return the variable or the file that contains the home's secret.
+
+    This secret signs the callbacks to destinations that have no secret of their own.
+    """
     if home_settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
     return str(homes.current_home().webhook_secret)
@@ -160,9 +165,10 @@ def home_secret_location() -> str:
 async def rotate(name: str | None, *, at_once: bool = False) -> RotatedSecret:
     """Create a new secret for a destination, or for the home if ``name`` is None.
 
-    With ``at_once``, stop signing with the old secret now. Raise `NotFound` for an unknown name.
-    Raise `InvalidInput` during an earlier rotation unless ``at_once`` is true, for invalid stored
-    settings, and if the home's secret is set by the setting `webhook_secret`.
+    With ``at_once``, stop signing with the old secret now; otherwise both secrets sign for
+    `secrets.ROTATION_GRACE`. Raise `NotFound` for an unknown name. Raise `InvalidInput` for invalid
+    stored settings, and if the setting `webhook_secret` contains the home's secret. Raise it also
+    during an earlier rotation, unless ``at_once`` is true.
     """
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else secrets.ROTATION_GRACE
     if name is None:
@@ -175,9 +181,9 @@ async def rotate(name: str | None, *, at_once: bool = False) -> RotatedSecret:
 
 
 async def test(ref: str) -> DestinationTest:
-    """Send one signed `test` event to a destination, or to any URL.
+    """Send one signed `test` event to the destination or URL ``ref``. Return the result.
 
-    Raise `NotFound` for an unknown name, `InvalidInput` for an invalid URL.
+    Raise `NotFound` for an unknown name, and `InvalidInput` for an invalid URL.
     """
     async with prefect.answering() as client:
         url = ref if "://" in ref else await _url_of(client, ref)
@@ -222,7 +228,7 @@ async def _url_of(client: PrefectClient, name: str) -> str:
 
 
 def _name_of(known: destinations.DestinationIndex, url: str) -> str:
-    """Return the name of the destination for the URL; empty if there is no usable destination."""
+    """Return the name of the destination for the URL; empty if no destination can be used."""
     try:
         destination = known.find(url)
     except InvalidInput:  # `DestinationInfo.problem` reports it
@@ -237,7 +243,8 @@ async def _token_notes(client: PrefectClient, made: destinations.Destination) ->
     target = SecretDestination.of_url(Guard(Rule.OPERATOR).check(made.url))
     for each in await secret_blocks.list_secrets(client):
         if each.name == made.token:
-            hosts = each.hosts if isinstance(each.hosts, list) else []  # an edited block may differ
+            # The hosts of an edited block need not be a list.
+            hosts = each.hosts if isinstance(each.hosts, list) else []
             if each.problem or target.known_as.isdisjoint(hosts):
                 # List all hosts, because --replace removes the hosts that are not given again.
                 fix = _add_secret_command(made.token, [*hosts, target.shown], " --replace")

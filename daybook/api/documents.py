@@ -5,10 +5,11 @@ To add a kind, write
 - its model and its `BlockStore`,
 - a block class in `blocks/`,
 - an entry of `keeper.blocks.BLOCK_TYPES`, and
-- in `daybook.api`, an object `Documents(store, view)`, or of a subclass that adds the other fields
-  of the view and the users of a document.
+- in `daybook.api`, an object `Documents(store, view)`. If the view has further fields, or documents
+  have users, make it an object of a subclass that returns them.
 
-`cli.documents` has its commands, and `cli.field_options` derives their options from the model.
+`cli.documents` has the commands for a kind, and `cli.field_options` derives their options from the
+kind's model.
 """
 
 from __future__ import annotations
@@ -41,27 +42,33 @@ class Documents(Generic[View]):
         self.store, self.view = store, view
 
     def validate(self, settings: Mapping[str, Any]) -> BaseModel:
-        """Return the settings to store; raise `InvalidInput`, which names the invalid field."""
+        """Return the settings in the form to store.
+
+        Raise `InvalidInput`, which names the invalid field.
+        """
         validated: BaseModel = self.store.validate(settings)
         return validated
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
     ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
-        """Return a function that maps a document's name and data to further fields of its view."""
+        """Return a function that returns further fields of a document's view.
+
+        The function gets the document's name and data.
+        """
         return lambda name, data: {}
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
-        """Return the users of a document, as job names or phrases.
+        """Return the users of a document, as job names or as phrases such as `the agent ops`.
 
-        A document with users cannot be removed.
+        `remove` refuses to delete a document that has users.
         """
         return []
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> View:
-        """Store a document and return it; with ``replace``, replace the document with this name.
+        """Store a document and return it. With ``replace``, replace the document with this name.
 
-        If this raises `InvalidInput`, nothing was changed.
+        Raise `InvalidInput`; after this error, nothing was changed.
         """
         self.store.check_name(name)
         checked = self.validate(settings)
@@ -80,13 +87,13 @@ class Documents(Generic[View]):
             return await self.read(client, name)
 
     async def remove(self, name: str) -> None:
-        """Delete a document. Raise `InvalidInput` if it is used, and `NotFound`."""
+        """Delete a document. Raise `InvalidInput` if the document has users, and `NotFound`."""
         async with prefect.answering() as client:
             refuse_if_used(self.store.noun, name, await self.users(client, name))
             await self.store.remove(client, name)
 
     async def read(self, client: PrefectClient, name: str) -> View:
-        """Return one document, as `show` does, with this ``client``. Raise `NotFound`."""
+        """Return one document, like `show`, but with the given ``client``. Raise `NotFound`."""
         [view] = await self._views(client, [await self.store.get(client, name)])
         return view
 
@@ -101,7 +108,7 @@ class Documents(Generic[View]):
 
 
 async def names(noun: str) -> list[str]:
-    """Return the names of the documents of a kind that have a copy in the ledger, sorted.
+    """Return the sorted names of the documents of a kind that have a copy in the ledger.
 
     ``noun`` is the kind's `BlockStore.noun`. Works without Prefect. Raise `LedgerUnreachable`.
     """
@@ -117,7 +124,7 @@ async def stored_jobs() -> list[StoredJob]:
 
 
 def refuse_if_used(noun: str, name: str, users: Sequence[str]) -> None:
-    """Raise `InvalidInput` if a document that is to be removed has users."""
+    """Raise `InvalidInput` if the document, which the caller is about to remove, has ``users``."""
     if users:
         raise InvalidInput(
             noun, f'"{name}" is used by {", ".join(users)}', "edit or remove those first"

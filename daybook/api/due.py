@@ -1,4 +1,7 @@
-"""Next due times of a job, or of a bare schedule, which needs neither server nor ledger."""
+"""Next due times of a job, or of a schedule without a job.
+
+For a schedule without a job, the functions use neither the server nor the ledger.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,12 @@ def of_schedule(
     count: int = DUE_TIMES_SHOWN,
     **fields: Any,
 ) -> DueTimes:
-    """Return up to ``count`` due times of a bare schedule after ``after`` (default: now).
+    """Return up to ``count`` due times of a schedule without a job, after ``after`` (default: now).
 
-    The schedule is either the text ``schedule`` (`schedule.parse` reads it) or, in ``fields``, one
-    of `cron`, `every` and `at`. ``after`` is an RFC 3339 time; an interval counts from ``after``.
-    ``timezone`` (default: the setting) is the zone of the schedule and of times without an offset.
-    Raise `InvalidInput`.
+    Pass the schedule as the text ``schedule``, which `schedule.parse` reads, or pass one of the
+    fields `cron`, `every` and `at`. ``after`` is an RFC 3339 time; the intervals of `every` start
+    there. ``timezone`` (default: the setting) is the zone of the schedule and of times without an
+    offset. Raise `InvalidInput`.
     """
     name = timezone or _default_zone()
     start = _after(after, name)
@@ -53,8 +56,8 @@ async def of_changes(
 ) -> DueTimes:
     """Return up to ``count`` due times that a job would have with ``changes``; store nothing.
 
-    If ``ref`` is None, the job is a new one. Only the changes of the schedule and of its bounds
-    matter. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
+    If ``ref`` is None, the job is a new one. Only changes of the schedule and of its bounds have an
+    effect on the result. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
     """
     from daybook.jobs.model import ScheduleFields, edit, new_job
     from daybook.ledger.engine import open_ledger
@@ -74,8 +77,8 @@ async def of_changes(
 async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_SHOWN) -> DueTimes:
     """Return up to ``count`` due times of a job after ``after`` (default: now).
 
-    Skipped and snoozed due times are left out; a disabled job is treated as enabled. Raise
-    `NotFound`, `Ambiguous`, `InvalidInput`.
+    The result does not contain skipped and snoozed due times. If the job is disabled, return the
+    due times that it would have if it were enabled. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
     """
     from daybook.ledger.engine import reading
 
@@ -86,7 +89,8 @@ async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_S
 
 
 def _default_zone() -> str:
-    from daybook import settings  # slower to import than all that a bare schedule needs
+    # This import is slower than all imports that a schedule without a job needs.
+    from daybook import settings
 
     return settings.load().timezone
 

@@ -1,8 +1,8 @@
 """Operations on jobs files: apply, drift, export.
 
-`apply` reads everything, plans, and performs the plan in one transaction: after a crash the ledger
-has all changes or none. The changed jobs are then pending, until the keeper, or `apply` with
-``wait``, has reconciled them with Prefect.
+`apply` reads all files, plans the changes, and performs the plan in one transaction. So after a
+crash, the ledger has all changes or none. The changed jobs are then pending until the keeper, or
+`apply` with ``wait``, has reconciled them with Prefect.
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ MAX_CONCURRENT_SYNCS = 4
 MAX_NAMES_IN_NOTE = 3
 
 Progress = Callable[[int, int], None]
-"""Function that gets the number of reconciled jobs, and the number of all changed jobs."""
+"""Function that gets two numbers: of the reconciled jobs, and of all changed jobs."""
 
 
 class PlannedChange(BaseModel, frozen=True):
     """A job that is added, changed or removed.
 
-    ``changes`` are the changed fields, with their values before and after; the values before are
-    None for a new job. ``overwrites`` are the changes made outside the file that get lost, each
-    from the file's last value to the lost value. ``renamed_from`` is the previous name of the job,
-    empty if the job keeps its name.
+    ``changes`` are the changed fields with their values before and after; for a new job, the values
+    before are None. ``overwrites`` are the changes that were made outside the file and that this
+    change undoes; each has the file's last value and the value that gets lost. ``renamed_from`` is
+    the previous name of the job, or empty if the job keeps its name.
     """
 
     action: Verb
@@ -69,7 +69,7 @@ class PlannedChange(BaseModel, frozen=True):
 
 
 class ApplyReport(BaseModel, frozen=True):
-    """Result of `apply`; with ``dry_run``, the result that it would have.
+    """Result of `apply`; with ``dry_run``, the result that `apply` would have.
 
     ``unchanged`` is the number of jobs that already agree with the files. ``pending`` are the
     changed jobs that are not in Prefect yet. ``failed`` maps the jobs that Prefect refuses to the
@@ -86,9 +86,9 @@ class ApplyReport(BaseModel, frozen=True):
 
 
 class Drift(BaseModel, frozen=True):
-    """A job that was changed since it was applied.
+    """A job that was changed after it was applied.
 
-    ``changes`` are the changed fields, each from the file's value to the job's value.
+    ``changes`` are the changed fields, each with the file's value and the job's current value.
     """
 
     job: str
@@ -107,16 +107,17 @@ async def apply(
     wait: bool = False,
     progress: Progress = lambda _done, _all: None,
 ) -> ApplyReport:
-    """Make the ledger's jobs agree with the jobs files: all or nothing.
+    """Make the ledger's jobs agree with the jobs files: all of them, or none.
 
-    A set owns the jobs. Its name is ``set_name``; by default the name in the files, or if they have
-    none, ``default_set``. With ``prune``, remove the set's jobs that are in no file. With
-    ``adopt``, the set becomes the owner of jobs in the files that have another owner. With
-    ``wait``, return when Prefect has the changes.
+    A set owns the jobs. Its name is ``set_name``. The default is the name in the files, or
+    ``default_set`` if the files have none. With ``prune``, remove the set's jobs that are in no
+    file. If a job in the files has another owner, that is a mistake; with ``adopt``, the set
+    becomes its owner. With ``wait``, return when Prefect has the changes.
 
     Raise `InvalidFiles` with all mistakes, and `InvalidInput` for an invalid set or an agent. With
-    ``wait``, raise `PrefectUnreachable`: before anything is stored, or, if Prefect stops answering
-    later, with the remaining jobs pending.
+    ``wait``, raise `PrefectUnreachable`. If Prefect was unreachable at the start, nothing was
+    stored. If Prefect stopped answering later, the changes are stored, and the remaining jobs are
+    pending.
     """
     authorization.require_operator()
     files = [jobs_file.read_file(each) for each in sources]
@@ -134,7 +135,7 @@ async def apply(
             async with ledger.write() as session:
                 now = ledger.now()
                 plan = make(await store.all_jobs(session), now)
-                if plan.mistakes:  # another process has changed jobs meanwhile
+                if plan.mistakes:  # another process has changed jobs since the plan was made
                     raise InvalidFiles(plan.mistakes)
                 changed = await _perform(session, plan, now)
         failed = await _sync(ledger, changed, progress) if wait and changed else {}
@@ -152,7 +153,7 @@ async def apply(
 
 
 async def drift(refs: Sequence[str] = ()) -> list[Drift]:
-    """Return the jobs among ``refs`` (default: all) that were changed since they were applied.
+    """Return the jobs among ``refs`` (default: all) that were changed after they were applied.
 
     Works without Prefect. Raise `NotFound` and `Ambiguous`.
     """
@@ -167,8 +168,8 @@ async def drift(refs: Sequence[str] = ()) -> list[Drift]:
 async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return the jobs ``refs`` (default: all) as the text and the data of a jobs file.
 
-    Without ``refs``, agents' jobs are left out, because no file can own them. Works without
-    Prefect. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
+    Without ``refs``, omit agents' jobs, because no file can own them. Works without Prefect. Raise
+    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
     """
     jobs = await _selected(refs)
     exported = [_exportable(each) for each in jobs if refs or not owners.is_agent(each.row.owner)]
@@ -176,7 +177,10 @@ async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
 
 
 def definition(stored: StoredJob) -> str:
-    """Return the job as a jobs file, or a comment that says why no jobs file can contain it."""
+    """Return the job as a jobs file.
+
+    If no jobs file can contain it, return a comment with the reason.
+    """
     try:
         return exports.text([_exportable(stored)])
     except DaybookError as error:
@@ -201,7 +205,8 @@ async def _selected(refs: Sequence[str]) -> list[StoredJob]:
 async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[str]:
     """Check the new and changed jobs as `api.jobs.add` does; return notes for the user.
 
-    Raise `InvalidFiles` with all mistakes of the plan and of these checks.
+    Raise `InvalidFiles` with all mistakes of the plan and of these checks. With ``needs_prefect``,
+    raise `PrefectUnreachable` if Prefect does not answer.
     """
     from daybook.prefect import client as prefect
 
@@ -209,7 +214,7 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
     if any(step.job for step in plan.steps):
         async with prefect.connected_if_reachable() as client:
             if client is None and needs_prefect:
-                async with prefect.answering():  # raises why it is unreachable
+                async with prefect.answering():  # this raises an error with the reason
                     pass
             known = dict[str, list[str] | InvalidInput]()
             for step in plan.steps:
@@ -229,9 +234,10 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
 async def _preflight(
     client: PrefectClient | None, step: Step, owner: str, known: dict[str, list[str] | InvalidInput]
 ) -> list[str]:
-    """Return the notes of the checks that need an external system.
+    """Return the notes of the checks that need an external system. Raise `InvalidInput`.
 
-    ``known`` has the results so far, so that jobs with equal fields are checked only once.
+    ``known`` has the earlier results. So if two jobs have equal fields, these are checked only
+    once.
     """
     assert step.job is not None
     changed = {each.field for each in step.changes}
@@ -260,13 +266,14 @@ def _names(names: Sequence[str]) -> str:
 
 
 async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[StoredJob]:
-    """Perform the plan's steps; return the changed jobs, removed ones included."""
+    """Perform the plan's steps. Return the changed jobs, including the removed ones."""
     actor = owners.current_actor()
     changed: list[StoredJob] = []
     has_renames = any(each.renamed_from for each in plan.steps)
     for step in plan.steps:
         before = step.before
-        if before is not None and has_renames:  # a rename also changes jobs that name the job
+        if before is not None and has_renames:
+            # The rename of a job also changes the jobs that name it.
             before = await store.get(session, before.id)
         if before is None:
             assert step.job is not None
@@ -309,9 +316,10 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
 
 
 async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) -> dict[str, str]:
-    """Reconcile the changed jobs with Prefect; return the refused jobs with the reasons.
+    """Reconcile the changed jobs with Prefect.
 
-    Raise `PrefectUnreachable` if Prefect stops answering; then the remaining jobs stay pending.
+    Return the jobs that Prefect refused, with the reasons. Raise `PrefectUnreachable` if Prefect
+    stops answering; then the remaining jobs stay pending.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import deployment, private_names
@@ -321,13 +329,16 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
     private_names.cache_time_zones()
     report, done = ReconcileReport(), 0
 
-    # Start at the end, because a keeper that sees the changes meanwhile starts at the beginning.
+    # Start with the last job, because a keeper that notices the changes starts with the first one.
     left = list(changed)
     checked: list[tuple[StoredJob, bool]] = []
     taking = asyncio.Lock()
 
     async def take(client: PrefectClient) -> tuple[StoredJob, bool] | None:
-        """Return the next job, and whether it is new and its name is free; None if none is left."""
+        """Return the next job, and whether it is new and no deployment has its name.
+
+        Return None if no job is left.
+        """
         async with taking:
             if not checked and left:
                 part = left[-deployment.MAX_NAMES :]
@@ -367,7 +378,10 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
 
 
 async def _free_names(client: PrefectClient, jobs: Sequence[StoredJob]) -> set[str]:
-    """Return the ids of the new jobs whose names no deployment has, with one request for all."""
+    """Return the ids of the new jobs whose names no deployment has.
+
+    Send one request for all jobs.
+    """
     from daybook.prefect import deployment
 
     names = {each.id: (each.row.kind, each.row.slug) for each in jobs if not each.row.deployment_id}

@@ -1,7 +1,7 @@
 """Filters and sort orders of lists of jobs and runs.
 
-Their fields are options of `daybook list` and `daybook runs`, and arguments of `Client.list` and
-`Client.runs`. All given filters have to match.
+The fields of `JobFilters` and `RunFilters` are options of `daybook list` and `daybook runs`, and
+arguments of `Client.list` and `Client.runs`. A job or run must match all filters that are given.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ _JOB_ORDERS: dict[str, Callable[[ListedJob], Any]] = {
     "created": lambda job: _newest_first(job.created_at),
 }
 _RUN_ORDERS = {"due": "due", "began": "started_at", "ended": "finished_at"}
-"""Sort orders of runs, and the column of each."""
+"""Sort orders of runs, and the column by which each sorts."""
 
 
 class Selection(BaseModel, frozen=True, extra="forbid"):
-    """Filters of the jobs and runs that a command with `--all` changes."""
+    """Filters that select jobs or runs for a command with `--all`."""
 
     tag: list[str] = Field(
         default_factory=list, description="Only those with this tag. Repeatable: all must match."
@@ -55,7 +55,7 @@ class Selection(BaseModel, frozen=True, extra="forbid"):
 
 
 class _Filters(Selection, frozen=True):
-    """Filters of jobs and runs."""
+    """Filters that lists of jobs and lists of runs have in common."""
 
     status: list[str] = []
     failing: bool = False
@@ -65,7 +65,7 @@ class _Filters(Selection, frozen=True):
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
-        """Return the filters with these fields; raise `InvalidInput` for an unknown field."""
+        """Return the filters with these fields. Raise `InvalidInput` for an unknown field."""
         with raising_invalid_input(cls.model_fields):
             return cls.model_validate(given)
 
@@ -79,7 +79,7 @@ class _Filters(Selection, frozen=True):
 
 
 class JobFilters(_Filters, frozen=True):
-    """Filters of jobs, and their order."""
+    """Filters of jobs, and the order of the list."""
 
     status: list[str] = Field(
         default_factory=list,
@@ -95,7 +95,10 @@ class JobFilters(_Filters, frozen=True):
     sort: str = Field("name", description=f"Order of the jobs. [choices: {', '.join(_JOB_ORDERS)}]")
 
     def select(self, jobs: Iterable[ListedJob], now: datetime) -> list[ListedJob]:
-        """Return the matching jobs, sorted by ``sort``. Raise `InvalidInput`."""
+        """Return the matching jobs, sorted by ``sort``.
+
+        Raise `InvalidInput` for invalid filters.
+        """
         statuses = {_SYNONYMS.get(each, each) for each in self.status}
         self._check(statuses, _JOB_STATUSES, _JOB_ORDERS)
         since, until = _range(self.since, self.until, now)
@@ -118,7 +121,7 @@ class JobFilters(_Filters, frozen=True):
 
 
 class RunFilters(_Filters, frozen=True):
-    """Filters of runs, and their order."""
+    """Filters of runs, and the order of the list."""
 
     status: list[str] = Field(
         default_factory=list,
@@ -139,9 +142,9 @@ class RunFilters(_Filters, frozen=True):
     ) -> tuple[list[ColumnElement[bool]], ColumnElement[Any]]:
         """Return the conditions on a run and its job, and the order of the runs.
 
-        Raise `InvalidInput`.
+        Raise `InvalidInput` for invalid filters.
         """
-        from sqlmodel import col, select  # not needed to print `daybook --help`
+        from sqlmodel import col, select  # `daybook --help` does not need this import
 
         from daybook.ledger.tables import JobRow, RunRow
 
@@ -153,7 +156,7 @@ class RunFilters(_Filters, frozen=True):
             found.append(col(RunRow.status).in_(_RUN_FAILURES))
         if statuses:
             found.append(col(RunRow.status).in_(statuses))
-        if self.tag:  # queries of lists in JSON are not portable, and the jobs are few
+        if self.tag:  # queries of lists in JSON are not portable, and there are few jobs
             rows = (await session.execute(select(JobRow.id, JobRow.tags))).tuples()
             tagged = [job_id for job_id, tags in rows if set(self.tag) <= set(tags)]
             found.append(col(RunRow.job_id).in_(tagged))
@@ -195,10 +198,11 @@ def _range(
 
 
 def parse_instant(field: str, text: str, now: datetime, tz: ZoneInfo | None = None) -> datetime:
-    """Return the instant that ``text`` means; a date means its midnight.
+    """Return the instant that ``text`` means. A date means its midnight.
 
-    Dates, and times without an offset, are in the zone ``tz``, by default this machine's. A
-    duration counts back from ``now``. Raise `InvalidInput` with ``field``.
+    Dates, and times without an offset, are in the zone ``tz``; the default is this machine's zone.
+    A duration such as `2h` means that long before ``now``. Raise `InvalidInput`, which names
+    ``field``.
     """
     word = text.strip().lower().removesuffix(" ago")
     if word in ("today", "yesterday"):

@@ -23,15 +23,15 @@ from daybook.ledger.engine import reading
 
 DEFAULT_NAME = "heartbeat"
 DEFAULT_INTERVAL = "10m"
-"""The interval if no schedule is given."""
+"""The interval of a new heartbeat for which no schedule is given."""
 
 OrdersState = Literal["missing", "blank", "unreadable", "there"]
 
 
 class HeartbeatStatus(BaseModel, frozen=True):
-    """The heartbeat; ``job`` is None if there is no heartbeat.
+    """The state of a heartbeat. ``job`` is None if there is no heartbeat.
 
-    ``file`` is the path of the file with its standing orders on this machine, and ``orders`` is the
+    ``file`` is the path, on this machine, of the file with the standing orders. ``orders`` is the
     state of this file.
     """
 
@@ -42,16 +42,17 @@ class HeartbeatStatus(BaseModel, frozen=True):
 
 
 class ChangedHeartbeat(HeartbeatStatus, frozen=True):
-    """A heartbeat that was turned on; ``notes`` are hints for the user."""
+    """A heartbeat that was turned on, with hints for the user in ``notes``."""
 
     notes: list[str]
 
 
 async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> ChangedHeartbeat:
-    """Turn the heartbeat on with the fields that are not None; add its job if it does not exist.
+    """Turn the heartbeat on, with the fields in ``changes`` that are not None.
 
-    The other fields of an existing heartbeat keep their values. Raise the errors of `jobs.add`,
-    `jobs.edit_job` and `jobs.resume`, and `InvalidInput` if ``name`` is a job of another kind.
+    If its job does not exist, add the job. Otherwise the other fields of the job keep their values.
+    Raise the errors of `jobs.add`, `jobs.edit_job` and `jobs.resume`. Raise `InvalidInput` if
+    ``name`` is a job of another kind.
     """
     given = {field: value for field, value in changes.items() if value is not None}
     stored = await _find(name)
@@ -67,7 +68,7 @@ async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> ChangedHea
 
 
 async def off(name: str = DEFAULT_NAME) -> HeartbeatStatus:
-    """Turn the heartbeat off, if there is one; its fields are kept for the next `on`."""
+    """Turn the heartbeat off, if it exists. The job keeps its fields until the next `on`."""
     stored = await _find(name)
     if stored is not None:
         await jobs.pause(stored.id)
@@ -75,7 +76,7 @@ async def off(name: str = DEFAULT_NAME) -> HeartbeatStatus:
 
 
 async def status(name: str = DEFAULT_NAME) -> HeartbeatStatus:
-    """Return the heartbeat. Works without Prefect."""
+    """Return the state of the heartbeat. Works without Prefect."""
     stored = await _find(name)
     job = None if stored is None else await jobs.show(stored.id)
     action = job.action if job else None
@@ -85,7 +86,7 @@ async def status(name: str = DEFAULT_NAME) -> HeartbeatStatus:
 
 
 def _orders(file: str) -> tuple[str, OrdersState]:
-    """Return the path of a file of standing orders, and its state."""
+    """Return the path of the file of standing orders, and the state of the file."""
     state: OrdersState
     try:
         path = str(heartbeat.path_of(file))
@@ -103,7 +104,7 @@ async def _find(name: str) -> StoredJob | None:
             stored = await authorization.find_job(session, name)
         except NotFound:
             return None
-    if stored.row.name != name:  # the name matched another job's id prefix
+    if stored.row.name != name:  # the name matched the id prefix of another job
         return None
     if stored.row.kind != "heartbeat":
         problem = f'"{name}" is a job of the kind {stored.row.kind}'

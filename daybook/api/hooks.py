@@ -1,6 +1,7 @@
 """Operations on hooks: add, list, show, rotate, test, remove, and the delivery of a request.
 
-Only `add` and `rotate` return a secret, once: the sender needs it to sign requests.
+`add` and `rotate` return a new secret, which the sender needs to sign requests. No other operation
+returns a secret.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import BlockDocument
 
 PATH = "/hooks/"
-"""The path of the hooks at the web server, before a hook's name."""
+"""The beginning of a hook's path at the web server; the hook's name follows."""
 
 TEST_PAYLOAD = {"test": True}
-"""The payload of a test for which the caller gives no payload."""
+"""The payload of a test if the caller gives none."""
 
 NO_PAYLOAD_NOTE = "the job does not use {{payload}}, so its runs do not get what a request sends"
 
@@ -45,9 +46,10 @@ NO_PAYLOAD_NOTE = "the job does not use {{payload}}, so its runs do not get what
 class HookDetails(DocumentView, frozen=True):
     """A hook, without its secrets.
 
-    ``job`` is the name of its job, None if the job was removed. If the stored block is invalid,
-    ``problem`` says so, and the other fields can be any JSON values. Until ``rotating_until``, the
-    previous secret is also valid; it is None if no rotation is in progress.
+    ``job`` is the name of the hook's job; None if the job was removed. If the stored block is
+    invalid, ``problem`` is the reason, and the other fields can be any JSON values. Until
+    ``rotating_until``, the previous secret is also valid; None means that no rotation is in
+    progress.
     """
 
     name: str
@@ -62,9 +64,9 @@ class HookDetails(DocumentView, frozen=True):
 
 
 class SavedHook(HookDetails, frozen=True):
-    """A hook that was stored.
+    """A hook that was stored, with hints for the user in ``notes``.
 
-    ``secret`` is None unless it was created now; ``notes`` are hints for the user.
+    ``secret`` is None unless this call created it.
     """
 
     secret: str | None = Field(repr=False)
@@ -72,9 +74,10 @@ class SavedHook(HookDetails, frozen=True):
 
 
 class RotatedHookSecret(BaseModel, frozen=True):
-    """A new secret of a hook; ``secret`` is None if the caller gave the secret.
+    """A new secret of a hook. ``secret`` is None if the caller passed the new secret.
 
-    Until ``rotating_until``, the old secret is also valid; None if the old secret ended at once.
+    Until ``rotating_until``, the old secret is also valid. ``rotating_until`` is None if the old
+    secret is no longer valid.
     """
 
     name: str
@@ -83,7 +86,7 @@ class RotatedHookSecret(BaseModel, frozen=True):
 
 
 class HookTest(BaseModel, frozen=True):
-    """Result of a test: the answer of the web server, and the run that the request started."""
+    """Result of a test: the response of the web server, and the run that the request started."""
 
     id: str
     url: str
@@ -94,7 +97,7 @@ class HookTest(BaseModel, frozen=True):
 
 
 class DeliveredRun(BaseModel, frozen=True):
-    """The run of a delivery.
+    """The run that a delivery started.
 
     ``repeated`` is true if an earlier request with the same delivery id started the run.
     """
@@ -113,12 +116,14 @@ async def add(
     rate: int = DEFAULT_RATE,
     replace: bool = False,
 ) -> SavedHook:
-    """Store a hook that starts ``job``; create its secret unless ``secret`` is given.
+    """Store a hook that starts ``job``, and return the hook.
 
-    With ``replace``, overwrite the hook of this name; without ``secret``, the hook keeps its
-    secret. Raise `NotFound` for the job. Raise `InvalidInput` for an invalid name, scheme, filter,
-    rate or secret, for a missing secret that the sender has to make, and for a stored secret that
-    is invalid in the scheme.
+    Create a secret unless ``secret`` is given. With ``replace``, replace the hook with this name;
+    if ``secret`` is None, keep its secret. ``rate`` is the maximum number of deliveries per minute.
+
+    Raise `NotFound` for the job. Raise `InvalidInput` for an invalid name, scheme, filter, rate or
+    secret. Raise it also if ``secret`` is None and the sender has to create the secret, and if the
+    secret of the replaced hook is invalid in the scheme.
     """
     STORE.check_name(name)
     documents.check_scheme(scheme)
@@ -141,10 +146,10 @@ async def add(
 
 
 async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
-    """Return the secrets of the hook of this name; {} if there is no such hook.
+    """Return the secrets of the hook with this name; {} if there is no such hook.
 
-    Raise `InvalidInput` if the secrets are invalid in ``scheme``. A new secret is no alternative,
-    because the sender would still sign with the old secret.
+    Raise `InvalidInput` if the secrets are invalid in ``scheme``. Creating a new secret would not
+    help, because the sender would still sign with the old secret.
     """
     document = await STORE.find(client, name, include_secrets=True)
     stored = {} if document is None else dict(document.data)
@@ -164,7 +169,7 @@ async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) ->
 
 
 class _Hooks(Documents[HookDetails]):
-    """The hooks, and the job of each."""
+    """The hooks, each with its job."""
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
@@ -180,10 +185,11 @@ list_hooks, show, remove = _HOOKS.list, _HOOKS.show, _HOOKS.remove
 async def rotate(
     name: str, *, secret: str | None = None, at_once: bool = False
 ) -> RotatedHookSecret:
-    """Replace a hook's secret by ``secret`` or a new one; the old secret stays valid for a day.
+    """Replace a hook's secret by ``secret`` or a new one. The old secret stays valid for a day.
 
-    With ``at_once``, the old secret ends now. Raise `NotFound`. Raise `InvalidInput` for an invalid
-    secret, for invalid stored settings, and during an earlier rotation unless ``at_once`` is true.
+    With ``at_once``, the old secret is invalid from now on. Raise `NotFound`. Raise `InvalidInput`
+    for an invalid secret, and for invalid stored settings. Raise it also during an earlier
+    rotation, unless ``at_once`` is true.
     """
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else ROTATION_GRACE
     async with prefect.answering() as client:
@@ -196,11 +202,11 @@ async def rotate(
 async def test(
     name: str, payload: Any = None, *, url: str = "", delivery_id: str | None = None
 ) -> HookTest:
-    """Send a signed request to a hook, as its sender would; the run that it starts is a real one.
+    """Send a signed request to a hook, as the sender would do.
 
-    ``payload`` is any JSON value but null, by default `{"test": true}`. ``url`` is the address of
-    the web server, by default the server on this machine. Raise `NotFound`, and `InvalidInput` for
-    invalid stored settings.
+    The run that it starts is a real run. ``payload`` is any JSON value except null; if it is None,
+    send `{"test": true}`. ``url`` is the address of the web server, by default the server on this
+    machine. Raise `NotFound`, and `InvalidInput` for invalid stored settings.
     """
     import httpx
 
@@ -236,9 +242,10 @@ async def test(
 
 
 async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) -> DeliveredRun:
-    """Request the run of a delivery; a repeated delivery gets the run of the first delivery.
+    """Request a run for a delivery.
 
-    Raise `NotFound` if the job was removed, and `LedgerUnreachable`.
+    If the delivery is a repetition, return the run of the first one. Raise `NotFound` if the job
+    was removed, and `LedgerUnreachable`.
     """
     request_id = f"{claim_requests.HOOK}/{hook.name}/{delivery_id}"
     async with ledger.read() as session:
@@ -247,7 +254,7 @@ async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) ->
             raise NotFound("job", hook.job, f"the job of the hook {hook.name} was removed")
         key = claim_requests.request_key(stored.id, request_id)
         known = await rows.find(session, None, key)
-    if known is not None:  # without the lock, so that repetitions are cheap
+    if known is not None:  # repetitions are cheap, because this check does not need the write lock
         return DeliveredRun(run_id=known.id, repeated=True)
     row = await claims.request(
         ledger, stored, request_id, claim_requests.HOOK, found={payloads.PAYLOAD: payload}
@@ -256,7 +263,7 @@ async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) ->
 
 
 async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
-    """Return the names of the jobs with these ids that have not been removed."""
+    """Return the names of the jobs with these ids, by id; omit removed jobs."""
     names = {}
     async with reading() as session:
         for each in {each for each in ids if isinstance(each, str)}:
@@ -267,6 +274,9 @@ async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
 
 
 def _unstored(name: str, data: Mapping[str, Any], job: str | None) -> dict[str, Any]:
-    """Return the fields of a hook's view that are not settings; ``job`` is the name of its job."""
+    """Return the fields of a hook's view that are not settings.
+
+    ``job`` is the name of the hook's job.
+    """
     until = rotating_until(STORE, data, SYSTEM_CLOCK.now())
     return {"path": f"{PATH}{name}", "job": job, "job_id": data.get("job"), "rotating_until": until}

@@ -1,4 +1,7 @@
-"""Import of the jobs and runs of other schedulers, on request; for anna, once automatically.
+"""Import of the jobs and runs of other schedulers.
+
+`run` imports a file when the operator requests it. `migrate_anna` imports anna's folder, once, when
+`daybook up` starts.
 
 ::
 
@@ -32,9 +35,9 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MIGRATED_FACT = "anna_imported"
-"""Key of the fact that anna's folder was imported; the folder is imported only once."""
+"""Key of the ledger's fact that anna's folder was imported. So the folder is imported only once."""
 SET_ASIDE_SUFFIX = ".imported"
-"""Suffix that anna's file gets after its import."""
+"""Suffix that Daybook adds to the name of anna's file after the import."""
 
 _logger = logging.getLogger(__name__)
 
@@ -47,17 +50,20 @@ async def run(
     dry_run: bool = False,
     on_conflict: str = "skip",
 ) -> ImportReport:
-    """Import the jobs and runs of a file of ``system`` in one transaction; return a report.
+    """Import the jobs and runs of a file of ``system`` in one transaction. Return a report.
 
-    ``content`` is a crontab that was read from standard input, for the path `-`. If a job runs a
-    command, the agent `imports.shell.AGENT` is created before the transaction.
+    ``content`` is the text of a crontab that the caller has read from standard input; ``path`` is
+    then `-`. If a job runs a command and the agent `imports.shell.AGENT` is missing, create this
+    agent before the transaction.
 
-    A job that was imported before is not changed, and gets the new runs of its history. If another
-    job already has the name of an imported job, ``on_conflict`` decides: `skip` or `rename` the
-    imported job, or `replace` the other job, which is then archived. With ``dry_run`` nothing is
-    written. If Prefect is unreachable, the keeper deploys the jobs later. Raise `InvalidInput` for
-    an agent, for an unknown ``system`` or ``on_conflict``, and for a file that is incomplete,
-    unknown or invalid; after an error, nothing was written.
+    If a job was imported before, it is not changed, and only gets the new runs of its history. If
+    another job already has the name of an imported job, ``on_conflict`` decides. With `skip`, the
+    imported job is skipped; with `rename`, it gets another name; with `replace`, the other job is
+    archived. With ``dry_run``, nothing is written. If Prefect is unreachable, the keeper deploys
+    the jobs later.
+
+    Raise `InvalidInput` for an agent, for an unknown ``system`` or ``on_conflict``, and for a file
+    that is incomplete, unknown or invalid. After an error, no job and no run was written.
     """
     from daybook.prefect import client as prefect
 
@@ -75,7 +81,7 @@ async def run(
         "on_conflict": on_conflict,
     }
     async with open_ledger() as ledger:
-        async with ledger.read() as session:  # an import that is refused makes no agent
+        async with ledger.read() as session:  # if this read refuses the import, no agent is created
             report = await writer.write(session, source, ledger.now(), **options, dry_run=True)
         if dry_run:
             return report
@@ -88,12 +94,12 @@ async def run(
 
 
 async def migrate_anna(ledger: Ledger) -> ImportReport | None:
-    """Import the folder of the setting `anna_folder`, once in the life of the ledger.
+    """Import the folder of the setting `anna_folder`, once for each ledger.
 
     Return None if the setting is empty, there is no file, or the folder was imported before. One
-    transaction stores the jobs and the fact that they were imported. Then the file is renamed; if
-    the process is killed before that, the next call renames the file. Raise `InvalidInput` as `run`
-    does, also for a folder that cannot be read.
+    transaction stores the jobs and the fact that they were imported. After it, the file is renamed.
+    If the process dies before the rename, the next call renames the file. Raise `InvalidInput` as
+    `run` does, and for a folder that cannot be read.
     """
     folder = settings.load().anna_folder
     if not folder:
@@ -129,7 +135,7 @@ def _read(reader: Callable[[Path], Source], path: str, content: bytes | None) ->
 
 
 async def _prepare_shell(client: PrefectClient | None, source: Source) -> list[str]:
-    """Create the agent that runs commands if a job needs it and it is missing; return notes.
+    """Create the agent that runs commands, if a job needs it and it does not exist. Return notes.
 
     Raise `InvalidInput` if another agent has its name.
     """
@@ -137,7 +143,7 @@ async def _prepare_shell(client: PrefectClient | None, source: Source) -> list[s
         return []
     try:
         known = await documents.names(client) if client else None
-    except AgentMisconfigured:  # `daybook up` has not registered the blocks yet
+    except AgentMisconfigured:  # `daybook up` has not registered the block types yet
         known = None
     if client is None or known is None:
         return [f'make the agent "{shell.AGENT}" before the jobs are due: {shell.ADD_COMMAND}']
@@ -159,7 +165,10 @@ def _file_of(folder: str) -> Path:
 
 
 def _read_if_there(file: Path) -> tuple[str, Source] | None:
-    """Return the file's mark and content; None if there is no file. Raise `InvalidInput`."""
+    """Return the file's mark (`_file_mark`) and its content; None if the file does not exist.
+
+    Raise `InvalidInput` if the file cannot be read or is invalid.
+    """
     try:
         mark = _file_mark(file)
     except OSError as error:
@@ -170,7 +179,7 @@ def _read_if_there(file: Path) -> tuple[str, Source] | None:
 
 
 def _file_mark(file: Path) -> str:
-    """Return the mark that identifies a file, for the fact; empty if there is no file."""
+    """Return a text that identifies this version of the file; empty if there is no file."""
     try:
         found = file.stat()
     except FileNotFoundError:
@@ -179,10 +188,10 @@ def _file_mark(file: Path) -> str:
 
 
 async def _set_aside(ledger: Ledger, file: Path) -> None:
-    """Rename the imported file. A later file with the same name keeps its name."""
+    """Rename the imported file. Do not rename a later file that has the same name."""
     async with ledger.read() as session:
         fact = await session.get(Fact, MIGRATED_FACT)
-    with suppress(OSError):  # after the import, the folder need not be readable any more
+    with suppress(OSError):  # after the import, this user may no longer be able to read the folder
         if fact is not None and fact.value and fact.value == _file_mark(file):
             _rename(file)
 
@@ -197,7 +206,7 @@ def _rename(file: Path) -> None:
 async def _deploy(
     ledger: Ledger, client: PrefectClient | None, report: ImportReport
 ) -> ImportReport:
-    """Deploy the imported jobs; return the report, with notes on jobs whose runs would fail."""
+    """Deploy the imported jobs. Return the report, with notes on jobs whose runs would fail."""
     from daybook.prefect import reconcile
 
     notes = list(report.notes)

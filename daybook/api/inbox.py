@@ -1,4 +1,7 @@
-"""Operations on the inbox: list and show messages, mark them as read. They work without Prefect."""
+"""Operations on the inbox: list and show messages, mark them as read.
+
+The operations work without Prefect.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +24,10 @@ if TYPE_CHECKING:
 async def list_messages(
     job: str | None = None, *, unread_only: bool = True, limit: int = 20
 ) -> list[InboxMessage]:
-    """Return up to ``limit`` inbox messages, newest first; by default only unread ones.
+    """Return up to ``limit`` inbox messages, newest first. By default, return only unread messages.
 
-    ``job`` selects the messages of one job, even of a removed job. Raise `NotFound` or `Ambiguous`
-    for the job.
+    ``job`` selects the messages of one job, which may have been removed. Raise `NotFound` or
+    `Ambiguous` for the job.
     """
     async with reading() as session:
         job_id = (await authorization.find_job(session, job, archived=True)).id if job else None
@@ -33,9 +36,9 @@ async def list_messages(
 
 
 async def show(ref: str) -> InboxMessage:
-    """Return one message in full; ``ref`` is its id or a unique id prefix.
+    """Return one message in full. ``ref`` is its id or a unique id prefix.
 
-    Raise `NotFound`, `Ambiguous`. The message stays unread.
+    The message stays unread. Raise `NotFound`, `Ambiguous`.
     """
     async with reading() as session:
         row = await _find(session, ref)
@@ -43,10 +46,10 @@ async def show(ref: str) -> InboxMessage:
 
 
 async def mark_read(refs: Sequence[str] = ()) -> int:
-    """Mark messages as read, by id or unique id prefix; without ``refs``, mark all.
+    """Mark the messages ``refs`` as read, or all messages if ``refs`` is empty.
 
-    Return the number of messages that were unread. If this raises `NotFound` or `Ambiguous`, no
-    message was marked.
+    Each ref is an id or a unique id prefix. Return the number of messages that were unread. Raise
+    `NotFound` or `Ambiguous`; after an error, no message was marked.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:

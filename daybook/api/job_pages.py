@@ -1,7 +1,7 @@
-"""Lists and histories of jobs with the totals of their last 30 days, in few queries.
+"""Lists and histories of jobs with the totals of their last 30 days.
 
-`JobPage` is one page of a filtered list. Only the jobs on this page are read in full, so a list of
-a thousand jobs is as fast as a list of fifty.
+`JobPage` is one page of a filtered list. Only the jobs on this page are read in full, and all of
+them with a few queries. So a page of a list of a thousand jobs is as fast as a list of fifty.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ AUTHORS = {"prefect": "Prefect's UI", "daybook": "Daybook"}
 
 @dataclass(frozen=True)
 class Choice:
-    """Filters of a list of jobs; an empty filter selects all. A name has to contain ``text``."""
+    """Filters of a list of jobs; an empty filter selects all jobs.
+
+    ``text`` selects the jobs whose name contains it, in upper or lower case.
+    """
 
     text: str = ""
     tag: str = ""
@@ -47,10 +50,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class JobPage:
-    """Page ``number`` (from 1) of ``pages``.
+    """Page ``number`` (from 1) of ``pages`` pages.
 
-    ``matching`` is the number of jobs on all pages, ``total`` the number of all jobs. ``tags``,
-    ``owners`` and ``agents`` are the values that occur in any job.
+    ``matching`` is the number of jobs on all pages, and ``total`` is the number of all jobs.
+    ``tags``, ``owners`` and ``agents`` are the values that occur in any job, as choices for the
+    filters.
     """
 
     jobs: list[ListedJob]
@@ -65,7 +69,7 @@ class JobPage:
 
 @dataclass
 class DayStrip:
-    """The outcomes of a job on one day, by status, and the known cost in US dollars."""
+    """The outcomes of a job on one day, by status, and their known cost in US dollars."""
 
     day: date
     counts: dict[str, int] = field(default_factory=dict)
@@ -73,7 +77,7 @@ class DayStrip:
 
 
 class Revision(BaseModel, frozen=True):
-    """A revision of a job, and its changes; the first revision has no changes.
+    """A revision of a job and its changes. The first revision has no changes.
 
     ``author`` is the agent or the interface that made the revision (`owners.Actor.writer`), or one
     of `AUTHORS`.
@@ -88,10 +92,10 @@ class Revision(BaseModel, frozen=True):
 
 @dataclass(frozen=True)
 class JobOverview:
-    """The data of the page of one job, all read from one snapshot.
+    """The data of the page of one job, all read in one transaction.
 
-    ``runs`` and ``revisions`` are newest first; ``recipients`` are as in `ChangedJob`.
-    ``definition`` is the job as a jobs file, or the reason why no file can contain it.
+    ``runs`` and ``revisions`` are sorted, newest first. ``recipients`` are as in `ChangedJob`.
+    ``definition`` is the job as a jobs file; if no file can contain the job, it is the reason.
     ``deployment_id`` is the id of the job's deployment in Prefect; None if there is no deployment.
     """
 
@@ -133,7 +137,10 @@ async def list_page(choice: Choice, number: int = 1) -> JobPage:
 
 
 def matches(job: JobSummary, choice: Choice, running: Iterable[str | None]) -> bool:
-    """Return whether a job matches all filters; ``running`` are the ids of running jobs."""
+    """Return whether a job matches all filters.
+
+    ``running`` are the ids of the jobs that run now.
+    """
     states = {
         "": True,
         "enabled": job.enabled,
@@ -153,7 +160,7 @@ def matches(job: JobSummary, choice: Choice, running: Iterable[str | None]) -> b
 
 
 def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, list[DayStrip]]:
-    """Return the outcomes of each of ``days`` for every job that has totals, by job id."""
+    """Return one `DayStrip` for each of ``days``, for every job that has totals, by job id."""
     position = {day: number for number, day in enumerate(days)}
     found: dict[str | None, list[DayStrip]] = {}
     for each in totals:
@@ -181,7 +188,7 @@ async def jobs_by_agent() -> dict[str, int]:
 
 
 async def overview(ref: str, *, runs: int, due_times: int) -> JobOverview:
-    """Return the data of the page of one job, even of a removed job. Works without Prefect.
+    """Return the data of the page of one job, which may have been removed. Works without Prefect.
 
     ``runs`` and ``due_times`` are the maximum numbers of runs and due times to return. Raise
     `NotFound`, `Ambiguous`.

@@ -1,7 +1,8 @@
 """Operations on jobs: add, list, show, edit, pause, resume, remove.
 
-The operations act for `owners.current_actor()`: this actor owns the jobs that it adds, and finds
-the jobs that `daybook.api.authorization` lets it see. For any other job they raise `NotFound`.
+The operations act for `owners.current_actor()`. The actor owns the jobs that it adds, and can find
+the jobs that `daybook.api.authorization` lets it see. For any other job the operations raise
+`NotFound`.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
 Change = Callable[[StoredJob, Collection[str], datetime], Job]
-"""Function of the stored job, the other jobs' names and the time; it returns the changed job."""
+"""Function that returns the changed job.
+
+Its arguments are the stored job, the names of the other jobs, and the current time.
+"""
 
 NO_FILTERS = JobFilters()
 
@@ -63,27 +67,31 @@ REPEATED_NOTE = "it was added before by the same request, so nothing was added n
 """Note on the job that `add` returns for a repeated request."""
 
 REPEAT_PERIOD = timedelta(minutes=1)
-"""Time within which a second request of a model with the same fields counts as a repetition."""
+"""If a model sends the same fields again within this time, the request counts as a repetition."""
 
 PAUSED = "paused"
-"""The `disabled_reason` of a job that `pause` disabled; a note follows after a colon."""
+"""The `disabled_reason` of a job that `pause` disabled.
+
+A note of the user follows after a colon.
+"""
 
 MAX_IDEMPOTENCY_KEY_LENGTH = 200
 """Maximum length of an `idempotency_key`, in characters."""
 
 _CHANGED_COLUMNS = ("disabled_reason", "snoozed_until", "consecutive_failures")
-"""Columns of a job's row that are no fields of `Job`, and that enabling or disabling changes."""
+"""Columns of a job's row that `Job` does not contain and that enabling or disabling changes."""
 
 
 async def add(fields: Mapping[str, Any]) -> ChangedJob:
-    """Store a job and deploy it; ``fields`` are those of `daybook.jobs.model.new_job`.
+    """Store a job and deploy it. ``fields`` are those of `daybook.jobs.model.new_job`.
 
-    If an agent adds a job and names no agent to ask, the job asks the agent with the name of the
-    job's owner; if that agent does not exist, the job asks the default agent. If Prefect is
-    unreachable, the job's `sync` is `pending`, and the keeper deploys it later. If this raises
-    `InvalidInput` or `Unreachable`, nothing stays stored.
+    If an agent adds a job and names no agent to ask, the job asks the agent that adds it. If no
+    agent of that name exists, the job asks the default agent. If Prefect is unreachable, the job's
+    `sync` is `pending`, and the keeper deploys the job later. Raise `InvalidInput` and
+    `Unreachable`; after an error, the job is not stored.
 
-    A repeated request adds no second job, but returns the first job with `REPEATED_NOTE`:
+    If the request is a repetition, add no second job, but return the first job with
+    `REPEATED_NOTE`:
 
     - ``fields`` may have an `idempotency_key`. A request with the same key is a repetition until
       the job is removed. If its other fields differ, raise `InvalidInput`.
@@ -96,7 +104,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
     idempotency_key = _idempotency_key(fields)
     fields = {name: value for name, value in fields.items() if name != "idempotency_key"}
     async with open_ledger() as ledger:
-        # Invalid fields raise before the first request to Prefect.
+        # Invalid fields raise an error before the first request to Prefect.
         draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
         request = _Request.of(idempotency_key, fields, actor)
         own_agent, by_default = _agent_of_owner(draft, fields, actor), draft
@@ -137,7 +145,8 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                             request_key=request.key if request else None,
                         )
             if repeated is not None:
-                # The first request may have been interrupted, or may be about to be rejected.
+                # The process of the first request may have died before it deployed the job, or
+                # Prefect may be about to reject the job.
                 if repeated.row.sync_pending:
                     await _deploy(ledger, client, repeated)
                 return await _changed(ledger, repeated.id, [REPEATED_NOTE])
@@ -153,13 +162,13 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
 async def edit_job(
     ref: str, changes: Mapping[str, object], *, base: datetime | None = None
 ) -> ChangedJob:
-    """Change only the given fields. Return the job.
+    """Change only the given fields of a job. Return the job.
 
-    If the job was disabled because it had finished, and the change gives it more runs, the job is
-    enabled. If Prefect is unreachable, the job's `sync` is `pending`, and the keeper changes
-    Prefect later; the same holds for `pause` and `resume`. ``base`` is the `updated_at` of the job
-    that the caller has read: if the job was changed since then, raise `ChangedMeanwhile`. Raise
-    `InvalidInput`, `NotFound` and `Unreachable`; after an error, nothing was changed.
+    If the job was disabled because it had finished, and the change gives it more runs, enable the
+    job. If Prefect is unreachable, the job's `sync` is `pending`, and the keeper changes Prefect
+    later. `pause` and `resume` do the same. ``base`` is the `updated_at` of the job that the caller
+    has read. If the job was changed since then, raise `ChangedMeanwhile`. Raise `InvalidInput`,
+    `NotFound`, `Ambiguous` and `Unreachable`; after an error, nothing was changed.
     """
 
     def changed(stored: StoredJob, taken: Collection[str], now: datetime) -> Job:
@@ -178,10 +187,10 @@ async def edit_job(
 
 
 async def pause(ref: str, note: str = "") -> ChangedJob:
-    """Disable the job, with a note; return the job.
+    """Disable the job, with a note as the reason. Return the job.
 
-    A repeated call without a note has no effect: the earlier reason is kept. Raise `InvalidInput`
-    for a note that is too long or has more than one line.
+    If the job is already disabled, a call without a note keeps the earlier reason. Raise
+    `InvalidInput` for a note that is too long or has more than one line.
     """
     note = names.validate_line(note, "note")
 
@@ -199,9 +208,9 @@ def is_paused(disabled_reason: str) -> bool:
 
 
 async def resume(ref: str) -> ChangedJob:
-    """Enable the job and end a snooze; return the job.
+    """Enable the job and end a snooze. Return the job.
 
-    Raise `InvalidInput` if the job has nothing left to run, or exceeds its owner's limits.
+    Raise `InvalidInput` if the job has no run left, or if it exceeds its owner's limits.
     """
 
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
@@ -220,10 +229,10 @@ async def resume(ref: str) -> ChangedJob:
 
 
 async def remove(ref: str) -> ListedJob:
-    """Archive the job and delete its deployment; its history is kept. Return the job as it was.
+    """Archive the job and delete its deployment. Return the job as it was. Its history stays.
 
-    If Prefect is unreachable, the deployment stays until the keeper's next sync; meanwhile, none of
-    its runs starts. Raise `PrefectRefused`.
+    If Prefect is unreachable, the deployment stays until the keeper's next sync; until then, none
+    of its runs starts. Raise `NotFound`, `Ambiguous` and `PrefectRefused`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
@@ -236,14 +245,14 @@ async def remove(ref: str) -> ListedJob:
                 stored = await authorization.find_job(session, ref)
                 removed = await view(session, stored, ledger.now())
                 await outcomes.archive_job(session, stored, ledger.now())
-            # After a crash from here on, the next sync deletes the deployment.
+            # If the process dies after this point, the next sync deletes the deployment.
             if client is not None:
                 await delete_leftover_deployments(ledger, client, ReconcileReport())
         return removed
 
 
 async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
-    """Return the jobs that the actor may see and that match ``filters``, by default all by name.
+    """Return the jobs that match ``filters`` and that the actor may see, by default sorted by name.
 
     Each job has only its next due time. Works without Prefect. Raise `InvalidInput` for invalid
     filters.
@@ -287,10 +296,10 @@ async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> Liste
 
 @dataclass(frozen=True)
 class _Request:
-    """A request to add a job, as far as it is needed to recognize repetitions.
+    """The part of a request to add a job by which a repetition is recognized.
 
-    ``key`` is stored with the job. A later request whose key has the same ``prefix`` is a
-    repetition: within ``period`` or, if ``period`` is None, as long as the job exists.
+    Daybook stores ``key`` with the job. A later request whose key starts with ``prefix`` is a
+    repetition if it comes within ``period``; if ``period`` is None, as long as the job exists.
     """
 
     key: str
@@ -299,7 +308,7 @@ class _Request:
 
     @classmethod
     def of(cls, idempotency_key: str, fields: Mapping[str, Any], actor: Actor) -> Self | None:
-        """Return the request; None if it has no `idempotency_key` and no model sent it."""
+        """Return the request. Return None if it has no `idempotency_key` and no model sent it."""
         given = {name: value for name, value in fields.items() if value is not None}
         content = _hash([actor.user_id, given])
         if idempotency_key:
@@ -316,7 +325,7 @@ async def _job_of(
 ) -> StoredJob | None:
     """Return the job that the same request added before, or None.
 
-    Raise `InvalidInput` if an earlier request with this idempotency key had other fields.
+    Raise `InvalidInput` if an earlier request had the same idempotency key, but other fields.
     """
     if request is None:
         return None
@@ -329,7 +338,7 @@ async def _job_of(
 
 
 def _idempotency_key(fields: Mapping[str, Any]) -> str:
-    """Return the field `idempotency_key`, empty if it is not given. Raise `InvalidInput`."""
+    """Return the field `idempotency_key`; empty if it is not given. Raise `InvalidInput`."""
     given = fields.get("idempotency_key")
     if given is None:
         return ""
@@ -343,7 +352,7 @@ def _hash(value: object) -> str:
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
-    """Return the name of the agent that adds the job.
+    """Return the name of the agent that adds the job, if the job should ask this agent.
 
     Return an empty string if no agent adds the job, if the job asks no agent, or if ``fields`` name
     the agent to ask.
@@ -418,7 +427,7 @@ async def _change(
 
 
 async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJob) -> None:
-    """Deploy the job to Prefect; if Prefect is unreachable, the job stays pending.
+    """Deploy the job to Prefect. If Prefect is unreachable, do nothing: the job stays pending.
 
     Raise `InvalidInput` if Prefect rejects the job, and `PrefectRefused`.
     """
@@ -441,11 +450,11 @@ async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJo
     except PrefectRefused:
         raise
     except PrefectUnreachable:
-        return  # the next cycle of the keeper's observer deploys it
+        return  # the next cycle of the keeper's observer deploys the job
 
 
 def _frequency_notes(job: Job, now: datetime) -> list[str]:
-    """Return a note if the first two due times are less than a minute apart."""
+    """Return a note if the next two due times are less than a minute apart."""
     coming = list(islice(due_times(job.schedule, job.policy, after=now), 2))
     if len(coming) < 2 or coming[1] - coming[0] >= timedelta(minutes=1):
         return []
@@ -457,7 +466,7 @@ async def _changed(
 ) -> ChangedJob:
     async with ledger.read() as session:
         stored = await store.get(session, job_id)
-        if stored is None:  # a concurrent request added it, and Prefect rejected it
+        if stored is None:  # a concurrent request added the job, and Prefect rejected it
             raise NotFound("job", job_id)
         job = await view(session, stored, ledger.now())
     if job.sync == "pending":

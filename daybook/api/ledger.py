@@ -1,4 +1,4 @@
-"""Operations on the ledger: delete old history, and replace the key of its copies of blocks."""
+"""Operations on the ledger: delete old history, and replace the key of its block copies."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from daybook.schedules import durations
 
 
 class KeyRenewal(BaseModel, frozen=True):
-    """Names of blocks, such as `secret ops`: ``copied`` again, or permanently ``discarded``."""
+    """Names of blocks, such as `secret ops`.
+
+    The blocks in ``copied`` were copied again; the copies in ``discarded`` were deleted for good.
+    """
 
     copied: list[str]
     discarded: list[str]
 
 
 async def rekey(*, discard: bool = False) -> KeyRenewal:
-    """Copy all blocks from Prefect again, encrypted with this home's key; create a missing key.
+    """Copy all blocks from Prefect again, and encrypt the copies with this home's key.
 
-    Raise `InvalidInput`, and change nothing, if this home has the key that the copies are encrypted
-    with, if the ledger has no key yet, or if Prefect has lost some of the blocks and ``discard`` is
-    false. Raise `LedgerKeyMissing` if the key's file holds no key. If the process dies halfway, the
-    keeper completes the work.
+    If the home has no key, create one. Raise `InvalidInput`, and change nothing, if this home has
+    the key of the present copies, or if the ledger has no key yet. Raise it also if Prefect has
+    lost some of the blocks and ``discard`` is false. Raise `LedgerKeyMissing` if the file of the
+    home's key holds no key. If the process dies halfway, the keeper completes the work.
     """
     from daybook.keeper import blocks
     from daybook.prefect import client as prefect
@@ -60,8 +63,8 @@ async def rekey(*, discard: bool = False) -> KeyRenewal:
 class PruneResult(BaseModel, frozen=True):
     """The numbers of deleted runs, session messages, outbox rows (``deliveries``) and task runs.
 
-    ``steps`` is the number of steps and of questions to a person whose texts were removed.
-    ``removed`` are the names of the removed jobs; with ``dry_run``, of the jobs that would be
+    ``steps`` counts the steps, and the questions to a person, whose texts were deleted. ``removed``
+    are the names of the jobs that were removed; with ``dry_run``, of the jobs that would be
     removed. ``jobs`` are the names of the archived jobs that were deleted with their last run.
     """
 
@@ -76,13 +79,14 @@ class PruneResult(BaseModel, frozen=True):
 
 
 async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> PruneResult:
-    """Delete all history that the settings no longer keep.
+    """Delete all history that is older than the settings allow. Return the numbers.
 
     First remove the jobs that have been disabled for ``disabled_for`` (such as `90d`; default: the
-    setting `keep_disabled_days`), and were neither edited nor run meanwhile. A job that another job
-    names stays. Only a call with ``disabled_for`` needs Prefect: it deletes the deployments of the
-    removed jobs at once, as `jobs.remove` does. With ``dry_run``, return the names of the jobs that
-    would be removed, and delete nothing. Raise `InvalidInput` for an invalid duration.
+    setting `keep_disabled_days`) and that nobody edited or ran in this time. If another job names a
+    job, the job stays. Only a call with ``disabled_for`` needs Prefect, because it deletes the
+    deployments of the removed jobs at once, as `jobs.remove` does. With ``dry_run``, return the
+    names of the jobs that would be removed, and delete nothing. Raise `InvalidInput` for an invalid
+    duration, and `PrefectUnreachable`.
     """
     keep = RetentionLimits.of_settings()
     if disabled_for is not None:
@@ -113,12 +117,15 @@ async def _prune(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
 
 
 async def _prune_and_delete_deployments(ledger: Ledger, keep: RetentionLimits) -> PruneReport:
-    """Raise `PrefectUnreachable` before anything is deleted."""
+    """Delete the history, remove jobs, and delete their deployments.
+
+    Raise `PrefectUnreachable` before anything is deleted.
+    """
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
 
     async with prefect.answering() as client:
         total = await _prune(ledger, keep)
-        # After a crash from here on, the next sync deletes the deployments.
+        # If the process dies after this point, the next sync deletes the deployments.
         await delete_leftover_deployments(ledger, client, ReconcileReport())
     return total

@@ -1,8 +1,7 @@
-"""`daybook.listening`: calls a program's own listeners, wherever the runs execute.
+"""`daybook.listening`: calls a program's own listeners for runs that any process executes.
 
-The listeners are announced in the ledger, so every later outcome is stored for them. Outcomes
-recorded while the program was down are delivered when it starts again, if it was down for less than
-a day.
+Daybook announces the listeners in the ledger, so each later outcome is also stored for them. If the
+program stops for less than a day, it gets the outcomes of that time when it starts again.
 """
 
 from __future__ import annotations
@@ -110,10 +109,13 @@ def listening() -> Listening:
         async with daybook.listening():
             await serve()
 
-    An `async def` is called in this loop (with `with`: in a separate loop, in a thread), any other
-    function in a thread. After the first use, no outcome is lost while the program is stopped for
-    up to a day. The end of the block waits at most `SHUTDOWN_TIMEOUT_SECONDS` for calls that are in
-    progress or due. Put listeners that `daybook up` itself should call into a module of the setting
-    `plugins`. Raise `InvalidInput` if no listener is registered, and `LedgerUnreachable`.
+    An `async def` is called in this event loop; with `with` instead of `async with`, in an event
+    loop of a separate thread. Any other function is called in a thread. If the program was stopped
+    for less than a day, it also gets the outcomes of that time. The end of the block waits at most
+    `SHUTDOWN_TIMEOUT_SECONDS` for calls that are in progress or due.
+
+    If `daybook up` itself should call a listener, put the listener into a module of the setting
+    `plugins` instead. Raise `InvalidInput` if no listener is registered. The start of the block
+    raises `LedgerUnreachable`.
     """
     return Listening()

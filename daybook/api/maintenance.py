@@ -1,6 +1,6 @@
-"""Maintenance windows: plan, list and remove times in which Daybook starts no job.
+"""Maintenance windows: times in which Daybook starts no job. Operations: plan, list, remove.
 
-Works without Prefect.
+The operations work without Prefect.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LEGAL = "use a time such as 22:00, 2027-01-15T22:00, or in 2h"
 
 
 class MaintenanceWindow(BaseModel, frozen=True):
-    """A window that has not passed; ``active`` is true if the window has started."""
+    """A maintenance window that has not ended. ``active`` is true if the window has started."""
 
     id: str
     begin: UtcTime
@@ -46,10 +46,10 @@ async def plan(
     timezone: str | None = None,
     note: str = "",
 ) -> MaintenanceWindow:
-    """Plan a time in which no job starts, from ``begin`` (default: now). Return the window.
+    """Plan a window in which no job starts, from ``begin`` (default: now). Return the window.
 
-    The window ends at ``until``, or after ``duration``; exactly one of these arguments is required.
-    Times are RFC 3339 times, `22:00`, `tomorrow at 22:00`, or `in 2h`; ``timezone`` (default: the
+    Exactly one of ``until`` and ``duration`` is required: the end of the window, or its length.
+    Times are RFC 3339 times, `22:00`, `tomorrow at 22:00`, or `in 2h`. ``timezone`` (default: the
     setting) is the zone of times without an offset. An ``until`` such as `22:00` or `in 2h` counts
     from ``begin``. Raise `InvalidInput`.
     """
@@ -75,17 +75,17 @@ async def plan(
 
 
 async def list_windows() -> list[MaintenanceWindow]:
-    """Return the windows that have not passed, earliest first."""
+    """Return the windows that have not ended, earliest first."""
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         return views(await maintenance.read(session), now)
 
 
 async def remove(ref: str) -> MaintenanceWindow:
-    """Remove a planned window, or end the present one now; return the window.
+    """Remove a planned window, or end the present one now. Return the window.
 
-    ``ref`` is the window's id or a unique id prefix. Raise `NotFound`, and `InvalidInput` for a
-    prefix of several ids.
+    ``ref`` is the window's id or a unique id prefix. Raise `NotFound`. Raise `InvalidInput` for a
+    prefix of several ids, and for an agent.
     """
     authorization.require_operator()
     async with open_ledger() as ledger, ledger.write() as session:

@@ -1,4 +1,4 @@
-"""Reasons why a run is overdue, as sentences."""
+"""Sentences that explain why a run is overdue."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from daybook.prefect.work_pool import WorkPool
 
 MAX_CLOCK_SKEW = timedelta(seconds=1)
-"""A larger clock skew is reported as a problem, for example by `daybook doctor`."""
+"""Maximum clock skew that Daybook, for example `daybook doctor`, does not report as a problem."""
 MAX_OBSERVATION_AGE = timedelta(minutes=10)
-"""Maximum age of the last observation of Prefect; each observation takes some time itself."""
+"""Maximum age of the last observation of Prefect. An observation itself also takes some time."""
 CATCH_UP_GRACE = timedelta(minutes=2)
-"""Time that a new leader has to read Prefect, and to audit the due times of the time before."""
+"""Time in which a new leader reads Prefect and audits the due times before its leadership."""
 NO_KEEPER = "no keeper leads, so nothing is reconciled, audited or delivered"
 
 NOTHING_RUNS = "no worker is running, so no job starts; start `daybook up`"
@@ -38,10 +38,11 @@ NOTHING_RUNS = "no worker is running, so no job starts; start `daybook up`"
 class DelayFacts:
     """The facts that can explain a delay.
 
-    If Prefect does not answer, ``prefect_error`` says why. ``pool`` is None if the work pool was
-    not read. ``prefect_ahead`` and ``ledger_ahead`` say how far the clocks of Prefect and of the
-    ledger are ahead of this machine's clock. ``leader`` is None if the leader was not read, or if
-    there never was a leader. ``unwritable`` says why the ledger cannot be written.
+    If Prefect does not answer, ``prefect_error`` is the reason. ``pool`` is None if the work pool
+    was not read. ``prefect_ahead`` and ``ledger_ahead`` are the times by which the clocks of
+    Prefect and of the ledger are ahead of this machine's clock. ``leader`` is None if the leader
+    was not read, or if there never was a leader. If the ledger cannot be written, ``unwritable`` is
+    the reason.
     """
 
     now: datetime
@@ -54,12 +55,12 @@ class DelayFacts:
 
 
 class KeeperStatus(BaseModel, frozen=True):
-    """The leading keeper, as last recorded; ``running`` is true if a keeper leads now.
+    """The last recorded state of the leading keeper. ``running`` is true if a keeper leads now.
 
-    If no keeper leads, ``holder`` is the last leader, or empty if the last leader released the
-    leadership. ``until`` is the time at which the holder's lease expires, ``observed_at`` the time
-    at which the last complete observation of Prefect started; both may be None. ``passes`` has the
-    cost of the last cycle of each service.
+    If no keeper leads, ``holder`` is the last leader; empty if the last leader released the
+    leadership. ``until`` is the time at which the holder's lease expires. ``observed_at`` is the
+    time at which the last complete observation of Prefect started. Both may be None. ``passes`` has
+    the cost of the last cycle of each service.
     """
 
     running: bool
@@ -83,9 +84,9 @@ class KeeperStatus(BaseModel, frozen=True):
 
 
 class OverdueRun(BaseModel, frozen=True):
-    """A due time whose run has not started, or that was ``missed``; ``why`` is the reason.
+    """A due time whose run has not started. ``why`` is the reason.
 
-    ``run`` is the id of its run, if there is one.
+    ``missed`` is true if the due time was missed. ``run`` is the id of the run, if there is a run.
     """
 
     job: str
@@ -115,10 +116,10 @@ class OverdueRun(BaseModel, frozen=True):
 def without_catch_up(
     found: Iterable[Overdue], leader: Leader | None, now: datetime
 ) -> list[Overdue]:
-    """Return the overdue runs without the runs of an outage that ended when ``leader`` took over.
+    """Return the overdue runs without those of an outage that ended when ``leader`` took over.
 
-    Of the due times before the takeover, leave out the missed ones and, during `CATCH_UP_GRACE`,
-    also those that the leader has not audited yet.
+    Of the due times before the takeover, omit the missed ones. During `CATCH_UP_GRACE`, also omit
+    the due times that the leader has not audited yet.
     """
     since = leader.since if leader is not None and leader.leads(now) else None
     if since is None:
@@ -128,7 +129,7 @@ def without_catch_up(
 
 
 def delay_reason(each: Overdue, known: DelayFacts) -> str:
-    """Return why this due time is delayed: the direct cause, or problems of clocks and keeper."""
+    """Return the reason for the delay: its direct cause, or problems of clocks and keeper."""
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.AGENT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
@@ -159,7 +160,10 @@ def clock_problem(known: DelayFacts) -> str:
 
 
 def clock_skew(whose: str, ahead: timedelta) -> str:
-    """Describe a clock's skew from this machine's clock; "" if it is at most `MAX_CLOCK_SKEW`."""
+    """Describe the skew of a clock from this machine's clock.
+
+    Return "" if the skew is at most `MAX_CLOCK_SKEW`.
+    """
     if abs(ahead) <= MAX_CLOCK_SKEW:
         return ""
     side = "ahead of" if ahead > timedelta(0) else "behind"
@@ -167,9 +171,10 @@ def clock_skew(whose: str, ahead: timedelta) -> str:
 
 
 def keeper_problem(known: DelayFacts) -> str:
-    """Return a problem if no keeper leads or the last observation is too old; "" if all is well.
+    """Return a problem if no keeper leads or if the last observation is too old, otherwise "".
 
-    A leader that exits or is killed is replaced within one lease, so only a longer absence counts.
+    If a leader exits or is killed, another keeper replaces it within one lease. So only a longer
+    time without a leader is a problem.
     """
     leader = known.leader
     if leader is None or leader.until + TIMING.leader_lease < known.now:
@@ -181,7 +186,7 @@ def keeper_problem(known: DelayFacts) -> str:
 
 
 def ledger_write_problem(why: str) -> str:
-    """Return why the ledger cannot be written, the consequence, and the fix, as one sentence."""
+    """Return one sentence: why the ledger cannot be written, the consequence, and the fix."""
     return f"the ledger is not writable ({why}), so no keeper leads; {ledger_write_fix(why)}"
 
 
@@ -195,15 +200,15 @@ def ledger_write_fix(why: str) -> str:
 
 
 def observed_at(leader: Leader) -> datetime | None:
-    """Return when the leader's last complete observation of Prefect started, from its last note."""
+    """Return the start of the leader's last complete observation of Prefect, from its last note."""
     noted = leader.note.get("observed_at")
     return None if noted is None else datetime.fromisoformat(noted)
 
 
 async def why_nothing_runs() -> str:
-    """Return `NOTHING_RUNS` if no keeper leads; otherwise "". Works without Prefect.
+    """Return `NOTHING_RUNS` if no keeper leads, otherwise "". Works without Prefect.
 
-    Each worker contains a keeper, so if no keeper leads, no worker is running.
+    Each worker contains a keeper. So if no keeper leads, no worker is running.
     """
     async with open_ledger() as ledger:
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)

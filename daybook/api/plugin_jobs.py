@@ -1,4 +1,4 @@
-"""Jobs of plugins: each is identified by plugin and key, and calls the plugin's tool.
+"""Jobs of plugins. A plugin and a key identify a job, which calls the plugin's tool.
 
 ::
 
@@ -28,7 +28,10 @@ _IDENTITY = ("plugin_id", "key")
 def action_fields(
     plugin_id: str, key: str, runtime_name: str, payload: Any, tool: str = ""
 ) -> dict[str, Any]:
-    """Return the action fields of the job. Raise `InvalidInput` for a blank plugin or key."""
+    """Return the action fields of a plugin's job.
+
+    Raise `InvalidInput` for a blank plugin or key.
+    """
     for field, value in (("plugin_id", plugin_id), ("key", key)):
         if not value.strip():
             raise InvalidInput(
@@ -42,10 +45,10 @@ def action_fields(
 
 
 async def save(given: dict[str, Any]) -> ChangedJob:
-    """Add the plugin's job, or change its ``given`` fields; return the job.
+    """Add the plugin's job, or change its ``given`` fields. Return the job.
 
-    Raise `InvalidInput` and `PrefectUnreachable`. An agent gets `InvalidInput`, because a plugin's
-    jobs have no limits.
+    Raise `PrefectUnreachable` and `InvalidInput`. If the actor is an agent, raise `InvalidInput`: a
+    plugin's jobs have no limits, so an agent must not save them.
     """
     if owners.current_actor().is_agent:
         raise InvalidInput(

@@ -1,7 +1,7 @@
 """Checks that need an external system, run before a job is stored.
 
-They concern addresses, agents, tools and channels. If Prefect is unreachable, there is no client;
-then the names of agents, tools, channels and secrets are checked only when the job runs.
+They check the addresses, agents, tools and channels of the job. If Prefect is unreachable, there is
+no client. Then only the run checks the names of agents, tools, channels and secrets.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 NOTIFY_FIELDS = frozenset({"notify", *markers.marked(Notify.model_fields, "is_checked")})
-"""Fields of a job that `check_notify` checks before they are stored."""
+"""Fields of a job that `check_notify` checks before the job is stored."""
 
 ACTION_FIELDS = frozenset(markers.marked(FIELDS, "is_checked")) - NOTIFY_FIELDS
-"""Fields of a job that `check_action` checks before they are stored."""
+"""Fields of a job that `check_action` checks before the job is stored."""
 
 DEFAULT_AGENT_NOTE = (
     'whether the agent "{}" exists is not known without Prefect, so the job asks the default agent'
@@ -43,9 +43,9 @@ DEFAULT_AGENT_NOTE = (
 async def check(
     client: PrefectClient | None, job: Job, owner: str, *, action: bool = True, notify: bool = True
 ) -> list[str]:
-    """Check a job before it is stored; return notes for the user.
+    """Check a job before it is stored. Return notes for the user.
 
-    With ``action``, check its action and its precondition; with ``notify``, its notifications.
+    With ``action``, check the job's action and precondition; with ``notify``, its notifications.
     Raise the errors of `check_action` and `check_notify`.
     """
     notes = await check_action(client, job, owner) if action else []
@@ -60,7 +60,7 @@ async def check(
 
 
 def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
-    """Return the kinds of names in a job that cannot be checked without Prefect: `the agents`."""
+    """Return the names in a job that only Prefect can check, in words such as `the agents`."""
     from daybook.delivery.outbox import BUILTIN_CHANNELS
 
     given = {
@@ -73,9 +73,10 @@ def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
 
 
 async def check_action(client: PrefectClient | None, job: Job, owner: str) -> list[str]:
-    """Raise `InvalidInput` for an address, agent, tool or folder that the job could not use.
+    """Check the action and the precondition of a job. Return hints for the user.
 
-    Return hints for the user, such as the name of a secret that does not exist yet.
+    Raise `InvalidInput` for an address, agent, tool or folder that the job could not use. A hint
+    is, for example, the name of a secret that does not exist yet.
     """
     notes = _check_work_dir(job.policy.work_dir)
     _check_by_kind(job, _guard(owner))
@@ -87,7 +88,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
 
 
 def _check_by_kind(job: Job, guard: Guard) -> None:
-    """Call `check_action` of the kind's module in `daybook.execution`, if it exists."""
+    """If the kind's module in `daybook.execution` has a function `check_action`, call it."""
     name = f"daybook.execution.{job.kind.replace('-', '_')}"
     if find_spec(name) is not None:
         check = getattr(import_module(name), "check_action", None)
@@ -98,7 +99,7 @@ def _check_by_kind(job: Job, guard: Guard) -> None:
 def _check_work_dir(work_dir: str) -> list[str]:
     """Raise `InvalidInput` for a work directory that no run could use.
 
-    With a ledger on PostgreSQL, runs may be on other machines, so return a note instead.
+    If the ledger is on PostgreSQL, runs may be on other machines. Then return a note instead.
     """
     try:
         locations.job_folder(work_dir)
@@ -112,7 +113,7 @@ def _check_work_dir(work_dir: str) -> list[str]:
 async def _check_target(
     client: PrefectClient | None, uses: Action | Check, owner: str
 ) -> list[str]:
-    """Check the URLs, tools, agents and secrets that an action or a check uses."""
+    """Check the URLs, tools, agents and secrets that an action or a check uses. Return hints."""
     notes, guard = [], _guard(owner)
     for _, url in uses.urls():
         guard.check(url)
@@ -124,7 +125,7 @@ async def _check_target(
 
 
 async def _check_precondition(client: PrefectClient | None, check: Check, owner: str) -> list[str]:
-    """Check the precondition (`policy.check`) like an action; an error names the field `check`."""
+    """Check the precondition (`policy.check`) like an action. Errors name the field `check`."""
     try:
         return await _check_target(client, check, owner)
     except InvalidInput as error:
@@ -132,7 +133,7 @@ async def _check_precondition(client: PrefectClient | None, check: Check, owner:
 
 
 async def check_notify(client: PrefectClient | None, notify: Notify, owner: str) -> None:
-    """Raise `InvalidInput` for a channel or address that a job of ``owner`` could never use."""
+    """Raise `InvalidInput` for a channel or address that a job of ``owner`` could not use."""
     from daybook.delivery import channels
     from daybook.delivery.outbox import BUILTIN_CHANNELS
 
@@ -165,13 +166,13 @@ async def _check_tool(
         tool = await catalog.find(name, PrefectServers(client), _guard(owner))
     except ToolUnreachable as error:
         return [f"{error}; so the tool and its parameters are checked only when it is called"]
-    if not payloads.is_used(params):  # if it is used, only a run has the values
+    if not payloads.is_used(params):  # the values are final, because they do not use the payload
         catalog.check_params(tool, params)
     return await _missing_at_worker(name) if tool.source == PYTHON else []
 
 
 async def _missing_at_worker(tool: str) -> list[str]:
-    """Return a note if a running worker will not find this Python tool."""
+    """Return a note if a running worker does not have this Python tool."""
     from daybook.ledger.engine import open_ledger
     from daybook.tools import worker_tools
 
@@ -203,7 +204,10 @@ async def _missing_secrets(client: PrefectClient | None, named_in: Any) -> list[
 
 
 async def has_agent(client: PrefectClient | None, ledger: Ledger, name: str) -> bool:
-    """Return whether an agent has this name; without Prefect, whether the ledger has its copy."""
+    """Return whether an agent has this name.
+
+    Without Prefect, return whether the ledger has its copy.
+    """
     from daybook.agents import documents, kinds
     from daybook.resources import copies
 
@@ -261,10 +265,10 @@ def _judged_owner(owner: str) -> str:
 
 
 def _guard(owner: str) -> Guard:
-    """Return the guard of the owner whose rules apply.
+    """Return the address guard of the owner whose rules apply.
 
-    The guard's rule is the strict one if that owner is an agent, or if a model writes the job for
-    another owner. The owner's limits restrict the hosts, as they do in the run.
+    If that owner is an agent, or if a model writes the job for another owner, the guard has the
+    strict rule. The owner's limits restrict the hosts, as they do in the run.
     """
     from daybook.http.guard import Guard, Rule
 

@@ -1,4 +1,4 @@
-"""Preview of a run without executing it: `run --dry-run`."""
+"""Preview of a run, without executing it, for `daybook run --dry-run`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from daybook.runs.summaries import CompressedHistory
 
 
 class Preview(BaseModel, frozen=True):
-    """Description of a run of a job, without the run itself.
+    """Description of a run that would start now.
 
     ``does`` is the job's action, with the variables of a prompt filled in. ``history`` is the
     number of the session's messages that are sent with the prompt. If the action has no prompt,
@@ -42,7 +42,7 @@ class Preview(BaseModel, frozen=True):
 async def of_job(ref: str) -> Preview:
     """Return the preview of a run of the job that would start now.
 
-    Nothing is written, and no agent is asked. Works without Prefect. Raise `NotFound`, `Ambiguous`.
+    Write nothing, and ask no agent. Works without Prefect. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         stored, now = await authorization.find_job(session, ref), ledger.now()

@@ -1,4 +1,4 @@
-"""`daybook.Recurring`: recurring calls inside a running program, stored nowhere.
+"""`daybook.Recurring`: recurring calls inside a running program. Nothing is stored.
 
 ::
 
@@ -6,8 +6,8 @@
      ▲              │                                 passed in the meantime: calls never overlap
      └──────────────┘
 
-It uses neither ledger nor Prefect: due times while the program is not running are lost. Use a job
-of `daybook.Client` for calls that must not be lost.
+`Recurring` uses neither ledger nor Prefect, so due times while the program is not running are lost.
+Use a job of `daybook.Client` for calls that must not be lost.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from daybook.schedules.schedule import Schedule, make
 log = logging.getLogger(__name__)
 
 CLOCK_SETBACK_GRACE = timedelta(seconds=1)
-"""A clock may be set back by less than this without repeating a due time."""
+"""If a clock is set back by less than this time, no due time is repeated."""
 
 OnError = Callable[[str, BaseException], Any]
 
@@ -50,7 +50,7 @@ class RecurringTask:
     _end: Callable[[], object] = field(default=lambda: None, repr=False)
 
     def cancel(self) -> None:
-        """Stop the calls; cancel an `async def` in progress."""
+        """Stop the calls. If an `async def` is in progress, cancel it."""
         self._end()
 
 
@@ -62,11 +62,14 @@ class Recurring(SyncWrapper):
             tasks.cron("0 9 * * 1-5", greet, timezone="Europe/Berlin")
             await serve()
 
-    A program without a loop uses `with`; `tasks.wait()` then waits until the program is
-    interrupted. A function takes no arguments. An `async def` is called in this loop (with `with`:
-    in a separate loop, in a thread), any other function in a thread. An exception that a function
-    raises is logged, and passed to ``on_error`` with the task's name; the calls continue. The end
-    of the block cancels an `async def` and waits for a function in a thread.
+    A program without an event loop uses `with`; `tasks.wait()` then waits until the program is
+    interrupted. A function takes no arguments. An `async def` is called in this event loop; with
+    `with` instead of `async with`, in an event loop of a separate thread. Any other function is
+    called in a thread.
+
+    If a function raises an exception, `Recurring` logs it, passes it to ``on_error`` with the
+    task's name, and continues the calls. The end of the block cancels an `async def` that is in
+    progress, and waits for a function in a thread.
     """
 
     def __init__(self, *, on_error: OnError | None = None, clock: Clock = SYSTEM_CLOCK) -> None:
@@ -82,7 +85,7 @@ class Recurring(SyncWrapper):
         return tuple(self._tasks)
 
     def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> RecurringTask:
-        """Call ``function`` every `30s`, `10m`, `1h30m`, …; the first time after one interval.
+        """Call ``function`` every `30s`, `10m`, `1h30m`, …, for the first time after one interval.
 
         Raise `InvalidInput` for a string that is not a duration of whole seconds.
         """
@@ -91,7 +94,7 @@ class Recurring(SyncWrapper):
     def cron(
         self, cron: str, function: Callable[[], Any], *, timezone: str = "", name: str = ""
     ) -> RecurringTask:
-        """Call ``function`` by a cron expression of five fields, or of six (seconds first).
+        """Call ``function`` at the times of a cron expression. Six fields have the seconds first.
 
         ``timezone`` is an IANA name (default: the setting). Raise `InvalidInput` for an invalid
         expression or zone.
@@ -100,7 +103,10 @@ class Recurring(SyncWrapper):
         return self._add(make(cron=cron, timezone=zone, now=self._clock.now()), function, name)
 
     def wait(self) -> None:
-        """Wait until the program is interrupted or another thread ends the block; for `with`."""
+        """Wait until the program is interrupted or another thread ends the block.
+
+        Use it inside `with`.
+        """
         self._closed.wait()
 
     async def __aenter__(self) -> Self:
@@ -128,9 +134,9 @@ class Recurring(SyncWrapper):
         return task
 
     def _in_loop(self, callback: Callable[[RecurringTask], None], task: RecurringTask) -> None:
-        """Call ``callback`` in the loop's thread: at once if this is that thread, otherwise soon.
+        """Call ``callback`` in the loop's thread: now if this is that thread, otherwise soon.
 
-        Outside the block there is no loop. Then a task is stopped at once, but not started, because
+        Outside the block there is no loop. Then ``callback`` is called only if it stops the task:
         the block starts all tasks when it is entered.
         """
         loop = self._loop

@@ -1,4 +1,4 @@
-"""The life of one run: attempts, deliveries with their tries, and all its events in order."""
+"""The life of one run: attempts, deliveries with their attempts, and all events in order."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from daybook.runs.claim_requests import BY_SCHEDULE
 
 
 class Attempt(BaseModel, frozen=True):
-    """One attempt at the effect; ``usage`` is as in `daybook.ledger.views.Run`."""
+    """One attempt at the effect of a run. ``usage`` is as in `daybook.ledger.views.Run`."""
 
     number: int
     status: str
@@ -37,7 +37,10 @@ class Attempt(BaseModel, frozen=True):
 
 
 class RunEvent(BaseModel, frozen=True):
-    """Something that happened to a run; ``kind`` is a status, or `event` for anything else."""
+    """Something that happened to a run.
+
+    ``kind`` is a status of the run, or `event` for anything else.
+    """
 
     at: UtcTime
     kind: str
@@ -46,11 +49,12 @@ class RunEvent(BaseModel, frozen=True):
 
 
 class RunLife(BaseModel, frozen=True):
-    """A run with its parameters, attempts, steps, deliveries, and events in order of time.
+    """A run with its parameters, attempts, steps and deliveries, and its events in order of time.
 
     ``parameters`` are the parameters with which the run was claimed. ``steps`` are the steps of the
-    run's agent, and ``approvals`` the questions to a person about its calls. ``evidence`` has the
-    outcomes of writers that had lost their claim.
+    run's agent, and ``approvals`` are the questions to a person about its calls and answers.
+    ``evidence`` has the outcomes that the ledger refused, because the process that reported them
+    had lost its claim.
     """
 
     run: Run
@@ -66,12 +70,12 @@ class RunLife(BaseModel, frozen=True):
 
     @property
     def is_scheduled(self) -> bool:
-        """Return whether a schedule started the run, so that it has a due time."""
+        """Return whether a schedule started the run. Only such a run has a due time."""
         return self.run.trigger in BY_SCHEDULE
 
 
 async def show(ref: str) -> RunLife:
-    """Return the life of one run, by id or unique id prefix. Works without Prefect.
+    """Return the life of one run. ``ref`` is its id or a unique id prefix. Works without Prefect.
 
     Raise `NotFound`, `Ambiguous`.
     """
@@ -106,7 +110,7 @@ def events_of(
     sent: Sequence[NotificationDetails],
     asked: Sequence[Approval] = (),
 ) -> list[RunEvent]:
-    """Return the events of a run, in the order of time."""
+    """Return the events of a run, earliest first."""
     found = [
         *_until_the_effect(row),
         *_of_attempts(attempts),

@@ -1,4 +1,4 @@
-"""Lists of runs, newest first, which are fast in a ledger with hundreds of thousands of runs."""
+"""Lists of runs, newest first. They are fast in a ledger with hundreds of thousands of runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ ALL = RunFilters()
 
 
 async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = ALL) -> list[Run]:
-    """Return up to ``limit`` runs: first the live runs, then the runs that ended last.
+    """Return up to ``limit`` runs: first the live runs, then the ended runs, latest end first.
 
-    With ``job``, the ended runs are sorted by their due time. Unlike `runs.history`, this reads
-    only as many rows as it returns. Works without Prefect. Raise `NotFound` or `Ambiguous` for the
-    job, and `InvalidInput` for an invalid filter.
+    With ``job``, the ended runs are sorted by their due time instead. Unlike `runs.history`, this
+    function reads only as many rows as it returns. Works without Prefect. Raise `NotFound` or
+    `Ambiguous` for the job, and `InvalidInput` for an invalid filter.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         conditions, _ = await filters.conditions(session, ledger.now())
@@ -38,7 +38,10 @@ async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = 
 
 
 async def of_job(session: AsyncSession, job_id: str, limit: int) -> list[Run]:
-    """Return up to ``limit`` runs of one job: first the live runs, then those due last."""
+    """Return up to ``limit`` runs of one job: first the live runs, then the ended runs.
+
+    The ended runs are sorted by their due time, latest first.
+    """
     return await _recent(session, limit, [col(RunRow.job_id) == job_id], col(RunRow.due).desc())
 
 

@@ -44,7 +44,7 @@ DELIVERY_TIMEOUT_SECONDS = 5.0
 
 
 class LogLine(BaseModel, frozen=True):
-    """A line of a run's log; ``level`` is a level number of `logging`."""
+    """A line of a run's log. ``level`` is a level number of `logging`."""
 
     at: UtcTime
     level: int
@@ -52,14 +52,17 @@ class LogLine(BaseModel, frozen=True):
 
 
 class WaitObserver(Protocol):
-    """Receives the progress of a run while a caller waits for it."""
+    """Receives the progress of a run while a caller waits for the run."""
 
     def asked(self) -> None:
-        """Report that the run was requested; it continues even if the caller stops waiting."""
+        """Report that the run was requested. It continues even if the caller stops waiting."""
         ...
 
     def held_up(self, why: str) -> None:
-        """Report why the run has not started; called once for each reason."""
+        """Report the reason why the run has not started.
+
+        This method is called once for each reason.
+        """
         ...
 
 
@@ -71,15 +74,17 @@ async def run(
     prompt: str | None = None,
     talk: WaitObserver | None = None,
 ) -> RunDetails:
-    """Run a job now, even if it is disabled; return the run.
+    """Run a job now, even if the job is disabled. Return the run.
 
     ``prompt`` replaces the job's prompt for this run. A call with the same ``request_id`` returns
     the same run. Without ``wait``, return the run as soon as it is requested. With ``wait``, return
     the run when it has ended, or when its flow run has ended in Prefect because its process died.
-    Before that, also wait up to `DELIVERY_TIMEOUT_SECONDS` for the run's deliveries, so that its
-    `delivery` is not always `pending`. Raise `NotFound`, `Ambiguous`, `PrefectUnreachable`, and
-    `InvalidInput` for a ``request_id`` that is too long, and for a ``prompt`` that the job cannot
-    have. If Prefect stops answering after the run was requested, the run starts later.
+    After the end, wait up to `DELIVERY_TIMEOUT_SECONDS` for the run's deliveries, so that the
+    returned `delivery` is not always `pending`.
+
+    Raise `NotFound`, `Ambiguous` and `PrefectUnreachable`. If Prefect stops answering after the run
+    was requested, the run starts later. Raise `InvalidInput` for a ``request_id`` that is too long,
+    and for a ``prompt`` that the job cannot have.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -105,11 +110,11 @@ async def retry(
     request_id: str | None = None,
     talk: WaitObserver | None = None,
 ) -> RunDetails:
-    """Repeat a run that has ended, with the same parameters; return the new run.
+    """Repeat a run that has ended, with the same parameters. Return the new run.
 
     ``ref`` is a run, or a job whose last run is to be repeated. The other arguments and the errors
-    are as for `run`. Also raise `InvalidInput` for a run that has not ended, and for a run without
-    a job or with a removed job.
+    are as for `run`. Also raise `InvalidInput` for a run that has not ended, and for a run that has
+    no job or whose job was removed.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -135,11 +140,11 @@ async def retry(
 async def ask(
     prompt: str, *, agent: str = DEFAULT_AGENT, model: str = "", session_key: str = ""
 ) -> RunDetails:
-    """Ask an agent once, without a job, in this process; return the run.
+    """Ask an agent once, without a job, in this process. Return the run.
 
-    With ``session_key`` the question continues the conversation with this key. Raise `InvalidInput`
-    for a field that a job could not have, and `PrefectUnreachable`. If the run fails, return it
-    without an error.
+    With ``session_key``, the question continues the conversation with this key. Raise
+    `InvalidInput` for a field that a job could not have, and `PrefectUnreachable`. If the run
+    fails, return the failed run and raise no error.
     """
     given = {"prompt": prompt, "agent": agent, "model": model, "session_key": session_key}
     given = {name: value for name, value in given.items() if value}
@@ -147,7 +152,7 @@ async def ask(
 
 
 async def ask_here(given: dict[str, Any]) -> RunDetails:
-    """Run an agent prompt with these parameters in this process, without a job; return the run.
+    """Run an agent prompt with these parameters, without a job, in this process. Return the run.
 
     Raise the errors of `ask`.
     """
@@ -162,7 +167,7 @@ async def ask_here(given: dict[str, Any]) -> RunDetails:
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             row = await rows.find(session, flow_run_id, None)
-        if row is None:  # refused before the claim
+        if row is None:  # the flow ended before the claim
             raise DaybookError(state.message or f"the flow run {flow_run_id} did not start")
         return await _view(ledger, row.id)
 
@@ -191,10 +196,10 @@ async def _run(
 async def history(
     ref: str | None = None, limit: int = 20, filters: RunFilters = NO_FILTERS
 ) -> list[ListedRun]:
-    """Return up to ``limit`` runs of one job (even a removed one) or of all jobs.
+    """Return up to ``limit`` runs that match ``filters``, of one job or of all jobs.
 
-    Return only runs that match ``filters``. The runs with the latest due times come first, unless
-    ``filters`` change the order. Works without Prefect. Raise `NotFound` or `Ambiguous` for the
+    The job ``ref`` may have been removed. The runs with the latest due times come first, unless
+    ``filters`` set another order. Works without Prefect. Raise `NotFound` or `Ambiguous` for the
     job, and `InvalidInput` for invalid filters.
     """
     async with open_ledger() as ledger, ledger.read() as session:
@@ -208,12 +213,13 @@ async def history(
 
 
 async def cancel(ref: str, within: float = 30.0) -> RunDetails:
-    """Cancel a run; return the run. ``ref`` is its id, a unique id prefix, or its job.
+    """Cancel a run. Return the run. ``ref`` is the run's id, a unique id prefix, or its job.
 
-    A waiting run is cancelled immediately. For a run in progress, wait at most ``within`` seconds
-    until its worker has ended the run with all its child processes; the returned run may still be
-    live. If Prefect does not answer, raise `PrefectUnreachable` for a run in progress; a waiting
-    run is cancelled all the same, and a keeper updates Prefect later. Raise `NotFound`,
+    A waiting run is cancelled immediately, even if Prefect does not answer; a keeper then updates
+    Prefect later. If the run is in progress, wait at most ``within`` seconds until its worker has
+    ended the run with all its child processes. After this time, the returned run may still be live.
+
+    Raise `PrefectUnreachable` for a run in progress if Prefect does not answer. Raise `NotFound`,
     `Ambiguous`, and `InvalidInput` for a run with any outcome other than `cancelled`.
     """
     from prefect.states import Cancelling
@@ -232,7 +238,8 @@ async def cancel(ref: str, within: float = 30.0) -> RunDetails:
                 "only a live run can be cancelled",
             )
         if row.state is Status.CANCELLED:
-            with suppress(PrefectUnreachable):  # then the keeper of `daybook up` mirrors it later
+            # If Prefect is unreachable, the keeper of `daybook up` mirrors the outcome later.
+            with suppress(PrefectUnreachable):
                 async with prefect.connected() as client:
                     await state_mirror.mirror_run(ledger, client, row.id)
         elif row.flow_run_id is not None:
@@ -245,7 +252,7 @@ async def cancel(ref: str, within: float = 30.0) -> RunDetails:
 
 
 async def show(ref: str) -> RunWithSteps:
-    """Return one run, by id or unique id prefix. Works without Prefect.
+    """Return one run. ``ref`` is its id or a unique id prefix. Works without Prefect.
 
     Raise `NotFound`, `Ambiguous`.
     """
@@ -273,10 +280,11 @@ async def find_logged(ref: str) -> Run:
 def logs(ref: str) -> AsyncIterator[LogLine]:
     """Return an iterator over the log lines of a run in Prefect, oldest line first.
 
-    ``ref`` is a run or a job (possibly removed); a job stands for its last run that Prefect knows.
-    The iteration raises `NotFound`, `Ambiguous` and `PrefectUnreachable`.
+    ``ref`` is a run, or a job (possibly removed). For a job, the run is the job's last run that has
+    a flow run in Prefect. The iteration raises `NotFound`, `Ambiguous` and `PrefectUnreachable`.
     """
-    return _logs(ref, owners.current_actor())  # the actor of the call, not of the iteration
+    # Pass the actor of this call, because another actor may be current during the iteration.
+    return _logs(ref, owners.current_actor())
 
 
 async def _logs(ref: str, actor: Actor) -> AsyncIterator[LogLine]:
@@ -308,13 +316,13 @@ async def _start(
     from daybook.prefect import deployment, run_names
     from daybook.prefect.reconcile import ReconcileReport, reconcile_job
 
-    # With this key, a second try after a crash returns the same Prefect run.
+    # If a process dies after the request, a second request with this key returns the same flow run.
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
     name = run_names.of_row(stored, row)
     known, flow_run_id = stored.row.deployment_id, None
     if known is not None and not stored.row.sync_pending:
         flow_run_id = await deployment.start_run(client, known, key, row.parameters, name)
-    if flow_run_id is None:  # not in Prefect yet, or deleted there
+    if flow_run_id is None:  # the deployment is not in Prefect yet, or somebody deleted it there
         found = await deployment.read(client, known) if known else None
         await reconcile_job(ledger, client, stored, found, ReconcileReport(), needed=True)
         async with ledger.read() as session:
@@ -338,7 +346,7 @@ async def _wait_for_end(
         if polls % POLLS_PER_PREFECT_REQUEST == 0 and row.flow_run_id:
             state = (await client.read_flow_run(UUID(row.flow_run_id))).state
             if state is not None and state.is_final() and previous_state is row.state:
-                return  # its process died, before its claim or during the run
+                return  # the process of the run died, before its claim or during the run
             previous_state = row.state
             if talk is not None and row.state is Status.WAITING:
                 why = await _waiting_reason(ledger, client, row, state)
@@ -351,7 +359,7 @@ async def _wait_for_end(
 async def _waiting_reason(
     ledger: Ledger, client: PrefectClient, row: RunRow, state: State[Any] | None
 ) -> str:
-    """Return why a waiting run does not start; empty if that is unknown."""
+    """Return the reason why a waiting run does not start; empty if the reason is unknown."""
     from daybook.prefect.states import WAITING_NAME
 
     pool = await work_pool.read(client, ledger.id)
@@ -359,7 +367,8 @@ async def _waiting_reason(
         return f"{pool.idle}; `daybook up` starts one"
     if row.until is not None and row.until > ledger.now():
         return row.reason
-    # A worker of one of Prefect's own types postponed the run; the ledger does not know why.
+    # A worker of one of Prefect's own types postponed the run, so the ledger does not have the
+    # reason.
     return (state.message or "") if state is not None and state.name == WAITING_NAME else ""
 
 
@@ -380,9 +389,9 @@ async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> 
 
 
 async def _tried(ledger: Ledger, run_id: str) -> None:
-    """Wait until each due delivery about the run has been tried once.
+    """Wait until Daybook has tried each due delivery about the run once.
 
-    Wait at most `DELIVERY_TIMEOUT_SECONDS`, and not for listener calls or paused destinations.
+    Wait at most `DELIVERY_TIMEOUT_SECONDS`. Do not wait for listener calls and paused destinations.
     """
     with suppress(TimeoutError):
         async with asyncio.timeout(DELIVERY_TIMEOUT_SECONDS):

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class SecretDetails(secret_blocks.SecretInfo, frozen=True):
-    """A secret with the names of the jobs, tool servers and destinations that refer to it.
+    """A secret with the names of the jobs, tool servers and destinations that use it.
 
-    A destination refers to a secret as its token.
+    A destination uses a secret as its token.
     """
 
     jobs: list[str]
@@ -29,7 +29,7 @@ class SecretDetails(secret_blocks.SecretInfo, frozen=True):
 
 
 class _Secrets(Documents[SecretDetails]):
-    """The secrets, with the users of each secret."""
+    """The secrets, each with its users."""
 
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
@@ -69,7 +69,7 @@ async def _tokens(client: PrefectClient) -> dict[str, list[str]]:
     """Return the names of the destinations whose token is each secret, by the secret's name."""
     users: dict[str, list[str]] = {}
     for each in await destinations.list_destinations(client, SYSTEM_CLOCK.now()):
-        if isinstance(each.token, str):  # an invalid block may hold any JSON value
+        if isinstance(each.token, str):  # in an invalid block, the token may be any JSON value
             users.setdefault(each.token, []).append(each.name)
     return users
 

@@ -1,4 +1,4 @@
-"""Operations on sessions (conversations): list, show, and send a message to one."""
+"""Operations on sessions (conversations): list, show, and send a message to a session."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from daybook.delivery.views import RunDetails
 
 MAX_SESSIONS_COMPARED = 1_000
-"""Maximum number of sessions whose names are compared with an unknown name."""
+"""Maximum number of sessions among which a name similar to an unknown name is searched."""
 
 
 class Session(BaseModel, frozen=True):
     """A session with the number of its ``messages``.
 
     ``title`` is the first line of the session's first prompt, or a title that a model wrote
-    (setting `title_agent`). ``job`` is None if several jobs share the session, and if its runs have
-    no job.
+    (setting `title_agent`). ``job`` is None if several jobs share the session, and if the session's
+    runs have no job.
     """
 
     id: str
@@ -53,8 +53,8 @@ class Session(BaseModel, frozen=True):
 class MessageSource(BaseModel, frozen=True):
     """The run that added a message: its kind, channel, session and trigger, and its job.
 
-    ``user`` is the job's user id, or None; ``due`` is the run's due time. A value that an earlier
-    version did not store is empty or None.
+    ``user`` is the job's user id, or None. ``due`` is the run's due time. If an earlier version of
+    Daybook did not store a value, it is empty or None.
     """
 
     kind: str = ""
@@ -68,7 +68,7 @@ class MessageSource(BaseModel, frozen=True):
 
 
 class SessionMessage(BaseModel, frozen=True):
-    """A message of a session; ``role`` is `user` or `assistant`."""
+    """A message of a session. ``role`` is `user` or `assistant`."""
 
     number: int
     role: str
@@ -79,7 +79,7 @@ class SessionMessage(BaseModel, frozen=True):
 
 
 class Summary(BaseModel, frozen=True):
-    """A summary of the messages up to the number ``through``, made after the run ``run_id``."""
+    """A summary of the messages with numbers up to ``through``, made after the run ``run_id``."""
 
     through: int
     content: str
@@ -93,8 +93,8 @@ class Summary(BaseModel, frozen=True):
 class SessionDetails(Session, frozen=True):
     """A session with its last messages, oldest first.
 
-    A model gets ``summary`` instead of the messages that the summary covers; None if there is no
-    summary.
+    A model gets ``summary`` in place of the messages that the summary covers. ``summary`` is None
+    if there is no summary.
     """
 
     summary: Summary | None
@@ -130,13 +130,14 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
 
 
 async def send(ref: str, prompt: str) -> RunDetails:
-    """Continue any session with ``prompt``; return the run with the answer.
+    """Continue any session with ``prompt``. Return the run with the answer.
 
     ``ref`` is as for `show`. The session's agent answers in this process. Its model, work directory
-    and limits are those of the session's job; if the session has no job, or the job now asks
+    and limits are those of the session's job. If the session has no job, or if the job now asks
     another agent, they are those of the session's last run. The job itself does not run: nothing is
-    sent to its channel, and no other job follows. Raise `NotFound`, `Ambiguous`, `InvalidInput`,
-    and `PrefectUnreachable`. If the run fails, return it without an error.
+    sent to its channel, and no other job starts after it. Raise `NotFound`, `Ambiguous`,
+    `InvalidInput`, and `PrefectUnreachable`. If the run fails, return the failed run and raise no
+    error.
     """
     from daybook.api import runs
     from daybook.prefect import occurrence
@@ -158,7 +159,8 @@ async def _parameters(session: AsyncSession, listed: SessionSummary) -> dict[str
     found: dict[str, Any] = {}
     if listed.row.job_id and (stored := await store.get(session, listed.row.job_id)):
         found = stored.job.parameters()
-    if claim_requests.agent_name(found) != listed.row.agent:  # or the job was edited since
+    if claim_requests.agent_name(found) != listed.row.agent:
+        # There is no job, or the job's agent was changed.
         newest = await sessions.history(session, listed.row.id, 1)
         last = await session.get(RunRow, newest[0].run_id) if newest else None
         found = last.parameters if last else {}

@@ -1,7 +1,7 @@
 """Manual skips: skip the next due time of a job, or all due times before an instant (snooze).
 
-A skipped due time is still due: its claim, or the audit, records the outcome `skipped`. Works
-without Prefect.
+A skipped due time still gets an outcome: its claim, or the audit, records it as `skipped`. The
+operations work without Prefect.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from daybook.schedules.schedule import one_time
 
 
 async def skip(ref: str, *, undo: bool = False) -> ListedJob:
-    """Skip the job's next due time; a repeated call changes nothing. Return the job.
+    """Skip the job's next due time. Return the job. A repeated call changes nothing.
 
-    With ``undo``, remove the skips of all coming due times; a snooze stays. Raise `NotFound` and
+    With ``undo``, remove the skips of all future due times; a snooze stays. Raise `NotFound` and
     `Ambiguous`. Without ``undo``, raise `InvalidInput` for a job that is disabled or has no further
     due time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:
         row, job = stored.row, stored.job
-        # A past due time without an outcome may still be caught up on, so its skip stays.
+        # A past due time without an outcome may still get a catch-up run, so its skip stays.
         decided_until = min(row.audited_until, now)
         skips = {each for each in row.skips if datetime.fromisoformat(each) > decided_until}
         if undo:
             skips = {each for each in skips if datetime.fromisoformat(each) <= now}
         else:
-            # A due time at the very end of a snooze is not snoozed.
+            # A snooze does not cover a due time at its very end.
             snooze_end = row.snoozed_until - ONE_MICROSECOND if row.snoozed_until else now
             following = upcoming.next_due(job.schedule, job.policy, max(now, snooze_end))
             if not job.enabled:
@@ -53,11 +53,11 @@ async def skip(ref: str, *, undo: bool = False) -> ListedJob:
 
 
 async def snooze(ref: str, until: str | None) -> ListedJob:
-    """Skip all due times of a job before ``until``; None ends the snooze. Return the job.
+    """Skip all due times of a job before ``until``; if ``until`` is None, end the snooze.
 
-    ``until`` is an RFC 3339 time, a duration from now such as `2h`, or a day such as `tomorrow`,
-    which means the start of that day in the job's time zone. A due time exactly at ``until`` is not
-    skipped. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid or past time.
+    Return the job. ``until`` is an RFC 3339 time, a duration from now such as `2h`, or a day such
+    as `tomorrow`. A day means its start in the job's time zone. A due time exactly at ``until`` is
+    not skipped. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid or past time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:

@@ -1,4 +1,4 @@
-"""Cost of the ended runs, added up by job, agent, model or day."""
+"""Cost of ended runs, added up by job, agent, model or day."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Grouping = Literal["job", "agent", "model", "day"]
 GROUPINGS: tuple[str, ...] = get_args(Grouping)
 
 MAX_DAYS = 400
-"""Maximum age of ``since`` in days, for every grouping."""
+"""Maximum age of ``since``, in days."""
 
 
 class GroupSpending(Spending, frozen=True):
@@ -42,7 +42,7 @@ class GroupSpending(Spending, frozen=True):
 
     @classmethod
     def add_up(cls, totals: Iterable[Total], name: str, job_id: str | None = None) -> Self:
-        """Return the sum of ``totals``."""
+        """Return the sum of ``totals`` as the cost of the group ``name``."""
         listed = list(totals)
         runs = sum(each.priced + each.unpriced for each in listed)
         spending = daily.spending(listed).model_dump()
@@ -50,11 +50,11 @@ class GroupSpending(Spending, frozen=True):
 
 
 class BudgetUse(BaseModel, frozen=True):
-    """Use of a daily budget today, including the requests in progress.
+    """Today's use of a daily budget, including the requests in progress.
 
-    ``scope`` is job, agent or home, and ``unit`` is tokens or usd (US dollars). ``name`` is the
-    name of the job or agent, None for the home. ``used`` does not contain the ``unpriced``
-    requests, whose price is unknown.
+    ``scope`` is job, agent or home. ``unit`` is tokens or usd (US dollars). ``name`` is the name of
+    the job or agent; None for the home. The price of the ``unpriced`` requests is unknown, so
+    ``used`` does not contain them.
     """
 
     scope: Scope
@@ -66,7 +66,7 @@ class BudgetUse(BaseModel, frozen=True):
     unpriced: int
 
     def words(self) -> str:
-        """Return the use as text: `all runs: $1.20 of $5 per day`."""
+        """Return the use as a text such as `all runs: $1.20 of $5 per day`."""
         limit = Limit(self.scope, self.unit, self.limit)
         name = self.name or "all runs"
         if self.scope == "agent":
@@ -82,9 +82,9 @@ class BudgetUse(BaseModel, frozen=True):
 class SpendingReport(BaseModel, frozen=True):
     """Cost of the runs that ended between ``since`` and ``until``.
 
-    ``groups`` are sorted by cost, the most expensive first, or by day, the earliest first.
-    ``budgets`` are today's budgets, whatever ``since`` is. Only the operator gets the budgets of
-    agents and of the home.
+    ``groups`` are sorted by cost, the highest first; groups by day are sorted by day. ``budgets``
+    are today's budgets, for any ``since``. Only the operator gets the budgets of agents and of the
+    home.
     """
 
     since: UtcTime
@@ -96,10 +96,11 @@ class SpendingReport(BaseModel, frozen=True):
 
 
 async def read(by: str = "job", since: str | None = None) -> SpendingReport:
-    """Return the cost of the runs that ended since a time, by default in the last 30 days.
+    """Return the cost of the runs that ended after ``since``, by default in the last 30 days.
 
-    ``since`` has the form of `daybook runs --since`. Days, and times without an offset, are in the
-    zone `DAYBOOK_TIMEZONE`. Works without Prefect. Raise `InvalidInput`.
+    ``by`` is one of `GROUPINGS`. ``since`` has the form of `daybook runs --since`. Days, and times
+    without an offset, are in the zone `DAYBOOK_TIMEZONE`. Works without Prefect. Raise
+    `InvalidInput`.
     """
     if by not in GROUPINGS:
         raise InvalidInput("by", f'"{by}" is no grouping', f"use {', '.join(GROUPINGS)}")
@@ -140,7 +141,10 @@ async def budgets_today() -> list[BudgetUse]:
 async def budgets_of(
     session: AsyncSession, jobs: Iterable[JobSummary], day: date, tz: ZoneInfo
 ) -> list[BudgetUse]:
-    """Return the use of the budgets of ``jobs`` on ``day``; for the operator, of all budgets."""
+    """Return the use of the budgets of ``jobs`` on ``day``.
+
+    For the operator, add all other budgets.
+    """
     home = HomeBudget() if authorization.visible_owner() else limits.load_rules().budget
     return [
         BudgetUse(
@@ -157,7 +161,10 @@ async def budgets_of(
 
 
 def _parts(begin: datetime, end: datetime, timezone: str) -> Iterable[tuple[datetime, datetime]]:
-    """Return the days of ``timezone`` between two instants; without a zone, return one part."""
+    """Return the days between two instants as pairs of instants.
+
+    A day starts at midnight in ``timezone``. If ``timezone`` is empty, return a single pair.
+    """
     first = begin
     while timezone:
         tz = zone(timezone)
@@ -172,9 +179,9 @@ def _parts(begin: datetime, end: datetime, timezone: str) -> Iterable[tuple[date
 def grouped(
     totals: Iterable[Total], by: str, names: Mapping[str, str] | None = None
 ) -> list[GroupSpending]:
-    """Return the sums of the totals for each ``by`` (one of `GROUPINGS`), if models were used.
+    """Return the sums of the totals for each group of ``by`` (one of `GROUPINGS`).
 
-    ``names`` maps the ids of jobs to their names.
+    Omit runs that used no model. ``names`` maps the ids of jobs to their names.
     """
     groups: dict[str | None, list[Total]] = {}
     for each in totals:

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SyncReport(BaseModel, frozen=True):
-    """Result of a reconciliation, by the names of the jobs; `ReconcileReport` describes the fields.
+    """Result of a reconciliation, by the names of the jobs. `ReconcileReport` describes the fields.
 
     ``conflicts`` has Prefect's values of the fields that were changed on both sides. ``refused``,
     ``foreign`` and ``failed`` map names to reasons. ``writes`` is the number of deployments that
-    were written or deleted; it is 0 if the ledger and Prefect did not differ.
+    Daybook wrote or deleted; it is 0 if the ledger and Prefect did not differ.
     """
 
     created: list[str]
@@ -44,20 +44,20 @@ class SyncReport(BaseModel, frozen=True):
 
 
 class DecidedSyncReport(SyncReport, frozen=True):
-    """Result of a sync that resolved conflicts: ``decided`` are the names of their jobs.
+    """Result of a sync that decided conflicts. ``decided`` are the names of the jobs in conflict.
 
-    ``refused`` also has the conflicts that could not be resolved.
+    ``refused`` also has the conflicts that could not be decided.
     """
 
     decided: list[str]
 
 
 async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
-    """Reconcile all jobs in both directions.
+    """Reconcile all jobs in both directions. Return a report.
 
-    With ``prefer`` (`ledger` or `prefect`), decide the remaining conflicts in favour of that side,
-    with ``ref`` only the conflict of this job, and return a `DecidedSyncReport`. Raise
-    `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer``, and the errors of
+    With ``prefer`` (`ledger` or `prefect`), also decide all remaining conflicts in favour of that
+    side, and return a `DecidedSyncReport`. With ``ref``, decide only the conflict of this job.
+    Raise `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer``, and the errors of
     `conflicts.decide`.
     """
     from daybook.prefect import client as prefect

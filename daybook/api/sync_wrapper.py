@@ -11,9 +11,9 @@ from anyio.from_thread import start_blocking_portal
 
 
 class SyncWrapper(ABC):
-    """Adds `with` to a class that has `__aenter__` and `__aexit__`.
+    """Base class that adds `with` to a class that has `__aenter__` and `__aexit__`.
 
-    In a `with`, an event loop in a separate thread runs these methods.
+    With `with`, these two methods run in an event loop in a separate thread.
     """
 
     _stack: ExitStack | None = None

@@ -1,6 +1,7 @@
 """Operations on the task scheduler: status, pause, resume, drain, backlog, cycle, rebuild.
 
-The scheduler never claims a run. The keeper runs its cycles; these operations are for the operator.
+The scheduler wakes task sessions, but never claims a run for them. The keeper runs its cycles. The
+operations are for the operator.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ async def pause(reason: str = "") -> PauseState:
 
 
 async def resume() -> PauseState:
-    """End the pause, even if its flag cannot be read. Return the state of the pause."""
+    """End the pause, even if its stored state cannot be read. Return the state of the pause."""
     async with open_ledger() as ledger:
         return await switch.resume(ledger)
 
@@ -82,10 +83,10 @@ async def drain(
 ) -> DrainResult:
     """Pause the scheduler, and wait until no session holds a run, at most for ``timeout``.
 
-    Without ``timeout``, wait without limit. While sessions hold runs, call ``on_change`` with these
-    runs, first at the start and then after each change. If the scheduler is already paused, the
-    reason of the pause changes only if ``reason`` is given. Return the runs that sessions still
-    hold, and the time waited. Raise `InvalidInput` for an invalid timeout or reason.
+    If ``timeout`` is None, wait without a limit. While sessions hold runs, call ``on_change`` with
+    these runs, first at the start and then after each change. If the scheduler is already paused,
+    the reason of the pause changes only if ``reason`` is given. Return the runs that sessions still
+    hold, and the time waited in seconds. Raise `InvalidInput` for an invalid timeout or reason.
     """
     if isinstance(timeout, str):
         timeout = durations.parse(timeout, "timeout")
@@ -113,7 +114,7 @@ async def drain(
 
 
 async def backlog(limit: int = 50) -> Backlog:
-    """Return the counts of all queued runs, and the first ``limit`` of them in claim order."""
+    """Return the counts of all queued runs, and the first ``limit`` queued runs in claim order."""
     async with open_ledger() as ledger, ledger.read() as session:
         queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
         live = await sessions.live_sessions(session, now)
@@ -150,10 +151,10 @@ async def backlog(limit: int = 50) -> Backlog:
 
 
 async def cycle() -> CycleSummary:
-    """Run one cycle in this process, in addition to the keeper's cycles; return its summary.
+    """Run one cycle in this process, in addition to the keeper's cycles. Return its summary.
 
-    Only two steps need Prefect: the request for a worker, and the report about a starving run. If
-    Prefect is unreachable, a later cycle does these steps. Raise `InvalidInput` for invalid
+    Two steps of a cycle need Prefect: the request for a worker, and the report about a starving
+    run. If Prefect is unreachable, a later cycle does these steps. Raise `InvalidInput` for invalid
     settings in `[tasks]`.
     """
     async with open_ledger() as ledger:
@@ -182,9 +183,9 @@ async def _capabilities() -> AgentCapabilities:
 
 
 async def rebuild() -> RebuildResult:
-    """Clear the record of recent wakes, so that every session may be woken again.
+    """Clear the record of recent wakes, so that the scheduler may wake every session again.
 
-    The counts and the completed steps of the escalation policy are kept. Return the result. Raise
+    The counts and the completed steps of the escalation policy stay. Return the result. Raise
     `InvalidInput` for invalid settings in `[tasks]`.
     """
     policy = load_policy()
@@ -194,7 +195,11 @@ async def rebuild() -> RebuildResult:
 
 @dataclass(frozen=True)
 class TaskProblem:
-    """A problem (``what``) for the operator, the ``command`` to run, and what that ``does``."""
+    """A problem for the operator, and its fix.
+
+    ``what`` is the problem, ``command`` is the command to run, and ``does`` is the command's
+    effect.
+    """
 
     what: str
     command: str
@@ -205,7 +210,10 @@ class TaskProblem:
 
 
 def settings_problems() -> list[TaskProblem]:
-    """Return problems of the settings in `[tasks]`; a running keeper still uses earlier values."""
+    """Return the problems of the settings in `[tasks]`.
+
+    A running keeper still uses the earlier values.
+    """
     try:
         load_policy()
     except InvalidInput as error:
@@ -218,7 +226,7 @@ def settings_problems() -> list[TaskProblem]:
 
 
 def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
-    """Return the problems that need an operator."""
+    """Return the problems of the tasks that need an operator."""
     listed = []
     switched = found.switch
     if switched.paused:
@@ -240,7 +248,7 @@ def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
 def _why(
     wanted: RunRequirements, candidates: Sequence[Candidate], woken: Collection[str], now: datetime
 ) -> str:
-    """Return why the run is not claimed, with a remark if no matching session can be woken."""
+    """Return the reason why no session claims the run."""
     why = matching.why_waiting(wanted, candidates, now)
     free = {each.name for each in candidates if not matching.refusal_reason(wanted, each, now)}
     return f"{why}, but cannot be woken" if free and free.isdisjoint(woken) else why
@@ -251,7 +259,7 @@ async def _held_runs(ledger: Ledger) -> list[HeldTaskRun]:
         listed = []
         for run_id in await switch.claimed_run_ids(session, ledger.now()):
             run = await session.get_one(TaskRunRow, run_id)
-            if run.session_id is None:  # it has just ended
+            if run.session_id is None:  # the run has just ended
                 continue
             task = await session.get_one(TaskRow, run.task_id)
             holder = await session.get(TaskSessionRow, run.session_id)

@@ -1,9 +1,9 @@
 """Operations on tasks and task sessions: queue, list, change, claim and finish.
 
 The command line, MCP and programs use these operations. They return the models of
-`daybook.tasks.views`, act for `owners.current_actor()` and work without Prefect. A claim's token is
-removed from every text that is stored with a run. `daybook.api.task_scheduler` has the operations
-on the scheduler.
+`daybook.tasks.views`, act for `owners.current_actor()` and work without Prefect. They remove a
+claim's token from every text that they store with a run. `daybook.api.task_scheduler` has the
+operations on the scheduler.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ async def add(
     preferred: Iterable[str] = (),
     paused: bool = False,
 ) -> TaskWithRun:
-    """Queue a task, with its first run; return both. Raise `InvalidInput`."""
+    """Queue a task with its first run. Return both. Raise `InvalidInput`."""
     async with open_ledger() as ledger:
         row, run = await queue.add(
             ledger,
@@ -68,11 +68,11 @@ async def add(
 
 
 async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWithRun]:
-    """Return up to ``limit`` tasks, each with its newest run: first live ones, then ended ones.
+    """Return up to ``limit`` tasks, each with its newest run: first live tasks, then ended tasks.
 
-    Live tasks that need attention come first, then claimed ones, then queued ones in claim order.
-    Ended tasks are sorted by their end, the latest first. ``status`` selects the tasks whose newest
-    run has that status; raise `InvalidInput` for an unknown status.
+    Of the live tasks, those that need attention come first, then claimed ones, then queued ones in
+    claim order. Ended tasks are sorted by their end, the latest first. ``status`` selects the tasks
+    whose newest run has that status. Raise `InvalidInput` for an unknown status.
     """
     statuses = tuple(str(each) for each in Status)
     if status is not None and status not in statuses:
@@ -86,7 +86,7 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWit
 
 
 async def show(ref: str) -> TaskDetails:
-    """Return one task with all its `runs`, newest first, and their `history`, oldest event first.
+    """Return one task with all its `runs`, newest first, and its `history`, oldest event first.
 
     ``ref`` is the id of the task or of one of its runs, a unique prefix of such an id, or the
     task's title. Raise `NotFound`, `Ambiguous`.
@@ -107,9 +107,10 @@ async def show(ref: str) -> TaskDetails:
 
 
 async def pause(ref: str, reason: str = "") -> TaskWithRun:
-    """Stop wakes and claims for a task until `resume`; a session that holds its run continues.
+    """Stop wakes and claims for a task until `resume`. Return the task.
 
-    Return the task. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
+    A session that has already claimed the task's run continues. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for an invalid reason.
     """
     async with open_ledger() as ledger:
         await queue.pause(ledger, ref, spec.redact_tokens(reason))
@@ -126,8 +127,8 @@ async def resume(ref: str) -> TaskWithRun:
 async def retry(ref: str) -> TaskWithRun:
     """Queue another run of a task that failed, was cancelled, or needs attention.
 
-    Return the task and the new run. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for any other
-    task, for a run that is not the task's newest, and after the 10th run.
+    Return the task with the new run. Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` for any
+    other task, for a run that is not the task's newest, and after the 10th run.
     """
     async with open_ledger() as ledger:
         run = await queue.retry(ledger, ref)
@@ -135,10 +136,11 @@ async def retry(ref: str) -> TaskWithRun:
 
 
 async def recover(ref: str, reason: str = "") -> TaskWithRun:
-    """Queue a run again that is claimed or needs attention. Return the task with the run.
+    """Put a run that is claimed or needs attention back into the queue.
 
-    The wait of a queued run about which the operator was alerted starts over. Raise `NotFound`,
-    `Ambiguous`, and `InvalidInput` for any other run or an invalid reason.
+    Return the task with the run. For a queued run about which the operator was alerted, the waiting
+    time starts again. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for any other run or an
+    invalid reason.
     """
     async with open_ledger() as ledger:
         await queue.recover(ledger, ref, spec.redact_tokens(reason))
@@ -146,9 +148,10 @@ async def recover(ref: str, reason: str = "") -> TaskWithRun:
 
 
 async def cancel(ref: str, reason: str = "") -> TaskWithRun:
-    """Cancel a live run; later calls with its token are refused. Return the task with the run.
+    """Cancel a live run. Return the task with the run.
 
-    Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a run that has ended or an invalid reason.
+    Daybook refuses later calls with the run's token. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for a run that has ended or an invalid reason.
     """
     async with open_ledger() as ledger:
         await queue.cancel(ledger, ref, spec.redact_tokens(reason))
@@ -166,13 +169,13 @@ async def next_run(
     idempotency_key: str | None = None,
     wait: timedelta | str | None = None,
 ) -> ClaimedTaskRun:
-    """Claim the first run that fits the session with this name, of at least ``priority_min``.
+    """Claim the first run that the session ``session`` can claim, of at least ``priority_min``.
 
-    If there is no such run, wait for one, at most for ``wait``. Only this call returns the token.
-    If the answer was lost, repeat the call with the same ``idempotency_key``: the session gets the
-    run that it already holds, with a new token and lease. A key whose run has ended claims nothing.
-    Raise `NothingClaimable` with the reason, `NotFound` for the session, and `InvalidInput` for an
-    invalid value.
+    If there is no such run, wait for one, at most for ``wait``. Only this call returns the run's
+    token. If you did not get the answer, repeat the call with the same ``idempotency_key``: it
+    returns the run that the session already holds, with a new token and lease. If the run of a key
+    has ended, a call with this key claims nothing. Raise `NothingClaimable` with the reason,
+    `NotFound` for the session, and `InvalidInput` for an invalid value.
     """
     if isinstance(wait, str):
         wait = durations.parse(wait, "wait")
@@ -192,7 +195,7 @@ async def _claim(
     async with open_ledger() as ledger:
         length = spec.lease_duration(lease)
         claimed = await claims.claim(ledger, session, length, priority_min=priority_min, key=key)
-        assert claimed.run.lease_until is not None  # it was claimed just now
+        assert claimed.run.lease_until is not None  # the run was claimed just now
         return ClaimedTaskRun(
             run_id=claimed.run.id,
             token=claimed.token,
@@ -202,9 +205,10 @@ async def _claim(
 
 
 async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) -> TitledTaskRun:
-    """Renew the lease of a run from now, for ``lease`` or its previous duration; return the run.
+    """Renew the lease of a run from now. Return the run.
 
-    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid lease.
+    ``lease`` is the new duration; None keeps the previous one. Raise `TokenRefused`, `NotFound`,
+    `Ambiguous`, and `InvalidInput` for an invalid lease.
     """
     length = None if lease is None else spec.lease_duration(lease)
     async with open_ledger() as ledger:
@@ -212,7 +216,7 @@ async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) 
 
 
 async def complete(run: str, token: str, output: str = "") -> TitledTaskRun:
-    """Record that the work is done, with its ``output``; return the run.
+    """Record that the work is done, with its ``output``. Return the run.
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid output.
     """
@@ -222,7 +226,7 @@ async def complete(run: str, token: str, output: str = "") -> TitledTaskRun:
 
 
 async def fail(run: str, token: str, error: str) -> TitledTaskRun:
-    """Record that the work failed, and why; return the run.
+    """Record that the work failed with ``error``. Return the run.
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid error text.
     """
@@ -232,7 +236,7 @@ async def fail(run: str, token: str, error: str) -> TitledTaskRun:
 
 
 async def release(run: str, token: str, reason: str = "") -> TitledTaskRun:
-    """Put the run back into the queue, at its old position; return the run.
+    """Put the run back into the queue, at its old position. Return the run.
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
     """
@@ -253,12 +257,12 @@ async def register(
     channel: str = "",
     capabilities: Iterable[str] = (),
 ) -> TaskSession:
-    """Register a session, idle and not prompting.
+    """Register a task session as idle and not prompting. Return the session.
 
-    The session expires 15 minutes after its last sign of life: a call or an open MCP stream. A
-    second registration of a name by the same owner updates the session, which keeps the run that it
-    holds. Return the session. Raise `InvalidInput` for an invalid value, and if another owner's
-    session has the name, unless that session has expired and holds no run.
+    The session expires 15 minutes after its last call, unless it has an open MCP stream. If the
+    same owner registers a name again, the call updates the session; the session keeps the run that
+    it holds. Raise `InvalidInput` for an invalid value. Raise it also if another owner's session
+    has the name, unless that session has expired and holds no run.
     """
     async with open_ledger() as ledger:
         row = await sessions.register(
@@ -276,7 +280,7 @@ async def register(
 async def report(
     name: str, *, state: str | None = None, prompting: bool | None = None
 ) -> TaskSession:
-    """Report a session's state: `idle` or `active`, and whether it waits for a person to answer.
+    """Report a session's state: `idle` or `active`, and whether it waits for a person's answer.
 
     None leaves a value unchanged. An expired session becomes live again. Return the session. Raise
     `NotFound`, and `InvalidInput` for an unknown state.
@@ -299,15 +303,15 @@ async def list_sessions() -> list[TaskSession]:
 
 
 async def find_session(name: str) -> TaskSession:
-    """Return the session with this name. Raise `NotFound`; an agent finds only its own sessions."""
+    """Return the session with this name. Raise `NotFound`. An agent finds only its own sessions."""
     async with open_ledger() as ledger, ledger.read() as session:
         return await _session_view(session, await sessions.find(session, name), ledger.now())
 
 
 async def remove_session(name: str) -> TaskSession:
-    """Remove a session, and queue the run that it holds again. Return the session as it was.
+    """Remove a session, and put the run that it holds back into the queue.
 
-    Raise `NotFound`.
+    Return the session as it was. Raise `NotFound`.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:
@@ -317,7 +321,10 @@ async def remove_session(name: str) -> TaskSession:
 
 
 def wake_url() -> str:
-    """Return the address of the webhook that wakes sessions without an MCP connection, or ""."""
+    """Return the address of the webhook that wakes sessions without an MCP connection.
+
+    Return "" if the setting is empty.
+    """
     return str(settings.load().tasks.get("wake_url") or "")
 
 
@@ -368,7 +375,7 @@ async def is_claimable(name: str) -> bool:
 
 
 async def wait_until_claimable(name: str, seconds: float, priority_min: str = spec.LOWEST) -> bool:
-    """Wait at most ``seconds`` until the session can claim a run; return whether it can.
+    """Wait at most ``seconds`` until the session can claim a run. Return whether it can.
 
     Only runs of at least ``priority_min`` count. Another session may still claim the run first.
     Raise `NotFound`, and `InvalidInput` for the priority.

@@ -1,4 +1,4 @@
-"""The timeline of the last and the next 24 hours: due times with their outcomes, job by job."""
+"""The timeline of the last and the next 24 hours: each job's due times, with their outcomes."""
 
 from __future__ import annotations
 
@@ -29,9 +29,12 @@ from daybook.runs import counts, history
 PERIOD = timedelta(hours=24)
 PER_PAGE = 40
 MAX_MARKS = 6_000
-"""Maximum number of runs on one page; if there are more, the earliest are left out."""
+"""Maximum number of runs on one page. If there are more, the earliest are omitted."""
 MAX_UPCOMING = 48
-"""Maximum number of future due times of a job; more are shown as one band."""
+"""Maximum number of future due times that the timeline shows for a job one by one.
+
+If a job has more, the timeline shows the others as one band.
+"""
 MAX_RANGE = timedelta(days=2)
 """Maximum time by which a range of missed due times may start before the timeline."""
 
@@ -39,7 +42,7 @@ MAX_RANGE = timedelta(days=2)
 class Mark(BaseModel, frozen=True):
     """One due time, or a range of ``count`` due times up to ``due_to``, with its run.
 
-    ``cost_usd`` is None if the cost is unknown or no model was used.
+    ``cost_usd`` is None if the cost is unknown or the run used no model.
     """
 
     run_id: str
@@ -56,7 +59,7 @@ class Mark(BaseModel, frozen=True):
 
     @property
     def duration_seconds(self) -> float | None:
-        """Return how long the effect took; None if it did not start or has not ended."""
+        """Return the duration of the effect; None if the effect did not start or has not ended."""
         if self.started_at is None or self.finished_at is None:
             return None
         return (self.finished_at - self.started_at).total_seconds()
@@ -65,8 +68,9 @@ class Mark(BaseModel, frozen=True):
 class Row(BaseModel, frozen=True):
     """The timeline of one job.
 
-    ``marks`` are the past and live due times, ``upcoming`` the future due times (UTC). ``more`` is
-    true if the job has further due times before the end of the timeline.
+    ``marks`` are the due times that have passed or whose run is live. ``upcoming`` are the future
+    due times (UTC). ``more`` is true if the job has further due times before the end of the
+    timeline.
     """
 
     job_id: str
@@ -82,7 +86,7 @@ class Row(BaseModel, frozen=True):
 class Timeline(BaseModel, frozen=True):
     """One page of the rows, in the order of `order`, and the outcomes of all jobs since ``start``.
 
-    ``matching`` is the number of jobs on all pages, ``total`` the number of all live jobs.
+    ``matching`` is the number of jobs on all pages. ``total`` is the number of all live jobs.
     """
 
     start: UtcTime
@@ -98,7 +102,10 @@ class Timeline(BaseModel, frozen=True):
 
 
 async def read(choice: Choice, number: int = 1) -> Timeline:
-    """Return page ``number`` (from 1) of the timeline. Works without Prefect."""
+    """Return page ``number`` (from 1) of the timeline. Works without Prefect.
+
+    If there are fewer pages, return the last page.
+    """
     async with open_ledger() as ledger, ledger.read() as session:
         now = ledger.now()
         start, end = now - PERIOD, now + PERIOD
@@ -129,7 +136,10 @@ async def read(choice: Choice, number: int = 1) -> Timeline:
 
 
 def order(jobs: Sequence[JobSummary]) -> list[JobSummary]:
-    """Sort the jobs: enabled before disabled, then failing before others, otherwise unchanged."""
+    """Sort the jobs: enabled before disabled, then failing before others.
+
+    Jobs that are equal in both respects stay in their order.
+    """
     return sorted(jobs, key=lambda each: (not each.enabled, not each.consecutive_failures))
 
 
@@ -177,7 +187,8 @@ _MAX_CACHED = 4_096
 _MAX_KEPT = MAX_UPCOMING + 62
 """Maximum number of cached due times of a job.
 
-If a job is due each minute, `MAX_UPCOMING` of its cached due times are left after an hour.
+If a job is due each minute, `MAX_UPCOMING` of its cached due times are still in the future after an
+hour.
 """
 
 
@@ -199,6 +210,7 @@ def _upcoming(stored: StoredJob, now: datetime, end: datetime) -> list[datetime]
         return list(islice(found, MAX_UPCOMING + 1))
 
     found = first(known)
-    if len(known) == _MAX_KEPT and len(found) <= MAX_UPCOMING:  # the rest was cut off
+    if len(known) == _MAX_KEPT and len(found) <= MAX_UPCOMING:
+        # The cache does not contain all due times of this job.
         found = first(between(stored.job.schedule, stored.job.policy, start, end))
     return found

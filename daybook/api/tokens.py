@@ -1,7 +1,7 @@
-"""Operations on tokens of MCP clients over HTTP, and of links that show the pages.
+"""Operations on tokens of MCP clients over HTTP, and on links that show Daybook's pages.
 
-Only `add` and `share` return the token itself. The tokens of links have the owner `owners.VIEWER`,
-and authenticate no MCP client.
+Only `add` and `share` return the token itself. The token of a link has the owner `owners.VIEWER`,
+and authenticates no MCP client.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from daybook.names import validate_name
 from daybook.owners import Actor
 
 PREFIX = "db_"
-"""Prefix of each token, so that secret scanners can find a leaked token."""
+"""Prefix of each client's token, so that secret scanners can find a leaked token."""
 
 VIEWER_PREFIX = "dbview_"
 """Prefix of the token of a shared link."""
@@ -32,7 +32,7 @@ TOKEN_BITS = 256
 
 
 class TokenInfo(BaseModel, frozen=True):
-    """A token whose bearer acts for ``owner``, on behalf of the user ``user_id``.
+    """A token, whose bearer acts for ``owner`` on behalf of the user ``user_id``.
 
     ``used_at`` is the time of its last use, accurate to about a minute; None if it was never used.
     """
@@ -50,24 +50,24 @@ class TokenInfo(BaseModel, frozen=True):
 
 
 class AddedToken(TokenInfo, frozen=True):
-    """A token that was created, with the ``token`` itself, which is shown only now."""
+    """A new token, with the secret ``token``, which Daybook returns only this once."""
 
     token: str = Field(repr=False)
 
 
 class SharedLink(TokenInfo, frozen=True):
-    """A link that shows the pages and changes nothing, with its ``url``, which is shown only now.
+    """A new link that shows the pages and changes nothing.
 
-    The link works until its token is removed.
+    Daybook returns its ``url`` only this once. The link works until its token is removed.
     """
 
     url: str = Field(repr=False)
 
 
 async def add(owner: str, name: str | None = None, user_id: str = "") -> AddedToken:
-    """Create a token whose bearer acts for ``owner``, on behalf of the user ``user_id``.
+    """Create a token, whose bearer acts for ``owner`` on behalf of the user ``user_id``.
 
-    Without a ``name``, the token's name is derived from the owner. Raise `InvalidInput`.
+    If ``name`` is None, derive the token's name from the owner. Raise `InvalidInput`.
     """
     owner, token = owners.validate_owner(owner), PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
     name, user_id = None if name is None else validate_name(name), owners.validate_user_id(user_id)
@@ -79,9 +79,9 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> AddedTo
 
 
 async def share(name: str) -> SharedLink:
-    """Create a link that shows the pages, and permits no change; `remove` revokes it.
+    """Create a link that shows the pages and permits no change. `remove` revokes it.
 
-    Raise `InvalidInput` for a name that is invalid or taken.
+    Raise `InvalidInput` if the name is invalid or already in use.
     """
     token = VIEWER_PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
     name = validate_name(name)
@@ -94,7 +94,7 @@ async def share(name: str) -> SharedLink:
 
 
 async def viewer_of(token: str) -> str:
-    """Return the id of ``token`` if it belongs to a shared link, otherwise "". Record its use.
+    """If ``token`` belongs to a shared link, record its use and return its id, otherwise "".
 
     Raise `LedgerUnreachable`.
     """
@@ -108,7 +108,7 @@ async def viewer_of(token: str) -> str:
 
 
 async def is_viewer(token_id: str) -> bool:
-    """Return whether there is a shared link whose token has this id. Raise `LedgerUnreachable`."""
+    """Return whether a shared link has the token with this id. Raise `LedgerUnreachable`."""
     async with reading() as session:
         row = await session.get(TokenRow, token_id)
         return row is not None and row.owner == owners.VIEWER
@@ -121,18 +121,18 @@ async def list_tokens() -> list[TokenInfo]:
 
 
 async def remove(ref: str) -> TokenInfo:
-    """Delete a token, by name or unique id prefix; Daybook rejects it from then on.
+    """Delete a token, and return it. Daybook rejects the token from now on.
 
-    Return its `TokenInfo`. Raise `NotFound`, `Ambiguous`.
+    ``ref`` is the token's name or a unique id prefix. Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.write() as session:
         return TokenInfo.of(await tokens.remove(session, ref))
 
 
 async def authenticate(ledger: Ledger, token: str) -> Actor | None:
-    """Return the actor that ``token`` authenticates; None for an unknown token, or for a link's.
+    """Return the actor that ``token`` authenticates. Record the use of the token.
 
-    Raise `LedgerUnreachable`.
+    Return None for an unknown token, and for the token of a link. Raise `LedgerUnreachable`.
     """
     async with ledger.read() as session:
         row = await tokens.find(session, token)
@@ -144,6 +144,6 @@ async def authenticate(ledger: Ledger, token: str) -> Actor | None:
 
 async def _record_use(ledger: Ledger, row: TokenRow) -> None:
     if tokens.is_use_due(row, now := ledger.now()):
-        with suppress(LedgerUnreachable):  # a busy ledger must not make a valid token fail
+        with suppress(LedgerUnreachable):  # if the ledger is busy, the valid token must still work
             async with ledger.write() as session:
                 await tokens.record_use(session, row.id, now)

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 
 class ListedTool(BaseModel, frozen=True, serialize_by_alias=True):
-    """A tool, as `ToolInfo` describes it.
+    """A tool, with the fields of `ToolInfo`.
 
-    In JSON ``json_schema`` is named `schema`; a field of that name would shadow a method of
+    In JSON, ``json_schema`` is named `schema`. A field of that name would hide a method of
     pydantic's models.
     """
 
@@ -54,10 +54,10 @@ class ListedTool(BaseModel, frozen=True, serialize_by_alias=True):
 
 
 class ToolList(BaseModel, frozen=True):
-    """The tools that can be called from this process.
+    """The tools that this process can call.
 
-    ``absent`` maps the name of each server, Python tool or plugin that could not be used to the
-    reason.
+    ``absent`` maps the name of each server, Python tool or plugin that this process cannot use to
+    the reason.
     """
 
     tools: list[ListedTool]
@@ -71,9 +71,9 @@ class ToolDetails(ListedTool, frozen=True):
 
 
 class ToolServerDetails(DocumentInfo, frozen=True):
-    """A saved server with the names of its tools and of the jobs that call any of these tools.
+    """A saved server with the names of its tools, and of the jobs that call any of these tools.
 
-    If it did not answer, ``tools`` is None, and ``problem`` says why.
+    If the server did not answer, ``tools`` is None, and ``problem`` is the reason.
     """
 
     tools: list[str] | None
@@ -81,10 +81,10 @@ class ToolServerDetails(DocumentInfo, frozen=True):
 
 
 class ToolServerTest(BaseModel, frozen=True):
-    """Result of testing a saved server, which took ``seconds``.
+    """Result of testing a saved server. The test took ``seconds``.
 
-    ``tools`` are the names of its tools. If it did not answer, they are None, and ``problem`` says
-    why.
+    ``tools`` are the names of the server's tools. If the server did not answer, ``tools`` is None,
+    and ``problem`` is the reason.
     """
 
     server: str
@@ -96,7 +96,7 @@ class ToolServerTest(BaseModel, frozen=True):
 class ToolCallResult(BaseModel, frozen=True):
     """The result of a call to ``tool``.
 
-    `Outcome` describes the other fields; ``result`` is the JSON value of the answer.
+    ``result`` is the JSON value of the tool's answer. `Outcome` describes the other fields.
     """
 
     tool: str
@@ -108,14 +108,14 @@ class ToolCallResult(BaseModel, frozen=True):
 
 
 async def list_tools() -> ToolList:
-    """Return the tools that can be called from this process, sorted by name, and absent tools."""
+    """Return the tools that this process can call, sorted by name, and the absent tools."""
     async with _servers() as servers:
         tools, absent = await catalog.list_tools(servers)
     return ToolList(tools=[ListedTool.of(each) for each in tools], absent=absent)
 
 
 async def show(name: str) -> ToolDetails | ToolServerDetails:
-    """Return one tool or saved server, with the names of the jobs that call it or its tools.
+    """Return one tool or saved server, with the names of the jobs that use it.
 
     Raise `UnknownName`, `InvalidInput` for an invalid reference, and `ToolUnreachable` if the
     tool's server does not answer.
@@ -130,9 +130,9 @@ async def show(name: str) -> ToolDetails | ToolServerDetails:
 
 
 async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> ToolCallResult:
-    """Call a tool once, in this process, outside any job; ``timeout`` is in seconds.
+    """Call a tool once, outside any job, in this process. ``timeout`` is in seconds.
 
-    Raise `InvalidInput`, including for params that are invalid in a job.
+    Raise `InvalidInput`, also for params that a job could not have.
     """
     action, *_ = read_parameters("tool-call", {"tool": name, "params": dict(params)})
     assert isinstance(action, ToolCall)
@@ -158,9 +158,10 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> T
 
 
 async def test(name: str | None = None) -> list[ToolServerTest]:
-    """Start or connect to one saved server, or all of them, and list their tools.
+    """Connect to the saved server ``name``, or to all saved servers, and list their tools.
 
-    The result of a server has its error. Raise `UnknownName` for an unknown server.
+    If a server does not answer, its result contains the error. Raise `UnknownName` for an unknown
+    server.
     """
     async with _servers() as servers:
         return [
@@ -171,12 +172,15 @@ async def test(name: str | None = None) -> list[ToolServerTest]:
 class _ToolServers(Documents[ToolServerDetails]):
     """The saved servers, with their tools and the jobs that call these tools.
 
-    For an unreachable server or a missing secret, `add` returns a problem and raises no error,
-    because the worker may run on another machine.
+    The worker may run on another machine. So for an unreachable server or a missing secret, `add`
+    returns a problem and raises no error.
     """
 
     def validate(self, settings: Mapping[str, Any]) -> ToolServerSettings:
-        """Return the given settings in the form to store: with the full path of the program."""
+        """Return the settings in the form to store, with the full path of the program.
+
+        Raise `InvalidInput` for invalid settings.
+        """
         given = STORE.validate(settings)
         if not given.command:
             return given
@@ -196,7 +200,10 @@ class _ToolServers(Documents[ToolServerDetails]):
         }
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
-        """Return the jobs that call a tool of the server; without any, the agents that may."""
+        """Return the jobs that call a tool of the server. If there are none, return agents.
+
+        The agents are those that may call a tool of the server.
+        """
         entries = await documents.tool_entries(client)
         return await _users(name) or [
             f"the agent {agent}"
@@ -234,5 +241,5 @@ async def _users(server: str) -> list[str]:
 
 
 async def _tool_calls() -> list[tuple[str, str]]:
-    """Return a job's name and a tool, for each tool that the job or its check calls."""
+    """Return a pair for each tool that a job or its check calls: the job's name and the tool."""
     return [(each.row.name, tool) for each in await stored_jobs() for tool in each.job.tools()]

@@ -1,8 +1,8 @@
 """The transcript of a run: its prompt, each step of its agent, and its answer.
 
-`read` derives the transcript from the rows of the run, its steps and its session. So the transcript
-is only as complete as these rows: texts of steps are cut, and retention may remove them before the
-run (`keep_transcript_days`).
+`read` derives the transcript from the rows of the run, its steps and its session. The transcript is
+only as complete as these rows: the ledger shortens long texts of steps, and retention may delete
+these texts before it deletes the run (`keep_transcript_days`).
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class Transcript(BaseModel, frozen=True):
     """The prompt, the steps and the answer of an agent's run.
 
-    ``prompt`` has its variables filled in, unless a note says otherwise. ``answer`` is None if
-    there is no answer. ``notes`` say which parts are incomplete, and why.
+    The variables of ``prompt`` are filled in, unless a note says otherwise. ``answer`` is None if
+    there is no answer. ``notes`` name the parts that are incomplete, and the reasons.
     """
 
     run: Run
@@ -68,13 +68,13 @@ async def read(ref: str) -> Transcript:
 async def _prompt(
     session: AsyncSession, row: RunRow, made: Sequence[StepRow]
 ) -> tuple[str, list[str]]:
-    """Return the prompt, and notes if it is not complete."""
+    """Return the prompt, and notes if the prompt is not complete."""
     stored = await sessions.prompt_of(session, row)
     if stored is not None:
         return stored, []
     first = next((each.input for each in made if each.kind == "request"), None)
     if first:
-        return first, []  # if it is cut, its end says so
+        return first, []  # if the ledger has shortened the prompt, the end of the text says so
     note = "The prompt is that of the job: its variables are not filled in."
     return str(row.parameters.get("prompt", "")), [note]
 
@@ -95,7 +95,7 @@ def _removed(made: Iterable[StepRow]) -> Iterator[str]:
 
 
 def to_markdown(transcript: Transcript) -> str:
-    """Return the transcript as Markdown, in which all texts are quoted; times are UTC."""
+    """Return the transcript as Markdown, in which all texts are quoted. Times are in UTC."""
     run = transcript.run
     facts = [
         f"run `{run.id}`",
@@ -141,5 +141,5 @@ def _step_parts(step: Step) -> Iterator[str]:
 
 
 def _shown(text: str) -> str:
-    """Return a name or a reason on one line, without images and HTML."""
+    """Return a name or a reason as one line without images and HTML."""
     return sanitize_markdown(one_line(text))

@@ -6,15 +6,15 @@ from daybook import home as homes
 from daybook import settings
 
 LOGIN_PATH = "/daybook/login"
-"""Path of the links that log a browser in."""
+"""Path of the links by which a browser logs in."""
 
 
 def url() -> str:
-    """Return the public URL; if none is set, the `local_url`."""
+    """Return the public URL. If the setting is empty, return the `local_url`."""
     return settings.load().public_url or local_url()
 
 
 def local_url() -> str:
-    """Return the server's address on this machine; if none runs, the address it would have."""
+    """Return the server's address on this machine; if no server runs, the address it would have."""
     running = homes.current_home().running() or {}
     return running.get("web_url") or f"http://127.0.0.1:{settings.load().web_port}"

@@ -6,8 +6,8 @@
     block, block, … , last block                    1 MiB and a tag (16); the last may be shorter
 
 Numbers in parentheses are sizes in bytes. scrypt derives the key from the passphrase and the salt,
-and AES-256-GCM encrypts each block. The nonce of a block contains the block's number and a mark for
-the last block, so a reader detects blocks that were left out, exchanged or cut off.
+and AES-256-GCM encrypts each block. The nonce of a block contains the block's number, and a mark if
+it is the last block. So a reader detects if blocks are missing or exchanged.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ _NONCE_BYTES = 7
 _TAG_BYTES = 16
 BLOCK_BYTES = 2**20
 SCRYPT_COST = 2**16
-"""scrypt's cost `n`: one guess of the passphrase needs 64 MiB and about a fifth of a second."""
+"""scrypt's cost `n`. One guess of the passphrase needs 64 MiB and about a fifth of a second."""
 
 MIN_PASSPHRASE_LENGTH = 8
 DRAFT_SUFFIX = ".draft"
 
 
 class _Blocks:
-    """Cipher of one file; it numbers the file's blocks."""
+    """Cipher of one file. It numbers the file's blocks."""
 
     def __init__(self, header: bytes, passphrase: str) -> None:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -55,7 +55,7 @@ class _Blocks:
 
 
 class _Writer:
-    """Writer that encrypts its input; `finish` writes the last block."""
+    """Writer that encrypts its input. `finish` writes the last block."""
 
     def __init__(self, file: BinaryIO, passphrase: str) -> None:
         header = MAGIC + os.urandom(_SALT_BYTES + _NONCE_BYTES)
@@ -78,7 +78,10 @@ class _Writer:
 
 
 class _Reader:
-    """Reader that decrypts a file; raises `InvalidInput` if passphrase or file are not valid."""
+    """Reader that decrypts a file.
+
+    It raises `InvalidInput` if the passphrase or the file is invalid.
+    """
 
     def __init__(self, file: BinaryIO, passphrase: str, name: str) -> None:
         self._file, self._name, self._buffer = file, name, b""
@@ -97,7 +100,10 @@ class _Reader:
         return data
 
     def drain(self) -> None:
-        """Read to the end, to check that the file is complete."""
+        """Read to the end, to check that the file is complete.
+
+        Raise `InvalidInput` if it is not.
+        """
         while not self._ended:
             self._next()
 
@@ -120,14 +126,14 @@ class _Reader:
 
 
 def absolute(file: str | Path) -> Path:
-    """Return the absolute path of a file that the user named; a leading `~` is the user's home."""
+    """Return the absolute path of a file that the user named. A leading `~` is the user's home."""
     return Path(file).expanduser().absolute()
 
 
 def new_file(file: str | Path, *, replace: bool) -> Path:
-    """Return the absolute path of ``file``, which is to be written.
+    """Return the absolute path of ``file``, which the caller wants to write.
 
-    Raises `InvalidInput` if the file exists, unless ``replace`` is true.
+    Raise `InvalidInput` if the file exists, unless ``replace`` is true.
     """
     path = absolute(file)
     if path.exists() and not replace:
@@ -136,7 +142,7 @@ def new_file(file: str | Path, *, replace: bool) -> Path:
 
 
 def new_draft(file: Path) -> Path:
-    """Return an unused path for the draft of ``file``."""
+    """Return an unused path in the same folder for the draft of ``file``."""
     return file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}{DRAFT_SUFFIX}")
 
 
@@ -150,9 +156,9 @@ def write(
 ) -> int:
     """Write ``contents`` to the backup ``file``, completely or not at all.
 
-    Return the size in bytes. Only the file's owner can read the backup. A process that is killed
-    leaves the file ``draft``, by default `new_draft`. Raises `InvalidInput` if ``file`` exists,
-    unless ``replace`` is true, and OSError if the backup cannot be written.
+    Return the size in bytes. Only the file's owner can read the backup. If the process is killed,
+    the file ``draft`` (by default `new_draft`) stays. Raise `InvalidInput` if ``file`` exists,
+    unless ``replace`` is true. Raise OSError if the backup cannot be written.
     """
     draft = draft or new_draft(file)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -170,7 +176,8 @@ def write(
             draft.replace(file)
         else:
             try:
-                os.link(draft, file)  # fails if another process has created the file meanwhile
+                # This fails if another process has created the file in the meantime.
+                os.link(draft, file)
             except FileExistsError:
                 raise exists(file) from None
         sync_folder(file.parent)
@@ -180,7 +187,7 @@ def write(
 
 
 def exists(file: Path) -> InvalidInput:
-    """Return the error for a backup file that exists already."""
+    """Return the error for a backup file that already exists."""
     return InvalidInput("file", f"{file} exists", "use another name, or --replace")
 
 
@@ -198,8 +205,8 @@ def _opened(file: Path, passphrase: str) -> Iterator[_Reader]:
 def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> None:
     """Extract the files with these ``names`` from a backup to ``folder``, and sync each of them.
 
-    Raises `InvalidInput` if the passphrase is wrong, or if ``file`` is not a backup, damaged or
-    incomplete. After an error ``folder`` may contain a part of the files, which must not be used.
+    Raise `InvalidInput` if the passphrase is wrong, or if ``file`` is not a backup, damaged or
+    incomplete. After an error, ``folder`` may contain some of the files; do not use them.
     """
     known = set(names)
     with _opened(file, passphrase) as reader:

@@ -1,7 +1,8 @@
 """Creation of backups of this home, and the nightly backups with their retention.
 
-A backup contains the ledger, which has copies of Prefect's blocks, and the `FILES` of the home. It
-does not contain Prefect's database, because Daybook can fill Prefect again from the ledger.
+A backup contains the ledger, which has copies of Prefect's blocks, and the `FILES` of the home. A
+backup does not contain Prefect's database, because Daybook can create Prefect's deployments, runs
+and blocks again from the ledger.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ FILES = ("config.toml", "ledger-key", "webhook-secret")
 """The files of the home that a backup contains, if they exist."""
 
 _DRAFT = "draft"
-"""Name of a symbolic link in the working folder, which points to the draft of the backup."""
+"""Name of a symbolic link in the working folder. The link points to the draft of the backup."""
 
 NIGHTLY_HOUR = 3
-"""Hour, in the time zone of the settings, from which the backup of a day is due."""
+"""Hour, in the time zone of the settings, from which the backup of the night is due."""
 
 
 class Manifest(BaseModel, frozen=True):
-    """Description of a backup: ledger id, time ``at``, and the Daybook version that wrote it."""
+    """Description of a backup: ledger id, time ``at``, and the version of Daybook that wrote it."""
 
     format: Literal[1] = 1
     ledger: str
@@ -56,7 +57,7 @@ class Manifest(BaseModel, frozen=True):
 
 
 class Backup(BaseModel, frozen=True):
-    """A new backup: its file, its size in bytes, and the time of the ledger state in it."""
+    """A new backup: its file, its size in bytes, and the time of the ledger's state."""
 
     file: str
     bytes: int
@@ -66,13 +67,13 @@ class Backup(BaseModel, frozen=True):
 async def create(
     ledger: Ledger, file: str | Path, passphrase: str, *, replace: bool = False
 ) -> Backup:
-    """Write a backup of this home and its ``ledger``, while other processes continue.
+    """Write a backup of this home and its ``ledger``. Other processes continue meanwhile.
 
-    Write ``file`` completely or not at all. Raises:
+    Write ``file`` completely or not at all. Raise:
 
-    - `InvalidInput` if ``file`` exists and ``replace`` is false, if ``file`` cannot be written, or
-      if the passphrase is too short;
-    - `LedgerKeyMissing` if this home lacks the ledger's key;
+    - `InvalidInput` if ``file`` exists and ``replace`` is false, if ``file`` cannot be written, if
+      the passphrase is too short, or if another process is making a backup of this home;
+    - `LedgerKeyMissing` if this home does not have the ledger's key;
     - `LedgerUnreachable`;
     - `DiskFull` if the disk of the home is full.
     """
@@ -85,7 +86,7 @@ async def create(
         manifest = Manifest(ledger=ledger.id, at=ledger.now())
         await transfer.snapshot(ledger, folder / LEDGER)
         async with ledger.read() as session:
-            await copies.key(session, home)  # raises an error without the key
+            await copies.key(session, home)  # if the key is missing, this call raises an error
         (folder / MANIFEST).write_text(manifest.model_dump_json())
         present = [home.path / name for name in FILES if (home.path / name).is_file()]
         contents = [folder / MANIFEST, *present, folder / LEDGER]
@@ -104,7 +105,7 @@ async def create(
 
 @contextmanager
 def _disk_full_translated(home: Home) -> Iterator[None]:
-    """Raise `DiskFull` instead of an OSError about a full disk or an exceeded quota."""
+    """Raise `DiskFull` in place of an OSError about a full disk or an exceeded quota."""
     try:
         yield
     except OSError as error:
@@ -115,9 +116,9 @@ def _disk_full_translated(home: Home) -> Iterator[None]:
 
 @contextmanager
 def _working_folder(home: Home) -> Iterator[Path]:
-    """Yield a new working folder in the home; first remove the folders of killed processes.
+    """Yield a new working folder in the home. First remove the folders of killed processes.
 
-    With each of these folders, remove the draft to which its link `_DRAFT` points. Raises
+    Each of these folders has a link `_DRAFT` to a draft; remove the draft as well. Raise
     `InvalidInput` if another process is making a backup of this home.
     """
     home.make()
@@ -135,17 +136,17 @@ def _working_folder(home: Home) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=".backup-", dir=home.path))
         try:
             yield folder
-        finally:  # an error here would replace the block's error, which may be a cancellation
+        finally:  # an error here would replace the error of the block, which may be a cancellation
             shutil.rmtree(folder, ignore_errors=True)
     finally:
         os.close(descriptor)
 
 
 async def create_nightly(ledger: Ledger) -> Backup | None:
-    """Make the backup of the last night if it is missing; delete backups beyond the retention.
+    """Make the backup of the last night if it is missing, and delete backups beyond the retention.
 
-    Return the new backup, or None if no backup was made. Do nothing without the setting
-    `backup_folder`. Raises the errors of `create`.
+    Return the new backup, or None if no backup was made. If the setting `backup_folder` is empty,
+    do nothing. Raise the errors of `create`.
     """
     loaded = settings.load()
     if not loaded.backup_folder:
@@ -158,8 +159,8 @@ async def create_nightly(ledger: Ledger) -> Backup | None:
         passphrase = loaded.backup_passphrase.get_secret_value()
         created = await create(ledger, file, passphrase)
         log.info("backup: %s (%d bytes)", created.file, created.bytes, extra={"action": "backup"})
-    # Even if the backup exists, because the thread of a cancelled cycle completes a backup without
-    # deleting old ones.
+    # Delete old backups even if the new one exists: if a cycle is cancelled, its thread completes
+    # the backup, but does not delete old ones.
     await asyncio.to_thread(_delete_old, folder, ledger.id, loaded.keep_backups)
     return created
 
@@ -173,7 +174,7 @@ def nightly_files(folder: Path, ledger_id: str) -> dict[date, Path]:
     """Return the files of a ledger's nightly backups by date, oldest first."""
     found = {}
     for file in folder.glob(f"{ledger_id}-*.backup"):
-        with suppress(ValueError):  # the operator's own file
+        with suppress(ValueError):  # the operator's own files have other names
             found[date.fromisoformat(file.stem.removeprefix(f"{ledger_id}-"))] = file
     return dict(sorted(found.items()))
 

@@ -1,7 +1,7 @@
 """Rules of a restore: nothing that may have happened since the backup happens again.
 
-The ledger does not know what happened between the backup and the restore. So it assumes that
-everything that was due by the restore has happened (`docs/promise.md` 18)::
+The ledger does not know what happened between the backup and the restore. So the restore assumes
+that everything that was due before it has happened (`docs/promise.md`, rule 18)::
 
     in the backup                                  after the restore
     a due time without a row                       missed
@@ -37,13 +37,19 @@ from daybook.tasks.states import LIVE as LIVE_TASKS
 
 _C, _R = Status.CLAIMED, Status.RUNNING
 FENCE_STEP = 1_000_000
-"""How far a restore raises fencing tokens: by more than the claims of a run since the backup."""
+"""The number by which a restore raises a fencing token.
+
+It is larger than the number of times that a run can have been claimed since the backup.
+"""
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Numbers of changes: due times and runs that are now ``missed`` or ``unknown``, ``messages``
-    that are now failed, and ``tasks`` that are now paused.
+    """Numbers of changes by a restore.
+
+    ``missed`` and ``unknown`` are the numbers of due times and runs that now have this outcome.
+    ``messages`` is the number of messages that are now failed, and ``tasks`` is the number of tasks
+    that are now paused.
     """
 
     missed: int = 0
@@ -55,8 +61,8 @@ class Recorded:
 async def record(session: AsyncSession, restore: Restore) -> Recorded:
     """Apply the rules of this module to a restored ledger, in its write transaction ``session``.
 
-    If it is called again with a later ``restore``, apply the rules also to everything that has
-    become due in the meantime.
+    If this function is called again with a later ``restore``, it also applies the rules to
+    everything that has become due in the meantime. Return the numbers of changes.
     """
     await restored.write(session, restore)
     unknown = await _end_begun(session, restore)
@@ -72,11 +78,14 @@ async def record(session: AsyncSession, restore: Restore) -> Recorded:
 
 
 async def _end_begun(session: AsyncSession, restore: Restore) -> int:
-    """Record as unknown the runs that had an attempt, or a process that could start an attempt."""
+    """Record as unknown each run that has had an attempt or whose process could start an attempt.
+
+    Return the number of these runs.
+    """
     retrying = (col(RunRow.status) == Status.WAITING) & (col(RunRow.attempts) > 0)
     found = await _runs(session, col(RunRow.status).in_(HELD) | retrying)
     for row in found:
-        # The transitions that the run may have made since the backup.
+        # Record the transitions that the run may have made since the backup.
         for step in {Status.WAITING: (_C, _R), Status.CLAIMED: (_R,)}.get(row.state, ()):
             states.check_transition(row.id, row.state, step)
             row.status = step
@@ -85,14 +94,14 @@ async def _end_begun(session: AsyncSession, restore: Restore) -> int:
 
 
 async def _end_waiting(session: AsyncSession, restore: Restore) -> int:
-    """Record as missed the waiting runs that were due by the restore.
+    """Record as missed the waiting runs that were due by the restore. Return their number.
 
-    They include the runs that the outcomes recorded by this restore have requested.
+    These include the runs that are started by outcomes which this restore has recorded.
     """
     waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.due) <= restore.at)
     found = await _runs(session, waiting)
     for row in found:
-        if row.state is Status.WAITING:  # the end of another run may have ended this one
+        if row.state is Status.WAITING:  # the end of another run may have ended this run
             await _end(session, row, Status.MISSED, restore)
     return len(found)
 
@@ -103,7 +112,7 @@ async def _runs(session: AsyncSession, where: ColumnElement[bool]) -> Sequence[R
 
 
 async def _end(session: AsyncSession, row: RunRow, status: Status, restore: Restore) -> None:
-    row.fence += FENCE_STEP  # a process of the old ledger cannot record a late outcome
+    row.fence += FENCE_STEP  # a process of the old ledger must not record a late outcome
     row.holder = ""
     await outcomes.record(session, row, Outcome(status, restore.reason), restore.at)
 
@@ -112,7 +121,7 @@ async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
     """Fail the callbacks, messages, listener calls and wakes that are not known to be delivered.
 
     Messages to built-in channels, such as the inbox, stay pending, because they do not leave this
-    Daybook.
+    machine. Return the number of failed messages.
     """
     pending = select(OutboxRow).where(outbox.PENDING)
     found = [
@@ -131,7 +140,10 @@ async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
 
 
 async def _pause_tasks(session: AsyncSession, restore: Restore) -> int:
-    """Pause the tasks that are queued or claimed: a session may have done them meanwhile."""
+    """Pause the tasks that are queued or claimed, because a session may have done them meanwhile.
+
+    Return their number.
+    """
     live = (
         select(TaskRunRow)
         .join(TaskRow, col(TaskRow.id) == col(TaskRunRow.task_id))

@@ -16,7 +16,7 @@ from daybook.errors import InvalidInput
 
 _MODEL, _PROGRAM = ModelSettings.model_fields, CommandSettings.model_fields
 _OFTEN_SET = ("temperature", "max_tokens")
-"""The fields of an agent's setting `options` that have command-line options of their own."""
+"""The keys of an agent's setting `options` that have command-line options of their own."""
 
 
 @Parameter(name="*")
@@ -48,10 +48,10 @@ class AgentOptions(ProgramOptions):
     command: Command = None
 
     def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
-        """Return the given settings by name; read the agent's key.
+        """Return the given settings by name, including the agent's key.
 
-        Raise the errors of `ProgramOptions.settings`, and `InvalidInput` for a request limit
-        below 1.
+        Raise the errors of `ProgramOptions.settings`, and `InvalidInput` for a request limit below
+        1.
         """
         given = super().settings(arguments)
         if self.request_limit is not None and self.request_limit < 1:

@@ -128,9 +128,10 @@ async def test_(
 
 
 def _setting_text(value: Any) -> str:
-    """Return a setting as text: the items of a list, or the fields of an object: `temperature 0.2`.
+    """Return a setting as text.
 
-    The setting may be any JSON value, because users can edit agents in Prefect's UI.
+    A list becomes its items, and an object its fields, such as `temperature 0.2`. The setting may
+    be any JSON value, because users can edit agents in Prefect's UI.
     """
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())

@@ -92,7 +92,10 @@ async def restore_(
 
 
 def _read_passphrase(file: str | None, *, new: bool) -> str:
-    """Return the passphrase from the file, the setting, standard input or a prompt."""
+    """Return the passphrase from the file, the setting, standard input or a prompt.
+
+    Raise `InvalidInput` for an empty file, and for two different entries at the prompt.
+    """
     if file is not None:
         value = text_or_file(_FIELD, f"@{file}").removesuffix("\n").removesuffix("\r")
         if not value:

@@ -158,7 +158,7 @@ def _attempt_line(attempt: DeliveryAttempt, when: formatting.TimeFormat) -> str:
 
 
 def _body_text(callback: NotificationDetails) -> str:
-    """Return the body of a message or callback; indent the body of a callback if it is JSON."""
+    """Return the body of a message or callback. If the body of a callback is JSON, indent it."""
     if callback.purpose != "callback":
         return callback.body
     import json

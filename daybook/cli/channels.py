@@ -59,7 +59,7 @@ async def add_(
 
     Example: daybook channels add team < url.txt
     """
-    if more or url is not None:  # the error must not repeat the secret
+    if more or url is not None:  # the error must not contain the secret
         raise InvalidInput(
             "url", "cannot be passed on the command line", "pass it on standard input"
         )

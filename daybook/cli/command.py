@@ -12,9 +12,9 @@ from daybook.cli import output
 from daybook.cli.options import Json, prepare_prefect
 
 Answer: TypeAlias = AsyncGenerator[Any, None]
-"""Generator of a command's answer: a model or JSON, or a pair of this and an exit code.
+"""Generator of a command's answer: a model or JSON, or a pair of the answer and an exit code.
 
-Without an exit code in the answer, the command returns 0.
+If there is no exit code, the command returns 0.
 """
 
 _JSON = inspect.Parameter("as_json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Json)
@@ -27,7 +27,7 @@ def command(
 
     The command yields its answer once. With `--json`, the decorator prints the answer, and the rest
     of the command does not run. Without `--json`, the rest of the command prints the answer for
-    people. With ``uses_prefect``, the decorator first points Prefect at the right server.
+    people. With ``uses_prefect``, the decorator first calls `prepare_prefect`.
     """
 
     def decorate(function: Callable[..., Answer]) -> Callable[..., Awaitable[int]]:

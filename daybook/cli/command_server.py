@@ -1,9 +1,9 @@
-"""Command server of `daybook up`: a process that has imported everything and forks for commands.
+"""Command server of `daybook up`: a process that has imported all modules and forks for commands.
 
 `entry` is the client of this server; its docstring shows the protocol. A command runs in a forked
 child with the arguments, folder, environment and streams of the client, so it prints the same as in
-a process of its own. If the result could differ, the child refuses the request before anything has
-happened, and the client runs the command itself. The child refuses
+a process of its own. If the result could differ, the child refuses the request before it does
+anything, and the client runs the command itself. The child refuses
 
 - another version or installation,
 - a client that sees other files,
@@ -12,14 +12,14 @@ happened, and the client runs the command itself. The child refuses
 
 The server has one thread, so that a fork is safe. It serves only processes of its own user: the
 socket has mode 0600, and each end checks the credentials of the other end. A command has the rights
-of the server, so the server refuses a client with fewer rights: a client that cannot read the key
-in the home, which is new at each start, or whose groups, capabilities or filters of system calls
-differ. The server does not compare resource limits and control groups, because each terminal may
+of the server, so the server refuses a client with fewer rights. Such a client cannot read the key
+in the home, which is new at each start, or it has other groups, capabilities or filters of system
+calls. The server does not compare resource limits and control groups, because each terminal may
 have its own.
 
-The child gets the signals of the client; if the client dies, the child is killed. At SIGTERM the
-server waits for the commands that are running. If Daybook or another installed package changes, the
-server restarts.
+The child gets the signals of the client. If the client dies, the child is killed. At SIGTERM, the
+server waits until the running commands have ended. If Daybook or another installed package changes,
+the server restarts.
 """
 
 from __future__ import annotations
@@ -64,10 +64,11 @@ def main() -> NoReturn:
     code_version = preload.code_fingerprint()
     listener = _bind()
     preload.import_commands()
-    logging.root.handlers.clear()  # Prefect's handler, which writes to this process's stderr
+    # Remove Prefect's handler, which writes to the stderr of this process.
+    logging.root.handlers.clear()
     gc.collect()
     gc.freeze()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # reaps the children
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the system then reaps the children
     signal.signal(signal.SIGTERM, _wait_for_children)
     key = secrets.token_urlsafe(32)
     key_file = homes.current_home().command_key_file
@@ -78,7 +79,7 @@ def main() -> NoReturn:
         connection, _ = listener.accept()
         if preload.code_fingerprint() != code_version:
             break
-        with connection, suppress(OSError):  # a failed fork closes the connection
+        with connection, suppress(OSError):  # if the fork fails, the connection is closed
             _fork(listener, connection, key)
     print("Starting again, because the installed files have changed", flush=True)
     os.execve(
@@ -89,10 +90,10 @@ def main() -> NoReturn:
 
 
 def _bind() -> socket.socket:
-    """Return the server's socket, bound to its path, before the server listens on it.
+    """Bind the server's socket to its path, and return it. Do not listen on it yet.
 
-    If the socket cannot be created, wait until this process is killed: after an exit, `up` would
-    start it again.
+    If the socket cannot be created, wait until this process is killed, because `up` would start an
+    exited process again.
     """
     path = homes.current_home().command_socket
     os.chdir(path.parent)  # the path of a Unix socket has at most about 100 characters
@@ -101,7 +102,7 @@ def _bind() -> socket.socket:
     umask = os.umask(0o177)
     try:
         listener.bind(path.name)
-    except OSError as error:  # a file system without sockets
+    except OSError as error:  # the file system does not support sockets
         print(f"Commands run in processes of their own: {path}: {error}", flush=True)
         while True:
             signal.pause()
@@ -111,8 +112,8 @@ def _bind() -> socket.socket:
 
 
 def _wait_for_children(number: int, frame: FrameType | None) -> NoReturn:
-    """End this server when no command is running; `up` kills the server if this takes too long."""
-    with suppress(ChildProcessError):  # there is no child left: SIGCHLD is ignored
+    """End this server when no command is running. If this takes too long, `up` kills the server."""
+    with suppress(ChildProcessError):  # there is no child left, because SIGCHLD is ignored
         os.wait()
     os._exit(0)
 
@@ -128,7 +129,7 @@ def _fork(listener: socket.socket, connection: socket.socket, key: str) -> None:
 
 
 def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoReturn:
-    """Run the requested command in this forked process, and end the process."""
+    """Run the requested command in this forked process, and then end the process."""
     is_running = threading.Event()
 
     def work() -> int:
@@ -140,7 +141,7 @@ def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoRe
         request = _accept(connection, key)
         if request is None:
             return 0
-        for number in entry.FORWARDED_SIGNALS:  # `up` may have been started with others
+        for number in entry.FORWARDED_SIGNALS:  # `up` may have been started with other handlers
             default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
             is_ignored = number in request["ignored_signals"]
             signal.signal(number, signal.SIG_IGN if is_ignored else default)
@@ -154,7 +155,7 @@ def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoRe
             )
             receive.start()
             return run(request["arguments"])
-        except KeyboardInterrupt:  # outside of the part of `main` that handles it
+        except KeyboardInterrupt:  # Ctrl-C came outside of the part of `main` that handles it
             return 128 + signal.SIGINT
 
     def send_code(code: int) -> None:
@@ -166,7 +167,10 @@ def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoRe
 
 
 def _accept(connection: socket.socket, key: str) -> dict[str, Any] | None:
-    """Return the request, with its environment and streams in use; None if this child must end."""
+    """Return the request, after adopting its environment and streams.
+
+    Return None if this child must end.
+    """
     connection.settimeout(_REQUEST_TIMEOUT_SECONDS)
     client = entry.peer_pid(connection)
     if not (_sees_the_same(client) and _has_the_same_rights(client)):
@@ -191,7 +195,7 @@ def _accept(connection: socket.socket, key: str) -> dict[str, Any] | None:
 def _sees_the_same(pid: int) -> bool:
     """Return whether ``pid`` sees the same files, processes, users and network as this process.
 
-    This works only on Linux.
+    This function works only on Linux.
     """
     try:
         return os.path.samefile(f"/proc/{pid}/root", "/") and all(
@@ -205,14 +209,15 @@ def _sees_the_same(pid: int) -> bool:
 def _has_the_same_rights(pid: int) -> bool:
     """Return whether the process ``pid`` has the same rights as this process (Linux).
 
-    The system does not show whether Landlock confines a process. Without rights of an administrator
-    only a process that has given up new privileges (`NoNewPrivs`) can confine itself so. Therefore
+    The system does not show whether Landlock restricts a process. A process without the rights of
+    an administrator can use Landlock only if it has given up new privileges (`NoNewPrivs`). So
     return False for such a process.
     """
     try:
         theirs = _rights(pid)
         return theirs == _rights(os.getpid()) and theirs["NoNewPrivs"] == "0"
-    except (OSError, KeyError):  # KeyError: the kernel does not show one of the `_RIGHTS`
+    except (OSError, KeyError):
+        # A KeyError means that the kernel does not show one of the `_RIGHTS`.
         return False
 
 
@@ -221,15 +226,15 @@ def _rights(pid: int) -> dict[str, str]:
     lines = (line.partition(":") for line in (folder / "status").read_text().splitlines())
     shown = {name: value.strip() for name, _, value in lines}
     rights = {name: shown[name] for name in _RIGHTS}
-    with suppress(OSError):  # a kernel without security modules that label processes
+    with suppress(OSError):  # the kernel has no security modules that label processes
         rights["label"] = (folder / "attr" / "current").read_text()
     return rights
 
 
 def _adopt(request: dict[str, Any]) -> bool:
-    """Take over the client's environment; return whether the command would have the same result.
+    """Adopt the client's environment. Return whether the command would have the same result.
 
-    If the result could differ, this process must end.
+    If the result is False, this process must end.
     """
     if request["identity"] != entry.identity():
         return False
@@ -266,7 +271,7 @@ def _use_streams(descriptors: list[int], formats: list[Any]) -> None:
 
 
 def _receive_signals(connection: socket.socket, is_running: threading.Event) -> None:
-    """Send this process the signals that its client got; kill the process if the client dies."""
+    """Send this process the signals that its client got. If the client dies, kill this process."""
     with suppress(OSError):
         while received := connection.recv(1):
             os.kill(os.getpid(), received[0])

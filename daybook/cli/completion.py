@@ -1,10 +1,11 @@
 """Shell completion: the `daybook completion` command, and the names that Tab offers.
 
-The script that the command prints knows the commands, options and choices. For the names of jobs,
-runs and settings documents the script runs `daybook __complete …`, which cyclopts answers with the
-functions in this module. Each function returns names with descriptions; if a function raises an
-error, Tab offers nothing. The names of settings documents come from the ledger's copies, so that
-Tab does not wait for Prefect. Channels are an exception, because they may be blocks without a copy.
+The script that the command prints contains the commands, options and choices. For the names of
+jobs, runs and settings documents, the script runs `daybook __complete …`, which cyclopts answers
+with the functions in this module. Each function returns names with descriptions. If a function
+raises an error, Tab offers no names. The names of settings documents come from the ledger's copies,
+so that Tab does not wait for Prefect. Channels are an exception, because a block without a copy can
+be a channel.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _RUNS_OFFERED = 20
 PREFECT_TIMEOUT_SECONDS = 2.0
-"""Maximum time to wait for the names of channels; after this time Tab offers none."""
+"""Maximum time to wait for the names of channels. After this time, Tab offers no names."""
 
 Names = list[tuple[str, str]]
 """Pairs of a name and its description."""
 
 Completer = Callable[["CompletionContext"], Names]
-"""Function that returns what Tab offers for an argument or an option."""
+"""Function that returns the names that Tab offers for an argument or an option."""
 
 
 def completion_(
@@ -61,7 +62,7 @@ def completion_(
         raise InvalidInput("shell", f"{chosen} is not supported", "use bash, zsh or fish")
     if not install:
         output.line(app.generate_completion(shell=chosen))
-        if chosen == "zsh":  # a file in $fpath needs no such line, but `source` does
+        if chosen == "zsh":  # a file in $fpath does not need this line, but `source` does
             output.line("compdef _cyclopts_daybook daybook")
         return 0
     output.line(f"Wrote {app.install_completion(shell=chosen)}")
@@ -92,7 +93,7 @@ def jobs_and_runs(context: CompletionContext) -> Names:
 
 
 def documents(noun: str) -> Completer:
-    """Return the completer of names of settings documents; ``noun`` is their `BlockStore.noun`."""
+    """Return the completer of names of settings documents. ``noun`` is their `BlockStore.noun`."""
 
     def complete(context: CompletionContext) -> Names:
         from daybook import api
@@ -124,7 +125,7 @@ def tokens(context: CompletionContext) -> Names:
 
 
 def _has_ledger() -> bool:
-    """Return whether the ledger exists; opening it would create it."""
+    """Return whether the ledger exists. Do not open it, because that would create it."""
     from pathlib import Path
 
     from daybook import settings

@@ -70,7 +70,7 @@ async def add_(
 
     Example: daybook callbacks destinations add https://ops.example.org/hook --token ops-token
     """
-    if typed is not None:  # the error must not repeat the secret
+    if typed is not None:  # the error must not contain the secret
         raise InvalidInput(
             "secret", "cannot be passed on the command line", "use --secret-from-stdin"
         )

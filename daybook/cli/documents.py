@@ -1,7 +1,8 @@
 """Commands for every kind of settings document: list, show and remove.
 
-Each factory takes the name of the module of `daybook.api` that has the operations, such as
-"secrets". `api` imports this module when the command runs, so `--help` starts without a database.
+Each function returns a command. It takes the name of the module of `daybook.api` that has the
+operations, such as "secrets". `api` imports this module when the command runs, so `--help` works
+without importing a database.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ NewName = Annotated[str, Parameter(help="Name of lowercase letters, digits and d
 
 
 def list_command(module: str, help_text: str, show: Callable[[Any], None]) -> Command:
-    """Return a command that lists all documents; ``show`` prints them in human-readable form."""
+    """Return a command that lists all documents. ``show`` prints them for people."""
 
     async def list_() -> Answer:
         yield (listed := await getattr(getattr(api, module), f"list_{module}")())
@@ -44,10 +45,10 @@ def show_command(
     name_help: str = "",
     completer: Completer | None = None,
 ) -> Command:
-    """Return a command that shows one document; ``show`` prints it in human-readable form.
+    """Return a command that shows one document. ``show`` prints it for people.
 
-    Here and in `remove_command`, ``completer`` returns the names that Tab offers, by default the
-    names of the documents with this ``noun``.
+    Here and in `remove_command`, ``completer`` returns the names that Tab offers. The default is
+    the names of the documents with this ``noun``.
     """
 
     async def show_(name: str, /) -> Answer:
@@ -86,7 +87,7 @@ def _name(noun: str, completer: Completer | None, help_text: str = "") -> Any:
 
 @contextmanager
 def unknown_as_not_found(noun: str) -> Iterator[None]:
-    """Raise `NotFound` instead of `UnknownName` for the document that the command names.
+    """Raise `NotFound` in place of `UnknownName` for the document that the command names.
 
     An unknown secret stays `UnknownName`, because the command does not name it.
     """
@@ -101,7 +102,7 @@ def unknown_as_not_found(noun: str) -> Iterator[None]:
 def read_hidden_value(field: str, label: str, file: str) -> str:
     """Return a value from standard input or a prompt, without its last line break.
 
-    ``file`` is the name of the example file in the error. Raises `InvalidInput` if the value is
+    ``file`` is the name of the example file in the error. Raise `InvalidInput` if the value is
     blank or not UTF-8.
     """
     problem, fix = "standard input is empty", f"redirect a file: < {file}"

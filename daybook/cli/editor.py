@@ -1,8 +1,8 @@
 """A job as YAML in the user's editor, for `daybook edit JOB` without options.
 
 The document has the flat fields of a job, except that the schedule is one text, and that `policy`
-and `notify` are objects. Only the fields that the user has changed are passed on; from `policy` and
-`notify`, only the changed fields. So a concurrent change to another field is kept.
+and `notify` are objects. Daybook changes only the fields that the user has changed, also within
+`policy` and `notify`. So it keeps a concurrent change to another field.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEAD = """\
 
 
 class EditorFailed(DaybookError):
-    """The editor could not be started, or reported a failure."""
+    """The editor could not be started, or it reported an error."""
 
 
 def document(job: ListedJob) -> Fields:
@@ -50,7 +50,10 @@ def document(job: ListedJob) -> Fields:
 
 
 class Edit:
-    """The edit of one job; `changes` opens the editor, after a refusal with the error message."""
+    """The edit of one job.
+
+    `changes` opens the editor; after an error it shows the error's message.
+    """
 
     def __init__(self, job: ListedJob) -> None:
         self._before = document(job)
@@ -58,7 +61,7 @@ class Edit:
         self._text = to_yaml(self._before)
 
     def changes(self, problem: str = "") -> Fields:
-        """Open the editor and return the changed fields; empty if the user changed nothing.
+        """Open the editor, and return the changed fields; {} if the user changed nothing.
 
         The editor shows ``problem`` above the document. An empty value becomes the empty string,
         which clears a field. Raise `InvalidInput` for text that is not a YAML mapping, and
@@ -78,7 +81,10 @@ class Edit:
         return changed
 
     def keep(self) -> Path:
-        """Write the text to a new file, readable by its owner only, and return its path."""
+        """Write the text to a new file that only its owner can read.
+
+        Return the path of the file.
+        """
         handle, path = tempfile.mkstemp(prefix="daybook-edit-", suffix=".yaml")
         with open(handle, "w", encoding="utf-8") as file:
             file.write(self._text)
@@ -109,7 +115,10 @@ def _from_yaml(text: str) -> Fields:
 
 
 def _open_editor(text: str) -> str:
-    """Return ``text`` after the user's edits, made in a file that only its owner can read."""
+    """Return ``text`` after the user has edited it, in a file that only its owner can read.
+
+    Raise `EditorFailed`.
+    """
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory(prefix="daybook-edit-") as folder:
         file = Path(folder, "job.yaml")

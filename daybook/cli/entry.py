@@ -1,4 +1,4 @@
-"""Start of the `daybook` program: the command server of `daybook up` runs the command, if possible.
+"""Start of the `daybook` program. If possible, the command server of `daybook up` runs the command.
 
 ::
 
@@ -10,10 +10,10 @@
     numbers of signals, one byte each     ──►     the child gets the same signals
                                           ◄──     the exit code and a newline
 
-Before GO nothing has happened. If the exchange fails before GO, the client runs the command itself,
-as it does without a server. The client also runs a command itself if a child of the server could
-not run it in the same way. This module imports little, because it runs at the start of every
-command.
+Before GO, nothing has happened. If the exchange fails before GO, the client runs the command
+itself, as it does without a server. The client also runs a command itself if the server's child
+could not run it in the same way. This module imports few modules, because it runs at the start of
+every command.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from daybook.processes import garbage, init
 
 GO = b"g"
 ACCEPT_TIMEOUT_SECONDS = 2.0
-"""Maximum time for the server to accept a request; later the client runs the command itself."""
+"""Maximum time to wait until the server accepts. Then the client runs the command itself."""
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 OWN_PROCESS = frozenset(
@@ -43,12 +43,12 @@ OWN_PROCESS = frozenset(
 )
 """Commands that always run in their own process.
 
-Most of them are servers, or start or end processes; `completion` inspects its parent, the shell.
+Most of them are servers, or start or end processes. `completion` inspects its parent, the shell.
 """
 
 
 def main() -> int:
-    """Run the command line in `sys.argv` and return its exit code."""
+    """Run the command line in `sys.argv`. Return its exit code."""
     init.fork_if_first()
     garbage.collect_rarely()
     arguments = sys.argv[1:]
@@ -76,7 +76,7 @@ def identity() -> list[Any]:
 def peer_pid(connection: socket.socket) -> int:
     """Return the pid of the other end if it is a process of this user, otherwise 0 (Linux).
 
-    Also return 0 for a process in another container, unless that container is inside this one.
+    Return 0 also for a process in another container, unless that container is inside this one.
     """
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
@@ -88,15 +88,17 @@ def _is_servable(arguments: Sequence[str]) -> bool:
     """Return whether a child of the server could do the same as this process."""
     if sys.platform != "linux" or not arguments or arguments[0] in OWN_PROCESS:
         return False
-    if arguments[0] == "edit" and len(set(arguments) - {"--json", "--"}) < 3:  # it opens an editor
+    if arguments[0] == "edit" and len(set(arguments) - {"--json", "--"}) < 3:
+        # The command opens an editor.
         return False
     if sys.flags.dev_mode or sys.warnoptions or None in (sys.stdin, sys.stdout, sys.stderr):
         return False
     # `@<(…)` and /dev/tty are files of this process.
     if any(folder in each for each in arguments for folder in ("/dev/", "/proc/")):
         return False
-    with suppress(OSError):  # stdin is no terminal
-        # If a background job reads from its terminal, the system stops the job, but not the child.
+    with suppress(OSError):  # the standard input is not a terminal
+        # If a background job reads from its terminal, the system stops the job, but it would not
+        # stop the child.
         return os.tcgetpgrp(0) == os.getpgrp()
     return True
 
@@ -112,7 +114,8 @@ def _run_on_server(arguments: list[str]) -> int | None:
             connection.sendall(json.dumps(_request(arguments)).encode() + b"\n")
             stream = connection.makefile("rb")
             child = os.pidfd_open(int(stream.readline() or 0))
-        except (OSError, RuntimeError, ValueError):  # RuntimeError: the user has no home directory
+        except (OSError, RuntimeError, ValueError):
+            # A RuntimeError means that the user has no home directory.
             return None
         with _signals_forwarded(connection, child) as forwarded:
             connection.settimeout(None)
@@ -126,7 +129,7 @@ def _run_on_server(arguments: list[str]) -> int | None:
                     if code := stream.readline():
                         return int(code)
         os.close(child)
-        if forwarded:  # it has ended the command
+        if forwarded:  # a signal has ended the command
             signal.signal(forwarded[-1], signal.SIG_DFL)
             os.kill(os.getpid(), forwarded[-1])
     from daybook.cli.main import report_error
@@ -142,7 +145,7 @@ def _run_on_server(arguments: list[str]) -> int | None:
 
 
 def _connect(connection: socket.socket) -> None:
-    """Connect to the command server; raise `OSError` if there is none.
+    """Connect to the command server. Raise `OSError` if there is none.
 
     The path of a Unix socket has at most about 100 characters, so connect from the socket's folder.
     """
@@ -180,9 +183,9 @@ def _request(arguments: list[str]) -> dict[str, Any]:
 
 @contextmanager
 def _signals_forwarded(connection: socket.socket, child: int) -> Iterator[list[int]]:
-    """Send the signals that this process gets to the child; yield a list of the signals sent.
+    """Send the signals that this process gets to the child. Yield a list of the signals sent.
 
-    Ctrl-Z stops both processes; later both continue together.
+    Ctrl-Z stops both processes, and later both continue together.
     """
     forwarded: list[int] = []
 
@@ -194,7 +197,7 @@ def _signals_forwarded(connection: socket.socket, child: int) -> Iterator[list[i
     def stop_both(number: int, frame: FrameType | None) -> None:
         _signal(child, signal.SIGSTOP)
         signal.signal(signal.SIGTSTP, signal.SIG_DFL)
-        os.kill(os.getpid(), signal.SIGTSTP)  # returns when this process continues
+        os.kill(os.getpid(), signal.SIGTSTP)  # this call returns when the process continues
         signal.signal(signal.SIGTSTP, stop_both)
         _signal(child, signal.SIGCONT)
 
@@ -202,7 +205,8 @@ def _signals_forwarded(connection: socket.socket, child: int) -> Iterator[list[i
     old_handlers = {
         number: signal.signal(number, handler)
         for number, handler in handlers.items()
-        # `nohup` ignores SIGHUP, and a shell SIGINT in a background job: these stay ignored.
+        # `nohup` ignores SIGHUP, and for a background job a shell ignores SIGINT. These signals
+        # stay ignored.
         if signal.getsignal(number) is not signal.SIG_IGN
     }
     try:

@@ -1,4 +1,4 @@
-"""Error messages of the command line: one sentence that names the option as the user typed it.
+"""Error messages of the command line: one sentence, which names the option as the user typed it.
 
 `daybook.api` names fields as Python and JSON do (`on_demand`). Only this module translates such a
 name into its spelling on the command line: `--on-demand`, or `PROMPT` for a positional argument.
@@ -24,15 +24,15 @@ from daybook.cli import other_words
 from daybook.errors import DaybookError, InvalidFiles, InvalidInput, nearest_name
 
 COMMAND_LINE = "command line"
-"""The field of an `InvalidInput` that concerns the whole command line."""
+"""The field of an `InvalidInput` about the whole command line."""
 
 _WORD = re.compile(r"\b[a-z]+(?:_[a-z]+)*\b")
 
 
 def option_spellings(app: App, tokens: Iterable[str] = ()) -> dict[str, str]:
-    """Return a mapping of each field of a command to its spelling on the command line.
+    """Return the spelling of each field of a command on the command line, by field.
 
-    A field that is both a positional argument and an option is spelled as the option only if the
+    If a field is both a positional argument and an option, it is spelled as the option only if the
     option is among the ``tokens`` that the user typed.
     """
     options = {each.partition("=")[0] for each in takewhile(lambda each: each != "--", tokens)}
@@ -42,7 +42,7 @@ def option_spellings(app: App, tokens: Iterable[str] = ()) -> dict[str, str]:
         if argument.name.startswith("--") or argument.index is not None:
             spelling = argument.name if argument.index is None else name.upper()
             field = name.rstrip("_")
-            if argument.name.isupper():  # several values, such as JOB of `*jobs`
+            if argument.name.isupper():  # the argument has several values, such as JOB of `*jobs`
                 field, spelling = argument.name.lower(), argument.name
             is_typed = not options.isdisjoint(each for each in argument.names if each[:2] == "--")
             if is_typed and not spelling_of.get(field, spelling).startswith("--"):
@@ -53,7 +53,7 @@ def option_spellings(app: App, tokens: Iterable[str] = ()) -> dict[str, str]:
 
 
 def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
-    """Return the error's message with fields spelled as in ``typed`` (from `option_spellings`)."""
+    """Return the error's message, with fields spelled as in ``typed`` (from `option_spellings`)."""
     if not isinstance(error, InvalidInput):
         return str(error)
     fields = error.field.split(" and ")
@@ -78,13 +78,16 @@ def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
 
 
 def other_meaning(tokens: Sequence[str]) -> str:
-    """Return a hint for words of another program: a semicolon and what to type; or ""."""
+    """Return a hint for ``tokens`` that are a command of another program; "" if they are not.
+
+    The hint is the end of a sentence: a semicolon, and the right command.
+    """
     instead = other_words.INSTEAD_OF_JOBS.get(" ".join(tokens[:2]), "")
     return f"; {other_words.sentence(instead)}" if instead else ""
 
 
 def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
-    """Return `{"error": {"code", "message", "field"?}}`; ``field`` is as in `daybook.api`."""
+    """Return `{"error": {"code", "message", "field"?}}`. ``field`` is as in `daybook.api`."""
     body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
         body["field"] = error.field
@@ -112,7 +115,7 @@ def usage_error(error: CycloptsError) -> InvalidInput:
 
 
 def _unknown_word(error: UnknownOptionError | UnknownCommandError) -> InvalidInput:
-    """Return the error about an unknown command or option; its hint says what to write."""
+    """Return the error about an unknown command or option. Its hint contains the right words."""
     group = list(error.command_chain or ())
     if isinstance(error, UnknownCommandError):
         words = list(error.unused_tokens or [""])

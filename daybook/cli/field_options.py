@@ -1,7 +1,7 @@
 """Options of the command line, derived from the fields of models.
 
 The description of a field is the help of its option. The field's marker (`daybook.jobs.markers`)
-gives the name and the syntax of the option, if they differ from those of the field. No option takes
+has the name and the syntax of the option, if they differ from those of the field. No option takes
 the value of a secret, because every user of the machine can read arguments. A secret is read from
 standard input, or from an environment variable that an option names.
 """
@@ -71,7 +71,7 @@ _SYNTAXES = {
     "seconds": _Syntax("Write a duration, such as 15s.", str, _seconds),
     "object": _Syntax("Write a JSON object, or @file.", str, parse_json_object),
 }
-"""The syntaxes that `jobs.markers` names, and the syntax of an object, which needs no marker."""
+"""The syntaxes that `jobs.markers` names, and that of an object, which needs no marker."""
 
 _TYPES: dict[Any, Any] = {
     bool: bool,
@@ -82,7 +82,7 @@ _TYPES: dict[Any, Any] = {
     list: list[str],
     tuple: list[str],
 }
-"""The type of the option by the type of its field; for any other field, the option is text."""
+"""The type of the option by the type of its field. For any other field, the option is a text."""
 
 _COMPLETERS = {
     "agent": completion.agents,
@@ -100,7 +100,7 @@ class FieldOption:
     """The option of a field.
 
     ``help`` replaces the field's description, and ``more`` is added to it. ``default`` is the
-    default that the help shows. ``is_flag`` marks an option without a value, which means true.
+    default that the help shows. If ``is_flag`` is true, the option has no value, and means true.
     """
 
     name: str
@@ -112,7 +112,7 @@ class FieldOption:
 
     @property
     def type(self) -> Any:
-        """The type of the option: bool, int, float, str or list[str]."""
+        """Return the type of the option: bool, int, float, str or list[str]."""
         annotation = self.field.annotation
         if self.is_flag:
             return bool
@@ -122,7 +122,7 @@ class FieldOption:
 
     @property
     def syntax(self) -> str:
-        """The syntax of the option, a key of `_SYNTAXES`; empty if the type determines it."""
+        """Return the syntax of the option, a key of `_SYNTAXES`; "" if the type determines it."""
         is_object = get_origin(self.field.annotation) is dict
         return markers.of(self.field).syntax or ("object" if is_object else "")
 
@@ -142,7 +142,7 @@ class FieldOption:
         if self.type == list[str]:
             texts.append("Repeatable.")
         completer: Callable[..., Any] | None = _COMPLETERS.get(marker.names)
-        # `Parameter.choices` would refuse '', which clears.
+        # `Parameter.choices` would refuse "", which clears the field.
         if choices := _choices(self.field.annotation):
             texts.append(f"[choices: {', '.join(choices)}]")
             completer = completion.of_choices(choices)
@@ -157,19 +157,22 @@ class FieldOption:
         )
 
     def parse(self, value: Any) -> object:
-        """Return the field's value for an option's ``value``; raise `InvalidInput` if invalid."""
+        """Return the field's value for an option's ``value``.
+
+        Raise `InvalidInput` if it is invalid.
+        """
         return _SYNTAXES[self.syntax].parse(self.name, value) if self.syntax else value
 
 
 def _choices(annotation: Any) -> tuple[str, ...]:
-    """Return the legal values of a field, or of each of its items; empty if it has no choices."""
+    """Return the legal values of a field, or of each of its items; () if it has no choices."""
     if get_origin(annotation) is Literal:
         return get_args(annotation)
     return _choices(get_args(annotation)[0]) if get_origin(annotation) is tuple else ()
 
 
 class FieldOptions:
-    """Base of classes whose attributes are options for fields; None means not given."""
+    """Base of classes whose attributes are options for fields. None means that it is not given."""
 
     _options: ClassVar[dict[str, FieldOption]]
     """The options by attribute, without the options for secrets."""
@@ -182,7 +185,7 @@ class FieldOptions:
         def __getattr__(self, name: str) -> Any: ...
 
     def given(self) -> dict[str, Any]:
-        """Return the given values by field; read the files and variables that the options name.
+        """Return the given values by field. Read the files and variables that the options name.
 
         Raise `InvalidInput` for a value that cannot be parsed, for a file that cannot be read, and
         for a secret with an empty source or with two sources.
@@ -204,9 +207,9 @@ def with_options(
 ) -> Callable[[_Options], _Options]:
     """Return a class decorator that adds an option for each field to a class.
 
-    ``groups`` maps the titles of groups to their options. An option in several groups is added only
-    to the first. With an empty title, the options are shown without a group. The class may have
-    options of its own; `given` does not return them.
+    ``groups`` maps the titles of groups to their options. If an option is in several groups, it is
+    added only to the first. Options under an empty title have no group. The class may have options
+    of its own; `given` does not return them.
     """
 
     def decorate(cls: _Options) -> _Options:
@@ -247,7 +250,7 @@ def options_of(fields: Mapping[str, FieldInfo], *names: str) -> list[FieldOption
 
 
 def _default(field: FieldInfo) -> str:
-    """Return a field's default as text; empty if the default means that nothing is set."""
+    """Return a field's default as text; "" if the default means that nothing is set."""
     value = None if field.is_required() else field.get_default(call_default_factory=True)
     return default_text(value) if value and not isinstance(value, SecretStr | list) else ""
 
@@ -274,7 +277,8 @@ def _read_secret(name: str, variable: str | None, from_stdin: bool) -> str | Non
     if variable:
         secret = os.environ.get(variable, "").strip()
         if not secret:
-            # The user may have typed the secret instead of a name; the error must not repeat that.
+            # The user may have typed the secret in place of a name, so the error must not contain
+            # it.
             shown = variable if _VARIABLE_NAME.fullmatch(variable) else "this variable"
             hint = f"export it first, or pass it on standard input with --{name}-stdin"
             raise InvalidInput(f"{name}_env", f"{shown} is unset or empty", hint)

@@ -29,30 +29,33 @@ TimeFormat = Callable[[datetime | None], str]
 
 
 def time_format(absolute: bool) -> TimeFormat:
-    """Return the format of all times in one output; ``absolute`` is the option `--absolute`."""
+    """Return the format of all times in one output. ``absolute`` is the option `--absolute`."""
     return local_time if absolute else relative_time
 
 
 def time_heading(name: str, absolute: bool) -> str:
-    """Return the heading of a column of times; for absolute times, with the zone: `DUE (UTC)`."""
+    """Return the heading of a column of times.
+
+    With absolute times, it has the zone: `DUE (UTC)`.
+    """
     return f"{name} ({_zone_name()})" if absolute else name
 
 
 def time_zone_field(absolute: bool) -> list[tuple[str, str]]:
-    """Return the field that names the zone of absolute times; no field for relative times."""
+    """Return the field with the zone of absolute times. For relative times, return no field."""
     return [("times in", _zone_name())] if absolute else []
 
 
 def _zone_name() -> str:
-    from daybook.settings import machine_timezone  # not needed for relative times
+    from daybook.settings import machine_timezone  # relative times do not need this import
 
     return machine_timezone()
 
 
 def relative_time(instant: datetime | None) -> str:
-    """Return an instant relative to now: `in 14 min`, `2 h ago`, `now`; a dash for None.
+    """Return an instant relative to now: `in 14 min`, `2 h ago`, `now`. Return a dash for None.
 
-    The unit is the largest unit that gives a number of at least 2.
+    The unit is the largest one whose number is at least 2.
     """
     if instant is None:
         return "-"
@@ -63,30 +66,30 @@ def relative_time(instant: datetime | None) -> str:
     unit, size = next(
         (unit, size)
         for unit, size, smaller in units
-        if abs(seconds) >= 2 * size - smaller / 2 or size == 1  # 119.6 min is 2 h
+        if abs(seconds) >= 2 * size - smaller / 2 or size == 1  # 119.6 min are 2 h
     )
     amount = f"{round(abs(seconds) / size)} {unit}"
     return f"in {amount}" if seconds > 0 else f"{amount} ago"
 
 
 def local_time(instant: datetime | None) -> str:
-    """Return an instant in this machine's time zone, to the second; a dash for None."""
+    """Return an instant in this machine's time zone, to the second. Return a dash for None."""
     if instant is None:
         return "-"
     return f"{instant.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def due_time(moment: datetime) -> str:
-    """Return a due time in its job's time zone: `Fri 2026-11-20 09:00 +01:00`."""
+    """Return a due time in its job's time zone, such as `Fri 2026-11-20 09:00 +01:00`."""
     offset = f"{moment:%z}"
     return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} {offset[:3]}:{offset[3:5]}"
 
 
 def due_time_with_utc(moment: datetime) -> str:
-    """Return a due time in its job's time zone and, if the zone's offset is not zero, also in UTC.
+    """Return a due time in its job's time zone. If the zone's offset is not zero, add it in UTC.
 
-    Examples are `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC` and
-    `Fri 2026-11-20 09:00 UTC`.
+    Examples are `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC` and `Fri 2026-11-20 09:00
+    UTC`.
     """
     if not moment.utcoffset():
         return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} UTC"
@@ -94,13 +97,13 @@ def due_time_with_utc(moment: datetime) -> str:
 
 
 def maintenance(window: MaintenanceWindow) -> str:
-    """Return a window in this machine's time zone, with its note."""
+    """Return a maintenance window in this machine's time zone, with its note."""
     begin, end = (due_time(each.astimezone()) for each in (window.begin, window.end))
     return f"from {begin} until {end}" + (f": {window.note}" if window.note else "")
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration as `0.4 s`, `1 m 05 s` or `2 h 03 m`; a dash for None."""
+    """Return a duration such as `0.4 s`, `1 m 05 s` or `2 h 03 m`. Return a dash for None."""
     if seconds is None:
         return "-"
     if round(seconds, 1) < 60:
@@ -112,7 +115,7 @@ def duration(seconds: float | None) -> str:
 
 
 def short_state(job: ListedJob) -> str:
-    """Return the state of a job for a table: `on`, `off`, `running`; `on, conflict`."""
+    """Return the state of a job for a table: `on`, `off` or `running`, such as `on, conflict`."""
     state = "running" if job.running else "on" if job.enabled else "off"
     return state + (", conflict" if job.conflicts else "")
 
@@ -124,7 +127,7 @@ def last_outcome(job: ListedJob) -> str:
 
 
 def enabled_state(job: ListedJob) -> str:
-    """Return `on`, or `off` with the reason, if there is one: `off (paused: on holiday)`."""
+    """Return `on`, or `off` with the reason if there is one, such as `off (paused: on holiday)`."""
     if job.enabled:
         return "on"
     reason = job.disabled_reason
@@ -141,25 +144,31 @@ def run_summary(run: Run, when: TimeFormat = local_time) -> str:
 
 
 def run_due_time(run: Run, when: TimeFormat = local_time) -> str:
-    """Return the due time of a run, or the first, the last and the number of its due times."""
+    """Return the due time of a run.
+
+    For several due times, return the first, the last and the number.
+    """
     first, last = when(run.scheduled_for), run.scheduled_to
     return first if last is None else f"{first} to {when(last)}, {run.count:,} times"
 
 
 def due_jobs(due_soon: Sequence[DueJob], when: TimeFormat) -> str:
-    """Return a line for each job with its due time and name; empty if there are no jobs."""
+    """Return a line for each job with its due time and name; "" if there are no jobs."""
     times = [when(each.due) for each in due_soon]
     width = max(map(len, times), default=0)
     return "\n".join(f"{at:<{width}}  {each.job}" for at, each in zip(times, due_soon, strict=True))
 
 
 def job_label(of: Run | Notification | InboxMessage, none: str = "-") -> str:
-    """Return the job's name, marked if the job was removed, or ``none`` without a job."""
+    """Return the job's name, with a mark if the job was removed.
+
+    If there is no job, return ``none``.
+    """
     return f"{of.job} (removed)" if of.job_removed else of.job or none
 
 
 def short_reason(run: Run) -> str:
-    """Return the first line of a run's reason or error; empty if it has neither."""
+    """Return the first line of a run's reason or error; "" if it has neither."""
     return "".join((run.reason or run.error or "").strip().splitlines()[:1])
 
 
@@ -174,7 +183,7 @@ def delivery_summary(run: ListedRun) -> str:
 
 
 def delivery_details(run: Run, deliveries: Sequence[Notification]) -> str:
-    """Return a line for each callback and message of a run, and why others were not sent.
+    """Return a line for each callback and message of a run, and the reason if others were not sent.
 
     Return "" if none was requested.
     """
@@ -235,7 +244,7 @@ def notifications(recipients_of: dict[str, list[str]]) -> str:
 
 
 def signing_secret_state(until: datetime | None) -> str:
-    """Describe a destination's signing secret; ``until`` is the end of a rotation, if any."""
+    """Describe a destination's signing secret. ``until`` is the end of a rotation, or None."""
     return f"own; the previous one until {local_time(until)}" if until else "own"
 
 
@@ -245,7 +254,7 @@ def short_id(of: str) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return a number with its noun: `1 try`, `2 tries` or `1,000 messages`."""
+    """Return a number with its noun, such as `1 try`, `2 tries` or `1,000 messages`."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
 
@@ -257,22 +266,22 @@ def shortened(names: Sequence[str]) -> str:
 
 
 def first_line(text: str | None) -> str:
-    """Return the first line of ``text`` that is not blank; empty if there is none."""
+    """Return the first line of ``text`` that is not blank; "" if there is none."""
     return next(filter(None, map(str.strip, (text or "").splitlines())), "")
 
 
 def attempts(run: Run) -> str:
-    """Return the number of attempts: `3 attempts`; empty for fewer than two."""
+    """Return the number of attempts, such as `3 attempts`; "" for fewer than two."""
     return f"{run.attempts} attempts" if run.attempts > 1 else ""
 
 
 def cost(usage: dict[str, Any]) -> str:
-    """Return the cost of ``usage``: `$0.000018` or `PRICE_UNKNOWN`; "" if there is no usage."""
+    """Return the cost of ``usage``, such as `$0.000018`, or `PRICE_UNKNOWN`; "" without usage."""
     return cost_in_words(usage, PRICE_UNKNOWN)
 
 
 def short_tokens(usage: dict[str, Any]) -> str:
-    """Return the sum of tokens in and out for a table: `1,302`; a dash if it is not known."""
+    """Return the sum of input and output tokens for a table: `1,302`; a dash if it is not known."""
     counts = [usage.get("input_tokens"), usage.get("output_tokens")]
     return "-" if counts == [None, None] else f"{sum(filter(None, counts)):,}"
 
@@ -284,7 +293,7 @@ def short_cost(usage: dict[str, Any]) -> str:
 
 
 def spending(of: Spending) -> str:
-    """Return the cost and the tokens of runs; empty if no run has used a model.
+    """Return the cost and the tokens of runs; "" if no run has used a model.
 
     An example is `$0.0042 and 1 run of unknown price, 1,400 tokens in, 80 out`.
     """
@@ -296,9 +305,9 @@ def spending(of: Spending) -> str:
 
 
 def short_spending(of: Spending) -> str:
-    """Return the cost of runs for a table: `$0.0042`; a dash if no cost is known.
+    """Return the cost of runs for a table, such as `$0.0042`; a dash if no cost is known.
 
-    If the price of some runs is unknown, return `$0.0042+`.
+    If the price of some runs is unknown, add a plus sign: `$0.0042+`.
     """
     if of.cost_usd is None:
         return "-"
@@ -313,12 +322,12 @@ def usage_summary(run: Run) -> str:
 
 
 def field_text(of: Any) -> str:
-    """Return a field of an action as text: JSON for an object."""
+    """Return a field of an action as text. An object becomes JSON."""
     return json.dumps(of, ensure_ascii=False) if isinstance(of, dict) else str(of)
 
 
 def value_text(value: Any) -> str:
-    """Return a value of a field on one line of at most `MAX_VALUE_LENGTH` characters."""
+    """Return a field's value as one line of at most `MAX_VALUE_LENGTH` characters."""
     if value in (None, "", [], {}):
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -330,7 +339,7 @@ def quoted(name: str) -> str:
     return shlex.quote(name)
 
 
-# English in every locale.
+# The names are English in every locale.
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 

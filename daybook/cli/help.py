@@ -33,7 +33,7 @@ COMMON_OPTIONS = frozenset(
 
 
 class OptionsInShort(DefaultFormatter):
-    """Shows the arguments, and only those options that are in `COMMON_OPTIONS`."""
+    """Shows the arguments, and those options that are in `COMMON_OPTIONS`."""
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         shown = [
@@ -46,7 +46,10 @@ class OptionsInShort(DefaultFormatter):
 
 
 class CommandsInShort(DefaultFormatter):
-    """Shows the commands of the first panel with their help, and other commands by name only."""
+    """Shows the commands of the first panel with their help.
+
+    Other commands have only their name.
+    """
 
     def __call__(self, console: Console, options: ConsoleOptions, panel: HelpPanel) -> None:
         if panel.format == "parameter" or panel.title == "Commands":

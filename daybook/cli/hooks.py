@@ -64,7 +64,7 @@ async def add_(
 
 
 def _secret(from_stdin: bool, typed: str | None) -> str | None:
-    if typed is not None:  # the error must not repeat the secret
+    if typed is not None:  # the error must not contain the secret
         raise InvalidInput(
             "secret", "cannot be passed on the command line", "use --secret-from-stdin"
         )

@@ -70,7 +70,7 @@ async def import_(
 
 
 def lines(report: ImportReport) -> list[str]:
-    """Return a line for each job and each note."""
+    """Return the lines that describe an import: one for each job and each note."""
     found = []
     for job in report.jobs:
         state = ", disabled" if job.result in ("added", "replaced") and not job.enabled else ""

@@ -90,7 +90,7 @@ def _print_list(listed: list[InboxMessage], limit: int, absolute: bool) -> None:
 
 
 def _summary(message: InboxMessage) -> str:
-    """Return the first line of a message; if it has no job or no text, after its subject."""
+    """Return the first line of a message. If it has no job or no text, put its subject first."""
     first = formatting.first_line(message.text)
     return first if message.job and first else f"{message.subject}. {first}"
 

@@ -21,7 +21,7 @@ REPLACES_PROMPT = {
     for name, field in action.model_fields.items()
     if field.is_required() and name != "prompt"
 }
-"""The required fields of the other kinds of job; a user gives such a field instead of a prompt."""
+"""The required fields of the other kinds of job. A user gives such a field in place of a prompt."""
 
 _CHECKS = {f"check_{name}": field for name, field in Check.model_fields.items()}
 """Fields of the object `check`, by the names of their options."""
@@ -42,7 +42,7 @@ def _option(name: str) -> FieldOption:
 def _default(name: str) -> str:
     """Return a field's default, such as `30m; webhook: 30s` if it depends on the kind of job.
 
-    Return an empty text if there is no default to show.
+    Return "" if there is no default to show.
     """
     by_kind = {
         kind: default_fields(kind).get(name)
@@ -58,7 +58,7 @@ def _default(name: str) -> str:
 
 
 class JobFieldOptions(FieldOptions):
-    """Base of classes whose attributes are options for fields of a job; None means not given."""
+    """Base of classes whose attributes are options for fields of a job. None means not given."""
 
     def fields(self) -> dict[str, Any]:
         """Return the values of `given`, with the options for a check together in `check`."""

@@ -102,14 +102,14 @@ def _new_job_fields(
 ) -> dict[str, object]:
     """Return the fields of a new job from the two arguments and the options of `daybook add`.
 
-    A single argument is the schedule if an option replaces the prompt; otherwise it is the prompt.
+    If an option replaces the prompt, a single argument is the schedule; otherwise it is the prompt.
     Raise `InvalidInput` if the arguments are in the wrong order, or if an argument is missing.
     """
     options = [name for name in ScheduleFields.model_fields if name in given and name != "timezone"]
     if prompt is None and (options or given.keys().isdisjoint(REPLACES_PROMPT)):
         schedule, prompt = None, schedule
     if options and schedule is not None:
-        # The argument is no field of `daybook.api`, and `schedule` is the option.
+        # The argument is not a field of `daybook.api`, and `schedule` is the option.
         fields = " and ".join(["SCHEDULE", *options])
         raise InvalidInput(fields, "only one can be given", "quote a prompt that has spaces")
     if not options and prompt is not None and is_schedule(prompt):
@@ -290,9 +290,10 @@ async def edit_(
 
 
 async def _edit_as_yaml(job: str, as_json: bool) -> int:
-    """Open the job in the user's editor, again after each refusal, until the change is stored.
+    """Open the job in the user's editor.
 
-    If the user gives up after a refusal, or the editor fails after it, keep the text in a file.
+    After each error, open it again until the change is stored. If the user gives up after an error,
+    or the editor fails after it, keep the text in a file.
     """
     from daybook.cli.editor import Edit, EditorFailed
 
@@ -391,7 +392,7 @@ async def _change_all(
     yes: bool,
     as_json: bool,
 ) -> int:
-    """Change all ``jobs`` after a confirmation; return the exit code.
+    """Change all ``jobs`` after a confirmation. Return the exit code.
 
     If a job cannot be changed, report the error and change the other jobs.
     """
@@ -455,7 +456,7 @@ def _print_change(job: ChangedJob, *, show_notifications: bool = False) -> None:
 
 
 def _change(change: FieldChange) -> str:
-    """Return the change as text, such as `retries: 3 → 5`; a long value is cut."""
+    """Return the change as text, such as `retries: 3 → 5`. Shorten a long value."""
     old, new = (formatting.value_text(each) for each in (change.old, change.new))
     return f"{change.field.replace('_', ' ')}: {old} → {new}"
 
@@ -498,7 +499,8 @@ def _print_job(job: JobDetails, absolute: bool) -> None:
 
 def _failures(job: JobDetails) -> str:
     count, error, last = job.consecutive_failures, job.last_error, job.last_run
-    is_shown = last is not None and error in (last.reason, last.error)  # with "last run" above
+    # Then "last run" above already shows the error.
+    is_shown = last is not None and error in (last.reason, last.error)
     parts = [
         f"{count} in a row" if count > 1 else "",
         "" if is_shown else f"last error: {error}",
@@ -510,7 +512,7 @@ _ALWAYS_SHOWN = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
 
 
 def _policy(policy: Policy) -> str:
-    """Return the policy as one line, without its check, which is shown separately.
+    """Return the policy as one line, without its check, which has a line of its own.
 
     The line has the fields in `_ALWAYS_SHOWN`, and the fields that differ from their defaults.
     """

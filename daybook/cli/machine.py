@@ -69,10 +69,11 @@ def up_(
     prepare_prefect()
     environment.set_search_path()
     reporter = JsonReporter() if as_json else TerminalReporter(browser=browser and not started_by)
-    log_output.survive_full_disk()  # before Prefect's import, whose log handlers keep the stream
+    # Do this before Prefect's import, whose log handlers keep the stream.
+    log_output.survive_full_disk()
     if detach:
         return _detach(reporter)
-    # Before there is an event loop, because a fork would share its descriptors.
+    # Do this before there is an event loop, because a fork would share its descriptors.
     is_shown = bool(homes.current_home().running()) and not started_by
     forked_from = None if is_shown else preload.fork_image()
     with_link = not (as_json or started_by)
@@ -353,7 +354,7 @@ class _Reporter:
 
 
 class TerminalReporter(_Reporter):
-    """Terminal output of `daybook up`; implements `daybook.operations.up.UpReporter`."""
+    """Terminal output of `daybook up`. It implements `daybook.operations.up.UpReporter`."""
 
     def __init__(self, *, browser: bool) -> None:
         self._browser = browser
@@ -398,13 +399,16 @@ class TerminalReporter(_Reporter):
         output.fields([(what, self._as_typed(command)) for what, command in steps])
 
     def _as_typed(self, command: str) -> str:
-        """Return a command of Daybook as it works in this shell; return others unchanged."""
+        """Return a command of Daybook as it works in this shell.
+
+        Return other commands unchanged.
+        """
         arguments = command.removeprefix("daybook ")
         return command if arguments == command else f"{self._program} {arguments}"
 
 
 class JsonReporter(_Reporter):
-    """Output of `daybook up --json`: JSON lines `ready` and `run`; other text goes to stderr."""
+    """Output of `daybook up --json`: JSON lines `ready` and `run`. Other text goes to stderr."""
 
     def ready(self, facts: UpFacts) -> None:
         output.print_json_line({"ready": facts})
@@ -418,11 +422,11 @@ NEXT_STEPS = (
     ("see the runs", "daybook runs"),
     ("complete names with Tab", "daybook completion --install"),
 )
-"""The next steps after the first start, each with its command; the steps to a model come first."""
+"""The next steps after the first start, each with its command. The steps for a model come first."""
 
 
 def ui_address(facts: UpFacts) -> str:
-    """Return the address that a user opens: Daybook's pages, or Prefect's UI, or ""."""
+    """Return the address for the user to open: Daybook's pages, or Prefect's UI, or ""."""
     return facts.open_url or facts.prefect_open_url or facts.ui_url
 
 
@@ -438,11 +442,11 @@ def program_name() -> str:
 
 
 def open_browser(url: str) -> bool:
-    """Open ``url`` if the user of this terminal would see it; return whether it was opened.
+    """Open ``url`` if the user of this terminal would see it. Return whether it was opened.
 
-    Other users can read the arguments of a browser. On Linux the server does not accept the link
-    from other users (`daybook.operations.peers`). Elsewhere, for a link with a query, the browser
-    opens a file in the home that redirects to the link.
+    Other users can read the arguments of a browser. On Linux, the server does not accept the link
+    from other users (`daybook.operations.peers`). On other systems, for a link with a query, the
+    browser opens a file in the home that redirects to the link.
     """
     if not url or not sees_browser():
         return False
@@ -481,7 +485,7 @@ def _keeper_text(keeper: KeeperStatus, when: words.TimeFormat) -> str:
 
 
 def _outbox(outbox: OutboxHealth, when: words.TimeFormat) -> str:
-    """Return the state of the outbox: `3 pending, the oldest from 5 min ago; 1 failed`."""
+    """Return the state of the outbox, such as `3 pending, the oldest from 5 min ago; 1 failed`."""
     pending, failed = outbox.pending, outbox.failed
     oldest = when(outbox.oldest_pending_at)
     parts = [f"{pending:,} pending, the oldest from {oldest}" if pending else ""]
@@ -490,7 +494,7 @@ def _outbox(outbox: OutboxHealth, when: words.TimeFormat) -> str:
 
 
 def _task_fields(tasks: TaskTotals) -> list[tuple[str, str]]:
-    """Return the field `tasks`: `2 queued, 1 claimed; sessions: 1 free, 1 busy`.
+    """Return the field `tasks`, such as `2 queued, 1 claimed; sessions: 1 free, 1 busy`.
 
     Return no field if there are neither tasks nor sessions.
     """

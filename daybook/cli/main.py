@@ -1,4 +1,4 @@
-"""The `daybook` program: its commands, and how errors become messages and exit codes."""
+"""The `daybook` program: its commands, and the translation of errors to messages and exit codes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ app = App(
 
 
 class _CommandGroup(NamedTuple):
-    """Commands below a common word, such as `daybook task session …`."""
+    """Commands that begin with the same words, such as `daybook task session …`."""
 
     path: str
     help: str
@@ -186,7 +186,7 @@ _COMMAND_GROUPS = (
         ("list", "show", "call", "test", "add", "remove"),
     ),
 )
-"""Groups of commands, in the order of `--help`; a group comes after the group that contains it."""
+"""Groups of commands, in the order of `--help`. The group that contains another one comes first."""
 
 _ALIASES = {"list": ("ls",), "remove": ("rm",)}
 """Other names of commands, also of commands in groups."""
@@ -207,7 +207,7 @@ def _register_commands() -> None:
             help=f"{group.help}: {_command_names(group)}",
             help_epilogue="",
             group=group.section,
-            default_parameter=app.default_parameter,  # for `App.generate_docs`
+            default_parameter=app.default_parameter,  # `App.generate_docs` needs this
             sort_key=next(order),
         )
         _group_apps.get(parent_path, app).command(_group_apps[group.path])
@@ -241,7 +241,7 @@ _register_commands()
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
-    """Run a command line (default: `sys.argv`) and return the exit code."""
+    """Run a command line (default: `sys.argv`). Return the exit code."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
@@ -292,7 +292,10 @@ def _run_command_line(tokens: list[str]) -> int:
 
 
 def _with_stdin_as_file(tokens: list[str]) -> list[str]:
-    """Return the tokens, with `@-` instead of the prompt `-`; the parser would see an option."""
+    """Return the tokens with `@-` in place of the prompt `-`.
+
+    The parser would read `-` as an option.
+    """
     if tokens[:1] not in (["add"], ["edit"], ["run"], ["ask"]) or "--" in tokens:
         return tokens
     return ["@-" if token == "-" else token for token in tokens]
@@ -310,7 +313,7 @@ def _load_for_help(tokens: list[str]) -> None:
 
 
 def _choose_help(tokens: list[str]) -> list[str]:
-    """Choose the short help pages or, for `--all`, the whole pages; return the other tokens."""
+    """Choose the short help pages or, for `--all`, the whole pages. Return the other tokens."""
     options = set(takewhile(lambda token: token != "--", tokens))
     if tokens[:1] == ["__complete"] or (tokens and options.isdisjoint(("-h", "--help"))):
         return tokens
@@ -344,7 +347,7 @@ def report_error(error: DaybookError, tokens: list[str]) -> int:
         if apps[-1].default_command is not None:
             spellings = error_text.option_spellings(apps[-1], tokens)
     message = error_text.error_message(error, spellings)
-    if isinstance(error, NotFound):  # such as the job `list` of `run list`
+    if isinstance(error, NotFound):  # this is, for example, the job `list` of `run list`
         message += error_text.other_meaning(tokens)
     output.say(f"daybook: {message}")
     if "--json" in takewhile(lambda token: token != "--", tokens):
@@ -352,6 +355,6 @@ def report_error(error: DaybookError, tokens: list[str]) -> int:
             output.print_json(error_text.error_as_json(error, spellings))
         except BrokenPipeError:
             raise
-        except OSError:  # the disk is full, and stderr has the message
+        except OSError:  # the disk is full, but stderr has the message
             pass
     return error.exit_code

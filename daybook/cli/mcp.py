@@ -121,7 +121,7 @@ def _print_config(client: str, owner: str | None, user_id: str, url: str | None)
         output.say(f"Add it to {file}{token_hint}.")
         return 0
     arguments = ["--owner", owner] if owner else []
-    arguments += [f"--user-id={user_id}"] if user_id else []  # it may begin with -
+    arguments += [f"--user-id={user_id}"] if user_id else []  # the user id may begin with -
     output.line(clients.stdio_config(client, arguments))
     output.say(f"Add it to {file}.")
     for variable in clients.omitted_variables():

@@ -1,6 +1,6 @@
 """Options that several commands share, and parsers of their values.
 
-The parsers raise `InvalidInput` for a value that they cannot parse, or a file that cannot be read.
+If a parser cannot parse a value, or cannot read a file, it raises `InvalidInput`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _JSON_OBJECT_EXAMPLES = {
     "params": """use one such as '{"full": true}' or @params.json""",
     "check_params": """use one such as '{"folder": "inbox"}' or @params.json""",
 }
-"""The hint for an invalid JSON object, by option; other options have no hint."""
+"""The hint for an invalid JSON object, by option. Other options have no hint."""
 
 Json = Annotated[bool, Parameter(name="--json", help="Print JSON only.")]
 Job = Annotated[str, Parameter(help="Job name, id or unique id prefix.", completer=completion.jobs)]
@@ -40,7 +40,7 @@ Limit = Annotated[int, Parameter(alias="-n", help="Maximum number to show.", sho
 
 
 def is_confirmed(question: str, yes: bool) -> bool:
-    """Return whether the user confirms ``question``; ``yes`` is a confirmation in advance.
+    """Return whether the user confirms ``question``. If ``yes`` is true, the user has confirmed it.
 
     Raise `InvalidInput` if stdin is not a terminal.
     """
@@ -55,13 +55,13 @@ def is_confirmed(question: str, yes: bool) -> bool:
 
 
 def check_limit(limit: int, field: str = "limit") -> None:
-    """Raise `InvalidInput` for ``field`` if ``limit`` is less than 1."""
+    """Raise `InvalidInput`, which names ``field``, if ``limit`` is less than 1."""
     if limit < 1:
         raise InvalidInput(field, f"{limit} is too small", "use 1 or more")
 
 
 def split_command(field: str, text: str) -> list[str]:
-    """Return the words of a program and its arguments; quotes work as in a shell."""
+    """Return the words of a program and its arguments. Quotes work as in a shell."""
     import shlex
 
     try:
@@ -73,7 +73,7 @@ def split_command(field: str, text: str) -> list[str]:
 
 
 def metadata(text: str) -> dict[str, object]:
-    """Parse one `--metadata` option, `name=value` or a JSON object; return it as an object."""
+    """Return the object of one option `--metadata`, which is `name=value` or a JSON object."""
     if text.lstrip().startswith("{"):
         return parse_json_object("metadata", text)
     name, equals, value = text.partition("=")
@@ -84,16 +84,16 @@ def metadata(text: str) -> dict[str, object]:
 
 
 def header(text: str) -> tuple[str, str]:
-    """Parse `Name: value`; return the name and the value."""
+    """Return the name and the value of a header `Name: value`."""
     name, colon, value = text.partition(":")
     if not colon or not name.strip():
-        # Without a name the text may be a secret, so the error must not repeat it.
+        # A text without a name may be a secret, so the error must not contain it.
         raise InvalidInput("headers", "a header has no name or no colon", 'write "Name: value"')
     return name.strip(), value.strip()
 
 
 def text_or_file(field: str, text: str) -> str:
-    """Return the text or, if it is `@` and a path, the content of that file.
+    """Return the text. If it is `@` and a path, return the content of that file.
 
     `@-` means standard input. If the text begins with `@@`, return it without the first `@`.
     """
@@ -103,9 +103,9 @@ def text_or_file(field: str, text: str) -> str:
 
 
 def prompt_or_file(text: str | None) -> str | None:
-    """Return the prompt as `text_or_file` does; `-` also means standard input. None gives None.
+    """Return the prompt as `text_or_file` does. `-` also means standard input; None returns None.
 
-    The last line break of a file is left out. Raise `InvalidInput` for an empty file.
+    Remove the last line break of a file. Raise `InvalidInput` for an empty file.
     """
     if text == "-":
         text = "@-"
@@ -119,7 +119,7 @@ def prompt_or_file(text: str | None) -> str | None:
 
 def _read_file(field: str, path: str) -> str:
     """Return the text of a file, or of standard input for `-`."""
-    from daybook.jobs.action_fields import MAX_BODY_LENGTH  # no field takes a longer text
+    from daybook.jobs.action_fields import MAX_BODY_LENGTH  # no field accepts a longer text
 
     source: int | str = 0 if path == "-" else path
     try:
@@ -141,7 +141,10 @@ def _file_label(path: str) -> str:
 
 
 def parse_json_object(field: str, text: str) -> dict[str, object]:
-    """Parse a JSON object in the text or, if it is `@` and a path, in that file."""
+    """Return the JSON object in the text.
+
+    If the text is `@` and a path, return that in the file.
+    """
     import json
 
     if text.startswith("@"):
@@ -158,10 +161,10 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
 
 
 def prepare_prefect() -> None:
-    """Point Prefect at the right server; call this before importing any part of Prefect.
+    """Set the server that Prefect uses. Call this before importing any part of Prefect.
 
-    After this call the process may have a credential in memory, so also prevent other processes of
-    this user from inspecting this process.
+    After this call, the process may have a credential in memory. So this function also prevents
+    other processes of this user from inspecting the process.
     """
     from daybook import home
     from daybook.processes import proc

@@ -1,4 +1,4 @@
-"""Words of other programs that are not commands or options of Daybook, and what to type instead.
+"""Words of other programs that are not commands or options of Daybook, and their replacements.
 
 For an unknown word, the error message first uses these tables, and only then searches for a command
 or an option with a similar spelling. A text in a table is a command line in backticks, or a
@@ -91,16 +91,16 @@ COMMANDS = {
     "tasks": "`daybook task list`",
     "sessions": "`daybook session list`",
 }
-"""What to type instead of commands of one or two words."""
+"""Replacements for commands of one or two words."""
 
 INSTEAD_OF_ARGUMENTS = {
     "list": "`daybook show JOB`, or `daybook list --name TEXT`",
     "status": "`daybook show JOB`",
 }
-"""Commands without arguments, and what to type instead if the user adds a job."""
+"""Replacements for commands without arguments, if the user adds a job."""
 
 INSTEAD_OF_JOBS = {"run list": "`daybook runs`"}
-"""What to type instead of commands whose second word Daybook would read as the name of a job."""
+"""Replacements for commands whose second word Daybook would read as the name of a job."""
 
 IN_GROUPS = {
     "create": "add",
@@ -113,7 +113,7 @@ IN_GROUPS = {
     "inspect": "show",
     "view": "show",
 }
-"""Words after a group, such as `agents create`, and the command of the group with this meaning.
+"""The command of a group for a word of another program, such as `create` in `agents create`.
 
 A group need not have the command.
 """
@@ -145,14 +145,14 @@ OPTIONS = {
     "--last": "`daybook runs JOB`",
     "--fix": "each finding names its fix",
 }
-"""What to type instead of options of any command."""
+"""Replacements for options of any command."""
 
 OPTIONS_OF = {"list --job": "`--name`"}
-"""What to type instead of options of one command."""
+"""Replacements for options of one command."""
 
 
 def instead_of_command(words: Sequence[str], group: Sequence[str], names: Sequence[str]) -> str:
-    """Return what to type instead of the unknown command at the start of ``words``; "" if unknown.
+    """Return the replacement for the unknown command at the start of ``words``, or "".
 
     ``group`` has the words before ``words``, and ``names`` are the commands of this group.
     """
@@ -164,7 +164,7 @@ def instead_of_command(words: Sequence[str], group: Sequence[str], names: Sequen
 
 
 def instead_of_option(option: str, names: Sequence[str]) -> str:
-    """Return what to type instead of an unknown option; "" if unknown.
+    """Return the replacement for an unknown option; "" if there is none.
 
     ``names`` are the options of the command. An option is proposed only if it is in ``names``.
     """

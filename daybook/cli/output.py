@@ -1,9 +1,9 @@
 """Output functions: JSON, lines, fields and tables.
 
-On a terminal the output has colours, and columns that fit the terminal's width. Elsewhere the
-output consists of plain lines, which are never shortened. Control characters are printed as
-escapes, so that text from an agent or a user cannot control this terminal, or a terminal that later
-displays the output.
+On a terminal, the output has colours, and columns that fit the terminal's width. Other output
+consists of plain lines, which are never shortened. Control characters are printed as escapes, so
+that a text of an agent or a user cannot control this terminal, or a terminal that later displays
+the output.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ STYLES = {
     "claimed": "cyan",
     "needs_attention": "red",
 }
-"""The colour of each status of a run, delivery, alert or task; other statuses have no colour."""
+"""The colour of each status of a run, delivery, alert or task. Other statuses have no colour."""
 
 ALERT_PREFIX = "! "
 """The prefix of an entry that needs attention."""
@@ -51,13 +51,13 @@ PROGRESS_INTERVAL_SECONDS = 5.0
 """Minimum interval between two lines of `progress` if stderr is not a terminal."""
 
 COLUMN_GAP = 2
-"""The number of spaces between two columns."""
+"""Number of spaces between two columns."""
 MIN_COLUMN_WIDTH = 8
-"""Minimum width of a truncated column; a column with less room is left out."""
+"""Minimum width of a truncated column. A column with less room is omitted."""
 
 
 WATCH_INTERVAL_SECONDS = 2.0
-"""The time between two updates of a list that is watched."""
+"""Interval between two updates of a list that the user watches."""
 
 
 async def show(
@@ -67,7 +67,7 @@ async def show(
     as_json: bool,
     watch: bool,
 ) -> _Result:
-    """Print the result of ``read``, as JSON or with ``render``, and return the result.
+    """Print the result of ``read``, as JSON or with ``render``. Return the result.
 
     With ``watch``, read and print again on a cleared screen every `WATCH_INTERVAL_SECONDS`, until
     Ctrl-C. Raise `InvalidInput` if ``watch`` is combined with ``as_json``, or if stdout is not a
@@ -94,17 +94,17 @@ _CLEAR = "\x1b[H\x1b[2J"
 
 
 def print_json(value: Any) -> None:
-    """Print ``value``, which may contain pydantic models, as one JSON document to stdout."""
+    """Print ``value``, which may contain pydantic models, to stdout as one JSON document."""
     print(_json(value, indent=2))
 
 
 def print_json_line(value: Any) -> None:
-    """Print one line of JSON to stdout and flush stdout, for streamed output."""
+    """Print one line of JSON to stdout, and flush stdout. Use it for streamed output."""
     print(_json(value), flush=True)
 
 
 def line(text: str = "", style: str = "") -> None:
-    """Print text to stdout, in the rich ``style`` if stdout is a terminal."""
+    """Print text to stdout. If stdout is a terminal, use the rich ``style``."""
     _PROGRESS.clear()
     if not sys.stdout.isatty():
         print(_plain_text(text), flush=True)
@@ -113,7 +113,7 @@ def line(text: str = "", style: str = "") -> None:
 
 
 def say(text: str) -> None:
-    """Print a message to stderr and flush stderr."""
+    """Print a message to stderr, and flush stderr."""
     _PROGRESS.clear()
     shown = _escaped(text) if sys.stderr.isatty() else _escaped(text, _CONTROL)
     print(shown, file=sys.stderr, flush=True)
@@ -122,7 +122,7 @@ def say(text: str) -> None:
 def progress(text: str) -> None:
     """Show the progress of an operation on stderr.
 
-    On a terminal each call rewrites one line, which the next `say` or `line` clears. Elsewhere
+    On a terminal, each call rewrites one line, which the next `say` or `line` clears. Otherwise,
     print a plain line, at most once in `PROGRESS_INTERVAL_SECONDS`.
     """
     _PROGRESS.show(_escaped(text))
@@ -155,7 +155,7 @@ _PROGRESS = _Progress()
 
 
 def fields(pairs: Sequence[tuple[str, str]]) -> None:
-    """Print names and values in two columns; a value may have several lines."""
+    """Print names and values in two columns. A value may have several lines."""
     width = max((len(name) for name, _ in pairs), default=0)
     for name, value in pairs:
         first, *rest = value.split("\n")
@@ -171,11 +171,11 @@ def table(
     whole: Collection[str] = (),
     cut: bool = False,
 ) -> None:
-    """Print rows under headers; on a terminal, fit each row to the terminal's width.
+    """Print rows under headers. On a terminal, fit each row to the terminal's width.
 
     Long cells are wrapped. With ``cut``, long cells are truncated instead, and the last columns are
-    left out if there is no room for them. The columns in ``whole`` are never wrapped, truncated or
-    left out; if the terminal is too narrow even for these columns, the line wraps.
+    omitted if there is no room for them. The columns in ``whole`` are never wrapped, truncated or
+    omitted. If the terminal is too narrow even for these columns, the line wraps.
     """
     if sys.stdout.isatty():
         _print_rich_table(headers, rows, whole, cut)
@@ -222,7 +222,7 @@ def _print_rich_table(
 
 
 def _json(value: Any, indent: int | None = None) -> str:
-    """Return JSON, with all non-ASCII characters escaped if stdout cannot encode one of them.
+    """Return JSON. If stdout cannot encode a character, escape all non-ASCII characters.
 
     Not even UTF-8 can encode a lone surrogate.
     """
@@ -239,7 +239,8 @@ def _dump_model(value: BaseModel) -> Any:
 
 
 def _encodable(text: str) -> str:
-    encoding = sys.stdout.encoding or "utf-8"  # None if a program replaced it by a StringIO
+    # The encoding is None if a program has replaced stdout by a StringIO.
+    encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
 
 
@@ -257,7 +258,7 @@ _INVISIBLE = ("Cc", "Cf", "Cs")
 def _plain_text(text: str) -> str:
     """Return ``text`` for output that is not a terminal.
 
-    Control characters become escapes; other invisible characters are kept.
+    Control characters become escapes. Other invisible characters stay.
     """
     return _encodable(_escaped(text, _CONTROL))
 

@@ -20,18 +20,18 @@ Command = Annotated[
 
 
 def environment_option(fields: Mapping[str, FieldInfo]) -> FieldOption:
-    """Return the option for the field `environment`; the user's values are added to the default."""
+    """Return the option for the field `environment`. The user's values are added to the default."""
     more = "PATH, HOME and similar ones are always passed."
     return FieldOption("environment", fields["environment"], more=more)
 
 
 class ProgramOptions(FieldOptions):
-    """Base of the options of agents and tool servers; a subclass has the attribute `command`."""
+    """Base of the options of agents and tool servers. A subclass has the attribute `command`."""
 
     def settings(self, arguments: Sequence[str] = ()) -> dict[str, Any]:
         """Return the given settings by name.
 
-        ``arguments`` are the program and its arguments, instead of the option `command`. Raise the
+        ``arguments`` are the program and its arguments, in place of the option `command`. Raise the
         errors of `given`, and `InvalidInput` if both are given, or if the option cannot be split
         into words.
         """

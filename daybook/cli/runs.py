@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 
 _NO_FILTERS = RunFilters()
 _UNLIMITED = 1_000_000
-"""Limit for lists of runs that no ledger reaches."""
+"""Limit for a list of all runs. No ledger has so many runs."""
 
 _CONCURRENT_CANCELLATIONS = 8
 
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between two polls for new log lines."""
 MAX_EMPTY_POLLS = 4
-"""Number of empty polls after a run's end before `logs --follow` ends: lines may be 2 s late."""
+"""Number of empty polls after a run's end before `logs --follow` ends. Lines may be 2 s late."""
 LATEST_LINE = timedelta(seconds=POLL_INTERVAL_SECONDS * MAX_EMPTY_POLLS)
-"""Time after a run's end from which all its log lines are in Prefect."""
+"""Time after a run's end at which all its log lines are in Prefect."""
 
 
 Wait = Annotated[
@@ -297,7 +297,8 @@ async def _cancel_all(which: Selection, *, yes: bool, as_json: bool) -> int:
     if live and not is_confirmed(question, yes):
         output.say("Nothing cancelled.")
         return 1
-    # Cancel the waiting runs first: the end of a running run would start the next waiting one.
+    # Cancel the waiting runs first, because the end of a running run would start the next waiting
+    # one.
     results: list[RunDetails] = []
     for is_waiting in (True, False):
         chosen = [each for each in live if (each.status == Status.WAITING) is is_waiting]
@@ -316,7 +317,7 @@ async def _cancel_all(which: Selection, *, yes: bool, as_json: bool) -> int:
 
 
 async def _cancel_concurrently(run_ids: Sequence[str]) -> list[RunDetails | DaybookError]:
-    """Cancel the runs, a few at a time; return the result or the error of each run."""
+    """Cancel the runs, a few at a time. Return the result or the error of each run."""
     import asyncio
 
     free = asyncio.Semaphore(_CONCURRENT_CANCELLATIONS)
@@ -325,7 +326,7 @@ async def _cancel_concurrently(run_ids: Sequence[str]) -> list[RunDetails | Dayb
         async with free:
             try:
                 return await api.runs.cancel(run_id)
-            except DaybookError as error:  # such as a run that has ended in the meantime
+            except DaybookError as error:  # the run may have ended in the meantime
                 return error
 
     return await asyncio.gather(*map(cancel, run_ids))
@@ -389,7 +390,7 @@ def print_run(run: Run, deliveries: Sequence[Notification] = ()) -> None:
 
 
 def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
-    """Print a run as `print_run` does, and its times, attempts, steps, agent, session and ids."""
+    """Print a run like `print_run`, with its times, attempts, steps, agent, session and ids."""
     when = formatting.time_format(absolute)
     output.line(f"{formatting.job_label(run, run.kind)}: {run.status}", style="bold")
     usage = run.usage
@@ -462,7 +463,7 @@ _OF_STEPS = ("TOOK", "TOKENS", "COST", "RESULT")
 
 
 def _print_texts(run: Run) -> None:
-    """Print the reason, the error and the answer of a run; print equal texts only once."""
+    """Print the reason, the error and the answer of a run. Print equal texts only once."""
     error = run.error
     is_in_reason = error and run.reason.startswith(error)
     for text in dict.fromkeys([run.reason, None if is_in_reason else error, run.output]):
@@ -471,7 +472,7 @@ def _print_texts(run: Run) -> None:
 
 
 class WaitReporter:
-    """Output of `run --wait` until the outcome; implements `daybook.api.runs.WaitObserver`."""
+    """Output of `run --wait` until the outcome. It implements `daybook.api.runs.WaitObserver`."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

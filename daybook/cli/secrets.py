@@ -38,7 +38,7 @@ async def add_(
 
     Example: daybook secrets add ops-token --host api.example.org < token.txt
     """
-    if more or value is not None:  # the error must not repeat the value or a part of it
+    if more or value is not None:  # the error must not contain the value or a part of it
         raise InvalidInput(
             "value", "cannot be passed on the command line", "pass it on standard input"
         )

@@ -1,4 +1,4 @@
-"""Options of commands that change one job or run, or all that match filters (`--all`)."""
+"""Options of commands that change one job or run, or with `--all` all that match filters."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ NO_FILTERS = Selection()
 
 
 def check_names_or_all(field: str, refs: Sequence[str], all_: bool, which: Selection) -> None:
-    """Check that a command with an option `--all` got either names or `--all`.
+    """Raise `InvalidInput` unless either names or `--all` are given.
 
-    Raise `InvalidInput` for ``field`` if both or neither are given, or if only filters are given.
+    The error names ``field``. Raise it if both or neither are given, and if filters are given
+    without `--all`.
     """
     if all_ and refs:
         raise InvalidInput(f"{field} and all", "cannot be combined", "leave one out")
@@ -37,10 +38,10 @@ async def act_on_each(
     as_json: bool,
     exit_code: Callable[[Acted], int] = lambda result: 0,
 ) -> int:
-    """Act on each of the ``refs`` and show the results; return the highest exit code.
+    """Act on each of the ``refs``, and show the results. Return the highest exit code.
 
-    If there are several ``refs``, an error is reported, and the others are tried all the same. With
-    ``as_json``, the results of several ``refs`` are printed as one list.
+    If there are several ``refs``, report an error, and continue with the others. With ``as_json``,
+    print the results of several ``refs`` as one list.
     """
     results, code = list[Acted](), 0
     for ref in refs:

@@ -117,13 +117,16 @@ def uninstall_(*, system: Annotated[bool | None, _SYSTEM] = None, as_json: Json 
 
 
 def _use_home(system: bool | None) -> None:
-    """Use the state directory of the system's service, unless the shell names a home."""
+    """Use the state directory of the system's service, unless `DAYBOOK_HOME` is set."""
     if system and not os.environ.get("DAYBOOK_HOME"):
         os.environ["DAYBOOK_HOME"] = str(service_units.SYSTEM_HOME)
 
 
 def _installed(system: bool | None) -> Service:
-    """Return the service of this home; without --system or --user, prefer this user's service."""
+    """Return the service of this home. Without --system or --user, prefer this user's service.
+
+    Raise `NotFound` if no service is installed.
+    """
     _use_home(system)
     home = homes.current_home()
     found = services.find(home, system=system)

@@ -129,7 +129,7 @@ def _indented(text: str) -> str:
 
 
 def _speaker(message: SessionMessage, agent: str, absolute: bool) -> str:
-    """Return the author and the time of a message and, for a prompt, its due time and run."""
+    """Return the author and the time of a message. For a prompt, add its due time and run."""
     when, source = formatting.time_format(absolute), message.source
     at = when(message.at)
     if message.role == "assistant":

@@ -66,7 +66,7 @@ def _print_job(job: ListedJob) -> None:
 
 
 def skip_fields(job: ListedJob) -> list[tuple[str, str]]:
-    """Return the skips and the snooze of a job for `output.fields`; a value may be empty."""
+    """Return the skips and the snooze of a job for `output.fields`. A value may be empty."""
     snoozed = job.snoozed_until
     return [
         ("skips", "\n".join(map(formatting.due_time_with_utc, job.skips))),

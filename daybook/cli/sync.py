@@ -74,7 +74,7 @@ async def conflicts_() -> Answer:
 
 
 def _differences(in_ledger: Any, in_prefect: Any) -> tuple[Any, Any]:
-    """Return two objects with only their differing keys; return other values unchanged."""
+    """Return two objects with only their differing keys. Return other values unchanged."""
     if not isinstance(in_ledger, dict) or not isinstance(in_prefect, dict):
         return in_ledger, in_prefect
     names = [

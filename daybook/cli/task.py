@@ -321,7 +321,7 @@ async def resume_(task: Ref, /) -> Answer:
 
 
 def repeated_values(given: list[str] | None, field: str, option: str) -> list[str]:
-    """Return the values of a repeatable option; empty if it is not given.
+    """Return the values of a repeatable option; [] if it is not given.
 
     Raise `InvalidInput` for a value with a comma, because the user probably meant several values.
     """
@@ -336,11 +336,11 @@ def repeated_values(given: list[str] | None, field: str, option: str) -> list[st
 def _read_token(more: tuple[str, ...], typed: str | None) -> str:
     """Return the token of a run from the environment, standard input or a prompt.
 
-    Raise `InvalidInput` if the token is missing or not UTF-8. Also raise it if the token is passed
+    Raise `InvalidInput` if the token is missing or not UTF-8. Raise it also if the token is passed
     as an argument, because other users can read arguments.
     """
     hint = f"pass it in {TOKEN_VARIABLE} or on standard input"
-    if more or typed is not None:  # the error must not repeat the token or a part of it
+    if more or typed is not None:  # the error must not contain the token or a part of it
         raise InvalidInput("token", "cannot be passed on the command line", hint)
     token = os.environ.get(TOKEN_VARIABLE, "").strip()
     if not token and sys.stdin.isatty():

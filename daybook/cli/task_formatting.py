@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def print_tasks(found: list[TaskWithRun]) -> None:
-    """Print tasks, one per line."""
+    """Print tasks, one on each line."""
     output.table(
         ("TASK", "TITLE", "PRIORITY", "STATUS", "SINCE", "NOTE"),
         [
@@ -70,7 +70,7 @@ def _queued_note(task: TaskWithRun) -> str:
         return "for the user"
     if task.run.attention:
         return f"{output.ALERT_PREFIX}{task.run.attention}"
-    # Such as: for python, docker; agent:eva; workspace shop
+    # The text is, for example: for python, docker; agent:eva; workspace shop
     place = [f"{name} {value}" for name, value in _place(task) if value]
     required = "; ".join(filter(None, [", ".join(task.capabilities), task.owner, *place]))
     return f"for {required}" if required else ""
@@ -133,7 +133,7 @@ def print_history(task: TaskDetails) -> None:
 
 
 def print_claimed_run(found: ClaimedTaskRun) -> None:
-    """Print a claimed run with its token, which no other command shows."""
+    """Print a claimed run with its token. No other command shows the token."""
     task = found.task
     output.line(task.title, style="bold")
     pairs = [
@@ -147,7 +147,7 @@ def print_claimed_run(found: ClaimedTaskRun) -> None:
 
 
 def print_sessions(found: list[TaskSession]) -> None:
-    """Print task sessions, one per line."""
+    """Print task sessions, one on each line."""
     output.table(
         ("SESSION", "STATE", "AGENT", "CAPABILITIES", "WHERE", "WOKEN BY", "EXPIRES"),
         [

@@ -1,6 +1,6 @@
 """The `daybook task scheduler` commands.
 
-The task scheduler wakes sessions and escalates tasks; it never claims a task itself.
+The task scheduler wakes sessions and escalates tasks. It never claims a task itself.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def _print_status(status: SchedulerStatus) -> None:
 
 
 def _counter_fields(report: CycleSummary) -> list[tuple[str, str]]:
-    """Return the counters of a cycle, each with the ids of up to five runs that it counts."""
+    """Return the counters of a cycle, each with the ids of up to five of its runs."""
     return [
         (name.replace("_", " "), _with_ids(count, report.runs.get(name, [])))
         for name, count in report

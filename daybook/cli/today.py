@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from daybook.operations.today import Today
 
 _OUTCOMES = {"timed_out": "timed out", "unknown": "of unknown outcome"}
-"""Outcomes whose name does not fit into a sentence."""
+"""Words for the outcomes whose name does not fit into a sentence."""
 
 
 @command(uses_prefect=True)

@@ -1,4 +1,4 @@
-"""The `daybook tokens` commands: the tokens with which MCP clients authenticate over HTTP."""
+"""The `daybook tokens` commands: the tokens by which MCP clients authenticate over HTTP."""
 
 from __future__ import annotations
 

@@ -178,7 +178,7 @@ def _print_server(server: ToolServerDetails) -> None:
 
 
 def _setting_text(value: Any) -> str:
-    """Return a setting as text: a list as quoted items, an object with one line for each name.
+    """Return a setting as text: a list as quoted items, an object as one line for each name.
 
     The setting may be any JSON value, because users can edit tool servers in Prefect's UI.
     """

@@ -11,11 +11,11 @@
     less          yes    suppressed: known to fail            one recovery message, or an unsent
                                                               alert is withdrawn instead; closed
 
-`jobs.alerted_at` is the time of the last alert; it is in the future if the alert waits for its
-hour. `jobs.alert_open` is true from an alert until the job succeeds. So a job that alternates
-between failure and success causes at most one alert and one recovery message an hour. A failure
-after a recovery message is reported, unless the job succeeds before the hour is over. The message
-that a job was paused is always sent at once.
+`jobs.alerted_at` is the time of the last alert. This time is in the future if the alert waits until
+the hour is over. `jobs.alert_open` is true from an alert until the job succeeds. So a job that
+alternates between failure and success causes at most one alert and one recovery message an hour. A
+failure after a recovery message is reported, unless the job succeeds before the hour is over. The
+message that a job was paused is always sent at once.
 """
 
 from __future__ import annotations
@@ -33,24 +33,30 @@ ALERT_EVENTS = frozenset(
         "approval",
     }
 )
-"""Events that need attention, regardless of the recipient; all other events only inform."""
+"""Events that need attention from any recipient. All other events only inform."""
 
 
 def next_alert_at(job: JobRow, now: datetime) -> datetime | None:
-    """Return when to alert about a failure at ``now``; None if the last alert covers it."""
+    """Return the time at which to alert about a failure at ``now``.
+
+    Return None if the last alert is still open and less than `ALERT_INTERVAL` old.
+    """
     last = job.alerted_at
     if (
         last is None or now >= last + ALERT_INTERVAL or last > now + ALERT_INTERVAL
-    ):  # the clock was set back
+    ):  # there was no alert, the hour is over, or the clock was set back
         return now
     return None if job.alert_open else last + ALERT_INTERVAL
 
 
 def record_alert(job: JobRow, at: datetime) -> None:
-    """Record that an alert is sent at ``at``, and that the job's alert is open."""
+    """Record an alert that is sent at ``at``. From then on, the job's alert is open."""
     job.alerted_at, job.alert_open = at, True
 
 
 def withdraw_alert(job: JobRow, at: datetime) -> None:
-    """Withdraw the alert planned for ``at``: the hour is counted from the previous alert again."""
+    """Withdraw the alert that was planned for ``at``.
+
+    The hour counts from the previous alert again.
+    """
     job.alerted_at, job.alert_open = at - ALERT_INTERVAL, False

@@ -5,8 +5,9 @@
     attempt  1   2    3     4      5      6      7     8     9     10    11
     after    –   5 s  30 s  2 min  10 min 30 min 1 h   2 h   4 h   6 h   10 h     about 24 h in all
 
-A random part of up to a tenth extends each delay, so rows that failed together are not retried
-together. If a destination allows more than 11 attempts, the last delay precedes each further one.
+Each delay is extended by a random part of up to a tenth, so that rows that failed together are not
+retried together. If a destination allows more than 11 attempts, the last delay applies to each
+further attempt.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ def next_attempt_at(
 ) -> datetime | None:
     """Return the time of the next attempt to send ``row`` after an attempt that failed at ``now``.
 
-    ``row.attempts`` does not count the failed attempt yet. ``asked`` is the response's
-    ``Retry-After`` in seconds; it replaces a shorter delay, up to the row's deadline. Returns None
-    if the failed attempt was the last: there were ``tries`` attempts, or `MAX_RETRY_AGE` has passed
-    since the row was created or the operator last retried it.
+    ``row.attempts`` does not count the failed attempt yet. ``asked`` is the delay in the response's
+    ``Retry-After``, in seconds; it replaces a shorter delay, but not beyond the row's deadline.
+    Return None if no attempt follows. This is so after ``tries`` attempts, and if `MAX_RETRY_AGE`
+    has passed since the row was created or since the operator last retried it.
     """
     attempts, deadline = row.attempts + 1, (row.retried_at or row.created_at) + MAX_RETRY_AGE
     if attempts >= tries or now >= deadline:
@@ -58,10 +59,10 @@ def failed(
     asked: float | None = None,
     tries: int = DEFAULT_ATTEMPTS,
 ) -> DeliveryResult:
-    """Return the result of a failed attempt: pending if a further attempt follows, else failed.
+    """Return the result of a failed attempt: pending if another attempt follows, otherwise failed.
 
-    ``seconds`` is the duration of the attempt. ``final`` means that no later attempt can succeed;
-    such a failure concerns this row only, and other rows of its queue may be sent. A wake has one
+    ``seconds`` is the duration of the attempt. ``final`` means that no later attempt can succeed.
+    Such a failure concerns this row only, so other rows of its queue may be sent. A wake has one
     attempt, because the next cycle sends the next wake. ``asked`` and ``tries`` are as for
     `next_attempt_at`.
     """

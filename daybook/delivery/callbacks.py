@@ -1,4 +1,4 @@
-"""One attempt to send a callback: its signature, the request, and the meaning of the response.
+"""One attempt to send a callback: the signature, the request, and the meaning of the response.
 
 ==================================  ============================================================
 2xx                                 delivered
@@ -9,8 +9,8 @@ anything else                       retried by `backoff`, and failed after the l
 ↳ for the wake of a task session    failed: the next cycle sends the next wake
 ==================================  ============================================================
 
-Daybook follows no redirect: a callback goes only to the URL that the job names. Daybook sends the
-body exactly as the ledger stores it, because the signature covers the bytes of the body.
+Daybook follows no redirect, so a callback goes only to the URL that the job names. Daybook sends
+the body exactly as the ledger stores it, because the signature is a signature of the body's bytes.
 """
 
 from __future__ import annotations
@@ -46,11 +46,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CONNECTION_REUSE_SECONDS = 10.0
-"""Time after the check of an address in which new requests may reuse its connection."""
+"""Time after the check of an address during which new requests may use the same connection."""
 MAX_RESPONSE_BYTES = 64 * 1024
-"""Maximum number of bytes of a response to read and discard to keep the connection usable."""
+"""Maximum number of bytes of a response to read and discard, to reuse its connection."""
 PREFECT_TIMEOUT_SECONDS = 10.0
-"""Timeout of a request to Prefect; Prefect's client would retry a vanished server for minutes."""
+"""Timeout of a request to Prefect.
+
+If the server is gone, Prefect's client would retry for minutes.
+"""
 TOKEN_WITHHELD_NOTE = (
     "sent without the token: an agent's job sends it only to the destination's own URL"
 )
@@ -58,10 +61,10 @@ HOME_SECRET_NOTE = "signed with the home's secret: the URL has no destination"
 
 
 class CallbackSender:
-    """Sends callbacks, one attempt each; use it as an async context manager.
+    """Sends callbacks, one attempt each. Use it as an async context manager.
 
-    ``now`` returns the ledger's time. Through Prefect's ``client``, the sender reads the
-    destinations and each token once, when it first needs them.
+    ``now`` returns the ledger's time. The sender reads the destinations and each token once from
+    Prefect, through ``client``, when it first needs them.
     """
 
     def __init__(self, client: PrefectClient, now: Callable[[], datetime]) -> None:
@@ -79,10 +82,10 @@ class CallbackSender:
             await transport.aclose()
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Make one attempt; the request lasts at most the destination's timeout.
+        """Make one attempt. The request takes at most the destination's timeout.
 
-        Raises `PrefectUnreachable` or the client's own error if the destinations or the token
-        cannot be read from Prefect: then no attempt was made.
+        Raise `PrefectUnreachable` or the client's own error if the destinations or the token cannot
+        be read from Prefect. After these errors, no attempt was made.
         """
         if self._known is None:
             self._known = await self._answered(destinations.load_index(self._client))
@@ -91,7 +94,8 @@ class CallbackSender:
         answer: Response | None = None
         final = False
         try:
-            # Check here as well: a run that was missed was never checked at a claim.
+            # Check the URL here as well, because a run that was missed had no claim that checked
+            # it.
             Guard(Rule.OPERATOR, limits=limits.load_limits(row.owner)).check(row.address)
             destination = known.find(row.address) or destination
             answer = await self._ask(row, destination)
@@ -142,7 +146,7 @@ class CallbackSender:
         return transport
 
     async def _token(self, row: OutboxRow, destination: Destination) -> str | None:
-        """Return the token to send, or None; only the hosts of the token's secret receive it."""
+        """Return the token to send, or None. Only the hosts of the token's secret get the token."""
         if not _has_token(row, destination):
             return None
         target = secrets.SecretDestination.of_url(Guard(Rule.OPERATOR).check(row.address))
@@ -190,10 +194,10 @@ class CallbackSender:
 
 
 def _has_token(row: OutboxRow, destination: Destination) -> bool:
-    """Return whether the callback carries the destination's token.
+    """Return whether the callback contains the destination's token.
 
     An agent chooses its job's URL, and below the destination's URL there may be URLs that only the
-    operator may request. So an agent's callback carries the token only if it goes to exactly the
+    operator may request. So an agent's callback contains the token only if it goes to exactly the
     destination's URL.
     """
     allowed = Rule.for_owner(row.owner, row.writer) is not Rule.AGENT or destination.is_at(

@@ -1,7 +1,7 @@
 """Settings of destinations.
 
-The command line derives options from these settings, so this module must be cheap to import: each
-check imports the modules that it needs when it runs.
+The command line derives options from these settings, so the import of this module has to be fast.
+Therefore each check imports its dependencies only when it runs.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from daybook.jobs.markers import Marker
 
 DEFAULT_TIMEOUT_SECONDS = 15.0
 MAX_TIMEOUT_SECONDS = 45.0
-"""Shorter than the lease on a row: the lease outlasts an attempt that hangs this long."""
+"""Maximum timeout of a callback. The lease of an outbox row lasts longer."""
 MAX_ATTEMPTS = 20
 RETRY_DELAYS = tuple(
     timedelta(seconds=seconds)
     for seconds in (5, 30, 120, 600, 1800, 3600, 7200, 14400, 21600, 36000)
 )
 DEFAULT_ATTEMPTS = len(RETRY_DELAYS) + 1
-"""Default maximum number of attempts; together they take about a day."""
+"""Default maximum number of attempts. Together they take about a day."""
 
 
 class DestinationSettings(BaseModel):
@@ -81,7 +81,7 @@ class DestinationSettings(BaseModel):
         from daybook import settings
 
         text = value.get_secret_value()
-        # A list of documents shows asterisks instead of the secret.
+        # In a list of documents, there are asterisks in place of the secret.
         if text.strip("*") and not settings.signing_key(text):
             raise ValueError(f"is not a signing secret; {settings.SIGNING_SECRET_FORMAT}")
         return value

@@ -1,18 +1,18 @@
 """Destinations of callbacks: the signing secret, token, timeout and number of attempts for a URL.
 
-A destination is a block document of Daybook's own type; Prefect encrypts its secret. A destination
-applies to its own URL, with or without a query, and to every URL below its own. If several
-destinations match, the destination with the longest path applies. A callback to a URL without a
-destination is signed with the home's secret (`home_secret`).
+A destination is a block document of Daybook's own type, and Prefect encrypts its secret. A
+destination applies to its own URL, with or without a query, and to every URL below its own. If
+several destinations match, the destination with the longest path applies. The home's secret signs
+callbacks to URLs without a destination (`home_secret`).
 
 ::
 
     https://ops.example.org/hook     applies to  …/hook  …/hook/a  …/hook?x=1     not to  …/hooks
 
-Each Prefect client reads the destinations at most once a minute, and again after it changed one.
-Prefect's connection errors propagate: a process that cannot read the destinations cannot send, and
-retries later. Functions that change a destination also change its copy in the ledger, and raise
-`LedgerUnreachable` if they cannot.
+Each Prefect client reads the destinations at most once a minute, and again after it has changed
+one. The functions raise Prefect's connection errors, because a process that cannot read the
+destinations cannot send, and retries later. Functions that change a destination also change its
+copy in the ledger, and raise `LedgerUnreachable` if they cannot.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CACHE_SECONDS = 60.0
-"""Time for which destinations that were read from Prefect are reused."""
+"""Time for which a client uses the destinations that it has read from Prefect."""
 
 
 class DestinationInfo(DocumentView, frozen=True):
     """A stored destination, without its secrets.
 
-    ``timeout`` is in seconds. If the stored block is invalid, ``problem`` says why, and ``url``,
-    ``token``, ``timeout`` and ``tries`` are the unchecked JSON values in the block. The previous
-    secret also signs callbacks until ``rotating_until``, which is None if no rotation is in
+    ``timeout`` is in seconds. If the stored block is invalid, ``problem`` is the reason, and
+    ``url``, ``token``, ``timeout`` and ``tries`` are the unchecked JSON values in the block. Until
+    ``rotating_until``, the previous secret also signs callbacks; None means that no rotation is in
     progress.
     """
 
@@ -78,7 +78,7 @@ STORE = BlockStore(
 class Destination:
     """A validated destination.
 
-    ``name`` is empty for a URL without a destination, whose callbacks the home's secret signs.
+    ``name`` is empty if there is no destination for a URL; the home's secret signs its callbacks.
     """
 
     name: str = ""
@@ -106,7 +106,10 @@ class Destination:
 
 
 def build(name: str, data: Mapping[str, Any]) -> Destination:
-    """Return the destination with these stored settings; raise `InvalidInput` if they are bad."""
+    """Return the destination with these stored settings.
+
+    Raise `InvalidInput` if they are invalid.
+    """
     stored = STORE.parse(name, data)
     if not stored.secret.get_secret_value():
         raise InvalidInput(
@@ -132,13 +135,13 @@ _UrlParts = tuple[str, str, int, str]
 
 @dataclass(frozen=True)
 class DestinationIndex:
-    """Snapshot of all destinations and their secrets."""
+    """All destinations and their secrets, as they were at one time."""
 
     documents: tuple[tuple[_UrlParts, str, dict[str, Any]], ...] = field(default=(), repr=False)
 
     @classmethod
     def read(cls, documents: Iterable[BlockDocument]) -> Self:
-        """Build the index from documents with secrets; skip documents without a valid URL."""
+        """Build the index from documents with secrets. Skip documents without a valid URL."""
         entries = [
             (parts, str(each.name), dict(each.data))
             for each in documents
@@ -149,7 +152,7 @@ class DestinationIndex:
     def find(self, url: str) -> Destination | None:
         """Return the destination that applies to ``url``, or None.
 
-        Raises `InvalidInput` if the settings of the destination are invalid.
+        Raise `InvalidInput` if the settings of the destination are invalid.
         """
         parts = _url_parts(url) if self.documents else None
         matching = [each for each in self.documents if parts and _is_under(parts, each[0])]
@@ -160,7 +163,7 @@ class DestinationIndex:
 
 
 def _url_parts(url: str) -> _UrlParts | None:
-    """Return the normalised parts of a URL; None if it is not a web address."""
+    """Return the normalised parts of a URL. Return None if it is not a web address."""
     try:
         parsed = httpx.URL(url.strip())
     except (httpx.InvalidURL, TypeError, ValueError):
@@ -181,7 +184,7 @@ _read: WeakKeyDictionary[PrefectClient, tuple[float, DestinationIndex]] = WeakKe
 
 
 async def load_index(client: PrefectClient) -> DestinationIndex:
-    """Return all destinations; reuse those that ``client`` read in the last `CACHE_SECONDS`."""
+    """Return all destinations. Use those that ``client`` has read in the last `CACHE_SECONDS`."""
     cached = _read.get(client)
     if cached is None or time.monotonic() - cached[0] > CACHE_SECONDS:
         documents = await STORE.documents(client, include_secrets=True)
@@ -192,7 +195,7 @@ async def load_index(client: PrefectClient) -> DestinationIndex:
 async def find(client: PrefectClient, url: str) -> Destination | None:
     """Return the destination that applies to ``url``, or None.
 
-    Raises `InvalidInput` if the settings of the destination are invalid.
+    Raise `InvalidInput` if the settings of the destination are invalid.
     """
     return (await load_index(client)).find(url)
 
@@ -222,11 +225,11 @@ async def add(
     replace: bool = False,
     **settings: Any,
 ) -> Destination:
-    """Save and return a destination, with a new secret if none is given.
+    """Save a destination, and return it. If ``secret`` is None, create a secret.
 
-    ``settings`` are further fields of `DestinationSettings`. Raises `InvalidInput` for a bad name,
-    a name that is taken (without ``replace``), bad settings, a URL that another destination has, or
-    a block type that is not registered.
+    ``settings`` are further fields of `DestinationSettings`. Raise `InvalidInput` for an invalid
+    name, for invalid settings, for a URL that another destination has, and for a block type that is
+    not registered. Without ``replace``, raise it also for a name that is in use.
     """
     checked = STORE.validate({"url": url, "secret": secret or new_secret()} | settings)
     parts = _url_parts(checked.url)
@@ -241,11 +244,11 @@ async def add(
 async def rotate(
     client: PrefectClient, name: str, now: datetime, *, keep: timedelta = ROTATION_GRACE
 ) -> Destination:
-    """Give the destination a new secret; the old secret also signs until ``keep`` has passed.
+    """Give the destination a new secret, and return the destination.
 
-    Returns the changed destination. With a ``keep`` of zero, all old secrets expire at once. Raises
-    `NotFound`, and `InvalidInput` if the stored settings are invalid, or if another rotation is in
-    progress and ``keep`` is not zero.
+    The old secret also signs callbacks until ``keep`` has passed. If ``keep`` is zero, all old
+    secrets expire at once. Raise `NotFound`. Raise `InvalidInput` if the stored settings are
+    invalid, or if another rotation is in progress and ``keep`` is not zero.
     """
     document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))

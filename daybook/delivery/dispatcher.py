@@ -14,10 +14,10 @@
     TASK_SESSION  `daybook.mcp.wakes.WakeNotifier`    the MCP server that has the connection
 
 Prefect stores the signing secrets and the channel blocks. While Prefect does not respond, rows that
-need them stay pending and use up no attempt. Rows for a file or the console are sent anyway,
-because one of them may be the alert that Prefect is unreachable. A dispatcher that is stopped
-records its results and releases the other rows. A dispatcher that is killed leaves its leases
-behind; when a lease expires, its row is sent again under the same id.
+need them stay pending, and their attempts are not counted. Rows for a file or the console are sent
+anyway, because one of them may be the alert that Prefect is unreachable. A dispatcher that is
+stopped records its results and releases the other rows. If a dispatcher is killed, its rows stay
+leased. When a lease expires, its row is sent again under the same id.
 """
 
 from __future__ import annotations
@@ -44,39 +44,39 @@ from daybook.processes.ending import wait_shielded
 log = logging.getLogger(__name__)
 
 MAX_IN_FLIGHT = 2 * sending.MAX_IN_FLIGHT_PER_QUEUE
-"""Maximum number of rows that one `dispatch` sends at a time; one queue occupies at most half."""
+"""Maximum number of rows that one `dispatch` sends at a time. One queue occupies at most half."""
 MAX_BATCH_SIZE = 8
-"""Number of results that one transaction records without waiting for more."""
+"""Number of results with which a transaction is full, so that it waits for no further result."""
 BATCH_WAIT_SECONDS = 0.02
 POLL_INTERVAL_SECONDS = 1.0
-"""Interval between claims while no attempt ends, so that a hanging attempt delays no other row."""
+"""Interval between two claims while no attempt ends. So a hanging attempt delays no other row."""
 SHUTDOWN_GRACE_SECONDS = 5.0
 """Time that a stopped dispatcher waits for its attempts to end, and then for their recording."""
 PREFECT_UNREACHABLE_ERRORS = (Unreachable, httpx.TransportError)
-"""Errors of an attempt that mean that Prefect is unreachable."""
+"""Errors of an attempt which mean that Prefect is unreachable."""
 PREFECT_STATUS_ERROR = httpx.HTTPStatusError
-"""The error of a response from Prefect with an error status; guarded requests never raise it."""
+"""The error of a response from Prefect with an error status. Guarded requests never raise it."""
 
 
 class Sender(Protocol):
     """Adapter that sends the rows of one kind of queue.
 
-    A caller of `dispatch` passes its senders; `outgoing` passes senders of callbacks and channels.
+    A caller of `dispatch` passes its senders. `outgoing` passes senders of callbacks and channels.
     """
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
         """Make one attempt, which ends within `Timing.delivery_lease`.
 
         Raise one of `PREFECT_UNREACHABLE_ERRORS`, or `PREFECT_STATUS_ERROR`, if Prefect did not
-        provide the data for the attempt: then no attempt was made, and the row stays pending. Any
-        other error counts as a failed attempt.
+        provide the data for the attempt. After these errors, no attempt was made, and the row stays
+        pending. Any other error counts as a failed attempt.
         """
         ...
 
 
 @dataclass
 class DispatchResult:
-    """The result of `dispatch`: how many rows were delivered, failed permanently, or are retried.
+    """The numbers of rows that were delivered, that failed permanently, and that will be retried.
 
     ``ended`` has the id of each run with a delivered or failed row as a key. If an attempt needed
     Prefect, ``prefect_unreachable`` is true if Prefect was unreachable, and ``held`` is true if
@@ -105,13 +105,13 @@ async def dispatch(
     most: int = MAX_IN_FLIGHT,
     sent: DispatchResult | None = None,
 ) -> DispatchResult:
-    """Send all due rows that ``senders`` can send; return when no such row is left.
+    """Send all due rows that ``senders`` can send. Return when no such row is left.
 
     With ``run_id``, send only the rows of that run. ``accepts`` returns whether the caller sends to
     the queue with this name now. ``holder`` is the name of this process in leases. Start no attempt
-    after ``claims_for`` seconds, and send at most ``most`` rows at a time. Also write the result to
-    ``sent``, if given, so that the caller has it even if this function raises. If no row is due,
-    write nothing to the ledger. Raises `LedgerUnreachable`.
+    after ``claims_for`` seconds, and send at most ``most`` rows at a time. If ``sent`` is given,
+    also write the result to it, so that the caller has the result even after an error. If no row is
+    due, write nothing to the ledger. Raise `LedgerUnreachable`.
     """
     dispatcher = _Dispatcher(ledger, holder, senders, accepts=accepts, most=most, sent=sent)
     try:
@@ -157,17 +157,17 @@ class _Dispatcher:
 
     async def _claim(self, run_id: str | None) -> None:
         """Claim rows and start their attempts."""
-        if not self._last_claim_found_rows:  # otherwise more rows are likely
+        if not self._last_claim_found_rows:  # if the last claim found rows, there are probably more
             due = await sending.next_due(self._ledger, self._accepts)
             if due is None or due > self._ledger.now():
                 return
         rows: list[OutboxRow] = []
-        # The claim completes even if this dispatcher is stopped; `close` then releases the rows.
+        # The claim completes even if this dispatcher is stopped. Then `close` releases the rows.
         task = asyncio.create_task(self._claim_into(rows, run_id))
         later = asyncio.get_running_loop().call_later
         await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
         self._last_claim_found_rows = bool(rows)
-        # Rows that do not need Prefect go first.
+        # Send the rows that do not need Prefect first.
         for row in sorted(rows, key=lambda row: not outbox.is_builtin_queue(row.lane)):
             self._unsent.remove(row)
             attempt = asyncio.create_task(self._attempt(row))
@@ -196,7 +196,7 @@ class _Dispatcher:
             self._unsent.append(row)
             self._close_queue(row.lane, error)
         except Exception as error:
-            # The error text may hold anything, such as a URL with its query.
+            # The text of the error may contain anything, such as a URL with its query.
             problem = type(error).__name__
             log.error("Could not send %s: %s", row.id, problem, extra={"action": "outbox_error"})
             self._tried.append((row, backoff.failed(row, self._ledger.now(), problem, 0.0)))
@@ -204,7 +204,7 @@ class _Dispatcher:
             self._tried.append((row, tried))
 
     def _close_queue(self, lane: str, error: Exception) -> None:
-        """Stop sending the queue's rows: Prefect did not provide the data that a row needs."""
+        """Stop sending the queue's rows, because Prefect did not provide data for a row."""
         self._closed_queues.add(lane)
         if isinstance(error, PREFECT_STATUS_ERROR):
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
@@ -232,7 +232,7 @@ class _Dispatcher:
                 return
 
     async def _wait_for_result(self, within: float) -> bool:
-        """Wait for another attempt to end; return whether it did within ``within`` seconds."""
+        """Wait for another attempt to end. Return whether one ended within ``within`` seconds."""
         self._result_arrived.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(within):
@@ -240,7 +240,7 @@ class _Dispatcher:
         return self._result_arrived.is_set()
 
     async def _record(self) -> None:
-        """Record the results; the transaction completes even if this dispatcher is stopped."""
+        """Record the results. The transaction completes even if this dispatcher is stopped."""
         if self._recording is None:
             self._recording = asyncio.create_task(self._write())
         try:
@@ -250,7 +250,7 @@ class _Dispatcher:
                 self._recording = None
 
     async def _write(self) -> None:
-        # A result that cannot be written is not written again: the lease on its row expires.
+        # If a result cannot be written, it is not written later, and the lease of its row expires.
         tried, self._tried = self._tried, []
         unsent, self._unsent = self._unsent, []
         if tried:
@@ -276,7 +276,7 @@ class _Dispatcher:
     async def close(self) -> None:
         """Record the results and release the rows that were not sent, even after a cancellation.
 
-        If recording fails, the rows are not released either: their leases expire.
+        If the results cannot be recorded, the rows are not released, and their leases expire.
         """
         if self._under_way or self._tried or self._unsent or self._recording:
             await wait_shielded(asyncio.create_task(self._close()))
@@ -285,10 +285,10 @@ class _Dispatcher:
         attempts = list(self._under_way)
         for attempt in attempts:
             attempt.cancel()
-        if attempts:  # an attempt that does not end keeps its lease; the others are recorded
+        if attempts:  # an attempt that does not end keeps its lease, and the others are recorded
             await asyncio.wait(attempts, timeout=SHUTDOWN_GRACE_SECONDS)
         with suppress(TimeoutError):
             async with asyncio.timeout(SHUTDOWN_GRACE_SECONDS):
-                for _ in range(2):  # first the recording in progress, if there is one
+                for _ in range(2):  # if a recording is in progress, wait for it first
                     with suppress(Unreachable):
                         await self._record()

@@ -16,7 +16,7 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import LaneRow, OutboxRow
 
 ID_PREFIX = "msg_"
-"""Prefix of the id of every outbox row; a user may omit the prefix."""
+"""Prefix of the id of every outbox row. A user may omit the prefix."""
 
 _NEWEST = (col(OutboxRow.created_at).desc(), col(OutboxRow.id))
 
@@ -29,7 +29,7 @@ async def list_for_run(session: AsyncSession, run_id: str) -> list[OutboxRow]:
 
 
 async def alert_statuses(session: AsyncSession, run_ids: Collection[str]) -> dict[str, str]:
-    """Return, by run id, the status of the operator's alert about each run that has an alert.
+    """Return the status of the operator's alert about each run that has an alert, by run id.
 
     If a run has several alerts, the worst status counts: failed, then pending, then delivered.
     Withdrawn alerts do not count.
@@ -47,7 +47,7 @@ async def alert_statuses(session: AsyncSession, run_ids: Collection[str]) -> dic
 async def has_untried(session: AsyncSession, run_id: str, now: datetime) -> bool:
     """Return whether a run has a due row without an attempt, in a queue that is not paused.
 
-    Rows of listeners do not count: the process that has the listener may have exited.
+    Rows of listeners do not count, because the process that has the listener may have exited.
     """
     paused = select(LaneRow.lane).where(col(LaneRow.paused_until) > now)
     untried_rows = select(OutboxRow.id).where(
@@ -68,10 +68,10 @@ async def recent(
     job_id: str | None = None,
     limit: int = 50,
 ) -> list[OutboxRow]:
-    """Return at most ``limit`` rows, newest first; optionally only of one job or with one status.
+    """Return at most ``limit`` rows, newest first, of one job or all, with one status or any.
 
-    Wakes of task sessions are omitted, because Daybook shows them with their tasks. Raises
-    ValueError for an unknown status.
+    Omit wakes of task sessions, because Daybook shows them with their tasks. Raise ValueError for
+    an unknown status.
     """
     rows = select(OutboxRow).where(col(OutboxRow.purpose) != outbox.WAKE)
     rows = rows.order_by(*_NEWEST).limit(limit)
@@ -83,7 +83,7 @@ async def recent(
 
 
 async def find(session: AsyncSession, ref: str) -> OutboxRow:
-    """Return the row with this id or unique id prefix; raise `NotFound` or `Ambiguous`."""
+    """Return the row with this id or unique id prefix. Raise `NotFound` or `Ambiguous`."""
     prefix = ref if ref.startswith(ID_PREFIX) else f"{ID_PREFIX}{ref}"
     prefixed = select(OutboxRow).where(col(OutboxRow.id).startswith(prefix, autoescape=True))
     matches = (
@@ -107,7 +107,7 @@ async def inbox(
 ) -> list[OutboxRow]:
     """Return at most ``limit`` messages of the inbox, newest first.
 
-    Optionally, return only unread messages, messages of one job, or messages of these events.
+    The arguments select only unread messages, messages of one job, or messages about these events.
     """
     messages = select(OutboxRow).where(outbox.IN_INBOX, col(OutboxRow.status) == Delivery.DELIVERED)
     if unread_only:
@@ -120,7 +120,10 @@ async def inbox(
 
 
 async def mark_read(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Mark the inbox messages ``ids`` (None: all) as read; return how many were unread."""
+    """Mark the inbox messages ``ids`` (None: all) as read.
+
+    Return the number of unread ones among them.
+    """
     async with ledger.write() as session:
         unread = update(OutboxRow).where(outbox.UNREAD, col(OutboxRow.status) == Delivery.DELIVERED)
         if ids is not None:

@@ -1,8 +1,8 @@
 """The home's signing secret, for callbacks to URLs without a destination.
 
-The secret is the value of the setting `DAYBOOK_WEBHOOK_SECRET`. Without this setting, it is in the
-file `<home>/webhook-secret`, which Daybook creates on first use. The file is either complete or
-absent, and only its owner can read it::
+The secret is the value of the setting `DAYBOOK_WEBHOOK_SECRET`. If it is not set, the secret is in
+the file `<home>/webhook-secret`, which Daybook creates when it first needs the secret. The file is
+either complete or absent, and only its owner can read it::
 
     whsec_…                                     the secret
     whsec_… 2027-01-16T12:00:00+00:00           the previous secret, and when it expires
@@ -39,7 +39,7 @@ def new_secret() -> str:
 def default_secrets(home: Home, now: datetime) -> list[str]:
     """Return the home's secrets that are valid at ``now``, newest first.
 
-    Raises the same errors as `read_secrets`.
+    Raise the same errors as `read_secrets`.
     """
     return valid_secrets(read_secrets(home), now)
 
@@ -47,7 +47,7 @@ def default_secrets(home: Home, now: datetime) -> list[str]:
 def read_secrets(home: Home) -> list[SigningSecret]:
     """Return the home's secrets, newest first, each with the end of its validity (None: no end).
 
-    Raises `InvalidInput` if the file holds no secret or a setting is invalid, and OSError if the
+    Raise `InvalidInput` if the file contains no secret or a setting is invalid, and OSError if the
     file cannot be read or created.
     """
     setting = settings.load().webhook_secret.get_secret_value()
@@ -55,7 +55,7 @@ def read_secrets(home: Home) -> list[SigningSecret]:
         return [(setting, None)]
     found = _read(home.webhook_secret)
     if found is None:
-        # If another process creates the file first, its secret is kept.
+        # If another process creates the file first, this call leaves its secret unchanged.
         make_private_file(home.webhook_secret, f"{new_secret()}\n")
         found = _read(home.webhook_secret)
         assert found is not None
@@ -68,15 +68,15 @@ def valid_secrets(kept: Iterable[SigningSecret], now: datetime) -> list[str]:
 
 
 def default_secret(home: Home, now: datetime) -> str:
-    """Return the newest of the home's secrets; raise the same errors as `read_secrets`."""
+    """Return the newest of the home's secrets. Raise the same errors as `read_secrets`."""
     return default_secrets(home, now)[0]
 
 
 def rotate_default(home: Home, now: datetime, *, keep: timedelta = ROTATION_GRACE) -> str:
-    """Give the home a new secret and return it; the old secret also signs for ``keep``.
+    """Give the home a new secret, and return it. The old secret also signs callbacks for ``keep``.
 
-    Raises `InvalidInput` if the secret comes from the setting, and the errors of `read_secrets`
-    and `check_rotation`.
+    Raise `InvalidInput` if the setting contains the secret, and the errors of `read_secrets` and
+    `check_rotation`.
     """
     if settings.load().webhook_secret.get_secret_value():
         problem = "DAYBOOK_WEBHOOK_SECRET sets the home's secret"
@@ -105,8 +105,8 @@ def check_rotation(valid: list[str], keep: timedelta) -> None:
 def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> dict[str, Any]:
     """Return the changed fields of a settings document that gets the secret ``new``.
 
-    ``valid`` are the document's secrets that are valid now, newest first; the newest stays valid
-    until ``keep`` has passed. Raises the error of `check_rotation`.
+    ``valid`` are the document's secrets that are valid now, newest first. The newest of them stays
+    valid until ``keep`` has passed. Raise the error of `check_rotation`.
     """
     check_rotation(valid, keep)
     return {
@@ -119,14 +119,17 @@ def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> dict[
 def rotating_until(
     store: BlockStore[Any], data: Mapping[str, Any], now: datetime
 ) -> datetime | None:
-    """Return when the validity of a document's previous secret ends; None if none is valid."""
+    """Return the time until which a document's previous secret is valid; None if none is valid."""
     settings, _ = store.check(data)
     until: datetime | None = settings.previous_until if settings else None
     return until if until and now < until else None
 
 
 def _read(file: Path) -> list[SigningSecret] | None:
-    """Return the secrets in ``file``; None if it does not exist. No error quotes its content."""
+    """Return the secrets in ``file``; None if the file does not exist.
+
+    Raise `InvalidInput` for a file without a valid secret. No error contains a part of the file.
+    """
     try:
         lines = file.read_text(encoding="ascii").splitlines()
         secrets_found = [_of_line(line) for line in lines if line.strip()]

@@ -1,4 +1,4 @@
-"""Calls to listeners: for each listener one call at a time, with a timeout.
+"""Calls to listeners: one call at a time for each listener, with a timeout.
 
 ::
 
@@ -6,19 +6,19 @@
           ▲                                                                 ├─ failed: it raised
           └─ retry by `delivery.backoff`: `Temporary`, timeout, not loaded ─┘
 
-No listener waits for another listener. Listeners are third-party code, and in the keeper's process
-they must not delay the renewal of leases. So each call runs in its own thread, and an `async def`
-listener in its own event loop in that thread. In a program that uses `daybook.listening`
-(``in_this_loop``), an `async def` listener runs in the program's event loop, and any other listener
-in a thread. At its timeout an asynchronous call is cancelled; a call that still does not end is
-abandoned in its thread. If several calls in a row fail with an error that allows a retry, the
-listener's queue is paused, like the queue of any unresponsive destination. A listener receives its
-outcomes in order, except that later outcomes may precede a retry.
+No listener waits for another listener. Listeners are code of other authors, and in the keeper's
+process they must not delay the renewal of leases. So each call runs in its own thread, and an
+`async def` listener in its own event loop in that thread. In a program that uses
+`daybook.listening` (``in_this_loop``), an `async def` listener runs in the program's event loop,
+and any other listener in a thread. At its timeout, an asynchronous call is cancelled. If a call
+still does not end, its thread is abandoned. If several calls in a row fail with an error that
+allows a retry, the listener's queue is paused, like the queue of any destination that does not
+respond. A listener receives its outcomes in order, but a retry may come after later outcomes.
 
-A process that is stopped records the completed calls and releases the rows that it claimed but did
-not deliver. A killed process leaves its leases behind; when a lease expires, the listener is called
-again. A listener that crashes its process is called at most `MAX_CRASHES` times for one outcome,
-unless the operator retries the call.
+If a process is stopped, it records the completed calls, and releases the rows that it claimed but
+did not deliver. If a process is killed, its rows stay leased. When a lease expires, the listener is
+called again. A listener that crashes its process is called at most `MAX_CRASHES` times for one
+outcome, unless the operator retries the call.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class ListenerTimeout(Exception):
 
 
 class TooManyCrashes(Exception):
-    """The listener is not called again about this outcome: too many calls had no result."""
+    """Too many calls about this outcome had no result, so the listener is not called again."""
 
 
 async def load_names() -> list[str]:
-    """Import the modules in the setting `plugins`; return the names of all listeners, sorted.
+    """Import the modules in the setting `plugins`. Return the names of all listeners, sorted.
 
-    Raises `InvalidInput` for an invalid setting, and `ListenerTimeout` if the imports do not end
+    Raise `InvalidInput` for an invalid setting, and `ListenerTimeout` if the imports do not end
     within `LISTENER_TIMEOUT_SECONDS`.
     """
     names: list[str] = []
@@ -90,11 +90,11 @@ async def call_listeners(
     within: float = LISTENER_TIMEOUT_SECONDS,
     in_this_loop: bool = False,
 ) -> int:
-    """Call these listeners for all due outcomes; with ``run_id``, only for that run's outcomes.
+    """Call these listeners for all due outcomes, or only for the outcomes of the run ``run_id``.
 
-    Return the number of recorded attempts. Start no call after ``claims_for`` seconds, and stop
-    waiting for a call after ``within`` seconds. No listener waits for another listener. If no call
-    is due, write nothing to the ledger. Raises `LedgerUnreachable`.
+    Return the number of recorded attempts. Start no call after ``claims_for`` seconds, and wait for
+    a call at most ``within`` seconds. No listener waits for another listener. If no call is due,
+    write nothing to the ledger. Raise `LedgerUnreachable`.
     """
     queues = {outbox.queue_of_listener(name) for name in names}
     called = await dispatch(
@@ -104,13 +104,14 @@ async def call_listeners(
         accepts=queues.__contains__,
         run_id=run_id,
         claims_for=claims_for,
-        most=2 * len(queues),  # one call per listener: at most half, so claims continue
+        # Each listener has one call at a time, so at most half are in use, and claims continue.
+        most=2 * len(queues),
     )
     return called.delivered + called.failed + called.again
 
 
 class ListenerSender:
-    """Calls listeners with a timeout of ``within`` seconds; ``now`` returns the ledger's time.
+    """Calls listeners with a timeout of ``within`` seconds. ``now`` returns the ledger's time.
 
     With ``in_this_loop``, an `async def` listener runs in the caller's event loop.
     """
@@ -119,7 +120,7 @@ class ListenerSender:
         self._now, self._within, self._in_this_loop = now, within, in_this_loop
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Call the row's listener with the outcome that the row describes."""
+        """Call the row's listener with the outcome in the row."""
         started = time.perf_counter()
         error = await self._call(row)
         seconds = time.perf_counter() - started
@@ -132,13 +133,17 @@ class ListenerSender:
             problem,
             extra={"action": "listener_failed", "listener": row.address},
         )
-        # Any other error is the listener's own: it was called, and may accept the next outcome.
+        # Any other error is the listener's own. The listener was called, and may accept the next
+        # outcome.
         retried = isinstance(error, Temporary | ListenerTimeout | registry.UnusableFunction)
         asked = error.retry_after if isinstance(error, Temporary) else None
         return backoff.failed(row, self._now(), problem, seconds, final=not retried, asked=asked)
 
     async def _call(self, row: OutboxRow) -> BaseException | None:
-        """Return the error that the listener raised or that prevented the call, or None."""
+        """Return the error that the listener raised, or that prevented the call.
+
+        Return None if it succeeded.
+        """
         if row.retried_at is None and row.fence - row.attempts > MAX_CRASHES:
             return TooManyCrashes(
                 f"gave up: {MAX_CRASHES} calls ended without a result, because their process died "
@@ -147,7 +152,8 @@ class ListenerSender:
         started, body = time.monotonic(), json.loads(row.body)
         functions: list[Callable[..., Any]] = []
         try:
-            if not self._in_this_loop:  # one thread and one timeout: the import may also be slow
+            if not self._in_this_loop:
+                # One thread and one timeout also include the import, which may be slow.
                 await run_in_thread(lambda: _found(row.address)(body), self._within)
                 return None
             await run_in_thread(lambda: functions.append(_found(row.address)), self._within)
@@ -164,7 +170,7 @@ class ListenerSender:
 
 
 def _found(name: str) -> Callable[..., Any]:
-    """Return the listener with this name, importing it if necessary; raise `UnusableFunction`."""
+    """Return the listener with this name; import it if necessary. Raise `UnusableFunction`."""
     function = registry.find(registry.LISTENERS, name)
     if function is None:
         raise registry.UnusableFunction("it is not registered in this process")
@@ -178,7 +184,7 @@ async def _in_this_loop(call: Callable[[], Any], within: float) -> BaseException
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return error  # raised by the listener itself
+        return error  # the listener itself raised this error
     except Exception as error:
         return error
     return None
@@ -197,11 +203,11 @@ async def _awaited(work: Any, within: float) -> None:
 
 
 async def run_in_thread(call: Callable[[], Any], within: float) -> None:
-    """Run ``call`` in its own thread; if its result is awaitable, await the result there.
+    """Run ``call`` in its own thread. If its result is awaitable, await the result there.
 
-    Raises the error of ``call``; an error that would end a thread or task is converted to a
-    `RuntimeError`. Raises `ListenerTimeout` if ``call`` does not end within ``within`` seconds; a
-    thread that cannot be cancelled is abandoned and ends with the process.
+    Raise the error of ``call``. An error that would end a thread or task is converted to a
+    `RuntimeError`. Raise `ListenerTimeout` if ``call`` does not end within ``within`` seconds. If
+    its thread cannot be cancelled, the thread is abandoned and ends with the process.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[BaseException | None] = loop.create_future()
@@ -219,7 +225,7 @@ async def run_in_thread(call: Callable[[], Any], within: float) -> None:
             error = raised
         except BaseException as raised:
             error = RuntimeError(_error_text(raised))
-        with suppress(RuntimeError):  # the loop is closed: no caller waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits any more
             loop.call_soon_threadsafe(set_result, error)
 
     threading.Thread(target=run, name="daybook-listener", daemon=True).start()

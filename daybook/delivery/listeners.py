@@ -1,4 +1,4 @@
-"""Listeners: Python functions that are called for every outcome.
+"""Listeners: Python functions that Daybook calls for every outcome.
 
 ::
 
@@ -10,7 +10,7 @@
                           pending ──► delivered | failed      sent by a process with the listener
                              └──────► failed                  no such process for `UNSEEN_TIMEOUT`
 
-The process that records an outcome need not have the listener: it may be a worker on another
+The process that records an outcome need not have the listener. It may be a worker on another
 machine, the command line, or a flow called in a script. So the ledger stores the listeners' names.
 The processes that call listeners announce the names: the leader's keeper, and each program that
 listens. A process also enqueues rows for the listeners that it has registered itself. A listener's
@@ -39,7 +39,10 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
 UNSEEN_TIMEOUT = timedelta(hours=24)
-"""Time that a listener may be absent; then it gets no more rows, and its rows of this age fail."""
+"""Time that a listener may be absent.
+
+After it, the listener gets no rows, and its old rows fail.
+"""
 
 _FACT = "listeners"
 
@@ -60,8 +63,9 @@ async def update_range(
 ) -> None:
     """Update the listeners' rows after ``row`` was extended to more due times.
 
-    A row that no process has claimed gets the new body. A listener that was called, or is being
-    called, gets another row about the whole range: the same run, with its new end and count.
+    If no process has claimed a listener's row, the row gets the new body. If the listener was
+    called, or is being called, it gets another row about the whole range: the same run, with its
+    new end and count.
     """
     unsent = select(OutboxRow).where(
         col(OutboxRow.run_id) == row.id, col(OutboxRow.purpose) == LISTENER, outbox.UNSENT
@@ -78,7 +82,7 @@ async def update_range(
 
 
 async def _recipients(session: AsyncSession, now: datetime) -> set[str]:
-    """Return the names of the listeners to call for an outcome now."""
+    """Return the names of the listeners to call about an outcome now."""
     names = {name for name, at in (await _seen(session)).items() if now - at < UNSEEN_TIMEOUT}
     return names | set(registry.known_names(registry.LISTENERS))
 
@@ -95,7 +99,7 @@ async def _put(
 ) -> None:
     """Enqueue a row for each name.
 
-    ``corrects`` and ``until`` distinguish the keys of further rows about the same run.
+    If there are several rows about one run, ``corrects`` and ``until`` make their keys different.
     """
     if not names:
         return
@@ -120,9 +124,9 @@ async def _put(
 
 
 async def announce(ledger: Ledger, names: Collection[str]) -> None:
-    """Record that these listeners are present; forget listeners absent for `UNSEEN_TIMEOUT`.
+    """Record that these listeners are present. Remove listeners absent for `UNSEEN_TIMEOUT`.
 
-    Rows of a forgotten listener fail, with the reason, when they are as old as `UNSEEN_TIMEOUT`.
+    The rows of a removed listener fail, with the reason, when they are as old as `UNSEEN_TIMEOUT`.
     """
     async with ledger.write() as session:
         now, fact = ledger.now(), await session.get(Fact, _FACT)

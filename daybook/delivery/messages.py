@@ -1,7 +1,7 @@
 """Texts of notifications: callbacks as JSON, and messages from the job's or Daybook's template.
 
-The ledger stores up to `MAX_MESSAGE_LENGTH` characters of a message. When a channel with a lower
-limit sends the message, the channel truncates it.
+The ledger stores up to `MAX_MESSAGE_LENGTH` characters of a message. If the limit of a channel is
+lower, the channel truncates the message when it sends it.
 """
 
 from __future__ import annotations
@@ -38,15 +38,16 @@ _STATUS_PHRASES: dict[Status, str] = {
 
 
 def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """Return the body of a callback, as it is signed and sent.
+    """Return the body of a callback, as Daybook signs and sends it.
 
-    ``corrects`` is the former outcome if the outcome of the run was corrected, else None. For a job
-    that an agent owns, `output`, `result` and `error` are null. If the run has warnings, `warnings`
-    and `reason` contain only the names of the tools.
+    If the outcome of the run was corrected, ``corrects`` is the former outcome, otherwise None. For
+    a job that an agent owns, `output`, `result` and `error` are null; if the run has warnings,
+    `warnings` and `reason` contain only the names of the tools.
     """
     data = _run(row, job, event, corrects)
     if job is not None and owners.is_agent(job.owner):
-        data |= {"output": None, "result": None, "error": None}  # an error may quote the answer
+        # An error may contain a part of the answer.
+        data |= {"output": None, "result": None, "error": None}
         if row.warnings:
             names = [each.partition(":")[0] for each in row.warnings]
             data |= {"warnings": names, "reason": f"warning: {'; '.join(names)}"}
@@ -56,7 +57,7 @@ def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | N
 def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
     """Return the body for a listener, which contains the answer even if an agent owns the job.
 
-    Listeners belong to the operator; receivers of callbacks may not.
+    Listeners belong to the operator, but the receivers of callbacks may belong to others.
     """
     return texts.to_json(_run(row, job, event, corrects))
 
@@ -64,19 +65,19 @@ def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | N
 def _run(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> dict[str, Any]:
     data: dict[str, Any] = {"version": CALLBACK_VERSION, "event": event, "corrects": corrects}
     data |= Run.of(row, job).model_dump(mode="json")
-    del data["delivery"]  # not known before this row is delivered
+    del data["delivery"]  # the delivery status is not known before this row is delivered
     return data
 
 
 def answer_text(row: RunRow, output: str | None) -> str:
-    """Return the answer of a run that succeeded; empty if there is none, or only `[SILENT]`."""
+    """Return the answer of a run that succeeded; "" if there is none, or if it is `[SILENT]`."""
     text = output if output is not None or row.result is None else texts.to_json(row.result)
     text = (text or "").strip()
     return "" if text.upper() == SILENT_ANSWER else text
 
 
 def truncate(text: str) -> str:
-    """Cut ``text`` to `MAX_MESSAGE_LENGTH` characters; append the number of omitted ones."""
+    """Shorten ``text`` to `MAX_MESSAGE_LENGTH` characters; append the number of omitted ones."""
     if len(text) <= MAX_MESSAGE_LENGTH:
         return text
     return f"{text[:MAX_MESSAGE_LENGTH]}\n… ({len(text) - MAX_MESSAGE_LENGTH:,} more characters)"
@@ -93,7 +94,8 @@ def message(
 ) -> str:
     """Return the text for the job's channel: the rendered template, unless it is blank.
 
-    Otherwise return the answer of a completed run, or the description of any other outcome.
+    Without such a text, return the answer of a completed run, or the description of any other
+    outcome.
     """
     if template:
         rendered = prompts.render(template, _values(row, stored, output), VARIABLES)
@@ -152,7 +154,7 @@ def approval(row: RunRow, stored: StoredJob | None, asked: ApprovalRow) -> tuple
 
 
 def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:
-    """Return subject and text of the message that a job succeeds again after an alert."""
+    """Return the subject and the text of the message that a job succeeds again after an alert."""
     name = stored.row.name
     text = f"{name} succeeded again\ndue {_due(row.due, stored)}\ndaybook show {row.id[:12]}"
     return _line(f"{name}: recovered"), text

@@ -12,8 +12,8 @@
 
 A run's `delivery` combines the status of its callbacks and messages. Alerts to the operator, rows
 of listeners (`listeners`) and wakes of task sessions (`daybook.tasks.wakes`) do not count. The
-inbox is the ledger itself: its rows are delivered when they are due, without a sender. `alerts`
-decides when to alert about failures, and `messages` contains the texts.
+inbox is the ledger itself, so its rows need no sender, and count as delivered when they are due.
+`alerts` decides when to alert about failures, and `messages` creates the texts.
 
 A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
 a whole. `daybook.delivery.sending` explains these queues.
@@ -49,20 +49,21 @@ INBOX = "inbox"
 """The channel whose messages stay in the ledger."""
 
 FILE = "file"
-"""The channel whose conversations are files in the home's `out/`."""
+"""The channel whose chats are files in the home's `out/`."""
 
 CONSOLE = "console"
-"""The channel whose messages the delivering process prints."""
+"""The channel whose messages are printed by the process that sends them."""
 
 BUILTIN_CHANNELS = (INBOX, FILE, CONSOLE)
-"""The channels that need no Prefect block; `channels.registry.BUILTIN` has their adapters."""
+"""The channels without a Prefect block. `channels.registry.BUILTIN` has their adapters."""
 
 
 class QueueKind(StrEnum):
-    """Kinds of destination queues; each has its own sender (`daybook.delivery.dispatcher`).
+    """Kinds of destination queues. Each kind has its own sender (`daybook.delivery.dispatcher`).
 
-    The value is the prefix of the queue's name; the queue of a URL is the URL itself. While Prefect
-    is unreachable, rows wait; `dispatcher` and `dispatch_outgoing` list the exceptions.
+    The value is the prefix of the queue's name. The name of the queue of a URL is the URL itself.
+    While Prefect is unreachable, rows wait, with the exceptions that `dispatcher` and
+    `dispatch_outgoing` list.
 
     For a new messaging service, add a channel (`daybook.delivery.channels`). A new kind of queue
     needs:
@@ -88,17 +89,20 @@ CALLBACK, MESSAGE, ALERT, LISTENER = "callback", "message", "alert", "listener"
 WAKE = "wake"
 """Purpose of a row that wakes a task session (`daybook.tasks.wakes`).
 
-Such a row has one attempt: the next cycle of the task scheduler sends the next wake.
+Such a row has only one attempt, because the next cycle of the task scheduler sends the next wake.
 """
 COUNTED_PURPOSES = (CALLBACK, MESSAGE)
 """The purposes of the rows that count for a run's `delivery`."""
 
 MAX_NAME_BYTES = 400
-"""Maximum length of a queue name or key in bytes: PostgreSQL indexes no more than 2,704."""
+"""Maximum length of a queue name or key in bytes. PostgreSQL can index at most 2,704 bytes."""
 
 
 def sql_literal(word: str) -> ColumnElement[str]:
-    """Return ``word`` as an SQL literal; a parameter would prevent the use of partial indexes."""
+    """Return ``word`` as an SQL literal.
+
+    With a parameter in its place, the database could not use partial indexes.
+    """
     return literal_column(f"'{word}'")
 
 
@@ -109,7 +113,7 @@ UNSENT = (
     & col(OutboxRow.retried_at).is_(None)
     & col(OutboxRow.lease_until).is_(None)
 )
-"""No process is sending the row, and no attempt was recorded: its text may still be changed."""
+"""The row is not being sent, and has no recorded attempt, so its text may still be changed."""
 IN_INBOX = (col(OutboxRow.address) == sql_literal(INBOX)) & (col(OutboxRow.purpose) != LISTENER)
 """The row belongs to the inbox. Listeners are excluded, because one may have the name `inbox`."""
 UNREAD = IN_INBOX & col(OutboxRow.read_at).is_(None)
@@ -123,7 +127,7 @@ OUTCOME_EVENTS: dict[Status, Event] = {
     Status.CANCELLED: "cancelled",
     Status.MISSED: "missed",
 }
-"""The event of each outcome that causes an event."""
+"""The event that each outcome causes. Other outcomes cause no event."""
 
 _WORST_FIRST = (Delivery.FAILED, Delivery.PENDING, Delivery.DELIVERED, Delivery.SUPPRESSED)
 
@@ -141,7 +145,7 @@ async def enqueue(
     """Enqueue the notifications about the outcome that ``row`` just got.
 
     ``stored`` is the job after the outcome has changed it. ``late`` is true if the outcome corrects
-    an `unknown`; ``paused`` is true if the job was paused because of its failures.
+    an `unknown`. ``paused`` is true if the job was paused because of its failures.
     """
     event = OUTCOME_EVENTS.get(row.state)
     if event is None:
@@ -189,10 +193,10 @@ async def enqueue_message(
     job_id: str | None = None,
     now: datetime,
 ) -> OutboxRow | None:
-    """Enqueue one message to a channel; return its row, or None if a row with this key exists.
+    """Enqueue one message to a channel. Return its row, or None if a row with this key exists.
 
     An alert belongs to the operator. Any other message belongs to the job's owner, whose limits the
-    sender checks; `chat_id_of` determines the chat id of such a message.
+    sender checks. `chat_id_of` returns the chat id of such a message.
     """
     job = await session.get(JobRow, job_id) if job_id and purpose != ALERT else None
     chat_id = chat_id_of(Notify.model_construct(channel=channel, chat_id=chat_id), job)
@@ -223,7 +227,7 @@ async def refresh_delivery(session: AsyncSession, run_id: str) -> None:
 
 
 async def refresh_deliveries(session: AsyncSession, run_ids: Collection[str]) -> None:
-    """Update the `delivery` of these runs, except of runs without callbacks and messages."""
+    """Update the `delivery` of these runs. Runs without callbacks and messages stay unchanged."""
     if not run_ids:
         return
     await session.flush()
@@ -249,10 +253,13 @@ async def refresh_deliveries(session: AsyncSession, run_ids: Collection[str]) ->
 
 
 def operator_channel() -> str:
-    """Return the channel for alerts to the operator."""
+    """Return the channel for alerts to the operator.
+
+    If the setting is invalid, return the inbox.
+    """
     try:
         return settings.load().alert_channel
-    except InvalidInput:  # an invalid setting must not lose an outcome
+    except InvalidInput:  # an invalid setting must not prevent the recording of an outcome
         return INBOX
 
 
@@ -260,7 +267,7 @@ def queue_of_url(url: str) -> str:
     """Return the queue of a URL: scheme, host, port and path, without credentials or query."""
     try:
         parts = urlsplit(url)
-    except ValueError:  # an invalid URL must not lose an outcome
+    except ValueError:  # an invalid URL must not prevent the recording of an outcome
         return shorten(url.partition("?")[0])
     return shorten(
         f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
@@ -268,7 +275,7 @@ def queue_of_url(url: str) -> str:
 
 
 def queue_of_channel(channel: str, chat_id: str = "") -> str:
-    """Return the queue of a channel; each conversation of the channel has its own queue."""
+    """Return the queue of a channel. Each chat of the channel has its own queue."""
     return shorten(f"{QueueKind.CHANNEL}{channel}" + (f"/{chat_id}" if chat_id else ""))
 
 
@@ -278,7 +285,10 @@ def queue_of_listener(name: str) -> str:
 
 
 def queue_of_task_session(session_id: str) -> str:
-    """Return the queue of a task session, whose connected MCP server sends the wakes."""
+    """Return the queue of a task session.
+
+    The MCP server to which the session is connected sends its rows.
+    """
     return f"{QueueKind.TASK_SESSION}{session_id}"
 
 
@@ -299,7 +309,7 @@ def is_builtin_queue(lane: str) -> bool:
 
 
 def shorten(name: str) -> str:
-    """Return ``name``, or its beginning and a digest if it is longer than `MAX_NAME_BYTES`."""
+    """Return ``name``. If it is longer than `MAX_NAME_BYTES`, return its beginning and a digest."""
     data = name.encode()
     if len(data) <= MAX_NAME_BYTES:
         return name
@@ -321,10 +331,10 @@ def chat_id_of(notify: Notify, job: JobRow | None) -> str:
 
 
 def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Notify:
-    """Return the notification settings in the run's parameters, or else the job's settings.
+    """Return the notification settings in the run's parameters, otherwise the job's settings.
 
-    Settings that cannot be read are ignored: a run that another version stored must not stop the
-    process that handles all runs.
+    Ignore settings that cannot be read. Another version may have stored the run, and this must not
+    stop the process that handles all runs.
     """
     try:
         return Notify.model_validate(parameters["notify"])
@@ -333,7 +343,7 @@ def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Not
 
 
 async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
-    """Store and return ``row``; return None if a row with its key exists."""
+    """Store and return ``row``. If a row with its key exists, return None."""
     row.key = shorten(row.key)
     known = select(OutboxRow.id).where(col(OutboxRow.key) == row.key)
     if (await session.execute(known)).first() is not None:
@@ -367,7 +377,7 @@ class _Notifications:
         self.enqueued = False
 
     async def event(self, event: Event, *, paused: bool) -> bool:
-        """Enqueue the notifications; return whether a requested notification is held back."""
+        """Enqueue the notifications. Return whether a requested notification was suppressed."""
         notify = self.notify
         field = CALLBACK_FIELDS[event]
         url = notify.callbacks[field]
@@ -394,7 +404,7 @@ class _Notifications:
         await self._put(row)
 
     async def _writer(self, field: str) -> str:
-        """Return the author of the field's URL in the run's revision; empty for a direct call."""
+        """Return the author of the field's URL in the run's revision; "" if the run has no job."""
         if self.job is None:
             return ""
         revision_key = (self.job.id, self.row.revision or self.job.revision)
@@ -404,9 +414,9 @@ class _Notifications:
         )
 
     async def _message(self, event: Event) -> bool:
-        """Enqueue the message; return False if the run's answer must not be sent.
+        """Enqueue the message. Return False if the run's answer must not be sent.
 
-        An empty or silent answer is not sent, nor is an unchanged answer with `only_changed`.
+        Do not send an empty or silent answer, nor, with `only_changed`, an unchanged answer.
         """
         notify, digest = self.notify, ""
         if event == "completed":
@@ -443,7 +453,10 @@ class _Notifications:
         return found
 
     async def _alert(self, *, paused: bool) -> bool:
-        """Enqueue an alert about a failure or the resulting pause; return whether it was due."""
+        """Enqueue an alert about a failure or the resulting pause.
+
+        Return whether an alert was due.
+        """
         subject = messages.subject(self.row, self.job, self.corrects)
         own = self._is_own()
         template = self.notify.template if own else ""
@@ -471,7 +484,10 @@ class _Notifications:
         return at is not None
 
     async def _recovered(self, stored: StoredJob) -> None:
-        """Withdraw an unsent alert, or else enqueue the message that the job has recovered."""
+        """Withdraw an unsent alert.
+
+        If there is none, enqueue the message that the job has recovered.
+        """
         if not await self._withdraw():
             subject, body = messages.recovered(self.row, stored)
             await self._to_channel("recovered", "recovered", subject, body, self.now)
@@ -479,7 +495,10 @@ class _Notifications:
         self.session.add(stored.row)
 
     async def _withdraw(self) -> bool:
-        """Withdraw the alert that waits for its hour; return whether there was such an alert."""
+        """Withdraw the alert that waits until the hour is over.
+
+        Return whether there was such an alert.
+        """
         assert self.job is not None
         query = select(OutboxRow).where(
             col(OutboxRow.job_id) == self.job.id,
@@ -501,7 +520,7 @@ class _Notifications:
         return bool(found)
 
     def _is_own(self) -> bool:
-        """Return whether alerts go to the job's own channel, not to the operator's channel."""
+        """Return whether alerts go to the job's own channel and not to the operator's channel."""
         notify = self.notify
         return bool(notify.channel) and "failed" in notify.events and not notify.silent
 

@@ -1,4 +1,4 @@
-"""Sending of the outbox rows that leave Daybook: requests to URLs, and channel messages."""
+"""Sending of the outbox rows that leave Daybook: requests to URLs, and messages to channels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MESSAGE_TIMEOUT_SECONDS = 30.0
-"""Timeout of one message to a channel; a destination sets the timeout of its callbacks."""
+"""Timeout of one message to a channel. For a callback, its destination sets the timeout."""
 
 
 async def dispatch_outgoing(
@@ -37,11 +37,11 @@ async def dispatch_outgoing(
     """Send all due callbacks and messages with `dispatcher.dispatch`.
 
     With ``run_id``, send only the callbacks and messages of that run. ``ui`` is the address of
-    Prefect's UI, for the link of a message to its run.
+    Prefect's UI, for the link from a message to its run; None for no link.
 
-    If ``hurried``, the process may be stopped before it records a result. Then send no message to a
-    channel that needs Prefect, because the message could arrive twice. Send callbacks anyway,
-    because their receivers can recognise a repetition by its id.
+    ``hurried`` is true if the process may be stopped before it records a result. Then send no
+    message to a channel that needs Prefect, because the message could arrive twice. Send callbacks
+    anyway, because their receivers can recognise a repetition by its id.
     """
 
     def accepts(lane: str) -> bool:
@@ -61,7 +61,7 @@ async def dispatch_outgoing(
 
 
 class ChannelSender:
-    """Sends messages and alerts to channels; ``ui`` is the address of Prefect's UI."""
+    """Sends messages and alerts to channels. ``ui`` is the address of Prefect's UI."""
 
     def __init__(self, client: PrefectClient, ledger: Ledger, ui: str | None) -> None:
         self._client, self._ledger, self._ui = client, ledger, ui
@@ -69,8 +69,8 @@ class ChannelSender:
     async def send(self, row: OutboxRow) -> DeliveryResult:
         """Make one attempt to send the message.
 
-        Raises `PrefectUnreachable` or Prefect's own error if the channel cannot be read from
-        Prefect: then no attempt was made.
+        Raise `PrefectUnreachable` or Prefect's own error if the channel cannot be read from
+        Prefect. After these errors, no attempt was made.
         """
         url = await self._run_url(row)
         started, final = time.perf_counter(), False
@@ -95,7 +95,7 @@ class ChannelSender:
         try:
             async with self._ledger.read() as session:
                 run = await session.get(RunRow, row.run_id)
-        except LedgerUnreachable:  # the message matters more than its link
+        except LedgerUnreachable:  # the message is more important than its link
             return None
         flow_run_id = run.flow_run_id if run else None
         return f"{self._ui}/runs/flow-run/{flow_run_id}" if flow_run_id else None

@@ -13,14 +13,15 @@
     retry ────► pending: its attempts and its 24 hours start over
 
 A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
-a whole: a URL, or a conversation of a channel. The number of rows in flight is limited per queue,
-and the queues take turns, so a hanging destination delays the others by one attempt at most. After
-`FAILURES_BEFORE_PAUSE` failures in a row a queue is paused: its rows wait and use up no attempts.
-After the pause, one row is sent as a probe. A success resets the queue; a failed probe doubles the
-pause, up to `MAX_PAUSE`.
+a whole: a URL, or a chat of a channel. The number of rows that are sent at a time is limited for
+each queue, and the queues take turns. So a hanging destination delays the others by one attempt at
+most. After `FAILURES_BEFORE_PAUSE` failures in a row, a queue is paused. Its rows then wait,
+without using up attempts. After the pause, one row is sent as a probe. A success resets the queue,
+and a failed probe doubles the pause, up to `MAX_PAUSE`.
 
 If a destination has accepted nothing for `MAX_DELIVERY_AGE`, each failed attempt also fails the
-waiting rows of at least that age. With one probe every ten minutes they would never all be sent.
+waiting rows of at least that age. There is only one probe every ten minutes, so most of these rows
+would never be sent.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ log = logging.getLogger(__name__)
 MAX_IN_FLIGHT_PER_QUEUE = 32
 """Maximum number of rows of a queue that all processes together send at a time."""
 MAX_IN_FLIGHT_AFTER_FAILURE = 4
-"""The same maximum after a failed attempt; it is 0 during a pause, and 1 for the probe after it."""
+"""The same maximum after a failed attempt. During a pause it is 0, and for the probe it is 1."""
 
 FAILURES_BEFORE_PAUSE = 5
 """Number of failed attempts in a row after which a queue is paused."""
@@ -61,20 +62,20 @@ MAX_PAUSE = timedelta(minutes=10)
 MAX_DELIVERY_AGE = timedelta(hours=24)
 """Age at which a row is no longer retried, even if it has attempts left.
 
-It is also the time without a success after which the waiting rows of this age in a queue fail.
+It is also the time without a success after which a queue's waiting rows of this age fail.
 """
 MAX_BATCH_SIZE = 500
-"""Maximum number of rows that one transaction retries in total, or marks as failed per queue."""
+"""Maximum number of rows that one transaction retries, or marks as failed for one queue."""
 
 CLOCK_SKEW_GRACE = timedelta(minutes=1)
 """Tolerated difference between clocks.
 
-A pause or lease that exceeds its maximum by more than this difference was written before the clock
-was set back, and counts as over.
+If a pause or lease exceeds its maximum by more than this difference, it was written before the
+clock was set back, and counts as over.
 """
 
 GONE_STATUS = 410
-"""The status with which a recipient refuses all later requests to this URL."""
+"""The status by which a recipient refuses all later requests to this URL."""
 
 MAX_RECORDED_ATTEMPTS = 12
 
@@ -86,7 +87,7 @@ MAX_QUEUES_PER_QUERY = 100
 class DeliveryResult:
     """The result of sending one row: delivered, pending (retried at ``next_at``), or failed.
 
-    ``seconds`` is the duration of the attempt; ``note`` is stored with the row. ``went_out`` is
+    ``seconds`` is the duration of the attempt. ``note`` is stored with the row. ``went_out`` is
     false if a failure concerns this row only, for example because Daybook refused to send it. Such
     a failure does not count for the queue, because other rows of the queue may be sent.
     """
@@ -113,11 +114,11 @@ async def claim(
     run_id: str | None = None,
     wanted: Callable[[str], bool] | None = None,
 ) -> list[OutboxRow]:
-    """Claim at most ``most`` due rows, of one run or of all runs; the caller sends them.
+    """Claim at most ``most`` due rows, of one run or of all runs. Return them for sending.
 
     ``wanted`` returns whether the caller can send to the queue with this name now. The returned
     rows are detached from the session. With ``run_id``, they are ordered by `next_at`; otherwise
-    the queues take turns. Due rows of the inbox are marked as delivered and not returned. Raises
+    the queues take turns. Due rows of the inbox are marked as delivered and are not returned. Raise
     `LedgerUnreachable`.
     """
     async with ledger.write() as session:
@@ -145,7 +146,7 @@ async def claim(
 
 
 class _Capacity:
-    """The number of further rows that may be in flight, by queue."""
+    """The number of further rows that may be sent at the same time, by queue."""
 
     def __init__(
         self,
@@ -161,7 +162,7 @@ class _Capacity:
             return 0
         most = self._most(self._lanes.get(lane))
         if outbox.kind_of_queue(lane) is QueueKind.LISTENER:
-            most = min(most, 1)  # one at a time, in order
+            most = min(most, 1)  # send one row at a time, in order
         return most - self._flying.get(lane, 0)
 
     def _most(self, state: LaneRow | None) -> int:
@@ -173,7 +174,7 @@ class _Capacity:
 
 
 def _paused_until(state: LaneRow | None, now: datetime) -> datetime | None:
-    """Return the end of the pause, or None if the queue is not paused."""
+    """Return the end of the queue's pause. Return None if the queue is not paused."""
     until = state.paused_until if state else None
     return until if until and now < until <= now + MAX_PAUSE + CLOCK_SKEW_GRACE else None
 
@@ -245,8 +246,8 @@ async def _first_of_queues(
 ) -> Sequence[tuple[str, datetime, str]]:
     """Return the earliest free row of each queue: queue, `next_at`, id.
 
-    The query skips from queue to queue in the index, so a queue with ten thousand rows costs as
-    much as a queue with one row.
+    The query goes from queue to queue in the index, so a queue with ten thousand rows costs as much
+    as a queue with one row.
     """
     lane = col(OutboxRow.lane)
     lanes = select(func.min(lane).label("lane")).where(PENDING).cte("found", recursive=True)
@@ -276,7 +277,7 @@ async def _in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
 
 
 async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
-    """Mark the due rows of the inbox as delivered; they need no sender."""
+    """Mark the due rows of the inbox as delivered, because they need no sender."""
     due = select(OutboxRow).where(
         PENDING,
         col(OutboxRow.lane) == outbox.queue_of_channel(outbox.INBOX),
@@ -290,9 +291,9 @@ async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
 
 
 async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
-    """Return the earliest time at which a row may be claimed; None if no row is pending.
+    """Return the earliest time at which a row may be claimed. Return None if no row is pending.
 
-    ``wanted`` returns whether to include the rows of the queue with this name.
+    ``wanted`` returns whether to include the rows of the queue with this name; None includes all.
     """
     return min((await due_times_by_queue(ledger, wanted)).values(), default=None)
 
@@ -300,7 +301,7 @@ async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) 
 async def due_times_by_queue(
     ledger: Ledger, wanted: Callable[[str], bool] | None = None
 ) -> dict[str, datetime]:
-    """Return the time of `next_due` for each wanted queue with pending rows; write nothing."""
+    """Return the time as in `next_due` for each wanted queue with pending rows. Write nothing."""
     async with ledger.read() as session:
         now = ledger.now()
         pending = await session.execute(select(OutboxRow.id).where(PENDING).limit(1))
@@ -322,7 +323,8 @@ async def due_times_by_queue(
             if wanted is not None and not wanted(lane):
                 continue
             opens = max(at, _paused_until(lanes.get(lane), now) or at)
-            if opens > now or room.of(lane) > 0:  # else the rows in flight must end first
+            if opens > now or room.of(lane) > 0:
+                # Otherwise, the rows that are being sent must end first.
                 times[lane] = min(opens, times.get(lane, opens))
     return times
 
@@ -331,7 +333,7 @@ async def due_times_by_queue(
 
 
 async def record(ledger: Ledger, tried: Sequence[DeliveryResult]) -> None:
-    """Record the results, except of rows that were claimed again or are no longer pending."""
+    """Record the results. Skip rows that were claimed again or are no longer pending."""
     if not tried:
         return
     async with ledger.write() as session:
@@ -376,7 +378,7 @@ class _Recording:
         await outbox.refresh_deliveries(self.session, runs)
 
     async def _known(self, tried: Sequence[DeliveryResult]) -> dict[str, Any]:
-        """Return the rows of the results, keyed by id, without their bodies."""
+        """Return the rows of the results, by id, without their bodies."""
         columns = ("id", "fence", "status", "attempts", "tries", "lane", "run_id", "purpose")
         rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
             col(OutboxRow.id).in_([each.id for each in tried])
@@ -405,19 +407,24 @@ class _Recording:
         }
 
     def _update_queue(self, lane: str, each: DeliveryResult) -> None:
-        """Update the queue's state after an attempt; a 410 (gone) resets it like a success."""
+        """Update the queue's state after an attempt.
+
+        A 410 (gone) resets the queue like a success.
+        """
         state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
         self.stirred.add(lane)
         if each.status is Delivery.DELIVERED or each.status_code == GONE_STATUS:
             state.failures, state.paused_until = 0, None
             self.down.pop(lane, None)
             return
-        if not state.failures or state.since > self.now:  # the clock was set back
+        if not state.failures or state.since > self.now:
+            # The clock was set back, or this is the first failure
             state.since = self.now
         state.error = each.error
         if state.since <= self.now - MAX_DELIVERY_AGE:
             self.down[lane] = each.error
-        # During a pause, only rows can fail that were in flight when it started: do not count them.
+        # During a pause, only rows that were already being sent when it started can fail. Do not
+        # count them.
         if _paused_until(state, self.now) is None:
             state.failures += 1
             if state.failures >= FAILURES_BEFORE_PAUSE:
@@ -432,7 +439,7 @@ class _Recording:
                 await self.session.delete(state)
 
     async def _give_up(self, lane: str) -> set[str]:
-        """Fail the old rows of an unavailable queue; return the runs whose `delivery` changes."""
+        """Fail the old rows of an unavailable queue. Return the runs whose `delivery` changes."""
         started = func.coalesce(OutboxRow.retried_at, OutboxRow.created_at)
         old_rows = (
             select(OutboxRow.id, OutboxRow.run_id, OutboxRow.purpose)
@@ -462,7 +469,10 @@ class _Recording:
         }
 
     async def _report_undelivered(self, lane: str, error: str) -> None:
-        """Report in the inbox how many rows of the queue failed this hour: one message an hour."""
+        """Report in the inbox the number of the queue's rows that failed this hour.
+
+        There is one message an hour, which is updated.
+        """
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         failed = select(func.count()).where(
             col(OutboxRow.status) == Delivery.FAILED,
@@ -492,7 +502,7 @@ class _Recording:
 
 
 async def _update_many(session: AsyncSession, changes: list[dict[str, Any]]) -> None:
-    """Update many rows in one statement; each of ``changes`` has `row_id` and the same columns."""
+    """Update many rows in one statement. Each of ``changes`` has `row_id` and the same columns."""
     names = [name for name in changes[0] if name != "row_id"]
     table = OutboxRow.__table__  # type: ignore[attr-defined]
     statement = (
@@ -522,14 +532,15 @@ async def release(ledger: Ledger, rows: Iterable[OutboxRow]) -> None:
 
 
 async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
-    """Retry the rows ``ids``, or all failed rows if it is None; return how many rows changed.
+    """Retry the rows ``ids``, or all failed rows if ``ids`` is None.
 
-    Failed rows become pending again. Pending rows of ``ids`` that no process is sending become due
-    now. For all these rows, the number of attempts and the 24 hours start over; the results of
-    earlier attempts stay. Failed wakes are not retried. The pauses of the retried rows' queues end,
-    because the caller expects the destinations to respond again.
+    Return the number of rows changed. Failed rows become pending again. Pending rows of ``ids``
+    become due now, unless a process is sending them. For all these rows, the number of attempts and
+    the 24 hours start again; the results of earlier attempts stay. Failed wakes are not retried.
+    The pauses of the retried rows' queues end, because the caller expects the destinations to
+    respond again.
     """
-    # Failed wakes are not retried: the session has been woken since, or will be.
+    # Do not retry failed wakes, because a later cycle has woken the session, or will do so.
     failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)
     which = failed
     if ids is None:
@@ -575,7 +586,7 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
 
 async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
     """Return the counts of the outbox, its paused queues, and the unread messages of the inbox."""
-    # By queue, because the index of pending rows contains the queue and not the purpose.
+    # Select by queue, because the index of pending rows contains the queue and not the purpose.
     wakes = col(OutboxRow.lane).startswith(outbox.queue_of_task_session(""))
     pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
     count, oldest = (await session.execute(pending)).one()

@@ -18,10 +18,11 @@ from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
 
 
 class Notification(BaseModel, frozen=True):
-    """A callback, message, alert, listener call or wake; ``job`` is None if it concerns no job.
+    """A callback, message, alert, listener call or wake. ``job`` is None if it concerns no job.
 
-    ``to`` is a channel, a listener, a task session (`task-session:<id>`) or an address. An address
-    lacks its query, which may hold tokens. ``next_at`` is None unless the delivery is pending.
+    ``to`` is a channel, a listener, a task session (`task-session:<id>`) or an address. The query
+    of an address is omitted, because it may contain tokens. ``next_at`` is None unless the delivery
+    is pending.
     """
 
     id: str
@@ -42,7 +43,7 @@ class Notification(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, row: OutboxRow, job: JobRow | None, **more: object) -> Self:
-        """Return the notification; ``more`` are the fields that a subclass adds."""
+        """Return the notification. ``more`` are the fields that a subclass adds."""
         return cls.model_validate(
             columns(cls, row)
             | {
@@ -56,7 +57,7 @@ class Notification(BaseModel, frozen=True):
 
 
 class DeliveryAttempt(BaseModel, frozen=True):
-    """One attempt to deliver a notification, recorded at ``at`` after it took ``seconds``."""
+    """One attempt to deliver a notification. It took ``seconds``, and was recorded at ``at``."""
 
     at: UtcTime
     seconds: float | None = None
@@ -79,7 +80,7 @@ class NotificationDetails(Notification, frozen=True):
 
 
 class InboxMessage(BaseModel, frozen=True):
-    """A message in the inbox; ``alert`` is True if its event is in `ALERT_EVENTS`."""
+    """A message in the inbox. ``alert`` is True if its event is in `ALERT_EVENTS`."""
 
     id: str
     event: str
@@ -106,9 +107,10 @@ class InboxMessage(BaseModel, frozen=True):
 
 
 class PausedQueue(BaseModel, frozen=True):
-    """A destination queue that is paused, or has had no success since its last pause.
+    """A destination queue that is paused, or that has had no success since its last pause.
 
-    ``failures`` is the number of failures in a row since ``since``; ``error`` is the last error.
+    ``failures`` is the number of failures in a row, the first of them at ``since``. ``error`` is
+    the last error.
     """
 
     lane: str
@@ -140,7 +142,7 @@ class OutboxHealth(BaseModel, frozen=True):
 
 
 class ListedRun(Run, frozen=True):
-    """A run; ``alert`` is the delivery status of the alert to the operator about it, or None."""
+    """A run. ``alert`` is the delivery status of the operator's alert about the run, or None."""
 
     alert: str | None
 
@@ -161,8 +163,8 @@ class RunWithSteps(RunDetails, frozen=True):
 def recipients(notify: Notify, alert_channel: str) -> dict[str, list[str]]:
     """Return the recipients of each event of a job: `{"completed": ["inbox"], "failed": [...], …}`.
 
-    An event without a recipient is omitted. The operator receives a job's failures if the job's
-    channel does not receive them.
+    Omit an event without a recipient. The operator receives a job's failures if the job's channel
+    does not receive them.
     """
     channel = notify.channel
     if channel and notify.chat_id:

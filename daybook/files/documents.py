@@ -1,8 +1,8 @@
 """YAML and JSON documents with the position of each value, and YAML text for people.
 
-Scalars are read by the rules of YAML 1.2, which editors use, too: `on`, `no` and `12:30:00` are
-texts, and only `true` and `false` are booleans. Dates are texts. JSON is read as YAML. A document
-may contain only plain data: tags such as `!!python/object` are mistakes.
+The reader follows YAML 1.2, as editors do: `on`, `no` and `12:30:00` are texts, and only `true` and
+`false` are booleans. Dates are texts. JSON is read as YAML. A document may contain only plain data,
+so a tag such as `!!python/object` is a mistake.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     import yaml
 
 Path = tuple[str | int, ...]
-"""Keys and indexes from the top of a document to a value; empty for the document itself."""
+"""Keys and indexes from the top of a document to a value.
+
+The path of the document itself is empty.
+"""
 
 MAX_DEPTH = 150
-"""Maximum number of nesting levels of a document; a field of a job allows 100 levels."""
+"""Maximum number of nesting levels of a document. A field of a job may have 100 levels."""
 MAX_VALUES = 1_000_000
-"""Maximum number of values of a document; each use of an alias counts its values again."""
+"""Maximum number of values of a document. Each use of an alias counts its values again."""
 
 _OTHER_LINE_BREAKS = frozenset("\r\x85\u2028\u2029")
 _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
@@ -40,14 +43,14 @@ _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Patterns of the plain scalars that are not texts, by tag, from YAML 1.2's core schema."""
+"""Patterns of the plain scalars that are not texts, by tag, from the core schema of YAML 1.2."""
 _TAG = "tag:yaml.org,2002:"
 _PAIR = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A mistake at a position of a document; ``field`` is the nearest key, or empty."""
+    """A mistake at a position of a document. ``field`` is the nearest key, or empty."""
 
     position: Position
     field: str
@@ -59,7 +62,7 @@ class Problem:
 class Document:
     """The plain data of a document, with the positions of its values and keys.
 
-    Values with problems are None. A document that cannot be parsed has no data.
+    A value with a problem is None. A document that cannot be parsed has no data.
     """
 
     data: Any = None
@@ -68,7 +71,10 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def position(self, path: Path, *, of_key: bool = False) -> Position:
-        """Return the position of a value or its key; if it is missing, its parent's position."""
+        """Return the position of a value or of its key.
+
+        If it is missing, return its parent's position.
+        """
         known = self.keys if of_key else self.values
         while path and path not in known:
             path = path[:-1]
@@ -76,7 +82,7 @@ class Document:
 
 
 def read(text: str) -> Document:
-    """Return the document in a YAML or JSON text; its `problems` are the mistakes in the text."""
+    """Return the document in a YAML or JSON text. Its `problems` are the mistakes in the text."""
     import yaml
 
     document = Document()
@@ -93,7 +99,7 @@ def read(text: str) -> Document:
 
 
 def _json_as_yaml(text: str) -> str:
-    """Return valid JSON in the form that YAML parsers read; return any other text as it is."""
+    """Return valid JSON in a form that YAML parsers can read. Return any other text unchanged."""
     if not text.lstrip().startswith(("{", "[")):
         return text
     try:
@@ -112,7 +118,7 @@ def _syntax_problem(text: str, error: yaml.YAMLError) -> Problem:
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         position = Position(mark.line + 1, mark.column + 1)
-    else:  # a character that YAML does not allow
+    else:  # the text contains a character that YAML does not allow
         before = text[: getattr(error, "position", 0) or 0]
         position = Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
     why = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
@@ -124,7 +130,10 @@ def _syntax_problem(text: str, error: yaml.YAMLError) -> Problem:
 
 @dataclass
 class _Open:
-    """A mapping or list whose end has not been read yet; ``key`` waits for its value."""
+    """A mapping or list whose end has not been read yet.
+
+    ``key`` is a key whose value is not read yet.
+    """
 
     data: dict[str, Any] | list[Any]
     path: Path
@@ -134,7 +143,7 @@ class _Open:
 
 
 class _Builder:
-    """Builder of a `Document` from the events of a parser, without recursion."""
+    """Builder of a `Document` from the events of a parser. It uses no recursion."""
 
     def __init__(self, document: Document) -> None:
         self._document = document
@@ -143,7 +152,7 @@ class _Builder:
         self._count, self._has_root = 0, False
 
     def add(self, event: Any) -> bool:
-        """Add one event; return False if the document cannot be read further."""
+        """Add one event. Return False if the document cannot be read further."""
         import yaml
 
         match event:
@@ -290,7 +299,7 @@ def _short(text: object) -> str:
 
 
 def _size(value: Any) -> int:
-    """Return the number of values in ``value``, but not more than `MAX_VALUES`."""
+    """Return the number of values in ``value``; if there are more, `MAX_VALUES` + 1."""
     count, left = 0, [value]
     while left and count <= MAX_VALUES:
         each = left.pop()
@@ -303,9 +312,10 @@ def _size(value: Any) -> int:
 
 
 def to_yaml(data: Mapping[str, Any] | list[Any]) -> str:
-    """Return YAML for people, which `read` and parsers of YAML 1.1 and 1.2 read as the same data.
+    """Return ``data`` as YAML for people.
 
-    A text of several lines is written as a block.
+    `read` and parsers of YAML 1.1 and 1.2 read it as the same data. A text of several lines is
+    written as a block.
     """
     import yaml
 
@@ -319,11 +329,12 @@ def to_yaml(data: Mapping[str, Any] | list[Any]) -> str:
     def text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
         style = "|" if "\n" in value else None
         if not _OTHER_LINE_BREAKS.isdisjoint(value):
-            style = '"'  # otherwise PyYAML writes them unescaped, and reads them as spaces
+            # Without quotes, PyYAML writes these characters unescaped, and reads them as spaces.
+            style = '"'
         return dumper.represent_scalar(f"{_TAG}str", value, style=style)
 
     Dumper.add_representer(str, text)
-    for name, form in _SCALARS:  # a text that looks like one in YAML 1.2 is quoted as well
+    for name, form in _SCALARS:  # also quote a text that is not a text in YAML 1.2
         Dumper.add_implicit_resolver(f"{_TAG}{name}", form, None)
     written: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
     return written

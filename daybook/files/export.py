@@ -1,4 +1,4 @@
-"""Text of an export: a file for `daybook apply`, with comments on facts that have no field."""
+"""Text of an export: a jobs file, with comments on facts for which there is no field."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
 SCHEMA_FILE = "jobs.schema.json"
-"""Name of the schema file, beside the jobs file; an export names it in its line for editors."""
+"""Name of the schema file beside the jobs file. An export names this file for editors."""
 DEFAULT_SET = "jobs"
-"""Set of an export whose jobs do not all belong to one set."""
+"""Name of the set in an export if the jobs do not all belong to one set."""
 _NOT_IN_A_NAME = re.compile(r"[^a-z0-9]+")
 
 
 def set_of(jobs: Sequence[StoredJob]) -> str:
-    """Return the name of the set to which all jobs belong; `DEFAULT_SET` if there is none."""
+    """Return the name of the set to which all jobs belong; if there is none, `DEFAULT_SET`."""
     names = {each.row.owner for each in jobs}
     owner = next(iter(names)) if len(names) == 1 else ""
     return owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(owner) else DEFAULT_SET
@@ -36,7 +36,7 @@ def document(jobs: Sequence[StoredJob]) -> dict[str, Any]:
 
 
 def text(jobs: Sequence[StoredJob]) -> str:
-    """Return the jobs as YAML, with comments, and with a line that names the schema for editors."""
+    """Return the jobs as YAML with comments. The first line names the schema for editors."""
     parts = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# `daybook schema > {SCHEMA_FILE}` writes the schema that editors use.",
@@ -52,7 +52,7 @@ def text(jobs: Sequence[StoredJob]) -> str:
 
 
 def _comments(stored: StoredJob) -> list[str]:
-    """Return comments on the facts about a job that have no field in a file."""
+    """Return comments on the facts about a job for which a file has no field."""
     row, found = stored.row, list[str]()
     if not owners.is_file(row.owner):
         found.append(f"It belongs to {row.owner}.")
@@ -70,7 +70,11 @@ def _comments(stored: StoredJob) -> list[str]:
 
 
 def _fields(stored: StoredJob) -> tuple[dict[str, Any], list[str]]:
-    """Return the fields of a job with its secrets by reference, and comments on new references."""
+    """Return the fields of a job for an export, and comments on replaced secrets.
+
+    The fields have a reference in place of each literal secret. The comments name the new
+    references.
+    """
     comments = list[str]()
 
     def reference(path: str) -> str:

@@ -1,8 +1,8 @@
-"""Jobs files: conversion of a file's jobs to flat fields, and of a job to the fields of a file.
+"""Jobs files: reads the jobs of a file as flat fields, and returns the fields of a job for a file.
 
-A jobs file is a mapping with `jobs`, a list of jobs, and perhaps `set`, the name of the set. Each
-job has the fields of `daybook.jobs.model.FIELDS`; `schedule` may be a mapping of the schedule's
-fields, and `renamed_from` is the job's earlier name. A field that a job does not give has its
+A jobs file is a mapping with `jobs`, a list of jobs, and optionally `set`, the name of the set.
+Each job has the fields of `daybook.jobs.model.FIELDS`. `schedule` may be a mapping of the
+schedule's fields, and `renamed_from` is the job's earlier name. A field that is not given has its
 default.
 """
 
@@ -39,7 +39,7 @@ _PLACEHOLDERS = {
     },
     "schedule": "on demand",
 }
-"""Valid values that replace invalid required fields; the other fields are still checked."""
+"""Valid values that replace invalid required fields, so that the others can be checked."""
 _NEEDS_DUE_TIMES = ("delete_after_run", *bounds.FIELDS)
 _MAX_MISTAKES_OF_JOB = 30
 _EARLIER = timedelta(days=400)
@@ -47,7 +47,7 @@ _EARLIER = timedelta(days=400)
 
 @dataclass(frozen=True)
 class Source:
-    """Text of a jobs file, and the name of the file in messages."""
+    """Text of a jobs file, and the name of the file for messages."""
 
     file: str
     text: str
@@ -69,20 +69,23 @@ class Entry:
     mistakes: list[Mistake] = field(default_factory=list)
 
     def position(self, field: str, *, of_key: bool = False) -> Position:
-        """Return the position of a field, or of the job if the job does not give the field."""
+        """Return the position of a field.
+
+        If the job does not give the field, return the job's position.
+        """
         for name in field.split(" and "):
             for above in ((), *((each,) for each in _OBJECTS), ("policy", "check")):
                 path = (*self.path, *above, name)
                 if path in self.document.values:
                     return self.document.position(path, of_key=of_key)
             depth = len(self.path)
-            for path in self.document.keys:  # such as the name of a header
+            for path in self.document.keys:  # the field is, for example, the name of a header
                 if path[:depth] == self.path and path[-1] == name:
                     return self.document.position(path)
         return self.document.position(self.path)
 
     def add_mistake(self, error: InvalidInput) -> None:
-        """Add an error about one of the fields as a mistake."""
+        """Add ``error``, which is about one of the fields, as a mistake."""
         of_key = error.problem == "unknown field"
         position = self.position(error.field, of_key=of_key)
         found = Mistake(self.file, position, self.name, error.field, error.problem, error.hint)
@@ -92,7 +95,7 @@ class Entry:
 
 @dataclass
 class JobsFile:
-    """The jobs of one file, the name of its set (or empty), and the mistakes outside of jobs."""
+    """The jobs of one file, the name of its set (or ""), and the mistakes outside of its jobs."""
 
     file: str
     entries: list[Entry]
@@ -101,7 +104,7 @@ class JobsFile:
 
 
 def read_file(source: Source) -> JobsFile:
-    """Return the jobs of a file, together with the mistakes in it."""
+    """Return the jobs of a file, with the mistakes in the file."""
     document, found = read(source.text), JobsFile(source.file, [])
 
     def mistake(position: Position, field: str, problem: str, hint: str, job: str = "") -> None:
@@ -134,7 +137,7 @@ def read_file(source: Source) -> JobsFile:
 
 
 def job_fields(source: Source) -> list[dict[str, Any]]:
-    """Return the jobs of a file as flat fields of `new_job`; raise `InvalidFiles`."""
+    """Return the jobs of a file as flat fields of `new_job`. Raise `InvalidFiles`."""
     found = read_file(source)
     mistakes = [*found.mistakes, *(each for entry in found.entries for each in entry.mistakes)]
     if mistakes:
@@ -181,9 +184,9 @@ def _entry(file: str, document: Document, path: Path, job: dict[str, Any]) -> En
 def build(entry: Entry, make: Callable[..., Job]) -> Job | None:
     """Return the job that ``make`` builds from the fields of an entry; None if there are mistakes.
 
-    ``make`` takes the fields as keyword arguments, as `daybook.jobs.model.new_job` does. To add all
-    mistakes of the fields to the entry, this function leaves out each field with a mistake, and
-    tries the other fields again.
+    ``make`` takes the fields as keyword arguments, as `daybook.jobs.model.new_job` does. Add all
+    mistakes of the fields to the entry: after each mistake, remove the field with the mistake, and
+    call ``make`` again with the other fields.
     """
     fields, left_out = dict(entry.fields), list[str]()
     for _ in range(_MAX_MISTAKES_OF_JOB):
@@ -204,13 +207,13 @@ def build(entry: Entry, make: Callable[..., Job]) -> Job | None:
 
 
 def _is_consequence(error: InvalidInput, left_out: Iterable[str]) -> bool:
-    """Return whether the error is only a consequence of leaving out other fields with mistakes."""
+    """Return whether the error occurs only because the fields ``left_out`` were removed."""
     words = f"{error.field} {error.problem} {error.hint}".replace("_", " ")
     return any(name.replace("_", " ") in words for name in left_out)
 
 
 def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
-    """Remove the named fields; return False if that changes nothing."""
+    """Remove the named fields. Return False if the fields do not change."""
     before = {name: value for name, value in fields.items()}
     for name in names:
         fields.pop(name, None)
@@ -230,7 +233,7 @@ def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
 
 
 def _check_time(fields: dict[str, Any], job: Job) -> None:
-    """Raise `InvalidInput` for a one-time schedule that depends on when the file is applied."""
+    """Raise `InvalidInput` for a one-time schedule that depends on the time of the application."""
     if not isinstance(job.schedule, At):
         return
     name = "at" if fields.get("at") is not None else "schedule"
@@ -250,9 +253,9 @@ def _check_time(fields: dict[str, Any], job: Job) -> None:
 
 
 def flat(job: Job) -> dict[str, Any]:
-    """Return all fields of a job as a file may have them; the schedule is one text.
+    """Return all fields of a job, as a file may have them. The schedule is one text.
 
-    The phase of an interval is left out, because a file cannot contain it.
+    Omit the phase of an interval, because a file cannot contain it.
     """
     fields = job.model_dump(mode="json", exclude={"schedule"})
     action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))

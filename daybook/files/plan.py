@@ -11,8 +11,8 @@
     no            owned by the set              remove if pruning, otherwise a note
     no            has another owner             nothing
 
-The plan compares `enabled` with the last application, not with the job: a job that a person has
-paused, or that has ended, stays disabled until the file changes.
+The plan compares `enabled` with the value of the last application, not with the job's value. So if
+a person has paused a job, or a job has ended, it stays disabled until the file changes.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ Verb = Literal["add", "change", "remove"]
 
 @dataclass(frozen=True)
 class Step:
-    """One change of a job. ``entry`` and ``job`` are None if the job is removed.
+    """One change of a job. ``entry`` and ``job`` are None if the step removes the job.
 
-    ``applied`` is the value of `JobRow.applied` to record: the fields according to the file.
+    ``applied`` is the value of `JobRow.applied` to record: the fields as the file has them.
     ``overwrites`` are the changes made outside the file that this step undoes.
     """
 
@@ -57,9 +57,10 @@ class Step:
 
 @dataclass
 class Plan:
-    """Steps in the order of their execution; if there are mistakes, no step is performed.
+    """Steps in the order of their execution. If there are mistakes, no step may be performed.
 
-    ``applied`` are unchanged jobs of the set, each with the value of `JobRow.applied` to record.
+    ``applied`` are the unchanged jobs of the set, each with the value of `JobRow.applied` to
+    record.
     """
 
     owner: str
@@ -73,8 +74,8 @@ class Plan:
 def set_name(files: Sequence[JobsFile], given: str | None, default: str) -> str:
     """Return the name of the set: ``given``, otherwise the name in the files, or ``default``.
 
-    Raises `InvalidInput` if ``given`` is None and the files name several sets, or if there is no
-    name.
+    Raise `InvalidInput` if ``given`` is None and the files name several sets, if there is no name,
+    or if the name is invalid.
     """
     names = {each.set_name for each in files if each.set_name}
     if given is None and len(names) > 1:
@@ -98,7 +99,7 @@ def make(
 ) -> Plan:
     """Return the plan of these files for the jobs ``stored``.
 
-    ``timezone`` applies to schedules that name no time zone. The plan contains all mistakes of all
+    ``timezone`` applies to schedules without a time zone. The plan contains all mistakes of all
     files.
     """
     owner = owners.of_file_set(set_name)
@@ -116,9 +117,9 @@ def make(
 
 
 def drift(stored: StoredJob) -> list[FieldChange]:
-    """Return the fields that were changed since the job was applied from its file.
+    """Return the fields that were changed after the job was applied from its file.
 
-    The list is empty for a job that no file owns. Pausing a job does not count as a change.
+    The list is empty for a job that no file owns. A pause of the job does not count as a change.
     """
     applied = stored.row.applied
     if not owners.is_file(stored.row.owner) or applied is None:
@@ -189,7 +190,10 @@ class _Planner:
         self.desired[job.name] = entry, job
 
     def _before(self, entry: Entry) -> StoredJob | None:
-        """Return the stored job of the entry, found by its name or its earlier name."""
+        """Return the stored job of the entry, which has the entry's name or its earlier name.
+
+        Add a mistake to the entry if the names are in conflict.
+        """
         before, earlier = self.named.get(entry.name), entry.renamed_from
         if not earlier or earlier == entry.name:
             return before
@@ -247,7 +251,11 @@ class _Planner:
             self.plan.applied.append((before, applied))
 
     def _with_enabled(self, entry: Entry, before: StoredJob, job: Job) -> Job:
-        """Return the job, enabled as in the file if the file has changed, otherwise as before."""
+        """Return the job with the right value of `enabled`.
+
+        If the file has changed `enabled`, the value is that of the file, otherwise the job's own. A
+        job that has ended stays as it is.
+        """
         applied = before.row.applied
         is_given = entry.fields.get("enabled") is not None
         last = applied["enabled"] if applied is not None else None
@@ -258,7 +266,10 @@ class _Planner:
         return job.model_copy(update={"enabled": before.job.enabled})
 
     def add_leftovers(self, prune: bool) -> None:
-        """Add the removal of the set's jobs that are in no file, or a note about them."""
+        """Add removals of the set's jobs that are in no file.
+
+        Without ``prune``, add a note about these jobs instead.
+        """
         left = [
             each
             for each in self.named.values()
@@ -273,7 +284,7 @@ class _Planner:
             self.plan.notes.append(f"not in the files any more, and kept without --prune: {names}")
 
     def check_names(self) -> None:
-        """Add a mistake for each job whose schedule or prompt names a job that does not exist."""
+        """Add a mistake for each job whose schedule or prompt names a job that will not exist."""
         gone = {
             each.before.row.name
             for each in self.plan.steps
@@ -300,7 +311,7 @@ class _Planner:
 
 
 def _in_order(steps: list[Step]) -> list[Step]:
-    """Return the steps, removals and renames first, so that later steps can use the old names."""
+    """Return the steps: first removals and renames, so that later steps can use the old names."""
     order = {"remove": 0, "change": 2, "add": 3}
 
     def place(step: Step) -> int:

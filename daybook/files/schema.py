@@ -15,14 +15,14 @@ from daybook.jobs.policy import Policy
 
 DIALECT = GenerateJsonSchema.schema_dialect
 _MORE = ("on", "timezone")
-"""Fields of a schedule that define no due time by themselves."""
+"""Fields of a schedule that alone define no due time."""
 
 
 def schema() -> dict[str, Any]:
     """Return the JSON schema of a jobs file, for editors.
 
-    It describes fields, types and choices. Only `daybook apply` checks rules that depend on other
-    fields or on the ledger.
+    The schema has the fields, their types and choices. Only `daybook apply` checks rules that
+    depend on other fields or on the ledger.
     """
     definitions: dict[str, Any] = {}
     properties: dict[str, Any] = {}

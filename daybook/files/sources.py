@@ -17,9 +17,9 @@ STANDARD_INPUT = "-"
 def of_paths(
     paths: Sequence[str], read_standard_input: Callable[[], bytes] | None = None
 ) -> list[Source]:
-    """Return the texts of the files, and of the jobs files in each folder, sorted by name.
+    """Return the texts of the files ``paths``, and of the jobs files in folders, sorted by name.
 
-    Raise `InvalidInput` for a file that cannot be read, or a folder without a jobs file.
+    Raise `InvalidInput` for a file that cannot be read, and for a folder without a jobs file.
     """
     found = list[Source]()
     for path in paths:
@@ -37,7 +37,11 @@ def of_paths(
 
 
 def default_set(paths: Sequence[str]) -> str:
-    """Return the name of the only file (without suffix) or folder; otherwise an empty text."""
+    """Return the default name of the set for these files.
+
+    If there is only one file, return its name without the suffix. If there is only one folder,
+    return the folder's name. Otherwise return "".
+    """
     if len(paths) != 1 or paths[0] == STANDARD_INPUT:
         return ""
     path = Path(paths[0])

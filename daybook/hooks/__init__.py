@@ -7,9 +7,9 @@
                               in the    time, id       ignored     delivery id
                               ledger
 
-A hook is a settings document (`documents`), written like a secret or a destination. The web server
-reads the copies in the ledger (`index`) with the home's key, so it does not need Prefect.
-`signatures` has the schemes by which a request proves its sender, and `filters` the conditions on
-the payload. The run's occurrence key contains the delivery's id, so a repeated delivery is the same
-run. The keeper creates the Prefect run, as for every waiting run.
+A hook is a settings document (`documents`), stored like a secret or a destination. The web server
+decrypts the hooks' copies in the ledger (`index`) with the home's key, so it does not need Prefect.
+`signatures` has the schemes by which a request proves its sender, and `filters` has the conditions
+on the payload. The run's occurrence key contains the delivery's id, so a repeated delivery starts
+no second run. The keeper creates the Prefect run, as for every waiting run.
 """

@@ -1,8 +1,8 @@
 """Hooks as settings documents: their job, secret, scheme, filters and rate.
 
 A hook is a block document of Daybook's own type. Prefect encrypts its secrets, and the ledger has
-an encrypted copy of the document. Functions that take Prefect's async client let the client's
-connection errors propagate.
+an encrypted copy of the document. Functions that take Prefect's async client raise the client's
+connection errors unchanged.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 SECRET_FIELDS = ("secret", "previous_secret", "previous_until")
-"""The fields that a hook keeps if it is replaced."""
+"""The fields that a hook keeps if another hook replaces it under the same name."""
 
 STORE = BlockStore(slug="daybook-hook", title="Daybook hook", noun="hook", model=HookSettings)
 
 
 @dataclass(frozen=True)
 class Hook:
-    """A validated hook. ``job`` is the job's id; ``rate`` is its limit in requests per minute."""
+    """A validated hook.
+
+    ``job`` is the id of the job that the hook starts. ``rate`` is the maximum number of requests
+    per minute.
+    """
 
     name: str
     job: str
@@ -49,13 +53,16 @@ class Hook:
         return [self.secret, *([self.previous_secret] if self.rotating_until(now) else [])]
 
     def rotating_until(self, now: datetime) -> datetime | None:
-        """Return the time until which the previous secret is valid; None if it is not valid."""
+        """Return the time until which the previous secret is valid.
+
+        Return None if it is invalid at ``now``.
+        """
         until = self.previous_until
         return until if self.previous_secret and until and now < until else None
 
 
 def build(name: str, data: Mapping[str, Any]) -> Hook:
-    """Build the hook from stored settings; raise `InvalidInput` if they are invalid."""
+    """Build the hook from stored settings. Raise `InvalidInput` if the settings are invalid."""
     stored = STORE.parse(name, data)
     if not stored.secret.get_secret_value():
         raise InvalidInput("hook", f'"{name}" has no secret', "edit the block in Prefect's UI")
@@ -72,7 +79,7 @@ def build(name: str, data: Mapping[str, Any]) -> Hook:
 
 
 async def read(client: PrefectClient, name: str) -> Hook:
-    """Return a hook. Raise `NotFound`, and `InvalidInput` for bad settings."""
+    """Return a hook. Raise `NotFound`, and `InvalidInput` for invalid stored settings."""
     document = await STORE.get(client, name, include_secrets=True)
     return build(name, dict(document.data))
 
@@ -80,9 +87,9 @@ async def read(client: PrefectClient, name: str) -> Hook:
 async def save(
     client: PrefectClient, name: str, data: Mapping[str, Any], *, replace: bool = False
 ) -> Hook:
-    """Save and return a hook.
+    """Save a hook, and return it.
 
-    Raise the errors of `BlockStore.save`, and `InvalidInput` for bad settings.
+    Raise the errors of `BlockStore.save`, and `InvalidInput` for invalid settings.
     """
     settings = STORE.validate(data)
     await STORE.save(client, name, settings, replace=replace)
@@ -96,10 +103,10 @@ def check_scheme(scheme: str) -> None:
 
 
 def secret_for(scheme: SchemeName, given: str | None) -> str:
-    """Return the secret ``given``, or a new one.
+    """Return the secret ``given``; if it is None, return a new secret.
 
-    Raise `InvalidInput` for an unknown scheme, for an invalid secret, and if ``given`` is None
-    although the sender makes the secrets of the scheme.
+    Raise `InvalidInput` for an unknown scheme and for an invalid secret. In some schemes only the
+    sender can create a secret; for these, raise it also if ``given`` is None.
     """
     check_scheme(scheme)
     if given is None and SCHEMES[scheme].brings_secret:
@@ -120,9 +127,9 @@ async def rotate(
     secret: str | None = None,
     keep: timedelta = ROTATION_GRACE,
 ) -> Hook:
-    """Give the hook a new secret; the old secret is also valid until ``keep`` has passed.
+    """Give the hook a new secret, and return the hook. Keep the old secret valid for ``keep``.
 
-    Raises `NotFound`, and `InvalidInput` if the stored settings or the new ``secret`` are invalid,
+    Raise `NotFound`. Raise `InvalidInput` if the stored settings or the new ``secret`` are invalid,
     or if another rotation is in progress and ``keep`` is not zero.
     """
     document = await STORE.get(client, name, include_secrets=True)

@@ -1,6 +1,6 @@
 """Filters of a hook: ``field == value``, where the field is a path in the payload.
 
-The value is JSON; anything that is not JSON is a string, so `action == opened` needs no quotes.
+The value is JSON. A value that is not JSON is a string, so `action == opened` needs no quotes.
 """
 
 from __future__ import annotations
@@ -19,14 +19,20 @@ _FORM = "write it as: repository.full_name == acme/shop"
 
 @dataclass(frozen=True)
 class Filter:
-    """One condition: the payload's value at ``field`` equals ``value``; a missing value is null."""
+    """One condition: the payload's value at ``field`` equals ``value``.
+
+    A missing value equals null.
+    """
 
     field: str
     value: Any
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the filter that ``text`` describes; raise `InvalidInput` if it is no filter."""
+        """Return the filter that ``text`` describes.
+
+        Raise `InvalidInput` if ``text`` is not a filter.
+        """
         field, operator, written = (each.strip() for each in text.partition("=="))
         keys = field.split(".")
         if not operator or not written or len(text) > MAX_FILTER_LENGTH:
@@ -40,13 +46,16 @@ class Filter:
         return cls(field, value)
 
     def accepts(self, payload: Any) -> bool:
-        """Return whether the payload fits the condition; unlike in Python, `true` is not 1."""
+        """Return whether the payload meets the condition.
+
+        Unlike in Python, `true` does not equal 1.
+        """
         found = payloads.value_at(payload, f"{payloads.PAYLOAD}.{self.field}")
         return _canonical(found) == _canonical(self.value)
 
 
 def first_mismatch(filters: Iterable[str], payload: Any) -> str:
-    """Return the first of ``filters`` that the payload does not fit; "" if it fits all filters."""
+    """Return the first of ``filters`` that the payload does not meet; "" if it meets all."""
     return next((each for each in filters if not Filter.parse(each).accepts(payload)), "")
 
 

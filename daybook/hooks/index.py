@@ -1,4 +1,4 @@
-"""Index of all hooks, read from their copies in the ledger, without Prefect."""
+"""Index of all hooks, read from their copies in the ledger. It works without Prefect."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from daybook.resources.copies import CopyVersion
 log = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 0.25
-"""Maximum age of the index; a request compares an older index with the ledger."""
+"""Maximum age of the index. If the index is older, a request first updates it from the ledger."""
 
 
 @dataclass
 class HookIndex:
-    """Index of the hooks by name. A copy that is damaged or invalid is logged and left out."""
+    """Index of the hooks by name. It omits, and logs, a copy that is damaged or invalid."""
 
     home: Home
     _hooks: dict[str, Hook] = field(default_factory=dict, repr=False)
@@ -35,7 +35,7 @@ class HookIndex:
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def find(self, ledger: Ledger, name: str) -> Hook | None:
-        """Return the hook with this name; None if there is none.
+        """Return the hook with this name; None if there is no such hook.
 
         Raise `LedgerUnreachable`, and `LedgerKeyMissing` if the home cannot decrypt the copies.
         """

@@ -1,7 +1,7 @@
 """Settings of hooks.
 
-The command line makes its options from these settings, so this module has to be cheap to import: a
-check imports its dependencies when it runs.
+The command line derives its options from these settings, so the import of this module has to be
+fast. Therefore a check imports its dependencies only when it runs.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ class HookSettings(BaseModel):
 
 
 def check_secret(scheme: SchemeName, secret: str) -> None:
-    """Raise `InvalidInput` if a hook of this scheme cannot have the secret."""
-    # Documents that were read without secrets have asterisks instead of the secret.
+    """Raise `InvalidInput` if ``secret`` does not have the form of the scheme's secrets."""
+    # If a document was read without its secrets, it has asterisks in place of the secret.
     if not secret.strip("*") or SCHEMES[scheme].is_secret(secret):
         return
-    from daybook.settings import SIGNING_SECRET_FORMAT  # slow to import
+    from daybook.settings import SIGNING_SECRET_FORMAT  # this import is slow
 
     own = f"use one line of at least {MIN_SECRET_LENGTH} characters"
     hint = SIGNING_SECRET_FORMAT if scheme == "standard" else own

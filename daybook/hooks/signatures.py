@@ -1,15 +1,15 @@
 """Signatures of requests to hooks: Standard Webhooks, and the schemes of GitHub and Stripe.
 
 ==========  ============================================  =====================================
-scheme      what is signed                                id of the delivery
+scheme      signed text                                   id of the delivery
 ==========  ============================================  =====================================
 standard    `webhook-id`.`webhook-timestamp`.body         `webhook-id`
 github      the body (`X-Hub-Signature-256`)              `X-GitHub-Delivery`
 stripe      t.body (`Stripe-Signature: t=…,v1=…`)         `id` of the event in the body
 ==========  ============================================  =====================================
 
-All signatures are HMAC-SHA256, compared in constant time. GitHub signs neither a time nor the id,
-so a person who has read a delivery could send it again under another id.
+All signatures are HMAC-SHA256, and are compared in constant time. GitHub signs neither a time nor
+the id. So a person who has read a delivery could send the same delivery again with another id.
 
 To add a scheme, write its class here and list it in `SCHEMES` and `SchemeName`.
 """
@@ -26,46 +26,48 @@ from datetime import datetime, timedelta
 from typing import Any, Literal, get_args
 
 TOLERANCE = timedelta(minutes=5)
-"""Maximum difference between a signed timestamp and now, in both directions."""
+"""Maximum difference between a signed timestamp and the current time, in both directions."""
 MAX_ID_LENGTH = 100
-"""Maximum length of a delivery's id in characters; the id is a part of the run's key."""
+"""Maximum length of a delivery's id in characters. The id is a part of the run's occurrence key."""
 MIN_SECRET_LENGTH = 16
-"""Minimum length of a secret of GitHub or Stripe in characters."""
+"""Minimum length of a secret for GitHub or Stripe, in characters."""
 
 SchemeName = Literal["standard", "github", "stripe"]
-"""Name of a scheme."""
 
 _MAX_TIMESTAMP_DIGITS = 12
 
 
 @dataclass(frozen=True)
 class Signed:
-    """A request whose signature is valid.
+    """A request with a valid signature.
 
-    ``id`` is the delivery's id, None if only the body contains it. ``at`` is the time of the
-    signature in seconds since 1970 (UTC), None if the scheme signs no time.
+    ``id`` is the delivery's id; None if only the body contains the id. ``at`` is the time of the
+    signature in seconds since 1970 (UTC); None if the scheme signs no time.
     """
 
     id: str | None
     at: int | None
 
     def is_current(self, now: datetime) -> bool:
-        """Return whether the request was signed at most `TOLERANCE` before or after ``now``."""
+        """Return whether the signed time differs from ``now`` by at most `TOLERANCE`.
+
+        If the scheme signs no time, return True.
+        """
         if self.at is None:
             return True
         return abs(now.timestamp() - self.at) <= TOLERANCE.total_seconds()
 
 
 class Scheme(ABC):
-    """A way to sign requests. Names of headers are in lower case."""
+    """A way to sign requests. The methods take and return header names in lower case."""
 
     brings_secret = False
-    """Whether the sender makes the secret."""
+    """True if only the sender can create the secret."""
 
     def is_secret(self, secret: str) -> bool:
         """Return whether ``secret`` has the form of the scheme's secrets.
 
-        By default that is one line of at least `MIN_SECRET_LENGTH` characters.
+        Most schemes accept one line of at least `MIN_SECRET_LENGTH` characters.
         """
         is_line = secret.isprintable() and secret == secret.strip()
         return is_line and len(secret) >= MIN_SECRET_LENGTH
@@ -74,23 +76,26 @@ class Scheme(ABC):
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
     ) -> Signed | None:
-        """Return the signed id and time; None unless one of the valid ``secrets`` signed them."""
+        """Return the signed id and time, or None if none of ``secrets`` signed the request."""
 
     @abstractmethod
     def sign(self, secret: str, delivery_id: str, body: bytes, now: datetime) -> dict[str, str]:
         """Return the headers of a request of this scheme."""
 
     def id_in(self, payload: Any) -> Any:
-        """Return the delivery's id in the payload; None if the scheme has the id in a header."""
+        """Return the delivery's id in the payload; None if the scheme has the id in a header.
+
+        The id may have any JSON type.
+        """
         return None
 
     def is_probe(self, headers: Mapping[str, str]) -> bool:
-        """Return whether the request only tests the connection."""
+        """Return whether the request only tests the connection, so that it must start no run."""
         return False
 
 
 class Standard(Scheme):
-    """Standard Webhooks; the secret is `whsec_`, followed by a key in base64."""
+    """Standard Webhooks. The secret is `whsec_`, followed by a key in base64."""
 
     def is_secret(self, secret: str) -> bool:
         return bool(_signing_key(secret))
@@ -124,7 +129,7 @@ class Standard(Scheme):
 
 
 class GitHub(Scheme):
-    """Webhooks of GitHub; the secret is any text."""
+    """Webhooks of GitHub. The secret is any text of at least `MIN_SECRET_LENGTH` characters."""
 
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
@@ -140,11 +145,12 @@ class GitHub(Scheme):
         }
 
     def is_probe(self, headers: Mapping[str, str]) -> bool:
-        return headers.get("x-github-event") == "ping"  # sent when the webhook is created
+        # GitHub sends it when the webhook is created.
+        return headers.get("x-github-event") == "ping"
 
 
 class Stripe(Scheme):
-    """Events of Stripe, which makes the secret of each endpoint."""
+    """Events of Stripe. Stripe creates the secret of each endpoint."""
 
     brings_secret = True
 
@@ -189,7 +195,7 @@ def is_id(delivery_id: object) -> bool:
 def _match(made: Iterable[str], sent: Sequence[str]) -> bool:
     """Return whether ``made`` and ``sent`` have a signature in common.
 
-    The duration of the comparison reveals nothing about the signatures.
+    The comparison takes the same time for every signature, so its duration reveals nothing.
     """
     found = False
     for each in made:
@@ -208,6 +214,7 @@ def _seconds(timestamp: str) -> int | None:
 
 
 def _signing_key(secret: str) -> bytes:
-    from daybook import settings  # slow to import, and help texts show only the schemes
+    # This import is slow, and a help text only needs the names of the schemes.
+    from daybook import settings
 
     return settings.signing_key(secret)

@@ -1,14 +1,14 @@
 """Classification of IP addresses: a cloud's metadata service, public, or neither. Pure functions.
 
-The tables are Daybook's own, because `ipaddress.is_global` differs between Python versions, lacks
-ranges that were registered later, and includes multicast. An address is public if IANA's registries
-of special addresses call it globally reachable and it may belong to an HTTP server, which excludes
-relays.
+The tables are Daybook's own, because `ipaddress.is_global` differs between Python versions, does
+not contain ranges that were registered later, and includes multicast. An address is public if
+IANA's registries of special addresses call it globally reachable, and if an HTTP server may have
+it. Addresses of relays are therefore not public.
 
 An IPv6 address can embed an IPv4 address, and the network delivers packets to the embedded address.
 So an IPv6 address of a known format that embeds an IPv4 address is not public. There are two
-exceptions if the embedded address is public: ISATAP, and the well-known prefix of NAT64, through
-which networks without IPv4 reach IPv4.
+exceptions if the embedded address is public: ISATAP, and the well-known prefix of NAT64. Networks
+without IPv4 use that prefix to reach IPv4 addresses.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ METADATA_SERVICES: dict[Address, str] = {
         "fe80::a9fe:a9fe": "OpenStack",
     }.items()
 }
-"""Providers by the address of their metadata service, which gives credentials to any process."""
+"""Providers by the address of their metadata service.
+
+The service gives credentials to any process.
+"""
 
 METADATA_NAMES = frozenset(
     {
@@ -120,7 +123,7 @@ _ENDING_WITH_IPV4 = (
 _ISATAP = (b"\x00\x00\x5e\xfe", b"\x02\x00\x5e\xfe")
 _LAST_FOUR_BYTES = (12, 13, 14, 15)
 # Positions of the bytes of an embedded IPv4 address. In NAT64 they depend on the length of the
-# prefix, which the network chooses (RFC 6052); 6to4 has one position.
+# prefix, which the network chooses (RFC 6052). In 6to4 the position is fixed.
 _6TO4_POSITIONS = (2, 3, 4, 5)
 _EMBEDDED_POSITIONS = (
     (4, 5, 6, 7),
@@ -136,7 +139,7 @@ _EMBEDDED_POSITIONS = (
 def metadata_provider(address: Address) -> str:
     """Return the provider whose metadata service ``address`` is or embeds; empty if there is none.
 
-    The function checks an embedded address in every position that a translation can use.
+    Check an embedded address at every position that a translation between IPv6 and IPv4 can use.
     """
     if address in METADATA_SERVICES:
         return METADATA_SERVICES[address]
@@ -145,12 +148,12 @@ def metadata_provider(address: Address) -> str:
     embedded = [_at(address, positions) for positions in _EMBEDDED_POSITIONS]
     if address in _TEREDO:
         embedded.append(_teredo_client(address))
-    # The table is so short that no legitimate address matches it by chance.
+    # The table is so short that no other address matches it by chance.
     return next((METADATA_SERVICES[each] for each in embedded if each in METADATA_SERVICES), "")
 
 
 def non_public_reason(address: Address) -> str:
-    """Return the reason why ``address`` is not public; empty if it is public."""
+    """Return the reason why ``address`` is not public. Return "" if it is public."""
     for network, what in NON_PUBLIC_NETWORKS.items():
         if address in network:
             return what
@@ -169,10 +172,11 @@ def non_public_reason(address: Address) -> str:
 
 
 def possible_recipients(address: Address) -> list[Address]:
-    """Return the addresses to which packets for ``address`` may go: itself, or embedded addresses.
+    """Return the addresses to which packets for ``address`` may go.
 
-    A network chooses where an address of its own NAT64 embeds the IPv4 address, so each possible
-    position counts.
+    The result is the address itself, or the addresses that it embeds. A network chooses the
+    position at which an address of its own NAT64 embeds the IPv4 address, so return one for each
+    possible position.
     """
     if isinstance(address, IPv4Address):
         return [address]
@@ -188,7 +192,8 @@ def possible_recipients(address: Address) -> list[Address]:
 
 
 def _teredo_client(address: IPv6Address) -> IPv4Address:
-    return IPv4Address(int(_at(address, _LAST_FOUR_BYTES)) ^ 0xFFFFFFFF)  # the bits are inverted
+    # Teredo inverts the bits of the address.
+    return IPv4Address(int(_at(address, _LAST_FOUR_BYTES)) ^ 0xFFFFFFFF)
 
 
 def _at(address: IPv6Address, places: tuple[int, ...]) -> IPv4Address:

@@ -1,8 +1,8 @@
 """Bounded reading and decompression of response bodies.
 
-Bytes are counted after decompression, and each decompression step is limited to the bytes that are
-still needed, plus one. So a small response that expands to a huge body costs no more than any other
-response.
+The limit counts bytes after decompression. Each decompression step returns at most the bytes that
+are still missing, plus one. So a small response that expands to a huge body costs no more than any
+other response.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ _CHARSETS = re.compile(
 )
 """Beginnings of the names of Python's codecs for the charsets of web pages.
 
-Python has other codecs, and some of them (`punycode`, `idna`) take quadratic time.
+Python has other codecs; some of them (`punycode`, `idna`) need quadratic time, so they are not
+used.
 """
 
 
 class BoundedBody:
     """The first ``limit`` bytes of a decompressed body that arrives in parts.
 
-    ``cut`` is the reason why the body is incomplete, or empty while nothing is known to be missing.
+    ``cut`` is the reason why the body is incomplete. It is empty while no part is known to be
+    missing.
     """
 
     def __init__(self, headers: httpx.Headers, limit: int) -> None:
@@ -60,7 +62,7 @@ class BoundedBody:
         return bytes(self._kept)
 
     def add(self, part: bytes) -> bool:
-        """Add the next part; return False if no more parts are needed."""
+        """Add the next part. Return False if no more parts are needed."""
         if self.cut:
             return False
         self._raw += len(part)
@@ -74,13 +76,16 @@ class BoundedBody:
         except zlib.error:
             self.cut = "compressed, but the data is invalid"
             return False
-        # Compressed bytes that expand to nothing could arrive forever.
+        # Stop here, because compressed bytes that expand to nothing could arrive forever.
         if self._zlib is not None and self._raw > 2 * self._limit + 1024:
             self._cut()
         return not self.cut
 
     def end(self) -> None:
-        """Record that all parts have arrived."""
+        """Record that all parts have arrived.
+
+        If the end of the compressed data is missing, set ``cut``.
+        """
         if self._zlib is not None and not self.cut and self._raw and not self._zlib.eof:
             self.cut = "compressed, but its end is missing"
 
@@ -93,23 +98,24 @@ class BoundedBody:
             return
         assert self._window is not None
         while part:
-            if self._zlib.eof:  # the rest is another gzip member, or padding
+            if self._zlib.eof:  # the other bytes are another gzip member, or padding
                 part = part.lstrip(b"\0")
                 if not part:
                     return
                 self._zlib = zlib.decompressobj(self._window)
-            # One byte more than fits distinguishes a longer body from one that fits exactly.
+            # Request one byte more than fits, to distinguish a longer body from one that fits
+            # exactly.
             yield self._zlib.decompress(part, self._limit - len(self._kept) + 1)
             part = self._zlib.unconsumed_tail or self._zlib.unused_data
 
 
 def decode_text(body: bytes, headers: httpx.Headers) -> str:
-    """Decode ``body`` with the charset of the headers, or as UTF-8 without a known charset.
+    """Decode ``body`` with the charset of the headers; if the charset is unknown, as UTF-8.
 
     A charset is known if `_CHARSETS` matches it. Undecodable bytes become U+FFFD.
     """
     message = Message()
-    # Cut, because a charset may itself be encoded, with any codec.
+    # Shorten the value, because a charset may itself be encoded with any codec.
     message["content-type"] = headers.get("content-type", "")[:MAX_CONTENT_TYPE_CHARACTERS]
     try:
         codec = codecs.lookup(message.get_content_charset("utf-8")).name

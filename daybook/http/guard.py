@@ -1,4 +1,4 @@
-"""SSRF guard: which IP addresses a request may reach, and the operator's exceptions.
+"""SSRF guard: the IP addresses that a request may reach, and the operator's exceptions.
 
 =========================  =================  ==================
 destination                job of an agent    job of the operator
@@ -12,15 +12,15 @@ a metadata service         no                 no
 
 [1] If the address is not public, a redirect from a public address does not reach it.
 
-A URL is checked in two steps. `Guard.check` reads only the text, when a job is stored and before
-each request. `Guard.target` resolves the host name once and checks every IP address of it. If one
-address is refused, the request is refused. So an attacker cannot mix a private address with public
-addresses and wait until a client tries the private one. The client connects to `Target.addresses`
-and does not resolve the name again.
+A URL is checked in two steps. `Guard.check` checks the URL without resolving its host name; it is
+called when a job is stored and before each request. `Guard.target` resolves the host name once and
+checks each of its IP addresses. If one address is refused, the request is refused. So an attacker
+cannot mix a private address with public addresses and wait until a client tries the private one.
+The client connects to `Target.addresses` and does not resolve the name again.
 
 An IP address has one accepted spelling: four decimal numbers, or IPv6 in brackets without a zone.
-Other spellings (``0177.0.0.1``, ``2130706433``, ``127.1``) mean different things to different
-parsers.
+Different parsers read other spellings (``0177.0.0.1``, ``2130706433``, ``127.1``) as different
+addresses.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Rule(StrEnum):
 
     @classmethod
     def for_owner(cls, owner: str, writer: str = "") -> Rule:
-        """Return the rule for a job of ``owner`` whose URL ``writer`` wrote (empty if unknown).
+        """Return the rule for a job of ``owner`` with a URL that ``writer`` wrote.
 
-        A URL that a model wrote through its tools counts as an agent's, regardless of the job's
-        owner.
+        ``writer`` is an interface (`owners.Actor.writer`), or empty if it is unknown. If a model
+        wrote the URL with its tools, the rule is that of an agent, for any owner.
         """
         if owners.is_agent(owner) or owners.is_model(writer):
             return cls.AGENT
@@ -76,12 +76,15 @@ class Resolver(Protocol):
     """Function that resolves host names."""
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Return the IP addresses of ``host`` as text; raise `OSError` if it has none."""
+        """Return the IP addresses of ``host`` as text. Raise `OSError` if it has no address."""
         ...
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Resolve ``host`` with this machine's resolver, including its `hosts` file."""
+    """Return the IP addresses of ``host`` by this machine's resolver, including its `hosts` file.
+
+    Raise `OSError` if the lookup fails.
+    """
     loop = asyncio.get_running_loop()
     results = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return [str(address[0]) for *_, address in results]
@@ -89,7 +92,7 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
 
 @dataclass(frozen=True)
 class AllowedHosts:
-    """The operator's exceptions to the rules: host names, and IP addresses or networks."""
+    """The operator's exceptions to the rules: host names, IP addresses and networks."""
 
     names: frozenset[str] = frozenset()
     networks: tuple[Network, ...] = ()
@@ -109,7 +112,7 @@ class AllowedHosts:
         return any(address in network for network in self.networks)
 
     def lists_exactly(self, address: Address) -> bool:
-        """Return whether exactly this address is listed.
+        """Return whether the setting lists exactly this address.
 
         A listed network that contains the address is not enough.
         """
@@ -118,10 +121,10 @@ class AllowedHosts:
 
 @dataclass(frozen=True)
 class Target:
-    """A checked destination: ``addresses`` are the IP addresses in the order in which to try them.
+    """A checked destination. ``addresses`` are its IP addresses, in the order in which to try them.
 
-    ``name`` is the host as in a certificate: lowercase, without a final dot. ``excepted`` are
-    the addresses that pass only because of the allow-list.
+    ``name`` is the host as in a certificate: in lower case, without a final dot. ``excepted`` are
+    the addresses that are allowed only because they are in the allow-list.
     """
 
     url: httpx.URL
@@ -153,9 +156,9 @@ class Guard:
 
     @classmethod
     def from_settings(cls, rule: Rule, limits: Limits | None = None) -> Self:
-        """Return a guard with the exceptions of this home's settings.
+        """Return a guard with the exceptions in this home's settings.
 
-        ``limits`` restrict the hosts of an agent; redirects cannot bypass them. Raises
+        ``limits`` restrict the hosts of an agent; redirects cannot bypass them. Raise
         `InvalidInput` if the setting with the exceptions is malformed.
         """
         return cls(rule, AllowedHosts.parse(settings.load().allowed_hosts), limits=limits)
@@ -163,14 +166,14 @@ class Guard:
     def for_operator(self) -> Guard:
         """Return a guard for a URL that the operator chose.
 
-        It has the same allowed hosts, the operator's rule, and no agent's limits.
+        It has the operator's rule, the same allowed hosts as this guard, and no agent's limits.
         """
         return Guard(Rule.OPERATOR, self._allowed, self._resolver)
 
     def check(self, url: str | httpx.URL) -> httpx.URL:
-        """Check a URL, but not the IP addresses of its host name; return the parsed URL.
+        """Check a URL, but not the IP addresses of its host name. Return the parsed URL.
 
-        Raises `InvalidInput` or `OutgoingRefused`.
+        Raise `InvalidInput` or `OutgoingRefused`.
         """
         parsed, name, literal = _parse(url)
         if self._limits is not None and not self._limits.has_host(name):
@@ -186,12 +189,12 @@ class Guard:
         return parsed
 
     async def target(self, url: str | httpx.URL, source: str | None = None) -> Target:
-        """Resolve the host of ``url``, check every IP address of it, and return the target.
+        """Resolve the host of ``url``, check each of its IP addresses, and return the target.
 
-        ``source`` is the IP address of the server that redirected here, None without a redirect.
-        The server's name would not suffice, because a host may have public and private addresses.
-        Raises `InvalidInput`, `OutgoingRefused`, and `OSError` if the name has no address or the
-        lookup fails.
+        ``source`` is the IP address of the server that redirected here; None means that there was
+        no redirect. The name of that server would not be enough, because a host may have public and
+        private addresses. Raise `InvalidInput`, `OutgoingRefused`, and `OSError` if the name has no
+        address or the lookup fails.
         """
         parsed, name, literal = _parse(url)
         self.check(parsed)
@@ -220,8 +223,8 @@ class Guard:
     def _check_address(self, url: httpx.URL, found: str | Address, *, name_allowed: bool) -> bool:
         """Raise `OutgoingRefused` if the address is refused.
 
-        Returns True if the address passes only because of the allow-list, False if it needs no
-        exception.
+        Return True if the address is allowed only because of the allow-list. Return False if it
+        needs no exception.
         """
         address = ip_address(found)
         if isinstance(address, IPv6Address) and address.scope_id is not None:
@@ -259,14 +262,14 @@ def _may_be_private(address: str) -> bool:
 
 
 def origin(url: httpx.URL) -> str:
-    """Return scheme, host and port: the part of a URL that a message may contain."""
+    """Return scheme, host and port. Messages may contain only these parts of a URL."""
     host = _host(url)
     port = "" if url.port is None else f":{url.port}"
     return f"{url.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
 def host_name(url: httpx.URL) -> str:
-    """Return the host as in a certificate: lowercase, without a final dot."""
+    """Return the host as in a certificate: in lower case, without a final dot."""
     return _host(url).removesuffix(".")
 
 
@@ -279,11 +282,15 @@ def _host(url: httpx.URL) -> str:
 
 
 def _parse(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
-    """Return a parsed URL, its host name, and its IP address (None if the host is a name)."""
+    """Return a parsed URL, its host name, and its IP address (None if the host is a name).
+
+    Raise `InvalidInput` for an invalid URL.
+    """
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, TypeError, ValueError):
-        # Do not repeat an unparsable text: it may contain a password.
+        # Do not repeat the text of an invalid URL in the message, because it may contain a
+        # password.
         raise InvalidInput("url", "is not a valid URL", _URL_HINT) from None
     if url.scheme not in DEFAULT_PORTS:
         problem = f'"{url.scheme}:" is not supported' if url.scheme else "is not a valid URL"

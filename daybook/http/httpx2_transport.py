@@ -27,6 +27,6 @@ class _Body(ResponseBody, httpx2.AsyncByteStream):
 
 
 class Httpx2Transport(GuardedTransport, httpx2.AsyncBaseTransport):
-    """A `GuardedTransport` for `httpx2`, the client of MCP's and pydantic-ai's libraries."""
+    """A `GuardedTransport` for `httpx2`, the HTTP client of the MCP library and of pydantic-ai."""
 
     library = HttpLibrary(httpx2, httpcore2, _Backend, _Connection, _Body)

@@ -27,6 +27,6 @@ class _Body(ResponseBody, httpx.AsyncByteStream):
 
 
 class HttpxTransport(GuardedTransport, httpx.AsyncBaseTransport):
-    """A `GuardedTransport` for `httpx`; it sends webhook jobs, callbacks and wakes."""
+    """A `GuardedTransport` for `httpx`. It sends webhook jobs, callbacks and wakes."""
 
     library = HttpLibrary(httpx, httpcore, _Backend, _Connection, _Body)

@@ -10,7 +10,7 @@ status         method               next request                first had effect
 307, 308       any                  same method, with its body  no
 =============  ===================  ==========================  ==================
 
-A request to another origin has only those headers that reveal nothing about the sender: any other
+A request to another origin has only headers that reveal nothing about the sender, because any other
 header may be a credential under an unknown name.
 """
 
@@ -42,9 +42,10 @@ Headers = list[tuple[str, str]]
 
 @dataclass(frozen=True)
 class RedirectedRequest:
-    """The next request; ``had_effect`` is true if the previous one already had its effect.
+    """The request that follows a redirect.
 
-    ``unchanged`` is true if the method and the origin are the same as in the previous request.
+    ``had_effect`` is true if the previous request already had its effect. ``unchanged`` is true if
+    the method and the origin are the same as in the previous request.
     """
 
     method: str
@@ -56,7 +57,7 @@ class RedirectedRequest:
 
 
 def location(status: int, headers: httpx.Headers) -> str | None:
-    """Return the Location of a redirect; None if the response is no redirect or has no Location."""
+    """Return the Location of a redirect. Return None if there is no redirect or no Location."""
     return headers.get("location") if status in _REDIRECT_STATUSES else None
 
 
@@ -69,10 +70,10 @@ def next_request(
     headers: Iterable[tuple[str, str]],
     rule: str,
 ) -> RedirectedRequest:
-    """Return the request that the Location ``where`` asks for.
+    """Return the request for the Location ``where`` of a redirect.
 
-    Does not check the host of the new URL: the guard does. Raises `OutgoingRefused` for a redirect
-    that is not followed: to an invalid URL, or from https to http.
+    The caller must let the guard check the host of the new URL. Raise `OutgoingRefused` for a
+    redirect to an invalid URL, and for a redirect from https to http.
     """
     shown = guard.origin(url)
     try:

@@ -8,7 +8,7 @@
              ├─► sent, but no or only a partial response      `NoResponse` with `sent`
              └─► the guard refuses the address                `OutgoingRefused`
 
-The timeout covers the whole exchange: resolving, connecting, sending, redirects and reading. So a
+The timeout limits the whole exchange: resolving, connecting, sending, redirects and reading. So a
 response that arrives one byte at a time also times out.
 """
 
@@ -37,11 +37,11 @@ from daybook.http.transport import PROGRESS_EXTENSION, SECRETS_EXTENSION, Guarde
 from daybook.jobs.action_fields import Method
 
 MAX_BODY_BYTES = 2**20
-"""Maximum number of bytes of a response body that are kept."""
+"""Maximum number of bytes of a response body that `request` reads."""
 
 MAX_HEADERS = 100
 MAX_HEADER_VALUE_LENGTH = 16_384
-"""Maximum length of a header value in characters: servers accept 8,192 or 16,384 bytes."""
+"""Maximum length of a header value in characters. Servers accept 8,192 or 16,384 bytes."""
 
 IDEMPOTENCY_KEY = "Idempotency-Key"
 RETRYABLE_STATUSES = (429, 503)
@@ -70,8 +70,8 @@ class Response:
 
     ``cut`` is the reason why ``body`` is incomplete; empty if it is complete. ``redirects``
     describes each followed redirect, such as "308 to https://example.org". ``had_effect`` is true
-    if a redirect said that the request had its effect; then this is the response to a later
-    request.
+    if a redirect reported that the request had its effect. Then this is the response to a request
+    that followed the redirect.
     """
 
     status: int
@@ -83,11 +83,11 @@ class Response:
 
 
 class NoResponse(DaybookError):
-    """Error: no response arrived, or only a part of one.
+    """The error that no response arrived, or only a part of one.
 
-    ``sent`` is true if the request was sent and may have had its effect; ``timed_out`` if the
-    timeout expired; ``misconfigured`` if a retry cannot help. ``part`` is the part of the response
-    that arrived.
+    ``sent`` is true if the request was sent and may have had its effect. ``timed_out`` is true if
+    the timeout expired. ``misconfigured`` is true if a retry cannot help. ``part`` is the part of
+    the response that arrived.
     """
 
     code = "no_answer"
@@ -119,10 +119,10 @@ async def request(
     timeout: float = 30.0,
     limit: int = MAX_BODY_BYTES,
 ) -> Response:
-    """Send one request; ``timeout`` is in seconds, ``limit`` in bytes.
+    """Send one request, and return the response. ``timeout`` is in seconds, ``limit`` in bytes.
 
-    ``secret`` names the headers that contain secrets. Raises `NoResponse`, `OutgoingRefused`, and
-    `InvalidInput` for an invalid method, header or URL.
+    ``secret`` has the names of the headers that contain secrets. Raise `NoResponse`,
+    `OutgoingRefused`, and `InvalidInput` for an invalid method, header or URL.
     """
     check(method, headers)
     address = transport.guard.check(url)
@@ -156,7 +156,10 @@ async def request(
 
 
 def check(method: str, headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` for an invalid method or header; no message contains a header value."""
+    """Raise `InvalidInput` for an invalid method or header.
+
+    The message never contains the value of a header.
+    """
     if method not in METHODS:
         raise InvalidInput("method", f'"{method[:20]}" is not valid', f"use {', '.join(METHODS)}")
     if len(headers) > MAX_HEADERS:
@@ -188,7 +191,7 @@ def check(method: str, headers: Mapping[str, str]) -> None:
 
 
 class _Exchange:
-    """One exchange, and the part of its response that has arrived."""
+    """One exchange, and the received part of its response."""
 
     def __init__(self, limit: int, progress: Progress) -> None:
         self.progress = progress
@@ -242,7 +245,7 @@ def _no_answer(error: Exception, address: str, exchange: _Exchange) -> NoRespons
 
 
 def certificate_problem(error: BaseException) -> str:
-    """Return the reason why a certificate was refused; empty if ``error`` has another cause."""
+    """Return the reason why a certificate was refused. Return "" if ``error`` has another cause."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ssl.SSLCertVerificationError):
         cause = cause.__cause__ or cause.__context__
@@ -250,7 +253,7 @@ def certificate_problem(error: BaseException) -> str:
 
 
 def status_text(status: int) -> str:
-    """Return ``status`` with its phrase, if it has one."""
+    """Return ``status`` with its standard phrase, such as `404 Not Found`, if it has one."""
     try:
         return f"{status} {HTTPStatus(status).phrase}"
     except ValueError:
@@ -258,7 +261,10 @@ def status_text(status: int) -> str:
 
 
 def retry_after(text: str, now: datetime) -> float | None:
-    """Return the seconds of a ``Retry-After`` (a number or a date); None for any other text."""
+    """Return the seconds in the value of a ``Retry-After`` header, which may be a number or a date.
+
+    Return None for any other text.
+    """
     if text.strip().isascii() and text.strip().isdigit():
         return float(text)
     with suppress(ValueError, TypeError, OverflowError):
@@ -267,8 +273,8 @@ def retry_after(text: str, now: datetime) -> float | None:
 
 
 def idempotency_key(occurrence: str) -> str:
-    """Return ``occurrence`` as a header value.
+    """Return ``occurrence`` as the value of the header `Idempotency-Key`.
 
-    Percent-encodes `%`, and all characters except ASCII letters, digits and punctuation.
+    Percent-encode `%`, and all characters except ASCII letters, digits and punctuation.
     """
     return quote(occurrence, safe=_UNQUOTED)

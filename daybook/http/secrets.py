@@ -1,8 +1,10 @@
-"""Secrets by reference: ``{{secret:name}}`` in a header or parameter, resolved when it is used.
+"""Secrets by reference: ``{{secret:name}}`` in a header or parameter, replaced in each request.
 
-A secret is bound to hosts and sent to no other host, so changing a job's URL cannot redirect it.
-Where a reference belongs, Daybook refuses a literal value that looks like a secret, because it
-shows and exports jobs, and keeps their revisions.
+A secret is bound to hosts and is sent to no other host. So a person who changes the URL of a job
+cannot get the secret.
+
+Daybook shows and exports jobs, and stores all their revisions. So in a field that may contain
+references to secrets, Daybook refuses a value that itself looks like a secret (a literal secret).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _REFERENCE = SECRET
 _BEGINS = re.compile(r"\{\{\s*secret\b")
 _MIN_HIDDEN_LENGTH = 4
 
-# The last word or words of a header's name: X-Api-Key, PRIVATE-TOKEN.
+# The last one or two words of a header's name, as in X-Api-Key or PRIVATE-TOKEN.
 _SECRET_HEADER = re.compile(
     r"(^|-)(authorization|cookie|token|secret|passw(or)?d|(api|access|auth|private)-?key|apikey"
     r"|credentials?)\Z"
@@ -60,7 +62,11 @@ _SECRET_VALUE = re.compile(
 
 @dataclass(frozen=True)
 class Secret:
-    """A secret; ``hosts`` are its allowed destinations: ``name``, ``name:port``, ``tool:name``."""
+    """A secret.
+
+    ``hosts`` are the destinations to which Daybook may send it: ``name``, ``name:port``,
+    ``tool:name``.
+    """
 
     name: str
     value: str = field(repr=False)
@@ -73,7 +79,7 @@ class SecretStore(Protocol):
     async def read(self, name: str) -> Secret:
         """Return the secret with this name.
 
-        Raises `UnknownName` if it does not exist, and `InvalidInput` if it cannot be used.
+        Raise `UnknownName` if it does not exist, and `InvalidInput` if it cannot be used.
         """
         ...
 
@@ -82,7 +88,7 @@ class SecretStore(Protocol):
 class SecretDestination:
     """A destination of a secret.
 
-    ``shown`` is its name in messages; ``known_as`` are its possible spellings in `Secret.hosts`.
+    ``shown`` is its name in messages. ``known_as`` are its possible spellings in `Secret.hosts`.
     """
 
     shown: str
@@ -98,38 +104,38 @@ class SecretDestination:
 
     @classmethod
     def of_tool(cls, name: str) -> SecretDestination:
-        """Return the destination of a tool that has no host."""
+        """Return the destination for a tool that has no host."""
         return cls(f"tool:{name}", frozenset({f"tool:{name}".lower()}))
 
 
 @dataclass
 class FilledSecrets:
-    """The secrets that were filled in. ``values`` must not appear in any output."""
+    """The secrets that were filled in. Daybook must remove ``values`` from all output."""
 
     values: set[str] = field(default_factory=set, repr=False)
 
     def hide(self, text: str) -> str:
-        """Return ``text`` with each secret of at least 4 characters replaced.
+        """Return ``text`` with each secret of at least `_MIN_HIDDEN_LENGTH` characters replaced.
 
-        A server may echo a secret that it has received.
+        A server may send back a secret that it has received.
         """
         hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
         return redact(text, dict.fromkeys((each for v in hidden for each in _written(v)), HIDDEN))
 
 
 def _written(value: str) -> Iterator[str]:
-    """Yield ``value`` as it is, as JSON writes it, and as Python's errors quote it."""
+    """Yield ``value`` unchanged, as JSON writes it, and as Python's error messages quote it."""
     yield value
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
     yield repr(value)[1:-1]
-    yield repr(f'"{value}')[2:-1]  # next to a quotation mark
+    yield repr(f'"{value}')[2:-1]  # the value stands beside a quotation mark
 
 
 def references(what: str, text: str) -> list[str]:
-    """Return the names of the secrets that ``text`` refers to, in their order in the text.
+    """Return the names of the secrets to which ``text`` refers, in their order in the text.
 
-    Raises `InvalidInput` for a misspelt reference. ``what`` names the field in the error.
+    Raise `InvalidInput` for a misspelt reference. ``what`` is the name of the field in the error.
     """
     if len(_BEGINS.findall(text)) != len(_REFERENCE.findall(text)):
         raise InvalidInput(
@@ -141,7 +147,7 @@ def references(what: str, text: str) -> list[str]:
 
 
 def referenced_names(value: Any) -> set[str]:
-    """Return the secrets that the strings of a JSON value name; ignore misspelt references."""
+    """Return the secrets that the strings of a JSON value name. Ignore misspelt references."""
     return {name for _, text in _texts(value) for name in _REFERENCE.findall(text)}
 
 
@@ -152,10 +158,10 @@ async def fill(
     secrets: SecretStore,
     filled: FilledSecrets,
 ) -> str:
-    """Return ``text`` with its secrets filled in; add each to ``filled``.
+    """Return ``text`` with its secrets filled in. Add each secret to ``filled``.
 
-    ``what`` is the field as the user wrote it. Raises `InvalidInput` for a misspelt reference, and
-    for a secret that does not exist or is bound to other hosts.
+    ``what`` is the field as the user wrote it. Raise `InvalidInput` for a misspelt reference, for a
+    secret that is bound to other hosts, and the errors of `SecretStore.read`.
     """
     values = {}
     for name in references(what, text):
@@ -174,9 +180,9 @@ async def fill(
 async def fill_params(
     params: Any, destination: SecretDestination, secrets: SecretStore, filled: FilledSecrets
 ) -> Any:
-    """Return the JSON value with the secrets filled into its strings; keys stay unchanged.
+    """Return the JSON value with the secrets filled into its strings. Keys stay unchanged.
 
-    Raises the errors of `fill`.
+    Raise the errors of `fill`.
     """
     match params:
         case str():
@@ -195,9 +201,9 @@ async def fill_params(
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
     """Raise `InvalidInput` if a header contains a literal secret.
 
-    A value counts as a secret by its form. It also counts as a secret by the name of its header,
-    unless the value refers to a secret. A header with such a name and a misspelt reference raises
-    `InvalidInput`, too.
+    The form of a value can show that it is a secret. If the name of the header belongs to a secret,
+    its value counts as a secret unless it is a reference. For such a header, raise `InvalidInput`
+    also for a misspelt reference.
     """
     for name, value in headers.items():
         if _is_literal_header(name, value):
@@ -209,7 +215,7 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
 def refuse_literal_params(params: Any) -> None:
     """Raise `InvalidInput` if the JSON value contains a literal secret or a misspelt reference.
 
-    Such a secret is recognised by its field's name or by its form.
+    The name of a field, or the form of its value, can show that the value is a secret.
     """
     for path, value in _texts(params):
         if _is_literal_param(path, value):
@@ -237,8 +243,8 @@ def replace_literals(
     """Return headers or params with a reference in place of each literal secret.
 
     The literal secrets are the values that `refuse_literal_headers` or `refuse_literal_params`
-    refuses. ``reference`` gets the path of a secret, such as `auth.token`, and returns its
-    replacement.
+    refuses. ``reference`` is a function: it gets the path of a secret, such as `auth.token`, and
+    returns the replacement.
     """
     match value:
         case dict():
@@ -253,7 +259,7 @@ def replace_literals(
         case str():
             try:
                 is_literal = _LITERAL[field](path, value)
-            except InvalidInput:  # a misspelt reference
+            except InvalidInput:  # the value is a misspelt reference
                 return value
             return reference(path) if is_literal else value
         case _:

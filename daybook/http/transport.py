@@ -6,17 +6,17 @@
                    ▲                                                               │
                    └────────────────────── the next request ◄── a redirect ◄───────┘
 
-httpx2 is a fork of httpx with the same API, and httpcore2 is such a fork of httpcore. So the policy
-is written once, here and in `guard` and `redirects`; an `HttpLibrary` names the modules to use.
+httpx2 is a fork of httpx with the same API, and httpcore2 is such a fork of httpcore. So this
+module, `guard` and `redirects` contain the rules for both, and an `HttpLibrary` names the modules
+to use.
 
-By default each request has its own connection to the checked IP address, so no request can use a
-connection that another request was allowed to open. The certificate, SNI and `Host` use the host
-name of the URL.
+By default, each request has its own connection to the checked IP address. So no request can use a
+connection that only another request was allowed to open. The certificate, SNI and `Host` use the
+host name of the URL.
 
 A sender of thousands of requests to a few hosts may keep connections (``kept_for``). The transport
-still checks the text of each URL, but resolves its host name only once in that many seconds. A kept
-connection serves only requests of this transport, which its guard has checked, to the same scheme,
-name, port and path.
+still checks the text of each URL, but resolves its host name only once in ``kept_for`` seconds. A
+kept connection serves only requests of this transport to the same scheme, name, port and path.
 """
 
 from __future__ import annotations
@@ -36,22 +36,21 @@ from daybook.http.guard import Guard, Target
 PROGRESS_EXTENSION = "daybook_progress"
 SECRETS_EXTENSION = "daybook_secrets"
 SECRET_BODY = ":body"
-"""Entry in `SECRETS_EXTENSION` that marks the body as secret; no header has this name."""
+"""Entry in `SECRETS_EXTENSION` that marks the body as secret. No header has this name."""
 MAX_IDLE_SECONDS = 2.0
-"""Maximum time that a kept connection may be idle: less than the limit of common servers."""
+"""Maximum time that a kept connection may be idle. Common servers close a connection later."""
 CONNECTED_ADDRESS = "daybook_connected"
-"""Name of the extra info of a network stream that contains its checked IP address."""
+"""Name of the extra info of a network stream that contains the IP address of its connection."""
 
 
 @dataclass
 class Progress:
-    """The progress of an exchange; passed in a request's extensions as `PROGRESS_EXTENSION`.
+    """The progress of an exchange. A request has it in its extensions as `PROGRESS_EXTENSION`.
 
     ``sent`` is true from the first byte of a request on, because the request may then have had its
-    effect. It is false again after a redirect that says that the request had no effect and has to
-    be sent to another URL. ``had_effect`` is true once a redirect has said that a request had an
-    effect.
-    ``redirects`` describes each followed redirect.
+    effect. ``sent`` becomes false again if a redirect reports that the request had no effect and
+    has to be sent to another URL. ``had_effect`` becomes true if a redirect reports that a request
+    had an effect. ``redirects`` describes each followed redirect.
     """
 
     sent: bool = False
@@ -61,10 +60,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class HttpLibrary:
-    """An HTTP client library: ``http`` is `httpx` or `httpx2`, ``core`` its `httpcore` module.
+    """An HTTP client library. ``http`` is `httpx` or `httpx2`; ``core`` is its `httpcore` module.
 
-    ``backend``, ``connection`` and ``body`` combine this module's classes with the library's
-    network backend, network stream and response stream.
+    ``backend``, ``connection`` and ``body`` are classes that combine the classes of this module
+    with the library's network backend, network stream and response stream.
     """
 
     http: Any
@@ -75,20 +74,20 @@ class HttpLibrary:
 
 
 class GuardedTransport:
-    """Transport that sends to addresses that ``guard`` allows, and follows redirects itself.
+    """Transport that sends only to addresses that ``guard`` allows, and follows redirects itself.
 
-    ``backend`` opens connections to IP addresses, never to names. ``ssl_context`` holds the trusted
-    certificates, by default this machine's. If ``one_origin`` is true, the transport refuses a
-    redirect that changes the origin or the method, so a body with secrets goes to one origin only.
-    If ``follow`` is false, a redirect is returned as the response. If ``kept_for`` is positive, new
-    requests may use a connection until that many seconds after its address was checked, and the
-    transport must be closed (`aclose`).
+    ``backend`` opens connections to IP addresses, never to names. ``ssl_context`` contains the
+    trusted certificates, by default this machine's. If ``one_origin`` is true, the transport
+    refuses a redirect that changes the origin or the method, so a body with secrets goes to one
+    origin only. If ``follow`` is false, the transport returns a redirect as the response. If
+    ``kept_for`` is positive, new requests may use a connection until that many seconds after its
+    address was checked. Then the caller must close the transport (`aclose`).
 
-    The extension `SECRETS_EXTENSION` of a request is a collection of lowercase names of the headers
-    that contain secrets; the name `SECRET_BODY` stands for the body. The transport refuses to send
-    such a request over plain HTTP to a public address.
+    The extension `SECRETS_EXTENSION` of a request is a collection of names, in lower case, of the
+    headers that contain secrets. The name `SECRET_BODY` stands for the body. The transport refuses
+    to send such a request over plain HTTP to a public address.
 
-    Raises `InvalidInput` and `OutgoingRefused`, and the library's `TransportError`.
+    A request raises `InvalidInput`, `OutgoingRefused`, or the library's `TransportError`.
     """
 
     library: ClassVar[HttpLibrary]
@@ -111,16 +110,16 @@ class GuardedTransport:
         self._ssl_context = ssl_context
 
     def client(self, **given: Any) -> Any:
-        """Return the library's client with only this transport; ``given`` are its other arguments.
+        """Return the library's client with only this transport. ``given`` are its other arguments.
 
-        Its ``trust_env`` is false, because a client that reads the environment adds proxies that
-        bypass its transport, and reads `.netrc`.
+        The client's ``trust_env`` is false. If it were true, the client would add proxies that
+        bypass its transport, and would read `.netrc`.
         """
         given |= {"transport": self, "trust_env": False, "follow_redirects": False}
         return self.library.http.AsyncClient(**given)
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Send the library's request and follow its redirects; return the last response."""
+        """Send the library's request and follow its redirects. Return the last response."""
         progress = request.extensions.get(PROGRESS_EXTENSION) or Progress()
         secret = frozenset(request.extensions.get(SECRETS_EXTENSION, ()))
         source: str | None = None
@@ -160,7 +159,7 @@ class GuardedTransport:
             request = self._next(request, following)
 
     async def aclose(self) -> None:
-        """Close the kept connections: each pool now, or when its last request has ended."""
+        """Close the kept connections. A pool closes now, or when its last request has ended."""
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.close()
@@ -168,7 +167,7 @@ class GuardedTransport:
     def _checked_url(self, url: Any) -> httpx.URL:
         """Return the URL as the guard parses it.
 
-        Raises `InvalidInput` if the library parses it differently.
+        Raise `InvalidInput` if the library parses it differently.
         """
         if isinstance(url, httpx.URL):
             return url
@@ -179,15 +178,17 @@ class GuardedTransport:
         return read
 
     async def _pool(self, url: httpx.URL, source: str | None) -> _Pool:
-        """Return the checked and entered connection pool for ``url``; the caller must leave it.
+        """Return a checked connection pool for ``url``, and enter it for this request.
 
-        ``source`` is the IP address of the server that redirected here.
+        The caller must call `leave` on the pool. ``source`` is the IP address of the server that
+        redirected here, or None.
         """
-        # The key has the path, too, because a pool scans all its connections for every request.
+        # The key also contains the path, because a pool scans all its connections for every
+        # request.
         key = url.scheme, guard.host_name(url), url.port, url.raw_path.partition(b"?")[0]
         pool = self._pools.get(key) if source is None else None
         if pool is not None and time.monotonic() < pool.until:
-            self.guard.check(url)  # the text is checked each time
+            self.guard.check(url)  # the text of the URL is checked for each request
             return pool.enter()
         target = await self._target(url, source)
         if target.url.scheme == "https" and self._ssl_context is None:
@@ -202,9 +203,9 @@ class GuardedTransport:
         )
         created = _Pool(target, connections, time.monotonic() + self._kept_for).enter()
         if not keeps:
-            await created.close()  # its connection closes as soon as this request has left the pool
+            await created.close()  # its connection closes when this request has left the pool
             return created
-        # Another request may have created the same pool: either is valid.
+        # Another request may have created a pool with the same key. Replace that pool.
         expired = [known for known, each in self._pools.items() if each.until < time.monotonic()]
         closing = [self._pools.pop(known) for known in {key, *expired} if known in self._pools]
         self._pools[key] = created
@@ -280,7 +281,7 @@ _Key = tuple[str, str, int | None, bytes]
 class _Pool:
     """Connections to one checked target, and the number of requests on them.
 
-    New requests enter the pool until ``until`` (monotonic seconds). A closed pool closes its
+    New requests can enter the pool until ``until`` (monotonic seconds). A closed pool closes its
     connections when the last request leaves.
     """
 
@@ -308,7 +309,7 @@ class _Pool:
 
 
 class PinnedBackend:
-    """Network backend that connects to the addresses of ``target`` in order, and resolves no name.
+    """Network backend that connects to the addresses of ``target`` in order. It resolves no name.
 
     ``backend`` is the library's own network backend.
     """
@@ -333,7 +334,8 @@ class PinnedBackend:
                 opened = await self._backend.connect_tcp(
                     address,
                     port,
-                    # An address that never responds must leave time for the others.
+                    # Divide the timeout, so that an address that never responds leaves time for the
+                    # others.
                     timeout=None if timeout is None else timeout / len(self._target.addresses),
                     local_address=local_address,
                     socket_options=socket_options,
@@ -347,7 +349,7 @@ class PinnedBackend:
 
 
 class PinnedConnection:
-    """Network stream that knows the checked IP address it is connected to, even under TLS."""
+    """Network stream with the checked IP address of its connection, also under TLS."""
 
     def __init__(self, stream: Any, address: str) -> None:
         self._stream, self._address = stream, address
@@ -376,7 +378,10 @@ class PinnedConnection:
 
 
 class ResponseBody:
-    """Stream of a response body; closing the stream leaves the connection pool of the response."""
+    """Stream of a response body.
+
+    When the stream is closed, its request leaves the connection pool.
+    """
 
     def __init__(self, library: HttpLibrary, answer: Any, pool: _Pool) -> None:
         self._library, self._answer = library, answer
@@ -394,7 +399,8 @@ class ResponseBody:
             await self._answer.aclose()
         finally:
             pool, self._pool = self._pool, None
-            if pool is not None:  # leave once, even if the stream is closed several times
+            if pool is not None:
+                # Leave the pool only once, even if the stream is closed several times.
                 await pool.leave()
 
 
@@ -419,7 +425,7 @@ def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
 def _default_ssl_context() -> ssl.SSLContext:
     """Return a context with this machine's certificates, for either library.
 
-    httpcore's own default context is a different one.
+    The default context of httpcore itself has other certificates.
     """
     import httpcore2
 

@@ -1,7 +1,7 @@
-"""Imports: readers of other schedulers' files, and the one writer of their results.
+"""Imports: readers of other schedulers' files, and the writer of their results.
 
-Each reader (a module with the name of its system) turns a file into a `source.Source`; it writes
-nothing and knows no ledger. `writer.write` stores a source in one transaction.
+A reader is a module with the name of its system. It turns a file into a `source.Source`, writes
+nothing, and does not use the ledger. `writer.write` stores a source in one transaction.
 
 To add a system, write a module here with `read(path)`, add its name to `source.System` and to
 `READERS`, and add its table to `docs/guides/imports.md`.
@@ -23,7 +23,7 @@ READERS: dict[System, Callable[[Path], Source]] = {
     "crontab": crontab.read,
     "systemd": systemd.read,
 }
-"""The function that reads a file, by system. It raises an `InvalidInput` about a mistake."""
+"""The function that reads a file, by system. For an invalid file it raises `InvalidInput`."""
 
 OTHER_NAMES: dict[str, System] = {
     "clawdbot": "openclaw",
@@ -37,4 +37,4 @@ OTHER_NAMES: dict[str, System] = {
     "timer": "systemd",
     "timers": "systemd",
 }
-"""Other names that people type for a system: an error proposes the name of the system."""
+"""Other names that people write for a system. An error proposes the name of the system."""

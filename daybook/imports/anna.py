@@ -1,7 +1,7 @@
 """Reader of the files of anna: `jobs.json` (an array), or its database (`scheduler_jobs`).
 
-In an older database, the message of a plugin's job is the prefix `__anna_plugin_job__:` and a JSON
-object; a newer database has columns for the plugin.
+In an older database, the message of a plugin's job is the prefix `__anna_plugin_job__:`, followed
+by a JSON object. A newer database has columns for the plugin.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _job(record: Record, schedule: Record) -> SourceJob:
     agent, name = record.text("agent_id"), record.needed("name")
     if agent and plugin is None:
         fields["agent"] = agent
-    if plugin is not None:  # as Daybook names the jobs that a plugin saves
+    if plugin is not None:  # Daybook gives the same name to a job that a plugin saves
         fields["description"] = fields["description"] or name
         name = f"{plugin['params']['plugin_id']}: {plugin['params']['key']}"
     kept = {each: value for each in ("exec_scope", "org_id") if (value := record.text(each))}
@@ -121,7 +121,7 @@ def _session(record: Record) -> dict[str, Any]:
 
 
 def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None:
-    """Return the action fields of a plugin's job; None for a user's job."""
+    """Return the action fields of a plugin's job. Return None if the job is not a plugin's."""
     if isinstance(payload, str):
         payload = record.json_mapping("payload")
     source = record

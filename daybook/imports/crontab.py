@@ -6,7 +6,8 @@ A line is a comment, a variable, or a schedule with a command::
     0 9 * * 1-5  report.sh --to team  # not a comment: the shell gets the whole line
     @daily       mail me%Dear me,%all is well\\%
 
-An unescaped `%` ends the command; the rest is its standard input, with a line break for each `%`.
+An unescaped `%` ends the command. The text after it is the command's standard input, in which each
+`%` stands for a line break.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _OF_CRON = (
     *("MAILFROM", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING"),
     *("RANDOM_DELAY", "START_HOURS_RANGE"),
 )
-"""Other variables that cron itself reads."""
+"""Other variables that cron itself reads. They are not passed to the command."""
 _FIELDS = 5
 
 REBOOT_HINT = (
@@ -54,7 +55,7 @@ def read(path: Path) -> Source:
 
 
 def read_text(name: str, content: bytes) -> Source:
-    """Return the jobs of a crontab; ``name`` is the name of its file, for errors."""
+    """Return the jobs of a crontab. ``name`` is the name of its file in errors."""
     text = _decoded(name, content)
     zone, variables, mail = "", dict[str, str](), ""
     jobs, counts = list[SourceJob](), Counter[str]()
@@ -102,7 +103,7 @@ def _unquoted(text: str) -> str:
 
 
 def _split(where: str, line: str) -> tuple[str, str]:
-    """Return the schedule and the command of a line."""
+    """Return the schedule and the command of a line. Raise `InvalidInput` for an invalid line."""
     if line.startswith("@"):
         expr, *rest = line.split(maxsplit=1)
         if expr.lower() == "@reboot":
@@ -121,7 +122,8 @@ def _split(where: str, line: str) -> tuple[str, str]:
 def _id(zone: str, expr: str, line: str, counts: Counter[str]) -> str:
     """Return an id that depends only on the time zone, schedule and command of a line.
 
-    So a repeated import recognises the line, even at another place or with other variables.
+    So a repeated import recognises the line, even if it is at another place or has other variables.
+    ``counts`` has the numbers of equal lines so far; the second of them gets another id.
     """
     digest = hashlib.sha256(f"{zone}\n{expr}\n{line}".encode()).hexdigest()[:12]
     counts[digest] += 1
@@ -131,7 +133,7 @@ def _id(zone: str, expr: str, line: str, counts: Counter[str]) -> str:
 def _job(
     known: SourceJob, expr: str, line: str, zone: str, variables: Mapping[str, str]
 ) -> SourceJob:
-    """Return the job of a line, with the id and the place of ``known``."""
+    """Return the job of a line, with the id and the place that ``known`` has."""
     command, stdin = _command(line)
     name, notes = default_name(command), list[str]()
     given, reason = shell.without_secrets(variables, notes)
@@ -155,10 +157,10 @@ def _job(
 
 
 def _unlike_cron(expr: str) -> str:
-    """Return how Daybook's reading of the days differs from cron's; empty if it does not.
+    """Return a note if cron combines the days of ``expr`` differently; "" if it does not.
 
-    Cron joins day of month and weekday by AND if one of them begins with `*`. Daybook does so only
-    if one of them is exactly `*`.
+    The note describes how Daybook combines them. If the day of the month or the weekday begins with
+    `*`, cron requires both to match. Daybook does so only if one of them is exactly `*`.
     """
     if expr.startswith("@"):
         return ""
@@ -168,7 +170,7 @@ def _unlike_cron(expr: str) -> str:
 
 
 def _command(line: str) -> tuple[str, str | None]:
-    """Return the command, and its standard input; None if the line has none."""
+    """Return the command and its standard input. The input is None if the line has none."""
     command, rest = list[str](), iter(line)
     for letter in rest:
         if letter == "%":

@@ -1,9 +1,9 @@
-"""Reader of Hermes agent: `cron/jobs.json`, which has no version.
+"""Reader of the file of Hermes agent: `cron/jobs.json`. The file has no version.
 
 The file is an object with the list `jobs`. An older file is the list itself, or its `jobs` is an
-object that maps ids to jobs. A cron expression is in the time zone of Hermes' settings, which the
-file does not contain. A time without an offset, from an old version, is in the time zone of Hermes'
-machine. Daybook reads both in its own default zone.
+object that maps ids to jobs. The times of a cron expression are in the time zone of Hermes'
+settings, which the file does not contain. A time without an offset, from an old version, is in the
+time zone of Hermes' machine. Daybook reads both in its own default zone.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from daybook.names import default_name
 
 JOBS_FILE, SCRIPTS_FOLDER = "jobs.json", "scripts"
 SCRIPT_TIMEOUT = "1h"
-"""Timeout of a script, the same as Hermes' default."""
+"""Timeout of a script. It is the same as Hermes' default."""
 
 _SHELLS = (".sh", ".bash")
 _STATES = ("", "scheduled", "paused", "completed", "error")
@@ -53,7 +53,10 @@ _ZONE_NOTE = (
 
 
 def read(path: Path) -> Source:
-    """Return the jobs of `jobs.json`, or of the folder that contains it; there is no history."""
+    """Return the jobs of `jobs.json`, or of the folder that contains it.
+
+    The file has no history.
+    """
     file = file_in(path, JOBS_FILE)
     scripts = file.resolve().parent.parent / SCRIPTS_FOLDER
     zone = ZoneInfo(settings.load().timezone)
@@ -130,7 +133,7 @@ def _job(record: Record, scripts: Path) -> SourceJob:
 
 
 def _prompt(record: Record, notes: list[str]) -> tuple[dict[str, Any], str]:
-    """Return the fields of an agent's job, and a reason to disable it, or an empty text."""
+    """Return the fields of an agent's job, and the reason to disable the job, or ""."""
     skills = record.value("skills") or ([skill] if (skill := record.text("skill")) else [])
     prompt = record.text("prompt").strip()
     if not prompt and not skills:
@@ -152,7 +155,7 @@ def _prompt(record: Record, notes: list[str]) -> tuple[dict[str, Any], str]:
 
 
 def _script(record: Record, scripts: Path) -> dict[str, Any]:
-    """Return the fields of a job that runs a script of Hermes' folder of scripts."""
+    """Return the fields of a job that runs a script in Hermes' folder of scripts."""
     path = scripts / record.needed("script")
     record.ignore("prompt")
     program = "bash" if path.suffix in _SHELLS else "python3"
@@ -174,7 +177,8 @@ def _schedule(schedule: Record) -> dict[str, Any]:
         }
     elif kind == "cron":
         parts = schedule.needed("expr").split()
-        if len(parts) == 6:  # croniter reads the last field as seconds, Daybook the first
+        if len(parts) == 6:
+            # croniter reads the last field as seconds, but Daybook reads the first one.
             parts = [parts[-1], *parts[:-1]]
         fields = {"cron": " ".join(parts)}
     else:

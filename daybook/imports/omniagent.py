@@ -1,7 +1,7 @@
-"""Reader of the files of omniagent: a key–value store; a job is JSON under `cron:job:<id>`.
+"""Reader of the files of omniagent: a key–value store with each job as JSON under `cron:job:<id>`.
 
-The store is an SQLite database (table `kv`), or an export of it: a JSON object of keys and values,
-where a value is an object or its JSON text. Other keys belong to other parts of omniagent.
+The store is an SQLite database (table `kv`), or an export of it. An export is a JSON object of keys
+and values; a value is an object or its JSON text. Other keys belong to other parts of omniagent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _STATUSES = ("enabled", "disabled", "running")
 
 
 def read(path: Path) -> Source:
-    """Return the jobs of the store; the store has no history of runs."""
+    """Return the jobs of the store. The store has no history of runs."""
     jobs = []
     for key, value in _entries(path):
         where = f"{path.name}, {key}"

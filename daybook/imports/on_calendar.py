@@ -5,9 +5,12 @@
     Mon..Fri *-*-* 09,17:30:00 Europe/Berlin  ──►  cron 30 9,17 * * 1-5, timezone Europe/Berlin
     2027-01-15 14:30:00                       ──►  at 2027-01-15T14:30:00
 
-The reader refuses an expression that no cron expression equals: a weekday with a day of the month
-(cron joins them by OR), years except in a full date, days from the end of a month, fractions of a
-second.
+The reader refuses an expression that no cron expression equals. Such an expression has
+
+- a weekday and a day of the month, because cron needs only one of them to match,
+- years, except in a full date,
+- days from the end of a month, or
+- fractions of a second.
 """
 
 from __future__ import annotations
@@ -37,9 +40,10 @@ _HINT = "nothing was imported; correct the line, or give `daybook add` a --sched
 
 
 def schedule(where: str, expression: str) -> dict[str, str]:
-    """Return the fields of a calendar expression: `cron` or `at`, and `timezone` if it names one.
+    """Return the schedule fields of a calendar expression.
 
-    Raise `InvalidInput` for an expression that is invalid, or that no cron expression equals.
+    These are `cron` or `at`, and `timezone` if the expression names a time zone. Raise
+    `InvalidInput` for an expression that is invalid, or that no cron expression equals.
     """
     words, found = expression.split(), dict[str, str]()
     if len(words) > 1 and (words[-1].upper() == "UTC" or re.fullmatch("[A-Za-z]+/.+", words[-1])):
@@ -87,7 +91,7 @@ def schedule(where: str, expression: str) -> dict[str, str]:
 
 
 def _field(where: str, expression: str, text: str, most: int) -> str:
-    """Return a component as a field of cron: `1..5/2,9` becomes `1-5/2,9`."""
+    """Return a component as a field of cron. For example, `1..5/2,9` becomes `1-5/2,9`."""
     if text == "*":
         return "*"
     items = list[str]()

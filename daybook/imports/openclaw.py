@@ -8,8 +8,8 @@ until        jobs                                      history
 since then   `cron_jobs`: `job_json`, `state_json`     `cron_run_logs`: `entry_json`
 ===========  ========================================  ===========================================
 
-The reader ignores unknown fields of a state or of a run, because they do not change the effect of a
-job.
+The reader ignores unknown fields of a state or of a run, because these fields do not change the
+effect of a job.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ JOBS_FILE, STATE_SUFFIX, RUNS_FOLDER, VERSION = "jobs.json", "-state.json", "run
 _JOBS_TABLE, _RUNS_TABLE = "cron_jobs", "cron_run_logs"
 
 MAIN_AGENT = "main"
-"""OpenClaw's agent for jobs that name no agent."""
+"""The agent of OpenClaw that gets the jobs without an agent."""
 
 _WITHOUT_DUE_TIMES = ("on-exit", "stream")
 _PROGRAMS_OF_OPENCLAW = ("script", "heartbeat", "skillCollectionReview")
@@ -80,7 +80,10 @@ def read(path: Path) -> Source:
 
 
 def _states(file: Path) -> dict[str, Any]:
-    """Return the states in `jobs-state.json` by the jobs' ids; empty if there is no such file."""
+    """Return the states in `jobs-state.json` by the jobs' ids.
+
+    Return {} if there is no such file.
+    """
     if not file.exists():
         return {}
     content = Record(file.name, read_json(file))
@@ -112,7 +115,8 @@ def _of_database(file: Path) -> Source:
         where = f"{_JOBS_TABLE}, row {number}"
         values = _json(f"{where}, job_json", row.get("job_json"))
         record = Record(where, values)
-        if isinstance(enabled := row.get("enabled"), int):  # newer than the JSON text
+        if isinstance(enabled := row.get("enabled"), int):
+            # This column is newer than the JSON text.
             record = Record(where, {**values, "enabled": bool(enabled)})
         states[record.needed("id", "jobId")] = Record(where, row).json_mapping("state_json")
         records.append(record)
@@ -249,7 +253,7 @@ def _payload(payload: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
 
 
 def _command(payload: Record, notes: list[str]) -> dict[str, Any]:
-    """Return the fields of a command; `disabled` is the reason to disable the job, or empty."""
+    """Return the fields of a command. `disabled` is the reason to disable the job, or ""."""
     argv = payload.value("argv")
     if not isinstance(argv, list) or not argv or not all(isinstance(each, str) for each in argv):
         payload.fail("argv is not a list of texts")
@@ -295,7 +299,7 @@ def _delivery(record: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
 
 
 def _run(record: Record) -> SourceRun | None:
-    """Return the run of an entry; None if the entry is not about the end of a run."""
+    """Return the run of an entry. Return None if the entry does not report the end of a run."""
     if record.text("action") not in ("", "finished"):
         return None
     finished = record.instant("ts")

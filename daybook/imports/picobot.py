@@ -1,8 +1,8 @@
 """Reader of the SQLite database of picobot.
 
-picobot's plan has the tables `scheduled_jobs` and `job_runs`, with times and intervals in
-milliseconds. picobot's code has the tables `schedules` and `schedule_executions`, with intervals in
-seconds and times as RFC 3339.
+The database has the tables of picobot's plan or those of picobot's code. In the plan, the tables
+are `scheduled_jobs` and `job_runs`, and times and intervals are in milliseconds. In the code, they
+are `schedules` and `schedule_executions`, intervals are in seconds, and times are RFC 3339 texts.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from daybook.names import default_name
 
 _TABLES = {"scheduled_jobs": "job_runs", "schedules": "schedule_executions"}
 _CLAIM = ("claimed_at", "claim_id", "claim_expires_at", "backoff_until")
-"""Columns about the process that runs a job."""
+"""Columns about the process that runs a job now."""
 _KEPT = ("session_id", "channel", "channel_id", "chat_id")
 _WEEKDAY = re.compile(r"(/\d+)|(\d+)")
 _ANY = ("*", "?")
@@ -107,7 +107,10 @@ def _job(record: Record) -> SourceJob:
 
 
 def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
-    """Return the schedule fields; `disabled`, if present, is the reason to disable the job."""
+    """Return the schedule fields.
+
+    If they have `disabled`, this is the reason to disable the job.
+    """
     every, cron = record.integer("every_ms"), record.text("cron_expr", "cron")
     at, zone = record.instant("at_ms", "run_at_ms", "at"), record.text("timezone", "tz")
     kind, expr = record.text("schedule_type", "schedule_kind", "kind"), record.text("schedule_expr")
@@ -116,7 +119,7 @@ def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
         if not expr.strip().isascii() or not expr.strip().isdigit():
             record.fail(f"schedule_expr is {expr!r} and not a number of seconds")
         every = int(expr) * 1000
-    elif expr and kind == "once":  # the expression may be relative to the creation
+    elif expr and kind == "once":  # the expression may be relative to the creation of the job
         at = record.instant("next_run_at")
     elif expr and kind == "cron":
         cron = expr
@@ -132,8 +135,7 @@ def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
 def _cron(record: Record, expr: str, notes: list[str]) -> dict[str, Any]:
     """Return the fields of an expression of Rust's `cron`: `[zone|]seconds … weekday [year]`.
 
-    In such an expression, Sunday is 1, and a day has to match both the day of the month and the
-    weekday.
+    In such an expression, Sunday is 1, and both the day of the month and the weekday have to match.
     """
     zone, bar, rest = expr.partition("|")
     fields = {"timezone": zone.strip()} if bar else {}

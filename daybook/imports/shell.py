@@ -1,7 +1,7 @@
-"""The agent of imported commands: a shell, which reads the job's prompt as its script.
+"""The agent that runs imported commands: a shell, which gets the job's prompt as its script.
 
-An imported command becomes the prompt of a job of this agent, so that users can read and edit the
-command. The import adds the agent (`api.imports`).
+The import makes each command the prompt of a job of this agent, so that users can read and edit the
+command. `api.imports` adds the agent if it is needed.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ AGENT = "shell"
 """Name of the agent."""
 PROGRAM = "/bin/sh"
 SETTINGS: dict[str, Any] = {"command": [PROGRAM], "work_dir": "~", "history": "none"}
-"""Settings of the agent; it has no history, because a transcript must not get into the script."""
+"""Settings of the agent. It has no history, because the script must not contain earlier answers."""
 ADD_COMMAND = f"daybook agents add {AGENT} --work-dir '~' --history none --command {PROGRAM}"
 
 SECRET_REASON = "imported without its secrets"
 TIMEOUT = "24h"
-"""Timeout of a job whose command had none."""
+"""Timeout of a job whose command had no timeout."""
 
 _END = "END"
 
@@ -35,9 +35,9 @@ def fields(
     folder: str = "",
     stdin: str | None = None,
 ) -> dict[str, Any]:
-    """Return the fields of a job that runs a shell command in ``folder``, or in `~` if it is empty.
+    """Return the fields of a job that runs a shell command in ``folder``, by default in `~`.
 
-    Without ``stdin`` the command's input is empty.
+    If ``stdin`` is None, the command's standard input is empty.
     """
     return {
         "agent": AGENT,
@@ -47,7 +47,10 @@ def fields(
 
 
 def _script(command: str, variables: Mapping[str, str], folder: str, stdin: str | None) -> str:
-    """Return the script for the shell. The command is its last line, unless ``stdin`` follows."""
+    """Return the script for the shell: variables, folder, command, and the text of ``stdin``.
+
+    If ``stdin`` is None, the command is the last line.
+    """
     lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     if folder:
         lines.append(f"cd {shlex.quote(folder)} || exit 1")
@@ -64,8 +67,8 @@ def _script(command: str, variables: Mapping[str, str], folder: str, stdin: str 
 def without_secrets(variables: Mapping[str, str], notes: list[str]) -> tuple[dict[str, str], str]:
     """Return the variables that a prompt may contain, and the reason to disable the job.
 
-    The reason is empty if a prompt may contain all variables. Otherwise a note names the omitted
-    variables.
+    The reason is empty if a prompt may contain all variables. Otherwise, add a note that names the
+    omitted variables.
     """
     kept = {name: value for name, value in variables.items() if not _is_secret(name, value)}
     left_out = [name for name in variables if name not in kept]

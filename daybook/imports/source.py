@@ -1,8 +1,7 @@
 """The result of a reader, and functions that readers share: files, records, times, durations.
 
-A reader raises `InvalidInput` if a file is incomplete (half-written), has fields or a version that
-Daybook does not know, or contains a value that cannot be right. It never imports only a part of a
-file.
+A reader raises `InvalidInput` if a file is incomplete, has fields or a version that Daybook does
+not support, or contains an impossible value. A reader never imports only a part of a file.
 """
 
 from __future__ import annotations
@@ -58,16 +57,16 @@ _STATUSES = {
     Status.UNKNOWN: ("running", "claimed"),
 }
 STATUSES = {name: status for status, names in _STATUSES.items() for name in names}
-"""Outcome of a run by the other systems' words; a run that had not ended is unknown."""
+"""Outcome of a run, by the words of other systems. A run that had not ended is `unknown`."""
 
 
 @dataclass(frozen=True)
 class SourceJob:
     """One job: its name, and its flat ``fields``, as `new_job` takes them.
 
-    ``where`` names the job in errors. The interval of the job counts from ``anchor``. ``kept`` are
-    the values that no field of Daybook can store; they go into the job's metadata. ``notes`` name
-    the settings that were lost. A ``disabled_reason`` disables the job.
+    ``where`` names the job in errors. The interval of the job counts from ``anchor``. ``kept`` has
+    the values for which Daybook has no field; they are stored in the job's metadata. ``notes`` name
+    the settings that are lost. If ``disabled_reason`` is not empty, the job is disabled.
     """
 
     id: str
@@ -89,7 +88,7 @@ class SourceJob:
 
 @dataclass(frozen=True)
 class SourceRun:
-    """One finished run of the history."""
+    """One finished run of a job's history."""
 
     id: str
     job_id: str
@@ -104,7 +103,7 @@ class SourceRun:
 
 @dataclass(frozen=True)
 class Source:
-    """The jobs and runs of a file, and notes about the omitted parts."""
+    """The jobs and runs of a file, and notes about the parts that are not imported."""
 
     system: System
     jobs: tuple[SourceJob, ...] = ()
@@ -119,9 +118,10 @@ class Source:
         runs: Iterable[SourceRun] = (),
         notes: Iterable[str] = (),
     ) -> Source:
-        """Return the source without the runs of jobs that it does not contain.
+        """Return the source.
 
-        Raise `InvalidInput` if two jobs, or two runs of one job, have the same id.
+        Omit the runs of jobs that are not in ``jobs``, and add a note about them. Raise
+        `InvalidInput` if two jobs, or two runs of one job, have the same id.
         """
         all_jobs, all_runs = tuple(jobs), tuple(runs)
         _check_unique("job", [(job.id, job.where) for job in all_jobs])
@@ -145,16 +145,16 @@ def _check_unique(what: str, ids: list[tuple[Any, str]]) -> None:
 
 
 def broken(where: str, problem: str, hint: str = FIX_HINT) -> InvalidInput:
-    """Return the error for a ``problem`` at the place ``where`` of a file."""
+    """Return the error for a ``problem`` at the place ``where`` in a file."""
     return InvalidInput("path", f"{where}: {problem}", hint)
 
 
 class Record:
     """One object of a file, whose fields are read by name.
 
-    Each method accepts several names, because other versions of the system may name a field
-    differently. It returns the type's empty value if the field is missing or null. `close` refuses
-    fields that were not read. A time without an offset is in ``zone``.
+    Each method accepts several names, because versions of the system may name a field differently.
+    If the field is missing or null, the method returns the empty value of its type. `close` refuses
+    a record with fields that nobody has read. A time without an offset is in ``zone``.
     """
 
     def __init__(self, where: str, values: object, zone: tzinfo = UTC) -> None:
@@ -167,7 +167,10 @@ class Record:
         raise broken(self.where, problem, hint)
 
     def value(self, *names: str) -> Any:
-        """Return the value of the first field that is neither missing nor null; otherwise None."""
+        """Return the value of the first field that is neither missing nor null.
+
+        If there is none, None.
+        """
         self._read.update(names)
         return next(
             (self._values[name] for name in names if self._values.get(name) is not None), None
@@ -180,7 +183,7 @@ class Record:
         return found or ""
 
     def needed(self, *names: str) -> str:
-        """Return a text that must not be blank."""
+        """Return a text. Raise `InvalidInput` if the text is missing or blank."""
         found = self.text(*names)
         if not found.strip():
             self.fail(f"{names[0]} is missing")
@@ -196,7 +199,7 @@ class Record:
 
     def flag(self, *names: str) -> bool:
         found = self.value(*names)
-        if found not in (None, False, True):  # SQLite has 0 and 1
+        if found not in (None, False, True):  # SQLite stores 0 and 1
             self.fail(f"{names[0]} is {found!r} and not true or false")
         return bool(found)
 
@@ -206,7 +209,10 @@ class Record:
         return self.flag(*names)
 
     def instant(self, *names: str) -> datetime | None:
-        """Return a time in UTC, from RFC 3339 or Unix milliseconds; None for Go's zero time."""
+        """Return a time in UTC, from RFC 3339 or Unix milliseconds.
+
+        Return None for Go's zero time.
+        """
         found = self.value(*names)
         if found is None or found in ("", 0):
             return None
@@ -230,7 +236,7 @@ class Record:
         return dict(found or {})
 
     def json_mapping(self, *names: str) -> dict[str, Any]:
-        """Return an object that is stored as JSON text."""
+        """Return an object that the field contains as JSON text."""
         found = self.text(*names)
         values = parse_json(f"{self.where}: {names[0]}", found) if found.strip() else {}
         if values is not None and not isinstance(values, dict):
@@ -250,13 +256,13 @@ class Record:
         return STATUSES[found]
 
     def ignore(self, *names: str) -> None:
-        """Count the fields as read, because they have no meaning for Daybook."""
+        """Mark fields that mean nothing for Daybook as read."""
         self._read.update(names)
 
     def close(self) -> None:
-        """Refuse the file if the record has a field with a value that was not read.
+        """Raise `InvalidInput` if the record has a field with a value that was not read.
 
-        Such a field may change the effect of the job, so ignoring it would not be safe.
+        Such a field may change the effect of the job, so Daybook must not ignore it.
         """
         unread = [
             name
@@ -287,7 +293,10 @@ def is_sqlite(path: Path) -> bool:
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file. Raise `InvalidInput` if the file is not complete."""
+    """Return the content of a JSON file.
+
+    Raise `InvalidInput` if the file is empty or not complete.
+    """
     content = read_bytes(path)
     if not content.strip():
         raise broken(path.name, "is empty", COPY_HINT)
@@ -302,7 +311,7 @@ def parse_json(where: str, text: str | bytes) -> Any:
     too_deep = broken(where, f"is nested too deeply: Daybook reads {MAX_DEPTH} levels")
     try:
         value = json.loads(text.decode() if isinstance(text, bytes) else text)
-    except ValueError as error:  # includes UnicodeDecodeError
+    except ValueError as error:  # a UnicodeDecodeError is a ValueError
         raise broken(where, f"is not complete JSON: {error}", COPY_HINT) from None
     except RecursionError:
         raise too_deep from None
@@ -325,14 +334,20 @@ def _has_depth(value: Any, depth: int) -> bool:
 
 
 def array(where: str, found: object) -> list[Any]:
-    """Return the elements of a JSON array; null is an empty array, as Go may write it."""
+    """Return the elements of a JSON array.
+
+    Null means an empty array, because Go may write it so.
+    """
     if found is not None and not isinstance(found, list):
         raise broken(where, f"is {_kind(found)} and not an array", UPDATE_HINT)
     return found or []
 
 
 def versioned(path: Path, version: int, key: str) -> list[Any]:
-    """Return the array ``key`` of a file ``{"version": …, key: […]}``."""
+    """Return the array ``key`` of a file ``{"version": …, key: […]}``.
+
+    Raise `InvalidInput` if the file has another version or other keys.
+    """
     content = Record(path.name, read_json(path))
     found = content.value("version")
     if found != version or isinstance(found, bool):
@@ -345,10 +360,10 @@ def versioned(path: Path, version: int, key: str) -> list[Any]:
 def read_tables(
     path: Path, names: Collection[str], max_version: int | None = None
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows of the named tables, read in one transaction, without missing tables.
+    """Return the rows of the named tables, read in one transaction. Omit missing tables.
 
-    Raise `InvalidInput` if the file is not a sound SQLite database, or if its `user_version` is
-    above ``max_version``.
+    Raise `InvalidInput` if the file is not a complete and intact SQLite database, or if its
+    `user_version` is above ``max_version``.
     """
     if not is_sqlite(path):
         raise broken(path.name, "is not an SQLite database", COPY_HINT)
@@ -358,7 +373,8 @@ def read_tables(
             database.row_factory = sqlite3.Row
             database.execute("BEGIN")
             page_size = database.execute("PRAGMA page_size").fetchone()[0]
-            if path.stat().st_size % page_size:  # SQLite would read zeros instead
+            if path.stat().st_size % page_size:
+                # SQLite would read zeros in place of the missing bytes.
                 raise broken(path.name, "is not complete: its last page is cut", COPY_HINT)
             found = database.execute("PRAGMA integrity_check(1)").fetchone()[0]
             if found != "ok":
@@ -386,7 +402,10 @@ def file_in(path: Path, name: str) -> Path:
 
 
 def go_duration(record: Record, field_name: str, value: object) -> Fraction:
-    """Return the seconds of a Go duration: a text such as `1h30m`, nanoseconds, or empty for 0."""
+    """Return the seconds of a Go duration: a text such as `1h30m`, or nanoseconds.
+
+    A missing or empty value is 0. Raise `InvalidInput` for any other value.
+    """
     if value is None or value == "":
         return Fraction(0)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -401,7 +420,7 @@ def go_duration(record: Record, field_name: str, value: object) -> Fraction:
 
 
 def key_of_session(key: str, notes: list[str]) -> dict[str, str]:
-    """Return the field for a session's name; if Daybook cannot use the name, add a note."""
+    """Return the field for a session's name. If Daybook cannot use the name, add a note."""
     key = key.strip()
     if len(key) > MAX_KEY_LENGTH or key.startswith(RESERVED_KEY_PREFIXES):
         notes.append(f"its session {key!r} is no name in Daybook; it has one of its own")
@@ -410,7 +429,10 @@ def key_of_session(key: str, notes: list[str]) -> dict[str, str]:
 
 
 def interval(record: Record, field_name: str, seconds: Fraction) -> str:
-    """Return an interval in Daybook's format; refuse zero and fractions of a second."""
+    """Return an interval in Daybook's format.
+
+    Raise `InvalidInput` for an interval below one second or with fractions of a second.
+    """
     if seconds < 1 or seconds.denominator != 1:
         record.fail(f"{field_name} is {float(seconds):g} seconds; an interval has whole seconds")
     return f"{seconds.numerator}s"
@@ -433,10 +455,10 @@ def go_cron(record: Record, field_name: str, expr: str) -> dict[str, str]:
 def phase(
     every: str | None, next_run: datetime | None, *earlier: datetime | None
 ) -> datetime | None:
-    """Return the anchor from which an interval is due at ``next_run``.
+    """Return the anchor with which an interval is due at ``next_run``.
 
-    Without ``next_run``, the anchor is the first known instant of ``earlier``. Return None if no
-    instant is known, or without an interval.
+    If ``next_run`` is None, return the first known instant of ``earlier``. Return None if there is
+    no interval, or if no instant is known.
     """
     if every is None:
         return None
@@ -446,7 +468,7 @@ def phase(
 
 
 def started_run(record: Record, *, output: str = "", attempts: int = 1) -> SourceRun:
-    """Return the run of a record whose fields have the names of the fields of `SourceRun`.
+    """Return the run of a record whose fields have the same names as those of `SourceRun`.
 
     The due time of the run is its start.
     """

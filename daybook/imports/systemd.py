@@ -1,12 +1,12 @@
-"""Reader of systemd's timers: a timer with its service is a job that runs a command.
+"""Reader of systemd's timers. A timer with its service becomes a job that runs a command.
 
 ::
 
     backup.timer   [Timer]    OnCalendar=Mon..Fri 09:00   Persistent=true
     backup.service [Service]  ExecStart=/usr/bin/tar -cf %h/a.tar docs
 
-Both files are in one folder. A command of systemd is not a line for a shell. So the reader quotes
-the words of the command, and the shell that runs it sees the same words.
+Both files are in one folder. A command of systemd is not a command line for a shell. So the reader
+quotes the words of the command, and the shell that runs it gets the same words.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_by
 from daybook.schedules import durations
 
 Section = Mapping[str, list[str]]
-"""The values of each key of a section, in order; an empty value removes the values before it."""
+"""The values of each key of a section, in order. An empty value removes the values before it."""
 
 _TIMER, _SERVICE = ".timer", ".service"
 _WITHOUT_DUE_TIMES = (
@@ -36,7 +36,7 @@ _NOT_NEEDED = (
     *("AccuracySec", "FixedRandomDelay", "RemainAfterElapse", "DeferReactivation"),
     *("Type", "RemainAfterExit", "Description", "Documentation", "WantedBy", "Also"),
 )
-"""Keys that change neither the due times nor the command."""
+"""Keys that change neither the due times nor the command, so the reader ignores them."""
 _COMMANDS = ("ExecStartPre", "ExecStart", "ExecStartPost")
 _SERVICE_KEYS = (*_COMMANDS, "Environment", "WorkingDirectory", "RuntimeMaxSec", "TimeoutStartSec")
 _REFUSED = {
@@ -49,7 +49,7 @@ _REFUSED = {
     "RootImage": "the worker's own root applies",
     "ExecCondition": "use a check: daybook add --check",
 }
-"""Keys that change the effect of the command, each with a hint about a replacement."""
+"""Keys that change the effect of the command. Each has a hint about a replacement."""
 _SECONDS = {
     **dict.fromkeys(("", "s", "sec", "second", "seconds"), 1),
     **dict.fromkeys(("m", "min", "minute", "minutes"), 60),
@@ -63,9 +63,9 @@ _WORD = re.compile(r"""\s*((?:"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\\.|[^\s"'\\])
 _VARIABLE = re.compile(r"\$\$|\$\{[A-Za-z_]\w*\}", re.ASCII)
 _WHOLE_VARIABLE = re.compile(r"\$([A-Za-z_]\w*)", re.ASCII)
 _SPLIT_VARIABLE = re.compile(r"(?<!\S)\$[A-Za-z_]", re.ASCII)
-"""A variable that is a whole word of a shell command; it may also match in a quoted word."""
+"""A variable that is a whole word of a shell command. It may also match inside a quoted word."""
 _PROMPT_BRACE = re.compile(r"\{(?=\{)")
-"""The first of the two braces that start a variable of a prompt."""
+"""The first of the two braces at the beginning of a variable of a prompt."""
 _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ESCAPES = {";": ";", "n": "\n", "t": "\t", "s": " ", "\\": "\\", '"': '"', "'": "'"}
 _FIX = "nothing was imported; correct the unit, or leave its timer out"
@@ -73,7 +73,7 @@ _TO_ADD = "Daybook starts no job at a boot: `daybook add --every 1h …` adds an
 
 
 def read(path: Path) -> Source:
-    """Return the jobs of a `.timer` file, or of all such files of a folder."""
+    """Return the jobs of a `.timer` file, or of all `.timer` files in a folder."""
     if path.is_dir():
         files = sorted(path.glob(f"*{_TIMER}"))
         if not files:
@@ -153,9 +153,10 @@ def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
         lines.append(f"cd {folder} || {'true' if is_optional else 'exit 1'}")
     command = " && ".join(commands)
     if _SPLIT_VARIABLE.search(command):
-        lines.append("set -f")  # systemd splits a variable's value, but expands no * in it
+        # systemd splits a variable's value into words, but does not expand a `*` in it.
+        lines.append("set -f")
     lines.append(command)
-    # Only a oneshot service is still starting while its command runs.
+    # Only a service of the type oneshot is still starting while its command runs.
     limit = _span(unit, service, "TimeoutStartSec" if kind == "oneshot" else "RuntimeMaxSec")
     return {
         "agent": shell.AGENT,
@@ -169,7 +170,10 @@ def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
 
 
 def _script(unit: str, line: str) -> str:
-    """Return a line of systemd as a command of the shell; the word `;` separates two commands."""
+    """Return a line of systemd as a command of the shell. The word `;` separates two commands.
+
+    Raise `InvalidInput` for a line without a command.
+    """
     commands = [list[str]()]
     for word in _written_words(unit, line):
         if word == ";":
@@ -198,12 +202,12 @@ def _shell_command(unit: str, line: str, words: list[str]) -> str:
 
 
 def _words(unit: str, line: str) -> Iterator[str]:
-    """Split a line as systemd does, and resolve its quotes and escapes."""
+    """Split a line into words as systemd does, and resolve their quotes and escapes."""
     return (_word(unit, line, each) for each in _written_words(unit, line))
 
 
 def _written_words(unit: str, line: str) -> Iterator[str]:
-    """Split a line as systemd does, but keep its quotes and escapes."""
+    """Split a line into words as systemd does, but leave the quotes and escapes in them."""
     position, line = 0, line.strip()
     while position < len(line):
         found = _WORD.match(line, position)
@@ -232,7 +236,7 @@ def _word(unit: str, line: str, written: str) -> str:
 
 
 def _specified(unit: str, word: str) -> str:
-    """Return a word with its specifiers replaced, such as %h by the user's home folder."""
+    """Replace the specifiers in a word, such as %h by the user's home folder. Return the word."""
 
     def value(found: re.Match[str]) -> str:
         known = {
@@ -249,10 +253,10 @@ def _specified(unit: str, word: str) -> str:
 
 
 def _quoted(word: str, *, variables: bool = True) -> str:
-    """Quote a word for the shell, but not its variables, which the shell still fills in.
+    """Quote a word for the shell, but not its variables, which the shell replaces.
 
-    systemd fills in `${NAME}` anywhere in a word. It fills in `$NAME` only if that is the whole
-    word, and splits the value into words.
+    systemd replaces `${NAME}` anywhere in a word. It replaces `$NAME` only if this is the whole
+    word, and then splits the value into words.
     """
     if not variables:
         return _literal(word.replace("$$", "$"))
@@ -268,15 +272,18 @@ def _quoted(word: str, *, variables: bool = True) -> str:
 
 
 def _literal(text: str, empty: str = "''") -> str:
-    """Return ``text`` quoted for the shell, or ``empty`` if ``text`` is empty.
+    """Return ``text`` quoted for the shell. If ``text`` is empty, return ``empty``.
 
-    Insert an empty quoted string into each `{{`, which would start a variable of a prompt.
+    Insert an empty quoted string into each `{{`, because it would begin a variable of a prompt.
     """
     return _PROMPT_BRACE.sub("{''", shlex.quote(text)) if text else empty
 
 
 def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:
-    """Return the sections of a unit file. Raise `InvalidInput` if the file is not complete."""
+    """Return the sections of a unit file. Raise `InvalidInput` if the file is not complete.
+
+    Raise it also if there are drop-ins, which would change the unit.
+    """
     where = file.name
     if file.with_name(f"{where}.d").is_dir():
         hint = f"nothing was imported; write the whole unit to a file: systemctl cat {where}"
@@ -313,7 +320,10 @@ def _refuse_unknown(
     known: tuple[str, ...],
     notes: list[str],
 ) -> None:
-    """Refuse keys that change the effect of the job; add a note about other unknown keys."""
+    """Raise `InvalidInput` for keys that change the effect of the job.
+
+    Add a note about other keys.
+    """
     left_out = list[str]()
     for name, section in sections.items():
         for key, values in section.items():
@@ -342,7 +352,7 @@ def _flag(where: str, section: Section, key: str) -> bool:
 
 
 def _span(where: str, section: Section, key: str) -> str:
-    """Return a duration in Daybook's format; empty if it is missing, zero or endless."""
+    """Return a duration in Daybook's format. Return "" if it is missing, zero or infinite."""
     text = _last(section, key)
     if text in ("", "0", "infinity"):
         return ""

@@ -4,10 +4,10 @@
 
     Source ─► plan: every job becomes a `Job`, or the import is refused ─► perform: rows
 
-The writer recognises a job by its source id (`JobRow.request_key`, even of a removed job), and a
-run by the key ``import:<job>:<run>`` of its occurrence. So a repeated import adds only new jobs and
-runs. No due time before the import becomes due: the audit of a job starts at the import, and a
-one-time job whose time has passed is disabled.
+The writer recognises a job by its source id (`JobRow.request_key`), even if the job was removed. It
+recognises a run by its occurrence key ``import:<job>:<run>``. So a repeated import adds only new
+jobs and runs. No due time before the import becomes due, because the audit of a job starts at the
+time of the import. A one-time job whose time has passed is disabled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, va
 from daybook.runs import outcomes
 
 OnConflict = Literal["skip", "rename", "replace"]
-"""What to do with a job of the source if another job, not imported from it, has the same name."""
+"""What the import does with a job if a job from elsewhere already has its name."""
 
 IMPORTED = "imported"
 """The trigger of the runs of an imported history."""
@@ -44,7 +44,7 @@ CREATED_BY = "import"
 PASSED_REASON = "imported after its due time"
 UNKNOWN_REASON = "it had not ended when it was imported"
 CHOSEN_NAME = "imported"
-"""Name of a job if neither its name nor its prompt has a character that a name may contain."""
+"""Name of a job if its name and its prompt have no character that a name may contain."""
 
 _PLACEHOLDER = "…"
 
@@ -53,7 +53,8 @@ class ImportedJob(BaseModel, frozen=True):
     """Result of an import for one job.
 
     ``result`` is `added`, `replaced` (added in place of the job that had its name), `unchanged` (it
-    was imported before) or `skipped` (its name is taken). ``id`` is None if the job is not stored.
+    was imported before) or `skipped` (another job has its name). ``id`` is None if the job is not
+    stored.
     """
 
     source_id: str
@@ -66,7 +67,7 @@ class ImportedJob(BaseModel, frozen=True):
 
 
 class ImportReport(BaseModel, frozen=True):
-    """Result of an import; with ``dry_run`` nothing was written.
+    """Result of an import. With ``dry_run``, nothing was written.
 
     ``runs`` is the number of runs of the history that were added.
     """
@@ -85,7 +86,7 @@ class _Planned:
     source: SourceJob
     result: Literal["added", "replaced", "unchanged", "skipped"]
     name: str
-    job: Job | None = None  # None if it is not added
+    job: Job | None = None  # the job to store, or None
     row: JobRow | None = None  # the job that was imported before
     replaces: str = ""  # the id of the job to archive
     reason: str = ""
@@ -102,9 +103,9 @@ async def write(
     on_conflict: OnConflict = "skip",
     dry_run: bool = False,
 ) -> ImportReport:
-    """Store the source; with ``dry_run``, only report the jobs and runs that would be stored.
+    """Store the source. With ``dry_run``, only report the jobs and runs that would be stored.
 
-    Raise `InvalidInput` naming the job and its field if one job is not valid; then nothing is
+    Raise `InvalidInput`, which names the job and its field, if one job is invalid; then nothing is
     written.
     """
     plan = await _plan(session, source, now, default_timezone, on_conflict)
@@ -157,7 +158,8 @@ async def _plan(
         else:
             planned = _planned(each, holders, used, on_conflict)
             if planned.replaces:
-                del holders[planned.name]  # a second job with this name does not replace the first
+                # A second job with this name must not replace the first one.
+                del holders[planned.name]
             if planned.result != "skipped":
                 used.add(planned.name)
                 _build(planned, source.system, now, zone)
@@ -169,7 +171,7 @@ async def _plan(
 def _planned(
     source: SourceJob, holders: Mapping[str, str], used: set[str], on_conflict: OnConflict
 ) -> _Planned:
-    """Choose the name of a new job, and decide what happens to a job that has this name."""
+    """Choose the name of a new job, and decide what happens to a job that already has this name."""
     notes = list(source.notes)
     name = _valid_name(source.name)
     if name != source.name.strip():
@@ -187,7 +189,7 @@ def _planned(
 
 
 def _valid_name(name: str) -> str:
-    """Return the name, shortened or rewritten if Daybook does not accept it."""
+    """Return the name. If Daybook does not accept it, return a shortened or rewritten name."""
     one_line = truncate(" ".join(name.split()), MAX_NAME_LENGTH)
     for candidate in (one_line, default_name(name)):
         try:
@@ -198,7 +200,7 @@ def _valid_name(name: str) -> str:
 
 
 def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
-    """Set the job of ``planned``. Raise `InvalidInput` naming the source's place and the field."""
+    """Set the job of ``planned``. Raise `InvalidInput`, which names the place in the source."""
     source, fields = planned.source, dict(planned.source.fields)
     _leave_out_secrets(planned, fields)
     prompt = fields.get("prompt")
@@ -240,7 +242,10 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
 
 
 def _refuse_variables(source: SourceJob, command: str) -> None:
-    """Refuse a command with a variable of a prompt: Daybook would replace it, unlike cron."""
+    """Raise `InvalidInput` for a command with a variable of a prompt.
+
+    Daybook would replace the variable, but cron does not.
+    """
     if variables := prompts.used(command):
         problem = f"{source.where}: its command has {variables[0]}, a variable of Daybook's prompts"
         hint = "nothing was imported; divide its braces for the shell, such as '{''{job}}'"
@@ -256,7 +261,10 @@ def _has_foreign_variable(prompt: str) -> bool:
 
 
 def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
-    """Remove literal secrets from ``fields``: Daybook stores them only by reference."""
+    """Remove literal secrets from ``fields``, because Daybook stores secrets only by reference.
+
+    If there are any, the job is disabled, with a note.
+    """
     left_out = list[str]()
     for name in secrets.FIELDS:
         given = fields.get(name, {})
@@ -273,7 +281,7 @@ def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
 
 
 async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]) -> None:
-    """Set the runs to add: all runs of live and new jobs that no import has added before."""
+    """Set the runs to add: all runs that no import has added before. Omit runs of removed jobs."""
     known = set[str]()
     if any(each.row is not None for each in plan):
         imported = select(RunRow.occurrence).where(col(RunRow.trigger) == IMPORTED)
@@ -293,7 +301,7 @@ async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]
 
 
 async def _imported_before(session: AsyncSession, system: System) -> dict[str, JobRow]:
-    """Return all jobs imported from this system, including removed jobs, by `request_key`."""
+    """Return all jobs imported from this system, by `request_key`, including removed jobs."""
     of_system = col(JobRow.request_key).startswith(_source_key(system, ""), autoescape=True)
     rows = (await session.execute(select(JobRow).where(of_system))).scalars()
     return {str(row.request_key): row for row in rows}
@@ -313,7 +321,7 @@ async def _perform(session: AsyncSession, system: System, planned: _Planned, now
         replaced = await store.get(session, planned.replaces)
         assert replaced is not None
         await outcomes.archive_job(session, replaced, now)
-        await session.flush()  # frees its name
+        await session.flush()  # this write makes the name of the archived job free
     if planned.job is not None:
         stored = await store.add(
             session,
@@ -344,7 +352,7 @@ async def _perform(session: AsyncSession, system: System, planned: _Planned, now
 
 
 def _run_row(job: JobRow, run: SourceRun) -> RunRow:
-    """Return the row of a finished run, which has no run in Prefect and no deliveries."""
+    """Return the row of a finished run. The run has no flow run in Prefect, and no deliveries."""
     output = run.output or None
     if output is not None and len(output) > outcomes.MAX_OUTPUT_CHARACTERS:
         more = len(output) - outcomes.MAX_OUTPUT_CHARACTERS

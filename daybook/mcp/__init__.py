@@ -7,11 +7,11 @@
     a client subscribes ──► resources ──► wakes ──► notified when its task session is woken
 
 The `mcp` package implements the protocol. Its low-level server uses our schemas unchanged, and
-needs two thirds of the startup time of the frameworks built on it. The first tool that needs
-Prefect imports it; the startup does not. On stdio, stdout belongs to the protocol: printed text and
-logs go to stderr.
+starts in two thirds of the time of the frameworks built on it. The server starts without importing
+Prefect; the first call of a tool that needs Prefect imports it. On stdio, only the protocol uses
+stdout, and printed text and logs go to stderr.
 
 Pitfall: over HTTP, a handler does not run in the task of its request. So the server reads the actor
-from the request's scope, not from a context variable. A client may disconnect at any time, but a
-write to the ledger is never cancelled in the middle (see `wakes`).
+from the request's scope, not from a context variable. A client may disconnect at any time, but the
+server never cancels a write to the ledger that has begun (see `wakes`).
 """

@@ -1,7 +1,7 @@
-"""Configuration of common MCP clients for this server, as JSON or TOML for their files.
+"""Configurations with which common MCP clients use this server, as JSON or TOML for their files.
 
-A configuration never contains a token: it names the environment variable with the token, or makes
-the client ask for the token.
+A configuration never contains a token. It names the environment variable with the token, or makes
+the client ask its user for the token.
 """
 
 from __future__ import annotations
@@ -20,10 +20,16 @@ TOKEN_VARIABLE = "DAYBOOK_MCP_TOKEN"
 """The environment variable from which clients read the token."""
 
 _PASSED_VARIABLES = ("DAYBOOK_HOME", "PREFECT_API_URL")
-"""Variables without secrets that are passed on to the server if this process has them."""
+"""Variables without secrets.
+
+The configuration passes them to the server if this process has them.
+"""
 
 _SECRET_VARIABLES = ("DAYBOOK_LEDGER_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")
-"""Variables that may contain a secret: the user adds them where the client stores secrets."""
+"""Variables that may contain a secret, so the configuration omits them.
+
+The user has to add them at the place where the client stores secrets.
+"""
 
 RenderConfig = Callable[[Mapping[str, Any]], str]
 
@@ -32,9 +38,10 @@ RenderConfig = Callable[[Mapping[str, Any]], str]
 class McpClient:
     """A client: its configuration file, and the format of a server's entry in the file.
 
-    ``key`` is the file's key for its servers, used only if ``render`` is None; ``url_key`` is the
-    key for a server's URL. ``header`` is the text with which the file refers to the token; empty if
-    the file cannot refer to a token. ``render`` is None for plain JSON.
+    ``key`` is the file's key for its servers; it is used only if ``render`` is None. ``url_key`` is
+    the key for a server's URL. ``header`` is the text by which the file refers to the token; it is
+    empty if the file cannot refer to a token. ``render`` returns the text of an entry; None means
+    plain JSON.
     """
 
     file: str
@@ -82,7 +89,8 @@ def _opencode(entry: Mapping[str, Any]) -> str:
 
 
 def _text(value: str) -> str:
-    return json.dumps(value, ensure_ascii=False)  # a JSON string is a valid TOML basic string
+    # A JSON string is also a valid basic string in TOML.
+    return json.dumps(value, ensure_ascii=False)
 
 
 CLIENTS = {
@@ -104,11 +112,11 @@ CLIENTS = {
     ),
     "zed": McpClient("settings.json of Zed", key="context_servers"),
 }
-"""The clients by name; `daybook mcp --print-config` accepts these names."""
+"""The clients by name. `daybook mcp --print-config` accepts these names."""
 
 
 def find(name: str) -> McpClient:
-    """Return the client with this name. Raises `InvalidInput` for an unknown name."""
+    """Return the client with this name. Raise `InvalidInput` for an unknown name."""
     if name not in CLIENTS:
         raise InvalidInput(
             "print_config", f'unknown client "{name}"', f"known: {', '.join(CLIENTS)}"
@@ -119,9 +127,10 @@ def find(name: str) -> McpClient:
 def stdio_config(name: str, arguments: list[str]) -> str:
     """Return the configuration with which the client starts `daybook mcp` with these arguments.
 
-    Raises `InvalidInput` for an unknown client.
+    Raise `InvalidInput` for an unknown client.
     """
-    # An absolute path: a client started from a desktop may not have the command on its PATH.
+    # Use an absolute path, because a client started from a desktop may not have the command on its
+    # PATH.
     path = Path(sys.executable).with_name("daybook")
     command, *first = [str(path)] if path.exists() else [sys.executable, "-P", "-m", "daybook"]
     entry: dict[str, Any] = {"command": command, "args": [*first, "mcp", *arguments]}
@@ -133,7 +142,7 @@ def stdio_config(name: str, arguments: list[str]) -> str:
 def http_config(name: str, url: str) -> str:
     """Return the configuration with which the client connects to ``url``.
 
-    Raises `InvalidInput` for a client that is unknown, or whose file cannot refer to a token.
+    Raise `InvalidInput` for an unknown client, and for a client whose file cannot refer to a token.
     """
     client = find(name)
     if not client.header:
@@ -147,7 +156,7 @@ def http_config(name: str, url: str) -> str:
 
 
 def omitted_variables() -> list[str]:
-    """Return the variables of this process that are left out because they may contain a secret."""
+    """Return the variables of this process that the configuration omits as possible secrets."""
     return [each for each in _SECRET_VARIABLES if os.environ.get(each)]
 
 

@@ -1,10 +1,10 @@
 """The MCP server over streamable HTTP, at `/mcp`, for clients with a bearer token.
 
-Each request is independent: the server has no sessions that another token could take over, and
-keeps no state, so it allows only POST. The response to `subscriptions/listen` is a stream. The
+The server has no sessions, so no client can use the session of another token. It keeps no state
+between requests, so it allows only POST. The response to `subscriptions/listen` is a stream. The
 stream ends if the client disconnects or does not read, if its token becomes invalid, if one of its
-sessions is deleted, or if this server stops. A client of a protocol version before 2026-07-28 that
-requests a stream by GET gets 405.
+task sessions is deleted, or if this server stops. A client with a protocol version before
+2026-07-28 may request a stream by GET; it gets the status 405.
 """
 
 from __future__ import annotations
@@ -35,14 +35,20 @@ from daybook.owners import Actor
 PATH = "/mcp"
 
 MAX_BODY_BYTES = 2**20
-"""Maximum size of a request's body, which is read only after the token is verified."""
+"""Maximum size of a request's body.
+
+The server reads the body only after it has verified the token.
+"""
 
 MAX_REQUESTS = connections.MAX_REQUESTS
-"""Maximum number of concurrent requests, including streams; further requests get a 503."""
+"""Maximum number of concurrent requests, including streams. Further requests get the status 503."""
 MAX_REQUESTS_PER_OWNER = 40
-"""Maximum number of concurrent requests per owner, with all its tokens; others get a 429."""
+"""Maximum number of concurrent requests per owner, with all its tokens.
+
+Others get the status 429.
+"""
 MAX_STREAMS = MAX_REQUESTS // 2
-"""Maximum number of streams, which are long-lived; the remaining requests are for other calls."""
+"""Maximum number of streams. Streams last long; the other requests remain for calls of tools."""
 MAX_STREAMS_PER_OWNER = 10
 """Maximum number of streams per owner."""
 
@@ -55,7 +61,7 @@ class BearerGuard:
     """ASGI application that checks the host name and the token, and acts for the token's owner.
 
     It also limits the concurrent requests of each owner. Requests without a token, with a wrong
-    token or with a removed token get the same response.
+    token, and with a removed token get the same response.
     """
 
     def __init__(self, ledger: Ledger, names: AllowedNames) -> None:
@@ -68,7 +74,7 @@ class BearerGuard:
 
     @property
     def owners(self) -> Mapping[str, int]:
-        """The number of concurrent requests of each owner."""
+        """Return the number of concurrent requests of each owner."""
         return self._owners.taken
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -124,7 +130,7 @@ class BearerGuard:
 
 
 def application(ledger: Ledger, names: AllowedNames) -> BearerGuard:
-    """Return the application; ``ledger`` is open, and contains the tokens."""
+    """Return the application. ``ledger`` must be open; it contains the tokens."""
     return BearerGuard(ledger, names)
 
 
@@ -141,7 +147,7 @@ def _application(sessions: SessionResources) -> ASGIApp:
 
 
 def _actor_of(context: Context) -> Actor:
-    """Return the actor that `BearerGuard` has put into the request's scope for its token."""
+    """Return the actor of the request, which `BearerGuard` has put into the request's scope."""
     actor = context.request.scope[_ACTOR] if context.request is not None else None
     assert isinstance(actor, Actor)
     return actor
@@ -152,7 +158,7 @@ def build_server(
 ) -> uvicorn.Server:
     """Return the server of the application, with the limits of `connections.server_config`.
 
-    The server calls ``started`` once it is listening; from then on, Ctrl-C stops it gracefully. Its
+    The server calls ``started`` when it listens. From then on, Ctrl-C stops it gracefully. Its
     shutdown ends all streams.
     """
 
@@ -170,10 +176,11 @@ def build_server(
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:
-    """Serve MCP for the ledger at ``address`` until stopped; ``names`` are further host names.
+    """Serve MCP for the ledger at ``address`` until the server is stopped.
 
-    Raises `InvalidInput` if the server cannot listen on ``host`` and ``port``, and the errors of a
-    ledger that cannot be opened.
+    ``names`` are further host names under which clients may address the server. Raise
+    `InvalidInput` if the server cannot listen on ``host`` and ``port``, and the errors of a ledger
+    that cannot be opened.
     """
     is_remote = not web.is_local(host)
 

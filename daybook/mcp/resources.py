@@ -1,12 +1,13 @@
-"""Task sessions as MCP resources: `daybook://task-sessions/<name>`, listed, read and subscribed to.
+"""Task sessions as MCP resources `daybook://task-sessions/<name>`: list, read, subscribe.
 
 ::
 
     2026-07-28       subscriptions/listen ──► a stream of its own     stdio, HTTP
     before that      resources/subscribe ───► the one pipe            stdio
 
-A subscribed client is notified when the session is woken (`wakes`). A client may subscribe only to
-sessions of its actor: a wake of one agent does not concern another agent.
+When Daybook wakes a session, the server notifies the clients that have subscribed to the session
+(`wakes`). A client may subscribe only to sessions of its actor, because a wake of one agent does
+not concern another agent.
 """
 
 from __future__ import annotations
@@ -60,9 +61,9 @@ MAX_URIS = 20
 MAX_BUFFERED_EVENTS = 2 * MAX_URIS
 """Maximum number of events buffered for a client that does not read.
 
-If there are more events, the client's stream ends, and the client has to subscribe again. All
-sessions of a stream may be woken before its handler runs, and some of them twice. A wake counts as
-delivered once it is buffered, so these wakes must not end the stream.
+If there are more events, the client's stream ends, and the client has to subscribe again. Before
+the handler of a stream runs, all sessions of the stream may be woken, and some of them twice. A
+wake counts as delivered as soon as it is buffered, so these wakes must not end the stream.
 """
 
 _JSON = "application/json"
@@ -74,14 +75,14 @@ Result = TypeVar("Result")
 
 
 async def always_allowed(_: Context) -> bool:
-    """Return True: the only client of a pipe may always stay subscribed."""
+    """Return True, because the only client of a pipe may always stay subscribed."""
     return True
 
 
 class SessionResources:
     """Request handlers of one server.
 
-    ``may_continue`` returns whether a client may keep its stream.
+    ``may_continue`` is a function that returns whether a client may keep its stream.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class SessionResources:
         self._actor_of, self._wakes, self._may_continue = whose, wakes, may_continue
         self._subscribed: dict[str, AsyncExitStack] = {}
         self._changing = asyncio.Lock()
-        """Lock of `_subscribed`: a pipe's requests are handled concurrently."""
+        """Lock for `_subscribed`, because requests of a pipe are handled concurrently."""
         self._ending: set[asyncio.Task[None]] = set()
 
     async def listed(
@@ -114,8 +115,9 @@ class SessionResources:
     ) -> SubscriptionsListenResult:
         """Serve a stream until its client disconnects or is no longer allowed to have it.
 
-        A stream without resources is refused, because it would occupy a slot for nothing. Raises
-        `MCPError`, for example for too many resources or a session of another owner.
+        Raise `MCPError` for a stream without resources, which would use one of the allowed streams
+        for nothing. Raise it also, for example, for too many resources or for a session of another
+        owner.
         """
         uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
         if not uris:
@@ -133,7 +135,7 @@ class SessionResources:
 
         stream = ListenHandler(bus, max_buffered_events=MAX_BUFFERED_EVENTS)
         subscription = await self._subscription(context, uris, notify, stream.close)
-        # No other kind of notification ever occurs.
+        # The server sends no other kind of notification.
         notifications = SubscriptionFilter(resource_subscriptions=list(subscription.uris.values()))
         async with _subscribed_for(self._wakes, subscription):
             return await stream(context, params.model_copy(update={"notifications": notifications}))
@@ -163,7 +165,7 @@ class SessionResources:
     # --- helpers of one request
 
     async def _find(self, uri: str) -> TaskSession:
-        """Return the session with this URI. Raises `MCPError` if the actor cannot see it."""
+        """Return the session with this URI. Raise `MCPError` if the actor cannot see it."""
         name = unquote(uri.removeprefix(URI_PREFIX)) if uri.startswith(URI_PREFIX) else ""
         try:
             return await api.tasks.find_session(name)
@@ -179,15 +181,16 @@ class SessionResources:
         notify: Callable[[str], Awaitable[None]],
         end: Callable[[], None],
     ) -> Subscription:
-        """Build a subscription to these sessions.
+        """Build a subscription to the sessions with the URIs ``wanted``.
 
-        Raises `MCPError`, for example for a session of another owner.
+        Raise `MCPError`, for example for a session of another owner.
         """
         actor, uris = self._actor_of(context), {}
         with acting_as(actor):
             for each in wanted:
                 row = await self._find(each)
-                if row.owner != actor.owner:  # the operator sees it, but is not notified
+                if row.owner != actor.owner:
+                    # The operator can see the session, but gets no notifications of its wakes.
                     owner = row.owner
                     raise MCPError(INVALID_PARAMS, f"{row.name!r} belongs to {owner}")
                 uris[row.id] = each
@@ -204,10 +207,10 @@ class SessionResources:
 
 
 class _StreamBus(InMemorySubscriptionBus):
-    """Bus of one stream; an event that is published before the stream opens waits until then.
+    """Bus of one stream. An event that is published before the stream opens waits until it opens.
 
-    The sessions of a stream count as connected shortly before the stream opens. Without the wait, a
-    wake at that time would reach no listener, but would count as delivered.
+    The sessions of a stream count as connected shortly before the stream opens. If events did not
+    wait, a wake at that time would reach no listener, but would count as delivered.
     """
 
     def __init__(self) -> None:
@@ -225,14 +228,14 @@ class _StreamBus(InMemorySubscriptionBus):
 
 @asynccontextmanager
 async def _subscribed_for(wakes: WakeNotifier, held: Subscription) -> AsyncIterator[None]:
-    """Wrap `WakeNotifier.holding`; raise its errors as `MCPError`."""
+    """Enter `WakeNotifier.holding`, and raise its errors as `MCPError`."""
     async with AsyncExitStack() as stack:
         await _translate_errors(stack.enter_async_context(wakes.holding(held)))
         yield
 
 
 async def _translate_errors(work: Awaitable[Result]) -> Result:
-    """Await ``work`` and return its result; raise Daybook's errors as `MCPError`."""
+    """Await ``work`` and return its result. Raise Daybook's errors as `MCPError`."""
     try:
         return await work
     except NotFound as error:

@@ -1,4 +1,4 @@
-"""The MCP server on any transport: lists the tools, and calls them as the request's actor.
+"""The MCP server for any transport. It lists the tools, and calls them for the request's actor.
 
 It also serves the task sessions as resources (`resources`).
 """
@@ -40,8 +40,8 @@ INSTRUCTIONS = (
 def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> Server[Any]:
     """Return a server that handles each request as the actor that ``whose`` returns for it.
 
-    ``keeps`` says whether the connection stays open after a request, so that a client of a protocol
-    version before 2026-07-28 can be notified.
+    ``keeps`` is true if the connection stays open after a request. Only then can the server notify
+    a client of a protocol version before 2026-07-28.
     """
 
     async def listed(context: Context, _: PaginatedRequestParams | None) -> ListToolsResult:
@@ -72,9 +72,10 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
 
 
 async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> ToolAnswer:
-    """Return the result of ``work``; cancel it if the request's client disconnects.
+    """Return the result of ``work``, but cancel ``work`` if the client of the request disconnects.
 
-    Without a request (stdio) there is only one client, and the server ends when it disconnects.
+    On stdio there is no request object. There the server has only one client, and ends when this
+    client disconnects.
     """
     request = context.request
     if request is None:
@@ -87,7 +88,7 @@ async def _until_disconnected(context: Context, work: Awaitable[ToolAnswer]) -> 
         await asyncio.wait({task, disconnect}, return_when=asyncio.FIRST_COMPLETED)
     finally:
         disconnect.cancel()
-        task.cancel()  # cancelled only once: the task has connections to close
+        task.cancel()  # cancel the task only once, because it has to close its connections
         await asyncio.wait({task, disconnect})
     return (
         ToolAnswer("the client disconnected", refused=True) if task.cancelled() else task.result()

@@ -21,10 +21,10 @@ MAX_SUBSCRIPTIONS = 20
 
 
 async def serve(actor: Actor) -> None:
-    """Serve one client as ``actor``.
+    """Serve one client as ``actor``, until it closes the pipes.
 
     While the server runs, file descriptor 1 is stderr, so only the protocol uses stdout. When the
-    client disconnects, running work is cancelled; stored data stays consistent.
+    client disconnects, the server cancels calls in progress. The stored data stays consistent.
     """
     sessions = SessionResources(
         lambda _: actor, WakeNotifier(_ledger, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS)

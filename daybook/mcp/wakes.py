@@ -1,4 +1,4 @@
-"""Notification of connected clients when their task sessions are woken.
+"""Notifications to connected clients when Daybook wakes their task sessions.
 
 ::
 
@@ -8,11 +8,12 @@
     the destination queue          └── not accepted: failed; the next cycle may wake it again
     task-session:…
 
-While there are subscriptions, the process polls the ledger for pending rows every second. A renewal
-ends a subscription if its token was removed, or if its session was deleted or belongs to another
-owner. The sessions of a killed process count as connected until their lease ends; a later cycle
-withdraws the wakes that the process did not send. A client that does not read delays no other
-client and no renewal, because each client is notified in a task of its own.
+While there are subscriptions, the process polls the ledger for pending rows every second. When the
+process renews the lease of a subscription, it ends the subscription if the token was removed, or if
+the session was deleted or belongs to another owner. If the process is killed, its sessions count as
+connected until their lease ends. A later cycle withdraws the wakes that the process did not send.
+Each client is notified in a task of its own. So a client that does not read delays neither another
+client nor a renewal.
 """
 
 from __future__ import annotations
@@ -49,10 +50,10 @@ NOTIFY_TIMEOUT_SECONDS = 10.0
 DISCONNECT_TIMEOUT_SECONDS = 5.0
 """Maximum time to record that a client has disconnected."""
 MAX_WAKES_IN_FLIGHT = 2_000
-"""Maximum number of wakes being sent, so that clients that do not read block no others.
+"""Maximum number of wakes that are sent at the same time.
 
-It is twice the maximum number of sessions of all clients (`http.MAX_STREAMS` ×
-`resources.MAX_URIS`).
+This is twice the maximum number of sessions of all clients (`http.MAX_STREAMS` ×
+`resources.MAX_URIS`). So clients that do not read cannot block the wakes of other clients.
 """
 CLIENT_GONE_REASON = "its client disconnected"
 
@@ -61,16 +62,17 @@ Work = Callable[["Ledger"], Awaitable[None]]
 
 
 class TooManyClients(DaybookError):
-    """The maximum number of subscriptions, in total or of one owner, is reached."""
+    """The maximum number of subscriptions is reached, in total or for one owner."""
 
     code = "too_many"
 
 
 @dataclass(eq=False)
 class Subscription:
-    """A client's subscription to at least one of its sessions; ``uris`` are the URIs by session id.
+    """A client's subscription to at least one session of its actor.
 
-    ``allowed`` returns whether the client may stay subscribed; ``end`` ends its subscription.
+    ``uris`` has the URIs of the sessions, by session id. ``allowed`` returns whether the client may
+    stay subscribed, and ``end`` ends its subscription.
     """
 
     actor: Actor
@@ -83,8 +85,8 @@ class Subscription:
 class WakeNotifier:
     """The subscriptions of this process, and their notifications. ``opened`` opens the ledger.
 
-    There are at most ``most`` concurrent subscriptions, and at most ``share`` per owner, so that no
-    owner can use all of them.
+    There are at most ``most`` concurrent subscriptions, and at most ``share`` for each owner, so
+    that no owner can use all of them.
     """
 
     def __init__(self, opened: OpenLedger, most: int, share: int) -> None:
@@ -98,7 +100,7 @@ class WakeNotifier:
     async def holding(self, held: Subscription) -> AsyncIterator[None]:
         """Count the sessions as connected inside the context, and notify the client of their wakes.
 
-        Raises `TooManyClients` and `LedgerUnreachable`.
+        Raise `TooManyClients` and `LedgerUnreachable`.
         """
         if len(self._held) >= self._most:
             raise TooManyClients(
@@ -137,8 +139,9 @@ class WakeNotifier:
     async def _mark_disconnected(self, held: Subscription) -> None:
         """Mark the sessions as disconnected now, so that no wake is sent over this connection.
 
-        Sessions that another subscription of this process covers stay connected; another process
-        marks its own sessions as connected again within seconds (`_restore`).
+        A session stays connected if another subscription of this process covers it. If another
+        process covers the session, that process marks it as connected again within seconds
+        (`_restore`).
         """
         with anyio.CancelScope(shield=True), suppress(TimeoutError, DaybookError):
             async with (
@@ -157,7 +160,10 @@ class WakeNotifier:
         return by_session
 
     async def _work(self, do: Work, every: float) -> None:
-        """Repeat ``do`` while there are subscriptions. Never cancel this during a write."""
+        """Call ``do`` every ``every`` seconds while there are subscriptions.
+
+        Never cancel this function during a write.
+        """
         while self._is_needed():
             try:
                 async with self._opened() as ledger:
@@ -197,9 +203,9 @@ class WakeNotifier:
                     )
 
     async def _restore(self, ledger: Ledger) -> None:
-        """Mark sessions as connected again that another process has marked as disconnected.
+        """Mark sessions as connected again if another process has marked them as disconnected.
 
-        The other process has lost its connection to a session to which this process is connected.
+        That process has lost its own connection to a session, but this process is still connected.
         """
         from daybook.tasks import sessions
 
@@ -231,7 +237,7 @@ class WakeNotifier:
         )
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        """Notify all subscribers of the row's session; the wake is delivered if any accepts it."""
+        """Notify all subscribers of the row's session. If any accepts it, the wake is delivered."""
         from daybook.delivery.outbox import QueueKind
         from daybook.delivery.sending import DeliveryResult
 
@@ -247,7 +253,7 @@ class WakeNotifier:
 
 
 async def _notified(held: Subscription, id_: str) -> bool:
-    """Notify one client; return whether it accepted."""
+    """Notify one client. Return whether the client accepted the notification."""
     try:
         async with asyncio.timeout(NOTIFY_TIMEOUT_SECONDS):
             await held.notify(held.uris[id_])

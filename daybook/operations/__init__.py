@@ -35,7 +35,8 @@
 
 `supervision.supervise` runs for each child.
 
-Pitfalls: each run's process leads its own process session, so ending the worker's process group is
-not enough (`processes.proc.process_tree`). The worker needs time to record the outcomes of the runs
-that it ends (`worker.GRACE_SECONDS`). `home_lock` does not import Prefect, so that `down` is fast.
+Pitfalls: each run's process leads its own process session, so it is not enough to end the worker's
+process group (`processes.proc.process_tree`). The worker needs time to record the outcomes of the
+runs that it ends (`worker.GRACE_SECONDS`). `home_lock` does not import Prefect, so that `down` is
+fast.
 """

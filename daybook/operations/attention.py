@@ -1,6 +1,6 @@
 """Problems that need a person: failures, missed due times, undelivered messages and others.
 
-Each `Need` names its cause, and the command or the page that helps. All facts come from the ledger,
+Each `Need` has its cause, and the command or the page that helps. All facts come from the ledger,
 with a number of queries that does not depend on the number of jobs. The problems of the scheduler
 itself are in the health report (`operations.health`), which the caller adds.
 """
@@ -34,7 +34,7 @@ from daybook.tasks import counts as task_counts
 
 PERIOD = timedelta(hours=24)
 MAX_OF_A_KIND = 12
-"""Maximum number of needs of one kind; one more need counts the others."""
+"""Maximum number of needs of one kind. If there are more, the last one counts the others."""
 MAX_WHY = 240
 """Maximum number of characters of an error."""
 _CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
@@ -44,8 +44,8 @@ class Need(BaseModel, frozen=True):
     """Something that a person has to decide or fix.
 
     ``severity`` is a status; pages show the need with the colour and shape of that status.
-    ``job_id`` and ``run_id`` name the job and the run that have the problem, or are None. ``fix``
-    is a command, or empty.
+    ``job_id`` and ``run_id`` are those of the job and the run with the problem, or None. ``fix`` is
+    a command, or empty.
     """
 
     kind: str
@@ -58,7 +58,7 @@ class Need(BaseModel, frozen=True):
 
 
 async def read(tz: ZoneInfo) -> list[Need]:
-    """Return all needs, the most urgent first; a budget's day starts and ends as in ``tz``."""
+    """Return all needs, the most urgent first. The day of a budget is a day in the zone ``tz``."""
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             now = ledger.now()
@@ -88,7 +88,10 @@ async def read(tz: ZoneInfo) -> list[Need]:
 
 
 def _few(found: Iterator[Need] | Sequence[Need], state: str) -> list[Need]:
-    """Return the first needs, and one more need that counts the others."""
+    """Return the first needs, and one more need that counts the others.
+
+    ``state`` is the state of the other needs, in its text.
+    """
     listed = list(found)
     more = len(listed) - MAX_OF_A_KIND
     if more <= 1:
@@ -131,7 +134,7 @@ def _failing(jobs: Sequence[JobSummary]) -> Iterator[Need]:
 
 
 async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> list[Need]:
-    """Return needs for the missed and the unknown runs in `PERIOD`: at most two for each job."""
+    """Return needs for the missed and the unknown runs in `PERIOD`, at most two for each job."""
     run = RunRow
     group = (col(run.job_id), col(run.status))
     newest_first = (col(run.finished_at).desc(), col(run.id))
@@ -151,7 +154,7 @@ async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> 
     for job_id, status, count, run_id, reason in (await session.execute(query)).all():
         name = names.get(job_id)
         if name is None:
-            continue  # a removed job, or a direct call
+            continue  # the job was removed, or the run had none
         times = "a due time" if count == 1 else f"{count:,} due times"
         title = f"{name} missed {times}"
         if status == Status.UNKNOWN:
@@ -172,7 +175,10 @@ async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> 
 
 
 async def _outbox(ledger: Ledger, jobs: Sequence[JobSummary]) -> list[Need]:
-    """Return the outbox findings of `daybook status` as needs, without quoting job failures."""
+    """Return the outbox findings of `daybook status` as needs.
+
+    Do not repeat errors of failing jobs.
+    """
     status = await outbox_status.read_status(ledger)
     failing = {each.name for each in jobs if each.consecutive_failures}
     return [
@@ -240,7 +246,7 @@ def _paused(jobs: Sequence[JobSummary]) -> Iterator[Need]:
 
 
 _FINISHED = (store.FIRED_REASON, store.MAX_RUNS_REASON)
-"""First words of the reasons for disabling a job that is done."""
+"""First words of the reasons for disabling a job that has no run left."""
 
 
 async def _budgets(

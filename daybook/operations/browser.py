@@ -1,4 +1,4 @@
-"""Login links, which log a browser in to the servers of this home's `daybook up`."""
+"""Login links, by which a browser logs in to the servers of this home's `daybook up`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TIMEOUT_SECONDS = 10.0
 class LoginLink(BaseModel, frozen=True):
     """A one-time link to Daybook's pages or to Prefect's UI.
 
-    For a Prefect server that `daybook up` did not start, ``url`` is the plain address of the UI,
-    and ``expires_in_seconds`` is None.
+    If `daybook up` did not start the Prefect server, ``url`` is the plain address of the UI, and
+    ``expires_in_seconds`` is None.
     """
 
     url: str = Field(repr=False)
@@ -27,7 +27,7 @@ class LoginLink(BaseModel, frozen=True):
 
 
 async def link(home: Home | None = None, *, is_public: bool = False) -> LoginLink:
-    """Return a link to Daybook's pages. Raises `PageUnreachable`.
+    """Return a link to Daybook's pages. Raise `PageUnreachable`.
 
     With ``is_public``, the link is for the public URL, if the settings have one. Never pass such a
     link as an argument of a process, because the server does not check which user opens it.
@@ -43,7 +43,7 @@ async def link(home: Home | None = None, *, is_public: bool = False) -> LoginLin
 
 
 async def prefect_link() -> LoginLink:
-    """Return a link to Prefect's UI. Raises `PrefectUnreachable`."""
+    """Return a link to Prefect's UI. Raise `PrefectUnreachable`."""
     home = homes.current_home()
     running = home.running() or {}
     ui_url, api_url = str(running.get("ui_url") or ""), str(running.get("api_url") or "")
@@ -63,7 +63,7 @@ async def prefect_link() -> LoginLink:
 
 
 async def _one_time(home: Home, address: str, public_url: str = "") -> LoginLink | str:
-    """Return a one-time link to the server at ``address``, or why the server returned no link."""
+    """Return a one-time link to the server at ``address``. If there is none, return the reason."""
     import httpx
 
     basic = base64.b64encode(home.credential().encode()).decode()

@@ -10,9 +10,8 @@
 uvicorn counts every connection against its limit, and waits forever for the head of a first request
 and for a body. So a client that opens a hundred connections and sends nothing would block all other
 clients. With these limits, a connection that waits for a head uses no slot for requests. If too
-many connections wait, the server selects the address with the most waiting connections, and closes
-the connection of that address that has waited longest. The server does not close the newest
-connection.
+many connections wait, the server selects the address with the most waiting connections. It closes
+the connection of that address that has waited longest, but never the newest one.
 
 The Prefect server of `up` has only the limits of a connection (`limited_protocol`), because Prefect
 itself decides how many requests it processes at once. An open websocket has no limits.
@@ -45,27 +44,27 @@ HEAD_TIMEOUT_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 30.0
 """Maximum time to receive the body of a request, from the end of its head."""
 WRITE_TIMEOUT_SECONDS = 60.0
-"""Maximum time that a client may stop reading its response once buffers are full."""
+"""Maximum time that a client may stop reading its response when the buffers are full."""
 TCP_USER_TIMEOUT_SECONDS = 60
-"""Maximum time that sent data may remain unacknowledged, on systems that support this limit."""
+"""Maximum time that sent data may stay unacknowledged, on systems that support this limit."""
 KEEP_ALIVE_SECONDS = 75
 MAX_HEAD_BYTES = 16_384
 
 MAX_WAITING_CONNECTIONS = 100
 """Maximum number of connections that wait for a head."""
 MAX_REQUESTS = 100
-"""Maximum number of concurrent requests; further requests get status 503."""
+"""Maximum number of concurrent requests. Further requests get the status 503."""
 MAX_REQUESTS_PER_PEER = 75
-"""Maximum number of concurrent requests of one address; further requests get status 503."""
+"""Maximum number of concurrent requests of one address. Further requests get the status 503."""
 
 TICK_SECONDS = 1.0
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server in a process of its own; it returns unused memory after the start.
+    """uvicorn's server in a process of its own. After the start, it returns unused memory.
 
-    It updates its state, such as the `Date` header, once a second instead of ten times. A change
-    of ``should_exit``, even in another thread or a signal handler, ends the pause between updates.
+    It updates its state, such as the `Date` header, once a second, and not ten times. A change of
+    ``should_exit``, even in another thread or a signal handler, ends the pause between updates.
     """
 
     _is_stopping = False
@@ -81,7 +80,7 @@ class Server(uvicorn.Server):
         self._is_stopping = value
         if self._running is not None:
             loop, changed = self._running
-            with suppress(RuntimeError):  # the loop is closed
+            with suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(changed.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -92,11 +91,12 @@ class Server(uvicorn.Server):
         """Serve until the server should exit."""
         changed = asyncio.Event()
         self._running = asyncio.get_running_loop(), changed
-        while not await self.on_tick(0):  # which updates the `Date` header
+        while not await self.on_tick(0):  # `on_tick` updates the `Date` header
             with suppress(TimeoutError):
                 async with asyncio.timeout(TICK_SECONDS):
                     await changed.wait()
-            changed.clear()  # before `should_exit` is read, which may have been set back
+            # Clear the event before `should_exit` is read, which may have been set back.
+            changed.clear()
 
 
 class SlowClientProtocol(H11Protocol):
@@ -114,7 +114,7 @@ class SlowClientProtocol(H11Protocol):
     _waiting_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Wait for a head, and close another connection if too many connections wait for a head."""
+        """Wait for a head. If too many connections wait for a head, close another one."""
         super().connection_made(transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
@@ -126,12 +126,15 @@ class SlowClientProtocol(H11Protocol):
         self._make_room()
 
     def data_received(self, data: bytes) -> None:
-        """Process ``data`` and update the timers: a head or a body may still be incomplete."""
+        """Process ``data`` and update the timers.
+
+        After ``data``, a head or a body may still be incomplete.
+        """
         super().data_received(data)
         self._update_timers()
 
     def handle_websocket_upgrade(self, event: h11.Request) -> None:
-        """Hand the connection over to the websocket, and cancel the timers."""
+        """Pass the connection to the websocket, and cancel the timers."""
         super().handle_websocket_upgrade(event)
         self._cancel_timers()
 
@@ -146,13 +149,13 @@ class SlowClientProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Start the write timer: the client does not read its response."""
+        """Start the write timer, because the client does not read its response."""
         super().pause_writing()
         if self._write_timer is None:
             self._write_timer = self.loop.call_later(self.unread, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Cancel the write timer: the client reads again."""
+        """Cancel the write timer, because the client reads again."""
         super().resume_writing()
         if self._write_timer is not None:
             self._write_timer.cancel()
@@ -160,8 +163,8 @@ class SlowClientProtocol(H11Protocol):
 
     @property
     def _request(self) -> RequestResponseCycle | None:
-        """The current request, or None while the connection waits for a head."""
-        cycle = cast(RequestResponseCycle | None, self.cycle)  # none before the first head
+        """Return the current request, or None while the connection waits for a head."""
+        cycle = cast(RequestResponseCycle | None, self.cycle)  # there is none before the first head
         return None if cycle is None or cycle.response_complete else cycle
 
     def _cancel_timers(self) -> None:
@@ -171,7 +174,7 @@ class SlowClientProtocol(H11Protocol):
         self._head_timer = self._body_timer = self._write_timer = None
 
     def _update_timers(self) -> None:
-        if self.transport.get_protocol() is not self:  # it is a websocket now
+        if self.transport.get_protocol() is not self:  # the connection is a websocket now
             return
         request, closing = self._request, self.transport.is_closing()
         if request is not None and self._head_timer is not None:
@@ -188,7 +191,8 @@ class SlowClientProtocol(H11Protocol):
 
     def _on_body_timeout(self) -> None:
         self._body_timer = None
-        if self.flow.read_paused:  # paused by us: the application has not read all received data
+        if self.flow.read_paused:
+            # We have paused it: the application has not read all received data.
             self._update_timers()
         else:
             self.transport.abort()
@@ -199,7 +203,7 @@ class SlowClientProtocol(H11Protocol):
         waiting = [
             each
             for each in self.connections
-            if isinstance(each, SlowClientProtocol)  # not a websocket
+            if isinstance(each, SlowClientProtocol)  # a websocket has another protocol
             and each._request is None
             and not each.transport.is_closing()
         ]
@@ -232,7 +236,7 @@ def _network_of(host: str) -> str:
 
 
 class RequestSlots:
-    """Slots for requests: ``most`` in total, and at most ``share`` for one client."""
+    """Slots for requests: ``most`` in total, and at most ``share`` for each client."""
 
     def __init__(self, most: int, share: int) -> None:
         self._most, self._share = most, share
@@ -240,7 +244,7 @@ class RequestSlots:
 
     @contextmanager
     def slot(self, who: str) -> Iterator[bool]:
-        """Occupy a slot while the block runs; yield False if no slot is free."""
+        """Use a slot of the client ``who`` while the block runs. Yield False if no slot is free."""
         free = self.taken.total() < self._most and self.taken[who] < self._share
         self.taken[who] += free
         try:
@@ -252,7 +256,7 @@ class RequestSlots:
 
 
 class RequestLimit:
-    """ASGI middleware that allows ``most`` concurrent requests, and ``share`` from one peer.
+    """ASGI middleware that allows ``most`` concurrent requests, and ``share`` from one client.
 
     Requests for the paths ``others``, which have limits of their own, do not count.
     """
@@ -279,7 +283,7 @@ class RequestLimit:
 
 
 def unavailable(why: str, status: int = 503) -> PlainTextResponse:
-    """Return the response to a request that exceeds a limit; ``why`` is its text."""
+    """Return the response to a request that exceeds a limit. ``why`` is its text."""
     headers = {"connection": "close", "retry-after": "1", "cache-control": "no-store"}
     return PlainTextResponse(f"{why}\n", status, headers)
 
@@ -291,7 +295,7 @@ def limited_protocol(
 ) -> type[SlowClientProtocol]:
     """Return the protocol of a server with these limits, for `uvicorn.Config`.
 
-    ``head`` and ``body`` are timeouts in seconds; ``waiting`` is a number of connections.
+    ``head`` and ``body`` are timeouts in seconds. ``waiting`` is a number of connections.
     """
     return type("Limited", (SlowClientProtocol,), {"head": head, "body": body, "waiting": waiting})
 
@@ -307,7 +311,7 @@ def server_config(
     others: Container[str] = (),
     **more: Any,
 ) -> uvicorn.Config:
-    """Return the configuration of a server with these limits; it writes no access log.
+    """Return the configuration of a server with these limits and without an access log.
 
     ``graceful`` is the timeout of a shutdown in seconds. `RequestLimit` documents ``others``.
     """

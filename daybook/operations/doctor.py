@@ -6,7 +6,7 @@
     installation ─► home ─► ledger ─► Prefect answers? ─┬─ yes ─► clock, UI, pool, worker, agents …
                                                         └─ no ──► these checks are skipped
 
-To add a check, see `operations.findings`.
+`operations.findings` describes how to add a check.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("outcomes", late.outcomes),
 )
 SLOW_CHECKS: tuple[tuple[str, Check], ...] = (("worker imports", installation.worker_imports),)
-"""Checks that run at the same time as all others, because they start an interpreter."""
+"""Checks that run at the same time as all others, because each starts an interpreter."""
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("ledger", ledger_checks.ledger),
     ("ledger key", ledger_checks.ledger_key),
@@ -75,11 +75,11 @@ PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
 )
 NO_LEDGER = "the ledger cannot be used"
 PREFECT_TIMEOUT_SECONDS = 5.0
-"""Timeout of requests to Prefect, so that `doctor` reports problems soon."""
+"""Timeout of requests to Prefect. It is short, so that `doctor` reports problems soon."""
 
 
 class CheckResult(BaseModel, frozen=True):
-    """A finding of a check; ``ok`` is true if there is no problem, or only a warning.
+    """A finding of a check. ``ok`` is true if there is no problem, or only a warning.
 
     ``message`` describes the problem. If the check passed, ``message`` is a fact such as a version
     or an address, or empty. A skipped check is not ``ok``, and ``message`` is the reason.
@@ -103,19 +103,17 @@ class CheckResult(BaseModel, frozen=True):
 
 
 async def doctor() -> list[CheckResult]:
-    """Run all checks; return their results."""
+    """Run all checks, and return their results."""
     return [CheckResult.of(each) for each in await find()]
 
 
 async def find() -> list[Finding]:
     """Return the findings of all checks, at least one for each check.
 
-    The checks of a group run at the same time.
-
-    If the ledger or Prefect cannot be used, skip the checks that need it. Never raises for a
-    problem that a check can report. The caller must not have called
-    `daybook.home.configure_prefect`, which fixes the modes of the home; this function calls it
-    after the check of the modes.
+    The checks of a group run at the same time. If the ledger or Prefect cannot be used, skip the
+    checks that need it. If a check can report a problem, raise no error. The caller must not have
+    called `daybook.home.configure_prefect`, which fixes the modes of the home; this function calls
+    it after the check of the modes.
     """
     with read_once():
         return await _find()
@@ -145,7 +143,7 @@ async def _run_groups() -> list[Finding]:
             found.append(problem("home", str(error), "export DAYBOOK_HOME=<another folder>"))
     try:
         found += await _check_prefect(ledger_sound=_is_sound(ledger))
-    except Exception as error:  # Prefect cannot be imported, or lacks a name that we use
+    except Exception as error:  # Prefect cannot be imported, or does not have a name that we use
         message = " ".join(f"Prefect cannot be used: {type(error).__name__}: {error}".split())
         found.append(problem("prefect", message, installation.reinstall_command()))
         found += _skip(PREFECT_CHECKS, "Prefect cannot be used")
@@ -183,7 +181,7 @@ async def _run_checks(
         try:
             result = check(*args)
             found = await result if inspect.isawaitable(result) else result
-        except Exception as error:  # the other checks are still worth running
+        except Exception as error:  # the other checks are still useful
             if not ledger_sound and isinstance(error, LedgerError | LedgerUnreachable):
                 return _skip([(name, check)], NO_LEDGER)
             message = " ".join(f"the check itself failed: {type(error).__name__}: {error}".split())

@@ -1,12 +1,13 @@
 """Findings: problems of this Daybook, each with its fix.
 
-`doctor`, `status` and `/health` print findings. If several of them report a diagnosis, one function
-makes it, so that they never disagree. The function is in this module, unless the table names
-another place. The caller passes the facts; the function reads neither the ledger nor Prefect::
+`doctor`, `status` and `/health` print findings. If several of them report a diagnosis, all of them
+call the same function, so that they never disagree. The function is in this module, unless the
+table names another place. The caller passes the facts, because the function reads neither the
+ledger nor Prefect::
 
     diagnosis       doctor  status  /health
     sync, jobs        x       x              changes that Prefect lacks, conflicts; failed last
-                                            runs; changes outside the jobs file
+                                             runs; changes outside the jobs file
     leases            x       x              a run whose process stopped renewing its lease
     clock             x       x              the clocks of Prefect and of the ledger
     pool, worker      x       x              a paused pool, a pool of another Daybook; no worker
@@ -21,7 +22,7 @@ another place. The caller passes the facts; the function reads neither the ledge
     backups           x                      no passphrase, or no recent nightly backup
     processes         x       x              restarts by `up` in the last hour (`checks.home`)
     one prefect       x       x              `prefect.instances.conflict`
-    prefect           x       x        x     Prefect does not answer; `checks.prefect` says why
+    prefect           x       x        x     Prefect does not answer (`checks.prefect`: the reason)
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
 
 Checks that only `doctor` makes, and the check of the settings, are in `checks`. The metrics count
@@ -71,7 +72,7 @@ SET_CLOCK = "on both machines: sudo timedatectl set-ntp true"
 
 
 class Severity(StrEnum):
-    """Severity of a finding. A warning does not make the installation unsound."""
+    """Severity of a finding. With only warnings, the installation counts as sound."""
 
     OK = "ok"
     WARNING = "warning"
@@ -81,10 +82,10 @@ class Severity(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """Result of a check. ``fix`` is a command, or says what to do and with which command.
+    """Result of a check. ``fix`` is a command, or a sentence with the command to use.
 
     A warning or an overdue run may have no ``fix``. The ``message`` of a skipped check is the
-    reason; the ``message`` of a passed check is a fact that the check found, or empty.
+    reason. The ``message`` of a passed check is a fact that the check found, or empty.
     """
 
     check: str
@@ -126,7 +127,7 @@ def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
 
 
 def drift(stored: Iterable[StoredJob]) -> list[Finding]:
-    """Report jobs that were changed outside their jobs file since Daybook applied the file."""
+    """Report jobs that were changed outside their jobs file after Daybook applied the file."""
     drifted = [
         f"{each.row.name} ({', '.join(change.field for change in changes)})"
         for each in stored
@@ -139,7 +140,7 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
 
 
 def failing_jobs(jobs: Iterable[JobSummary]) -> list[Finding]:
-    """Warn about jobs whose last run failed; fixing them is up to their owners."""
+    """Warn about jobs whose last run failed. Only their owners can fix them."""
     found = []
     for each in jobs:
         if count := each.consecutive_failures:
@@ -155,7 +156,7 @@ def broken_chains(
 ) -> list[Finding]:
     """Warn about each enabled job that depends on a job that does not exist.
 
-    The job runs after the missing job, or uses the missing job's answer. ``outputs`` has, by job
+    Such a job runs after the missing job, or uses the missing job's answer. ``outputs`` has, by job
     id, the names of the jobs whose answers the job uses (`store.used_outputs`).
     """
     names = {(namespace(each.owner), each.name) for each in jobs}
@@ -174,7 +175,7 @@ def broken_chains(
 
 
 def approvals(waiting: Sequence[WaitingApproval]) -> list[Finding]:
-    """Warn about calls of tools that wait for a person."""
+    """Warn about calls and answers that wait for a person."""
     return [
         warning(
             "approvals",
@@ -187,7 +188,7 @@ def approvals(waiting: Sequence[WaitingApproval]) -> list[Finding]:
 
 
 def prefect_silent(seconds: float) -> Finding:
-    """Report that Prefect has not answered for ``seconds``; `doctor` finds the cause."""
+    """Report that Prefect has not answered for ``seconds``. `doctor` can find the cause."""
     message = f"Prefect has not answered for {seconds:.0f} s, so no run can start"
     return problem("prefect", message, "daybook doctor")
 
@@ -206,7 +207,7 @@ def expired_leases(live: Iterable[RunRow], now: datetime) -> list[Finding]:
 
 
 def clock(check: str, whose: str, ahead: timedelta) -> list[Finding]:
-    """Report a clock that differs from this machine's by more than a second (promise 16)."""
+    """Report a clock that differs from this machine's clock by more than a second."""
     message = overdue.clock_skew(whose, ahead)
     return [problem(check, message, SET_CLOCK)] if message else []
 
@@ -245,14 +246,17 @@ def unwritable(why: str) -> Finding:
 
 
 def full_disk(folder: Path | None) -> list[Finding]:
-    """Report the ``folder`` whose disk is full, so that the worker starts no run; [] for None."""
+    """Report the ``folder`` whose disk is full, so that the worker starts no run.
+
+    Return [] for None.
+    """
     if folder is None:
         return []
     return [problem("disk", f"the disk of {folder} is full, so no job starts", FREE_SPACE)]
 
 
 def keeper(known: DelayFacts) -> list[Finding]:
-    """Report that no keeper leads, or that the leader has not observed Prefect lately.
+    """Report that no keeper leads, or that the leader has not observed Prefect recently.
 
     Report nothing if the work pool is unknown, or if no worker is online. Also report nothing if
     there never was a leader, because the first worker has just started.
@@ -266,7 +270,7 @@ def keeper(known: DelayFacts) -> list[Finding]:
 
 
 def no_keeper(leader: Leader | None, now: datetime) -> Finding:
-    """Report that no keeper leads; ``leader`` is the last leader, or None without a last leader."""
+    """Report that no keeper leads. ``leader`` is the last leader, or None if there was none."""
     message = overdue.NO_KEEPER
     if leader is not None:
         message += f"; the last lease expired {duration_in_words(now - leader.until)} ago"
@@ -287,7 +291,7 @@ def tasks(state: TaskCounts, now: datetime) -> list[Finding]:
 
 
 def maintenance(windows: Sequence[MaintenanceWindow]) -> list[Finding]:
-    """Warn about a current maintenance window; report a planned window as a passed check."""
+    """Warn about a current maintenance window. Report a planned window as a passed check."""
     if not windows:
         return []
     first, note = windows[0], f": {windows[0].note}" if windows[0].note else ""
@@ -318,6 +322,6 @@ def unset_command() -> str:
 
 
 def join(names: Sequence[str]) -> str:
-    """Return the first `MAX_LISTED` names as text, with the number of the remaining names."""
+    """Return the first `MAX_LISTED` names as text, with the number of the others."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more

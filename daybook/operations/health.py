@@ -10,11 +10,11 @@
                  └── twice in a row ──► LedgerUnreachable; the query continues, and no other starts
 
 The query runs in a thread of its own, so neither a hanging ledger nor a thousand overdue jobs delay
-a response. Two queries never run at the same time. The outcomes of a job concern the job's owner,
-so a failing job is a metric and not a problem of the scheduler.
+a response. Two queries never run at the same time. The outcomes of a job concern the job's owner.
+So a failing job is a metric, and not a problem of the scheduler.
 
-This module does not import Prefect. A separate query checks whether Prefect answers. The silence of
-Prefect is a problem only after `MAX_PREFECT_SILENCE_SECONDS`.
+This module does not import Prefect. A separate query checks whether Prefect answers. If Prefect
+does not answer, this is a problem only after `MAX_PREFECT_SILENCE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 MAX_AGE_SECONDS = 2.0
-"""Maximum age of a snapshot that is reused."""
+"""Maximum age of a snapshot that the monitor returns again."""
 ANSWER_TIMEOUT_SECONDS = 1.5
 """Maximum time that a request waits for a query."""
 PREFECT_MAX_AGE_SECONDS = 5.0
 MAX_PREFECT_SILENCE_SECONDS = 10.0
-"""How long Prefect may be silent, for example during a restart of its server, without a problem."""
+"""Time for which Prefect may not answer, as during a restart of its server, without a problem."""
 
 DUE_SOON_LIMIT = timedelta(minutes=5)
 DAY = timedelta(days=1)
@@ -83,11 +83,11 @@ class HealthSnapshot:
     `overdue` is ``late`` without the runs that a limit delays, and without the runs of an outage
     that is over.
 
-    ``ahead`` is how far the ledger's clock is ahead of this machine's clock. ``jobs`` counts the
-    enabled (True) and disabled jobs. ``ended`` counts the outcomes that were recorded since the
-    monitor started. Of these outcomes, ``warned`` counts the successes with warnings, and ``used``
-    sums the tokens and the known costs. ``ended_last_day`` counts the outcomes of the last 24
-    hours. A row for a range of due times counts once for each due time.
+    ``ahead`` is the time by which the ledger's clock is ahead of this machine's clock. ``jobs``
+    counts the enabled (True) and disabled jobs. ``ended`` counts the outcomes that were recorded
+    after the monitor started. Of these outcomes, ``warned`` counts the successes with warnings, and
+    ``used`` sums the tokens and the known costs. ``ended_last_day`` counts the outcomes of the last
+    24 hours. A row for a range of due times counts once for each due time.
     """
 
     at: datetime
@@ -106,9 +106,9 @@ class HealthSnapshot:
     leader: Leader | None
     tasks: TaskCounts
     unwritable: str
-    """Reason why the ledger cannot be written, or ""; checked only while no keeper leads."""
+    """Reason why the ledger cannot be written, or "". It is checked only while no keeper leads."""
     full_disk: Path | None = None
-    """Folder of Daybook whose disk is full; None if no disk is full."""
+    """Folder of Daybook whose disk is full. None means that no disk is full."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -121,7 +121,10 @@ class HealthSnapshot:
 
     @property
     def renewed_ago(self) -> timedelta | None:
-        """Time since the leadership was renewed or released; None if there never was a leader."""
+        """Return the time since the last renewal or release of the leadership.
+
+        Return None if there has never been a leader.
+        """
         if self.leader is None:
             return None
         lease = TIMING.leader_lease if self.leader.holder else timedelta(0)
@@ -129,13 +132,19 @@ class HealthSnapshot:
 
     @property
     def observed_ago(self) -> timedelta | None:
-        """Time since the start of the last complete observation of Prefect; None if unknown."""
+        """Return the time since the start of the last complete observation of Prefect.
+
+        Return None if it is unknown.
+        """
         seen = observed_at(self.leader) if self.leader else None
         return None if seen is None else self.at - seen
 
 
 class LedgerHealth(BaseModel, frozen=True):
-    """Whether the ledger answers, its id, and how far its clock is ahead of the machine's clock."""
+    """State of the ledger: whether it answers, its id, and the skew of its clock.
+
+    The skew is the time by which the ledger's clock is ahead of this machine's clock.
+    """
 
     answers: bool
     id: str | None
@@ -143,9 +152,11 @@ class LedgerHealth(BaseModel, frozen=True):
 
 
 class KeeperHealth(BaseModel, frozen=True):
-    """Whether a keeper leads, and the seconds since the last renewal and the last observation.
+    """State of the keeper: whether a process leads, and how long ago it renewed and observed.
 
-    If the last leader released the leadership, ``renewed_seconds_ago`` counts from the release.
+    ``renewed_seconds_ago`` counts from the last renewal of the leadership. If the last leader
+    released the leadership, it counts from the release. ``observed_seconds_ago`` counts from the
+    start of the last complete observation of Prefect.
     """
 
     leads: bool | None
@@ -162,7 +173,7 @@ class OutboxCounts(BaseModel, frozen=True):
 
 
 class PrefectHealth(BaseModel, frozen=True):
-    """Whether Prefect answered recently; ``answers`` is None if this home knows no Prefect server.
+    """State of Prefect. ``answers`` is None if this home has no Prefect server.
 
     ``silent_seconds`` is the time since the first query without an answer; None if Prefect answers.
     """
@@ -172,14 +183,14 @@ class PrefectHealth(BaseModel, frozen=True):
 
     @property
     def problems(self) -> list[str]:
-        """The problem of a Prefect that has been silent for too long, or []."""
+        """Return the problem if Prefect has not answered for too long, otherwise []."""
         if self.silent_seconds is None or self.silent_seconds < MAX_PREFECT_SILENCE_SECONDS:
             return []
         return [str(findings.prefect_silent(self.silent_seconds))]
 
 
 class HealthReport(BaseModel, frozen=True):
-    """The response of `/health`; if the ledger does not answer, its values are None."""
+    """The response of `/health`. If the ledger does not answer, its values are None."""
 
     status: Literal["ok", "failing"]
     problems: list[str]
@@ -235,10 +246,10 @@ class HealthReport(BaseModel, frozen=True):
 
 @dataclass
 class _OutcomeCounter:
-    """Counter of recorded outcomes; it never falls, even if runs are pruned.
+    """Counter of recorded outcomes. It never falls, even if runs are deleted.
 
     If a range of due times has grown, this counter adds only the growth. Only the last missed row
-    of a job can still grow. This counter remembers that row for each job, however old the row is,
+    of a job can still grow. So this counter stores that row for each job, even if the row is old,
     because the due times of a job may be weeks apart.
     """
 
@@ -250,7 +261,7 @@ class _OutcomeCounter:
     last_missed: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def remember(self, outcomes: Iterable[RecordedOutcome]) -> None:
-        """Remember ``outcomes`` without counting them."""
+        """Store ``outcomes`` without counting them."""
         for each in sorted(outcomes, key=lambda each: each.at):
             key = each.run_id, each.status
             self.known[key] = (each.at, each.count)
@@ -279,10 +290,11 @@ class _OutcomeCounter:
 class HealthMonitor:
     """Monitor of a ledger, and of Prefect's answers, for the life of a process.
 
-    The ledger need not answer when the monitor starts: each query tries to open the ledger until a
-    query succeeds. Call `close` at the end. ``fresh`` is the maximum age in seconds of a snapshot
-    that is reused. ``patience`` is the maximum time in seconds that a request waits. ``clock`` is
-    the clock of the `Ledger`. ``folders`` are the folders in which Daybook stores data.
+    The ledger need not answer when the monitor starts: each query tries to open the ledger until
+    one succeeds. Call `close` at the end. ``fresh`` is the maximum age, in seconds, of a snapshot
+    that is returned again. ``patience`` is the maximum time, in seconds, that a request waits.
+    ``clock`` is the clock of the `Ledger`. ``folders`` are the folders in which Daybook stores
+    data.
     """
 
     def __init__(
@@ -306,7 +318,7 @@ class HealthMonitor:
         self._thread: LoopThread | None = None
 
     def start(self) -> None:
-        """Start the first query, the slowest one, before the first request."""
+        """Start the first query now, because it is the slowest one."""
         self._ledger.start()
 
     async def close(self) -> None:
@@ -321,9 +333,9 @@ class HealthMonitor:
         await self._thread.stop(ANSWER_TIMEOUT_SECONDS)
 
     async def snapshot(self) -> HealthSnapshot:
-        """Return a snapshot, at most ``fresh`` seconds old unless the query is slow.
+        """Return a snapshot. It is at most ``fresh`` seconds old, unless the query is slow.
 
-        Raises `LedgerUnreachable` or another `DaybookError` if there is no snapshot.
+        Raise `LedgerUnreachable` or another `DaybookError` if there is no snapshot.
         """
         try:
             return await self._ledger.ask(self._patience)
@@ -349,7 +361,7 @@ class HealthMonitor:
         return PrefectHealth(answers=False, silent_seconds=silence)
 
     async def health(self) -> HealthReport:
-        """Return the health of the scheduler. Never raises."""
+        """Return the health of the scheduler. Raise no error."""
         result, prefect = await asyncio.gather(self._snapshot_or_error(), self.prefect())
         if isinstance(result, HealthSnapshot):
             return HealthReport.of(result, prefect)
@@ -435,7 +447,7 @@ def _seconds(length: timedelta | None) -> float | None:
 
 
 async def _prefect_answers() -> bool | None:
-    """Return whether the Prefect server of this process or home answers; None if unknown."""
+    """Return whether the Prefect server of this process or home answers. Return None if unknown."""
     import httpx
 
     running = homes.current_home().running() or {}
@@ -451,6 +463,7 @@ async def _prefect_answers() -> bool | None:
             timeout=ANSWER_TIMEOUT_SECONDS, trust_env=not is_local, verify=has_tls
         ) as client:
             response = await client.get(f"{address.rstrip('/')}/health")
-    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):  # or an invalid address
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
+        # The address may also be invalid.
         return False
     return response.status_code == httpx.codes.OK

@@ -6,9 +6,9 @@
     up.lock held,  up.json        `up` runs; the file names its processes
     up.lock free,  up.json        `up` was killed; its children may still run
 
-The next `up` or `down` cleans up after the third state. With its very first write, the new holder
-of the lock records the children of the killed `up` as leftovers. So the record still names them if
-the new holder is killed as well.
+In the third state, the next `up` or `down` ends these children. With its very first write, the new
+holder of the lock records the children of the killed `up` as leftovers. So the record still names
+them if the new holder is killed as well.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from daybook.processes import proc
 from daybook.processes.children import Child
 
 GRACE_SECONDS = 10.0
-"""Grace period of a leftover child between SIGTERM and SIGKILL."""
+"""Time from SIGTERM to SIGKILL of a leftover child."""
 CHILD_GRACE_SECONDS = {"worker": 40.0}
-"""Longer grace periods of some children; see `operations.worker.GRACE_SECONDS`."""
+"""Longer times for some children, as in `operations.worker.GRACE_SECONDS`."""
 LOCK_TIMEOUT_SECONDS = 1.0
-"""Maximum time to wait for the lock, which `Home.running` holds for a moment."""
+"""Maximum time to wait for the lock, because `Home.running` holds it for a moment."""
 POLL_INTERVAL_SECONDS = 0.1
 MAX_RESTARTS = 50
 """Maximum number of restarts in the record."""
@@ -44,7 +44,7 @@ MAX_RESTARTS = 50
 
 @dataclass(frozen=True)
 class ChildEntry:
-    """A child as recorded in `up.json`; ``pid`` and ``started`` identify its process."""
+    """A child as recorded in `up.json`. ``pid`` and ``started`` identify its process."""
 
     name: str
     pid: int
@@ -53,9 +53,9 @@ class ChildEntry:
 
 @dataclass(frozen=True)
 class Restart:
-    """A restart of a child by `up`: the instant ``at`` (RFC 3339, UTC), and ``why`` it had ended.
+    """A restart of a child by `up`. ``at`` is the time (RFC 3339, UTC).
 
-    ``why`` is a predicate, such as "exited with code 1".
+    ``why`` is the reason as a predicate, such as "exited with code 1".
     """
 
     name: str
@@ -65,7 +65,7 @@ class Restart:
 
 @dataclass
 class UpRecord:
-    """Record of the processes of one `daybook up`; methods write their changes to the file."""
+    """Record of the processes of one `daybook up`. Its methods write their changes to the file."""
 
     home: Home
     pid: int
@@ -94,7 +94,7 @@ class UpRecord:
         self._save()
 
     def set_ledger(self, ledger: InUse) -> None:
-        """Record the ledger in use: no other ledger may replace it while this `up` runs."""
+        """Record the ledger in use. No other ledger may replace it while this `up` runs."""
         self.ledger = ledger.as_json()
         self._save()
 
@@ -112,11 +112,11 @@ class UpRecord:
         self._save()
 
     def add_restart(self, name: str, at: datetime, why: str) -> None:
-        """Add the restart of a child at ``at`` (UTC); the next change of the record writes it."""
+        """Add the restart of a child at ``at`` (UTC). The next change of the record writes it."""
         self.restarts = [*self.restarts, Restart(name, at.isoformat(), why)][-MAX_RESTARTS:]
 
     def set_ready(self, at: datetime) -> None:
-        """Record that everything has been running since ``at`` (UTC)."""
+        """Record that all parts have been running since ``at`` (UTC)."""
         self.ready_at = at.isoformat()
         self._save()
 
@@ -128,9 +128,10 @@ class UpRecord:
                 raise InvalidInput("home", problem, "run `daybook down`")
 
     async def end_leftovers(self, grace: float | None = None) -> list[str]:
-        """End the leftovers from a killed `up`; return the names of the processes that ran.
+        """End the leftovers from a killed `up`.
 
-        ``grace`` is the time in seconds from SIGTERM to SIGKILL; the default depends on the child.
+        Return the names of the processes that were running. ``grace`` is the time in seconds from
+        SIGTERM to SIGKILL; the default depends on the child.
         """
         ended = []
         for entry in reversed(self.leftovers):
@@ -166,8 +167,8 @@ def hold(
 ) -> Iterator[UpRecord]:
     """Hold the lock of ``home`` as its only `daybook up` until the block ends.
 
-    Wait up to ``patience`` seconds for the lock. Raises `InvalidInput` naming the home if another
-    `up` is running. Deletes `up.json` at the end unless a child or leftover is still running.
+    Wait up to ``patience`` seconds for the lock. If another `up` is running, raise `InvalidInput`,
+    which names the home. At the end, delete `up.json`, unless a child or leftover is still running.
     """
     home.make()
     descriptor = os.open(home.up_lock, os.O_RDWR | os.O_CREAT, 0o600)
@@ -189,11 +190,11 @@ def hold(
             if not any(proc.find(entry.pid, entry.started) for entry in children):
                 home.up_file.unlink(missing_ok=True)
     finally:
-        os.close(descriptor)  # which releases the lock
+        os.close(descriptor)  # this also releases the lock
 
 
 def leftover_children(home: Home) -> list[ChildEntry]:
-    """Return the running children left over from a killed `up`; [] while an `up` runs."""
+    """Return the running children of a killed `up`. Return [] while an `up` runs."""
     if home.running() is not None:
         return []
     content = _load(home)
@@ -213,9 +214,9 @@ def restarts(home: Home, since: datetime) -> list[Restart]:
 async def stop_running(home: Home, within: float = 60.0) -> bool:
     """Stop the `daybook up` of ``home``, and end the leftovers from a killed `up`.
 
-    Send SIGTERM to a running `up`; after ``within`` seconds, kill it and end its children. Return
-    False if nothing ran, even if another command held the lock for a moment. Raises `InvalidInput`
-    if an unknown process still holds the lock after ``within`` seconds.
+    Send SIGTERM to a running `up`. After ``within`` seconds, kill it and end its children. Return
+    False if nothing was running, even if another command held the lock for a moment. Raise
+    `InvalidInput` if an unknown process still holds the lock after ``within`` seconds.
     """
     if not home.path.is_dir():
         return False
@@ -227,8 +228,8 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
                 return bool(await record.end_leftovers()) or signalled is not None
         except InvalidInput:
             pass
-        # Read the file each time: just after the start of an `up`, it may still contain the record
-        # of a dead `up`.
+        # Read the file each time, because just after the start of an `up` it may still contain the
+        # record of a dead `up`.
         content = _load(home)
         up = proc.find(content.get("pid", 0), content.get("started"))
         if up is not None and up != signalled:
@@ -265,6 +266,7 @@ def _load(home: Home) -> dict[str, Any]:
 def _entries(content: dict[str, Any], which: str) -> list[ChildEntry]:
     entries = []
     for entry in content.get(which, []):
-        with suppress(KeyError, TypeError):  # an entry of another version: do not end that process
+        # This is an entry of another version, whose process must not be ended.
+        with suppress(KeyError, TypeError):
             entries.append(ChildEntry(entry["name"], entry["pid"], entry["started"]))
     return entries

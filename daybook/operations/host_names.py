@@ -1,9 +1,9 @@
 """Allowed `Host` and `Origin` names of our own HTTP servers.
 
-A browser on this machine visits untrusted pages. CORS hides responses from such a page, unless the
-page's owner points its host name to 127.0.0.1 (DNS rebinding), so that page and server have the
-same origin. So the `Host` has to be one of our names. DNS cannot point an IP address elsewhere, so
-a server that listens on several addresses accepts any IP address.
+A browser on this machine visits untrusted pages. CORS hides responses from such a page. But if the
+page's owner points its host name to 127.0.0.1 (DNS rebinding), page and server have the same
+origin. So the `Host` has to be one of our names. DNS cannot point an IP address elsewhere, so a
+server that listens on several addresses accepts any IP address.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 class AllowedNames:
     """The allowed names: the names ``given``, and the loopback names of this machine.
 
-    With ``any_address``, every IP address is allowed as well.
+    With ``any_address``, every IP address is also allowed.
     """
 
     def __init__(self, given: Iterable[str] = (), *, any_address: bool = False) -> None:
@@ -27,7 +27,7 @@ class AllowedNames:
         self._names = LOOPBACK_NAMES | {name.lower().rstrip(".") for name in given}
 
     def refusal(self, scope: Any) -> str:
-        """Return why a request of this ASGI scope is refused; empty if it is allowed."""
+        """Return the reason to refuse a request of this ASGI scope; "" if it is allowed."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         if not self._is_allowed("//" + headers.get(b"host", "")):
             return "not a name of this server"
@@ -63,8 +63,8 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 class SameOriginGuard:
     """ASGI middleware that forwards only requests whose `Host` is the host of one of ``origins``.
 
-    If a request has an `Origin`, this header has to be one of ``origins`` as well. An origin looks
-    like `http://127.0.0.1:4200`; `*` turns the guard off.
+    If a request has an `Origin`, this header also has to be one of ``origins``. An origin has the
+    form `http://127.0.0.1:4200`; `*` turns the guard off.
     """
 
     def __init__(self, application: Application, origins: Iterable[str]) -> None:
@@ -77,7 +77,8 @@ class SameOriginGuard:
             await self.application(scope, receive, send)
         elif scope["type"] == "websocket":
             await receive()
-            await send({"type": "websocket.close", "code": 1008})  # before accepting it: HTTP 403
+            # This happens before the websocket is accepted, so the client gets HTTP 403.
+            await send({"type": "websocket.close", "code": 1008})
         else:
             head = [(b"content-type", b"text/plain"), (b"connection", b"close")]
             await send({"type": "http.response.start", "status": 403, "headers": head})

@@ -1,4 +1,4 @@
-"""The keeper as its own process, alongside workers or without workers."""
+"""The keeper as a process of its own, with or without workers beside it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from daybook.prefect.parameter_schema import WORK_POOL
 async def run_keeper(say: Callable[[str], None]) -> None:
     """Run a keeper until SIGINT or SIGTERM.
 
-    ``say`` gets a line when the keeper starts or stops, and when it starts or stops leading. Raises
-    `PrefectUnreachable`, `LedgerUnreachable`, and `InvalidInput` if Prefect has jobs of another
-    ledger and no jobs of this ledger (promise 15: a deployment belongs to one ledger).
+    ``say`` gets a line when the keeper starts or stops, and when it starts or stops leading. Raise
+    `PrefectUnreachable` and `LedgerUnreachable`. Raise `InvalidInput` if Prefect has jobs of
+    another ledger and none of this ledger (promise 15: a deployment belongs to one ledger).
     """
     private_names.cache_time_zones()
     async with AsyncExitStack() as stack:

@@ -7,17 +7,17 @@
       ├─ replace `ledger_url` in config.toml                    killed before: old ledger in use
       └─ give the old ledger another id                         killed before: repeat the move
 
-Each process compares a ledger's id with the id that it knows, and refuses a ledger with another id.
-So no process writes to the old ledger any more. The file `.moving` in the home names both databases
-until the old ledger's other id is committed. Before the setting is replaced, `.moving` allows a
-repeated move to overwrite the copy of an interrupted move.
+Each process compares a ledger's id with the id that it has read at its start, and refuses a ledger
+with another id. So no process writes to the old ledger any more. The file `.moving` in the home
+names both databases until the new id of the old ledger is committed. Until the setting is replaced,
+`.moving` allows a repeated move to overwrite the copy of an interrupted move.
 
 After the setting is replaced, both ledgers have the same id until the old ledger gets another id.
-This home uses the new ledger, but a process elsewhere that knows the old ledger could still write
-to it. If the move is killed in this state, a repeated move gives the old ledger another id, and
-copies nothing.
+This home uses the new ledger, but a process on another machine could still write to the old one. If
+the move is killed in this state, a repeated move gives the old ledger another id, and copies
+nothing.
 
-A move to the present place of the ledger does nothing. This also applies to a repeated move if the
+A move to the present place of the ledger does nothing. A repeated move also does nothing if the
 first move was killed after it had deleted `.moving`.
 """
 
@@ -42,7 +42,7 @@ from daybook.ledger.tables import Fact, LeadRow, RunRow, new_id
 from daybook.operations import home_lock
 
 MOVED_ID = "moved-"
-"""First characters of the id of a moved ledger; a move may overwrite a ledger with such an id."""
+"""First characters of the id of a moved ledger. A move may overwrite a ledger with such an id."""
 
 
 class _Marker(BaseModel, frozen=True):
@@ -69,9 +69,9 @@ class LedgerMove(BaseModel, frozen=True):
 async def move(url: str) -> LedgerMove:
     """Move the ledger into the empty database at ``url``, and write its address to `config.toml`.
 
-    Raises `InvalidInput`, and changes nothing, if `up`, a keeper or a run uses the ledger, if the
-    database is not empty, or if the variable `DAYBOOK_LEDGER_URL` is set, because it would override
-    the file. Raises `LedgerUnreachable` if one of the databases is unreachable.
+    Raise `InvalidInput`, and change nothing, if `up`, a keeper or a run uses the ledger, or if the
+    database is not empty. Raise it also if the variable `DAYBOOK_LEDGER_URL` is set, because it
+    would override the file. Raise `LedgerUnreachable` if one of the databases is unreachable.
     """
     authorization.require_operator()
     if "DAYBOOK_LEDGER_URL" in os.environ:
@@ -80,7 +80,8 @@ async def move(url: str) -> LedgerMove:
     if not url:
         raise InvalidInput("url", "is empty", "use the address of an empty database")
     old, new = settings.load().ledger_address, settings.load(ledger_url=url).ledger_address
-    settings.with_ledger_url(settings.config_file(), url)  # raises an error if it cannot be written
+    # This raises an error if the file cannot be written.
+    settings.with_ledger_url(settings.config_file(), url)
     home = current_home()
     if home.running() is not None:
         raise home_lock.already_running(home)
@@ -124,7 +125,10 @@ def interrupted() -> tuple[str, bool] | None:
 
 
 def _read(file: Path) -> _Marker | None:
-    """Return the interrupted move that ``file`` describes; None without a valid file."""
+    """Return the interrupted move that ``file`` describes.
+
+    Return None if there is no valid file.
+    """
     try:
         return _Marker.model_validate_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValidationError):
@@ -134,8 +138,8 @@ def _read(file: Path) -> _Marker | None:
 async def _finish_interrupted(marker: _Marker, present: str) -> LedgerMove | None:
     """Give the old ledger another id if the interrupted move completed all other steps.
 
-    ``present`` is the address in the settings. Return the finished move; None if the interrupted
-    move had not replaced the setting. Raises `LedgerUnreachable`.
+    ``present`` is the address in the settings. Return the finished move. Return None if the
+    interrupted move had not replaced the setting. Raise `LedgerUnreachable`.
     """
     async with Ledger(present) as target:
         if target.place != marker.new:
@@ -148,13 +152,13 @@ async def _finish_interrupted(marker: _Marker, present: str) -> LedgerMove | Non
 
 
 async def _retire(session: AsyncSession) -> None:
-    """Give a ledger that was moved away another id."""
+    """Give the old ledger of a move another id."""
     retired = update(Fact).where(col(Fact.key) == "id")
     await session.execute(retired.values(value=f"{MOVED_ID}{new_id()[:12]}"))
 
 
 async def _check_unused(session: AsyncSession, now: datetime) -> None:
-    """Raise `InvalidInput` if a keeper leads, or a process holds a run."""
+    """Raise `InvalidInput` if a keeper leads, or if a process has claimed a run."""
     leads = select(LeadRow.holder).where(col(LeadRow.holder) != "", col(LeadRow.until) > now)
     held = select(RunRow.holder).where(col(RunRow.status).in_(HELD), col(RunRow.lease_until) > now)
     for query in (leads, held):

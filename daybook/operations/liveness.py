@@ -1,4 +1,4 @@
-"""Liveness of the children of `up`: which child is running but does not answer.
+"""Liveness of the children of `up`: detection of a child that is running but does not answer.
 
 ::
 
@@ -6,11 +6,11 @@
     worker            a byte that its event loop writes to a pipe every few seconds
     command server    it closes a connection on which nothing was requested
 
-A child is silent while it does not answer these probes, for instance because it is stopped or in a
+A child is silent while it does not answer these probes, for example because it is stopped or in a
 deadlock. Only the time in which this process was awake counts. If a probe and the pause after it
-take much longer than planned, this process was suspended or hardly got the processor. The same may
-have happened to the child, so the count starts again. This module uses only the monotonic clock, so
-a jump of the system clock does not look like silence.
+take much longer than planned, this process was suspended or got hardly any processor time. The same
+may have happened to the child, so the count starts again. This module uses only the monotonic
+clock, so a jump of the system clock has no effect.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from daybook.processes.children import Child
 from daybook.timing import TIMING
 
 MAX_DELAY_SECONDS = 5.0
-"""How much longer than planned a probe and its pause may take if this process is awake."""
+"""Maximum delay of a probe and its pause if this process is awake."""
 
 Probe = Callable[[Child], Awaitable[bool]]
-"""Function that returns whether the child answers; it may raise OSError if it does not."""
+"""Function that returns whether the child answers. It may raise OSError if it does not."""
 
 
 class Silence:
-    """Silence of one process; a probe that takes longer than ``max_seconds`` resets it."""
+    """Silence of one process. A probe that takes longer than ``max_seconds`` resets it."""
 
     def __init__(self, max_seconds: float) -> None:
         self._max_seconds = max_seconds
         self.seconds = 0.0
 
     def add(self, *, answered: bool, seconds: float) -> float:
-        """Add a probe that took ``seconds`` with its pause; return the silence in seconds."""
+        """Add a probe that took ``seconds`` with its pause. Return the silence in seconds."""
         if answered or seconds > self._max_seconds:
             self.seconds = 0.0
         else:
@@ -48,9 +48,9 @@ class Silence:
 
 
 async def wait_until_silent(child: Child, probe: Probe) -> float:
-    """Wait until ``child`` has been silent for too long; return the seconds of its silence.
+    """Wait until ``child`` has been silent for too long. Return the seconds of its silence.
 
-    The limit is `Timing.max_silence`, or `Timing.max_start` until the child first answers.
+    The limit is `Timing.max_silence`; until the child first answers, it is `Timing.max_start`.
     """
     interval = TIMING.probe_interval.total_seconds()
     silence, max_seconds = Silence(2 * interval + MAX_DELAY_SECONDS), TIMING.max_start
@@ -68,12 +68,12 @@ async def _answers(child: Child, probe: Probe) -> bool:
     try:
         async with asyncio.timeout(TIMING.probe_interval.total_seconds()):
             return await probe(child)
-    except OSError:  # also a timeout
+    except OSError:  # a timeout is also an OSError
         return False
 
 
 def http_probe(host: str, port: int, path: str) -> Probe:
-    """Return a probe that requests ``path``; any response is an answer."""
+    """Return a probe that requests ``path``. Any response counts as an answer."""
 
     async def probe(child: Child) -> bool:
         reader, writer = await asyncio.open_connection(host, port)
@@ -94,8 +94,8 @@ async def has_pulse(child: Child) -> bool:
 def socket_probe(path: Path) -> Probe:
     """Return a probe that connects to the Unix socket ``path`` (Linux) and sends nothing.
 
-    The child answers by closing the connection. A child that does not listen passes the probe: it
-    is starting, or it serves nothing because the file system has no sockets.
+    The child answers by closing the connection. A child that does not listen also passes the probe:
+    it is starting, or it cannot listen because the file system has no sockets.
     """
 
     async def probe(child: Child) -> bool:

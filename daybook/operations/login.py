@@ -1,8 +1,8 @@
 """Browser login for the servers of this home, `daybook.web` and `up`'s Prefect: link, then cookie.
 
-The servers require the home's credential. A browser does not know the credential, and users should
-not have to type it. So a holder of the credential requests a link, and the browser that opens the
-link gets a cookie. The cookie counts for requests of this server's own pages.
+The servers require the home's credential. A browser does not have the credential, and users should
+not have to type it. So a program with the credential requests a link, and the browser that opens
+the link gets a cookie. The cookie counts for requests of this server's own pages.
 
 ::
 
@@ -11,19 +11,19 @@ link gets a cookie. The cookie counts for requests of this server's own pages.
     POST /daybook/login, password=…          ─► the same for a user who types the credential
     any other path                           ─► `forward`, which checks `session`
 
-`BrowserLogin` is the base class for both servers: `prefect_login.PrefectLogin` is the subclass for
-Prefect, and `daybook.web.login.PageLogin` the subclass for Daybook's own pages.
+`BrowserLogin` is the base class for both servers. `prefect_login.PrefectLogin` is the subclass for
+Prefect, and `daybook.web.login.PageLogin` is the subclass for Daybook's own pages.
 
 The server stores only hashes of tokens, in memory. A cookie is signed and not stored, so it
-outlives a restart. It becomes invalid when it expires, or when the server restarts after the
-credential was changed or the file `browser-key` was deleted. A cookie is valid for one server,
-because the port is part of the signature. A subclass may have a public URL, from which a proxy
-forwards requests (`is_public`). Links and cookies for the public URL are not valid at this
-machine's own names, and links and cookies for these names are not valid at the public URL.
+outlives a restart. It becomes invalid when it expires. It also becomes invalid if the server
+restarts after the credential was changed or the file `browser-key` was deleted. A cookie is valid
+for one server, because the port is part of the signature. A subclass may have a public URL, from
+which a proxy forwards requests (`is_public`). Links and cookies for the public URL are not valid at
+this machine's own names, and those for these names are not valid at the public URL.
 
 A browser sends a cookie to each port of this machine, even with requests of other pages. So the
 cookie counts only if the browser states that a page of this very server sent the request (`Origin`,
-`Sec-Fetch-Site`). A request that changes nothing may lack both headers.
+`Sec-Fetch-Site`). Only in a request that changes nothing may both headers be missing.
 """
 
 from __future__ import annotations
@@ -51,13 +51,16 @@ LOGIN_PATH = web_address.LOGIN_PATH
 LINK_LIFETIME_SECONDS = 10 * 60
 SESSION_LIFETIME_SECONDS = 7 * 24 * 60 * 60
 VIEWER_LIFETIME_SECONDS = 365 * 24 * 60 * 60
-"""Lifetime of the cookie of a shared link, which is valid only while its token exists."""
+"""Lifetime of the cookie of a shared link.
+
+The cookie is valid only while the link's token exists.
+"""
 MAX_LINKS = 32
 MAX_PASSWORD_BYTES = 4096
 """Maximum size of the body of a request with a typed password."""
 
 LOCAL, PUBLIC = "local", "public"
-"""Where a cookie is valid: at this machine's own names, or at the public URL."""
+"""Place where a cookie is valid: this machine's own names, or the public URL."""
 
 _NOT_LOGGED_IN = "This browser is not logged in."
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -68,8 +71,8 @@ class Session:
     """The session of a logged-in browser.
 
     ``viewer`` is the id of a shared link's token, which permits only reading; it is empty for the
-    operator. ``csrf`` is the token with which a form proves that a page of this session contains
-    the form.
+    operator. ``csrf`` is the token by which a form proves that a page of this session contains the
+    form.
     """
 
     content: str
@@ -79,7 +82,7 @@ class Session:
 
 
 class BrowserLogin(ABC):
-    """ASGI middleware that lets only logged-in browsers reach ``application``.
+    """ASGI middleware that forwards only requests of logged-in browsers to ``application``.
 
     ``port`` distinguishes the cookies of two servers. ``clock`` returns seconds since the epoch. A
     subclass answers requests for all paths except the login paths (`forward`). It sets the name of
@@ -123,33 +126,33 @@ class BrowserLogin(ABC):
     async def forward(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
-        """Answer a request that is not about the login."""
+        """Answer a request for a path that does not belong to the login."""
 
     def is_public(self, headers: Mapping[bytes, str]) -> bool:
-        """Return whether a request is for the public URL; by default there is no public URL."""
+        """Return whether a request is for the public URL. By default, there is no public URL."""
         return False
 
     @property
     def is_secure(self) -> bool:
-        """Whether the public URL has TLS, so that browsers send its cookie only over TLS."""
+        """Return whether the public URL has TLS, so that browsers send its cookie only over TLS."""
         return False
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of ``token`` if it belongs to a shared link, else ""; by default "".
+        """Return the id of ``token`` if it belongs to a shared link, otherwise "".
 
-        Raises `DaybookError` if the token cannot be checked.
+        By default, there are no shared links. Raise `DaybookError` if the token cannot be checked.
         """
         return ""
 
     async def forward_websocket(
         self, scope: Scope, headers: Mapping[bytes, str], receive: Receive, send: Send
     ) -> None:
-        """Answer a websocket; the default refuses it."""
+        """Answer a websocket. By default, refuse it."""
         await receive()
         await send({"type": "websocket.close", "code": 1008})
 
     async def refuse(self, send: Send, status: int = 401, problem: str = _NOT_LOGGED_IN) -> None:
-        """Send a page that says how to log in."""
+        """Send a page with instructions to log in."""
         form = _PASSWORD_FORM.format(login=LOGIN_PATH) if self.has_password else ""
         text = _PAGE.format(
             style=_STYLE, site=self.site, problem=escape(problem), command=self.command, form=form
@@ -170,7 +173,7 @@ class BrowserLogin(ABC):
             await _answer(send, 201, {"token": token, "expires_in": LINK_LIFETIME_SECONDS})
 
     def new_link(self, *, is_public: bool = False) -> str:
-        """Return the path of a link that logs a browser in once."""
+        """Return the path of a link by which a browser can log in once."""
         return f"{LOGIN_PATH}?token={self._new_token(is_public=is_public)}"
 
     def _new_token(self, *, is_public: bool) -> str:
@@ -186,8 +189,9 @@ class BrowserLogin(ABC):
         is_public, viewer = self.is_public(headers), ""
         if scope["method"] == "GET":
             token = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
-            # The link may be an argument of a browser's process, and all users can read arguments.
-            # A link to the public URL is no argument, and its requests come from the proxy's user.
+            # Check the user, because the link may be an argument of a browser's process, and all
+            # users can read arguments. A link to the public URL is never an argument, and its
+            # requests come from the proxy's user.
             if not is_public and peers.is_another_user(scope):
                 await self.refuse(
                     send, 403, "This link was created for another user of this machine."
@@ -236,7 +240,7 @@ class BrowserLogin(ABC):
         return prefix + self._cookie
 
     def _use_up(self, token: str, *, is_public: bool) -> bool:
-        """Invalidate the link with ``token`` for this place; return whether the link was valid."""
+        """Make the link with ``token`` invalid for this place. Return whether it was valid."""
         hashed, now = _hash(token), self._clock()
         for known, (until, for_public) in list(self._links.items()):
             if hmac.compare_digest(known, hashed) and for_public == is_public:
@@ -247,13 +251,14 @@ class BrowserLogin(ABC):
     # Sessions.
 
     def session(self, scope: Scope, headers: Mapping[bytes, str]) -> Session | None:
-        """Return the session of the browser that sent the request; None if it is not logged in.
+        """Return the session of the browser that sent the request.
 
-        A browser sends the cookie to each port of this machine, even to servers of other users. So
-        a cookie that another user sends does not count. At the public URL all requests come from
-        the proxy's user, so the cookies of this machine's own names are not valid there.
+        Return None if it is not logged in. A browser sends the cookie to each port of this machine,
+        even to servers of other users. So a cookie that another user sends does not count. At the
+        public URL, all requests come from the proxy's user, so the cookies of this machine's own
+        names are not valid there.
         """
-        # `SimpleCookie` would find no cookie at all if it cannot parse one cookie of another port.
+        # If `SimpleCookie` cannot parse one cookie of another port, it finds no cookie at all.
         cookies = (each.strip().partition("=") for each in headers.get(b"cookie", "").split(";"))
         name_sought, is_public = self._cookie_name(headers), self.is_public(headers)
         value = next((value for name, _, value in cookies if name == name_sought), "")
@@ -270,7 +275,7 @@ class BrowserLogin(ABC):
         return found
 
     def is_current(self, session: Session) -> bool:
-        """Return whether ``session`` has not expired, even if the token of its link was removed."""
+        """Return whether ``session`` has not expired. Do not check the token of its link."""
         return self._clock() < session.expires_at
 
     def _signature(self, content: str) -> str:
@@ -280,7 +285,7 @@ class BrowserLogin(ABC):
 def is_from_own_page(headers: Mapping[bytes, str], *, safe: bool) -> bool:
     """Return whether a page of this very server sent the request.
 
-    If the method is ``safe``, the request may lack both `Origin` and `Sec-Fetch-Site`.
+    If the method is ``safe``, both `Origin` and `Sec-Fetch-Site` may be missing.
     """
     site = headers.get(b"sec-fetch-site")
     if site is not None and site not in ("same-origin", "none"):
@@ -300,7 +305,7 @@ def _hash(token: str) -> bytes:
 
 
 async def _body(receive: Receive) -> bytes:
-    """Return the body if it has at most `MAX_PASSWORD_BYTES`, else an empty body."""
+    """Return the body. If it has more than `MAX_PASSWORD_BYTES`, return an empty body."""
     body = bytearray()
     while len(body) <= MAX_PASSWORD_BYTES:
         message = await receive()
@@ -328,7 +333,7 @@ _PRIVATE = (
     ),
 )
 
-# A page, because a browser from another site would send no strict cookie with a redirect.
+# Send a page, because a browser from another site would send no strict cookie with a redirect.
 _LOGGED_IN_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook: logged in</title>

@@ -15,17 +15,17 @@ from daybook.ledger.views import utc_text
 from daybook.operations.findings import Finding, problem, warning
 
 UNSENT_GRACE = timedelta(seconds=60)
-"""Time that a sendable message may wait; a longer wait is a problem."""
+"""Time that a message that can be sent may wait. A longer wait is a problem."""
 
 
 @dataclass(frozen=True)
 class OutboxStatus:
     """State of the outbox at ``now``.
 
-    ``last_alert`` is the subject of the newest unread alert, or empty. ``waits_since`` is the time
-    at which the oldest sendable message became due, if this was longer than `UNSENT_GRACE` ago and
-    no process sends any message; else None. ``waits_since`` ignores wakes of task sessions, and
-    calls to listeners, because a listener may be absent for a day.
+    ``last_alert`` is the subject of the newest unread alert, or empty. If a message has waited
+    longer than `UNSENT_GRACE` and no process sends messages, ``waits_since`` is the time at which
+    the oldest such message became due; otherwise it is None. ``waits_since`` ignores wakes of task
+    sessions. It also ignores calls to listeners, because a listener may be absent for a day.
     """
 
     health: OutboxHealth
@@ -36,8 +36,8 @@ class OutboxStatus:
     def findings(self, reported: Collection[str] = ()) -> list[Finding]:
         """Report messages that no process sends, paused destinations, unread alerts and failures.
 
-        ``reported`` are the names of the jobs whose failure is reported already. The findings count
-        an alert about such a job, but do not quote it.
+        ``reported`` are the names of the jobs whose failure is already reported. The findings count
+        an alert about such a job, but do not contain its text.
         """
         found = []
         if self.waits_since is not None:
@@ -72,7 +72,7 @@ class OutboxStatus:
         return found
 
     def _next_attempt(self, at: datetime) -> str:
-        """Describe the time of the next attempt in this machine's zone; a past time means "now"."""
+        """Describe the time of the next attempt in this machine's zone. A past time means "now"."""
         if at <= self.now:
             return "the next attempt is due now"
         return f"the next attempt is at {at.astimezone():%Y-%m-%d %H:%M:%S}"

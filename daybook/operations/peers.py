@@ -1,4 +1,4 @@
-"""Lookup of the local user who opened a connection to a local IPv4 address (Linux)."""
+"""Search for the local user who opened a connection to a local IPv4 address (Linux)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 SOCKET_TABLES = Path("/proc/net")
-"""Folder of Linux's lists of sockets: IPv4 sockets in `tcp`, IPv6 sockets in `tcp6`.
+"""Folder with Linux's lists of sockets: IPv4 sockets in `tcp`, IPv6 sockets in `tcp6`.
 
-A client can reach an IPv4 address from an IPv6 socket too (as `::ffff:127.0.0.1`).
+A client can also reach an IPv4 address from an IPv6 socket (as `::ffff:127.0.0.1`).
 """
 _MAPPED = "0000000000000000FFFF0000"
 _ESTABLISHED = "01"
@@ -23,7 +23,8 @@ def is_another_user(scope: Any) -> bool:
     """Return whether the request comes from a user other than root and this process's user.
 
     On Linux, also return True if the socket is not listed, so that no user can hide. Return False
-    on other systems, and for a request without addresses, because it did not come over a network.
+    on other systems. Return False also for a request without addresses, because it did not come
+    over a network.
     """
     client, server = scope.get("client"), scope.get("server")
     if not client or not server:
@@ -38,13 +39,13 @@ def is_another_user(scope: Any) -> bool:
 def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     """Return the id of the user whose socket at ``client`` is connected to ``server``.
 
-    Returns None if no such socket is listed. A socket that its process has closed does not count,
-    because Linux lists it without an inode and as a socket of root. Raises `OSError` if the system
+    Return None if no such socket is listed. A socket that its process has closed does not count,
+    because Linux lists it without an inode and as a socket of root. Raise `OSError` if the system
     has no lists of sockets.
     """
     try:
         addresses = [_as_listed(client), _as_listed(server)]
-    except (OSError, struct.error):  # not IPv4
+    except (OSError, struct.error):  # the address is not an IPv4 address
         return None
     for table, prefix in (("tcp", ""), ("tcp6", _MAPPED)):
         expected = [prefix + each for each in addresses]
@@ -53,7 +54,7 @@ def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
         except FileNotFoundError:
             if not prefix:
                 raise
-            continue  # a kernel without IPv6
+            continue  # the kernel has no IPv6
         for line in lines:
             fields = line.split()
             if fields[1:4] == [*expected, _ESTABLISHED] and fields[9] != _NO_INODE:

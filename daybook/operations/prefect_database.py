@@ -1,11 +1,11 @@
 """The SQLite database of Daybook's own Prefect server: its size, and the return of free space.
 
 The server deletes old runs with their logs and artifacts, orphaned logs and artifacts, and old
-events (`server.environment`). SQLite reuses the free space, but does not return it to the disk by
-itself:
+events (`server.environment`). SQLite uses the free space again, but does not return it to the disk
+by itself. Daybook returns the space:
 
-- A starting server compacts its database if this returns enough space and takes only seconds. The
-  compaction also turns on SQLite's incremental vacuum.
+- When a server starts, it compacts its database if this returns enough space and takes only
+  seconds. The compaction also turns on SQLite's incremental vacuum.
 - A running server returns free space in steps of milliseconds, so that no request has to wait.
 """
 
@@ -24,13 +24,13 @@ MAX_BYTES = 4 * 2**30
 """Size of the database above which `daybook status` warns."""
 MIN_FREE_SHARE = 0.25
 MIN_FREE_BYTES = 64 * 2**20
-"""Minimum free part of a file, as a share and in bytes, that is worth returning."""
+"""Minimum free part of a file that is worth returning, as a share and in bytes."""
 MAX_COMPACTED_BYTES = 2**30
-"""Maximum size of the used part; the server's start waits while SQLite copies this part twice."""
+"""Maximum size of the used part, because the start waits while SQLite copies this part twice."""
 RELEASE_INTERVAL_SECONDS = 3600.0
 STEP_PAGES = 100
 STEP_PAUSE_SECONDS = 0.05
-"""Pages that are returned in one transaction, and the time for other writers after it."""
+"""Time for other writers after each transaction, which returns `STEP_PAGES` pages."""
 _INCREMENTAL = 2
 
 
@@ -39,10 +39,10 @@ def path(home: Home) -> Path:
 
 
 def compact(file: Path) -> bool:
-    """Compact a SQLite file to return its free space to the disk; return whether this was done.
+    """Compact a SQLite file to return its free space to the disk. Return whether this was done.
 
     Also turn on the file's incremental vacuum if it is off. Do nothing if the vacuum is on and
-    there is little free space. Also do nothing if the compaction would take long, if the disk has
+    there is little free space. Do nothing either if the compaction would take long, if the disk has
     no space for the copy, or if another process uses the file. If the process is killed meanwhile,
     the file does not change.
     """
@@ -59,7 +59,8 @@ def compact(file: Path) -> bool:
                 return False
             if homes.free_bytes(file.parent) < 2 * used + homes.MIN_FREE_BYTES:
                 return False
-            connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")  # the VACUUM changes it
+            # The VACUUM below applies this.
+            connection.execute(f"PRAGMA auto_vacuum = {_INCREMENTAL}")
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error:  # the server reports a file that it cannot use
@@ -75,11 +76,11 @@ def release_regularly(file: Path) -> NoReturn:
 
 
 def release(file: Path) -> int:
-    """Shrink a SQLite file that is in use by releasing its free pages; return their number.
+    """Shrink a SQLite file that is in use by releasing its free pages. Return their number.
 
-    Do nothing if there are few free pages, or if `compact` has not enabled incremental vacuum.
+    Do nothing if there are few free pages, or if `compact` has not turned on incremental vacuum.
     Each step is a transaction of milliseconds. If another writer interferes, stop; the next call
-    releases the rest. If SQLite reports an error, return 0.
+    releases the other pages. If SQLite reports an error, return 0.
     """
     try:
         with closing(_connect(file)) as connection:
@@ -92,7 +93,7 @@ def release(file: Path) -> int:
                 connection.executescript(f"PRAGMA incremental_vacuum({STEP_PAGES})")
                 time.sleep(STEP_PAUSE_SECONDS)
                 last, left = left, _pages(connection)[0]
-                if left >= last:  # other writers free pages as fast
+                if left >= last:  # other writers free pages as fast as this process releases them
                     break
     except sqlite3.Error:
         return 0
@@ -100,7 +101,7 @@ def release(file: Path) -> int:
 
 
 def _connect(file: Path) -> sqlite3.Connection:
-    name = f"{file.absolute().as_uri()}?mode=rw"  # do not create the file
+    name = f"{file.absolute().as_uri()}?mode=rw"  # this mode does not create the file
     return sqlite3.connect(name, timeout=1.0, isolation_level=None, uri=True)
 
 
@@ -120,7 +121,7 @@ def _is_worth_while(connection: sqlite3.Connection) -> bool:
 
 
 def size(home: Home) -> int:
-    """Return the size of the database in bytes; 0 if there is none."""
+    """Return the size of the database in bytes. Return 0 if there is none."""
     try:
         return path(home).stat().st_size
     except OSError:

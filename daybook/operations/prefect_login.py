@@ -1,4 +1,4 @@
-"""Login of browsers to the Prefect server that we start: the cookie counts as the credential.
+"""Login of browsers to the Prefect server that `up` starts. The cookie counts as the credential.
 
 ::
 
@@ -22,8 +22,7 @@ _POLICY = "connect-src 'self' {}".format(
         f"{scheme}://{name}:*" for scheme in ("http", "ws") for name in ("127.0.0.1", "localhost")
     )
 )
-"""Policy for Prefect's pages, because their analytics use the Internet whatever the settings are.
-"""
+"""Policy for Prefect's pages, because their analytics use the Internet with any settings."""
 
 
 class PrefectLogin(BrowserLogin):
@@ -61,7 +60,7 @@ class PrefectLogin(BrowserLogin):
         await self.application(scope, receive, send)
 
     def _inject_credential(self, receive: Receive) -> Receive:
-        """Wrap ``receive``: put the credential into the message with which a page logs in."""
+        """Wrap ``receive``, to put the credential into the message by which a page logs in."""
         first = True
 
         async def received() -> Any:
@@ -81,9 +80,9 @@ def _with_header(scope: Scope, name: bytes, value: bytes) -> Scope:
 
 
 def _only_from_this_user(receive: Receive, scope: Scope) -> Receive:
-    """Wrap ``receive``: when the body is complete, end the request if another user sent it.
+    """Wrap ``receive``. When the body is complete, end the request if another user sent it.
 
-    While the body arrives, a client can close its connection, and another client can take its port.
+    While the body arrives, a client can close its connection, and another client can use its port.
     """
 
     async def received() -> Any:
@@ -121,8 +120,8 @@ def _with_policy(send: Send) -> Send:
 def _without_password(send: Send, host: str) -> Send:
     """Wrap ``send`` for Prefect's response about its UI, so that the UI asks for no password.
 
-    If ``host`` is a name of this machine, the response also names the API by ``host``, because the
-    cookie is valid only for that name.
+    If ``host`` is a name of this machine, the response also contains the address of the API with
+    ``host``, because the cookie is valid only for that name.
     """
     start: dict[str, Any] = {}
     body = bytearray()

@@ -23,15 +23,15 @@ from daybook.processes import image
 from daybook.processes.children import Child
 
 MAX_PORT_TRIES = 5
-"""Maximum number of starts: another process may take the port between our check and the start."""
+"""Maximum number of starts. Another process may take the port between our check and a start."""
 UI_TIMEOUT_SECONDS = 5.0
 SLOW_START_SECONDS = 60.0
-"""Time after which a start is unusually slow, so that the messages to the user say more."""
+"""Time after which a start is unusually slow, so that the user gets more details."""
 
 
 @dataclass(frozen=True)
 class SelectedPrefect:
-    """The selected Prefect server; ``child`` is its process if `up` started it, else None."""
+    """The selected Prefect server. ``child`` is its process if `up` started it, otherwise None."""
 
     api_url: str
     ui_url: str
@@ -46,16 +46,16 @@ async def find_or_start(
     progress: Callable[[str], None] | None = None,
     forked_from: image.Image | None = None,
 ) -> SelectedPrefect:
-    """Return the Prefect server that the user's settings name, or start our own server.
+    """Return the Prefect server in the user's settings. If there is none, start our own server.
 
     ``say`` gets lines for the user. ``progress`` (by default ``say``) gets a line each second while
     this function waits for our own server. It waits as long as the server's process lives, at most
-    `Timing.max_start`. Afterwards Prefect's clients in this process, and in processes that it
+    `Timing.max_start`. After this call, Prefect's clients in this process, and in processes that it
     starts, use our server.
 
-    Raises `PrefectUnreachable` if our own server does not start, or if the configured server does
-    not answer, because a second server would split the user's runs. Raises `PrefectRefused` if the
-    configured server requires another credential.
+    Raise `PrefectUnreachable` if our own server does not start. Raise it also if the configured
+    server does not answer, because a second server would split the user's runs. Raise
+    `PrefectRefused` if the configured server requires another credential.
     """
     from prefect.settings import get_current_settings
 
@@ -97,7 +97,7 @@ async def _start(
             pages = await pages_url(selected.ui_url)
             record.set_server(selected.api_url, selected.ui_url, own=True, pages_url=pages)
             _port_file(home).write_text(f"{port}\n")
-        except BaseException as error:  # also Ctrl-C during the start
+        except BaseException as error:  # the error may also be Ctrl-C during the start
             port_taken = (
                 isinstance(error, PrefectUnreachable) and child.exit_code == server.EXIT_PORT_TAKEN
             )
@@ -119,7 +119,7 @@ def _show_wait(child: Child, show: Callable[[str], None], waited: float) -> None
 
 
 async def pages_url(ui_url: str) -> str:
-    """Return the address of the UI version that a browser reaches by a login at ``ui_url``.
+    """Return the address of the version of the UI that a browser reaches by a login at ``ui_url``.
 
     A server may have two versions, and redirects only its start page to the default version. Return
     ``ui_url`` if the server does not name the default version.

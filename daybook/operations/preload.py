@@ -1,6 +1,6 @@
 """Modules that the processes of `daybook up` share, because they are imported before a fork.
 
-`daybook.processes.image` forks these processes; the command server forks processes for commands.
+`daybook.processes.image` forks these processes. The command server forks processes for commands.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from daybook.processes import garbage, image
 
 PACKAGE = Path(daybook.__file__).parent
 _PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
-"""Packages of daybook whose modules are imported, with all that they import."""
+"""Packages of daybook whose modules are imported, with all modules that these import."""
 _LATE_IMPORTS = (
     "anyio._backends._asyncio",
     "prefect.main",
@@ -72,7 +72,7 @@ def code_fingerprint(package: Path = PACKAGE) -> list[int]:
                         newest, count = max(newest, each.stat().st_mtime_ns), count + 1
                     elif each.is_dir() and each.name != "__pycache__":
                         folders.append(each.path)
-        # Installing or removing a distribution changes this folder.
+        # If a distribution is installed or removed, this folder changes.
         return [newest, count, os.stat(sysconfig.get_path("purelib")).st_mtime_ns]
     except FileNotFoundError:
         return []
@@ -82,8 +82,8 @@ def code_fingerprint(package: Path = PACKAGE) -> list[int]:
 def import_commands() -> None:
     """Import all modules that a command may need.
 
-    Prefect must be configured (`home.configure_prefect`). Does nothing in a fork of a process that
-    has imported the modules, because even a repeated import copies memory.
+    The caller must have configured Prefect (`home.configure_prefect`). Do nothing in a fork of a
+    process that has called this function, because even a repeated import would copy memory.
     """
     from sqlalchemy.orm import configure_mappers
 
@@ -95,7 +95,7 @@ def import_commands() -> None:
     for name in _LATE_IMPORTS:
         importlib.import_module(name)
     with suppress(DaybookError):  # the command itself reports invalid settings
-        Ledger(settings.load().ledger_address)  # imports the driver of its database
+        Ledger(settings.load().ledger_address)  # this imports the driver of the ledger's database
     configure_mappers()
 
 
@@ -125,9 +125,9 @@ def _prefect_variables() -> dict[str, str]:
 
 
 def _after_fork() -> None:
-    """Make Prefect read the environment of this forked process.
+    """Make Prefect read the environment of this forked process again.
 
-    The process of Prefect's server does this itself, because it changes its environment again.
+    The process of Prefect's server does this itself, because it changes its environment once more.
     """
     if sys.argv[0] == server.MODULE:
         return

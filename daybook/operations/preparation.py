@@ -1,4 +1,4 @@
-"""The part of the start of `up` that talks to Prefect, in a process that ends afterwards.
+"""Part of the start of `up` that talks to Prefect, in a process that ends afterwards.
 
 In the process of `up`, the imports and data of Prefect's client and of the first sync would occupy
 30 MB of memory. So a child of `up` does this work (`start`). The child reports through a pipe, in
@@ -16,7 +16,8 @@ from __future__ import annotations
 from daybook import home as homes
 
 if __name__ == "__main__":
-    homes.configure_prefect()  # before the import of Prefect, which reads its environment once
+    # Configure Prefect before its import, because Prefect reads the environment only once.
+    homes.configure_prefect()
 
 import argparse
 import asyncio
@@ -52,17 +53,23 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MODULE = "daybook.operations.preparation"
-"""This module, whose name is `__main__` in the child's process."""
+"""Name of this module; in the child's process, `__name__` is `__main__`."""
 EXAMPLE_FILE = "deployments/jobs/example.yaml"
 EXAMPLE_REQUEST_ID = "first-light"
-"""Request id of the example's first run, so that the run happens once in a ledger's life."""
+"""Request id of the example's first run.
+
+Because of this id, the run happens once in a ledger's life.
+"""
 SYNC_SECONDS = 10.0
 """Time after which the start leaves the rest of the first sync to the keeper."""
 PAGES_TIMEOUT_SECONDS = 10.0
-"""How long the start waits for the web server, so that it can print a link to the pages."""
+"""Maximum time that the start waits for the web server before it prints a link to the pages."""
 POLL_INTERVAL_SECONDS = 0.5
 MAX_LINE_BYTES = 2**26
-"""Maximum length of a message, which may be a sync report that names each job."""
+"""Maximum length of a message in bytes.
+
+The largest message is a sync report that names each job.
+"""
 StartedBy = Literal["", "detach", "service"]
 """Starter of an `up` in the background; empty for an `up` in the foreground of a terminal."""
 
@@ -72,12 +79,12 @@ class UpFacts(BaseModel, frozen=True):
 
     - ``open_url`` is a one-time link to Daybook's pages; None if no link was requested or made.
     - ``prefect_open_url`` is a one-time link to Prefect's UI, or the UI's plain address if `up` did
-      not start the server; None if no link was requested or made.
-    - ``web_url`` is the address of Daybook's pages and of `/health`; None while they are not
-      served.
+      not start the server. The field is None if no link was requested or made.
+    - ``web_url`` is the address of Daybook's pages and of `/health`; None while no process serves
+      them.
     - ``example`` is the name of the example job if this start runs the job for the first time.
     - ``model_steps`` has descriptions and commands of the steps after which the agent `default`
-      asks a model; empty if the agent is not offline.
+      asks a model. The list is empty if the agent is not offline.
     - ``started_by`` is the starter of an `up` in the background.
     """
 
@@ -101,7 +108,7 @@ class Reporter(Protocol):
         ...
 
     def progress(self, line: str) -> None:
-        """Show for how long the start has waited."""
+        """Show the time for which the start has waited."""
         ...
 
     def synced(self, report: SyncReport) -> None:
@@ -113,7 +120,7 @@ class Reporter(Protocol):
 
 
 class Message(StrEnum):
-    """Kinds of the child's messages; each other kind is the name of a method of `Reporter`."""
+    """Kinds of the child's messages, besides the names of `Reporter`'s methods."""
 
     PREPARED = "prepared"
     ONLINE = "online"
@@ -130,7 +137,8 @@ class Preparation:
     async def wait_for(self, expected: Message) -> Any:
         """Return the content of the next ``expected`` message; show the messages before it.
 
-        Raises the error that the child reports, or `DaybookError` if the child ends without it.
+        Raise the error that the child reports. Raise `DaybookError` if the child ends without
+        sending the message.
         """
         while line := await self._reader.readline():
             kind, content = json.loads(line)
@@ -175,7 +183,8 @@ async def start(
                 yield Preparation(child, lines, talk)
     finally:
         await child.terminate()
-        with suppress(OSError):  # the disk is full; the next change of the record writes it
+        # If the disk is full, the next change of the record writes this change too.
+        with suppress(OSError):
             record.remove_child(child)
 
 
@@ -251,14 +260,18 @@ def is_first_run(row: RunRow) -> bool:
 async def read_facts(
     ledger: Ledger, running: Mapping[str, Any], *, example: str | None, link: bool = True
 ) -> UpFacts:
-    """Return the facts about the `up` whose `home_lock.UpRecord` has the fields ``running``."""
+    """Return the facts about a running `up`.
+
+    ``running`` has the fields of the `home_lock.UpRecord` of this `up`. ``example`` is the name of
+    the example job, or None if this start does not run it. With ``link``, create one-time links.
+    """
     async with ledger.read() as session:
         count = len(await store.live_names(session))
     open_url = prefect_open_url = None
     model_steps = list[tuple[str, str]]()
     if link:
         running = await _until_pages_answer(running)
-        with suppress(PageUnreachable):  # `daybook open` creates another link
+        with suppress(PageUnreachable):  # `daybook open` can create another link
             open_url = (await browser.link()).url
         with suppress(PrefectUnreachable):
             prefect_open_url = (await browser.prefect_link()).url
@@ -280,9 +293,10 @@ async def read_facts(
 
 
 async def _until_pages_answer(running: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Wait until the web server answers, at most `PAGES_TIMEOUT_SECONDS`; return the new record.
+    """Wait until the web server answers, and return the new record of `up`.
 
-    The web server starts at the same time as the worker, and usually answers first.
+    Wait at most `PAGES_TIMEOUT_SECONDS`. The web server starts at the same time as the worker, and
+    usually answers first. Do not wait if the setting `web_port` is 0.
     """
     started = time.monotonic()
     while settings.load().web_port and not running.get("web_url"):
@@ -294,9 +308,10 @@ async def _until_pages_answer(running: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str | None:
-    """Prepare Prefect for the jobs; add the example job to a new ledger.
+    """Prepare Prefect for the jobs, and add the example job to a new ledger.
 
-    Return the example job's name if its first run is not in Prefect yet, else None.
+    Return the example job's name if its first run is not in Prefect yet, otherwise None. Raise
+    `InvalidInput` if the work pool has another type.
     """
     for line in await setup.prepare(client):
         talk.say(line)
@@ -307,7 +322,8 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
     talk.synced(SyncReport.of(report))
     if report.left:
         talk.say(f"The keeper syncs {report.left} more jobs with Prefect in the background")
-    # One transaction adds the job and its first run, so the run starts even if `up` was killed.
+    # `add_example` adds the job and its first run in one transaction. So if `up` was killed after
+    # that, the next start still runs the example.
     async with ledger.read() as session:
         for row in await history.live(session):
             if is_first_run(row) and row.flow_run_id is None:
@@ -317,7 +333,10 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
 
 
 async def migrate_anna(ledger: Ledger, talk: Reporter) -> None:
-    """Import anna's folder once, if the setting names a folder; report a refused file."""
+    """Import anna's folder once, if the setting `anna_folder` names a folder.
+
+    If the folder has an invalid file, show the error.
+    """
     try:
         report = await imports.migrate_anna(ledger)
     except InvalidInput as error:
@@ -331,7 +350,10 @@ async def migrate_anna(ledger: Ledger, talk: Reporter) -> None:
 
 
 async def add_example(ledger: Ledger) -> list[Job]:
-    """Add the example job with its first run in one transaction; [] if the ledger has had jobs."""
+    """Add the example job and its first run in one transaction.
+
+    Return the added jobs; an empty list if the ledger has ever had a job.
+    """
     zone = settings.load().timezone
     async with ledger.write() as session:
         if await store.has_jobs(session):

@@ -10,7 +10,7 @@
     ledger, settings, keys          moved to their places
     .restoring/  is renamed         the restore is complete
 
-A process that is killed before the end leaves `.restoring`, and the next restore starts over.
+If the process is killed before the end, `.restoring` remains, and the next restore starts over.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ from daybook.runs.restored import Restore
 
 _TARGET = "target"
 _IGNORED = {"up.lock", "up.json", "up.new", "backup.lock"}
-"""Files of a home that say nothing about jobs."""
+"""Files that may exist in an empty home. They contain nothing about jobs."""
 
 
 class RestoreResult(BaseModel, frozen=True):
     """The restored home, its ledger, and the numbers of uncertain outcomes.
 
-    ``missed`` and ``unknown`` count due times and runs that may have run since the backup,
-    ``messages`` counts messages that may have been sent, and ``tasks`` counts paused tasks.
+    ``missed`` counts due times, and ``unknown`` counts runs, that may have run since the backup.
+    ``messages`` counts messages that Daybook may have sent since then. ``tasks`` counts paused
+    tasks.
     """
 
     home: str
@@ -66,15 +67,15 @@ class RestoreResult(BaseModel, frozen=True):
 async def restore(
     file: str | Path, passphrase: str, *, ledger_url: str = "", clock: Clock = SYSTEM_CLOCK
 ) -> RestoreResult:
-    """Restore the backup ``file`` into this home, which has to be empty.
+    """Restore the backup ``file`` into this home, which must be empty.
 
-    ``ledger_url`` is the address of the ledger's database, which has to be empty as well. The
-    default is the database that `DAYBOOK_LEDGER_URL` or the settings in the backup name, else
-    `ledger.db` in the home.
+    ``ledger_url`` is the address of the ledger's database, which must be empty as well. The default
+    is the database in the variable `DAYBOOK_LEDGER_URL` or in the settings of the backup. If
+    neither names a database, the default is `ledger.db` in the home.
 
-    Raises `InvalidInput`, and restores nothing, if the home or the database is in use, if ``file``
-    is not a backup, if the passphrase is wrong, if the clock is behind the backup, or if an agent
-    calls this function.
+    Raise `InvalidInput`, and restore nothing, if the home or the database is not empty or in use,
+    if ``file`` is not a backup, if the passphrase is wrong, if the clock is behind the backup, or
+    if an agent calls this function.
     """
     authorization.require_operator()
     home, file = current_home(), archive.absolute(file)
@@ -83,7 +84,7 @@ async def restore(
     if home.running() is not None:
         raise home_lock.already_running(home)
     if home.path.exists() and not home.restoring.exists():
-        _check_empty(home)  # before the lock, which creates files
+        _check_empty(home)  # check before taking the lock, because the lock creates files
     with home_lock.hold(home) as record:
         record.check_leftovers()
         repeated = home.restoring.exists()
@@ -99,7 +100,8 @@ async def restore(
             if in_home:
                 await asyncio.to_thread(_empty_wal, staged / LEDGER)
         except BaseException:
-            # A restore that was interrupted may have moved files, or copied rows into a database.
+            # An interrupted restore may have moved files, or copied rows into a database. So its
+            # folder stays.
             if not repeated and not (staged / _TARGET).exists():
                 shutil.rmtree(staged)
             raise
@@ -108,7 +110,7 @@ async def restore(
 
 
 def _check_empty(home: Home) -> None:
-    """Raise `InvalidInput` unless the home contains no files."""
+    """Raise `InvalidInput` if the home contains files other than `_IGNORED`."""
     files = (each for each in home.path.iterdir() if not each.is_dir() or any(each.iterdir()))
     if found := sorted(each.name for each in files if each.name not in _IGNORED):
         problem = f"{home.path} is not empty: it contains {', '.join(found[:5])}"
@@ -138,7 +140,11 @@ def _home_address(home: Home) -> str:
 
 
 def _choose_target(home: Home, staged: Path, given: str) -> str:
-    """Return the ledger's new address; if it is ``given``, write it to the restored settings."""
+    """Return the ledger's new address.
+
+    If the caller has ``given`` an address, write it to the restored settings. Raise `InvalidInput`
+    if the variable `DAYBOOK_LEDGER_URL` has another address.
+    """
     config, variable = staged / "config.toml", os.environ.get("DAYBOOK_LEDGER_URL")
     if given:
         chosen = settings.load(ledger_url=given).ledger_url
@@ -162,7 +168,7 @@ async def _record_and_copy(
     """Record uncertain outcomes in the staged ledger, then copy it if ``target`` is elsewhere.
 
     If an earlier restore into this home was interrupted, ``target`` may contain the ledger of that
-    restore, which is overwritten.
+    restore. In this case, overwrite that ledger.
     """
     try:
         manifest = Manifest.model_validate_json((staged / MANIFEST).read_text())
@@ -173,7 +179,8 @@ async def _record_and_copy(
         if target == _home_address(home):
             return await _record(home, ledger, manifest, str(home.path / LEDGER), ledger.now())
         async with Ledger(target) as database:
-            # The later clock decides, because everything that was due by its time may have run.
+            # Use the later of both clocks, because every run that was due by then may have
+            # happened.
             now = max(ledger.now(), database.now())
             result = await _record(home, ledger, manifest, database.place, now)
             marker = staged / _TARGET
@@ -210,11 +217,11 @@ async def _record(
 
 
 def _empty_wal(ledger: Path) -> None:
-    """Write all committed data to the file ``ledger``, which is later moved without its WAL.
+    """Write all committed data to the file ``ledger``, because the caller moves only this file.
 
-    The end of the last connection has the same effect, but reports no failure. Raises
-    `InvalidInput` if another process has the file open, and `LedgerUnreachable`, for example if the
-    disk is full.
+    Without this step, the data in the WAL might be lost. The end of the last connection has the
+    same effect, but reports no failure. Raise `InvalidInput` if another process has the file open.
+    Raise `LedgerUnreachable` if SQLite fails, for example because the disk is full.
     """
     try:
         with closing(sqlite3.connect(ledger, timeout=0)) as connection:
@@ -231,7 +238,8 @@ def _move_into_place(home: Home, staged: Path, *, in_home: bool) -> None:
     for name in (*FILES, *((LEDGER,) if in_home else ())):
         if (staged / name).exists():
             (staged / name).replace(home.path / name)
-    for left in staged.glob(f"{LEDGER}*"):  # the ledger is in another database
+    # These files are left if the ledger is in another database.
+    for left in staged.glob(f"{LEDGER}*"):
         left.unlink()
     sync_folder(home.path)
     done = home.path / ".restored"

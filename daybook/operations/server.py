@@ -2,10 +2,12 @@
 
 `python -m daybook.operations.server --port 4200` runs the server in the foreground; `start` runs
 this command as a child. The server listens on 127.0.0.1, sends no analytics, and deletes flow runs
-at the age at which the ledger deletes runs. It requires the home's credential, or the cookie of a
-logged-in browser (`prefect_login.PrefectLogin`). It accepts requests from no web page except its
-own UI (`host_names.SameOriginGuard`). A Prefect version that cannot be guarded in this way does not
-start.
+at the age at which the ledger deletes runs.
+
+The server requires the home's credential, or the cookie of a logged-in browser
+(`prefect_login.PrefectLogin`). It accepts requests from no web page except its own UI
+(`host_names.SameOriginGuard`). If Daybook cannot add these guards to the installed Prefect version,
+the server does not start.
 """
 
 from __future__ import annotations
@@ -35,26 +37,29 @@ from daybook.processes import children, garbage, group, image, output, proc
 from daybook.timing import TIMING
 
 MODULE = "daybook.operations.server"
-"""This module, whose name is `__main__` in the server's process."""
+"""Name of this module; in the server's process, `__name__` is `__main__`."""
 HOST = "127.0.0.1"
 PORT = 4200
 DAY_SECONDS = 24 * 60 * 60
 EVENT_DAYS = 2
-"""Days to keep events; Prefect's default is a week. The events of one run have about 50 KB."""
+"""Days for which Prefect stores events. Its default is a week. A run's events have about 50 KB."""
 BACKGROUND_INTERVAL = timedelta(seconds=1)
-"""Interval at which the server looks for background tasks that have become due."""
+"""Interval at which the server queries for due background tasks."""
 POLL_INTERVAL_SECONDS = 0.1
 ANSWER_TIMEOUT_SECONDS = 5.0
-"""Timeout of one request to a server that is starting; on a busy machine, an answer is slow."""
+"""Timeout of one request to a server that is starting.
+
+On a busy machine, the server answers slowly.
+"""
 PROGRESS_INTERVAL_SECONDS = 1.0
-"""Interval between two progress reports; outside a terminal, `cli.output` shows fewer reports."""
+"""Interval between two progress reports. Outside a terminal, `cli.output` shows fewer reports."""
 EXIT_PORT_TAKEN = os.EX_TEMPFAIL
 """The server's exit code if its port is taken."""
 EXIT_UNGUARDED = os.EX_SOFTWARE
-"""The server's exit code if any web page could use it."""
+"""The server's exit code if this Prefect cannot reject requests from other web pages."""
 BACKLOG = 2048
 MAX_WAITING_CONNECTIONS = 500
-"""Maximum number of connections, all from this machine, that wait for the head of a request."""
+"""Maximum number of connections that wait for the head of a request. All come from this machine."""
 MAX_OPEN_FILES = 65_536
 SLOWER_SERVICES = {
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
@@ -66,13 +71,16 @@ SLOWER_SERVICES = {
     "PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "30",
     "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "15",
 }
-"""Intervals of services on which no rule of Daybook depends; by default, most run every 5 s."""
+"""Intervals of Prefect's services on which no rule of Daybook depends. Most defaults are 5 s."""
 SHUTDOWN_GRACE_SECONDS = 5
 """Maximum time that a shutdown waits for open requests, such as the UI's websockets."""
 
 
 class ServerNotStarted(PrefectUnreachable):
-    """Daybook's own Prefect server did not start. Never raised for the user's own Prefect."""
+    """Error: Daybook's own Prefect server did not start.
+
+    Never raised for the user's own Prefect.
+    """
 
     def __init__(self, api_url: str, why: str) -> None:
         super().__init__(api_url, why)
@@ -93,10 +101,10 @@ def environment(home: Home, port: int) -> dict[str, str]:
 
     Variables that the operator has set, such as another database, stay as they are. The exceptions
     are profiles, credentials, and the variables for homes, the server's address and analytics. The
-    server reads its credential from the home. Raises `InvalidInput` for invalid settings of this
+    server reads its credential from the home. Raise `InvalidInput` for invalid settings of this
     home.
     """
-    # A profile names another server or database, and does not exist in our home.
+    # A profile names another server or database, and this home has no profiles.
     dropped = {"PREFECT_PROFILE", "PREFECT_PROFILES_PATH", "PREFECT_API_KEY"}
     inherited = {
         name: value
@@ -142,10 +150,12 @@ def _retention() -> dict[str, str]:
 
 
 def _ui_folder(home: Home) -> dict[str, str]:
-    """Return a folder in the home for the UI's files if Prefect cannot write them beside its code.
+    """Return the variable for a folder of the UI's files in the home, if Prefect needs one.
 
-    Prefect writes the files at the first start. Without the files there is no UI. If they belong to
-    another user, who ran a server with this interpreter, the server does not start.
+    Prefect needs the folder if this process may not write beside Prefect's code. At the first
+    start, Prefect writes the UI's files there, and without them there is no UI. If another user ran
+    a server with this interpreter, the files beside the code belong to that user, and the server
+    would not start.
     """
     spec = importlib.util.find_spec("prefect")
     folder = Path(spec.origin).parent / "server" if spec and spec.origin else None
@@ -173,10 +183,10 @@ def child_environment(home: Home) -> dict[str, str]:
 
 
 async def start(home: Home, port: int, forked_from: image.Image | None = None) -> children.Child:
-    """Start a server on ``port`` as a child; `wait_until_healthy` waits for it.
+    """Start a server on ``port`` as a child, and return before it is ready.
 
-    The server's log is `logs/server.log`. Its credential is `PREFECT_SERVER_API_AUTH_STRING` if
-    this variable is set, else the home's credential.
+    `wait_until_healthy` waits for the server. The server's log is `logs/server.log`. Its credential
+    is `PREFECT_SERVER_API_AUTH_STRING` if this variable is set, otherwise the home's credential.
     """
     home.make()
     home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))
@@ -199,11 +209,11 @@ async def wait_until_healthy(
 ) -> None:
     """Wait until the server responds to `GET /health` with 200.
 
-    Every `PROGRESS_INTERVAL_SECONDS`, call ``progress`` with the seconds waited so far. Raises
+    Every `PROGRESS_INTERVAL_SECONDS`, call ``progress`` with the seconds waited so far. Raise
     `PrefectUnreachable` after ``within`` seconds, by default two minutes.
 
-    If ``child`` is the server's process, raises `ServerNotStarted` instead. If the child has ended,
-    raises this error at once, with the last lines of the child's log. For a child, the default of
+    If ``child`` is the server's process, raise `ServerNotStarted` instead, with the last lines of
+    the child's log. If the child has ended, raise this error at once. For a child, the default of
     ``within`` is `Timing.max_start`, so that a slow machine has enough time.
     """
     import httpx
@@ -233,7 +243,10 @@ async def wait_until_healthy(
 
 
 def free_port(preferred: int | None = None) -> int:
-    """Return ``preferred`` (default `PORT`; 0 for none) if it is free, else any free port."""
+    """Return ``preferred`` if this port is free, otherwise any free port.
+
+    The default of ``preferred`` is `PORT`; 0 means no preference.
+    """
     preferred = PORT if preferred is None else preferred
     if preferred and _is_free(preferred):
         return preferred
@@ -243,13 +256,14 @@ def free_port(preferred: int | None = None) -> int:
 
 
 def _is_free(port: int) -> bool:
-    # On some systems a listener on all addresses does not prevent another on this address.
+    # Try to connect first. On some systems, a listener on all addresses does not prevent this
+    # process from listening on this address.
     with socket.socket() as probe:
         probe.settimeout(1.0)
         if probe.connect_ex((HOST, port)) == 0:
             return False
     with socket.socket() as probe:
-        # The server sets this option too, so an old connection that is still closing does not block
+        # The server sets this option too. So an old connection that is still closing does not block
         # the port.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -260,16 +274,18 @@ def _is_free(port: int) -> bool:
 
 
 def run(port: int) -> None:
-    """Run the server in this process, which must do nothing else, until a signal stops it.
+    """Run the server in this process until a signal stops it. The process must do nothing else.
 
-    Exits with `EXIT_PORT_TAKEN` and the reason if ``port`` cannot be used, and with
-    `EXIT_UNGUARDED`, the reason and the fix if this Prefect cannot reject other web pages.
+    If ``port`` cannot be used, print the reason and exit with `EXIT_PORT_TAKEN`. If this Prefect
+    cannot reject requests from other web pages, print the reason and the fix, and exit with
+    `EXIT_UNGUARDED`.
     """
     output.survive_full_disk()
     garbage.collect_rarely()
     _raise_file_limit()
-    listener = listen(port)  # before the slow imports, so that others see the port as taken
-    os.umask(0o077)  # Prefect makes its database readable for all users
+    # Listen before the slow imports, so that other processes find the port in use.
+    listener = listen(port)
+    os.umask(0o077)  # Prefect would make its database readable for all users
     proc.deny_inspection()
     home = homes.current_home()
     credential = home.ensure_credential()
@@ -283,7 +299,7 @@ def run(port: int) -> None:
     threading.Thread(
         target=prefect_database.release_regularly, args=(database,), daemon=True
     ).start()
-    private_names.reload_settings()  # a fork of the image has read the settings before
+    private_names.reload_settings()  # a fork of the image has already read the settings
     private_names.configure_sqlite(PREFECT_API_DATABASE_CONNECTION_URL.value())
     private_names.execute_in_one_step()
     hide_parameters()
@@ -317,9 +333,10 @@ def run(port: int) -> None:
 
 
 def hide_parameters() -> None:
-    """Leave the parameters out of errors of SQL statements in this process.
+    """Omit the parameters from errors of SQL statements in this process.
 
-    Prefect logs each conflict with its statement, whose parameters may be prompts and answers.
+    Prefect logs each conflict with its statement, and the statement's parameters may be prompts and
+    answers.
     """
     from sqlalchemy import event
     from sqlalchemy.engine import Engine, ExceptionContext
@@ -340,8 +357,10 @@ Install the versions in requirements.lock (in a clone: make install), or run
 def _prepare_database() -> None:
     """Migrate Prefect's database and register its block types, in a process that ends afterwards.
 
-    Otherwise, the imports and data of these steps would be a quarter of the server's memory. If the
-    other process fails, this process repeats the steps and reports the error.
+    In this process, the imports and data of these steps would be a quarter of the server's memory.
+    If the other process fails, this process repeats the steps and reports the error. On a system
+    other than Linux, or if this process has several threads, do nothing. Then Prefect does these
+    steps when the server starts.
     """
     if sys.platform != "linux" or len(os.listdir("/proc/self/task")) > 1:
         return
@@ -359,7 +378,7 @@ def _prepare_database() -> None:
 def _raise_file_limit() -> None:
     """Raise this process's limit of open files as far as allowed, up to `MAX_OPEN_FILES`.
 
-    A thousand clients reach the usual limit, 1,024.
+    A thousand clients would reach the usual limit, 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)

@@ -2,7 +2,7 @@
 
 A service belongs to one home, which the service's name and definition identify. There are two kinds
 of services: a user's own service, and the system's service, which an administrator installs for a
-user. `service_units` has the texts; systemctl, journalctl, loginctl and launchctl do the rest::
+user. `service_units` has the texts. systemctl, journalctl, loginctl and launchctl do the rest::
 
     define ──► install ──► start ──► state, log_command ──► uninstall
     installed ──► find, findings (doctor): have the interpreter, home or settings changed?
@@ -44,9 +44,9 @@ from daybook.processes import children, environment
 LINGER = Path("/var/lib/systemd/linger")
 """Folder with a file for each user whose services run without a login."""
 TEMPORARY_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
-"""Folders that the service sees as private, empty folders (`PrivateTmp`)."""
+"""Folders in whose place the service has private, empty folders (`PrivateTmp`)."""
 COPIED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-"""Variables that the service gets from the shell that installs it."""
+"""Variables that the service's definition copies from the shell of the installation."""
 COMMAND_TIMEOUT_SECONDS = START_TIMEOUT_SECONDS + STOP_TIMEOUT_SECONDS + 10.0
 TAIL_LINES = 20
 
@@ -54,8 +54,9 @@ TAIL_LINES = 20
 class ServiceState(BaseModel, frozen=True):
     """State of an installed service, as its manager reports it.
 
-    ``state`` is the manager's word, such as `active (running)`. ``pid`` is None while `up` does not
-    run. ``restarts`` is None if the manager does not count restarts.
+    ``state`` is the manager's word, such as `active (running)`. ``enabled`` is true if the manager
+    starts the service at boot. ``pid`` is None while `up` does not run. ``restarts`` is None if the
+    manager does not count restarts. ``problems`` has the findings as sentences.
     """
 
     name: str
@@ -77,8 +78,8 @@ class ServiceState(BaseModel, frozen=True):
 def define(*, system: bool, run_as: str = "") -> Service:
     """Return the service for this home, this interpreter and this shell's PATH.
 
-    ``run_as`` is the user of the system's service; by default the user who called sudo, or else
-    the user of this process. Raises `InvalidInput` for an unknown user, and for paths that a
+    ``run_as`` is the user of the system's service. The default is the user who called sudo; without
+    sudo, the user of this process. Raise `InvalidInput` for an unknown user, and for paths that a
     service cannot use.
     """
     if run_as and not system:
@@ -135,7 +136,7 @@ def _check(service: Service) -> None:
 
 
 def shell_variables() -> list[str]:
-    """Return the names of the shell's variables that `up` uses here and the service will not."""
+    """Return the names of this shell's variables that `up` uses, but a service would not get."""
     from daybook.agents.providers import DEFAULT_MODELS
 
     names = [name for name in os.environ if name.startswith(("DAYBOOK_", "PREFECT_"))]
@@ -147,9 +148,9 @@ def shell_variables() -> list[str]:
 def read_environment(home: Home) -> dict[str, str]:
     """Return the variables in the home's `service_environment`; {} if there is no such file.
 
-    A line is blank, a comment that starts with `#`, or `NAME=value`, with or without quotes around
-    the value. Raises `InvalidInput` for any other line. The error does not repeat the line, because
-    the line may contain a secret.
+    A line is blank, a comment that starts with `#`, or `NAME=value`. The value may be in quotes.
+    Raise `InvalidInput` for any other line. The error does not repeat the line, because the line
+    may contain a secret.
     """
     file = home.service_environment
     try:
@@ -184,7 +185,10 @@ def installed() -> list[Service]:
 
 
 def find(home: Home, *, system: bool | None = None) -> Service | None:
-    """Return the installed service of ``home``, preferably a user's own; None if there is none."""
+    """Return the installed service of ``home``, preferably a user's own; None if there is none.
+
+    ``system`` limits the search to the system's service, or to a user's own; None means both.
+    """
     for service in installed():
         if service.home == home.path and system in (None, service.is_system):
             return service
@@ -195,10 +199,11 @@ def find(home: Home, *, system: bool | None = None) -> Service | None:
 
 
 def install(service: Service) -> None:
-    """Write the definition of the service, and enable it; `start` starts it.
+    """Write the definition of the service, and enable the service. `start` starts it.
 
-    Raises `InvalidInput` if this user lacks the rights, or if an `up` that no service started
-    runs in the home. Raises `DaybookError` if the service manager does not answer.
+    Raise `InvalidInput` if this user lacks the rights, if the home of a system's service does not
+    exist, or if an `up` that no service started runs in the home. Raise `DaybookError` if the
+    service manager does not answer or reports an error.
     """
     _require_rights(service, "install")
     running = Home(service.home).running()
@@ -221,7 +226,7 @@ def install(service: Service) -> None:
         draft.replace(path)
         sync_folder(path.parent)
     for path in _files(service):
-        if path not in written:  # the command server of an earlier installation
+        if path not in written:  # this file is the command server's unit of an earlier installation
             _systemctl(service, "stop", path.name, check=False)
             path.unlink()
     if is_macos():
@@ -232,7 +237,10 @@ def install(service: Service) -> None:
 
 
 def start(service: Service, *, restart: bool = False) -> None:
-    """Start an installed service, with ``restart`` even if it runs; return when this is done."""
+    """Start an installed service, and return when the service has started.
+
+    With ``restart``, also restart a service that runs. Raise `DaybookError` if the start fails.
+    """
     if is_macos():  # `install` has ended an older service
         _run(["launchctl", "kickstart", _target(service)])
     else:
@@ -240,7 +248,10 @@ def start(service: Service, *, restart: bool = False) -> None:
 
 
 def uninstall(service: Service) -> list[Path]:
-    """Stop the service, and remove its definition; return the removed files. The home stays."""
+    """Stop the service and remove its definition; return the removed files.
+
+    The home stays. Raise `InvalidInput` if this user lacks the rights.
+    """
     _require_rights(service, "uninstall")
     if is_macos():
         _run(["launchctl", "bootout", _target(service)], check=False)
@@ -261,7 +272,10 @@ def _files(service: Service) -> list[Path]:
 
 
 def state(service: Service) -> ServiceState:
-    """Return the state of an installed service. Raises `DaybookError` if no manager answers."""
+    """Return the state of an installed service.
+
+    Raise `DaybookError` if no service manager answers.
+    """
     restarts: int | None = None
     if is_macos():
         printed = _run(["launchctl", "print", _target(service)], check=False)
@@ -309,7 +323,11 @@ def log_command(service: Service, lines: int, *, follow: bool = False) -> list[s
 
 
 def log_tail(service: Service) -> str:
-    """Return the last lines of the log for an error message; empty if it cannot be read."""
+    """Return the last `TAIL_LINES` lines of the log for an error message.
+
+    Return an empty string if this user cannot read the log. Raise `DaybookError` if there is no
+    `journalctl`.
+    """
     if is_macos():
         return children.read_tail(Home(service.home).logs / "up.log", 0, TAIL_LINES)
     return _run(log_command(service, TAIL_LINES), check=False).rstrip()
@@ -337,7 +355,10 @@ def _require_rights(service: Service, verb: str) -> None:
 
 
 def _version(service: Service) -> int:
-    """Return the service manager's version; 0 on macOS. Raises an error if it does not answer."""
+    """Return the service manager's version; 0 on macOS.
+
+    Raise `DaybookError` if the manager does not answer.
+    """
     if is_macos():
         return 0
     found = re.search(r"\d+", _systemctl(service, "show", "--property=Version", "--value"))
@@ -358,7 +379,11 @@ def _systemctl(service: Service, *words: str, check: bool = True) -> str:
 
 
 def _run(command: Sequence[str], *, check: bool = True) -> str:
-    """Return the output of a command. With ``check``, raises `DaybookError` if it fails."""
+    """Return the output of a command.
+
+    Raise `DaybookError` if there is no such program, or if the command takes longer than
+    `COMMAND_TIMEOUT_SECONDS`. With ``check``, raise it also if the command fails.
+    """
     try:
         done = subprocess.run(
             command,
@@ -386,7 +411,7 @@ def user_name() -> str:
 
 
 def findings() -> list[Finding]:
-    """Check the service of this home, and the services whose home has moved (`doctor`)."""
+    """Check the service of this home, and all services whose home no longer exists."""
     found = []
     for service in installed():
         if service.home == current_home().path or _is_gone(service.home):
@@ -395,7 +420,7 @@ def findings() -> list[Finding]:
 
 
 def findings_of(service: Service) -> list[Finding]:
-    """Return findings about changes since the service was installed."""
+    """Return findings about changes since the installation of the service."""
     scope = " --system" if service.is_system else ""
     again, name = f"daybook service install{scope}", f"the service {service.name}"
     if _is_gone(service.home) and service.home != SYSTEM_HOME:
@@ -428,13 +453,16 @@ def _is_gone(path: Path) -> bool:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError:  # it belongs to another user
+    except OSError:  # the path belongs to another user
         pass
     return False
 
 
 def _missing_backup_folder(service: Service) -> str:
-    """Return the setting `backup_folder` if a confined service of this home cannot create it."""
+    """Return the setting `backup_folder` if the service of this home cannot create that folder.
+
+    Return an empty string if there is no such problem. A service may write only to certain folders.
+    """
     if is_macos() or service.home != current_home().path:
         return ""
     try:
@@ -450,7 +478,10 @@ def _missing_backup_folder(service: Service) -> str:
 
 
 def _wanted_folders(service: Service) -> tuple[str, ...]:
-    """Return the writable folders of the present settings; () if this process cannot know them."""
+    """Return the folders to which the present settings let the service write.
+
+    Return () if the service belongs to another home, if the settings are invalid, or on macOS.
+    """
     if is_macos() or service.home != current_home().path:
         return ()
     try:

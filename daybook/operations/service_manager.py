@@ -7,15 +7,15 @@
                            during a restart on another version, in which the process stays
     stop  ──► STOPPING=1
 
-systemd restarts `up` if it gets no WATCHDOG=1 for `WatchdogSec`. This happens if the event loop of
-`up` hangs, or if no service of the leading keeper has run for `MAX_SILENCE_SECONDS`. `up` measures
-this time with the monotonic clock of this machine, from the last change of the leader's record.
-After `up` itself was suspended, the time starts again (`liveness.Silence`). So neither a wrong
-clock nor a suspended machine looks like a silent leader.
+systemd restarts `up` if `up` sends no WATCHDOG=1 for `WatchdogSec`. This happens if the event loop
+of `up` hangs, or if no service of the leading keeper has run for `MAX_SILENCE_SECONDS`. `up`
+measures this time with the monotonic clock of this machine, from the last change of the leader's
+record. After `up` itself was suspended, the time starts again (`liveness.Silence`). So neither a
+wrong clock nor a suspended machine causes a restart.
 
-`up` also reports that it is alive if a restart would repair nothing: while the ledger cannot be
-read or written, because then the leader's state is unknown, and while a process on another machine
-leads.
+`up` also reports that it is alive if a restart would not help. This is so while the ledger cannot
+be read or written, because then the leader's state is unknown. It is also so while a process on
+another machine leads.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ from daybook.ledger.engine import Ledger
 from daybook.operations import liveness, service_units
 
 MAX_SILENCE_SECONDS = 120.0
-"""Maximum time without a change in the leader's record; its services run every few seconds."""
+"""Maximum time without a change in the leader's record.
+
+The leader's services run every few seconds.
+"""
 MAX_BUSY_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
 """Maximum time of a start, or of the stop before a restart on another version."""
 MAX_REPORT_INTERVAL_SECONDS = 10.0
@@ -50,8 +53,9 @@ VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 class ServiceManager:
     """The service manager that started this process.
 
-    ``address`` is the address of its socket; empty without a manager. ``watchdog_seconds`` is the
-    time after which the manager restarts a silent service; 0 if it never does.
+    ``address`` is the address of the manager's socket; empty without a manager.
+    ``watchdog_seconds`` is the time without a report after which the manager restarts the service;
+    0 if it never does.
     """
 
     address: str = ""
@@ -65,7 +69,10 @@ class ServiceManager:
         return cls(address, int(microseconds) / 1e6 if is_watched else 0.0)
 
     def notify(self, state: str) -> None:
-        """Send a state, such as `READY=1`. Do nothing without a manager, or if it has ended."""
+        """Send a state, such as `READY=1`, to the manager.
+
+        Do nothing if there is no manager, or if the manager has ended.
+        """
         if not self.address:
             return
         name = "\0" + self.address[1:] if self.address.startswith("@") else self.address
@@ -74,7 +81,11 @@ class ServiceManager:
             sender.sendto(state.encode(), name)
 
     async def report_alive(self, ledger: Ledger) -> None:
-        """Send WATCHDOG=1 while the leader's services run, or a restart would repair nothing."""
+        """Send WATCHDOG=1 regularly until cancelled; return at once if the manager has no watchdog.
+
+        Send nothing while the leader's services do not run, unless a restart would not help (see
+        the module).
+        """
         if not (self.address and self.watchdog_seconds):
             return
         seen: dict[str, Any] | None = None
@@ -91,7 +102,8 @@ class ServiceManager:
                 if not is_alive and silent_seconds >= MAX_SILENCE_SECONDS:
                     async with asyncio.timeout(MAX_REPORT_INTERVAL_SECONDS):
                         why = await ledger.why_unwritable()
-                        # A hanging process may hold the lock, and a restart ends this process.
+                        # If another process locks the database, that process may be a hanging child
+                        # of this `up`. A restart ends the child.
                         is_alive = bool(why) and "locked" not in why
             except (LedgerUnreachable, TimeoutError):
                 is_alive = True
@@ -101,9 +113,9 @@ class ServiceManager:
             await asyncio.sleep(self._interval_seconds)
 
     async def report_busy(self, is_busy: Callable[[], bool]) -> None:
-        """Send WATCHDOG=1 during a start or a restart on another version, while ``is_busy``.
+        """Send WATCHDOG=1 during a start, or a restart on another version, while ``is_busy``.
 
-        If ``is_busy`` stays true for `MAX_BUSY_SECONDS`, send nothing more.
+        If ``is_busy`` returns True for `MAX_BUSY_SECONDS`, send nothing more.
         """
         if not (self.address and self.watchdog_seconds):
             return

@@ -8,9 +8,9 @@
 
 The functions do not write files or start programs.
 
-On Linux a service has two units. `up` and the agents are confined: they may write only to the home
-and to the allowed work directories. The command server runs the commands of people, whose terminals
-are not confined, so the command server has a unit of its own (decision 0065).
+On Linux a service has two units. systemd confines `up` and the agents: they may write only to the
+home and to the allowed work directories. The command server runs the commands of people, whose
+terminals are not confined. So the command server has a unit of its own (decision 0065).
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ from typing import Literal
 from daybook.home import Home
 
 SYSTEM_HOME = Path("/var/lib/daybook")
-"""Home of the system's service if `DAYBOOK_HOME` is not set: its own state directory."""
+"""Home of the system's service if `DAYBOOK_HOME` is not set: the service's state directory."""
 SYSTEM_UNITS, SYSTEM_JOBS = Path("/etc/systemd/system"), Path("/Library/LaunchDaemons")
 BACKOFF_VERSION = 254
-"""First version of systemd in which the delay before a restart can grow."""
+"""First version of systemd that can increase the delay before each restart."""
 START_TIMEOUT_SECONDS, STOP_TIMEOUT_SECONDS = 1200, 90
-"""Limits of a start, longer than each wait in a start (`Timing.max_start`), and of a stop."""
+"""Maximum time of a start, and of a stop.
+
+A start has more time than each wait in a start (`Timing.max_start`).
+"""
 WATCHDOG_SECONDS = 120
 
 
@@ -40,9 +43,9 @@ WATCHDOG_SECONDS = 120
 class Service:
     """Definition of a service; ``python`` is its interpreter, ``home`` its `DAYBOOK_HOME`.
 
-    ``variables`` are further environment variables, including PATH. ``writable`` are the folders to
+    ``variables`` are further environment variables, including PATH. ``writable`` has the folders to
     which the service may write, besides the home. ``user`` is the user of the system's service, and
-    empty for a user's own service.
+    empty for a user's own service. With ``command_server``, the service has a second unit for it.
     """
 
     home: Path
@@ -58,7 +61,10 @@ class Service:
 
     @property
     def name(self) -> str:
-        """`daybook` for the default home; for another home, `daybook-` and the home's mark."""
+        """Return `daybook` for the default home.
+
+        For another home, return `daybook-` and the home's mark (`Home.mark`).
+        """
         default = SYSTEM_HOME if self.is_system else Path("~/.daybook").expanduser()
         return "daybook" if self.home == default else f"daybook-{Home(self.home).mark}"
 
@@ -73,7 +79,8 @@ class Service:
 
 def background_command(started_by: Literal["detach", "service"], python: str = "") -> list[str]:
     """Return the command that runs `up` in the background, for `up --detach` and the service."""
-    # -P: do not import another `daybook` from the current folder, such as another checkout.
+    # -P: Python does not import another `daybook` from the current folder, such as another
+    # checkout.
     return [python or sys.executable, "-P", "-m", "daybook", "up", "--started-by", started_by]
 
 
@@ -155,14 +162,15 @@ def _process_lines(service: Service, command: Sequence[str]) -> list[str]:
 
 def _delay_lines(version: int) -> list[str]:
     if version >= BACKOFF_VERSION:
-        # systemd counts all failures since the last start by hand, even failures of months ago.
+        # systemd counts all failures since the last manual start, even failures of months ago.
         return ["RestartSec=5", "RestartSteps=6", "RestartMaxDelaySec=60"]
     return ["RestartSec=30"]
 
 
 def _confinement(service: Service) -> list[str]:
     has_state_directory = service.is_system and service.home == SYSTEM_HOME
-    folders = [f"-{each}" for each in service.writable]  # with "-", the folder may be missing
+    # With "-", systemd allows that the folder is missing
+    folders = [f"-{each}" for each in service.writable]
     folders += [] if has_state_directory else [str(service.home)]
     state_directory = [f"StateDirectory={SYSTEM_HOME.name}", "StateDirectoryMode=0700"]
     return [
@@ -193,7 +201,10 @@ _SYSTEM_CONFINEMENT = (
     "ProtectKernelModules=yes",
     "ProtectKernelTunables=yes",
 )
-"""Lines that a user's own manager may not apply. Namespaces are allowed for sandboxes."""
+"""Lines that a user's own manager may not apply.
+
+Namespaces stay allowed, because sandboxes use them.
+"""
 
 
 def _escaped(text: str) -> str:
@@ -285,7 +296,8 @@ def _parse_job(text: str) -> Service | None:
         job = plistlib.loads(text.encode())
         variables = dict(job["EnvironmentVariables"])
         command, home = job["ProgramArguments"], Path(variables.pop("DAYBOOK_HOME"))
-    except Exception:  # not Daybook's; the parser raises many types of errors
+    except Exception:
+        # The property list is not Daybook's, and the parser raises many types of errors.
         return None
     if command[1:] != background_command("service")[1:]:
         return None

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 async def prepare(client: PrefectClient) -> list[str]:
     """Register the block types, restore lost blocks, create the work pool and the agent `default`.
 
-    Idempotent. Returns messages for the user, one line each.
+    A repeated call changes nothing. Return messages for the user, one line each. Raise
+    `InvalidInput` if the work pool has another type.
     """
     from daybook.keeper.blocks import reconcile_blocks
 
@@ -36,15 +37,15 @@ async def prepare(client: PrefectClient) -> list[str]:
     await worker.ensure_pool(client)
     try:
         return lines + await _first_agent(client)
-    except LedgerKeyMissing:  # reported above
+    except LedgerKeyMissing:  # a message above reports the missing key
         return lines
 
 
 async def _first_agent(client: PrefectClient) -> list[str]:
     """Create the agent `default` if it is missing; return messages for the user.
 
-    The agent is offline unless the environment has a provider's key and the provider's SDK is
-    installed.
+    The agent asks a model if the environment has a provider's key and the provider's SDK is
+    installed. Otherwise the agent is offline.
     """
     from daybook.agents import documents, kinds, providers
 

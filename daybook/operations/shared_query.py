@@ -1,4 +1,4 @@
-"""One slow query shared by concurrent callers, and an event loop in a thread that runs it."""
+"""Query shared by concurrent callers, and an event loop in a thread."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from typing import Any, Generic, TypeVar
 T = TypeVar("T")
 
 MAX_ANSWER_AGE_SECONDS = 60.0
-"""Age above which a result is no longer returned, even if the next query is slow."""
+"""Maximum age of a result that `SharedQuery.ask` returns while the next query is slow."""
 
 
 class SharedQuery(Generic[T]):
-    """The result of ``query``, returned again for ``fresh`` seconds, even if it is an error.
+    """Result of ``query`` that concurrent callers share.
 
-    One query serves all concurrent callers. If the query is too slow for a caller, `ask` returns
-    the last result, up to an age of `MAX_ANSWER_AGE_SECONDS`, because a machine under load is no
-    reason for an alarm. `ask` raises `TimeoutError` if a caller that came after this timeout also
-    waits too long for the same query, or if the last query failed.
+    All callers wait for the same query. A result counts for ``fresh`` seconds, even if it is an
+    error. If the query is too slow for a caller, `ask` returns the last result, because a slow
+    answer alone is no reason for an alarm.
+
+    In three cases, `ask` raises `TimeoutError` instead: if the last query failed, if its result is
+    older than `MAX_ANSWER_AGE_SECONDS`, or if the caller came after an earlier caller's timeout.
     """
 
     def __init__(self, query: Callable[[], Awaitable[T]], fresh: float) -> None:
@@ -71,7 +73,7 @@ class SharedQuery(Generic[T]):
     async def stop(self, patience: float) -> None:
         """Wait up to ``patience`` seconds for the query, then cancel it.
 
-        The query is not cancelled at once, because an interrupted driver may never answer.
+        Do not cancel the query at once, because an interrupted database driver may never answer.
         """
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=patience)
@@ -79,7 +81,7 @@ class SharedQuery(Generic[T]):
 
 
 def _retrieve_exception(task: asyncio.Task[Any]) -> None:
-    """Mark the task's error as retrieved; waiting callers get the error from the task."""
+    """Mark the task's error as retrieved, because callers that wait get the error from the task."""
     if not task.cancelled():
         task.exception()
 
@@ -97,13 +99,16 @@ class LoopThread:
         self._loop.run_forever()
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` in the thread, and return its result; cancel ``work`` with the caller."""
+        """Run ``work`` in the thread, and return its result.
+
+        If the caller is cancelled, cancel ``work``.
+        """
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
     async def stop(self, patience: float) -> None:
         """Cancel all work and end the thread, each within ``patience`` seconds.
 
-        Work that hangs even longer ends with the process.
+        If work hangs for longer, it ends with the process.
         """
         await asyncio.wait({asyncio.create_task(self.run(_cancel_all()))}, timeout=patience)
         self._loop.call_soon_threadsafe(self._loop.stop)

@@ -42,7 +42,7 @@ MAX_LISTED = 5
 class PrefectStatus(BaseModel, frozen=True):
     """The Prefect server; ``own`` is true if this home's `daybook up` started it.
 
-    ``version`` is None if the server is not ``reachable``. ``api_url`` is None if no server is
+    ``version`` is None if the server is not ``reachable``. ``api_url`` is None if no address is
     known.
     """
 
@@ -61,7 +61,7 @@ class WorkersOnline(BaseModel, frozen=True):
 
 
 class LedgerStatus(BaseModel, frozen=True):
-    """The ledger: its address, the number of its jobs, and its ``live`` runs by status."""
+    """The ledger: its address, the number of its jobs, and its ``live`` runs by state."""
 
     place: str
     id: str
@@ -80,12 +80,14 @@ class DueJob(BaseModel, frozen=True):
 class StatusReport(BaseModel, frozen=True):
     """The running processes, the next due times, and the findings.
 
-    ``ready`` is true if Prefect answers, a worker of this Daybook is online, and the work pool does
-    not contain only another Daybook's jobs while this Daybook has jobs too. ``due_soon`` has up to
-    `MAX_LISTED` jobs, the next due first. ``maintenance`` has the present and the planned windows
-    in which no job starts. ``late`` has the due times whose run has not started, and the due times
-    that were missed recently because no process claimed them. ``problems`` has the findings as
-    sentences.
+    - ``ready`` is true if Prefect answers, a worker of this Daybook is online, and this Daybook's
+      jobs are in the work pool. It is false if the pool contains only another Daybook's jobs while
+      this Daybook has jobs too.
+    - ``due_soon`` has up to `MAX_LISTED` jobs, sorted by due time.
+    - ``maintenance`` has the present and the planned windows in which no job starts.
+    - ``late`` has the due times whose run has not started. It also has the due times that the
+      keeper recently marked as missed because no process claimed them.
+    - ``problems`` has the findings as sentences.
     """
 
     ready: bool
@@ -104,13 +106,13 @@ class StatusReport(BaseModel, frozen=True):
 async def status() -> StatusReport:
     """Return the state of this Daybook.
 
-    Never raises for a Prefect that does not answer; raises `LedgerUnreachable`.
+    If Prefect does not answer, report this in the result. Raise `LedgerUnreachable`.
     """
     return (await _read())[0]
 
 
 async def overview() -> Overview:
-    """Return the overview for the keeper's ping and tables. Raises `LedgerUnreachable`."""
+    """Return the overview for the keeper's ping and tables. Raise `LedgerUnreachable`."""
     report, found = await _read(MAX_DUE)
     local = zone(settings.load().timezone)
     return Overview(

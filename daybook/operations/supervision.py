@@ -1,7 +1,7 @@
 """Supervision of a child of `up`.
 
 The supervision restarts a child that ends by itself, does not answer (`operations.liveness`) or
-uses too much memory. When the supervision is cancelled, it ends the child.
+uses too much memory. If the supervision is cancelled, it ends the child.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from daybook.processes import children, group, proc
 from daybook.processes.children import Child
 
 MAX_RESTART_DELAY_SECONDS = 60.0
-"""Maximum delay before a restart; a child that has run for this long resets the delay."""
+"""Maximum delay before a restart.
+
+If a child has run for this long, the next delay is short again.
+"""
 MEMORY_CHECK_INTERVAL_SECONDS = 10.0
 SILENT_GRACE_SECONDS = 5.0
 """Time from SIGTERM to SIGKILL of a child that does not answer."""
@@ -27,7 +30,7 @@ SILENT_GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Watch:
-    """Conditions that a running child has to meet.
+    """Conditions that a running child must meet.
 
     ``probe`` returns whether the child answers (`liveness`); None for no probe. ``max_memory`` is
     the child's maximum resident memory in bytes; 0 for no maximum.
@@ -48,12 +51,13 @@ async def supervise(
 ) -> NoReturn:
     """Keep ``child``, which is already in ``record``, running until this task is cancelled.
 
-    When the child ends, ``say`` gets a message with the end of its log, and ``again`` starts the
-    next child after ``pause`` seconds. The pause doubles each time, up to
-    `MAX_RESTART_DELAY_SECONDS`. If a start fails, report it and try again after the next pause, so
-    that a full disk or a full process table does not end the supervision. End a running child that
-    does not meet ``watch``. When cancelled, end the child if it is running, and wait until all
-    processes that it started have ended.
+    When the child ends, call ``say`` with a message and the end of the child's log. After ``pause``
+    seconds, call ``again``, which starts the next child. The pause doubles each time, up to
+    `MAX_RESTART_DELAY_SECONDS`. If a start fails, report the error and try again after the next
+    pause, so that a full disk or a full process table does not end the supervision. End a running
+    child that does not meet ``watch``.
+
+    When cancelled, end the child and all processes that it started, and wait until they have ended.
     """
     wait = pause
     try:
@@ -86,10 +90,11 @@ async def supervise(
 async def _until_ended(child: Child, watch: Watch, say: Callable[[str], None]) -> str:
     """Wait until the child has ended, and end it if it does not meet ``watch``.
 
-    Return why it ended, as a predicate such as "exited with code 1".
+    Return the reason as a predicate, such as "exited with code 1".
     """
     ended = asyncio.create_task(child.wait())
-    waits: dict[asyncio.Task[str], float | None] = {}  # with seconds from SIGTERM to SIGKILL
+    # The values are seconds from SIGTERM to SIGKILL; None is the child's own time.
+    waits: dict[asyncio.Task[str], float | None] = {}
     if watch.probe is not None:
         waits[asyncio.create_task(_silence(child, watch.probe))] = SILENT_GRACE_SECONDS
     if watch.max_memory:
@@ -129,7 +134,7 @@ async def _excess(child: Child, max_bytes: int) -> str:
 
 
 async def record_or_end(record: UpRecord, child: Child) -> None:
-    """Record a started child; if that fails, end the child and raise the error."""
+    """Add a started child to the record. If this fails, end the child and raise the error."""
     try:
         record.add_child(child)
     except BaseException:
@@ -140,7 +145,10 @@ async def record_or_end(record: UpRecord, child: Child) -> None:
 def _record_change(
     change: Callable[[Child], None], child: Child, say: Callable[[str], None]
 ) -> None:
-    """Apply ``change`` to the record; if the write fails, the next change writes it too."""
+    """Apply ``change`` to the record. If the record cannot be written, report the error.
+
+    The next change also writes this one.
+    """
     try:
         change(child)
     except OSError as error:

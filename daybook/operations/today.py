@@ -24,7 +24,8 @@ class Today(BaseModel, frozen=True):
 
     ``ended`` counts the due times and requests by outcome. ``problems`` are the problems in the
     report of `daybook status`, each with its fix. ``unread`` has up to `MAX_MESSAGES` of the
-    ``unread_count`` unread inbox messages, newest first.
+    ``unread_count`` unread inbox messages, newest first. ``spent`` is the models' usage of the
+    ended runs.
     """
 
     since: UtcTime
@@ -37,7 +38,7 @@ class Today(BaseModel, frozen=True):
 
 
 async def today() -> Today:
-    """Return the runs of the last 24 hours, and the present state. Raises `LedgerUnreachable`."""
+    """Return the runs of the last 24 hours, and the present state. Raise `LedgerUnreachable`."""
     report = await status.status()
     async with open_ledger() as ledger, ledger.read() as session:
         since = ledger.now() - PERIOD

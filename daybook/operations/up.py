@@ -1,4 +1,4 @@
-"""`daybook up`: runs everything on one machine, in the foreground, until it is stopped.
+"""`daybook up`: runs everything on one machine, in the foreground, until a signal stops it.
 
 ::
 
@@ -66,13 +66,13 @@ from daybook.runs import history
 from daybook.tasks.policy import load_policy
 
 EXAMPLE_TIMEOUT_SECONDS = 60.0
-"""How long `up --detach` waits for the answer of the example's first run."""
+"""Maximum time that `up --detach` waits for the outcome of the example's first run."""
 
 COMMAND_GRACE_SECONDS = 5.0
-"""Time for running commands to end when `up` stops."""
+"""Time that running commands have to end when `up` stops."""
 POLL_INTERVAL_SECONDS = 0.5
 BACKGROUND_TIMEOUT_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
-"""How long an `up` in the background may take to start, as long as it lives."""
+"""Maximum time that an `up` in the background may take to start, while its process lives."""
 MAX_IDLE_INTERVAL_SECONDS = 3.0
 """Maximum interval between two queries for finished runs, reached while no run ends."""
 MAX_POLL_INTERVAL_SECONDS = 30.0
@@ -104,20 +104,21 @@ async def up(
 ) -> bool:
     """Start everything; return when everything has stopped.
 
-    Return False after a stop request, and True if another version was installed meanwhile. In the
-    second case the caller has to call `upgrade.restart`.
+    Return False after a stop request. Return True if another version was installed; then the caller
+    must call `upgrade.restart`.
 
     With ``link``, create one-time links to Daybook's pages and Prefect's UI. ``forked_from`` is the
-    image from which the children are forked, if there is an image. If another `up` of this home
-    already runs in the background, and ``started_by`` is empty, show the other `up` instead, until
-    a stop request or the end of the other `up`.
+    image from which the children are forked; None if there is no image. If another `up` of this
+    home already runs in the background, and ``started_by`` is empty, start nothing. Instead, show
+    the other `up` until a stop request or until the other `up` ends.
 
     Raises:
 
     - `InvalidInput` if another `up` of this home runs in any other case, or a setting is invalid;
     - `LedgerUnreachable`;
     - `PrefectUnreachable` if a configured Prefect does not answer, or if a server or worker does
-      not start.
+      not start;
+    - `DaybookError` if another `up` in the background ends before it is ready.
     """
     limits.load_rules()
     load_policy()
@@ -173,7 +174,7 @@ async def _until_requested(
 async def _attach(
     home: homes.Home, running: Mapping[str, Any], talk: UpReporter, link: bool
 ) -> None:
-    """Show the `up` in the background that wrote ``running``, until it ends or is restarted."""
+    """Show the `up` in the background that wrote ``running``, until that `up` ends or restarts."""
     what = "a service" if running["started_by"] == "service" else "`daybook up --detach`"
     talk.say(f"Daybook is already running as {what}: this shows it, and Ctrl-C does not stop it")
     ready = await _until_ready(home, lambda: home.running() is not None, talk)
@@ -199,9 +200,10 @@ async def detach(talk: UpReporter, within: float = BACKGROUND_TIMEOUT_SECONDS) -
     """Start `daybook up` in the background, and return when everything is running.
 
     If a service is installed for this home, start the service. Otherwise start a process with the
-    log `logs/up.log`. If `up` runs the example job for the first time, show its outcome too. Raises
-    `InvalidInput` if this home's `up` is already running, and `DaybookError` with the end of the
-    log if `up` ends early or takes longer than ``within`` seconds to start.
+    log `logs/up.log`. If `up` runs the example job for the first time, show its outcome too.
+
+    Raise `InvalidInput` if this home's `up` is already running. Raise `DaybookError` with the end
+    of the log if `up` ends early or takes longer than ``within`` seconds to start.
     """
     home = homes.current_home().make()
     if home.running() is not None:
@@ -222,7 +224,9 @@ async def detach(talk: UpReporter, within: float = BACKGROUND_TIMEOUT_SECONDS) -
             child.terminate()
             child.wait()
         raise DaybookError(f"`daybook up` did not start:\n{children.read_tail(log, log_start)}")
-    child.returncode = 0  # the child outlives this process, which does not wait for it
+    # The child outlives this process, which does not wait for it. So `subprocess` must not warn
+    # about it.
+    child.returncode = 0
     await _show_started(running, talk, since)
 
 
@@ -233,9 +237,9 @@ async def show_service_start(
     *,
     restart: bool = False,
 ) -> None:
-    """Start, or restart, an installed service, and return when everything is running.
+    """Start or restart an installed service, and return when everything is running.
 
-    Raises `DaybookError` with the end of the log if the start fails or takes longer than ``within``
+    Raise `DaybookError` with the end of the log if the start fails or takes longer than ``within``
     seconds.
     """
     since, home = SYSTEM_CLOCK.now(), homes.Home(installed.home)
@@ -296,7 +300,7 @@ async def _show_started(running: Mapping[str, Any], talk: UpReporter, since: dat
 async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] | None:
     """Return the example job's first run and its job.
 
-    Return None unless the run is live, or ended at ``since`` or later.
+    Return None unless the run is live or ended at ``since`` (UTC) or later.
     """
     async with ledger.read() as session:
         live = await history.live(session)
@@ -310,7 +314,10 @@ async def _first_run(ledger: Ledger, since: datetime) -> tuple[RunRow, JobRow] |
 
 
 async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> None:
-    """Show the outcome of the example job's first run, unless it takes too long."""
+    """Show the outcome of the example job's first run.
+
+    After `EXAMPLE_TIMEOUT_SECONDS`, show only that the run has not ended.
+    """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < EXAMPLE_TIMEOUT_SECONDS:
         found = await _first_run(ledger, since)
@@ -327,7 +334,7 @@ async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> 
 async def down() -> bool:
     """Stop this home's `up`, and end the leftovers from a killed `up`.
 
-    Return False if nothing ran. Raises `InvalidInput` if an unknown process holds the lock.
+    Return False if nothing ran. Raise `InvalidInput` if an unknown process holds the lock.
     """
     return await home_lock.stop_running(homes.current_home())
 
@@ -394,7 +401,8 @@ async def _run(
             home, record, talk.say, progress=talk.progress, forked_from=forked_from
         )
         if forked_from is not None:
-            with suppress(OSError):  # the image has ended, so the children are new interpreters
+            # If the image has ended, the children are started as new interpreters.
+            with suppress(OSError):
                 await forked_from.adopt(server.child_environment(home))
         if (server_child := prefect.child) is not None:
             port = URL(prefect.api_url).port or server.PORT
@@ -420,7 +428,8 @@ async def _run(
             talk.say("Starting the worker")
             child = await worker.start(home, prefect, forked_from)
             await supervision.record_or_end(record, child)
-            # The worker limits its own memory, because it knows when no run is active.
+            # The worker limits its own memory, because only the worker can tell when no run is
+            # active.
             watch = supervision.Watch(probe=liveness.has_pulse)
             supervised = _supervised_child(
                 child, partial(worker.start, home, prefect, forked_from), record, talk, watch
@@ -433,7 +442,8 @@ async def _run(
             facts = UpFacts.model_validate(await prepared.wait_for(Message.FACTS))
         talk.ready(facts)
         garbage.settle_soon()
-        # Beside a service, the command server is a unit of its own, which is less confined.
+        # A service has a second unit for the command server, because the command server is less
+        # confined.
         has_unit = record.started_by == "service"
         if settings.load().command_server and sys.platform == "linux" and not has_unit:
             await stack.enter_async_context(_command_server(home, record, talk, forked_from))
@@ -471,7 +481,10 @@ async def _command_server(
     talk: UpReporter,
     forked_from: image.Image | None,
 ) -> AsyncIterator[None]:
-    """Keep the command server running; without it, commands run in processes of their own."""
+    """Keep the command server running while the block runs.
+
+    If it does not start, show the error. Then each command runs in a process of its own.
+    """
     again = partial(_start_command_server, home, forked_from)
     try:
         child = await again()
@@ -486,7 +499,7 @@ async def _command_server(
 
 
 async def _start_command_server(home: homes.Home, forked_from: image.Image | None) -> Child:
-    """Start the server in which the commands of this home run; its log is `logs/commands.log`."""
+    """Start the process in which the commands of this home run. Its log is `logs/commands.log`."""
     return await children.start(
         "command server",
         [*image.PYTHON_MODULE, "daybook.cli.command_server"],
@@ -501,12 +514,14 @@ async def _start_command_server(home: homes.Home, forked_from: image.Image | Non
 async def _watch(ledger: Ledger, talk: UpReporter, since: datetime) -> NoReturn:
     """Show each run that has ended since ``since`` (UTC), until cancelled.
 
-    While the ledger is unreachable, show nothing; afterwards show the runs that ended in the
-    meantime. Show a range of due times again only when its number of due times has doubled, because
-    after a night of sleep a range may grow a thousand times by one due time.
+    While the ledger is unreachable, show nothing. Afterwards, show the runs that ended in the
+    meantime. Show a range of due times again only when its number of due times has doubled.
+    Otherwise a range might appear a thousand times, because after a night of sleep it may grow by
+    one due time at a time.
     """
-    until, last_id = since, ""  # end and id of the last run that was shown
-    ranges = dict[str, int]()  # numbers of due times of the shown ranges, by id
+    until, last_id = since, ""  # end time and id of the last run that was shown
+    # Number of due times of each range at the last time that it was shown, by the range's id.
+    ranges = dict[str, int]()
     pause, is_reachable = POLL_INTERVAL_SECONDS, True
     while True:
         try:

@@ -3,13 +3,14 @@
 ::
 
     pip install -U ──► the list of the distribution's files differs, twice in a row
-                   ──► the new version starts, and knows the ledger's schema; otherwise report it
+                   ──► the new version starts, and supports the ledger's schema; otherwise `up`
+                       reports the reason and continues
                    ──► no run is active, at the latest after `QUIET_TIMEOUT_SECONDS`
                    ──► everything stops as for `daybook down`
                    ──► `up` replaces its process with the new version, which migrates the ledger
 
-The process keeps its pid, so for a service manager, a terminal or a container it does not end. The
-new version checks itself with `python -m daybook.operations.upgrade SCHEMA`.
+The process keeps its pid. So a service manager, a terminal or a container does not treat it as
+ended. The new version checks itself with `python -m daybook.operations.upgrade SCHEMA`.
 """
 
 from __future__ import annotations
@@ -33,15 +34,18 @@ from daybook.runs import history
 
 CHECK_INTERVAL_SECONDS = 10.0
 QUIET_TIMEOUT_SECONDS = 300.0
-"""How long a restart waits until no run is active; then it stops the runs as `down` does."""
+"""Maximum time that a restart waits until no run is active.
+
+Then it stops the runs as `down` does.
+"""
 QUIET_POLL_INTERVAL_SECONDS = 1.0
 TRIAL_TIMEOUT_SECONDS = 300.0
 _IMPORTED = ("daybook.operations.up", "daybook.worker.prefect_worker", "daybook.cli.main")
-"""Modules that the new version has to be able to import."""
+"""Modules that the new version must be able to import."""
 
 
 def installed() -> str:
-    """Return the list of installed files with their hashes, which a new installation changes.
+    """Return the list of installed files with their hashes. A new installation changes this list.
 
     Return "" while an installer replaces the files, and if Daybook runs from source.
     """
@@ -52,9 +56,10 @@ def installed() -> str:
 
 
 async def until_installed(ledger: Ledger, running: str, say: Callable[[str], None]) -> None:
-    """Return when this `up` should restart on a version that differs from ``running``.
+    """Wait until this `up` should restart on another version than ``running``.
 
-    ``running`` is the result of `installed` when this process was started.
+    ``running`` is the result of `installed` when this process was started. If a new version does
+    not start, report the reason and wait for the next one.
     """
     last_seen = refused = running
     while True:
@@ -77,7 +82,10 @@ async def until_installed(ledger: Ledger, running: str, say: Callable[[str], Non
 
 
 async def _try_new_version() -> tuple[str, str]:
-    """Return the installed version and "" if it starts, else "" and the reason why not."""
+    """Return the installed version and "" if that version starts.
+
+    Otherwise return "" and the reason.
+    """
     command = [sys.executable, "-P", "-m", "daybook.operations.upgrade", schema.head()]
     try:
         trial = await asyncio.create_subprocess_exec(
@@ -117,14 +125,20 @@ async def _until_quiet(ledger: Ledger) -> None:
 
 
 def restart(environment: Mapping[str, str]) -> NoReturn:
-    """Replace this process by the same command of the installed version."""
+    """Replace this process with the same command of the installed version.
+
+    ``environment`` has the variables of the new process.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], dict(environment))
 
 
 def main() -> int:
-    """Check that this installation works, with a ledger of the schema in the argument."""
+    """Check that this installation works with a ledger of the schema in the program's argument.
+
+    Print the version. If the check fails, print the reason. Return the exit code.
+    """
     from daybook.operations.checks import installation
 
     try:

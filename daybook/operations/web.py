@@ -52,8 +52,8 @@ def command(host: str, port: int, names: Sequence[str] = ()) -> list[str]:
 def listen(host: str, port: int, setting: str = "") -> socket.socket:
     """Return a listening socket.
 
-    Raises `InvalidInput` if ``host`` or ``port`` cannot be used; the error names the option, and
-    the ``setting`` for the port.
+    Raise `InvalidInput` if ``host`` or ``port`` cannot be used. The error names the option, and for
+    a port also the ``setting``.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -100,7 +100,7 @@ async def supervise(
     say: Callable[[str], None],
     forked_from: image.Image | None = None,
 ) -> NoReturn:
-    """Keep the health page running until cancelled; report errors, and try again."""
+    """Keep the health page running until cancelled. After an error, report it and try again."""
     pause = 1.0
     while True:
         try:
@@ -133,7 +133,7 @@ async def _start_answering(
         port = listener.getsockname()[1]
         await _wait_for_answer(child, port)
         record.set_web_url(url(server.HOST, port))
-    except BaseException:  # also Ctrl-C during the start
+    except BaseException:  # `BaseException` includes Ctrl-C during the start
         await child.terminate()
         record.remove_child(child)
         raise
@@ -141,7 +141,10 @@ async def _start_answering(
 
 
 async def _wait_for_answer(child: children.Child, port: int) -> None:
-    """Wait for any response of ``child``; raise `DaybookError` if the child ends or is too slow."""
+    """Wait for any response of ``child``.
+
+    Raise `DaybookError` if the child ends, or if it does not respond within `Timing.max_start`.
+    """
     answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
     try:
         await asyncio.wait(
@@ -169,8 +172,8 @@ async def _answer(port: int) -> bytes:
 def _open_listener(home: Home, configured: int) -> socket.socket:
     """Return a listening socket, preferably on the same port as last time.
 
-    Use the last port if ``configured`` is unchanged and the port is free; else ``configured`` if
-    that port is free; else any free port.
+    Use the last port if ``configured`` is unchanged and the port is free. Otherwise use
+    ``configured`` if that port is free. If neither is free, use any free port.
     """
     preferred = configured
     with suppress(OSError, ValueError):

@@ -1,6 +1,7 @@
-"""The worker of this machine, as a child of `daybook up`; its implementation is `daybook.worker`.
+"""The worker of this machine, as a child of `daybook up`.
 
-`start` starts it; `wait_until_online` waits for its heartbeat in Prefect.
+`start` starts it. `wait_until_online` waits for its heartbeat in Prefect. Its implementation is
+`daybook.worker`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,10 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """Return the command line of a worker; its default name is not the name of `up`'s worker."""
+    """Return the command line of a worker.
+
+    Its default name differs from the name of `up`'s worker.
+    """
     arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]
     arguments += [f"--queue={each}" for each in queues]
@@ -62,7 +66,7 @@ def command(
 def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
     """Return the variables for a worker of ``home`` that uses the selected Prefect, ``here``.
 
-    The worker reads the credential of Daybook's own server from the home.
+    If ``here`` is Daybook's own server, the worker reads the credential from the home.
     """
     fixed = {
         "DAYBOOK_HOME": str(home.path),
@@ -71,7 +75,8 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
         **absolute_python_path(),
     }
     inherited = dict(os.environ)
-    if here.child is not None:  # our own server: the user's profiles do not exist in its home
+    if here.child is not None:
+        # The user's profiles do not exist in the home of Daybook's own server.
         inherited = homes.without_credentials(inherited)
         fixed["PREFECT_HOME"] = str(home.prefect)
         for profile in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
@@ -82,7 +87,7 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
 async def ensure_pool(client: PrefectClient) -> None:
     """Create the work pool and its queues if they are missing.
 
-    Raises `InvalidInput` if the pool has another type.
+    Raise `InvalidInput` if the pool has another type.
     """
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
@@ -91,7 +96,8 @@ async def ensure_pool(client: PrefectClient) -> None:
     try:
         pool = await client.read_work_pool(POOL)
     except ObjectNotFound:
-        # The entry point finds the type, because this package may not import the package `worker`.
+        # Prefect finds the type by its entry point, because this package may not import
+        # `daybook.worker`.
         worker_type = BaseWorker.get_worker_class_from_type(POOL_TYPE)
         new_pool = WorkPoolCreate(
             name=POOL,
@@ -132,7 +138,10 @@ async def start(
 
 
 async def last_heartbeat(client: PrefectClient, home: Home) -> datetime | None:
-    """Return the time (UTC) of the last heartbeat of this home's worker; None if not online."""
+    """Return the time (UTC) of the last heartbeat of this home's worker.
+
+    Return None if the worker is not online.
+    """
     from prefect.client.schemas.objects import WorkerStatus
     from prefect.exceptions import ObjectNotFound
 
@@ -155,10 +164,10 @@ async def wait_until_online(
 ) -> datetime:
     """Wait for a heartbeat of this home's worker, and return its time (UTC).
 
-    ``before`` is the result of `last_heartbeat` before the worker was started, because a worker
-    that ended a moment ago still counts as online. ``progress`` gets a line while this function
-    waits. Raises `PrefectUnreachable`, with the end of the worker's log, if there is no heartbeat
-    for `Timing.max_start`.
+    ``before`` is the result of `last_heartbeat` before the worker was started. This function
+    ignores that heartbeat, because a worker that ended a moment ago still counts as online. While
+    it waits, it calls ``progress`` with a line of text. Raise `PrefectUnreachable`, with the end of
+    the worker's log, if there is no heartbeat for `Timing.max_start`.
     """
     began = time.monotonic()
     while (waited := time.monotonic() - began) < TIMING.max_start.total_seconds():

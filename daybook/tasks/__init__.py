@@ -1,8 +1,9 @@
 """Task queue from which live agents claim work.
 
-A *task* describes work and the sessions that may do it. A *task run* is one attempt at the work.
-A *task session* is a live agent that claims tasks (unlike a conversation session). The scheduler
-never claims: it expires leases, wakes sessions and escalates. Only sessions claim.
+A *task* describes work and the sessions that may do it. A *task run* is one attempt at the work. A
+*task session* is a live agent that claims tasks; it is not a session in the sense of a
+conversation. The scheduler expires leases, wakes sessions and takes the steps of the escalation
+policy. Only sessions claim runs.
 
 ::
 
@@ -17,24 +18,24 @@ never claims: it expires leases, wakes sessions and escalates. Only sessions cla
                                   needs_attention ◄── third lease expiry ───────────┘
 
 The live states are queued, claimed and needs_attention. No session can claim a run in the state
-`needs_attention`; the operator recovers, retries or cancels it. A starving run stays queued and can
-still be claimed; after the last escalation step, its `attention` says why an operator should look
-at it.
+`needs_attention`; the operator has to recover, retry or cancel it. A run *starves* if no session
+claims it for a long time (`starve_after`). It stays queued, and sessions can still claim it. After
+the last escalation step, its `attention` is the reason why it needs an operator.
 
 Guarantees:
 
-* A claim is one transaction under the ledger's lock: one session holds a run, and a session holds
+* A claim is one transaction under the ledger's lock. One session holds a run, and a session holds
   at most one run. The claim returns a token, of which the ledger stores only the digest. Every
   later operation of the session on the run names the token. The ledger refuses a wrong token, the
   token of an earlier claim, and a token whose lease has expired (`lease_until <= now`, even if the
-  run was not queued again); nothing changes then.
+  run was not queued again). After a refusal, nothing has changed.
 * Wakes and claims use the same function to decide whether a session fits a run:
   `matching.refusal_reason`.
 * A cycle writes its wakes (rows of the outbox), its worker requests and its counts of starving
-  cycles in one transaction, so a cycle that is killed at any point has written all or none.
-  Only an event may reach Prefect twice, with the same id.
-* While the scheduler is paused (`pause`), no session is woken and nothing can be claimed; leases
-  continue and still expire. A pause state that cannot be read counts as paused.
+  cycles in one transaction. So a cycle that is killed has written all of them or none. Only an
+  event may reach Prefect twice, with the same id.
+* While the scheduler is paused (`pause`), it wakes no session, and no session can claim a run.
+  Leases continue and still expire. A pause state that cannot be read counts as paused.
 
 ::
 

@@ -7,12 +7,13 @@
     heartbeat ─► the lease starts again from now
     complete, fail, release ─► the token is no longer valid
 
-The claim returns the token once; the ledger stores only the token's digest. Every operation after
-the claim needs the token. Another token, the token of an earlier claim, and a token whose lease has
-expired (`lease_until <= now`) are refused with `TokenRefused`, and nothing changes.
+The claim returns the token once, and the ledger stores only the token's digest. Every operation
+after the claim needs the token. For a wrong token, for the token of an earlier claim, and for a
+token whose lease has expired (`lease_until <= now`), the operation raises `TokenRefused` and
+changes nothing.
 
-If the response to a claim is lost, no session knows the token, so the lease expires. If the claim
-had an idempotency key, the session can repeat it and gets the same run, with a new token. A key
+If the response to a claim is lost, no session has the token, so the lease expires. If the claim had
+an idempotency key, the session can repeat the claim, and gets the same run with a new token. A key
 never claims a second run.
 """
 
@@ -59,11 +60,11 @@ async def claim(
 ) -> Claimed:
     """Claim the first run of the queue that fits the session, for ``lease`` or the default.
 
-    Only runs with at least the priority ``priority_min`` count. ``key`` is an idempotency key: if
+    Only runs with at least the priority ``priority_min`` count. ``key`` is an idempotency key. If
     the session repeats its claim with the same key, it gets the run that it still holds from that
     claim, with a new token and lease.
 
-    Raises `NothingClaimable` with the reason, `NotFound` for an unknown session, and `InvalidInput`
+    Raise `NothingClaimable` with the reason, `NotFound` for an unknown session, and `InvalidInput`
     for an invalid lease, priority or key.
     """
     seconds = int(model.lease_duration(lease).total_seconds())
@@ -82,7 +83,7 @@ async def claim(
         raise NothingClaimable(reason)
     token = model.TOKEN_PREFIX + secrets.token_urlsafe(32)
     async with ledger.write() as session:
-        # The ledger may have changed since the read: check everything again.
+        # Check everything again, because the ledger may have changed since the read.
         row, now = await sessions.find(session, session_name), ledger.now()
         earlier = None if key is None else await _claimed_with(session, row, key)
         if earlier is not None:
@@ -124,9 +125,10 @@ async def _touch_session(ledger: Ledger, session_name: str) -> None:
 async def heartbeat(
     ledger: Ledger, run_ref: str, token: str, lease: timedelta | str | None = None
 ) -> TaskRunRow:
-    """Restart the lease from now, with its previous duration unless ``lease`` gives another.
+    """Renew the lease from now, with its previous duration, or with ``lease`` if it is given.
 
-    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid lease.
+    Return the run. Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid
+    lease.
     """
     new_seconds = None if lease is None else int(model.lease_duration(lease).total_seconds())
     async with _held(ledger, run_ref, token) as (_, run, _row, now):
@@ -137,9 +139,9 @@ async def heartbeat(
 
 
 async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -> TaskRunRow:
-    """Record that the task is done, with its ``output``; return the run.
+    """Record that the task is done, with its ``output``. Return the run.
 
-    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` if the output is too long.
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` if the output is too long.
     """
     model.check_text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
@@ -152,16 +154,16 @@ async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -
 
 
 async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> TaskRunRow:
-    """Record that the run failed, with its ``error``; return the run.
+    """Record that the run failed, with its ``error``. Return the run.
 
-    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` if the error is too long.
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` if the error is too long.
     """
     model.check_text(error, "error")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
         rows.change_status(run, Status.FAILED, now)
         run.error, run.done_by = error, row.name
         actor = owners.current_actor().owner
-        # The event's reason is the first line that is not blank, without tokens.
+        # The reason of the event is the first line that is not blank, without tokens.
         first = next((line for line in error.splitlines() if line.strip()), "")
         shown = "".join(each if each.isprintable() else " " for each in first)
         reason = one_line(model.redact_tokens(shown), MAX_LINE_LENGTH)
@@ -170,9 +172,9 @@ async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> Tas
 
 
 async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") -> TaskRunRow:
-    """Queue the run again, at its old position; return the run.
+    """Queue the run again, at its old position. Return the run.
 
-    Raises `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
     """
     reason = validate_line(reason, "reason")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
@@ -199,7 +201,10 @@ async def _claimed_with(
 async def _select_again(
     session: AsyncSession, row: TaskSessionRow, earlier: TaskEventRow, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
-    """Return the task and run that the session holds from its ``earlier`` claim, or why not."""
+    """Return the task and the run that the session still holds from its ``earlier`` claim.
+
+    If the session no longer holds the run, return the reason.
+    """
     run = await session.get_one(TaskRunRow, earlier.run_id)
     is_held = run.session_id == row.id and run.fence == earlier.fence
     if is_held and run.lease_until is not None and run.lease_until > now:
@@ -216,10 +221,10 @@ async def _select_again(
 async def is_run_available(
     session: AsyncSession, row: TaskSessionRow, now: datetime, priority_min: str = model.LOWEST
 ) -> bool:
-    """Return whether a claim of the session would get a run now. Reads only.
+    """Return whether a claim of the session would get a run now. Change nothing.
 
-    If the session holds a run whose lease has expired, a claim first expires that lease, and can
-    then get the same run again unless the run needs attention.
+    If the session holds a run whose lease has expired, a claim first expires this lease. Then the
+    claim can get the same run again, unless the run needs attention.
     """
     held, lowest = await sessions.held_run(session, row), model.priority_index(priority_min)
     if await selection.claim_refusal_reason(session, row, held, now):
@@ -236,9 +241,9 @@ async def is_run_available(
 async def _nothing_claimable_reason(
     session: AsyncSession, row: TaskSessionRow, lowest: int, now: datetime
 ) -> str:
-    """Return why a claim gets no run; "" if it gets one, or has to expire an old lease first.
+    """Return the reason why a claim gets no run.
 
-    Reads only.
+    Return "" if it gets one, or first has to expire an old lease. Change nothing.
     """
     held = await sessions.held_run(session, row)
     if why := await selection.claim_refusal_reason(session, row, held, now):
@@ -252,9 +257,9 @@ async def _nothing_claimable_reason(
 async def _select(
     session: AsyncSession, row: TaskSessionRow, lowest: int, now: datetime
 ) -> tuple[TaskRow, TaskRunRow] | str:
-    """Return the task and run that the session gets, or the reason why it gets none.
+    """Return the task and the run that the session gets. If it gets none, return the reason.
 
-    First expire the lease of the run that the session holds, if that lease has ended.
+    If the session holds a run whose lease has ended, first expire this lease.
     """
     held = await sessions.held_run(session, row)
     if why := await selection.claim_refusal_reason(session, row, held, now):
@@ -276,15 +281,15 @@ async def _select(
 async def _held(
     ledger: Ledger, run_ref: str, token: str
 ) -> AsyncIterator[tuple[AsyncSession, TaskRunRow, TaskSessionRow, datetime]]:
-    """Open a write transaction, find the run that the token holds now, and touch its session.
+    """Open a write transaction and find the run for which the token is valid. Touch its session.
 
-    Raises `TokenRefused`, `NotFound`, `Ambiguous`.
+    Raise `TokenRefused`, `NotFound`, `Ambiguous`.
     """
     async with ledger.write() as session:
         run, now = await _run(session, run_ref), ledger.now()
         _check(run, token, now)
         row = await rows.holder(session, run)
-        assert row is not None  # true of every held run
+        assert row is not None  # a claimed run has a session
         if owners.current_actor().is_agent and row.owner != owners.current_actor().owner:
             raise TokenRefused(run.id[:8], "a session of another owner holds it")
         sessions.touch(row, now)
@@ -292,7 +297,7 @@ async def _held(
 
 
 def _check(run: TaskRunRow, token: str, now: datetime) -> None:
-    """Raise `TokenRefused` unless the token holds the run."""
+    """Raise `TokenRefused` unless the token is that of the run's current, unexpired claim."""
     short = run.id[:8]
     if run.token_digest is None or run.lease_until is None:
         raise TokenRefused(short, f"it is {run.status}, so no token is valid")
@@ -305,10 +310,10 @@ def _check(run: TaskRunRow, token: str, now: datetime) -> None:
 async def _run(session: AsyncSession, ref: str) -> TaskRunRow:
     """Return the run with this id or unique id prefix.
 
-    An agent finds only runs that it or its own sessions claimed. Raises `NotFound`, `Ambiguous`.
+    An agent finds only runs that it or its own sessions claimed. Raise `NotFound`, `Ambiguous`.
     """
     id_ = col(TaskRunRow.id)
-    # A full id is looked up by the primary key; only a prefix needs a scan.
+    # Search a full id by the primary key, because only a prefix needs a scan.
     fit = id_ == ref if len(ref) == 32 else id_.startswith(ref, autoescape=True)
     query = select(TaskRunRow).where(fit)
     actor = owners.current_actor()

@@ -23,10 +23,10 @@ DAY = timedelta(days=1)
 class TaskCounts:
     """Counts of task runs and live sessions.
 
-    ``live`` and ``ended_last_day`` (the last 24 hours) count runs by status. ``oldest`` is when the
-    longest waiting run was queued (UTC), None if no run is queued. ``starving`` counts queued runs
-    of tasks that are not paused, if they had a starving cycle since they were last claimed or
-    recovered. ``attention`` counts the runs that an operator should look at, including queued runs
+    ``live`` and ``ended_last_day`` (the last 24 hours) count runs by status. ``oldest`` is the time
+    (UTC) at which the longest waiting run was queued; None if no run is queued. ``starving`` counts
+    queued runs of tasks that are not paused, if they had a starving cycle since they were last
+    claimed or recovered. ``attention`` counts the runs that need an operator, including queued runs
     about which the operator was alerted. ``free`` counts the live sessions that are idle, are not
     prompting and hold no run; ``busy`` counts the other live sessions.
     """

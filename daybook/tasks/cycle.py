@@ -1,4 +1,4 @@
-"""One cycle of the task scheduler: it wakes sessions and escalates, and never claims.
+"""One cycle of the task scheduler. A cycle wakes sessions and escalates, and never claims.
 
 ::
 
@@ -11,9 +11,9 @@
       │                                                                  requests
     notify   report starving runs to Prefect, then record that       one transaction
 
-A cycle that is killed between two of these steps has done the earlier steps; the next cycle does
-the later steps. Two concurrent cycles decide one after the other: the second cycle sees the wakes
-of the first.
+If a cycle is killed between two of these steps, it has done the earlier steps, and the next cycle
+does the later steps. Two concurrent cycles decide one after the other, so the second cycle sees the
+wakes of the first.
 """
 
 from __future__ import annotations
@@ -51,20 +51,23 @@ from daybook.tasks.worker_requests import AgentCapabilities
 log = logging.getLogger(__name__)
 
 CapabilityLoader = Callable[[], Awaitable[AgentCapabilities]]
-"""Loads the capabilities of each agent; called only if a worker may have to be requested."""
+"""Loads the capabilities of each agent.
+
+It is called only if a cycle may have to request a worker.
+"""
 
 REQUEST_TIMEOUT_SECONDS = 10.0
 """Timeout for reporting one starving run to Prefect, and for loading agents' capabilities."""
 MAX_RUNS_PER_STATEMENT = 500
 """Maximum number of runs in one UPDATE statement."""
 MAX_NOTIFICATIONS = 50
-"""Maximum number of starving runs that a cycle reports; the next cycle reports the rest."""
+"""Maximum number of starving runs that a cycle reports. The next cycle reports the others."""
 NOTIFY_TIMEOUT_SECONDS = 30.0
 """Time after which a cycle starts no further report, so that it can record the sent reports."""
 
 REQUEST_WORKER = "request_worker"
 NEEDS_ATTENTION = "needs_attention"
-"""Escalation step, counter, and event of the run; also the event of the operator's alert."""
+"""Name of an escalation step, a counter, an event of the run, and the operator's alert."""
 
 
 async def cycle(
@@ -75,12 +78,11 @@ async def cycle(
     capabilities_of: CapabilityLoader,
     refused: InvalidInput | None = None,
 ) -> CycleReport:
-    """Run one cycle and return its report.
+    """Run one cycle, and return its report.
 
-    A failure outside the ledger is listed in the report, and the next cycle tries again.
-    ``refused`` is the error of the policy in the settings, if ``policy`` replaces that policy; the
-    report lists this error, too.
-    Raises `LedgerUnreachable`.
+    If a step outside the ledger fails, the report lists the failure, and the next cycle tries
+    again. If the policy in the settings is invalid, ``policy`` replaces it and ``refused`` is the
+    error; the report lists this error, too. Raise `LedgerUnreachable`.
     """
     findings = await _inspect(ledger, policy)
     report = findings.report
@@ -92,7 +94,7 @@ async def cycle(
         ledger, policy, report
     )
     may_request_worker = False
-    if findings.may_need_worker:  # without a job for workers, Prefect is not queried
+    if findings.may_need_worker:  # if there is no job for workers, do not query Prefect
         async with ledger.read() as session:
             may_request_worker = bool(await worker_requests.worker_jobs(session))
     capable = await _load_capabilities(capabilities_of, report) if may_request_worker else None
@@ -110,10 +112,10 @@ async def cycle(
 
 @dataclass
 class _Findings:
-    """Results of a cycle's inspection; ``anything`` is True if the cycle has work to do.
+    """Results of a cycle's inspection. ``anything`` is True if the cycle has work to do.
 
     ``report`` is the cycle's report so far. ``has_expired_leases`` is True if the lease of a run
-    has ended, ``may_need_worker`` if a worker may have to be requested.
+    has ended. ``may_need_worker`` is True if the cycle may have to request a worker.
     """
 
     report: CycleReport
@@ -161,7 +163,7 @@ async def _inspect(ledger: Ledger, policy: SchedulerPolicy) -> _Findings:
 
 
 async def _expire_leases(ledger: Ledger, policy: SchedulerPolicy, report: CycleReport) -> bool:
-    """Expire leases, and list their runs in the report. Return False if this failed."""
+    """Expire leases, and list their runs in the report. Return False if that failed."""
     try:
         async with ledger.write() as session:
             now = ledger.now()
@@ -170,7 +172,7 @@ async def _expire_leases(ledger: Ledger, policy: SchedulerPolicy, report: CycleR
             marked = sum(run.status == Status.NEEDS_ATTENTION for run in expired)
     except Unreachable:
         raise
-    except Exception as error:  # matching and waking continue anyway
+    except Exception as error:  # continue with matching and waking
         log.exception("cannot expire leases", extra={"action": "expire"})
         report.error("lease expiry", repr(error))
         return False
@@ -196,7 +198,11 @@ async def _load_capabilities(
 
 @dataclass
 class _Fits:
-    """Sessions that fit requirements ``now``; ``ever`` says if a live one fits once it is free."""
+    """Sessions that fit requirements.
+
+    ``now`` are the sessions that fit and are free. ``ever`` is True if a live session fits, even if
+    it is busy.
+    """
 
     now: list[TaskSessionRow]
     ever: bool
@@ -204,7 +210,10 @@ class _Fits:
 
 @dataclass
 class _Cycle:
-    """Transaction that matches runs to sessions; ``starving`` are the runs to report afterwards."""
+    """Transaction that matches runs to sessions.
+
+    ``starving`` are the runs to report after the transaction.
+    """
 
     session: AsyncSession
     ledger_id: str
@@ -244,7 +253,7 @@ class _Cycle:
         return sorted(pairs, key=lambda each: RunRequirements.of(each[1], each[0]).order)
 
     async def _count(self, pending: int) -> None:
-        """Record in the report how many runs are in each state after this cycle."""
+        """Record in the report the number of runs in each state after this cycle."""
         await self.session.flush()
         live = select(TaskRunRow.id, TaskRunRow.status, TaskRunRow.attention).where(
             col(TaskRunRow.status).in_(LIVE), col(TaskRunRow.finished_at).is_(None)
@@ -259,7 +268,7 @@ class _Cycle:
         ]
 
     async def _match(self, queued: Sequence[tuple[TaskRunRow, TaskRow]]) -> list[str]:
-        """Match queued runs to sessions and escalate. Return the outbox ids of the wakes."""
+        """Match queued runs to sessions, and escalate. Return the outbox ids of the wakes."""
         report, now, session = self.report, self.report.at, self.session
         self.candidates = await sessions.live_sessions(session, now)
         report.sessions = len(self.candidates)
@@ -301,7 +310,10 @@ class _Cycle:
         return await wakes.enqueue(session, self.targets, self.policy, now)
 
     def _fitting(self, wanted: RunRequirements) -> _Fits:
-        """Return the sessions that fit, computed once for all runs with the same requirements."""
+        """Return the sessions that fit.
+
+        Compute them once for all runs with the same requirements.
+        """
         key = (wanted.owner, wanted.workspace, wanted.channel, tuple(wanted.capabilities))
         if key not in self.fits:
             now, candidates = self.report.at, self.candidates
@@ -313,10 +325,10 @@ class _Cycle:
         return self.fits[key]
 
     def _wake(self, run: TaskRunRow, task: TaskRow, *, everyone: bool) -> str:
-        """Wake the session that fits best or, with ``everyone``, all sessions that fit.
+        """Wake the session that fits best. With ``everyone``, wake all sessions that fit.
 
-        Leave out sessions that this cycle has woken already, or that were recently woken for the
-        run. Return the name of the cycle's counter that counts the run.
+        Skip sessions that this cycle has already woken, or that were recently woken for the run.
+        Return the name of the counter of this cycle that counts the run.
         """
         wanted, now, url = RunRequirements.of(task, run), self.report.at, self.policy.wake_url
         fits = self._fitting(wanted)
@@ -343,7 +355,10 @@ class _Cycle:
     # --- escalate
 
     def _escalate(self, run: TaskRunRow, task: TaskRow) -> tuple[str, ...]:
-        """Count this cycle for the run; return the steps that are due: none for a user's task."""
+        """Count this cycle for the run.
+
+        Return the steps that are due; none for a task of the user.
+        """
         if task.owner == owners.USER:
             return ()
         waited = self.report.at - run.queued_at
@@ -369,11 +384,11 @@ class _Cycle:
     async def _request_worker(self, run: TaskRunRow, task: TaskRow) -> None:
         """Request a worker for the run.
 
-        If no job has a capable agent, skip the step and try again in the next cycle, even after the
-        operator was notified: the operator may add a suitable job then. A run that has had
-        `MAX_WORKERS_PER_RUN` workers gets no more: after each request it was claimed and queued
-        again. While `MAX_CONCURRENT_WORKERS` workers are in progress, the run waits for the end of
-        a worker.
+        If no job has a capable agent, skip the step. The next cycle tries again, even after the
+        operator was notified, because the operator may add a suitable job then. A run that has had
+        `MAX_WORKERS_PER_RUN` workers gets no more, because after each request it was claimed and
+        queued again. If `MAX_CONCURRENT_WORKERS` workers are in progress, the run waits until one
+        of them ends.
         """
         if await worker_requests.has_max_workers(self.session, run):
             run.tiers = [*run.tiers, REQUEST_WORKER]
@@ -435,11 +450,11 @@ async def _notify(
     actor: str,
     report: CycleReport,
 ) -> None:
-    """Report each starving run, and record which reports were sent.
+    """Report each starving run, and record the reports that were sent.
 
-    An event that Prefect rejects counts as sent, because Prefect would reject it in each cycle
-    again. After any other failure, such as an unreachable Prefect, the next cycle reports the
-    remaining runs.
+    An event that Prefect rejects counts as sent, because Prefect would reject it again in each
+    cycle. After any other failure, for example if Prefect is unreachable, the next cycle reports
+    the remaining runs.
     """
     sent: list[StarvingRun] = []
     rejected: dict[str, str] = {}
@@ -464,7 +479,7 @@ async def _notify(
         now = ledger.now()
         for each in sent:
             run = await session.get(TaskRunRow, each.run_id)
-            # A run that was claimed since then starts its escalation anew.
+            # If a run was claimed in the meantime, its escalation starts again.
             same = run is not None and (run.status, run.fence) == (Status.QUEUED, each.fence)
             if run is not None and same and "starved" not in run.tiers:
                 reason = f"after {each.cycles} cycles"

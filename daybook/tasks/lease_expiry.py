@@ -1,4 +1,4 @@
-"""Expiry of task leases: from `lease_until` on, a session's token is refused, and its run expires.
+"""Expiry of task leases. From `lease_until` on, the ledger refuses the session's token.
 
 After the first and second expiry, the run is queued again as if it had just arrived. After the
 third expiry, the run needs attention: the operator is notified, and no session can claim the run
@@ -22,9 +22,10 @@ from daybook.tasks.states import MAX_EXPIRIES, Status
 async def expire_leases(
     session: AsyncSession, now: datetime, policy: SchedulerPolicy = DEFAULTS
 ) -> list[TaskRunRow]:
-    """Expire at most `sweep_limit` leases, in the order of their ends; return their runs.
+    """Expire at most `sweep_limit` leases, in the order of their ends. Return their runs.
 
-    If a run now needs attention, its `status` says so, and its `attention` says why.
+    If a run now needs attention, its `status` is `needs_attention` and its `attention` is the
+    reason.
     """
     expired = select(TaskRunRow).where(
         col(TaskRunRow.status) == Status.CLAIMED, col(TaskRunRow.lease_until) <= now
@@ -46,7 +47,7 @@ def requeues_on_expiry(run: TaskRunRow) -> bool:
 async def expire_lease(
     session: AsyncSession, run: TaskRunRow, now: datetime, policy: SchedulerPolicy = DEFAULTS
 ) -> None:
-    """Queue a run whose lease has ended, or mark it `needs_attention` after too many expiries."""
+    """Queue a run whose lease has ended. After too many expiries, mark it `needs_attention`."""
     assert run.lease_until is not None and run.lease_until <= now
     late = durations.to_text(now - run.lease_until)
     session_row = await rows.holder(session, run)
@@ -63,5 +64,6 @@ async def expire_lease(
         rows.record_event(session, run, "needs_attention", now, actor=actor, reason=run.attention)
         await rows.alert_operator(session, run, "expired", now)
     session.add(run)
-    # The session may claim in this same transaction, and may hold only one run in the ledger.
+    # Write the change now: the session may claim in this same transaction, but may hold only one
+    # run in the ledger.
     await session.flush()

@@ -1,6 +1,6 @@
 """Matching of task sessions and runs, and the order of both: pure functions.
 
-Wakes and claims use the same function, `refusal_reason`. It checks the run, then whether the
+Wakes and claims use the same function, `refusal_reason`. It first checks the run, then whether the
 session is free, then whether the session fits the run:
 
 ::
@@ -53,13 +53,13 @@ class RunRequirements:
 
     @property
     def order(self) -> tuple[int, datetime, str]:
-        """Sort key of claims: by priority, then by waiting time, longest first."""
+        """Return the sort key of claims: by priority, then by waiting time, longest first."""
         return (self.priority, self.queued_at, self.run_id)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A session to which a run may be matched, with its state.
+    """A session that may get a run, with its state.
 
     ``holds`` is True if the session holds a run whose lease has not expired.
     """
@@ -92,17 +92,20 @@ class Candidate:
 
 
 def refusal_reason(wanted: RunRequirements, session: Candidate, now: datetime) -> str:
-    """Return why the session may not have the run at ``now``, or "" if it fits."""
+    """Return the reason why the session may not have the run at ``now``; "" if the session fits."""
     return _blocked_reason(wanted) or busy_reason(session, now) or _unfit_reason(wanted, session)
 
 
 def mismatch_reason(wanted: RunRequirements, session: Candidate) -> str:
-    """Return why the session does not fit the run even when it is live and free; "" if it fits."""
+    """Return the reason why the session would not fit the run even if it were free.
+
+    Return "" if it would fit.
+    """
     return _blocked_reason(wanted) or _unfit_reason(wanted, session)
 
 
 def busy_reason(session: Candidate, now: datetime) -> str:
-    """Return why the session may not have any run at ``now``, or "" if it is free."""
+    """Return the reason why the session may not have any run at ``now``; "" if it is free."""
     if session.expires_at <= now:
         return "the session expired"
     if session.state != IDLE:
@@ -117,14 +120,18 @@ def busy_reason(session: Candidate, now: datetime) -> str:
 def preference(wanted: RunRequirements, session: Candidate) -> tuple[int, datetime, str]:
     """Return the sort key by which fitting sessions are woken.
 
-    Sessions with more preferred capabilities come first, then sessions that were idle for longer.
+    Sessions with more preferred capabilities come first, then sessions that have been idle for
+    longer.
     """
     preferred_count = len(set(wanted.preferred) & set(session.capabilities))
     return (-preferred_count, session.idle_since, session.name)
 
 
 def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: datetime) -> str:
-    """Return why no session has claimed a queued run yet; ``there`` are the live sessions."""
+    """Return the reason why no session has claimed a queued run.
+
+    ``there`` are the live sessions.
+    """
     if reason := _blocked_reason(wanted):
         return reason
     if free := [each.name for each in there if not refusal_reason(wanted, each, now)]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     pass
 
 PRIORITIES = ("urgent", "high", "medium", "low")
-"""Priorities, highest first; `priority` in the ledger is the index in this tuple."""
+"""Priorities, highest first. `priority` in the ledger is the index in this tuple."""
 MEDIUM = "medium"
 LOWEST = PRIORITIES[-1]
 
@@ -34,7 +34,7 @@ SESSION_STATES = ("idle", "active")
 """States that a session can report."""
 
 MAX_RUNS_PER_TASK = 10
-"""Maximum number of runs per task: the first one and its retries."""
+"""Maximum number of runs of a task: the first one and its retries."""
 
 DEFAULT_LEASE_DURATION, MIN_LEASE_DURATION, MAX_LEASE_DURATION = (
     timedelta(minutes=5),
@@ -48,14 +48,14 @@ MAX_CAPABILITIES = 50
 MAX_WORD_LENGTH = 100
 
 TOKEN_PREFIX = "dbt_"
-"""Prefix of a claim's token; the rest is the result of `token_urlsafe` for 32 bytes."""
+"""Prefix of a claim's token. The text after it is the result of `token_urlsafe` for 32 bytes."""
 
 _TOKEN = re.compile(rf"{TOKEN_PREFIX}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
 _CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
 
 
 def priority_index(word: str, field: str = "priority") -> int:
-    """Return the index of a priority in `PRIORITIES`. Raises `InvalidInput`."""
+    """Return the index of a priority in `PRIORITIES`. Raise `InvalidInput`."""
     if word not in PRIORITIES:
         hint = f"use one of {', '.join(PRIORITIES)}"
         raise InvalidInput(field, f'"{word}" is not a priority', hint)
@@ -63,9 +63,9 @@ def priority_index(word: str, field: str = "priority") -> int:
 
 
 def check_owner(owner: str) -> str:
-    """Return the owner of a task, normalised. Raises `InvalidInput`.
+    """Return the owner of a task, normalised. Raise `InvalidInput`.
 
-    `""` is any session, `agent:<id>` the sessions of an agent, `session:<name>` one session, and
+    `""` means any session, `agent:<id>` the sessions of an agent, `session:<name>` one session, and
     `user` the user. A task of the user is listed, but no session is woken for it or can claim it.
     """
     owner = owner.strip()
@@ -83,7 +83,7 @@ def check_owner(owner: str) -> str:
 
 
 def check_capabilities(given: Iterable[str], field: str = "capabilities") -> list[str]:
-    """Return the capabilities sorted and without duplicates. Raises `InvalidInput`."""
+    """Return the capabilities sorted and without duplicates. Raise `InvalidInput`."""
     unique = sorted({each.strip() for each in given})
     for each in unique:
         if not _CAPABILITY.match(each):
@@ -97,14 +97,14 @@ def check_capabilities(given: Iterable[str], field: str = "capabilities") -> lis
 def check_word(value: str, field: str) -> str:
     """Return a workspace, channel, type or reason without leading or trailing spaces.
 
-    It may be empty. Raises `InvalidInput` if it is not one line of at most `MAX_WORD_LENGTH`
+    The value may be empty. Raise `InvalidInput` if it is not one line of at most `MAX_WORD_LENGTH`
     characters.
     """
     return validate_line(value, field, MAX_WORD_LENGTH)
 
 
 def check_key(value: str) -> str:
-    """Return an idempotency key. Raises `InvalidInput` if it is blank or too long."""
+    """Return an idempotency key. Raise `InvalidInput` if it is blank or too long."""
     key = validate_line(value, "idempotency_key", MAX_WORD_LENGTH)
     if not key:
         raise InvalidInput("idempotency_key", "is blank", "use a unique text, or leave it out")
@@ -112,7 +112,7 @@ def check_key(value: str) -> str:
 
 
 def check_text(value: str, field: str) -> str:
-    """Return the instructions, output or error. Raises `InvalidInput` if the text is too long."""
+    """Return the instructions, output or error. Raise `InvalidInput` if the text is too long."""
     if len(value) > MAX_TEXT_LENGTH:
         raise InvalidInput(
             field, f"has {len(value):,} characters", f"use at most {MAX_TEXT_LENGTH:,}"
@@ -121,12 +121,15 @@ def check_text(value: str, field: str) -> str:
 
 
 def redact_tokens(said: str) -> str:
-    """Return the text with each claim token cut to its prefix: no token may be stored or logged."""
+    """Return the text with each claim token shortened to its prefix.
+
+    No token may be stored or logged.
+    """
     return _TOKEN.sub(f"{TOKEN_PREFIX}…", said)
 
 
 def check_state(value: str) -> str:
-    """Return the state that a session reports. Raises `InvalidInput`."""
+    """Return the state that a session reports. Raise `InvalidInput`."""
     if value not in SESSION_STATES:
         raise InvalidInput(
             "state", f'"{value}" is not a state', f"use {' or '.join(SESSION_STATES)}"
@@ -135,7 +138,7 @@ def check_state(value: str) -> str:
 
 
 def lease_duration(value: timedelta | str | None) -> timedelta:
-    """Return the duration of a lease; None gives the default. Raises `InvalidInput`."""
+    """Return the duration of a lease. None means the default. Raise `InvalidInput`."""
     if value is None:
         return DEFAULT_LEASE_DURATION
     duration = durations.parse(value, "lease") if isinstance(value, str) else value

@@ -1,7 +1,7 @@
 """Interface that reports starving runs, and its implementation with Prefect events.
 
-The id of an event is derived from the run and its last claim. If the event is sent again, after a
-failure or a kill that lost the response, its id is the same.
+The id of an event is derived from the run and its last claim. So if the event is sent again after
+an error or after the death of a process, it has the same id.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STARVED_EVENT = "task.starved"
 EVENT_REJECTED_STATUSES = frozenset({400, 409, 413, 422})
-"""HTTP statuses that reject a single event; other errors concern the client or all of Prefect."""
+"""HTTP statuses that reject a single event. Other errors concern the client or all of Prefect."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +39,20 @@ class StarvingRun:
 
     @property
     def event_id(self) -> uuid.UUID:
-        """Id of the event: the same for a run until a session claims it."""
+        """Return the id of the event. It is the same for a run until a session claims the run."""
         name = f"daybook:{self.ledger_id}:{self.run_id}:{self.fence}:{STARVED_EVENT}"
         return uuid.uuid5(uuid.NAMESPACE_URL, name)
 
 
 class EventRejected(Exception):
-    """Prefect rejected this event for its content; it may accept other events."""
+    """Prefect rejected this event because of its content. It may accept other events."""
 
 
 Notifier = Callable[[StarvingRun], Awaitable[None]]
-"""Reports one starving run.
+"""Function that reports one starving run.
 
-Any exception means that the run was not reported; a later cycle tries again, but not after
-`EventRejected`, which concerns only this run.
+If it raises an exception, the run was not reported, and a later cycle tries again. After
+`EventRejected`, no cycle tries again, because Prefect rejected this event.
 """
 
 
@@ -80,11 +80,12 @@ def event_body(starving: StarvingRun) -> dict[str, Any]:
 
 
 def prefect_notifier(client: PrefectClient) -> Notifier:
-    """Return the notifier that sends Prefect events.
+    """Return a notifier that sends Prefect events.
 
     The notifier raises `EventRejected`, and the exceptions of the client.
     """
-    # Importing Prefect takes long, and most importers of this module do not need it.
+    # Import Prefect here, because the import takes long, and most users of this module do not need
+    # it.
     from prefect.exceptions import PrefectHTTPStatusError
 
     async def send(starving: StarvingRun) -> None:

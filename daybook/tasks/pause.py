@@ -1,7 +1,8 @@
-"""Pause of the task scheduler: no wakes and no claims; leases continue and still expire.
+"""Pause of the task scheduler: no wakes and no claims. Leases continue and still expire.
 
 The pause state is one fact in the ledger, so that it outlives every process and all machines see
-it. A state that cannot be read counts as paused: work must not start while the state is uncertain.
+it. A state that cannot be read counts as paused, because no work may start while the state is
+unknown.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ UNREADABLE = (
 
 
 class PauseState(BaseModel, frozen=True):
-    """Whether the scheduler is paused, and why.
+    """The pause state of the scheduler, with the reason.
 
-    ``at`` is the time of the last pause or resume (UTC), ``actor`` the owner that last changed the
-    state or the reason. ``at`` is None and ``actor`` is empty if the scheduler was never paused, or
-    if the state cannot be read.
+    ``at`` is the time of the last pause or resume (UTC). ``actor`` is the owner that last changed
+    the state or the reason. If the scheduler was never paused, or if the state cannot be read,
+    ``at`` is None and ``actor`` is empty.
     """
 
     paused: bool = False
@@ -39,7 +40,10 @@ class PauseState(BaseModel, frozen=True):
 
 
 class _StoredPause(BaseModel):
-    """Pause state as stored in the ledger. A value that does not fit the model counts as paused."""
+    """The pause state, as the ledger stores it.
+
+    A value that does not fit this model counts as paused.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
@@ -52,7 +56,8 @@ class _StoredPause(BaseModel):
 async def read(session: AsyncSession) -> PauseState:
     """Return the pause state.
 
-    If a claim's transaction reads the state, it cannot change before that transaction commits.
+    If the transaction of a claim reads the state, the state cannot change before that transaction
+    commits.
     """
     fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     if fact is None:
@@ -65,16 +70,16 @@ async def read(session: AsyncSession) -> PauseState:
 
 
 async def pause(ledger: Ledger, reason: str = "") -> PauseState:
-    """Stop wakes and claims until `resume`; return the pause state.
+    """Stop wakes and claims until `resume`. Return the pause state.
 
-    Raises `InvalidInput` for an invalid reason. If the scheduler is already paused, keep the
-    time of the pause and replace the reason.
+    If the scheduler is already paused, keep the time of the pause and replace the reason. Raise
+    `InvalidInput` for an invalid reason.
     """
     return await _set_paused(ledger, paused=True, reason=model.check_word(reason, "reason"))
 
 
 async def resume(ledger: Ledger) -> PauseState:
-    """Allow wakes and claims again, if the scheduler is paused; return the pause state."""
+    """Allow wakes and claims again, if the scheduler is paused. Return the pause state."""
     return await _set_paused(ledger, paused=False, reason="")
 
 

@@ -19,13 +19,13 @@ from daybook.tasks import model
 from daybook.validation import as_pydantic, from_pydantic, raising_pydantic_error
 
 MIN_INTERVAL, MAX_INTERVAL = timedelta(seconds=1), timedelta(minutes=5)
-"""Range of the interval, well below the `sessions.SESSION_TIMEOUT` of 15 minutes."""
+"""Range of the interval. It is well below the `sessions.SESSION_TIMEOUT` of 15 minutes."""
 MAX_COOLDOWN = timedelta(days=1)
 MAX_STARVE_AFTER = timedelta(days=30)
 
 
 def _duration_of(field: str, shortest: timedelta, longest: timedelta) -> BeforeValidator:
-    """Return a validator for durations from ``shortest`` to ``longest``; only 0 needs no unit."""
+    """Return a validator for durations from ``shortest`` to ``longest``. Only 0 needs no unit."""
 
     def check(value: object) -> object:
         with raising_pydantic_error():
@@ -113,11 +113,17 @@ class SchedulerPolicy(BaseModel):
     )
 
     def sweep_text(self, reason: str) -> str:
-        """Return ``reason`` (why a lease expired), preceded by `sweep_reason` if that is set."""
+        """Return the reason for a lease's expiry, with the text of `sweep_reason` before it.
+
+        If `sweep_reason` is not set, return ``reason`` unchanged.
+        """
         return ": ".join(filter(None, (self.sweep_reason, reason)))
 
     def wake_text(self, reason: str) -> str:
-        """Return ``reason`` (why a session is woken), preceded by `wake_reason` if that is set."""
+        """Return the reason for a wake, with the text of `wake_reason` before it.
+
+        If `wake_reason` is not set, return ``reason`` unchanged.
+        """
         return ": ".join(filter(None, (self.wake_reason, reason)))
 
     @model_validator(mode="after")
@@ -137,7 +143,7 @@ class SchedulerPolicy(BaseModel):
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Self:
-        """Return the policy in the settings table. Raises `InvalidInput`, which names the key."""
+        """Return the policy in the settings table. Raise `InvalidInput`, which names the key."""
         try:
             return cls.model_validate(dict(table))
         except ValidationError as error:
@@ -149,12 +155,12 @@ ESCALATION_STEPS = ("fan_out", "request_worker", "starved", "needs_attention")
 """The escalation steps, in their order."""
 
 DEFAULTS = SchedulerPolicy()
-"""The options that apply without `[tasks]`."""
+"""The options that apply if there is no `[tasks]` in the settings."""
 
 
 @dataclass(frozen=True)
 class EscalationDue:
-    """Starving cycles of a run after this cycle, and the steps that are due."""
+    """The number of starving cycles of a run after this cycle, and the steps that are due."""
 
     cycles: int
     steps: tuple[str, ...]
@@ -163,10 +169,10 @@ class EscalationDue:
 def escalate(
     policy: SchedulerPolicy, queued_for: timedelta, cycles: int, taken: Iterable[str]
 ) -> EscalationDue:
-    """Return a queued run's count of starving cycles after this cycle, and the steps that are due.
+    """Return a queued run's number of starving cycles after this cycle, and the steps that are due.
 
-    ``cycles`` is the count before this cycle; it rises only if the run starves. ``taken`` are the
-    steps already taken. A step that failed does not count as taken, and is due again in the next
+    ``cycles`` is the number before this cycle. It rises only if the run starves. ``taken`` are the
+    steps already taken. A step that failed does not count as taken, so it is due again in the next
     cycle.
     """
     if not policy.starve_after or queued_for < policy.starve_after:
@@ -183,10 +189,10 @@ def escalate(
 def load_policy() -> SchedulerPolicy:
     """Return the policy in the settings.
 
-    Called for each cycle, because the file may have changed. Raises `InvalidInput`, which
-    names the variable, or the file and the key.
+    The scheduler calls this function for each cycle, because the file may have changed. Raise
+    `InvalidInput`, which names the variable, or the file and the key.
     """
-    from daybook import settings  # slow to import
+    from daybook import settings  # this import is slow
 
     try:
         return SchedulerPolicy.of(settings.load().tasks)

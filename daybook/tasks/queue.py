@@ -1,7 +1,7 @@
 """Queue of tasks: adding and pausing tasks, and the operator's actions on their runs.
 
 A task has one run from the start, and another for each retry, at most
-`daybook.tasks.model.MAX_RUNS_PER_TASK`. The last run gives the task's outcome.
+`daybook.tasks.model.MAX_RUNS_PER_TASK`. The outcome of the task is that of its last run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from daybook.tasks.states import ENDED, LIVE, RETRYABLE, Status
 MAX_TITLE_LENGTH = 200
 
 LEADING_EVENTS = frozenset({"added", "retried", "expired", "fan_out"})
-"""Events that cause the other events of their transaction, and are listed before these."""
+"""Events that cause the other events of their transaction, and are therefore listed first."""
 
 TaskAndRun = tuple[TaskRow, TaskRunRow]
 
@@ -43,7 +43,10 @@ async def add(
     preferred: Iterable[str] = (),
     paused: bool = False,
 ) -> TaskAndRun:
-    """Add a task and its first run, queued now. Stores nothing if it raises `InvalidInput`."""
+    """Add a task and its first run, which is queued now. Return both.
+
+    Raise `InvalidInput`; then nothing was stored.
+    """
     title = validate_line(title, "title", MAX_TITLE_LENGTH)
     if not title:
         raise InvalidInput("title", "is blank", f"use 1 to {MAX_TITLE_LENGTH} characters")
@@ -78,8 +81,8 @@ async def runs(
 ) -> list[TaskAndRun]:
     """Return at most ``limit`` runs in the states ``status``, with their tasks.
 
-    None stands for the live states. Runs are in claim order; if ``status`` contains a state of
-    ended runs, the newest runs come first.
+    None stands for the live states. The runs are in claim order. But if ``status`` contains a state
+    of ended runs, the newest runs come first.
     """
     wanted = LIVE if status is None else frozenset(status)
     query = (
@@ -95,11 +98,11 @@ async def runs(
 
 
 async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
-    """Return at most ``limit`` tasks with their newest runs: live tasks, then ended tasks.
+    """Return at most ``limit`` tasks with their newest runs: first live tasks, then ended tasks.
 
-    Live tasks that need attention come first, then claimed tasks, then queued tasks, each group in
-    claim order. Ended tasks are sorted by the time of their end, latest first. With ``status``,
-    return only tasks whose newest run has that state.
+    Of the live tasks, those that need attention come first, then claimed tasks, then queued tasks,
+    each group in claim order. Ended tasks are sorted by the time of their end, latest first. With
+    ``status``, return only tasks whose newest run has that state.
     """
     pairs: list[TaskAndRun] = []
     newer = aliased(TaskRunRow)
@@ -131,10 +134,10 @@ async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -
 
 
 async def find(session: AsyncSession, ref: str) -> TaskAndRun:
-    """Return a run by id or unique id prefix, or the newest run of a task, with its task.
+    """Return a run with its task. ``ref`` is an id of the run or the task, or the task's title.
 
-    A full id takes precedence over the title of a task, and a title over an id prefix. Raises
-    `NotFound`, `Ambiguous`.
+    For a task, return its newest run. The id may be a unique prefix. A full id takes precedence
+    over a title, and a title over a prefix. Raise `NotFound`, `Ambiguous`.
     """
     if (run := await session.get(TaskRunRow, ref)) is not None:
         return await rows.task_of(session, run), run
@@ -174,16 +177,16 @@ async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
 
 
 async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
-    """Stop wakes and claims for the task; a session that holds its run continues.
+    """Stop wakes and claims for the task. A session that holds its run continues.
 
-    Raises `InvalidInput` for an invalid reason, and the same errors as `find`.
+    Raise `InvalidInput` for an invalid reason, and the same errors as `find`.
     """
     reason = validate_line(reason, "reason")
     return await _set_paused(ledger, ref, True, reason)
 
 
 async def resume(ledger: Ledger, ref: str) -> TaskAndRun:
-    """Allow wakes and claims for the task again. Raises the same errors as `find`."""
+    """Allow wakes and claims for the task again. Raise the same errors as `find`."""
     return await _set_paused(ledger, ref, False, "")
 
 
@@ -198,11 +201,11 @@ async def _set_paused(ledger: Ledger, ref: str, paused: bool, reason: str) -> Ta
 
 
 async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
-    """Add a run to a task whose last run failed, was cancelled, or needs attention; return it.
+    """Add a run to a task whose last run failed, was cancelled, or needs attention. Return it.
 
-    An old run that needs attention is cancelled. Raises `InvalidInput` for a run in any other
-    state, for a run that was already retried, and after `MAX_RUNS_PER_TASK` runs. Also raises the
-    same errors as `find`.
+    If the old run needs attention, cancel it. Raise `InvalidInput` for a run in any other state,
+    for a run that was already retried, and after `MAX_RUNS_PER_TASK` runs. Raise also the same
+    errors as `find`.
     """
     async with ledger.write() as session:
         task, old = await find(session, ref)
@@ -232,12 +235,13 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
 
 
 async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """Queue a claimed run, or a run that needs attention, as if it had just arrived; return it.
+    """Queue a claimed run, or a run that needs attention, as if it had just arrived. Return it.
 
-    The run's count of lease expiries restarts, and its session no longer holds it. A queued run
-    about which the operator was alerted starts to wait again, so it does not count as starving; its
-    escalation steps are not repeated before a claim. Raises `InvalidInput` for any other run or an
-    invalid reason, and the same errors as `find`.
+    The run's number of lease expiries restarts, and its session no longer holds it. For a queued
+    run about which the operator was alerted, the waiting time starts again, so that it does not
+    count as starving. Its escalation steps are not repeated before a claim.
+
+    Raise `InvalidInput` for any other run or an invalid reason, and the same errors as `find`.
     """
     reason = validate_line(reason, "reason")
     async with ledger.write() as session:
@@ -256,9 +260,9 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
 
 
 async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
-    """Cancel a live run and invalidate its token; return the run.
+    """Cancel a live run, and make its token invalid. Return the run.
 
-    Raises `InvalidInput` for an ended run or an invalid reason, and the same errors as `find`.
+    Raise `InvalidInput` for an ended run or an invalid reason, and the same errors as `find`.
     """
     reason = validate_line(reason, "reason")
     async with ledger.write() as session:

@@ -6,8 +6,8 @@
     a wake           after a week: a run that waits long is woken every minute
     a session        a week after it expired, if it holds no run
 
-To add a rule for one of these, add a condition to its function here. To prune another table, write
-a function that deletes one batch and returns the number of rows, and call it in
+To add a rule for one of these, add a condition to its function here. For another table, write a
+function that deletes one batch and returns the number of rows, and call it in
 `keeper.retention.prune`. Tasks have the age limit of `runs.retention.RetentionLimits`.
 """
 
@@ -26,7 +26,7 @@ from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 from daybook.tasks.wakes import WOKEN
 
 MAX_RETENTION_AGE = timedelta(days=7)
-"""How long wakes and expired sessions are kept."""
+"""Age up to which wakes and expired sessions are kept."""
 
 
 async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
@@ -58,7 +58,7 @@ async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
 
 
 async def delete_old_wakes(ledger: Ledger) -> int:
-    """Delete one batch of old wakes with their task events; return the number of deleted wakes."""
+    """Delete one batch of old wakes with their task events. Return the number of deleted wakes."""
     before = ledger.now() - MAX_RETENTION_AGE
     old = (
         select(OutboxRow.id)
@@ -80,7 +80,7 @@ async def delete_old_wakes(ledger: Ledger) -> int:
 
 
 async def delete_expired_sessions(ledger: Ledger) -> int:
-    """Delete one batch of sessions that expired long ago and hold no run; return their number."""
+    """Delete one batch of sessions that expired long ago and hold no run. Return their number."""
     holds = exists().where(col(TaskRunRow.session_id) == col(TaskSessionRow.id))
     expired = (
         select(TaskSessionRow.id)

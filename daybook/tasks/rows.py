@@ -1,4 +1,4 @@
-"""Rows of tasks and their runs: lookups, changes of the status, events, and alerts.
+"""Rows of tasks and their runs: queries, changes of the status, events, and alerts.
 
 `record_event` and `alert_operator` need a session of `Ledger.write`. Rows that `change_status` and
 `requeue` change must belong to such a session.
@@ -20,19 +20,19 @@ from daybook.tasks.states import ENDED, Status
 
 
 def is_leased(now: datetime) -> ColumnElement[bool]:
-    """Return the condition for runs that a session holds under an unexpired lease."""
+    """Return the condition for runs that a session holds with an unexpired lease."""
     return col(TaskRunRow.session_id).is_not(None) & (col(TaskRunRow.lease_until) > now)
 
 
 async def task_of(session: AsyncSession, run: TaskRunRow) -> TaskRow:
     """Return the task of the run."""
     task = await session.get(TaskRow, run.task_id)
-    assert task is not None  # the foreign key guarantees it
+    assert task is not None  # the foreign key guarantees that the task exists
     return task
 
 
 async def newest_run(session: AsyncSession, task_id: str) -> TaskRunRow:
-    """Return the newest run of a task; each task has at least one."""
+    """Return the newest run of a task. Each task has at least one run."""
     runs = select(TaskRunRow).where(col(TaskRunRow.task_id) == task_id)
     last = runs.order_by(col(TaskRunRow.number).desc()).limit(1)
     row: TaskRunRow = (await session.execute(last)).scalar_one()
@@ -45,10 +45,10 @@ async def holder(session: AsyncSession, run: TaskRunRow) -> TaskSessionRow | Non
 
 
 def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
-    """Move a run to a state in which no session holds it, and invalidate its token.
+    """Move a run to a state in which no session holds it, and make its token invalid.
 
-    A run that is queued again keeps its position in the queue, unlike with `requeue`. Raises
-    `IllegalTransition`.
+    Unlike `requeue`, this function leaves a run that is queued again at its position in the queue.
+    Raise `IllegalTransition`.
     """
     states.check(run.id, Status(run.status), new)
     run.status = new
@@ -77,7 +77,7 @@ def record_event(
     outbox_id: str | None = None,
     claim_key: str | None = None,
 ) -> TaskEventRow:
-    """Record an event of a run, and return its row; ``of`` is the session that it concerns.
+    """Record an event of a run, and return its row. ``of`` is the session to which it belongs.
 
     ``claim_key`` is the idempotency key of a claim.
     """
@@ -100,7 +100,7 @@ def record_event(
 async def alert_operator(session: AsyncSession, run: TaskRunRow, what: str, now: datetime) -> None:
     """Alert the operator about the run.
 
-    ``what`` is `expired` or `starved`; at most one alert of each kind is sent between two claims of
+    ``what`` is `expired` or `starved`. At most one alert of each kind is sent between two claims of
     the run. The text of the alert is the run's `attention`.
     """
     task = await task_of(session, run)

@@ -24,7 +24,7 @@ class Scheduler:
     """Runs cycles of the task queue.
 
     ``policy`` is called for each cycle, because the settings may have changed. If it raises
-    `InvalidInput`, the last valid policy stays in force, and the report says so.
+    `InvalidInput`, the last valid policy stays in force, and the report lists the error.
     """
 
     def __init__(
@@ -38,18 +38,19 @@ class Scheduler:
         self._ledger, self._load_policy = ledger, policy
         self._notifier, self._capabilities_of = notifier, capabilities_of
         self._policy: SchedulerPolicy | None = None
-        with suppress(InvalidInput):  # this process may become the leader much later than it starts
+        # This process may become the leader much later, and the settings may be valid then.
+        with suppress(InvalidInput):
             self._policy = policy()
 
     @property
     def interval(self) -> timedelta:
-        """Time between two cycles."""
+        """Return the time between two cycles."""
         return (self._policy or DEFAULTS).interval
 
     async def cycle(self) -> CycleReport:
         """Run one cycle now.
 
-        Raises `LedgerUnreachable`, and `InvalidInput` if the policy has never been valid.
+        Raise `LedgerUnreachable`, and `InvalidInput` if the policy has never been valid.
         """
         refused = None
         try:
@@ -68,7 +69,7 @@ class Scheduler:
 
 
 async def rebuild(ledger: Ledger, policy: SchedulerPolicy) -> RebuildResult:
-    """Forget the recent wakes, so that sessions can be woken again; escalations continue."""
+    """Clear the recent wakes, so that sessions can be woken again. Escalations continue."""
     async with ledger.write() as session:
         stored, now = await statistics.load(session), ledger.now()
         cleared = await wakes.recently_woken(

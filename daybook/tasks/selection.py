@@ -1,8 +1,8 @@
-"""Selection of the run that a session gets, or of the reason that it gets no run. Reads only.
+"""Selection of the run that a session gets, or of the reason why it gets none. Read only.
 
-`matching.refusal_reason` decides. The query leaves out only runs that this function would always
-refuse, so that a claim stays cheap with a long queue. The query reads only the columns that the
-decision needs.
+`matching.refusal_reason` decides. The query omits only runs that this function would always refuse,
+so that a claim stays cheap with a long queue. The query reads only the columns that the decision
+needs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status
 
 FIRST_BATCH_SIZE = 100
-"""Number of runs that are read first; all runs are read only if none of the first fits."""
+"""Number of runs that are read first. The others are read only if none of the first ones fits."""
 
 
 async def claim_refusal_reason(
     session: AsyncSession, row: TaskSessionRow, held: TaskRunRow | None, now: datetime
 ) -> str:
-    """Return why the session cannot claim a run, or "" if nothing prevents it.
+    """Return the reason why the session cannot claim a run; "" if nothing prevents a claim.
 
-    The reasons: the scheduler is paused, the session has expired, or it already holds a run.
-    ``held`` is the run that the session holds, or None; a run whose lease has expired does not
-    count. This does not check whether the session is idle and not prompting (`first_fitting` does).
+    The possible reasons are: the scheduler is paused, the session has expired, or it already holds
+    a run. ``held`` is the run that the session holds, or None. A run whose lease has expired does
+    not count. `first_fitting` checks whether the session is idle and not prompting.
     """
     paused = await pause.read(session)
     if paused.paused:
@@ -81,12 +81,13 @@ def _requirements(row: Any) -> RunRequirements:
 async def first_fitting(
     session: AsyncSession, candidate: Candidate, lowest: int, now: datetime
 ) -> str | None:
-    """Return the id of the first run, in claim order, that fits the session, or None.
+    """Return the id of the first run, in claim order, that fits the session.
 
-    ``lowest`` is the index in `model.PRIORITIES` of the lowest priority that counts.
+    Return None if none fits. ``lowest`` is the index in `model.PRIORITIES` of the lowest priority
+    that counts.
 
-    The database leaves out runs that can never fit; `matching.refusal_reason` checks the others,
-    once for all runs with the same requirements.
+    The database omits runs that can never fit. `matching.refusal_reason` checks the others, once
+    for all runs with the same requirements.
     """
     if matching.busy_reason(candidate, now):
         return None
@@ -118,7 +119,10 @@ async def first_fitting(
 async def no_match_reason(
     session: AsyncSession, candidate: Candidate, lowest: int, now: datetime
 ) -> str:
-    """Return why the session gets no run: it is busy, no run is queued, or no queued run fits."""
+    """Return the reason why the session gets no run.
+
+    It is busy, no run is queued, or no queued run fits.
+    """
     if reason := matching.busy_reason(candidate, now):
         return reason
     first_run = (await session.execute(_REQUIREMENTS.limit(1))).first()

@@ -6,9 +6,9 @@
                   │
                   └── silent for `SESSION_TIMEOUT` ──► expired ──report, register──► live again
 
-The actor that registered a session owns it. An agent can act only on its own sessions, and cannot
-see sessions of other owners (`NotFound`). The operator can act on all sessions. An expired session
-still holds its run until the lease expires, and holding a run does not keep a session alive.
+The actor that registered a session owns it. An agent can act only on its own sessions; for a
+session of another owner it gets `NotFound`. The operator can act on all sessions. An expired
+session still holds its run until the lease expires. A session can expire even if it holds a run.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from daybook.tasks import matching, model, rows
 from daybook.tasks.matching import IDLE
 
 SESSION_TIMEOUT = timedelta(minutes=15)
-"""How long a session stays live after its last sign of life; it expires at the end of this time."""
+"""Time after a session's last sign of life at which it expires."""
 TOUCH_INTERVAL = timedelta(minutes=1)
-"""Minimum time between two recorded signs of life of a session whose claims get nothing."""
+"""Minimum time between two recorded signs of life of a session whose claims get no run."""
 
 NOUN = "task session"
 
@@ -48,9 +48,9 @@ async def register(
 ) -> TaskSessionRow:
     """Register a live session, idle and not prompting.
 
-    A session with this name and owner is updated, and keeps its id and its run. If a session of
-    another owner has the name, it is replaced if it has expired and holds no run; otherwise this
-    raises `InvalidInput`, as for any invalid value.
+    If the same owner has a session with this name, update that session, which keeps its id and its
+    run. If another owner has a session with this name, replace it if it has expired and holds no
+    run. Otherwise raise `InvalidInput`, as for any invalid value.
     """
     actor, name = owners.current_actor(), validate_name(name)
     values = {
@@ -66,7 +66,8 @@ async def register(
         if row is not None and row.owner != actor.owner:
             if row.expires_at > now or await held_run(session, row) is not None:
                 raise InvalidInput("name", f'"{name}" is taken', "use another name")
-            # The new session gets a new id: wakes sent to the old one must not reach the new owner.
+            # The new session gets a new id, because wakes for the old session must not reach the
+            # new owner.
             await session.delete(row)
             await session.flush()
             row = None
@@ -92,9 +93,9 @@ async def register(
 async def report(
     ledger: Ledger, name: str, *, state: str | None = None, prompting: bool | None = None
 ) -> TaskSessionRow:
-    """Set ``state`` and ``prompting`` unless they are None; make an expired session live again.
+    """Set ``state`` and ``prompting`` unless they are None. An expired session becomes live again.
 
-    Raises `InvalidInput`, `NotFound`.
+    Raise `InvalidInput`, `NotFound`.
     """
     if state is not None:
         model.check_state(state)
@@ -107,7 +108,10 @@ async def report(
 
 
 async def remove(ledger: Ledger, name: str) -> TaskSessionRow:
-    """Remove a session; queue the run that it holds, as `queue.recover` does. Raises `NotFound`."""
+    """Remove a session, and queue the run that it holds, as `queue.recover` does.
+
+    Raise `NotFound`.
+    """
     async with ledger.write() as session:
         row, now = await find(session, name), ledger.now()
         run = await held_run(session, row)
@@ -123,11 +127,10 @@ async def remove(ledger: Ledger, name: str) -> TaskSessionRow:
 
 
 async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -> None:
-    """Record that an MCP server holds connections to these sessions until ``until``.
+    """Record that an MCP server has connections to these sessions until ``until``.
 
-    An ``until`` that is not in the future means that the connections are closed; an ``until`` in
-    the future is also a sign of life of the sessions. Sessions that the current actor may not see
-    are skipped.
+    If ``until`` is not in the future, the connections are closed. If it is in the future, it is
+    also a sign of life of the sessions. Skip sessions that the current actor may not see.
     """
     async with ledger.write() as session:
         now = ledger.now()
@@ -141,7 +144,7 @@ async def set_connected(ledger: Ledger, ids: Collection[str], until: datetime) -
 async def disconnected(
     session: AsyncSession, ids: Collection[str], now: datetime
 ) -> frozenset[str]:
-    """Return which of the sessions ``ids`` have no connection to an MCP server."""
+    """Return those of the sessions ``ids`` that have no connection to an MCP server."""
     until = col(TaskSessionRow.connected_until)
     query = select(TaskSessionRow.id).where(
         col(TaskSessionRow.id).in_(ids), until.is_(None) | (until <= now)
@@ -158,7 +161,7 @@ async def visible_sessions(session: AsyncSession) -> list[TaskSessionRow]:
 async def find(session: AsyncSession, name: str) -> TaskSessionRow:
     """Return the session with this name.
 
-    Raises `NotFound`, also if the current actor is an agent and does not own the session.
+    Raise `NotFound`, also if the current actor is an agent and does not own the session.
     """
     row = await _named(session, name.strip())
     actor = owners.current_actor()
@@ -185,14 +188,14 @@ async def live_sessions(
 
 
 async def held_run(session: AsyncSession, row: TaskSessionRow) -> TaskRunRow | None:
-    """Return the run that the session holds, even if the lease has expired; None if it has none."""
+    """Return the run that the session holds, even if its lease has expired. Return None if none."""
     query = select(TaskRunRow).where(col(TaskRunRow.session_id) == row.id)
     run: TaskRunRow | None = (await session.execute(query)).scalar_one_or_none()
     return run
 
 
 def touch(row: TaskSessionRow, now: datetime) -> None:
-    """Record a sign of life of the session."""
+    """Record a sign of life of the session, so that it stays live for `SESSION_TIMEOUT`."""
     row.expires_at = now + SESSION_TIMEOUT
 
 
@@ -215,7 +218,7 @@ def _visible() -> ColumnElement[bool]:
 def _agent(given: str | None, actor: owners.Actor) -> str:
     """Return the agent whose tasks the session may do, or "".
 
-    Raises `InvalidInput`, also if the actor is an agent and names an agent other than itself.
+    Raise `InvalidInput` for an invalid name, and if an agent names an agent other than itself.
     """
     own_agent = owners.agent_id(actor.owner)
     agent = (own_agent if given is None else given).strip()

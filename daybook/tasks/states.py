@@ -1,4 +1,4 @@
-"""States of a task run and the transitions between them; `daybook.tasks` has the diagram.
+"""States of a task run and the transitions between them. `daybook.tasks` has the diagram.
 
 `check` raises `IllegalTransition` for a transition that `TRANSITIONS` does not list. Every
 operation checks the state of its run first, so this error means a bug in an operation.
@@ -16,7 +16,7 @@ from daybook.errors import IllegalTransition
 
 
 class Status(StrEnum):
-    """State of a task run: `task_runs.status`. The three live states come first."""
+    """State of a task run, as in `task_runs.status`. The three live states come first."""
 
     QUEUED = "queued"
     CLAIMED = "claimed"
@@ -29,10 +29,10 @@ class Status(StrEnum):
 LIVE = frozenset({Status.QUEUED, Status.CLAIMED, Status.NEEDS_ATTENTION})
 ENDED = frozenset(Status) - LIVE
 RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED, Status.NEEDS_ATTENTION})
-"""States of a task's newest run in which another run may be requested."""
+"""States of a task's newest run in which the operator may request another run."""
 
 MAX_EXPIRIES = 3
-"""Number of lease expiries after which a run needs attention, and no session can claim it."""
+"""Number of lease expiries after which a run needs attention. Then no session can claim it."""
 
 TRANSITIONS: dict[Status, dict[Status, str]] = {
     Status.QUEUED: {
@@ -54,6 +54,6 @@ TRANSITIONS: dict[Status, dict[Status, str]] = {
 
 
 def check(run: str, old: Status, new: Status) -> None:
-    """Raise `IllegalTransition` unless `TRANSITIONS` leads from ``old`` to ``new``."""
+    """Raise `IllegalTransition` unless `TRANSITIONS` has a transition from ``old`` to ``new``."""
     if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old, new)

@@ -1,9 +1,9 @@
-"""Report of a cycle, and the totals of all cycles, stored in the ledger as one fact.
+"""Report of a cycle, and the totals of all cycles. The ledger stores the totals as one fact.
 
 Every process reads the leader's totals from this fact. Each cycle writes the totals in its
-transaction; a cycle without work leaves them as they are. If the fact cannot be read, for example
-after another version wrote it, the totals start anew. Of the stored values, only the time of the
-last rebuild affects a decision.
+transaction; a cycle without work leaves them unchanged. If the fact cannot be read, for example
+because another version wrote it, the totals start again at zero. Of the stored values, only the
+time of the last rebuild affects a decision.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from daybook.ledger.tables import Fact
 FACT_KEY = "tasks.statistics"
 MAX_ERRORS = 10
 MAX_IDS_PER_COUNTER = 50
-"""Maximum number of ids stored per counter of the last cycle; the cycle's caller gets all ids."""
+"""Maximum number of ids stored for each counter of the last cycle.
+
+The cycle's caller gets all ids.
+"""
 
 CUMULATIVE_COUNTERS = (
     "recovered",
@@ -36,8 +39,10 @@ CUMULATIVE_COUNTERS = (
     "unclaimable",
     "needs_attention",
 )
-"""Counters that are added up. `no_match`, `recently_notified` and `unclaimable` count a run in each
-cycle that finds it in that situation, `needs_attention` only in the cycle that marks the run.
+"""Counters that are added up.
+
+`no_match`, `recently_notified` and `unclaimable` count a run in each cycle that finds it in that
+situation. `needs_attention` counts a run only in the cycle that marks it.
 """
 
 
@@ -49,7 +54,7 @@ class CycleSummary(BaseModel):
                         recently_notified, unclaimable, paused
     active              runs that a session holds
     scanned             pending, active, and runs in the state `needs_attention`
-    sessions            live sessions that the runs were compared with; 0 if there was no need
+    sessions            live sessions to which the cycle compared the runs; 0 if it compared none
     recovered           runs whose lease this cycle expired
     wakes_tried         wakes that this cycle put into the outbox, or could not send
     wakes_succeeded     wakes that arrived since the last cycle
@@ -60,11 +65,11 @@ class CycleSummary(BaseModel):
     unclaimable         runs that fit no live session
     paused              runs of paused tasks, or all runs while the scheduler is paused
     starved             starving runs that this cycle reported to Prefect
-    spawn_requested     runs that this cycle requested a worker for
-    needs_attention     runs that an operator should look at now
+    spawn_requested     runs for which this cycle requested a worker
+    needs_attention     runs that need an operator now
     ==================  ======================================================================
 
-    ``runs`` maps counters of runs, except the first three, to run ids; ``errors`` lists failures of
+    ``runs`` maps counters of runs, except the first three, to run ids. ``errors`` lists failures of
     steps that a later cycle repeats. ``at`` is the ledger's time (UTC).
     """
 
@@ -95,7 +100,10 @@ COUNTERS = tuple(name for name in CycleSummary.model_fields if name not in ("at"
 
 @dataclass
 class CycleReport:
-    """The report of a cycle, filled in while it runs; `CycleSummary` explains the counters."""
+    """The report of a cycle, filled in while the cycle runs.
+
+    `CycleSummary` explains the counters.
+    """
 
     at: datetime
     pending: int = 0
@@ -106,7 +114,7 @@ class CycleReport:
     wakes_succeeded: int = 0
     wakes_failed: int = 0
     marked: int = 0
-    """Runs that this cycle marked as needing attention."""
+    """Number of runs that this cycle marked as needing attention."""
     runs: dict[str, list[str]] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
 
@@ -118,7 +126,10 @@ class CycleReport:
         return value if isinstance(value, int) else len(self.runs.get(counter, ()))
 
     def error(self, what: str, error: object) -> None:
-        """Add an error of a step that is tried again; its text may come from another system."""
+        """Add an error of a step that a later cycle repeats.
+
+        Its text may come from another system.
+        """
         self.errors.append(f"{what}: {one_line(error, 500) or type(error).__name__}")
 
     def summary(self) -> CycleSummary:
@@ -134,7 +145,7 @@ class CycleError(BaseModel):
 
 
 class Statistics(BaseModel):
-    """Totals of all cycles that had work; ``totals`` has the `CUMULATIVE_COUNTERS`."""
+    """Totals of all cycles that had work. ``totals`` has the `CUMULATIVE_COUNTERS`."""
 
     cycles: int = 0
     rebuilds: int = 0
@@ -148,7 +159,7 @@ class Statistics(BaseModel):
 class RebuildResult(BaseModel):
     """The result of a rebuild at the time ``at`` (UTC).
 
-    ``pending`` and ``active`` count queued and claimed runs, ``sessions`` live sessions.
+    ``pending`` and ``active`` count queued and claimed runs, and ``sessions`` counts live sessions.
     ``cleared`` counts pairs of a run and a session that may now be woken again for the run.
     """
 
@@ -169,14 +180,14 @@ class StoredStatistics(Statistics):
     under_way: list[str] = Kept(default_factory=list)
 
     def note(self, at: datetime, errors: Iterable[str]) -> None:
-        """Store each error once, with the last time it occurred; keep the newest `MAX_ERRORS`."""
+        """Store each error once, with the last time it occurred. Keep the newest `MAX_ERRORS`."""
         new = dict.fromkeys(errors)
         others = [each for each in self.errors if each.error not in new]
         entries = [CycleError(at=at, error=each) for each in new]
         self.errors = [*others, *entries][-MAX_ERRORS:]
 
     def count(self, report: CycleReport) -> None:
-        """Add one cycle to the totals, by its report so far."""
+        """Add one cycle to the totals, with the numbers of its report so far."""
         self.cycles += 1
         for name in CUMULATIVE_COUNTERS:
             more = report.marked if name == "needs_attention" else report.count(name)
@@ -185,7 +196,7 @@ class StoredStatistics(Statistics):
         self.note(report.at, report.errors)
 
     def amend(self, report: CycleReport, *, starved: int) -> None:
-        """Add later results of the report's cycle, which was already counted."""
+        """Add later results of a cycle that was already counted."""
         self.totals["starved"] = self.totals.get("starved", 0) + starved
         self.note(report.at, report.errors)
         if self.last_cycle is None or self.last_cycle.at == report.at:
@@ -197,7 +208,7 @@ class StoredStatistics(Statistics):
 
 
 async def load(session: AsyncSession) -> StoredStatistics:
-    """Return the stored totals, or empty ones if they cannot be read."""
+    """Return the stored totals. If they cannot be read, return empty ones."""
     fact = await session.get(Fact, FACT_KEY, populate_existing=True)
     try:
         return StoredStatistics.model_validate_json(fact.value) if fact else StoredStatistics()
@@ -206,7 +217,7 @@ async def load(session: AsyncSession) -> StoredStatistics:
 
 
 async def store(session: AsyncSession, statistics: StoredStatistics) -> None:
-    """Store the totals."""
+    """Store the totals, in the transaction of ``session``."""
     await session.merge(Fact(key=FACT_KEY, value=statistics.model_dump_json()))
 
 

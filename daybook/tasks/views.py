@@ -47,9 +47,9 @@ class TaskRun(BaseModel, frozen=True):
     """One run of a task.
 
     ``queued_seconds`` is None unless the run is queued. ``session`` is the name of the session that
-    holds the run. A run whose lease has expired (``lease_over``) stays claimed until a cycle or its
-    session's next claim queues it again, or marks it `needs_attention`. ``steps`` are the
-    escalation steps that were taken.
+    holds the run. If the lease of a run has expired, ``lease_over`` is true. Such a run stays
+    claimed until a cycle, or the next claim of its session, queues it again or marks it
+    `needs_attention`. ``steps`` are the escalation steps that were taken.
     """
 
     run_id: str
@@ -75,7 +75,7 @@ class TaskRun(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, row: TaskRunRow, now: datetime, names: Mapping[str, str], **more: object) -> Self:
-        """Return the run at ``now``; ``names`` are the names of sessions by their ids."""
+        """Return the run at ``now``. ``names`` are the names of sessions by their ids."""
         queued = row.status == Status.QUEUED
         return cls.model_validate(
             row.model_dump()
@@ -100,7 +100,7 @@ class TitledTaskRun(TaskRun, frozen=True):
 
 # Pydantic orders the fields of base classes from the last one to the first.
 class Task(_Body, _Head, frozen=True):
-    """A task: what to do, and which sessions may do it."""
+    """A task: the work, and the sessions that may do it."""
 
     @classmethod
     def of(cls, row: TaskRow) -> Self:
@@ -108,9 +108,9 @@ class Task(_Body, _Head, frozen=True):
 
 
 class TaskWithRun(_Body, _HeadWithRun, frozen=True):
-    """A task with its newest run, or the run that the caller named.
+    """A task with its newest run, or with the run that the caller named.
 
-    ``run_id`` and ``status`` belong to this run.
+    ``run_id`` and ``status`` are those of this run.
     """
 
     run: TaskRun
@@ -124,14 +124,14 @@ class TaskWithRun(_Body, _HeadWithRun, frozen=True):
         names: Mapping[str, str],
         **more: object,
     ) -> Self:
-        """Return the task at ``now``; ``names`` are the names of sessions by their ids."""
+        """Return the task at ``now``. ``names`` are the names of sessions by their ids."""
         of_run = {"run_id": newest.id, "status": newest.status}
         run = TaskRun.of(newest, now, names)
         return cls.model_validate(dict(Task.of(task)) | of_run | {"run": run} | more)
 
 
 class TaskEvent(BaseModel, frozen=True):
-    """An event of a run: its actor, the session that it concerns, and the reason."""
+    """An event of a run: its actor, the session to which it belongs, and the reason."""
 
     at: datetime
     run_id: str
@@ -153,7 +153,7 @@ class TaskDetails(TaskWithRun, frozen=True):
 
 
 class ClaimedTaskRun(BaseModel, frozen=True):
-    """A run that a session has just claimed. ``token`` authorizes each later call for the run."""
+    """A run that a session has just claimed. Each later call for the run needs ``token``."""
 
     run_id: str
     token: str = Field(repr=False)
@@ -162,7 +162,7 @@ class ClaimedTaskRun(BaseModel, frozen=True):
 
 
 class TaskSession(BaseModel, frozen=True):
-    """A live agent that claims tasks; ``run_id`` is the run that it holds.
+    """A live agent that claims tasks. ``run_id`` is the run that it holds, or None.
 
     If ``woken_by`` is None, the session cannot be woken and has to poll.
     """
@@ -209,8 +209,8 @@ class TaskSession(BaseModel, frozen=True):
 class TaskTotals(BaseModel, frozen=True):
     """Counts of live runs and sessions.
 
-    ``oldest_seconds`` is the time in the queue of the longest waiting run; None if no run
-    waits. `counts.TaskCounts` explains the other fields.
+    ``oldest_seconds`` is the time for which the longest waiting run has been in the queue; None if
+    no run waits. `counts.TaskCounts` explains the other fields.
     """
 
     claimed: int
@@ -239,7 +239,7 @@ class TaskTotals(BaseModel, frozen=True):
 
 
 class SchedulerStatus(BaseModel, frozen=True):
-    """The task scheduler: its pause state, and whether a keeper ``runs`` its cycles."""
+    """The state of the task scheduler. ``runs`` is true if a keeper runs its cycles."""
 
     switch: PauseState
     runs: bool
@@ -258,7 +258,7 @@ class HeldTaskRun(BaseModel, frozen=True):
 
 
 class DrainResult(BaseModel, frozen=True):
-    """Result of a drain: ``left`` are the runs that sessions still hold."""
+    """Result of a drain. ``left`` are the runs that sessions still hold."""
 
     drained: bool
     waited_seconds: float
@@ -266,7 +266,7 @@ class DrainResult(BaseModel, frozen=True):
 
 
 class QueuedTaskRun(BaseModel, frozen=True):
-    """A queued run; ``why`` is the reason why no session has claimed it yet."""
+    """A queued run. ``why`` is the reason why no session has claimed it yet."""
 
     run_id: str
     task_id: str
@@ -298,5 +298,5 @@ class Backlog(BaseModel, frozen=True):
 
 
 def seconds(length: timedelta) -> float:
-    """Return a duration in seconds, to the millisecond; 0 if it is negative."""
+    """Return a duration in seconds, rounded to milliseconds; 0 if it is negative."""
     return round(max(0.0, length.total_seconds()), 3)

@@ -12,8 +12,8 @@
                  pending for `WAKE_TIMEOUT`   withdrawn, failed
                  failed, withdrawn            failed: the next cycle may try again at once
 
-A wake is tried once. It says only that a run can be claimed: the woken session claims, and gets the
-first run of the queue that fits the session at that time.
+A wake is tried once. It does not name the run that the session will get. The woken session claims,
+and gets the first run of the queue that fits it at that time.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from daybook.tasks.policy import SchedulerPolicy
 from daybook.tasks.states import Status
 
 WAKE_TIMEOUT = timedelta(seconds=60)
-"""Time after which a wake is withdrawn, unless it is being sent."""
+"""Time after which a wake is withdrawn, unless a process is sending it."""
 _MAX_TIME_UNDER_WAY = 5 * WAKE_TIMEOUT
-"""Time after which a wake no longer prevents another wake, even while it is being sent."""
+"""Time after which a wake no longer prevents another wake, even if it is still being sent."""
 
 WOKEN = "woken"
 WAKE_EVENT = "task.wake"
@@ -48,7 +48,7 @@ WAKE_EVENT = "task.wake"
 
 @dataclass(frozen=True)
 class WakeTarget:
-    """Session to wake, the run to wake it for, and the reason."""
+    """Session to wake, with the run for which it is woken, and the reason."""
 
     task: TaskRow
     run: TaskRunRow
@@ -72,7 +72,7 @@ class WakeTarget:
 
 @dataclass
 class WakeResult:
-    """Numbers of arrived and failed wakes, their errors, and the outbox ids still under way."""
+    """Numbers of arrived and failed wakes, their errors, and the outbox ids of pending wakes."""
 
     succeeded: int = 0
     failed: int = 0
@@ -85,8 +85,8 @@ async def wake_results(
 ) -> WakeResult:
     """Return the results so far of the wakes in the outbox rows ``under_way``.
 
-    First withdraw all wakes that are older than `WAKE_TIMEOUT` and are not being sent, even wakes
-    that no statistics list.
+    First withdraw all wakes that are older than `WAKE_TIMEOUT` and that no process is sending, even
+    if no statistics list them.
     """
     results = WakeResult()
     overdue = update(OutboxRow).where(
@@ -130,10 +130,10 @@ async def recently_woken(
 ) -> set[tuple[str, str]]:
     """Return the (run id, session id) pairs of queued runs for which no wake may be sent now.
 
-    A wake under way prevents another wake, and so does a wake that arrived less than ``cooldown``
-    ago. Wakes up to ``rebuilt_at``, the time of the last rebuild, do not count.
+    A wake under way prevents another wake. A wake that arrived less than ``cooldown`` ago also does
+    so. Wakes up to ``rebuilt_at``, the time of the last rebuild, do not count.
     """
-    # A wake that was delivered after now was delivered before the clock was set back.
+    # If a wake was delivered after now, it was delivered before the clock was set back.
     arrived = (
         (col(OutboxRow.status) == Delivery.DELIVERED)
         & (col(OutboxRow.finished_at) <= now)
@@ -158,7 +158,7 @@ async def recently_woken(
 
 
 def can_be_woken(row: TaskSessionRow, url: str, now: datetime) -> bool:
-    """Return whether the session has an MCP connection, or ``url``, the wake URL, is set."""
+    """Return whether the session has an MCP connection, or the wake URL ``url`` is set."""
     return bool(url) or _is_connected(row, now)
 
 
@@ -169,16 +169,17 @@ def _is_connected(row: TaskSessionRow, now: datetime) -> bool:
 async def enqueue(
     session: AsyncSession, targets: Sequence[WakeTarget], policy: SchedulerPolicy, now: datetime
 ) -> list[str]:
-    """Add wakes of these sessions to the outbox, with the options in ``policy``; return row ids.
+    """Add wakes of these sessions to the outbox, with the options in ``policy``.
 
-    All sessions must be reachable (`can_be_woken`).
+    Return the row ids. All sessions must be reachable (`can_be_woken`).
     """
     connected = [each for each in targets if _is_connected(each.session, now)]
     others = [each for each in targets if not _is_connected(each.session, now)]
     row_ids = []
     for each in connected:
         lane = outbox.queue_of_task_session(each.session.id)
-        # The address is not the session's name, which may equal a channel's name, such as `inbox`.
+        # The address is not the session's name, because a channel may have the same name, such as
+        # `inbox`.
         row_ids.append(await _add_row(session, lane, lane, [each], now, actor=policy.actor))
     if others:
         url = policy.wake_url

@@ -1,9 +1,9 @@
-"""Requests for a worker when a task run starves: a run of an agent-prompt job.
+"""Requests for a worker when a task run starves. A worker is a run of an agent-prompt job.
 
-At most one worker is requested between two claims of a task run. The operator marks the job for
-this with the tag `task-worker`; its agent must have the capabilities that the task requires. The
-request is written in the cycle's transaction, under a key derived from the task run and its claim;
-the keeper creates its Prefect run, as for any requested run. The worker is an ordinary session: it
+The operator marks the job for this with the tag `task-worker`; its agent must have the capabilities
+that the task requires. At most one worker is requested between two claims of a task run. The
+request is written in the cycle's transaction, under a key derived from the task run and its claim.
+The keeper creates its Prefect run, as for any requested run. The worker is an ordinary session: it
 registers, claims and completes by itself, and never shares a stored history with other runs of the
 job.
 """
@@ -34,11 +34,11 @@ TRIGGER = "api"
 RUN_ID_LENGTH = 8
 """Number of characters of the run's id in the name of its worker."""
 MAX_WORKERS_PER_RUN = 3
-"""Maximum number of workers requested for a task run, however often it is claimed and queued."""
+"""Maximum number of workers requested for a task run, for all its claims together."""
 MAX_CONCURRENT_WORKERS = 4
 """Maximum number of workers in progress, for all tasks together.
 
-Each worker may cost money. When one ends, another may be requested.
+Each worker may cost money. When one worker ends, another may be requested.
 """
 
 REQUESTED = "worker_requested"
@@ -61,7 +61,7 @@ async def worker_jobs(session: AsyncSession) -> list[StoredJob]:
 def choose(
     jobs_: Iterable[StoredJob], task: TaskRow, capable: AgentCapabilities
 ) -> StoredJob | None:
-    """Return the job whose run can be a worker for the task, or None.
+    """Return the job whose run can be a worker for the task. Return None if there is no such job.
 
     A session of that run may claim the task, and the job's agent exists and has all required
     capabilities. If several jobs qualify, return the job whose agent has the fewest other
@@ -81,7 +81,7 @@ def choose(
 def _may_claim(job_owner: str, task_owner: str) -> bool:
     """Return whether a session of this job's run may claim the task."""
     if task_owner.startswith(model.SESSION_PREFIX):
-        return False  # only that session may claim it
+        return False  # only the named session may claim the task
     if not owners.is_agent(task_owner):
         return True
     return not owners.is_agent(job_owner) or job_owner == task_owner
@@ -96,7 +96,7 @@ async def request_worker(
     has: Collection[str],
     now: datetime,
 ) -> RunRow:
-    """Store the request for a worker whose agent ``has`` these capabilities; return its row.
+    """Store the request for a worker whose agent ``has`` these capabilities. Return its row.
 
     A repeated request for the same task run and claim returns the row of the first request.
     """
@@ -115,7 +115,7 @@ async def request_worker(
 
 
 async def count_under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> int:
-    """Return how many of the workers requested as runs of these jobs have not ended."""
+    """Return the number of live workers that were requested as runs of these jobs."""
     query = select(func.count()).where(
         col(RunRow.status).in_(LIVE),
         col(RunRow.job_id).in_([each.id for each in jobs_]),
@@ -127,7 +127,7 @@ async def count_under_way(session: AsyncSession, jobs_: Iterable[StoredJob]) -> 
 
 async def has_max_workers(session: AsyncSession, run: TaskRunRow) -> bool:
     """Return whether `MAX_WORKERS_PER_RUN` workers have been requested for this task run."""
-    if run.fence < MAX_WORKERS_PER_RUN:  # at most one is requested between two claims
+    if run.fence < MAX_WORKERS_PER_RUN:  # at most one worker is requested between two claims
         return False
     query = select(func.count()).where(
         col(TaskEventRow.run_id) == run.id, col(TaskEventRow.event) == REQUESTED
@@ -137,14 +137,14 @@ async def has_max_workers(session: AsyncSession, run: TaskRunRow) -> bool:
 
 
 def session_name(run: TaskRunRow) -> str:
-    """Return the name of the worker's session: a new name after each claim of the run."""
+    """Return the name of the worker's session. It is a new name after each claim of the run."""
     return f"worker-{run.id[:RUN_ID_LENGTH]}-{run.fence}"
 
 
 def worker_instructions(task: TaskRow, run: TaskRunRow, has: Collection[str]) -> str:
-    """Return the instructions that follow the job's prompt: how to register, and what to do.
+    """Return the instructions to append to the job's prompt: how to register, and the next steps.
 
-    The worker learns the content of the task from its claim.
+    The worker gets the content of the task with its claim.
     """
     name = session_name(run)
     given: dict[str, Any] = {
@@ -157,7 +157,7 @@ def worker_instructions(task: TaskRow, run: TaskRunRow, has: Collection[str]) ->
     if agent := owners.agent_id(task.owner):
         given["agent"] = agent
     given = {field: value for field, value in given.items() if value}
-    # No text of a task may be interpreted as a variable of the prompt.
+    # A text of a task must not be interpreted as a variable of the prompt.
     arguments_json = json.dumps(given, ensure_ascii=False).replace("{{", "{\\u007b")
     return (
         "You were started because no session has claimed a queued task. Use Daybook's tools:\n"

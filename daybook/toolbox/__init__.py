@@ -1,21 +1,21 @@
 """Tools with which agents use Daybook, the same for every kind of client.
 
-Each tool is an `agents.base.Tool`: a name, a description, a flat schema, and a call that returns
-text that a model can act on. `daybook.mcp` serves the tools. `toolset`, `Skill` and `schedule_tool`
-offer them to the agents of programs, and the `agent-prompt` flow offers them to the agent of a run.
-The tools act for `owners.current_actor()`, through `daybook.api`.
+Each tool is an `agents.base.Tool`: a name, a description, a flat schema, and a call. The call
+returns its answer as text for a model. `daybook.mcp` serves the tools. `toolset`, `Skill` and
+`schedule_tool` offer them to the agents of programs, and the `agent-prompt` flow offers them to the
+agent of a run. The tools act for `owners.current_actor()`, through `daybook.api`.
 
-`TOOLS` are the tools for everybody, and `OPERATOR_TOOLS` the tools that no agent has. `call` calls
-a tool by name, and never raises for invalid names or arguments. Importing this package imports
-neither Prefect nor a database.
+`TOOLS` are the tools for everybody, and `OPERATOR_TOOLS` are the tools that no agent has. `call`
+calls a tool by name; for an invalid name or argument it returns an answer and raises no error.
+Importing this package imports neither Prefect nor a database.
 
 To add a tool, write its definition in `tools`, the function that it calls in `calls`, and the text
-of its answer in `text`. Tools for task sessions are in `task_tools`, `task_calls`, `task_text`.
-The flags of a definition (`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP
+of its answer in `text`. Tools for task sessions are in `task_tools`, `task_calls`, `task_text`. The
+flags of a definition (`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP
 annotations, and each `Argument` has the limits of its value. All clients then have the tool.
-docs/guides/mcp.md describes it, tests/unit/toolbox/test_definitions.py lists its name, and
-tests/snapshots/mcp-tools.json records what MCP clients see. A tool that only reads is listed in
-tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py, too.
+Describe it in docs/guides/mcp.md, add its name to tests/unit/toolbox/test_definitions.py, and
+update tests/snapshots/mcp-tools.json, which records the tools as MCP clients see them. Add a tool
+that only reads also to tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py.
 """
 
 from daybook.toolbox.invocation import NotDone, ToolAnswer

@@ -1,4 +1,4 @@
-"""The tools of `daybook.toolbox`, for the agents of a program that embeds Daybook.
+"""The tools of `daybook.toolbox` for the agents of a program that embeds Daybook.
 
 ::
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from daybook.agents.model_tools import OfferedTools
 
 DEFAULT_AGENT = "program"
-"""The agent for which the tools act if neither the program nor its context names one."""
+"""The agent for which the tools act if neither the program nor its context names an agent."""
 MAX_ARGUMENT_RETRIES = 3
-"""Maximum number of times that a model may repeat a call whose arguments are not an object."""
+"""Maximum number of times that a model may repeat a call if its arguments are not an object."""
 
 
 def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> OfferedTools:
@@ -39,11 +39,11 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
 
         agent = pydantic_ai.Agent("openai:gpt-5", toolsets=[daybook.toolset(agent="researcher")])
 
-    ``agent`` is the id of the agent that uses the tools and owns the jobs that it adds, within the
-    operator's limits. The default is the agent of `daybook.context` or, without one, `program`.
-    ``user`` is the id of the agent's user. ``tools`` are the names of the tools to offer; the
-    default is all. The model receives errors as text. Raise `InvalidInput` for an unknown tool
-    name, or an invalid agent or user.
+    ``agent`` is the id of the agent that uses the tools. It owns the jobs that it adds, and is
+    subject to the operator's limits. The default is the agent of `daybook.context`; outside a
+    context it is `program`. ``user`` is the id of the agent's user. ``tools`` are the names of the
+    tools to offer; the default is all. The model receives errors as text. Raise `InvalidInput` for
+    an unknown tool name, or an invalid agent or user.
     """
     from daybook.agents.model_tools import OfferedTools
 
@@ -56,11 +56,11 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
 
 
 def schedule_tool(*, agent: str = "", user: str = "") -> Tool:
-    """Return one tool, `schedule`, whose `action` adds, lists or removes scheduled prompts.
+    """Return one tool, `schedule`, which adds, lists or removes scheduled prompts by its `action`.
 
-    Its `name`, `description` and `schema` need no running service; `await call({...})` returns the
-    answer as text, or raises a `DaybookError` whose text is for the model. ``agent`` and ``user``
-    are as in `toolset`. Raise `InvalidInput` if one of them is invalid.
+    The tool's `name`, `description` and `schema` need no running service. `await call({...})`
+    returns the answer as text, or raises a `DaybookError` with a text for the model. ``agent`` and
+    ``user`` are as in `toolset`. Raise `InvalidInput` if one of them is invalid.
     """
     description = "Schedule prompts for later: add one, list them, or remove one."
     call = guarded("schedule", _ARGUMENTS, _schedule)
@@ -80,8 +80,8 @@ class Skill:
         await skill.close()
 
     `async with` works as well. ``agent``, ``user`` and the names ``tools`` are as in `toolset`. The
-    definitions are always available. Calls before `init` or after `close` are refused; `close`
-    waits for calls in progress.
+    skill refuses calls before `init` and after `close`; `tools` works at any time. `close` waits
+    for calls in progress.
     """
 
     name = "schedule"
@@ -104,11 +104,11 @@ class Skill:
             self._open = True
 
     def tools(self) -> tuple[Tool, ...]:
-        """Return the tools: each has `name`, `description`, `schema`, `read_only` and `call`."""
+        """Return the tools. Each has `name`, `description`, `schema`, `read_only` and `call`."""
         return self._tools
 
     async def call(self, name: str, arguments: Mapping[str, Any] | None = None) -> str:
-        """Call the tool with this name; return its answer or its error as text for the model."""
+        """Call the tool with this name. Return its answer or its error as text for the model."""
         for tool in self._tools:
             if tool.name == name:
                 try:
@@ -119,7 +119,10 @@ class Skill:
         return f"there is no tool {name} (known: {known})"
 
     async def close(self) -> None:
-        """Refuse further calls, and wait for the calls in progress. Idempotent."""
+        """Refuse further calls, and wait for the calls in progress.
+
+        A repeated call has no effect.
+        """
         self._open = False
         while self._under_way:
             self._idle.clear()
@@ -152,8 +155,12 @@ def _tools_for(tools: Sequence[Tool], agent: str, user: str) -> list[Tool]:
 
 
 def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> Tool:
-    """Return the tool for this agent and user; its hints name only tools in ``offered``."""
-    context.actor_for(agent, user)  # an invalid value raises here, not in the middle of a session
+    """Return the tool for this agent and user. Its hints name only tools in ``offered``.
+
+    Raise `InvalidInput` for an invalid agent or user.
+    """
+    # Raise an error for an invalid value here, not in the middle of a session.
+    context.actor_for(agent, user)
 
     async def call(given: Arguments) -> str:
         with owners.acting_as(_actor(agent, user)), text.offering(offered):
@@ -202,7 +209,7 @@ _ARGUMENTS = (
 _ACTION_NAMES = {
     f"cron_{action}": f"schedule with action {action}" for action in ("add", "list", "remove")
 }
-"""For each tool that an action of `schedule` replaces, the name of the action in hints."""
+"""For each tool that an action of `schedule` replaces, the text that hints use for the action."""
 _REQUIRED = {"add": ("prompt", "schedule"), "list": (), "remove": ("job_id",)}
 _OPTIONAL = {"add": ("timezone", "name", "channel", "chat_id"), "list": (), "remove": ()}
 

@@ -1,8 +1,8 @@
-"""The arguments of a tool: flat, described, and parsed the way models write them.
+"""The arguments of a tool: their schema, and the parsing of values as models write them.
 
 Every argument is a string or an integer, because some clients drop nested schemas, and some models
-write nested values wrongly. If a string has to be JSON, its description says so. An empty string or
-null means that the argument was not given.
+write nested values wrongly. If a string has to be JSON, its description requires JSON. An empty
+string or null means that the argument was not given.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from daybook.errors import InvalidInput
 from daybook.validation import unknown_field
 
 Arguments = dict[str, Any]
-"""The parsed arguments by name: the given arguments, and the defaults of omitted numbers."""
+"""The parsed arguments by name: the given arguments, and the defaults of the numbers not given."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,11 @@ class Argument:
     """One argument of a tool.
 
     ``default`` is None if the argument is required; if it is an integer, the argument is a number.
-    ``legal``, if not empty, are the only allowed values. ``write`` is the hint for a missing value
-    or invalid JSON. ``is_json`` marks a string with a JSON object; callers may also pass the
-    object itself.
-    ``many`` marks comma-separated words; callers may also pass a list, or a list as JSON. ``least``
-    and ``most`` bound a number. ``longest`` is the maximum number of characters of a one-line
-    string; 0 allows any string.
+    If ``legal`` is not empty, it has the only allowed values. ``write`` is the hint for a missing
+    value or invalid JSON. ``is_json`` marks a string with a JSON object; callers may also pass the
+    object itself. ``many`` marks comma-separated words; callers may also pass a list, or a list as
+    JSON. ``least`` and ``most`` are the bounds of a number. ``longest`` is the maximum number of
+    characters of a one-line string; 0 allows any string.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Argument:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """JSON schema of the argument: a plain type, nothing nested, no alternatives."""
+        """Return the JSON schema of the argument: a plain type, without nesting or alternatives."""
         number = isinstance(self.default, int)
         schema: dict[str, Any] = {"type": "integer" if number else "string"}
         schema["description"] = self.description
@@ -57,9 +56,10 @@ class Argument:
         return schema if self.default is None else schema | {"default": self.default}
 
     def read(self, value: object) -> Any:
-        """Return the parsed ``value``; without a value, the default of a number, otherwise None.
+        """Return the parsed ``value``.
 
-        Raise `InvalidInput` if the value is invalid, or missing but required.
+        If it is missing, return the default of a number, otherwise None. Raise `InvalidInput` if
+        the value is invalid, or missing but required.
         """
         if value is None or value == "":
             return self._missing()
@@ -70,7 +70,7 @@ class Argument:
         if self.many:
             value = _with_commas(value)
         if isinstance(value, int | float) and not isinstance(value, bool):
-            value = str(value)  # for example the id of a chat
+            value = str(value)  # the value is, for example, the id of a chat
         if not isinstance(value, str):
             raise InvalidInput(self.name, f"{_short(value)} is not a string", "pass a string")
         if not value.strip():
@@ -126,7 +126,7 @@ def schema(arguments: tuple[Argument, ...]) -> dict[str, Any]:
 
 
 def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> Arguments:
-    """Return the given arguments by name, and the defaults of numbers.
+    """Return the given arguments by name, and the defaults of the numbers not given.
 
     Raise `InvalidInput` for an argument that is unknown, invalid, or missing but required.
     """
@@ -139,7 +139,10 @@ def read(arguments: tuple[Argument, ...], given: Mapping[str, object]) -> Argume
 
 
 def _with_commas(value: object) -> object:
-    """Return a list of strings (or its JSON text), joined by commas; any other value unchanged."""
+    """Return a list of strings, or its JSON text, as words joined by commas.
+
+    Return any other value unchanged.
+    """
     if isinstance(value, str) and value.lstrip().startswith("["):
         with suppress(ValueError, RecursionError):
             value = json.loads(value)

@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WAIT_TIMEOUT_SECONDS = 15.0
-"""Maximum time to wait for the end of a run; a client may cancel a call after 30 seconds."""
+"""Maximum time to wait for the end of a run. A client may cancel a call after 30 seconds."""
 
 CLEAR_VALUE = "none"
-"""The value that clears a field in `cron_update`; an empty string means no change."""
+"""The value that clears a field in `cron_update`. An empty string does not change the field."""
 
 OPTIONS = {
     name: str(markers.of(FIELDS[name]).for_agents) for name in markers.marked(FIELDS, "for_agents")
 }
-"""The fields of a job that the argument `options` may have, each with a text about its values."""
+"""The fields that the argument `options` may have, each with a description of its values."""
 
 MAX_TIMEOUT = timedelta(days=1)
 """Maximum timeout that a model may set."""
@@ -45,13 +45,14 @@ _CLEARABLE = ("channel", "model", "body")
 
 
 def _use_current_server() -> None:
-    from daybook.prefect import address  # loads the settings, which a server does not need to start
+    # This import loads the settings, and a server starts without them.
+    from daybook.prefect import address
 
     address.use_current_server()
 
 
 async def add(given: Arguments) -> str:
-    """Add a job; the fields determine its kind."""
+    """Add a job. Its fields determine its kind."""
     _use_current_server()
     made = await api.jobs.add(_with_options(given))
     is_repeated = api.jobs.REPEATED_NOTE in made.notes
@@ -59,9 +60,9 @@ async def add(given: Arguments) -> str:
 
 
 def _with_options(given: Arguments) -> Arguments:
-    """Return the arguments with the fields of `options` instead of `options`.
+    """Replace the argument `options` by the fields that it contains. Return the arguments.
 
-    Raises `InvalidInput` for a timeout that is too long, and for a field that a model may not set,
+    Raise `InvalidInput` for a timeout that is too long, and for a field that a model may not set,
     such as a command that runs before the job.
     """
     options = given.pop("options", {})
@@ -137,7 +138,7 @@ async def disable(given: Arguments) -> str:
 
 
 async def trigger(given: Arguments) -> str:
-    """Run the job now, and wait a short time for the outcome; a run that takes longer continues."""
+    """Run the job now, and wait a short time for the outcome. A run that takes longer continues."""
     from daybook.ledger.tables import new_id
 
     _use_current_server()
@@ -148,7 +149,8 @@ async def trigger(given: Arguments) -> str:
         async with asyncio.timeout(WAIT_TIMEOUT_SECONDS):
             finished = await api.runs.run(ref, wait=True, request_id=key, talk=observer)
     except TimeoutError:
-        # The same request id: this returns the run that was requested above, and starts no other.
+        # This call has the same request id, so it returns the run that was requested above and
+        # starts no other.
         unfinished = await api.runs.run(ref, request_id=key)
         why = f"\nwhy: {observer.why}" if observer.why else ""
         later = f"{{}} with job_id {job.id[:8]} shows the outcome later."
@@ -160,7 +162,7 @@ async def trigger(given: Arguments) -> str:
 async def cancel(given: Arguments) -> str:
     """Cancel a run.
 
-    If the run is still live when the function returns, the answer says so.
+    If the run is still live when the function returns, the answer contains this fact.
     """
     _use_current_server()
     ended = await api.runs.cancel(given["job_id"], WAIT_TIMEOUT_SECONDS)
@@ -211,7 +213,7 @@ async def next_due(given: Arguments) -> str:
 async def _worker_note() -> str:
     """Return a note if no worker is online, otherwise "".
 
-    Never raises, because the job is already stored.
+    Raise no error, because the job is already stored.
     """
     from daybook.operations import status
 
@@ -227,7 +229,10 @@ async def _worker_note() -> str:
 # --- sessions
 
 _SENDING: set[asyncio.Task[RunDetails]] = set()
-"""Unfinished tasks of `send_to_session`: the event loop has only weak references to tasks."""
+"""Unfinished tasks of `send_to_session`.
+
+This reference is needed, because the event loop has only weak references to tasks.
+"""
 
 
 async def list_sessions(given: Arguments) -> str:
@@ -239,7 +244,10 @@ async def show_session(given: Arguments) -> str:
 
 
 async def send_to_session(given: Arguments) -> str:
-    """Continue the session, and wait a short time for the answer; a longer run continues."""
+    """Continue the session, and wait a short time for the answer.
+
+    A run that takes longer continues.
+    """
     _use_current_server()
     sending = asyncio.create_task(api.sessions.send(given["session"], given["prompt"]))
     _SENDING.add(sending)

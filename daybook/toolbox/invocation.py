@@ -1,7 +1,7 @@
-"""Invocation of tools: parses arguments, turns errors into text for the model, and logs them.
+"""Invocation of tools: parses the arguments, logs errors, and turns them into text for the model.
 
-A `DaybookError` says what to write instead. For any other error the model gets no details; the log
-of this process has them.
+The text of a `DaybookError` tells the model how to correct the call. For any other error, the model
+gets no details, and the log of this process has them.
 """
 
 from __future__ import annotations
@@ -25,20 +25,23 @@ ToolFunction = Callable[[Arguments], Awaitable[str]]
 
 @dataclass(frozen=True)
 class ToolAnswer:
-    """The answer of a call. ``refused`` means that the call failed and ``text`` says why."""
+    """The answer of a call. If the call failed, ``refused`` is true and ``text`` is the reason."""
 
     text: str
     refused: bool = False
 
 
 class NotDone(DaybookError):
-    """An error worded for an agent: what is wrong, and what to do next."""
+    """An error with a text for an agent: the problem, and the next step."""
 
     code = "not_done"
 
 
 def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolFunction:
-    """Return a tool's call, which parses arguments, logs errors, and raises `DaybookError` only."""
+    """Return a function that parses the arguments of a tool and calls ``does`` with them.
+
+    The function logs all errors, and raises only `DaybookError`.
+    """
 
     async def call(given: Arguments) -> str:
         try:
@@ -60,7 +63,7 @@ def guarded(name: str, takes: tuple[Argument, ...], does: ToolFunction) -> ToolF
 def define_tool(
     name: str, description: str, does: ToolFunction, *takes: Argument, **flags: bool
 ) -> Tool:
-    """Return a tool that takes these arguments; ``flags`` are passed to `Tool`."""
+    """Return a tool that takes these arguments. Pass ``flags`` to `Tool`."""
     call = guarded(name, takes, does)
     schema = arguments.schema(takes)
     return Tool(name, description, schema, call, **flags)  # type: ignore[arg-type]  # `skipped`
@@ -93,5 +96,8 @@ def log_refusal(tool: str, text: str) -> None:
 
 
 def loggable(tool: str) -> str:
-    """Return the tool's name in a form that is safe to log: the caller may have invented it."""
+    """Return the tool's name in a form that is safe to log.
+
+    The caller may have invented the name.
+    """
     return tool if tool.isidentifier() and len(tool) < 100 else repr(tool)[:100]

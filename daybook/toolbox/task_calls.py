@@ -1,4 +1,4 @@
-"""Functions of the task tools; each calls `daybook.api` for `owners.current_actor()`."""
+"""Functions of the task tools. Each calls `daybook.api` for `owners.current_actor()`."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from daybook.tasks.views import ClaimedTaskRun
 
 MAX_WAIT_SECONDS = 25
-"""Maximum `wait_seconds`; a client may cancel a call after 30 seconds."""
+"""Maximum value of `wait_seconds`. A client may cancel a call after 30 seconds."""
 
 MAX_WAITING_CALLS = 10
-"""Maximum number of waiting calls per owner and process.
+"""Maximum number of waiting calls of an owner in one process.
 
-Each waiting call has a connection, and polls every second.
+Each waiting call has a connection, and polls the ledger every second.
 """
 
 YES = "yes"
@@ -38,10 +38,11 @@ def waiting_calls(owner: str) -> int:
 
 
 async def claim(given: Arguments) -> str:
-    """Claim the first run that fits the session; if there is none, wait up to `wait_seconds`.
+    """Claim the first run that the session can claim. If there is none, wait up to `wait_seconds`.
 
-    Claiming nothing is a normal result, not an error. The call does not wait if the session has to
-    do something first, or if too many calls of its owner are waiting.
+    If there is still no run, return the reason; this is a normal result, not an error. The call
+    does not wait if the session has to do something first, or if too many calls of its owner are
+    waiting.
     """
     loop, owner = asyncio.get_running_loop(), owners.current_actor().owner
     deadline = loop.time() + given["wait_seconds"]
@@ -66,7 +67,7 @@ async def claim(given: Arguments) -> str:
 
 
 async def _claimed(given: Arguments) -> ClaimedTaskRun:
-    """Claim a run; if cancelled, let the claim finish, then release the run."""
+    """Claim a run. If this call is cancelled, let the claim finish, and then release the run."""
     claim = asyncio.ensure_future(
         api.tasks.next_run(
             given["session"],
@@ -107,7 +108,7 @@ async def release(given: Arguments) -> str:
 
 
 async def register(given: Arguments) -> str:
-    """Register a session; the answer says whether it can claim a run now."""
+    """Register a session. The answer contains whether the session can claim a run now."""
     capabilities = [each.strip() for each in given.pop("capabilities", "").split(",")]
     registered = await api.tasks.register(
         **given, capabilities=[each for each in capabilities if each]

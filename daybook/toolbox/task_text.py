@@ -1,4 +1,4 @@
-"""Answers of the task tools: short texts, with the ids and tool names that the next call needs."""
+"""Answers of the task tools: short texts with the ids and tool names that the next call needs."""
 
 from __future__ import annotations
 
@@ -36,14 +36,18 @@ TOO_MANY_WAITING_HINT = (
 
 
 def nothing_claimable(why: str, then: str = "") -> str:
-    """Say ``why`` there is nothing to claim, and what to do ``then`` (by default, wait)."""
+    """Return the answer if there is nothing to claim.
+
+    ``why`` is the reason, and ``then`` is the next step. If ``then`` is empty, the next step is to
+    wait.
+    """
     return f"Nothing to claim now: {why}. {then or WAIT_HINT}."
 
 
 def required_first(session: TaskSession) -> str:
     """Return the steps that the session must take before it can claim a run; "" if there are none.
 
-    Before these steps, waiting would not help.
+    If there are such steps, waiting would not help.
     """
     if session.expired:
         return "Call task_session_report with state idle, then task_next again"
@@ -58,14 +62,14 @@ def required_first(session: TaskSession) -> str:
 
 
 def renewed(found: TitledTaskRun) -> str:
-    """Say that the run's lease was renewed."""
-    assert found.lease_until is not None  # true of a claimed run
+    """Return the answer that the run's lease was renewed, and until when it lasts."""
+    assert found.lease_until is not None  # a claimed run has a lease
     until = due(found.lease_until)
     return f'The lease of run {found.run_id[:8]}, "{found.title}", now lasts until {until}'
 
 
 def ended(found: TitledTaskRun) -> str:
-    """Say that the session no longer holds the run, and how to continue."""
+    """Return the answer that the session no longer holds the run, and the next step."""
     head = f'Run {found.run_id[:8]}, "{found.title}", '
     if found.status == "queued":
         return (
@@ -76,7 +80,7 @@ def ended(found: TitledTaskRun) -> str:
 
 
 def registered(found: TaskSession, waits: bool) -> str:
-    """Describe a registered session, and how it stays registered."""
+    """Describe a registered session, and the time until which it stays registered."""
     has = ", ".join(found.capabilities) or "none"
     return (
         f"{session(found, 'Registered. ', waits)}\ncapabilities: {has}\n"
@@ -85,7 +89,7 @@ def registered(found: TaskSession, waits: bool) -> str:
 
 
 def session(found: TaskSession, begin: str, waits: bool) -> str:
-    """Describe a session's state, and what to do next."""
+    """Describe a session's state, and the next step."""
     is_ = found.state + (", waiting for an answer" if found.prompting else "")
     text = f'{begin}Session "{found.name}" is {is_}'
     if found.run_id:

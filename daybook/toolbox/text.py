@@ -41,8 +41,8 @@ _BY_SCHEDULE = ("schedule", "catch_up", "backfill", "after")
 def due(moment: datetime, timezone: str = "") -> str:
     """Return an instant as text, such as `Monday 2026-11-23 09:00 +01:00`.
 
-    The text has seconds only if they are not zero. The time is in ``timezone`` if given, otherwise
-    in the zone of ``moment``. An offset of zero is written as `UTC`.
+    The time is in ``timezone`` if it is given, otherwise in the zone of ``moment``. The text has
+    seconds only if they are not zero. An offset of zero is written as `UTC`.
     """
     if timezone:
         moment = moment.astimezone(zone(timezone)).replace(microsecond=0)
@@ -53,7 +53,7 @@ def due(moment: datetime, timezone: str = "") -> str:
 
 
 def job(found: ChangedJob | JobDetails, begin: str = "") -> str:
-    """Describe a job, one line for each fact; ``begin`` says what was done to the job."""
+    """Describe a job, one line for each fact. ``begin`` is a sentence about a change of the job."""
     lines = [f'{begin}Job "{found.name}", id {found.id}']
     lines.append(f"is: {enabled_state(found)}")
     lines.append(f"schedule: {found.words}")
@@ -69,7 +69,7 @@ def job(found: ChangedJob | JobDetails, begin: str = "") -> str:
 
 
 def full_job(found: JobDetails) -> str:
-    """Describe a job as `job` does, and add its owner, removal, run counts, last run and error."""
+    """Describe a job as `job` does. Add its owner, removal, run counts, last run and last error."""
     lines = [job(found), f"owner: {found.owner}"]
     if found.removed_at:
         lines.append(f"removed at: {due(found.removed_at)}")
@@ -86,7 +86,7 @@ def full_job(found: JobDetails) -> str:
 
 
 def jobs(found: Sequence[ListedJob], status: str) -> str:
-    """Describe at most `MAX_JOBS` jobs, one line for each; ``status`` is the filter of the list."""
+    """Describe at most `MAX_JOBS` jobs, one line for each. ``status`` is the filter of the list."""
     if not found:
         which = {"all": "no jobs", "failed": "no jobs whose last run failed"}.get(
             status, f"no {status} jobs"
@@ -120,7 +120,7 @@ def approvals(found: Sequence[WaitingApproval]) -> str:
 
 
 def enabled_state(found: ListedJob) -> str:
-    """Return `enabled`, or `disabled` with its reason: `disabled (paused: on holiday)`."""
+    """Return `enabled`, or `disabled` with its reason, such as `disabled (paused: on holiday)`."""
     if found.enabled:
         return "enabled"
     reason = found.disabled_reason
@@ -128,7 +128,7 @@ def enabled_state(found: ListedJob) -> str:
 
 
 def next_due(found: ListedJob) -> str:
-    """Return the next due times of a job, or the reason why it has none."""
+    """Return the next due times of a job. If it has none, return the reason."""
     if times := found.next_due[:MAX_DUE_TIMES]:
         return ", ".join(map(due, times))
     if not found.enabled:
@@ -139,7 +139,7 @@ def next_due(found: ListedJob) -> str:
 
 
 def due_times(found: DueTimes) -> str:
-    """Return the due times of a schedule, one per line, in local time and in UTC."""
+    """Return the due times of a schedule, one on each line, in local time and in UTC."""
     if not found.due:
         return f"{found.words}: never due again"
     lines = [f"{found.words}:"]
@@ -150,7 +150,7 @@ def due_times(found: DueTimes) -> str:
 
 
 def run(found: Run, timezone: str, begin: str, longest: int = MAX_OUTPUT_CHARACTERS) -> str:
-    """Describe one run of a job in ``timezone``: its outcome and its output."""
+    """Describe one run of a job: its outcome and its output. Times are in ``timezone``."""
     lines = [f"{begin}{_run_line(found, timezone)}"]
     if why := found.reason or found.error:
         lines.append(f"why: {truncated(why, MAX_BRIEF_CHARACTERS)}")
@@ -162,7 +162,7 @@ def run(found: Run, timezone: str, begin: str, longest: int = MAX_OUTPUT_CHARACT
 
 
 def runs(name: str, timezone: str, found: Sequence[Run]) -> str:
-    """Describe runs, newest first; the outputs of all but the newest run are cut short."""
+    """Describe runs, newest first. Shorten the outputs of all runs except the newest."""
     if not found:
         return f'"{name}" has not run yet{hint("cron_trigger", "; {} runs it now")}.'
     first, *rest = found
@@ -201,7 +201,10 @@ def _session_line(found: Session) -> str:
 
 
 def truncated(text: str, longest: int) -> str:
-    """Return ``text``; if it is too long, its beginning and the number of omitted characters."""
+    """Return ``text``.
+
+    If it is too long, return its beginning and the number of omitted characters.
+    """
     text = text.strip()
     if len(text) <= longest:
         return text
@@ -231,7 +234,7 @@ _OFFERED: ContextVar[Mapping[str, str] | None] = ContextVar("daybook_offered_too
 
 @contextmanager
 def offering(tools: Mapping[str, str]) -> Iterator[None]:
-    """Limit hints in the context to ``tools``, which maps each tool to the caller's name for it."""
+    """Limit hints inside the context to ``tools``, which maps tools to the caller's names."""
     token = _OFFERED.set(tools)
     try:
         yield
@@ -242,8 +245,8 @@ def offering(tools: Mapping[str, str]) -> Iterator[None]:
 def hint(tool: str, text: str) -> str:
     """Return ``text`` with `{}` replaced by the caller's name for ``tool``.
 
-    The result is empty if the tool is not offered. Outside of `offering` every tool is offered,
-    under its own name.
+    If the caller does not have the tool, return "". Outside of `offering`, every caller has every
+    tool under its own name.
     """
     offered = _OFFERED.get()
     name = tool if offered is None else offered.get(tool)
@@ -251,7 +254,7 @@ def hint(tool: str, text: str) -> str:
 
 
 def spending(found: SpendingReport) -> str:
-    """Describe spending: the sum, one line for each group, and one for each budget."""
+    """Describe spending: a line for the sum, a line for each group, and a line for each budget."""
     lines = [f"Since {due(found.since)}: {_spent(found.total)}"]
     lines += [f"- {each.name or 'unknown'}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
     if len(found.groups) > MAX_JOBS:

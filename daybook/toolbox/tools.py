@@ -1,6 +1,6 @@
-"""The definitions of the tools for jobs and sessions; `task_tools` has those for tasks.
+"""The definitions of the tools for jobs and sessions. `task_tools` has the tools for tasks.
 
-The definitions are part of every session of an agent, so each word costs tokens. The job tools have
+Every session of an agent contains the definitions, so each word costs tokens. The job tools have
 less than 12 KB together, and the task tools less than 5 KB.
 """
 
@@ -311,7 +311,7 @@ OPERATOR_TOOLS: tuple[Tool, ...] = (
         read_only=True,
     ),
 )
-"""Tools that only the operator has; a client of an agent neither sees them nor can call them."""
+"""Tools that only the operator has. An agent's client can neither see nor call them."""
 
 BY_NAME = {each.name: each for each in (*TOOLS, *OPERATOR_TOOLS)}
 
@@ -324,7 +324,7 @@ def tools_of(actor: Actor) -> tuple[Tool, ...]:
 async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
     """Call a tool by name, for `owners.current_actor()`.
 
-    Never raises for an invalid name or argument.
+    For an invalid name or argument, return an answer that explains the error; raise no error.
     """
     tool, actor = BY_NAME.get(name), owners.current_actor()
     if tool is None or (tool in OPERATOR_TOOLS and actor.is_agent):

@@ -12,10 +12,10 @@
   (`python_tools`).
 - A server is a program (`stdio`) or has an address (`http`). It is saved as a block
   (`server_blocks`), or its address is in the job itself.
-- `connection` is the MCP client for both. `wire` tracks, below the protocol, whether a call was
-  sent and answered. This decides whether the call may be repeated (promise 4: a call that was sent
-  and not answered is `unknown` unless the job is idempotent).
-- `pool` keeps a connection open while an agent answers, for all calls that the agent makes.
+- `connection` is the MCP client for both. `wire` records, below the protocol, whether a call was
+  sent and answered. Only with this knowledge can Daybook decide whether to repeat the call (promise
+  4: a call that was sent and not answered is `unknown` unless the job is idempotent).
+- `pool` leaves a connection open while an agent answers, for all calls of the agent.
 
 Daybook trusts nothing that a server sends: neither its names and schemas nor the length of its
 messages.
@@ -32,9 +32,9 @@ OCCURRENCE: ContextVar[str] = ContextVar("daybook_occurrence", default="")
 
 
 def occurrence() -> str:
-    """Return the idempotency key of the current call; "" outside of a call.
+    """Return the idempotency key of the current call. Outside of a call, return "".
 
-    The key is the same in every attempt. If a tool passes the key on to another service, that
-    service can ignore a repeated call.
+    The key is the same in every attempt. If a tool passes the key to another service, that service
+    can ignore a repeated call.
     """
     return OCCURRENCE.get()

@@ -17,16 +17,20 @@ if TYPE_CHECKING:
 HideSecrets = Callable[[str], str]
 """Function that returns a text with its secrets replaced.
 
-The function gets the whole text, before it is cut, because it cannot recognise a part of a secret.
+The function must get the text before it is shortened, because it cannot recognise a part of a
+secret.
 """
 
 MAX_DEPTH = 100
-"""Maximum nesting depth of lists and objects, so that every writer can serialize the value."""
+"""Maximum nesting depth of lists and objects. Any program can then serialize the value."""
 
 
 @dataclass(frozen=True)
 class BoundedText:
-    """Text of at most `MAX_BODY_BYTES` bytes (``kept``); ``remark`` is empty unless it is cut."""
+    """Text of at most `MAX_BODY_BYTES` bytes (``kept``).
+
+    If the text was shortened, ``remark`` is a note about this; otherwise it is empty.
+    """
 
     kept: str
     remark: str = ""
@@ -42,7 +46,7 @@ class BoundedText:
 
 
 def from_python(value: Any, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
-    """Convert a Python function's return value to its text and a JSON value.
+    """Convert the return value of a Python function to its text and a JSON value.
 
     The text of a string is the string itself, and the text of None is empty. The text of any other
     value is its JSON, or its `repr` if JSON cannot represent the value.
@@ -50,7 +54,7 @@ def from_python(value: Any, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
     try:
         encoded = to_json(value, inf_nan_mode="strings", bytes_mode="base64", fallback=repr)
         plain = from_json(encoded)
-    except (ValueError, RecursionError):  # the value contains itself, or is nested too deep
+    except (ValueError, RecursionError):  # the value contains itself, or is nested too deeply
         plain = _repr(value)
     if plain is None:
         return BoundedText(""), None
@@ -70,8 +74,8 @@ def _repr(value: Any) -> str:
 def from_mcp(answer: CallToolResult, hide: HideSecrets = str) -> tuple[BoundedText, Any]:
     """Convert a server's answer to its text and a JSON value.
 
-    Content that is not text, such as an image, has a placeholder in the text. An answer without a
-    JSON value has its text as the value; an answer without a text has its JSON as the text.
+    In the text, a placeholder stands for content that is not text, such as an image. If the answer
+    has no JSON value, its text is the value. If the answer has no text, its JSON is the text.
     """
     joined = "\n".join(filter(None, map(_block, answer.content)))
     structured = answer.structured_content
@@ -96,7 +100,7 @@ def _block(block: Any) -> str:
 
 
 def _bounded(value: Any, text: BoundedText) -> Any:
-    """Return ``value`` if a run can store it; otherwise return the text."""
+    """Return ``value`` if a run can store it. Otherwise return the text."""
     encoded = _to_json(value)
     if encoded is None or len(encoded.encode(errors="replace")) > MAX_BODY_BYTES:
         return text.kept
@@ -104,7 +108,7 @@ def _bounded(value: Any, text: BoundedText) -> Any:
 
 
 def _to_json(value: Any) -> str | None:
-    """Return ``value`` as JSON; None if JSON cannot represent it or it is nested too deep."""
+    """Return ``value`` as JSON; None if JSON cannot represent it or it is nested too deeply."""
     level: Iterable[Any] = [value]
     for _ in range(MAX_DEPTH + 1):
         level = [inner for each in level for inner in _children(each)]

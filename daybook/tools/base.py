@@ -18,9 +18,9 @@ PYTHON = "python"
 class ToolInfo:
     """Description of a tool.
 
-    ``name`` is the tool's name in a job; ``schema`` is the JSON schema of its params; ``source`` is
+    ``name`` is the tool's name in a job. ``schema`` is the JSON schema of its params. ``source`` is
     `PYTHON`, the name of a saved server, or the address of a server. ``idempotent`` is True for a
-    Python tool if a repeated call changes nothing more.
+    Python tool if a second equal call has no further effect.
     """
 
     name: str
@@ -34,8 +34,8 @@ class ToolInfo:
 class CallResult:
     """Result of a call.
 
-    If ``temporary``, the call may be retried, after ``retry_after`` seconds if the server gave a
-    delay.
+    If ``temporary``, the call may be retried. ``retry_after`` is the delay in seconds before a
+    retry; None if the server gave none.
     """
 
     outcome: Outcome

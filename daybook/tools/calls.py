@@ -13,9 +13,9 @@ a name, an address, a param or a secret that is refused   raises `InvalidInput`;
 ========================================================  ======================================
 
 The table follows promise 4: a call that may have had its effect is not repeated, unless the job is
-idempotent. Every call to a server carries the occurrence, the same in every attempt, in its
-``_meta`` and, over HTTP, as ``Idempotency-Key``. A Python tool gets the occurrence from
-`daybook.tools.occurrence`.
+idempotent. Every call to a server contains the occurrence in its ``_meta``, and over HTTP also in
+the header ``Idempotency-Key``. The occurrence is the same in every attempt. A Python tool gets it
+from `daybook.tools.occurrence`.
 """
 
 from __future__ import annotations
@@ -38,16 +38,19 @@ if TYPE_CHECKING:
     from daybook.tools.connection import Connection
 
 MAX_ERROR_CHARACTERS = 2_000
-"""Maximum length of a server's message in an error; an error answer is also kept as output."""
+"""Maximum length of a server's message in an error.
+
+If it is longer, only the output has all of it.
+"""
 
 
 @dataclass
 class PreparedCall:
-    """A call that is ready to be made; pass it to `call`, or `close` it.
+    """A call that is ready to be made. Pass it to `call`, or `close` it.
 
-    It must not be stored or shown, because it may contain secrets: ``params`` only refer to
-    secrets, but ``values`` contain them. ``failed`` is the result that `call` returns if the server
-    could not be reached.
+    Do not store or show it, because it may contain secrets: ``params`` only refer to secrets, but
+    ``values`` contain them. If the server could not be reached, ``failed`` is the result that
+    `call` returns; otherwise it is None.
     """
 
     name: str
@@ -60,7 +63,10 @@ class PreparedCall:
     failed: CallResult | None = None
 
     async def close(self) -> None:
-        """Close the connection of a call that will not be made; otherwise `call` closes it."""
+        """Close the connection of a call that will not be made.
+
+        If the call is made, `call` closes the connection.
+        """
         if self.connection is not None:
             await self.connection.close()
 
@@ -75,12 +81,12 @@ async def prepare(  # noqa: PLR0917
     *,
     payload: Any = None,
 ) -> PreparedCall:
-    """Prepare a call for a claimed run that is not running yet; do not make the call.
+    """Prepare a call for a claimed run that is not running yet. Do not make the call.
 
     ``payload`` is the run's payload (`daybook.jobs.payloads`), which fills the placeholders in
-    ``params``. Raises `InvalidInput`, also for a literal secret in ``params``, and Prefect client
-    errors if Prefect cannot be reached. If the tool's server cannot be reached, `prepare` raises
-    nothing, and `call` returns a failed result that may be retried.
+    ``params``. Raise `InvalidInput`, also for a literal secret in ``params``, and Prefect client
+    errors if Prefect cannot be reached. If the tool's server cannot be reached, raise no error;
+    then `call` returns a failed result, which may be retried.
     """
     references.refuse_literal_params(params)
     location = await catalog.locate(name, servers, guard)
@@ -90,7 +96,8 @@ async def prepare(  # noqa: PLR0917
     else:
         destination = SecretDestination.of_url(location.guard.check(location.settings.url))
     values = await references.fill_params(params, destination, secrets, filled)
-    values = payloads.fill(values, payload)  # last, so that it cannot name a secret
+    # Fill in the payload last, so that it cannot name a secret.
+    values = payloads.fill(values, payload)
     hide = filled.hide
     prepared = PreparedCall(name, name, params, occurrence, values, filled)
     if location is None:
@@ -122,8 +129,8 @@ async def prepare(  # noqa: PLR0917
 async def call(prepared: PreparedCall, *, timeout: float, idempotent: bool = False) -> CallResult:
     """Make the call once, within ``timeout`` seconds, and close its connection.
 
-    Closing the connection, and a Python tool that runs in a thread, may take longer than the
-    timeout. Raises `InvalidInput`, in particular `OutgoingRefused`.
+    This may take longer than the timeout, because a Python tool in a thread cannot be ended, and
+    closing the connection takes time. Raise `InvalidInput`, in particular `OutgoingRefused`.
     """
     if prepared.failed is not None:
         return prepared.failed
@@ -174,7 +181,7 @@ async def _call_server(
 
 
 def _stored_outcome(outcome: Outcome, prepared: PreparedCall) -> Outcome:
-    """Return the outcome with the call added to its result, and without secrets.
+    """Return the outcome without secrets, and with the call added to its result.
 
     A tool may have repeated secrets in its answer.
     """

@@ -6,9 +6,9 @@
 ``https://host/p#t``    the tool ``t`` of the MCP server at that URL
 ======================  ========================================================
 
-The name of a Python tool is refused if its part before the first dot is the name of a saved server.
-The operator's rule for outgoing addresses applies to saved servers, whichever job calls them; the
-job's own rule applies to a URL in the job.
+The name of a Python tool is refused if the part before its first dot is the name of a saved server.
+For every job, the operator's rule for outgoing addresses applies to saved servers. The job's own
+rule applies to a URL in the job.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAX_SUGGESTIONS = 12
 async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:
     """Return the tool with this name, as its server currently describes it.
 
-    Raises `InvalidInput` (`UnknownName` with the nearest names, `OutgoingRefused`) and
+    Raise `InvalidInput` (`UnknownName` with the nearest names, `OutgoingRefused`) and
     `ToolUnreachable`.
     """
     location = await locate(name, servers, guard)
@@ -51,9 +51,9 @@ async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:
 
 
 def check_params(info: ToolInfo, params: dict[str, Any], hide: Callable[[str], str] = str) -> None:
-    """Raise `InvalidInput` if the params do not match the schema, or the schema is not usable.
+    """Raise `InvalidInput` if the params do not match the schema, or if the schema is not usable.
 
-    ``hide`` replaces the params' secrets in the message.
+    ``hide`` replaces the secrets of the params in the message.
     """
     if wrong := schemas.mismatch(info, params, hide):
         raise InvalidInput("params", wrong)
@@ -93,7 +93,7 @@ async def list_tools(servers: ToolServers) -> tuple[list[ToolInfo], dict[str, st
 async def list_server_tools(name: str, servers: ToolServers) -> list[ToolInfo]:
     """Return the tools of a saved server, sorted by name.
 
-    Raises `UnknownName`, `InvalidInput` and `ToolUnreachable`.
+    Raise `UnknownName`, `InvalidInput` and `ToolUnreachable`.
     """
     server = await servers.read(name)
     location = ToolLocation(name, "", name, server.settings, Guard.from_settings(Rule.OPERATOR))
@@ -104,8 +104,8 @@ async def list_server_tools(name: str, servers: ToolServers) -> list[ToolInfo]:
 async def locate(name: str, servers: ToolServers, guard: Guard) -> ToolLocation | None:
     """Return the location of the tool; None for a Python tool.
 
-    Connects to no server except Prefect. Raises `InvalidInput` (`UnknownName` with the nearest
-    names, `OutgoingRefused`).
+    Connect to no server except Prefect. Raise `InvalidInput` (`UnknownName` with the nearest names,
+    `OutgoingRefused`).
     """
     if is_address(name):
         return _at_address(name, guard)
@@ -131,7 +131,7 @@ async def locate(name: str, servers: ToolServers, guard: Guard) -> ToolLocation 
 
 
 def describe(where: ToolLocation, there: Connection) -> ToolInfo:
-    """Return the tool as its server describes it; raise `UnknownName` with the nearest names."""
+    """Return the tool as its server describes it. Raise `UnknownName` with the nearest names."""
     tool = there.tools.get(where.tool)
     if tool is None:
         prefix = where.name.removesuffix(where.tool)

@@ -1,10 +1,10 @@
 """The MCP client's connection to a tool server: open, list, call, close.
 
-Each call of a job has a connection of its own; the calls of an agent's answer share one (`pool`).
+Each call of a job has a connection of its own. The calls of an agent's answer share one (`pool`).
 
-The `mcp` library ties a connection to the asyncio task that opened it, and cancels that task when
-the connection breaks. So a separate task opens the connection here: a server that dies between
-claim and call must not cancel the task that writes to the ledger at that time.
+The `mcp` library ties a connection to the asyncio task that opened it, and cancels that task if the
+connection breaks. So this module opens the connection in a separate task. Otherwise, a server that
+dies between claim and call could cancel the task that writes to the ledger at that time.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 
 
 OPEN_TIMEOUT_SECONDS = 30.0
-"""Timeout for starting or reaching a server and listing its tools; less than `Timing.run_lease`."""
+"""Timeout for reaching or starting a server and listing its tools; below `Timing.run_lease`."""
 
 CLOSE_TIMEOUT_SECONDS = 3.0
 """Timeout for closing a connection over HTTP. A program has its own timeout (`stdio`)."""
 
 OCCURRENCE_META_KEY = "daybook/idempotency-key"
-"""The key in a call's ``_meta`` under which the occurrence is sent."""
+"""The key in a call's ``_meta`` that contains the occurrence."""
 
 MAX_TOOLS = 1_000
 MAX_PAGES = 50
@@ -50,15 +50,15 @@ MAX_NAME_LENGTH = 128
 MAX_DESCRIPTION_LENGTH = 1_000
 
 _QUIET = ("mcp.client", "mcp.shared", "client", "httpx2")
-"""Loggers that would log message contents, URLs with their query, or tracebacks."""
+"""Loggers that would log contents of messages, URLs with their query, or tracebacks."""
 
 
 @dataclass(frozen=True)
 class ToolLocation:
     """A server, and one of its tools.
 
-    ``name`` and ``source`` are the same as in the tool's `ToolInfo`; ``tool`` is the server's own
-    name for the tool.
+    ``name`` and ``source`` are the same as in the tool's `ToolInfo`. ``tool`` is the name by which
+    the server itself knows the tool.
     """
 
     name: str
@@ -72,8 +72,8 @@ class ToolLocation:
 class ToolDescription:
     """A tool as its server describes it, without characters that a terminal would interpret.
 
-    ``read_only`` is True if the server says that the tool changes nothing, and ``idempotent`` if it
-    says that a repeated call changes nothing more.
+    ``read_only`` is True if, according to the server, the tool changes nothing. ``idempotent`` is
+    True if, according to the server, a second equal call has no further effect.
     """
 
     description: str
@@ -83,11 +83,12 @@ class ToolDescription:
 
 
 class CallUnanswered(DaybookError):
-    """A call got no answer, or an answer that does not say whether the call had its effect.
+    """A call got no answer, or an answer from which it is unclear whether the call had its effect.
 
-    ``sent`` is true if the call may have had its effect, ``timed_out`` if the timeout has passed,
-    and ``refused`` if a retry cannot help. ``status`` is the HTTP status of the server's error (400
-    or more), or None. ``retry_after`` is in seconds; None if the server gave no delay.
+    ``sent`` is true if the call may have had its effect. ``timed_out`` is true if the timeout has
+    passed. ``refused`` is true if a retry cannot help. ``status`` is the HTTP status of the
+    server's error (400 or more), or None. ``retry_after`` is in seconds; None if the server gave no
+    delay.
     """
 
     code = "no_answer"
@@ -111,7 +112,7 @@ class CallUnanswered(DaybookError):
 
 
 class CallFailed(DaybookError):
-    """The server answered the call with an error, or asked for input."""
+    """The server answered the call with an error, or with a request for input."""
 
     code = "tool_failed"
 
@@ -119,8 +120,8 @@ class CallFailed(DaybookError):
 class Connection:
     """Connection to one server. ``tools`` maps the server's own names to its tools.
 
-    ``hide`` replaces the secrets in errors of `open`, because the server may repeat a header in
-    them.
+    ``hide`` replaces secrets in the errors of `open`, because an error of the server may contain a
+    header.
     """
 
     def __init__(self, shown: str, wire: Wire, hide: HideSecrets = str) -> None:
@@ -135,7 +136,7 @@ class Connection:
     async def open(self, within: float = OPEN_TIMEOUT_SECONDS) -> None:
         """Connect and list the tools, in at most ``within`` seconds.
 
-        Raises `InvalidInput`, `OutgoingRefused` or `ToolUnreachable`.
+        Raise `InvalidInput`, `OutgoingRefused` or `ToolUnreachable`.
         """
         ready = asyncio.Event()
         keeper = self._keeper = asyncio.create_task(self._keep(ready))
@@ -163,8 +164,8 @@ class Connection:
     ) -> CallToolResult:
         """Call the tool once, within ``timeout`` seconds.
 
-        Raises `CallFailed`, `CallUnanswered` and `InvalidInput`, in particular `OutgoingRefused`.
-        If the server asks for input instead of answering, the call fails, because a job cannot give
+        Raise `CallFailed`, `CallUnanswered` and `InvalidInput`, in particular `OutgoingRefused`. If
+        the server requests input and does not answer, raise `CallFailed`, because a job cannot give
         input.
         """
         from mcp.shared.exceptions import MCPError
@@ -185,12 +186,15 @@ class Connection:
         kinds = TypeAdapter[Any](CallToolResult | InputRequiredResult)
         try:
             async with asyncio.timeout(timeout):
-                # Not `call_tool`, which would send the call again or request the answer's schema.
+                # Do not use `call_tool`, which would send the call again or request the answer's
+                # schema.
                 answer = await self._session.send_request(request, kinds)
         except TimeoutError:
-            await self.close()  # so that `fault` knows how the connection was closed
+            # Close the connection first, so that `fault` has the way in which it was closed.
+            await self.close()
             fault = self._wire.fault()
-            if fault is not None and fault.status is not None:  # received without its body
+            if fault is not None and fault.status is not None:
+                # An error response arrived without its body.
                 raise self._unanswered_error() from None
             message = self._explain(f"{self._shown} did not answer within {timeout:g} s")
             raise CallUnanswered(message, sent=self._wire.sent, timed_out=True) from None
@@ -224,7 +228,7 @@ class Connection:
             keeper.cancel()
             await asyncio.wait({keeper})
         if not keeper.cancelled():
-            keeper.exception()  # marks the exception as retrieved
+            keeper.exception()  # this call marks the exception as retrieved
 
     async def _keep(self, ready: asyncio.Event) -> None:
         from mcp.client.client import Client
@@ -258,7 +262,7 @@ class Connection:
                 return
 
     def _opening_error(self, error: BaseException | None) -> DaybookError:
-        """Return the error to raise for the exception that made the opening fail."""
+        """Return the error to raise if ``error`` made the opening fail."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, (InvalidInput, ToolUnreachable)):
@@ -304,9 +308,9 @@ async def connect(
     filled: FilledSecrets | None = None,
     secret_params: bool = False,
 ) -> Connection:
-    """Open a connection to the server of ``place``; add the secrets of its headers to ``filled``.
+    """Open a connection to the server of ``place``. Add the secrets of its headers to ``filled``.
 
-    ``secret_params`` is True if the params of the call contain secrets. Raises the errors of
+    ``secret_params`` is True if the params of the call contain secrets. Raise the errors of
     `Connection.open`, and `InvalidInput` for a header or its secret.
     """
     from daybook.tools.http import HttpWire
@@ -340,7 +344,7 @@ async def connect(
 
 @asynccontextmanager
 async def open_to_list(place: ToolLocation, secrets: SecretStore) -> AsyncIterator[Connection]:
-    """Open a connection, only to list the tools of ``place``; raise the errors of `connect`."""
+    """Open a connection only to list the tools of ``place``. Raise the errors of `connect`."""
     connection = await connect(place, secrets)
     try:
         connection.done()
@@ -354,7 +358,10 @@ def _is_valid_name(name: str) -> bool:
 
 
 def _printable(text: str) -> str:
-    """Return ``text`` without characters that a terminal would interpret, and not too long."""
+    """Return ``text`` without characters that a terminal would interpret.
+
+    Shorten it to `MAX_DESCRIPTION_LENGTH` characters.
+    """
     cleaned = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
     return (
         cleaned

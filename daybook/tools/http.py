@@ -1,6 +1,6 @@
 """Connection to an MCP server over streamable HTTP, through the SSRF guard.
 
-Each response is bounded and must be uncompressed.
+The length of each response is limited, and a response must not be compressed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ CONNECT_TIMEOUT_SECONDS = 15.0
 
 
 class HttpWire:
-    """Connection to the server at ``url``; ``secret`` names the headers that contain secrets.
+    """Connection to the server at ``url``. ``secret`` names the headers that contain secrets.
 
     ``backend`` opens network connections, as in `Httpx2Transport`.
     """
@@ -54,7 +54,7 @@ class HttpWire:
 
     @property
     def shown(self) -> str:
-        """Scheme, host and port: the only part of the URL that messages contain."""
+        """Return scheme, host and port of the URL. Messages contain no other part of it."""
         return addresses.origin(httpx.URL(self._url))
 
     @property
@@ -64,7 +64,7 @@ class HttpWire:
     async def __aenter__(self) -> TransportStreams:
         from mcp.client.streamable_http import streamable_http_client
 
-        # No read timeout: a tool may be slow, and the caller limits the whole call.
+        # There is no read timeout, because a tool may be slow and the caller limits the whole call.
         timeout = httpx2.Timeout(CONNECT_TIMEOUT_SECONDS, read=None)
         async with AsyncExitStack() as stack:
             client = self._transport.client(headers=self._headers, timeout=timeout)
@@ -89,18 +89,19 @@ class HttpWire:
         self._transport.begin()
 
     def allow_exit(self) -> None:
-        """Do nothing: there is no process to end."""
+        """Do nothing, because there is no process to end."""
 
     def explained(self, message: str) -> str:
         return message
 
     def came(self, code: int) -> bool:
-        # With a retryable status, a protocol error does not count as an answer.
+        # If the status allows a retry, a protocol error does not count as an answer.
         return self._transport.status not in RETRYABLE_STATUSES and code in self._transport.codes()
 
     def fault(self) -> Fault | None:
         transport, shown = self._transport, self.shown
-        if transport.status is not None and transport.status >= 400:  # even with a partial body
+        if transport.status is not None and transport.status >= 400:
+            # The status counts even if the body is incomplete.
             return Fault(
                 f"{shown} answered {status_text(transport.status)}",
                 # Before the call, an error of the server (5xx) may be temporary.
@@ -189,14 +190,15 @@ class _TrackingTransport(Httpx2Transport):
         )
 
     def new_body(self, kind: str) -> bytearray:
-        """Return a new buffer in which `record` stores a body of this content type."""
+        """Return a new buffer, in which `record` stores a body of this content type."""
         self._bodies.append((kind, bytearray()))
         return self._bodies[-1][1]
 
     def record(self, body: bytearray, part: bytes) -> None:
         """Store a part of a body that arrives after the call, up to a limit.
 
-        Before the call, only count the bytes of all bodies; raise `_TooLong` above the limit.
+        If no call was sent yet, only count the bytes of all bodies, and raise `_TooLong` above the
+        limit.
         """
         self._read += len(part)
         if self.called:
@@ -210,7 +212,7 @@ class _TrackingTransport(Httpx2Transport):
             body.clear()
 
     def codes(self) -> set[int]:
-        """Return the codes of the errors received in full since the call."""
+        """Return the codes of the errors that have arrived completely since the call."""
         return {code for kind, body in self._bodies for code in _error_codes(kind, bytes(body))}
 
 
@@ -256,20 +258,23 @@ def _error_codes(kind: str, body: bytes) -> Iterator[int]:
 
     messages: list[str | bytes] = [body]
     if kind.startswith("text/event-stream"):
-        request = httpx2.Request("GET", "http://server")  # EventSource needs one
+        request = httpx2.Request("GET", "http://server")  # EventSource needs a request
         events = httpx2.Response(200, headers={"Content-Type": kind}, content=body, request=request)
         messages = [
             each.data for each in httpx2.EventSource(events, max_event_size=MAX_MESSAGE_BYTES)
         ]
     for each in messages:
-        with suppress(ValueError):  # not a message, or an incomplete one
+        with suppress(ValueError):  # the text is not a message, or an incomplete one
             message = jsonrpc_message_adapter.validate_json(each, by_name=False)
             if isinstance(message, JSONRPCError):
                 yield message.error.code
 
 
 def _method(request: httpx2.Request) -> str:
-    """Return the MCP method of a request that expects an answer; "" for any other request."""
+    """Return the MCP method of a request that expects an answer.
+
+    Return "" for any other request.
+    """
     if request.method != "POST":
         return ""
     message = json.loads(request.content)

@@ -1,9 +1,9 @@
-"""Sessions with saved servers, which stay open for all calls of an agent's answer.
+"""Sessions with saved servers. A session stays open for all calls of an agent's answer.
 
-The session reopens a broken connection for the next call. It reopens the connection for the same
-call if the call was never sent, or if the server refused the call with a status such as 404 for an
-unknown session. A model reads the server's answers and errors, so the session bounds their length,
-and replaces the secrets that were sent to the server.
+If the connection of a session is broken, the session opens a new one for the next call. The same
+call is repeated on a new connection only if it was never sent, or if the server refused it with a
+status such as 404 for an unknown session. A model reads the server's answers and errors, so the
+session limits their length, and replaces the secrets that were sent to the server.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult
 
 MAX_ANSWER_CHARACTERS = 40_000
-"""Maximum length of an answer for a model: about ten thousand tokens."""
+"""Maximum length of an answer for a model in characters: about ten thousand tokens."""
 
 
 def truncate(text: str) -> str:
-    """Return ``text``, cut to the maximum length of an answer for a model."""
+    """Return ``text``, shortened to the maximum length of an answer for a model."""
     if len(text) <= MAX_ANSWER_CHARACTERS:
         return text
     return f"{text[:MAX_ANSWER_CHARACTERS]}\n[cut here: the answer has {len(text):,} characters]"
@@ -44,7 +44,7 @@ def truncate(text: str) -> str:
 
 @dataclass(frozen=True)
 class PreloadedSecrets:
-    """`SecretStore` of secrets read in advance, for code that no longer has access to Prefect."""
+    """`SecretStore` with secrets that were read in advance, for code that cannot access Prefect."""
 
     known: dict[str, Secret] = field(default_factory=dict, repr=False)
 
@@ -53,9 +53,9 @@ class PreloadedSecrets:
 
     @classmethod
     async def of(cls, server: ToolServer, secrets: SecretStore) -> PreloadedSecrets:
-        """Read the secrets that the server's headers refer to.
+        """Read the secrets to which the server's headers refer.
 
-        Raises the errors of `SecretStore.read`.
+        Raise the errors of `SecretStore.read`.
         """
         names = sorted(references.referenced_names(list(server.settings.headers.values())))
         return cls({name: await secrets.read(name) for name in names})
@@ -78,15 +78,15 @@ class PooledSession:
         self._open: Connection | None = None
 
     async def open(self) -> None:
-        """Open the connection; raise the errors of `connection.connect`."""
+        """Open the connection. Raise the errors of `connection.connect`."""
         self._open = await connection.connect(self._place, self._secrets, filled=self._filled)
         self.tools = self._open.tools
 
     async def call(self, tool: str, params: dict[str, Any], key: str, timeout: float) -> str:
-        """Call once, within ``timeout`` seconds; ``key`` is the idempotency key of the call.
+        """Call the tool once, within ``timeout`` seconds.
 
-        The timeout includes the time to open a connection, if none is open. Raises `CallFailed`,
-        with a message for the model.
+        ``key`` is the idempotency key of the call. The timeout includes the time to open a
+        connection, if none is open. Raise `CallFailed`, with a message for the model.
         """
         try:
             answer = await self._call_or_reopen(tool, params, key, timeout)
@@ -107,8 +107,8 @@ class PooledSession:
     ) -> CallToolResult:
         """Call the tool, over a new connection if none is open.
 
-        If the call could not be sent because the server had died, or if the server refused it, call
-        again over a new connection.
+        If the call could not be sent because the server had died, or if the server refused it,
+        repeat the call over a new connection.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
@@ -117,7 +117,8 @@ class PooledSession:
                 return await self._open.call(tool, params, key, timeout=timeout)
             except CallUnanswered as error:
                 await self.close()
-                # After a 5xx the call may have had its effect; after a 429 it would be too early.
+                # After a 5xx the call may have had its effect, and after a 429 a repetition would
+                # be too early.
                 has_failed = error.status == HTTPStatus.TOO_MANY_REQUESTS or (
                     error.status is not None and error.status >= HTTPStatus.INTERNAL_SERVER_ERROR
                 )
@@ -144,7 +145,7 @@ class PooledSession:
 
 
 async def open_all(servers: list[PooledSession]) -> None:
-    """Open all sessions in parallel; once all have been tried, raise the first error."""
+    """Open all sessions in parallel. When all of them are open or failed, raise the first error."""
     results = await asyncio.gather(*(each.open() for each in servers), return_exceptions=True)
     for error in results:
         if error is not None:
@@ -152,7 +153,7 @@ async def open_all(servers: list[PooledSession]) -> None:
 
 
 async def close_all(servers: list[PooledSession]) -> None:
-    """Close all sessions in parallel, because each may take seconds; raise the first error."""
+    """Close all sessions in parallel, because each may take seconds. Raise the first error."""
     results = await asyncio.gather(*(each.close() for each in servers), return_exceptions=True)
     for error in results:
         if error is not None:

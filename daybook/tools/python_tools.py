@@ -8,10 +8,10 @@ function, usually in a module of the setting `plugins` (`daybook.registry`).
     [project.entry-points."daybook.tools"]          @daybook.tool("reindex")
     reindex = "search_tools.jobs:reindex"           async def reindex(full: bool = False) -> str:
 
-The params are the function's keyword arguments; the schema is derived from their types. The
+The params are the function's keyword arguments, and the schema is derived from their types. The
 docstring is the description, and the return value is the answer. A timeout or a cancellation ends
-an ``async def``. Any other function runs in a thread, which only the worker's SIGKILL can end. So
-the run waits until the function has ended, and no retry starts before that.
+an ``async def``. Any other function runs in a thread, which only the worker can end, with a
+SIGKILL. So the run waits until the function has ended, and no retry starts before that.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def names() -> list[str]:
 
 
 def info(name: str) -> ToolInfo:
-    """Return the tool with this name; raise `InvalidInput` if it is missing or cannot be used."""
+    """Return the tool with this name. Raise `InvalidInput` if it is missing or cannot be used."""
     function = _load(name)
     try:
         schema = _arguments(function).json_schema()
-    except Exception as error:  # pydantic's errors, and errors that the annotations raise
+    except Exception as error:  # these are pydantic's errors, and errors that the annotations raise
         raise _unusable(name, f"its arguments have no schema: {error}") from None
     if schema.get("type") != "object":
         raise _unusable(name, "it has an argument that cannot be passed by name")
@@ -64,11 +64,12 @@ async def call(
     timeout: float,
     hide: answers.HideSecrets = str,
 ) -> CallResult:
-    """Call the tool once, and return the result; an exception becomes a failed result.
+    """Call the tool once, and return the result.
 
-    After ``timeout`` seconds an `async def` is cancelled; any other function continues until it
-    ends. ``hide`` replaces secrets in the answer before it is cut; the messages of the outcome may
-    still contain secrets from the params. Raises `InvalidInput` if the tool cannot be used.
+    If the tool raises an exception, the result is failed. After ``timeout`` seconds an `async def`
+    is cancelled; any other function continues until it ends. ``hide`` replaces secrets in the
+    answer before it is shortened. The messages of the outcome may still contain secrets from the
+    params. Raise `InvalidInput` if the tool cannot be used.
     """
     function = _load(name)
     work = _Work(_arguments(function), params, occurrence)
@@ -101,7 +102,7 @@ class _TooLate(Exception):
 class _Work:
     """One call of a function.
 
-    ``ended`` is set when the function has returned, or has raised an error of its own.
+    ``ended`` becomes true when the function has returned, or has raised an error of its own.
     """
 
     def __init__(self, function: TypeAdapter[Any], params: dict[str, Any], occurrence: str) -> None:
@@ -111,11 +112,11 @@ class _Work:
         self._occurrence = occurrence
 
     def run_sync(self) -> Any:
-        """Run the function; called in a thread."""
-        OCCURRENCE.set(self._occurrence)  # in the thread's own context
+        """Run the function. Call this method in a thread."""
+        OCCURRENCE.set(self._occurrence)  # the function reads the key in the context of this thread
         try:
             return self._function.validate_python(ArgsKwargs((), self._params))
-        except SystemExit as error:  # in a thread, the exception would be ignored
+        except SystemExit as error:  # in a thread, Python would ignore this exception
             raise RuntimeError(f"SystemExit: {error}") from error
         finally:
             self.ended = True
@@ -138,7 +139,7 @@ class _Work:
 async def _run_in_thread(work: _Work, timeout: float) -> Any:
     """Run the function in a thread until it ends, even after the timeout or a cancellation.
 
-    Raises `_TooLate` if it ends after the timeout.
+    Raise `_TooLate` if it ends after the timeout.
     """
     began = time.monotonic()
     in_time = True
@@ -183,7 +184,7 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:
-    """Return the adapter that validates arguments by the annotations, and calls ``function``."""
+    """Return an adapter that validates arguments by the annotations and calls ``function``."""
     try:
         return TypeAdapter[Any](function)  # type: ignore[arg-type]  # a function is a type here
     except PydanticUserError as error:

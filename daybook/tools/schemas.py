@@ -1,10 +1,11 @@
 """Validation of params against a tool's JSON schema, which is not trusted.
 
-- Nothing is fetched: a schema with a reference to another document is refused.
+- Daybook fetches no document, and refuses a schema that refers to another document.
 - A regular expression can take forever, and so can a schema that refers to itself in many places.
-  So Daybook does not apply the regular expressions of a server's schema, and limits the number of
+  So Daybook ignores the regular expressions of a server's schema, and limits the number of
   references.
-- A string that refers to a secret is validated only once the secret has been filled in.
+- If a string refers to a secret, Daybook validates the string only after it has filled in the
+  secret.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
 MAX_PROBLEM_CHARACTERS = 500
-"""Maximum length of each part of an error's message that quotes the params or the schema."""
+"""Maximum length of a text from the params or the schema in the message of an error."""
 
 MAX_SCHEMA_CHARACTERS = 200_000
-"""Maximum length of a server's schema: validation with a schema of this length takes a second."""
+"""Maximum length of a server's schema. Validation with a schema of this length takes a second."""
 
 MAX_REFERENCES = 10_000
 """Maximum number of references followed in one validation of one tool's params."""
@@ -34,10 +35,10 @@ _BY_PATTERN = ("pattern", "patternProperties", "unevaluatedProperties")
 
 
 def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], str] = str) -> str:
-    """Return the main mismatch of ``params`` and the schema of a tool; empty if they match.
+    """Return the main mismatch of ``params`` and the schema of a tool; "" if they match.
 
-    ``hide`` replaces secrets in the message. Raises `InvalidInput` naming `tool` if its schema
-    cannot be applied.
+    ``hide`` replaces secrets in the message. Raise `InvalidInput`, which names `tool`, if its
+    schema cannot be applied.
     """
     from jsonschema.exceptions import SchemaError, best_match
 
@@ -52,7 +53,7 @@ def mismatch(info: ToolInfo, params: Mapping[str, Any], hide: Callable[[str], st
         raise _unusable(info, "it is nested too deeply, or refers to itself endlessly") from None
     except _LimitExceeded as error:
         raise _unusable(info, str(error)) from None
-    except Exception as error:  # a dangling reference, or a malformed schema
+    except Exception as error:  # the schema is malformed, or refers to a part that does not exist
         raise _unusable(info, f"{type(error).__name__}: {_short(hide(str(error)))}") from None
     if problem is None:
         return ""
@@ -75,7 +76,7 @@ def _validator(info: ToolInfo) -> Validator:
         raise _LimitExceeded(f"it is longer than {MAX_SCHEMA_CHARACTERS:,} characters")
     validator_class.check_schema(schema)
     if info.source != PYTHON:
-        # A subschema that names its own dialect would select the unbounded validator.
+        # A subschema that names its own dialect would select a validator without limits.
         validator_class, schema = _bounded_validator(validator_class), _without_dialects(schema)
     validator: Validator = validator_class(schema, registry=Registry())
     return validator
@@ -128,7 +129,7 @@ def _without_dialects(schema: Any) -> Any:
 
 
 def _is_unresolved_secret(error: Any) -> bool:
-    """Return whether the value that does not match is a string that still refers to a secret."""
+    """Return whether the value that does not match is a string with a reference to a secret."""
     return isinstance(error.instance, str) and bool(secrets.references("params", error.instance))
 
 

@@ -1,7 +1,7 @@
-"""Storage of tool servers in Prefect: one block document each (`STORE`).
+"""Storage of tool servers in Prefect. Each server is one block document (`STORE`).
 
-This module does not need the block class, which is a Prefect entry point: the data of a document
-are the settings. Headers refer to secrets by name, so a document contains no secret.
+This module does not need the block class, which is a Prefect entry point, because the data of a
+document are the settings. Headers refer to secrets by name, so a document contains no secret.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ class ToolServers(Protocol):
         ...
 
     async def read(self, name: str) -> ToolServer:
-        """Return the server; raise `UnknownName`, or `InvalidInput` for invalid settings."""
+        """Return the server. Raise `UnknownName`, and `InvalidInput` for invalid settings."""
         ...
 
 
 def build(name: str, data: Mapping[str, Any]) -> ToolServer:
-    """Build the server from stored settings; raise `InvalidInput` if they are invalid."""
+    """Build the server from stored settings. Raise `InvalidInput` if the settings are invalid."""
     return ToolServer(name, STORE.parse(name, data))
 
 
 class PrefectServers:
-    """Implementation of `ToolServers` in Prefect. Connection errors of its client propagate."""
+    """Implementation of `ToolServers` in Prefect. It raises the connection errors of its client."""
 
     def __init__(self, client: PrefectClient) -> None:
         self._client = client
@@ -71,6 +71,6 @@ class PrefectServers:
         return build(name, (await STORE.read(self._client, name)).data)
 
     async def every(self) -> list[DocumentInfo]:
-        """Return all servers for display, sorted by name, also servers with invalid settings."""
+        """Return all servers for display, sorted by name, including those with invalid settings."""
         documents = await STORE.documents(self._client)
         return [DocumentInfo.of(STORE, str(each.name), each.data) for each in documents]

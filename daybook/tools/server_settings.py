@@ -1,7 +1,7 @@
 """Settings of tool servers.
 
-The CLI derives options from these settings, so this module has to be cheap to import. Each check
-imports its dependencies when it runs.
+The command line derives options from these settings, so the import of this module has to be fast.
+Therefore each check imports its dependencies only when it runs.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ class ToolServerSettings(BaseModel):
         examples=["https://tools.example.org/mcp"],
     )
     environment: Annotated[list[str], Marker(option="env")] = Field(
-        default=list(environment.DEFAULT_NAMES),  # a value, not a factory: Prefect's form shows it
+        # This is a value and not a factory, because Prefect's form shows the value.
+        default=list(environment.DEFAULT_NAMES),
         title="Environment",
         description="For a program: names of the worker's environment variables that it gets. "
         "Names only, never values. PREFECT_… and DAYBOOK_… are refused.",
@@ -119,7 +120,7 @@ class ToolServerSettings(BaseModel):
 def check_headers(headers: Mapping[str, str]) -> None:
     """Raise `InvalidInput` for a header that is invalid, reserved, or contains a literal secret.
 
-    A misspelt reference to a secret raises `InvalidInput`, too.
+    Raise it also for a misspelt reference to a secret.
     """
     from daybook.http import request
 
@@ -135,7 +136,7 @@ _RESERVED_HEADERS = ("accept", "content-type", "idempotency-key", "last-event-id
 
 
 def _as_value_error(check: Any) -> None:
-    """Run ``check``; raise its `InvalidInput` as a ValueError, to which pydantic adds the field."""
+    """Run ``check``. Raise its `InvalidInput` as a ValueError, to which pydantic adds the field."""
     try:
         check()
     except InvalidInput as error:

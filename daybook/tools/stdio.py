@@ -1,4 +1,4 @@
-"""Connection to an MCP server that is a program: one message per line, over its pipes.
+"""Connection to an MCP server that is a program. It exchanges one message per line, over its pipes.
 
 The program is started for each call of a job, or once for all calls of an agent's answer.
 
@@ -8,9 +8,9 @@ The program is started for each call of a job, or once for all calls of an agent
                        └─► timeout, cancellation, fault ────────────────────────────────┴─► group
                                                                                      ended, reaped
 
-The `mcp` library's own transport would leave the server's child processes running after the server
-has ended, would read a line of any length, and would pass on more environment variables than the
-operator names.
+This module replaces the `mcp` library's own transport. That transport does not end the server's
+child processes with the server, reads a line of any length, and passes more environment variables
+to the server than the operator names.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from mcp.shared.message import SessionMessage
 
 EXIT_GRACE_SECONDS = 2.0
-"""Time that a server has to exit by itself after its input has been closed."""
+"""Time that a server has to exit by itself after its input was closed."""
 
 MAX_ERROR_BYTES = 8 * 1024
-"""Maximum number of bytes kept from the end of standard error."""
+"""Maximum number of bytes of standard error that are stored, counted from its end."""
 
 MAX_SHOWN_ERROR_CHARACTERS = 2_000
-"""Maximum length of standard error in a message."""
+"""Maximum number of characters of standard error in a message."""
 
 _CLOSED = (anyio.ClosedResourceError, anyio.BrokenResourceError)
 
 
 class ProgramWire:
-    """Connection to the server ``name``, a program that is started when the context is entered.
+    """Connection to the server ``name``. Entering the context starts the server's program.
 
     ``hide`` replaces the secrets of a call in the program's standard error.
     """
@@ -74,7 +74,7 @@ class ProgramWire:
         self._code: int | None = None
 
     async def __aenter__(self) -> TransportStreams:
-        """Start the program; raise `InvalidInput` or `ToolUnreachable` if it cannot be started."""
+        """Start the program. Raise `InvalidInput` or `ToolUnreachable` if it cannot be started."""
         from mcp.shared.message import SessionMessage
 
         group = self._group = self._start()
@@ -118,7 +118,7 @@ class ProgramWire:
 
     def explained(self, message: str) -> str:
         text = bytes(self._errors.kept).decode(errors="replace").strip()
-        # Cut the text last, because `redact_values` does not recognise a part of a secret.
+        # Shorten the text last, because `redact_values` does not recognise a part of a secret.
         text = environment.redact_values(self._hide(text), self._variables)[
             -MAX_SHOWN_ERROR_CHARACTERS:
         ]
@@ -165,7 +165,7 @@ class ProgramWire:
             await group.end()
             self._code = group.child.returncode if exited_by_itself else None
         finally:
-            group.kill()  # in case the loop itself is being torn down
+            group.kill()  # kill the group also if the event loop itself is being closed
             self._folder_stack.close()
             for task in self._tasks:
                 task.cancel()
@@ -178,7 +178,10 @@ class ProgramWire:
     async def _read_messages(
         self, lines: asyncio.StreamReader, received: ObjectSendStream[SessionMessage | Exception]
     ) -> None:
-        """Forward the program's messages until its output ends; skip other lines."""
+        """Forward the program's messages until its output ends.
+
+        Skip lines that are not messages.
+        """
         from mcp.shared.message import SessionMessage
         from mcp_types import JSONRPCError, jsonrpc_message_adapter
 
@@ -206,7 +209,8 @@ class ProgramWire:
                     await received.send(SessionMessage(message))
                 except _CLOSED:
                     break
-        while await lines.read(2**16):  # so that a full pipe does not block the program's exit
+        # Read the remaining output, so that a full pipe does not prevent the program's exit.
+        while await lines.read(2**16):
             pass
 
     async def _write_messages(
@@ -214,14 +218,14 @@ class ProgramWire:
         to_send: ObjectReceiveStream[SessionMessage],
         received: ObjectSendStream[SessionMessage | Exception],
     ) -> None:
-        # Closing ``received`` lets the waiting caller know that no answer will come.
+        # When ``received`` is closed, the waiting caller gets the error that no answer will come.
         async with to_send, received:
             async for each in to_send:
                 line = each.message.model_dump_json(by_alias=True, exclude_unset=True)
                 if getattr(each.message, "method", "") == CALL_METHOD:
                     ended = self._group is not None and self._group.exited.is_set()
                     if ended or self._input.gone.is_set():
-                        break  # the server is gone; a call that is not written has no effect
+                        break  # The server has ended. A call that was not written has no effect.
                     self.sent = self._called = True
                     self._codes.clear()
                 if not await self._input.write(line.encode() + b"\n"):
@@ -229,7 +233,7 @@ class ProgramWire:
 
 
 class _Input(pipes.InputPipe):
-    """Pipe to standard input; a write waits until the program has read enough."""
+    """Pipe to standard input. A write waits until the program has read enough."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -237,7 +241,7 @@ class _Input(pipes.InputPipe):
         self._writable.set()
 
     async def write(self, data: bytes) -> bool:
-        """Write ``data``; return false if the program has closed its input."""
+        """Write ``data``. Return False if the program has closed its input."""
         if not self.gone.is_set():
             self._writer.write(data)
             await self._writable.wait()

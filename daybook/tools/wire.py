@@ -1,8 +1,8 @@
-"""Interface of `http` and `stdio`, which track, below the protocol, what was sent and answered.
+"""Interface of `http` and `stdio`: records, below the protocol, what was sent and answered.
 
-The `mcp` library reports a broken connection with an error code that a server may send as well.
-The sender of the code decides whether a call may be repeated. So a wire records the codes that it
-receives, and an error counts as an answer only if its code was received.
+If a connection breaks, the `mcp` library reports an error code, but a server may send the same
+code. Whether a call may be repeated depends on the sender of the code. So a wire records the codes
+that it receives, and an error counts as an answer only if its code was received.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
 MAX_MESSAGE_BYTES = 4 * MAX_BODY_BYTES
-"""Maximum length of one message in bytes; an answer is stored only up to a lower limit."""
+"""Maximum length of one message in bytes. The limit for a stored answer is lower."""
 
 CALL_METHOD = "tools/call"
 """MCP method of the only request that has an effect."""
@@ -30,7 +30,7 @@ class Fault:
 
     ``refused`` is true if a retry cannot help. ``status`` is the HTTP status of the server's error
     (400 or more); a call with such a status counts as not done. ``retry_after`` is in seconds; None
-    if the server gave no delay. ``raised`` is an error to raise unchanged.
+    if the server gave no delay. ``raised`` is an error that the caller should raise unchanged.
     """
 
     message: str
@@ -41,7 +41,7 @@ class Fault:
 
 
 class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
-    """Connection to a server, entered once; leaving the context closes everything.
+    """Connection to a server, which can be entered once. The end of the context closes everything.
 
     The caller makes one call at a time. ``sent`` is True if the last call was sent, at least in
     part.
@@ -51,7 +51,7 @@ class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
     def sent(self) -> bool: ...
 
     def begin(self) -> None:
-        """Forget the result of the previous call, because another call is about to start."""
+        """Delete the result of the previous call, because another call is about to start."""
         ...
 
     def allow_exit(self) -> None:
@@ -59,13 +59,13 @@ class Wire(AbstractAsyncContextManager["TransportStreams"], Protocol):
         ...
 
     def came(self, code: int) -> bool:
-        """Return whether an error with this code was received since the last call was sent."""
+        """Return whether an error with this code has arrived since the last call was sent."""
         ...
 
     def fault(self) -> Fault | None:
-        """Return the fault below the protocol; None if no fault occurred."""
+        """Return the fault below the protocol. Return None if there was no fault."""
         ...
 
     def explained(self, message: str) -> str:
-        """Return ``message`` with details about the server added, such as its standard error."""
+        """Return ``message`` with details about the server, such as its standard error."""
         ...

@@ -1,8 +1,8 @@
 """Python tools that the workers of a ledger can call.
 
-Each worker records its tools about once a minute, so that a command can warn if the worker would
-not find the tool of a job. A worker has an environment of its own, which may lack a package, a
-module of the setting `plugins`, or a folder of `PYTHONPATH`.
+Each worker records its tools about once a minute, so that a command can warn if a worker does not
+have the tool of a job. A worker has an environment of its own. In it, a package, a module of the
+setting `plugins`, or a folder of `PYTHONPATH` may be missing.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
 IN_USE_AGE = timedelta(minutes=3)
-"""How long a worker counts as running after it last recorded its tools."""
+"""A worker counts as running for this time after it last recorded its tools."""
 _RETENTION_AGE = timedelta(days=1)
 _PREFIX = "tools:"
 
 
 async def record(ledger: Ledger, worker: str) -> None:
-    """Record the tools that this process can call; ``worker`` is the name of its worker.
+    """Record the tools that this process can call. ``worker`` is the name of its worker.
 
-    Raises the errors of `listener_calls.load_names`, and `LedgerUnreachable`.
+    Raise the errors of `listener_calls.load_names`, and `LedgerUnreachable`.
     """
-    await listener_calls.load_names()  # imports the plugins, with a timeout
+    await listener_calls.load_names()  # this call imports the plugins, with a timeout
     value = {"tools": registry.names(registry.TOOLS), "environment": _environment()}
     async with ledger.write() as session:
         now = ledger.now()
@@ -45,17 +45,16 @@ async def record(ledger: Ledger, worker: str) -> None:
 
 
 async def forget(ledger: Ledger, worker: str) -> None:
-    """Remove the record of a worker that ends."""
+    """Remove the record of a worker when the worker ends."""
     async with ledger.write() as session:
         await session.execute(delete(Fact).where(col(Fact.key) == _PREFIX + worker))
 
 
 async def workers_without(session: AsyncSession, tool: str, now: datetime) -> list[str]:
-    """Return the names of the running workers that will not find this Python tool, sorted.
+    """Return the sorted names of the running workers that cannot call this Python tool.
 
-    This process must be able to call the tool. A worker with the same environment will find the
-    tool, even if somebody has installed it, or added its module to `plugins`, since the worker
-    recorded its tools.
+    This process must be able to call the tool. A worker's record may be older than the installation
+    of the tool. So a worker with the same environment as this process counts as able to call it.
     """
     return sorted(
         key.removeprefix(_PREFIX)
@@ -67,7 +66,7 @@ async def workers_without(session: AsyncSession, tool: str, now: datetime) -> li
 
 
 def _finds_new(tool: str, environment: list[str | None]) -> bool:
-    """Return whether a process with this `_environment` finds a tool that this process has."""
+    """Return whether a process with this `_environment` can call a tool of this process."""
     own = _environment()
     if tool in registry.installed(registry.TOOLS):
         return environment[0] == own[0]
@@ -81,9 +80,9 @@ def _package(function: object) -> str:
 
 
 def _environment() -> list[str | None]:
-    """Return the values that decide which tools a process finds, read from this process.
+    """Return the values of this process on which it depends which tools a process can call.
 
-    They are the installation, the plugins, and the search path.
+    These are the installation, the plugins, and the search path.
     """
     path = os.environ.get("PYTHONPATH")
     folders = path and os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))

@@ -11,11 +11,11 @@
                                                                 └──► login ──► pages ──► api
 
 The server is a process of its own, so it answers even if the worker, the keeper or Prefect does
-not. It imports nothing of Prefect until a page needs it, and listens only on this machine unless it
-gets another address. It reads the ledger; opening a ledger creates or migrates it. While no keeper
-leads, the server writes a marker to the ledger, to check that the ledger can be written. Every
-client that reaches `/health` can read the names of jobs that are late or failing.
+not. It imports Prefect only when a page needs it, and listens only on this machine unless it gets
+another address. When the server opens the ledger, it creates or migrates it. Otherwise the server
+reads the ledger. But while no keeper leads, it writes a marker, to check that the ledger can be
+written. Every client that can reach `/health` can read the names of jobs that are late or failing.
 
-The pages need a login (`daybook.web.login`). A server that listens on another address than this
-machine's own has no pages. `daybook.web.pages` has one module for each noun.
+The pages need a login (`daybook.web.login`). A server that other machines can reach has no pages.
+`daybook.web.pages` has one module for each noun.
 """

@@ -19,7 +19,7 @@ from daybook.web.pages.site import Site
 
 
 def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool = False) -> None:
-    """Serve on ``listener``, bound to ``host``; ``names`` are additional host names to accept.
+    """Serve on ``listener``, which is bound to ``host``. Also accept the host names ``names``.
 
     Print a one-time link to the pages, if there are pages. If ``is_child`` is true, `daybook up`
     prints the link instead.
@@ -51,7 +51,7 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
 
 
 def public_names(configured: settings.Settings) -> list[str]:
-    """Return a list with the host name of the public URL; an empty list without a public URL."""
+    """Return the host name of the public URL in a list. Without a public URL, the list is empty."""
     name = urlsplit(configured.public_url).hostname
     return [name] if name else []
 

@@ -1,4 +1,4 @@
-"""The ASGI application: `/health`, `/metrics`, hooks and pages, its guard, and its server."""
+"""The ASGI application with `/health`, `/metrics`, hooks and pages; its guard and its server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def application(
     pages: ASGIApp | None = None,
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
-    """Return the application; the caller has to wrap it in `Guard`.
+    """Return the application. The caller has to wrap it in `Guard`.
 
     The application starts ``watch`` when the server starts. When the server stops, it closes
     ``receiver`` and ``watch``, and calls ``on_close``. ``pages`` answers every path that is not an
@@ -107,9 +107,9 @@ class Guard:
     """ASGI middleware that accepts only GET and HEAD without a body, for the allowed host names.
 
     It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``. There are two
-    exceptions. A POST to a hook passes; `daybook.web.hooks` limits its body. A request for a path
-    for which ``accepts_writes`` returns True may have any method and a body; the application of the
-    path limits both.
+    exceptions. A POST to a hook is accepted; `daybook.web.hooks` limits its body. If
+    ``accepts_writes`` returns True for a path, a request for the path may have any method and a
+    body; the application of the path limits both.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Marks and charts as HTML and SVG, made on the server.
 
 Every status has a colour and a shape, so a reader does not need the colour. The symbols are in
-`templates/symbols.svg`, the colours in `static/daybook.css` (classes `s-<status>`).
+`templates/symbols.svg`. The colours are in `static/daybook.css` (classes `s-<status>`).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _ORDER = (
     Status.FAILED,
 )
 _SEVERITY = {str(status): number for number, status in enumerate(_ORDER)}
-"""Rank of each status: a mark or bar for several runs shows the status with the highest rank."""
+"""Rank of each status. A mark or bar for several runs shows the status with the highest rank."""
 GROUP = timedelta(hours=1)
 MAX_SINGLE_MARKS = 48
 """Maximum number of separate marks in a row.
 
-In a row with more marks, one mark stands for the ended runs of an hour, and one for the live runs.
+If there are more marks, one mark stands for the ended runs of an hour, and one for the live runs.
 """
 
 TimeText = Callable[[datetime, str], str]
@@ -45,7 +45,7 @@ Its second argument is the ``form`` of `formatting.text_of`.
 
 
 def symbol(status: str) -> Markup:
-    """Return the symbol of a status, without a name: the text beside it names it."""
+    """Return the symbol of a status. It has no name, because the text beside it is the name."""
     shape = "running" if status == Status.CLAIMED else status
     return Markup('<svg class="sym s-{0}" aria-hidden="true"><use href="#i-{1}"/></svg>').format(
         status, shape
@@ -74,7 +74,7 @@ def marks(row: Row, within: Timeline, text: TimeText) -> Markup:
 
 
 def _groups(found: Sequence[Mark]) -> list[list[Mark]]:
-    """Return the marks to draw, earliest first: for each mark, the runs that it stands for."""
+    """Return the runs for each mark to draw, earliest mark first."""
     ordered = sorted(found, key=lambda each: each.due)
     if len(ordered) <= MAX_SINGLE_MARKS:
         return [[each] for each in ordered]
@@ -112,7 +112,7 @@ def _tally(group: Iterable[Mark]) -> str:
 
 
 def describe(mark: Mark, text: TimeText) -> list[str]:
-    """Return the known facts about a due time, one fact per line."""
+    """Return the known facts about a due time, one on each line."""
     word = formatting.status_word(mark.status)
     due = f"due {text(mark.due, 'second')}"
     if mark.due_to is not None:
@@ -132,7 +132,7 @@ def describe(mark: Mark, text: TimeText) -> list[str]:
 
 
 def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
-    """Return the labels along the timeline: one every ``hours`` hours."""
+    """Return the labels along the timeline, one for each ``hours`` hours."""
     first = within.start.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     parts = list[str]()
     at = first
@@ -149,7 +149,7 @@ def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
 
 
 def strip(days: Sequence[DayStrip]) -> Markup:
-    """Return one bar for each day; the bar of a day on which no run ended is short."""
+    """Return one bar for each day. The bar of a day on which no run ended is short."""
     width, height = 4, 20
     bars = list[str]()
     good = bad = 0
@@ -181,7 +181,7 @@ def bars(
 ) -> Markup:
     """Return a bar chart of named values, ``width`` pixels wide if there is space.
 
-    ``shown`` returns the text of a value.
+    ``shown`` is a function that returns the text of a value.
     """
     height, base = 112, 92
     top = max((value for _, value in values), default=0.0)

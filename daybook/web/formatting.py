@@ -14,13 +14,13 @@ from markupsafe import Markup, escape
 
 NONE = "–"
 MAX_COMPARED_LINES = 400
-"""Maximum number of lines that the page shows of each value of a change."""
+"""Maximum number of lines of each value of a change that the page shows."""
 _BACKTICKS = re.compile(r"`([^`]+)`")
 STATUS_WORDS = {"timed_out": "timed out", "not_requested": "none"}
 
 
 def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[..., Any]]:
-    """Return the filters of the templates by name; they show instants in ``tz``."""
+    """Return the filters of the templates by name. They show instants in ``tz``."""
 
     def when(instant: datetime | None, form: str = "full") -> Markup:
         return time_element(instant, tz, now(), form)
@@ -42,7 +42,7 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
 
 
 def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") -> str:
-    """Return an instant as text in ``tz``; ``form`` is `full`, `second`, `clock` or `day`.
+    """Return an instant as text in ``tz``. ``form`` is `full`, `second`, `clock` or `day`.
 
     The text has no year if the instant is in the same year as ``now``.
     """
@@ -59,7 +59,7 @@ def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") 
 def time_element(
     instant: datetime | None, tz: ZoneInfo, now: datetime, form: str = "full"
 ) -> Markup:
-    """Return a `time` element with the instant in UTC as its title; a dash for None."""
+    """Return a `time` element with the instant in UTC as its title. Return a dash for None."""
     if instant is None:
         return Markup(NONE)
     utc = instant.astimezone(UTC)
@@ -69,7 +69,10 @@ def time_element(
 
 
 def distance(instant: datetime | None, now: datetime) -> str:
-    """Return the distance of an instant from ``now``: `3 min ago`, `in 2 h`; a dash for None."""
+    """Return the distance of an instant from ``now``: `3 min ago`, `in 2 h`.
+
+    Return a dash for None.
+    """
     if instant is None:
         return NONE
     length = now - instant
@@ -87,7 +90,7 @@ def short(length: timedelta) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration: `0.4 s`, `12 s`, `3 min 4 s`, `2 h 5 min`; a dash for None."""
+    """Return a duration: `0.4 s`, `12 s`, `3 min 4 s`, `2 h 5 min`. Return a dash for None."""
     if seconds is None:
         return NONE
     if seconds < 9.95:
@@ -102,7 +105,7 @@ def duration(seconds: float | None) -> str:
 
 
 def money(dollars: float | None) -> str:
-    """Return US dollars: `$0`, `$0.0042`, `$1.23`, `$1,234`; a dash for None."""
+    """Return US dollars as text: `$0`, `$0.0042`, `$1.23`, `$1,234`. Return a dash for None."""
     if dollars is None:
         return NONE
     if dollars == 0:
@@ -129,7 +132,7 @@ def code(text: str) -> Markup:
 
 
 def status_word(status: str | None) -> str:
-    """Return a status as words, such as `timed out`; a dash for None."""
+    """Return a status in words, such as `timed out`. Return a dash for None."""
     return STATUS_WORDS.get(status or "", (status or NONE).replace("_", " "))
 
 

@@ -12,9 +12,9 @@
 503  too many requests at once, or the ledger cannot be read or written now
 ===  =======================================================================================
 
-A request without a valid signature causes no query of its own: the receiver reads the index of the
-hooks at most four times a second. `/metrics` counts each answer. The log has a refused request
-without its body and its headers, and each kind of refusal at most once in `LOG_INTERVAL_SECONDS`.
+A request without a valid signature causes no query of its own, because the receiver reads the index
+of the hooks at most four times a second. `/metrics` counts each answer. The receiver logs each kind
+of refusal at most once in `LOG_INTERVAL_SECONDS`, without the body and the headers of the request.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 2**20
 MAX_RECEIVED_BYTES = 2**24
-"""Maximum size that the server reads of a body that is too large, before it answers."""
+"""Maximum number of bytes that the server reads of a body that is too large, before it answers."""
 BODY_TIMEOUT_SECONDS = 10.0
 """Maximum time to receive a body."""
 MAX_REQUESTS = 60
-"""Maximum number of concurrent requests to hooks, which leaves slots for the other pages."""
+"""Maximum number of concurrent requests to hooks. It leaves slots for the other pages."""
 LEDGER_TIMEOUT = timedelta(seconds=5)
-"""Maximum wait for the ledger's lock; GitHub gives up after 10 s."""
+"""Maximum time to wait for the ledger's lock. GitHub gives up after 10 s."""
 LOG_INTERVAL_SECONDS = 10.0
 """Interval between two log lines about the same kind of refusal."""
 
@@ -67,11 +67,11 @@ RESULTS = (
     *("accepted", "repeated", "ignored", "invalid", _UNKNOWN, "too_slow", "job_removed"),
     *("too_large", "rate_limited", "busy", "unavailable"),
 )
-"""The possible results of a request; `/metrics` counts the requests by result."""
+"""The possible results of a request. `/metrics` counts the requests by result."""
 
 
-class _Answer(Exception):  # it ends the processing of a request
-    """The answer to a request; ``result`` is one of `RESULTS`, ``cause`` is for the log only."""
+class _Answer(Exception):  # this exception ends the processing of a request
+    """The answer to a request. ``result`` is one of `RESULTS`; ``cause`` is only for the log."""
 
     cause = ""
 
@@ -86,14 +86,17 @@ def _refusal(status: int, result: str, why: str) -> _Answer:
 
 @dataclass
 class _Rate:
-    """Token bucket of a hook: it allows ``per_minute`` requests at once, and fills in a minute."""
+    """Token bucket of a hook: it has at most ``per_minute`` tokens, and fills in a minute."""
 
     per_minute: int
     left: float
     at: float
 
     def take(self, now: float) -> float:
-        """Take one token and return 0; if there is none, return the seconds until the next one."""
+        """Take one token, and return 0.
+
+        If there is no token, return the seconds until the next one.
+        """
         self.left = min(self.per_minute, self.left + (now - self.at) * self.per_minute / 60)
         self.at = now
         if self.left < 1:
@@ -104,7 +107,7 @@ class _Rate:
 
 @dataclass
 class HookReceiver:
-    """Receiver of the requests to hooks; ``counts`` has the number of answers by result.
+    """Receiver of the requests to hooks. ``counts`` has the number of answers by result.
 
     The first request opens the ledger at ``address``, and `close` closes it. ``clock`` is passed to
     `Ledger`.
@@ -180,10 +183,11 @@ class HookReceiver:
     def _verified(
         self, hook: Hook | None, headers: Mapping[str, str], body: bytes, now: datetime
     ) -> Signed | None:
-        """Return the signed id and time; None unless one of the hook's secrets signed the request.
+        """Return the signed id and time.
 
-        The number of computed signatures is the same for each hook, even for a hook that does not
-        exist, so the response time does not show whether the hook exists.
+        Return None unless a secret of the hook signed the request. The number of computed
+        signatures is the same for each hook, even for a hook that does not exist. So the response
+        time does not show whether the hook exists.
         """
         valid = [] if hook is None else hook.secrets(now)
         scheme = SCHEMES["standard"] if hook is None else hook.scheme
@@ -208,7 +212,7 @@ class HookReceiver:
         wait = answer.content.pop("retry_after", 1.0)
         if answer.status in (429, 503):
             headers["retry-after"] = str(math.ceil(wait))
-        if answer.result in ("too_slow", "too_large", "busy"):  # perhaps the body was not read
+        if answer.result in ("too_slow", "too_large", "busy"):  # the body may not have been read
             headers["connection"] = "close"
         if answer.status >= 400:
             self._log_refusal(answer, request.client.host if request.client else "")
@@ -232,10 +236,10 @@ class HookReceiver:
 
 
 async def _read_body(request: Request) -> bytes:
-    """Return the body; raise an `_Answer` if it is too large or too slow.
+    """Return the body. Raise an `_Answer` if it is too large, or if it does not arrive in time.
 
-    A body that is too large is read, up to a limit, but not kept. Otherwise the sender would see a
-    broken connection instead of the answer.
+    Read a body that is too large up to a limit, but do not keep it. Otherwise the sender would get
+    a broken connection and no answer.
     """
     too_large = _refusal(413, "too_large", f"the body has more than {MAX_BODY_BYTES:,} bytes")
     length = request.headers.get("content-length", "0")

@@ -1,4 +1,4 @@
-"""Live updates: streams of server-sent events that say when the pages have changed.
+"""Live updates: streams of server-sent events that report changes of the pages.
 
 ::
 
@@ -7,13 +7,13 @@
                       ▼
     live.js requests its page again ──► `SharedPages`: rendered once a version, for all viewers
 
-An event contains only the version, and a stream keeps only the last version, so a viewer that does
-not read its events needs no more memory. The version changes when the data of the pages changes in
-the ledger. It also changes each minute, because some parts of the pages depend on the time: "in
-5 min", the line "now", expired sessions.
+An event contains only the version, and a stream stores only the last version. So a viewer that does
+not read its events needs no more memory than others. The version changes when the data of the pages
+changes in the ledger. It also changes each minute, because some parts of the pages depend on the
+time: "in 5 min", the line "now", expired sessions.
 
 A stream ends when its session ends (logout, expiry, revocation of its link), when the server stops,
-or when the client disconnects. The system notices within a minute that a client has vanished,
+or when the client disconnects. If a client vanishes, the system notices this within a minute,
 because a stream sends a comment every `HEARTBEAT_SECONDS`. Streams have limits of their own, and
 use none of the server's slots for requests (`operations.connections`).
 """
@@ -39,11 +39,11 @@ log = logging.getLogger(__name__)
 
 PATH = "/live"
 HEADER = "x-daybook-live"
-"""Header of the request with which a page loads itself again."""
+"""Header of the request by which a page loads itself again."""
 POLL_INTERVAL_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
 LINGER_SECONDS = 5.0
-"""How long the poller continues without a viewer, such as between two pages of one browser."""
+"""Time for which the poller continues without a viewer, as between two pages of one browser."""
 MAX_STREAMS = 60
 MAX_STREAMS_PER_SESSION = 10
 MAX_SHARED_PAGES = MAX_STREAMS
@@ -51,13 +51,13 @@ MAX_SHARED_PAGES = MAX_STREAMS
 _HEAD = (
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
-    (b"x-accel-buffering", b"no"),  # otherwise nginx would buffer events
+    (b"x-accel-buffering", b"no"),  # without this header, nginx would buffer the events
 )
 
 
 @dataclass(eq=False)
 class _Stream:
-    """The stream of one viewer; ``wake`` is set when the stream must send a version, or end."""
+    """The stream of one viewer. ``wake`` is set when the stream must send a version, or end."""
 
     viewer: Admitted
     wake: asyncio.Event = field(default_factory=asyncio.Event)
@@ -70,7 +70,7 @@ class _Stream:
 
 
 class LiveUpdates:
-    """ASGI application of the streams; ``read`` returns a summary of the data that pages show.
+    """ASGI application of the streams. ``read`` returns a summary of the data that the pages show.
 
     ``version`` is empty while the poller does not run. ``clock`` returns seconds since the epoch.
     """
@@ -168,7 +168,7 @@ class LiveUpdates:
                 each.wake.set()
 
     def close(self) -> None:
-        """End all streams, and accept no more."""
+        """End all streams, and accept no new ones."""
         self._is_closing = True
         for each in self._streams:
             each.close()
@@ -186,7 +186,7 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class SharedPages:
-    """Pages of the current version, each rendered once for all viewers."""
+    """Pages of the current version. Each is rendered once for all viewers."""
 
     def __init__(self) -> None:
         self._version = ""
@@ -195,7 +195,10 @@ class SharedPages:
     async def get(
         self, version: str, key: tuple[str, bool], render: Callable[[], Awaitable[Response]]
     ) -> Response:
-        """Return the page of ``key``: the page's address, and whether its viewers can only read."""
+        """Return the page of ``key``. If it has not been rendered for ``version``, call ``render``.
+
+        ``key`` has the page's address, and whether its viewers can only read.
+        """
         if version != self._version or len(self._pages) >= MAX_SHARED_PAGES:
             self._version, self._pages = version, {}
         task = self._pages.get(key)
@@ -203,7 +206,7 @@ class SharedPages:
             task = self._pages[key] = asyncio.ensure_future(render())
         response: Response | None = None
         try:
-            response = await asyncio.shield(task)  # other viewers may wait for the page
+            response = await asyncio.shield(task)  # other viewers may wait for the same page
             return response
         finally:
             is_wrong = task.done() and (response is None or response.status_code != 200)

@@ -1,4 +1,4 @@
-"""Login and guard of Daybook's pages: without a session, nobody sees a page or changes anything.
+"""Login and guard of Daybook's pages. Without a session, nobody can see a page or change anything.
 
 ::
 
@@ -14,7 +14,7 @@ A request belongs to the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` is the 
 such a request has an `Origin`, it has to be exactly the public URL. The server refuses a request
 that a proxy forwarded to another host name, because the cookie of that name is not bound to TLS.
 
-For each page, the server looks up the token of a shared link in the ledger, so the removal of a
+For each page, the server reads the token of a shared link from the ledger, so the removal of a
 token takes effect at once. `daybook.web.live` ends the streams of sessions whose token was removed,
 and of sessions that have logged out.
 """
@@ -50,11 +50,12 @@ CSRF_FIELD = "csrf"
 """Name of the form field with the token of `csrf_token`."""
 CSRF_HEADER = "x-csrf-token"
 MAX_FORM_BYTES = 2 * 1024 * 1024
-"""Maximum size of a form: a job may have half a million bytes, and a browser may send three
-characters for each byte.
+"""Maximum size of a form.
+
+A job may have half a million bytes, and a browser may send three characters for each byte.
 """
 MAX_LOGGED_OUT = 1_000
-"""Maximum number of logged-out sessions that a server remembers, to refuse their cookies."""
+"""Maximum number of logged-out sessions that a server stores, to refuse their cookies."""
 _FORWARDED = frozenset(
     (b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto")
 )
@@ -67,7 +68,7 @@ _NOT_FORWARDED = (
 )
 _ONLY_SHOWN = "This link shows the pages. It cannot change anything."
 
-# Pages load only what this server serves, and no script, style or frame is inline.
+# Pages load only files of this server, and contain no inline script, style or frame.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -81,8 +82,8 @@ HEADERS = (
     (b"x-frame-options", b"DENY"),
 )
 
-# After a click on another site, such as a chat, a browser sends no strict cookie; from this page,
-# it does.
+# After a click on another site, such as a chat, a browser sends no strict cookie. After a click on
+# this page, it does.
 _CONTINUE_PAGE = """\
 <!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Daybook</title>
@@ -106,11 +107,11 @@ class Viewers(Protocol):
     """The tokens of shared links."""
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of a token; empty if the token does not exist. Raises `DaybookError`."""
+        """Return the id of a token; "" if the token does not exist. Raise `DaybookError`."""
         ...
 
     async def is_viewer(self, token_id: str) -> bool:
-        """Return whether the token has not been removed. Raises `DaybookError`."""
+        """Return whether the token still exists. Raise `DaybookError`."""
         ...
 
 
@@ -123,7 +124,7 @@ def protect(application: Application, port: int, viewers: Viewers | None = None)
 
 
 class PageLogin(BrowserLogin):
-    """ASGI middleware that protects Daybook's pages; it has the arguments of `BrowserLogin`."""
+    """ASGI middleware that protects Daybook's pages. It has the arguments of `BrowserLogin`."""
 
     public_url = ""
     viewers: Viewers | None = None
@@ -160,7 +161,7 @@ class PageLogin(BrowserLogin):
         return super().is_current(session) and session.content not in self._logged_out
 
     def _is_from_own_page(self, headers: Mapping[bytes, str], *, safe: bool) -> bool:
-        """Return whether a page of this server, under the same name, sent the request."""
+        """Return whether a page of this server, under the same host name, sent the request."""
         if not is_from_own_page(headers, safe=safe):
             return False
         origin = headers.get(b"origin")
@@ -213,8 +214,8 @@ class PageLogin(BrowserLogin):
         if headers.get(b"sec-fetch-site") in ("cross-site", "same-site"):
             if headers.get(b"sec-fetch-mode") == "navigate":
                 query = scope["query_string"].decode("latin-1")
-                # Quoted, because a browser reads a backslash as a slash and ignores a tab, and an
-                # address that starts with two slashes belongs to another site.
+                # Quote the path, because a browser reads a backslash as a slash and ignores a tab,
+                # and because an address that starts with two slashes belongs to another site.
                 url = quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
                 await send_page(send, 200, _CONTINUE_PAGE.format(url=escape(url)))
             else:
@@ -229,7 +230,7 @@ class PageLogin(BrowserLogin):
         await self.application(scope, receive, send)
 
     async def _log_out(self, session: Session, headers: Mapping[bytes, str], send: Send) -> None:
-        """End the session in this browser, and refuse its cookie until this server ends."""
+        """End the session in this browser. Refuse its cookie until this server ends."""
         self._logged_out[session.content] = None
         if len(self._logged_out) > MAX_LOGGED_OUT:
             del self._logged_out[next(iter(self._logged_out))]
@@ -238,7 +239,7 @@ class PageLogin(BrowserLogin):
 
 @dataclass(frozen=True)
 class Admitted:
-    """The session of a request to the pages; ``is_current`` returns whether it is still valid."""
+    """The session of a request to the pages. ``is_current`` returns whether it is still valid."""
 
     session: Session
     is_current: Callable[[], bool]
@@ -251,14 +252,14 @@ def admitted(request: Request) -> Admitted:
 
 
 def csrf_token(request: Request) -> str:
-    """Return the token that each form of this session's pages has to send back."""
+    """Return the token that each form on a page of this session has to send back."""
     return admitted(request).session.csrf
 
 
 async def read_form(request: Request) -> dict[str, list[str]]:
     """Return the fields of a submitted form, without the token.
 
-    Raises `InvalidInput` if the token is missing or belongs to another session.
+    Raise `InvalidInput` if the token is missing or belongs to another session.
     """
     import hmac
 

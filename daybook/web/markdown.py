@@ -1,7 +1,7 @@
 """Rendering of a model's Markdown as HTML that runs no program and loads nothing.
 
-HTML in the text is shown as text, images are shown as links, and links with a scheme that could run
-a program (`javascript:`, `data:`) are shown as text.
+The renderer shows HTML in the text as text, and images as links. It shows links with a scheme that
+could run a program (`javascript:`, `data:`) as text.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
 MAX_RENDERED_CHARACTERS = 40_000
-"""Maximum length of a rendered text: the parser takes quadratic time for some texts."""
+"""Maximum length of a rendered text. For some texts, the parser takes quadratic time."""
 
 
 def render(text: str | None) -> Markup:
-    """Return the HTML of a Markdown text; a text that is too long is shown as it is."""
+    """Return the HTML of a Markdown text. If the text is too long, show it without rendering."""
     text = text or ""
     if len(text) > MAX_RENDERED_CHARACTERS:
         return Markup('<pre tabindex="0" class="text">{}</pre>').format(text)
@@ -30,7 +30,7 @@ def render(text: str | None) -> Markup:
 
 @cache
 def _renderer() -> MarkdownIt:
-    # Without `image`, `![x](y)` is an exclamation mark and a link.
+    # Without the rule `image`, the renderer shows `![x](y)` as an exclamation mark and a link.
     found = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
     found.add_render_rule("heading_open", _heading)
     found.add_render_rule("heading_close", _heading)

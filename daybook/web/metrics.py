@@ -8,11 +8,11 @@ place of a new fact depends on its subject:
 - jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`operations.health`), with its
   query in `runs.counts`
 - tasks: a field of `tasks.counts.TaskCounts`
-- the outbox: a field of `delivery.views.OutboxHealth`, set in `delivery.sending.health`;
-  `status --json` shows this field, too
+- the outbox: a field of `delivery.views.OutboxHealth`, set in `delivery.sending.health`; `status
+  --json` shows this field, too
 
-`make docs` finds the metric in the snapshot of the tests. A metric whose value is unknown has no
-sample, but the page has its name and help text.
+`make docs` reads the metric from the snapshot of the tests. If the value of a metric is unknown,
+the page has its name and help text, but no sample.
 
 A gauge shows the current state. The counters (`daybook_ended_runs_total`,
 `daybook_runs_with_warnings_total`, `daybook_tokens_total`, `daybook_cost_usd_total` and
@@ -38,7 +38,7 @@ from daybook.operations.health import HealthSnapshot
 
 
 def page(found: HealthSnapshot | None, accept: str, hooks: Mapping[str, int]) -> tuple[bytes, str]:
-    """Return the page in the format that the header `Accept` requests, and its content type.
+    """Return the page and its content type, in the format that the header `Accept` requests.
 
     ``hooks`` maps results to numbers of requests to hooks (`daybook.web.hooks`). If ``found`` is
     None, the ledger does not answer; then the page has only `daybook_ledger_up` and ``hooks``.
@@ -211,7 +211,7 @@ def _hook_requests(hooks: Mapping[str, int]) -> Metric:
 
 
 def _gauge(name: str, help_text: str, value: float | timedelta | None) -> Metric:
-    """Return a gauge; it has no sample if the value is None, which means unknown."""
+    """Return a gauge. If the value is None, it is unknown, and the gauge has no sample."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     return GaugeMetricFamily(f"daybook_{name}", help_text, value=value)

@@ -9,11 +9,11 @@
              text: truncated to the channel's limit ◄── apprise_plugins ◄─────────┤
              threads: a thread with a timeout that captures apprise's log ◄───────┘
 
-- The operator defines the names. `registry` resolves a name at every send, so the next attempt uses
-  a block that was fixed in Prefect's UI.
-- Apprise and Prefect's blocks log a failure instead of raising an error; this package raises
-  `NotDelivered` if a message did not arrive.
-- A channel sends a message as one message: it never splits a message, and marks each truncation.
+- The operator defines the names. `registry` resolves a name for every message. So if somebody fixes
+  a block in Prefect's UI, the next attempt uses the fixed block.
+- Apprise and Prefect's blocks only log a failure. This package raises `NotDelivered` if a message
+  did not arrive.
+- A channel never splits a message. If it truncates a message, it adds a mark.
 - No error and no log contains a secret of a block.
 
 A service that apprise supports needs no code: the operator adds a channel with the service's URL. A

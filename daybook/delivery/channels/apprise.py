@@ -1,8 +1,8 @@
-"""Channels of Daybook's own block type: any service that apprise supports, by its URL.
+"""Channels of Daybook's own block type. A channel has a URL of any service that apprise supports.
 
-These channels cover services that have no Prefect block: e-mail, Telegram, ntfy, Matrix and many
-more. The whole URL is secret, and Prefect encrypts it. If the URL contains `{chat_id}`, one block
-serves many chats, and each job names its chat.
+These channels are for services without a Prefect block: e-mail, Telegram, ntfy, Matrix and many
+more. The whole URL is secret, and Prefect encrypts it. If the URL contains `{chat_id}`, many chats
+can use one block, and each job names its chat.
 """
 
 from __future__ import annotations
@@ -32,14 +32,16 @@ LEGAL_URL = (
     "tgram://token/{chat_id} or ntfy://topic"
 )
 
-# Sample chat ids: Telegram's are numbers, Slack's are words.
+# Sample chat ids. Those of Telegram are numbers, and those of Slack are words.
 _SAMPLE_CHAT_IDS = ("100200300", "general")
 
-# A chat id is one path segment or query value, so it cannot lead elsewhere on the host. It is also
-# one recipient: apprise splits a text at a comma, semicolon, space or bracket, and also splits two
-# e-mail addresses, or two numbers that begin with +, however they are joined.
+# A chat id is one path segment or query value, so that it cannot select another place on the host.
+# It is also one recipient. Apprise splits a text at a comma, semicolon, space or bracket. It also
+# splits two e-mail addresses, or two numbers that begin with +, whatever is between them.
 _CHAT = re.compile(
-    r"(?!\.+\Z)(?!.*@.*@)(?=\+?[^+]+(\+[^+]*@.*)?\Z)"  # not . or ..; one @; + first or in a name@
+    # The text is not `.` or `..`. It has at most one @. A + is its first character, or is before an
+    # @.
+    r"(?!\.+\Z)(?!.*@.*@)(?=\+?[^+]+(\+[^+]*@.*)?\Z)"
     r"[\w.:@!+$~=*-]+\Z"
 )
 
@@ -109,19 +111,22 @@ def check_chat_id(chat_id: str) -> None:
 
 
 def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
-    """Return the channel with these stored settings; raise `InvalidInput` if they are invalid."""
+    """Return the channel with these stored settings. Raise `InvalidInput` if they are invalid."""
     return AppriseChannel(name, STORE.parse(name, data))
 
 
 async def read(client: PrefectClient, name: str) -> AppriseChannel:
-    """Return the channel ``name``; raise `UnknownName`, or `InvalidInput` for bad settings."""
+    """Return the channel ``name``. Raise `UnknownName`, or `InvalidInput` for invalid settings."""
     document = await STORE.read(client, name, include_secrets=True)
-    # In a thread: importing apprise with all its plugins takes a tenth of a second.
+    # Use a thread, because importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda _: build(name, document.data))
 
 
 def validate(name: str, url: str) -> AppriseChannel:
-    """Return a channel that can be stored; raise `InvalidInput`, without the URL in its text."""
+    """Return a channel that can be stored.
+
+    Raise `InvalidInput`; its text does not contain the URL.
+    """
     STORE.check_name(name)
     return AppriseChannel(name, STORE.validate({"url": url}))
 
@@ -129,10 +134,10 @@ def validate(name: str, url: str) -> AppriseChannel:
 async def add(
     client: PrefectClient, name: str, url: str, *, replace: bool = False
 ) -> AppriseChannel:
-    """Save and return a channel.
+    """Save a channel, and return it.
 
-    Raises `InvalidInput` for a bad name, a name that is taken (without ``replace``), or a bad URL,
-    and `LedgerUnreachable`, because the ledger stores a copy.
+    Raise `InvalidInput` for an invalid name, for a name that is in use (without ``replace``), and
+    for an invalid URL. Raise `LedgerUnreachable`, because the ledger stores a copy.
     """
     channel = await threads.run_capturing_logs(lambda _: validate(name, url))
     await STORE.save(client, name, channel.settings, replace=replace)
@@ -181,7 +186,7 @@ class AppriseChannel:
 
 
 def _client(url: str, chat_id: str) -> Any | None:
-    """Return an `Apprise` for the URL; None if apprise does not understand it."""
+    """Return an `Apprise` for the URL. Return None if apprise does not support the URL."""
     from apprise import Apprise, AppriseAsset
 
     asset = AppriseAsset(app_id="Daybook", app_desc="Daybook", app_url="")

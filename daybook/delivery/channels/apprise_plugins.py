@@ -1,4 +1,4 @@
-"""Message formats for apprise's plugins, which know the limits of their services.
+"""Message formats for apprise's plugins, with the limits of the plugins' services.
 
 ============  =====================================================================
 format        the plugin is given
@@ -31,16 +31,16 @@ DEFAULT_MAX_LENGTH = 1000
 
 _MAX_TITLE_LENGTH = 200
 _SEPARATOR_LENGTH = 4
-"""Number of characters that apprise inserts between title and body if it joins them."""
+"""Number of characters that apprise inserts between title and body when it joins them."""
 
 
 @dataclass(frozen=True)
 class MessageFormat:
-    """The format and the limits of a message; `text.length` defines how characters count.
+    """The format and the limits of a message. `text.length` counts the characters.
 
     ``limit`` is the maximum length of the body or, if ``shared`` is true, of subject and body
-    together. ``title`` is the maximum length of the subject, or 0 if the subject is a part of the
-    body. ``lines`` is the maximum number of lines; 0 means no limit.
+    together. ``title`` is the maximum length of the subject; 0 means that the subject is a part of
+    the body. ``lines`` is the maximum number of lines; 0 means no limit.
     """
 
     format: str = "text"
@@ -50,7 +50,7 @@ class MessageFormat:
     lines: int = 0
 
     def render(self, message: Message) -> tuple[str, str]:
-        """Return the subject and the body, in this format and truncated to its limits."""
+        """Return the subject and the body in this format, truncated to its limits."""
         if self.format != "html":
             subject, body = text.mute_mentions(message.subject), text.mute_mentions(message.body)
             message = replace(message, subject=subject, body=body)
@@ -70,11 +70,11 @@ class MessageFormat:
 
 
 def prepare(client: Any) -> MessageFormat:
-    """Configure an `Apprise` to send one message and report failures; return the format."""
+    """Configure an `Apprise` to send one message and report failures. Return the format."""
     plugins = list(client.find())
     form = _common_format(plugins)
     for plugin in plugins:
-        plugin.asset.async_mode = False  # in this thread, where its log is captured
+        plugin.asset.async_mode = False  # send in this thread, because only its log is captured
         plugin.overflow_mode = type(plugin.overflow_mode)("upstream")
         plugin.retry, plugin.wait, plugin.optional = 0, 0.0, False
     client.asset.body_format = form.format

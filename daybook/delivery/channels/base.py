@@ -12,11 +12,11 @@ SEND_TIMEOUT_SECONDS = 30.0
 """Timeout for sending one message."""
 
 UNBOUNDED = 1_000_000
-"""Value of ``limit`` for a channel without a limit; no message in the ledger is this long."""
+"""Value of ``limit`` for a channel without a limit. No message in the ledger is this long."""
 
 
 class NotDelivered(DaybookError):
-    """A message did not arrive, or its arrival is unknown.
+    """A message did not arrive, or it is unknown whether it arrived.
 
     ``temporary`` is false if a retry cannot help. ``message`` contains no secret.
     """
@@ -32,7 +32,8 @@ class NotDelivered(DaybookError):
 class Message:
     """One message. ``body`` is the full text, which each channel truncates to its limit.
 
-    ``run_id`` and ``run_url`` lead to the full text; ``id`` is the same in every attempt.
+    With ``run_id`` and ``run_url``, the recipient can find the full text. ``id`` is the same in
+    every attempt.
     """
 
     id: str
@@ -48,7 +49,7 @@ class Message:
 class Channel(Protocol):
     """A recipient of messages.
 
-    ``limit`` is the maximum number of characters of a body; ``needs_chat_id`` is true if the
+    ``limit`` is the maximum number of characters of a body. ``needs_chat_id`` is true if the
     channel cannot send without a chat id.
     """
 
@@ -58,6 +59,6 @@ class Channel(Protocol):
     async def send(self, message: Message) -> None:
         """Send the message, or raise `NotDelivered`.
 
-        Must not block the event loop, and must end within `SEND_TIMEOUT_SECONDS`.
+        An implementation must not block the event loop, and must end within `SEND_TIMEOUT_SECONDS`.
         """
         ...

@@ -1,6 +1,6 @@
-"""Channels that need no external service: the inbox, a file in the home's `out/`, the console.
+"""Channels without an external service: the inbox, a file in the home's `out/`, the console.
 
-Each message adds one entry to its file. Entries stay whole even if several processes append::
+Each message adds one entry to its file. Entries are never mixed, even if several processes append::
 
     ## 2026-11-20 09:00:12 UTC · morning-brief: completed
 
@@ -29,13 +29,13 @@ _MAX_NAME_BYTES = 200
 
 
 class Inbox:
-    """The ledger itself: a message is delivered when it is due, without a sender."""
+    """The ledger itself. A message is delivered as soon as it is due, and needs no sender."""
 
     limit = UNBOUNDED
     needs_chat_id = False
 
     async def send(self, message: Message) -> None:
-        """Do nothing: the ledger already holds the message."""
+        """Do nothing, because the message is already in the ledger."""
 
 
 class Console:
@@ -54,12 +54,12 @@ class Console:
 
         try:
             await asyncio.to_thread(write)
-        except (OSError, ValueError) as error:  # closed
+        except (OSError, ValueError) as error:  # the standard output is closed
             raise NotDelivered(f"standard output: {_error_text(error)}") from None
 
 
 class File:
-    """A file in the home's `out/`; the chat id is its name."""
+    """A file in the home's `out/`. The chat id is the name of the file."""
 
     limit = UNBOUNDED
     needs_chat_id = False
@@ -77,12 +77,12 @@ class File:
 
 
 def folder() -> Path:
-    """Return the folder that holds the files of the `file` channel."""
+    """Return the folder with the files of the channel `file`."""
     return current_home().path / "out"
 
 
 def check_name(name: str) -> None:
-    """Raise `InvalidInput` if a file of the `file` channel cannot have this name."""
+    """Raise `InvalidInput` if a file of the channel `file` cannot have this name."""
     if not _NAME.match(name) or len(name.encode()) > _MAX_NAME_BYTES:
         raise InvalidInput(
             "chat_id",
@@ -92,7 +92,7 @@ def check_name(name: str) -> None:
 
 
 def _append(folder: Path, name: str, entry: str) -> None:
-    """Append an entry under a lock, and sync it to the disk."""
+    """Append an entry to a file under a lock, and sync the file to the disk."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

@@ -1,7 +1,7 @@
 """Prefect's notification blocks as channels, under their names in Prefect.
 
-Every block document whose type has the capability `notify` is a channel. This includes block types
-of other authors, if the package with the class of the type is installed.
+Every block document whose type has the capability `notify` is a channel. Block types of other
+authors are included, if the package with the class of the type is installed.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ async def list_blocks(client: PrefectClient) -> list[tuple[str, str]]:
 
 
 async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
-    """Return the channel for a block; raise `InvalidInput` if the block cannot be used."""
+    """Return the channel for a block. Raise `InvalidInput` if the block cannot be used."""
     from prefect.exceptions import ObjectNotFound
 
     try:
         document = await client.read_block_document_by_name(name, slug, include_secrets=True)
-    except ObjectNotFound:  # removed in the meantime
+    except ObjectNotFound:  # somebody has removed the block in the meantime
         raise UnknownName("channel", name, ()) from None
-    # In a thread: importing apprise with all its plugins takes a tenth of a second.
+    # Use a thread, because importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda logged: _build(slug, name, document, logged))
 
 
 def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> PrefectBlock:
-    import prefect.blocks.notifications  # noqa: F401 - it registers the types
+    import prefect.blocks.notifications  # noqa: F401 - this import registers the block types
     from prefect.blocks.core import Block, UnknownBlockType
 
     schema = document.block_schema
@@ -72,7 +72,7 @@ def _build(slug: str, name: str, document: BlockDocument, logged: list[str]) -> 
     except UnknownBlockType:
         problem = f'"{name}" has the type {slug}, whose class is not installed'
         raise InvalidInput("channel", problem, "install the package that contains it") from None
-    except Exception as error:  # the error text may hold a secret
+    except Exception as error:  # the text of the error may contain a secret
         why = redact("; ".join(logged) or type(error).__name__, secret)
         problem_text = f'the block "{name}" cannot be used: {why}'
         raise InvalidInput("channel", problem_text, "fix it in Prefect") from None
@@ -114,11 +114,14 @@ class PrefectBlock:
         )
 
     def _notify(self, subject: str, body: str, logged: list[str]) -> None:
-        """Notify in a thread without a loop, where Prefect's `notify` methods run synchronously."""
+        """Send the notification in a thread without an event loop.
+
+        There, Prefect's `notify` methods run synchronously. Raise `NotDelivered`.
+        """
         try:
             with self._block.raise_on_failure():
                 result = self._block.notify(body, subject or None)
-                if inspect.iscoroutine(result):  # a block with an async `notify` only
+                if inspect.iscoroutine(result):  # the block has only an async `notify`
                     asyncio.run(result)
         except Exception as error:
             why = "; ".join(logged) or _error_text(error)
@@ -129,7 +132,7 @@ def _error_text(error: Exception) -> str:
     import httpx
     from prefect.blocks.abstract import NotificationError
 
-    if isinstance(error, httpx.HTTPStatusError):  # its text holds the URL
+    if isinstance(error, httpx.HTTPStatusError):  # the text of this error contains the URL
         return f"it answered {error.response.status_code}"
     if isinstance(error, NotificationError):
         return error.log or "apprise reported a failure without a reason"
@@ -142,7 +145,7 @@ def _error_text(error: Exception) -> str:
 def secret_texts(data: Mapping[str, Any], fields: Sequence[str]) -> dict[str, str]:
     """Return the secret strings in a block's data and the parts of secret URLs, for `redact`.
 
-    Strings shorter than `_MIN_SECRET_LENGTH` characters are omitted.
+    Omit strings shorter than `_MIN_SECRET_LENGTH` characters.
     """
     texts: set[str] = set()
     for field in fields:
@@ -165,8 +168,8 @@ def _texts(value: Any) -> Iterator[str]:
 def _parts(url: str) -> Iterator[str]:
     """Yield the password of a URL, and long parts of its user name, path, query and fragment.
 
-    A host without a dot may be a token, so it counts as secret. Yields each part three times: as
-    written, decoded, and encoded.
+    A host without a dot may be a token, so it counts as secret. Yield each part three times: as it
+    is written, decoded, and encoded.
     """
     for each in _split_url(url):
         decoded = unquote(each)
@@ -181,10 +184,10 @@ def _split_url(url: str) -> Iterator[str]:
         yield from filter(None, (password, *password.split(":")))
         query = (pair.partition("=")[2] for pair in re.split("[&;]", split.query))
         long = [name, *split.path.split("/"), *query, split.fragment]
-        if "." not in host:  # a token, if the service has no host
+        if "." not in host:  # the text is a token if the service has no host
             long += host.split(":")
         yield from (each for each in long if len(each) >= _MIN_PART_LENGTH)
-    except ValueError:  # not a URL
+    except ValueError:  # the text is not a URL
         yield from (each for each in re.split(r"[^\w-]+", url) if len(each) >= _MIN_PART_LENGTH)
 
 
@@ -192,11 +195,11 @@ log = logging.getLogger(__name__)
 
 
 def apprise_of(block: Any) -> Any | None:
-    """Return the `Apprise` that a notification block sends with; None if the block has none.
+    """Return the `Apprise` with which a notification block sends; None if the block has none.
 
-    Also returns None, and logs a warning, if the block's `Apprise` is not where this function
-    expects it. Then the limits of the block's service are unknown, and apprise's own processing of
-    a message cannot be disabled.
+    Return None, and log a warning, also if the block has its `Apprise` in an unexpected place. Then
+    the limits of the block's service are unknown, and apprise's own processing of a message cannot
+    be disabled.
     """
     from prefect.blocks.notifications import AbstractAppriseNotificationBlock
 

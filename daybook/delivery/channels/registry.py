@@ -1,7 +1,7 @@
-"""Resolution of a channel's name to its adapter, at every use.
+"""Resolution of a channel's name to its adapter. Each use of a channel resolves its name again.
 
-Built-in names take precedence: the channel of a block named `inbox` is called `<type slug>/inbox`.
-The same form distinguishes two blocks of different types with the same name.
+Built-in names take precedence. So the channel of a block named `inbox` is called `<type
+slug>/inbox`. Names of this form also distinguish two blocks of different types with the same name.
 """
 
 from __future__ import annotations
@@ -29,11 +29,17 @@ BUILTIN: dict[str, type[builtin.Inbox] | type[builtin.File] | type[builtin.Conso
 """The adapter of each name in `outbox.BUILTIN_CHANNELS`."""
 
 PREFECT_TIMEOUT_SECONDS = 10.0
-"""Timeout for finding a channel; Prefect's client would retry a vanished server for minutes."""
+"""Timeout for finding a channel.
+
+If the server is gone, Prefect's client would retry for minutes.
+"""
 
 
 async def names(client: PrefectClient | None) -> dict[str, str]:
-    """Return each channel's kind by its name: a built-in channel's name, or a block type's slug."""
+    """Return the kind of each channel, by the channel's name.
+
+    The kind is the name of a built-in channel, or the slug of the block's type.
+    """
     documents = await _documents(client)
     count = Counter(name for _, name in documents)
     blocks = {
@@ -48,8 +54,8 @@ async def check(
 ) -> None:
     """Check that a job of ``owner`` can use the channel with this chat id.
 
-    Raises `UnknownName` with the known names, `Ambiguous`, `InvalidInput`, and the errors of
-    Prefect's client. Without a client, only the built-in channels are known.
+    Raise `UnknownName` with the known names, `Ambiguous`, `InvalidInput`, and the errors of
+    Prefect's client. If ``client`` is None, only the built-in channels are known.
     """
     owner_limits = limits.load_limits(owner)
     check_channel(name, chat_id, owner_limits)
@@ -71,11 +77,11 @@ async def check(
 
 
 async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None = None) -> None:
-    """Send an outbox row that is a message or an alert; raise `NotDelivered` on failure.
+    """Send an outbox row that is a message or an alert. Raise `NotDelivered` if that fails.
 
-    ``run_url`` is the URL of the run in Prefect's UI. Prefect stores the blocks. If Prefect is
-    unreachable or responds with an error, raise `PrefectUnreachable` or the error of Prefect's
-    client: then no attempt was made.
+    ``run_url`` is the URL of the run in Prefect's UI. The blocks are stored in Prefect. If Prefect
+    is unreachable or responds with an error, raise `PrefectUnreachable` or the error of Prefect's
+    client; after these errors, no attempt was made.
     """
     message = Message(
         id=row.id,
@@ -87,7 +93,7 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
         run_id=row.run_id,
         run_url=run_url,
     )
-    if row.purpose != ALERT:  # the operator chose the channel of alerts, for any owner
+    if row.purpose != ALERT:  # for every owner, the operator has chosen the channel of alerts
         try:
             check_channel(row.address, row.chat_id, limits.load_limits(row.owner))
         except InvalidInput as error:
@@ -95,7 +101,7 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
     try:
         async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             channel = await find(client, row.address)
-    except InvalidInput as error:  # the block may be created or fixed later
+    except InvalidInput as error:  # somebody may create or fix the block later
         raise NotDelivered(str(error)) from None
     except TimeoutError:
         address = str(client.api_url) if client else None
@@ -110,8 +116,8 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
 async def find(client: PrefectClient | None, name: str) -> Channel:
     """Return the channel with this name.
 
-    Raises `UnknownName`, `Ambiguous`, `InvalidInput` for a block that cannot be used, and the
-    errors of Prefect's client.
+    Raise `UnknownName`, `Ambiguous`, `InvalidInput` for a block that cannot be used, and the errors
+    of Prefect's client.
     """
     if name in BUILTIN:
         return BUILTIN[name]()

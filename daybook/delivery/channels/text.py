@@ -1,6 +1,7 @@
 """Text processing for channels: truncation, muted mentions, and HTML.
 
-A truncated text ends with a line that says how much is missing and where the full text is::
+The last line of a truncated text has the number of omitted characters and the place of the full
+text::
 
     … the beginning, up to the end of a line or word
     [… 38,104 more characters: `daybook show 4f0c2a91d3e7`]
@@ -14,10 +15,10 @@ import re
 from daybook.delivery.channels.base import Message
 
 _CUT_PERCENT = 24
-"""Percentage of a text, at its end, in which truncation looks for the end of a line or word."""
+"""Percentage of a text, at its end, in which truncation searches for the end of a line or word."""
 
-# Mentions that notify a whole chat or, in Slack and Discord, one user when a bot writes them. For
-# Slack apprise also writes `<!channel>` if the text lacks the `<`.
+# These mentions notify a whole chat or, in Slack and Discord, one user if a bot writes them. For
+# Slack, apprise also writes `<!channel>` if the `<` is missing in the text.
 _RINGS = re.compile(
     r"[@!](?=(everyone|here|channel|all|subteam)\b)|@(?=[!&]?\w+[>|])", re.IGNORECASE
 )
@@ -28,12 +29,15 @@ _BLANKS = re.compile(r"^ +|(?<= ) +", re.MULTILINE)
 
 
 def length(text: str) -> int:
-    """Return the length as the strictest channels count it, in UTF-16 code units."""
+    """Return the length in UTF-16 code units, which the strictest channels count."""
     return len(text) + sum(each > "\uffff" for each in text)
 
 
 def shorten_line(text: str, limit: int) -> str:
-    """Return one line of at most ``limit`` code units, with a mark if it is truncated."""
+    """Return the text as one line of at most ``limit`` code units.
+
+    If the text is truncated, it ends with a mark.
+    """
     line = " ".join(text.split())
     return line if length(line) <= limit else _longest_head(line, max(limit - 1, 0)).rstrip() + "…"
 
@@ -41,15 +45,16 @@ def shorten_line(text: str, limit: int) -> str:
 def truncate(message: Message, limit: int, lines: int = 0) -> str:
     """Return the message's body, truncated to at most ``limit`` code units.
 
-    The last line of a truncated body says how much is missing. If there is no room for such a line,
-    return one line with a mark. ``lines`` is the maximum number of lines; 0 means no maximum.
+    The last line of a truncated body has the number of omitted characters. If there is no room for
+    such a line, return one line with a mark. ``lines`` is the maximum number of lines; 0 means no
+    maximum.
     """
     body = message.body.strip()
     too_many = bool(lines) and body.count("\n") >= lines
     if length(body) <= limit and not too_many:
         return body
     for hint in _full_text_hints(message):
-        # The number of omitted characters has at most as many digits as the length of the body.
+        # The number of omitted characters has no more digits than the length of the body.
         space = limit - length(_omission_note(len(body), hint)) - 1
         if space >= limit // 2:
             break
@@ -67,7 +72,7 @@ def truncate(message: Message, limit: int, lines: int = 0) -> str:
 
 
 def _full_text_hints(message: Message) -> list[str]:
-    """Return descriptions of where the full text is, the longest first."""
+    """Return descriptions of the place of the full text, the longest first."""
     show = f": `daybook show {message.run_id[:12]}`" if message.run_id else ""
     whole = [f"{show}, or {message.run_url}"] if show and message.run_url else []
     return [*whole, *filter(None, [show]), ""]
@@ -78,15 +83,15 @@ def _omission_note(missing: int, hint: str) -> str:
 
 
 def _longest_head(text: str, limit: int) -> str:
-    """Return the longest prefix of at most ``limit`` code units, without splitting a character."""
+    """Return the longest prefix of at most ``limit`` code units. Do not split a character."""
     head = text[: max(limit, 0)]
     while (over := length(head) - limit) > 0:
-        head = head[: -((over + 1) // 2)]  # each character counts two at most
+        head = head[: -((over + 1) // 2)]  # each character counts at most twice
     return head
 
 
 def _head_to_boundary(text: str, limit: int) -> str:
-    """Return the longest prefix that fits; end it at the end of a line or word if one is near."""
+    """Return the longest prefix that fits. If a line or word ends near its end, end it there."""
     head = _longest_head(text, limit)
     least = len(head) - len(head) * _CUT_PERCENT // 100
     for end in ("\n", " "):
@@ -98,7 +103,7 @@ def _head_to_boundary(text: str, limit: int) -> str:
 
 
 def _open_fence(markdown: str) -> str:
-    """Return the fence that closes an open code block; empty if none is open."""
+    """Return the fence that closes an open code block; "" if no block is open."""
     fence = ""
     for found in _FENCE.finditer(markdown):
         if not fence:
@@ -109,19 +114,22 @@ def _open_fence(markdown: str) -> str:
 
 
 def mute_mentions(text: str) -> str:
-    """Mute mentions that would notify a whole chat or a user: a model may have written them."""
+    """Mute mentions that would notify a whole chat or a user.
+
+    A model may have written these mentions.
+    """
     return _RINGS.sub(lambda found: found[0] + _ZERO_WIDTH_SPACE, text)
 
 
 def as_html(text: str) -> str:
-    """Return HTML that shows plain text unchanged: it escapes all markup and keeps all lines."""
+    """Return HTML that shows a plain text unchanged, with its markup escaped and all its lines."""
     kept = html.escape(text, quote=False)
     kept = _BLANKS.sub(lambda found: "&nbsp;" * len(found[0]), kept)
     return kept.replace("\n", "<br/>")
 
 
 def escape_controls(text: str) -> str:
-    """Return ``text`` with control characters as escapes, so that it cannot control a terminal.
+    """Return ``text`` with control characters escaped, so that it cannot control a terminal.
 
     Line breaks and tabs stay unchanged.
     """

@@ -1,8 +1,8 @@
 """Execution of blocking work in its own thread, with a timeout and captured logs.
 
 Apprise and its HTTP libraries log the URLs that they call, which contain secrets. While a thread of
-this module sends, the module captures their logs: warnings become the text of the failure, and the
-rest is discarded. The logs of the process's other threads are unchanged.
+this module sends, the module captures the logs of that thread. Warnings become the text of the
+failure, and other log lines are discarded. The logs of other threads are unchanged.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ _CAPTURE_FILTER = _CaptureFilter()
 
 @contextmanager
 def capture_logs() -> Iterator[list[str]]:
-    """Capture the log lines of `_LOGGERS` in this thread; yield the list of captured warnings."""
+    """Capture the log lines of `_LOGGERS` in this thread. Yield the list of captured warnings."""
     for name in _LOGGERS:
-        logging.getLogger(name).addFilter(_CAPTURE_FILTER)  # adding it again has no effect
+        # Adding the same filter again has no effect.
+        logging.getLogger(name).addFilter(_CAPTURE_FILTER)
     captured: list[str] = []
     token = _captured.set(captured)
     try:
@@ -61,11 +62,11 @@ def capture_logs() -> Iterator[list[str]]:
 async def run_capturing_logs(
     work: Callable[[list[str]], T], within: float = SEND_TIMEOUT_SECONDS, *, sends: bool = False
 ) -> T:
-    """Run ``work`` in a thread; return its result or raise its error.
+    """Run ``work`` in a thread. Return its result, or raise its error.
 
-    ``work`` receives the list of captured warnings. If ``work`` does not end within ``within``
-    seconds, raise `NotDelivered`; the thread is abandoned and ends with the process. ``sends`` is
-    true if ``work`` sends a message; after such a timeout the message may have arrived.
+    ``work`` receives the list of captured warnings. If it does not end within ``within`` seconds,
+    raise `NotDelivered`; the abandoned thread ends with the process. ``sends`` is true if ``work``
+    sends a message. After such a timeout, this message may have arrived.
     """
     loop = asyncio.get_running_loop()
     result: asyncio.Future[T] = loop.create_future()
@@ -81,7 +82,7 @@ async def run_capturing_logs(
                 outcome = partial(result.set_result, work(captured))
             except BaseException as error:
                 outcome = partial(result.set_exception, error)
-        with suppress(RuntimeError):  # the loop is closed: no caller waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits any more
             loop.call_soon_threadsafe(finish, outcome)
 
     threading.Thread(target=run, name="daybook-channel", daemon=True).start()

@@ -54,9 +54,9 @@ async def channels(client: PrefectClient) -> list[Finding]:
 
 
 async def destinations(client: PrefectClient) -> list[Finding]:
-    """Check that destinations are valid and callbacks can be signed.
+    """Check that destinations are valid, and that callbacks can be signed.
 
-    Only warn about callbacks that are signed with the home's secret.
+    For callbacks that are signed with the home's secret, only warn.
     """
     from daybook.delivery import destinations, home_secret
 
@@ -75,11 +75,11 @@ async def destinations(client: PrefectClient) -> list[Finding]:
                 if known.find(url) is None and each.row.name not in unsigned:
                     unsigned.append(each.row.name)
             except InvalidInput:
-                pass  # its destination is reported above
+                pass  # the problem of its destination is reported above
     if not unsigned:
         return problems
     file = current_home().webhook_secret
-    if file.exists():  # a check does not create it
+    if file.exists():  # a check must not create the file
         try:
             home_secret.default_secret(current_home(), SYSTEM_CLOCK.now())
         except (InvalidInput, OSError) as error:

@@ -1,4 +1,4 @@
-"""Facts that several checks need; during one `doctor`, each fact is read once."""
+"""Facts that several checks need. During one `doctor`, each fact is read once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _facts: ContextVar[dict[object, asyncio.Task[Any]] | None] = ContextVar("facts",
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """While the block runs, call each function marked `fact` only once for the same arguments."""
+    """Let each function marked with `fact` run only once for the same arguments.
+
+    This applies while the block runs.
+    """
     token = _facts.set({})
     try:
         yield
@@ -26,7 +29,7 @@ def read_once() -> Iterator[None]:
 
 
 def fact(read: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
-    """Mark a function whose result several checks need; see `read_once`."""
+    """Mark a function whose result several checks need, for `read_once`."""
 
     @wraps(read)
     async def reading(*args: P.args, **kwargs: P.kwargs) -> T:

@@ -21,13 +21,13 @@ from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.policy import load_policy
 
 RECENT = timedelta(hours=1)
-"""Age up to which a restart is reported."""
+"""Age up to which the check of the processes reports a restart."""
 LOG_NAMES = {"command server": "commands"}
 """Names of the logs that differ from the names of their children."""
 
 
 def settings() -> list[Finding]:
-    """Check that every setting is valid; warn if runs are not executed."""
+    """Check that every setting is valid. Warn if the execution of runs is switched off."""
     try:
         rules = limits.load_rules()
         load_policy()
@@ -43,7 +43,7 @@ def settings() -> list[Finding]:
 
 
 def home() -> list[Finding]:
-    """Check that the home is writable or can be created."""
+    """Check that the home is writable, or that it can be created."""
     path = current_home().path
     other_home = "export DAYBOOK_HOME=<a folder of your own>"
     nearest = next(place for place in (path, *path.parents) if place.exists())
@@ -67,7 +67,10 @@ def home() -> list[Finding]:
 
 
 def modes() -> list[Finding]:
-    """Check that no other user has access to the home or its files, the ledger included."""
+    """Check that no other user has access to the home or its files.
+
+    The files include the ledger's files.
+    """
     home = current_home()
     folders = [home.path, home.prefect, home.logs]
     files = [home.up_file, home.up_lock, home.ledger_key, home.webhook_secret]
@@ -85,7 +88,7 @@ def modes() -> list[Finding]:
 def ledger_files() -> list[Path]:
     """Return the SQLite files of the configured ledger.
 
-    Returns [] if the ledger is not in SQLite or the settings are invalid.
+    Return [] if the ledger is not in SQLite, or if the settings are invalid.
     """
     address = ledger_address()
     database = address.partition(":///")[2].partition("?")[0]
@@ -95,7 +98,7 @@ def ledger_files() -> list[Path]:
 
 
 def ledger_address() -> str:
-    """Return the address of the ledger; empty if the settings are invalid."""
+    """Return the address of the ledger; "" if the settings are invalid."""
     try:
         return operator_settings.load().ledger_address
     except InvalidInput:
@@ -117,10 +120,13 @@ def leftovers() -> list[Finding]:
 
 
 def interrupted_move() -> list[Finding]:
-    """Check that no `daybook ledger move` was interrupted; no move must be running."""
+    """Check that no `daybook ledger move` was interrupted.
+
+    Do not call this while one is running.
+    """
     try:
         move = ledger_move.interrupted()
-    except InvalidInput:  # the check of the settings reports it
+    except InvalidInput:  # the check of the settings reports the error
         return []
     if move is None:
         return []
@@ -135,11 +141,11 @@ def interrupted_move() -> list[Finding]:
 
 
 def disk() -> list[Finding]:
-    """Check that no disk of Daybook's folders is full; return [] if the settings are invalid."""
+    """Check that no disk of Daybook's folders is full. Return [] if the settings are invalid."""
     try:
         return findings.full_disk(full_disk(operator_settings.load().data_folders))
     except InvalidInput:
-        return []  # `settings` reports it
+        return []  # the check `settings` reports the error
 
 
 def prefect_size() -> list[Finding]:
@@ -172,7 +178,7 @@ def _open_to_others(path: Path) -> bool:
     try:
         return bool(stat.S_IMODE(path.stat().st_mode) & 0o077)
     except OSError:
-        return False  # it does not exist yet
+        return False  # the path does not exist yet
 
 
 def _quoted(paths: Iterable[Path]) -> str:

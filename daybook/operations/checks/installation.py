@@ -27,14 +27,17 @@ from daybook.operations.server import absolute_python_path
 
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
 REQUIRED_VERSIONS = ("prefect", "fastapi", "sqlalchemy")
-"""Without suitable versions, Prefect's server or scheduler does not run (prefect-facts.md)."""
+"""Distributions for which Prefect's server or scheduler needs certain versions.
+
+The reasons are in `prefect-facts.md`.
+"""
 IMPORT_TIMEOUT_SECONDS = 30.0
 
 
 def requirements() -> dict[str, Requirement]:
     """Return the requirements of this installation, by the name of the distribution.
 
-    Raises `PackageNotFoundError` if Daybook is not installed but run from source.
+    Raise `PackageNotFoundError` if Daybook runs from source, so that it is not installed.
     """
     declared = map(Requirement, metadata.requires(repository.DISTRIBUTION) or [])
     return {
@@ -60,7 +63,7 @@ def versions() -> list[Finding]:
 
 
 def require_versions() -> None:
-    """Raise `InvalidInput` with the problems of `versions` that would stop Prefect from running."""
+    """Raise `InvalidInput` with the problems of `versions` with which Prefect could not run."""
     with suppress(metadata.PackageNotFoundError):
         required = requirements()
         if found := _check_versions(
@@ -91,7 +94,8 @@ def _check_versions(required: Iterable[Requirement]) -> list[Finding]:
 def entry_points() -> list[Finding]:
     """Check that Daybook's entry points exist.
 
-    Only warn about other modules with the same names: Daybook loads its own modules by their path.
+    If there are other modules with the same names, only warn, because Daybook loads its own modules
+    by their path.
     """
     try:
         root = repository.root()
@@ -141,7 +145,7 @@ async def worker_imports() -> list[Finding]:
 
 
 def reinstall_command() -> str:
-    """Return the command that reinstalls this Daybook: from its checkout, else from the wheel."""
+    """Return the command that reinstalls this Daybook, from its checkout or from the wheel."""
     if checkout := repository.checkout():
         enter = shlex.quote(str(checkout))
         return f"cd {enter} && rm -rf .venv && make install, and use .venv/bin/daybook there"
@@ -158,7 +162,7 @@ def _install(requirement: Requirement) -> str:
 def plugins() -> list[Finding]:
     """Check that this process can import each plugin and call each listener.
 
-    The worker's import path may differ.
+    The import path of the worker may differ.
     """
     try:
         registry.find_listeners()

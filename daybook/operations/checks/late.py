@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 SPOOL_GRACE_SECONDS = 60.0
-"""Age from which a spooled outcome is a problem: a running process records it sooner."""
+"""Age from which a spooled outcome is a problem. A running process records it sooner."""
 
 
 async def ledger_clock() -> list[Finding]:
@@ -51,7 +51,7 @@ async def ledger_clock() -> list[Finding]:
 
 
 def outcomes() -> list[Finding]:
-    """Check that no outcome stays in the spool for long, and that no outcome was set aside."""
+    """Check that no outcome stays in the spool for long, and that none has been set aside."""
     problems, now = [], SYSTEM_CLOCK.now().timestamp()
     stuck = [
         each
@@ -73,7 +73,7 @@ def outcomes() -> list[Finding]:
 
 
 async def keeper(client: PrefectClient) -> list[Finding]:
-    """If a worker is online, check that a keeper leads and has observed Prefect lately."""
+    """If a worker is online, check that a keeper leads and has recently observed Prefect."""
     if not await ledger_checks.stored_jobs():
         return []
     pool = await prefect.pool_state(client)
@@ -81,13 +81,13 @@ async def keeper(client: PrefectClient) -> list[Finding]:
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
         leads = leader is not None and leader.leads(ledger.now())
         if not leads and await ledger.why_unwritable():
-            return []  # `checks.ledger.ledger` reports it
+            return []  # `checks.ledger.ledger` reports the problem
         found = findings.keeper(DelayFacts(ledger.now(), pool=pool, leader=leader))
     return found or ([passed("keeper", leader.holder)] if leader and leads else [])
 
 
 async def late(client: PrefectClient) -> list[Finding]:
-    """Check that no run is overdue, or was missed lately because no process claimed it."""
+    """Check that no run is overdue, and that none was recently missed for lack of a process."""
     if not await ledger_checks.stored_jobs():
         return []
     pool, ahead = await prefect.pool_state(client), await prefect.clock_ahead(client)

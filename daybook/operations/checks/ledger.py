@@ -40,11 +40,14 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 WRITE_TIMEOUT = timedelta(seconds=5)
-"""Maximum time that a write may wait for other writers; a longer wait is a problem."""
+"""Maximum time that a write may wait for other writers. A longer wait is a problem."""
 MAX_BACKUP_AGE = timedelta(days=1)
-"""How much older than the last night the newest backup may be, because keepers may be stopped."""
+"""Age of the newest backup, counted from the last night, up to which it is no problem.
+
+Keepers may have been stopped in this time.
+"""
 BACKUP_DURATION = timedelta(hours=1)
-"""Maximum duration of a nightly backup; only after this time, its absence is a problem."""
+"""Maximum duration of a nightly backup. Only after this time, a missing backup is a problem."""
 _RESTORE_KEY = (
     "copy the file ledger-key (mode 0600) into this home, from the home that wrote the copies or "
     "from its backup; if it is permanently lost: daybook ledger rekey"
@@ -52,7 +55,7 @@ _RESTORE_KEY = (
 
 
 async def ledger() -> list[Finding]:
-    """Check that this program can open and write the ledger, if the ledger exists already."""
+    """Check that this program can open and write the ledger, if the ledger already exists."""
     if not _exists():
         return []
     try:
@@ -85,13 +88,13 @@ async def ledger() -> list[Finding]:
 
 
 async def stored_jobs() -> list[StoredJob]:
-    """Return all jobs; [] if there is no ledger yet, because a check does not create a ledger."""
+    """Return all jobs. Return [] if there is no ledger yet, because a check must not create one."""
     return (await id_and_jobs())[1]
 
 
 @fact
 async def id_and_jobs() -> tuple[str, list[StoredJob]]:
-    """Return the ledger's id and its jobs; an empty id if there is no ledger yet."""
+    """Return the ledger's id and its jobs. If there is no ledger yet, the id is empty."""
     if not _exists():
         return "", []
     async with open_ledger() as opened, opened.read() as session:
@@ -99,9 +102,10 @@ async def id_and_jobs() -> tuple[str, list[StoredJob]]:
 
 
 def _exists() -> bool:
-    """Return whether the ledger should exist: a SQLite file may not have been created yet.
+    """Return whether the ledger should exist.
 
-    A running `up` has created the file, so a missing file is then a problem.
+    An SQLite file may not have been created yet. But a running `up` has created the file, so then a
+    missing file is a problem.
     """
     files = home.ledger_files()
     if not files:
@@ -183,7 +187,7 @@ async def one_prefect() -> list[Finding]:
 
 
 async def agents(client: PrefectClient) -> list[Finding]:
-    """Check that every agent that a job names exists, and that the name means one agent only."""
+    """Check that every agent that a job names exists, and that its name is not ambiguous."""
     from daybook.agents import documents
 
     try:
@@ -213,7 +217,7 @@ async def agents(client: PrefectClient) -> list[Finding]:
 
 
 async def tools(client: PrefectClient) -> list[Finding]:
-    """Check that every tool that a job names is installed or on a saved server; call no tool."""
+    """Check that every tool that a job names is installed or on a saved server. Call no tool."""
     from daybook.http.guard import Guard, Rule
     from daybook.tools import catalog
     from daybook.tools.server_blocks import PrefectServers
@@ -282,7 +286,8 @@ async def backups() -> list[Finding]:
 def _set_up_at() -> datetime | None:
     """Return the time of the last change of this home's ledger key or settings file.
 
-    Return None if neither file exists, as before the first `up` with settings in variables.
+    Return None if neither file exists. This is so before the first `up` if the settings are in
+    variables.
     """
     times = []
     for file in (current_home().ledger_key, settings.config_file()):

@@ -1,6 +1,6 @@
 """Checks of the Prefect server that this process uses, its UI, its work pool and its workers.
 
-The functions that take a client require that `server` found no problem.
+Call the functions that take a client only if `server` found no problem.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ MAX_RUNS_READ = 20
 
 
 async def server(client: PrefectClient) -> list[Finding]:
-    """Check the server: its address, its answer, our credentials, and its version.
+    """Check the server: its address, its response, our credentials, and its version.
 
     If this home's `up` is running, this process must use the same server as `up`.
     """
@@ -72,7 +72,7 @@ async def server(client: PrefectClient) -> list[Finding]:
 
 
 def no_server_known() -> Finding:
-    """Return the problem that no `up` is running and no setting names a server."""
+    """Return the problem that no `up` is running and that no setting names a server."""
     message = "no Prefect server is configured, and no `daybook up` is running in this home"
     return problem("prefect", message, "daybook up")
 
@@ -96,10 +96,10 @@ async def clock(client: PrefectClient) -> list[Finding]:
 
 @fact
 async def clock_ahead(client: PrefectClient) -> timedelta:
-    """Return the least amount by which the server's clock is ahead of this machine's.
+    """Return the smallest measured time by which the server's clock is ahead of this machine's.
 
-    The time in a response may be up to a second old, or older if the server is busy. So measure
-    a clock that seems far off again, and use the smallest skew.
+    The time in a response may be up to a second old, or older if the server is busy. So if a clock
+    seems to be far off, measure again, and use the smallest skew.
     """
     smallest = await _measure_skew(client)
     for _ in range(MAX_CLOCK_RETRIES):
@@ -132,7 +132,7 @@ async def ui(client: PrefectClient) -> list[Finding]:
     is_remote = urlsplit(address).hostname not in ("127.0.0.1", "localhost", "::1")
     # Without TLS, do not load the certificates of all authorities, which takes 20 ms.
     has_tls = urlsplit(address).scheme == "https"
-    # Like a browser, use no proxy of the environment for this machine.
+    # For this machine, do not use a proxy from the environment; a browser does not use one either.
     async with httpx.AsyncClient(
         timeout=UI_TIMEOUT_SECONDS, trust_env=is_remote, verify=has_tls
     ) as browser:
@@ -164,7 +164,7 @@ async def pool_state(client: PrefectClient) -> WorkPool:
 
 
 async def pool(client: PrefectClient) -> list[Finding]:
-    """Check that the work pool has our type, and does not have only another Daybook's jobs.
+    """Check that the work pool has our type, and that it does not only have another Daybook's jobs.
 
     Warn about a pool or queues that are paused in Prefect.
     """
@@ -198,8 +198,8 @@ async def runs(client: PrefectClient) -> list[Finding]:
     """Check that our last finished run, in any pool, did not crash because Daybook was missing.
 
     Our own worker cannot run without Daybook. A worker of one of Prefect's own types can run
-    without it, and then its runs crash in the pull step (`daybook.repository.enter`). The reason is
-    only in that worker's own output; the log in Prefect ends with the name of the step.
+    without it, and then its runs crash in the pull step (`daybook.repository.enter`). Only that
+    worker's own output contains the reason; the log in Prefect ends with the name of the step.
     """
     from prefect.client.schemas.filters import (
         FlowFilter,
@@ -291,7 +291,7 @@ def _check_version(address: str, version: str) -> list[Finding]:
     try:
         bounds = installation.requirements()["prefect"].specifier
     except (PackageNotFoundError, KeyError):
-        return []  # `versions` reports it
+        return []  # the check `versions` reports the problem
     try:
         if bounds.contains(Version(version), prereleases=True):
             return []
@@ -303,7 +303,10 @@ def _check_version(address: str, version: str) -> list[Finding]:
 
 
 def _skew(before: datetime, response: Response, after: datetime) -> timedelta:
-    """Return the least possible skew of the server's clock; its `Date` has only whole seconds."""
+    """Return the smallest possible skew of the server's clock.
+
+    The skew is a range, because the response's header `Date` has only whole seconds.
+    """
     date = response.headers.get("date")
     if date is None:
         return timedelta()

@@ -1,4 +1,4 @@
-"""Daybook's pages: one module for each noun, which reads through `daybook.api` and renders.
+"""Daybook's pages. Each noun has a module, which reads through `daybook.api` and renders.
 
 ::
 
@@ -16,11 +16,12 @@ Each form that changes something is an `Action` in the `ACTIONS` of its module.
 other errors of `daybook.api` into pages.
 
 A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read all data that a live
-page shows. The page's rows and groups have an ``id``, by which htmx finds them again. A part that
-must not change while somebody reads it has ``hx-morph-skip``.
+page shows. The rows and groups of the page have an ``id``, by which htmx finds them again. A part
+that must not change while somebody reads it has ``hx-morph-skip``.
 
-No template has a script, a style or an event handler of its own: the policy (`login.POLICY`)
-permits none. Positions are classes (`assets.POSITIONS`), charts are SVG (`daybook.web.charts`).
+No template has a script, a style or an event handler of its own, because the policy
+(`login.POLICY`) does not permit them. Positions are classes (`assets.POSITIONS`), and charts are
+SVG (`daybook.web.charts`).
 """
 
 from __future__ import annotations
@@ -58,10 +59,10 @@ MODULES = (today, job_form, jobs, runs, inbox, callbacks, tasks, sessions, agent
 def application(
     health: Callable[[], Awaitable[HealthReport]], ledger: Ledger | None = None
 ) -> Starlette:
-    """Return the application of all pages; the caller has to close its ``state.site``.
+    """Return the application of all pages. The caller has to close its ``state.site``.
 
-    ``health`` returns the report that Today shows. The application opens the ledger of the settings
-    at the first request, unless it gets a ``ledger``.
+    ``health`` returns the report that the page Today shows. The application opens the ledger of the
+    settings at the first request, unless it gets a ``ledger``.
     """
     site = Site(health, ledger)
     routes = [
@@ -84,5 +85,5 @@ def application(
 
 
 async def _log_out(site: Site, request: Request) -> Response:
-    """Show the form to log out; `web.login` ends the session when it is submitted."""
+    """Show the form to log out. When it is submitted, `web.login` ends the session."""
     return site.render(request, "logout.html")

@@ -1,4 +1,4 @@
-"""Actions: forms that change something; each calls a verb of `daybook.api`, as commands do.
+"""Actions: forms that change something. Each calls an operation of `daybook.api`, as commands do.
 
 ::
 
@@ -12,7 +12,7 @@
 
 To add an action, write ``async def verb(ref: str, form: Form) -> Done`` in the module of its noun,
 and add an `Action` to that module's `ACTIONS`. The template of its page writes the form with
-`ui.action`. This module checks the CSRF token, so no action can forget the check.
+`ui.action`. This module checks the CSRF token for all actions, so no action can omit the check.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ ACTOR = owners.Actor(via="web")
 
 @dataclass(frozen=True)
 class Done:
-    """The address of the page to continue with, and the key of its message in `forms.MESSAGES`.
+    """The address of the next page, and the key of its message in `forms.MESSAGES`.
 
-    The page shows the ``changes`` and ``notes`` too.
+    The page also shows the ``changes`` and ``notes``.
     """
 
     address: str
@@ -52,12 +52,13 @@ class Done:
 
 @dataclass(frozen=True)
 class Action:
-    """A path with its verb ``do``; ``page`` shows an error at its field, if it is in ``fields``.
+    """A path with its function ``do``.
 
-    ``path`` begins with the path of ``page``, so both have the same parameters. ``aliases`` maps
-    names in errors to ``fields``. If ``do`` returns None, because the form changes nothing, the
-    page is shown with the typed texts. If ``uses_prefect`` is true, a thread imports Prefect's
-    client before the verb is called, because the import takes seconds.
+    ``page`` shows an error at its field, if it is in ``fields``. ``path`` begins with the path of
+    ``page``, so both have the same parameters. ``aliases`` maps names in errors to ``fields``. If
+    ``do`` returns None, because the form changes nothing, the server shows ``page`` with the typed
+    texts. If ``uses_prefect`` is true, a thread imports Prefect's client before ``do`` is called,
+    because the import takes seconds.
     """
 
     path: str
@@ -99,7 +100,7 @@ def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Respons
 
 
 def status_of(error: DaybookError) -> int:
-    """Return the status code of a page about an error."""
+    """Return the HTTP status of a page about an error."""
     for kind, code in ((NotFound, 404), (InvalidInput, 400), (Unreachable, 503)):
         if isinstance(error, kind):
             return code
@@ -107,6 +108,6 @@ def status_of(error: DaybookError) -> int:
 
 
 async def load_prefect() -> None:
-    """Import Prefect's client in a thread: this takes seconds, and other pages answer meanwhile."""
+    """Import Prefect's client in a thread. This takes seconds, but the server answers meanwhile."""
     homes.configure_prefect()
     await asyncio.to_thread(import_module, "prefect.client.orchestration")

@@ -1,7 +1,7 @@
 """The pages of agents: the list, with runs and cost of 30 days, and forms to change agents.
 
-The list has the agents that are stored, that a job names, or that have answered within 30 days. It
-is read from the ledger; the form of a stored agent is read from Prefect.
+The list has the agents that are stored, that a job names, or that have answered within 30 days. The
+list is read from the ledger. The form of a stored agent is read from Prefect.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ async def new(site: Site, request: Request) -> Response:
 
 
 def _shared(kind: str, here: str) -> dict[str, Any]:
-    """Return the values that both forms need for a ``kind``; ``here`` is the form's own path."""
+    """Return the values that both forms need for a ``kind``. ``here`` is the form's own path."""
     settings, fields = api.agents.settings_of(kind), _fields(kind)
     first = [name for name, field in settings.items() if field.is_required()] + ["base_url"]
     return {
@@ -99,7 +99,7 @@ def _shared(kind: str, here: str) -> dict[str, Any]:
 
 
 async def show_edit(site: Site, request: Request) -> Response:
-    """Show the form that edits an agent, again after a mistake or another user's edit."""
+    """Show the form that edits an agent. After a mistake or another user's edit, show it again."""
     agent = await _stored(request.path_params["ref"])
     form, values = typed(request), _texts(agent)
     shown, meanwhile = digests(values), list[tuple[FieldChange, bool]]()
@@ -135,7 +135,7 @@ def _texts(agent: AgentDetails) -> dict[str, str]:
 
 
 def _address(agent: AgentDetails) -> str:
-    """Return the path of the agent's form; its type distinguishes agents of the same name."""
+    """Return the path of the agent's form. The type in it distinguishes agents of the same name."""
     return f"/agents/{agent.type}/{agent.name}/edit"
 
 
@@ -158,7 +158,7 @@ def _defaults(kind: str) -> dict[str, str]:
 
 
 async def add(ref: str, form: Form) -> Done:
-    """Add an agent; its key, if it needs one, is not part of the form."""
+    """Add an agent. The form does not contain the agent's key."""
     kind = _kind(form.get("kind"))
     defaults, given = _defaults(kind), dict[str, object]()
     for each in _fields(kind):
@@ -171,7 +171,10 @@ async def add(ref: str, form: Form) -> Done:
 
 
 async def edit(ref: str, form: Form) -> Done:
-    """Store the settings that the user changed, unless somebody else changed some meanwhile."""
+    """Store the settings that the user changed.
+
+    Raise `ChangedMeanwhile` if somebody else has changed the agent since the form was shown.
+    """
     agent = await _stored(ref)
     edit = Edit(_fields(agent.kind), _texts(agent), form)
     if edit.changed_meanwhile():

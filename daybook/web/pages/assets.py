@@ -35,7 +35,7 @@ def _content(name: str) -> bytes | None:
 def url(name: str) -> str:
     """Return the address of a static file.
 
-    The address changes with the content, so browsers may keep the file.
+    The address changes with the content, so browsers may store the file.
     """
     return f"/static/{name}?v={hashlib.sha256(_content(name) or b'').hexdigest()[:12]}"
 

@@ -1,4 +1,4 @@
-"""The pages of callbacks, messages and alerts, with their tries."""
+"""The pages of callbacks, messages and alerts, with their attempts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def index(site: Site, request: Request) -> Response:
 
 
 async def show(site: Site, request: Request) -> Response:
-    """Show one delivery with its content and its tries."""
+    """Show one delivery with its content and its attempts."""
     found = await api.callbacks.show(request.path_params["ref"])
     can_retry = found.status in (Delivery.PENDING, Delivery.FAILED)
     return site.render(request, "callback.html", found=found, can_retry=can_retry)

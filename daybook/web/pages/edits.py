@@ -1,7 +1,7 @@
-"""Forms that edit something: they store only the user's changes, and keep all changes of others.
+"""Forms that edit something. They store only the user's changes, and keep all changes of others.
 
-A form contains a digest of each text that it showed. So the server sees which fields the user
-changed, and which fields somebody else has changed since.
+A form contains a digest of each text that it showed. With these digests, the server can determine
+which fields the user has changed, and which fields somebody else has changed in the meantime.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SHOWN = "shown"
 
 
 def digest(text: str) -> str:
-    """Return a short digest of the text of a field; a change of the text changes the digest."""
+    """Return a short digest of the text of a field. Another text has another digest."""
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()[:12]
 
 
@@ -37,8 +37,8 @@ def incomplete() -> InvalidInput:
 class Edit:
     """A submitted form: the typed texts, and the digests of the texts that the form had shown.
 
-    ``current`` are the current texts of the ``fields``. Raises `InvalidInput` for a form without
-    digests.
+    ``current`` are the current texts of the ``fields``. The constructor raises `InvalidInput` for a
+    form without digests.
     """
 
     def __init__(self, fields: Sequence[Field], current: Mapping[str, str], form: Form) -> None:
@@ -51,14 +51,14 @@ class Edit:
         return name in self._typed and digest(self._typed[name]) != self._shown.get(name)
 
     def texts(self) -> dict[str, str]:
-        """Return the typed text of each touched field, and the current text of each other field."""
+        """Return the typed texts of fields that the user changed, and current texts of others."""
         return {
             name: self._typed[name] if self.is_touched(name) else text
             for name, text in self.current.items()
         }
 
     def changes(self) -> dict[str, object]:
-        """Return the fields to change: the touched fields that differ from the current texts."""
+        """Return the fields that the user changed and whose current text differs."""
         texts = self.texts()
         return {
             each.name: each.value(texts[each.name])
@@ -67,9 +67,9 @@ class Edit:
         }
 
     def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
-        """Return the fields that somebody else changed, with the form's and the current text.
+        """Return the fields that somebody else has changed, with the form's and the current text.
 
-        The second value of each pair says whether the user changed the field too.
+        The second value of each pair is true if the user has changed the field too.
         """
         return [
             (FieldChange(field=name, old=self._typed.get(name), new=text), self.is_touched(name))

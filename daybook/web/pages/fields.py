@@ -1,9 +1,9 @@
 """Fields of a form, derived from the fields of a pydantic model.
 
-In a form each value is one text: a list has one line for each item, and true is `true`. `text_of`
+In a form, each value is one text: a list has one line for each item, and true is `true`. `text_of`
 makes this text from a model's JSON value, and `Field.read` from a submitted form. `Field.value`
-turns the text back into a value that the model validates. A field that no control can show (an
-object, a secret) is left out.
+turns the text into a value that the model validates. If no control can show a field (an object, a
+secret), the form omits the field.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Field:
         return form.get(self.name)
 
     def show(self, value: Any) -> str:
-        """Return the text of a value; `read` returns the same text if nobody changes it."""
+        """Return the text of a value. If nobody changes the text, `read` returns the same text."""
         text = text_of(value)
         if self.control == "choices":
             return "\n".join(each for each in self.choices if each in text.split("\n"))
@@ -61,7 +61,7 @@ class Field:
 
 
 def text_of(value: Any) -> str:
-    """Return a JSON value as text: a list as lines, and each line break as a line feed."""
+    """Return a JSON value as text, with a list as lines, and each line break as a line feed."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -72,7 +72,7 @@ def text_of(value: Any) -> str:
 
 
 def fields_of(model: Mapping[str, FieldInfo], names: Iterable[str] | None = None) -> list[Field]:
-    """Return the fields of a model that a form can show; ``names`` limits and orders them."""
+    """Return the fields of a model that a form can show. ``names`` limits and orders them."""
     found = list[Field]()
     for name in model if names is None else names:
         is_long = markers.of(model[name]).is_long
@@ -99,7 +99,8 @@ def _control(annotation: Any, *, is_long: bool = False) -> tuple[Control, tuple[
         return "number", ()
     if annotation is str or annotation is timedelta:
         return "text" if is_long else "line", ()
-    if get_origin(annotation) is not None and get_args(annotation):  # Annotated, in a list
+    if get_origin(annotation) is not None and get_args(annotation):
+        # The items of a list may be `Annotated`.
         return (
             _control(get_args(annotation)[0], is_long=is_long)
             if _is_annotated(annotation)

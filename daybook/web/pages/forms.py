@@ -43,7 +43,7 @@ The address contains no text to show, because anybody can write an address.
 
 
 class Form:
-    """The fields of a submitted form; each may occur more than once."""
+    """The fields of a submitted form. A field may occur more than once."""
 
     def __init__(self, fields: dict[str, list[str]]) -> None:
         # Browsers send each line break of a text as CR LF.
@@ -52,7 +52,10 @@ class Form:
         }
 
     def get(self, name: str, default: str = "") -> str:
-        """Return the first value of a field; ``default`` if the form does not have the field."""
+        """Return the first value of a field.
+
+        If the form does not have the field, return ``default``.
+        """
         return (self._fields.get(name) or [default])[0]
 
     def has(self, name: str) -> bool:
@@ -66,7 +69,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Mistake:
-    """Reason why an action changed nothing; ``field`` is empty if no field caused it."""
+    """The reason why an action changed nothing. ``field`` is empty if no field caused it."""
 
     text: str
     field: str = ""
@@ -80,8 +83,8 @@ class Mistake:
     ) -> Mistake:
         """Return the mistake that caused ``error``, in a form with these fields.
 
-        ``aliases`` maps names in errors to fields. A mistake in several fields is shown at the
-        first of them.
+        ``aliases`` maps names in errors to fields. If a mistake concerns several fields, it is
+        shown at the first of them.
         """
         named = error.field.split(" and ") if isinstance(error, InvalidInput) else []
         found = (aliases.get(each, each) for each in named)
@@ -89,6 +92,9 @@ class Mistake:
 
 
 def typed(request: Request) -> Form:
-    """Return the submitted form that this page shows again; an empty form if none was submitted."""
+    """Return the submitted form that this page shows again.
+
+    If there is none, return an empty form.
+    """
     found: Form = getattr(request.state, "typed", Form({}))
     return found

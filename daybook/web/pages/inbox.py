@@ -15,14 +15,14 @@ PER_PAGE = 50
 
 
 async def index(site: Site, request: Request) -> Response:
-    """List the unread messages, or all messages if the address says `show=all`."""
+    """List the unread messages. If the address has `show=all`, list all messages."""
     shows_all = request.query_params.get("show") == "all"
     messages = await api.inbox.list_messages(unread_only=not shows_all, limit=PER_PAGE)
     return site.render(request, "inbox.html", messages=messages, shows_all=shows_all, most=PER_PAGE)
 
 
 async def show(site: Site, request: Request) -> Response:
-    """Show one message; it stays unread."""
+    """Show one message. The message stays unread."""
     message = await api.inbox.show(request.path_params["ref"])
     return site.render(request, "message.html", message=message)
 
@@ -34,9 +34,9 @@ async def read(ref: str, form: Form) -> Done:
 
 
 async def read_shown(ref: str, form: Form) -> Done:
-    """Mark the messages that the list showed as read, but not messages that arrived later."""
+    """Mark the messages that the list has shown as read, but not messages that arrived later."""
     shown = form.all("message")
-    if not shown:  # the verb marks all messages if it gets none
+    if not shown:  # `mark_read` marks all messages if it gets none
         raise InvalidInput("message", "is missing", "reload the page and try again")
     await api.inbox.mark_read(shown)
     return Done("/inbox", "read")

@@ -1,4 +1,4 @@
-"""The form of a job, derived from the models of a job; it adds a job or edits one.
+"""The form of a job, derived from the models of a job. It adds a job or edits one.
 
 ::
 
@@ -8,8 +8,8 @@
                            the job was changed meanwhile ──► the form again: untouched fields have
                            the new values, and the changes are shown; nothing is stored
 
-A field that the form cannot show, such as headers, is not part of the form, so an edit does not
-change it. Only such fields contain secrets.
+A field that the form cannot show, such as headers, is not part of the form. So an edit does not
+change the field. Only such fields contain secrets.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ KINDS = {kind: kind.replace("-", " ").capitalize() for kind in actions.ACTIONS}
 _WHEN = ("schedule", "timezone")
 _BOUNDS = (*bounds.FIELDS, "stagger", "max_runs")
 _FIRST = ("agent", "method", "body")
-"""Optional fields of an action that the form shows at once, like the required fields."""
+"""Optional fields of an action that the form shows first, with the required fields."""
 _ALIASES = dict.fromkeys(ScheduleFields.model_fields, "schedule") | {"timezone": "timezone"}
 """Fields of the form, by names of fields in errors about the schedule.
 
@@ -52,13 +52,13 @@ The form has the schedule as one text.
 
 @dataclass(frozen=True)
 class Group:
-    """Fields of the form that are shown together, below a title; the first group has no title."""
+    """Fields of the form that are shown together, below a title. The first group has no title."""
 
     title: str
     fields: list[Field]
 
     def count_set(self, values: dict[str, str], defaults: dict[str, str]) -> int:
-        """Return how many fields differ from their defaults."""
+        """Return the number of fields that differ from their defaults."""
         return sum(values[each.name] != defaults[each.name] for each in self.fields)
 
 
@@ -99,7 +99,7 @@ def texts_of(job: ListedJob) -> dict[str, str]:
 
 
 def hidden_of(job: ListedJob) -> list[str]:
-    """Return the names of the fields that are set in a job but that the form cannot show."""
+    """Return the names of the fields of a job that have a value, but that the form cannot show."""
     defaults, shown = default_fields(job.kind), texts_of(job).keys()
     values = _values(job) | {"metadata": job.metadata}
     return [
@@ -123,7 +123,10 @@ def _values(job: ListedJob) -> dict[str, Any]:
 
 
 class Submitted(Edit):
-    """A submitted form of a job; ``updated_at`` is the time of the last change that it showed."""
+    """A submitted form of a job.
+
+    ``updated_at`` is the time of the last change that the form has shown.
+    """
 
     def __init__(self, job: ListedJob, form: Form) -> None:
         super().__init__(_fields(job.kind), texts_of(job), form)
@@ -145,7 +148,7 @@ def _instant(text: str) -> datetime:
 
 
 async def new(site: Site, request: Request) -> Response:
-    """Show the form of a new job; after a preview, the form shows the next due times."""
+    """Show the form of a new job. After a preview, the form shows the next due times."""
     form = typed(request)
     kind = _kind(form.get("kind") or request.query_params.get("kind", ""))
     defaults = defaults_of(kind)
@@ -155,7 +158,7 @@ async def new(site: Site, request: Request) -> Response:
     }
     due = None
     if values["schedule"]:
-        with suppress(InvalidInput):  # the form shows it
+        with suppress(InvalidInput):  # the form shows the mistake
             due = await _preview_of_new(form)
     return site.render(
         request,
@@ -169,7 +172,7 @@ async def new(site: Site, request: Request) -> Response:
 
 
 async def _shared(request: Request, kind: str, here: str) -> dict[str, Any]:
-    """Return the values that both forms need for a ``kind``; ``here`` is the form's own path."""
+    """Return the values that both forms need for a ``kind``. ``here`` is the form's own path."""
     return {
         "kind": kind,
         "kinds": KINDS,
@@ -203,12 +206,12 @@ async def _preview_of_new(form: Form) -> DueTimes:
 
 
 async def preview_new(ref: str, form: Form) -> None:
-    """Check the schedule of a new job; store nothing."""
+    """Check the schedule of a new job. Store nothing."""
     await _preview_of_new(form)
 
 
 async def add(ref: str, form: Form) -> Done:
-    """Add a job; a form that is sent twice adds one job."""
+    """Add a job. If the same form is sent twice, it adds only one job."""
     given = _changes_of_new(form)
     if request_id := form.get("request_id"):
         given["idempotency_key"] = request_id
@@ -217,12 +220,15 @@ async def add(ref: str, form: Form) -> Done:
 
 
 def _notes(changed: ChangedJob) -> list[str]:
-    """Return the hints for the user, without the hint that the job's page always shows."""
+    """Return the hints for the user, without the hint that the page of the job always shows."""
     return [each for each in changed.notes if each != api.jobs.PENDING_NOTE]
 
 
 async def show_edit(site: Site, request: Request) -> Response:
-    """Show the form that edits a job, again after a mistake, a preview or another user's edit."""
+    """Show the form that edits a job.
+
+    After a mistake, a preview or another user's edit, show it again.
+    """
     job = await _editable(request.path_params["ref"])
     form, values, due = typed(request), texts_of(job), None
     meanwhile = list[tuple[FieldChange, bool]]()
@@ -234,7 +240,7 @@ async def show_edit(site: Site, request: Request) -> Response:
             meanwhile = submitted.changed_meanwhile()
         else:
             shown, updated_at = form.get(SHOWN), form.get("updated_at")
-        with suppress(InvalidInput):  # the form shows it
+        with suppress(InvalidInput):  # the form shows the mistake
             due = await _preview(job, form)
     return site.render(
         request,
@@ -266,12 +272,15 @@ async def _preview(job: ListedJob, form: Form) -> DueTimes:
 
 
 async def preview(ref: str, form: Form) -> None:
-    """Check the schedule that was typed; store nothing."""
+    """Check the schedule that was typed. Store nothing."""
     await _preview(await _editable(ref), form)
 
 
 async def edit(ref: str, form: Form) -> Done:
-    """Store the fields that the user changed, unless somebody else changed the job meanwhile."""
+    """Store the fields that the user changed.
+
+    Raise `ChangedMeanwhile` if somebody else has changed the job since the form was shown.
+    """
     job = await _editable(ref)
     submitted = Submitted(job, form)
     if not (changes := submitted.changes()):

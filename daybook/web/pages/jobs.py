@@ -24,7 +24,7 @@ DUE_TIMES = 10
 
 
 def choice_of(request: Request) -> Choice:
-    """Return the filters that the address of a list names."""
+    """Return the filters in the address of a list."""
     given = request.query_params
     return Choice(
         text=given.get("q", "").strip(),
@@ -36,7 +36,7 @@ def choice_of(request: Request) -> Choice:
 
 
 def page_number(request: Request) -> int:
-    """Return the page number that the address of a list names; 1 if it names none."""
+    """Return the page number in the address of a list; 1 if there is none."""
     text = request.query_params.get("page", "")
     return int(text) if text.isdecimal() and len(text) < 7 else 1
 
@@ -60,7 +60,10 @@ async def index(site: Site, request: Request) -> Response:
 
 
 def _cost_per_day(strip: Sequence[DayStrip]) -> float | None:
-    """Return the mean cost of the days with runs, in US dollars; None if no day has a cost."""
+    """Return the mean cost of the days with runs, in US dollars.
+
+    Return None if no day has a cost.
+    """
     used = [each for each in strip if each.counts]
     total = sum(each.cost_usd for each in used)
     return total / len(used) if used and total else None
@@ -130,7 +133,7 @@ async def skip(ref: str, form: Form) -> Done:
 
 
 async def unskip(ref: str, form: Form) -> Done:
-    """Remove the skips of the coming due times."""
+    """Remove the skips of all future due times."""
     return _done(await api.skips.skip(ref, undo=True), "unskipped")
 
 
@@ -145,13 +148,13 @@ async def unsnooze(ref: str, form: Form) -> Done:
 
 
 async def remove(ref: str, form: Form) -> Done:
-    """Remove a job; its history is kept."""
+    """Remove a job. Its history stays."""
     await api.jobs.remove(ref)
     return Done("/jobs", "removed")
 
 
 async def resolve(ref: str, form: Form) -> Done:
-    """Resolve a conflict in favour of the ledger or of Prefect."""
+    """Decide a conflict in favour of the ledger or of Prefect."""
     job = await api.jobs.show(ref)
     await api.sync.sync(form.get("prefer"), job.id)
     return _done(job, "resolved")

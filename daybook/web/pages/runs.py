@@ -20,7 +20,7 @@ from daybook.web.pages.site import Page, Site
 PER_PAGE = 50
 MAX_LOG_LINES = 2_000
 CANCEL_PATIENCE_SECONDS = 5.0
-"""How long a browser waits for a worker to end a cancelled run."""
+"""Time that a browser waits until a worker has ended a cancelled run."""
 
 
 async def index(site: Site, request: Request) -> Response:
@@ -100,7 +100,7 @@ async def retry(ref: str, form: Form) -> Done:
 
 
 async def approve(ref: str, form: Form) -> Done:
-    """Approve the call that the page has shown."""
+    """Approve the call or answer that the page has shown."""
     run = await api.approvals.decide(
         f"{ref}.{form.get('number')}", approve=True, reason=form.get("reason")
     )
@@ -108,7 +108,7 @@ async def approve(ref: str, form: Form) -> Done:
 
 
 async def reject(ref: str, form: Form) -> Done:
-    """Refuse the call that the page has shown."""
+    """Reject the call or answer that the page has shown."""
     run = await api.approvals.decide(
         f"{ref}.{form.get('number')}", approve=False, reason=form.get("reason")
     )
@@ -119,7 +119,7 @@ def sent(life: RunLife) -> list[tuple[str, str]]:
     """Return the texts that the run sent to its agent, tool or URL, each with a label."""
     try:
         action, *_ = read_parameters(life.run.kind, life.parameters)
-    except InvalidInput:  # so the run never began
+    except InvalidInput:  # with invalid parameters, the run never began
         return []
     return [(label, text) for label, text in action.sent() if text]
 

@@ -39,12 +39,12 @@ from daybook.web.pages.forms import MESSAGES, typed
 log = logging.getLogger(__name__)
 
 MAX_KEPT = 20
-"""Number of actions whose changes and notes are kept for the page that follows the action."""
+"""Number of actions whose changes and notes are stored for the page that follows the action."""
 NOTICE_SECONDS = 60
-"""How long the page that follows an action shows its message; a later reload does not show it."""
+"""Time for which the page that follows an action shows its message. A later reload omits it."""
 HEALTH_MAX_AGE_SECONDS = 5.0
 HEALTH_PATIENCE_SECONDS = 0.05
-"""Maximum time that a page waits for the health report, which is slow if there are many jobs."""
+"""Maximum time that a page waits for the health report. With many jobs, the report is slow."""
 
 NAVIGATION = (
     ("/", "Today"),
@@ -68,7 +68,7 @@ They are random, so no stored text can contain them.
 
 
 class OnlyShown(DaybookError):
-    """A form was requested with a link that only shows the pages."""
+    """A form was requested with the link of a viewer, who may not change anything."""
 
     def __init__(self) -> None:
         super().__init__("this link shows the pages; it cannot change anything")
@@ -76,7 +76,7 @@ class OnlyShown(DaybookError):
 
 @dataclass(frozen=True)
 class Page:
-    """A path with its handler. The handler changes nothing; only an `actions.Action` does.
+    """A path with its handler. The handler changes nothing; only an `actions.Action` may do so.
 
     A ``live`` page updates itself when the ledger changes (`daybook.web.live`).
     """
@@ -89,7 +89,7 @@ class Page:
 class Site:
     """The pages of one ledger. If ``ledger`` is None, the settings name the ledger.
 
-    ``health`` returns the report that Today shows; it may be slow.
+    ``health`` returns the report that the page Today shows. This may take long.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Site:
         self.live = LiveUpdates(self._read_changes)
 
     async def close(self) -> None:
-        """Close the ledger that this object opened."""
+        """Close the ledger, if this object has opened it."""
         for task in (self._asking, self._warming):
             if task is not None:
                 task.cancel()
@@ -116,18 +116,19 @@ class Site:
             await opened.close()
 
     async def ledger(self) -> Ledger:
-        """Return the open ledger. Raises `LedgerUnreachable`."""
+        """Return the open ledger. Raise `LedgerUnreachable`."""
         if self._given is not None:
             return self._given
         async with self._lock:
             if self._opened is None:
                 self._opened = await Ledger(settings.load().ledger_address).__aenter__()
-                # Adding up a month takes a second: start before the first page needs the totals.
+                # It takes a second to add up a month, so start before the first page needs the
+                # totals.
                 self._warming = asyncio.create_task(self._add_up())
         return self._opened
 
     def now(self) -> datetime:
-        """Return the ledger's time, or this machine's while no ledger is open."""
+        """Return the ledger's time. While no ledger is open, return this machine's time."""
         ledger = self._given or self._opened
         return ledger.now() if ledger is not None else SYSTEM_CLOCK.now()
 
@@ -159,14 +160,14 @@ class Site:
         except OnlyShown as error:
             return self.failed(request, 403, "Nothing can be changed here", error)
         except Unreachable as error:
-            # The ledger stays open: other requests use it, and it answers again as soon as its
-            # database does. The error about a replaced ledger says what to do.
+            # The ledger stays open, because other requests use it, and because it works again as
+            # soon as its database responds. The error about a replaced ledger contains the fix.
             return self.failed(request, 503, "A service does not answer", error)
         except DaybookError as error:
             return self.failed(request, 500, "This failed", error)
 
     async def _answer_shared(self, handler: Handler, request: Request) -> Response:
-        """Answer with the page that was rendered once, for all viewers, after the last change."""
+        """Answer with a page that is rendered only once after each change, for all viewers."""
         session = admitted(request).session
         request.state.shared = True
         key = (f"{request.url.path}?{request.url.query}", bool(session.viewer))
@@ -183,19 +184,19 @@ class Site:
             return await api.changes.read()
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of a shared link's token; empty if ``token`` is not such a token."""
+        """Return the id of a shared link's token. Return "" if ``token`` is not such a token."""
         if not token.startswith(api.tokens.VIEWER_PREFIX):
             return ""  # no query is needed
         with sharing(await self.ledger()):
             return await api.tokens.viewer_of(token)
 
     async def is_viewer(self, token_id: str) -> bool:
-        """Return whether the token of a shared link has not been removed."""
+        """Return whether the token of a shared link still exists."""
         with sharing(await self.ledger()):
             return await api.tokens.is_viewer(token_id)
 
     def keep(self, changes: Sequence[FieldChange], notes: Sequence[str]) -> str:
-        """Keep the result of an action for the next page; return the key for its address."""
+        """Store the result of an action for the next page. Return the key for its address."""
         key = secrets.token_hex(16)
         self._kept[key] = changes, notes
         if len(self._kept) > MAX_KEPT:
@@ -203,7 +204,10 @@ class Site:
         return key
 
     def _notice(self, request: Request) -> str:
-        """Return the message of the action before this page; empty if the action was long ago."""
+        """Return the message of the action before this page.
+
+        Return "" if the action was long ago.
+        """
         given = request.query_params
         at = given.get("at", "")
         age = int(self.now().timestamp()) - int(at) if at.isdecimal() and len(at) < 12 else math.inf
@@ -221,7 +225,7 @@ class Site:
     def render(
         self, request: Request, template: str, *, code: int = 200, **context: Any
     ) -> Response:
-        """Return the response with the rendered template, which also gets ``context``."""
+        """Return the response with the rendered template. ``context`` has further values for it."""
         text = self._templates.get_template(template).render(
             request=request,
             path=request.url.path,
@@ -255,7 +259,7 @@ class Site:
         return await self._totals.read()
 
     async def health(self) -> HealthReport | None:
-        """Return the last health report, at most a few seconds old; None if it is not known yet."""
+        """Return the last health report, at most a few seconds old; None if there is none yet."""
         if self._asking is None and (
             self._health is None or time.monotonic() - self._health[0] > HEALTH_MAX_AGE_SECONDS
         ):
@@ -274,7 +278,7 @@ class Site:
 
     @property
     def prefect_ui(self) -> str:
-        """The address of Prefect's UI; empty if it is not known."""
+        """Return the address of Prefect's UI; "" if it is not known."""
         running = homes.current_home().running() or {}
         return str(running.get("pages_url") or running.get("ui_url") or "").rstrip("/")
 
@@ -303,7 +307,7 @@ def _is_shared(request: Request) -> bool:
 
 
 def _csrf_field(request: Request) -> Markup:
-    """Return the hidden field of a form that writes. Raises `OnlyShown` for a shared link."""
+    """Return the hidden field of a form that writes. Raise `OnlyShown` for a shared link."""
     if admitted(request).session.viewer:
         raise OnlyShown
     field = '<input type="hidden" name="{}" value="{}">'
@@ -312,7 +316,7 @@ def _csrf_field(request: Request) -> Markup:
 
 
 def _query(request: Request, changes: dict[str, Any]) -> str:
-    """Return this page's path with changed query parameters, without the empty ones."""
+    """Return this page's path with changed query parameters. Omit empty parameters."""
     merged = {**request.query_params, "done": None, "at": None, "kept": None, **changes}
     kept = {name: str(value) for name, value in merged.items() if value not in ("", None)}
     return request.url.path + (f"?{urlencode(kept)}" if kept else "")

@@ -15,7 +15,7 @@ MAX_ROWS = 50
 
 
 async def show(site: Site, request: Request) -> Response:
-    """Show the spending."""
+    """Show the spending of the last 30 days."""
     by = request.query_params.get("by", "job")
     by = by if by in GROUPS else "job"
     totals = await site.totals()

@@ -24,7 +24,7 @@ LEGEND = (*ORDER, "running", "waiting")
 
 @dataclass(frozen=True)
 class Button:
-    """A button for a need: it posts a form to ``path``, or links to it if ``is_link``."""
+    """A button for a problem. It posts a form to ``path``, or links to ``path`` if ``is_link``."""
 
     label: str
     path: str
@@ -39,11 +39,11 @@ _OF_A_JOB = {
     "chain": Button("Edit", "/edit", is_link=True),
     "budget": Button("Edit", "/edit", is_link=True),
 }
-"""Buttons by the kind of a need; their paths are appended to the path of the job's page."""
+"""Buttons by the kind of a problem. Their paths are appended to the path of the job's page."""
 
 
 def button_of(need: Need) -> Button | None:
-    """Return the button that helps with a need; None if only a command or a person can help."""
+    """Return the button that helps with a problem. Return None if no button can help."""
     if need.kind == "inbox":
         return Button("Read", "/inbox", is_link=True)
     if need.kind == "approval" and need.run_id:
