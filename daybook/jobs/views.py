@@ -127,16 +127,15 @@ class ListedJob(BaseModel, frozen=True):
     consecutive_failures: int
     spent_30_days: Spending
 
-    @classmethod
+    @staticmethod
     def of(
-        cls,
         stored: StoredJob,
         now: datetime,
         *,
         running: bool,
         spent: Spending = NOTHING_SPENT,
         due_times: int = DUE_TIMES_SHOWN,
-    ) -> Self:
+    ) -> ListedJob:
         """Return the view of the job at ``now``; ``running`` is True if a run is in progress.
 
         ``spent`` is the spending of the runs that ended in the last `SPENDING_PERIOD`;
@@ -146,12 +145,13 @@ class ListedJob(BaseModel, frozen=True):
         tz = zone(job.schedule.timezone)
         upcoming = starts(job.schedule, job.policy, now, row.skips, snoozed) if job.enabled else ()
         skips = map(datetime.fromisoformat, row.skips)
-        return cls.model_construct(  # the ledger's values are valid
-            **columns(cls, row)
+        return ListedJob.model_construct(  # without validation: a stored job is valid
+            **columns(ListedJob, row)
             | dict(job)
             | {
                 "running": running,
                 "deployment": f"{row.kind}/{row.slug}",
+                "tags": list(job.tags),
                 "words": job.schedule.describe(),
                 "next_due": [each.astimezone(tz) for each in islice(upcoming, due_times)],
                 "skips": [each.astimezone(tz) for each in skips if each > now],

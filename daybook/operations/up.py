@@ -428,8 +428,7 @@ async def _run(
             talk.say("Starting the worker")
             child = await worker.start(home, prefect, forked_from)
             await supervision.record_or_end(record, child)
-            # The worker limits its own memory, because only the worker can tell when no run is
-            # active.
+            # The worker limits its own memory, because only the worker knows when no run is active.
             watch = supervision.Watch(probe=liveness.has_pulse)
             supervised = _supervised_child(
                 child, partial(worker.start, home, prefect, forked_from), record, talk, watch

@@ -1,6 +1,6 @@
 """Invocation of tools: parses the arguments, logs errors, and turns them into text for the model.
 
-The text of a `DaybookError` tells the model how to correct the call. For any other error, the model
+The text of a `DaybookError` describes how to correct the call. For any other error, the model
 gets no details, and the log of this process has them.
 """
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.delivery import messages
+from daybook.jobs import store
 from daybook.jobs.actions import Webhook
 from daybook.jobs.views import DueTimes, ListedJob
 from daybook.ledger.states import Outcome, Status
@@ -32,6 +33,23 @@ async def test_in_json_the_fields_of_the_action_replace_the_field_action(world: 
     assert [name for name in names if name in fields] == fields
     place = names.index("created_by") + 1
     assert names[place : names.index("policy")] == list(Webhook.model_fields)
+
+
+async def test_the_view_of_a_job_is_valid(world: World) -> None:
+    """It is built without validation, so each value must have the type of its field."""
+    stored = await world.jobs.add(
+        cron="0 9 * * *", timezone="Asia/Tokyo", tags=["a", "b"], metadata={"team": "blue"}
+    )
+    async with world.ledger.write() as session:
+        found = await store.get(session, stored.id)
+        assert found is not None
+        later = world.clock.now() + timedelta(days=2)
+        found.row.skips, found.row.snoozed_until = [later.isoformat()], later
+        found.row.conflict = {"at": later.isoformat(), "fields": {"prompt": "before"}}
+        found.row.synced = {"foreign": ["every full moon"]}
+        view = ListedJob.of(found, world.clock.now(), running=True)
+    assert ListedJob.model_validate(dict(view)) == view
+    assert json.loads(view.model_dump_json(warnings="error"))["tags"] == ["a", "b"]
 
 
 @pytest.mark.parametrize(
