@@ -327,10 +327,10 @@ class Client(Operations):
         timezone: str | None = None,
         note: str = "",
     ) -> MaintenanceWindow:
-        """Plan a time in which no job starts, from ``begin`` (default: now). Return the window.
+        """Plan a window in which no job starts, from ``begin`` (default: now). Return the window.
 
-        The window ends at ``until`` or after ``duration``. Times are RFC 3339 times, `22:00`, or
-        `in 2h`.
+        Exactly one of ``until`` and ``duration`` is required: the end of the window, or its length.
+        Times are RFC 3339 times, `22:00`, `tomorrow at 22:00`, or `in 2h`. Raise `InvalidInput`.
         """
         return await api.maintenance.plan(
             until, begin=begin, duration=duration, timezone=timezone, note=note
@@ -359,11 +359,12 @@ class Client(Operations):
         adopt: bool = False,
         wait: bool = False,
     ) -> ApplyReport:
-        """Make the jobs agree with a jobs file: all jobs, or none. Return a report of the changes.
+        """Add and change the jobs that a jobs file describes, either all or none. Return a report.
 
         ``jobs`` is the text of the file in YAML or JSON, or a `pathlib.Path` of a file or folder.
         The other arguments are the options of `daybook apply`. For a text, pass ``set_name``, or
-        write `set` in the text. Raise `InvalidFiles`, whose `mistakes` have a line and a column.
+        write `set` in the text. Raise `InvalidFiles`, whose `mistakes` have a line and a column;
+        `InvalidInput` for an invalid set; and, with ``wait``, `PrefectUnreachable`.
         """
         from daybook.files import sources
         from daybook.files.jobs_file import Source

@@ -200,9 +200,9 @@ class _ToolServers(Documents[ToolServerDetails]):
         }
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
-        """Return the jobs that call a tool of the server. If there are none, return agents.
+        """Return the names of the jobs that call a tool of the server.
 
-        The agents are those that may call a tool of the server.
+        If there are none, return the agents that may call one, each as `the agent NAME`.
         """
         entries = await documents.tool_entries(client)
         return await _users(name) or [

@@ -2,9 +2,10 @@
 
 ::
 
-    outbox rows (written with the outcome) ─► sending: claim ─► dispatcher ─┬─► callbacks, signed
-                                                                            ├─► channels
-                                              listeners ─► listener_calls   └─► inbox
+    outbox rows (written with the outcome) ─► sending: claim ─┬─► inbox: delivered by the claim
+                                                              └─► dispatcher ─┬─► callbacks, signed
+                                                                              ├─► channels
+                                                                              └─► listener_calls
     the result ─► sending: delivered, retried after `backoff`, or failed
 
 Daybook writes each row about a run's outcome in the transaction that records the outcome (promise

@@ -13,11 +13,12 @@
     LISTENER      `listener_calls.ListenerSender`     the keeper, programs that listen, direct calls
     TASK_SESSION  `daybook.mcp.wakes.WakeNotifier`    the MCP server that has the connection
 
-Prefect stores the signing secrets and the channel blocks. While Prefect does not respond, rows that
-need them stay pending, and their attempts are not counted. Rows for a file or the console are sent
-anyway, because one of them may be the alert that Prefect is unreachable. A dispatcher that is
-stopped records its results and releases the other rows. If a dispatcher is killed, its rows stay
-leased. When a lease expires, its row is sent again under the same id.
+Prefect stores the destinations, with their signing secrets, and the channel blocks. While Prefect
+does not respond, rows that need them stay pending, and their attempts are not counted. Rows for a
+file or the console are sent anyway, because one of them may be the alert that Prefect is
+unreachable. A dispatcher that is stopped records its results and releases the other rows. If a
+dispatcher is killed, its rows stay leased. When a lease expires, its row is sent again under the
+same id.
 """
 
 from __future__ import annotations

@@ -535,10 +535,10 @@ async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
     """Retry the rows ``ids``, or all failed rows if ``ids`` is None.
 
     Return the number of rows changed. Failed rows become pending again. Pending rows of ``ids``
-    become due now, unless a process is sending them. For all these rows, the number of attempts and
-    the 24 hours start again; the results of earlier attempts stay. Failed wakes are not retried.
-    The pauses of the retried rows' queues end, because the caller expects the destinations to
-    respond again.
+    become due now, unless a process is sending them. For all these rows, the number of attempts
+    starts again at 0, and `MAX_DELIVERY_AGE` counts from now. The results of earlier attempts stay.
+    Failed wakes are not retried. The pauses of the retried rows' queues end, because the caller
+    expects the destinations to respond again.
     """
     # Do not retry failed wakes, because a later cycle has woken the session, or will do so.
     failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)

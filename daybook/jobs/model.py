@@ -523,7 +523,10 @@ def _bounded(job: Job, now: datetime) -> Job:
 
 
 def _object(name: str, value: object, example: str) -> Mapping[str, Any]:
-    """Return ``value``, a job's policy or notifications, as a JSON object."""
+    """Return ``value``, a job's policy or notifications, as a JSON object; `{}` for None.
+
+    Raise `InvalidInput` for ``name`` if ``value`` has another type; its hint names ``example``.
+    """
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if value is None:

@@ -36,8 +36,9 @@ def target_parts(job: Job) -> dict[str, object]:
 def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
     """Return the authors of the parts after ``writer`` changed ``before`` into ``after``.
 
-    ``by`` has the authors before the change; an unchanged part that is not in ``by`` stays absent.
-    An empty part has no target, so its author is empty, regardless of the job's creator.
+    ``by`` has the authors before the change. If no part has changed, return a copy of ``by``.
+    Otherwise the author of each empty part is "", because it has no target, even if ``by`` does not
+    contain the part. Any other unchanged part that is not in ``by`` stays absent.
     """
     old, new = target_parts(before), target_parts(after)
     if old == new:

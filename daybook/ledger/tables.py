@@ -175,8 +175,9 @@ NEWEST_REVISION = (col(RevisionRow.job_id) == col(JobRow.id)) & (
 
 
 class WatchRow(SQLModel, table=True):
-    """The content that a job's watch saw when the job last succeeded (`daybook.runs.watched`).
+    """The content with which a job's watch compares its source (`daybook.runs.watched`).
 
+    The watch saw it at its first check of the source, or before the last run that succeeded.
     ``source`` identifies the watched source: after an edit of the watch, the stored content belongs
     to another source and does not count.
     """

@@ -275,8 +275,8 @@ class DailyUse:
     """The use of one daily limit by the attempts of a day, including requests in progress.
 
     ``name`` is the name of the job or agent; None for the limit of all runs. ``used`` is in the
-    unit of the limit, without the ``unpriced`` requests, which have neither a known price nor a
-    fallback.
+    unit of the limit, without the ``unpriced`` requests, which have no known price and no price
+    from the setting `unpriced_usd`.
     """
 
     limit: Limit

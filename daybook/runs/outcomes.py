@@ -53,10 +53,10 @@ def shorten(text: str | None) -> str | None:
 async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
     """Put ``row`` into a terminal state, and write everything that belongs to the outcome.
 
-    All code records outcomes with this function, even the outcome of a row without a status, which
-    is not stored yet. The only exception is `extend_range`, which adds due times to a recorded
-    outcome. Raise `IllegalTransition` if the status of ``outcome`` is not terminal, or if the row
-    cannot change to it.
+    All code records outcomes with this function, even for a new row, which has no status and is not
+    stored yet. There are two exceptions: `extend_range` adds due times to a recorded outcome, and
+    `imports.writer` stores the past runs of another system. Raise `IllegalTransition` if the status
+    of ``outcome`` is not terminal, or if the row cannot change to it.
     """
     old, waited_for = row.state if row.status else None, row.waits_for
     if outcome.status not in TERMINAL:

@@ -89,7 +89,7 @@ class Overdue:
 
     @property
     def why(self) -> str:
-        """Return the cause of the delay that the ledger shows; empty if the cause is unknown."""
+        """Return the cause of the delay according to the ledger; "" if the ledger shows none."""
         if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
             return f"waiting: {self.run.reason}"
         if self.missed:

@@ -12,7 +12,10 @@ from functools import reduce
 from typing import Any
 
 KNOWN_TOKENS = "known_tokens"
-"""The sum of the reported input and output tokens, if some were not reported; budgets count it."""
+"""Key for the sum of the reported tokens, in and out, if some were not reported.
+
+Budgets count this sum.
+"""
 
 _TOKENS = ("input_tokens", "output_tokens")
 

@@ -1,7 +1,8 @@
-"""Content that a job's watch saw when the job last succeeded: the base of the next comparison.
+"""Content with which a job's watch compares its source.
 
-A change counts as seen only when the run that it started has succeeded. So a run that fails, or
-whose process dies, does not lose the change: the next due time, or a Retry, finds it again.
+The watch saw it at its first check of the source, or before the last run that succeeded. A change
+counts as seen only when the run that it started has succeeded. So a run that fails, or whose
+process dies, does not lose the change: the next due time, or a Retry, finds it again.
 """
 
 from __future__ import annotations

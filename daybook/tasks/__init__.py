@@ -39,7 +39,8 @@ Guarantees:
 
 ::
 
-    model           fields of a task; `[tasks]` in the settings
+    model           rules for the fields of tasks and task sessions
+    policy          `[tasks]` in the settings; the escalation steps       pure, but `load_policy`
     states          states of a run, and the transitions between them     pure
     matching        whether a session fits a run, and in which order      pure
     rows            lookups and changes of runs; their events and alerts

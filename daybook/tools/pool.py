@@ -108,7 +108,8 @@ class PooledSession:
         """Call the tool, over a new connection if none is open.
 
         If the call could not be sent because the server had died, or if the server refused it,
-        repeat the call over a new connection.
+        repeat the call over a new connection. ``timeout``, in seconds, includes both calls and the
+        time to open the connection. Raise `CallUnanswered`, and the errors of `open`.
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout

@@ -61,8 +61,8 @@ class Configuration(BaseJobConfiguration):
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     """Worker for Daybook's jobs. Each run gets its own process (`worker.launcher`).
 
-    The worker itself runs no flow. The only user code that it imports are plugins, whose listeners
-    its keeper calls.
+    The worker itself runs no flow. It imports no user code except plugins, because its keeper calls
+    their listeners.
     """
 
     type = "daybook"
