@@ -8,15 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.names import validate_line, validate_name
 from daybook.schedules import durations
-
-if TYPE_CHECKING:
-    pass
 
 PRIORITIES = ("urgent", "high", "medium", "low")
 """Priorities, highest first. `priority` in the ledger is the index in this tuple."""
