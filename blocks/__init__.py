@@ -1,4 +1,4 @@
-"""Prefect block types of agents, tool servers, channels, secrets and callback destinations.
+"""Prefect block types of agents, tool servers, channels, secrets, callback destinations and hooks.
 
 Each block type has a method ``get_…``, which builds the object that the settings describe.
 `daybook up` and the deploy step of `prefect.yaml` register the types. To register them by hand, in
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 
 async def register(client: PrefectClient | None = None) -> None:
-    """Register the block types in Prefect, or update them. A second call changes nothing."""
+    """Register the block types in Prefect, or update them. A second call changes nothing.
+
+    Without ``client``, open one.
+    """
     from prefect.exceptions import ObjectAlreadyExists
 
     for block in tuple(globals().values()):

@@ -21,10 +21,11 @@
     │       └── LedgerOlder      4  this program is newer than the running `daybook up`
     ├── LedgerError              1
     │   ├── LedgerNewer          2  a newer program wrote the ledger
-    │   ├── LedgerKeyMissing     1  this home has no key for the ledger's encrypted copies
+    │   ├── LedgerKeyMissing     1  this home does not have the key of the ledger's encrypted copies
     │   ├── CopyDamaged          1  an encrypted copy in the ledger was changed
     │   ├── IllegalTransition    1  `ledger.states` does not allow this transition
     │   └── FenceRefused         1  a writer lost its claim
+    ├── DiskFull                 1  a file cannot be written, because its disk is full
     ├── LeadershipLost           1  this keeper is no longer the leader
     ├── Temporary                1  a tool cannot do its work now; retry later
     │   └── ToolUnreachable      1  a tool's server cannot be reached or started now
@@ -34,8 +35,9 @@
         ├── AgentTemporary       1  rate-limited, overloaded or cut off; retry later
         └── AgentTimeout         1
 
-Each class builds the message from its arguments, so the message is the same wherever the error is
-raised. People read ``str(error)``, programs compare ``error.code``.
+Other modules define further subclasses, such as `execution.checks.CheckFailed`. Each class builds
+the message from its arguments, so the message is the same wherever the error is raised. People read
+``str(error)``, programs compare ``error.code``.
 """
 
 from __future__ import annotations
@@ -383,7 +385,7 @@ class LedgerNewer(LedgerError):
 
 
 class LedgerKeyMissing(LedgerError):
-    """This home has no key for the ledger's encrypted copies; nothing was changed.
+    """This home does not have the key of the ledger's encrypted copies; nothing was changed.
 
     ``why`` is the problem with the key file.
     """

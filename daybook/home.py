@@ -74,7 +74,10 @@ class Home:
 
     @property
     def up_lock(self) -> Path:
-        """Return the file that is locked (flock) while a `daybook up` of this home runs."""
+        """Return the file that is locked (flock) while a `daybook up` of this home runs.
+
+        `down`, `restore` and `ledger move` also lock it while they work.
+        """
         return self.path / "up.lock"
 
     @property
@@ -147,7 +150,7 @@ class Home:
 
     @property
     def restoring(self) -> Path:
-        """Return the folder that exists during a restore into this home; meanwhile nothing runs."""
+        """Return the folder that exists during a restore; meanwhile nothing opens the ledger."""
         return self.path / ".restoring"
 
     @property
@@ -173,8 +176,9 @@ class Home:
     def running(self) -> dict[str, Any] | None:
         """Return the state that this home's running `daybook up` wrote; None if no `up` runs.
 
-        The state is the content of `up.json`. It is empty until `up` has written the file. An `up`
-        of another version may omit some keys.
+        The state is the content of `up.json`. It is empty until `up` has written the file. While
+        another command holds the lock (`up_lock`), the command counts as an `up`. An `up` of
+        another version may omit some keys.
         """
         try:
             with self.up_lock.open() as lock:
@@ -198,7 +202,10 @@ def free_bytes(path: Path) -> int:
 
 
 def is_disk_full(path: Path) -> bool:
-    """Return whether the disk of ``path`` has too little space for the files of a database."""
+    """Return whether the disk of ``path`` has too little space for the files of a database.
+
+    Return False if the free space cannot be read.
+    """
     try:
         return free_bytes(path) < MIN_FREE_BYTES
     except OSError:

@@ -33,8 +33,8 @@ def validate_name(name: str, *, stored: bool = False) -> str:
     - has an invisible character, such as a variation selector after a letter, or
     - has no visible character.
 
-    Under the last three rules, no two names look the same. These rules do not apply to a ``stored``
-    name, because a ledger may contain names that are older than the rules.
+    The last three rules are against names that look like another name. They do not apply to a
+    ``stored`` name, because a ledger may contain names that are older than the rules.
     """
     stripped = name.strip()
     if not stripped:

@@ -48,9 +48,10 @@ class ManualClock:
 class ScriptedAgent:
     """Agent that returns the given answers in order, and then repeats the last answer.
 
-    An answer is a string, an `AgentReply`, or an error to raise. ``requests`` contains the requests
-    that the agent received. With ``held=True`` each answer waits until the test sets ``release``.
-    The first request sets ``asked``, so that a test can wait until the agent is working.
+    An answer is a string, an `AgentReply`, or an error to raise; without any, the answer is
+    `scripted answer`. ``requests`` contains the requests that the agent received. With
+    ``held=True`` each answer waits until the test sets ``release``. The first request sets
+    ``asked``, so that a test can wait until the agent is working.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ task; `tasks.model.DEFAULT_LEASE_DURATION` is the default.) `run_lease` affects:
   `rerun_stop`) and `worker_signal`, which `Timing` checks, and
   `tools.connection.OPEN_TIMEOUT_SECONDS`, which has to be shorter than the lease.
 - Code that uses it and needs no change: `runs.leases` (expiry), `runs.claims`, `runs.decision`,
-  `runs.overlap` and `prefect.ended_runs`; the renewals in `worker.worker_loop`,
+  `runs.overlap` and `prefect.ended_runs`; the renewals in `worker.worker_loop`, `execution.lease`,
   `execution.execute` and `execution.attempt`; the retries in `execution.recording` and
   `worker.exit_handling`; and the silence after which `worker.parent` ends the runs.
 - Texts with its 60 seconds, or with times derived from them: `docs/promise.md` (rule 5),
@@ -70,7 +70,7 @@ class Timing:
     # --- the worker
 
     poll: timedelta = timedelta(seconds=2)
-    """Interval between two polls of Prefect for runs."""
+    """Minimum interval between two polls of Prefect for runs, unless an event causes a poll."""
     lease_check: timedelta = timedelta(seconds=1)
     """Interval between two checks whether leases of active runs need renewal."""
     cancel_check: timedelta = timedelta(seconds=5)

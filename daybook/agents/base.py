@@ -180,10 +180,10 @@ class Agent(Protocol):
     async def answer(self, request: AgentRequest) -> AgentReply:
         """Answer once, without retries.
 
-        After `AgentTemporary` and `AgentTimeout`, the caller may repeat the request; after
-        `AgentFailed` and `AgentMisconfigured`, it must not. `AgentTemporary` and
-        `AgentMisconfigured` mean that nothing was done, so after them the caller may ask another
-        agent.
+        After `AgentTemporary` and `AgentTimeout`, the caller may repeat the request, unless
+        `AgentError.allows_retry` is false. After `AgentTemporary` and `AgentMisconfigured`, it may
+        ask another agent, unless `AgentError.allows_fallback` is false. After `AgentFailed`, it
+        must do neither. Raise also the errors of the request's journal.
         """
         ...
 

@@ -147,10 +147,11 @@ class CommandAgent:
     or if the result is an error, `answer` raises `AgentFailed`.
 
     `answer` also raises `AgentFailed` for any exit code other than 0, and for an answer that should
-    be JSON but is not, or is too long. The reply omits text beyond `process.MAX_OUTPUT_BYTES`; then
-    ``cut`` is not empty. If `answer` raises `AgentMisconfigured`, it has started nothing. When it
-    returns, no process of the program's group is left. It does not end a process that has created a
-    session of its own.
+    be JSON but is not, or is too long. It raises `AgentTimeout` after the timeout, and
+    `AgentTemporary` if the system cannot start the program now. The reply omits text beyond
+    `process.MAX_OUTPUT_BYTES`; then ``cut`` is not empty. If `answer` raises `AgentMisconfigured`,
+    it has started nothing. When it returns, no process of the program's group is left. It does not
+    end a process that has created a session of its own.
 
     The MCP configuration file may contain secrets, so it is in a folder of its own that only this
     user can read. `answer` removes the folder at its end.

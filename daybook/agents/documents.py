@@ -6,7 +6,9 @@ one kind. So two agents created in Prefect's UI may have the same name; the refe
 ``<slug>/<name>`` distinguishes them.
 
 Every async function takes Prefect's client and raises its errors. If the block types are not
-registered, it raises `AgentMisconfigured`.
+registered, it raises `AgentMisconfigured`, except `tool_entries`, which then returns an empty list.
+Functions that change an agent also change its copy in the ledger, and raise `LedgerUnreachable` if
+they cannot.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ refused, unreachable, cut connection, cut answer        `AgentTemporary`
 no answer in time                                       `AgentTimeout`
 401, 403: the key; 404: the model or the address        `AgentMisconfigured`
 402, quota or credit used up: the account               `AgentMisconfigured`
+a setting of the agent that pydantic-ai refuses         `AgentMisconfigured`
 400, 422, other 4xx                                     `AgentFailed`
 context window, content filter, max_tokens, no answer   `AgentFailed`
+request limit reached, invalid answer                   `AgentFailed`
 ======================================================  =====================
 """
 

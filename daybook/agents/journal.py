@@ -5,8 +5,9 @@
     start ──► None: the request is sent, or the tool is called ──► finish
       └─────► the reply of an earlier attempt, which takes its place
 
-An agent passes each step to the journal before it acts. After the step it passes the step's reply.
-If the journal cannot record the start of a step, the step must not happen.
+A model agent passes each step to the journal before the step, and the step's reply after it. If the
+journal cannot record the start of a step, the step must not happen. A command agent reports steps
+that its program has already started (`Journal.report`).
 """
 
 from __future__ import annotations

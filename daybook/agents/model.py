@@ -47,7 +47,8 @@ class ModelAgent:
     """Agent that asks a model. After each response that calls tools, it sends one more request.
 
     The agent does not retry. The run retries, and counts its attempts. `daybook.agents.failures`
-    translates the errors. `answer` closes the connection before it returns. An error after the
+    translates the errors, except those of the journal (`LedgerError`, `ApprovalNeeded`), which
+    `answer` raises unchanged. `answer` closes the connection before it returns. An error after the
     first request has the usage so far in its attribute ``usage``.
     """
 

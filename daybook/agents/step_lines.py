@@ -52,7 +52,8 @@ class StepLines(ABC):
     """Reader of the lines of one answer.
 
     ``text`` is the answer; None until the program has printed its result. ``error`` is the error
-    that the result reports. ``usage`` is the usage so far, in the format of `AgentReply.usage`.
+    that the result reports; empty if there is none. ``usage`` is the usage so far, in the format of
+    `AgentReply.usage`. ``model`` and ``usage`` are None until the program has printed them.
     ``session`` is the program's own id of the conversation; a person can resume the conversation
     with it. ``unread`` is the number of lines that are not JSON objects.
     """

@@ -8,16 +8,21 @@
     client, context                          `Client`, `SyncClient`, `context`
     client_operations, client_methods        `Client.tasks`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
+    authorization, documents, filters,       parts that several operations share
+    overdue, preflight, web_address
+    job_fields                               types of the arguments of `Client`; generated
 
-Contract: an operation is an async function that takes plain values. An operation returns models
-with the fields that `--json` prints, in the same order, or raises an error of `daybook.errors`.
-Models that several operations return are in `jobs.views`, `ledger.views`, `delivery.views` and
-`tasks.views`. If only one operation returns a model, the model is defined above this operation. If
-Prefect is unreachable, an operation that changes something in Prefect raises `PrefectUnreachable`
-before it writes anything. There are two exceptions: `jobs.add`, `edit_job`, `pause`, `resume` and
-`remove` store the change, which the keeper applies to Prefect later, and `runs.cancel` can still
-cancel a waiting run. Operations that only read the ledger work without Prefect. Programs import
-`Client`, `SyncClient`, `context`, `Recurring` and `listening` from `daybook`.
+Contract: an operation is an async function that takes plain values. But `due.of_schedule` is
+synchronous, and `runs.logs` returns an iterator. An operation returns models with the fields that
+`--json` prints, in the same order, or raises an error of `daybook.errors`. Models that several
+operations return are in `jobs.views`, `ledger.views`, `delivery.views` and `tasks.views`. If only
+one operation returns a model, the model is defined above this operation. If Prefect is unreachable,
+an operation that changes something in Prefect raises `PrefectUnreachable` before it writes
+anything. There are two exceptions. The operations that change jobs (`jobs`, `heartbeat`,
+`plugin_jobs`, `imports.run`, `files.apply` without ``wait``, `ledger.prune` without
+``disabled_for``) store the change, which the keeper applies to Prefect later. `runs.cancel` can
+still cancel a waiting run. Operations that only read the ledger work without Prefect. Programs
+import `Client`, `SyncClient`, `context`, `Recurring` and `listening` from `daybook`.
 
 To add a noun, write its module in this package; `make docs` adds the module to the imports under
 `TYPE_CHECKING`. If programs should also use an operation, add a method for it to `Client`.

@@ -31,8 +31,8 @@ _NUMBERED = re.compile(r"([0-9a-f]{4,32})\.(\d{1,9})")
 class WaitingApproval(Approval, frozen=True):
     """An approval that a person can decide now, with its run and job.
 
-    ``ref`` identifies the approval for `decide`: it is the run's id, a dot, and the approval's
-    number.
+    ``ref`` identifies the approval for `decide`: the first 12 characters of the run's id, a dot,
+    and the approval's number. ``job`` and ``owner`` are None if the run has no job.
     """
 
     ref: str
@@ -75,8 +75,9 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
     is the person who decides, by default the current user. Only the first decision counts.
 
     Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` if the actor is an agent, if ``reason``
-    is too long, and if the approval is not open: because somebody has decided, because its deadline
-    has passed, or because the run has ended.
+    is too long or has several lines, and if the run does not have the approval. Raise it also if
+    the approval is not open, because somebody has decided, its deadline has passed, or the run has
+    ended.
     """
     authorization.require_operator()
     async with open_ledger() as ledger:
@@ -92,7 +93,8 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
 async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
     """Return the run's id and the approval's number.
 
-    None stands for the approval that is open now.
+    None stands for the run's newest approval. Raise `NotFound`, and `Ambiguous` if several
+    approvals of the job wait.
     """
     found = await approvals.waiting_of_job(session, ref)
     if len(found) > 1:

@@ -2,9 +2,10 @@
 
 The operator, and the operator's programs, see every job. An agent sees its own jobs and their runs,
 or all jobs and runs if its limits have `all_jobs`. For any other job or run, the agent gets the
-same error as for a job or run that does not exist. These functions log each refusal of an agent as
-`limit_refused`. The functions that find a job or run raise `Ambiguous` or `NotFound`; `NotFound`
-suggests the most similar name of a job that the actor may see.
+same error as for a job or run that does not exist. The functions that find a job or run, and those
+that check limits, log each refusal of an agent as `limit_refused`. The functions that find a job or
+run raise `Ambiguous` or `NotFound`; `NotFound` suggests the most similar name of a job that the
+actor may see.
 """
 
 from __future__ import annotations
@@ -109,7 +110,10 @@ async def recent_runs(
     conditions: Sequence[ColumnElement[bool]] = (),
     order: ColumnElement[Any] | None = None,
 ) -> list[RunAndJob]:
-    """Return the last ``limit`` runs (see `history.recent`) of the jobs that the actor may see."""
+    """Return the last ``limit`` runs (see `history.recent`) of the jobs that the actor may see.
+
+    ``job_id`` selects the runs of one job; None selects the runs of all these jobs.
+    """
     found = await history.recent(
         session, job_id, limit, owner=visible_owner(), conditions=conditions, order=order
     )

@@ -36,7 +36,8 @@ _COLUMNS = 8
 class Changes:
     """Summary of the data that the pages show, for comparison with an earlier summary.
 
-    If the data changes, ``text`` changes. ``viewers`` are the ids of the tokens of shared links.
+    If the data changes, ``text`` changes, except for the changes that the query misses. ``viewers``
+    are the ids of the tokens of shared links.
     """
 
     text: str

@@ -110,7 +110,8 @@ async def add(name: str, url: str, *, replace: bool = False) -> Channel:
 async def test(name: str, chat_id: str = "", text: str = TEST_TEXT) -> ChannelTest:
     """Send one message to the channel now; wait until it was sent or failed.
 
-    Raise `UnknownName`, `Ambiguous`, and `InvalidInput` for an invalid chat id or block.
+    Raise `UnknownName`, `Ambiguous`, and `InvalidInput` for an invalid chat id or block. Raise
+    `NotDelivered` if the block cannot be loaded in time.
     """
     started, problem = time.monotonic(), None
     async with prefect.connected() as client:

@@ -47,9 +47,9 @@ class Client(Operations):
     """Client for jobs and runs: add, change and run jobs, and read their results.
 
     The client uses the home of this process (`DAYBOOK_HOME`). The `daybook up` of that home
-    executes the jobs. Methods that only read (`list`, `get`, `runs`, `run_of`, `next`, `diff`,
-    `export`) work without Prefect. A program needs only one client. The client opens no lasting
-    connections, and asyncio tasks can share it::
+    executes the jobs. The methods that only read (`list`, `get`, `runs`, `run_of`, `next`, `diff`,
+    `export`) and those for maintenance windows work without Prefect. A program needs only one
+    client. The client opens no lasting connections, and asyncio tasks can share it::
 
         client = daybook.Client()
         job = await client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
@@ -65,11 +65,13 @@ class Client(Operations):
 
     The methods raise these errors, which are all `DaybookError`:
 
-    - `daybook.errors.InvalidInput`: an argument is invalid. The error names the field, the problem
-      and the legal values. Nothing was stored.
+    - `daybook.errors.InvalidInput`: an argument is invalid, or the client's agent may not call the
+      method. The error names the field, the problem and the legal values. Nothing was stored.
     - `NotFound`: the job or run does not exist.
-    - `PrefectUnreachable`: Prefect does not answer. `add`, `update`, `pause` and `resume` do not
-      raise it: they store the change, and the job's `sync` is `pending`.
+    - `PrefectUnreachable`: Prefect does not answer, or denies access (`PrefectRefused`). If Prefect
+      does not answer, the methods that add, change or remove jobs store the change, and the job's
+      `sync` is `pending`. They raise the error only if Prefect denies access or stops answering
+      during the call; `apply` with ``wait`` always raises it.
     - `LedgerUnreachable`: the database does not answer.
 
     `SyncClient` has the same methods without `await`.
@@ -102,9 +104,9 @@ class Client(Operations):
 
         ``schedule`` is a string: a cron expression (`0 9 * * 1-5`, or six fields, seconds first),
         `every 30m`, `every weekday at 9:00`, `tomorrow at 9:00`, `in 30m`, `at 2027-01-15T14:30`,
-        or `on demand`. Instead of ``schedule``, you can pass `cron`, `every`, `at` or
-        `on_demand=True`. ``timezone`` is an IANA name (default: the setting). ``name`` defaults to
-        the first words of the prompt, joined by hyphens.
+        `after morning-brief` (a job), or `on demand`. Instead of ``schedule``, you can pass `cron`,
+        `every`, `at`, `after` or `on_demand=True`. ``timezone`` is an IANA name (default: the
+        setting). ``name`` defaults to the first words of the prompt, joined by hyphens.
 
         ``agent`` is the agent to ask. The default is the agent for which the client acts, if an
         agent of that name exists; otherwise it is `default`. ``model`` overrides the agent's model.
@@ -179,7 +181,8 @@ class Client(Operations):
         the arguments `plugin_id`, `key`, `runtime_name` and `payload`. The payload is any JSON
         value; the tool gets it unchanged. If the tool raises an exception, the run fails with it.
         The job's owner is `plugin`, so it runs even if the setting `user_jobs` is false. A paused
-        job stays paused.
+        job stays paused. Raise `InvalidInput` for a blank ``plugin_id`` or ``key``, and if the
+        client acts for an agent.
         """
         given = plugin_jobs.action_fields(plugin_id, key, runtime_name, payload, tool)
         given |= {"schedule": schedule, "timezone": timezone, **more}
@@ -286,9 +289,10 @@ class Client(Operations):
 
     @ClientMethod
     async def cancel(self, run: str) -> RunDetails:
-        """Cancel a run. Return the run. ``run`` is the run's id, or a job with a live run.
+        """Cancel a run. Return the run. ``run`` is a run's id or unique id prefix, or a job.
 
-        If the worker has not ended the run within 30 seconds, the returned run is still live.
+        A job must have exactly one live run. If the worker has not ended the run within 30 seconds,
+        the returned run is still live. Raise `InvalidInput` if the run already has another outcome.
         """
         return await api.runs.cancel(run)
 
@@ -303,7 +307,8 @@ class Client(Operations):
     ) -> DueTimeList:
         """Return up to ``count`` next due times of a job or of a bare schedule.
 
-        Exactly one of ``job`` and ``schedule`` is required.
+        Exactly one of ``job`` and ``schedule`` is required. Raise `InvalidInput` if both or neither
+        are given, for an invalid schedule, and for a ``count`` that is out of range.
         """
         if bool(job) is bool(schedule):
             raise InvalidInput(
@@ -327,10 +332,11 @@ class Client(Operations):
         timezone: str | None = None,
         note: str = "",
     ) -> MaintenanceWindow:
-        """Plan a window in which no job starts, from ``begin`` (default: now). Return the window.
+        """Plan a window in which no job starts by itself, from ``begin`` (default: now). Return it.
 
         Exactly one of ``until`` and ``duration`` is required: the end of the window, or its length.
-        Times are RFC 3339 times, `22:00`, `tomorrow at 22:00`, or `in 2h`. Raise `InvalidInput`.
+        Times are RFC 3339 times, `22:00`, `tomorrow at 22:00`, or `in 2h`. A person can still run a
+        job in the window. Raise `InvalidInput`, also for an agent.
         """
         return await api.maintenance.plan(
             until, begin=begin, duration=duration, timezone=timezone, note=note
@@ -338,12 +344,15 @@ class Client(Operations):
 
     @ClientMethod
     async def maintenance(self) -> MaintenanceWindows:
-        """Return the present and the planned windows in which no job starts, earliest first."""
+        """Return the present and the planned maintenance windows, earliest first."""
         return await api.maintenance.list_windows()
 
     @ClientMethod
     async def remove_maintenance(self, window: str) -> MaintenanceWindow:
-        """Remove a planned window, or end the present one now. Return the window."""
+        """Remove a planned window, or end the present one now. Return the window.
+
+        Raise `InvalidInput` for an agent.
+        """
         return await api.maintenance.remove(window)
 
     # --- jobs files
@@ -364,7 +373,8 @@ class Client(Operations):
         ``jobs`` is the text of the file in YAML or JSON, or a `pathlib.Path` of a file or folder.
         The other arguments are the options of `daybook apply`. For a text, pass ``set_name``, or
         write `set` in the text. Raise `InvalidFiles`, whose `mistakes` have a line and a column;
-        `InvalidInput` for an invalid set; and, with ``wait``, `PrefectUnreachable`.
+        `InvalidInput` for an invalid set, for a file that cannot be read, and for an agent; and,
+        with ``wait``, `PrefectUnreachable`.
         """
         from daybook.files import sources
         from daybook.files.jobs_file import Source
@@ -389,7 +399,11 @@ class Client(Operations):
 
     @ClientMethod
     async def export(self, *jobs: str) -> str:
-        """Return jobs, by default all, as the text of a jobs file, which `apply` reads."""
+        """Return jobs, by default all, as the text of a jobs file, which `apply` reads.
+
+        No jobs file can own an agent's job. So without ``jobs``, omit agents' jobs; raise
+        `InvalidInput` for an agent's job in ``jobs``.
+        """
         text, _ = await api.files.export(jobs)
         return text
 

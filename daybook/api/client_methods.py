@@ -93,8 +93,9 @@ def operation(
 
 
 def _run(work: Coroutine[Any, Any, R]) -> R:
-    """Run ``work`` in a new event loop. Return its result, or raise its error without the cause.
+    """Run ``work`` in a new event loop. Return its result, or raise its error.
 
+    Raise a `DaybookError` without its cause, because the text of the error includes the cause.
     If a loop already runs in this thread, as in a notebook, run the new loop in another thread.
     """
     import asyncio  # this import is slow, and only blocking methods need it

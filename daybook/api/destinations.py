@@ -1,7 +1,7 @@
 """Operations on callback destinations: add, list, rotate, test, remove.
 
-`add` and `rotate` return a new secret, which the receiver needs to verify signatures. No other
-operation returns a secret.
+`rotate` returns a new secret, and `add` returns the secret if it has created one. The receiver
+needs the secret to verify signatures. No other operation returns a secret.
 """
 
 from __future__ import annotations
@@ -72,7 +72,10 @@ class RotatedSecret(BaseModel, frozen=True):
 
 
 class DestinationTest(BaseModel, frozen=True):
-    """Result of a test event. ``id`` is the value of its header `webhook-id`."""
+    """Result of a test event. ``id`` is the value of its header `webhook-id`.
+
+    ``status_code`` is None if no response arrived. ``error`` is empty if ``ok`` is true.
+    """
 
     id: str
     url: str

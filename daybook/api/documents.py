@@ -1,6 +1,6 @@
-"""Operations that all kinds of settings documents share: add, list, show and remove.
+"""Operations that several kinds of settings documents share: add, list, show and remove.
 
-To add a kind, write
+Agents and channels have operations of their own. To add another kind, write
 
 - its model and its `BlockStore`,
 - a block class in `blocks/`,

@@ -1,6 +1,6 @@
 """Next due times of a job, or of a schedule without a job.
 
-For a schedule without a job, the functions use neither the server nor the ledger.
+`of_schedule` uses neither Prefect nor the ledger. The other functions read the ledger.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
 
 MAX_CONCURRENT_SYNCS = 4
-"""Number of jobs that `apply` reconciles with Prefect at the same time while it waits."""
+"""Maximum number of jobs that `apply` reconciles with Prefect at the same time while it waits."""
 MAX_NAMES_IN_NOTE = 3
 
 Progress = Callable[[int, int], None]
@@ -71,9 +71,9 @@ class PlannedChange(BaseModel, frozen=True):
 class ApplyReport(BaseModel, frozen=True):
     """Result of `apply`; with ``dry_run``, the result that `apply` would have.
 
-    ``unchanged`` is the number of jobs that already agree with the files. ``pending`` are the
+    ``unchanged`` is the number of jobs that the files do not change. ``pending`` are the new and
     changed jobs that are not in Prefect yet. ``failed`` maps the jobs that Prefect refuses to the
-    reasons.
+    reasons; it is empty unless `apply` waits.
     """
 
     set: str
@@ -107,7 +107,7 @@ async def apply(
     wait: bool = False,
     progress: Progress = lambda _done, _all: None,
 ) -> ApplyReport:
-    """Make the ledger's jobs agree with the jobs files: all of them, or none.
+    """Add, change and, with ``prune``, remove jobs as the jobs files say: all changes, or none.
 
     A set owns the jobs. Its name is ``set_name``. The default is the name in the files, or
     ``default_set`` if the files have none. With ``prune``, remove the set's jobs that are in no
@@ -116,8 +116,8 @@ async def apply(
 
     Raise `InvalidFiles` with all mistakes, and `InvalidInput` for an invalid set or an agent. With
     ``wait``, raise `PrefectUnreachable`. If Prefect was unreachable at the start, nothing was
-    stored. If Prefect stopped answering later, the changes are stored, and the remaining jobs are
-    pending.
+    stored, unless the plan only removes jobs. If Prefect stopped answering later, the changes are
+    stored, and the remaining jobs are pending.
     """
     authorization.require_operator()
     files = [jobs_file.read_file(each) for each in sources]
@@ -206,7 +206,7 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
     """Check the new and changed jobs as `api.jobs.add` does; return notes for the user.
 
     Raise `InvalidFiles` with all mistakes of the plan and of these checks. With ``needs_prefect``,
-    raise `PrefectUnreachable` if Prefect does not answer.
+    raise `PrefectUnreachable` if there is such a job and Prefect does not answer.
     """
     from daybook.prefect import client as prefect
 

@@ -198,7 +198,7 @@ def _range(
 
 
 def parse_instant(field: str, text: str, now: datetime, tz: ZoneInfo | None = None) -> datetime:
-    """Return the instant that ``text`` means. A date means its midnight.
+    """Return the instant that ``text`` means. A date, `today` or `yesterday` means its midnight.
 
     Dates, and times without an offset, are in the zone ``tz``; the default is this machine's zone.
     A duration such as `2h` means that long before ``now``. Raise `InvalidInput`, which names

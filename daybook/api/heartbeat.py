@@ -1,7 +1,7 @@
 """Operations on the heartbeat: on, off, status.
 
-The heartbeat is an ordinary job of the kind `heartbeat`. The job does not exist until `on` adds it,
-so nothing runs by default.
+The heartbeat is an ordinary job of the kind `heartbeat`. The job does not exist until `on` or
+`jobs.add` adds it, so nothing runs by default.
 """
 
 from __future__ import annotations
@@ -68,7 +68,10 @@ async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> ChangedHea
 
 
 async def off(name: str = DEFAULT_NAME) -> HeartbeatStatus:
-    """Turn the heartbeat off, if it exists. The job keeps its fields until the next `on`."""
+    """Turn the heartbeat off, if it exists. The job keeps its fields until the next `on`.
+
+    Raise the errors of `jobs.pause`, and `InvalidInput` if ``name`` is a job of another kind.
+    """
     stored = await _find(name)
     if stored is not None:
         await jobs.pause(stored.id)
@@ -76,7 +79,10 @@ async def off(name: str = DEFAULT_NAME) -> HeartbeatStatus:
 
 
 async def status(name: str = DEFAULT_NAME) -> HeartbeatStatus:
-    """Return the state of the heartbeat. Works without Prefect."""
+    """Return the state of the heartbeat. Works without Prefect.
+
+    Raise `Ambiguous`, and `InvalidInput` if ``name`` is a job of another kind.
+    """
     stored = await _find(name)
     job = None if stored is None else await jobs.show(stored.id)
     action = job.action if job else None

@@ -1,7 +1,7 @@
 """Operations on hooks: add, list, show, rotate, test, remove, and the delivery of a request.
 
-`add` and `rotate` return a new secret, which the sender needs to sign requests. No other operation
-returns a secret.
+`add` and `rotate` return the secret if they have created it. The sender needs the secret to sign
+requests. No other operation returns a secret.
 """
 
 from __future__ import annotations
@@ -86,7 +86,11 @@ class RotatedHookSecret(BaseModel, frozen=True):
 
 
 class HookTest(BaseModel, frozen=True):
-    """Result of a test: the response of the web server, and the run that the request started."""
+    """Result of a test: the response of the web server, and the run that the request started.
+
+    ``status_code`` is None if the server did not answer; then ``answer`` is the reason. ``run_id``
+    is None if no run started.
+    """
 
     id: str
     url: str
@@ -121,9 +125,9 @@ async def add(
     Create a secret unless ``secret`` is given. With ``replace``, replace the hook with this name;
     if ``secret`` is None, keep its secret. ``rate`` is the maximum number of deliveries per minute.
 
-    Raise `NotFound` for the job. Raise `InvalidInput` for an invalid name, scheme, filter, rate or
-    secret. Raise it also if ``secret`` is None and the sender has to create the secret, and if the
-    secret of the replaced hook is invalid in the scheme.
+    Raise `NotFound` or `Ambiguous` for the job. Raise `InvalidInput` for an invalid name, scheme,
+    filter, rate or secret. Raise it also if ``secret`` is None and the sender has to create the
+    secret, and if the secret of the replaced hook is invalid in the scheme.
     """
     STORE.check_name(name)
     documents.check_scheme(scheme)
@@ -146,7 +150,7 @@ async def add(
 
 
 async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
-    """Return the secrets of the hook with this name; {} if there is no such hook.
+    """Return the secrets of the hook with this name; {} if there is no such hook or no secret.
 
     Raise `InvalidInput` if the secrets are invalid in ``scheme``. Creating a new secret would not
     help, because the sender would still sign with the old secret.

@@ -54,7 +54,8 @@ async def run(
 
     ``content`` is the text of a crontab that the caller has read from standard input; ``path`` is
     then `-`. If a job runs a command and the agent `imports.shell.AGENT` is missing, create this
-    agent before the transaction.
+    agent before the transaction. If Prefect cannot store the agent now, the report has a note with
+    the command that adds it.
 
     If a job was imported before, it is not changed, and only gets the new runs of its history. If
     another job already has the name of an imported job, ``on_conflict`` decides. With `skip`, the
@@ -62,8 +63,9 @@ async def run(
     archived. With ``dry_run``, nothing is written. If Prefect is unreachable, the keeper deploys
     the jobs later.
 
-    Raise `InvalidInput` for an agent, for an unknown ``system`` or ``on_conflict``, and for a file
-    that is incomplete, unknown or invalid. After an error, no job and no run was written.
+    Raise `InvalidInput` for an agent, for an unknown ``system`` or ``on_conflict``, for a file that
+    is incomplete, unknown or invalid, and if another agent has the name `imports.shell.AGENT`.
+    After this error, no job and no run was written.
     """
     from daybook.prefect import client as prefect
 

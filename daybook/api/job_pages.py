@@ -94,9 +94,11 @@ class Revision(BaseModel, frozen=True):
 class JobOverview:
     """The data of the page of one job, all read in one transaction.
 
-    ``runs`` and ``revisions`` are sorted, newest first. ``recipients`` are as in `ChangedJob`.
-    ``definition`` is the job as a jobs file; if no file can contain the job, it is the reason.
-    ``deployment_id`` is the id of the job's deployment in Prefect; None if there is no deployment.
+    ``runs`` has the live runs first, then the ended runs, latest due time first. ``revisions`` are
+    sorted, newest first. ``recipients`` are as in `ChangedJob`. ``due`` is empty if the job is
+    disabled or removed. ``definition`` is the job as a jobs file; if no file can contain the job,
+    it is a comment with the reason. ``deployment_id`` is the id of the job's deployment in Prefect;
+    None if there is no deployment. ``conflict`` is None if the job is not in conflict.
     """
 
     job: ListedJob

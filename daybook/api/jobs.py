@@ -190,7 +190,8 @@ async def pause(ref: str, note: str = "") -> ChangedJob:
     """Disable the job, with a note as the reason. Return the job.
 
     If the job is already disabled, a call without a note keeps the earlier reason. Raise
-    `InvalidInput` for a note that is too long or has more than one line.
+    `InvalidInput` for a note that is too long or has more than one line, and `NotFound`,
+    `Ambiguous` and `Unreachable`.
     """
     note = names.validate_line(note, "note")
 
@@ -210,7 +211,8 @@ def is_paused(disabled_reason: str) -> bool:
 async def resume(ref: str) -> ChangedJob:
     """Enable the job and end a snooze. Return the job.
 
-    Raise `InvalidInput` if the job has no run left, or if it exceeds its owner's limits.
+    Raise `InvalidInput` if the job has no run left, or if it exceeds its owner's limits. Raise also
+    `NotFound`, `Ambiguous` and `Unreachable`.
     """
 
     def on(stored: StoredJob, _: Collection[str], now: datetime) -> Job:
@@ -274,7 +276,7 @@ async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
 
 
 async def show(ref: str) -> JobDetails:
-    """Return one job, even a removed one. Works without Prefect."""
+    """Return one job, even a removed one. Works without Prefect. Raise `NotFound`, `Ambiguous`."""
     async with open_ledger() as ledger, ledger.read() as session:
         stored = await authorization.find_job(session, ref, archived=True)
         recent = await history.recent(session, stored.id, 1)

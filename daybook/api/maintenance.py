@@ -1,6 +1,6 @@
-"""Maintenance windows: times in which Daybook starts no job. Operations: plan, list, remove.
+"""Maintenance windows: times in which no job starts by itself. Operations: plan, list, remove.
 
-The operations work without Prefect.
+A person can still run a job by hand in a window. The operations work without Prefect.
 """
 
 from __future__ import annotations
@@ -46,12 +46,13 @@ async def plan(
     timezone: str | None = None,
     note: str = "",
 ) -> MaintenanceWindow:
-    """Plan a window in which no job starts, from ``begin`` (default: now). Return the window.
+    """Plan a window in which no job starts by itself, from ``begin`` (default: now). Return it.
 
     Exactly one of ``until`` and ``duration`` is required: the end of the window, or its length.
     Times are RFC 3339 times, `22:00`, `tomorrow at 22:00`, or `in 2h`. ``timezone`` (default: the
     setting) is the zone of times without an offset. An ``until`` such as `22:00` or `in 2h` counts
-    from ``begin``. Raise `InvalidInput`.
+    from ``begin``. Raise `InvalidInput`, also for an agent, and if `MAX_WINDOWS` windows are
+    planned.
     """
     authorization.require_operator()
     if (until is None) is (duration is None):

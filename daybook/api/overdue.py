@@ -129,7 +129,10 @@ def without_catch_up(
 
 
 def delay_reason(each: Overdue, known: DelayFacts) -> str:
-    """Return the reason for the delay: its direct cause, or problems of clocks and keeper."""
+    """Return the reason for the delay: its direct cause, or problems of clocks and keeper.
+
+    If no reason is known, return that no worker has claimed the run.
+    """
     row = each.run
     if row is not None and row.waits_for in (slots.SLOT, slots.AGENT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
@@ -208,7 +211,7 @@ def observed_at(leader: Leader) -> datetime | None:
 async def why_nothing_runs() -> str:
     """Return `NOTHING_RUNS` if no keeper leads, otherwise "". Works without Prefect.
 
-    Each worker contains a keeper. So if no keeper leads, no worker is running.
+    Each worker of Daybook contains a keeper. So if no keeper leads, no worker is running.
     """
     async with open_ledger() as ledger:
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)

@@ -47,8 +47,8 @@ def action_fields(
 async def save(given: dict[str, Any]) -> ChangedJob:
     """Add the plugin's job, or change its ``given`` fields. Return the job.
 
-    Raise `PrefectUnreachable` and `InvalidInput`. If the actor is an agent, raise `InvalidInput`: a
-    plugin's jobs have no limits, so an agent must not save them.
+    Raise the errors of `jobs.add` and `jobs.edit_job`. If the actor is an agent, raise
+    `InvalidInput`: a plugin's jobs have no limits, so an agent must not save them.
     """
     if owners.current_actor().is_agent:
         raise InvalidInput(

@@ -1,7 +1,8 @@
 """Checks that need an external system, run before a job is stored.
 
-They check the addresses, agents, tools and channels of the job. If Prefect is unreachable, there is
-no client. Then only the run checks the names of agents, tools, channels and secrets.
+They check the addresses, work directory, agents, tools, secrets and channels of the job. If Prefect
+is unreachable, there is no client. Then only the run checks the names of agents, tools, secrets,
+and channels that are not built-in.
 """
 
 from __future__ import annotations
@@ -125,7 +126,10 @@ async def _check_target(
 
 
 async def _check_precondition(client: PrefectClient | None, check: Check, owner: str) -> list[str]:
-    """Check the precondition (`policy.check`) like an action. Errors name the field `check`."""
+    """Check the precondition (`policy.check`) like an action. Return hints.
+
+    Raise `InvalidInput`, which names the field `check`.
+    """
     try:
         return await _check_target(client, check, owner)
     except InvalidInput as error:
@@ -133,7 +137,10 @@ async def _check_precondition(client: PrefectClient | None, check: Check, owner:
 
 
 async def check_notify(client: PrefectClient | None, notify: Notify, owner: str) -> None:
-    """Raise `InvalidInput` for a channel or address that a job of ``owner`` could not use."""
+    """Raise `InvalidInput` for a channel or address that a job of ``owner`` could not use.
+
+    Raise also the other errors of `channels.check`.
+    """
     from daybook.delivery import channels
     from daybook.delivery.outbox import BUILTIN_CHANNELS
 

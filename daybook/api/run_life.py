@@ -51,10 +51,12 @@ class RunEvent(BaseModel, frozen=True):
 class RunLife(BaseModel, frozen=True):
     """A run with its parameters, attempts, steps and deliveries, and its events in order of time.
 
-    ``parameters`` are the parameters with which the run was claimed. ``steps`` are the steps of the
-    run's agent, and ``approvals`` are the questions to a person about its calls and answers.
-    ``evidence`` has the outcomes that the ledger refused, because the process that reported them
-    had lost its claim.
+    ``parameters`` are the parameters with which the run was requested or claimed. ``deployment_id``
+    is None if the run has no job, or its job no deployment. ``tokens`` is the maximum number of
+    tokens from the last claim on; None if unlimited. ``steps`` are the steps of the run's agent,
+    and ``approvals`` are the questions to a person about its calls and answers. ``paused_until`` of
+    the deliveries is None. ``evidence`` has the outcomes that the ledger refused, because the
+    process that reported them had lost its claim.
     """
 
     run: Run
@@ -70,7 +72,7 @@ class RunLife(BaseModel, frozen=True):
 
     @property
     def is_scheduled(self) -> bool:
-        """Return whether a schedule started the run. Only such a run has a due time."""
+        """Return whether a schedule started the run. Any other run was requested."""
         return self.run.trigger in BY_SCHEDULE
 
 

@@ -23,7 +23,7 @@ async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = 
     """Return up to ``limit`` runs: first the live runs, then the ended runs, latest end first.
 
     With ``job``, the ended runs are sorted by their due time instead. Unlike `runs.history`, this
-    function reads only as many rows as it returns. Works without Prefect. Raise `NotFound` or
+    function reads at most twice ``limit`` rows. Works without Prefect. Raise `NotFound` or
     `Ambiguous` for the job, and `InvalidInput` for an invalid filter.
     """
     async with open_ledger() as ledger, ledger.read() as session:

@@ -1,4 +1,4 @@
-"""Operations on runs: run now, history, logs, cancel."""
+"""Operations on runs: run now, retry, ask without a job, history, show, logs, cancel."""
 
 from __future__ import annotations
 
@@ -144,7 +144,8 @@ async def ask(
 
     With ``session_key``, the question continues the conversation with this key. Raise
     `InvalidInput` for a field that a job could not have, and `PrefectUnreachable`. If the run
-    fails, return the failed run and raise no error.
+    fails, return the failed run and raise no error. If the flow ended before the run was claimed,
+    raise `DaybookError`.
     """
     given = {"prompt": prompt, "agent": agent, "model": model, "session_key": session_key}
     given = {name: value for name, value in given.items() if value}

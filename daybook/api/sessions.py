@@ -136,8 +136,8 @@ async def send(ref: str, prompt: str) -> RunDetails:
     and limits are those of the session's job. If the session has no job, or if the job now asks
     another agent, they are those of the session's last run. The job itself does not run: nothing is
     sent to its channel, and no other job starts after it. Raise `NotFound`, `Ambiguous`,
-    `InvalidInput`, and `PrefectUnreachable`. If the run fails, return the failed run and raise no
-    error.
+    `InvalidInput` (also for an agent), and the errors of `runs.ask`. If the run fails, return the
+    failed run and raise no error.
     """
     from daybook.api import runs
     from daybook.prefect import occurrence

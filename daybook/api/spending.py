@@ -83,8 +83,8 @@ class SpendingReport(BaseModel, frozen=True):
     """Cost of the runs that ended between ``since`` and ``until``.
 
     ``groups`` are sorted by cost, the highest first; groups by day are sorted by day. ``budgets``
-    are today's budgets, for any ``since``. Only the operator gets the budgets of agents and of the
-    home.
+    are today's budgets, for any ``since``. An agent that may not see all jobs gets only the budgets
+    of its own jobs.
     """
 
     since: UtcTime
@@ -131,7 +131,7 @@ async def read(by: str = "job", since: str | None = None) -> SpendingReport:
 
 
 async def budgets_today() -> list[BudgetUse]:
-    """Return the use of all daily budgets. Works without Prefect."""
+    """Return the use of all daily budgets that the actor may see. Works without Prefect."""
     tz = zone(settings.load().timezone)
     async with open_ledger() as ledger, ledger.read() as session:
         jobs = await summaries.read(session, authorization.visible_owner())
@@ -143,7 +143,7 @@ async def budgets_of(
 ) -> list[BudgetUse]:
     """Return the use of the budgets of ``jobs`` on ``day``.
 
-    For the operator, add all other budgets.
+    If the actor may see all jobs, add the budgets of agents and of the home.
     """
     home = HomeBudget() if authorization.visible_owner() else limits.load_rules().budget
     return [

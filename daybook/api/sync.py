@@ -44,9 +44,9 @@ class SyncReport(BaseModel, frozen=True):
 
 
 class DecidedSyncReport(SyncReport, frozen=True):
-    """Result of a sync that decided conflicts. ``decided`` are the names of the jobs in conflict.
+    """Result of a sync that decided conflicts. ``decided`` are the names of the decided jobs.
 
-    ``refused`` also has the conflicts that could not be decided.
+    ``refused`` also has the jobs whose conflict could not be decided.
     """
 
     decided: list[str]
@@ -57,8 +57,8 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
 
     With ``prefer`` (`ledger` or `prefect`), also decide all remaining conflicts in favour of that
     side, and return a `DecidedSyncReport`. With ``ref``, decide only the conflict of this job.
-    Raise `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer``, and the errors of
-    `conflicts.decide`.
+    Raise `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer`` and for an unknown
+    ``prefer``, and the errors of `conflicts.decide`.
     """
     from daybook.prefect import client as prefect
     from daybook.prefect import reconcile

@@ -87,6 +87,8 @@ class Timeline(BaseModel, frozen=True):
     """One page of the rows, in the order of `order`, and the outcomes of all jobs since ``start``.
 
     ``matching`` is the number of jobs on all pages. ``total`` is the number of all live jobs.
+    ``ended`` has the numbers of these outcomes by status, and ``live`` the numbers of the live runs
+    of all jobs by status.
     """
 
     start: UtcTime

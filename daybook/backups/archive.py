@@ -205,8 +205,9 @@ def _opened(file: Path, passphrase: str) -> Iterator[_Reader]:
 def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> None:
     """Extract the files with these ``names`` from a backup to ``folder``, and sync each of them.
 
-    Raise `InvalidInput` if the passphrase is wrong, or if ``file`` is not a backup, damaged or
-    incomplete. After an error, ``folder`` may contain some of the files; do not use them.
+    Raise `InvalidInput` if the passphrase is wrong, or if ``file`` cannot be read, is not a backup,
+    or is damaged or incomplete. After an error, ``folder`` may contain some of the files; do not
+    use them.
     """
     known = set(names)
     with _opened(file, passphrase) as reader:

@@ -1,8 +1,8 @@
 """Creation of backups of this home, and the nightly backups with their retention.
 
-A backup contains the ledger, which has copies of Prefect's blocks, and the `FILES` of the home. A
-backup does not contain Prefect's database, because Daybook can create Prefect's deployments, runs
-and blocks again from the ledger.
+A backup contains the ledger, which has copies of Prefect's blocks, the `FILES` of the home, and a
+`Manifest`. A backup does not contain Prefect's database, because Daybook can create Prefect's
+deployments, runs and blocks again from the ledger.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ async def create_nightly(ledger: Ledger) -> Backup | None:
     """Make the backup of the last night if it is missing, and delete backups beyond the retention.
 
     Return the new backup, or None if no backup was made. If the setting `backup_folder` is empty,
-    do nothing. Raise the errors of `create`.
+    do nothing. Raise the errors of `create`, and OSError if the folder cannot be created.
     """
     loaded = settings.load()
     if not loaded.backup_folder:

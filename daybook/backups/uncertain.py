@@ -7,12 +7,14 @@ that everything that was due before it has happened (`docs/promise.md`, rule 18)
     a due time without a row                       missed
     waiting, without an attempt                    missed, unless it is due later
     waiting after an attempt, claimed, running     unknown
-    a message that was not delivered               failed, and can be retried by hand
+    a message that was not delivered               failed, and can be retried by hand; a message to
+                                                   a built-in channel, such as the inbox, stays
     a task that was not done                       paused, until the operator resumes it
     everything that has ended                      unchanged
 
-One transaction makes all of these changes. The outcomes that a restore records start no other job
-and send nothing: the restore also records their callbacks and messages as failed.
+One transaction makes all of these changes. The outcomes that a restore records start no other job.
+Of their messages, Daybook sends only those to built-in channels: the restore records the callbacks
+and all other messages as failed.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """The command line: each command parses its arguments, calls `daybook.api` and prints the result.
 
 Contract: data goes to stdout, and messages and errors go to stderr. With `--json`, stdout contains
-only JSON. If the command fails, this is `{"error": {"code", "message", "field"?}}` with the same
-message as on stderr. Exit codes::
+only JSON. If the command fails, this is `{"error": {"code", "message", "field"?, "mistakes"?}}`
+with the same message as on stderr. If a command acts on several things, stdout has the list of
+results, and stderr has the errors. Exit codes::
 
     0      success
     1      a negative result (a failed run, not ready, not confirmed), or an error without its own
            exit code
     2      invalid input, a refused token or a newer ledger
     3      not found, or nothing to claim
-    4      Prefect or the ledger unreachable
+    4      Prefect, the ledger or Daybook's pages unreachable
     5      `apply --dry-run` or `diff` found changes
     130    interrupted
     141    broken pipe
@@ -19,8 +20,8 @@ coroutine in the only event loop of the process. Most commands are async generat
 answer. With `--json`, the decorator `command` prints this answer.
 
 `entry` starts the program. If `daybook up` runs, its command server (`command_server`) runs the
-command in a fork of a process that has imported everything; otherwise `main` runs the command in
-this process.
+command in a fork of a process that has imported everything. Without `up`, on other systems than
+Linux, and for some commands (`entry.OWN_PROCESS`), `main` runs the command in this process.
 
 To add a command `verb`, write the function `verb_` in the module of its noun, and add the name to
 `main._COMMANDS` or `main._COMMAND_GROUPS`. The function's docstring is the help text. The operation

@@ -94,7 +94,8 @@ async def restore_(
 def _read_passphrase(file: str | None, *, new: bool) -> str:
     """Return the passphrase from the file, the setting, standard input or a prompt.
 
-    Raise `InvalidInput` for an empty file, and for two different entries at the prompt.
+    Raise `InvalidInput` if the file cannot be read, if the file or the typed value is empty, and
+    for two different entries at the prompt.
     """
     if file is not None:
         value = text_or_file(_FIELD, f"@{file}").removesuffix("\n").removesuffix("\r")

@@ -5,8 +5,10 @@ child with the arguments, folder, environment and streams of the client, so it p
 a process of its own. If the result could differ, the child refuses the request before it does
 anything, and the client runs the command itself. The child refuses
 
-- another version or installation,
-- a client that sees other files,
+- another version or installation, or other values of `entry.identity`,
+- a client that sees other files, processes, users or another network,
+- a client with other rights,
+- a folder that the child cannot enter,
 - another home, and
 - other settings of Prefect, which Prefect reads only once, at its import.
 
@@ -19,7 +21,7 @@ have its own.
 
 The child gets the signals of the client. If the client dies, the child is killed. At SIGTERM, the
 server waits until the running commands have ended. If Daybook or another installed package changes,
-the server restarts.
+the server restarts at the next request, which the client then runs itself.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ _RIGHTS = (
 
 
 def main() -> NoReturn:
-    """Serve commands until SIGTERM."""
+    """Serve commands until SIGTERM. If the installed files change, replace this process."""
     output.survive_full_disk()
     proc.deny_inspection()  # a command has the credential of Prefect
     garbage.collect_rarely()

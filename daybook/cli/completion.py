@@ -1,8 +1,8 @@
 """Shell completion: the `daybook completion` command, and the names that Tab offers.
 
 The script that the command prints contains the commands, options and choices. For the names of
-jobs, runs and settings documents, the script runs `daybook __complete …`, which cyclopts answers
-with the functions in this module. Each function returns names with descriptions. If a function
+jobs, runs, tokens and settings documents, the script runs `daybook __complete …`, which cyclopts
+answers with the completers in this module. A completer returns names with descriptions. If it
 raises an error, Tab offers no names. The names of settings documents come from the ledger's copies,
 so that Tab does not wait for Prefect. Channels are an exception, because a block without a copy can
 be a channel.
@@ -125,7 +125,10 @@ def tokens(context: CompletionContext) -> Names:
 
 
 def _has_ledger() -> bool:
-    """Return whether the ledger exists. Do not open it, because that would create it."""
+    """Return whether the ledger exists. Do not open it, because that would create it.
+
+    For a database other than SQLite, return True without a check.
+    """
     from pathlib import Path
 
     from daybook import settings

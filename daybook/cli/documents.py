@@ -1,8 +1,8 @@
-"""Commands for every kind of settings document: list, show and remove.
+"""Commands for settings documents (list, show and remove), and helpers for other such commands.
 
-Each function returns a command. It takes the name of the module of `daybook.api` that has the
-operations, such as "secrets". `api` imports this module when the command runs, so `--help` works
-without importing a database.
+`list_command`, `show_command` and `remove_command` return a command. They take the name of the
+module of `daybook.api` that has the operations, such as "secrets". `api` imports this module when
+the command runs, so `--help` works without importing a database.
 """
 
 from __future__ import annotations

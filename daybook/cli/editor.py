@@ -64,8 +64,8 @@ class Edit:
         """Open the editor, and return the changed fields; {} if the user changed nothing.
 
         The editor shows ``problem`` above the document. An empty value becomes the empty string,
-        which clears a field. Raise `InvalidInput` for text that is not a YAML mapping, and
-        `EditorFailed`.
+        which clears a field. A line that the user deleted changes nothing. Raise `InvalidInput` for
+        text that is not a YAML mapping of texts, and `EditorFailed`.
         """
         comment = "".join(f"# {line}\n" for line in problem.splitlines())
         written = _open_editor(f"{self._head}{comment}{self._text}")

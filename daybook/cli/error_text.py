@@ -87,7 +87,10 @@ def other_meaning(tokens: Sequence[str]) -> str:
 
 
 def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
-    """Return `{"error": {"code", "message", "field"?}}`. ``field`` is as in `daybook.api`."""
+    """Return `{"error": {"code", "message", "field"?, "mistakes"?}}`.
+
+    ``field`` is as in `daybook.api`. Only `InvalidFiles` has ``mistakes``.
+    """
     body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
         body["field"] = error.field

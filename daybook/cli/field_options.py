@@ -3,7 +3,7 @@
 The description of a field is the help of its option. The field's marker (`daybook.jobs.markers`)
 has the name and the syntax of the option, if they differ from those of the field. No option takes
 the value of a secret, because every user of the machine can read arguments. A secret is read from
-standard input, or from an environment variable that an option names.
+standard input (on a terminal, from a prompt), or from an environment variable that an option names.
 """
 
 from __future__ import annotations
@@ -99,8 +99,9 @@ _Options = TypeVar("_Options", bound="type[FieldOptions]")
 class FieldOption:
     """The option of a field.
 
-    ``help`` replaces the field's description, and ``more`` is added to it. ``default`` is the
-    default that the help shows. If ``is_flag`` is true, the option has no value, and means true.
+    ``help`` replaces the whole help: description, syntax, choices and default. ``more`` is added to
+    the field's description. ``default`` is the default that the help shows. If ``is_flag`` is true,
+    the option has no value, and means true.
     """
 
     name: str

@@ -55,7 +55,7 @@ def _zone_name() -> str:
 def relative_time(instant: datetime | None) -> str:
     """Return an instant relative to now: `in 14 min`, `2 h ago`, `now`. Return a dash for None.
 
-    The unit is the largest one whose number is at least 2.
+    The unit is the largest one whose number is at least 2, or seconds: `1 s ago`.
     """
     if instant is None:
         return "-"
@@ -327,7 +327,10 @@ def field_text(of: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a field's value as one line of at most `MAX_VALUE_LENGTH` characters."""
+    """Return a field's value as one line of at most `MAX_VALUE_LENGTH` characters and an ellipsis.
+
+    Return `none` for None and for an empty value.
+    """
     if value in (None, "", [], {}):
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -61,7 +61,10 @@ class JobFieldOptions(FieldOptions):
     """Base of classes whose attributes are options for fields of a job. None means not given."""
 
     def fields(self) -> dict[str, Any]:
-        """Return the values of `given`, with the options for a check together in `check`."""
+        """Return the values of `given`, with the options for a check together in `check`.
+
+        The flag for `enabled` sets the field to False.
+        """
         given = self.given()
         check = {name[len("check_") :]: given.pop(name) for name in _CHECKS if name in given}
         if "enabled" in given:

@@ -102,8 +102,9 @@ def _new_job_fields(
 ) -> dict[str, object]:
     """Return the fields of a new job from the two arguments and the options of `daybook add`.
 
-    If an option replaces the prompt, a single argument is the schedule; otherwise it is the prompt.
-    Raise `InvalidInput` if the arguments are in the wrong order, or if an argument is missing.
+    If an option replaces the prompt and no option gives the schedule, a single argument is the
+    schedule; otherwise it is the prompt. Raise `InvalidInput` if the arguments are in the wrong
+    order, if an argument is missing, or if an argument and an option both give the schedule.
     """
     options = [name for name in ScheduleFields.model_fields if name in given and name != "timezone"]
     if prompt is None and (options or given.keys().isdisjoint(REPLACES_PROMPT)):
@@ -293,7 +294,8 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
     """Open the job in the user's editor.
 
     After each error, open it again until the change is stored. If the user gives up after an error,
-    or the editor fails after it, keep the text in a file.
+    or the editor fails after it, keep the text in a file. Raise `InvalidInput` for a removed job,
+    and `EditorFailed`.
     """
     from daybook.cli.editor import Edit, EditorFailed
 

@@ -1,6 +1,7 @@
 """Options that several commands share, and parsers of their values.
 
-If a parser cannot parse a value, or cannot read a file, it raises `InvalidInput`.
+If a parser cannot parse a value, or cannot read a file, it raises `InvalidInput`. A file that is
+not UTF-8 or too long counts as a file that it cannot read.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ Limit = Annotated[int, Parameter(alias="-n", help="Maximum number to show.", sho
 def is_confirmed(question: str, yes: bool) -> bool:
     """Return whether the user confirms ``question``. If ``yes`` is true, the user has confirmed it.
 
-    Raise `InvalidInput` if stdin is not a terminal.
+    Raise `InvalidInput` if ``yes`` is false and stdin is not a terminal.
     """
     if yes:
         return True

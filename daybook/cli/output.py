@@ -1,9 +1,9 @@
 """Output functions: JSON, lines, fields and tables.
 
 On a terminal, the output has colours, and columns that fit the terminal's width. Other output
-consists of plain lines, which are never shortened. Control characters are printed as escapes, so
-that a text of an agent or a user cannot control this terminal, or a terminal that later displays
-the output.
+consists of plain lines, which are never shortened. Control characters except line feeds and tabs
+are printed as escapes, so that a text of an agent or a user cannot control this terminal, or a
+terminal that later displays the output.
 """
 
 from __future__ import annotations
@@ -264,7 +264,10 @@ def _plain_text(text: str) -> str:
 
 
 def _escaped(text: str, hidden: Collection[str] = _INVISIBLE) -> str:
-    """Return ``text`` with the characters of the ``hidden`` Unicode categories as escapes."""
+    """Return ``text`` with the characters of the ``hidden`` Unicode categories as escapes.
+
+    Line feeds and tabs stay.
+    """
     return "".join(
         letter
         if letter in "\n\t" or unicodedata.category(letter) not in hidden

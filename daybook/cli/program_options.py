@@ -32,8 +32,8 @@ class ProgramOptions(FieldOptions):
         """Return the given settings by name.
 
         ``arguments`` are the program and its arguments, in place of the option `command`. Raise the
-        errors of `given`, and `InvalidInput` if both are given, or if the option cannot be split
-        into words.
+        errors of `given`, and `InvalidInput` if both are given, or if the option is blank or cannot
+        be split into words.
         """
         settings = self.given()
         if program := _program(self.command, arguments):

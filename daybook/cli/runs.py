@@ -1,4 +1,4 @@
-"""The `daybook run`, `runs`, `logs` and `cancel` commands."""
+"""The `daybook run`, `retry`, `ask`, `runs`, `cancel` and `logs` commands."""
 
 from __future__ import annotations
 
@@ -390,7 +390,10 @@ def print_run(run: Run, deliveries: Sequence[Notification] = ()) -> None:
 
 
 def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
-    """Print a run like `print_run`, with its times, attempts, steps, agent, session and ids."""
+    """Print a run like `print_run`, with its times, attempts, steps, agent, session and ids.
+
+    Also print the approvals that the run has requested.
+    """
     when = formatting.time_format(absolute)
     output.line(f"{formatting.job_label(run, run.kind)}: {run.status}", style="bold")
     usage = run.usage

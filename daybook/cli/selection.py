@@ -1,4 +1,4 @@
-"""Options of commands that change one job or run, or with `--all` all that match filters."""
+"""Parts of commands that act on the named jobs or runs, or with `--all` on all that match."""
 
 from __future__ import annotations
 
@@ -40,8 +40,9 @@ async def act_on_each(
 ) -> int:
     """Act on each of the ``refs``, and show the results. Return the highest exit code.
 
-    If there are several ``refs``, report an error, and continue with the others. With ``as_json``,
-    print the results of several ``refs`` as one list.
+    If there are several ``refs``, report an error, and continue with the others; raise the error of
+    a single one. With ``as_json``, print the results of several ``refs`` as one list, which omits
+    those with an error.
     """
     results, code = list[Acted](), 0
     for ref in refs:

@@ -1,4 +1,4 @@
-"""The `daybook session` commands: the conversations of jobs with their agents."""
+"""The `daybook session` commands: the stored conversations with agents."""
 
 from __future__ import annotations
 

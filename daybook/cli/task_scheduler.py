@@ -1,6 +1,7 @@
 """The `daybook task scheduler` commands.
 
-The task scheduler wakes sessions and escalates tasks. It never claims a task itself.
+The task scheduler queues runs again whose leases have expired, wakes sessions, and escalates tasks.
+It never claims a task itself.
 """
 
 from __future__ import annotations

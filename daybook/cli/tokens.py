@@ -1,4 +1,4 @@
-"""The `daybook tokens` commands: the tokens by which MCP clients authenticate over HTTP."""
+"""The `daybook tokens` commands: the tokens of MCP clients over HTTP, and of shared links."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The `daybook web` command: the pages, `/health` and the metrics, without `daybook up`."""
+"""The `daybook web` command: the pages, hooks, `/health` and metrics, without `daybook up`."""
 
 from __future__ import annotations
 

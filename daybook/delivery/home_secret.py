@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from daybook.resources.store import BlockStore
 
 ROTATION_GRACE = timedelta(hours=24)
-"""Time after a rotation in which the previous secret also signs callbacks."""
+"""Time after a rotation in which the previous secret also signs callbacks, or verifies hooks."""
 
 
 SigningSecret = tuple[str, datetime | None]

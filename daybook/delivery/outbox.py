@@ -10,10 +10,12 @@
                            pending ──► delivered | failed    `daybook.delivery.sending`
                               └──────► suppressed            withdrawn before it was sent
 
-A run's `delivery` combines the status of its callbacks and messages. Alerts to the operator, rows
-of listeners (`listeners`) and wakes of task sessions (`daybook.tasks.wakes`) do not count. The
-inbox is the ledger itself, so its rows need no sender, and count as delivered when they are due.
-`alerts` decides when to alert about failures, and `messages` creates the texts.
+`enqueue_message` stores the other rows: alerts of the keeper and about budgets, questions to a
+person, reports of undelivered rows, and messages about tasks. A run's `delivery` combines the
+status of its callbacks and messages. Alerts to the operator, rows of listeners (`listeners`) and
+wakes of task sessions (`daybook.tasks.wakes`) do not count. The inbox is the ledger itself, so its
+rows need no sender, and count as delivered when they are due. `alerts` decides when to alert about
+failures, and `messages` creates the texts.
 
 A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
 a whole. `daybook.delivery.sending` explains these queues.
@@ -343,7 +345,10 @@ def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Not
 
 
 async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
-    """Store and return ``row``. If a row with its key exists, return None."""
+    """Store and return ``row``. If a row with its key exists, return None.
+
+    A row of the inbox that is due now is stored as delivered.
+    """
     row.key = shorten(row.key)
     known = select(OutboxRow.id).where(col(OutboxRow.key) == row.key)
     if (await session.execute(known)).first() is not None:

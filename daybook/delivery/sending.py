@@ -10,7 +10,7 @@
           └──► failed                                      the last attempt; reported in the inbox
     release ──► pending, as before the claim
     killed ───► the lease expires; the next claim sends the row again under the same id
-    retry ────► pending: its attempts and its 24 hours start over
+    retry ────► pending: its attempts and `MAX_DELIVERY_AGE` start over
 
 A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
 a whole: a URL, or a chat of a channel. The number of rows that are sent at a time is limited for
@@ -20,8 +20,8 @@ without using up attempts. After the pause, one row is sent as a probe. A succes
 and a failed probe doubles the pause, up to `MAX_PAUSE`.
 
 If a destination has accepted nothing for `MAX_DELIVERY_AGE`, each failed attempt also fails the
-waiting rows of at least that age. There is only one probe every ten minutes, so most of these rows
-would never be sent.
+waiting rows of at least that age. After each `MAX_PAUSE`, only one probe is sent, so most of these
+rows would never be sent.
 """
 
 from __future__ import annotations
@@ -291,7 +291,7 @@ async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
 
 
 async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
-    """Return the earliest time at which a row may be claimed. Return None if no row is pending.
+    """Return the earliest time at which a row may be claimed; None if no such row is pending.
 
     ``wanted`` returns whether to include the rows of the queue with this name; None includes all.
     """

@@ -1,4 +1,4 @@
-"""Models of callbacks, messages, alerts and the outbox, as `daybook.api` returns them.
+"""Models of deliveries, of the outbox, and of runs with deliveries, as `daybook.api` returns them.
 
 `--json` prints the same fields in the same order. Instants are in UTC.
 """
@@ -69,8 +69,8 @@ class NotificationDetails(Notification, frozen=True):
     """A notification with its content and its last attempts, oldest first.
 
     ``paused_until`` is the end of the last pause of the destination queue; it may be in the past.
-    It is None if the queue was not paused since its last success, or if the delivery is not
-    pending.
+    It is None if the queue was not paused since its last success, if the delivery is not pending,
+    and in `daybook.api.run_life`, which does not read the queues.
     """
 
     subject: str
@@ -129,7 +129,8 @@ class OutboxHealth(BaseModel, frozen=True):
 
     ``in_flight`` is the number of rows that are being sent. ``unread`` includes ``unread_alerts``,
     the messages whose event is in `ALERT_EVENTS`. Wakes of connected sessions do not count as
-    pending, because each ends within a minute. No wake counts as failed.
+    pending, because each ends within a minute. No wake counts as failed. ``oldest_pending_at`` is
+    None if no row is pending.
     """
 
     pending: int
@@ -148,13 +149,13 @@ class ListedRun(Run, frozen=True):
 
 
 class RunDetails(ListedRun, frozen=True):
-    """A run with the callbacks, messages and listener calls about it."""
+    """A run with the callbacks, messages, alerts and listener calls about it."""
 
     deliveries: list[Notification]
 
 
 class RunWithSteps(RunDetails, frozen=True):
-    """A run with its deliveries, the steps of its agent, and the approvals of these steps."""
+    """A run with its deliveries, the steps of its agent, and the approvals of calls and answers."""
 
     steps: list[Step]
     approvals: list[Approval]

@@ -5,8 +5,10 @@
     claim ─► check ─► attempt ─► record the outcome ─► send, artifact, Prefect state
       │        │         └ begin (`running`), then act, the flow's part
       │        └ result is skip: the run ends as skipped
-      ├ waiting, or no ledger: the run is rescheduled in Prefect
-      └ skipped, missed, held elsewhere: the Prefect run ends in that state
+      ├ waiting, or no ledger: the run is rescheduled in Prefect (after a short wait: claimed again)
+      ├ an outcome, such as skipped or missed: the Prefect run ends in that state
+      └ held elsewhere: the Prefect run ends as skipped; if another process executes this very
+                        Prefect run, this process only exits
 
 Flows only orchestrate; every decision and every write is here or in `daybook.runs`.
 `execute.carry_out` returns the Prefect state that the flow returns. No effect happens without a

@@ -7,8 +7,9 @@
      │                           └ a server is unreachable: `AgentTemporary`, no agent was asked
      └ an unknown name: `InvalidInput`, before the run has started
 
-Only `find` and `check` send requests to Prefect. No secret passes through the model: the arguments
-of a call are sent as the model wrote them, and a secret reference in them stays plain text.
+Apart from calls of Daybook's own tools, only `find` and `check` send requests to Prefect. No secret
+passes through the model: the arguments of a call are sent as the model wrote them, and a secret
+reference in them stays plain text.
 """
 
 from __future__ import annotations

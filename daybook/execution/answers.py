@@ -77,7 +77,8 @@ async def ask(
     """Ask ``agent`` until its answer matches the format, at most twice.
 
     Raise the errors of `Agent.answer`, and `AgentFailed` if the second answer does not match
-    either. The result or the error has the ``usage`` of both requests.
+    either, or if no tokens are left for the second request. Raise `AgentTimeout` if no time is left
+    for it. The result or the error has the ``usage`` of both requests.
     """
     calls = _Calls()
     request = replace(request, tools=tuple(calls.logged(tool) for tool in request.tools))
@@ -211,7 +212,8 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     """Ask the agent once.
 
     If a budget in US dollars limits the run, record the answer of a program as a step. The step is
-    one request, whose price is unknown unless the program reports it.
+    one request, whose price is unknown unless the program reports it. Raise `AgentTimeout` if other
+    requests reserve the budget for the whole time.
     """
     steps = request.journal
     if steps is None or not getattr(agent, "is_program", False) or not await steps.limits_usd():
@@ -246,7 +248,10 @@ def _counted(used: Usage | None, error: str = "") -> StepReply:
 async def _ask_again(
     agent: Agent, request: AgentRequest, timeout: float, first_answer: str
 ) -> AgentReply:
-    """Return the second answer. A timeout reports the time and the output of the whole attempt."""
+    """Return the second answer. A timeout reports the time and the output of the whole attempt.
+
+    Raise `AgentTimeout` if no time is left, and `AgentFailed` if no tokens are left.
+    """
     if request.timeout <= 0:
         raise AgentTimeout(timeout, first_answer)
     if request.tokens is not None and request.tokens <= 0:

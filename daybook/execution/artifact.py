@@ -70,7 +70,10 @@ def render_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
 
 
 def step_lines(steps: Sequence[StepRow]) -> list[str]:
-    """Return one line of Markdown for each step, without its input and output."""
+    """Return one line of Markdown for each step, without its input and output.
+
+    Leave out the steps after the first `MAX_STEPS`, and add a line with their number.
+    """
     shown = [f"- {_step_line(step)}" for step in steps[:MAX_STEPS]]
     left_out = len(steps) - MAX_STEPS
     return [*shown, f"- … {left_out:,} more"] if left_out > 0 else shown
@@ -226,7 +229,7 @@ def duration_seconds(row: RunRow) -> float | None:
 
 
 def key(granted: Granted) -> str:
-    """Return the key of a run's artifact; the artifacts of all runs of a job have the same key."""
+    """Return the key of a run's artifact: one for all runs of a job, and one for direct calls."""
     return slugify(granted.job.row.slug) if granted.job else "direct-call"
 
 

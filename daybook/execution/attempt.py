@@ -20,11 +20,11 @@
      └ not renewed in time        only with `on_lost: rerun`: the agent is ended, and the run is
                                   repeated when its lease has ended: `LeaseNotRenewed`
 
-If a worker has stopped the process, the worker records the outcome.
+If a worker has stopped the process before the act had a result, the worker records the outcome.
 
 The effect is attempted again only if a temporary error ended the attempt and the job has retries
 left (promise 4 lists these errors, promise 8 has the rules for timeouts). No attempt follows an
-attempt with an unknown outcome (promise 3).
+attempt with an unknown outcome, unless the job says `on_lost: rerun` (promise 3).
 """
 
 from __future__ import annotations
@@ -130,8 +130,8 @@ async def run_attempt(
     """Act and record the outcome. Return the outcome in the ledger, or `RetryAt`.
 
     ``attempt`` is the number of this attempt. With ``given``, a worker renews the lease; if the
-    worker stops this process, it also records the outcome. Raise the errors in the module's
-    diagram, and `STOP_ERRORS`.
+    worker stops this process before ``act`` has a result, the worker also records the outcome.
+    Raise the errors in the module's diagram, and `STOP_ERRORS`.
     """
     tried: AttemptResult | None = None
     every = TIMING.run_lease_renewal.total_seconds()

@@ -9,10 +9,11 @@ command   exit code 0                                   exit code 1
 watch     the content has changed                       no change, or seen for the first time
 ========  ============================================  ======================================
 
-A command's reason is its first line of output. A watch compares the content with the content at the
-job's last success (`daybook.runs.watched`). The prompt can contain the findings of a check as
-`{{check}}` and `{{change}}`. The findings are stored when the run begins, so that each attempt has
-the same prompt.
+A tool's answer may also be a string with this JSON, or an object whose only field `result` has the
+answer. A command's reason is its first line of output. A watch compares the content with the
+content at the job's last success (`daybook.runs.watched`). The prompt can contain the findings of a
+check as `{{check}}` and `{{change}}`. The findings are stored when the run begins, so that each
+attempt has the same prompt.
 
 If the result is skip, the run ends as skipped, with the reason. Any result outside the table fails
 the run: an error of the check, other text, JSON of another shape, or a tool call in place of an
@@ -273,7 +274,10 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
 
 
 def _verdict_of_result(value: Any, whose: str) -> Verdict:
-    """Read the verdict from a tool's result; a server's result is an object or a string."""
+    """Read the verdict from a tool's result; a server's result is an object or a string.
+
+    Raise `CheckFailed` for any other result.
+    """
     match value:
         case bool():
             return Verdict(value, f"{whose} says {'yes' if value else 'no'}")
@@ -308,7 +312,8 @@ async def _run_program(
     """Run the operator's program in the job's work directory, or else in a temporary folder.
 
     The program's environment is minimal. Raise `CheckFailed` unless the program exits in time with
-    one of ``codes``, and `InvalidInput` if the work directory cannot be used.
+    one of ``codes``, or if an agent owns the job, and `InvalidInput` if the work directory cannot
+    be used.
     """
     owner = granted.job.row.owner if granted.job else owners.USER
     if owners.is_agent(owner):

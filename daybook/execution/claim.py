@@ -108,6 +108,8 @@ async def decide(
     """Claim the occurrence; if it is not due by the ledger's data, reconcile the job and try again.
 
     If the run has to wait until other runs are cancelled, request their cancellation in Prefect.
+    ``deployment_id`` and ``made_by`` are as in `wait_for_claim`. Raise `InvalidInput` for invalid
+    settings, and the errors of an unreachable ledger or Prefect.
     """
     loaded = settings.load()
     request = replace(request, rules=limits.load_rules(loaded))

@@ -1,6 +1,8 @@
 """Prompt of a run with its variables filled in, and the history of its session.
 
 Apart from the variables, the prompt is sent as it was written, even if it starts with a slash.
+There is one addition: the change that a watch has found, if the prompt has no variable of the
+check.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ MAX_DATA_CHARACTERS = 100_000
 def filled_prompt(granted: Granted) -> str:
     """Return the prompt of this run with its variables filled in.
 
+    If the check has found a change, and the prompt has no variable of the check, append the change.
     Raise `InvalidInput` if the prompt consists of variables only and all of them are empty, or if
     it uses the answer of a job that does not exist.
     """

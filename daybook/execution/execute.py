@@ -6,15 +6,17 @@
       ▲         └► skipped     │        │
       ├─────── claim lost ─────┘        │   before the effect, so the run may be claimed again
       └─────── waiting, once more ──────┘   a temporary error, and the job has retries left; or a
-                                            person has to approve a call
+                                            person has to approve a call or the answer
 
 `checks`, `attempt` and `session_upkeep` have the details; `switched_off` ends a run in place of its
 check. The process itself waits up to half a minute; for a longer wait, it reschedules the run in
-Prefect (`claim.MAX_IN_PROCESS_WAIT`).
+Prefect (`claim.MAX_IN_PROCESS_WAIT`). A direct call, which Prefect cannot reschedule, waits in its
+process, however long the wait is.
 
 Between claim and `begin`, the job's check runs (before the first attempt only), and the flow
 prepares the act. If the ledger or Prefect is unreachable before `begin` is recorded, the process
-reschedules the run. Afterwards it does not, because the effect may have happened.
+reschedules the run; a direct call raises the error. Afterwards it does not, because the effect may
+have happened.
 """
 
 from __future__ import annotations
@@ -139,7 +141,8 @@ async def carry_out(
     Raise Prefect's `Abort` if the run has to wait, or if another process sets the run's state. Also
     raise it if the run was skipped or missed; a direct call returns this state instead. If the
     ledger or Prefect is unreachable before the effect, a direct call raises the error, and any
-    other run waits.
+    other run waits. The same applies if a newer version wrote the ledger. A direct call raises
+    `LeaseNotRenewed` if its lease could not be renewed in time.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
     parameters = {
@@ -374,7 +377,10 @@ async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdic
 
 
 async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Verdict:
-    """Run the check within the timeout of one attempt, plus `CHECK_GRACE` for its clean-up."""
+    """Run the check within the timeout of one attempt, plus `CHECK_GRACE` for its clean-up.
+
+    Raise `CheckFailed` if the check takes longer.
+    """
     limit = asyncio.timeout((timeout + CHECK_GRACE).total_seconds())
     try:
         async with limit:

@@ -19,6 +19,8 @@ the worker needs the start of each attempt.
     {"ended": status}                         the outcome is in the ledger
     {"summarizing": true}                     an agent is asked for a title or a summary of the
                                               session, which may take as long as an attempt
+    {"imported": [name, …]}                   modules that the run has imported, for the parent of
+                                              later runs (`worker.child`)
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ few words what is worth knowing. If there is nothing to report, answer with [SIL
 def prompt(file: str) -> str:
     """Return the prompt of the run's agent, in which the variables are not filled in yet.
 
-    Raise `InvalidInput` if there are no orders or the file cannot be read.
+    Raise `InvalidInput` if there are no orders, and the `InvalidInput` of `read`.
     """
     try:
         text = read(file)

@@ -107,7 +107,7 @@ _current: ContextVar[Journal | None] = ContextVar("journal", default=None)
 
 
 MAX_WARNINGS = 20
-"""Maximum number of warnings about the calls of an attempt, one for each tool."""
+"""Maximum number of warnings of an attempt, one for each tool; a further line counts the rest."""
 
 MAX_WARNING_CHARACTERS = 200
 
@@ -342,7 +342,10 @@ class RunJournal:
         return self._difference
 
     async def _read_budget(self) -> RunBudget | None:
-        """Return the run's budget by the settings at the first request of this attempt."""
+        """Return the run's budget by the settings at the first request of this attempt.
+
+        Return None if there is no budget. Raise `AgentMisconfigured` for invalid settings.
+        """
         if self._has_read_budget:
             return self._budget
         granted = self._granted

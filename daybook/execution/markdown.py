@@ -28,7 +28,9 @@ _SLOW_RULES = ["link", "image", "emphasis"]
 def sanitize_markdown(markdown: str) -> str:
     """Escape images and raw HTML in Markdown that a model wrote, so that the UI renders neither.
 
-    Fenced blocks and code spans stay as they are, because they would show the escapes.
+    Fenced blocks and code spans stay as they are, because they would show the escapes. Code is
+    escaped too if ``markdown`` is longer than `MAX_PARSED_CHARACTERS`, or if parsers may disagree
+    about it.
     """
     escaped = _RISKY.sub(lambda found: _REPLACEMENTS[found[0][0]], markdown)
     if escaped == markdown or len(markdown) > MAX_PARSED_CHARACTERS or not _CODE.search(markdown):

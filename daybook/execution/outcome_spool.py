@@ -11,11 +11,11 @@
                                                 the last `MAX_ASIDE_FILES` are kept
 
 A file is complete or absent, because it is written under another name, synced, and then renamed.
-Any process of the home that reaches the ledger drains the spool (promise 6). Writing an outcome
-twice changes nothing (`claims.finish`, `claims.retry`). So a file that remains after its outcome
-was written, because of a crash or two concurrent drains, does no harm. But an outcome that is
-refused twice is kept as evidence twice. Like the ledger, the files are readable only by their
-owner.
+Any process of the home that reaches the ledger drains the spool (promise 6). The outcome of another
+ledger stays in its file. Writing an outcome twice changes nothing (`claims.finish`,
+`claims.retry`). So a file that remains after its outcome was written, because of a crash or two
+concurrent drains, does no harm. But an outcome that is refused twice is kept as evidence twice.
+Like the ledger, the files are readable only by their owner.
 """
 
 from __future__ import annotations
@@ -167,7 +167,8 @@ async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
 def pending_files(run_id: str = "") -> list[Path]:
     """Return the files to drain, of all runs or of one run, sorted by run, fence and number.
 
-    Also delete unfinished files that are older than `MAX_DRAFT_AGE_SECONDS`.
+    Also delete unfinished files that are older than `MAX_DRAFT_AGE_SECONDS`. If the spool cannot be
+    read, log the error and return an empty list.
     """
     directory = folder()
     try:

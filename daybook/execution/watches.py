@@ -59,9 +59,9 @@ async def fetch(url: str, guard: Guard, seconds: float) -> str:
 def content_of(body: bytes, headers: httpx.Headers) -> str:
     """Return the text that a watch compares.
 
-    For HTML, this is the visible text. For JSON, it is the JSON with one value per line. Any other
-    text is unchanged. Other data are represented by their length and checksum. Raise ValueError for
-    HTML without visible text.
+    For HTML, this is the visible text. For JSON, it is the JSON with one value per line; invalid
+    JSON is unchanged. Any other text is unchanged. Other data are represented by their length and
+    checksum. Raise ValueError for HTML without visible text.
     """
     content_type = headers.get("content-type", "text/plain").partition(";")[0].strip().lower()
     is_json = content_type.endswith(("/json", "+json"))

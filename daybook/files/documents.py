@@ -1,8 +1,9 @@
 """YAML and JSON documents with the position of each value, and YAML text for people.
 
 The reader follows YAML 1.2, as editors do: `on`, `no` and `12:30:00` are texts, and only `true` and
-`false` are booleans. Dates are texts. JSON is read as YAML. A document may contain only plain data,
-so a tag such as `!!python/object` is a mistake.
+`false` (also `True`, `TRUE`) are booleans. Dates, and octal and hexadecimal numbers (`0o17`,
+`0x1F`), are texts. JSON is read as YAML. A document may contain only plain data, so a tag such as
+`!!python/object` is a mistake. A merge key (`<<`) is a mistake too.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Patterns of the plain scalars that are not texts, by tag, from the core schema of YAML 1.2."""
+"""Patterns of the plain scalars that are not texts, by tag, from the core schema of YAML 1.2.
+
+Octal and hexadecimal integers have no pattern, so they are texts.
+"""
 _TAG = "tag:yaml.org,2002:"
 _PAIR = re.compile(r"\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
 
@@ -62,7 +66,8 @@ class Problem:
 class Document:
     """The plain data of a document, with the positions of its values and keys.
 
-    A value with a problem is None. A document that cannot be parsed has no data.
+    A scalar or alias with a problem is None. A document has no data if it cannot be parsed, or if
+    it has too many levels or values.
     """
 
     data: Any = None
@@ -73,7 +78,7 @@ class Document:
     def position(self, path: Path, *, of_key: bool = False) -> Position:
         """Return the position of a value or of its key.
 
-        If it is missing, return its parent's position.
+        If it is missing, return the position of its nearest parent, or the start of the document.
         """
         known = self.keys if of_key else self.values
         while path and path not in known:

@@ -31,12 +31,15 @@ def set_of(jobs: Sequence[StoredJob]) -> str:
 
 
 def document(jobs: Sequence[StoredJob]) -> dict[str, Any]:
-    """Return the jobs as the data of a jobs file."""
+    """Return the jobs as the data of a jobs file, with references in place of literal secrets."""
     return {SET: set_of(jobs), JOBS: [_fields(each)[0] for each in jobs]}
 
 
 def text(jobs: Sequence[StoredJob]) -> str:
-    """Return the jobs as YAML with comments. The first line names the schema for editors."""
+    """Return the jobs as YAML with comments. The first line names the schema for editors.
+
+    References replace literal secrets.
+    """
     parts = [
         f"# yaml-language-server: $schema={SCHEMA_FILE}",
         f"# `daybook schema > {SCHEMA_FILE}` writes the schema that editors use.",

@@ -2,8 +2,8 @@
 
 A jobs file is a mapping with `jobs`, a list of jobs, and optionally `set`, the name of the set.
 Each job has the fields of `daybook.jobs.model.FIELDS`. `schedule` may be a mapping of the
-schedule's fields, and `renamed_from` is the job's earlier name. A field that is not given has its
-default.
+schedule's fields, `policy` and `notify` may be mappings of theirs, and `renamed_from` is the job's
+earlier name. A field that is not given has its default.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Source:
 class Entry:
     """A job of a file: its flat fields, and their positions.
 
-    ``name`` is empty if the job has no valid name.
+    ``name`` and ``renamed_from`` are empty if they are missing or not texts.
     """
 
     file: str
@@ -71,7 +71,8 @@ class Entry:
     def position(self, field: str, *, of_key: bool = False) -> Position:
         """Return the position of a field.
 
-        If the job does not give the field, return the job's position.
+        ``field`` may be several names, joined by " and "; the first one that the job gives counts.
+        If the job gives none of them, return the job's position.
         """
         for name in field.split(" and "):
             for above in ((), *((each,) for each in _OBJECTS), ("policy", "check")):
@@ -95,7 +96,11 @@ class Entry:
 
 @dataclass
 class JobsFile:
-    """The jobs of one file, the name of its set (or ""), and the mistakes outside of its jobs."""
+    """The jobs of one file, the name of its set (or ""), and its mistakes.
+
+    ``mistakes`` are the mistakes of the document (`documents.read`), and those outside of the jobs.
+    The other mistakes of a job are in its `Entry`.
+    """
 
     file: str
     entries: list[Entry]
@@ -137,7 +142,10 @@ def read_file(source: Source) -> JobsFile:
 
 
 def job_fields(source: Source) -> list[dict[str, Any]]:
-    """Return the jobs of a file as flat fields of `new_job`. Raise `InvalidFiles`."""
+    """Return the jobs of a file as flat fields of `new_job`. Do not validate the values of fields.
+
+    Raise `InvalidFiles` if `read_file` finds mistakes.
+    """
     found = read_file(source)
     mistakes = [*found.mistakes, *(each for entry in found.entries for each in entry.mistakes)]
     if mistakes:
@@ -184,9 +192,10 @@ def _entry(file: str, document: Document, path: Path, job: dict[str, Any]) -> En
 def build(entry: Entry, make: Callable[..., Job]) -> Job | None:
     """Return the job that ``make`` builds from the fields of an entry; None if there are mistakes.
 
-    ``make`` takes the fields as keyword arguments, as `daybook.jobs.model.new_job` does. Add all
-    mistakes of the fields to the entry: after each mistake, remove the field with the mistake, and
-    call ``make`` again with the other fields.
+    ``make`` takes the fields as keyword arguments, as `daybook.jobs.model.new_job` does. Add up to
+    `_MAX_MISTAKES_OF_JOB` mistakes of the fields to the entry, without those that follow from
+    others. After each mistake, remove the field with the mistake, or replace it by a placeholder if
+    it is required, and call ``make`` again.
     """
     fields, left_out = dict(entry.fields), list[str]()
     for _ in range(_MAX_MISTAKES_OF_JOB):
@@ -213,7 +222,10 @@ def _is_consequence(error: InvalidInput, left_out: Iterable[str]) -> bool:
 
 
 def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
-    """Remove the named fields. Return False if the fields do not change."""
+    """Remove the named fields, or replace required ones by placeholders.
+
+    Return False if the fields do not change.
+    """
     before = {name: value for name, value in fields.items()}
     for name in names:
         fields.pop(name, None)
@@ -265,7 +277,10 @@ def flat(job: Job) -> dict[str, Any]:
 
 
 def fields_of(job: Job) -> dict[str, Any]:
-    """Return the fields of a job that differ from their defaults, in the format of an export."""
+    """Return the fields of a job that differ from their defaults, in the format of an export.
+
+    The name, the kind, and the schedule with its time zone are always included.
+    """
     defaults = default_fields(job.kind) | {
         name: field.get_default(call_default_factory=True)
         for name, field in Job.model_fields.items()

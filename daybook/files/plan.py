@@ -11,6 +11,9 @@
     no            owned by the set              remove if pruning, otherwise a note
     no            has another owner             nothing
 
+A job of a file may also be found by its earlier name (`renamed_from`). A change of a job's kind is
+a mistake. The plan ignores the jobs of agents.
+
 The plan compares `enabled` with the value of the last application, not with the job's value. So if
 a person has paused a job, or a job has ended, it stays disabled until the file changes.
 """
@@ -59,8 +62,8 @@ class Step:
 class Plan:
     """Steps in the order of their execution. If there are mistakes, no step may be performed.
 
-    ``applied`` are the unchanged jobs of the set, each with the value of `JobRow.applied` to
-    record.
+    ``applied`` are the unchanged jobs of the set whose `JobRow.applied` is not up to date, each
+    with the value to record.
     """
 
     owner: str
@@ -99,8 +102,8 @@ def make(
 ) -> Plan:
     """Return the plan of these files for the jobs ``stored``.
 
-    ``timezone`` applies to schedules without a time zone. The plan contains all mistakes of all
-    files.
+    ``timezone`` applies to schedules without a time zone. The plan contains the mistakes of all
+    files. Raise `InvalidInput` if ``set_name`` is not a valid name.
     """
     owner = owners.of_file_set(set_name)
     named = {each.row.name: each for each in stored if not owners.is_agent(each.row.owner)}
@@ -119,7 +122,8 @@ def make(
 def drift(stored: StoredJob) -> list[FieldChange]:
     """Return the fields that were changed after the job was applied from its file.
 
-    The list is empty for a job that no file owns. A pause of the job does not count as a change.
+    The list is empty for a job that no file owns, and for a job that was never applied. A pause of
+    the job does not count as a change.
     """
     applied = stored.row.applied
     if not owners.is_file(stored.row.owner) or applied is None:
@@ -284,7 +288,10 @@ class _Planner:
             self.plan.notes.append(f"not in the files any more, and kept without --prune: {names}")
 
     def check_names(self) -> None:
-        """Add a mistake for each job whose schedule or prompt names a job that will not exist."""
+        """Add a mistake for each job whose schedule or prompt names a job that will not exist.
+
+        Also add a mistake for each job that would run after itself, perhaps through other jobs.
+        """
         gone = {
             each.before.row.name
             for each in self.plan.steps

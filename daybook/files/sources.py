@@ -19,7 +19,9 @@ def of_paths(
 ) -> list[Source]:
     """Return the texts of the files ``paths``, and of the jobs files in folders, sorted by name.
 
-    Raise `InvalidInput` for a file that cannot be read, and for a folder without a jobs file.
+    With ``read_standard_input``, the path `-` means standard input. Of a folder, omit hidden files,
+    subfolders, and schemas (`SCHEMA_SUFFIX`). Raise `InvalidInput` for a folder without a jobs
+    file, and for a file that cannot be read, is not UTF-8, or is larger than `MAX_FILE_BYTES`.
     """
     found = list[Source]()
     for path in paths:
@@ -40,7 +42,7 @@ def default_set(paths: Sequence[str]) -> str:
     """Return the default name of the set for these files.
 
     If there is only one file, return its name without the suffix. If there is only one folder,
-    return the folder's name. Otherwise return "".
+    return the folder's name. Otherwise, or for standard input, return "".
     """
     if len(paths) != 1 or paths[0] == STANDARD_INPUT:
         return ""

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 SECRET_FIELDS = ("secret", "previous_secret", "previous_until")
-"""The fields that a hook keeps if another hook replaces it under the same name."""
+"""The fields of a replaced hook that the new hook keeps, unless the new hook gets a secret."""
 
 STORE = BlockStore(slug="daybook-hook", title="Daybook hook", noun="hook", model=HookSettings)
 

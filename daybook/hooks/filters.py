@@ -55,7 +55,10 @@ class Filter:
 
 
 def first_mismatch(filters: Iterable[str], payload: Any) -> str:
-    """Return the first of ``filters`` that the payload does not meet; "" if it meets all."""
+    """Return the first of ``filters`` that the payload does not meet; "" if it meets all.
+
+    Raise `InvalidInput` for a text that is not a filter.
+    """
     return next((each for each in filters if not Filter.parse(each).accepts(payload)), "")
 
 

@@ -35,7 +35,7 @@ class HookIndex:
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def find(self, ledger: Ledger, name: str) -> Hook | None:
-        """Return the hook with this name; None if there is no such hook.
+        """Return the hook with this name; None if there is no such hook or its copy is unusable.
 
         Raise `LedgerUnreachable`, and `LedgerKeyMissing` if the home cannot decrypt the copies.
         """

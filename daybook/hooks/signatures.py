@@ -11,7 +11,8 @@ stripe      t.body (`Stripe-Signature: t=…,v1=…`)         `id` of the event 
 All signatures are HMAC-SHA256, and are compared in constant time. GitHub signs neither a time nor
 the id. So a person who has read a delivery could send the same delivery again with another id.
 
-To add a scheme, write its class here and list it in `SCHEMES` and `SchemeName`.
+To add a scheme, write its class here, and list it in `SCHEMES`, `SchemeName`, and the description
+of `HookSettings.scheme`.
 """
 
 from __future__ import annotations

@@ -5,6 +5,10 @@
     execution.webhook ─► secrets.fill ─► request.request ─► httpx_transport ──┬─► transport ─► guard
     (an MCP client by URL) ───────────────────────────────► httpx2_transport ─┘
 
+`delivery.callbacks` and `execution.watches` send like `execution.webhook`. `addresses` classifies
+IP addresses, `redirects` builds the request after a redirect, and `bodies` reads a response up to a
+limit.
+
 `guard` decides which IP addresses a request may reach. The decision depends on the owner of the job
 and on the writer of the URL. `transport` enforces the decision. Each request, also after a
 redirect, has its own connection to an IP address that was checked for it. A sender of many requests

@@ -27,6 +27,9 @@ class _Body(ResponseBody, httpx.AsyncByteStream):
 
 
 class HttpxTransport(GuardedTransport, httpx.AsyncBaseTransport):
-    """A `GuardedTransport` for `httpx`. It sends webhook jobs, callbacks and wakes."""
+    """A `GuardedTransport` for `httpx`. It sends webhook jobs, callbacks and wakes.
+
+    The checks of jobs also read watched pages with it (`daybook.execution.watches`).
+    """
 
     library = HttpLibrary(httpx, httpcore, _Backend, _Connection, _Body)

@@ -87,7 +87,7 @@ class NoResponse(DaybookError):
 
     ``sent`` is true if the request was sent and may have had its effect. ``timed_out`` is true if
     the timeout expired. ``misconfigured`` is true if a retry cannot help. ``part`` is the part of
-    the response that arrived.
+    the response that arrived; None if not even its headers arrived.
     """
 
     code = "no_answer"

@@ -119,7 +119,10 @@ class GuardedTransport:
         return self.library.http.AsyncClient(**given)
 
     async def handle_async_request(self, request: Any) -> Any:
-        """Send the library's request and follow its redirects. Return the last response."""
+        """Send the library's request and follow its redirects. Return the last response.
+
+        Raise `InvalidInput`, `OutgoingRefused`, or the library's `TransportError`.
+        """
         progress = request.extensions.get(PROGRESS_EXTENSION) or Progress()
         secret = frozenset(request.extensions.get(SECRETS_EXTENSION, ()))
         source: str | None = None

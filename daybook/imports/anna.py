@@ -42,7 +42,10 @@ SYSTEM_OWNER = "system"
 
 
 def read(path: Path) -> Source:
-    """Return the jobs and runs of `jobs.json`, of the folder that contains it, or of a database."""
+    """Return the jobs and runs of `jobs.json`, of the folder that contains it, or of a database.
+
+    `jobs.json` has no runs. Leave out anna's own jobs, with a note.
+    """
     file = file_in(path, JOBS_FILE)
     if not is_sqlite(file):
         records = [

@@ -48,14 +48,21 @@ _LINE_HINT = "nothing was imported; correct the line, or put # before it"
 
 
 def read(path: Path) -> Source:
-    """Return the jobs of a user's crontab. Raise `InvalidInput` for a crontab of the system."""
+    """Return the jobs of a user's crontab. Raise `InvalidInput` for a crontab of the system.
+
+    Raise the errors of `read_text` too.
+    """
     if path.resolve() == Path("/etc/crontab") or path.resolve().parent == Path("/etc/cron.d"):
         raise broken(path.name, "is a crontab of the system: its lines name users", _SYSTEM_HINT)
     return read_text(path.name, read_bytes(path))
 
 
 def read_text(name: str, content: bytes) -> Source:
-    """Return the jobs of a crontab. ``name`` is the name of its file in errors."""
+    """Return the jobs of a crontab. ``name`` is the name of its file in errors.
+
+    Raise `InvalidInput` if it is empty, incomplete or not UTF-8, and for an invalid or `@reboot`
+    line.
+    """
     text = _decoded(name, content)
     zone, variables, mail = "", dict[str, str](), ""
     jobs, counts = list[SourceJob](), Counter[str]()

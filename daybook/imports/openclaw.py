@@ -64,7 +64,10 @@ _DESTINATIONS = {"completionDestination": "on_complete", "failureDestination": "
 
 
 def read(path: Path) -> Source:
-    """Return the jobs and runs of `jobs.json`, of the folder that contains it, or of a database."""
+    """Return the jobs and runs of `jobs.json`, of the folder that contains it, or of a database.
+
+    Leave out, with a note, the jobs without due times, and those that only OpenClaw can run.
+    """
     file = file_in(path, JOBS_FILE)
     if is_sqlite(file):
         return _of_database(file)

@@ -1,7 +1,8 @@
 """The result of a reader, and functions that readers share: files, records, times, durations.
 
 A reader raises `InvalidInput` if a file is incomplete, has fields or a version that Daybook does
-not support, or contains an impossible value. A reader never imports only a part of a file.
+not support, or contains an impossible value. So it never imports only a part of a broken file. It
+leaves out whole jobs, such as those without due times, only with a note.
 """
 
 from __future__ import annotations
@@ -153,8 +154,10 @@ class Record:
     """One object of a file, whose fields are read by name.
 
     Each method accepts several names, because versions of the system may name a field differently.
-    If the field is missing or null, the method returns the empty value of its type. `close` refuses
-    a record with fields that nobody has read. A time without an offset is in ``zone``.
+    If the field is missing or null, the method returns the empty value of its type; `needed`,
+    `needed_flag`, `record` and `status` raise `InvalidInput` instead. Each method except `value`
+    raises `InvalidInput` for a value of another type. `close` refuses a record with fields that
+    nobody has read. A time without an offset is in ``zone``.
     """
 
     def __init__(self, where: str, values: object, zone: tzinfo = UTC) -> None:
@@ -169,7 +172,7 @@ class Record:
     def value(self, *names: str) -> Any:
         """Return the value of the first field that is neither missing nor null.
 
-        If there is none, None.
+        If there is none, return None.
         """
         self._read.update(names)
         return next(
@@ -183,7 +186,7 @@ class Record:
         return found or ""
 
     def needed(self, *names: str) -> str:
-        """Return a text. Raise `InvalidInput` if the text is missing or blank."""
+        """Return a text. Raise `InvalidInput` if it is missing, blank or not a text."""
         found = self.text(*names)
         if not found.strip():
             self.fail(f"{names[0]} is missing")
@@ -211,7 +214,8 @@ class Record:
     def instant(self, *names: str) -> datetime | None:
         """Return a time in UTC, from RFC 3339 or Unix milliseconds.
 
-        Return None for Go's zero time.
+        Return None for a missing or empty value, for 0, and for Go's zero time. Raise
+        `InvalidInput` for any other value that is not a time.
         """
         found = self.value(*names)
         if found is None or found in ("", 0):
@@ -236,7 +240,10 @@ class Record:
         return dict(found or {})
 
     def json_mapping(self, *names: str) -> dict[str, Any]:
-        """Return an object that the field contains as JSON text."""
+        """Return an object that the field contains as JSON text; {} if it is missing or blank.
+
+        Raise `InvalidInput` if the text is not a JSON object or null.
+        """
         found = self.text(*names)
         values = parse_json(f"{self.where}: {names[0]}", found) if found.strip() else {}
         if values is not None and not isinstance(values, dict):
@@ -295,7 +302,8 @@ def is_sqlite(path: Path) -> bool:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
-    Raise `InvalidInput` if the file is empty or not complete.
+    Raise `InvalidInput` if the file cannot be read, is empty, or is not complete JSON, and if the
+    JSON is nested too deeply (`parse_json`).
     """
     content = read_bytes(path)
     if not content.strip():
@@ -306,7 +314,7 @@ def read_json(path: Path) -> Any:
 def parse_json(where: str, text: str | bytes) -> Any:
     """Return the value of a JSON text.
 
-    Raise `InvalidInput` if the text is incomplete, or is nested deeper than a job's fields may be.
+    Raise `InvalidInput` if the text is incomplete or invalid, or has more than `MAX_DEPTH` levels.
     """
     too_deep = broken(where, f"is nested too deeply: Daybook reads {MAX_DEPTH} levels")
     try:
@@ -336,7 +344,7 @@ def _has_depth(value: Any, depth: int) -> bool:
 def array(where: str, found: object) -> list[Any]:
     """Return the elements of a JSON array.
 
-    Null means an empty array, because Go may write it so.
+    Null means an empty array, because Go may write it so. Raise `InvalidInput` for any other value.
     """
     if found is not None and not isinstance(found, list):
         raise broken(where, f"is {_kind(found)} and not an array", UPDATE_HINT)
@@ -346,7 +354,8 @@ def array(where: str, found: object) -> list[Any]:
 def versioned(path: Path, version: int, key: str) -> list[Any]:
     """Return the array ``key`` of a file ``{"version": …, key: […]}``.
 
-    Raise `InvalidInput` if the file has another version or other keys.
+    Raise the errors of `read_json`, and `InvalidInput` if the file has another version or other
+    keys with values.
     """
     content = Record(path.name, read_json(path))
     found = content.value("version")
@@ -420,7 +429,10 @@ def go_duration(record: Record, field_name: str, value: object) -> Fraction:
 
 
 def key_of_session(key: str, notes: list[str]) -> dict[str, str]:
-    """Return the field for a session's name. If Daybook cannot use the name, add a note."""
+    """Return the field for a session's name; {} if the name is empty.
+
+    If Daybook cannot use the name, return {}, and add a note.
+    """
     key = key.strip()
     if len(key) > MAX_KEY_LENGTH or key.startswith(RESERVED_KEY_PREFIXES):
         notes.append(f"its session {key!r} is no name in Daybook; it has one of its own")
@@ -441,7 +453,8 @@ def interval(record: Record, field_name: str, seconds: Fraction) -> str:
 def go_cron(record: Record, field_name: str, expr: str) -> dict[str, str]:
     """Return the schedule fields of a cron expression of Go's schedulers.
 
-    These schedulers also accept `CRON_TZ=Europe/Berlin` before the fields, and `@every 1h`.
+    These schedulers also accept `CRON_TZ=Europe/Berlin` before the fields, and `@every 1h`. Raise
+    `InvalidInput` for an interval that Daybook does not support.
     """
     expr, fields = expr.strip(), dict[str, str]()
     if found := _GO_ZONE.fullmatch(expr):
@@ -470,7 +483,8 @@ def phase(
 def started_run(record: Record, *, output: str = "", attempts: int = 1) -> SourceRun:
     """Return the run of a record whose fields have the same names as those of `SourceRun`.
 
-    The due time of the run is its start.
+    The due time of the run is its start. A run without an end ends at its start. Raise
+    `InvalidInput` if the id, the job's id, the start or the status is missing.
     """
     started = record.instant("started_at")
     if started is None:

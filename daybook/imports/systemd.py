@@ -1,4 +1,4 @@
-"""Reader of systemd's timers. A timer with its service becomes a job that runs a command.
+"""Reader of systemd's timers. Each `OnCalendar` of a timer becomes a job that runs its service.
 
 ::
 
@@ -73,7 +73,11 @@ _TO_ADD = "Daybook starts no job at a boot: `daybook add --every 1h …` adds an
 
 
 def read(path: Path) -> Source:
-    """Return the jobs of a `.timer` file, or of all `.timer` files in a folder."""
+    """Return the jobs of a `.timer` file, or of all `.timer` files in a folder.
+
+    Leave out a timer without calendar expressions, with a note. Raise `InvalidInput` for another
+    file, for a folder without timers, and for units that Daybook cannot translate.
+    """
     if path.is_dir():
         files = sorted(path.glob(f"*{_TIMER}"))
         if not files:
@@ -131,7 +135,11 @@ def _jobs(file: Path, timer: Mapping[str, Section]) -> Iterator[SourceJob]:
 
 
 def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
-    """Return the fields of a job that runs the commands of a service."""
+    """Return the fields of a job that runs the commands of a service.
+
+    `disabled_reason` is the reason to disable the job, or "". Raise `InvalidInput` for a service
+    that no command of a shell can replace.
+    """
     commands = [_script(unit, line) for key in _COMMANDS for line in service.get(key, [])]
     if (kind := _last(service, "Type") or "simple") not in ("simple", "exec", "oneshot"):
         raise broken(unit, f"has the type {kind}, whose program runs on in the background", _FIX)
@@ -207,7 +215,10 @@ def _words(unit: str, line: str) -> Iterator[str]:
 
 
 def _written_words(unit: str, line: str) -> Iterator[str]:
-    """Split a line into words as systemd does, but leave the quotes and escapes in them."""
+    """Split a line into words as systemd does, but leave the quotes and escapes in them.
+
+    Raise `InvalidInput` for a quote or an escape without its end.
+    """
     position, line = 0, line.strip()
     while position < len(line):
         found = _WORD.match(line, position)
@@ -218,7 +229,7 @@ def _written_words(unit: str, line: str) -> Iterator[str]:
 
 
 def _word(unit: str, line: str, written: str) -> str:
-    """Return a word without its quotes and escapes."""
+    """Return a word without its quotes and escapes. Raise `InvalidInput` for an unknown escape."""
     word, quote, letters = list[str](), "", iter(written)
     for letter in letters:
         if letter == "\\":
@@ -236,7 +247,10 @@ def _word(unit: str, line: str, written: str) -> str:
 
 
 def _specified(unit: str, word: str) -> str:
-    """Replace the specifiers in a word, such as %h by the user's home folder. Return the word."""
+    """Replace the specifiers in a word, such as %h by the user's home folder. Return the word.
+
+    Raise `InvalidInput` for a specifier other than `%h`, `%n`, `%N` and `%%`.
+    """
 
     def value(found: re.Match[str]) -> str:
         known = {
@@ -282,7 +296,7 @@ def _literal(text: str, empty: str = "''") -> str:
 def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:
     """Return the sections of a unit file. Raise `InvalidInput` if the file is not complete.
 
-    Raise it also if there are drop-ins, which would change the unit.
+    Raise it also for an invalid line, and if there are drop-ins, which would change the unit.
     """
     where = file.name
     if file.with_name(f"{where}.d").is_dir():
@@ -352,7 +366,10 @@ def _flag(where: str, section: Section, key: str) -> bool:
 
 
 def _span(where: str, section: Section, key: str) -> str:
-    """Return a duration in Daybook's format. Return "" if it is missing, zero or infinite."""
+    """Return a duration in Daybook's format. Return "" if it is missing, zero or infinite.
+
+    Raise `InvalidInput` if it is not a duration in whole seconds.
+    """
     text = _last(section, key)
     if text in ("", "0", "infinity"):
         return ""

@@ -2,7 +2,7 @@
 
 ::
 
-    Source ─► plan: every job becomes a `Job`, or the import is refused ─► perform: rows
+    Source ─► plan: every new job becomes a `Job`, or the import is refused ─► perform: rows
 
 The writer recognises a job by its source id (`JobRow.request_key`), even if the job was removed. It
 recognises a run by its occurrence key ``import:<job>:<run>``. So a repeated import adds only new
@@ -105,8 +105,8 @@ async def write(
 ) -> ImportReport:
     """Store the source. With ``dry_run``, only report the jobs and runs that would be stored.
 
-    Raise `InvalidInput`, which names the job and its field, if one job is invalid; then nothing is
-    written.
+    Raise `InvalidInput`, which names the job and its field, if a new job is invalid; then nothing
+    is written.
     """
     plan = await _plan(session, source, now, default_timezone, on_conflict)
     if not dry_run:
@@ -281,7 +281,10 @@ def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
 
 
 async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]) -> None:
-    """Set the runs to add: all runs that no import has added before. Omit runs of removed jobs."""
+    """Set the runs to add: all runs that no import has added before.
+
+    Omit the runs of removed and of skipped jobs.
+    """
     known = set[str]()
     if any(each.row is not None for each in plan):
         imported = select(RunRow.occurrence).where(col(RunRow.trigger) == IMPORTED)

@@ -180,7 +180,10 @@ def is_address(tool: str) -> bool:
 
 
 def _url(url: str) -> str:
-    """Check that the string is a URL; `daybook.http` decides whether it may be reached."""
+    """Check that the string is a URL; `daybook.http` decides whether it may be reached.
+
+    Raise pydantic's error that contains `InvalidInput`.
+    """
     if len(url) > MAX_URL_LENGTH or not is_address(url) or not is_readable(url):
         with raising_pydantic_error():
             hint = (
@@ -196,7 +199,10 @@ def _upper_case(method: object) -> object:
 
 
 def _tool(name: str) -> str:
-    """Check that the string can name a tool; `daybook.tools` decides whether the tool exists."""
+    """Check that the string can name a tool; `daybook.tools` decides whether the tool exists.
+
+    Raise pydantic's error that contains `InvalidInput`.
+    """
     name = name.strip()
     longest = MAX_TOOL_NAME_LENGTH + (MAX_URL_LENGTH if is_address(name) else 0)
     with raising_pydantic_error():

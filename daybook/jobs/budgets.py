@@ -4,7 +4,7 @@ One `Budget` has four fields, and four places set one::
 
     a job       its policy                    each run; all runs of the job in a day
     an owner    `[limits]` of agents          each run; all runs of the owner's jobs in a day
-    an agent    `[budget.agents.NAME]`        each run; all runs that the agent answers in a day
+    an agent    `[budget.agents.NAME]`        each run; all runs that ask the agent first, in a day
     the home    `[budget]`                    each run; all runs in a day
 
 All of these budgets apply. Every day begins at midnight in `DAYBOOK_TIMEZONE`.

@@ -25,7 +25,7 @@ CHARACTERS_PER_TOKEN = 4
 _MESSAGES = range(30, 1_001)
 _TOKENS = range(1_000, 1_000_001)
 MIN_LIMIT_TOKENS = _TOKENS.start
-"""Lowest legal limit in tokens; a session with fewer tokens exceeds no limit."""
+"""Lowest legal limit in tokens; a session with fewer tokens exceeds no limit in tokens."""
 
 
 def estimate_tokens(lengths: Iterable[int]) -> int:

@@ -16,8 +16,8 @@ agents under their names::
 
 Daybook checks the limits when a job is written, and again at each claim. A claim checks the
 parameters that the run would use, even if they were changed in Prefect. Names may contain the
-wildcards `*`, `?` and `[…]`. `check` refuses everything for which it has no rule, such as a new
-kind of job.
+wildcards `*`, `?` and `[…]`. `check` applies to every kind of job, by the agents, tools and URLs
+that its action returns. It refuses a kind whose action has `may_be_agents` False.
 """
 
 from __future__ import annotations
@@ -203,7 +203,8 @@ def _read(table: Mapping[str, Any], where: str) -> Limits:
 def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
     """Raise `InvalidInput` for the first limit that ``job`` exceeds, with the field and a hint.
 
-    `daybook.api` and `daybook.runs` check the number of jobs and the used tokens in the ledger.
+    Do nothing if ``limits`` is None. `daybook.api` and `daybook.runs` check the number of jobs and
+    the used tokens and US dollars in the ledger.
     """
     if limits is None:
         return

@@ -1,7 +1,8 @@
 """Job model: its name, action, schedule, policy and notifications.
 
 `new_job` and `edit` create a job from a user's flat fields. For invalid input they raise
-`InvalidInput` naming the field, and change nothing. `None` always means that a field was not given.
+`InvalidInput` naming the field, and change nothing. `None` always means that a field was not given,
+and so does False for `on_demand`.
 
 A new field of an action, of the policy or of the notifications is one line in its model (`actions`,
 `policy`, `notify`). Options, flow parameters, `--json` and the page of fields are derived from the
@@ -287,7 +288,9 @@ def new_job(
     taken: Collection[str] = (),
     **fields: object,
 ) -> Job:
-    """Create a new job from flat fields (`FIELDS`); no other function creates one.
+    """Create a new job from flat fields (`FIELDS`).
+
+    Only `prefect.adoption` creates a job in another way: from a deployment.
 
     ``now`` is an aware instant. It is the anchor of an `every`, and an `at` must be later.
     ``default_timezone`` is used if `timezone` is not given. ``taken`` are the names in use: a given
@@ -336,11 +339,11 @@ def edit(
 ) -> Job:
     """Return the job with only the given fields changed; ``job`` itself never changes.
 
-    If only `timezone` changes, a cron expression applies in the new zone; for other schedules only
-    the display changes. A new `every` counts from ``now``; an unchanged `every` keeps its phase. A
-    `policy` or `notify` object replaces all fields of the stored object; a `channel` without a
-    `chat_id` clears the stored chat id. ``taken`` are the names of the other jobs. Raise
-    `InvalidInput` naming the field.
+    If only `timezone` changes, a cron expression and the bounds of the policy apply in the new
+    zone; of other schedules, only the display changes. A new `every` counts from ``now``; an
+    unchanged `every` keeps its phase. A `policy` or `notify` object replaces all fields of the
+    stored object; a `channel` without a `chat_id` clears the stored chat id. ``taken`` are the
+    names of the other jobs. Raise `InvalidInput` naming the field.
     """
     given = _known(changes)
     if given.get("kind", job.kind) != job.kind:
@@ -453,7 +456,10 @@ def _check_variables(action: Action, policy: Policy) -> None:
 
 
 def _plain(given: Mapping[str, object]) -> dict[str, object]:
-    """Return the given fields that `Job` stores unchanged."""
+    """Return the given fields that `Job` stores unchanged.
+
+    Raise `InvalidInput` if `tags` is a string.
+    """
     composed = ("name", "action", "schedule", "policy", "notify")
     plain = {name: given[name] for name in Job.model_fields if name in given.keys() - composed}
     if isinstance(plain.get("tags"), str):

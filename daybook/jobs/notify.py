@@ -10,8 +10,10 @@ cancelled    cancelled                           `on_fail`, and the channel
 missed       missed                              `on_fail`, and the channel
 ===========  ==================================  ================================================
 
-A skipped run is not an event. Daybook sends only the events in a job's `events`. Alerts are the
-exception: an alert that does not go to the job's channel goes to the operator's channel.
+A skipped run is not an event. Daybook sends only the events in a job's `events`, with three
+exceptions. An alert, or the message about a recovery, that does not go to the job's channel goes to
+the operator's channel. Progress messages, and the questions of approvals
+(`daybook.runs.approvals`), do not depend on `events`.
 """
 
 from __future__ import annotations
@@ -51,7 +53,10 @@ VARIABLES = ("job", "status", "due", "output", "error", "reason", "run")
 """Variables of a template, such as `{{output}}`."""
 
 SILENT_ANSWER = "[SILENT]"
-"""Daybook does not send an answer that is empty or only this text, in upper or lower case."""
+"""An answer that is empty or only this text, in upper or lower case, is not sent to the channel.
+
+The callback `on_complete` is still sent.
+"""
 
 MAX_NAME_LENGTH = 200
 """Maximum length, in characters, of a channel's name and of a chat id."""

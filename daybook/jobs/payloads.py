@@ -107,7 +107,10 @@ def fill_body(body: str, payload: Any) -> str:
 
 
 def read(body: bytes) -> Any:
-    """Return the payload in the body of a request. Raise `InvalidInput` if it is not JSON."""
+    """Return the payload in the body of a request. Raise `InvalidInput` if it is not JSON.
+
+    Raise it also for JSON with more than `MAX_DEPTH` nesting levels.
+    """
     try:
         payload = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
         is_flat = _is_flat(payload, MAX_DEPTH)

@@ -37,7 +37,10 @@ _NAMED = re.compile(r"\{\{\s*+(output:[^{}]*+|[\w.:-]+)\s*\}\}")
 
 
 def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
-    """Raise `InvalidInput` for an unknown variable, which `render` would leave in the prompt."""
+    """Raise `InvalidInput` for an unknown variable, which `render` would leave in the prompt.
+
+    Raise it also for `{{output:}}` without the name of a job.
+    """
     for found in _NAMED.finditer(prompt):
         if found[1].startswith(OUTPUT) and known is VARIABLES:
             if not found[1].removeprefix(OUTPUT).strip():

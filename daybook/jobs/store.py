@@ -496,7 +496,10 @@ def has_had_all_runs(row: JobRow, job: Job) -> bool:
 
 
 async def delete_job(session: AsyncSession, job_id: str) -> None:
-    """Delete a job that has no runs, with its revisions. Keep its messages in the outbox."""
+    """Delete a job that has no runs, with its revisions. Keep its messages in the outbox.
+
+    Also delete the content that the job's watch saw.
+    """
     detach_messages = update(OutboxRow).where(col(OutboxRow.job_id) == job_id).values(job_id=None)
     await session.execute(detach_messages)
     await session.execute(delete(WatchRow).where(col(WatchRow.job_id) == job_id))

@@ -11,11 +11,12 @@ process may die between any two writes. So each cycle finds its work in the ledg
 creates Prefect runs under an idempotency key. It reads a row again before it changes the state of
 the row's Prefect run. The rows of the ledger determine which writes are due, so a cycle without
 work writes nothing to Prefect. The services that look for changes in Prefect (`ends`, `unread`,
-`blocks`, `observe`, `naming`, `server`) send read requests to Prefect in each cycle; `ends` sends
-them only if there are live runs.
+`blocks`, `queues`, `observe`, `naming`, `server`) send read requests to Prefect in each cycle;
+`ends` sends them only if there are live runs.
 
 Services raise `LedgerUnreachable`, `LeadershipLost`, `PrefectUnreachable` and the errors of
-Prefect's client. Writes made before an error persist, and the next cycle continues.
+Prefect's client. A service that reads settings also raises `InvalidInput`, and `ping` raises
+`Unreachable`. Writes made before an error persist, and the next cycle continues.
 
 To add a service, change the following:
 

@@ -96,10 +96,10 @@ async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
 async def ping(memory: AlertState, read: ReadOverview = read_nothing) -> None:
     """Request the operator's `ping_url`, unless a finding that counts is present.
 
-    The setting `ping_findings` names the findings that count. The overdue runs of the last cycle
-    count as the finding `late`. Log when a finding first stops the ping, and when the pings resume.
-    Raise `Unreachable` unless the answer has a 2xx status. The error does not contain the URL,
-    because the URL may contain a key.
+    Do nothing if `ping_url` is not set. The setting `ping_findings` names the findings that count.
+    The overdue runs of the last cycle count as the finding `late`. Log when a finding first stops
+    the ping, and when the pings resume. Raise `Unreachable` unless the answer has a 2xx status. The
+    error does not contain the URL, because the URL may contain a key.
     """
     loaded = settings.load()
     url, names = loaded.ping_url.get_secret_value(), settings.entries(loaded.ping_findings)

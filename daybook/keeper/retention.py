@@ -32,6 +32,8 @@ class PruneReport:
         jobs         names of the archived jobs that were deleted
         removed      names of the disabled jobs that were archived
         left         true if a limit of time or number stopped the last cycle
+
+    The wakes and task sessions that a cycle deleted are not counted.
     """
 
     runs: int = 0
@@ -58,7 +60,8 @@ async def prune(
     """Delete old data for about ``most_seconds``; the next call continues.
 
     ``keep`` has the limits, by default the limits in the settings. Add the results to ``done``, the
-    report of earlier cycles, and return ``done``. Raise `LedgerUnreachable`.
+    report of earlier cycles, and return ``done``. Raise `LedgerUnreachable`, and `InvalidInput` for
+    an invalid setting.
     """
     settings, done = keep or RetentionLimits.of_settings(), PruneReport() if done is None else done
     done.left = False

@@ -519,8 +519,9 @@ class Keeper:
     async def cycle(self, loop: Loop, context: Context) -> float | None:
         """Run the services of a loop; return the seconds until its next cycle.
 
-        None stands for the loop's interval. If the loop checks Prefect, and Prefect has not
-        answered for `PREFECT_TIMEOUT_SECONDS`, release the leadership.
+        None stands for the loop's interval. After a failure, the next cycle starts at the earliest
+        after `Timing.runs_interval`. If the loop checks Prefect, and Prefect has not answered for
+        `PREFECT_TIMEOUT_SECONDS`, release the leadership.
         """
         pause: float | None = None
         for service in loop.services:

@@ -44,11 +44,12 @@ class Ledger:
     """An open ledger; use it as an async context manager, in one event loop.
 
     Entering the context migrates the schema if needed, under a lock, and reads the ledger's id. It
-    raises `LedgerUnreachable`, and `LedgerNewer` if a newer program wrote the schema. If the ledger
-    is deleted or replaced later, each transaction raises `LedgerReplaced`; with PostgreSQL, up to
-    `VERIFY_INTERVAL_SECONDS` later. ``clock`` decides whether a run is due; the default is the
-    clock of the database (with SQLite, of this machine). ``busy`` is the maximum wait for the claim
-    lock.
+    raises `LedgerUnreachable`, and `LedgerNewer` if a newer program wrote the schema. While
+    `daybook up` runs, it also raises `LedgerReplaced` if this is not the ledger that `up` uses, and
+    `LedgerOlder` if that ledger needs a migration. If the ledger is deleted or replaced later, each
+    transaction raises `LedgerReplaced`; with PostgreSQL, up to `VERIFY_INTERVAL_SECONDS` later.
+    ``clock`` decides whether a run is due; the default is the clock of the database (with SQLite,
+    of this machine). ``busy`` is the maximum wait for the claim lock.
     """
 
     def __init__(
@@ -119,7 +120,10 @@ class Ledger:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a read-only session that sees a snapshot; raise `LedgerUnreachable`."""
+        """Open a read-only session that sees a snapshot; raise `LedgerUnreachable`.
+
+        `LedgerReplaced` is a kind of `LedgerUnreachable`.
+        """
         async with self._translated(), self._database.reading() as session:
             await self._database.begin_reading(session)
             await self._verify(session)
@@ -145,7 +149,10 @@ class Ledger:
 
     @asynccontextmanager
     async def _queued(self, busy: timedelta) -> AsyncIterator[timedelta]:
-        """Wait in this process's queue of writers; yield the rest of ``busy``."""
+        """Wait in this process's queue of writers; yield the rest of ``busy``.
+
+        Raise `LedgerUnreachable` if the wait takes longer than ``busy``.
+        """
         started_at, queued = time.monotonic(), self._turn.locked()
         try:
             async with asyncio.timeout(busy.total_seconds()):
@@ -238,7 +245,8 @@ def sharing(ledger: Ledger) -> Iterator[None]:
 async def open_ledger() -> AsyncIterator[Ledger]:
     """Open the ledger that the settings name; inside `sharing`, yield the shared ledger.
 
-    Raise `InvalidInput` for an invalid setting, `LedgerUnreachable`, and `LedgerNewer`.
+    Raise `InvalidInput` for an invalid setting, and the errors of `Ledger`: `LedgerUnreachable`
+    with its kinds `LedgerReplaced` and `LedgerOlder`, and `LedgerNewer`.
     """
     if (shared := _shared.get()) is not None:
         yield shared

@@ -33,7 +33,10 @@ class InUse:
 
 
 def find(place: str) -> InUse | None:
-    """Return the ledger that this home's `up` has opened at ``place``; None if there is none."""
+    """Return the ledger that this home's `up` has opened at ``place``; None if there is none.
+
+    Return None also if the record cannot be read.
+    """
     try:
         recorded = (home.current_home().running() or {}).get("ledger")
         ledger = InUse(**recorded) if recorded else None

@@ -84,7 +84,11 @@ class Sqlite:
         self._immediate = self.engine.execution_options(immediate=True)
 
     def prepare_files(self, in_use: InUse | None) -> None:
-        """Create the file so that other users can never read it, not even briefly."""
+        """Create the file so that other users can never read it, not even briefly.
+
+        Raise the errors of `Database.prepare_files`, also if the path is not a readable and
+        writable file.
+        """
         path = self._path
         if path is None:
             return
@@ -213,7 +217,7 @@ class Sqlite:
         return tuple(_inode(f"{self._path}{ending}") for ending in FILE_SUFFIXES)
 
     def _refuse_missing(self) -> None:
-        """If the file is missing, raise an error with the reason before the driver does."""
+        """Raise `LedgerReplaced` or `LedgerUnreachable` if the file is missing."""
         if self._path is not None and not self._path.exists():
             raise self.replaced() or LedgerUnreachable(self.place, "there is no such file")
 

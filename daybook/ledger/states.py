@@ -12,7 +12,8 @@
             │                                              └─ lease lost ─► unknown ─► (late outcome
             └──► skipped(why) · missed(why)                                   of the last fence)
 
-The live states are waiting, claimed and running. A transition that is not in `TRANSITIONS` raises
+The live states are waiting, claimed and running. The diagram leaves out some ends before the
+effect; `TRANSITIONS` has all transitions. A transition that is not in `TRANSITIONS` raises
 `IllegalTransition`; `None` stands for "no row yet".
 
 To add a state, add a member to `Status` and its transitions to `TRANSITIONS`, from which

@@ -372,7 +372,8 @@ class StepRow(SQLModel, table=True):
 class ApprovalRow(SQLModel, table=True):
     """The question to a person whether a run may call a tool (`daybook.runs.approvals`).
 
-    ``number`` counts the questions of the run, and ``after`` the steps that the run made before.
+    The question may also be whether the answer of a run is its outcome. ``number`` counts the
+    questions of the run, and ``after`` the steps that the run made before.
     """
 
     __tablename__ = "approvals"
@@ -518,7 +519,8 @@ class LeadRow(SQLModel, table=True):
 class SessionRow(SQLModel, table=True):
     """A session: the stored history of an agent. ``job_id`` is None if several jobs share it.
 
-    ``title`` is the first line of its first prompt, or a title that a model wrote.
+    ``job_id`` is None also for a session of a run without a job. ``title`` is the first line of its
+    first prompt, or a title that a model wrote.
     """
 
     __tablename__ = "sessions"
@@ -571,7 +573,10 @@ class SummaryRow(SQLModel, table=True):
 
 
 class TokenRow(SQLModel, table=True):
-    """An access token for MCP over HTTP, its owner and user. Only the token's digest is stored."""
+    """An access token for MCP over HTTP, its owner and user. Only the token's digest is stored.
+
+    The token of a shared link to Daybook's pages has the owner `owners.VIEWER`.
+    """
 
     __tablename__ = "tokens"
 

@@ -6,8 +6,8 @@ values, and no outcome may be lost because of them. In a string, U+FFFD replaces
 character; a number that is not finite becomes null.
 
 `Ledger` passes every statement's parameters through `sanitize_parameters`, and `to_json` produces
-all JSON. Code that compares a value with a stored value sanitizes the value first
-(`daybook.ledger.states.Outcome`).
+the JSON of all JSON columns. Code that compares a value with a stored value sanitizes the value
+first (`daybook.ledger.states.Outcome`).
 """
 
 from __future__ import annotations

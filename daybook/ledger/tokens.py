@@ -1,8 +1,8 @@
-"""Access tokens for MCP over HTTP. Each token authenticates one owner.
+"""Access tokens for MCP over HTTP, and for shared links to Daybook's pages.
 
-The ledger stores only a token's digest. The look-up of a presented token uses its digest, so the
-duration of the look-up reveals nothing about any token. Functions take a session of `Ledger.write`
-or `Ledger.read`.
+Each token for MCP authenticates one owner. The ledger stores only a token's digest. The look-up of
+a presented token uses its digest, so the duration of the look-up reveals nothing about any token.
+Functions that access the ledger take a session of `Ledger.write` or `Ledger.read`.
 """
 
 from __future__ import annotations

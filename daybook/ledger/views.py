@@ -1,4 +1,4 @@
-"""Models of a run and of the spending of runs, which `daybook.api` returns and `--json` prints.
+"""Models of runs, their steps, approvals and spending, as `daybook.api` and `--json` show them.
 
 The JSON output has the fields of a view in the same order. Instants are in UTC, and written as RFC
 3339.

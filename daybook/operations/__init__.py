@@ -5,24 +5,33 @@
     processes   up                 `daybook up` and `down`: everything below, in the foreground
                 home_lock          the lock of the home, and the record of its processes
                 prefect_selection  the configured Prefect, or a `server` of our own
+                prefect_database   the size of that server's database, and its free space
+                preload            the modules that the children share, because `up` forks them
                 preparation        the part of the start that talks to Prefect, in a process that
                                    ends: `setup`, the example job, the first sync
                 setup              block types, restored blocks, work pool, agent `default`
-                worker, web        child processes; `supervision` restarts a child that ends
+                worker, web        child processes; `supervision` restarts a child that ends, or
+                                   that does not answer (`liveness`)
+                upgrade            restart of `up` on another version that was installed
                 service            `up` as a service: `service_units` has its texts, and
                                    `service_manager` the reports of `up` to systemd
                 keeper             a keeper as a process of its own
+    the ledger  ledger_move        copies the ledger to another database, and changes the setting
+                restore            restores a backup into an empty home
     reports     findings           the model of a finding, and the diagnoses that reports share
                 status             running processes, due times, and findings
+                today, attention   the last day and the next due times; problems for a person
                 doctor             all checks: `checks` has one module per subject
                 health             state and metrics for monitors; callers share a `shared_query`
                 outbox_status      the outbox, with its findings
-    servers     login, peers, browser     access to our Prefect server
+    servers     login, peers, browser     access to our pages and our Prefect server
+                prefect_login             the login for our Prefect server
                 host_names, connections   guards and limits of our own HTTP servers
 
     up.lock   held (flock) by the running `daybook up`; a second `up` is refused
     up.json   the processes of `up`: `home_lock.UpRecord`, rewritten at each change
     logs/     output of the children: `processes.children.Child`
+    port, web-port   the ports of the last start, for the next start
 
 `up` starts in this order, and stops in the reverse order:
 

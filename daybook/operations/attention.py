@@ -1,8 +1,8 @@
 """Problems that need a person: failures, missed due times, undelivered messages and others.
 
-Each `Need` has its cause, and the command or the page that helps. All facts come from the ledger,
-with a number of queries that does not depend on the number of jobs. The problems of the scheduler
-itself are in the health report (`operations.health`), which the caller adds.
+Each `Need` has its cause, and the command or the page that helps. All facts come from the ledger
+and the settings, with a number of queries that does not depend on the number of jobs. The problems
+of the scheduler itself are in the health report (`operations.health`), which the caller adds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ from daybook.tasks import counts as task_counts
 
 PERIOD = timedelta(hours=24)
 MAX_OF_A_KIND = 12
-"""Maximum number of needs of one kind. If there are more, the last one counts the others."""
+"""Maximum number of needs of one kind, except of the outbox and of tasks.
+
+If there are more, the last one counts the others.
+"""
 MAX_WHY = 240
 """Maximum number of characters of an error."""
 _CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)

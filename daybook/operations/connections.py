@@ -1,4 +1,4 @@
-"""Connection limits of our own HTTP servers: the health page, MCP over HTTP, and `up`'s Prefect.
+"""Connection limits of our own HTTP servers: the web server, MCP over HTTP, and `up`'s Prefect.
 
 ::
 

@@ -112,8 +112,8 @@ async def find() -> list[Finding]:
 
     The checks of a group run at the same time. If the ledger or Prefect cannot be used, skip the
     checks that need it. If a check can report a problem, raise no error. The caller must not have
-    called `daybook.home.configure_prefect`, which fixes the modes of the home; this function calls
-    it after the check of the modes.
+    called `daybook.home.configure_prefect`, which creates the home; this function calls it after
+    the checks of the home.
     """
     with read_once():
         return await _find()

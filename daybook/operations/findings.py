@@ -7,7 +7,7 @@ ledger nor Prefect::
 
     diagnosis       doctor  status  /health
     sync, jobs        x       x              changes that Prefect lacks, conflicts; failed last
-                                             runs; changes outside the jobs file
+                                             runs; missing jobs; changes outside the jobs file
     leases            x       x              a run whose process stopped renewing its lease
     clock             x       x              the clocks of Prefect and of the ledger
     pool, worker      x       x              a paused pool, a pool of another Daybook; no worker
@@ -21,6 +21,8 @@ ledger nor Prefect::
     maintenance       x                      the current or the next maintenance window
     backups           x                      no passphrase, or no recent nightly backup
     processes         x       x              restarts by `up` in the last hour (`checks.home`)
+    leftovers         x       x              processes of a killed `up`, an interrupted
+                                             `ledger move` (`checks.home`)
     one prefect       x       x              `prefect.instances.conflict`
     prefect           x       x        x     Prefect does not answer (`checks.prefect`: the reason)
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)

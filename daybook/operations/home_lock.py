@@ -6,9 +6,10 @@
     up.lock held,  up.json        `up` runs; the file names its processes
     up.lock free,  up.json        `up` was killed; its children may still run
 
-In the third state, the next `up` or `down` ends these children. With its very first write, the new
-holder of the lock records the children of the killed `up` as leftovers. So the record still names
-them if the new holder is killed as well.
+The commands `down`, `restore` and `ledger move` hold the lock, too, while they work, and write the
+file. In the third state, the next `up` or `down` ends these children. With its very first write,
+the new holder of the lock records the children of the killed `up` as leftovers. So the record still
+names them if the new holder is killed as well.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Restart:
 
 @dataclass
 class UpRecord:
-    """Record of the processes of one `daybook up`. Its methods write their changes to the file."""
+    """Record of one `daybook up`. Its methods, except `add_restart`, write changes to the file."""
 
     home: Home
     pid: int
@@ -214,9 +215,10 @@ def restarts(home: Home, since: datetime) -> list[Restart]:
 async def stop_running(home: Home, within: float = 60.0) -> bool:
     """Stop the `daybook up` of ``home``, and end the leftovers from a killed `up`.
 
-    Send SIGTERM to a running `up`. After ``within`` seconds, kill it and end its children. Return
-    False if nothing was running, even if another command held the lock for a moment. Raise
-    `InvalidInput` if an unknown process still holds the lock after ``within`` seconds.
+    Send SIGTERM to the process that holds the lock, which may also be a `restore` or `ledger move`.
+    After ``within`` seconds, kill it and end its children. Return False if nothing was running,
+    even if `Home.running` held the lock for a moment. Raise `InvalidInput` if an unknown process
+    still holds the lock after ``within`` seconds.
     """
     if not home.path.is_dir():
         return False

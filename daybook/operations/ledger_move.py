@@ -69,9 +69,12 @@ class LedgerMove(BaseModel, frozen=True):
 async def move(url: str) -> LedgerMove:
     """Move the ledger into the empty database at ``url``, and write its address to `config.toml`.
 
-    Raise `InvalidInput`, and change nothing, if `up`, a keeper or a run uses the ledger, or if the
-    database is not empty. Raise it also if the variable `DAYBOOK_LEDGER_URL` is set, because it
-    would override the file. Raise `LedgerUnreachable` if one of the databases is unreachable.
+    Raise `InvalidInput`, and change nothing, if `up`, a child of a killed `up`, a keeper or a run
+    uses the ledger, or if the database is not empty. A moved ledger, or the copy of an interrupted
+    move, counts as empty. Raise it also if ``url`` is not valid, if `config.toml` cannot be
+    changed, or if an agent calls this function. Raise it also if the variable `DAYBOOK_LEDGER_URL`
+    is set, because it would override the file. Raise `LedgerUnreachable` if one of the databases is
+    unreachable.
     """
     authorization.require_operator()
     if "DAYBOOK_LEDGER_URL" in os.environ:

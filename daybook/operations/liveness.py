@@ -87,7 +87,10 @@ def http_probe(host: str, port: int, path: str) -> Probe:
 
 
 async def has_pulse(child: Child) -> bool:
-    """Return whether the child has written to its pipe since the last call."""
+    """Return whether the child has written to its pipe since the last call.
+
+    A child without a pipe always counts as answering.
+    """
     return child.pulse is None or child.pulse.beats()
 
 

@@ -10,6 +10,7 @@ the link gets a cookie. The cookie counts for requests of this server's own page
     GET  /daybook/login?token=…              ─► cookie, then the pages; the token is used up
     POST /daybook/login, password=…          ─► the same for a user who types the credential
     any other path                           ─► `forward`, which checks `session`
+    a websocket                              ─► `forward_websocket`, which refuses by default
 
 `BrowserLogin` is the base class for both servers. `prefect_login.PrefectLogin` is the subclass for
 Prefect, and `daybook.web.login.PageLogin` is the subclass for Daybook's own pages.
@@ -82,12 +83,12 @@ class Session:
 
 
 class BrowserLogin(ABC):
-    """ASGI middleware that forwards only requests of logged-in browsers to ``application``.
+    """ASGI middleware by which browsers log in to ``application``.
 
     ``port`` distinguishes the cookies of two servers. ``clock`` returns seconds since the epoch. A
-    subclass answers requests for all paths except the login paths (`forward`). It sets the name of
-    the ``site``, and the ``command`` that opens the site. With ``has_password``, a user may type
-    the credential.
+    subclass answers requests for all paths except the login paths (`forward`), and decides which of
+    them need a session. It sets the name of the ``site``, and the ``command`` that opens the site.
+    With ``has_password``, a user may type the credential.
     """
 
     site: ClassVar[str] = "Daybook"

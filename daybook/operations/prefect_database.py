@@ -6,7 +6,8 @@ by itself. Daybook returns the space:
 
 - When a server starts, it compacts its database if this returns enough space and takes only
   seconds. The compaction also turns on SQLite's incremental vacuum.
-- A running server returns free space in steps of milliseconds, so that no request has to wait.
+- A running server returns free space in steps that take a few milliseconds each, so that no request
+  has to wait.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def release(file: Path) -> int:
     """Shrink a SQLite file that is in use by releasing its free pages. Return their number.
 
     Do nothing if there are few free pages, or if `compact` has not turned on incremental vacuum.
-    Each step is a transaction of milliseconds. If another writer interferes, stop; the next call
-    releases the other pages. If SQLite reports an error, return 0.
+    Each step is a transaction that takes a few milliseconds. If another writer interferes, stop;
+    the next call releases the other pages. If SQLite reports an error, return 0.
     """
     try:
         with closing(_connect(file)) as connection:

@@ -4,6 +4,10 @@
 
     /api/…       with the cookie             ─► Prefect, with the credential
     /ui-settings with the cookie             ─► Prefect's settings, without the password prompt
+    either one   without the cookie          ─► Prefect, unchanged; its API requires the credential
+    a page       without the cookie          ─► a page with instructions to log in
+    anything else                            ─► Prefect's pages and files, with `_POLICY`
+    a websocket  with the cookie             ─► Prefect, with the credential; otherwise unchanged
 """
 
 from __future__ import annotations

@@ -31,7 +31,10 @@ SLOW_START_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class SelectedPrefect:
-    """The selected Prefect server. ``child`` is its process if `up` started it, otherwise None."""
+    """The selected Prefect server. ``child`` is its process if `up` started it, otherwise None.
+
+    ``ui_url`` is empty if the configured server has no known UI.
+    """
 
     api_url: str
     ui_url: str
@@ -55,7 +58,8 @@ async def find_or_start(
 
     Raise `PrefectUnreachable` if our own server does not start. Raise it also if the configured
     server does not answer, because a second server would split the user's runs. Raise
-    `PrefectRefused` if the configured server requires another credential.
+    `PrefectRefused` if the configured server requires another credential. Raise `InvalidInput` if
+    our own server needs settings of this home that are invalid.
     """
     from prefect.settings import get_current_settings
 

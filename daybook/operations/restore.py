@@ -75,7 +75,7 @@ async def restore(
 
     Raise `InvalidInput`, and restore nothing, if the home or the database is not empty or in use,
     if ``file`` is not a backup, if the passphrase is wrong, if the clock is behind the backup, or
-    if an agent calls this function.
+    if an agent calls this function. Raise `LedgerUnreachable` if the database is unreachable.
     """
     authorization.require_operator()
     home, file = current_home(), archive.absolute(file)
@@ -168,7 +168,8 @@ async def _record_and_copy(
     """Record uncertain outcomes in the staged ledger, then copy it if ``target`` is elsewhere.
 
     If an earlier restore into this home was interrupted, ``target`` may contain the ledger of that
-    restore. In this case, overwrite that ledger.
+    restore. In this case, overwrite that ledger. Raise `InvalidInput` if the manifest cannot be
+    read, if the database is not empty, or if the clock is behind the backup.
     """
     try:
         manifest = Manifest.model_validate_json((staged / MANIFEST).read_text())

@@ -6,8 +6,8 @@ at the age at which the ledger deletes runs.
 
 The server requires the home's credential, or the cookie of a logged-in browser
 (`prefect_login.PrefectLogin`). It accepts requests from no web page except its own UI
-(`host_names.SameOriginGuard`). If Daybook cannot add these guards to the installed Prefect version,
-the server does not start.
+(`host_names.SameOriginGuard`), unless the operator has set other CORS origins for Prefect. If
+Daybook cannot add these guards to the installed Prefect version, the server does not start.
 """
 
 from __future__ import annotations
@@ -187,6 +187,7 @@ async def start(home: Home, port: int, forked_from: image.Image | None = None) -
 
     `wait_until_healthy` waits for the server. The server's log is `logs/server.log`. Its credential
     is `PREFECT_SERVER_API_AUTH_STRING` if this variable is set, otherwise the home's credential.
+    Raise `InvalidInput` for an invalid credential or invalid settings.
     """
     home.make()
     home.ensure_credential(os.environ.get(homes.SERVER_CREDENTIAL, ""))

@@ -79,8 +79,8 @@ def define(*, system: bool, run_as: str = "") -> Service:
     """Return the service for this home, this interpreter and this shell's PATH.
 
     ``run_as`` is the user of the system's service. The default is the user who called sudo; without
-    sudo, the user of this process. Raise `InvalidInput` for an unknown user, and for paths that a
-    service cannot use.
+    sudo, the user of this process. Raise `InvalidInput` for an unknown user, for ``run_as`` without
+    ``system``, for paths that a service cannot use, and for invalid settings.
     """
     if run_as and not system:
         raise InvalidInput("run_as", "is only for --system", "add --system, or leave it out")
@@ -136,7 +136,10 @@ def _check(service: Service) -> None:
 
 
 def shell_variables() -> list[str]:
-    """Return the names of this shell's variables that `up` uses, but a service would not get."""
+    """Return the names of this shell's variables that `up` uses, but a service would not get.
+
+    Raise the error of `read_environment`.
+    """
     from daybook.agents.providers import DEFAULT_MODELS
 
     names = [name for name in os.environ if name.startswith(("DAYBOOK_", "PREFECT_"))]
@@ -250,7 +253,8 @@ def start(service: Service, *, restart: bool = False) -> None:
 def uninstall(service: Service) -> list[Path]:
     """Stop the service and remove its definition; return the removed files.
 
-    The home stays. Raise `InvalidInput` if this user lacks the rights.
+    The home stays. Raise `InvalidInput` if this user lacks the rights, and `DaybookError` if the
+    service manager does not answer or reports an error.
     """
     _require_rights(service, "uninstall")
     if is_macos():
@@ -307,7 +311,7 @@ def state(service: Service) -> ServiceState:
 
 
 def is_alive(service: Service) -> bool:
-    """Return whether the manager runs or starts the service."""
+    """Return whether the manager runs or starts the service; raise the error of `state`."""
     shown = state(service)
     return shown.running or shown.state.startswith("activating")
 

@@ -8,9 +8,10 @@
 
 The functions do not write files or start programs.
 
-On Linux a service has two units. systemd confines `up` and the agents: they may write only to the
-home and to the allowed work directories. The command server runs the commands of people, whose
-terminals are not confined. So the command server has a unit of its own (decision 0065).
+On Linux a service has two units, or one if the setting `command_server` is off. systemd confines
+`up` and the agents: they may write only to the home and to the allowed work directories. The
+command server runs the commands of people, whose terminals are not confined. So the command server
+has a unit of its own (decision 0065).
 """
 
 from __future__ import annotations

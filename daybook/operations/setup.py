@@ -1,4 +1,4 @@
-"""Preparation of a Prefect server for jobs: block types, work pool, first agent."""
+"""Preparation of a Prefect server for jobs: block types, lost blocks, work pool, first agent."""
 
 from __future__ import annotations
 

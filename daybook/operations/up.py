@@ -8,9 +8,9 @@
     stop: in the reverse order, the lock last ◄── SIGINT, SIGTERM (as from `down`), SIGHUP,
                                                   another version was installed (`upgrade`)
 
-If a child (server, web server, worker, command server) ends by itself or does not answer, `up`
-restarts the child (`operations.supervision`). `up` records each process in `up.json` at its start,
-so that the next `up` or `down` can end the leftovers from a killed `up`.
+If a child (server, web server, worker, command server) ends by itself, does not answer or uses too
+much memory, `up` restarts the child (`operations.supervision`). `up` records each process in
+`up.json` at its start, so that the next `up` or `down` can end the leftovers from a killed `up`.
 
 `up --detach` and the service (`operations.service`) run the same command in the background
 (`service_units.background_command`). If an `up` already runs in the background, an `up` in a
@@ -115,7 +115,7 @@ async def up(
     Raises:
 
     - `InvalidInput` if another `up` of this home runs in any other case, or a setting is invalid;
-    - `LedgerUnreachable`;
+    - `LedgerUnreachable`, or `LedgerNewer` if a newer version wrote the ledger;
     - `PrefectUnreachable` if a configured Prefect does not answer, or if a server or worker does
       not start;
     - `DaybookError` if another `up` in the background ends before it is ready.
@@ -174,7 +174,10 @@ async def _until_requested(
 async def _attach(
     home: homes.Home, running: Mapping[str, Any], talk: UpReporter, link: bool
 ) -> None:
-    """Show the `up` in the background that wrote ``running``, until that `up` ends or restarts."""
+    """Show the `up` in the background that wrote ``running``, until that `up` ends or restarts.
+
+    Raise `DaybookError` if that `up` ends before it is ready.
+    """
     what = "a service" if running["started_by"] == "service" else "`daybook up --detach`"
     talk.say(f"Daybook is already running as {what}: this shows it, and Ctrl-C does not stop it")
     ready = await _until_ready(home, lambda: home.running() is not None, talk)

@@ -1,4 +1,4 @@
-"""The process with the health page and metrics of this machine: its command, and its start.
+"""The process with Daybook's pages, the health page and the metrics: its command, and its start.
 
 The application is `daybook.web`. `up` starts the process but does not depend on it. If the
 configured port is taken, the process gets another port. `up` shows this port, records it in

@@ -54,7 +54,8 @@ def command(
 ) -> list[str]:
     """Return the command line of a worker.
 
-    Its default name differs from the name of `up`'s worker.
+    Its default name differs from the name of `up`'s worker. Without ``queues``, it polls all
+    queues; without ``limit``, it has no limit of its own.
     """
     arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]

@@ -15,6 +15,9 @@ Modules for jobs:
 - `instances` finds out whether the deployments were created in this Prefect. If they were, somebody
   deleted a missing deployment there; otherwise Daybook has to create the deployment again.
 - `adoption` turns deployments of Daybook's flows that a user created in Prefect into jobs.
+- `links` stores each job's deployment and the last reconciled state, with open conflicts.
+- `parameter_schema` derives the flows' parameters; `summary` describes a job for Prefect's UI.
+- `work_pool` reads the pool and its workers; `work_queues` maintains one queue for each class.
 
 Modules for runs:
 
@@ -22,9 +25,16 @@ Modules for runs:
 - `scheduled_runs` gives waiting rows their Prefect runs.
 - `stale_runs` handles runs without a process.
 - `corrections` fixes Prefect's due times; `run_names` names runs.
+- `occurrence` builds the claim request for a flow run.
+- `flow_runs` reads runs and changes their states; `states` has the states that Daybook sets.
+- `unmirrored` stores the marks of the state mirror; `run_log` writes to the logs of runs.
+
+Modules for both: `client` and `address` for the connection, `console` for Prefect's log lines in
+the terminal, and `private_names`.
 
 Contract: the package sends only changes, one after the other. It never writes to a deployment that
-belongs to no job of this ledger, and deletes only the deployments of archived jobs.
+belongs to no job of this ledger, and deletes only the deployments of archived jobs. Adoption makes
+a deployment a job first.
 
 Pitfalls (measured): any write to a deployment deletes its future auto-scheduled runs. So Daybook
 requests scheduling right afterwards, with a start time before the write. An edit of a schedule in

@@ -7,10 +7,12 @@
     entrypoint of a Daybook flow        a job: created by `prefect deploy` or the API
     no entrypoint, and our tag or       a job, which gets the missing fields: created by Duplicate
     our pool                            in the UI
-    schedule or parameters that no      stays Prefect's own, reported once
-    job can express
+    schedule or parameters that no      stays Prefect's own, and is reported; tried again when it
+    job can express                     changes, and every `RETRY_INTERVAL_SECONDS` after an
+                                        unknown name or a refusal by Prefect
     the ledger has no job in this       stays as it is: this is another Daybook's Prefect
     Prefect, but another ledger has
+    there is no work pool yet           stays as it is until there is one
 
 At first, the job's last reconciled state is the deployment as Daybook found it. So Daybook writes
 back only the fields that differ: our tag, the summary in the description, the parameters' defaults,

@@ -92,7 +92,7 @@ async def refuses_connections(address: str) -> bool:
     """Return whether nothing listens at an address of this machine.
 
     Prefect's client would need 1.5 s to find this out. For an address of another machine, return
-    False, because the connection may need a proxy.
+    False, because the connection may need a proxy. Also return False for an address without a port.
     """
     import asyncio
 

@@ -123,11 +123,11 @@ async def write(
 ) -> str:
     """Create the deployment, or set its ``changed`` fields as in ``wanted``; return its id.
 
-    Also correct the fields that define how the job runs. Each write deletes the future runs that
-    Prefect had queued. So request scheduling at once. Start from the job's last change if it is
-    recent, so that no due time is lost. Late runs stay as they are. If a job ``is_new`` and not due
-    soon, request nothing: Prefect's scheduler scans all deployments once a minute, and queues the
-    runs of many deployments in one transaction.
+    ``found`` is the existing deployment, or None. Also correct the fields that define how the job
+    runs. Each write deletes the future runs that Prefect had queued. So request scheduling at once.
+    Start from the job's last change if it is recent, so that no due time is lost. Late runs stay as
+    they are. If a job ``is_new`` and not due soon, request nothing: Prefect's scheduler scans all
+    deployments once a minute, and queues the runs of many deployments in one transaction.
     """
     ours = projection.own_schedule(found) if found else None
     if found is None or ("schedule" in changed and ours is not None and not wanted.schedule):
@@ -149,8 +149,9 @@ async def request_scheduling(
 ) -> None:
     """Request that Prefect queues the next runs at once; Prefect adds the runs that are missing.
 
-    This includes the schedules that stay Prefect's own, because a write deletes their runs too. Do
-    nothing if the job is disabled or there is no schedule.
+    This includes the schedules that stay Prefect's own, because a write deletes their runs too.
+    ``found`` is the deployment before the write, None if there was none. Do nothing if the job is
+    disabled or there is no schedule.
     """
     if wanted.enabled and (wanted.schedule or (found is not None and found.schedules)):
         await client.request(

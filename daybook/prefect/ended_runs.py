@@ -12,7 +12,8 @@ row's state (the second half of promise 13).
                                                     its lease ends
                   its holder is dead, ended in      `runs.prefect_ends` decides
                   Prefect
-    missing       ended in Prefect, a run of ours   `runs.prefect_ends` decides if a row is made
+    missing       ended in Prefect, or cancelling   `runs.prefect_ends` decides if a row is made
+                  without a process; a run of ours
 
 A holder proves that it is alive by renewing its lease after the end. A holder whose next renewal is
 overdue counts as dead. So Daybook records no outcome while a worker is still ending the process.
@@ -81,10 +82,11 @@ async def record_unread_ends(
 ) -> datetime:
     """Record the ends that were not read yet, oldest first, for about ``most_seconds``.
 
-    Record only the ends of runs without a row. Return the instant up to which all ends were read
-    (UTC, the ledger's time). The next pass, of this leader or another leader, starts at this
-    instant or a little earlier. The instant is never later than the end of a supervised run without
-    a row, because the run's supervisor may die before it records the end.
+    Record only the ends of runs without a row. Skip ends that are older than the age limit of the
+    retention. Return the instant up to which all ends were read (UTC, the ledger's time). The next
+    pass, of this leader or another leader, starts at this instant or a little earlier. The instant
+    is never later than the end of a supervised run without a row, because the run's supervisor may
+    die before it records the end.
     """
     started, deadline = ledger.now(), time.monotonic() + most_seconds
     async with ledger.read() as session:

@@ -53,7 +53,8 @@ class Fingerprints:
     def failed(self, stored: StoredJob, there: ListedDeployment | None, *, observed: bool) -> None:
         """Record that Prefect refused the job, or that the job cannot be compared.
 
-        ``observed`` is True if all edits made in Prefect until then are in the ledger.
+        ``there`` is None if no deployment was listed. ``observed`` is True if all edits made in
+        Prefect until then are in the ledger.
         """
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)
         self._failed[stored.id] = current, time.monotonic() + RETRY_INTERVAL_SECONDS, observed

@@ -83,8 +83,8 @@ async def import_edits(
 async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
     """Resolve the job's conflict in favour of Prefect: the job gets the values that Prefect had.
 
-    If no job can have these values, raise `InvalidInput` and write nothing. Do nothing if there is
-    no conflict.
+    If no job can have these values, raise `InvalidInput` and write nothing. Do nothing if the job
+    does not exist or has no conflict.
     """
     async with ledger.write() as session:
         stored = await store.get(session, job_id)

@@ -52,7 +52,11 @@ class PrefectServer:
 
 
 async def record_server(ledger: Ledger, client: PrefectClient, holder: str) -> str:
-    """Record the server of ``client``; return the `conflict` of all servers in use."""
+    """Record the server of ``client``; return the `conflict` of all servers in use.
+
+    If Prefect has no work pool yet, record nothing. Return an empty string in this case, and if
+    there is no conflict.
+    """
     current = await pool_id(client)
     if current is None:
         return ""  # there is no pool yet, so no run of ours

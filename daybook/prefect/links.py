@@ -242,9 +242,9 @@ async def record_agreement(
 ) -> None:
     """Record that the job's deployment in Prefect has this ``projection`` (None: no deployment).
 
-    ``as_of`` is the job's `updated_at` when the projection was computed. If the job was changed
-    after that, perhaps by an import of newer edits, record only the fields that were ``written`` to
-    Prefect, and leave the job pending.
+    If there is no deployment, ``deployment_id`` is None, too. ``as_of`` is the job's `updated_at`
+    when the projection was computed. If the job was changed after that, perhaps by an import of
+    newer edits, record only the fields that were ``written`` to Prefect, and leave the job pending.
     """
     row = await session.get(JobRow, job_id)
     if row is not None:

@@ -1,10 +1,12 @@
-"""All uses of private names of Prefect, and of private names of its server's SQLite driver.
+"""Uses of private names of Prefect, and of private names of its server's SQLite driver.
 
-Two other modules use private attributes of Prefect's objects: `tasks.notifier` (of the client) and
-`worker.prefect_worker` (of its base class).
+Some modules use other private names themselves: `tasks.notifier` (of the client),
+`worker.prefect_worker` (of its base class), `resources.store` and
+`delivery.channels.prefect_blocks` (of blocks), and `operations.preload` (a module).
 
-Each function checks the names when it uses them. If the check fails, the function logs a warning,
-and its docstring names the fallback: Prefect's own behaviour, a missing feature, or no server.
+Each function checks the names when it uses them. If the check fails, the function logs a warning.
+Its docstring names the fallback, if there is one: the own behaviour of Prefect or SQLAlchemy, a
+missing feature, or no server.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ disabled    the deployment is paused; an inactive schedule disables the job as w
 name        the first paragraph of the description (`daybook.prefect.summary`)
 ==========  ================================================================================
 
-A schedule that Prefect can express but these forms cannot (another RRULE, seven fields, an interval
-with a fraction of a second) becomes `{"foreign": …}`. Such a schedule, a second schedule, and a
-schedule's own parameters stay Prefect's own: Daybook reports them, and does not change them. A job
-that has no other schedule is on demand.
+A schedule that Prefect can express but these forms cannot becomes `{"foreign": …}`. Examples are
+another RRULE, seven fields, and an interval with a fraction of a second. Such a schedule, a second
+schedule, and a schedule's own parameters stay Prefect's own: Daybook reports them, and does not
+change them. A job that has no other schedule is on demand.
 """
 
 from __future__ import annotations

@@ -204,6 +204,8 @@ async def push(job_id: str) -> None:
     """Send one job's changes in the ledger to Prefect; do nothing if there are no changes.
 
     If the job has been removed, delete its deployment and the deployments of other archived jobs.
+    Raise `PrefectHTTPStatusError` if Prefect refuses a write, and the errors of an unreachable
+    Prefect or ledger.
     """
     async with Ledger(settings.load().ledger_address) as ledger:
         async with ledger.read() as session:

@@ -9,9 +9,12 @@
     another ledger's by its tag  the job is disabled
     deleted, but recreated by    adopted as the job's deployment
     hand under the same name
-    deleted in this Prefect      the job is disabled, unless it was enabled in Daybook since
+    deleted in this Prefect      the job is disabled; but if it was enabled in Daybook since, or if
+                                 a run needs the deployment, the deployment is recreated
     missing in a new Prefect     recreated
     recorded as having none      created when the job is enabled, or when a run needs it
+    not recorded                 found by its name, if a crash left it unrecorded; else created,
+                                 with another slug if the name is taken
 
 Before Daybook writes anything to Prefect, it records in the ledger the edits made in Prefect, and
 the values that a conflict will overwrite.

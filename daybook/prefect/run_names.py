@@ -157,7 +157,8 @@ async def name_runs(
 
     The next pass names the rest. Leave a run that was due more than `ON_TIME_GRACE` ago to the
     worker, which names each run that it starts or ends. Raise no error if a run was named or
-    deleted meanwhile. If Prefect refuses to rename a run, log the error.
+    deleted meanwhile. If Prefect refuses to rename one run (`flow_runs.is_run_error`), log the
+    error; raise any other error.
     """
     deadline = time.monotonic() + most_seconds
     await _read_new(client, ledger_tag(ledger.id), memory)

@@ -1,7 +1,8 @@
 """Scheduled Prefect runs of waiting rows: one per row.
 
-This module implements promise 11 (each waiting row has exactly one scheduled Prefect run) and
-promise 12 (a free slot goes to the waiting row with the earliest due time).
+This module implements promise 11 (each of the next ten waiting rows of a job has exactly one
+scheduled Prefect run) and promise 12 (a free slot goes to the waiting row with the earliest due
+time).
 
 ::
 
@@ -90,7 +91,8 @@ async def ensure_all(
     """Ensure that each of the next waiting rows of each job has its Prefect run.
 
     ``supervised`` has the flow runs whose processes the caller supervises; the caller sets their
-    states itself.
+    states itself. Also leave out runs that were requested less than `REQUEST_GRACE` ago: the
+    process that requested a run creates its Prefect run.
     """
     async with ledger.read() as session:
         rows = await waiting_runs.needing_prefect_run(session)

@@ -11,9 +11,11 @@ and a run that it left running stays running.
     of our type is gone           pending             scheduled for now
                                   cancelling          cancelled
 
-`scheduled_runs`, `ended_runs` and the lease handle our runs with a live row. The workers of other
-ledgers handle the runs of those ledgers. The `infrastructure_pid` of a flow run that is not ours
-identifies its worker: `<worker's name>:<incarnation>:<pid>`.
+`scheduled_runs`, `ended_runs` and the lease handle our runs with a live row, and `state_mirror` the
+runs with an `unmirrored` row. A run of ours is stale only after `Timing.start_limit`, or
+`Timing.entry_limit` if it is running. Direct calls stay as they are, because no worker can run
+them. The workers of other ledgers handle the runs of those ledgers. The `infrastructure_pid` of a
+flow run that is not ours identifies its worker: `<worker's name>:<incarnation>:<pid>`.
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ promise 13).
     deleted the run       nothing
     no run for the row    a run is created in the row's state, so no worker ever gets it; its key
                           lets a second attempt find it
+    no deployment for     nothing, if the job was removed or has none, or Prefect refuses the run;
+    such a run            if Prefect lost the deployment, the row waits up to `DEPLOYMENT_GRACE`
 
 The mirror renames a run whose name is not its job's name and due time. It names the run of a range
 of due times after the whole range, and renames the run whenever the range has grown.

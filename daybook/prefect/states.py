@@ -1,6 +1,7 @@
 """Prefect states of outcomes and of waiting runs.
 
-Each outcome has one terminal state in Prefect; promise 13 has the table.
+Each outcome has one terminal state in Prefect; promise 13 has the table. A skipped direct call
+first gets another type (`of_direct_call`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Summary of a job, the first paragraph of its deployment's description in Prefect's UI.
 
 The summary is a function of the job alone: if it depended on settings, processes with different
-settings would overwrite each other's summaries. Texts from users and agents are in code spans, so
-that the UI renders no images or HTML in these texts. The summary leaves out the queries of URLs,
-because they may contain a token.
+settings would overwrite each other's summaries. The job's name is escaped, and the other texts from
+users and agents are in code spans, so that the UI renders no images or HTML in them. The summary
+leaves out the queries of URLs, because they may contain a token.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from daybook.jobs.policy import Policy
 _STARTS = (*(f"- {each.opening}" for each in ACTIONS.values()), "- Policy: ", "- Notifies: ")
 """Starts of the lines after the first line of a summary."""
 
+_MARKUP = re.compile(r"[\\`*<\[]")
+"""Characters with which code, emphasis, HTML, links and images begin in Markdown."""
+
 MAX_PROMPT_CHARACTERS = 300
 """Maximum length of the beginning of a prompt, in characters."""
 
@@ -28,7 +31,8 @@ def summary(job: Job) -> str:
     The first line has the form that `without_summary` expects. Each other line starts with one of
     `_STARTS`.
     """
-    lines = [f"**{job.name}** — {job.schedule.describe()}", _action(job)]
+    name = _MARKUP.sub(r"\\\g<0>", job.name)
+    lines = [f"**{name}** — {job.schedule.describe()}", _action(job)]
     if policy := ", ".join(_policy(job)):
         lines.append(f"Policy: {policy}")
     if recipients := ", ".join(_in_code(*each) for each in job.notify.recipients()):

@@ -69,7 +69,8 @@ def queue_of(job: Job, found: DeploymentResponse | None) -> str:
 async def ensure(client: PrefectClient, state: QueuesState | None = None) -> list[str]:
     """Create and correct the queues of the classes; return the names of the changed queues.
 
-    Do nothing if there is no pool. Idempotent.
+    Do nothing if there is no pool. Idempotent. Without ``state``, write each description that
+    differs.
     """
     from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 

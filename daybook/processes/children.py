@@ -181,7 +181,7 @@ async def start(
 
     The child inherits the file ``descriptors`` under the same numbers. With ``forked_from``, the
     child is a fork of that image if possible; ``command`` must then begin with
-    `image.PYTHON_MODULE`.
+    `image.PYTHON_MODULE`. Raise OSError if the command cannot be started.
     """
     trim_log(log)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -2,7 +2,8 @@
 
 A forked process shares the memory of the imported modules with the image and with the image's other
 forks, and starts at once. `fork` makes an image of the calling process, its client, which has
-imported the modules. The image has one thread, and does nothing but fork and reap::
+imported the modules. The image has one thread, and does nothing but fork, reap, and adopt an
+environment (`Image.adopt`)::
 
     client (`Image.start`)                       image
     descriptors: reply, request, output, …  ──►  fork; the child waits
@@ -157,7 +158,10 @@ class Image:
     async def _send(
         self, request: dict[str, Any], descriptors: Sequence[int]
     ) -> tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]:
-        """Send ``request``; return the line that answers it, and the stream of the answer."""
+        """Send ``request``; return the line that answers it, and the stream of the answer.
+
+        Raise OSError if the image has ended, does not fork, or does not answer in time.
+        """
         here, there = socket.socketpair()
         with there, tempfile.TemporaryFile() as file:
             file.write(json.dumps(request).encode())

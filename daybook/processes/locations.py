@@ -79,7 +79,8 @@ def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
     """Yield ``work_dir``, or a temporary folder if ``work_dir`` is empty, for a program to run in.
 
     Remove the temporary folder afterwards. Without ``work_dir``, a program never runs in the user's
-    home or the worker's folder, so that it does not mix its files with others there.
+    home or the worker's folder, so that it does not mix its files with others there. Raise
+    ValueError if ``work_dir`` is not a folder on this machine.
     """
     if not work_dir:
         with temporary_folder(prefix) as made:

@@ -40,7 +40,8 @@ class HeadPipe(Pipe):
 class LinePipe(Pipe):
     """Output pipe that calls ``read`` with each line, even with an incomplete last line.
 
-    A line of more than ``limit`` bytes is dropped; ``dropped`` counts the bytes of such lines.
+    An empty line is skipped. A line of more than ``limit`` bytes is dropped; ``dropped`` counts the
+    bytes of such lines.
     Between `pause` and `resume`, new data waits in the pipe. After `finish`, `pause` does nothing.
     """
 

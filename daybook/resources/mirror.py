@@ -106,7 +106,7 @@ async def reconcile(
     """Reconcile the documents of these types with their copies; ``only`` selects one name.
 
     Register the block types first if one is missing in Prefect. A second pass changes nothing.
-    Errors of an unreachable Prefect or ledger propagate.
+    Without ``memory``, compare all documents. Errors of an unreachable Prefect or ledger propagate.
     """
     run = _Pass(
         ledger,

@@ -239,7 +239,8 @@ class BlockStore(Generic[Model]):
         """Write a document; with ``replace``, overwrite all data of an existing one.
 
         Raise `InvalidInput` if the name is invalid, if it is taken and ``replace`` is false, or if
-        the type is not registered. If the key of the ledger's copies cannot be used, log the error.
+        the type is not registered. Raise `LedgerUnreachable` before any write. If the key of the
+        ledger's copies cannot be used, log the error.
         """
         from prefect.client.schemas.actions import BlockDocumentUpdate
         from prefect.exceptions import ObjectAlreadyExists

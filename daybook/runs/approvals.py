@@ -5,9 +5,9 @@
     a call to be approved ──► ask ──► open ──┬─► approved    a person said yes
                                              ├─► rejected    a person said no
                                              ├─► expired     nobody decided before the deadline
-                                             └─► withdrawn   the run ended while it waited
+                                             └─► withdrawn   the run ended, or asks otherwise
 
-While the approval is open, the run waits (`slots.APPROVAL`) and holds no process, slot or lease.
+Until the decision or the deadline, the run waits (`slots.APPROVAL`) without process, slot or lease.
 The run's attempt stays open, so the wait uses up no retry. The decision, or the deadline, makes the
 run due. Then `claims.begin` continues the attempt, which replays its steps up to the call. If a
 person approved the call, the attempt makes it; otherwise the model reads the refusal
@@ -59,7 +59,10 @@ MAX_ANSWER_CHARACTERS = 8_000
 
 
 class ApprovalStatus(StrEnum):
-    """The status of an approval: `open` until a decision, the deadline or the end of the run."""
+    """The status of an approval: `open` until a decision, the deadline or the end of the run.
+
+    After the deadline, the stored status stays `open` until `claims.begin` stores `expired`.
+    """
 
     OPEN = "open"
     APPROVED = "approved"
@@ -76,6 +79,9 @@ class Question:
     has to decide. ``position`` and ``digest`` identify the step of the call; ``after`` is the
     number of the last step before that step. ``outcome`` is the outcome to record if a person
     approves the answer; None for a question about a call.
+
+    In a question about the answer, ``tool`` and ``position`` are `policy.ANSWER`, and ``input`` is
+    the beginning of the answer.
     """
 
     position: str
@@ -138,7 +144,10 @@ async def waiting(
 
 
 async def waiting_of_job(session: AsyncSession, ref: str) -> Sequence[ApprovalRow]:
-    """Return the open approvals of a job's runs; ``ref`` is the job's name or id."""
+    """Return the open approvals of a job's runs, oldest first; ``ref`` is the job's name or id.
+
+    If several jobs have the name, return the approvals of all of them.
+    """
     query = (
         select(ApprovalRow)
         .join(RunRow, col(RunRow.id) == col(ApprovalRow.run_id))
@@ -157,7 +166,8 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
     """Return the attempt's outcome after a decision about its answer; None without a decision.
 
     An approved answer has the stored outcome. The outcome of a rejected or expired answer is a
-    failure. ``known`` contains the approvals of the run, oldest first.
+    failure. ``known`` contains the approvals of the run, oldest first. Only the last approval
+    counts; return None if it is about a call.
     """
     last = known[-1] if known else None
     if last is None or last.position != ANSWER or last.outcome is None:
@@ -243,9 +253,9 @@ async def decide(
     """Record a person's decision about the open approval of ``run``, and make the run due.
 
     ``number`` is the approval that the person has seen; None stands for the newest approval. Raise
-    `InvalidInput`, and decide nothing, if the run does not have this approval or ``reason`` is too
-    long. Raise it also if the approval is no longer open, because a person has decided, its
-    deadline has passed or the run has ended.
+    `InvalidInput`, and decide nothing, if the run does not have this approval, or if ``reason`` is
+    too long or not one line. Raise it also if the approval is no longer open, because a person has
+    decided, its deadline has passed or the run has ended, and if the run does not wait for it.
     """
     reason = validate_line(reason, "reason", MAX_REASON_LENGTH)
     known = await of_run(session, run.id)

@@ -9,9 +9,10 @@
                                          ├─ too late ──────────────────────► missed  ┘ are one row
                                          └─ may still run ─────────────────► waiting
 
-The audit decides with the functions of the claim, by the revision in force at each due time. It
-reads nothing from Prefect. One transaction writes the rows and moves the watermark, so a crash
-cannot separate the two.
+The audit decides with the functions of the claim, by the revision in force at each due time. As in
+the claim, the enabled flag, skips, snoozes and `max_runs` apply as they are now: a job that has had
+all its runs skips its due times. The audit reads nothing from Prefect. One transaction writes the
+rows and moves the watermark, so a crash cannot separate the two.
 
 If a job catches up on all due times of the last day, their rows wait in order, each row behind the
 row before it. If a job catches up only on the latest due time, the audit skips an earlier row that
@@ -156,7 +157,9 @@ async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: 
     """Record as missed each due time of the job up to ``now`` that has no row; return the number.
 
     The restore of a ledger calls this function, because none of these due times may run, not even a
-    recent one.
+    recent one. A waiting row of the audited due times that only waits for its due time
+    (`corrections.UNTIL_DUE`) is recorded as missed too. Stop at the removal of the job. Return 0 if
+    the job does not exist.
     """
     row = await session.get(JobRow, job_id)
     up_to = min(now, row.archived_at or now) if row is not None else now
@@ -184,7 +187,10 @@ class _Due:
 
 
 def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime) -> Iterator[_Due]:
-    """Yield the due times in (``after``, ``up_to``], each by the revision in force at that time."""
+    """Yield the due times in (``after``, ``up_to``], each by the revision in force at that time.
+
+    A revision in which the job is disabled has no due times.
+    """
     ends: Iterable[datetime | None] = [each.revision.effective_from for each in revisions[1:]]
     for stored, end in zip(revisions, chain(ends, [None]), strict=True):
         job, start = stored.job, stored.revision.effective_from

@@ -7,7 +7,7 @@ that writes the decision::
                      the rest of a budget is reserved: the run waits
     start of a step  a request to a model reserves its estimate in its row (`daybook.runs.steps`)
                      the estimate exceeds a limit: the run fails before the request
-                     it exceeds a limit only with the requests in progress: the run waits
+                     it exceeds a limit only with the requests in progress: the request waits
 
 There are no counters, so nothing is counted twice: each check adds up the rows. All requests of an
 attempt belong to the day on which the attempt began::
@@ -16,7 +16,8 @@ attempt belong to the day on which the attempt began::
     + steps of attempts in progress     a request without a reply counts as its estimate
 
 So a killed process loses no usage, and parallel requests exceed a budget by at most the error of
-their estimates. Programs have no steps: their usage counts when they report it.
+their estimates. The usage of a program counts when the program reports it. If a budget in US
+dollars limits the run, a program's answer is one request at an unknown price until that report.
 
 From `NEARLY_SPENT` of a daily limit on, the check also queues an alert to the operator. The alert's
 key in the outbox names the limit and the day, so no restart can repeat the alert.

@@ -97,8 +97,9 @@ async def _check_pace(
     """Raise `InvalidInput` if another run of the job was queued or started too recently.
 
     Too recently means less than ``min_interval`` ago; skipped and missed runs do not count. The
-    caller checks only runs created in Prefect, by a user or by a schedule that Daybook does not
-    manage. A run that was requested from Daybook has its row before the claim and is not checked.
+    caller checks only runs created or retried in Prefect, by a user or by a schedule that Daybook
+    does not manage. A run that was requested from Daybook has its row before the claim and is not
+    checked.
     """
     since = now - min_interval
     recent = (

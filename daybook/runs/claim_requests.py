@@ -70,7 +70,10 @@ def request_key(job_id: str, request_id: str) -> str:
 
 
 def flow_key(flow_run_id: str) -> str:
-    """Return the key of a quick or custom run, a direct call or a subflow."""
+    """Return the key of a quick or custom run, a direct call or a subflow.
+
+    A run of a schedule in Prefect that Daybook does not manage has such a key too.
+    """
     return f"flow:{flow_run_id}"
 
 
@@ -138,12 +141,14 @@ class Granted:
 
     ``kind`` and ``parameters`` belong to the run. ``queued_at`` is the instant from which the run's
     deadline counts. ``session_id`` is the run's session, locked for the caller, and ``history`` has
-    the session's last messages, oldest first. ``last_output`` is the answer of the job's last
-    succeeded run; it is empty if no prompt of the run can use it. ``outputs`` maps the other jobs
-    that the prompt names to their answers, None for a missing job. ``found`` is `RunRow.found`: the
-    result of the run's check, and the run's payload. ``seen`` is the content that the job's watch
-    saw last, None if it has seen none. ``attempts`` is the number of earlier attempts of the run,
-    and ``tokens`` the number of tokens that the run may still use, None for no limit.
+    the session's last messages, oldest first. Without a job, ``job`` is None; without a session,
+    ``session_id`` and ``history`` are empty. ``last_output`` is the answer of the job's last
+    succeeded run; it is empty if there is none, or if no prompt of the run can use it. ``outputs``
+    maps the other jobs that the prompt names to their answers, None for a missing job. ``found`` is
+    `RunRow.found`: the result of the run's check, and the run's payload. ``seen`` is the content
+    that the job's watch saw last, None if it has seen none. ``attempts`` is the number of earlier
+    attempts of the run, and ``tokens`` the number of tokens that the run may still use, None for no
+    limit.
     """
 
     run_id: str

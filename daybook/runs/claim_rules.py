@@ -184,6 +184,8 @@ async def removed(claim: Decision) -> ClaimResult | None:
 async def owner_off(claim: Decision) -> ClaimResult | None:
     """Skip a run that nobody started by hand if the operator has disabled the jobs of users and
     agents.
+
+    Jobs of plugins, heartbeats, and runs that have had an attempt are exempt.
     """
     if claim.stored is None:
         return None
@@ -194,6 +196,8 @@ async def owner_off(claim: Decision) -> ClaimResult | None:
 async def in_maintenance(claim: Decision) -> ClaimResult | None:
     """Make a run that nobody started by hand, and that has had no attempt, wait for the end of a
     maintenance window.
+
+    A backfill waits too, although a person requested it.
     """
     row, stored = claim.row, claim.stored
     by_hand = row.trigger not in (*claim_requests.AUTOMATIC, slots.BACKFILL)
@@ -280,7 +284,10 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
 
 
 async def agent_full(claim: Decision) -> ClaimResult | None:
-    """Make a run wait while as many runs of its agent are in progress as the operator allows."""
+    """Make a run wait while as many runs of its agent are in progress as the operator allows.
+
+    A direct call never waits.
+    """
     full = await slots.wait_for_agent(claim.session, claim.row, claim.request, claim.now)
     return claim.wait(full.until, full.why, full.waits_for) if full else None
 
@@ -288,6 +295,8 @@ async def agent_full(claim: Decision) -> ClaimResult | None:
 async def no_slot(claim: Decision) -> ClaimResult | None:
     """Make a run wait until a slot of its class is free and its turn has come (promise 12: free
     slots go to the earliest due time).
+
+    A direct call never waits.
     """
     slot_wait = await slots.wait_for_slot(claim.session, claim.row, claim.request, claim.now)
     if not slot_wait:

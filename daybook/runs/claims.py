@@ -153,7 +153,10 @@ def _with_found(row: RunRow, found: Mapping[str, Any] | None) -> dict[str, Any] 
 
 
 def _refusal(row: RunRow, fence: int, new: Status) -> FenceRefused | IllegalTransition | None:
-    """Return the error if ``fence`` is outdated or the run has an outcome other than `unknown`."""
+    """Return the error if ``fence`` is outdated or the run has an outcome other than `unknown`.
+
+    Otherwise return None.
+    """
     if row.fence != fence:
         return FenceRefused(row.id, fence, row.fence)
     if row.state in TERMINAL - {Status.UNKNOWN}:
@@ -224,8 +227,8 @@ async def retry(
     """End the attempt with ``outcome`` and make the run wait until ``until`` for the next attempt.
 
     Return the status that the run has now. A run that is already `unknown` is not retried:
-    ``outcome`` becomes its outcome. Raise the same errors as `finish` and keeps the same evidence;
-    also raises `IllegalTransition` if the run is not running. Calling this again after a commit
+    ``outcome`` becomes its outcome. Raise the same errors as `finish` and keep the same evidence;
+    also raise `IllegalTransition` if the run is not running. Calling this again after a commit
     whose response was lost changes nothing, whatever has happened to the run since.
     """
     async with ledger.write() as session:

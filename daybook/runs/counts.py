@@ -1,4 +1,4 @@
-"""Counts of jobs and runs, for a page that refreshes every few seconds.
+"""Counts of jobs and runs, and recorded outcomes, for reports that refresh every few seconds.
 
 The queries of runs use indexes: with 100,000 runs, each takes a few milliseconds.
 """

@@ -1,7 +1,8 @@
 """Totals of the ended runs of each day: outcomes, cost and tokens.
 
 A thousand jobs may have seven thousand runs a day, so adding up a month takes a second.
-`DailyTotals` therefore caches the totals of past days; each read adds up only today and yesterday.
+`DailyTotals` therefore caches the totals of past days. Each read adds up today and yesterday, and a
+past day only if its totals are missing or expired.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from daybook.schedules.zones import midnight, wall_time
 
 DAYS = 30
 KEEP_SECONDS = 15 * 60
-"""How long a past day's totals stay in the cache: a late outcome or retention can change them."""
+"""How long a past day's totals stay in the cache: a late outcome or retention can change them.
+
+The totals of an older day stay longer, by 20 seconds for each day.
+"""
 _DAY = timedelta(days=1)
 OPEN_DAYS = 2
 """Number of latest days that each read adds up anew, without the cache."""
@@ -48,7 +52,7 @@ class Total:
 
     ``count`` is the number of due times, ``runs`` the number of runs. ``cost_usd`` is the sum of
     the known costs; ``priced`` runs have a known cost, ``unpriced`` runs have usage at an unknown
-    price.
+    price. ``agent`` and ``model`` are empty if the runs have none.
     """
 
     day: date

@@ -124,7 +124,11 @@ class Decision:
         return self._windows
 
     async def decide(self, rules: Sequence[Rule]) -> ClaimResult:
-        """Apply ``rules`` until one returns a result, or grant the run; write the decision."""
+        """Apply ``rules`` until one returns a result, or grant the run; write the decision.
+
+        A run that a process holds, a run that has ended (without a Retry), and an occurrence that
+        gets no row have a result before any rule is applied.
+        """
         row = await rows.find(self.session, self.request.flow_run_id, self.request.occurrence)
         if row is not None:
             await leases.check_lease(self.session, row, self.now)
@@ -168,7 +172,10 @@ class Decision:
         self.row, self.stored, self.is_new = row, stored, False
 
     async def _start_new(self) -> ClaimResult | None:
-        """Create the row of an occurrence without a row; if it gets none, return the result."""
+        """Create the row of an occurrence without a row; if it gets none, return the result.
+
+        Return None if the row was created.
+        """
         request = self.request
         if request.due > self.now:
             return Waiting(request.due, "not due yet")

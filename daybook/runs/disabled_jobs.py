@@ -1,8 +1,8 @@
 """Skipping of waiting runs whose job is disabled or snoozed.
 
-A claim would skip such a run (`claim_rules.switched_off`), but each claim needs the start of a
-Prefect run, and only a few Prefect runs start at once. So the keeper skips the runs here, many in
-one transaction.
+These runs are due times, backfills, and runs that another job or a hook started. A claim would skip
+such a run (`claim_rules.switched_off`), but each claim needs the start of a Prefect run, and only a
+few Prefect runs start at once. So the keeper skips the runs here, many in one transaction.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ BATCH_SIZE = 200
 async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
     """Skip the waiting runs of jobs that are disabled or snoozed; return their number.
 
-    Raise `LedgerUnreachable`; the batches before the error stay recorded.
+    A run that a person started by hand keeps waiting. Skip at most ``max_batches`` times
+    `BATCH_SIZE` runs. Raise `LedgerUnreachable`; the batches before the error stay recorded.
     """
     total = 0
     for _ in range(max_batches):
@@ -47,9 +48,9 @@ async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
 async def skip_batch(ledger: Ledger, limit: int | None = None) -> list[RunRow]:
     """Skip at most ``limit`` of the runs that `skip_all` skips; return the skipped runs.
 
-    Do not skip a run that waits for a time, such as the time of its next attempt, before that time.
-    If there is nothing to do, only read. Log the error of one run and continue, but raise
-    `LedgerUnreachable`.
+    The default of ``limit`` is `BATCH_SIZE`. Do not skip a run that waits for a time, such as the
+    time of its next attempt, before that time. If there is nothing to do, only read. Log the error
+    of one run and continue, but raise `LedgerUnreachable`.
     """
     async with ledger.read() as session:
         run_ids = await _waiting_ids(session, ledger.now(), limit or BATCH_SIZE)

@@ -2,7 +2,7 @@
 
 The claim checks these reasons (`claim_rules`), also after a wait. The audit uses the same
 functions, so it never records a due time as missed if a claim would skip it for one of these
-reasons. `overdue` uses some of the functions, too.
+reasons. `overdue`, `disabled_jobs` and `prefect_ends` use some of the functions, too.
 
 `daybook.jobs.upcoming` decides by schedule and bounds whether an instant is due. This module checks
 the rest at the moment of the claim, by the job's newest revision (promise 1: the claim evaluates
@@ -51,8 +51,8 @@ def off_reason(newest: StoredJob, row: RunRow) -> str:
     """Return why the claim skips a run because of its job or due time; empty if it does not.
 
     Call this only for a run for which `needs_enabled_job` is True. The claim skips a backfill if
-    its job is disabled. It skips any other run also if the user has snoozed or skipped the due
-    time.
+    its job is disabled. It skips any other run without an attempt also if the user has snoozed or
+    skipped the due time.
     """
     if row.trigger == slots.BACKFILL:
         return job_off_reason(newest)

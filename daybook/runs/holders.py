@@ -8,7 +8,8 @@ run's outcome::
 
     locked       the worker, or a process of one of its runs, is running
     not locked   all have ended, so their leases need not expire (`leases.release_ended`)
-    no file      unknown: another machine or home, or a flow that claimed for itself
+    no file      unknown: another machine or home, a flow that claimed for itself, or a worker that
+                 could not lock its file
 """
 
 from __future__ import annotations

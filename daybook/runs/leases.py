@@ -65,9 +65,9 @@ async def renew_all(
 
     ``run_ids`` maps the flow runs of the holder's processes to run ids; the result maps the same
     flow runs to the statuses of their runs. If a status is not claimed or running, the lease was
-    not renewed: the run has ended, was lost, or waits for its next attempt. None means that the run
-    does not exist, or that another process holds it, even a process of ``holder`` that claimed the
-    run in another flow run.
+    not renewed: the run has ended, was lost, or waits again. None means that the run does not
+    exist, or that another process holds it, even a process of ``holder`` that claimed the run in
+    another flow run.
     """
     statuses: dict[str, Status | None] = dict.fromkeys(run_ids)
     if not statuses:
@@ -144,6 +144,7 @@ def holder_known_at(row: RunRow, now: datetime) -> datetime:
     At first, this is the time at which the holder's next renewal counts as missed. After that time,
     it is the end of the lease. After the end of the lease, it is the time at which a check can
     declare the holder lost. After a call of `check_lease`, the result is later than ``now``.
+    Without a lease, it is one renewal interval after ``now``.
     """
     seen_at = holder_last_seen_at(row)
     if seen_at is None or row.lease_until is None:

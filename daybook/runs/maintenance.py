@@ -1,4 +1,4 @@
-"""Maintenance windows: times in which Daybook starts no job.
+"""Maintenance windows: times in which Daybook starts no job by itself.
 
 ::
 
@@ -7,11 +7,14 @@
                ├─ due, not caught up on at `end` ─┼─► skipped
                └─ any other automatic run ────────┴─► waits, and starts at `end`
 
+A run that a person started by hand (except a backfill), and a run that has had an attempt, start in
+a window too.
+
 A window contains its beginning but not its end. Overlapping and adjacent windows count as one. The
 ledger stores all windows in one row of the table `Fact`, so that they outlive every process and all
 machines see them. A transaction that reads the windows sees no later change. The ledger keeps a
-window for `KEPT_AFTER_END` after its end, because the audit may still have to decide about due
-times in it.
+window for at least `KEPT_AFTER_END` after its end, because the audit may still have to decide about
+due times in it.
 """
 
 from __future__ import annotations

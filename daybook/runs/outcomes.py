@@ -249,7 +249,8 @@ def _larger(
 ) -> dict[str, Any] | None:
     """Return the usage with more tokens; if that is ``counted``, with the higher known price.
 
-    A program reports the price of its whole answer, but not the price of a single step.
+    A program reports the price of its whole answer, but not the price of a single step. Return None
+    if both are None.
     """
     if reported is None or counted is None or usage.tokens(reported) >= usage.tokens(counted):
         return counted if reported is None else reported
@@ -265,7 +266,10 @@ def _add(attempt: AttemptRow, spent: Amount) -> None:
 
 
 async def add_usage(session: AsyncSession, run_id: str, used: Mapping[str, Any] | None) -> None:
-    """Add ``used`` to an ended run and to its last attempt, whose usage budgets count."""
+    """Add ``used`` to an ended run and to its last attempt, whose usage budgets count.
+
+    Do nothing if ``used`` is None or the run does not exist.
+    """
     row = await session.get(RunRow, run_id)
     if row is None or used is None:
         return

@@ -6,9 +6,9 @@
     a waiting row                        the row itself sets no delay: no backoff, no later time
     ended because no process claimed it  no process has claimed a later due time: `unattended`
 
-The audit turns the first two cases into the third: for a job that is due each minute, the due time
-is too late after one minute. With a `DueTimeCache`, `find_all` costs next to nothing while no due
-time is late.
+The audit may turn the first two cases into the third: for a job that is due each minute, the due
+time is too late after one minute. With a `DueTimeCache`, `find_all` costs next to nothing while no
+due time is late.
 
 A run that waits for its turn and keeps claiming is late but not overdue: a limit that the operator
 set delays the run, and the operator need not act. `find_all` returns such a run too, with an

@@ -11,13 +11,18 @@ allow            starts next to that run
 ===============  =================================================================================
 
 A run is in progress while a process holds it, and between two attempts as long as the next claim
-can be expected. A run that has had an attempt is never skipped: it waits. When the other run ends,
-`slots.release_slot` puts the waiting run in the queue for slots. The waiting run also claims again
-by itself, but only as a fallback.
+can be expected. A run that has had an attempt is never skipped: it waits, but a later run with
+`cancel_running` may cancel it. When the other run ends, `slots.release_slot` puts the waiting run
+in the queue for slots. The waiting run also claims again by itself, but only as a fallback.
 
-If a job catches up on all due times, their runs wait as with `queue_all`, and the run of a new due
-time waits behind them. A backfill waits in the same way unless the policy is `allow`. A due time
-that overlaps with a backfill waits only until that backfill ends.
+With `cancel_running`, a run is skipped if a run that was due later is in progress or waits. With
+`skip`, a run that another job or a hook started waits as with `queue_all`, because no later due
+time would replace it.
+
+If a job catches up on all due times, their runs wait as with `queue_all`, whatever the policy.
+Unless the policy is `allow`, the run of a new due time waits behind them. A backfill waits in the
+same way unless the policy is `allow`. A due time that overlaps with a backfill then waits only
+until that backfill ends.
 
 A run is skipped only for another run whose holder is known to be alive. That holder has written to
 the ledger since the run was due, or it is the claiming process. Until this is known, the run waits

@@ -185,7 +185,7 @@ async def _apply_to_uncarried(
     """End a row that waits without a Prefect run, because an earlier Prefect run of it ended.
 
     Only states that a user set in Prefect count: a crash is not intended, and the row already waits
-    for another Prefect run.
+    for another Prefect run. Return the new status, or None if nothing changed.
     """
     if end.state == "CANCELLED":
         outcome = Outcome(Status.CANCELLED, _CANCELLED)

@@ -4,8 +4,9 @@
 
     a run              if it is older than the age limit, or beyond the newest N runs of its job;
                        all runs without a job count as the runs of one job
-    a step             only its texts, if it began before the limit for texts; the same applies to
-                       the text of a question to a person about a call or an answer
+    a step             only its texts, if it began before the limit for texts and its run has ended;
+                       the same applies to the text of a question to a person about a call or an
+                       answer
     a session          messages beyond the age limit, or beyond 2 x N per session, unless they are
                        still sent to the model; the whole session, if it belonged to a single run
                        that was deleted, or if it was not used within the age limit, except the
@@ -15,8 +16,8 @@
                        it); a pending row is kept, and so is its run
     a disabled job     is archived if it was neither edited nor run within the limit for disabled
                        jobs, and if no other job names it
-    an archived job    if it is older than the age limit, its deployment is deleted, and no row
-                       refers to it
+    an archived job    if it is older than the age limit, audited up to its removal, its deployment
+                       is deleted, and no run, session or outbox row refers to it
 
 Retention never deletes:
 
@@ -77,7 +78,10 @@ from daybook.runs import chains, claim_requests, outcomes, prefect_ends
 log = logging.getLogger(__name__)
 
 BATCH_SIZE = 500
-"""Maximum number of rows that one transaction deletes."""
+"""Maximum number of runs, messages, outbox rows or jobs that one transaction deletes.
+
+The rows that belong to them, such as a run's attempts and steps, do not count.
+"""
 JOBS_PER_BATCH = 50
 """Maximum number of disabled jobs that one transaction archives."""
 REQUEST_MIN_AGE = timedelta(days=7)
@@ -191,7 +195,8 @@ async def _deletable(
     ]
     row = await session.get(JobRow, job_id) if job_id else None
     if row is not None:
-        conditions.append(~claim_requests.HAS_DUE_KEY | (col(RunRow.due) <= row.audited_until))
+        last_due = func.coalesce(col(RunRow.due_to), col(RunRow.due))
+        conditions.append(~claim_requests.HAS_DUE_KEY | (last_due <= row.audited_until))
     has_pending = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
     return [
         of_job,
@@ -211,8 +216,8 @@ async def _deletable(
 async def remove_texts(ledger: Ledger, keep: RetentionLimits) -> int:
     """Remove the texts of one batch of steps or, if there are none left, of approval questions.
 
-    Start with the oldest; return the number of steps or questions. The texts of a run that has not
-    ended stay, because a further attempt may continue from its steps.
+    Start with the oldest; return the number of steps or questions, 0 without a limit for texts. The
+    texts of a run that has not ended stay, because a further attempt may continue from its steps.
     """
     if keep.texts is None:
         return 0
@@ -409,8 +414,8 @@ async def _max_deletable(
 async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
     """Delete archived jobs that no other row refers to, with their revisions; return their names.
 
-    Delete at most one batch of jobs that were archived before the age limit, were audited up to
-    their removal, and have no deployment.
+    Other rows are runs, sessions and rows of the outbox. Delete at most one batch of jobs that were
+    archived before the age limit, were audited up to their removal, and have no deployment.
     """
     of_job = [col(each.job_id) == col(JobRow.id) for each in (RunRow, SessionRow, OutboxRow)]
     empty = (
@@ -436,7 +441,7 @@ async def prune_archived_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str
 async def remove_disabled_jobs(ledger: Ledger, keep: RetentionLimits) -> list[str]:
     """Archive one batch of the jobs that `disabled_since` finds; return their names.
 
-    The keeper's observer deletes their deployments.
+    Without a limit for disabled jobs, archive none. The keeper's observer deletes the deployments.
     """
     if keep.disabled is None:
         return []

@@ -2,7 +2,7 @@
 
 Functions that query take a session of the caller's transaction. `find` decides which of several
 rows belongs to an occurrence: a live row with a flow run's id *is* that run's occurrence
-(`docs/promise.md`, "Occurrence key").
+(`docs/promise.md`, "Retry").
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ async def find(
 
 
 async def job_id_of_finished(session: AsyncSession, flow_run_id: str) -> str | None:
-    """Return the job id of an ended run that this flow run carried; None if there is none."""
+    """Return the job id of an ended run that this flow run carried; None if there is none.
+
+    Return None also for a run without a job.
+    """
     ended = select(RunRow.job_id).where(
         col(RunRow.flow_run_id) == flow_run_id, col(RunRow.status).in_(TERMINAL)
     )

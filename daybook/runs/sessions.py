@@ -181,7 +181,10 @@ async def append(
 
 
 def title_of(text: str) -> str:
-    """Return the first line of ``text`` that is not blank, shortened to a session's title."""
+    """Return the first line of ``text`` that is not blank, shortened to a session's title.
+
+    Return an empty title if all lines are blank.
+    """
     line = next(filter(None, map(str.strip, text.splitlines())), "")
     line = " ".join(line.split())
     return line if len(line) <= MAX_TITLE_LENGTH else f"{line[: MAX_TITLE_LENGTH - 2].rstrip()} …"
@@ -238,9 +241,10 @@ async def output_of(
 ) -> str | None:
     """Return the answer of the job ``name`` for ``row``, a run of ``stored``; None without the job.
 
-    If ``row`` follows a run of that job, return the answer of this run, or its error if it has no
-    answer. Otherwise, return the answer of the job's last run that succeeded before ``row`` began,
-    or an empty text if there is none.
+    If ``row`` follows a run of that job, return the answer of this run, or its error or reason if
+    it has no answer. If retention has deleted that run, return a text that says so. Otherwise,
+    return the answer of the job's last run that succeeded before ``row`` began, or an empty text if
+    there is none.
     """
     until = row.started_at
     job = await store.named(session, stored.row.owner if stored else USER, name)

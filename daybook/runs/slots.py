@@ -110,7 +110,10 @@ class SlotWait(NamedTuple):
 async def wait_for_slot(
     session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
 ) -> SlotWait | None:
-    """Return the wait of ``row`` for a slot or for room in its worker; None if it gets a slot."""
+    """Return the wait of ``row`` for a slot or for room in its worker; None if it gets a slot.
+
+    A direct call never waits.
+    """
     if row.job_id is None and row.trigger == "direct":
         return None
     if request.most is not None:
@@ -132,6 +135,8 @@ async def wait_for_agent(
     session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
 ) -> SlotWait | None:
     """Return the wait of ``row`` for its agent; None if the agent's limit is not reached.
+
+    A direct call, and a run whose kind asks no agent, never wait for an agent.
 
     The limit applies to held runs, by the agent that the run names, even if a fallback agent
     answers. Runs that wait for the agent and were due earlier count too, if they should claim in

@@ -11,10 +11,10 @@ has its outcome, `forget` removes the complete replies.
 A request reserves its estimate in the budgets of its run, in the transaction that records its
 start (`daybook.runs.budget`).
 
-Each write is one transaction and carries the run's fencing token. A process that lost its claim
-cannot record the start of a step, so it must not cause the step's effect. A start is committed
-before the step happens, so a step without a row did not happen. A step that is still `running` at
-the end of its attempt may have happened.
+`start` and `finish` are one transaction each and carry the run's fencing token. A process that lost
+its claim cannot record the start of a step, so it must not cause the step's effect. A start is
+committed before the step happens, so a step without a row did not happen. A step that is still
+`running` at the end of its attempt may have happened.
 """
 
 from __future__ import annotations
@@ -148,7 +148,8 @@ async def finish(
 async def append(session: AsyncSession, step: StepRow) -> None:
     """Add a step that was made after the outcome of its run; set its number and its attempt.
 
-    Adding the step needs no claim, and no attempt continues from it.
+    Adding the step needs no claim, and no attempt continues from it. Raise `NotFound` if the run
+    does not exist.
     """
     step.attempt = (await rows.get(session, step.run_id)).attempts
     last = select(func.max(_TABLE.c.number)).where(_TABLE.c.run_id == step.run_id)

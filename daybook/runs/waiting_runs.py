@@ -3,8 +3,9 @@
 A waiting row is the only record of work that must happen later (`docs/promise.md`, "The states").
 
 The deadline of a run counts from `queued_at`, so the deadline includes the wait. `queued_at` is the
-time at which the ledger first recorded the run, but not before its due time plus stagger. Once a
-backfill is claimed, `queued_at` is the time of that claim.
+time at which the ledger first recorded the run, but not before its due time plus stagger, and not
+before the end of a maintenance window for which the run waited. Once a backfill is claimed,
+`queued_at` is the time of that claim.
 """
 
 from __future__ import annotations

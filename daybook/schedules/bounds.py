@@ -166,7 +166,10 @@ def _read(
 
 
 def check(policy: BoundsTexts) -> None:
-    """Raise `InvalidInput` for invalid bounds."""
+    """Raise `InvalidInput` for invalid bounds, and for too many of them.
+
+    The limits are `MAX_EXCLUDED` excluded days or ranges, and `MAX_QUIET_HOURS` quiet windows.
+    """
     bounds = read_bounds(policy, "UTC")
     if len(bounds.excluded) > MAX_EXCLUDED:
         raise InvalidInput(

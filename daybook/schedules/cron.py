@@ -14,10 +14,12 @@ croniter inside Prefect, which queues the runs. If the two differ from each othe
 reading, Daybook refuses the expression with a hint on how to write it. It refuses:
 
 - a range of one value (croniter reads `5-5` as every minute)
-- `L` or `#` next to a restricted day of month (croniter joins them by AND)
+- `L5` or `#` next to a restricted day of month (croniter joins them by AND)
+- `L5` or `#` together with plain weekdays, and `L` together with a range or a step
+- a day of month and a weekday that together match every day, if one of them contains `*`
 - a wrapping range with a step
 - a weekday with a step and no end
-- `W`
+- `W`, `H` and `R`
 - a day that none of the given months has
 """
 
@@ -133,8 +135,8 @@ class CronFields:
 def canonical(text: str, field: str = "cron") -> str:
     """Return the expression with single spaces (an `@` name in lower case), if it is valid.
 
-    Raise `InvalidInput` naming ``field`` for seven fields, `H`, `R`, an expression that never
-    fires, and everything else that the module's docstring excludes.
+    Raise `InvalidInput` naming ``field`` for seven fields, more than `MAX_TEXT_LENGTH` characters,
+    an expression that never fires, and everything else that the module's docstring excludes.
     """
     if len(text) > MAX_TEXT_LENGTH:
         raise InvalidInput(field, "is too long", f"use at most {MAX_TEXT_LENGTH} characters")

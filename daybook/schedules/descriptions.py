@@ -38,7 +38,10 @@ class _NoDescription(Exception):
 
 
 def cron_in_words(expr: str) -> str:
-    """Describe when a cron expression is due; without a description, quote the expression."""
+    """Describe when a cron expression is due; without a description, quote the expression.
+
+    Raise `InvalidInput` for an invalid expression.
+    """
     try:
         return _cron(cron.read_fields(expr))
     except _NoDescription:
@@ -48,7 +51,8 @@ def cron_in_words(expr: str) -> str:
 def duration_in_words(length: timedelta, one: str = "1 ") -> str:
     """Return a length of time in words, floored to the second: "43 minutes", "1 hour 5 minutes".
 
-    ``one`` precedes a single unit that stands alone: "1 hour", or "hour" if ``one`` is empty.
+    ``one`` precedes a single unit that stands alone: "1 hour", or "hour" if ``one`` is empty. A
+    negative length counts as zero.
     """
     left = max(length // timedelta(seconds=1), 0)
     parts: list[str] = []
@@ -83,7 +87,10 @@ def _cron(fields: CronFields) -> str:
 
 
 def _every(fields: CronFields) -> str | None:
-    """Return the interval, such as "every 2 hours from 00:05"; None for fixed times of the day."""
+    """Return the interval, such as "every 2 hours from 00:05"; None for fixed times of the day.
+
+    Raise `_NoDescription`.
+    """
     second, minute, hour = fields.second, fields.minute, fields.hour
     if second.step is not None:
         if minute.step != 1 or hour.step != 1:
@@ -144,6 +151,7 @@ def _days(fields: CronFields) -> str:
     """Return the days and months as text, or "" for every day.
 
     For example "on weekdays", "on the 1st of January", "on the 13th of the month or on Fridays".
+    Raise `_NoDescription`.
     """
     months = "" if fields.month.step == 1 else _months(fields.month)
     of = f" of {months}" if months else " of the month"

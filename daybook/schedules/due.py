@@ -11,10 +11,11 @@ Fixed times
     after the gap. If several times are due at this instant (times in the gap, and the time at its
     end), the schedule is due once.
 
-Real time The minute or the hour field has an item `*` or `*/n`. Each instant at which the clocks
-show a matching time is due: in both passes of a repeated hour, and never in a skipped hour. So
-`*/30 * * * *` fires every 30 minutes through both changes. `*/15 2 * * *` is not due on the day on
-which the clocks skip from 02:00 to 03:00.
+Real time
+    The minute or the hour field has an item `*` or `*/n`. Each instant at which the clocks show a
+    matching time is due: in both passes of a repeated hour, and never in a skipped hour. So
+    `*/30 * * * *` fires every 30 minutes through both changes. `*/15 2 * * *` is not due on the day
+    on which the clocks skip from 02:00 to 03:00.
 
 Only the minute and the hour field decide, even if the expression has six fields. `* 30 2 * * *` is
 fixed: if the clocks skip its sixty seconds, it is due once, after the gap. `0 */5 * * * *` and

@@ -21,6 +21,7 @@ first Monday after today. Daybook refuses phrases that a reader could understand
 - `on the 1st at 9` (once or every month?)
 - `2nd Tuesday at 9` (of the month, or every other Tuesday?)
 - midnight of a named day (at its start or at its end?)
+- `hourly` and `every hour` (on the hour, or from now?)
 """
 
 from __future__ import annotations
@@ -256,7 +257,10 @@ def _without_time(words: list[str], now: datetime) -> _Refused:
 
 
 def _one_day(words: list[str], now: datetime) -> datetime | None:
-    """Return the day that words such as `next monday` name; None for other words."""
+    """Return the day that words such as `next monday` name; None for other words.
+
+    Raise `_Refused` for a weekday alone, and for a date that does not exist.
+    """
     match words:
         case ["today"]:
             return now
@@ -295,7 +299,10 @@ def _range_of_days(words: list[str]) -> str:
 
 
 def _repeated_days(words: list[str]) -> tuple[str, str]:
-    """Return the fields `day of month` and `weekday` of a cron expression."""
+    """Return the fields `day of month` and `weekday` of a cron expression.
+
+    Raise `_Refused` for words that name no repeated days.
+    """
     if month_days := _month_days(words):
         return month_days, "*"
     if weekdays := _weekdays_of_month(words):
@@ -324,7 +331,10 @@ def _repeated_days(words: list[str]) -> tuple[str, str]:
 
 
 def _month_days(words: list[str]) -> str:
-    """Return `1,15,L` for `every month on the 1st, 15th and last day`; empty for other words."""
+    """Return `1,15,L` for `every month on the 1st, 15th and last day`; empty for other words.
+
+    Raise `_Refused` for an ambiguous phrase and an invalid day.
+    """
     rest = list(words)
     for optional in (["every", "month"], ["monthly"], ["every"], ["on"]):
         if rest[: len(optional)] == optional:
@@ -353,7 +363,10 @@ def _month_days(words: list[str]) -> str:
 
 
 def _weekdays_of_month(words: list[str]) -> str:
-    """Return `2#2` for `2nd Tuesday of the month`, `L5` for the last Friday; else an empty text."""
+    """Return `2#2` for `2nd Tuesday of the month`, `L5` for the last Friday; else an empty text.
+
+    Raise `_Refused` for an ambiguous phrase.
+    """
     rest = [word for word in _listed(words) if word != "on"]
     is_repeated = rest[:1] in (["every"], ["each"], ["monthly"])
     rest = [word for word in (rest[1:] if is_repeated else rest) if word != "the"]
@@ -423,7 +436,7 @@ def _only_time(times: list[str]) -> tuple[int, int]:
 
 
 def _clock(time: str) -> tuple[int, int]:
-    """Return the hour and the minute of a time of day."""
+    """Return the hour and the minute of a time of day; raise `_Refused` for an invalid time."""
     if time in ("noon", "midnight"):
         return (12 if time == "noon" else 0), 0
     match = _CLOCK.fullmatch(time)

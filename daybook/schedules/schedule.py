@@ -381,7 +381,8 @@ def in_zone(schedule: Schedule, timezone: str) -> Schedule:
     """Return the same schedule in another zone.
 
     A cron expression is interpreted in the new zone. Other schedules keep their instants, and only
-    their display changes. Raise `InvalidInput` for an unknown zone.
+    their display changes. The bounds of the job, which the schedule does not contain, apply in the
+    new zone. Raise `InvalidInput` for an unknown zone.
     """
     zone(timezone)
     return schedule.model_copy(update={"timezone": timezone})

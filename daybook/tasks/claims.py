@@ -65,7 +65,8 @@ async def claim(
     claim, with a new token and lease.
 
     Raise `NothingClaimable` with the reason, `NotFound` for an unknown session, and `InvalidInput`
-    for an invalid lease, priority or key.
+    for an invalid lease, priority or key. A claim that gets no run may record a sign of life of the
+    session, and expire the lease of a run that the session held.
     """
     seconds = int(model.lease_duration(lease).total_seconds())
     lowest = model.priority_index(priority_min, "priority_min")
@@ -222,6 +223,9 @@ async def is_run_available(
     session: AsyncSession, row: TaskSessionRow, now: datetime, priority_min: str = model.LOWEST
 ) -> bool:
     """Return whether a claim of the session would get a run now. Change nothing.
+
+    Only runs with at least the priority ``priority_min`` count. Raise `InvalidInput` if it is
+    unknown.
 
     If the session holds a run whose lease has expired, a claim first expires this lease. Then the
     claim can get the same run again, unless the run needs attention.

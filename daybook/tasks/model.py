@@ -100,7 +100,10 @@ def check_word(value: str, field: str) -> str:
 
 
 def check_key(value: str) -> str:
-    """Return an idempotency key. Raise `InvalidInput` if it is blank or too long."""
+    """Return an idempotency key. Raise `InvalidInput` if it is blank or too long.
+
+    Raise it also if the key is not one line of printable characters.
+    """
     key = validate_line(value, "idempotency_key", MAX_WORD_LENGTH)
     if not key:
         raise InvalidInput("idempotency_key", "is blank", "use a unique text, or leave it out")

@@ -2,8 +2,9 @@
 
 Every process reads the leader's totals from this fact. Each cycle writes the totals in its
 transaction; a cycle without work leaves them unchanged. If the fact cannot be read, for example
-because another version wrote it, the totals start again at zero. Of the stored values, only the
-time of the last rebuild affects a decision.
+because another version wrote it, the totals start again at zero. Two of the stored values affect
+later cycles: a wake up to the last rebuild prevents no other wake, and each cycle counts the
+results of the wakes in `under_way`.
 """
 
 from __future__ import annotations

@@ -40,7 +40,10 @@ from daybook.tasks.states import Status
 WAKE_TIMEOUT = timedelta(seconds=60)
 """Time after which a wake is withdrawn, unless a process is sending it."""
 _MAX_TIME_UNDER_WAY = 5 * WAKE_TIMEOUT
-"""Time after which a wake no longer prevents another wake, even if it is still being sent."""
+"""Time after which a wake no longer prevents another wake, even if it is still being sent.
+
+The time counts in addition to `wake_cooldown`.
+"""
 
 WOKEN = "woken"
 WAKE_EVENT = "task.wake"

@@ -12,10 +12,11 @@ Importing this package imports neither Prefect nor a database.
 To add a tool, write its definition in `tools`, the function that it calls in `calls`, and the text
 of its answer in `text`. Tools for task sessions are in `task_tools`, `task_calls`, `task_text`. The
 flags of a definition (`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP
-annotations, and each `Argument` has the limits of its value. All clients then have the tool.
-Describe it in docs/guides/mcp.md, add its name to tests/unit/toolbox/test_definitions.py, and
-update tests/snapshots/mcp-tools.json, which records the tools as MCP clients see them. Add a tool
-that only reads also to tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py.
+annotations, and each `Argument` has the limits of its value. All clients then have a tool of
+`TOOLS`, and the operator's clients have a tool of `OPERATOR_TOOLS`. Describe it in
+docs/guides/mcp.md, add its name to tests/unit/toolbox/test_definitions.py, and update
+tests/snapshots/mcp-tools.json, which records the tools as MCP clients see them. Add a tool that
+only reads also to tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py.
 """
 
 from daybook.toolbox.invocation import NotDone, ToolAnswer

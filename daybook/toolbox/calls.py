@@ -1,4 +1,4 @@
-"""Functions of the tools for jobs and sessions.
+"""Functions of the tools for jobs, sessions, approvals and spending.
 
 Each function takes the parsed arguments, calls operations of `daybook.api` for
 `owners.current_actor()`, and returns the answer as text.
@@ -31,7 +31,10 @@ WAIT_TIMEOUT_SECONDS = 15.0
 """Maximum time to wait for the end of a run. A client may cancel a call after 30 seconds."""
 
 CLEAR_VALUE = "none"
-"""The value that clears a field in `cron_update`. An empty string does not change the field."""
+"""The value that clears a field of `_CLEARABLE` in `cron_update`.
+
+An empty string does not change the field.
+"""
 
 OPTIONS = {
     name: str(markers.of(FIELDS[name]).for_agents) for name in markers.marked(FIELDS, "for_agents")

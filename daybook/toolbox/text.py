@@ -1,4 +1,4 @@
-"""Answers of the tools for jobs and sessions.
+"""Answers of the tools for jobs, sessions, approvals and spending.
 
 Each function turns a result of `daybook.api` into a short text, with ids, due times in the job's
 zone, and recipients.
@@ -26,7 +26,7 @@ MAX_DUE_TIMES = 3
 """Maximum number of due times in the text of a job."""
 
 MAX_JOBS = 50
-"""Maximum number of jobs in a list."""
+"""Maximum number of jobs, or of groups of spending, in a list."""
 
 MAX_OUTPUT_CHARACTERS = 4_000
 """Maximum length of the output of one run, or of the newest of several runs, in characters."""
@@ -106,7 +106,7 @@ def jobs(found: Sequence[ListedJob], status: str) -> str:
 
 
 def approvals(found: Sequence[WaitingApproval]) -> str:
-    """Describe the calls that wait for a person, two lines for each."""
+    """Describe the calls and answers that wait for a person, two lines for each."""
     if not found:
         return "No call waits for an approval."
     lines = []
@@ -254,7 +254,10 @@ def hint(tool: str, text: str) -> str:
 
 
 def spending(found: SpendingReport) -> str:
-    """Describe spending: a line for the sum, a line for each group, and a line for each budget."""
+    """Describe spending: a line for the sum, a line for each group, and a line for each budget.
+
+    Describe at most `MAX_JOBS` groups.
+    """
     lines = [f"Since {due(found.since)}: {_spent(found.total)}"]
     lines += [f"- {each.name or 'unknown'}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
     if len(found.groups) > MAX_JOBS:

@@ -1,4 +1,4 @@
-"""The definitions of the tools for jobs and sessions. `task_tools` has the tools for tasks.
+"""The definitions of all tools except those for tasks, which `task_tools` has.
 
 Every session of an agent contains the definitions, so each word costs tokens. The job tools have
 less than 12 KB together, and the task tools less than 5 KB.

@@ -16,9 +16,12 @@
   sent and answered. Only with this knowledge can Daybook decide whether to repeat the call (promise
   4: a call that was sent and not answered is `unknown` unless the job is idempotent).
 - `pool` leaves a connection open while an agent answers, for all calls of the agent.
+- `answers` converts an answer to the text and the JSON value that a run stores.
+- `worker_tools` records the Python tools that each running worker can call.
 
-Daybook trusts nothing that a server sends: neither its names and schemas nor the length of its
-messages.
+Daybook trusts neither the names and schemas that a server sends nor the length of its messages. For
+the calls of an agent, it trusts two hints of a tool: that the tool changes nothing, and that a
+second equal call has no further effect (`connection.ToolDescription`).
 
 Authors of Python tools import `daybook.errors.Temporary` and `occurrence`.
 """

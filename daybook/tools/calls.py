@@ -5,6 +5,7 @@ an answer                                                 succeeded
 an answer that is an error; an exception                  failed
 `Temporary`, raised by a Python tool                      failed, to be retried
 429, 503; the server cannot be reached or started         failed, to be retried
+any other error status of the server after the call       failed
 the connection ended, or a timeout, after the call was    unknown; if the job is idempotent:
 sent to a server                                          failed or timed out, to be retried
 a timeout of a Python tool, which has ended               timed out; if the job is idempotent:
@@ -13,9 +14,9 @@ a name, an address, a param or a secret that is refused   raises `InvalidInput`;
 ========================================================  ======================================
 
 The table follows promise 4: a call that may have had its effect is not repeated, unless the job is
-idempotent. Every call to a server contains the occurrence in its ``_meta``, and over HTTP also in
-the header ``Idempotency-Key``. The occurrence is the same in every attempt. A Python tool gets it
-from `daybook.tools.occurrence`.
+idempotent. Every call of this module to a server contains the occurrence in its ``_meta``, and over
+HTTP also in the header ``Idempotency-Key``; an agent's calls (`pool`) have only the ``_meta``. The
+occurrence is the same in every attempt. A Python tool gets it from `daybook.tools.occurrence`.
 """
 
 from __future__ import annotations

@@ -38,7 +38,10 @@ GROUP = registry.TOOLS
 
 
 def names() -> list[str]:
-    """Return the names of all installed and registered tools, sorted."""
+    """Return the names of all installed and registered tools, sorted.
+
+    Raise `InvalidInput` for an invalid setting.
+    """
     registry.load_plugins()
     return registry.names(GROUP)
 
@@ -67,9 +70,9 @@ async def call(
     """Call the tool once, and return the result.
 
     If the tool raises an exception, the result is failed. After ``timeout`` seconds an `async def`
-    is cancelled; any other function continues until it ends. ``hide`` replaces secrets in the
-    answer before it is shortened. The messages of the outcome may still contain secrets from the
-    params. Raise `InvalidInput` if the tool cannot be used.
+    is cancelled; any other function continues until it ends. In both cases, the result is timed
+    out. ``hide`` replaces secrets in the answer before it is shortened. The messages of the outcome
+    may still contain secrets from the params. Raise `InvalidInput` if the tool cannot be used.
     """
     function = _load(name)
     work = _Work(_arguments(function), params, occurrence)
@@ -112,7 +115,10 @@ class _Work:
         self._occurrence = occurrence
 
     def run_sync(self) -> Any:
-        """Run the function. Call this method in a thread."""
+        """Run the function. Call this method in a thread.
+
+        Raise the function's errors, and `RuntimeError` in place of `SystemExit`.
+        """
         OCCURRENCE.set(self._occurrence)  # the function reads the key in the context of this thread
         try:
             return self._function.validate_python(ArgsKwargs((), self._params))
@@ -184,7 +190,10 @@ def _load(name: str) -> Callable[..., Any]:
 
 
 def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:
-    """Return an adapter that validates arguments by the annotations and calls ``function``."""
+    """Return an adapter that validates arguments by the annotations and calls ``function``.
+
+    Raise `TypeError` if pydantic cannot use the annotations.
+    """
     try:
         return TypeAdapter[Any](function)  # type: ignore[arg-type]  # a function is a type here
     except PydanticUserError as error:

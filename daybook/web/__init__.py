@@ -1,4 +1,4 @@
-"""The HTTP server of this machine: Daybook's pages, `/health` for monitors, and `/metrics`.
+"""The HTTP server of this machine: Daybook's pages, hooks, `/health` and `/metrics`.
 
 ::
 
@@ -8,14 +8,17 @@
                                                     ▼
                                                   Guard ──► app ──► operations.health
                                                                 ├──► metrics
+                                                                ├──► hooks ──► api.hooks
                                                                 └──► login ──► pages ──► api
 
 The server is a process of its own, so it answers even if the worker, the keeper or Prefect does
-not. It imports Prefect only when a page needs it, and listens only on this machine unless it gets
-another address. When the server opens the ledger, it creates or migrates it. Otherwise the server
-reads the ledger. But while no keeper leads, it writes a marker, to check that the ledger can be
-written. Every client that can reach `/health` can read the names of jobs that are late or failing.
+not. It imports Prefect only when a page or an action needs it, and listens only on this machine
+unless it gets another address. When the server opens the ledger, it creates or migrates it.
 
-The pages need a login (`daybook.web.login`). A server that other machines can reach has no pages.
+Hooks, and actions on pages, write to the ledger. `/health` and `/metrics` only read it, but while
+no keeper leads, the server writes a marker, to check that the ledger can be written. Every client
+that can reach `/health` can read the names of jobs that are late or failing.
+
+The pages need a login (`daybook.web.login`). A server that listens for other machines has no pages.
 `daybook.web.pages` has one module for each noun.
 """

@@ -21,8 +21,9 @@ from daybook.web.pages.site import Site
 def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool = False) -> None:
     """Serve on ``listener``, which is bound to ``host``. Also accept the host names ``names``.
 
-    Print a one-time link to the pages, if there are pages. If ``is_child`` is true, `daybook up`
-    prints the link instead.
+    Accept the host name of the public URL too, and this machine's name if ``host`` is not local.
+    Print the address of `/health`, and a one-time link to the pages, if there are pages. If
+    ``is_child`` is true, `daybook up` prints the link instead.
     """
     proc.deny_inspection()
     output.survive_full_disk()

@@ -33,7 +33,7 @@ def application(
 
     The application starts ``watch`` when the server starts. When the server stops, it closes
     ``receiver`` and ``watch``, and calls ``on_close``. ``pages`` answers every path that is not an
-    endpoint.
+    endpoint; without ``pages``, the answer is 404.
     """
 
     async def health(request: Request) -> Response:
@@ -84,7 +84,7 @@ class Server(connections.Server):
     on_stop: Callable[[], None] | None = None
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Call ``on_stop``, and wait until the open requests have ended."""
+        """Call ``on_stop``, and wait until the open requests have ended, for at most 1 s."""
         if self.on_stop is not None:
             self.on_stop()
         await super().shutdown(sockets)

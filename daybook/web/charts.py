@@ -1,7 +1,8 @@
 """Marks and charts as HTML and SVG, made on the server.
 
-Every status has a colour and a shape, so a reader does not need the colour. The symbols are in
-`templates/symbols.svg`. The colours are in `static/daybook.css` (classes `s-<status>`).
+Every status has a colour and a shape, so a reader does not need the colour. `claimed` has those of
+`running`. The symbols are in `templates/symbols.svg`. The colours are in `static/daybook.css`
+(classes `s-<status>` and `f-<status>`).
 """
 
 from __future__ import annotations
@@ -59,7 +60,10 @@ def place(instant: datetime, start: datetime, end: datetime) -> int:
 
 
 def marks(row: Row, within: Timeline, text: TimeText) -> Markup:
-    """Return the marks of one job on the timeline: links to runs, and future due times."""
+    """Return the marks of one job on the timeline: links to runs, and future due times.
+
+    If the job has more due times than ``row.upcoming``, one band stands for all future due times.
+    """
     start, end = within.start, within.end
     groups = _groups(row.marks)
     parts = [_mark(each, place(each[0].due, start, end), row, text) for each in groups]
@@ -132,7 +136,10 @@ def describe(mark: Mark, text: TimeText) -> list[str]:
 
 
 def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
-    """Return the labels along the timeline, one for each ``hours`` hours."""
+    """Return the labels along the timeline, one for each ``hours`` hours.
+
+    Omit labels near the ends of the timeline and near its middle, which is now.
+    """
     first = within.start.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     parts = list[str]()
     at = first
@@ -181,7 +188,8 @@ def bars(
 ) -> Markup:
     """Return a bar chart of named values, ``width`` pixels wide if there is space.
 
-    ``shown`` is a function that returns the text of a value.
+    ``shown`` is a function that returns the text of a value. If no value is above 0, return an
+    empty text.
     """
     height, base = 112, 92
     top = max((value for _, value in values), default=0.0)
@@ -212,6 +220,7 @@ def durations(points: Sequence[tuple[datetime, float, str]], label: str, text: T
     """Return a chart with a dot for each run.
 
     ``points`` has the due time, the duration in seconds and the status of each run, oldest first.
+    Without points, return an empty text.
     """
     width, height, base = 380, 112, 92
     if not points:

@@ -44,7 +44,8 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
 def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") -> str:
     """Return an instant as text in ``tz``. ``form`` is `full`, `second`, `clock` or `day`.
 
-    The text has no year if the instant is in the same year as ``now``.
+    With `full` and `second`, the text has the year if it is not the year of ``now``. With `clock`
+    and `day`, it never has the year.
     """
     local = instant.astimezone(tz)
     if form == "clock":
@@ -81,7 +82,10 @@ def distance(instant: datetime | None, now: datetime) -> str:
 
 
 def short(length: timedelta) -> str:
-    """Return a length in its largest unit: `45 s`, `3 min`, `2 h`, `4 d`."""
+    """Return a length in its largest unit: `45 s`, `3 min`, `2 h`, `4 d`.
+
+    A length below two days has no days: `47 h`.
+    """
     seconds = int(length.total_seconds())
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
         if seconds >= size * (2 if unit == "d" else 1):
@@ -105,7 +109,10 @@ def duration(seconds: float | None) -> str:
 
 
 def money(dollars: float | None) -> str:
-    """Return US dollars as text: `$0`, `$0.0042`, `$1.23`, `$1,234`. Return a dash for None."""
+    """Return US dollars as text: `$0`, `$0.0042`, `$1.23`, `$1,234`. Return a dash for None.
+
+    Return `< $0.0001` for a smaller amount than $0.0001 that is not 0.
+    """
     if dollars is None:
         return NONE
     if dollars == 0:
@@ -132,14 +139,15 @@ def code(text: str) -> Markup:
 
 
 def status_word(status: str | None) -> str:
-    """Return a status in words, such as `timed out`. Return a dash for None."""
+    """Return a status in words, such as `timed out`. Return a dash for None and ""."""
     return STATUS_WORDS.get(status or "", (status or NONE).replace("_", " "))
 
 
 def change(old: Any, new: Any) -> Markup:
     """Return the removed and the added lines of a field as HTML.
 
-    A value that is not a text is compared as indented JSON.
+    A value that is not a text is compared as indented JSON. None, and an empty value, have no
+    lines. Of each value, only the first `MAX_COMPARED_LINES` lines are compared.
     """
     before, after = _compared_lines(old), _compared_lines(new)
     parts = list[str]()

@@ -238,8 +238,9 @@ class HookReceiver:
 async def _read_body(request: Request) -> bytes:
     """Return the body. Raise an `_Answer` if it is too large, or if it does not arrive in time.
 
-    Read a body that is too large up to a limit, but do not keep it. Otherwise the sender would get
-    a broken connection and no answer.
+    Read a body that is too large up to `MAX_RECEIVED_BYTES`, but do not keep it. Otherwise the
+    sender would get a broken connection and no answer. If `Content-Length` exceeds this limit or is
+    not a number, read nothing.
     """
     too_large = _refusal(413, "too_large", f"the body has more than {MAX_BODY_BYTES:,} bytes")
     length = request.headers.get("content-length", "0")

@@ -186,7 +186,11 @@ async def _disconnected(receive: Receive) -> None:
 
 
 class SharedPages:
-    """Pages of the current version. Each is rendered once for all viewers."""
+    """Pages of the current version. Each is rendered once for all viewers with the same rights.
+
+    If there are `MAX_SHARED_PAGES`, the next request removes all of them. A page whose status is
+    not 200 is not stored.
+    """
 
     def __init__(self) -> None:
         self._version = ""

@@ -2,12 +2,15 @@
 
 ::
 
+    a login                               ─► `BrowserLogin`
     static files                          ─► the file: it is the same in every installation
-    a page, with a session                ─► the page
+    a page, with a session                ─► the page; 401 if the token of its link was removed,
+                                             503 if the ledger cannot be read
     a page, from a link of another site   ─► a page that forwards there, so the cookie is sent
     a page, without a session             ─► instructions to log in (401)
     a write, from a page of this server,
-      with a session and its CSRF token   ─► the write; 403 for the session of a shared link
+      with a session and its CSRF token   ─► the write; 403 for the session of a shared link,
+                                             413 if it is larger than `MAX_FORM_BYTES`
     everything else                       ─► 403
 
 A request belongs to the public URL (`DAYBOOK_PUBLIC_URL`) if its `Host` is the host of that URL. If
@@ -16,7 +19,7 @@ that a proxy forwarded to another host name, because the cookie of that name is 
 
 For each page, the server reads the token of a shared link from the ledger, so the removal of a
 token takes effect at once. `daybook.web.live` ends the streams of sessions whose token was removed,
-and of sessions that have logged out.
+and of sessions that have logged out or expired.
 """
 
 from __future__ import annotations
@@ -107,16 +110,25 @@ class Viewers(Protocol):
     """The tokens of shared links."""
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of a token; "" if the token does not exist. Raise `DaybookError`."""
+        """Return the id of a token; "" if it does not exist.
+
+        Raise `DaybookError` if the ledger cannot be read.
+        """
         ...
 
     async def is_viewer(self, token_id: str) -> bool:
-        """Return whether the token still exists. Raise `DaybookError`."""
+        """Return whether the token still exists.
+
+        Raise `DaybookError` if the ledger cannot be read.
+        """
         ...
 
 
 def protect(application: Application, port: int, viewers: Viewers | None = None) -> PageLogin:
-    """Return ``application``, wrapped in the login of this home's server on ``port``."""
+    """Return ``application``, wrapped in the login of this home's server on ``port``.
+
+    Without ``viewers``, shared links are not valid.
+    """
     home = homes.current_home().make()
     server = PageLogin(application, home.ensure_credential(), home.browser_key(), port)
     server.public_url, server.viewers = settings.load().public_url, viewers
@@ -230,7 +242,10 @@ class PageLogin(BrowserLogin):
         await self.application(scope, receive, send)
 
     async def _log_out(self, session: Session, headers: Mapping[bytes, str], send: Send) -> None:
-        """End the session in this browser. Refuse its cookie until this server ends."""
+        """End the session in this browser. Refuse its cookie until this server ends.
+
+        After `MAX_LOGGED_OUT` later logouts, the server no longer refuses the cookie.
+        """
         self._logged_out[session.content] = None
         if len(self._logged_out) > MAX_LOGGED_OUT:
             del self._logged_out[next(iter(self._logged_out))]
@@ -252,7 +267,7 @@ def admitted(request: Request) -> Admitted:
 
 
 def csrf_token(request: Request) -> str:
-    """Return the token that each form on a page of this session has to send back."""
+    """Return the token that a form of this session has to send back to change something."""
     return admitted(request).session.csrf
 
 

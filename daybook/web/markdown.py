@@ -1,7 +1,8 @@
 """Rendering of a model's Markdown as HTML that runs no program and loads nothing.
 
 The renderer shows HTML in the text as text, and images as links. It shows links with a scheme that
-could run a program (`javascript:`, `data:`) as text.
+could run a program (`javascript:`, `vbscript:`, `file:`, `data:`) as text, except `data:` links to
+images.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ MAX_RENDERED_CHARACTERS = 40_000
 
 
 def render(text: str | None) -> Markup:
-    """Return the HTML of a Markdown text. If the text is too long, show it without rendering."""
+    """Return the HTML of a Markdown text. If the text is too long, show it without rendering.
+
+    For None, return an empty text.
+    """
     text = text or ""
     if len(text) > MAX_RENDERED_CHARACTERS:
         return Markup('<pre tabindex="0" class="text">{}</pre>').format(text)

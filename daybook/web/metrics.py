@@ -2,8 +2,9 @@
 
 `docs/operations/monitoring.md` has alert rules that use them.
 
-To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`. The
-place of a new fact depends on its subject:
+To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`
+(`_hook_requests` reads only the counts of the hook receiver). The place of a new fact depends on
+its subject:
 
 - jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`operations.health`), with its
   query in `runs.counts`
@@ -12,7 +13,8 @@ place of a new fact depends on its subject:
   --json` shows this field, too
 
 `make docs` reads the metric from the snapshot of the tests. If the value of a metric is unknown,
-the page has its name and help text, but no sample.
+the page has its name and help text, but no sample. If the ledger does not answer, the page has only
+the metrics that `page` names.
 
 A gauge shows the current state. The counters (`daybook_ended_runs_total`,
 `daybook_runs_with_warnings_total`, `daybook_tokens_total`, `daybook_cost_usd_total` and

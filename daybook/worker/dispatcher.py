@@ -116,8 +116,9 @@ class Dispatcher:
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end the run in Prefect.
 
-        While one of ``folders`` is on a full disk, reschedule the run. Active runs need the rest of
-        the space for their records, and a new run could not record anything.
+        If the ledger or Prefect cannot be used, reschedule the run. Also reschedule it while one of
+        ``folders`` is on a full disk. Active runs need the rest of the space for their records, and
+        a new run could not record anything.
 
         Return False for an external run, which belongs to no job (see `start`). Ignore a run of
         another ledger.

@@ -1,10 +1,10 @@
 """Handling of the exit of a run's process: the outcome is recorded in the ledger, then in Prefect.
 
-A process that recorded its outcome itself has done both. If the process could only spool the
-outcome, this module records it first. If Prefect ended the run before the flow started, this module
-records that end. Otherwise the run's state and the cause of the stop decide. A run that loses its
-lease waits again if the effect has not started, and otherwise is `unknown` (promise 3). Promise 8
-has the rules for timeouts, and promise 13 has the states in Prefect::
+A process that recorded its outcome itself has usually done both. If the process could only spool
+the outcome, this module records it first. If Prefect ended the run before the flow started, this
+module records that end. Otherwise the run's state and the cause of the stop decide. A run that
+loses its lease waits again if the effect has not started, and otherwise is `unknown` (promise 3).
+Promise 8 has the rules for timeouts, and promise 13 has the states in Prefect::
 
     terminal                        set that state in Prefect if the process did not
     waiting          ─ CANCEL       cancelled

@@ -5,11 +5,11 @@
     python -m daybook.worker.parent DESCRIPTOR JSON SECRETS FOLDER
 
 This process has one thread, and uses neither asyncio nor logging, because a fork copies only the
-forking thread. The worker sends messages over the socket ``DESCRIPTOR``
-(`daybook.worker.messages`); ``JSON`` has the fields of `ParentConfig`. The parent reads the
-possibly secret variables of its environment from the descriptor ``SECRETS``, because other
-processes of this user can read a process's initial environment. ``FOLDER`` is not used; it
-identifies the process in process listings.
+forking thread. If an import starts a thread, each further child is a fresh interpreter. The worker
+sends messages over the socket ``DESCRIPTOR`` (`daybook.worker.messages`); ``JSON`` has the fields
+of `ParentConfig`. The parent reads the possibly secret variables of its environment from the
+descriptor ``SECRETS``, because other processes of this user can read a process's initial
+environment. ``FOLDER`` is not used; it identifies the process in process listings.
 
 Life of a child::
 

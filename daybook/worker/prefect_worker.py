@@ -61,8 +61,8 @@ class Configuration(BaseJobConfiguration):
 class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
     """Worker for Daybook's jobs. Each run gets its own process (`worker.launcher`).
 
-    The worker itself runs no flow. It imports no user code except plugins, because its keeper calls
-    their listeners.
+    The worker itself runs no flow. It imports no user code except plugins and installed listeners,
+    because its keeper calls the listeners.
     """
 
     type = "daybook"

@@ -6,8 +6,10 @@
     every `Timing.poll` ──┼─► fetch: scheduled within `FETCH_AHEAD_INTERVAL` ─► upcoming
     a slot became free  ──┘                                    at its time: dispatch ◄┘
 
-Events only shorten the wait: the queue also polls, because Prefect emits no event when its
-scheduler inserts runs, and because the event stream can break.
+Only `RunQueue.hand_out_now` dispatches a run before its time in Prefect: a waiting run for which a
+slot is free. Events only shorten the wait: the queue also polls, because Prefect emits no event
+when its scheduler inserts runs, and because the event stream can break. It polls less often while
+nothing is due soon, or while polling fails.
 
 After a stop of hours, Prefect has many late runs, which only have to be recorded as missed. All
 other runs claim before the late runs (`claim_order`). The queue fetches the other runs even if more

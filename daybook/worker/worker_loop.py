@@ -73,6 +73,7 @@ DRAIN_PAUSE_SECONDS = 600.0
 class WorkerConfig:
     """Configuration of a worker.
 
+    - ``pool_id``: the pool's id, to receive its events; None to only poll.
     - ``queues``: the pool's queues to poll; empty for all queues.
     - ``limit``: maximum number of runs in this worker; None for no limit.
     - ``most``: maximum number of active runs in the ledger.

@@ -14,7 +14,7 @@
 - Apprise and Prefect's blocks only log a failure. This package raises `NotDelivered` if a message
   did not arrive.
 - A channel never splits a message. If it truncates a message, it adds a mark.
-- No error and no log contains a secret of a block.
+- No error and no log contains a secret of a block, unless it has fewer than 4 characters.
 
 A service that apprise supports needs no code: the operator adds a channel with the service's URL. A
 new built-in channel needs a class in `builtin`, and its name in `outbox.BUILTIN_CHANNELS`,

@@ -116,7 +116,10 @@ def build(name: str, data: Mapping[str, Any]) -> AppriseChannel:
 
 
 async def read(client: PrefectClient, name: str) -> AppriseChannel:
-    """Return the channel ``name``. Raise `UnknownName`, or `InvalidInput` for invalid settings."""
+    """Return the channel ``name``. Raise `UnknownName`, or `InvalidInput` for invalid settings.
+
+    Raise `NotDelivered` if apprise does not load in time.
+    """
     document = await STORE.read(client, name, include_secrets=True)
     # Use a thread, because importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda _: build(name, document.data))
@@ -137,7 +140,8 @@ async def add(
     """Save a channel, and return it.
 
     Raise `InvalidInput` for an invalid name, for a name that is in use (without ``replace``), and
-    for an invalid URL. Raise `LedgerUnreachable`, because the ledger stores a copy.
+    for an invalid URL. Raise `LedgerUnreachable`, because the ledger stores a copy. Raise
+    `NotDelivered` if apprise does not load in time.
     """
     channel = await threads.run_capturing_logs(lambda _: validate(name, url))
     await STORE.save(client, name, channel.settings, replace=replace)

@@ -1,6 +1,7 @@
 """Channels without an external service: the inbox, a file in the home's `out/`, the console.
 
-Each message adds one entry to its file. Entries are never mixed, even if several processes append::
+A message is one entry in its file or on the console. Entries in a file are never mixed, even if
+several processes append::
 
     ## 2026-11-20 09:00:12 UTC · morning-brief: completed
 

@@ -1,7 +1,8 @@
 """Prefect's notification blocks as channels, under their names in Prefect.
 
-Every block document whose type has the capability `notify` is a channel. Block types of other
-authors are included, if the package with the class of the type is installed.
+Every named block document whose type has the capability `notify` is a channel. Block types of other
+authors are included. Such a channel can be used if the package with the class of the type is
+installed.
 """
 
 from __future__ import annotations
@@ -49,7 +50,11 @@ async def list_blocks(client: PrefectClient) -> list[tuple[str, str]]:
 
 
 async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
-    """Return the channel for a block. Raise `InvalidInput` if the block cannot be used."""
+    """Return the channel for a block. Raise `InvalidInput` if the block cannot be used.
+
+    Raise `UnknownName` if the block does not exist any more, and `NotDelivered` if it does not load
+    in time.
+    """
     from prefect.exceptions import ObjectNotFound
 
     try:

@@ -38,7 +38,8 @@ If the server is gone, Prefect's client would retry for minutes.
 async def names(client: PrefectClient | None) -> dict[str, str]:
     """Return the kind of each channel, by the channel's name.
 
-    The kind is the name of a built-in channel, or the slug of the block's type.
+    The kind is the name of a built-in channel, or the slug of the block's type. If ``client`` is
+    None, return only the built-in channels.
     """
     documents = await _documents(client)
     count = Counter(name for _, name in documents)
@@ -54,8 +55,9 @@ async def check(
 ) -> None:
     """Check that a job of ``owner`` can use the channel with this chat id.
 
-    Raise `UnknownName` with the known names, `Ambiguous`, `InvalidInput`, and the errors of
-    Prefect's client. If ``client`` is None, only the built-in channels are known.
+    Raise `UnknownName` with the known names, `Ambiguous`, `InvalidInput`, `NotDelivered` if a block
+    does not load in time, and the errors of Prefect's client. If ``client`` is None, only the
+    built-in channels are known.
     """
     owner_limits = limits.load_limits(owner)
     check_channel(name, chat_id, owner_limits)
@@ -116,8 +118,8 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
 async def find(client: PrefectClient | None, name: str) -> Channel:
     """Return the channel with this name.
 
-    Raise `UnknownName`, `Ambiguous`, `InvalidInput` for a block that cannot be used, and the errors
-    of Prefect's client.
+    Raise `UnknownName`, `Ambiguous`, `InvalidInput` for a block that cannot be used, `NotDelivered`
+    for a block that does not load in time, and the errors of Prefect's client.
     """
     if name in BUILTIN:
         return BUILTIN[name]()

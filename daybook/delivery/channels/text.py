@@ -1,7 +1,7 @@
 """Text processing for channels: truncation, muted mentions, and HTML.
 
 The last line of a truncated text has the number of omitted characters and the place of the full
-text::
+text. If there is no room for such a line, the text is one line with a mark::
 
     … the beginning, up to the end of a line or word
     [… 38,104 more characters: `daybook show 4f0c2a91d3e7`]

@@ -7,5 +7,5 @@ check raises an error.
 
 Pitfalls: the installation may be the broken part, so no module here imports Prefect, an HTTP
 library or a database driver at its top. A check imports them when it is called. The checks of
-`home` run before `home.configure_prefect`, which fixes the modes of the home.
+`home` run before `home.configure_prefect`, which creates the home.
 """

@@ -63,7 +63,10 @@ def versions() -> list[Finding]:
 
 
 def require_versions() -> None:
-    """Raise `InvalidInput` with the problems of `versions` with which Prefect could not run."""
+    """Raise `InvalidInput` with the problems of `versions` with which Prefect could not run.
+
+    Check nothing if Daybook runs from source, because its bounds are then unknown.
+    """
     with suppress(metadata.PackageNotFoundError):
         required = requirements()
         if found := _check_versions(

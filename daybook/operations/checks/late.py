@@ -1,4 +1,4 @@
-"""Checks for causes of delay: no leading keeper, skewed clocks, spooled outcomes, overdue runs."""
+"""Checks for delays: keeper, clocks, spooled outcomes, overdue runs, tasks, maintenance windows."""
 
 from __future__ import annotations
 

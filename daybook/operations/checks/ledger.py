@@ -155,7 +155,7 @@ async def ledger_key() -> list[Finding]:
 async def copies(client: PrefectClient) -> list[Finding]:
     """Check that Prefect has every block of which the ledger has a copy.
 
-    The blocks are agents, secrets, tool servers, channels and destinations.
+    The blocks are agents, secrets, tool servers, channels, destinations and hooks.
     """
     from daybook.keeper import blocks
 

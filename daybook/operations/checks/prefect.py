@@ -122,7 +122,10 @@ async def _measure_skew(client: PrefectClient) -> timedelta:
 
 
 async def ui(client: PrefectClient) -> list[Finding]:
-    """Check that the UI answers, and that Prefect answers at the API address that the UI uses."""
+    """Check that the UI answers, and that Prefect answers at the API address that the UI uses.
+
+    Return [] for Prefect Cloud, and if no address of a UI is known.
+    """
     import httpx
     from prefect.settings import get_current_settings
 

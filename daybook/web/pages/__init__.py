@@ -11,9 +11,11 @@ To add a page: write ``async def name(site: Site, request: Request) -> Response`
 its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
 `MODULES`, and its link to `site.NAVIGATION`.
 
-Each form that changes something is an `Action` in the `ACTIONS` of its module.
-`daybook.web.pages.actions` checks the CSRF token and shows errors of actions. `Site.handle` turns
-other errors of `daybook.api` into pages.
+`today` also reads `operations.attention` and the health report.
+
+Each form that changes something is an `Action` in the `ACTIONS` of its module, except the form to
+log out, whose request `web.login` answers. `daybook.web.pages.actions` checks the CSRF token and
+shows errors of actions. `Site.handle` turns other errors of `daybook.api` into pages.
 
 A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read all data that a live
 page shows. The rows and groups of the page have an ``id``, by which htmx finds them again. A part

@@ -61,7 +61,10 @@ class Field:
 
 
 def text_of(value: Any) -> str:
-    """Return a JSON value as text, with a list as lines, and each line break as a line feed."""
+    """Return a JSON value as text, with a list as lines, and each line break as a line feed.
+
+    Return "" for None.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):

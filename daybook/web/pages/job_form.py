@@ -125,7 +125,9 @@ def _values(job: ListedJob) -> dict[str, Any]:
 class Submitted(Edit):
     """A submitted form of a job.
 
-    ``updated_at`` is the time of the last change that the form has shown.
+    ``updated_at`` is the time of the last change that the form has shown. ``is_stale`` is true if
+    the job was changed since then. The constructor raises `InvalidInput` for a form without its
+    hidden fields.
     """
 
     def __init__(self, job: ListedJob, form: Form) -> None:
@@ -211,7 +213,7 @@ async def preview_new(ref: str, form: Form) -> None:
 
 
 async def add(ref: str, form: Form) -> Done:
-    """Add a job. If the same form is sent twice, it adds only one job."""
+    """Add a job. If the same form (`request_id`) is sent twice, it adds only one job."""
     given = _changes_of_new(form)
     if request_id := form.get("request_id"):
         given["idempotency_key"] = request_id
@@ -279,7 +281,8 @@ async def preview(ref: str, form: Form) -> None:
 async def edit(ref: str, form: Form) -> Done:
     """Store the fields that the user changed.
 
-    Raise `ChangedMeanwhile` if somebody else has changed the job since the form was shown.
+    Raise `ChangedMeanwhile` if somebody else has changed the job since the form was shown. Raise
+    `InvalidInput` for a removed job, for a form without its hidden fields, and for invalid fields.
     """
     job = await _editable(ref)
     submitted = Submitted(job, form)

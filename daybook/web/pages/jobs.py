@@ -36,7 +36,7 @@ def choice_of(request: Request) -> Choice:
 
 
 def page_number(request: Request) -> int:
-    """Return the page number in the address of a list; 1 if there is none."""
+    """Return the page number in the address of a list; 1 if there is none or it is no number."""
     text = request.query_params.get("page", "")
     return int(text) if text.isdecimal() and len(text) < 7 else 1
 

@@ -116,7 +116,10 @@ async def reject(ref: str, form: Form) -> Done:
 
 
 def sent(life: RunLife) -> list[tuple[str, str]]:
-    """Return the texts that the run sent to its agent, tool or URL, each with a label."""
+    """Return the texts that the run sent to its agent, tool or URL, each with a label.
+
+    Return no texts if the run's parameters are invalid.
+    """
     try:
         action, *_ = read_parameters(life.run.kind, life.parameters)
     except InvalidInput:  # with invalid parameters, the run never began

@@ -1,4 +1,8 @@
-"""Parts that all pages share: ledger, templates, totals of 30 days, and pages for errors."""
+"""Parts that all pages share: ledger, templates, totals of 30 days, and pages for errors.
+
+The other shared parts are the health report, the live updates, and the messages that follow an
+action.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +111,7 @@ class Site:
         self.live = LiveUpdates(self._read_changes)
 
     async def close(self) -> None:
-        """Close the ledger, if this object has opened it."""
+        """Cancel the background tasks, and close the ledger, if this object has opened it."""
         for task in (self._asking, self._warming):
             if task is not None:
                 task.cancel()
@@ -116,7 +120,7 @@ class Site:
             await opened.close()
 
     async def ledger(self) -> Ledger:
-        """Return the open ledger. Raise `LedgerUnreachable`."""
+        """Return the open ledger. Raise `LedgerUnreachable`, or another error of opening it."""
         if self._given is not None:
             return self._given
         async with self._lock:
@@ -206,7 +210,7 @@ class Site:
     def _notice(self, request: Request) -> str:
         """Return the message of the action before this page.
 
-        Return "" if the action was long ago.
+        Return "" if there was no action, or if it was more than `NOTICE_SECONDS` ago.
         """
         given = request.query_params
         at = given.get("at", "")
@@ -250,7 +254,7 @@ class Site:
             await self.totals()
 
     async def totals(self) -> list[Total]:
-        """Return the totals of the last 30 days."""
+        """Return the totals of the last 30 days. Raise `LedgerUnreachable` if no ledger is open."""
         if self._totals is None:
             ledger = self._given or self._opened
             if ledger is None:
@@ -259,7 +263,11 @@ class Site:
         return await self._totals.read()
 
     async def health(self) -> HealthReport | None:
-        """Return the last health report, at most a few seconds old; None if there is none yet."""
+        """Return the last health report; None if there is none yet.
+
+        If the report is older than `HEALTH_MAX_AGE_SECONDS`, request a new one, but wait for it at
+        most `HEALTH_PATIENCE_SECONDS`. If it takes longer, return the old report.
+        """
         if self._asking is None and (
             self._health is None or time.monotonic() - self._health[0] > HEALTH_MAX_AGE_SECONDS
         ):

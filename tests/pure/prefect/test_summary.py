@@ -102,6 +102,19 @@ def test_a_prompt_is_shown_as_code(prompt: str) -> None:
     assert code[1].content == " ".join(prompt.split())
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["![x](http://evil.example/x.png)", "<img src=x>", "`a` **b**", "a\\![x](y)", "[a](http://b)"],
+)
+def test_a_name_is_shown_as_text(name: str) -> None:
+    text = summary(job(name=name))
+    line = next(each for each in MarkdownIt("commonmark").parse(text) if each.type == "inline")
+    shown = [each for each in line.children or () if each.content or not each.type.startswith("st")]
+    assert {each.type for each in shown} == {"text"}
+    assert "".join(each.content for each in shown).startswith(f"{name} — ")
+    assert without_summary(f"{text}\n\nWords") == "Words"
+
+
 WORDS = ["", "Plain", "Two\n\nparts", "**Bold** first\n\nand more", "- Policy: a list\n- of mine"]
 
 
