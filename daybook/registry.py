@@ -166,6 +166,7 @@ def isolated() -> Iterator[None]:
     _loaded.clear()
     _looked_up.clear()
     _failed.clear()
+    _idempotent.clear()
     try:
         yield
     finally:

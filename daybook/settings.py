@@ -222,9 +222,10 @@ class Settings(BaseSettings):
         default=4280,
         ge=0,
         lt=2**16,
-        description="Port on which `daybook up` serves its pages, `/health` and `/metrics`, for "
-        "this machine only. If the port is in use, `daybook up` chooses a free one and prints it. "
-        "0: no server. `daybook web --host` serves `/health` and `/metrics` to other machines.",
+        description="Port on which `daybook up` serves its pages, hooks, `/health` and `/metrics`, "
+        "for this machine only. If the port is in use, `daybook up` chooses a free one and prints "
+        "it. 0: no server. `daybook web --host` serves hooks, `/health` and `/metrics` to other "
+        "machines.",
     )
     public_url: str = Field(
         default="",

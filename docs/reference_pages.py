@@ -246,7 +246,7 @@ the message.
 | 1 | `run --wait`: any other outcome; `status`: not ready; or an error with this exit code |
 | 2 | invalid input, including errors of the command line; nothing was stored |
 | 3 | the job or run does not exist, or no task is claimable |
-| 4 | Prefect or the ledger cannot be reached |"""
+| 4 | Prefect, the ledger or the pages cannot be reached, or Prefect refused access |"""
 
 
 def _tree(root: type[Any], module: ModuleType) -> Iterator[type[Any]]:

@@ -211,7 +211,7 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
     from daybook.prefect import client as prefect
 
     notes, mistakes = dict[str, list[str]](), list[Mistake](plan.mistakes)
-    if any(step.job for step in plan.steps):
+    if any(step.job for step in plan.steps) or (needs_prefect and plan.steps):
         async with prefect.connected_if_reachable() as client:
             if client is None and needs_prefect:
                 async with prefect.answering():  # this raises an error with the reason

@@ -49,7 +49,7 @@ async def approve_(
     elif waiting:
         _print_waiting(waiting, absolute)
     else:
-        output.say("No call waits for an approval.")
+        output.say("Nothing waits for an approval.")
     return 0
 
 

@@ -86,7 +86,7 @@ class Edit:
         Return the path of the file.
         """
         handle, path = tempfile.mkstemp(prefix="daybook-edit-", suffix=".yaml")
-        with open(handle, "w", encoding="utf-8") as file:
+        with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(self._text)
         return Path(path)
 
@@ -102,6 +102,8 @@ def _changed(before: Fields, after: Fields) -> Fields:
 def _from_yaml(text: str) -> Fields:
     import yaml
 
+    if any("\udc80" <= letter <= "\udcff" for letter in text):  # by `surrogateescape`
+        raise InvalidInput("document", "is not UTF-8 text", "save it as UTF-8")
     try:
         fields = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -122,7 +124,7 @@ def _open_editor(text: str) -> str:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory(prefix="daybook-edit-") as folder:
         file = Path(folder, "job.yaml")
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors="surrogateescape")
         try:
             done = subprocess.run([*shlex.split(editor), str(file)], check=False)
         except (OSError, ValueError) as error:
@@ -131,4 +133,4 @@ def _open_editor(text: str) -> str:
             ) from None
         if done.returncode != 0:
             raise EditorFailed(f"the editor ended with {done.returncode}; nothing was changed")
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8", errors="surrogateescape")

@@ -296,7 +296,8 @@ def _with_stdin_as_file(tokens: list[str]) -> list[str]:
 
     The parser would read `-` as an option.
     """
-    if tokens[:1] not in (["add"], ["edit"], ["run"], ["ask"]) or "--" in tokens:
+    is_prompt = tokens[:1] in (["add"], ["edit"], ["run"], ["ask"])
+    if not (is_prompt or tokens[:2] == ["session", "send"]) or "--" in tokens:
         return tokens
     return ["@-" if token == "-" else token for token in tokens]
 

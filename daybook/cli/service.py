@@ -53,6 +53,9 @@ async def install_(
     service = services.define(system=system, run_as=run_as)
     if show:
         shown = service_units.texts(service)
+        if as_json:
+            output.print_json({str(path): text for path, text in shown.items()})
+            return 0
         for path, text in shown.items():
             output.line(text if len(shown) == 1 else f"# {path}\n{text}")
         return 0

@@ -25,7 +25,7 @@ def web_(
         Parameter(help="Additional host name that clients may use. Repeatable."),
     ] = None,
 ) -> int:
-    """Serve the pages, `/health`, and `/metrics` for Prometheus, until Ctrl-C or SIGTERM.
+    """Serve the pages, hooks, `/health`, and `/metrics` for Prometheus, until Ctrl-C or SIGTERM.
 
     `daybook up` serves them too. Prints a link that opens the pages once; with --host, there are
     none. Every client that can connect can read the names of late and failing jobs in `/health`.

@@ -31,6 +31,8 @@ MAX_DEPTH = 150
 MAX_VALUES = 1_000_000
 """Maximum number of values of a document. Each use of an alias counts its values again."""
 
+_OCTAL = re.compile(r"0o[0-7]+\Z")
+"""An octal integer of YAML 1.2; PyYAML writes it without quotes, and `read` takes it as a text."""
 _OTHER_LINE_BREAKS = frozenset("\r\x85\u2028\u2029")
 _SCALARS: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("null", re.compile(r"(?:~|null|Null|NULL|)\Z")),
@@ -341,5 +343,6 @@ def to_yaml(data: Mapping[str, Any] | list[Any]) -> str:
     Dumper.add_representer(str, text)
     for name, form in _SCALARS:  # also quote a text that is not a text in YAML 1.2
         Dumper.add_implicit_resolver(f"{_TAG}{name}", form, None)
+    Dumper.add_implicit_resolver(f"{_TAG}int", _OCTAL, None)
     written: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=100)
     return written

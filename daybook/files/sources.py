@@ -28,7 +28,7 @@ def of_paths(
         if path == STANDARD_INPUT and read_standard_input is not None:
             found.append(Source("standard input", _decode(path, read_standard_input())))
         elif Path(path).is_dir():
-            names = [each for each in Path(path).iterdir() if _is_jobs_file(each)]
+            names = _jobs_files(Path(path))
             if not names:
                 hint = f"its files must end in {', '.join(SUFFIXES)}"
                 raise InvalidInput("file", f"{path} has no jobs file", hint)
@@ -48,6 +48,13 @@ def default_set(paths: Sequence[str]) -> str:
         return ""
     path = Path(paths[0])
     return path.resolve().name if path.is_dir() else path.stem
+
+
+def _jobs_files(folder: Path) -> list[Path]:
+    try:
+        return [each for each in folder.iterdir() if _is_jobs_file(each)]
+    except OSError as error:
+        raise InvalidInput("file", f"{folder} cannot be read: {error.strerror}") from None
 
 
 def _is_jobs_file(path: Path) -> bool:

@@ -16,6 +16,7 @@ The reader refuses an expression that no cron expression equals. Such an express
 from __future__ import annotations
 
 import re
+from datetime import datetime
 
 from daybook.errors import InvalidInput
 from daybook.imports.source import broken
@@ -67,10 +68,12 @@ def schedule(where: str, expression: str) -> dict[str, str]:
     if year != "*":
         if weekdays != "*" or len(year) != 4 or not all(map(str.isdecimal, parts)):
             raise _no_cron(where, expression, "names a year")
-        return found | {
-            "at": f"{year}-{int(month):02}-{int(day):02}"
-            f"T{int(hour):02}:{int(minute):02}:{int(second):02}"
-        }
+        month, day, hour, minute, second = (f"{int(each):02}" for each in parts[1:])
+        at = f"{year}-{month}-{day}T{hour}:{minute}:{second}"
+        try:
+            return found | {"at": datetime.fromisoformat(at).isoformat()}
+        except ValueError as error:
+            raise broken(where, f"{expression!r} does not exist: {error}", _HINT) from None
     if weekdays != "*" and day != "*":
         problem = "needs both a weekday and a day of the month; cron is due if either matches"
         raise _no_cron(where, expression, problem)

@@ -33,6 +33,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 from daybook.runs import outcomes
+from daybook.schedules.schedule import parse_instant
 
 OnConflict = Literal["skip", "rename", "replace"]
 """What the import does with a job if a job from elsewhere already has its name."""
@@ -215,18 +216,18 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     if source.created_at is not None:
         origin["created_at"] = source.created_at.isoformat()
     fields["metadata"] = {**fields.get("metadata", {}), "imported_from": origin}
-    created = (source.anchor or now).replace(microsecond=0)
-    passed = "at" in fields and datetime.fromisoformat(fields["at"]) <= now
-    if "at" in fields:
-        created = min(now, datetime.fromisoformat(fields["at"]) - timedelta(seconds=1))
+    created, at = (source.anchor or now).replace(microsecond=0), None
     try:
+        if "at" in fields:
+            at = parse_instant(fields["at"], "at", fields.get("timezone") or zone)
+            created = min(now, at - timedelta(seconds=1))
         job = new_job(now=created, default_timezone=zone, name=planned.name, **fields)
     except InvalidInput as error:
         problem = f"{source.where}: {error.field}: {error.problem}"
         raise InvalidInput("path", problem, error.hint) from None
     if isinstance(job.action, AgentPrompt) and prompt is not None:
         job = job.model_copy(update={"action": job.action.model_copy(update={"prompt": prompt})})
-    if passed:
+    if at is not None and at <= now:
         planned.reason = planned.reason or PASSED_REASON
         planned.notes.append(f"its due time {fields['at']} has passed, so it is disabled")
     elif job.policy.max_runs and source.run_count >= job.policy.max_runs:

@@ -76,7 +76,7 @@ class HomeBudget(Budget):
     )
     agents: dict[str, Budget] = Field(
         default={},
-        description="Budgets of the runs that one agent answers, by its name: "
+        description="Budgets of the runs that ask this agent first, by its name: "
         "`[budget.agents.researcher]`.",
     )
 

@@ -152,11 +152,11 @@ class Step(BaseModel, frozen=True):
 
 
 class Approval(BaseModel, frozen=True):
-    """The question whether a run may call a tool, and the decision of a person.
+    """The question whether a run may call a tool or send its answer, and the decision of a person.
 
     ``status`` is `open`, `approved`, `rejected`, `expired` (nobody decided before the ``deadline``)
-    or `withdrawn` (the run ended before). ``position`` is the position of the call's step, and
-    ``input`` the beginning of the call's arguments.
+    or `withdrawn` (the run ended before, or asked another question). ``position`` is the position
+    of the call's step, and ``input`` the beginning of the call's arguments.
     """
 
     number: int

@@ -84,6 +84,8 @@ class UpRecord:
     ready_at: str | None = None
     started_by: str = ""
     """`detach` or `service`; empty for an `up` in the foreground of a terminal."""
+    command: str = "up"
+    """Command that holds the lock: `up`, `down`, `restore` or `ledger move`."""
 
     def set_server(self, api_url: str, ui_url: str, *, own: bool, pages_url: str = "") -> None:
         """Record the Prefect server in use, and whether this `up` started it.
@@ -157,14 +159,19 @@ class UpRecord:
 
 
 def already_running(home: Home) -> InvalidInput:
-    """Return the error that another `daybook up` is running for ``home``."""
-    problem = f"`daybook up` is already running for {home.path}"
-    return InvalidInput("home", problem, "stop it with `daybook down`")
+    """Return the error that an `up`, or another command with the lock, is running for ``home``."""
+    command = _load(home).get("command", "up")
+    problem = f"`daybook {command}` is already running for {home.path}"
+    hint = "stop it with `daybook down`" if command == "up" else "wait until it has ended"
+    return InvalidInput("home", problem, hint)
 
 
 @contextmanager
 def hold(
-    home: Home, patience: float = LOCK_TIMEOUT_SECONDS, started_by: str = ""
+    home: Home,
+    patience: float = LOCK_TIMEOUT_SECONDS,
+    started_by: str = "",
+    command: str = "up",
 ) -> Iterator[UpRecord]:
     """Hold the lock of ``home`` as its only `daybook up` until the block ends.
 
@@ -181,7 +188,7 @@ def hold(
         record = UpRecord(
             home, os.getpid(), self_process.started if self_process is not None else ""
         )
-        record.started_by = started_by
+        record.started_by, record.command = started_by, command
         record.leftovers = _entries(previous, "leftovers") + _entries(previous, "children")
         record._save()
         try:
@@ -215,10 +222,10 @@ def restarts(home: Home, since: datetime) -> list[Restart]:
 async def stop_running(home: Home, within: float = 60.0) -> bool:
     """Stop the `daybook up` of ``home``, and end the leftovers from a killed `up`.
 
-    Send SIGTERM to the process that holds the lock, which may also be a `restore` or `ledger move`.
-    After ``within`` seconds, kill it and end its children. Return False if nothing was running,
-    even if `Home.running` held the lock for a moment. Raise `InvalidInput` if an unknown process
-    still holds the lock after ``within`` seconds.
+    Send SIGTERM to the `up` that holds the lock. After ``within`` seconds, kill it and end its
+    children. Return False if nothing was running, even if `Home.running` held the lock for a
+    moment. Raise `InvalidInput` if a `restore` or `ledger move` holds the lock, or if an unknown
+    process still holds it after ``within`` seconds.
     """
     if not home.path.is_dir():
         return False
@@ -226,7 +233,7 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
     end = time.monotonic() + within
     while True:
         try:
-            with hold(home, patience=0) as record:
+            with hold(home, patience=0, command="down") as record:
                 return bool(await record.end_leftovers()) or signalled is not None
         except InvalidInput:
             pass
@@ -234,7 +241,10 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
         # record of a dead `up`.
         content = _load(home)
         up = proc.find(content.get("pid", 0), content.get("started"))
-        if up is not None and up != signalled:
+        holder = content.get("command", "up")
+        if up is not None and holder not in ("up", "down"):
+            raise already_running(home)
+        if up is not None and up != signalled and holder == "up":
             proc.send_signal([up], signal.SIGTERM)
             signalled = up
         if time.monotonic() >= end:

@@ -88,7 +88,7 @@ async def move(url: str) -> LedgerMove:
     home = current_home()
     if home.running() is not None:
         raise home_lock.already_running(home)
-    with home_lock.hold(home) as record:
+    with home_lock.hold(home, command="ledger move") as record:
         record.check_leftovers()
         marker = _read(home.moving)
         if marker is not None and (finished := await _finish_interrupted(marker, old)) is not None:

@@ -85,7 +85,7 @@ async def restore(
         raise home_lock.already_running(home)
     if home.path.exists() and not home.restoring.exists():
         _check_empty(home)  # check before taking the lock, because the lock creates files
-    with home_lock.hold(home) as record:
+    with home_lock.hold(home, command="restore") as record:
         record.check_leftovers()
         repeated = home.restoring.exists()
         if not repeated:

@@ -108,7 +108,7 @@ def jobs(found: Sequence[ListedJob], status: str) -> str:
 def approvals(found: Sequence[WaitingApproval]) -> str:
     """Describe the calls and answers that wait for a person, two lines for each."""
     if not found:
-        return "No call waits for an approval."
+        return "Nothing waits for an approval."
     lines = []
     for each in found:
         lines.append(

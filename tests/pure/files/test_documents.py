@@ -33,6 +33,10 @@ def test_scalars_are_those_of_yaml_1_2() -> None:
     assert read("on: x\nyes: {off: 1}").data == {"on": "x", "yes": {"off": 1}}
 
 
+def test_a_text_that_is_an_octal_integer_in_yaml_1_2_is_quoted() -> None:
+    assert to_yaml({"a": "0o17", "b": "0o18"}) == "a: '0o17'\nb: 0o18\n"
+
+
 def test_each_value_and_key_has_its_position() -> None:
     document = read("jobs:\n  - name: a\n    prompt: |\n      x\n  - {name: é, tags: [b, c]}\n")
     assert document.position(("jobs", 0, "name")) == Position(2, 11)

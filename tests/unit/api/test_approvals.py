@@ -96,7 +96,7 @@ async def test_the_operators_mcp_lists_and_decides(world: World) -> None:
     assert "Approved: mail_send" in (await call("approval_decide", given)).text
     second = await call("approval_decide", given)
     assert second.refused and "was approved by" in second.text
-    assert (await call("approval_list")).text == "No call waits for an approval."
+    assert (await call("approval_list")).text == "Nothing waits for an approval."
 
 
 async def test_a_run_a_prefix_a_number_or_a_job_names_the_approval(world: World) -> None:

@@ -252,6 +252,10 @@ async def test_apply_needs_a_set_a_person_and_for_wait_prefect() -> None:
     with pytest.raises(PrefectUnreachable):
         await apply(BRIEF, wait=True)
     assert await jobs.list_jobs() == []
+    await apply(BRIEF)
+    with pytest.raises(PrefectUnreachable):
+        await apply(prune=True, wait=True)
+    assert [each.name for each in await jobs.list_jobs()] == ["brief"]
 
 
 async def test_an_export_has_comments_references_to_secrets_and_no_agents_jobs() -> None:

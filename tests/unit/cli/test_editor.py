@@ -130,6 +130,20 @@ async def test_text_that_is_no_yaml_mapping_is_refused(
         editor.Edit(weekly).changes()
 
 
+async def test_text_that_is_not_utf_8_is_refused_and_kept(
+    weekly: ListedJob, use_editor: SetEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    edit, latin = editor.Edit(weekly), "prompt: café".encode("latin-1")
+    use_editor(f"file.write_bytes({latin!r}); sys.exit()")
+    with pytest.raises(InvalidInput, match=r"^document: is not UTF-8 text"):
+        edit.changes()
+    assert edit.keep().read_bytes() == latin
+    monkeypatch.setenv("EDITOR", "true")  # opens the text again
+    with pytest.raises(InvalidInput, match=r"^document: is not UTF-8 text"):
+        edit.changes("is not UTF-8 text")
+
+
 @pytest.mark.parametrize(
     ("command", "problem"),
     [

@@ -98,6 +98,11 @@ def test_each_line_that_is_understood_does_what_was_meant(
                 assert "-" in tokens or daybook(*tokens).code == 0  # `-` reads standard input
 
 
+def test_a_message_for_a_session_is_read_from_standard_input() -> None:
+    tokens = ["session", "send", "brief", "-"]
+    assert main._with_stdin_as_file(tokens) == ["session", "send", "brief", "@-"]
+
+
 def copy_home(ledger_file: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the next commands use a copy of the ledger, and a Prefect that does not answer."""
     home.mkdir(exist_ok=True)

@@ -90,6 +90,7 @@ def test_due_times_are_those_that_systemd_computes() -> None:
 
 def test_what_cron_cannot_say_is_refused_with_the_reason() -> None:
     cases = {
+        "2027-02-30 10:00": "does not exist",
         "Mon *-*-1..7 04:00": "both a weekday and a day of the month",
         "*-*~1": "from the end of a month",
         "2026..2030-*-* 04:00": "names a year",

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.imports import READERS, crontab, omniagent, shell, writer
+from daybook.imports import READERS, crontab, omniagent, shell, systemd, writer
 from daybook.imports.source import Source, System
 from daybook.imports.writer import ImportReport, OnConflict
 from daybook.jobs import prompts, store
@@ -19,6 +19,7 @@ from daybook.ledger.states import Status
 from daybook.runs import audit, outcomes
 from daybook.runs.claim_requests import Granted
 from daybook.schedules.due import next_due
+from daybook.schedules.schedule import At
 from tests.unit.imports import files
 from tests.unit.imports.files import valid, write_json
 from tests.unit.imports.killed import COMMIT, killed
@@ -26,7 +27,7 @@ from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
-HOUR = timedelta(hours=1)
+HOUR, SECOND = timedelta(hours=1), timedelta(seconds=1)
 TODAY = datetime(2026, 11, 25, 12, tzinfo=UTC)
 SYSTEMS: list[System] = list(READERS)
 
@@ -254,6 +255,23 @@ async def test_a_command_with_a_variable_of_a_prompt_is_refused(world: World) ->
     await write(world, source)
     (stored,) = await jobs(world)
     assert prompts.render(prompt := stored.job.action.subject(), {"job": "x"}) == prompt
+
+
+async def test_a_timer_that_is_due_once_is_due_in_its_zone(world: World, tmp_path: Path) -> None:
+    times = {
+        "past": "2026-11-25 12:59:59",  # noon in UTC is 13:00 in Berlin
+        "later": "2026-11-25 13:00:01",
+        "utc": "2026-11-25 13:00:00 UTC",
+    }
+    for name, time in times.items():
+        files.systemd(tmp_path, timer=f"[Timer]\nOnCalendar={time}\n", name=name)
+    await write(world, systemd.read(tmp_path))
+    found = {each.job.name: (each.job.schedule, each.job.enabled) for each in await jobs(world)}
+    assert found == {
+        "past": (At(at=TODAY - SECOND, timezone="Europe/Berlin"), False),
+        "later": (At(at=TODAY + SECOND, timezone="Europe/Berlin"), True),
+        "utc": (At(at=TODAY + HOUR, timezone="UTC"), True),
+    }
 
 
 async def test_a_name_that_daybook_does_not_accept_is_changed(world: World, tmp_path: Path) -> None:

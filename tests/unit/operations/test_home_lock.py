@@ -34,7 +34,7 @@ if sys.argv[1] == "deaf":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 else:
     signal.signal(signal.SIGTERM, stop)
-with hold(current_home()):
+with hold(current_home(), command="restore" if sys.argv[1] == "restore" else "up"):
     print("held", flush=True)
     while True:
         signal.pause()
@@ -165,6 +165,19 @@ async def test_down_ends_the_running_up(daybook_home: Home) -> None:
         assert await home_lock.stop_running(daybook_home) is True
         assert other.wait() == 0
     assert not daybook_home.up_file.exists()
+
+
+async def test_down_does_not_end_a_restore(daybook_home: Home) -> None:
+    with another_up("restore") as other:
+        with pytest.raises(InvalidInput, match="`daybook restore` is already running") as caught:
+            await home_lock.stop_running(daybook_home)
+        assert caught.value.hint == "wait until it has ended"
+        assert other.poll() is None
+        with (
+            pytest.raises(InvalidInput, match="`daybook restore`"),
+            home_lock.hold(daybook_home, patience=0),
+        ):
+            pass
 
 
 async def test_down_reports_nothing_if_a_command_only_held_the_lock_for_a_moment(

@@ -261,6 +261,8 @@ def test_the_commands_print_a_definition_and_a_state(calls: Calls, daybook: Dayb
     assert (printed.code, calls()) == (0, [])
     assert "ProtectSystem=strict" in printed.out
     assert "Commands of Daybook" in printed.out
+    definitions = json.loads(daybook("service", "install", "--print", "--json").out)
+    assert "ProtectSystem=strict" in "".join(definitions.values())
     assert daybook("service", "status").code == 3
     defined = install()
     shown = daybook("service", "status", "--json")

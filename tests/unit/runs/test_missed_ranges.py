@@ -7,14 +7,25 @@ from datetime import datetime, timedelta
 from random import Random
 
 import pytest
+from sqlmodel import select
 
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
 from daybook.prefect import unmirrored
-from daybook.runs import audit, claim_requests, missed_ranges, overdue, prefect_ends, rows
+from daybook.runs import (
+    audit,
+    claim_requests,
+    missed_ranges,
+    overdue,
+    prefect_ends,
+    retention,
+    rows,
+)
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
+from daybook.runs.retention import RetentionLimits
 from tests.unit.runs.ending import end
 from tests.world import World
 
@@ -128,6 +139,26 @@ async def test_a_missed_row_has_the_reason_of_its_last_due_time(world: World) ->
 
     (row,) = await world.runs.rows()
     assert row.reason == "no worker ran it in time, and the job does not catch up"
+
+
+async def test_retention_keeps_a_range_that_a_claim_extended_beyond_the_watermark(
+    world: World,
+) -> None:
+    stored, claim_requests = await _away(world)
+    await audit.advance(world.ledger, stored.id, claim_requests[3].due)
+    for claim_request in claim_requests[4:]:
+        await _missed(world, claim_request)
+    for _ in range(2):
+        await world.runs.finished(await world.runs.request(stored), Status.SUCCEEDED)
+    async with world.ledger.write() as session:
+        for row in (await session.execute(select(RunRow))).scalars():
+            row.unmirrored, row.queued_at = False, row.queued_at - timedelta(days=30)
+
+    await retention.prune_runs(world.ledger, stored.id, RetentionLimits(None, 1))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    whole = ("missed", claim_requests[0].due, claim_requests[-1].due, DOWN)
+    assert [each for each in await _ranges(world) if each[0] == "missed"] == [whole]
 
 
 @pytest.mark.parametrize("place", [0, 3, DOWN - 1])
