@@ -225,10 +225,7 @@ class _EnsurePass:
 
     async def _ensure(self, row: RunRow, run: FlowRun | None) -> None:
         kind = run.state.type if run is not None and run.state is not None else None
-        if (
-            row.waits_for == prefect_ends.PREFECT_REFUSAL
-            and (row.until or row.queued_at) > self._ledger.now()
-        ):
+        if prefect_ends.is_refused(row) and (row.until or row.queued_at) > self._ledger.now():
             self.done.left += 1
         elif run is None or run.state is None:
             await self._make(row, None)

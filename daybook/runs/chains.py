@@ -19,6 +19,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
 
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
@@ -56,6 +57,9 @@ async def start(
         if not each.job.enabled or (snoozed_until and snoozed_until > now):
             continue
         key = f"{AFTER}:{each.id}:{ended.id}"
+        same = select(RunRow.id).where(col(RunRow.occurrence) == key)
+        if late and (await session.execute(same)).first() is not None:
+            continue  # `unknown` started it, and the job was edited since
         session.add(
             rows.wait(rows.of_job(each, key, AFTER, now, now), now, f"after {stored.row.name}")
         )

@@ -41,6 +41,8 @@ from daybook.runs.claim_requests import ClaimResult, Waiting
 from daybook.runs.decision import Decision, Rule
 from daybook.schedules import durations
 
+MAX_TOKENS = 2**31 - 1
+"""Maximum number of tokens of a claim. On PostgreSQL, the column of the run has 32 bits."""
 UNDECIDED_GRACE = timedelta(minutes=5)
 """Grace period after the `until` of a run that waits for a holder's state (`slots.HOLDER`)."""
 
@@ -264,7 +266,7 @@ async def over_budget(claim: Decision) -> ClaimResult | None:
         return await claim.refuse(judged.refused)
     if judged.held:
         return claim.wait(claim.now + budget.RETRY_INTERVAL, judged.held)
-    row.tokens = judged.tokens
+    row.tokens = None if judged.tokens is None else min(judged.tokens, MAX_TOKENS)
     return None
 
 

@@ -92,7 +92,9 @@ async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequ
             ),
             or_(
                 col(RevisionRow.enabled).is_(False),
-                col(JobRow.snoozed_until) > col(RunRow.due),
+                (col(JobRow.snoozed_until) > col(RunRow.due))
+                & (col(RunRow.attempts) == 0)
+                & (col(RunRow.trigger) != slots.BACKFILL),
             ),
         )
         .order_by(col(RunRow.queued_at))

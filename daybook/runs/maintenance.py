@@ -31,6 +31,7 @@ from daybook.jobs import lateness, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, RunRow
+from daybook.runs import slots
 
 FACT_KEY = "maintenance.windows"
 
@@ -118,7 +119,14 @@ async def remove(session: AsyncSession, window: Window, now: datetime) -> None:
     ended = [window.model_copy(update={"end": now})] if window.begin < now else []
     others = [each for each in (await read(session)).windows if each.id != window.id]
     await _write(session, [*others, *ended])
-    waiting = (col(RunRow.status) == Status.WAITING) & (col(RunRow.waits_for) == MAINTENANCE)
+    # A catch-up that waits for its turn (`audit`) waits for the end too: it is queued only then.
+    queued_at_end = (
+        (col(RunRow.waits_for) == slots.OVERLAP)
+        & (col(RunRow.attempts) == 0)
+        & (col(RunRow.queued_at) > now)
+    )
+    for_end = (col(RunRow.waits_for) == MAINTENANCE) | queued_at_end
+    waiting = (col(RunRow.status) == Status.WAITING) & for_end
     await session.execute(update(RunRow).where(waiting).values(until=now, queued_at=now))
 
 

@@ -43,7 +43,7 @@ from daybook.ledger import states
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
-from daybook.runs import claim_requests, corrections, leases, outcomes, restored, rows
+from daybook.runs import claim_requests, corrections, leases, outcomes, restored, rows, slots
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.eligibility import is_due
 
@@ -51,6 +51,8 @@ MAX_PREFECT_RUNS = 3
 """Maximum number of Prefect runs for a run that never started; after the last, the run fails."""
 
 PREFECT_REFUSAL = "prefect"
+REFUSED = "Prefect refused to create its run: "
+"""Beginning of the reason of such a row."""
 """The `waits_for` of a row for which Prefect refused to create a run.
 
 Daybook requests no other Prefect run for the row before its `until`.
@@ -108,6 +110,11 @@ async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None)
         return row.state
 
 
+def is_refused(row: RunRow) -> bool:
+    """Return whether Prefect refused to create the last Prefect run of this waiting row."""
+    return row.waits_for == PREFECT_REFUSAL or row.reason.startswith(REFUSED)
+
+
 async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
     """Record that Prefect refused to create a run for the waiting row ``seen``.
 
@@ -128,7 +135,10 @@ async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | Non
         else:
             delay = leases.backoff(FIRST_REFUSAL_DELAY, row.prefect_runs - 1)
             row.until = max(row.until or now, now + delay)
-            row.waits_for, row.reason = PREFECT_REFUSAL, f"Prefect refused to create its run: {why}"
+            row.reason = f"{REFUSED}{why}"
+            # The run still waits for the decision about its due time, or of a person.
+            if row.waits_for not in (corrections.UNTIL_DUE, slots.APPROVAL):
+                row.waits_for = PREFECT_REFUSAL
             session.add(row)
         return row.state
 

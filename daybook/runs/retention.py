@@ -25,6 +25,7 @@ Retention never deletes:
 * due times after the watermark of their job (the audit would decide about them again),
 * runs whose request id may be repeated,
 * custom runs whose end in Prefect may be read again (without a row, such a run would start again),
+* attempts of a day that budgets add up,
 * runs that a live run retries or follows.
 
 Each batch is a transaction of its own, so that no other writer waits long. After a crash, the next
@@ -88,6 +89,11 @@ REQUEST_MIN_AGE = timedelta(days=7)
 """Minimum time for which retention keeps a requested or chained run.
 
 As long as the ledger has the key of the run, a repeated request starts no second run.
+"""
+USAGE_MIN_AGE = timedelta(hours=26)
+"""Minimum age of an attempt with usage, because the budgets of a day add up its attempts.
+
+A day has at most 25 hours.
 """
 PREFECT_RUN_MIN_AGE = timedelta(days=2)
 """Retention keeps a custom run until the ends in Prefect were read up to this long after its end.
@@ -198,6 +204,11 @@ async def _deletable(
         last_due = func.coalesce(col(RunRow.due_to), col(RunRow.due))
         conditions.append(~claim_requests.HAS_DUE_KEY | (last_due <= row.audited_until))
     has_pending = exists().where(col(OutboxRow.run_id) == col(RunRow.id), outbox.PENDING)
+    counts_for_budgets = exists().where(
+        col(AttemptRow.run_id) == col(RunRow.id),
+        col(AttemptRow.started_at) > now - USAGE_MIN_AGE,
+        (col(AttemptRow.tokens) > 0) | (col(AttemptRow.usd) > 0) | (col(AttemptRow.unpriced) > 0),
+    )
     return [
         of_job,
         or_(*past),
@@ -207,6 +218,7 @@ async def _deletable(
         ~has_live_retry,
         ~has_live_follower,
         ~has_pending,
+        ~counts_for_budgets,
     ]
 
 
@@ -473,6 +485,7 @@ async def disabled_since(session: AsyncSession, before: datetime) -> list[Stored
             col(JobRow.archived_at).is_(None),
             col(RevisionRow.enabled).is_(False),
             col(RevisionRow.effective_from) < before,
+            col(JobRow.updated_at) < before,  # an edit of the name or tags makes no revision
             or_(col(JobRow.last_run_at).is_(None), col(JobRow.last_run_at) < before),
             ~live,
         )

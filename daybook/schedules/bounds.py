@@ -26,7 +26,7 @@ from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
 from daybook.schedules.schedule import parse_instant as read_instant
-from daybook.schedules.zones import check_year, to_instant, wall_time, zone
+from daybook.schedules.zones import check_year, next_change, to_instant, wall_time, zone
 
 FIELDS = ("start", "until", "exclude", "active_hours", "quiet_hours")
 """Fields of a policy that are bounds."""
@@ -99,14 +99,16 @@ class Bounds:
     def _next(self, local: datetime, after: datetime) -> datetime:
         """Return the first instant later than ``after`` at which the clocks show ``local``.
 
-        If the clocks skip ``local``, return the first instant after the gap. In a repeated hour,
-        the result may be the second occurrence. If no such instant is later than ``after``, return
-        ``after`` plus a second.
+        Return an earlier change of the offset instead: after it, the clocks may show an hour within
+        the bounds again. If the clocks skip ``local``, return the first instant after the gap. In a
+        repeated hour, the result may be the second occurrence. If no such instant is later than
+        ``after``, return ``after`` plus a second.
         """
         second = local.replace(tzinfo=self.tz, fold=1).astimezone(UTC)
-        return next(
+        found = next(
             (each for each in (to_instant(local, self.tz), second) if each > after), after + SECOND
         )
+        return next_change(self.tz, after, found) or found
 
     def _last_excluded(self, day: date) -> date | None:
         """Return the last day of the excluded range that contains ``day``, or None."""

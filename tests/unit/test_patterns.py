@@ -74,6 +74,8 @@ CASES: dict[str, Case] = {
     "daybook/api/approvals.py:_NUMBERED": case(
         "fullmatch", "a", Text("a", "", "."), Text("1", "abcd.", ".")
     ),
+    "daybook/files/documents.py:_OCTAL": case("match", "0", Text("7", "0o"), Text("7", "0o", "8")),
+    "daybook/prefect/summary.py:_MARKUP": case("sub", "a", "[", "\\", "*`"),
     # --- jobs, schedules, tasks
     "daybook/jobs/action_fields.py:_NO_TEXT": case("search", "a", "\ue000"),
     "daybook/schedules/bounds.py:_DAY": case("fullmatch", "1", "2026-01-01"),

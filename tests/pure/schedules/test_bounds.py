@@ -134,6 +134,14 @@ def test_active_hours_include_their_start_and_exclude_their_end(
             "02:00-03:00",
             ["25 02:00+0200", "25 02:30+0200", "25 02:00+0100", "25 02:30+0100"],
         ),
+        # They end within the repeated hour, so they end twice.
+        (
+            "*/30 * * * *",
+            BERLIN,
+            "2026-10-24T22:00",
+            "01:30-02:30",
+            ["25 01:30+0200", "25 02:00+0200", "25 02:00+0100", "26 01:30+0100"],
+        ),
         # The active hours begin within the repeated hour, so they begin twice.
         (
             "*/15 * * * *",

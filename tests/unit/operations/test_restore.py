@@ -114,8 +114,8 @@ async def test_a_home_that_is_filled_until_the_lock_is_held_is_refused(
     hold = home_lock.hold
 
     @contextmanager
-    def after_a_job_was_added(home: Home) -> Iterator[home_lock.UpRecord]:
-        with hold(home) as record:
+    def after_a_job_was_added(home: Home, command: str) -> Iterator[home_lock.UpRecord]:
+        with hold(home, command=command) as record:
             (home.path / "ledger.db").write_text("a job")
             yield record
 

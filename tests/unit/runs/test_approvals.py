@@ -15,7 +15,7 @@ from daybook.errors import FenceRefused, IllegalTransition, InvalidInput, NotFou
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import ApprovalRow, OutboxRow
-from daybook.runs import approvals, claims, leases, retention
+from daybook.runs import approvals, claims, leases, prefect_ends, retention
 from daybook.runs.approvals import Question
 from daybook.runs.claim_requests import Finished, Granted, Waiting
 from daybook.runs.restored import Restore
@@ -175,6 +175,23 @@ async def test_what_waits_is_listed_until_it_is_decided(world: World) -> None:
     assert await listed("agent:other") == []
     await decide(world, granted.run_id)
     assert await listed() == []
+
+
+async def test_a_question_can_be_decided_after_prefect_refused_to_create_the_run(
+    world: World,
+) -> None:
+    _, granted = await asked(world)
+    row = await world.runs.row(granted.run_id)
+    await prefect_ends.record_refusal(world.ledger, row, "422 parameters")
+    assert prefect_ends.is_refused(await world.runs.row(granted.run_id))
+    async with world.ledger.read() as session:
+        assert len(await approvals.waiting(session, world.clock.now())) == 1
+
+    await decide(world, granted.run_id)
+
+    row = await world.runs.row(granted.run_id)
+    assert (row.status, row.until) == ("waiting", world.clock.now())
+    assert not prefect_ends.is_refused(row)
 
 
 async def test_a_run_that_asked_nothing_has_nothing_to_decide(world: World) -> None:

@@ -7,12 +7,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
-from daybook.runs import budget, claims
+from daybook.ledger.tables import RunRow
+from daybook.runs import audit, budget, claims, retention
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
+from daybook.runs.retention import RetentionLimits
 from daybook.runs.usage import Amount, tokens, total
 from tests.unit.runs.test_limits_at_claim import owned
 from tests.world import World
@@ -107,6 +110,30 @@ async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(world: World) 
         stored, due=world.clock.now().replace(hour=18, minute=0, microsecond=0), rules=rules
     )
     assert (await world.runs.claimed(midnight)).tokens == 10_000
+
+
+async def test_retention_keeps_what_the_budgets_of_a_day_add_up(world: World) -> None:
+    stored = await world.jobs.add(tokens_per_day=1_000, cron="0 * * * *")
+    rules = AgentLimits(timezone="UTC")
+    for _ in range(9):
+        await spend(world, world.runs.claim_request(stored, rules=rules), 110)
+    world.clock.move(timedelta(minutes=2))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    async with world.ledger.write() as session:
+        await session.execute(update(RunRow).values(unmirrored=False))
+
+    keep = RetentionLimits(timedelta(0), 1)
+    await retention.prune_runs(world.ledger, stored.id, keep)
+    assert (await spent_today(world, stored, rules)).tokens == 990
+    world.clock.move(retention.USAGE_MIN_AGE)
+    assert (await retention.prune_runs(world.ledger, stored.id, keep))[0] == 9
+
+
+@pytest.mark.dialect
+async def test_a_budget_may_be_larger_than_a_column_of_the_ledger(world: World) -> None:
+    for name, tokens_per_day in (("large", 5_000_000_000), ("huge", 10**30)):
+        stored = await world.jobs.add(name, tokens_per_day=tokens_per_day, cron="0 * * * *")
+        assert (await world.runs.claimed(stored)).tokens == 2**31 - 1
 
 
 async def test_the_tokens_of_a_check_that_skips_its_run_count(world: World) -> None:

@@ -76,6 +76,17 @@ async def test_an_unknown_outcome_that_is_corrected_starts_a_job_once(world: Wor
     assert len(await started(world, success)) == 1
 
 
+async def test_a_late_outcome_starts_a_job_once_although_the_job_was_edited(world: World) -> None:
+    first, second = await chained(world, "failed")
+    granted = await world.runs.running(first)
+    await world.runs.finish(granted, Status.UNKNOWN)
+    await world.jobs.edit(second.id, on="succeeded")
+
+    assert await world.runs.finish(granted, Status.SUCCEEDED) is Status.SUCCEEDED
+
+    assert len(await started(world, second)) == 1
+
+
 async def test_a_disabled_or_snoozed_job_is_not_started(world: World) -> None:
     first, second = await chained(world)
     await world.jobs.edit("report", enabled=False)

@@ -73,6 +73,21 @@ async def test_the_audit_decides_a_corrected_due_time_that_no_worker_claimed(wor
     assert by_job == {none.id: ("missed", "schedule", ""), latest.id: ("waiting", "catch_up", "")}
 
 
+async def test_the_audit_decides_a_corrected_due_time_whose_run_prefect_refused(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
+    await corrections.add_waiting_runs(world.ledger, stored.id, 1, [NOON + HOUR], "a change")
+    (row,) = await world.runs.rows()
+    await prefect_ends.record_refusal(world.ledger, row, "422 parameters")
+    world.clock.set(NOON + 4 * HOUR)
+
+    await advance(world, stored)
+
+    (row,) = await world.runs.rows()
+    assert (row.status, row.count) == ("missed", 3)
+
+
 async def test_a_corrected_due_time_that_an_edit_removed_is_skipped(world: World) -> None:
     stored = await world.jobs.add(cron="0 * * * *")
     await corrections.add_waiting_runs(

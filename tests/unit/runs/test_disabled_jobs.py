@@ -109,6 +109,26 @@ async def test_a_backfill_of_a_disabled_job_is_skipped_and_that_of_a_snoozed_one
     assert (await world.runs.row(due)).reason.startswith("snoozed until ")
 
 
+async def test_backfills_of_a_snoozed_job_do_not_hide_the_runs_of_a_disabled_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disabled_jobs, "BATCH_SIZE", 2)
+    off, snoozed = await world.jobs.add("off"), await world.jobs.add("snoozed")
+    hour = world.clock.now().replace(minute=0, second=0, microsecond=0)
+    await backfill.request_runs(world.ledger, snoozed, [hour - n * HOUR for n in range(1, 4)])
+    world.clock.move(SECOND)
+    await _queued(world, off, 1)
+    await world.jobs.edit(off.id, enabled=False)
+    async with world.ledger.write() as session:
+        row = await session.get(JobRow, snoozed.id)
+        assert row is not None
+        row.snoozed_until = world.clock.now() + HOUR
+
+    assert await disabled_jobs.skip_all(world.ledger) == 1
+    async with world.ledger.write():  # nothing is left, so no lock is taken
+        assert await disabled_jobs.skip_all(world.ledger) == 0
+
+
 async def test_a_run_that_cannot_be_skipped_does_not_block_the_others(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -159,6 +159,24 @@ async def test_a_waiting_run_starts_when_the_window_is_removed(world: World) -> 
     assert isinstance(await world.runs.claim(request), Granted)
 
 
+@pytest.mark.parametrize("overlap", ["skip", "queue_all"])
+async def test_a_catch_up_that_waits_for_its_turn_starts_when_the_window_is_removed(
+    world: World, overlap: str
+) -> None:
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="all", overlap=overlap)
+    request = world.runs.claim_request(stored)
+    window = await _plan(world, request.due - MINUTE, request.due + 8 * HOUR)
+    world.clock.set(request.due + 5 * MINUTE)
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    world.clock.move(20 * MINUTE)
+    async with world.ledger.write() as session:
+        await maintenance.remove(session, window, world.clock.now())
+
+    (row,) = await world.runs.rows()
+    assert row.until == row.queued_at == world.clock.now()
+    assert isinstance(await world.runs.claim(row), Granted)
+
+
 async def test_a_chained_run_waits_for_the_end_of_the_window(world: World) -> None:
     first = await world.jobs.add("brief", cron="0 * * * *")
     second = await world.jobs.add("report", after="brief")

@@ -406,6 +406,18 @@ async def test_jobs_that_were_disabled_and_unused_for_long_are_removed(world: Wo
     assert (await retention.prune(world.ledger, long)).removed == ["chained"]
 
 
+async def test_a_disabled_job_that_was_edited_is_not_removed(world: World) -> None:
+    stored = await world.jobs.add("a")
+    await world.jobs.edit(stored.id, enabled=False)
+    world.clock.move(40 * DAY)
+    await world.jobs.edit(stored.id, name="b", description="needed in spring")
+    world.clock.move(DAY)
+    keep = RetentionLimits(None, None, 30 * DAY)
+    assert await book_of.remove_disabled_jobs(world.ledger, keep) == []
+    world.clock.move(30 * DAY)
+    assert await book_of.remove_disabled_jobs(world.ledger, keep) == ["b"]
+
+
 async def test_disabled_jobs_are_removed_in_batches(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
