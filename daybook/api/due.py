@@ -15,6 +15,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.views import DUE_TIMES_SHOWN, DueTimes
 from daybook.schedules import bounds
 from daybook.schedules.schedule import Every, make, parse, zone
+from daybook.schedules.zones import check_year
 
 MAX_COUNT = 1_000
 
@@ -100,6 +101,7 @@ def _after(text: str | None, timezone: str) -> datetime:
         return SYSTEM_CLOCK.now()
     try:
         instant = datetime.fromisoformat(text)
+        check_year(instant)
     except ValueError:
         legal = "use a time such as 2027-01-15T14:30:00+01:00 (the offset is optional)"
         raise InvalidInput("after", f'"{text}" is not an RFC 3339 time', legal) from None

@@ -17,6 +17,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.actions import ACTIONS
 from daybook.ledger.states import FAILURES, TERMINAL, Status
 from daybook.schedules import durations
+from daybook.schedules.zones import check_year
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -210,6 +211,7 @@ def parse_instant(field: str, text: str, now: datetime, tz: ZoneInfo | None = No
         return _in_zone(datetime.combine(day, time()), tz)
     try:
         instant = datetime.fromisoformat(text.strip())
+        check_year(instant)
         return instant if instant.tzinfo else _in_zone(instant, tz)
     except (ValueError, OverflowError):
         pass

@@ -25,7 +25,7 @@ from daybook.api import authorization, preflight
 from daybook.api.jobs import PENDING_NOTE
 from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
 from daybook.imports import anna, crontab, shell, writer
-from daybook.imports.source import Source, System
+from daybook.imports.source import FIX_HINT, Source, System
 from daybook.imports.writer import ImportedJob, ImportReport, OnConflict
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger, open_ledger
@@ -130,7 +130,13 @@ async def migrate_anna(ledger: Ledger) -> ImportReport | None:
 
 def _read(reader: Callable[[Path], Source], path: str, content: bytes | None) -> Source:
     if content is None:
-        return reader(Path(path).expanduser())
+        try:
+            return reader(Path(path).expanduser())
+        except OSError as error:
+            problem = f"{path}: cannot be read: {error.strerror or error}"
+        except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            problem = f"{path}: has an impossible value: {error}"
+        raise InvalidInput("path", problem, FIX_HINT)
     if reader is not crontab.read:
         raise InvalidInput("path", "only a crontab is read from standard input", "name the file")
     return crontab.read_text(crontab.STANDARD_INPUT, content)

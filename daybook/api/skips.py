@@ -70,6 +70,9 @@ async def snooze(ref: str, until: str | None) -> ListedJob:
 
 
 def _end_of_snooze(text: str, timezone: str, now: datetime) -> datetime:
+    legal = "use a time such as 2027-01-15T09:00, 2h, or tomorrow"
+    if not text.strip():
+        raise InvalidInput("until", "is empty", legal)
     refused: InvalidInput | None = None
     for reading in (text, f"in {text}", f"{text} at 0:00"):
         try:
@@ -77,7 +80,6 @@ def _end_of_snooze(text: str, timezone: str, now: datetime) -> datetime:
         except InvalidInput as error:
             refused = refused or error
     assert refused is not None
-    legal = "use a time such as 2027-01-15T09:00, 2h, or tomorrow"
     raise InvalidInput("until", refused.problem, legal) from refused
 
 

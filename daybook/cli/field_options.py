@@ -288,7 +288,10 @@ def _read_secret(name: str, variable: str | None, from_stdin: bool) -> str | Non
         from getpass import getpass
 
         label = f"{name.capitalize()}: "
-        secret = (getpass(label) if sys.stdin.isatty() else sys.stdin.readline()).strip()
+        try:
+            secret = (getpass(label) if sys.stdin.isatty() else sys.stdin.readline()).strip()
+        except UnicodeDecodeError:  # the error would show a byte of the secret
+            raise InvalidInput(f"{name}_stdin", "is not UTF-8 text") from None
         if not secret:
             raise InvalidInput(f"{name}_stdin", "standard input is empty")
         return secret

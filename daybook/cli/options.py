@@ -55,10 +55,15 @@ def is_confirmed(question: str, yes: bool) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+MAX_LIMIT = 1_000_000
+
+
 def check_limit(limit: int, field: str = "limit") -> None:
-    """Raise `InvalidInput`, which names ``field``, if ``limit`` is less than 1."""
+    """Raise `InvalidInput`, which names ``field``, for a limit below 1 or above `MAX_LIMIT`."""
     if limit < 1:
         raise InvalidInput(field, f"{limit} is too small", "use 1 or more")
+    if limit > MAX_LIMIT:
+        raise InvalidInput(field, f"{limit} is too large", f"use {MAX_LIMIT:,} or less")
 
 
 def split_command(field: str, text: str) -> list[str]:

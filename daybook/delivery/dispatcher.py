@@ -283,6 +283,14 @@ class _Dispatcher:
             await wait_shielded(asyncio.create_task(self._close()))
 
     async def _close(self) -> None:
+        # A cancellation does not stop a message to a channel, which would then be sent again.
+        to_channels = [
+            attempt
+            for attempt, row in self._under_way.items()
+            if outbox.kind_of_queue(row.lane) is QueueKind.CHANNEL
+        ]
+        if to_channels:
+            await asyncio.wait(to_channels, timeout=SHUTDOWN_GRACE_SECONDS)
         attempts = list(self._under_way)
         for attempt in attempts:
             attempt.cancel()

@@ -198,6 +198,8 @@ class Record:
             self.fail(f"{names[0]} is {_kind(found)} and not an integer")
         if found is not None and found < 0:
             self.fail(f"{names[0]} is negative")
+        if found is not None and found >= 2**53:
+            self.fail(f"{names[0]} is too large")
         return found or 0
 
     def flag(self, *names: str) -> bool:

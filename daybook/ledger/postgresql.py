@@ -57,8 +57,8 @@ SELECT CASE WHEN set_config('lock_timeout', :wait, true) IS NOT NULL
 _STATUS = text("SELECT pg_xact_status(CAST(CAST(:number AS text) AS xid8))")
 
 _DRIVERS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-_AT_CONNECT = (*_DRIVERS, OSError, TypeError, ValueError)
-"""Errors of a failed connection; an unknown option in the address's query raises the last two."""
+_AT_CONNECT = (*_DRIVERS, OSError, OverflowError, TypeError, ValueError)
+"""Errors of a failed connection, and of an impossible port or option in the address."""
 
 _CUT = (
     asyncpg.PostgresConnectionError,

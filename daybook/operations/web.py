@@ -58,8 +58,9 @@ def listen(host: str, port: int, setting: str = "") -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    except OSError as error:
-        raise InvalidInput("host", f"{host}: {error.strerror or error}") from error
+    except (OSError, UnicodeError) as error:
+        problem = f"{host}: {getattr(error, 'strerror', None) or error}"
+        raise InvalidInput("host", problem) from error
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))

@@ -223,17 +223,20 @@ def order_states(states: Sequence[State[Any]], current: State[Any] | None) -> li
     return [*(each for each in ordered if each.id != current.id), current]
 
 
-def retry_starts(states: Sequence[State[Any]]) -> tuple[int, ...]:
+def retry_starts(states: Sequence[State[Any]], *, deployed: bool = True) -> tuple[int, ...]:
     """Return one number for each Retry in ``states``: the number of the run's starts before it.
 
-    Prefect counts a start when a run becomes RUNNING. A Retry is a state that directly follows an
-    end and is not an end itself, unless Daybook rescheduled the run (`WAITING_NAME`) or Prefect's
-    late-run service marked it late (`LATE_NAME`).
+    Prefect counts a start when a run becomes RUNNING. A Retry of a ``deployed`` run is a SCHEDULED
+    state that directly follows an end, unless Daybook rescheduled the run (`WAITING_NAME`) or
+    Prefect's late-run service marked it late (`LATE_NAME`). A worker that lost its claim may still
+    set PENDING or RUNNING after the end, which is no Retry. A run without a deployment goes from
+    its end to RUNNING directly.
     """
     starts, starts_before = 0, list[int]()
     for state, following in pairwise(states):
         starts += state.is_running()
-        by_a_user = not following.is_final() and following.name not in {WAITING_NAME, LATE_NAME}
+        by_a_user = following.is_scheduled() and following.name not in {WAITING_NAME, LATE_NAME}
+        by_a_user = by_a_user or (not deployed and following.is_running())
         if state.is_final() and by_a_user:
             starts_before.append(starts)
     return tuple(starts_before)

@@ -176,4 +176,5 @@ async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     The result is empty if there was no Retry.
     """
     async with get_client() as client:
-        return flow_runs.retry_starts(await flow_runs.read_states(client, run.id))
+        states = await flow_runs.read_states(client, run.id)
+        return flow_runs.retry_starts(states, deployed=run.deployment_id is not None)

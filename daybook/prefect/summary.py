@@ -1,9 +1,9 @@
 """Summary of a job, the first paragraph of its deployment's description in Prefect's UI.
 
 The summary is a function of the job alone: if it depended on settings, processes with different
-settings would overwrite each other's summaries. The job's name is escaped, and the other texts from
-users and agents are in code spans, so that the UI renders no images or HTML in them. The summary
-leaves out the queries of URLs, because they may contain a token.
+settings would overwrite each other's summaries. Texts from users and agents are escaped or in code
+spans, so that the UI renders no images or HTML in them. The summary leaves out the queries of URLs,
+because they may contain a token.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ def summary(job: Job) -> str:
     The first line has the form that `without_summary` expects. Each other line starts with one of
     `_STARTS`.
     """
-    name = _MARKUP.sub(r"\\\g<0>", job.name)
-    lines = [f"**{name}** — {job.schedule.describe()}", _action(job)]
-    if policy := ", ".join(_policy(job)):
+    first = f"**{_escaped(job.name)}** — {_escaped(job.schedule.describe())}"
+    lines = [first, _action(job)]
+    if policy := _escaped(", ".join(_policy(job))):
         lines.append(f"Policy: {policy}")
     if recipients := ", ".join(_in_code(*each) for each in job.notify.recipients()):
         lines.append(f"Notifies: {recipients}")
     return "\n- ".join(lines)  # a list needs no blank line before it
+
+
+def _escaped(text: str) -> str:
+    return _MARKUP.sub(r"\\\g<0>", text)
 
 
 def without_summary(description: str) -> str:

@@ -452,6 +452,10 @@ def _of_phrase(
     found = phrases.read(given, local_now, field)
     if isinstance(found, str):
         return Cron(expr=expressions.canonical(found, field), timezone=timezone)
+    try:
+        check_year(found.local)
+    except ValueError as error:
+        raise InvalidInput(field, f'"{phrase}" does not exist: {error}', _LEGAL_AT) from None
     return _at(to_instant(found.local, zone(timezone)), field, timezone, now, current)
 
 

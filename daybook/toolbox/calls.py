@@ -281,4 +281,4 @@ async def decide_approval(given: Arguments) -> str:
 
 
 async def spend(given: Arguments) -> str:
-    return words.spending(await api.spending.read(given["by"], given.get("since")))
+    return words.spending(await api.spending.read(given.get("by") or "job", given.get("since")))

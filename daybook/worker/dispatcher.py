@@ -18,7 +18,7 @@ import asyncio
 import heapq
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -52,6 +52,7 @@ from daybook.prefect import (
 )
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
+from daybook.timing import TIMING
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
 from daybook.worker.run_queue import claim_order
@@ -170,7 +171,9 @@ class Dispatcher:
             case Granted():
                 try:
                     # Name the run before its process starts: the first log line has the name.
-                    await self._name_run(run, request.job_id)
+                    with suppress(TimeoutError):
+                        async with self._part_of_lease(1 / 4):
+                            await self._name_run(run, request.job_id)
                     await self._start_claimed(run, answer, request.kind)
                 finally:
                     self.starting -= 1
@@ -231,11 +234,21 @@ class Dispatcher:
         self.starting += isinstance(answer, Granted)
         return answer
 
+    @staticmethod
+    def _part_of_lease(part: float) -> asyncio.Timeout:
+        """Return a timeout for a request about a claimed run without a process.
+
+        Nothing renews the lease of this run yet. After the end of the lease, another worker may
+        have executed the run.
+        """
+        return asyncio.timeout(part * TIMING.run_lease.total_seconds())
+
     async def _start_claimed(self, run: FlowRun, granted: Granted, kind: str) -> None:
         policy = policies.policy_from_parameters(granted.parameters)
         try:
-            state = await self._propose_pending(run)
-        except httpx.HTTPError as error:
+            async with self._part_of_lease(1 / 2):
+                state = await self._propose_pending(run)
+        except (httpx.HTTPError, TimeoutError) as error:
             state, why = None, str(error) or type(error).__name__
         else:
             why = "Prefect refused the start"

@@ -27,11 +27,9 @@ from functools import partial
 from typing import Any, NoReturn
 from uuid import UUID
 
-import httpx
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.exceptions import ObjectNotFound
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
@@ -108,9 +106,9 @@ class RunQueue:
             try:
                 await self.fetch()
                 wait = self.pause_after(wait)
-            except (httpx.HTTPError, ObjectNotFound) as error:
+            except Exception as error:  # also an answer that is no JSON, such as a proxy's page
                 wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
-                log.warning("cannot poll Prefect: %s", error, extra={"action": "poll_failed"})
+                log.warning("cannot poll Prefect: %r", error, extra={"action": "poll_failed"})
 
     def pause_after(self, wait: float) -> float:
         """Return the seconds until the next poll; ``wait`` is the time before the last poll."""

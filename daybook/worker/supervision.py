@@ -58,6 +58,13 @@ class Facts:
     summarizing: bool = False
 
 
+MAX_WAIT_SECONDS = 90.0
+"""Maximum time for which a process may stay while its run waits.
+
+It waits up to 30 s for its next attempt, and reschedules its run in Prefect.
+"""
+
+
 @dataclass(eq=False)
 class SupervisedRun:
     """Supervised process of one flow run.
@@ -77,6 +84,7 @@ class SupervisedRun:
     cause: StopCause | None = None
     exit_code: int | None = None
     _was_terminal: bool = False
+    _waiting_since: float | None = None
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -101,7 +109,9 @@ class SupervisedRun:
         """Stop the run if its lease was lost.
 
         ``status`` is the run's status after a renewal of the lease. The lease was lost if the
-        status is None (the renewal was refused), or terminal after two renewals in a row.
+        status is None (the renewal was refused), or terminal after two renewals in a row. A process
+        whose run waits has to end within `MAX_WAIT_SECONDS`, because the run starts again only
+        then.
         """
         # A process that has recorded its outcome may have work left, but for less than the interval
         # between two renewals, unless it summarizes its session.
@@ -109,6 +119,12 @@ class SupervisedRun:
         if status is None or (is_terminal and self._was_terminal):
             self.stop(StopCause.LOST)
         self._was_terminal = is_terminal
+        if status is not Status.WAITING:
+            self._waiting_since = None
+        elif self._waiting_since is None:
+            self._waiting_since = time.monotonic()
+        elif time.monotonic() - self._waiting_since > MAX_WAIT_SECONDS:
+            self.stop(StopCause.LOST)
 
     def tail(self) -> str:
         """Return the last lines that the process printed."""

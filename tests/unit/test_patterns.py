@@ -76,6 +76,7 @@ CASES: dict[str, Case] = {
     ),
     "daybook/files/documents.py:_OCTAL": case("match", "0", Text("7", "0o"), Text("7", "0o", "8")),
     "daybook/prefect/summary.py:_MARKUP": case("sub", "a", "[", "\\", "*`"),
+    "daybook/imports/openclaw.py:_VARIABLE": case("fullmatch", "a", Text("a", "", "-")),
     # --- jobs, schedules, tasks
     "daybook/jobs/action_fields.py:_NO_TEXT": case("search", "a", "\ue000"),
     "daybook/schedules/bounds.py:_DAY": case("fullmatch", "1", "2026-01-01"),

@@ -131,8 +131,13 @@ def test_a_retry_is_a_start_that_follows_an_end_on_a_persons_word() -> None:
         ([Pending(), Running(), Completed(), RETRY], (1,)),
         ([Pending(), Running(), Completed(), SKIPPED, RETRY, Pending(), Running()], (1,)),
         ([Pending(), Running(), Completed(), RETRY, Running(), Completed(), SET_BACK], (1,)),
+        # A worker that lost its claim starts the run after another worker has ended it.
+        ([Pending(), Running(), Completed(), Pending(), Running()], ()),
+        ([Pending(), Running(), Completed(), Running()], ()),
         ([Pending(), Running(), Completed(), RETRY, Running(), Completed(), RETRY], (1, 2)),
     ]
     for (history, expected), trying in each(rows):
         with trying:
             assert flow_runs.retry_starts(history) == expected
+    without: list[State[Any]] = [Pending(), Running(), Completed(), Running()]
+    assert flow_runs.retry_starts(without, deployed=False) == (1,)

@@ -113,6 +113,11 @@ def test_a_name_is_shown_as_text(name: str) -> None:
     assert {each.type for each in shown} == {"text"}
     assert "".join(each.content for each in shown).startswith(f"{name} — ")
     assert without_summary(f"{text}\n\nWords") == "Words"
+    after = summary(job(cron=None, after=name, work_dir=f"/{name}"))
+    parsed = MarkdownIt("commonmark").parse(after)
+    kinds = {token.type for each in parsed for token in each.children or ()}
+    assert kinds <= {"text", "strong_open", "strong_close", "code_inline"}
+    assert without_summary(f"{after}\n\nWords") == "Words"
 
 
 WORDS = ["", "Plain", "Two\n\nparts", "**Bold** first\n\nand more", "- Policy: a list\n- of mine"]

@@ -27,6 +27,15 @@ def parse(text: str, timezone: str = BERLIN, now: datetime = NOW) -> Schedule:
     return schedules.parse(text, timezone=timezone, now=now)
 
 
+def test_a_phrase_has_the_years_of_a_date() -> None:
+    for text, problem in (
+        ("9999-12-31 at 23:00", "the last year is 9000"),
+        ("0001-01-01 at 9:00", "the first year is 1000"),
+    ):
+        with pytest.raises(InvalidInput, match=problem):
+            parse(text, "Asia/Tokyo")
+
+
 @pytest.mark.floor("A", "Cron, Every and At are fields of their own")
 @pytest.mark.floor("B", "A schedule is a cron expression, an interval or one time")
 def test_each_kind_of_schedule_has_its_own_field() -> None:

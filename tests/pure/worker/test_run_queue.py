@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
@@ -223,3 +224,31 @@ async def test_polls_are_rare_only_while_no_run_is_due_before_the_next_one() -> 
     later, soon = (scheduled("one", now + timedelta(seconds=each)) for each in (18, 9))
     assert await pauses(later, soon) == [2.0] * 4
     assert await pauses(scheduled("late", PAST)) == [2.0] * 4
+
+
+async def test_polling_goes_on_after_an_answer_that_is_no_json() -> None:
+    """A proxy in front of Prefect may answer with a page."""
+    answered = asyncio.Event()
+
+    class Behind(Pool):
+        async def get_scheduled_flow_runs_for_work_pool(
+            self, *given: Any, **named: Any
+        ) -> list[Any]:
+            if not self.polled:
+                self.polled.append([])
+                queue.poll_soon()
+                raise json.JSONDecodeError("Expecting value", "<html>", 0)
+            answered.set()
+            return await super().get_scheduled_flow_runs_for_work_pool(*given, **named)
+
+    queue = RunQueue(cast(Any, Behind(light=[])), "pool", [], cast(Any, None))
+    polling = asyncio.create_task(queue.poll())
+    queue.poll_soon()
+    async with asyncio.timeout(30):
+        await asyncio.wait(
+            {polling, asyncio.create_task(answered.wait())}, return_when="FIRST_COMPLETED"
+        )
+    assert not polling.done()
+    polling.cancel()
+    with suppress(asyncio.CancelledError):
+        await polling

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from daybook.ledger.states import Status
+from daybook.worker import supervision
 from daybook.worker.supervision import StopCause, SupervisedRun
 
 pytestmark = pytest.mark.anyio
@@ -59,3 +61,18 @@ async def test_a_renewal_between_the_answer_and_its_summary_does_not_stop_the_su
     watched.facts.summarizing = True
     watched.renewed(Status.SUCCEEDED)
     assert watched.cause is None
+
+
+def test_a_process_that_stays_while_its_run_waits_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    watched = SupervisedRun(flow_run=None, running=Reporting())  # type: ignore[arg-type]
+    for status in (Status.WAITING, Status.CLAIMED, Status.WAITING, Status.WAITING):
+        watched.renewed(status)
+        now += supervision.MAX_WAIT_SECONDS / 2
+    assert watched.cause is None
+    now += 1.0
+    watched.renewed(Status.WAITING)
+    assert watched.cause is StopCause.LOST

@@ -78,6 +78,14 @@ def test_a_snooze_ends_after_a_time_or_at_the_beginning_of_a_day(daybook: Any, t
         assert ahead > timedelta(0)
 
 
+@pytest.mark.usefixtures("home")
+@pytest.mark.parametrize("text", ["", " ", "9999-12-31", "0001-01-01 at 9:00"])
+def test_a_snooze_without_a_possible_end_is_refused(daybook: Any, text: str) -> None:
+    refused = daybook("snooze", "weekly", text)
+    assert (refused.code, refused.err[:15]) == (2, "daybook: UNTIL:")
+    assert daybook("show", "weekly", "--json").json["snoozed_until"] is None
+
+
 def test_skips_and_snoozes_in_the_past_are_not_shown(daybook: Any, home: Home) -> None:
     with closing(sqlite3.connect(home / "ledger.db")) as book, book:
         past = "skips = '[\"2026-11-02T08:00:00+00:00\"]', snoozed_until = '2026-11-03 08:00:00'"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import pytest
+from anyio.lowlevel import checkpoint
 
 from daybook.delivery import channels, dispatcher, outbox, outgoing, sending
 from daybook.delivery.outbox import QueueKind
@@ -63,6 +64,32 @@ async def test_a_stopped_dispatcher_releases_rows_although_one_send_does_not_end
         assert held.holder == "here"  # until its lease expires
     finally:
         sender.may_end.set()
+
+
+async def test_a_message_to_a_channel_is_not_released_while_its_thread_sends_it(
+    world: World,
+) -> None:
+    """A cancellation does not stop the thread, so a released message would be sent twice."""
+    (sent,) = await enqueue(world, outbox.queue_of_channel("team"))
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    class InThread:
+        async def send(self, row: OutboxRow) -> DeliveryResult:
+            begun.set()
+            await may_end.wait()
+            return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.0)
+
+    task = asyncio.create_task(
+        dispatcher.dispatch(world.ledger, "here", {QueueKind.CHANNEL: InThread()})
+    )
+    async with asyncio.timeout(30):
+        await begun.wait()
+        task.cancel()
+        await checkpoint()
+        may_end.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (await row(world, sent)).status == Delivery.DELIVERED
 
 
 async def test_a_failed_recording_does_not_discard_the_other_results(

@@ -143,6 +143,9 @@ def test_a_system_event_is_a_prompt_and_a_command_a_job_of_the_shell(tmp_path: P
     assert command.disabled_reason == "imported without its secrets"
     assert "API_TOKEN" in command.notes[0]
     assert "t0p" not in repr(command)
+    for name in ("npm-config", "A B;touch /tmp/x #", ""):
+        with pytest.raises(InvalidInput, match="which no shell can export"):
+            read(tmp_path, payload=payload | {"env": {name: "x"}})
 
 
 def test_jobs_that_only_openclaw_can_run(tmp_path: Path) -> None:

@@ -26,6 +26,10 @@ async def answered(name: str, **given: object) -> str:
     return answer.text
 
 
+async def test_spend_is_by_job_by_default(stored: Path) -> None:
+    assert await answered("spend") == await answered("spend", by="job")
+
+
 async def id_of(stored: Path, name: str) -> str:
     async with Ledger(f"sqlite+aiosqlite:///{stored}") as ledger, ledger.read() as session:
         return (await store.find(session, name)).id

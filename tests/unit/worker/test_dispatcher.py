@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -25,7 +26,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
-from daybook.runs.claim_requests import ClaimRequest, Finished, HeldElsewhere
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere
 from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
@@ -268,3 +269,35 @@ async def test_no_run_starts_while_a_disk_is_full(
         there.taker._folders = (tmp_path,)
         await there.taker.dispatch(there.run)
         assert len(there.starts.tasks) == 1
+
+
+class Hanging(Dispatcher):
+    """Dispatcher whose requests to Prefect are never answered."""
+
+    given_back = ""
+
+    @staticmethod
+    def _part_of_lease(part: float) -> asyncio.Timeout:
+        return asyncio.timeout(0.1 * part)
+
+    async def _propose_pending(self, run: FlowRun) -> None:
+        await asyncio.Event().wait()
+
+    async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
+        self.given_back = why
+
+
+async def test_a_claimed_run_is_given_back_if_prefect_does_not_answer() -> None:
+    """Nothing renews its lease before its process starts."""
+    hanging = Hanging(
+        *(NOT_ASKED, NOT_ASKED, NOT_ASKED),
+        holder="here:1",
+        most=4,
+        free=lambda: True,
+        watch=lambda watched: None,
+    )
+    granted = SimpleNamespace(parameters={}, run_id="r", fence=1, job=None)
+    run = FlowRun(id=uuid4(), flow_id=uuid4())
+    async with asyncio.timeout(30):
+        await hanging._start_claimed(run, cast(Any, granted), "agent-prompt")
+    assert hanging.given_back == "TimeoutError"
