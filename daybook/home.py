@@ -186,7 +186,7 @@ class Home:
                 return None  # no process holds the lock
         except BlockingIOError:
             pass
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         try:
             return dict(json.loads(self.up_file.read_text()))

@@ -210,10 +210,18 @@ async def test(
 
     The run that it starts is a real run. ``payload`` is any JSON value except null; if it is None,
     send `{"test": true}`. ``url`` is the address of the web server, by default the server on this
-    machine. Raise `NotFound`, and `InvalidInput` for invalid stored settings.
+    machine. Raise `NotFound`, and `InvalidInput` for an invalid ``url`` or invalid
+    stored settings.
     """
     import httpx
 
+    address = f"{(url or web_address.local_url()).rstrip('/')}{PATH}{name}"
+    try:
+        port = httpx.URL(address).port
+    except httpx.InvalidURL as error:
+        raise InvalidInput("url", f"is not a valid URL: {error}", "use http://host:port") from None
+    if port is not None and not 0 < port < 2**16:
+        raise InvalidInput("url", f"port {port} is out of range", "use 1 to 65535")
     async with prefect.answering() as client:
         hook = await documents.read(client, name)
     sent_id = delivery_id or f"msg_{uuid4().hex}"
@@ -221,7 +229,6 @@ async def test(
     if isinstance(payload, dict) and hook.scheme.id_in({"id": sent_id}) is not None:
         payload = {"id": sent_id, **payload}
     body = payloads.as_body(payload)
-    address = f"{(url or web_address.local_url()).rstrip('/')}{PATH}{name}"
     headers = hook.scheme.sign(hook.secret, sent_id, body, SYSTEM_CLOCK.now())
     headers["content-type"] = "application/json"
     try:

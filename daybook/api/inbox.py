@@ -58,7 +58,10 @@ async def mark_read(refs: Sequence[str] = ()) -> int:
 
 
 async def _find(session: AsyncSession, ref: str) -> OutboxRow:
-    row = await history.find(session, ref)
+    try:
+        row = await history.find(session, ref)
+    except NotFound:
+        raise NotFound("message", ref) from None
     if row.address != INBOX or row.purpose == LISTENER:
         raise NotFound("message", ref)
     return row

@@ -243,6 +243,11 @@ _register_commands()
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run a command line (default: `sys.argv`). Return the exit code."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)
+    # A supervisor may start a program with closed streams.
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - until the exit
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     try:

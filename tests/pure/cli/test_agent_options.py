@@ -63,6 +63,14 @@ def test_the_key_is_read_from_standard_input(monkeypatch: pytest.MonkeyPatch) ->
     assert AgentOptions(model="a:b", key_stdin=True).settings()["api_key"] == KEY
 
 
+def test_a_key_that_is_no_text_is_refused_without_its_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe\n"), encoding="utf-8"))
+    with pytest.raises(InvalidInput, match=r"^key_stdin: is not UTF-8 text$"):
+        AgentOptions(model="a:b", key_stdin=True).settings()
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [

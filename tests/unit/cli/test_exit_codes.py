@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from daybook import __version__
 from daybook.api import jobs, runs
 from daybook.delivery.views import RunDetails
 from daybook.jobs.views import JobDetails
-from daybook.operations import up
+from daybook.operations import up, web
 from tests.unit.cli.conftest import fill
 from tests.unit.operations.checks.test_installation import installed
 
@@ -77,6 +78,11 @@ def test_a_misspelled_job_is_compared_with_the_jobs(daybook: Any, typed: str) ->
     result = daybook(*typed.format("wekly").split())
     message = 'daybook: job "wekly" not found (did you mean "weekly"?)\n'
     assert (result.code, result.out, result.err) == (3, "", message)
+
+
+def test_a_message_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> None:
+    result = daybook("inbox", "nope")
+    assert (result.code, result.err) == (3, 'daybook: message "nope" not found\n')
 
 
 def test_a_run_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> None:
@@ -225,6 +231,50 @@ def test_a_ledger_that_cannot_be_opened_gives_exit_code_4(
     assert "DAYBOOK_LEDGER_URL" in result.err
 
 
+def test_a_home_that_is_no_folder_gives_exit_code_4(
+    daybook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").write_text("")
+    monkeypatch.setenv("DAYBOOK_HOME", str(tmp_path / "home"))
+    result = daybook("add", "every day at 9:00", "hello")
+    assert result.code == 4
+    assert "it is not a file" in result.err
+
+
+def test_a_port_that_no_ledger_can_have_gives_exit_code_4(
+    daybook: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_LEDGER_URL", "postgresql://u:pw@127.0.0.1:99999/x")
+    result = daybook("list")
+    assert result.code == 4
+    assert "unexpected error" not in result.err
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ["runs", "--since", "0001-01-01T00:00:00+14:00"],
+        ["runs", "--until", "9999-12-31T23:59:59-14:00"],
+        ["runs", "--limit", "9" * 30],
+        ["inbox", "--limit", "9" * 30],
+        ["spend", "--since", "9999-12-31", "--by", "day"],
+        ["next", "--cron", "0 9 * * *", "--after", "9999-12-31T23:59:59Z"],
+        ["next", "--cron", "0 9 * * *", "--after", "0001-01-01T00:00:00+14:00"],
+        ["web", "--host", "a..b"],
+        ["import", "anna", "~nobody-has-this-name/x"],
+        ["import", "anna", "/" + "x" * 300],
+        ["hooks", "test", "x", "--url", "http://[::1"],
+        ["hooks", "test", "x", "--url", "http://127.0.0.1:99999"],
+    ],
+)
+def test_a_value_that_is_impossible_is_invalid_input(
+    daybook: Any, stored: Path, typed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "execv", lambda program, command: web.listen("a..b", 0))
+    result = daybook(*typed)
+    assert (result.code, "unexpected error" in result.err) == (2, False), result.err
+
+
 @pytest.mark.parametrize(
     ("status", "waited", "code"),
     [
@@ -288,6 +338,20 @@ def test_an_unexpected_error_is_printed_as_one_line(
     assert result.json["error"]["code"] == "error"
     assert result.err.count("\n") == 1
     assert "RuntimeError: first line second line" in result.err
+
+
+@pytest.mark.parametrize(
+    ("closed", "tokens", "code"),
+    [("<&-", "secrets add x --host a.b", 2), (">&-", "list", 0)],
+)
+def test_a_command_can_be_started_with_closed_streams(
+    stored: Path, closed: str, tokens: str, code: int
+) -> None:
+    command = f"{shlex.join(DAYBOOK)} {tokens} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "unexpected error" not in done.stderr
 
 
 def test_a_closed_output_pipe_gives_exit_code_141_and_no_message(stored: Path) -> None:
