@@ -183,7 +183,7 @@ def _read_if_there(file: Path) -> tuple[str, Source] | None:
         problem = f"{file} cannot be read: {error.strerror or error}"
         hint = "name a folder that this user can read, or leave the setting empty"
         raise InvalidInput("anna_folder", problem, hint) from None
-    return (mark, anna.read(file)) if mark else None
+    return (mark, _read(anna.read, str(file), None)) if mark else None
 
 
 def _file_mark(file: Path) -> str:

@@ -41,6 +41,8 @@ OnConflict = Literal["skip", "rename", "replace"]
 IMPORTED = "imported"
 """The trigger of the runs of an imported history."""
 CREATED_BY = "import"
+MAX_COUNT = 2**31 - 1
+"""Maximum number of runs, failures or attempts. On PostgreSQL, their columns have 32 bits."""
 
 PASSED_REASON = "imported after its due time"
 UNKNOWN_REASON = "it had not ended when it was imported"
@@ -339,8 +341,8 @@ async def _perform(session: AsyncSession, system: System, planned: _Planned, now
         )
         planned.row = stored.row
         planned.row.disabled_reason = planned.reason
-        planned.row.run_count = source.run_count
-        planned.row.consecutive_failures = source.consecutive_failures
+        planned.row.run_count = min(source.run_count, MAX_COUNT)
+        planned.row.consecutive_failures = min(source.consecutive_failures, MAX_COUNT)
         planned.row.last_run_at = source.last_run_at
         planned.row.last_error = source.last_error or None
     if planned.row is None:
@@ -370,7 +372,7 @@ def _run_row(job: JobRow, run: SourceRun) -> RunRow:
         due=run.due,
         status=run.status,
         reason=UNKNOWN_REASON if run.status is Status.UNKNOWN else "",
-        attempts=run.attempts,
+        attempts=min(run.attempts, MAX_COUNT),
         queued_at=run.started_at,
         started_at=run.started_at,
         finished_at=run.finished_at,

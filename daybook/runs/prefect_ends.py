@@ -51,12 +51,12 @@ MAX_PREFECT_RUNS = 3
 """Maximum number of Prefect runs for a run that never started; after the last, the run fails."""
 
 PREFECT_REFUSAL = "prefect"
-REFUSED = "Prefect refused to create its run: "
-"""Beginning of the reason of such a row."""
 """The `waits_for` of a row for which Prefect refused to create a run.
 
 Daybook requests no other Prefect run for the row before its `until`.
 """
+REFUSED = "Prefect refused to create its run: "
+"""Beginning of the reason of a row for which Prefect refused to create a run."""
 
 FIRST_REFUSAL_DELAY = timedelta(seconds=15)
 """The first delay after a refusal; each further delay is twice as long."""

@@ -108,7 +108,8 @@ class Bounds:
         found = next(
             (each for each in (to_instant(local, self.tz), second) if each > after), after + SECOND
         )
-        return next_change(self.tz, after, found) or found
+        # Only a jump within a day can pass such a change; a long excluded range is one step.
+        return next_change(self.tz, after, min(found, after + 2 * DAY)) or found
 
     def _last_excluded(self, day: date) -> date | None:
         """Return the last day of the excluded range that contains ``day``, or None."""

@@ -248,7 +248,9 @@ class Dispatcher:
         try:
             async with self._part_of_lease(1 / 2):
                 state = await self._propose_pending(run)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except TimeoutError:
+            state, why = None, "Prefect did not answer in time"
+        except httpx.HTTPError as error:
             state, why = None, str(error) or type(error).__name__
         else:
             why = "Prefect refused the start"

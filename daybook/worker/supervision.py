@@ -166,6 +166,8 @@ class SupervisedRun:
     async def _read_facts(self) -> None:
         async for fact in self.running.facts():
             facts = self.facts
+            if fact.keys() & {"running", "claimed", "checking"}:
+                self._waiting_since = None  # the process continues: its next wait is another one
             if "running" in fact:
                 facts.attempt, facts.running_since = fact["running"], time.monotonic()
                 facts.took, facts.changed = None, False

@@ -261,3 +261,8 @@ def test_blank_excluded_days_are_dropped_and_texts_are_stored_as_written() -> No
     fields = {"start": "2027-01-15", "exclude": ["2027-02-01"], "active_hours": "9:00-17:00"}
     stored = policy(**fields).model_dump(mode="json")
     assert {name: stored[name] for name in fields} == fields
+
+
+def test_a_long_excluded_range_is_one_step() -> None:
+    found = due("0 9 * * *", BERLIN, "2026-12-01T10:00", 1, exclude=["2026-01-01..8998-12-31"])
+    assert found == ["01 09:00+0100"]

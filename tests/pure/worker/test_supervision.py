@@ -76,3 +76,18 @@ def test_a_process_that_stays_while_its_run_waits_is_stopped(
     now += 1.0
     watched.renewed(Status.WAITING)
     assert watched.cause is StopCause.LOST
+
+
+async def test_a_process_that_tries_again_and_again_while_its_run_waits_is_not_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each renewal may see a wait, although the process makes an attempt between two renewals."""
+    now, real = 0.0, time.monotonic
+    watched = SupervisedRun(flow_run=None, running=Reporting({"running": 1}))  # type: ignore[arg-type]
+    for _ in range(8):
+        monkeypatch.setattr(time, "monotonic", lambda now=now: now)
+        watched.renewed(Status.WAITING)
+        monkeypatch.setattr(time, "monotonic", real)
+        now += 20.0
+        await watched._read_facts()
+    assert watched.cause is None
