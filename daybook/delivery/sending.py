@@ -20,8 +20,7 @@ without using up attempts. After the pause, one row is sent as a probe. A succes
 and a failed probe doubles the pause, up to `MAX_PAUSE`.
 
 If a destination has accepted nothing for `MAX_DELIVERY_AGE`, each failed attempt also fails the
-waiting rows of at least that age. After each `MAX_PAUSE`, only one probe is sent, so most of these
-rows would never be sent.
+waiting rows of at least that age: with one probe after each `MAX_PAUSE`, most would never be sent.
 """
 
 from __future__ import annotations
@@ -323,8 +322,7 @@ async def due_times_by_queue(
             if wanted is not None and not wanted(lane):
                 continue
             opens = max(at, _paused_until(lanes.get(lane), now) or at)
-            if opens > now or room.of(lane) > 0:
-                # Otherwise, the rows that are being sent must end first.
+            if opens > now or room.of(lane) > 0:  # else the rows that are being sent must end first
                 times[lane] = min(opens, times.get(lane, opens))
     return times
 
@@ -407,18 +405,14 @@ class _Recording:
         }
 
     def _update_queue(self, lane: str, each: DeliveryResult) -> None:
-        """Update the queue's state after an attempt.
-
-        A 410 (gone) resets the queue like a success.
-        """
+        """Update the queue's state after an attempt. A 410 (gone) resets it like a success."""
         state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
         self.stirred.add(lane)
         if each.status is Delivery.DELIVERED or each.status_code == GONE_STATUS:
             state.failures, state.paused_until = 0, None
             self.down.pop(lane, None)
             return
-        if not state.failures or state.since > self.now:
-            # The clock was set back, or this is the first failure
+        if not state.failures or state.since > self.now:  # the first failure; a clock set back
             state.since = self.now
         state.error = each.error
         if state.since <= self.now - MAX_DELIVERY_AGE:
@@ -469,10 +463,7 @@ class _Recording:
         }
 
     async def _report_undelivered(self, lane: str, error: str) -> None:
-        """Report in the inbox the number of the queue's rows that failed this hour.
-
-        There is one message an hour, which is updated.
-        """
+        """Report in the inbox, in one message an hour, how many rows of the queue failed."""
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         failed = select(func.count()).where(
             col(OutboxRow.status) == Delivery.FAILED,
@@ -537,10 +528,9 @@ async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
     Return the number of rows changed. Failed rows become pending again. Pending rows of ``ids``
     become due now, unless a process is sending them. For all these rows, the number of attempts
     starts again at 0, and `MAX_DELIVERY_AGE` counts from now. The results of earlier attempts stay.
-    Failed wakes are not retried. The pauses of the retried rows' queues end, because the caller
-    expects the destinations to respond again.
+    Failed wakes are not retried, because a later cycle wakes the session. The pauses of the retried
+    rows' queues end, because the caller expects the destinations to respond again.
     """
-    # Do not retry failed wakes, because a later cycle has woken the session, or will do so.
     failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)
     which = failed
     if ids is None:

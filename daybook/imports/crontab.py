@@ -24,12 +24,12 @@ from typing import Any
 from daybook.imports import shell
 from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
 from daybook.names import default_name
+from daybook.processes import environment
 from daybook.schedules.cron import ALIASES
 
 STANDARD_INPUT = "standard input"
 
 _VARIABLE = re.compile(r"""("[^"]*"|'[^']*'|[^\s"'=]+)[ \t]*=[ \t]*(.*)""")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _ZONE, _MAIL = "CRON_TZ", "MAILTO"
 _OF_CRON = (
     *("MAILFROM", "CONTENT_TYPE", "CONTENT_TRANSFER_ENCODING"),
@@ -76,7 +76,7 @@ def read_text(name: str, content: bytes) -> Source:
             jobs.append(_job(SourceJob(job_id, "", where, {}), expr, command, zone, variables))
             continue
         key, value = _unquoted(found[1]), _unquoted(found[2].strip())
-        if not _NAME.fullmatch(key):
+        if not environment.VARIABLE_NAME.fullmatch(key):
             raise broken(where, f"{key!r} is not the name of a variable", _LINE_HINT)
         if key == _ZONE:
             zone = value

@@ -14,7 +14,6 @@ effect of a job.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable
 from datetime import timedelta
@@ -43,6 +42,7 @@ from daybook.imports.source import (
     versioned,
 )
 from daybook.ledger.states import Status
+from daybook.processes import environment
 
 JOBS_FILE, STATE_SUFFIX, RUNS_FOLDER, VERSION = "jobs.json", "-state.json", "runs", 1
 _JOBS_TABLE, _RUNS_TABLE = "cron_jobs", "cron_run_logs"
@@ -256,17 +256,13 @@ def _payload(payload: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
     return fields
 
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-"""Name of an environment variable that a shell can export."""
-
-
 def _command(payload: Record, notes: list[str]) -> dict[str, Any]:
     """Return the fields of a command. `disabled` is the reason to disable the job, or ""."""
     argv = payload.value("argv")
     if not isinstance(argv, list) or not argv or not all(isinstance(each, str) for each in argv):
         payload.fail("argv is not a list of texts")
     variables = {name: str(value) for name, value in payload.mapping("env").items()}
-    if wrong := [name for name in variables if not _VARIABLE.fullmatch(name)]:
+    if wrong := [name for name in variables if not environment.VARIABLE_NAME.fullmatch(name)]:
         payload.fail(f"env has {wrong[0]!r}, which no shell can export")
     kept, reason = shell.without_secrets(variables, notes)
     fields = shell.fields(

@@ -21,6 +21,7 @@ from typing import Any
 
 from daybook.imports import on_calendar, shell
 from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
+from daybook.processes import environment
 from daybook.schedules import durations
 
 Section = Mapping[str, list[str]]
@@ -66,7 +67,6 @@ _SPLIT_VARIABLE = re.compile(r"(?<!\S)\$[A-Za-z_]", re.ASCII)
 """A variable that is a whole word of a shell command. It may also match inside a quoted word."""
 _PROMPT_BRACE = re.compile(r"\{(?=\{)")
 """The first of the two braces at the beginning of a variable of a prompt."""
-_NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _ESCAPES = {";": ";", "n": "\n", "t": "\t", "s": " ", "\\": "\\", '"': '"', "'": "'"}
 _FIX = "nothing was imported; correct the unit, or leave its timer out"
 _TO_ADD = "Daybook starts no job at a boot: `daybook add --every 1h …` adds an interval"
@@ -149,7 +149,7 @@ def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
     for line in service.get("Environment", []):
         for word in _words(unit, line):
             name, _, value = _specified(unit, word).partition("=")
-            if _NAME.fullmatch(name) is None:
+            if environment.VARIABLE_NAME.fullmatch(name) is None:
                 raise broken(unit, f"has the Environment= {name!r}, which is no name", _FIX)
             variables[name] = value
     given, reason = shell.without_secrets(variables, notes)

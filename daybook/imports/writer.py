@@ -29,6 +29,7 @@ from daybook.imports.source import Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, new_job
+from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
@@ -41,8 +42,6 @@ OnConflict = Literal["skip", "rename", "replace"]
 IMPORTED = "imported"
 """The trigger of the runs of an imported history."""
 CREATED_BY = "import"
-MAX_COUNT = 2**31 - 1
-"""Maximum number of runs, failures or attempts. On PostgreSQL, their columns have 32 bits."""
 
 PASSED_REASON = "imported after its due time"
 UNKNOWN_REASON = "it had not ended when it was imported"
@@ -341,8 +340,8 @@ async def _perform(session: AsyncSession, system: System, planned: _Planned, now
         )
         planned.row = stored.row
         planned.row.disabled_reason = planned.reason
-        planned.row.run_count = min(source.run_count, MAX_COUNT)
-        planned.row.consecutive_failures = min(source.consecutive_failures, MAX_COUNT)
+        planned.row.run_count = min(source.run_count, MAX_INTEGER)
+        planned.row.consecutive_failures = min(source.consecutive_failures, MAX_INTEGER)
         planned.row.last_run_at = source.last_run_at
         planned.row.last_error = source.last_error or None
     if planned.row is None:
@@ -372,7 +371,7 @@ def _run_row(job: JobRow, run: SourceRun) -> RunRow:
         due=run.due,
         status=run.status,
         reason=UNKNOWN_REASON if run.status is Status.UNKNOWN else "",
-        attempts=min(run.attempts, MAX_COUNT),
+        attempts=min(run.attempts, MAX_INTEGER),
         queued_at=run.started_at,
         started_at=run.started_at,
         finished_at=run.finished_at,

@@ -23,7 +23,15 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.jobs import prompts, provenance
 from daybook.jobs.model import Job
 from daybook.jobs.policy import stored_policy
-from daybook.ledger.tables import NEWEST_REVISION, JobRow, OutboxRow, RevisionRow, WatchRow
+from daybook.ledger.states import Status
+from daybook.ledger.tables import (
+    NEWEST_REVISION,
+    JobRow,
+    OutboxRow,
+    RevisionRow,
+    RunRow,
+    WatchRow,
+)
 from daybook.names import free_name
 from daybook.schedules.schedule import STORED, After
 
@@ -39,6 +47,8 @@ MAX_RUNS_REASON = "max runs"
 MAX_IDS_PER_QUERY = 200
 """Maximum number of ids in one query; with more ids, `all_jobs` reads all jobs and filters them."""
 
+_UNDECIDED = (Status.WAITING, Status.SKIPPED)
+"""Statuses of a run without an attempt that a revision from before its due time may change."""
 _COLUMNS = {"metadata": "meta"}
 """Columns whose names differ from the names of their fields in `Job`, by field."""
 _VERSIONED_FIELDS = Job.model_fields.keys() & RevisionRow.model_fields.keys()
@@ -426,9 +436,10 @@ async def change(
     """Put ``job`` in force from ``now`` on and return it; write nothing if nothing changed.
 
     ``stored`` is the job with its newest revision; ``now`` is the ledger's time. An edit that was
-    made at ``edited`` takes effect at that time, but not before the audit watermark, because the
-    audit does not decide about a due time twice. A watermark ahead of ``now`` (the clock was set
-    back) delays nothing. Enabling a job clears its failure count and its snooze.
+    made at ``edited`` takes effect at that time, but not before the audit watermark, and only after
+    the last due time whose run has started or was missed: nothing decides about a due time twice. A
+    watermark ahead of ``now`` (the clock was set back) delays nothing. Enabling a job clears its
+    failure count and its snooze.
 
     ``writer`` becomes the author of the revision and of the changed targets
     (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
@@ -460,7 +471,10 @@ async def change(
     if any(getattr(revision, name) != getattr(latest, name) for name in _VERSIONED_FIELDS):
         # Strictly increasing, even if two changes share a microsecond or the clock was set back.
         earliest = latest.effective_from + timedelta(microseconds=1)
-        revision.effective_from = max(since, earliest, min(row.audited_until, now))
+        decided = row.audited_until
+        if edited:
+            decided = max(decided, await _decided_until(session, row.id, edited))
+        revision.effective_from = max(since, earliest, min(decided, now))
         row.revision = revision.number
         session.add(revision)
         latest = revision
@@ -474,6 +488,21 @@ async def change(
     if not names_are_checked:
         await check_other_jobs(session, row.owner, job, stored.job)
     return _compose(row, latest)
+
+
+async def _decided_until(session: AsyncSession, job_id: str, edited: datetime) -> datetime:
+    """Return the instant after the last due time that was decided since ``edited``.
+
+    These are the due times of runs that have started or were missed. If there are none, return
+    ``edited``.
+    """
+    decided = (col(RunRow.attempts) > 0) | col(RunRow.status).not_in(_UNDECIDED)
+    last_due = func.coalesce(col(RunRow.due_to), col(RunRow.due))
+    query = select(func.max(last_due)).where(
+        col(RunRow.job_id) == job_id, last_due >= edited, decided
+    )
+    last = (await session.execute(query)).scalar_one()
+    return edited if last is None else last + timedelta(microseconds=1)
 
 
 def enable_again(stored: StoredJob, job: Job) -> Job:

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import JSON, DateTime, Dialect
 from sqlalchemy.types import TypeDecorator
 
+MAX_INTEGER = 2**31 - 1
+"""Largest value of an integer column: it has 32 bits on PostgreSQL."""
 NULLABLE_JSON: Any = JSON(none_as_null=True)
 """JSON that stores None as SQL's NULL, not as the text `null`."""
 

@@ -178,8 +178,7 @@ class WatchRow(SQLModel, table=True):
     """The content with which a job's watch compares its source (`daybook.runs.watched`).
 
     The watch saw it at its first check of the source, or before the last run that succeeded.
-    ``source`` identifies the watched source: after an edit of the watch, the stored content belongs
-    to another source and does not count.
+    ``source`` identifies the source: after an edit of the watch, the stored content does not count.
     """
 
     __tablename__ = "watches"
@@ -370,10 +369,9 @@ class StepRow(SQLModel, table=True):
 
 
 class ApprovalRow(SQLModel, table=True):
-    """The question to a person whether a run may call a tool (`daybook.runs.approvals`).
+    """The question to a person about a tool call or answer of a run (`daybook.runs.approvals`).
 
-    The question may also be whether the answer of a run is its outcome. ``number`` counts the
-    questions of the run, and ``after`` the steps that the run made before.
+    ``number`` counts the questions of the run, and ``after`` the steps that the run made before.
     """
 
     __tablename__ = "approvals"
@@ -447,8 +445,7 @@ class OutboxRow(SQLModel, table=True):
     id: str = Field(default_factory=new_message_id, primary_key=True)
     key: str = Field(unique=True)
     # A `callback` and a `message` belong to the job, and determine its run's delivery status. An
-    # `alert` is for the operator, a `listener` call for a function, and a `wake` for a task
-    # session.
+    # `alert` is for the operator, a `listener` call for a function, a `wake` for a task session.
     purpose: str
     event: str
     run_id: str | None = None
@@ -517,10 +514,9 @@ class LeadRow(SQLModel, table=True):
 
 
 class SessionRow(SQLModel, table=True):
-    """A session: the stored history of an agent. ``job_id`` is None if several jobs share it.
+    """A session: the stored history of an agent. ``job_id`` is None if it has not exactly one job.
 
-    ``job_id`` is None also for a session of a run without a job. ``title`` is the first line of its
-    first prompt, or a title that a model wrote.
+    ``title`` is the first line of the session's first prompt, or a title that a model wrote.
     """
 
     __tablename__ = "sessions"
@@ -573,10 +569,7 @@ class SummaryRow(SQLModel, table=True):
 
 
 class TokenRow(SQLModel, table=True):
-    """An access token for MCP over HTTP, its owner and user. Only the token's digest is stored.
-
-    The token of a shared link to Daybook's pages has the owner `owners.VIEWER`.
-    """
+    """Token for MCP over HTTP or for a shared link (`owners.VIEWER`), stored as its digest."""
 
     __tablename__ = "tokens"
 

@@ -29,7 +29,8 @@ DEFAULT_NAMES = (
 )
 """Variables that most programs need, such as PATH, language and time zone; none is secret."""
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+VARIABLE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+"""Name of a variable that a shell can export."""
 _FORBIDDEN_PREFIXES = ("PREFECT_", "DAYBOOK_")
 _SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION", re.IGNORECASE)
 _SECRET_NAMES = (
@@ -67,7 +68,7 @@ def check(names: Iterable[str]) -> None:
     for name in names:
         # If it has the form NAME=value, the value may be a secret, so do not repeat it.
         shown = name.split("=", 1)[0]
-        if not _NAME.match(name):
+        if not VARIABLE_NAME.fullmatch(name):
             raise ValueError(
                 f'"{shown}" is not the name of a variable; list names only, because the values '
                 "come from the worker's environment"

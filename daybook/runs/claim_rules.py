@@ -21,6 +21,7 @@ from datetime import timedelta
 
 from daybook.jobs import lateness, upcoming
 from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.runs import (
     budget,
@@ -41,8 +42,6 @@ from daybook.runs.claim_requests import ClaimResult, Waiting
 from daybook.runs.decision import Decision, Rule
 from daybook.schedules import durations
 
-MAX_TOKENS = 2**31 - 1
-"""Maximum number of tokens of a claim. On PostgreSQL, the column of the run has 32 bits."""
 UNDECIDED_GRACE = timedelta(minutes=5)
 """Grace period after the `until` of a run that waits for a holder's state (`slots.HOLDER`)."""
 
@@ -266,7 +265,7 @@ async def over_budget(claim: Decision) -> ClaimResult | None:
         return await claim.refuse(judged.refused)
     if judged.held:
         return claim.wait(claim.now + budget.RETRY_INTERVAL, judged.held)
-    row.tokens = None if judged.tokens is None else min(judged.tokens, MAX_TOKENS)
+    row.tokens = None if judged.tokens is None else min(judged.tokens, MAX_INTEGER)
     return None
 
 

@@ -76,7 +76,6 @@ CASES: dict[str, Case] = {
     ),
     "daybook/files/documents.py:_OCTAL": case("match", "0", Text("7", "0o"), Text("7", "0o", "8")),
     "daybook/prefect/summary.py:_MARKUP": case("sub", "a", "[", "\\", "*`"),
-    "daybook/imports/openclaw.py:_VARIABLE": case("fullmatch", "a", Text("a", "", "-")),
     # --- jobs, schedules, tasks
     "daybook/jobs/action_fields.py:_NO_TEXT": case("search", "a", "\ue000"),
     "daybook/schedules/bounds.py:_DAY": case("fullmatch", "1", "2026-01-01"),
@@ -197,7 +196,6 @@ CASES: dict[str, Case] = {
     "daybook/imports/on_calendar.py:re.fullmatch('[A-Za-z]+/.+')": case("fullmatch", "a", "a/"),
     "daybook/imports/on_calendar.py:re.split('\\\\.\\\\.|-')": case("split", ".", "-", "a.", "a-"),
     "daybook/imports/systemd.py:_SPAN": case("findall", "1", "1 ", Text(" ", "1"), "1a"),
-    "daybook/imports/systemd.py:_NAME": case("fullmatch", "a", "a ", Text("_", "a")),
     "daybook/imports/systemd.py:_PROMPT_BRACE": case("sub", "{", "a{", "{a"),
     "daybook/imports/systemd.py:_SPLIT_VARIABLE": case("search", "$", "a$", " $", "$1", "$a"),
     "daybook/imports/systemd.py:_WHOLE_VARIABLE": case(
@@ -320,7 +318,7 @@ CASES: dict[str, Case] = {
     "daybook/keeper/leadership.py:_READS": case("search", "/", "/filter", "/count/", "/filter/a"),
     "daybook/ledger/texts.py:_PERHAPS": case("search", "\\", "\\u", "\\u00", "\\ud"),
     "daybook/ledger/texts.py:_UNKEPT": case("sub", "a", "\0"),
-    "daybook/processes/environment.py:_NAME": case("match", "a", Text("a", "", "-")),
+    "daybook/processes/environment.py:VARIABLE_NAME": case("fullmatch", "a", Text("a", "", "-")),
     "daybook/processes/environment.py:_SECRET": case("search", "KE", "TOK", "A", "CREDENTIA"),
     "daybook/operations/checks/prefect.py:SUBMIT_MESSAGE": case(
         "match", "Worker '", Text("a", "Worker '"), Text("' submitting flow", "Worker 'a")
@@ -370,7 +368,6 @@ CASES: dict[str, Case] = {
     "daybook/imports/crontab.py:_VARIABLE": case(
         "fullmatch", "a", Text(" ", "a"), Text('a"', '"'), Text("=", "a"), Text("'", "'", "="), " a"
     ),
-    "daybook/imports/crontab.py:_NAME": case("fullmatch", "a", Text("a", "", "-"), "1"),
     "daybook/imports/picobot.py:_WEEKDAY": case("sub", "1", "/", "/1", "1/"),
     "daybook/imports/source.py:_GO_DURATION": case(
         "findall", "1", "1.", ".", ".1", "1h", Text("1", "1."), "1m1"

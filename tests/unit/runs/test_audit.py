@@ -13,7 +13,7 @@ import pytest
 from daybook.jobs import store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.keeper import auditor as keeper
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import audit, claim_rules, claims, prefect_ends
 from daybook.runs.audit import AuditResult
@@ -519,6 +519,40 @@ async def test_an_edit_made_before_the_watermark_takes_effect_at_the_watermark(
     before = [range_of(row) for row in await world.runs.rows()]
     await advance(world, stored)
     assert [range_of(row) for row in await world.runs.rows()] == before
+
+
+@pytest.mark.parametrize("how", ["running", "retried", "missed", "skipped"])
+async def test_an_edit_known_late_takes_effect_after_a_due_time_whose_run_has_started(
+    world: World, how: str
+) -> None:
+    """The run of a due time may start while Prefect stores the edit that removes this due time."""
+    stored = await world.jobs.add(cron="0 * * * *", catch_up="none")
+    request = world.runs.claim_request(stored)
+    if how == "missed":
+        world.clock.set(request.due + 2 * MINUTE)
+        assert isinstance(await world.runs.claim(request), Finished)
+    else:
+        granted = await world.runs.claimed(request)
+        if how == "skipped":
+            await world.runs.finish(granted, Status.SKIPPED)
+        else:
+            await claims.begin(world.ledger, granted.run_id, granted.fence)
+        if how == "retried":
+            broke, until = Outcome(Status.FAILED, error="it broke"), request.due + HOUR / 2
+            await claims.retry(world.ledger, granted.run_id, granted.fence, broke, until)
+    world.clock.set(request.due + 3 * MINUTE)
+    edited_at = request.due - timedelta(milliseconds=300)
+    async with world.ledger.write() as session:
+        found = await store.find(session, stored.id)
+        job = found.job.model_copy(update={"enabled": False})
+        now = world.clock.now()
+        edited = await store.change(session, found, job, now, edited=edited_at, source="prefect")
+        in_force = await store.in_force(session, stored.id, request.due)
+
+    after = request.due + timedelta(microseconds=1)
+    assert edited.revision.effective_from == (edited_at if how == "skipped" else after)
+    assert in_force is not None
+    assert in_force.job.enabled is (how != "skipped")
 
 
 async def test_a_watermark_in_the_future_of_a_clock_set_back_does_not_delay_an_edit(
