@@ -218,8 +218,16 @@ def full_disk(folders: Iterable[Path]) -> Path | None:
 
 
 def home_path() -> Path:
-    """Return the home directory: `DAYBOOK_HOME`, by default `~/.daybook`."""
-    return Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook").expanduser().absolute()
+    """Return the home directory: `DAYBOOK_HOME`, by default `~/.daybook`.
+
+    Raise `InvalidInput` if it begins with `~` and that user does not exist.
+    """
+    path = Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook")
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        problem = f"names no folder: there is no home of {path.parts[0]}"
+        raise InvalidInput("DAYBOOK_HOME", problem, "write an absolute path") from None
 
 
 def current_home() -> Home:
@@ -233,8 +241,16 @@ def is_configured_by_user() -> bool:
 
 
 def _configured_address() -> str:
-    """Return the server address in the user's own Prefect settings; empty if there is none."""
+    """Return the server address in the user's own Prefect settings; empty if there is none.
+
+    Raise `InvalidInput` if the variable with the address has no valid URL.
+    """
     if address := os.environ.get("PREFECT_API_URL"):
+        try:
+            urlsplit(address)
+        except ValueError as error:  # Prefect itself would fail when it is imported
+            legal = "write for example http://127.0.0.1:4200/api"
+            raise InvalidInput("PREFECT_API_URL", f"is no URL: {error}", legal) from None
         return address
     if "PREFECT_HOME" in os.environ and Path(os.environ["PREFECT_HOME"]) == current_home().prefect:
         return ""

@@ -30,6 +30,7 @@ from types import FrameType
 from typing import Any
 
 from daybook import __version__
+from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.processes import garbage, init
 
@@ -114,8 +115,8 @@ def _run_on_server(arguments: list[str]) -> int | None:
             connection.sendall(json.dumps(_request(arguments)).encode() + b"\n")
             stream = connection.makefile("rb")
             child = os.pidfd_open(int(stream.readline() or 0))
-        except (OSError, RuntimeError, ValueError):
-            # A RuntimeError means that the user has no home directory.
+        except (OSError, InvalidInput, ValueError):
+            # InvalidInput means that `DAYBOOK_HOME` names no folder.
             return None
         with _signals_forwarded(connection, child) as forwarded:
             connection.settimeout(None)

@@ -154,7 +154,7 @@ class Leadership:
     async def release(self, rest: float = 0.0) -> None:
         """Release the leadership, and do not acquire it again for ``rest`` seconds.
 
-        If the ledger is unreachable, let the lease expire instead.
+        If the release fails, log the error and let the lease expire instead.
         """
         fence, self._fence = self._fence, None
         self._not_before = time.monotonic() + rest
@@ -169,6 +169,8 @@ class Leadership:
                     error,
                     extra={"action": "leadership_unreachable"},
                 )
+            except Exception:
+                log.exception("Could not release leadership", extra={"action": "leadership_failed"})
 
 
 request_count: ContextVar[list[int]] = ContextVar("requests")

@@ -90,7 +90,10 @@ def child_pids(pid: int) -> set[int]:
 
 
 def find(pid: int, started: str | None = None) -> Process | None:
-    """Return the living process with this pid (and ``started``, if it is given), or None."""
+    """Return the living process with this pid (and ``started``, if it is given), or None.
+
+    Raise OSError if `/proc` cannot be read, for example because no file descriptor is free.
+    """
     if sys.platform == "linux":
         process = _read_stat(PROC / str(pid), _boot_id())
     else:
@@ -197,7 +200,7 @@ def _boot_id() -> str:
 def _read_stat(entry: Path, boot: str, *, zombies: bool = False) -> Process | None:
     try:
         text = (entry / "stat").read_text(errors="replace")
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None
     # The second field, the name, is in brackets and may contain anything, so split after the last
     # bracket. Then come state, parent, group, …; the start in ticks is field 22 of the line.

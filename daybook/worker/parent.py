@@ -259,8 +259,14 @@ class Parent:
                 self._release(number, pid, parent_end)
 
     def _release(self, number: int, pid: int, child: socket.socket) -> None:
-        # This placeholder for the start time of an ended child matches no process.
-        process = proc.find(pid) or proc.Process(pid, "ended")
+        try:
+            # This placeholder for the start time of an ended child matches no process.
+            process = proc.find(pid) or proc.Process(pid, "ended")
+        except OSError as error:  # too many open files; the child still waits for `GO`
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._send({"number": number, "refused": str(error)})
+            return
         self._unreaped[pid] = Child(pid, process)
         self._send({"number": number, "pid": pid, "start": process.started})
         with suppress(OSError):

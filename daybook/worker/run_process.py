@@ -124,6 +124,9 @@ class RunProcess:
         seconds, or as soon as the process has ended, send SIGKILL to the rest. If the process has
         already ended, send nothing: the parent process, if alive, ends the descendants.
         """
+        await _retry_os_errors(lambda: self._end(grace))
+
+    async def _end(self, grace: float) -> None:
         known = set(proc.process_tree(self.process))
         group = [member for member in known if member.group == self.pid]
         for number in (signal.SIGTERM, signal.SIGCONT):
@@ -155,6 +158,9 @@ class RunProcess:
         Then kill the descendants that it left behind, before the process counts as ended (promise
         8: no attempt overlaps an earlier one).
         """
+        await _retry_os_errors(self._watch)
+
+    async def _watch(self) -> None:
         known: set[Process] = set()
         while members := proc.process_tree(self.process):
             known |= set(members)
@@ -178,6 +184,19 @@ class RunProcess:
         if self._status >= 0:
             os.close(self._status)
             self._status = -1
+
+
+async def _retry_os_errors(work: Callable[[], Awaitable[None]]) -> None:
+    """Await ``work``; after an OSError, such as no free file descriptor, try again.
+
+    A process that cannot be looked up is not one that has ended.
+    """
+    while True:
+        try:
+            return await work()
+        except OSError as error:
+            log.warning("cannot look up processes: %s", error, extra={"action": "no_lookup"})
+        await asyncio.sleep(_CHECK_SECONDS)
 
 
 def _parse_fact(line: bytes) -> dict[str, Any] | None:

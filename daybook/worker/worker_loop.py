@@ -122,7 +122,9 @@ class WorkerLoop:
         self._exits: set[asyncio.Task[None]] = set()
         self._renewed = time.monotonic()
         self._dispatching: dict[str, bool] = {}
-        """Flow runs that are being started, mapped to whether each was cancelled meanwhile."""
+        """Flow runs that are being started, mapped to whether each may be cancelled meanwhile."""
+        self._may_be_cancelled = asyncio.Event()
+        """Set by an event of a cancellation. The event may be older than a Retry of the run."""
         self._refused_external = False
         self._running, self._stopping, self._draining = False, False, False
         self._waking = self._wake_again = False
@@ -141,10 +143,13 @@ class WorkerLoop:
             folders=config.folders,
         )
         self._upkeep = (self._renew, self._send_heartbeats, self._poll_cancellations)
-        """Upkeep of active runs: leases, heartbeats, and polling for missed cancellations."""
+        """Upkeep of active runs: leases, heartbeats and cancellations."""
         self.run_queue = RunQueue(client, config.pool, config.queues, self._dispatch)
         self.keeper = Keeper(
-            ledger, self._holder, supervised=self._watched.keys, read_overview=_read_overview
+            ledger,
+            self._holder,
+            supervised=lambda: frozenset(self._watched),
+            read_overview=_read_overview,
         )
 
     async def run_until_cancelled(self) -> NoReturn:
@@ -238,7 +243,7 @@ class WorkerLoop:
     def _watch(self, watched: SupervisedRun) -> None:
         self._watched[watched.flow_run_id] = watched
         if self._dispatching.get(watched.flow_run_id):
-            watched.stop(StopCause.CANCEL)
+            self._may_be_cancelled.set()
         task = asyncio.create_task(self._supervise(watched))
         self._exits.add(task)
         task.add_done_callback(self._exits.discard)
@@ -315,7 +320,7 @@ class WorkerLoop:
             if flow_run_id in self._dispatching:
                 self._dispatching[flow_run_id] = True
             if flow_run_id in self._watched:
-                self._watched[flow_run_id].stop(StopCause.CANCEL)
+                self._may_be_cancelled.set()
         if state in ENDED_STATE_NAMES and flow_run_id not in self._watched:
             await self._log_errors(ended_runs.record_end(self._ledger, self._client, flow_run_id))
 
@@ -392,7 +397,7 @@ class WorkerLoop:
             await self._fill_slot()
 
     async def _stop_cancelled(self) -> None:
-        """Stop the runs whose cancellation event the worker has missed."""
+        """Stop the runs that Prefect cancels or has cancelled."""
         if not self._watched:
             return
         stopping = [StateType.CANCELLING, StateType.CANCELLED]
@@ -452,8 +457,11 @@ class WorkerLoop:
 
     async def _poll_cancellations(self) -> NoReturn:
         while True:
+            self._may_be_cancelled.clear()
             await self._log_errors(self._stop_cancelled())
-            await asyncio.sleep(TIMING.cancel_check.total_seconds())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TIMING.cancel_check.total_seconds()):
+                    await self._may_be_cancelled.wait()
 
     async def _record_tools(self) -> NoReturn:
         try:

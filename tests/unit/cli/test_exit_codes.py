@@ -241,6 +241,17 @@ def test_a_home_that_is_no_folder_gives_exit_code_4(
     assert "it is not a file" in result.err
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("DAYBOOK_HOME", "~nobody-of-this-name/x"), ("PREFECT_API_URL", "http://[")],
+)
+def test_a_variable_that_names_no_place_is_refused_by_its_name(variable: str, value: str) -> None:
+    result = process("status", **{variable: value})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"daybook: {variable}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_a_port_that_no_ledger_can_have_gives_exit_code_4(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
+from daybook.keeper import leader_lease
 from daybook.keeper.leadership import Leadership
 from tests.world import World
 
@@ -22,3 +24,17 @@ async def test_a_leader_that_released_its_lease_to_rest_lets_another_lead(world:
     await two._turn()
     leading.append((one.fence, two.fence))
     assert leading == [(1, None), (None, 2)]
+
+
+async def test_a_leader_stops_leading_even_if_the_ledger_cannot_store_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def release(*args: object) -> None:
+        raise SQLAlchemyError("broken")
+
+    monkeypatch.setattr(leader_lease, "release", release)
+    leadership = Leadership(world.ledger, "one")
+    await leadership._turn()
+    assert leadership.fence == 1
+    await leadership.release()
+    assert leadership.fence is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -28,6 +29,18 @@ def test_a_process_that_has_ended_is_not_found_even_before_it_is_reaped() -> Non
         os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)  # ended, and not reaped
         assert proc.find(other.pid) is None
         assert other.pid not in proc.living_processes()
+
+
+def test_a_process_that_cannot_be_looked_up_has_not_ended() -> None:
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            proc.find(os.getpid())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_no_signal_is_sent_to_a_process_with_another_start_time() -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
 from pathlib import Path
 
 import pytest
 
 from daybook.processes import proc
+from daybook.processes.proc import Process
+from daybook.worker import run_process
 from daybook.worker.run_process import RunProcess
 
 pytestmark = pytest.mark.anyio
@@ -41,4 +44,34 @@ async def test_without_its_parent_a_process_leaves_no_descendant_behind(tmp_path
     assert await run.ended() is None
     assert proc.find(descendant.pid, descendant.started) is None
     await watching
+    await head.wait()
+
+
+@pytest.mark.parametrize("way", ["watch", "end"])
+async def test_a_process_is_ended_although_the_worker_had_no_free_descriptor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    head = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "import signal; signal.pause()", start_new_session=True
+    )
+    process = proc.find(head.pid)
+    assert process is not None
+    run = RunProcess(process, tmp_path / "output", -1, _forget)
+    tree, failures = proc.process_tree, [OSError(errno.EMFILE, "Too many open files")] * 2
+
+    def process_tree(head: Process) -> list[Process]:
+        if failures:
+            raise failures.pop()
+        return tree(head)
+
+    monkeypatch.setattr(proc, "process_tree", process_tree)
+    monkeypatch.setattr(run_process, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(run_process, "_REPORT_TIMEOUT_SECONDS", 0.01)
+    ending = asyncio.create_task(run.watch() if way == "watch" else run.end(0.0))
+    if way == "watch":
+        head.kill()
+    await ending
+    assert await run.ended() is None
+    assert failures == []
+    assert proc.find(process.pid, process.started) is None
     await head.wait()

@@ -15,6 +15,8 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.states import Cancelled, Running, State
 
 from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
@@ -38,6 +40,7 @@ class Run:
         self.looks = 0
         self.statuses = list[Status | None]()
         self.stopped = list[object]()
+        self.flow_run_id = ""
 
     @property
     def is_in_ledger(self) -> bool:
@@ -163,6 +166,55 @@ async def test_a_worker_that_waits_for_its_runs_to_end_renews_their_leases(
         at_work._exits.add(asyncio.create_task(ends_after_its_renewal()))
         await at_work.shutdown()
     assert (run.stopped, run.statuses) == ([], [Status.RUNNING])
+
+
+@pytest.mark.parametrize("being_started", [False, True])
+@pytest.mark.parametrize(("now", "stopped"), [(Running(), []), (Cancelled(), [StopCause.CANCEL])])
+async def test_the_event_of_a_cancellation_before_a_retry_does_not_stop_the_retry(
+    at_work: WorkerLoop,
+    monkeypatch: pytest.MonkeyPatch,
+    being_started: bool,
+    now: State,
+    stopped: list[StopCause],
+) -> None:
+    flow_run_id, run, polls = str(uuid4()), Run(), list[int]()
+
+    async def read_flow_runs(*, flow_run_filter: FlowRunFilter, **_: object) -> list[object]:
+        assert flow_run_filter.state is not None
+        assert flow_run_filter.state.type is not None
+        is_match = now.type in (flow_run_filter.state.type.any_ or ())
+        return [SimpleNamespace(id=flow_run_id, state=now)] if is_match else []
+
+    async def stop_cancelled() -> None:
+        await look()
+        polls.append(len(at_work._watched))
+
+    async def supervise(_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def record_end(*_: object) -> None: ...
+
+    look = at_work._stop_cancelled
+    monkeypatch.setattr(at_work, "_stop_cancelled", stop_cancelled)
+    monkeypatch.setattr(at_work, "_supervise", supervise)
+    monkeypatch.setattr(worker_loop.ended_runs, "record_end", record_end)
+    at_work._client = cast(Any, SimpleNamespace(read_flow_runs=read_flow_runs))
+    polling = asyncio.create_task(at_work._poll_cancellations())
+    await until(lambda: polls)  # it had no run yet, and waits for its interval
+    if being_started:
+        at_work._dispatching[flow_run_id] = False
+        await at_work._on_event(flow_run_id, "Cancelling")
+        run.flow_run_id = flow_run_id
+        at_work._watch(cast(SupervisedRun, run))
+    else:
+        at_work._watched[flow_run_id] = cast(SupervisedRun, run)
+        await at_work._on_event(flow_run_id, "Cancelling")
+    await until(lambda: polls == [0, 1])
+    assert run.stopped == stopped
+    tasks = {polling, *at_work._exits}
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 @pytest.mark.parametrize(
