@@ -78,8 +78,9 @@ async def of_changes(
 async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_SHOWN) -> DueTimes:
     """Return up to ``count`` due times of a job after ``after`` (default: now).
 
-    The result does not contain skipped and snoozed due times. If the job is disabled, return the
-    due times that it would have if it were enabled. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
+    ``after`` is an RFC 3339 time; without an offset, it is in the job's time zone. The result does
+    not contain skipped or snoozed due times. If the job is disabled, return the due times that it
+    would have if it were enabled. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
     """
     from daybook.ledger.engine import reading
 

@@ -1,4 +1,6 @@
-"""`daybook.listening`: calls a program's own listeners for runs that any process executes.
+"""`daybook.listening`: context manager that calls a program's own listeners.
+
+It calls them for the runs that any process executes.
 
 Daybook announces the listeners in the ledger, so each later outcome is also stored for them. If the
 program stops for less than a day, it gets the outcomes of that time when it starts again.

@@ -61,9 +61,10 @@ async def restore_(
 ) -> Answer:
     """Restore a backup into an empty home, DAYBOOK_HOME.
 
-    First stop every process of the old ledger, also on other machines. Nothing that may have run
-    since the backup runs again: such due times become missed, such runs unknown. Other processes
-    can read the arguments of a command, so read an address with a password from a file.
+    First stop every process of the old ledger, also on other machines. Daybook does not repeat work
+    that may have run since the backup: it marks such due times and waiting runs as missed, and
+    other such runs as unknown. Other processes can read the arguments of a command, so read an
+    address with a password from a file.
 
     Example: DAYBOOK_HOME=~/restored daybook restore /mnt/disk/daybook.backup
     """

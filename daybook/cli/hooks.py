@@ -147,7 +147,7 @@ async def rotate_(
     ] = False,
     typed: TypedSecret = None,
 ) -> Answer:
-    """Give a hook a new secret, and print it once if it was created.
+    """Give a hook a new secret; print it once if Daybook creates it.
 
     For 24 hours the old secret is valid as well, so that the sender can switch.
 

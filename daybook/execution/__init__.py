@@ -5,7 +5,8 @@
     claim ─► check ─► attempt ─► record the outcome ─► send, artifact, Prefect state
       │        │         └ begin (`running`), then act, the flow's part
       │        └ result is skip: the run ends as skipped
-      ├ waiting, or no ledger: the run is rescheduled in Prefect (after a short wait: claimed again)
+      ├ waiting, or no ledger: the run is rescheduled in Prefect; for a short wait, the process
+      │                        itself waits, and claims again
       ├ an outcome, such as skipped or missed: the Prefect run ends in that state
       └ held elsewhere: the Prefect run ends as skipped; if another process executes this very
                         Prefect run, this process only exits

@@ -1,4 +1,4 @@
-"""The check of a run: decides between claim and begin whether the run continues.
+"""Check of a run, which decides between claim and begin whether the run continues.
 
 ========  ============================================  ======================================
 check     run                                           skip

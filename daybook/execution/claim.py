@@ -51,7 +51,7 @@ async def wait_for_claim(
     made_by: str | None = None,
     patience: timedelta = MAX_IN_PROCESS_WAIT,
 ) -> Granted | Finished:
-    """Claim the occurrence, after a wait in this process if necessary; return the grant or the end.
+    """Claim the occurrence, after a wait in this process if necessary; return the claim or the end.
 
     For a wait longer than ``patience``, reschedule the run and raise `Abort`. A direct call, which
     has no ``deployment_id``, waits in this process, however long the wait is. Also raise `Abort` if

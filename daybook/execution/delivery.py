@@ -58,11 +58,11 @@ DIRECT_SEND_TIMEOUT_SECONDS = 60.0
 
 
 async def send_pending(ledger: Ledger, run_id: str, *, alone: bool) -> Sequence[OutboxRow]:
-    """Send a run's pending callbacks and messages; return all its outbox rows with their status.
+    """Send a run's pending callbacks and messages; return its outbox rows with their status.
 
-    The result includes alerts and failed listener calls. ``alone`` means that the run is a direct
-    call, which also calls its listeners. Log an error instead of raising it; the result then has
-    the rows that were read before the error, if any.
+    The result includes alerts, but of the listener calls only the failed ones. ``alone`` means that
+    the run is a direct call, which also calls its listeners. Log an error instead of raising it;
+    the result then has the rows that were read before the error, if any.
     """
     rows: Sequence[OutboxRow] = ()
     try:

@@ -237,7 +237,7 @@ async def _tend_session(ledger: Ledger, run: _Run, granted: Granted, answered: O
 
 
 async def _claim_and_begin(ledger: Ledger, run: _Run) -> tuple[Granted, int, Act] | Finished:
-    """Claim, prepare and begin; return the grant, the attempt's number and its act.
+    """Claim, prepare and begin; return the claim, the attempt's number and its act.
 
     If the run does not begin, return its end instead.
     """

@@ -1,9 +1,10 @@
 """Handover of a claimed run from the worker to its process, and the process's reports back.
 
-A worker that claims before it starts a process (promise 2) hands over the grant: the run, its
-fencing token, and the holder's name. The process uses this name for further claims, so that the
-worker renews these claims too. The process reports each step as one line of JSON on a pipe, because
-the worker needs the start of each attempt.
+A worker that claims a run before it starts a process (promise 2: the worker claims at the due time,
+and passes the fencing token to the process) hands over the claim: the run, its fencing token, and
+the holder's name. The process uses this name for further claims, so that the worker renews these
+claims too. The process reports each step as one line of JSON on a pipe, because the worker has to
+know when each attempt starts.
 
 ::
 
@@ -12,7 +13,8 @@ the worker needs the start of each attempt.
     {"checking": fence}                       the job's check runs, before the first attempt;
                                               the check has ended when {"claimed": fence} follows
     {"running": attempt}                      the attempt starts: immediately before the effect
-    {"waiting": "<until>"}                    the attempt ended; the next one begins at that time
+    {"waiting": "<until>"}                    the run waits: for its next attempt, until that time;
+                                              for a person's decision, at most until that time
     {"took": usage}                           usage of the attempt so far, in case a call is cut off
     {"changed": tool}                         a tool that changes something is being called;
                                               an empty name: the tool has replied
@@ -84,12 +86,12 @@ def report(**facts: object) -> None:
 def cancel_on_sigterm() -> Iterator[None]:
     """Make SIGTERM cancel the current task while the block runs; in the main thread only.
 
-    Prefect's handler raises at any point, usually in the event loop itself, which then shuts down,
-    so that an agent's program would get SIGKILL without SIGTERM.
+    Prefect's own handler raises an exception at any point, usually in the event loop itself. The
+    loop then shuts down, and an agent's program would get SIGKILL without SIGTERM.
 
     After the block, however it ended, ignore SIGTERM, because Prefect would report a crash. By
-    then, the run has its outcome, waits again, or is left to its worker. The sender of the SIGTERM
-    sends SIGKILL next.
+    then, the run has its outcome or waits again, or its worker handles the exit
+    (`worker.exit_handling`). The sender of the SIGTERM sends SIGKILL next.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None

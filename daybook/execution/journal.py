@@ -19,10 +19,11 @@ compares the new step with the recorded step::
     a different step                 the attempt has diverged: the recorded steps from here on are
                                      replaced, and the work goes on without them
 
-So a request is paid once, and a call whose reply is known has its effect once. A call that is not
-idempotent is not made if an equal call got no reply. If a call that is not idempotent is among the
-replaced steps, the attempt stops before the next such call. The model may mean the same effect in
-other words. All calls of a job whose policy is `idempotent` count as idempotent.
+So a request with a known reply is paid once, and a call with a known reply has its effect once. A
+call that is not idempotent is not made if an equal call got no reply. If a call that is not
+idempotent is among the replaced steps, the attempt stops before the next such call, because the
+model may request the same effect in other words. All calls of a job whose policy is `idempotent`
+count as idempotent.
 
 A call that needs an approval is made only if a person has approved it. A refused call is recorded
 as a failed step, so that each attempt replays the refusal. If no person was asked yet, or if the
@@ -310,7 +311,12 @@ class RunJournal:
         return StepReply(error=text, value=text)
 
     def _replayed(self, row: StepRow, step: Step) -> StepReply | None:
-        """Return the reply of an earlier attempt, or None if the step has to happen."""
+        """Return the reply to use instead of the step; None if the agent has to execute the step.
+
+        The reply is the recorded reply of an earlier attempt. For a tool call without a recorded
+        reply, it is `UNKNOWN` if the call may not be repeated, and `NOT_ANSWERED` after
+        `MAX_UNANSWERED_CALLS` calls without a reply.
+        """
         is_known = row.status in (Status.SUCCEEDED, Status.FAILED) and row.reply is not None
         if is_known and row.reply is not None:
             value = row.reply["value"]

@@ -1,8 +1,8 @@
-"""Upkeep of a session after an answer: a new session gets a title, and a long session a summary.
+"""Upkeep of a session after an answer: titles for new sessions, and summaries of long sessions.
 
 ::
 
-    the run has its outcome, and is delivered
+    the run has its outcome, and Prefect has the run's artifact
       ├─ the first answer of a session, and a `title_agent` ───────► ask for a title
       └─ more messages or tokens than the job or its agent allows ─► ask for a summary, in parts
 
@@ -94,7 +94,7 @@ def _may_be_long(granted: Granted, answered: Outcome) -> bool:
 
 
 class _Upkeep:
-    """The requests after one run; the run has already used ``used`` of its granted tokens."""
+    """The requests after one run; the run has already used ``used`` of its tokens."""
 
     def __init__(self, ledger: Ledger, granted: Granted, used: int) -> None:
         self._ledger, self._granted, self._used = ledger, granted, used

@@ -10,8 +10,8 @@ status         method               next request                first had effect
 307, 308       any                  same method, with its body  no
 =============  ===================  ==========================  ==================
 
-A request to another origin has only headers that reveal nothing about the sender, because any other
-header may be a credential under an unknown name.
+A request to another origin keeps only the headers in `_SAFE_HEADERS`, because any other header may
+be a credential under an unknown name.
 """
 
 from __future__ import annotations

@@ -134,13 +134,13 @@ async def wait_for_slot(
 async def wait_for_agent(
     session: AsyncSession, row: RunRow, request: ClaimRequest, now: datetime
 ) -> SlotWait | None:
-    """Return the wait of ``row`` for its agent; None if the agent's limit is not reached.
+    """Return the wait of ``row`` for its agent; None if the agent has no limit or is below it.
 
     A direct call, and a run whose kind asks no agent, never wait for an agent.
 
-    The limit applies to held runs, by the agent that the run names, even if a fallback agent
-    answers. Runs that wait for the agent and were due earlier count too, if they should claim in
-    the next `AGENT_RETRY_INTERVAL` or should have claimed in the last `SLOT_CLAIM_TIMEOUT`.
+    The limit counts the other claimed and running runs that name the agent, even if a fallback
+    agent answers. Runs that wait for the agent and were due earlier count too, if they should claim
+    in the next `AGENT_RETRY_INTERVAL` or should have claimed in the last `SLOT_CLAIM_TIMEOUT`.
     """
     if row.kind not in CONVERSATION_KINDS or (row.job_id is None and row.trigger == "direct"):
         return None

@@ -75,7 +75,7 @@ def check_year(day: date) -> None:
 
 
 def midnight(day: date, tz: ZoneInfo) -> datetime:
-    """Return the instant at which ``day`` begins in ``tz``."""
+    """Return the instant, in UTC, at which ``day`` begins in ``tz``."""
     return to_instant(datetime.combine(day, time()), tz)
 
 

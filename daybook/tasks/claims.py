@@ -13,8 +13,8 @@ token whose lease has expired (`lease_until <= now`), the operation raises `Toke
 changes nothing.
 
 If the response to a claim is lost, no session has the token, so the lease expires. If the claim had
-an idempotency key, the session can repeat the claim, and gets the same run with a new token. A key
-never claims a second run.
+an idempotency key, the session can repeat the claim until then, and gets the same run with a new
+token. With one key, a session never claims a second run.
 """
 
 from __future__ import annotations

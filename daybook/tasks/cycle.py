@@ -81,8 +81,9 @@ async def cycle(
     """Run one cycle, and return its report.
 
     If a step outside the ledger fails, the report lists the failure, and the next cycle tries
-    again. If the policy in the settings is invalid, ``policy`` replaces it and ``refused`` is the
-    error; the report lists this error, too. Raise `LedgerUnreachable`.
+    again, except after an event that Prefect rejected. If the policy in the settings is invalid,
+    ``policy`` replaces it and ``refused`` is the error; the report lists this error, too. Raise
+    `LedgerUnreachable`.
     """
     findings = await _inspect(ledger, policy)
     report = findings.report

@@ -3,7 +3,7 @@
 ::
 
     an ended task    with its runs and their events, once its last run ended long ago
-    a wake           after a week: a run that waits long is woken every minute
+    a wake           after a week, because a run that waits long causes a wake every minute
     a session        a week after it expired, if it holds no run
 
 To add a rule for one of these, add a condition to its function here. For another table, write a

@@ -1,4 +1,7 @@
-"""Scheduler that runs task cycles with the last valid options, and the rebuild of its state."""
+"""Scheduler that runs the cycles of the task queue with the last valid policy.
+
+`rebuild` clears the recent wakes, so that sessions can be woken again.
+"""
 
 from __future__ import annotations
 

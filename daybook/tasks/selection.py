@@ -1,8 +1,8 @@
-"""Selection of the run that a session gets, or of the reason why it gets none. Read only.
+"""Selection of the run that a session gets, or of the reason why it gets none.
 
 `matching.refusal_reason` decides. The query omits only runs that this function would always refuse,
 so that a claim stays cheap with a long queue. The query reads only the columns that the decision
-needs.
+needs. This module writes nothing.
 """
 
 from __future__ import annotations

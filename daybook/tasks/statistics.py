@@ -70,8 +70,9 @@ class CycleSummary(BaseModel):
     needs_attention     runs that need an operator now
     ==================  ======================================================================
 
-    ``runs`` maps counters of runs, except the first three, to run ids. ``errors`` lists failures of
-    steps that a later cycle repeats. ``at`` is the ledger's time (UTC).
+    ``runs`` maps counters of runs, except the first three, to run ids. ``errors`` lists failures. A
+    later cycle repeats the failed steps, except events that Prefect rejected. ``at`` is the
+    ledger's time (UTC).
     """
 
     at: AwareDatetime
@@ -127,10 +128,7 @@ class CycleReport:
         return value if isinstance(value, int) else len(self.runs.get(counter, ()))
 
     def error(self, what: str, error: object) -> None:
-        """Add an error of a step that a later cycle repeats.
-
-        Its text may come from another system.
-        """
+        """Add the error of a step. Its text may come from another system."""
         self.errors.append(f"{what}: {one_line(error, 500) or type(error).__name__}")
 
     def summary(self) -> CycleSummary:

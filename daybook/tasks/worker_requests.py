@@ -3,9 +3,9 @@
 The operator marks the job for this with the tag `task-worker`; its agent must have the capabilities
 that the task requires. At most one worker is requested between two claims of a task run. The
 request is written in the cycle's transaction, under a key derived from the task run and its claim.
-The keeper creates its Prefect run, as for any requested run. The worker is an ordinary session: it
-registers, claims and completes by itself, and never shares a stored history with other runs of the
-job.
+The keeper creates its Prefect run, as for any requested run. The worker is an ordinary task
+session: it registers, claims and completes by itself, and never shares a conversation with other
+runs of the job.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def choose(
 ) -> StoredJob | None:
     """Return the job whose run can be a worker for the task. Return None if there is no such job.
 
-    A session of that run may claim the task, and the job's agent exists and has all required
+    A task session of that run may claim the task, and the job's agent exists and has all required
     capabilities. If several jobs qualify, return the job whose agent has the fewest other
     capabilities.
     """
@@ -79,7 +79,7 @@ def choose(
 
 
 def _may_claim(job_owner: str, task_owner: str) -> bool:
-    """Return whether a session of this job's run may claim the task."""
+    """Return whether a task session of this job's run may claim the task."""
     if task_owner.startswith(model.SESSION_PREFIX):
         return False  # only the named session may claim the task
     if not owners.is_agent(task_owner):
@@ -106,7 +106,7 @@ async def request_worker(
     if row is None:
         row = claims.new_requested_row(stored, key, TRIGGER, now, now)
         prompt = f"{row.parameters['prompt']}\n\n{worker_instructions(task, run, has)}"
-        # Workers that share a stored session would wait for each other, and see each other's tasks.
+        # Workers that share a conversation would wait for each other, and see each other's tasks.
         own_conversation = {"session": "new", "session_key": ""}
         row.parameters = {**row.parameters, **own_conversation, "prompt": prompt}
         session.add(row)

@@ -159,7 +159,7 @@ def _tool_for(tool: Tool, agent: str, user: str, offered: Mapping[str, str]) -> 
 
     Raise `InvalidInput` for an invalid agent or user.
     """
-    # Raise an error for an invalid value here, not in the middle of a session.
+    # Raise an error for an invalid value here, not when a model calls the tool.
     context.actor_for(agent, user)
 
     async def call(given: Arguments) -> str:

@@ -1,4 +1,4 @@
-"""Invocation of tools: parses the arguments, logs errors, and turns them into text for the model.
+"""Invocation of tools, with parsed arguments, and with errors as text for the model and in the log.
 
 The text of a `DaybookError` describes how to correct the call. For any other error, the model
 gets no details, and the log of this process has them.

@@ -38,11 +38,11 @@ def waiting_calls(owner: str) -> int:
 
 
 async def claim(given: Arguments) -> str:
-    """Claim the first run that the session can claim. If there is none, wait up to `wait_seconds`.
+    """Claim the first run that the task session can claim.
 
-    If there is still no run, return the reason; this is a normal result, not an error. The call
-    does not wait if the session has to do something first, or if too many calls of its owner are
-    waiting.
+    If there is none, wait up to `wait_seconds`. If there is still no run, return the reason; this
+    is a normal result, not an error. The call does not wait if the task session has to do something
+    first, or if too many calls of its owner are waiting.
     """
     loop, owner = asyncio.get_running_loop(), owners.current_actor().owner
     deadline = loop.time() + given["wait_seconds"]
@@ -108,7 +108,7 @@ async def release(given: Arguments) -> str:
 
 
 async def register(given: Arguments) -> str:
-    """Register a session. The answer contains whether the session can claim a run now."""
+    """Register a task session. The answer states whether the task session can claim a run now."""
     capabilities = [each.strip() for each in given.pop("capabilities", "").split(",")]
     registered = await api.tasks.register(
         **given, capabilities=[each for each in capabilities if each]

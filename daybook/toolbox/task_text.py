@@ -80,7 +80,7 @@ def ended(found: TitledTaskRun) -> str:
 
 
 def registered(found: TaskSession, waits: bool) -> str:
-    """Describe a registered session, and the time until which it stays registered."""
+    """Describe a registered task session, and the time at which it expires."""
     has = ", ".join(found.capabilities) or "none"
     return (
         f"{session(found, 'Registered. ', waits)}\ncapabilities: {has}\n"
@@ -89,7 +89,7 @@ def registered(found: TaskSession, waits: bool) -> str:
 
 
 def session(found: TaskSession, begin: str, waits: bool) -> str:
-    """Describe a session's state, and the next step."""
+    """Describe a task session's state, and the next step."""
     is_ = found.state + (", waiting for an answer" if found.prompting else "")
     text = f'{begin}Session "{found.name}" is {is_}'
     if found.run_id:

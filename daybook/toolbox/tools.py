@@ -1,7 +1,7 @@
 """The definitions of all tools except those for tasks, which `task_tools` has.
 
-Every session of an agent contains the definitions, so each word costs tokens. The job tools have
-less than 12 KB together, and the task tools less than 5 KB.
+Every conversation of an agent contains the definitions, so each word costs tokens. The job tools
+have less than 12 KB together, and the task tools less than 5 KB.
 """
 
 from __future__ import annotations
