@@ -191,7 +191,7 @@ class CommandAgent:
             message = hidden.of_error(_marked(text, completed))
             raise AgentTimeout(request.timeout, message)
         if completed.code != 0:
-            message = hidden.of_error(self._exit_words(completed))
+            message = self._exit_words(completed, hidden)
             raise AgentFailed(message, hidden.of_error(_marked(text, completed)))
         text = hidden.of_answer(text)
         result = self._parsed(text, completed) if self.settings.output == "json" else None
@@ -219,7 +219,7 @@ class CommandAgent:
         elif lines.error:
             error = AgentFailed(f"{self._program} reported: {hidden.of_error(lines.error)}", text)
         elif completed.code != 0:
-            error = AgentFailed(hidden.of_error(self._exit_words(completed)), text)
+            error = AgentFailed(self._exit_words(completed, hidden), text)
         elif lines.text is None:
             error = AgentFailed(_without_result(self._program, self.settings.output, completed))
         if error is not None:
@@ -227,8 +227,9 @@ class CommandAgent:
             raise error
         return AgentReply(text=text, agent=self.name, model=lines.model, usage=lines.usage)
 
-    def _exit_words(self, completed: process.ProgramResult) -> str:
-        errors = completed.errors.decode(errors="replace").strip()[-2000:]
+    def _exit_words(self, completed: process.ProgramResult, hidden: _SecretHider) -> str:
+        # Hide before shortening, because no pattern finds a part of a secret.
+        errors = hidden.of_error(completed.errors.decode(errors="replace").strip())[-2000:]
         said = f"it printed: {errors}" if errors else "it printed nothing to standard error"
         return f"{self._program} {group.describe_exit(completed.code)}; {said}"
 

@@ -85,6 +85,21 @@ def translate_error(
     return AgentFailed(messages.say("{model} gave an invalid answer", error))
 
 
+def is_free(error: Exception) -> bool:
+    """Return whether the provider cannot charge for the request that failed with ``error``.
+
+    It cannot if no connection was made, or if the response has an error status. It may charge for a
+    stream that ends with an error, and for a response that cannot be read.
+    """
+    from pydantic_ai import exceptions as e
+
+    if isinstance(error, e.ModelConnectionError):
+        return error.phase in ("connect", "pool")
+    if isinstance(error, e.ModelHTTPError):
+        return not error.in_stream
+    return isinstance(error, e.UserError)
+
+
 def incomplete_answer_error(agent: str, model: Model) -> AgentTemporary:
     """Return the error for an answer whose connection ended too early."""
     return AgentTemporary(_Messages(agent, model, []).say(_INCOMPLETE))
@@ -98,8 +113,14 @@ def no_answer_error(
     ``text`` is the part of the answer that arrived. ``reason`` is the reason that the provider
     gave, or "".
     """
-    sentence = "{provider} ended the answer early" if reason else "{address} gave no answer"
-    return AgentFailed(_Messages(agent, model, list(secrets)).say(sentence, reason), text)
+    if reason:
+        return AgentFailed(early_end(agent, model, reason, secrets), text)
+    return AgentFailed(_Messages(agent, model, []).say("{address} gave no answer"), text)
+
+
+def early_end(agent: str, model: Model, reason: str, secrets: Iterable[str]) -> str:
+    """Return a message with the provider's ``reason`` for an answer that is not complete."""
+    return _Messages(agent, model, list(secrets)).say("{provider} ended the answer early", reason)
 
 
 def unexpected_tool_call_error(agent: str, tool: str) -> AgentFailed:

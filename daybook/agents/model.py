@@ -39,6 +39,8 @@ MAX_REQUESTS_WITH_TOOLS = 50
 """Maximum number of requests for one answer if the agent has tools but no limit of its own."""
 
 _CUT = "the answer reached max_tokens"
+_COMPLETE_REASONS = ("stop", "end", "eos")
+"""Beginnings of the reasons of providers, lowercase, for an answer that is complete."""
 _REASON = "finish_reason"  # the key of the provider's own reason in the details of a response
 
 
@@ -211,16 +213,19 @@ class ModelAgent:
             raise AgentFailed(f"the content filter of {model.system} stopped the answer", text)
         if reason is None and provider_reason is None and providers.is_unfinished(model, text):
             raise failures.incomplete_answer_error(self.name, model)
-        if reason == "error" or (not text and reason != "stop"):
-            secrets = providers.secrets(self.settings, model)
-            reason_text = str(provider_reason or reason or "")
+        secrets = providers.secrets(self.settings, model)
+        reason_text = str(provider_reason or reason or "")
+        if "error" in (reason, provider_reason) or (not text and reason != "stop"):
             raise failures.no_answer_error(self.name, model, text, reason_text, secrets)
+        cut = _CUT if reason == "length" else ""
+        if reason is None and provider_reason and not _is_complete(reason_text):
+            cut = failures.early_end(self.name, model, reason_text, secrets)
         return AgentReply(
             text=text,
             agent=self.name,
             model=response.model_name or model.model_name,
             usage=self._usage(usage, request, steps),
-            cut=_CUT if reason == "length" else "",
+            cut=cut,
         )
 
     def _settings_of_step(
@@ -289,6 +294,10 @@ class ModelAgent:
             tokens = (usage.input_tokens, usage.output_tokens)
             return sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1_000_000
         return None if usage.cost is None else float(usage.cost)
+
+
+def _is_complete(provider_reason: str) -> bool:
+    return provider_reason.lower().startswith(_COMPLETE_REASONS)
 
 
 def _check_tokens_left(tokens: int, usage: RunUsage) -> None:

@@ -26,10 +26,11 @@ from pydantic_ai.models.wrapper import WrapperModel
 from pydantic_ai.settings import ModelSettings
 from pydantic_ai.usage import RequestUsage
 
+from daybook.agents import failures
 from daybook.agents.base import AgentRequest
 from daybook.agents.estimates import estimated_tokens
 from daybook.agents.journal import Journal, Position, Step, StepReply, arguments_text, digest_of
-from daybook.errors import AgentError, AgentTimeout
+from daybook.errors import AgentError
 from daybook.runs.usage import Amount
 
 _PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
@@ -129,8 +130,7 @@ class JournaledModel(WrapperModel):
         try:
             response = await super().request(messages, model_settings, model_request_parameters)
         except Exception as error:
-            failed = self._translate(error)
-            may_cost = isinstance(failed, AgentTimeout)
+            failed, may_cost = self._translate(error), not failures.is_free(error)
             await journal.finish(step, StepReply(error=str(failed), may_cost=may_cost))
             raise
         self._steps.answered(response)

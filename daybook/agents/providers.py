@@ -188,7 +188,7 @@ def model(settings: ModelSettings, wanted: str = "") -> Model:
         cls = infer_provider_class(provider)
         provider_client: Provider[Any] = cls(**_arguments(provider, cls, settings))
         if settings.base_url and provider in _CHAT:
-            provider = "openai-chat"
+            return _chat_model(name, provider_client)
         return infer_model(f"{provider}:{name}", lambda _: provider_client)
     except ImportError as error:
         raise _missing_package_error(provider, error) from None
@@ -241,14 +241,19 @@ def _resolve(settings: ModelSettings, wanted: str) -> tuple[str, str]:
 
 
 def _openai_compatible_model(name: str, settings: ModelSettings) -> Model:
-    from pydantic_ai.models.openai import OpenAIChatModel
     from pydantic_ai.providers.openai_compatible import OpenAICompatibleProvider
 
     key = settings.api_key.get_secret_value() or PLACEHOLDER_KEY
     provider = OpenAICompatibleProvider(
         "openai-compatible", base_url=settings.base_url, api_key=key
     )
-    return OpenAIChatModel(name, provider=provider)
+    return _chat_model(name, provider)
+
+
+def _chat_model(name: str, provider: Provider[Any]) -> Model:
+    from daybook.agents.compatible_model import CompatibleChatModel
+
+    return CompatibleChatModel(name, provider=provider)
 
 
 def _arguments(name: str, cls: type[Provider[Any]], settings: ModelSettings) -> dict[str, str]:

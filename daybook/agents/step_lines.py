@@ -77,7 +77,10 @@ class StepLines(ABC):
         except (ValueError, RecursionError):  # invalid UTF-8 also raises a ValueError
             event = None
         if isinstance(event, dict):
-            self._read(event)
+            try:
+                self._read(event)
+            except RecursionError:  # the event is nested too deeply for its digest
+                self.unread += 1
         elif line.strip():
             self.unread += 1
         return self._taken()

@@ -34,8 +34,14 @@ from typing import Any
 
 from daybook.agents import json_text
 from daybook.agents.base import Agent, AgentReply, AgentRequest, Tool
-from daybook.agents.journal import Position, Step, StepReply
-from daybook.errors import AgentError, AgentFailed, AgentTimeout
+from daybook.agents.journal import Journal, Position, Step, StepReply
+from daybook.errors import (
+    AgentError,
+    AgentFailed,
+    AgentMisconfigured,
+    AgentTemporary,
+    AgentTimeout,
+)
 from daybook.execution import handover
 from daybook.jobs import answer_schema
 from daybook.jobs.actions import OutputFormat
@@ -50,6 +56,9 @@ MAX_QUOTED_CHARACTERS = 20_000
 
 A program may get the prompt as an argument, whose length is limited.
 """
+
+MAX_FINISH_SECONDS = 10.0
+"""Time for recording the end of a program's answer; it is less than `Timing.timeout_margin`."""
 
 
 @dataclass(frozen=True)
@@ -231,10 +240,36 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     try:
         reply = await agent.answer(replace(request, timeout=end - loop.time()))
     except AgentError as error:
-        await steps.finish(step, _counted(error.usage, str(error)))
+        await _finish(steps, step, _counted(error.usage, str(error)))
         raise
-    await steps.finish(step, _counted(reply.usage))
+    await _finish(steps, step, _counted(reply.usage))
     return reply
+
+
+async def _finish(steps: Journal, step: Step, reply: StepReply) -> None:
+    """Record the end of a program's answer. If the ledger stays unreachable, log that.
+
+    The budgets then count the estimate of the step. The caller can still spool the outcome.
+    """
+    try:
+        async with asyncio.timeout(MAX_FINISH_SECONDS):
+            await steps.finish(step, reply)
+    except TimeoutError:
+        log.warning(
+            "the end of step %s is not recorded", step.position, extra={"action": "step_open"}
+        )
+
+
+def usage_of(agent: Agent, used: Usage | None, error: AgentError | None = None) -> Usage | None:
+    """Return the usage of an answer: ``used``, or one unpriced request if a program reports none.
+
+    A program that could not be started has used nothing.
+    """
+    if used is not None or not getattr(agent, "is_program", False):
+        return used
+    if isinstance(error, AgentMisconfigured | AgentTemporary):
+        return None
+    return {"requests": 1, "input_tokens": None, "output_tokens": None, "cost_usd": None}
 
 
 def _counted(used: Usage | None, error: str = "") -> StepReply:

@@ -41,7 +41,7 @@ from daybook.agents import json_text, process
 from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, DaybookError, Unreachable
-from daybook.execution import agent_lookup, conversation, watches
+from daybook.execution import agent_lookup, answers, conversation, watches
 from daybook.execution.agent_lookup import guard_of
 from daybook.http.guard import origin
 from daybook.jobs import policy, provenance
@@ -202,8 +202,9 @@ async def ask_agent(
     try:
         reply = await agent.answer(request)
     except AgentError as error:
-        raise CheckFailed(str(error), usage.total((took, error.usage))) from None
-    took = usage.total((took, reply.usage))
+        used = answers.usage_of(agent, error.usage, error)
+        raise CheckFailed(str(error), usage.total((took, used))) from None
+    took = usage.total((took, answers.usage_of(agent, reply.usage)))
     try:
         verdict = _verdict_of_reply(reply)
         return replace(verdict, usage=took, found={"check": verdict.reason})

@@ -32,6 +32,7 @@ import httpx
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import Abort
 from prefect.logging import get_run_logger
+from prefect.settings import get_current_settings
 from pydantic import BaseModel
 
 from daybook import registry, settings
@@ -69,6 +70,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow, StepRow
 from daybook.prefect import occurrence, reconcile, run_log, run_names, states
+from daybook.prefect.client import raising_daybook_errors
 from daybook.prefect.states import suspend_flow_run, terminal_state
 from daybook.processes.ending import wait_shielded
 from daybook.runs import claims, steps
@@ -301,13 +303,15 @@ async def _check_and_begin(
     outcome = None
     try:
         checked = switched_off.verdict(run.kind, granted)
-        if checked.opens and not granted.attempts:
-            checked = await _checked(ledger, run, granted)
-        if checked.opens:
-            prepared = checked.apply(granted)
-            act = await run.prepare(prepared)
-        else:
-            outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
+        address = get_current_settings().api.url or "a temporary address"
+        with raising_daybook_errors(address):
+            if checked.opens and not granted.attempts:
+                checked = await _checked(ledger, run, granted)
+            if checked.opens:
+                prepared = checked.apply(granted)
+                act = await run.prepare(prepared)
+            else:
+                outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
     except UNAVAILABLE_ERRORS as error:
         until = run.clock.now() + NO_LEDGER_DELAY
         with suppress(FenceRefused, IllegalTransition):  # lost, or ended in Prefect, meanwhile

@@ -29,7 +29,7 @@ from daybook import settings
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.journal import digest_of
 from daybook.errors import AgentError, AgentFailed
-from daybook.execution import agent_lookup, conversation, handover
+from daybook.execution import agent_lookup, answers, conversation, handover
 from daybook.execution.journal import shorten
 from daybook.jobs.compression import (
     KEPT_MESSAGES,
@@ -183,12 +183,13 @@ class _Upkeep:
         try:
             reply = await agent.answer(request)
         except AgentError as error:
-            made = self._step(purpose, name, prompt, began, error.usage, error=str(error))
-            await self._record(error.usage, None if is_program else made)
+            used = answers.usage_of(agent, error.usage, error)
+            made = self._step(purpose, name, prompt, began, used, error=str(error))
+            await self._record(used, None if is_program else made)
             raise
-        asked = reply.model or name
-        made = self._step(purpose, asked, prompt, began, reply.usage, output=reply.text)
-        await self._record(reply.usage, None if is_program else made)
+        asked, used = reply.model or name, answers.usage_of(agent, reply.usage)
+        made = self._step(purpose, asked, prompt, began, used, output=reply.text)
+        await self._record(used, None if is_program else made)
         return reply
 
     def _step(

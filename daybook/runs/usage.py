@@ -39,10 +39,12 @@ class Amount:
         """
         if not usage:
             return cls()
-        dollars = usage.get("cost_usd")
+        dollars, used = usage.get("cost_usd"), tokens(usage)
         if dollars is not None:
-            return cls(tokens(usage), float(dollars))
-        return cls(tokens(usage), 0.0, int(usage.get("requests") or 1))
+            return cls(used, float(dollars))
+        requests = usage.get("requests")
+        # An attempt that only replays earlier requests reports 0 requests.
+        return cls(used, 0.0, 0 if requests == 0 and not used else int(requests or 1))
 
     def __add__(self, other: Amount) -> Amount:
         return Amount(

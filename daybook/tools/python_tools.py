@@ -24,7 +24,7 @@ from functools import partial
 from typing import Any
 
 import anyio.to_thread
-from pydantic import PydanticUserError, TypeAdapter
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import ArgsKwargs
 
 from daybook import registry
@@ -160,7 +160,8 @@ async def _run_in_thread(work: _Work, timeout: float) -> Any:
     except Exception as error:
         if in_time:
             raise
-        raise _TooLate(_late_reason(began, f"raised {type(error).__name__}: {error}")) from error
+        ending = f"raised {type(error).__name__}: {_text(error)}"
+        raise _TooLate(_late_reason(began, ending)) from error
     finally:
         timer.cancel()
     if not in_time:
@@ -174,7 +175,18 @@ def _late_reason(began: float, ending: str) -> str:
 
 
 def _failed_result(error: BaseException) -> CallResult:
-    return CallResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {error}"))
+    return CallResult(Outcome(Status.FAILED, error=f"{type(error).__name__}: {_text(error)}"))
+
+
+def _text(error: BaseException) -> str:
+    """Return the text of an error, without the values that pydantic refused.
+
+    The values may contain secrets, and pydantic shows only parts of them, which `hide` cannot find.
+    """
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found)
 
 
 def _load(name: str) -> Callable[..., Any]:

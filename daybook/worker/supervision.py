@@ -178,7 +178,7 @@ class SupervisedRun:
             elif "checking" in fact:  # the timeout of an attempt also limits a check
                 facts.running_since = time.monotonic()
             elif "waiting" in fact or "claimed" in fact:
-                facts.running_since = None
+                facts.running_since = facts.took = None  # the attempt has recorded its usage
             elif "ended" in fact:
                 facts.ended, facts.running_since = fact["ended"], None
             elif "summarizing" in fact:

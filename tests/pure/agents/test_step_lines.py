@@ -342,3 +342,15 @@ def test_each_preset_has_a_format_of_its_name_and_its_key_in_the_environment() -
     assert {"PATH", "ANTHROPIC_API_KEY"} <= set(made["environment"])
     with pytest.raises(InvalidInput, match="claude-code, codex"):
         presets.apply("gemini", {})
+
+
+def test_an_event_that_is_nested_too_deeply_is_skipped_and_the_next_ones_are_read() -> None:
+    reader = ClaudeCodeLines(REQUEST)
+    deep: Any = "end"
+    for _ in range(900):
+        deep = [deep]
+    bad = lines(claude_says("msg_1", calls("toolu_1", "Bash", command=deep)))
+    for line in (bad + CLAUDE).splitlines():
+        reader.read(line if isinstance(line, bytes) else line.encode())
+    assert reader.unread == 1
+    assert reader.text == "All done."

@@ -18,6 +18,7 @@ from daybook.execution.checks import CheckFailed, Verdict
 from daybook.jobs.checks import Check
 from daybook.jobs.store import StoredJob
 from daybook.runs.claim_requests import Granted
+from daybook.runs.usage import Amount
 from tests.rows import each
 
 NOW = datetime(2026, 11, 20, 9, tzinfo=UTC)
@@ -112,6 +113,24 @@ async def test_commands_and_a_checks_agent_run_in_the_work_dir_of_the_job(
     (tmp_path / "repo").rename(tmp_path / "gone")
     with pytest.raises(CheckFailed, match=r"check: work_dir: .*/repo does not exist"):
         await checks.check_job(granted(**given, command=("true",)))
+
+
+@pytest.mark.anyio
+async def test_a_check_by_a_program_counts_as_one_request_of_unknown_price() -> None:
+    counted = Amount(unpriced=1)
+
+    async def check(*command: str) -> Amount:
+        program = CommandAgent("robot", CommandSettings(command=[*command]))
+        try:
+            verdict = await checks.ask_agent(program, "New?", granted("user"))
+        except CheckFailed as error:
+            return Amount.of(error.usage)
+        return Amount.of(verdict.usage)
+
+    assert await check("echo", RUN) == counted
+    assert await check("echo", "maybe") == counted
+    assert await check("false") == counted
+    assert await check("no-such-program-anywhere") == Amount()
 
 
 @pytest.mark.anyio

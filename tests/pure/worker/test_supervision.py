@@ -91,3 +91,10 @@ async def test_a_process_that_tries_again_and_again_while_its_run_waits_is_not_s
         now += 20.0
         await watched._read_facts()
     assert watched.cause is None
+
+
+async def test_the_usage_of_an_attempt_that_has_ended_is_not_that_of_the_next_one() -> None:
+    running = Reporting({"running": 1}, {"took": {"input_tokens": 7}}, {"waiting": 1})
+    watched = SupervisedRun(flow_run=None, running=running)  # type: ignore[arg-type]
+    await watched._read_facts()
+    assert watched.facts.took is None

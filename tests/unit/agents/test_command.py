@@ -129,6 +129,18 @@ async def test_an_error_does_not_contain_the_values_of_the_environment(
     assert caught.value.output == "out [MODEL_ENDPOINT]"
 
 
+async def test_an_error_does_not_contain_a_part_of_a_value_where_it_is_cut(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = "".join(f"{number:04}" for number in range(20))
+    monkeypatch.setenv("MY_API_KEY", key)
+    command = ["sh", "-c", """printf '%s%01960d' "$MY_API_KEY" 7 >&2; exit 1"""]
+    with pytest.raises(AgentFailed) as caught:
+        await ask(command, environment=["PATH", "MY_API_KEY"])
+    assert str(caught.value).endswith("0007")
+    assert not any(key[at : at + 8] in str(caught.value) for at in range(len(key) - 8))
+
+
 async def test_huge_output_is_cut_and_reported_as_cut(script: Script) -> None:
     # Three-byte characters: the limit is within one.
     count = process.MAX_OUTPUT_BYTES

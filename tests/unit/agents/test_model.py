@@ -313,13 +313,47 @@ async def test_a_200_response_without_an_answer_is_an_error(
     assert [request.key for request in fake_provider.requests] == [KEY]
 
 
-@pytest.mark.parametrize(("text", "reason"), [("Fine.", "STOP"), ("", "STOP"), ("Odd", "OTHER")])
+@pytest.mark.parametrize(
+    ("text", "reason", "cut"),
+    [
+        ("Fine.", "STOP", ""),
+        ("", "STOP", ""),
+        ("Odd", "OTHER", "google ended the answer early: OTHER"),
+    ],
+)
 async def test_google_answers_that_ended_with_text_or_with_stop_are_returned(
-    fake_provider: Provider, text: str, reason: str
+    fake_provider: Provider, text: str, reason: str, cut: str
 ) -> None:
     fake_provider.script = [candidate(text, reason)]
     reply = await ask(fake_provider, "google", base_url=fake_provider.origin)
-    assert (reply.text, reply.cut) == (text, "")
+    assert (reply.text, reply.cut) == (text, cut)
+
+
+@pytest.mark.parametrize(
+    ("finish", "cut"),
+    [
+        ("insufficient_system_resource", "insufficient_system_resource"),
+        ("abort", "abort"),
+        (f"{KEY}!", "[key]!"),
+        ("eos_token", ""),
+    ],
+)
+async def test_an_answer_that_the_provider_did_not_complete_is_marked_as_cut(
+    fake_provider: Provider, finish: str, cut: str
+) -> None:
+    fake_provider.script = [Answer("The first half of", finish=finish)]
+    reply = await ask(fake_provider)
+    assert reply.text == "The first half of"
+    assert reply.cut == (f"openai ended the answer early: {cut}" if cut else "")
+
+
+async def test_an_answer_that_ended_with_an_error_is_a_failure_with_its_text(
+    fake_provider: Provider,
+) -> None:
+    fake_provider.script = [Answer("The first half of", finish="error")]
+    with pytest.raises(AgentFailed, match="openai ended the answer early: error") as caught:
+        await ask(fake_provider)
+    assert caught.value.output == "The first half of"
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,28 @@ async def test_each_failure_has_its_error_class_and_message_after_one_request(
         assert error.retry_after == case.retry_after
 
 
+@pytest.mark.parametrize("model", ["openai:gpt-6-luna", "local/model"])
+@pytest.mark.parametrize(
+    ("code", "kind", "words"),
+    [
+        ("429", AgentTemporary, "rate-limits Daybook's requests (429): Slow down."),
+        ("502", AgentTemporary, "failed (502): Slow down."),
+        ("402", AgentMisconfigured, "is used up (402): Slow down."),
+        ("400", AgentFailed, "refused the request (400): Slow down."),
+        ('"overloaded"', AgentTemporary, "failed (502): Slow down."),
+    ],
+)
+async def test_an_error_in_a_200_response_is_an_error_of_its_code(
+    fake_provider: Provider, model: str, code: str, kind: type[AgentError], words: str
+) -> None:
+    body = f'{{"error": {{"code": {code}, "message": "Slow down."}}}}'
+    fake_provider.script = [Page(body, "application/json")]
+    with pytest.raises(AgentError) as caught:
+        await ask(fake_provider, model=model)
+    assert type(caught.value) is kind
+    assert words in str(caught.value)
+
+
 async def test_insufficient_quota_at_openai_is_an_error_that_is_not_retried(
     fake_provider: Provider,
 ) -> None:

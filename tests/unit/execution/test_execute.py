@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, PrefectHTTPStatusError
 
+from daybook.errors import PrefectUnreachable
 from daybook.execution import checks, execute, handover, lease, session_upkeep
+from daybook.execution.attempt import Act
 from daybook.execution.checks import Verdict
 from daybook.execution.claim import NO_LEDGER_DELAY
 from daybook.jobs.checks import Check
@@ -129,6 +131,29 @@ async def test_a_run_that_is_cancelled_in_prefect_during_its_check_ends_once(
     monkeypatch.setattr(execute, "_checked", checked)
     assert await execute._check_and_begin(world.ledger, cast(Any, Run(opens)), granted) is None
     assert (await world.runs.row(granted.run_id)).status == "cancelled"
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
+async def test_a_run_waits_if_prefect_has_no_answer_for_its_preparation(
+    world: World, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    granted = await world.runs.claimed(await world.jobs.add())
+
+    async def named(run: object, granted: object) -> None: ...
+
+    async def prepare(granted: object) -> Act:
+        asked = httpx.Request("GET", "http://127.0.0.1:1/api/block_documents")
+        answer = httpx.Response(status, request=asked)
+        raise PrefectHTTPStatusError(str(status), request=asked, response=answer)
+
+    monkeypatch.setattr(execute, "_name_run", named)
+    run = cast(Any, Run(checks.check_job))
+    run.clock, run.prepare = world.clock, prepare
+    with pytest.raises(PrefectUnreachable):
+        await execute._check_and_begin(world.ledger, run, granted)
+
+    row = await world.runs.row(granted.run_id)
+    assert (row.status, row.until) == ("waiting", world.clock.now() + NO_LEDGER_DELAY)
 
 
 @pytest.mark.parametrize("is_direct", [False, True])

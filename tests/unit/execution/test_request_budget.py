@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,12 +13,20 @@ import pytest
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.journal import Journal, Step, StepReply
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import AgentFailed, AgentMisconfigured, AgentTimeout
+from daybook.errors import (
+    AgentError,
+    AgentFailed,
+    AgentMisconfigured,
+    AgentTemporary,
+    AgentTimeout,
+)
 from daybook.execution import answers, journal
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import StepRow
 from daybook.runs import claims, steps
-from tests.providers import Answer, Provider, provider
+from tests.providers import Answer, Cut, Page, Provider, provider
+from tests.providers import Status as refused
+from tests.servers import free_port
 from tests.unit.agents.asking import agent, request
 from tests.unit.execution.conftest import ActiveRun
 from tests.unit.execution.test_journal import Mail, sends
@@ -33,11 +42,16 @@ def budget(patch: pytest.MonkeyPatch, **table: Any) -> None:
 
 
 async def ask(
-    active: ActiveRun, fake_provider: Provider, attempt: int = 1, **settings: Any
+    active: ActiveRun,
+    fake_provider: Provider,
+    attempt: int = 1,
+    protocol: str = "openai",
+    **settings: Any,
 ) -> AgentReply:
     with journal.recording(active.ledger, active.granted, attempt, SYSTEM_CLOCK):
         asked = request(tools=(Mail().tool,), journal=journal.current(), timeout=100.0)
-        return await agent(fake_provider, options={"max_tokens": 30}, **settings).answer(asked)
+        options = {"max_tokens": 30}
+        return await agent(fake_provider, protocol, options=options, **settings).answer(asked)
 
 
 async def recorded(active: ActiveRun) -> list[StepRow]:
@@ -91,6 +105,56 @@ async def test_what_the_provider_does_not_report_counts_as_its_estimate(
     assert row.tokens > 30
     assert row.usd == pytest.approx(row.tokens / 1_000)
     assert row.unpriced == 0
+
+
+ANTHROPIC_STARTS = (
+    'event: message_start\ndata: {"type": "message_start", "message": {"id": "m", '
+    '"type": "message", "role": "assistant", "content": [], "model": "claude-haiku-4-5", '
+    '"stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": 25, "output_tokens": 1}}}\n\n'
+)
+OVERLOADED = (
+    'event: error\ndata: {"type": "error", '
+    '"error": {"type": "overloaded_error", "message": "Full"}}\n\n'
+)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "step", "is_counted"),
+    [
+        ("openai", Cut(), True),
+        ("openai", Page('{"choices": []}', "application/json"), True),
+        ("anthropic", Page(ANTHROPIC_STARTS + OVERLOADED, "text/event-stream"), True),
+        ("openai", refused(503, "Later."), False),
+        ("anthropic", refused(529, "Full.", "overloaded_error"), False),
+    ],
+)
+async def test_a_request_that_may_have_cost_something_counts_as_its_estimate(
+    active: ActiveRun,
+    monkeypatch: pytest.MonkeyPatch,
+    protocol: str,
+    step: Cut | Page | refused,
+    is_counted: bool,
+) -> None:
+    budget(monkeypatch, usd_per_day=5)
+    with provider() as fake_provider:
+        fake_provider.script = [step]
+        with pytest.raises(AgentError):
+            await ask(active, fake_provider, protocol=protocol, **PRICES)
+        assert len(fake_provider.requests) == 1
+    (row,) = await recorded(active)
+    assert (row.tokens > 30, row.usd > 0.03) == (is_counted, is_counted)
+    assert is_counted or row.tokens == 0
+
+
+async def test_a_request_to_a_provider_that_cannot_be_reached_counts_nothing(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget(monkeypatch, usd_per_day=5)
+    with provider() as fake_provider, pytest.raises(AgentTemporary, match="cannot be reached"):
+        nobody = f"http://127.0.0.1:{free_port()}"
+        await ask(active, fake_provider, base_url=nobody, **PRICES)
+    (row,) = await recorded(active)
+    assert (row.tokens, row.usd) == (0, 0.0)
 
 
 class Program:
@@ -159,3 +223,21 @@ async def test_a_program_waits_for_its_budget_no_longer_than_its_timeout() -> No
     with pytest.raises(AgentTimeout):
         await answers.ask(program, asked, "text", {})
     assert program.asked == 0
+
+
+async def test_a_programs_answer_is_returned_although_the_ledger_cannot_record_its_step(
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget(monkeypatch, usd_per_day=5, unpriced_usd=0.5)
+    monkeypatch.setattr(answers, "MAX_FINISH_SECONDS", 0.05)
+
+    class Locking(Program):
+        async def answer(self, asked: AgentRequest) -> AgentReply:
+            locks.enter_context(active.locked())
+            return await super().answer(asked)
+
+    with ExitStack() as locks, journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK):
+        answer = await answers.ask(Locking(), request(journal=journal.current()), "text", {})
+    assert answer.reply.text == "Done."
+    (row,) = await recorded(active)
+    assert (row.status, row.unpriced) == ("running", 1)  # the budget counts its estimate

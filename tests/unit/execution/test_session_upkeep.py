@@ -379,3 +379,17 @@ async def test_each_attempt_of_a_run_gets_the_same_history(world: World, agents:
     with sharing(world.ledger):
         first, *_ = await conversation.session_history(granted, limits)
     assert first.content == "asked 1"
+
+
+async def test_a_title_by_a_program_counts_as_a_request_of_unknown_price(
+    world: World, agents: Agents, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_TITLE_AGENT", "robot")
+    agents.by_name["robot"] = robot = ScriptedAgent("A title", name="robot")
+    vars(robot)["is_program"] = True
+    talk = await Talk.begin(world)
+    await talk.say()
+    assert await talk.title() == "A title"
+    row = await world.runs.row(talk.granted.run_id)
+    assert row.usage is not None
+    assert (row.usage["requests"], row.usage["cost_usd"]) == (1, None)

@@ -21,7 +21,7 @@ from tests.unit.tools.conftest import Install
 pytestmark = pytest.mark.anyio
 
 SOURCE = '''
-import asyncio, dataclasses, datetime, sys, threading
+import asyncio, dataclasses, datetime, pydantic, sys, threading
 from daybook.errors import Temporary
 from daybook.tools import occurrence
 
@@ -63,6 +63,9 @@ def found() -> list[Found]:
 
 def nothing() -> None:
     pass
+
+def visit(url: pydantic.AnyUrl) -> str:
+    return "seen"
 
 def endless() -> list:
     made = []
@@ -120,6 +123,7 @@ NAMES = [
     "found",
     "nothing",
     "endless",
+    "visit",
     "long",
     "positional",
     "say",
@@ -324,6 +328,15 @@ async def test_a_secret_is_hidden_before_the_answer_or_the_error_is_cut() -> Non
     assert (called.outcome.output, called.outcome.reason) == (f"it is {HIDDEN}", "")
     called = await call("fail", saved=saved, words="{{secret:ops}}")
     assert called.outcome.error == f"LookupError: {HIDDEN}"
+
+
+async def test_no_part_of_a_secret_is_in_the_error_of_a_parameter_of_another_type() -> None:
+    secret = "".join(f"{number:04}" for number in range(20))
+    saved = Saved(stored_secrets={"ops": Secret("ops", secret, ("tool:visit",))})
+    called = await call("visit", saved=saved, url="{{secret:ops}}")
+    assert called.outcome.status is Status.FAILED
+    assert called.outcome.error.startswith("ValidationError: url: ")
+    assert not any(secret[at : at + 8] in called.outcome.error for at in range(len(secret) - 8))
 
 
 async def test_a_parameter_that_looks_like_a_secret_is_refused() -> None:
