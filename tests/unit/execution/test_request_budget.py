@@ -110,7 +110,8 @@ async def test_what_the_provider_does_not_report_counts_as_its_estimate(
 ANTHROPIC_STARTS = (
     'event: message_start\ndata: {"type": "message_start", "message": {"id": "m", '
     '"type": "message", "role": "assistant", "content": [], "model": "claude-haiku-4-5", '
-    '"stop_reason": null, "stop_sequence": null, "usage": {"input_tokens": 25, "output_tokens": 1}}}\n\n'
+    '"stop_reason": null, "stop_sequence": null, '
+    '"usage": {"input_tokens": 25, "output_tokens": 1}}}\n\n'
 )
 OVERLOADED = (
     'event: error\ndata: {"type": "error", '
