@@ -74,11 +74,14 @@ def _end_of_snooze(text: str, timezone: str, now: datetime) -> datetime:
     if not text.strip():
         raise InvalidInput("until", "is empty", legal)
     refused: InvalidInput | None = None
+    text = text.strip()
     for reading in (text, f"in {text}", f"{text} at 0:00"):
         try:
             return one_time(reading, "until", timezone, now).at
         except InvalidInput as error:
-            refused = refused or error
+            # For "99999999d", only the second reading says that it is too long.
+            if refused is None or (text[0].isdecimal() and refused.problem.endswith("ambiguous")):
+                refused = error
     assert refused is not None
     raise InvalidInput("until", refused.problem, legal) from refused
 

@@ -12,6 +12,7 @@ it is the last block. So a reader detects if blocks are missing or exchanged.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import tarfile
@@ -33,6 +34,8 @@ SCRYPT_COST = 2**16
 
 MIN_PASSPHRASE_LENGTH = 8
 DRAFT_SUFFIX = ".draft"
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""Errors of `os.link` on a file system without hard links."""
 
 
 class _Blocks:
@@ -175,15 +178,28 @@ def write(
         if replace:
             draft.replace(file)
         else:
-            try:
-                # This fails if another process has created the file in the meantime.
-                os.link(draft, file)
-            except FileExistsError:
-                raise exists(file) from None
+            _rename_to_new(draft, file)
         sync_folder(file.parent)
         return draft_size
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _rename_to_new(draft: Path, file: Path) -> None:
+    """Rename ``draft`` to ``file``. Raise `InvalidInput` if another process has created ``file``.
+
+    On a file system without hard links, such as exFAT, a kill may leave an empty ``file``.
+    """
+    try:
+        try:
+            os.link(draft, file)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+            draft.replace(file)
+    except FileExistsError:
+        raise exists(file) from None
 
 
 def exists(file: Path) -> InvalidInput:

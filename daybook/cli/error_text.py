@@ -26,7 +26,8 @@ from daybook.errors import DaybookError, InvalidFiles, InvalidInput, nearest_nam
 COMMAND_LINE = "command line"
 """The field of an `InvalidInput` about the whole command line."""
 
-_WORD = re.compile(r"\b[a-z]+(?:_[a-z]+)*\b")
+_WORD = re.compile(r"(?<!\{\{)\b[a-z]+(?:_[a-z]+)*\b(?!\}\})")
+"""A word of a hint that may be a field. A word in double braces is a variable of a prompt."""
 
 
 def option_spellings(app: App, tokens: Iterable[str] = ()) -> dict[str, str]:

@@ -129,7 +129,7 @@ async def export_(*jobs: _Jobs) -> Answer:
     """
     text, document = await api.files.export(jobs)
     yield document
-    print(text, end="")
+    output.write_file(text)
 
 
 def schema_() -> int:

@@ -56,6 +56,16 @@ MIN_COLUMN_WIDTH = 8
 """Minimum width of a truncated column. A column with less room is omitted."""
 
 
+def write_file(text: str) -> None:
+    """Write the content of a file to stdout, in UTF-8 whatever the encoding of stdout is."""
+    sys.stdout.flush()
+    if (buffer := getattr(sys.stdout, "buffer", None)) is None:
+        sys.stdout.write(text)  # a stream of a program that has no encoding
+    else:
+        buffer.write(text.encode())
+        buffer.flush()
+
+
 WATCH_INTERVAL_SECONDS = 2.0
 """Interval between two updates of a list that the user watches."""
 

@@ -312,10 +312,9 @@ def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:
         raise broken(where, "is not complete: its last line does not end", COPY_HINT)
     sections = dict[str, dict[str, list[str]]]()
     section: dict[str, list[str]] | None = None
-    lines = enumerate(re.sub(r"\\\n(?:[ \t]*[#;].*\n)*", " ", text).split("\n"), 1)
-    for number, written in lines:
+    for number, written in _joined_lines(text):
         line = written.strip()
-        if not line or line[0] in "#;":
+        if not line:
             continue
         if line[0] == "[" and line[-1] == "]":
             section = sections.setdefault(line[1:-1], {})
@@ -325,6 +324,27 @@ def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:
             raise broken(f"{where}, line {number}", f"{line!r} is no KEY=VALUE of a section", _FIX)
         section[key] = [*section.get(key, []), value] if value else []
     return sections
+
+
+def _joined_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield each line of a unit file, without comments, with its number.
+
+    As in systemd, a line that ends in a backslash without a backslash before it continues in the
+    next line. A comment continues nowhere, and may stand between the parts of a line.
+    """
+    begins, joined = 0, ""
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.lstrip()[:1] in ("#", ";"):
+            continue
+        begins, joined = begins or number, joined + line
+        backslashes = len(line) - len(line.rstrip("\\"))
+        if backslashes % 2:
+            joined = f"{joined[:-1]} "
+            continue
+        yield begins, joined
+        begins, joined = 0, ""
+    if joined:
+        yield begins, joined
 
 
 def _refuse_unknown(

@@ -27,8 +27,7 @@ from daybook.http import secrets
 from daybook.imports import shell
 from daybook.imports.source import Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
-from daybook.jobs.actions import AgentPrompt
-from daybook.jobs.model import Job, new_job
+from daybook.jobs.model import IMPORTED_FROM, Job, new_job
 from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
@@ -47,8 +46,6 @@ PASSED_REASON = "imported after its due time"
 UNKNOWN_REASON = "it had not ended when it was imported"
 CHOSEN_NAME = "imported"
 """Name of a job if its name and its prompt have no character that a name may contain."""
-
-_PLACEHOLDER = "…"
 
 
 class ImportedJob(BaseModel, frozen=True):
@@ -90,6 +87,7 @@ class _Planned:
     name: str
     job: Job | None = None  # the job to store, or None
     row: JobRow | None = None  # the job that was imported before
+    is_enabled: bool = False  # whether that job is enabled
     replaces: str = ""  # the id of the job to archive
     reason: str = ""
     runs: list[SourceRun] = field(default_factory=list)
@@ -125,7 +123,7 @@ async def write(
 
 def _report(planned: _Planned, *, dry_run: bool) -> ImportedJob:
     row = planned.row
-    enabled = planned.job is not None and planned.job.enabled
+    enabled = planned.is_enabled or (planned.job is not None and planned.job.enabled)
     return ImportedJob(
         source_id=planned.source.id,
         name=planned.name,
@@ -145,16 +143,18 @@ async def _plan(
     on_conflict: OnConflict,
 ) -> list[_Planned]:
     before = await _imported_before(session, source.system)
-    holders = {
-        stored.row.name: stored.id
-        for stored in await store.all_jobs(session)
-        if not owners.is_agent(stored.row.owner)
-    }
-    used, plan = set(holders), list[_Planned]()
+    live = await store.all_jobs(session)
+    ids = {each.row.name: each.id for each in live if not owners.is_agent(each.row.owner)}
+    enabled = {each.id for each in live if each.job.enabled}
+    # A job of this source must not replace another one, which this source imported before.
+    known = {before[key].id for each in source.jobs if (key := _key(source, each)) in before}
+    holders = {name: id_ for name, id_ in ids.items() if id_ not in known}
+    used, plan = set(ids), list[_Planned]()
     for each in source.jobs:
-        row = before.get(_source_key(source.system, each.id))
+        row = before.get(_key(source, each))
         if row is not None:
-            planned = _Planned(each, "unchanged", row.name, row=row)
+            is_enabled = row.id in enabled
+            planned = _Planned(each, "unchanged", row.name, row=row, is_enabled=is_enabled)
             if row.archived_at is not None:
                 planned.notes.append("it was imported before, and removed since")
         else:
@@ -168,6 +168,10 @@ async def _plan(
         plan.append(planned)
     await _plan_runs(session, source, plan)
     return plan
+
+
+def _key(source: Source, job: SourceJob) -> str:
+    return _source_key(source.system, job.id)
 
 
 def _planned(
@@ -209,14 +213,13 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     if prompt is not None and fields.get("agent") == shell.AGENT:
         _refuse_variables(source, prompt)
     if prompt is not None and _has_foreign_variable(prompt):
-        fields["prompt"] = _PLACEHOLDER
         planned.notes.append(
             "its prompt has {{…}} that Daybook does not replace; it is sent as it is"
         )
     origin = {"system": system, "id": source.id, **source.kept}
     if source.created_at is not None:
         origin["created_at"] = source.created_at.isoformat()
-    fields["metadata"] = {**fields.get("metadata", {}), "imported_from": origin}
+    fields["metadata"] = {**fields.get("metadata", {}), IMPORTED_FROM: origin}
     created, at = (source.anchor or now).replace(microsecond=0), None
     try:
         if "at" in fields:
@@ -226,8 +229,6 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     except InvalidInput as error:
         problem = f"{source.where}: {error.field}: {error.problem}"
         raise InvalidInput("path", problem, error.hint) from None
-    if isinstance(job.action, AgentPrompt) and prompt is not None:
-        job = job.model_copy(update={"action": job.action.model_copy(update={"prompt": prompt})})
     if at is not None and at <= now:
         planned.reason = planned.reason or PASSED_REASON
         planned.notes.append(f"its due time {fields['at']} has passed, so it is disabled")

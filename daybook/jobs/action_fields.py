@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -253,6 +254,23 @@ def check_json(value: object, field: str, longest: int) -> None:
         raise InvalidInput(field, "is too long", f"use at most {longest:,} characters")
 
 
+def check_texts(value: object, field: str) -> None:
+    """Raise `InvalidInput` if a string in ``value`` has characters that no database can store.
+
+    The ledger would replace them, so the stored value would differ from the given one.
+    """
+    left = [value]
+    while left:
+        match left.pop():
+            case str() as text if _NO_TEXT.search(text):
+                problem = "contains characters that a database cannot store"
+                raise InvalidInput(field, problem, "remove NUL characters and surrogates")
+            case Mapping() as each:
+                left += [*each, *each.values()]
+            case list() | tuple() | set() | frozenset() as each:
+                left += each
+
+
 def _check_json(value: object, field: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise InvalidInput(field, "is nested too deeply", f"use at most {MAX_DEPTH} levels")
@@ -276,10 +294,9 @@ def _check_json(value: object, field: str, depth: int) -> None:
             raise InvalidInput(field, f"{value} is not valid JSON", "use a finite number, or null")
         case int() if not -(2**63) <= value < 2**63:
             raise InvalidInput(field, f"{value} has more than 64 bits", "use a string instead")
-        case str() if _NO_TEXT.search(value):
-            problem = "contains characters that a database cannot store"
-            raise InvalidInput(field, problem, "remove NUL characters and surrogates")
-        case str() | float() | int() | None:
+        case str():
+            check_texts(value, field)
+        case float() | int() | None:
             pass
         case _:
             raise InvalidInput(

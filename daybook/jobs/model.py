@@ -183,8 +183,12 @@ class Job(BaseModel):
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
         """Return the job with these parameters. Raise `InvalidInput` for invalid parameters."""
         action, policy, notify = read_parameters(self.kind, parameters)
-        _check_prompt(action, self.action)
+        _check_prompt(action, self.action, self.metadata)
         return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
+
+
+IMPORTED_FROM = "imported_from"
+"""Key in the metadata of a job that `daybook import` has added."""
 
 
 class ScheduleFields(BaseModel):
@@ -307,7 +311,7 @@ def new_job(
     given = _known(fields)
     kind = _kind(given)
     action = _action(kind, _action_fields(kind, given))
-    _check_prompt(action, before.action if before else None)
+    _check_prompt(action, before.action if before else None, given.get("metadata"))
     timezone = _text(given, "timezone", default_timezone)
     current = before.schedule if before and not isinstance(before.schedule, After) else None
     schedule = _schedule(given, timezone, now, current)
@@ -352,7 +356,8 @@ def edit(
     action_fields = _action_fields(job.kind, given)
     if action_fields:
         action = _action(job.kind, {**job.action.model_dump(), **action_fields})
-        _check_prompt(action, None if "prompt" in action_fields else job.action)
+        metadata = given.get("metadata", job.metadata)
+        _check_prompt(action, None if "prompt" in action_fields else job.action, metadata)
         update["action"] = action
     timezone = _text(given, "timezone", job.schedule.timezone)
     if any(name in given for name in ScheduleFields.model_fields if name != "timezone"):
@@ -383,9 +388,10 @@ def _known(fields: Mapping[str, object]) -> dict[str, object]:
     given = {name: value for name, value in fields.items() if value is not None}
     if given.get("on_demand") is False:
         del given["on_demand"]
-    for name in given:
+    for name, value in given.items():
         if name not in FIELDS:
             raise unknown_field(name, FIELDS)
+        action_fields.check_texts(value, name)
     kind = _text(given, "kind", "agent-prompt")
     if kind not in ACTIONS and kind not in actions.KIND_ALIASES:
         raise InvalidInput("kind", f"{kind!r} is not a kind", f"use {', '.join(ACTIONS)}")
@@ -418,8 +424,14 @@ def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
     return {name: given[name] for name in own if name in given}
 
 
-def _check_prompt(action: Action, before: Action | None) -> None:
-    """Check the variables of a prompt that is new or changed."""
+def _check_prompt(action: Action, before: Action | None, metadata: object) -> None:
+    """Check the variables of a prompt that is new or changed.
+
+    The prompt of an imported job may contain other words in double braces, such as those of
+    `docker ps --format`; they are sent as they are.
+    """
+    if isinstance(metadata, Mapping) and IMPORTED_FROM in metadata:
+        return
     if isinstance(action, AgentPrompt):
         old = before.prompt if isinstance(before, AgentPrompt) else None
         if action.prompt != old:

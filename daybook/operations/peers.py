@@ -1,10 +1,10 @@
-"""Search for the local user who opened a connection to a local IPv4 address (Linux)."""
+"""Search for the local user who opened a connection to a local address (Linux)."""
 
 from __future__ import annotations
 
 import os
-import socket
 import struct
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +44,14 @@ def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     has no lists of sockets.
     """
     try:
-        addresses = [_as_listed(client), _as_listed(server)]
-    except (OSError, struct.error):  # the address is not an IPv4 address
+        tables = _as_listed(client, server)
+    except (OSError, ValueError, struct.error):  # one of them is no IP address
         return None
-    for table, prefix in (("tcp", ""), ("tcp6", _MAPPED)):
-        expected = [prefix + each for each in addresses]
+    for table, expected in tables.items():
         try:
             lines = (SOCKET_TABLES / table).read_text(encoding="ascii").splitlines()
         except FileNotFoundError:
-            if not prefix:
+            if len(tables) == 1 or table == "tcp":
                 raise
             continue  # the kernel has no IPv6
         for line in lines:
@@ -62,6 +61,15 @@ def uid_of(client: tuple[str, int], server: tuple[str, int]) -> int | None:
     return None
 
 
-def _as_listed(address: tuple[str, int]) -> str:
-    (number,) = struct.unpack("=I", socket.inet_aton(address[0]))
-    return f"{number:08X}:{address[1]:04X}"
+def _as_listed(*addresses: tuple[str, int]) -> dict[str, list[str]]:
+    """Return the addresses as each table that may list their connection writes them."""
+    hosts = [ip_address(host) for host, _ in addresses]
+    packed = [(getattr(host, "ipv4_mapped", None) or host).packed for host in hosts]
+    words = [struct.unpack(f"={len(each) // 4}I", each) for each in packed]
+    listed = [
+        "".join(f"{word:08X}" for word in each) + f":{port:04X}"
+        for each, (_, port) in zip(words, addresses, strict=True)
+    ]
+    if any(len(each) > 1 for each in words):
+        return {"tcp6": listed}
+    return {"tcp": listed, "tcp6": [_MAPPED + each for each in listed]}

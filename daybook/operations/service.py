@@ -160,12 +160,16 @@ def read_environment(home: Home) -> dict[str, str]:
         lines = file.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
+    except UnicodeDecodeError:
+        raise InvalidInput(
+            str(file), "is not UTF-8 text", "write NAME=value in each line"
+        ) from None
     variables = {}
     for number, line in enumerate(map(str.strip, lines), start=1):
         if not line or line.startswith("#"):
             continue
         name, equals, value = line.partition("=")
-        if not equals or not re.fullmatch(r"[A-Za-z_]\w*", name):
+        if not equals or "\0" in value or not re.fullmatch(r"[A-Za-z_]\w*", name):
             raise InvalidInput(str(file), f"line {number} is no variable", "write NAME=value")
         is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "\"'"
         variables[name] = value[1:-1] if is_quoted else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Callable
@@ -118,3 +119,20 @@ def test_a_missing_file_and_a_missing_folder_are_named(tmp_path: Path, content: 
         _extract(tmp_path / "none", tmp_path / "out")
     with pytest.raises(FileNotFoundError):
         archive.write(tmp_path / "none" / "a.backup", [content], WORDS, replace=False)
+
+
+def test_a_file_system_without_hard_links_gets_a_complete_backup_and_no_second_one(
+    tmp_path: Path, content: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")  # as of exFAT
+
+    monkeypatch.setattr(os, "link", link)
+    file = tmp_path / "a.backup"
+    size = archive.write(file, [content], WORDS, replace=False)
+    assert file.stat().st_size == size
+    assert _extract(file, tmp_path / "out") == ["ledger.db"]
+    with pytest.raises(InvalidInput, match="exists"):
+        archive.write(file, [content], WORDS, replace=False)
+    assert file.stat().st_size == size
+    assert sorted(each.name for each in tmp_path.glob("*.*")) == ["a.backup", "ledger.db"]

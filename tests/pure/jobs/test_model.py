@@ -441,3 +441,19 @@ def test_fields_that_prefect_would_refuse_for_their_size_are_refused_by_name() -
     headers = {"a": "x" * 400_000, "b": "x" * 200_000}
     with pytest.raises(InvalidInput, match=r"^headers: is too long: 600,0"):
         make(prompt=None, url="https://example.org", headers=headers)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("prompt", "a\0b"),
+        ("description", "\ud800"),
+        ("tags", ["x", "a\0b"]),
+        ("metadata", {"a\0b": 1}),
+        ("policy", {"check": {"command": ["a\0b"]}}),
+    ],
+)
+def test_a_text_that_the_ledger_cannot_store_is_refused(field: str, value: object) -> None:
+    with pytest.raises(InvalidInput, match="remove NUL characters and surrogates") as refused:
+        new_job(now=NOW, **{"prompt": "x", "on_demand": True, field: value})
+    assert refused.value.field == field

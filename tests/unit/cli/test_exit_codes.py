@@ -80,6 +80,15 @@ def test_a_misspelled_job_is_compared_with_the_jobs(daybook: Any, typed: str) ->
     assert (result.code, result.out, result.err) == (3, "", message)
 
 
+def test_a_hint_spells_a_variable_of_a_prompt_as_the_prompt_does(
+    daybook: Any, stored: Path
+) -> None:
+    refused = daybook("add", "x {{workdir}}", "--every", "1h")
+    assert refused.code == 2
+    assert "did you mean {{work_dir}}?" in refused.err
+    assert "{{--" not in refused.err
+
+
 def test_a_message_that_does_not_exist_is_not_found(daybook: Any, stored: Path) -> None:
     result = daybook("inbox", "nope")
     assert (result.code, result.err) == (3, 'daybook: message "nope" not found\n')

@@ -13,6 +13,7 @@ import yaml
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook import repository
+from daybook.cli import output
 from daybook.files.schema import schema
 from daybook.home import Home
 from tests.commands import Daybook
@@ -99,6 +100,11 @@ def test_a_folder_several_files_and_standard_input(
 
     exported = daybook("export").out
     assert exported.startswith("# yaml-language-server: $schema=jobs.schema.json\n")
+    with monkeypatch.context() as other:  # a stdout of another encoding
+        stdout = io.BytesIO()
+        other.setattr(sys, "stdout", io.TextIOWrapper(stdout, "latin-1"))
+        output.write_file("say → hi")
+        assert stdout.getvalue() == "say → hi".encode()
     text = io.TextIOWrapper(io.BytesIO(exported.encode()), "utf-8")
     monkeypatch.setattr(sys, "stdin", text)
     same = daybook("apply", "-f", "-", "--dry-run", "--prune")

@@ -138,3 +138,11 @@ def test_an_invalid_skip_or_snooze_is_refused_with_a_hint(
     assert (result.code, result.out) == (code, "")
     for each in words:
         assert each in result.err
+
+
+@pytest.mark.usefixtures("home")
+def test_a_snooze_that_is_too_long_is_refused_for_its_length(daybook: Any) -> None:
+    refused = daybook("snooze", "weekly", "99999999d")
+    assert refused.code == 2
+    assert "longer than 100 years" in refused.err
+    assert "ambiguous" not in refused.err

@@ -250,3 +250,23 @@ def test_a_folder_has_all_timers_and_one_without_due_times_is_left_out(tmp_path:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInput, match=r"has no file \*\.timer"):
         systemd.read(tmp_path / "empty")
+
+
+def test_a_comment_that_ends_in_a_backslash_does_not_swallow_the_next_line(
+    tmp_path: Path,
+) -> None:
+    timer = "[Timer]\n# the old time was in C:\\\nOnCalendar=Mon 09:00\nOnCalendar=Tue 09:00\n"
+    service = (
+        "[Service]\n; C:\\\nEnvironment=DRY_RUN=1\nExecStart=/bin/echo a \\\n# between \\\n  b\n"
+    )
+    source = read(tmp_path, timer, service)
+    assert sorted(job.fields["cron"] for job in source.jobs) == ["0 9 * * 1", "0 9 * * 2"]
+    for job in source.jobs:
+        assert "DRY_RUN" in job.fields["prompt"]
+        assert run(job.fields["prompt"]) == ["a b"]
+
+
+def test_two_backslashes_at_the_end_of_a_line_do_not_continue_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.timer"
+    file.write_text("[Unit]\nDescription=C:\\\\\n[Timer]\nOnCalendar=daily\n")
+    assert systemd._read_unit(file)["Timer"] == {"OnCalendar": ["daily"]}

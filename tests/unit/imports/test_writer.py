@@ -14,6 +14,7 @@ from daybook.imports import READERS, crontab, omniagent, shell, systemd, writer
 from daybook.imports.source import Source, System
 from daybook.imports.writer import ImportReport, OnConflict
 from daybook.jobs import prompts, store
+from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.runs import audit, outcomes
@@ -305,3 +306,33 @@ async def test_a_killed_import_leaves_nothing_and_can_be_repeated(
     report = await write(world, READERS["hotplex"](path))
     assert (len(report.jobs), report.runs) == (1, 3)
     assert len(await world.runs.rows()) == 3
+
+
+async def test_a_job_of_a_source_does_not_replace_another_job_of_this_source(
+    world: World, tmp_path: Path
+) -> None:
+    await write(world, of_omniagent(tmp_path, {}))
+    (first,) = await jobs(world)
+
+    report = await write(world, of_omniagent(tmp_path, {}, {}), "replace")
+
+    assert [(job.name, job.result, job.enabled) for job in report.jobs] == [
+        ("Report", "unchanged", True),
+        ("Report-2", "added", True),
+    ]
+    assert first.id in {stored.id for stored in await jobs(world)}
+
+
+async def test_an_imported_command_with_braces_can_be_exported_applied_and_edited(
+    world: World, tmp_path: Path
+) -> None:
+    command = "docker ps --format '{{.Names}}'"
+    await write(world, crontab.read(files.crontab(tmp_path, f"0 9 * * * {command}\n")))
+    (stored,) = await jobs(world)
+    assert command in getattr(stored.job.action, "prompt", "")
+    edited = await world.jobs.edit(stored.id, prompt=f"{command} -a")
+    fields = {"prompt": f"{command} -a", "metadata": edited.job.metadata, "on_demand": True}
+    again = new_job(now=TODAY, **fields)  # as `apply` makes it from an exported file
+    assert getattr(again.action, "prompt", "") == f"{command} -a"
+    with pytest.raises(InvalidInput, match="unknown variable"):
+        new_job(now=TODAY, prompt=command, on_demand=True)

@@ -183,6 +183,20 @@ def test_a_closed_socket_is_not_taken_for_one_of_root() -> None:
             assert is_another_user({"client": peer, "server": accepted.getsockname()})
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux lists sockets with their users")
+def test_the_user_of_a_connection_over_ipv6_is_found() -> None:
+    with (
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as server,
+        socket.create_connection(server.getsockname()[:2]),
+    ):
+        accepted, peer = server.accept()
+        with accepted:
+            client, to = peer[:2], accepted.getsockname()[:2]
+            assert peers.uid_of(client, to) == os.getuid()
+            assert peers.uid_of((client[0], 1), to) is None
+            assert peers.uid_of(client, ("127.0.0.1", to[1])) is None
+
+
 def test_a_connection_that_the_system_does_not_list_is_of_another_user(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -254,6 +254,11 @@ def test_the_service_gets_variables_from_a_file(
     with pytest.raises(InvalidInput, match="line 2 is no variable") as refused:
         service.read_environment(daybook_home)
     assert "secret" not in str(refused.value)
+    for content, words in ((b"A=sk-secret\xff\n", "is not UTF-8"), (b"A=sk-secret\0\n", "line 1")):
+        file.write_bytes(content)
+        with pytest.raises(InvalidInput, match=words) as refused:
+            service.read_environment(daybook_home)
+        assert "secret" not in str(refused.value)
 
 
 def test_the_commands_print_a_definition_and_a_state(calls: Calls, daybook: Daybook) -> None:
