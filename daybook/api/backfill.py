@@ -36,7 +36,8 @@ class BackfillResult(BaseModel, frozen=True):
     """The past due times of a job, and the numbers of requested runs and of other due times.
 
     ``asked`` is the number of runs that the backfill requested; with ``dry_run``, it is the number
-    of runs that a backfill would request. ``left_out`` is the number of the other due times.
+    of runs that a backfill would request. ``left_out`` is the number of the other due times: those
+    of `runs.backfill.missing_runs` that need no run.
     """
 
     job: str

@@ -152,7 +152,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 return await _changed(ledger, repeated.id, [REPEATED_NOTE])
             try:
                 await _deploy(ledger, client, stored)
-            except (InvalidInput, PrefectRefused):
+            except (InvalidInput, PrefectRefused, ValueError):  # pydantic's errors are ValueErrors
                 async with ledger.write() as session:
                     await store.delete_job(session, stored.id)
                 raise

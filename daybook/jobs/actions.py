@@ -33,6 +33,7 @@ from daybook.jobs.action_fields import (
     ToolName,
     Url,
     check_fallback_agents,
+    check_json,
     check_session,
     is_address,
 )
@@ -179,6 +180,7 @@ class AgentPrompt(BaseAction):
                 hint = "set output_format to structured"
                 raise InvalidInput("output_schema", "applies only to structured answers", hint)
             if self.output_format == "structured":
+                check_json(self.output_schema, "output_schema", MAX_BODY_LENGTH)
                 answer_schema.check(self.output_schema)
         return self
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import func
+from sqlalchemy import BigInteger, cast, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
@@ -56,7 +56,8 @@ async def read(session: AsyncSession, owner: str | None = None) -> list[JobSumma
         if hasattr(table, each.name)
     }
     columns["agent"] = func.coalesce(col(RevisionRow.action)["agent"].as_string(), "")
-    tokens = col(RevisionRow.policy)["tokens_per_day"].as_integer()
+    # `as_integer` would have 32 bits in PostgreSQL.
+    tokens = cast(col(RevisionRow.policy)["tokens_per_day"].as_string(), BigInteger)
     columns["tokens_per_day"] = func.coalesce(tokens, 0)
     dollars = col(RevisionRow.policy)["usd_per_day"].as_float()
     columns["usd_per_day"] = func.coalesce(dollars, 0.0)

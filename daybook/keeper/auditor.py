@@ -21,15 +21,19 @@ Prefect runs of waiting rows.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from daybook.errors import LedgerUnreachable
 from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.ledger.engine import Ledger
 from daybook.runs import audit as book
 from daybook.runs.audit import AuditResult, Watermark
+
+log = logging.getLogger(__name__)
 
 IDLE_WATERMARK_MAX_AGE = timedelta(hours=1)
 """Maximum lag of a job's watermark while nothing is due; the lag saves writes."""
@@ -93,7 +97,13 @@ async def audit(
             done.left = True
             break
         done.jobs += 1
-        advanced = await book.advance(ledger, mark.job_id, up_to)
+        try:
+            advanced = await book.advance(ledger, mark.job_id, up_to)
+        except LedgerUnreachable:
+            raise
+        except Exception:  # a broken row of one job must not stop the audit of the others
+            log.exception("cannot audit job %s", mark.job_id, extra={"action": "audit_failed"})
+            continue
         if advanced is None:
             continue
         done.add(advanced)

@@ -1,9 +1,10 @@
-"""Corrections of the runs that Prefect queues wrongly around a clock change.
+"""Corrections of the runs that Prefect queues wrongly around a clock change, and on some days.
 
 When a time zone's offset changes, Prefect's scheduler computes due times from a cron expression
-that differ from the job's own. From two days before such a change until three hours after it,
-Daybook compares the runs that Prefect has queued with the job's due times. It corrects the
-differences (promise 14)::
+that differ from the job's own. It also leaves out days of an expression with a restricted day of
+month: 1 and 2 March (after `31`, `*/5` or a list), and the last day of a short month (`L` in a
+list). From two days before such a change or day until three hours after it, Daybook compares the
+runs that Prefect has queued with the job's due times. It corrects the differences (promise 14)::
 
     queued and not due ────────► set to `Skipped`, so that the UI is right; the claim would
                                  refuse it anyway
@@ -36,14 +37,21 @@ from daybook.ledger.tables import JobRow
 from daybook.prefect import deployment, flow_runs, projection, run_log, states
 from daybook.runs import corrections
 from daybook.schedules import due as spec_due
-from daybook.schedules.zones import next_change, zone
+from daybook.schedules.cron import read_fields
+from daybook.schedules.schedule import Cron
+from daybook.schedules.zones import midnight, next_change, zone
 
 log = logging.getLogger(__name__)
 
 BEFORE_CHANGE_WINDOW = timedelta(days=2)
-"""Time before a clock change at which the comparison begins."""
+"""Time before a clock change, or before such a day, at which the comparison begins."""
 AFTER_CHANGE_WINDOW = timedelta(hours=3)
-"""Time after a clock change until which the comparison continues."""
+"""Time after a clock change, or after such a day, until which the comparison continues."""
+LEFT_OUT_DAYS = ((3, 1), (3, 2))
+"""Month and day of the days that Prefect leaves out if the day of month is restricted.
+
+Its croniter goes from the end of February to a day that the list has in March.
+"""
 COMPARISON_INTERVAL = timedelta(minutes=30)
 """Interval between two comparisons of an unchanged job."""
 QUEUED_AHEAD_WINDOW = timedelta(minutes=50)
@@ -84,8 +92,8 @@ async def correct(
 ) -> CorrectionResult:
     """Compare the jobs that were not compared recently, and correct their runs.
 
-    Compare at most `MAX_JOBS_PER_PASS` jobs, and only jobs near a clock change. Without ``memory``,
-    all these jobs are due for a comparison, as at startup.
+    Compare at most `MAX_JOBS_PER_PASS` jobs, and only jobs near a clock change or such a day.
+    Without ``memory``, all these jobs are due for a comparison, as at startup.
     """
     compared = (memory or CorrectionState()).compared
     done, now = CorrectionResult(), ledger.now()
@@ -96,10 +104,10 @@ async def correct(
             stored = await jobs.get(session, job_id)
         if stored is None:
             continue
-        change = _next_clock_change(stored, now)
-        if change is not None:
+        error = _next_error(stored, now)
+        if error is not None:
             done.jobs += 1
-            if not await _compare_job(ledger, client, stored, change, done):
+            if not await _compare_job(ledger, client, stored, error, done):
                 continue
         compared[job_id] = (revision, now)
     return done
@@ -130,25 +138,45 @@ async def _jobs_to_compare(
     return [each for each in candidates if is_new(*each)]
 
 
-def _next_clock_change(stored: StoredJob, now: datetime) -> datetime | None:
-    """Return the clock change that requires a comparison; None if none is near.
+@dataclass(frozen=True, order=True)
+class _Error:
+    """A time until ``end`` for which Prefect may queue other runs than the job's, and the cause."""
+
+    end: datetime
+    why: str
+
+
+def _next_error(stored: StoredJob, now: datetime) -> _Error | None:
+    """Return the clock change or the days that require a comparison; None if none is near.
 
     Also return None if the job is disabled, or if its schedule does not follow the wall clock.
     """
     schedule = stored.job.schedule
     if not stored.job.enabled or not schedule.follows_wall_clock:
         return None
-    floor = now.replace(microsecond=0)
-    return next_change(
-        zone(schedule.timezone), floor - AFTER_CHANGE_WINDOW, floor + BEFORE_CHANGE_WINDOW
-    )
+    tz, floor = zone(schedule.timezone), now.replace(microsecond=0) - AFTER_CHANGE_WINDOW
+    until = now.replace(microsecond=0) + BEFORE_CHANGE_WINDOW
+    found = list[_Error]()
+    if (change := next_change(tz, floor, until)) is not None:
+        why = f"daylight saving time in {schedule.timezone}"
+        found.append(_Error(change + AFTER_CHANGE_WINDOW, why))
+    if isinstance(schedule, Cron) and not (day := read_fields(schedule.expr).day).free:
+        date, last = floor.astimezone(tz).date(), until.astimezone(tz).date()
+        while date <= last:
+            following = date + timedelta(days=1)
+            is_last_of_list = day.last and bool(day.values) and following.day == 1
+            if (date.month, date.day) in LEFT_OUT_DAYS or is_last_of_list:
+                end = midnight(following, tz) + AFTER_CHANGE_WINDOW
+                found.append(_Error(end, f"the day of month {day.text}"))
+            date = following
+    return max(found, default=None)
 
 
 async def _compare_job(
     ledger: Ledger,
     client: PrefectClient,
     stored: StoredJob,
-    change: datetime,
+    error: _Error,
     done: CorrectionResult,
 ) -> bool:
     """Compare one job; return False if its deployment is missing, or not reconciled yet."""
@@ -159,17 +187,17 @@ async def _compare_job(
     expected, actual = projection.of_job(stored, ledger.id), projection.of_deployment(existing)
     if (expected.schedule, expected.enabled) != (actual.schedule, actual.enabled):
         return False
-    start, end = now + WORKER_GRACE, change + AFTER_CHANGE_WINDOW
+    start, end = now + WORKER_GRACE, error.end
     queued = await _queued(client, existing.id, start, projection.unmanaged_schedule_ids(existing))
     for due, run in queued.items():
         if due <= end and not spec_due.is_due(schedule, due):
-            done.skipped += await _skip_run(client, run, schedule.timezone)
+            done.skipped += await _skip_run(client, run, error.why)
     last_queued = max(queued, default=start)
     until = min(end, max(last_queued, now + QUEUED_AHEAD_WINDOW))
     missing = [
         each for each in upcoming.between(schedule, policy, start, until) if each not in queued
     ]
-    reason = f"Prefect does not schedule it: daylight saving time in {schedule.timezone}"
+    reason = f"Prefect does not schedule it: {error.why}"
     done.added += await corrections.add_waiting_runs(
         ledger, stored.id, stored.revision.number, missing, reason
     )
@@ -194,8 +222,8 @@ async def _queued(
     }
 
 
-async def _skip_run(client: PrefectClient, run: FlowRun, timezone: str) -> bool:
-    message = f"not due: daylight saving time in {timezone}"
+async def _skip_run(client: PrefectClient, run: FlowRun, why: str) -> bool:
+    message = f"not due: {why}"
     change = await flow_runs.change_state(
         client, run, states.terminal_state(Status.SKIPPED, message)
     )

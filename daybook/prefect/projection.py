@@ -29,6 +29,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.model import RESERVED_TAG_PREFIX
 from daybook.jobs.store import StoredJob
 from daybook.prefect.summary import summary
+from daybook.schedules.cron import read_fields
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
 from daybook.validation import raising_invalid_input
 
@@ -139,9 +140,18 @@ def _describe(normal: dict[str, Any]) -> str:
 
 
 def to_prefect_cron(expr: str) -> str:
-    """Return ``expr`` in Prefect's form, in which the seconds are the last of six fields."""
+    """Return ``expr`` in Prefect's form, in which the seconds are the last of six fields.
+
+    With six fields, Prefect accepts only 0 as Sunday, not 7.
+    """
     fields = expr.split()
-    return " ".join([*fields[1:], fields[0]]) if len(fields) == 6 else expr
+    if len(fields) != 6:
+        return expr
+    weekday = read_fields(expr).weekday
+    if "7" in weekday.text:
+        nth = (f"L{day}" if n < 0 else f"{day}#{n}" for day, n in sorted(weekday.nth))
+        fields[5] = ",".join([*map(str, sorted(weekday.values)), *nth])
+    return " ".join([*fields[1:], fields[0]])
 
 
 def _normal_form(schedule: Schedule) -> dict[str, Any]:

@@ -370,6 +370,8 @@ class _Audit:
         # During maintenance there may be no worker whose claim makes the run wait.
         if end := self.windows.end_at(begins):
             begins, waits_for = end, waits_for or maintenance.MAINTENANCE
+        elif begins > self.now:
+            waits_for = waits_for or slots.STAGGER
         columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,

@@ -17,7 +17,7 @@ from sqlmodel import col, select
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import claim_requests
 from daybook.runs.claims import new_requested_row
 from daybook.runs.slots import BACKFILL
@@ -67,11 +67,18 @@ async def missing_runs(
     """Return the due times that need a run, as a mapping from the occurrence key of the new run.
 
     A due time needs a run if it has not succeeded, has no live run, and no earlier backfill
-    requested it.
+    requested it. A due time that the audit has not reached yet needs none either, because the
+    catch-up policy may still start its run.
     """
     statuses = await known_statuses(session, job_id, instants)
     done = LIVE | {Status.SUCCEEDED}
-    keys = {_key(job_id, each): each for each in instants if statuses.get(each) not in done}
+    audited = select(JobRow.audited_until).where(col(JobRow.id) == job_id)
+    until = (await session.execute(audited)).scalar_one()
+    keys = {
+        _key(job_id, each): each
+        for each in instants
+        if (statuses.get(each) not in done if each in statuses else each <= until)
+    }
     existing = select(RunRow.occurrence).where(
         col(RunRow.job_id) == job_id, col(RunRow.trigger) == BACKFILL
     )

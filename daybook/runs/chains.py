@@ -48,7 +48,10 @@ async def start(
     """
     if stored is None or ended.state not in _STARTED_BY["any"]:
         return
-    for each in await store.jobs_after(session, stored.row.owner, stored.row.name):
+    owner, name = stored.row.owner, stored.row.name
+    if stored.row.archived_at is not None and await store.named(session, owner, name):
+        return  # the jobs run after a new job of this name, not after this removed one
+    for each in await store.jobs_after(session, owner, name):
         schedule, snoozed_until = each.job.schedule, each.row.snoozed_until
         assert isinstance(schedule, After)
         starts = _STARTED_BY[schedule.on]
@@ -60,6 +63,4 @@ async def start(
         same = select(RunRow.id).where(col(RunRow.occurrence) == key)
         if late and (await session.execute(same)).first() is not None:
             continue  # `unknown` started it, and the job was edited since
-        session.add(
-            rows.wait(rows.of_job(each, key, AFTER, now, now), now, f"after {stored.row.name}")
-        )
+        session.add(rows.wait(rows.of_job(each, key, AFTER, now, now), now, f"after {name}"))

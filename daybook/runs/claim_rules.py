@@ -143,18 +143,20 @@ async def staggered(claim: Decision) -> ClaimResult | None:
     if row.due + stagger <= claim.now:
         return None
     row.queued_at = row.due + stagger  # the deadline does not include the stagger
-    return claim.wait(row.queued_at, f"staggered by {durations.to_text(stagger)}")
+    why = f"staggered by {durations.to_text(stagger)}"
+    return claim.wait(row.queued_at, why, waits_for=slots.STAGGER)
 
 
 def _undecided(claim: Decision) -> bool:
     """Return whether the run can still be too late.
 
-    A new run can be too late. Of the waiting runs, only two kinds can, because nothing was decided
-    about them yet. One is a row written ahead of its due time. The other is a run that waited for a
-    holder's state and was not claimed within `UNDECIDED_GRACE` after its `until`.
+    A new run can be too late. Of the waiting runs, only three kinds can, because nothing was
+    decided about them yet. One is a row written ahead of its due time. Another is a run that waited
+    for its staggered time. The third is a run that waited for a holder's state and was not claimed
+    within `UNDECIDED_GRACE` after its `until`.
     """
     row = claim.row
-    if claim.is_new or row.waits_for == corrections.UNTIL_DUE:
+    if claim.is_new or row.waits_for in (corrections.UNTIL_DUE, slots.STAGGER):
         return True
     if row.waits_for != slots.HOLDER or row.until is None:
         return False

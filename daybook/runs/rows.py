@@ -144,10 +144,13 @@ async def job_of(session: AsyncSession, row: RunRow) -> StoredJob | None:
     """Return the row's job; None for a run without a job.
 
     The job has the revision in force at the due time or, for an occurrence that is no due time, at
-    `queued_at`.
+    `queued_at`. If the clock was set back, that may be before the job's creation; then the job of
+    such an occurrence has its newest revision.
     """
     if row.job_id is None:
         return None
+    if claim_requests.is_due_key(row.occurrence):
+        return await store.in_force(session, row.job_id, row.due)
     # A custom run's due time may lie in the second before the job was created.
-    at = row.due if claim_requests.is_due_key(row.occurrence) else row.queued_at
-    return await store.in_force(session, row.job_id, at)
+    stored = await store.in_force(session, row.job_id, row.queued_at)
+    return stored or await store.get(session, row.job_id)

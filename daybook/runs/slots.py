@@ -66,6 +66,9 @@ AGENT = "agent"
 APPROVAL = "approval"
 """The `waits_for` of a run that waits for a person's decision (`daybook.runs.approvals`)."""
 
+STAGGER = "stagger"
+"""The `waits_for` of a due time that waits for its staggered time."""
+
 WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
 """The `waits_for` of runs in a queue; each run begins when its turn comes."""
 

@@ -13,7 +13,7 @@ An accepted expression means the same to the `croniter` package, which expands i
 croniter inside Prefect, which queues the runs. If the two differ from each other or from the plain
 reading, Daybook refuses the expression with a hint on how to write it. It refuses:
 
-- a range of one value (croniter reads `5-5` as every minute)
+- a range of one value (croniter reads `5-5` as every minute, and `59/5` too)
 - `L5` or `#` next to a restricted day of month (croniter joins them by AND)
 - `L5` or `#` together with plain weekdays, and `L` together with a range or a step
 - a day of month and a weekday that together match every day, if one of them contains `*`
@@ -257,6 +257,8 @@ def _values(word: str, text: str, kind: FieldKind) -> frozenset[int]:
             return _span(kind, low, low, 1)
         if kind is WEEKDAY:
             raise _wrong(kind, text, f'a step needs a range: use "{start}-sat/{stride}"')
+        if low == kind.high:
+            raise _wrong(kind, text, f'the range has only one value: use "{start}"')
         return _span(kind, low, kind.high, step)
     high = _value(end, text, kind)
     if kind is WEEKDAY and low == 7:

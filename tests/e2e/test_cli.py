@@ -220,6 +220,7 @@ def test_prune_removes_jobs_disabled_for_long_with_their_deployments(
         long_ago = "2026-01-01 00:00:00.000000"
         of_job = "WHERE job_id = ? AND enabled = 0"
         book.execute(f"UPDATE revisions SET effective_from = ? {of_job}", (long_ago, off["id"]))
+        book.execute("UPDATE jobs SET updated_at = ? WHERE id = ?", (long_ago, off["id"]))
 
     would = daybook_json("ledger", "prune", "--disabled-for", "90d", "--dry-run")
     assert (would["removed"], would["dry_run"]) == (["off"], True)

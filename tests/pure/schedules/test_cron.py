@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 from prefect._vendor import croniter as vendored
+from prefect.client.schemas.schedules import CronSchedule
 
 from daybook.errors import InvalidInput
+from daybook.prefect import projection
 from daybook.schedules import cron
 from daybook.schedules.due import due_times
 from daybook.schedules.schedule import Cron
@@ -216,3 +218,21 @@ def test_expressions_with_a_wildcard_minute_or_hour_are_in_real_time(
     expr: str, real_time: bool
 ) -> None:
     assert cron.read_fields(expr).real_time is real_time
+
+
+@pytest.mark.parametrize("weekday", ["7", "5-7", "1,7", "7#1", "L7", "0-7", "sun", "mon#2"])
+def test_a_weekday_of_six_fields_means_the_same_to_prefect(weekday: str) -> None:
+    schedule = Cron(expr=cron.canonical(f"0 30 9 * * {weekday}"), timezone="UTC")
+    actual = list(islice(due_times(schedule, after=START), 20))
+    text = CronSchedule(cron=projection.to_prefect_cron(schedule.expr), timezone="UTC").cron
+    croniter: Any = vendored.croniter  # type: ignore[attr-defined]
+    theirs = croniter(text, START.replace(tzinfo=None))
+    assert [instant.replace(tzinfo=None) for instant in actual] == [
+        theirs.get_next(datetime) for _ in actual
+    ]
+
+
+@pytest.mark.parametrize("expr", ["59/5 * * * *", "0 23/2 * * *", "0 0 31/2 * *", "0 0 1 12/2 *"])
+def test_a_step_from_the_last_value_is_refused(expr: str) -> None:
+    with pytest.raises(InvalidInput, match="the range has only one value"):
+        cron.canonical(expr)

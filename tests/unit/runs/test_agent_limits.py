@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from daybook.jobs.limits import AgentLimits, Limits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.runs import claim_requests
@@ -100,3 +101,14 @@ async def test_a_run_that_asks_no_agent_has_no_such_limit(world: World) -> None:
     assert isinstance(await world.runs.claim(webhook), Granted)
     unnamed = replace(webhook, occurrence="flow:p", kind="agent-prompt", parameters={"prompt": "?"})
     assert isinstance(await world.runs.claim(unnamed), Waiting)
+
+
+async def test_a_clock_that_was_set_back_behind_a_job_does_not_remove_its_limits(
+    world: World,
+) -> None:
+    stored = await world.jobs.add("x", owner="agent:scout", on_demand=True, agent="expensive")
+    world.clock.move(-timedelta(hours=1))
+    row = await world.runs.request(stored)
+    rules = AgentLimits(for_all=Limits(agents=("default",)))
+    claim = await world.runs.claim(world.runs.claim_request(row, rules=rules))
+    assert not isinstance(claim, Granted)

@@ -9,12 +9,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlmodel import col, update
 
 from daybook.jobs import store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.keeper import auditor as keeper
 from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import RunRow
+from daybook.ledger.tables import RevisionRow, RunRow
 from daybook.runs import audit, claim_rules, claims, prefect_ends
 from daybook.runs.audit import AuditResult
 from daybook.runs.claim_requests import Finished, Granted, NeedsReconcile, Waiting
@@ -636,3 +637,31 @@ async def test_an_audit_stops_at_its_time_limit_and_the_next_one_continues(world
 
     assert (first.jobs, first.left) == (0, True)
     assert (rest.jobs, rest.missed, rest.left) == (3, 3 * 58, False)
+
+
+async def test_due_times_that_waited_for_their_stagger_are_late_if_no_worker_claims_them(
+    world: World,
+) -> None:
+    stored = await world.jobs.add(cron="*/30 * * * *", catch_up="latest", stagger="20m")
+    for _ in range(20):  # the keeper lives, and no worker does
+        world.clock.move(10 * MINUTE)
+        await advance(world, stored)
+    granted = 0
+    for row in await world.runs.rows():
+        granted += row.state is Status.WAITING and isinstance(
+            await world.runs.claim(world.runs.claim_request(row)), Granted
+        )
+    assert granted == 1
+
+
+async def test_a_broken_job_does_not_stop_the_audit_of_the_other_jobs(world: World) -> None:
+    broken = await world.jobs.add("broken", cron="0 * * * *", catch_up="none")
+    other = await world.jobs.add("other", cron="0 * * * *", catch_up="none")
+    async with world.ledger.write() as session:
+        change = update(RevisionRow).where(col(RevisionRow.job_id) == broken.id)
+        await session.execute(change.values(schedule={"kind": "cron", "expr": "?", "timezone": ""}))
+    world.clock.move(3 * HOUR)
+    observed = dict.fromkeys((broken.id, other.id), world.clock.now())
+    done = await keeper.audit(world.ledger, observed)
+    assert done.jobs == 2
+    assert [row.job_id for row in await world.runs.rows()] == [other.id]

@@ -9,7 +9,7 @@ import pytest
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import backfill, claims, leases, slots, waiting_runs
+from daybook.runs import audit, backfill, claims, leases, slots, waiting_runs
 from daybook.runs.claim_requests import Finished, Granted, Waiting
 from tests.world import World
 
@@ -153,3 +153,18 @@ async def test_backfill_runs_of_a_job_with_overlap_allow_run_in_parallel(world: 
     _, rows = await _backfilled(world, 3, overlap="allow", session="new")
     answers = [await world.runs.claim(world.runs.claim_request(row, most=2)) for row in rows]
     assert [type(each) for each in answers] == [Granted, Granted, Waiting]
+
+
+@pytest.mark.parametrize("catch_up", ["all", "latest"])
+async def test_a_due_time_whose_run_may_still_catch_up_is_not_backfilled(
+    world: World, catch_up: str
+) -> None:
+    """`up` was off for hours, and the backfill comes before the first audit."""
+    stored = await world.jobs.add(cron="0 * * * *", catch_up=catch_up, overlap="allow")
+    noon = world.clock.now().replace(microsecond=0)
+    world.clock.move(5 * HOUR + timedelta(minutes=20))
+    due_times = [noon + hours * HOUR for hours in range(-1, 6)]
+    assert await backfill.request_runs(world.ledger, stored, due_times) == 2
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+    rows = [row for row in await world.runs.rows() if row.state is Status.WAITING]
+    assert len({row.due for row in rows}) == len(rows) == (7 if catch_up == "all" else 3)

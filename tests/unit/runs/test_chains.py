@@ -288,3 +288,14 @@ async def test_status_warns_about_a_chain_whose_job_is_gone(world: World) -> Non
     async with world.ledger.read() as session:
         outputs = await store.used_outputs(session)
         assert findings.broken_chains(await summaries.read(session), outputs) == []
+
+
+async def test_the_last_run_of_a_removed_job_does_not_start_the_jobs_after_its_namesake(
+    world: World,
+) -> None:
+    first, second = await chained(world)
+    granted = await world.runs.running(await world.runs.request(first))
+    await world.jobs.archive("brief")
+    await world.jobs.add("brief", slug="brief-2", cron="0 * * * *")
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    assert await started(world, second) == []

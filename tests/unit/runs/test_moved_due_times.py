@@ -139,7 +139,7 @@ async def test_a_staggered_run_waits_without_a_slot_and_keeps_its_due_time(world
     assert answer.until == claim_request.due + later
     assert answer.why.startswith("staggered by ")
     row = await world.runs.row(str(answer.run_id))
-    assert (row.status, row.waits_for, row.due) == ("waiting", "", claim_request.due)
+    assert (row.status, row.waits_for, row.due) == ("waiting", "stagger", claim_request.due)
     assert isinstance(await world.runs.claim(other), Granted)  # the one slot is free for others
     world.clock.set(answer.until - SECOND)
     again = await world.runs.claim(claim_request)
@@ -172,6 +172,18 @@ async def test_lateness_and_deadline_count_from_the_staggered_time(world: World)
     await world.runs.claim(claim_request)
     world.clock.set(claim_request.due + later + timedelta(seconds=59))
     assert isinstance(await world.runs.claim(claim_request), Granted)
+
+
+async def test_a_staggered_run_that_is_claimed_hours_late_is_missed(world: World) -> None:
+    """The worker claims at the due time, and then the machine sleeps."""
+    stored, later = await _staggered(world, catch_up="none")
+    claim_request = world.runs.claim_request(stored)
+    world.clock.set(claim_request.due)
+    assert isinstance(await world.runs.claim(claim_request), Waiting)
+    world.clock.set(claim_request.due + later + timedelta(minutes=30))
+    late = await world.runs.claim(claim_request)
+    assert isinstance(late, Finished)
+    assert late.status is Status.MISSED
 
 
 async def _staggered_again(world: World, deadline: str) -> tuple[StoredJob, timedelta]:

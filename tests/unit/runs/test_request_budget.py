@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from sqlmodel import col, select
 
+from daybook.jobs import summaries
 from daybook.jobs.budgets import read
 from daybook.jobs.limits import AgentLimits
+from daybook.jobs.policy import MAX_TOKENS
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
@@ -384,3 +386,11 @@ async def test_an_estimate_that_was_too_low_raises_the_alert_when_the_reply_is_r
         budget=of_run,
     )
     assert await alerts(world.ledger) == ["budget: all runs: 120% of $1 per day"]
+
+
+@pytest.mark.dialect
+async def test_a_summary_has_the_largest_budget_of_tokens(world: World) -> None:
+    await add(world, tokens_per_day=MAX_TOKENS)
+    async with world.ledger.read() as session:
+        (summary,) = await summaries.read(session)
+    assert summary.tokens_per_day == MAX_TOKENS
