@@ -351,6 +351,6 @@ def test_an_event_that_is_nested_too_deeply_is_skipped_and_the_next_ones_are_rea
         deep = [deep]
     bad = lines(claude_says("msg_1", calls("toolu_1", "Bash", command=deep)))
     for line in (bad + CLAUDE).splitlines():
-        reader.read(line if isinstance(line, bytes) else line.encode())
+        reader.read(line)
     assert reader.unread == 1
     assert reader.text == "All done."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -455,13 +456,13 @@ def test_fields_that_prefect_would_refuse_for_their_size_are_refused_by_name() -
 )
 def test_a_text_that_the_ledger_cannot_store_is_refused(field: str, value: object) -> None:
     with pytest.raises(InvalidInput, match="remove NUL characters and surrogates") as refused:
-        new_job(now=NOW, **{"prompt": "x", "on_demand": True, field: value})
+        edit(new_job(now=NOW, prompt="x", on_demand=True), {field: value}, now=NOW)
     assert refused.value.field == field
 
 
 def test_a_schema_that_the_ledger_would_change_is_refused_in_prefect_too() -> None:
     schema = {"type": "string", "pattern": "^[^\0-\x1f]*$"}
-    given = {"prompt": "x", "output_format": "structured", "output_schema": schema}
+    given: dict[str, Any] = {"prompt": "x", "output_format": "structured", "output_schema": schema}
     with pytest.raises(InvalidInput, match="output_schema: contains characters"):
         new_job(now=NOW, on_demand=True, **given)
     with pytest.raises(InvalidInput, match="output_schema"):
@@ -469,6 +470,7 @@ def test_a_schema_that_the_ledger_would_change_is_refused_in_prefect_too() -> No
 
 
 def test_a_budget_of_tokens_has_a_maximum() -> None:
-    assert new_job(now=NOW, prompt="x", on_demand=True, tokens_per_day=2**53)
+    job = new_job(now=NOW, prompt="x", on_demand=True, tokens_per_day=2**53)
+    assert job.policy.tokens_per_day == 2**53
     with pytest.raises(InvalidInput, match="tokens_per_day"):
         new_job(now=NOW, prompt="x", on_demand=True, tokens_per_day=2**53 + 1)

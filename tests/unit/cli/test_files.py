@@ -100,9 +100,9 @@ def test_a_folder_several_files_and_standard_input(
 
     exported = daybook("export").out
     assert exported.startswith("# yaml-language-server: $schema=jobs.schema.json\n")
-    with monkeypatch.context() as other:  # a stdout of another encoding
+    with monkeypatch.context() as patch:  # a stdout of another encoding
         stdout = io.BytesIO()
-        other.setattr(sys, "stdout", io.TextIOWrapper(stdout, "latin-1"))
+        patch.setattr(sys, "stdout", io.TextIOWrapper(stdout, "latin-1"))
         output.write_file("say → hi")
         assert stdout.getvalue() == "say → hi".encode()
     text = io.TextIOWrapper(io.BytesIO(exported.encode()), "utf-8")

@@ -331,7 +331,11 @@ async def test_an_imported_command_with_braces_can_be_exported_applied_and_edite
     (stored,) = await jobs(world)
     assert command in getattr(stored.job.action, "prompt", "")
     edited = await world.jobs.edit(stored.id, prompt=f"{command} -a")
-    fields = {"prompt": f"{command} -a", "metadata": edited.job.metadata, "on_demand": True}
+    fields: dict[str, Any] = {
+        "prompt": f"{command} -a",
+        "metadata": edited.job.metadata,
+        "on_demand": True,
+    }
     again = new_job(now=TODAY, **fields)  # as `apply` makes it from an exported file
     assert getattr(again.action, "prompt", "") == f"{command} -a"
     with pytest.raises(InvalidInput, match="unknown variable"):

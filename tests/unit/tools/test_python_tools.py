@@ -334,9 +334,9 @@ async def test_no_part_of_a_secret_is_in_the_error_of_a_parameter_of_another_typ
     secret = "".join(f"{number:04}" for number in range(20))
     saved = Saved(stored_secrets={"ops": Secret("ops", secret, ("tool:visit",))})
     called = await call("visit", saved=saved, url="{{secret:ops}}")
-    assert called.outcome.status is Status.FAILED
-    assert called.outcome.error.startswith("ValidationError: url: ")
-    assert not any(secret[at : at + 8] in called.outcome.error for at in range(len(secret) - 8))
+    error = called.outcome.error or ""
+    assert error.startswith("ValidationError: url: ")
+    assert not any(secret[at : at + 8] in error for at in range(len(secret) - 8))
 
 
 async def test_a_parameter_that_looks_like_a_secret_is_refused() -> None:

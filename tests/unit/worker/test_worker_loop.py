@@ -16,11 +16,13 @@ from uuid import uuid4
 
 import pytest
 from prefect.client.schemas.filters import FlowRunFilter
-from prefect.states import Cancelled, Running, State
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Running
 
 from daybook.errors import LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.prefect import ended_runs
 from daybook.runs import leases
 from daybook.worker import worker_loop
 from daybook.worker.supervision import StopCause, SupervisedRun
@@ -197,7 +199,7 @@ async def test_the_event_of_a_cancellation_before_a_retry_does_not_stop_the_retr
     look = at_work._stop_cancelled
     monkeypatch.setattr(at_work, "_stop_cancelled", stop_cancelled)
     monkeypatch.setattr(at_work, "_supervise", supervise)
-    monkeypatch.setattr(worker_loop.ended_runs, "record_end", record_end)
+    monkeypatch.setattr(ended_runs, "record_end", record_end)
     at_work._client = cast(Any, SimpleNamespace(read_flow_runs=read_flow_runs))
     polling = asyncio.create_task(at_work._poll_cancellations())
     await until(lambda: polls)  # it had no run yet, and waits for its interval
