@@ -269,7 +269,7 @@ def configure_prefect() -> str | None:
     Return None if the user's Prefect profile names the server, or if no server is known yet
     (Prefect then starts a temporary server for a direct call). Also set the credential
     (`use_credential`), and turn off the telemetry of Prefect's client. If Prefect was already
-    imported, change nothing.
+    imported, change nothing. Raise `InvalidInput` if `PREFECT_API_URL` is no URL.
     """
     if "prefect" in sys.modules:
         return os.environ.get("PREFECT_API_URL")

@@ -51,9 +51,10 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> Backf
     """Request runs for the past due times of a job from ``start`` to ``end``, both inclusive.
 
     If ``end`` is a day, the whole day is included. A time without an offset is in the job's time
-    zone. Omit a due time if its run succeeded or is live, or if an earlier backfill requested its
-    run. Workers execute the requested runs after all scheduled runs, and one after the other unless
-    the job's overlap policy is `allow`. With ``dry_run``, request nothing. Works without Prefect.
+    zone. Omit a due time if its run succeeded or is live, if an earlier backfill requested its run,
+    or if its run will still start late by the catch-up policy. Workers execute the requested runs
+    after all scheduled runs, and one after the other unless the job's overlap policy is `allow`.
+    With ``dry_run``, request nothing. Works without Prefect.
 
     Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` for an agent, a disabled job, an invalid
     or future ``start``, an invalid ``end``, or a range with more than `MAX_DUE_TIMES` due times.
@@ -67,9 +68,10 @@ async def run(ref: str, start: str, end: str, *, dry_run: bool = False) -> Backf
                 )
             if not stored.job.enabled:
                 raise InvalidInput("job", "is disabled", f"run `daybook resume {ref}` first")
-            due = _due_times(stored, start, end, ledger.now())
+            now = ledger.now()
+            due = _due_times(stored, start, end, now)
             statuses = await backfill.known_statuses(session, stored.id, due)
-            requested = len(await backfill.missing_runs(session, stored.id, due))
+            requested = len(await backfill.missing_runs(session, stored, due, now))
         if not dry_run:
             requested = await backfill.request_runs(ledger, stored, due)
     tz = zone(stored.job.schedule.timezone)

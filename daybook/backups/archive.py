@@ -34,7 +34,7 @@ SCRYPT_COST = 2**16
 
 MIN_PASSPHRASE_LENGTH = 8
 DRAFT_SUFFIX = ".draft"
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Errors of `os.link` on a file system without hard links."""
 
 
@@ -197,7 +197,11 @@ def _rename_to_new(draft: Path, file: Path) -> None:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-            draft.replace(file)
+            try:
+                draft.replace(file)
+            except OSError:
+                file.unlink(missing_ok=True)
+                raise
     except FileExistsError:
         raise exists(file) from None
 

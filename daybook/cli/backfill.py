@@ -27,10 +27,10 @@ async def backfill_(
     """Run a job for past due times.
 
     Leaves out due times whose run succeeded or has not ended, those that were requested before, and
-    those of which the keeper (`daybook up`) has not decided yet whether they run late. The runs use
-    the job as it is now, start after all scheduled runs, and run one at a time, unless the job's
-    overlap policy is allow. A range has at most 1,000 due times. Repeating the command runs nothing
-    twice. Works without Prefect, but the runs need a worker.
+    those that will still run late by the job's catch-up policy. The runs use the job as it is now,
+    start after all scheduled runs, and run one at a time, unless the job's overlap policy is allow.
+    A range has at most 1,000 due times. Repeating the command runs nothing twice. Works without
+    Prefect, but the runs need a worker.
 
     Example: daybook backfill nightly-export --from 2026-11-01 --to 2026-11-07 --dry-run
     """

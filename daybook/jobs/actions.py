@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from daybook.errors import InvalidInput
 from daybook.jobs import answer_schema, payloads, prompts
@@ -38,6 +38,7 @@ from daybook.jobs.action_fields import (
     is_address,
 )
 from daybook.jobs.markers import Marker
+from daybook.schedules.schedule import STORED
 from daybook.validation import raising_pydantic_error
 
 DEFAULT_AGENT = "default"
@@ -172,14 +173,14 @@ class AgentPrompt(BaseAction):
     )
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _fits_together(self, info: ValidationInfo) -> Self:
         with raising_pydantic_error():
             check_fallback_agents(self.agent, self.fallback_agents)
             check_session(self.session, self.session_key)
             if self.output_schema and self.output_format != "structured":
                 hint = "set output_format to structured"
                 raise InvalidInput("output_schema", "applies only to structured answers", hint)
-            if self.output_format == "structured":
+            if self.output_format == "structured" and info.context is not STORED:
                 check_json(self.output_schema, "output_schema", MAX_BODY_LENGTH)
                 answer_schema.check(self.output_schema)
         return self

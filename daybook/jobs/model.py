@@ -183,7 +183,7 @@ class Job(BaseModel):
     def with_parameters(self, parameters: Mapping[str, object]) -> Self:
         """Return the job with these parameters. Raise `InvalidInput` for invalid parameters."""
         action, policy, notify = read_parameters(self.kind, parameters)
-        _check_prompt(action, self.action, self.metadata)
+        _check_prompt(action, self.action)
         return self.model_copy(update={"action": action, "policy": policy, "notify": notify})
 
 
@@ -311,7 +311,10 @@ def new_job(
     given = _known(fields)
     kind = _kind(given)
     action = _action(kind, _action_fields(kind, given))
-    _check_prompt(action, before.action if before else None, given.get("metadata"))
+    metadata = given.get("metadata")
+    is_import = isinstance(metadata, Mapping) and IMPORTED_FROM in metadata
+    if before is not None or not is_import:
+        _check_prompt(action, before.action if before else None)
     timezone = _text(given, "timezone", default_timezone)
     current = before.schedule if before and not isinstance(before.schedule, After) else None
     schedule = _schedule(given, timezone, now, current)
@@ -356,8 +359,8 @@ def edit(
     action_fields = _action_fields(job.kind, given)
     if action_fields:
         action = _action(job.kind, {**job.action.model_dump(), **action_fields})
-        metadata = given.get("metadata", job.metadata)
-        _check_prompt(action, None if "prompt" in action_fields else job.action, metadata)
+        is_checked = "prompt" in action_fields and IMPORTED_FROM not in job.metadata
+        _check_prompt(action, None if is_checked else job.action)
         update["action"] = action
     timezone = _text(given, "timezone", job.schedule.timezone)
     if any(name in given for name in ScheduleFields.model_fields if name != "timezone"):
@@ -424,18 +427,16 @@ def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
     return {name: given[name] for name in own if name in given}
 
 
-def _check_prompt(action: Action, before: Action | None, metadata: object) -> None:
+def _check_prompt(action: Action, before: Action | None) -> None:
     """Check the variables of a prompt that is new or changed.
 
     The prompt of an imported job may contain other words in double braces, such as those of
-    `docker ps --format`; they are sent as they are.
+    `docker ps --format`, which are sent as they are. A changed prompt may keep them.
     """
-    if isinstance(metadata, Mapping) and IMPORTED_FROM in metadata:
-        return
     if isinstance(action, AgentPrompt):
         old = before.prompt if isinstance(before, AgentPrompt) else None
         if action.prompt != old:
-            prompts.check(action.prompt)
+            prompts.check(action.prompt, kept=old or "")
 
 
 def _check_variables(action: Action, policy: Policy) -> None:

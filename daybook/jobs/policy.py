@@ -101,9 +101,6 @@ def _in_words(value: object) -> str:
 Moment = Annotated[str, StringConstraints(strip_whitespace=True)]
 """Day, time or range as the user wrote it; its meaning depends on the job's zone."""
 
-MAX_TOKENS = 2**53
-"""Maximum of a budget of tokens, the largest integer that every reader of JSON keeps exactly."""
-
 
 class Policy(BaseModel):
     """Rules for a job's runs: limits, retries, overlap, catch-up, bounds and the check."""
@@ -250,7 +247,6 @@ class Policy(BaseModel):
     tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(
         default=0,
         ge=0,
-        le=MAX_TOKENS,
         title="Tokens per run",
         description="Maximum number of tokens of one run with all its attempts; before a request "
         "that would exceed it the run stops and fails. 0: no limit.",
@@ -258,7 +254,6 @@ class Policy(BaseModel):
     tokens_per_day: int = Field(
         default=0,
         ge=0,
-        le=MAX_TOKENS,
         title="Tokens per day",
         description="Maximum number of tokens of the job per day, from midnight in "
         "DAYBOOK_TIMEZONE; at the limit further runs are skipped. 0: no limit.",

@@ -36,18 +36,22 @@ OUTPUT = "output:"
 _NAMED = re.compile(r"\{\{\s*+(output:[^{}]*+|[\w.:-]+)\s*\}\}")
 
 
-def check(prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt") -> None:
+def check(
+    prompt: str, known: Sequence[str] = VARIABLES, field: str = "prompt", kept: str = ""
+) -> None:
     """Raise `InvalidInput` for an unknown variable, which `render` would leave in the prompt.
 
-    Raise it also for `{{output:}}` without the name of a job.
+    Raise it also for `{{output:}}` without the name of a job. The unknown variables of the prompt
+    ``kept`` are legal.
     """
+    legal = {each[1] for each in _NAMED.finditer(kept)}
     for found in _NAMED.finditer(prompt):
         if found[1].startswith(OUTPUT) and known is VARIABLES:
             if not found[1].removeprefix(OUTPUT).strip():
                 raise InvalidInput(field, f"{found[0]} names no job", "write {{output:<job>}}")
         elif payloads.is_payload(found[1]) and payloads.PAYLOAD in known:
             pass
-        elif found[1] not in known:
+        elif found[1] not in known and found[1] not in legal:
             matches = difflib.get_close_matches(found[1].lower(), known, n=1)
             hint = f"did you mean {{{{{matches[0]}}}}}? " if matches else ""
             text = f"{hint}known: {', '.join(in_braces(known))}"

@@ -21,7 +21,6 @@ Prefect runs of waiting rows.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -32,8 +31,6 @@ from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.ledger.engine import Ledger
 from daybook.runs import audit as book
 from daybook.runs.audit import AuditResult, Watermark
-
-log = logging.getLogger(__name__)
 
 IDLE_WATERMARK_MAX_AGE = timedelta(hours=1)
 """Maximum lag of a job's watermark while nothing is due; the lag saves writes."""
@@ -80,7 +77,9 @@ async def audit(
 
     ``observed`` maps a job id to the instant (ledger time) up to which the ledger has the job's
     edits and the ends of its runs from Prefect. A live job that ``observed`` lacks is not audited.
-    If ``memory`` is given, skip jobs without a new due time, and update ``memory``.
+    If ``memory`` is given, skip jobs without a new due time, and update ``memory``. Raise
+    `LedgerUnreachable`, and an `ExceptionGroup` if some jobs cannot be audited; the other jobs are
+    audited all the same.
     """
     began, cpu = time.monotonic(), time.process_time()
     known = (memory or AuditorState()).following
@@ -88,7 +87,7 @@ async def audit(
         marks = await book.watermarks(session)
     for removed in known.keys() - {each.job_id for each in marks}:
         del known[removed]
-    done, now = AuditReport(), ledger.now()
+    done, now, failed = AuditReport(), ledger.now(), list[Exception]()
     for mark in marks:
         up_to = _up_to(mark, observed, now)
         if up_to is None or _is_idle(mark, known.get(mark.job_id), up_to):
@@ -101,8 +100,9 @@ async def audit(
             advanced = await book.advance(ledger, mark.job_id, up_to)
         except LedgerUnreachable:
             raise
-        except Exception:  # a broken row of one job must not stop the audit of the others
-            log.exception("cannot audit job %s", mark.job_id, extra={"action": "audit_failed"})
+        except Exception as error:  # a broken row of one job must not stop the audit of the others
+            error.add_note(f"in the audit of job {mark.job_id}")
+            failed.append(error)
             continue
         if advanced is None:
             continue
@@ -111,6 +111,8 @@ async def audit(
         if advanced.revision:
             known[mark.job_id] = (advanced.revision, advanced.following)
     done.cpu_seconds = time.process_time() - cpu
+    if failed:
+        raise ExceptionGroup("some jobs cannot be audited", failed)
     return done
 
 

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -172,9 +173,10 @@ async def end(head: Process, grace: float) -> None:
 async def kill(members: Iterable[Process], within: float = 5.0) -> None:
     """Send SIGKILL to ``members`` and all their descendants until none is alive.
 
-    Give up after ``within`` seconds, and log the processes that are still alive.
+    Give up after ``within`` seconds, and log the processes that are still alive. If ``members`` is
+    a set, add the descendants to it, so that a caller can repeat the call after an error.
     """
-    known = set(members)
+    known = members if isinstance(members, set) else set(members)
     stop_at = time.monotonic() + within
     while True:
         known |= {p for member in known for p in process_tree(member)}
@@ -189,11 +191,12 @@ async def kill(members: Iterable[Process], within: float = 5.0) -> None:
         await wait_gone(left, min(1.0, within))
 
 
+@cache
 def _boot_id() -> str:
     """Return the boot's id; a process of another boot can have the same start ticks."""
     try:
         return (PROC / "sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
+    except (FileNotFoundError, PermissionError):
         return ""
 
 

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook.jobs import lateness, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Status
@@ -55,30 +56,36 @@ def _rank(status: Status) -> int:
 async def request_runs(ledger: Ledger, stored: StoredJob, instants: Sequence[datetime]) -> int:
     """Request a run for each due time of `missing_runs` in one transaction; return their number."""
     async with ledger.write() as session:
-        missing, now = await missing_runs(session, stored.id, instants), ledger.now()
+        now = ledger.now()
+        missing = await missing_runs(session, stored, instants, now)
         for key, instant in missing.items():
             session.add(new_requested_row(stored, key, BACKFILL, instant, now))
         return len(missing)
 
 
 async def missing_runs(
-    session: AsyncSession, job_id: str, instants: Sequence[datetime]
+    session: AsyncSession, stored: StoredJob, instants: Sequence[datetime], now: datetime
 ) -> dict[str, datetime]:
     """Return the due times that need a run, as a mapping from the occurrence key of the new run.
 
     A due time needs a run if it has not succeeded, has no live run, and no earlier backfill
-    requested it. A due time that the audit has not reached yet needs none either, because the
-    catch-up policy may still start its run.
+    requested it. A due time that the audit has not reached yet needs none if the catch-up policy
+    will start its run.
     """
-    statuses = await known_statuses(session, job_id, instants)
-    done = LIVE | {Status.SUCCEEDED}
+    job_id, policy = stored.id, stored.job.policy
     audited = select(JobRow.audited_until).where(col(JobRow.id) == job_id)
     until = (await session.execute(audited)).scalar_one()
-    keys = {
-        _key(job_id, each): each
-        for each in instants
-        if (statuses.get(each) not in done if each in statuses else each <= until)
-    }
+    stagger = upcoming.stagger_offset(job_id, policy.stagger)
+    statuses = await known_statuses(session, job_id, instants)
+
+    def is_missing(due: datetime) -> bool:
+        if due in statuses:
+            return statuses[due] not in LIVE | {Status.SUCCEEDED}
+        return (
+            due <= until or not lateness.judge(stored.job.schedule, due, now - stagger, policy).runs
+        )
+
+    keys = {_key(job_id, each): each for each in instants if is_missing(each)}
     existing = select(RunRow.occurrence).where(
         col(RunRow.job_id) == job_id, col(RunRow.trigger) == BACKFILL
     )

@@ -177,6 +177,7 @@ def read_fields(expr: str) -> CronFields:
 def _validate(expr: str) -> None:
     fields = read_fields(expr)
     _check_days(fields)
+    _check_steps(fields)
     # Prefect's croniter fails if one side of the OR never fires, so try the day of month alone.
     trials = [expr]
     if not fields.day.free and not fields.weekday.free:
@@ -218,6 +219,18 @@ def _check_days(fields: CronFields) -> None:
         )
 
 
+def _check_steps(fields: CronFields) -> None:
+    """Raise `InvalidInput` for a step from the last value of a field, such as `59/5`."""
+    six = (fields.second, fields.minute, fields.hour, fields.day, fields.month, fields.weekday)
+    for given, kind in zip(six, _SIX, strict=True):
+        for item in given.text.lower().split(","):
+            start, slash, _ = item.partition("/")
+            is_start = slash and start != "*" and "-" not in start
+            if is_start and _value(start, given.text, kind) == kind.high:
+                problem = f'the range has only one value: use "{start}"'
+                raise _wrong(kind, given.text, problem)
+
+
 def _field(text: str, kind: FieldKind) -> CronField:
     if text == "*" or (text == "?" and kind.days):
         return CronField(text, _span(kind, kind.low, kind.high, 1), step=1, wild=text == "*")
@@ -257,8 +270,6 @@ def _values(word: str, text: str, kind: FieldKind) -> frozenset[int]:
             return _span(kind, low, low, 1)
         if kind is WEEKDAY:
             raise _wrong(kind, text, f'a step needs a range: use "{start}-sat/{stride}"')
-        if low == kind.high:
-            raise _wrong(kind, text, f'the range has only one value: use "{start}"')
         return _span(kind, low, kind.high, step)
     high = _value(end, text, kind)
     if kind is WEEKDAY and low == 7:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 _CHECK_SECONDS = 0.25
 _REPORT_TIMEOUT_SECONDS = 5.0
 """Timeout for the parent's report about a killed process."""
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _MAX_FACT_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
 """Maximum capacity of a pipe (Linux, without privileges)."""
@@ -124,17 +126,17 @@ class RunProcess:
         seconds, or as soon as the process has ended, send SIGKILL to the rest. If the process has
         already ended, send nothing: the parent process, if alive, ends the descendants.
         """
-        await _retry_os_errors(lambda: self._end(grace))
+        known, deadline = set[Process](), time.monotonic() + grace
+        await _retry_lookups(lambda: self._end(known, deadline))
 
-    async def _end(self, grace: float) -> None:
-        known = set(proc.process_tree(self.process))
+    async def _end(self, known: set[Process], deadline: float) -> None:
+        known.update(proc.process_tree(self.process))
         group = [member for member in known if member.group == self.pid]
         for number in (signal.SIGTERM, signal.SIGCONT):
             proc.send_signal(group, number)
-        deadline = time.monotonic() + grace
         while not self._code.done() and (remaining := deadline - time.monotonic()) > 0:
             await asyncio.wait({self._code}, timeout=min(_CHECK_SECONDS, remaining))
-            known |= set(proc.process_tree(self.process))
+            known.update(proc.process_tree(self.process))
         await proc.kill(known)
         # The parent reports when none of these processes is left. If the parent is stopped, do not
         # wait for that report any longer.
@@ -158,12 +160,12 @@ class RunProcess:
         Then kill the descendants that it left behind, before the process counts as ended (promise
         8: no attempt overlaps an earlier one).
         """
-        await _retry_os_errors(self._watch)
+        known = set[Process]()
+        await _retry_lookups(lambda: self._watch(known))
 
-    async def _watch(self) -> None:
-        known: set[Process] = set()
+    async def _watch(self, known: set[Process]) -> None:
         while members := proc.process_tree(self.process):
-            known |= set(members)
+            known.update(members)
             await proc.wait_gone([self.process], _CHECK_SECONDS)
         await proc.kill(known)
         self.mark_ended(None)
@@ -186,8 +188,8 @@ class RunProcess:
             self._status = -1
 
 
-async def _retry_os_errors(work: Callable[[], Awaitable[None]]) -> None:
-    """Await ``work``; after an OSError, such as no free file descriptor, try again.
+async def _retry_lookups(work: Callable[[], Awaitable[None]]) -> None:
+    """Await ``work``; if the system has no file descriptor or no memory for it, try again.
 
     A process that cannot be looked up is not one that has ended.
     """
@@ -195,6 +197,8 @@ async def _retry_os_errors(work: Callable[[], Awaitable[None]]) -> None:
         try:
             return await work()
         except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
             log.warning("cannot look up processes: %s", error, extra={"action": "no_lookup"})
         await asyncio.sleep(_CHECK_SECONDS)
 

@@ -210,9 +210,6 @@ CASES: dict[str, Case] = {
     "daybook/imports/systemd.py:re.match('[-@:+!|]*')": case("match", "-", "a"),
     "daybook/imports/systemd.py:re.sub('%(.?)')": case("sub", "%", "%a"),
     "daybook/imports/systemd.py:re.sub('\\\\s')": case("sub", " ", "a "),
-    "daybook/imports/systemd.py:re.sub('\\\\\\\\\\\\n(?:[ \\\\t]*[#;].*\\\\n)*')": case(
-        "sub", "\\", "\\\n", Text(" ", "\\\n"), Text("#\n", "\\\n"), Text("#", "\\\n"), "\\\n#"
-    ),
     # --- channels
     "daybook/delivery/channels/builtin.py:_NAME": case("match", "a", " ", "a ", Text("a", "", "!")),
     "daybook/delivery/channels/apprise.py:_CHAT": case(

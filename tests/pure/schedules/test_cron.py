@@ -236,3 +236,4 @@ def test_a_weekday_of_six_fields_means_the_same_to_prefect(weekday: str) -> None
 def test_a_step_from_the_last_value_is_refused(expr: str) -> None:
     with pytest.raises(InvalidInput, match="the range has only one value"):
         cron.canonical(expr)
+    assert not cron.read_fields(expr).seconds  # it is read, if an earlier version has stored it

@@ -340,3 +340,5 @@ async def test_an_imported_command_with_braces_can_be_exported_applied_and_edite
     assert getattr(again.action, "prompt", "") == f"{command} -a"
     with pytest.raises(InvalidInput, match="unknown variable"):
         new_job(now=TODAY, prompt=command, on_demand=True)
+    with pytest.raises(InvalidInput, match=r"unknown variable {{last_ouput}}"):
+        await world.jobs.edit(stored.id, prompt=f"{command} {{{{last_ouput}}}}")

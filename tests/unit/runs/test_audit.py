@@ -662,6 +662,7 @@ async def test_a_broken_job_does_not_stop_the_audit_of_the_other_jobs(world: Wor
         await session.execute(change.values(schedule={"kind": "cron", "expr": "?", "timezone": ""}))
     world.clock.move(3 * HOUR)
     observed = dict.fromkeys((broken.id, other.id), world.clock.now())
-    done = await keeper.audit(world.ledger, observed)
-    assert done.jobs == 2
+    with pytest.raises(ExceptionGroup, match="cannot be audited") as raised:
+        await keeper.audit(world.ledger, observed)
+    assert raised.value.exceptions[0].__notes__ == [f"in the audit of job {broken.id}"]
     assert [row.job_id for row in await world.runs.rows()] == [other.id]

@@ -155,16 +155,16 @@ async def test_backfill_runs_of_a_job_with_overlap_allow_run_in_parallel(world: 
     assert [type(each) for each in answers] == [Granted, Granted, Waiting]
 
 
-@pytest.mark.parametrize("catch_up", ["all", "latest"])
+@pytest.mark.parametrize(("catch_up", "requested"), [("all", 2), ("latest", 6), ("none", 7)])
 async def test_a_due_time_whose_run_may_still_catch_up_is_not_backfilled(
-    world: World, catch_up: str
+    world: World, catch_up: str, requested: int
 ) -> None:
     """`up` was off for hours, and the backfill comes before the first audit."""
     stored = await world.jobs.add(cron="0 * * * *", catch_up=catch_up, overlap="allow")
     noon = world.clock.now().replace(microsecond=0)
     world.clock.move(5 * HOUR + timedelta(minutes=20))
     due_times = [noon + hours * HOUR for hours in range(-1, 6)]
-    assert await backfill.request_runs(world.ledger, stored, due_times) == 2
+    assert await backfill.request_runs(world.ledger, stored, due_times) == requested
     await audit.advance(world.ledger, stored.id, world.clock.now())
     rows = [row for row in await world.runs.rows() if row.state is Status.WAITING]
-    assert len({row.due for row in rows}) == len(rows) == (7 if catch_up == "all" else 3)
+    assert len({row.due for row in rows}) == len(rows) == 7

@@ -131,7 +131,7 @@ async def test_retention_keeps_what_the_budgets_of_a_day_add_up(world: World) ->
 
 @pytest.mark.dialect
 async def test_a_budget_may_be_larger_than_a_column_of_the_ledger(world: World) -> None:
-    for name, tokens_per_day in (("large", 5_000_000_000), ("huge", 2**53)):
+    for name, tokens_per_day in (("large", 5_000_000_000), ("huge", 10**30)):
         stored = await world.jobs.add(name, tokens_per_day=tokens_per_day, cron="0 * * * *")
         assert (await world.runs.claimed(stored)).tokens == 2**31 - 1
 

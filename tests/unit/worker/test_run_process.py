@@ -48,30 +48,37 @@ async def test_without_its_parent_a_process_leaves_no_descendant_behind(tmp_path
 
 
 @pytest.mark.parametrize("way", ["watch", "end"])
-async def test_a_process_is_ended_although_the_worker_had_no_free_descriptor(
+async def test_no_process_is_left_although_the_worker_had_no_free_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    """Processes cannot be looked up before the process has ended, and just after that."""
+    pipe = asyncio.subprocess.PIPE
     head = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", "import signal; signal.pause()", start_new_session=True
+        sys.executable, "-c", LEAVES_A_CHILD, stdin=pipe, stdout=pipe, start_new_session=True
     )
-    process = proc.find(head.pid)
+    assert head.stdin is not None
+    assert head.stdout is not None
+    descendant, process = proc.find(int(await head.stdout.readline())), proc.find(head.pid)
+    assert descendant is not None
     assert process is not None
     run = RunProcess(process, tmp_path / "output", -1, _forget)
-    tree, failures = proc.process_tree, [OSError(errno.EMFILE, "Too many open files")] * 2
+    looks, look = list[bool](), proc.living_processes
 
-    def process_tree(head: Process) -> list[Process]:
-        if failures:
-            raise failures.pop()
-        return tree(head)
+    def living_processes() -> dict[int, Process]:
+        is_alive = proc.find(process.pid, process.started) is not None
+        looks.append(is_alive)
+        if looks.count(is_alive) == 1:
+            raise OSError(errno.EMFILE, "Too many open files")
+        if is_alive and looks.count(True) == 3:
+            head.kill()
+        return look()
 
-    monkeypatch.setattr(proc, "process_tree", process_tree)
+    monkeypatch.setattr(proc, "living_processes", living_processes)
     monkeypatch.setattr(run_process, "_CHECK_SECONDS", 0.01)
     monkeypatch.setattr(run_process, "_REPORT_TIMEOUT_SECONDS", 0.01)
-    ending = asyncio.create_task(run.watch() if way == "watch" else run.end(0.0))
-    if way == "watch":
-        head.kill()
-    await ending
+    await (run.watch() if way == "watch" else run.end(0.5))
     assert await run.ended() is None
-    assert failures == []
+    assert {True, False} <= set(looks)
     assert proc.find(process.pid, process.started) is None
+    assert proc.find(descendant.pid, descendant.started) is None
     await head.wait()
