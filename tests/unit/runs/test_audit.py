@@ -642,16 +642,21 @@ async def test_an_audit_stops_at_its_time_limit_and_the_next_one_continues(world
 async def test_due_times_that_waited_for_their_stagger_are_late_if_no_worker_claims_them(
     world: World,
 ) -> None:
-    stored = await world.jobs.add(cron="*/30 * * * *", catch_up="latest", stagger="20m")
-    for _ in range(20):  # the keeper lives, and no worker does
-        world.clock.move(10 * MINUTE)
-        await advance(world, stored)
-    granted = 0
+    """The keeper lives, and records each due time a minute later; no worker claims it."""
+    half_hourly: dict[str, Any] = {"cron": "*/30 * * * *", "catch_up": "latest", "stagger": "20m"}
+    for number in itertools.count():
+        stored = await world.jobs.add(f"job-{number}", **half_hourly)
+        if upcoming.stagger_offset(stored.id, timedelta(minutes=20)) > 8 * MINUTE:
+            break
+    for half_hours in range(1, 7):
+        world.clock.set(NOON + half_hours * 30 * MINUTE + 2 * MINUTE)
+        assert (await advance(world, stored)).waiting == 1
+    world.clock.set(NOON + 3 * HOUR + 21 * MINUTE)
+    granted = list[datetime]()
     for row in await world.runs.rows():
-        granted += row.state is Status.WAITING and isinstance(
-            await world.runs.claim(world.runs.claim_request(row)), Granted
-        )
-    assert granted == 1
+        claim = await world.runs.claim(world.runs.claim_request(row))
+        granted += [row.due] if isinstance(claim, Granted) else []
+    assert granted == [NOON + 3 * HOUR]
 
 
 async def test_a_broken_job_does_not_stop_the_audit_of_the_other_jobs(world: World) -> None:
