@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import owners
 from daybook.errors import InvalidInput, NotFound, one_line
-from daybook.jobs import limits, store
+from daybook.jobs import limits, provenance, store
 from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
 from daybook.runs import history
@@ -138,6 +138,22 @@ def check_approvals(before: Job, after: Job) -> None:
     for field in ("approve", "approve_within"):
         if getattr(before.policy, field) != getattr(after.policy, field):
             raise InvalidInput(field, "only the operator can change it", "leave it out")
+
+
+def check_enabling(before: StoredJob, after: Job) -> None:
+    """Raise `InvalidInput` if an agent enables a job that a person or a program has disabled.
+
+    An agent may enable a job that an agent disabled, or that Daybook disabled, for example after
+    failures.
+    """
+    if before.job.enabled or not after.enabled or not owners.current_actor().is_agent:
+        return
+    row = before.row
+    creator = row.owner if owners.is_agent(row.owner) else row.created_by
+    by = before.revision.written_by.get(provenance.ENABLED, creator)
+    if by != "daybook" and not owners.is_agent(by):
+        hint = f'ask the operator, who can run `daybook resume "{after.name}"`'
+        raise InvalidInput("enabled", "the operator disabled this job", hint)
 
 
 async def check_job_count(session: AsyncSession, whose: str, name: str) -> None:

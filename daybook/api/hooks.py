@@ -19,7 +19,7 @@ from daybook.api.documents import Documents
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.home_secret import ROTATION_GRACE, rotating_until
 from daybook.errors import InvalidInput, NotFound
-from daybook.hooks import documents
+from daybook.hooks import documents, signatures
 from daybook.hooks.documents import STORE, Hook
 from daybook.hooks.settings import DEFAULT_RATE
 from daybook.hooks.signatures import SchemeName
@@ -210,8 +210,8 @@ async def test(
 
     The run that it starts is a real run. ``payload`` is any JSON value except null; if it is None,
     send `{"test": true}`. ``url`` is the address of the web server, by default the server on this
-    machine. Raise `NotFound`, and `InvalidInput` for an invalid ``url`` or invalid
-    stored settings.
+    machine. Raise `NotFound`, and `InvalidInput` for an invalid ``url`` or ``delivery_id``, or
+    invalid stored settings.
     """
     import httpx
 
@@ -222,9 +222,11 @@ async def test(
         raise InvalidInput("url", f"is not a valid URL: {error}", "use http://host:port") from None
     if port is not None and not 0 < port < 2**16:
         raise InvalidInput("url", f"port {port} is out of range", "use 1 to 65535")
+    sent_id = delivery_id or f"msg_{uuid4().hex}"
+    if not signatures.is_id(sent_id):
+        raise InvalidInput("delivery_id", f"{sent_id!r} is not an id", f"use {signatures.ID_FORM}")
     async with prefect.answering() as client:
         hook = await documents.read(client, name)
-    sent_id = delivery_id or f"msg_{uuid4().hex}"
     payload = TEST_PAYLOAD if payload is None else payload
     if isinstance(payload, dict) and hook.scheme.id_in({"id": sent_id}) is not None:
         payload = {"id": sent_id, **payload}

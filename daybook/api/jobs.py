@@ -388,6 +388,7 @@ async def _change(
             others = (await store.taken_names(session, draft.row.owner)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
             authorization.check_approvals(draft.job, drafted)
+            authorization.check_enabling(draft, drafted)
         owner = draft.row.owner
         if limits:
             authorization.check_limits(drafted, owner, ledger.now(), changes=limits == "changed")
@@ -401,9 +402,11 @@ async def _change(
                 others = (await store.taken_names(session, old.row.owner)) - {old.row.name}
                 now = ledger.now()
                 previous = old.job
+                previous_authors = dict(old.revision.written_by)
                 previous_columns = {name: getattr(old.row, name) for name in _CHANGED_COLUMNS}
                 job = change(old, others, now)
                 authorization.check_approvals(previous, job)
+                authorization.check_enabling(old, job)
                 if limits:
                     authorization.check_limits(job, old.row.owner, now, changes=limits == "changed")
                 writer = owners.current_actor().writer
@@ -418,7 +421,7 @@ async def _change(
                     async with ledger.write() as session:
                         newest = await store.find(session, new.id)
                         restored = await store.change(session, newest, previous, ledger.now())
-                        restored.revision.written_by = dict(old.revision.written_by)
+                        restored.revision.written_by = previous_authors
                         restored.row.sqlmodel_update(previous_columns)
                         session.add_all([restored.row, restored.revision])
                     raise

@@ -30,6 +30,7 @@ TOLERANCE = timedelta(minutes=5)
 """Maximum difference between a signed timestamp and the current time, in both directions."""
 MAX_ID_LENGTH = 100
 """Maximum length of a delivery's id in characters. The id is a part of the run's occurrence key."""
+ID_FORM = f"1 to {MAX_ID_LENGTH} visible ASCII characters"
 MIN_SECRET_LENGTH = 16
 """Minimum length of a secret for GitHub or Stripe, in characters."""
 
@@ -185,7 +186,7 @@ assert tuple(SCHEMES) == get_args(SchemeName)
 
 
 def is_id(delivery_id: object) -> bool:
-    """Return whether a delivery may have this id: 1 to `MAX_ID_LENGTH` visible ASCII characters."""
+    """Return whether a delivery may have this id. `ID_FORM` describes the allowed ids."""
     return (
         isinstance(delivery_id, str)
         and 0 < len(delivery_id) <= MAX_ID_LENGTH

@@ -2,7 +2,7 @@
 
 The rules for a target depend on its author, because a model may edit the operator's job through
 MCP, and the operator may edit a model's job. A part is a field that names a target. If a part has
-no entry, the job's creator wrote it.
+no entry, the job's creator wrote it. One more entry, `ENABLED`, has the author of the enabled flag.
 """
 
 from __future__ import annotations
@@ -15,6 +15,11 @@ from daybook.jobs.actions import ACTIONS
 from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
 
+ENABLED = "enabled"
+"""Entry of the author who last enabled or disabled the job, or gave the reason why it is disabled.
+
+It is the writer of an actor, `prefect`, or `daybook`, which disables jobs by its rules.
+"""
 ACTION_PARTS = tuple(
     dict.fromkeys(
         name for each in ACTIONS.values() for name in markers.marked(each.model_fields, "is_target")

@@ -443,7 +443,7 @@ async def change(
 
     ``writer`` becomes the author of the revision and of the changed targets
     (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
-    revision, and the authors of the targets stay. If the job's name changes, jobs that refer to it
+    revision, and the authors of the targets stay. Both record who enabled or disabled the job. If the job's name changes, jobs that refer to it
     get the new name. Raise the errors of `add`, and check a new name even with
     ``names_are_checked``.
     """
@@ -455,6 +455,9 @@ async def change(
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
     if job == stored.job and reason == row.disabled_reason:
         return stored
+    is_switched = job.enabled != stored.job.enabled
+    # A new reason makes the operator, but not an agent, the one who disabled the job.
+    is_switched |= reason != row.disabled_reason and not owners.is_agent(writer)
     for name, value in _job_columns(job).items():
         setattr(row, name, value)
     row.disabled_reason = reason
@@ -478,6 +481,8 @@ async def change(
         row.revision = revision.number
         session.add(revision)
         latest = revision
+    if is_switched:
+        latest.written_by = {**latest.written_by, provenance.ENABLED: writer or source}
     session.add(row)
     await session.flush()
     if job.name != stored.job.name:

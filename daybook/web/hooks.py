@@ -172,8 +172,8 @@ class HookReceiver:
         payload = payloads.read(body)
         delivery_id = hook.scheme.id_in(payload) if signed.id is None else signed.id
         if not signatures.is_id(delivery_id):
-            most = f"of 1 to {signatures.MAX_ID_LENGTH} visible ASCII characters"
-            raise _refusal(400, "invalid", f"the delivery has no id {most}")
+            why = f"the delivery has no id of {signatures.ID_FORM}"
+            raise _refusal(400, "invalid", why)
         if wrong := filters.first_mismatch(hook.filters, payload):
             return _Answer(200, "ignored", run_id=None, reason=f"the filter {wrong} does not fit")
         run = await hooks.deliver(ledger, hook, delivery_id, payload)

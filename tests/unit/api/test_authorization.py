@@ -251,6 +251,43 @@ def _only(fields: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "tool-call", **fields} if "tool" in fields else fields
 
 
+async def test_an_agent_enables_its_job_only_if_the_operator_did_not_disable_it(
+    there: There,
+) -> None:
+    with acting_as(RESEARCHER):
+        await jobs.pause("mine", "my own pause")
+        assert (await jobs.resume("mine")).enabled
+    await jobs.pause("mine")
+    await jobs.edit_job("mine", {"prompt": "y"})
+    with acting_as(RESEARCHER):
+        await jobs.edit_job("mine", {"prompt": "z"})
+        await jobs.pause("mine", "my own note")  # the operator still has disabled it
+        with pytest.raises(InvalidInput, match="the operator disabled this job") as refused:
+            await jobs.resume("mine")
+    assert refused.value.field == "enabled"
+    assert not (await jobs.show("mine")).enabled
+    assert (await jobs.resume("mine")).enabled
+
+
+async def test_an_agent_enables_a_job_that_daybook_disabled_unless_the_operator_paused_it_again(
+    there: There,
+) -> None:
+    async def disable_by_rule() -> None:
+        async with open_ledger() as ledger, ledger.write() as session:
+            found = await stored_jobs.find(session, "mine")
+            disabled = found.job.model_copy(update={"enabled": False})
+            why = "disabled after 10 failures in a row"
+            await stored_jobs.change(session, found, disabled, ledger.now(), disabled_reason=why)
+
+    await disable_by_rule()
+    with acting_as(RESEARCHER):
+        assert (await jobs.resume("mine")).enabled
+    await disable_by_rule()
+    await jobs.pause("mine", "it costs too much")
+    with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="the operator disabled"):
+        await jobs.resume("mine")
+
+
 async def test_an_agent_cannot_exceed_its_maximum_number_of_jobs(there: There) -> None:
     """Check that disabled jobs count towards the maximum of three, and removed jobs do not."""
     async with open_ledger() as ledger:
