@@ -96,7 +96,7 @@ async def _send_from_outbox(
                     purpose="callback",
                     event="completed",
                     run_id=f"{number:032x}",
-                    lane=queue_of_url(_url(address, number)),
+                    queue=queue_of_url(_url(address, number)),
                     address=_url(address, number),
                     body=_body(number),
                     next_at=now,

@@ -15,7 +15,7 @@ from daybook.delivery.views import Notification, NotificationDetails
 from daybook.errors import InvalidInput
 from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.states import Delivery
-from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
+from daybook.ledger.tables import JobRow, OutboxRow, QueueRow
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -53,8 +53,8 @@ async def show(ref: str) -> NotificationDetails:
     """
     async with reading() as session:
         row = await history.find(session, ref)
-        job, lane = await job_of(session, row), await session.get(LaneRow, row.lane)
-    paused_until = lane.paused_until if lane and row.status == Delivery.PENDING else None
+        job, queue = await job_of(session, row), await session.get(QueueRow, row.queue)
+    paused_until = queue.paused_until if queue and row.status == Delivery.PENDING else None
     return NotificationDetails.of(row, job, paused_until=paused_until)
 
 

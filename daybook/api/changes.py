@@ -24,7 +24,7 @@ from daybook import owners
 from daybook.delivery import outbox
 from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE, Delivery, Status
-from daybook.ledger.tables import Fact, JobRow, LaneRow, OutboxRow, RunRow, TokenRow
+from daybook.ledger.tables import Fact, JobRow, OutboxRow, QueueRow, RunRow, TokenRow
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import pause
 
@@ -85,7 +85,7 @@ def _query() -> CompoundSelect[Any]:
         ).where(outbox.PENDING),
         _part("failed", func.count(col(sent.id)), func.max(sent.finished_at)).where(failed),
         _part("unread", func.count(col(sent.id))).where(outbox.UNREAD),
-        _part("destinations", func.count(col(LaneRow.lane)), func.max(LaneRow.paused_until)),
+        _part("destinations", func.count(col(QueueRow.queue)), func.max(QueueRow.paused_until)),
         _part(
             "queued tasks",
             func.count(col(tasks.id)),

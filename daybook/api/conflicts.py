@@ -15,8 +15,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.views import LocalTime
-from daybook.prefect import import_edits, projection
-from daybook.prefect import links as records
+from daybook.prefect import import_edits, links, projection
 
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
@@ -62,7 +61,7 @@ class Conflict(BaseModel, frozen=True):
 async def list_conflicts() -> list[Conflict]:
     """Return the conflict of each job that has one. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
-        found = [await store.get(session, each) for each in await records.jobs_in_conflict(session)]
+        found = [await store.get(session, each) for each in await links.jobs_in_conflict(session)]
         return [
             Conflict.of(each, each.row.conflict, ledger.id)
             for each in found
@@ -89,7 +88,7 @@ async def decide(
     and `NotFound` or `Ambiguous` for the job.
     """
     async with ledger.read() as session:
-        ids = await records.jobs_in_conflict(session)
+        ids = await links.jobs_in_conflict(session)
         named = await authorization.find_job(session, ref) if ref else None
         names = {each.id: each.row.name for each in await store.all_jobs(session, ids)}
     if named is not None:
@@ -104,7 +103,7 @@ async def decide(
                 await import_edits.accept_prefect_values(ledger, job_id)
             else:
                 async with ledger.write() as session:
-                    await records.clear_conflict(session, job_id)
+                    await links.clear_conflict(session, job_id)
             decided[job_id] = names[job_id]
         except InvalidInput as error:
             if named is not None:

@@ -196,7 +196,7 @@ async def test(ref: str) -> DestinationTest:
             key="test",
             purpose=CALLBACK,
             event="test",
-            lane=queue_of_url(url),
+            queue=queue_of_url(url),
             address=url,
             body=json.dumps(TEST_EVENT),
             next_at=now,
@@ -206,7 +206,7 @@ async def test(ref: str) -> DestinationTest:
             tried = await post.send(row)
     return DestinationTest(
         id=row.id,
-        url=row.lane,
+        url=row.queue,
         ok=tried.status == Delivery.DELIVERED,
         status_code=tried.status_code,
         seconds=round(tried.seconds, 3),

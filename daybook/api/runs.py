@@ -27,7 +27,7 @@ from daybook.ledger.views import Approval, Run, Step, UtcTime
 from daybook.owners import Actor
 from daybook.prefect import work_pool
 from daybook.runs import approvals, claim_requests, claims, rows, steps
-from daybook.runs import history as past
+from daybook.runs import history as run_history
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -375,7 +375,7 @@ async def _waiting_reason(
 
 async def _view(ledger: Ledger, run_id: str) -> RunDetails:
     async with ledger.read() as session:
-        return await _full_view(session, *await past.find(session, run_id))
+        return await _full_view(session, *await run_history.find(session, run_id))
 
 
 async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> RunDetails:

@@ -21,7 +21,7 @@ from daybook.schedules import durations
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import counts, matching, notifier, queue, scheduler, sessions, statistics, wakes
 from daybook.tasks import cycle as cycles
-from daybook.tasks import pause as switch
+from daybook.tasks import pause as scheduler_pause
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.model import PRIORITIES, redact_tokens
@@ -55,7 +55,7 @@ async def status() -> SchedulerStatus:
             now = ledger.now()
             snapshot = await counts.read_counts(session, now)
             return SchedulerStatus(
-                switch=snapshot.switch,
+                switch=snapshot.pause,
                 runs=leader is not None and leader.leads(now),
                 tasks=TaskTotals.of(snapshot, now),
                 statistics=await statistics.read(session),
@@ -69,13 +69,13 @@ async def pause(reason: str = "") -> PauseState:
     Raise `InvalidInput` for an invalid reason.
     """
     async with open_ledger() as ledger:
-        return await switch.pause(ledger, redact_tokens(reason))
+        return await scheduler_pause.pause(ledger, redact_tokens(reason))
 
 
 async def resume() -> PauseState:
     """End the pause, even if its stored state cannot be read. Return the state of the pause."""
     async with open_ledger() as ledger:
-        return await switch.resume(ledger)
+        return await scheduler_pause.resume(ledger)
 
 
 async def drain(
@@ -92,9 +92,9 @@ async def drain(
         timeout = durations.parse(timeout, "timeout")
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            current = await switch.read(session)
+            current = await scheduler_pause.read(session)
         if not current.paused or reason:
-            await switch.pause(ledger, redact_tokens(reason) or "draining")
+            await scheduler_pause.pause(ledger, redact_tokens(reason) or "draining")
         started, left = time.monotonic(), await _held_runs(ledger)
         reported: list[str] = []
         while left:
@@ -118,7 +118,7 @@ async def backlog(limit: int = 50) -> Backlog:
     async with open_ledger() as ledger, ledger.read() as session:
         queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
         live = await sessions.live_sessions(session, now)
-        pause_state = await switch.read(session)
+        pause_state = await scheduler_pause.read(session)
     url = tasks.wake_url()
     wakeable = {row.name for row, _ in live if wakes.can_be_woken(row, url, now)}
     oldest = min((run.queued_at for _, run in queued), default=None)
@@ -257,7 +257,7 @@ def _why(
 async def _held_runs(ledger: Ledger) -> list[HeldTaskRun]:
     async with ledger.read() as session:
         listed = []
-        for run_id in await switch.claimed_run_ids(session, ledger.now()):
+        for run_id in await scheduler_pause.claimed_run_ids(session, ledger.now()):
             run = await session.get_one(TaskRunRow, run_id)
             if run.session_id is None:  # the run has just ended
                 continue

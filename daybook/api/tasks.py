@@ -22,7 +22,7 @@ from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
 from daybook.tasks import claims, queue, sessions
-from daybook.tasks import model as spec
+from daybook.tasks import model as task_model
 from daybook.tasks.states import Status
 from daybook.tasks.views import (
     ClaimedTaskRun,
@@ -42,8 +42,8 @@ async def add(
     title: str,
     *,
     instructions: str = "",
-    priority: str = spec.MEDIUM,
-    owner: str = spec.ANY_SESSION,
+    priority: str = task_model.MEDIUM,
+    owner: str = task_model.ANY_SESSION,
     workspace: str = "",
     channel: str = "",
     capabilities: Iterable[str] = (),
@@ -113,7 +113,7 @@ async def pause(ref: str, reason: str = "") -> TaskWithRun:
     `InvalidInput` for an invalid reason.
     """
     async with open_ledger() as ledger:
-        await queue.pause(ledger, ref, spec.redact_tokens(reason))
+        await queue.pause(ledger, ref, task_model.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
@@ -143,7 +143,7 @@ async def recover(ref: str, reason: str = "") -> TaskWithRun:
     invalid reason.
     """
     async with open_ledger() as ledger:
-        await queue.recover(ledger, ref, spec.redact_tokens(reason))
+        await queue.recover(ledger, ref, task_model.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
@@ -154,7 +154,7 @@ async def cancel(ref: str, reason: str = "") -> TaskWithRun:
     `InvalidInput` for a run that has ended or an invalid reason.
     """
     async with open_ledger() as ledger:
-        await queue.cancel(ledger, ref, spec.redact_tokens(reason))
+        await queue.cancel(ledger, ref, task_model.redact_tokens(reason))
         return await _read_task(ledger, ref)
 
 
@@ -165,7 +165,7 @@ async def next_run(
     session: str,
     lease: timedelta | str | None = None,
     *,
-    priority_min: str = spec.LOWEST,
+    priority_min: str = task_model.LOWEST,
     idempotency_key: str | None = None,
     wait: timedelta | str | None = None,
 ) -> ClaimedTaskRun:
@@ -193,7 +193,7 @@ async def _claim(
     session: str, lease: timedelta | str | None, priority_min: str, key: str | None
 ) -> ClaimedTaskRun:
     async with open_ledger() as ledger:
-        length = spec.lease_duration(lease)
+        length = task_model.lease_duration(lease)
         claimed = await claims.claim(ledger, session, length, priority_min=priority_min, key=key)
         assert claimed.run.lease_until is not None  # the run was claimed just now
         return ClaimedTaskRun(
@@ -210,7 +210,7 @@ async def heartbeat(run: str, token: str, lease: timedelta | str | None = None) 
     ``lease`` is the new duration; None keeps the previous one. Raise `TokenRefused`, `NotFound`,
     `Ambiguous`, and `InvalidInput` for an invalid lease.
     """
-    length = None if lease is None else spec.lease_duration(lease)
+    length = None if lease is None else task_model.lease_duration(lease)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.heartbeat(ledger, run, token, length))
 
@@ -220,7 +220,7 @@ async def complete(run: str, token: str, output: str = "") -> TitledTaskRun:
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid output.
     """
-    text = spec.redact_tokens(spec.check_text(output, "output"))
+    text = task_model.redact_tokens(task_model.check_text(output, "output"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.complete(ledger, run, token, text))
 
@@ -230,7 +230,7 @@ async def fail(run: str, token: str, error: str) -> TitledTaskRun:
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid error text.
     """
-    text = spec.redact_tokens(spec.check_text(error, "error"))
+    text = task_model.redact_tokens(task_model.check_text(error, "error"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.fail(ledger, run, token, text))
 
@@ -240,7 +240,7 @@ async def release(run: str, token: str, reason: str = "") -> TitledTaskRun:
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
     """
-    text = spec.redact_tokens(reason)
+    text = task_model.redact_tokens(reason)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.release(ledger, run, token, text))
 
@@ -371,10 +371,12 @@ POLL_INTERVAL_SECONDS = 1.0
 async def is_claimable(name: str) -> bool:
     """Return whether the session with this name could claim a run now. Raise `NotFound`."""
     async with open_ledger() as ledger:
-        return await _waits(ledger, name, spec.LOWEST)
+        return await _waits(ledger, name, task_model.LOWEST)
 
 
-async def wait_until_claimable(name: str, seconds: float, priority_min: str = spec.LOWEST) -> bool:
+async def wait_until_claimable(
+    name: str, seconds: float, priority_min: str = task_model.LOWEST
+) -> bool:
     """Wait at most ``seconds`` until the session can claim a run. Return whether it can.
 
     Only runs of at least ``priority_min`` count. Another session may still claim the run first.

@@ -129,7 +129,7 @@ async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
     found = [
         row
         for row in (await session.execute(pending)).scalars().all()
-        if not outbox.is_builtin_queue(row.lane)
+        if not outbox.is_builtin_queue(row.queue)
     ]
     for row in found:
         row.status, row.finished_at = Delivery.FAILED, restore.at

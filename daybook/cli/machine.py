@@ -11,8 +11,7 @@ from cyclopts import Parameter
 
 from daybook import api, settings
 from daybook import home as homes
-from daybook.cli import formatting as words
-from daybook.cli import output, sync
+from daybook.cli import formatting, output, sync
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Absolute, Json, Watch, check_limit, prepare_prefect
 from daybook.cli.runs import print_run
@@ -315,7 +314,7 @@ async def doctor_(
         output.line(line, style=_SEVERITY_STYLES[each.severity])
     if fine := len(findings) - len(shown):
         hint = "`daybook doctor -v` lists them"
-        output.say(f"{words.counted(fine, 'check')} found no problem; {hint}.")
+        output.say(f"{formatting.counted(fine, 'check')} found no problem; {hint}.")
 
 
 _SEVERITY_STYLES = {"ok": "green", "warning": "yellow", "problem": "red", "skipped": "dim"}
@@ -477,14 +476,14 @@ def _worker_names(online: list[OnlineWorker]) -> str:
     return ours + (f"\n(of another Daybook: {others})" if others else "")
 
 
-def _keeper_text(keeper: KeeperStatus, when: words.TimeFormat) -> str:
+def _keeper_text(keeper: KeeperStatus, when: formatting.TimeFormat) -> str:
     if not keeper.running:
         return "no leader"
     at = keeper.observed_at
     return keeper.holder + (f", last observed Prefect {when(at)}" if at else "")
 
 
-def _outbox(outbox: OutboxHealth, when: words.TimeFormat) -> str:
+def _outbox(outbox: OutboxHealth, when: formatting.TimeFormat) -> str:
     """Return the state of the outbox, such as `3 pending, the oldest from 5 min ago; 1 failed`."""
     pending, failed = outbox.pending, outbox.failed
     oldest = when(outbox.oldest_pending_at)
@@ -513,7 +512,7 @@ def _counts(*counts: tuple[str, int]) -> str:
 
 
 def _print_status(report: StatusReport, absolute: bool) -> None:
-    when = words.time_format(absolute)
+    when = formatting.time_format(absolute)
     prefect, ledger = report.prefect, report.ledger
     ready = report.ready
     output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
@@ -527,12 +526,12 @@ def _print_status(report: StatusReport, absolute: bool) -> None:
             ("ledger", ledger.place),
             ("jobs", f"{ledger.jobs}, {ledger.enabled} enabled"),
             ("runs now", _counts(*ledger.live.items()) or "none"),
-            ("due soon", words.due_jobs(report.due_soon, when) or "nothing"),
-            *(("maintenance", words.maintenance(each)) for each in report.maintenance[:1]),
+            ("due soon", formatting.due_jobs(report.due_soon, when) or "nothing"),
+            *(("maintenance", formatting.maintenance(each)) for each in report.maintenance[:1]),
             ("outbox", _outbox(report.outbox, when)),
             ("inbox", f"{report.outbox.unread} unread"),
             *_task_fields(report.tasks),
-            *words.time_zone_field(absolute),
+            *formatting.time_zone_field(absolute),
         ]
     )
     for problem in report.problems:

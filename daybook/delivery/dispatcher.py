@@ -100,7 +100,7 @@ async def dispatch(
     holder: str,
     senders: Mapping[QueueKind, Sender],
     *,
-    accepts: Callable[[str], bool] = lambda lane: True,
+    accepts: Callable[[str], bool] = lambda queue: True,
     run_id: str | None = None,
     claims_for: float | None = None,
     most: int = MAX_IN_FLIGHT,
@@ -169,7 +169,7 @@ class _Dispatcher:
         await wait_shielded(task, cancelled=lambda: later(SHUTDOWN_GRACE_SECONDS, task.cancel))
         self._last_claim_found_rows = bool(rows)
         # Send the rows that do not need Prefect first.
-        for row in sorted(rows, key=lambda row: not outbox.is_builtin_queue(row.lane)):
+        for row in sorted(rows, key=lambda row: not outbox.is_builtin_queue(row.queue)):
             self._unsent.remove(row)
             attempt = asyncio.create_task(self._attempt(row))
             self._under_way[attempt] = row
@@ -182,20 +182,20 @@ class _Dispatcher:
         )
         self._unsent += rows
 
-    def _accepts(self, lane: str) -> bool:
-        if outbox.kind_of_queue(lane) not in self._senders or lane in self._closed_queues:
+    def _accepts(self, queue: str) -> bool:
+        if outbox.kind_of_queue(queue) not in self._senders or queue in self._closed_queues:
             return False
-        waits_for_prefect = self.sent.prefect_unreachable and not outbox.is_builtin_queue(lane)
-        return not waits_for_prefect and self._caller_accepts(lane)
+        waits_for_prefect = self.sent.prefect_unreachable and not outbox.is_builtin_queue(queue)
+        return not waits_for_prefect and self._caller_accepts(queue)
 
     # --- one attempt
 
     async def _attempt(self, row: OutboxRow) -> None:
         try:
-            tried = await self._senders[outbox.kind_of_queue(row.lane)].send(row)
+            tried = await self._senders[outbox.kind_of_queue(row.queue)].send(row)
         except (*PREFECT_UNREACHABLE_ERRORS, PREFECT_STATUS_ERROR) as error:
             self._unsent.append(row)
-            self._close_queue(row.lane, error)
+            self._close_queue(row.queue, error)
         except Exception as error:
             # The text of the error may contain anything, such as a URL with its query.
             problem = type(error).__name__
@@ -204,9 +204,9 @@ class _Dispatcher:
         else:
             self._tried.append((row, tried))
 
-    def _close_queue(self, lane: str, error: Exception) -> None:
+    def _close_queue(self, queue: str, error: Exception) -> None:
         """Stop sending the queue's rows, because Prefect did not provide data for a row."""
-        self._closed_queues.add(lane)
+        self._closed_queues.add(queue)
         if isinstance(error, PREFECT_STATUS_ERROR):
             self.sent.held, problem = True, f"Prefect answered {error.response.status_code}"
         else:
@@ -287,7 +287,7 @@ class _Dispatcher:
         to_channels = [
             attempt
             for attempt, row in self._under_way.items()
-            if outbox.kind_of_queue(row.lane) is QueueKind.CHANNEL
+            if outbox.kind_of_queue(row.queue) is QueueKind.CHANNEL
         ]
         if to_channels:
             await asyncio.wait(to_channels, timeout=SHUTDOWN_GRACE_SECONDS)

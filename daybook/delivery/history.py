@@ -13,7 +13,7 @@ from daybook.delivery import outbox
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
-from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.ledger.tables import OutboxRow, QueueRow
 
 ID_PREFIX = "msg_"
 """Prefix of the id of every outbox row. A user may omit the prefix."""
@@ -49,14 +49,14 @@ async def has_untried(session: AsyncSession, run_id: str, now: datetime) -> bool
 
     Rows of listeners do not count, because the process that has the listener may have exited.
     """
-    paused = select(LaneRow.lane).where(col(LaneRow.paused_until) > now)
+    paused = select(QueueRow.queue).where(col(QueueRow.paused_until) > now)
     untried_rows = select(OutboxRow.id).where(
         col(OutboxRow.run_id) == run_id,
         outbox.PENDING,
         col(OutboxRow.purpose) != outbox.LISTENER,
         col(OutboxRow.attempts) == 0,
         col(OutboxRow.next_at) <= now,
-        col(OutboxRow.lane).not_in(paused),
+        col(OutboxRow.queue).not_in(paused),
     )
     return (await session.execute(untried_rows.limit(1))).first() is not None
 

@@ -105,16 +105,16 @@ async def _put(
         return
     body = messages.listener_body(row, stored.row if stored else None, row.status, corrects)
     for name in sorted(names):
-        lane = queue_of_listener(name)
+        queue = queue_of_listener(name)
         await outbox.put(
             session,
             OutboxRow(
-                key=":".join(filter(None, ("run", row.id, lane, corrects, until))),
+                key=":".join(filter(None, ("run", row.id, queue, corrects, until))),
                 purpose=LISTENER,
                 event=row.status,
                 run_id=row.id,
                 job_id=row.job_id,
-                lane=lane,
+                queue=queue,
                 address=name,
                 body=body,
                 next_at=now,

@@ -17,8 +17,8 @@ wakes of task sessions (`daybook.tasks.wakes`) do not count. The inbox is the le
 rows need no sender, and count as delivered when they are due. `alerts` decides when to alert about
 failures, and `messages` creates the texts.
 
-A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
-a whole. `daybook.delivery.sending` explains these queues.
+A destination queue (column ``queue``) groups the rows for one destination that may be unavailable
+as a whole. `daybook.delivery.sending` explains these queues.
 """
 
 from __future__ import annotations
@@ -209,7 +209,7 @@ async def enqueue_message(
         run_id=run_id,
         job_id=job_id,
         owner=job.owner if job else "user",
-        lane=queue_of_channel(channel, chat_id),
+        queue=queue_of_channel(channel, chat_id),
         address=channel,
         chat_id=chat_id,
         subject=subject,
@@ -294,20 +294,20 @@ def queue_of_task_session(session_id: str) -> str:
     return f"{QueueKind.TASK_SESSION}{session_id}"
 
 
-def kind_of_queue(lane: str) -> QueueKind:
+def kind_of_queue(queue: str) -> QueueKind:
     """Return the kind of the queue with this name."""
     prefixed = (kind for kind in QueueKind if kind is not QueueKind.URL)
-    return next((kind for kind in prefixed if lane.startswith(kind)), QueueKind.URL)
+    return next((kind for kind in prefixed if queue.startswith(kind)), QueueKind.URL)
 
 
-def is_outgoing(lane: str) -> bool:
+def is_outgoing(queue: str) -> bool:
     """Return whether the rows of the queue leave Daybook: callbacks, and messages to channels."""
-    return kind_of_queue(lane) in (QueueKind.URL, QueueKind.CHANNEL)
+    return kind_of_queue(queue) in (QueueKind.URL, QueueKind.CHANNEL)
 
 
-def is_builtin_queue(lane: str) -> bool:
+def is_builtin_queue(queue: str) -> bool:
     """Return whether the queue belongs to a built-in channel, which needs no Prefect block."""
-    return lane.partition("/")[0] in _BUILTIN_QUEUES
+    return queue.partition("/")[0] in _BUILTIN_QUEUES
 
 
 def shorten(name: str) -> str:
@@ -354,7 +354,7 @@ async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
     if (await session.execute(known)).first() is not None:
         return None
     # The address of a listener's row is the listener's name, which may also be `inbox`.
-    is_inbox = kind_of_queue(row.lane) is QueueKind.CHANNEL and row.address == INBOX
+    is_inbox = kind_of_queue(row.queue) is QueueKind.CHANNEL and row.address == INBOX
     if is_inbox and row.next_at <= row.created_at:
         row.status, row.finished_at = Delivery.DELIVERED, row.created_at
     session.add(row)
@@ -404,7 +404,7 @@ class _Notifications:
     async def _callback(self, event: Event, field: str, url: str) -> None:
         body = messages.callback_body(self.row, self.job, event, self.corrects)
         row = self._new(CALLBACK, field, event, body=body, at=self.now)
-        row.lane, row.address = queue_of_url(url), url
+        row.queue, row.address = queue_of_url(url), url
         row.writer = await self._writer(field)
         await self._put(row)
 
@@ -433,7 +433,7 @@ class _Notifications:
         body = messages.message(self.row, self.stored, event, self.output, notify.template)
         row = self._new(MESSAGE, "channel", event, subject=subject, body=body, at=self.now)
         chat_id = chat_id_of(notify, self.job)
-        row.lane = queue_of_channel(notify.channel, chat_id)
+        row.queue = queue_of_channel(notify.channel, chat_id)
         row.address, row.chat_id, row.digest = notify.channel, chat_id, digest
         await self._put(row)
         return True
@@ -536,7 +536,7 @@ class _Notifications:
         channel = self.notify.channel if own else operator_channel()
         chat_id = chat_id_of(self.notify, self.job) if own else ""
         row = self._new(MESSAGE if own else ALERT, what, event, subject=subject, body=body, at=at)
-        row.lane, row.address, row.chat_id = queue_of_channel(channel, chat_id), channel, chat_id
+        row.queue, row.address, row.chat_id = queue_of_channel(channel, chat_id), channel, chat_id
         await self._put(row)
 
     async def _put(self, row: OutboxRow) -> None:
@@ -554,7 +554,7 @@ class _Notifications:
             run_id=self.row.id,
             job_id=self.row.job_id,
             owner=self.job.owner if self.job else "user",
-            lane="",
+            queue="",
             address="",
             subject=subject,
             body=body,

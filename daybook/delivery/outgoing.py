@@ -44,9 +44,9 @@ async def dispatch_outgoing(
     anyway, because their receivers can recognise a repetition by its id.
     """
 
-    def accepts(lane: str) -> bool:
-        is_callback = outbox.kind_of_queue(lane) is QueueKind.URL
-        return is_callback or outbox.is_builtin_queue(lane) or not hurried
+    def accepts(queue: str) -> bool:
+        is_callback = outbox.kind_of_queue(queue) is QueueKind.URL
+        return is_callback or outbox.is_builtin_queue(queue) or not hurried
 
     async with CallbackSender(client, ledger.now) as callbacks:
         return await dispatch(

@@ -12,8 +12,8 @@
     killed ───► the lease expires; the next claim sends the row again under the same id
     retry ────► pending: its attempts and `MAX_DELIVERY_AGE` start over
 
-A destination queue (column ``lane``) groups the rows for one destination that may be unavailable as
-a whole: a URL, or a chat of a channel. The number of rows that are sent at a time is limited for
+A destination queue (column ``queue``) groups the rows for one destination that may be unavailable
+as a whole: a URL, or a chat of a channel. The number of rows that are sent at a time is limited for
 each queue, and the queues take turns. So a hanging destination delays the others by one attempt at
 most. After `FAILURES_BEFORE_PAUSE` failures in a row, a queue is paused. Its rows then wait,
 without using up attempts. After the pause, one row is sent as a probe. A success resets the queue,
@@ -42,7 +42,7 @@ from daybook.delivery.outbox import PENDING, QueueKind
 from daybook.delivery.views import OutboxHealth, PausedQueue
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
-from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.ledger.tables import OutboxRow, QueueRow
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -123,8 +123,8 @@ async def claim(
     async with ledger.write() as session:
         now = ledger.now()
         await _deliver_to_inbox(session, now)
-        lanes = await _load_queues(session)
-        room = _Capacity(lanes, await _in_flight(session, now), now, wanted)
+        queues = await _load_queues(session)
+        room = _Capacity(queues, await _in_flight(session, now), now, wanted)
         if run_id is None:
             chosen = await _choose_in_turns(session, room, most, now)
         else:
@@ -149,22 +149,22 @@ class _Capacity:
 
     def __init__(
         self,
-        lanes: dict[str, LaneRow],
+        queues: dict[str, QueueRow],
         flying: dict[str, int],
         now: datetime,
         wanted: Callable[[str], bool] | None = None,
     ) -> None:
-        self._lanes, self._flying, self._now, self._wanted = lanes, flying, now, wanted
+        self._queues, self._flying, self._now, self._wanted = queues, flying, now, wanted
 
-    def of(self, lane: str) -> int:
-        if self._wanted is not None and not self._wanted(lane):
+    def of(self, queue: str) -> int:
+        if self._wanted is not None and not self._wanted(queue):
             return 0
-        most = self._most(self._lanes.get(lane))
-        if outbox.kind_of_queue(lane) is QueueKind.LISTENER:
+        most = self._most(self._queues.get(queue))
+        if outbox.kind_of_queue(queue) is QueueKind.LISTENER:
             most = min(most, 1)  # send one row at a time, in order
-        return most - self._flying.get(lane, 0)
+        return most - self._flying.get(queue, 0)
 
-    def _most(self, state: LaneRow | None) -> int:
+    def _most(self, state: QueueRow | None) -> int:
         if state is None:
             return MAX_IN_FLIGHT_PER_QUEUE
         if state.paused_until is None:
@@ -172,7 +172,7 @@ class _Capacity:
         return 0 if _paused_until(state, self._now) else 1
 
 
-def _paused_until(state: LaneRow | None, now: datetime) -> datetime | None:
+def _paused_until(state: QueueRow | None, now: datetime) -> datetime | None:
     """Return the end of the queue's pause. Return None if the queue is not paused."""
     until = state.paused_until if state else None
     return until if until and now < until <= now + MAX_PAUSE + CLOCK_SKEW_GRACE else None
@@ -197,27 +197,27 @@ async def _choose_in_turns(
     session: AsyncSession, room: _Capacity, most: int, now: datetime
 ) -> list[str]:
     first = [each for each in await _first_of_queues(session, now) if each[1] <= now]
-    open_lanes = [(lane, id_) for lane, _, id_ in sorted(first, key=lambda each: each[1])]
-    open_lanes = [(lane, id_) for lane, id_ in open_lanes if room.of(lane) > 0]
-    if not open_lanes or len(open_lanes) >= most:
-        return [id_ for _, id_ in open_lanes[:most]]
-    turns: dict[str, list[str]] = {lane: [] for lane, _ in open_lanes}
+    open_queues = [(queue, id_) for queue, _, id_ in sorted(first, key=lambda each: each[1])]
+    open_queues = [(queue, id_) for queue, id_ in open_queues if room.of(queue) > 0]
+    if not open_queues or len(open_queues) >= most:
+        return [id_ for _, id_ in open_queues[:most]]
+    turns: dict[str, list[str]] = {queue: [] for queue, _ in open_queues}
     share = 2 * -(-most // len(turns))  # if some queues have fewer rows, others may send more
     for start in range(0, len(turns), MAX_QUEUES_PER_QUERY):
         batch = islice(turns, start, start + MAX_QUEUES_PER_QUERY)
-        due = [_due_in_queue(lane, now, min(room.of(lane), share)).subquery() for lane in batch]
-        found = union_all(*(select(each.c.lane, each.c.id, each.c.next_at) for each in due))
+        due = [_due_in_queue(queue, now, min(room.of(queue), share)).subquery() for queue in batch]
+        found = union_all(*(select(each.c.queue, each.c.id, each.c.next_at) for each in due))
         rows = sorted((await session.execute(found)).tuples(), key=lambda row: row[2])
-        for lane, id_, _ in rows:
-            turns[lane].append(id_)
+        for queue, id_, _ in rows:
+            turns[queue].append(id_)
     in_turns = chain.from_iterable(zip_longest(*turns.values()))
     return [each for each in in_turns if each is not None][:most]
 
 
-def _due_in_queue(lane: str, now: datetime, most: int) -> Select[tuple[str, str, datetime]]:
+def _due_in_queue(queue: str, now: datetime, most: int) -> Select[tuple[str, str, datetime]]:
     return (
-        select(OutboxRow.lane, OutboxRow.id, OutboxRow.next_at)
-        .where(_free(now), col(OutboxRow.lane) == lane, col(OutboxRow.next_at) <= now)
+        select(OutboxRow.queue, OutboxRow.id, OutboxRow.next_at)
+        .where(_free(now), col(OutboxRow.queue) == queue, col(OutboxRow.next_at) <= now)
         .order_by(col(OutboxRow.next_at))
         .limit(most)
     )
@@ -227,15 +227,15 @@ async def _choose_of_run(
     session: AsyncSession, room: _Capacity, run_id: str, most: int, now: datetime
 ) -> list[str]:
     due = (
-        select(OutboxRow.id, OutboxRow.lane)
+        select(OutboxRow.id, OutboxRow.queue)
         .where(_free(now), col(OutboxRow.run_id) == run_id, col(OutboxRow.next_at) <= now)
         .order_by(col(OutboxRow.next_at), col(OutboxRow.id))
     )
     chosen: list[str] = []
     per_queue: dict[str, int] = defaultdict(int)
-    for id_, lane in (await session.execute(due)).tuples():
-        per_queue[lane] += 1
-        if per_queue[lane] <= room.of(lane):
+    for id_, queue in (await session.execute(due)).tuples():
+        per_queue[queue] += 1
+        if per_queue[queue] <= room.of(queue):
             chosen.append(id_)
     return chosen[:most]
 
@@ -248,30 +248,32 @@ async def _first_of_queues(
     The query goes from queue to queue in the index, so a queue with ten thousand rows costs as much
     as a queue with one row.
     """
-    lane = col(OutboxRow.lane)
-    lanes = select(func.min(lane).label("lane")).where(PENDING).cte("found", recursive=True)
-    following = select(func.min(lane)).where(PENDING, lane > lanes.c.lane).scalar_subquery()
-    lanes = lanes.union_all(select(following).where(lanes.c.lane.is_not(None)))
+    queue = col(OutboxRow.queue)
+    queues = select(func.min(queue).label("queue")).where(PENDING).cte("found", recursive=True)
+    following = select(func.min(queue)).where(PENDING, queue > queues.c.queue).scalar_subquery()
+    queues = queues.union_all(select(following).where(queues.c.queue.is_not(None)))
     earliest = (
         select(OutboxRow.id)
-        .where(_free(now), lane == lanes.c.lane)
+        .where(_free(now), queue == queues.c.queue)
         .order_by(col(OutboxRow.next_at))
         .limit(1)
-        .correlate(lanes)
+        .correlate(queues)
         .scalar_subquery()
     )
-    joined = select(lanes.c.lane, OutboxRow.next_at, OutboxRow.id).join(
+    joined = select(queues.c.queue, OutboxRow.next_at, OutboxRow.id).join(
         OutboxRow, col(OutboxRow.id) == earliest
     )
     return (await session.execute(joined)).tuples().all()
 
 
-async def _load_queues(session: AsyncSession) -> dict[str, LaneRow]:
-    return {row.lane: row for row in (await session.execute(select(LaneRow))).scalars()}
+async def _load_queues(session: AsyncSession) -> dict[str, QueueRow]:
+    return {row.queue: row for row in (await session.execute(select(QueueRow))).scalars()}
 
 
 async def _in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
-    leased = select(OutboxRow.lane, func.count()).where(_leased(now)).group_by(col(OutboxRow.lane))
+    leased = (
+        select(OutboxRow.queue, func.count()).where(_leased(now)).group_by(col(OutboxRow.queue))
+    )
     return dict((await session.execute(leased)).tuples().all())
 
 
@@ -279,7 +281,7 @@ async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
     """Mark the due rows of the inbox as delivered, because they need no sender."""
     due = select(OutboxRow).where(
         PENDING,
-        col(OutboxRow.lane) == outbox.queue_of_channel(outbox.INBOX),
+        col(OutboxRow.queue) == outbox.queue_of_channel(outbox.INBOX),
         col(OutboxRow.next_at) <= now,
     )
     rows = (await session.execute(due)).scalars().all()
@@ -306,24 +308,26 @@ async def due_times_by_queue(
         pending = await session.execute(select(OutboxRow.id).where(PENDING).limit(1))
         if pending.first() is None:
             return {}
-        lanes = await _load_queues(session)
-        room = _Capacity(lanes, await _in_flight(session, now), now, wanted)
+        queues = await _load_queues(session)
+        room = _Capacity(queues, await _in_flight(session, now), now, wanted)
         leases = (
-            select(OutboxRow.lane, func.min(OutboxRow.lease_until))
+            select(OutboxRow.queue, func.min(OutboxRow.lease_until))
             .where(_leased(now))
-            .group_by(col(OutboxRow.lane))
+            .group_by(col(OutboxRow.queue))
         )
         times: dict[str, datetime] = {}
-        for lane, until in (await session.execute(leases)).tuples():
-            if wanted is not None and not wanted(lane):
+        for queue, until in (await session.execute(leases)).tuples():
+            if wanted is not None and not wanted(queue):
                 continue
-            times[lane] = max(until, _paused_until(lanes.get(lane), now) or until)
-        for lane, at, _ in await _first_of_queues(session, now):
-            if wanted is not None and not wanted(lane):
+            times[queue] = max(until, _paused_until(queues.get(queue), now) or until)
+        for queue, at, _ in await _first_of_queues(session, now):
+            if wanted is not None and not wanted(queue):
                 continue
-            opens = max(at, _paused_until(lanes.get(lane), now) or at)
-            if opens > now or room.of(lane) > 0:  # else the rows that are being sent must end first
-                times[lane] = min(opens, times.get(lane, opens))
+            opens = max(at, _paused_until(queues.get(queue), now) or at)
+            if (
+                opens > now or room.of(queue) > 0
+            ):  # else the rows that are being sent must end first
+                times[queue] = min(opens, times.get(queue, opens))
     return times
 
 
@@ -341,9 +345,9 @@ async def record(ledger: Ledger, tried: Sequence[DeliveryResult]) -> None:
 class _Recording:
     """One transaction of `record`."""
 
-    def __init__(self, session: AsyncSession, now: datetime, lanes: dict[str, LaneRow]) -> None:
-        self.session, self.now, self.lanes = session, now, lanes
-        self.stirred: set[str] = set()
+    def __init__(self, session: AsyncSession, now: datetime, queues: dict[str, QueueRow]) -> None:
+        self.session, self.now, self.queues = session, now, queues
+        self.changed: set[str] = set()
         self.down: dict[str, str] = {}
         self.failed: dict[str, list[str]] = defaultdict(list)
 
@@ -361,23 +365,23 @@ class _Recording:
                 continue
             changes.append(self._change(row, each))
             if each.went_out:
-                self._update_queue(row.lane, each)
+                self._update_queue(row.queue, each)
             if row.run_id is not None and row.purpose in outbox.COUNTED_PURPOSES:
                 runs.add(row.run_id)
             if each.status is Delivery.FAILED and row.purpose != outbox.WAKE:
-                self.failed[row.lane].append(each.error or "")
+                self.failed[row.queue].append(each.error or "")
         if changes:
             await _update_many(self.session, changes)
         await self._save_queues()
-        for lane in self.down:
-            runs |= await self._give_up(lane)
-        for lane, errors in self.failed.items():
-            await self._report_undelivered(lane, errors[-1])
+        for queue in self.down:
+            runs |= await self._give_up(queue)
+        for queue, errors in self.failed.items():
+            await self._report_undelivered(queue, errors[-1])
         await outbox.refresh_deliveries(self.session, runs)
 
     async def _known(self, tried: Sequence[DeliveryResult]) -> dict[str, Any]:
         """Return the rows of the results, by id, without their bodies."""
-        columns = ("id", "fence", "status", "attempts", "tries", "lane", "run_id", "purpose")
+        columns = ("id", "fence", "status", "attempts", "tries", "queue", "run_id", "purpose")
         rows = select(*(getattr(OutboxRow, name) for name in (*columns, "note"))).where(
             col(OutboxRow.id).in_([each.id for each in tried])
         )
@@ -404,19 +408,19 @@ class _Recording:
             "lease_until": None,
         }
 
-    def _update_queue(self, lane: str, each: DeliveryResult) -> None:
+    def _update_queue(self, queue: str, each: DeliveryResult) -> None:
         """Update the queue's state after an attempt. A 410 (gone) resets it like a success."""
-        state = self.lanes.setdefault(lane, LaneRow(lane=lane, since=self.now))
-        self.stirred.add(lane)
+        state = self.queues.setdefault(queue, QueueRow(queue=queue, since=self.now))
+        self.changed.add(queue)
         if each.status is Delivery.DELIVERED or each.status_code == GONE_STATUS:
             state.failures, state.paused_until = 0, None
-            self.down.pop(lane, None)
+            self.down.pop(queue, None)
             return
         if not state.failures or state.since > self.now:  # the first failure; a clock set back
             state.since = self.now
         state.error = each.error
         if state.since <= self.now - MAX_DELIVERY_AGE:
-            self.down[lane] = each.error
+            self.down[queue] = each.error
         # During a pause, only rows that were already being sent when it started can fail. Do not
         # count them.
         if _paused_until(state, self.now) is None:
@@ -426,18 +430,18 @@ class _Recording:
                 state.paused_until = self.now + min(longer, MAX_PAUSE)
 
     async def _save_queues(self) -> None:
-        for state in (self.lanes[lane] for lane in self.stirred):
+        for state in (self.queues[queue] for queue in self.changed):
             if state.failures:
                 self.session.add(state)
             elif state in self.session:
                 await self.session.delete(state)
 
-    async def _give_up(self, lane: str) -> set[str]:
+    async def _give_up(self, queue: str) -> set[str]:
         """Fail the old rows of an unavailable queue. Return the runs whose `delivery` changes."""
         started = func.coalesce(OutboxRow.retried_at, OutboxRow.created_at)
         old_rows = (
             select(OutboxRow.id, OutboxRow.run_id, OutboxRow.purpose)
-            .where(_free(self.now), col(OutboxRow.lane) == lane)
+            .where(_free(self.now), col(OutboxRow.queue) == queue)
             .where(started <= self.now - MAX_DELIVERY_AGE)
             .order_by(col(OutboxRow.next_at))
             .limit(MAX_BATCH_SIZE)
@@ -445,7 +449,7 @@ class _Recording:
         rows = (await self.session.execute(old_rows)).tuples().all()
         if not rows:
             return set()
-        last_error, since = self.down[lane], self.lanes[lane].since.replace(microsecond=0)
+        last_error, since = self.down[queue], self.queues[queue].since.replace(microsecond=0)
         update_failed = update(OutboxRow).where(col(OutboxRow.id).in_([each[0] for each in rows]))
         await self.session.execute(
             update_failed.values(
@@ -457,22 +461,22 @@ class _Recording:
             ),
             execution_options={"synchronize_session": False},
         )
-        self.failed[lane].append(last_error)
+        self.failed[queue].append(last_error)
         return {
             run_id for _, run_id, purpose in rows if run_id and purpose in outbox.COUNTED_PURPOSES
         }
 
-    async def _report_undelivered(self, lane: str, error: str) -> None:
+    async def _report_undelivered(self, queue: str, error: str) -> None:
         """Report in the inbox, in one message an hour, how many rows of the queue failed."""
         hour = self.now.replace(minute=0, second=0, microsecond=0)
         failed = select(func.count()).where(
             col(OutboxRow.status) == Delivery.FAILED,
-            col(OutboxRow.lane) == lane,
+            col(OutboxRow.queue) == queue,
             col(OutboxRow.finished_at) >= hour,
         )
         count = (await self.session.execute(failed)).scalar_one()
-        key = outbox.shorten(f"undelivered:{lane}:{hour:%Y-%m-%dT%H}")
-        subject = f"undelivered: {count:,} to {lane}"
+        key = outbox.shorten(f"undelivered:{queue}:{hour:%Y-%m-%dT%H}")
+        subject = f"undelivered: {count:,} to {queue}"
         body = f"Last error: {error}\ndaybook callbacks list --status failed"
         existing = select(OutboxRow).where(col(OutboxRow.key) == key)
         row: OutboxRow | None = (await self.session.execute(existing)).scalar_one_or_none()
@@ -548,11 +552,12 @@ async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
 async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
     async with ledger.write() as session:
         now = ledger.now()
-        found = select(OutboxRow.id, OutboxRow.lane, OutboxRow.run_id).where(which)
+        found = select(OutboxRow.id, OutboxRow.queue, OutboxRow.run_id).where(which)
         rows = (await session.execute(found)).tuples().all()
         update_rows = update(OutboxRow).where(col(OutboxRow.id).in_([id_ for id_, _, _ in rows]))
-        end_pauses = update(LaneRow).where(
-            col(LaneRow.lane).in_({lane for _, lane, _ in rows}), col(LaneRow.paused_until) > now
+        end_pauses = update(QueueRow).where(
+            col(QueueRow.queue).in_({queue for _, queue, _ in rows}),
+            col(QueueRow.paused_until) > now,
         )
         for statement in (
             update_rows.values(
@@ -577,7 +582,7 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
 async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
     """Return the counts of the outbox, its paused queues, and the unread messages of the inbox."""
     # Select by queue, because the index of pending rows contains the queue and not the purpose.
-    wakes = col(OutboxRow.lane).startswith(outbox.queue_of_task_session(""))
+    wakes = col(OutboxRow.queue).startswith(outbox.queue_of_task_session(""))
     pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
     count, oldest = (await session.execute(pending)).one()
     failed = select(func.count()).where(_failed(), col(OutboxRow.purpose) != outbox.WAKE)
@@ -587,8 +592,8 @@ async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
         .group_by(col(OutboxRow.event))
     )
     by_event = dict((await session.execute(unread)).tuples().all())
-    paused = select(LaneRow).where(col(LaneRow.paused_until).is_not(None))
-    rows = await session.execute(paused.order_by(col(LaneRow.since)))
+    paused = select(QueueRow).where(col(QueueRow.paused_until).is_not(None))
+    rows = await session.execute(paused.order_by(col(QueueRow.since)))
     return OutboxHealth(
         pending=count,
         oldest_pending_at=oldest,

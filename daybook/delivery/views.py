@@ -13,7 +13,7 @@ from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import CALLBACK, WAKE, queue_of_url
 from daybook.jobs.notify import CALLBACK_FIELDS, EVENTS, Notify
 from daybook.ledger.states import Delivery
-from daybook.ledger.tables import JobRow, LaneRow, OutboxRow
+from daybook.ledger.tables import JobRow, OutboxRow, QueueRow
 from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
 
 
@@ -49,7 +49,7 @@ class Notification(BaseModel, frozen=True):
             | {
                 "job": job.name if job else None,
                 "job_removed": bool(job and job.archived_at),
-                "to": row.lane if row.purpose in (CALLBACK, WAKE) else row.address,
+                "to": row.queue if row.purpose in (CALLBACK, WAKE) else row.address,
                 "next_at": row.next_at if row.status == Delivery.PENDING else None,
             }
             | more
@@ -113,14 +113,14 @@ class PausedQueue(BaseModel, frozen=True):
     the last error.
     """
 
-    lane: str
+    queue: str
     failures: int
     since: UtcTime
     paused_until: UtcTime
     error: str
 
     @classmethod
-    def of(cls, row: LaneRow) -> Self:
+    def of(cls, row: QueueRow) -> Self:
         return cls.model_validate(columns(cls, row))
 
 

@@ -52,7 +52,7 @@ def delivery_lines(rows: Sequence[OutboxRow]) -> list[str]:
 def _delivery_line(row: OutboxRow) -> str:
     to = f"{row.address} {row.chat_id}".strip()
     if row.purpose == CALLBACK:
-        to = row.lane  # without the query, which may contain a token
+        to = row.queue  # without the query, which may contain a token
     line = f"{row.purpose} to {sanitize_markdown(to)}: **{row.status}**"
     if row.attempts > 1:
         line += f", tried {row.attempts} times"

@@ -443,9 +443,9 @@ async def change(
 
     ``writer`` becomes the author of the revision and of the changed targets
     (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
-    revision, and the authors of the targets stay. Both record who enabled or disabled the job. If the job's name changes, jobs that refer to it
-    get the new name. Raise the errors of `add`, and check a new name even with
-    ``names_are_checked``.
+    revision, and the authors of the targets stay. The author is also recorded as the one who
+    enabled or disabled the job. If the job's name changes, jobs that refer to it get the new name.
+    Raise the errors of `add`, and check a new name even with ``names_are_checked``.
     """
     row, latest = stored.row, stored.revision
     if job.name != row.name and job.name in await taken_names(session, row.owner):

@@ -29,7 +29,7 @@ from datetime import datetime, timedelta
 from daybook.errors import LedgerUnreachable
 from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.ledger.engine import Ledger
-from daybook.runs import audit as book
+from daybook.runs import audit as run_audit
 from daybook.runs.audit import AuditResult, Watermark
 
 IDLE_WATERMARK_MAX_AGE = timedelta(hours=1)
@@ -84,7 +84,7 @@ async def audit(
     began, cpu = time.monotonic(), time.process_time()
     known = (memory or AuditorState()).following
     async with ledger.read() as session:
-        marks = await book.watermarks(session)
+        marks = await run_audit.watermarks(session)
     for removed in known.keys() - {each.job_id for each in marks}:
         del known[removed]
     done, now, failed = AuditReport(), ledger.now(), list[Exception]()
@@ -97,7 +97,7 @@ async def audit(
             break
         done.jobs += 1
         try:
-            advanced = await book.advance(ledger, mark.job_id, up_to)
+            advanced = await run_audit.advance(ledger, mark.job_id, up_to)
         except LedgerUnreachable:
             raise
         except Exception as error:  # a broken row of one job must not stop the audit of the others

@@ -409,14 +409,14 @@ class OutboxRow(SQLModel, table=True):
         # has to read the row.
         Index(
             "outbox_pending",
-            "lane",
+            "queue",
             "next_at",
             "created_at",
             "status",
             sqlite_where=_PENDING,
             postgresql_where=_PENDING,
         ),
-        Index("outbox_leased", "lane", sqlite_where=_LEASED, postgresql_where=_LEASED),
+        Index("outbox_leased", "queue", sqlite_where=_LEASED, postgresql_where=_LEASED),
         Index(
             "outbox_failed",
             "finished_at",
@@ -456,7 +456,7 @@ class OutboxRow(SQLModel, table=True):
     writer: str = ""
 
     # The destination queue, which fails as a unit: an address without its query, or a channel.
-    lane: str
+    queue: str
     address: str = Field(repr=False)
     chat_id: str = Field(default="", repr=False)
     # Identifies an answer, to detect whether the next answer differs; empty for other messages.
@@ -487,12 +487,12 @@ class OutboxRow(SQLModel, table=True):
     body: str = Field(repr=False)
 
 
-class LaneRow(SQLModel, table=True):
+class QueueRow(SQLModel, table=True):
     """A destination queue with failures since its last success; a queue that works has no row."""
 
-    __tablename__ = "lanes"
+    __tablename__ = "destination_queues"
 
-    lane: str = Field(primary_key=True)
+    queue: str = Field(primary_key=True)
     failures: int = 0
     since: datetime = Field(sa_type=Instant)
     paused_until: datetime | None = Field(default=None, sa_type=Instant)

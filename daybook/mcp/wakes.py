@@ -224,9 +224,9 @@ class WakeNotifier:
         from daybook.delivery import dispatcher
         from daybook.delivery.outbox import QueueKind
 
-        def accepts(lane: str) -> bool:
-            session_id = lane.removeprefix(QueueKind.TASK_SESSION)
-            return session_id != lane and any(session_id in each.uris for each in self._held)
+        def accepts(queue: str) -> bool:
+            session_id = queue.removeprefix(QueueKind.TASK_SESSION)
+            return session_id != queue and any(session_id in each.uris for each in self._held)
 
         await dispatcher.dispatch(
             ledger,
@@ -241,7 +241,7 @@ class WakeNotifier:
         from daybook.delivery.outbox import QueueKind
         from daybook.delivery.sending import DeliveryResult
 
-        started_at, id_ = time.perf_counter(), row.lane.removeprefix(QueueKind.TASK_SESSION)
+        started_at, id_ = time.perf_counter(), row.queue.removeprefix(QueueKind.TASK_SESSION)
         subscriptions = self._by_session().get(id_, ())
         delivered = any(await asyncio.gather(*(_notified(each, id_) for each in subscriptions)))
         seconds = time.perf_counter() - started_at

@@ -49,7 +49,7 @@ class OutboxStatus:
         found += [
             problem(
                 "outbox",
-                f"delivery to {each.lane.removeprefix('channel:')} failed {each.failures} "
+                f"delivery to {each.queue.removeprefix('channel:')} failed {each.failures} "
                 f"times in a row, {self._next_attempt(each.paused_until)}: {each.error}",
                 "check that it responds; daybook callbacks retry ID sends one at once",
             )

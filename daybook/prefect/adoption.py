@@ -37,8 +37,7 @@ from daybook.jobs.model import RESERVED_TAG_PREFIX, Job, read_parameters
 from daybook.ledger.engine import Ledger
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 from daybook.prefect import client as prefect
-from daybook.prefect import deployment, parameter_schema, projection
-from daybook.prefect import links as records
+from daybook.prefect import deployment, links, parameter_schema, projection
 from daybook.prefect.deployments import ListedDeployment
 from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
 from daybook.prefect.report import ReconcileReport
@@ -127,8 +126,8 @@ async def _adopt(
         elif job.schedule.has_passed(now):
             disabled_reason = f"{store.FIRED_REASON} before its adoption"
         else:
-            disabled_reason = records.SWITCHED_OFF_REASON
-        stored = await records.add_adopted_job(
+            disabled_reason = links.SWITCHED_OFF_REASON
+        stored = await links.add_adopted_job(
             session,
             job,
             existing.name,

@@ -36,7 +36,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from daybook.prefect import deployment, flow_runs, projection, run_log, states
 from daybook.runs import corrections
-from daybook.schedules import due as spec_due
+from daybook.schedules import due as schedule_due
 from daybook.schedules.cron import read_fields
 from daybook.schedules.schedule import Cron
 from daybook.schedules.zones import midnight, next_change, zone
@@ -190,7 +190,7 @@ async def _compare_job(
     start, end = now + WORKER_GRACE, error.end
     queued = await _queued(client, existing.id, start, projection.unmanaged_schedule_ids(existing))
     for due, run in queued.items():
-        if due <= end and not spec_due.is_due(schedule, due):
+        if due <= end and not schedule_due.is_due(schedule, due):
             done.skipped += await _skip_run(client, run, error.why)
     last_queued = max(queued, default=start)
     until = min(end, max(last_queued, now + QUEUED_AHEAD_WINDOW))

@@ -12,8 +12,7 @@ from daybook.jobs import store
 from daybook.jobs.model import RESERVED_TAG_PREFIX, Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.prefect import links as records
-from daybook.prefect import projection
+from daybook.prefect import links, projection
 from daybook.prefect.diff import Difference
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
@@ -46,7 +45,7 @@ async def import_edits(
         if current is None or current.row.updated_at != stored.row.updated_at:
             return None
         if todo.conflicts:
-            records.record_conflict(current.row, todo.conflicts, ledger.now())
+            links.record_conflict(current.row, todo.conflicts, ledger.now())
             session.add(current.row)
         for edited, names in edits:
             job = current.job
@@ -59,7 +58,7 @@ async def import_edits(
                     # Report a value that no job can have; the caller overwrites it with ours.
                     report.refuse(job.name, str(error))
                     losing = {name: observed.as_dict()[name]}
-                    records.record_conflict(current.row, losing, ledger.now())
+                    links.record_conflict(current.row, losing, ledger.now())
                     session.add(current.row)
             job = store.enable_again(current, job)
             current = await store.change(
@@ -103,7 +102,7 @@ async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:
 
 def _disabled_reason(before: StoredJob, job: Job) -> str:
     """Return the reason if this change disables the job; otherwise an empty string."""
-    return records.SWITCHED_OFF_REASON if before.job.enabled and not job.enabled else ""
+    return links.SWITCHED_OFF_REASON if before.job.enabled and not job.enabled else ""
 
 
 def with_prefect_fields(

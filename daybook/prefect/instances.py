@@ -20,8 +20,7 @@ from sqlmodel import col, select
 
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
-from daybook.prefect import deployments, parameter_schema
-from daybook.prefect import links as records
+from daybook.prefect import deployments, links, parameter_schema
 from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
@@ -156,12 +155,12 @@ async def is_same_instance(
     if current is None:
         return None
     async with ledger.read() as session:
-        if await records.recorded_pool_id(session) == current:
+        if await links.recorded_pool_id(session) == current:
             return True
     if there is None:
         there = (await deployments.read(client, ledger.id)).found
     async with ledger.write() as session:
-        names = await records.record_instance(session, current, there)
+        names = await links.record_instance(session, current, there)
     for name in names:
         report.add_remade(name)
     return False

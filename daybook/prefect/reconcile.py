@@ -15,10 +15,16 @@ from daybook.jobs import store
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
-from daybook.prefect import adoption, deployment, instances, parameter_schema, projection
+from daybook.prefect import (
+    adoption,
+    deployment,
+    deployments,
+    instances,
+    links,
+    parameter_schema,
+    projection,
+)
 from daybook.prefect import client as prefect
-from daybook.prefect import deployments as listing
-from daybook.prefect import links as records
 from daybook.prefect.deployments import DeploymentList, ListedDeployment
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.prefect.reconcile_job import (
@@ -62,11 +68,11 @@ async def reconcile_all(
     """
     report, end = ReconcileReport(), time.monotonic() + most_seconds
     await delete_leftover_deployments(ledger, client, report)
-    listed = await listing.read(client, ledger.id)
+    listed = await deployments.read(client, ledger.id)
     is_same = await instances.is_same_instance(ledger, client, report, listed.found)
     work = _Reconciler(ledger, client, listed, Fingerprints() if seen is None else seen, report)
     async with ledger.read() as session:
-        versions = await records.job_versions(session)
+        versions = await links.job_versions(session)
         changed = {each.id for each in versions if not work.seen.knows(each, listed)}
         stored = await store.all_jobs(session, changed) if changed else []
     report.unchanged = len(versions) - len(changed)
@@ -145,7 +151,7 @@ class _Reconciler:
             return
         # The list may already be outdated: read again before anything is written.
         reconciled = await reconcile_by_id(self.ledger, self.client, stored.id, self.report)
-        if reconciled is not None and records.is_without_deployment(reconciled.row):
+        if reconciled is not None and links.is_without_deployment(reconciled.row):
             self.seen.agreed(reconciled, None)
 
     def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
@@ -197,7 +203,7 @@ async def recognise(deployment_id: str) -> None:
         kinds = {parameter_schema.entrypoint(kind): kind for kind in ACTIONS}
         async with ledger.write() as session:
             kind = kinds[str(existing.entrypoint)]
-            await records.record_deployment_id(session, kind, existing.name, str(existing.id))
+            await links.record_deployment_id(session, kind, existing.name, str(existing.id))
 
 
 async def push(job_id: str) -> None:

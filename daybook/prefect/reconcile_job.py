@@ -31,8 +31,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.names import free_name
 from daybook.prefect import client as prefect
-from daybook.prefect import deployment, instances, parameter_schema, projection
-from daybook.prefect import links as records
+from daybook.prefect import deployment, instances, links, parameter_schema, projection
 from daybook.prefect.diff import compare, differing_fields
 from daybook.prefect.import_edits import import_edits
 from daybook.prefect.projection import Projection
@@ -68,7 +67,7 @@ async def reconcile_job(
     from prefect.exceptions import PrefectHTTPStatusError
 
     if found is not None and projection.belongs_to_other_ledger(found.tags, ledger.id):
-        return await _record_lost(ledger, stored, records.TAKEN_REASON, report)
+        return await _record_lost(ledger, stored, links.TAKEN_REASON, report)
     if found is None:
         result = await _find_deployment(
             ledger, client, stored, report, needed=needed, is_new=is_new
@@ -81,7 +80,7 @@ async def reconcile_job(
     observed = projection.of_deployment(found) if found else None
     # If the ledger has recorded that the job has no deployment, a user created this one: all
     # differences are edits.
-    base = stored.row.synced if stored.row.synced != records.NO_DEPLOYMENT else ours.as_dict()
+    base = stored.row.synced if stored.row.synced != links.NO_DEPLOYMENT else ours.as_dict()
     difference = compare(ours, base, observed)
     if found is not None:
         report_unmanaged(stored, found, report)
@@ -131,7 +130,7 @@ async def _push(
     if existing is None:
         # If a crash follows right after the creation, the next pass can import later edits.
         async with ledger.write() as session:
-            await records.record_intention(session, row.id, expected.as_dict())
+            await links.record_intention(session, row.id, expected.as_dict())
     if writes:
         deployment_id = await deployment.write(
             client, stored, expected, existing, changed, is_new=is_new
@@ -147,7 +146,7 @@ async def _push(
     agreed = _agreement(expected, existing)
     if writes or not _is_recorded(stored, agreed, deployment_id):
         async with ledger.write() as session:
-            await records.record_agreement(
+            await links.record_agreement(
                 session, row.id, deployment_id, agreed, row.updated_at, written=changed
             )
 
@@ -189,7 +188,7 @@ async def _find_deployment(
     name that does not belong to this ledger; give the job another slug instead.
     """
     row = stored.row
-    if row.deployment_id or records.is_without_deployment(row):
+    if row.deployment_id or links.is_without_deployment(row):
         existing = await deployment.read(client, row.deployment_id) if row.deployment_id else None
         existing = existing or await _find_replacement(ledger, client, stored)
         if existing is not None:
@@ -197,7 +196,7 @@ async def _find_deployment(
         if not needed and not await _needs_deployment(ledger, client, stored, report):
             if row.deployment_id is None:
                 return stored
-            return await _record_lost(ledger, stored, records.DELETED_REASON, report)
+            return await _record_lost(ledger, stored, links.DELETED_REASON, report)
     if is_new or await deployment.read_by_name(client, row.kind, row.slug) is None:
         return stored, None
     await delete_leftover_deployments(ledger, client, report)  # one of them may have the name
@@ -208,7 +207,7 @@ async def _find_deployment(
             return stored, existing
         tried.add(stored.row.slug)
         async with ledger.write() as session:
-            await records.change_slug(
+            await links.change_slug(
                 session, row.id, free_name(base, tried | await store.taken_slugs(session, row.kind))
             )
             newest = await store.get(session, row.id)
@@ -248,7 +247,7 @@ async def _record_lost(
 ) -> StoredJob:
     row = stored.row
     async with ledger.write() as session:
-        if await records.record_lost_deployment(
+        if await links.record_lost_deployment(
             session, row.id, str(row.deployment_id), ledger.now(), reason
         ):
             report.add_deleted(row.name, reason)
@@ -304,7 +303,7 @@ async def delete_leftover_deployments(
     If Prefect refuses to delete a deployment, report the refusal; the next call tries again.
     """
     async with ledger.read() as session:
-        archived = await records.jobs_to_undeploy(session)
+        archived = await links.jobs_to_undeploy(session)
     for row in archived:
         try:
             deployment_id = row.deployment_id or await _find_unrecorded(ledger, client, row)
@@ -316,7 +315,7 @@ async def delete_leftover_deployments(
             report.fail(row.name, prefect.describe_error(error))
             continue
         async with ledger.write() as session:
-            await records.record_agreement(session, row.id, None, None, row.updated_at)
+            await links.record_agreement(session, row.id, None, None, row.updated_at)
         if deployment_id:
             report.removed.append(row.name)
 
@@ -327,7 +326,7 @@ async def _find_unrecorded(ledger: Ledger, client: PrefectClient, row: JobRow) -
     if existing is None or not deployment.is_ours(existing, ledger.id):
         return None
     async with ledger.write() as session:
-        await records.record_deployment_id(session, row.kind, row.slug, str(existing.id))
+        await links.record_deployment_id(session, row.kind, row.slug, str(existing.id))
         stored = await store.get(session, row.id)
         # Otherwise the deployment belongs to a live job with this name.
         return stored.row.deployment_id if stored is not None else None

@@ -47,8 +47,7 @@ from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import deployment, ended_runs, flow_runs, run_names, states
-from daybook.prefect import links as records
+from daybook.prefect import deployment, ended_runs, flow_runs, links, run_names, states
 from daybook.runs import claims, outcomes, prefect_ends, slots, waiting_runs
 from daybook.timing import TIMING
 
@@ -210,12 +209,12 @@ class _EnsurePass:
     async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """Skip the rows of disabled jobs that have no deployment; return the other rows."""
         async with self._ledger.read() as session:
-            absent = await records.jobs_without_deployment(session)
+            absent = await links.jobs_without_deployment(session)
         waiting = []
         for row in rows:
-            if row.job_id in absent and row.queued_at < self._ledger.now() - records.REMOVAL_GRACE:
+            if row.job_id in absent and row.queued_at < self._ledger.now() - links.REMOVAL_GRACE:
                 async with self._ledger.write() as session:
-                    if await records.skip_without_deployment(session, row.id, self._ledger.now()):
+                    if await links.skip_without_deployment(session, row.id, self._ledger.now()):
                         continue
             waiting.append(row)
         return waiting

@@ -39,8 +39,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL
 from daybook.ledger.tables import RunRow
-from daybook.prefect import deployment, flow_runs, run_log, run_names, states
-from daybook.prefect import unmirrored as marks
+from daybook.prefect import deployment, flow_runs, run_log, run_names, states, unmirrored
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -66,7 +65,9 @@ class MirrorResult:
 async def mirror(ledger: Ledger, client: PrefectClient, limit: int = 100) -> MirrorResult:
     """Show the outcomes of at most ``limit`` ended runs in Prefect, oldest first."""
     async with ledger.read() as session:
-        rows = await marks.unmirrored_rows(session, ledger.now() - TIMING.own_state_limit, limit)
+        rows = await unmirrored.unmirrored_rows(
+            session, ledger.now() - TIMING.own_state_limit, limit
+        )
     return await mirror_rows(ledger, client, rows)
 
 
@@ -150,7 +151,7 @@ async def _with_runs(
                 await _clear_marks(ledger, [row])
             continue
         done.made += 1
-        if newest := await marks.record_flow_run(ledger, row.id, flow_run_id):
+        if newest := await unmirrored.record_flow_run(ledger, row.id, flow_run_id):
             with_runs.append(newest)
     return with_runs
 
@@ -228,4 +229,4 @@ async def _force(ledger: Ledger, client: PrefectClient, row: RunRow, run: FlowRu
 async def _clear_marks(ledger: Ledger, rows: Sequence[RunRow]) -> None:
     # A row with an outcome that was recorded after the rows were read keeps its mark.
     last = max((row.finished_at for row in rows if row.finished_at), default=None)
-    await marks.clear_marks(ledger, [row.id for row in rows], last)
+    await unmirrored.clear_marks(ledger, [row.id for row in rows], last)

@@ -64,9 +64,9 @@ from daybook.ledger.tables import (
     ApprovalRow,
     AttemptRow,
     JobRow,
-    LaneRow,
     MessageRow,
     OutboxRow,
+    QueueRow,
     RevisionRow,
     RunRow,
     SessionRow,
@@ -286,9 +286,9 @@ async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
         .order_by(col(OutboxRow.created_at))
         .limit(BATCH_SIZE)
     )
-    has_pending = exists().where(col(OutboxRow.lane) == col(LaneRow.lane), outbox.PENDING)
-    old_failures = (col(LaneRow.since) < since) & ~has_pending
-    failed_queues = select(LaneRow.lane).where(old_failures)
+    has_pending = exists().where(col(OutboxRow.queue) == col(QueueRow.queue), outbox.PENDING)
+    old_failures = (col(QueueRow.since) < since) & ~has_pending
+    failed_queues = select(QueueRow.queue).where(old_failures)
     async with ledger.read() as session:
         no_rows = (await session.execute(old.limit(1))).first() is None
         if no_rows and (await session.execute(failed_queues.limit(1))).first() is None:
@@ -296,7 +296,7 @@ async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
     async with ledger.write() as session:
         outbox_ids = list((await session.execute(old)).scalars())
         await session.execute(delete(OutboxRow).where(col(OutboxRow.id).in_(outbox_ids)))
-        await session.execute(delete(LaneRow).where(old_failures))
+        await session.execute(delete(QueueRow).where(old_failures))
         return len(outbox_ids)
 
 

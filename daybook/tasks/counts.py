@@ -11,8 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
-from daybook.tasks import matching, sessions
-from daybook.tasks import pause as switch
+from daybook.tasks import matching, pause, sessions
 from daybook.tasks.pause import PauseState
 from daybook.tasks.states import ENDED, LIVE, Status
 
@@ -38,7 +37,7 @@ class TaskCounts:
     attention: int
     free: int
     busy: int
-    switch: PauseState
+    pause: PauseState
 
 
 async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
@@ -73,5 +72,5 @@ async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
         attention=int(queued[3]) + live.get(Status.NEEDS_ATTENTION, (0,))[0],
         free=free,
         busy=len(candidates) - free,
-        switch=await switch.read(session),
+        pause=await pause.read(session),
     )

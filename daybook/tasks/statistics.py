@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
-from pydantic import Field as Kept
+from pydantic import Field as PydanticField
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import one_line
@@ -149,10 +149,10 @@ class Statistics(BaseModel):
     cycles: int = 0
     rebuilds: int = 0
     recovery_errors: int = 0
-    totals: dict[str, int] = Kept(default_factory=dict)
+    totals: dict[str, int] = PydanticField(default_factory=dict)
     last_cycle: CycleSummary | None = None
     last_rebuild_at: AwareDatetime | None = None
-    errors: list[CycleError] = Kept(default_factory=list)
+    errors: list[CycleError] = PydanticField(default_factory=list)
 
 
 class RebuildResult(BaseModel):
@@ -176,7 +176,7 @@ class StoredStatistics(Statistics):
     ``under_way`` are the outbox ids of wakes that no cycle has counted yet.
     """
 
-    under_way: list[str] = Kept(default_factory=list)
+    under_way: list[str] = PydanticField(default_factory=list)
 
     def note(self, at: datetime, errors: Iterable[str]) -> None:
         """Store each error once, with the last time it occurred. Keep the newest `MAX_ERRORS`."""

@@ -234,7 +234,7 @@ class TaskTotals(BaseModel, frozen=True):
             attention=counts.attention,
             free=counts.free,
             busy=counts.busy,
-            paused=counts.switch.paused,
+            paused=counts.pause.paused,
         )
 
 

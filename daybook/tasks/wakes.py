@@ -180,20 +180,20 @@ async def enqueue(
     others = [each for each in targets if not _is_connected(each.session, now)]
     row_ids = []
     for each in connected:
-        lane = outbox.queue_of_task_session(each.session.id)
+        queue = outbox.queue_of_task_session(each.session.id)
         # The address is not the session's name, because a channel may have the same name, such as
         # `inbox`.
-        row_ids.append(await _add_row(session, lane, lane, [each], now, actor=policy.actor))
+        row_ids.append(await _add_row(session, queue, queue, [each], now, actor=policy.actor))
     if others:
         url = policy.wake_url
-        lane = outbox.queue_of_url(url)
-        row_ids.append(await _add_row(session, lane, url, others, now, actor=policy.actor))
+        queue = outbox.queue_of_url(url)
+        row_ids.append(await _add_row(session, queue, url, others, now, actor=policy.actor))
     return row_ids
 
 
 async def _add_row(
     session: AsyncSession,
-    lane: str,
+    queue: str,
     address: str,
     targets: Iterable[WakeTarget],
     now: datetime,
@@ -210,7 +210,7 @@ async def _add_row(
         key=f"wake:{new_id()}",
         purpose=outbox.WAKE,
         event=WAKE_EVENT,
-        lane=lane,
+        queue=queue,
         address=address,
         body=json.dumps(body, ensure_ascii=False),
         next_at=now,

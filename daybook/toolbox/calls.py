@@ -16,7 +16,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import markers
 from daybook.jobs.model import FIELDS
 from daybook.schedules import durations
-from daybook.toolbox import text as words
+from daybook.toolbox import text
 from daybook.toolbox.arguments import Arguments
 from daybook.toolbox.text import hint
 from daybook.validation import unknown_field
@@ -59,7 +59,7 @@ async def add(given: Arguments) -> str:
     _use_current_server()
     made = await api.jobs.add(_with_options(given))
     is_repeated = api.jobs.REPEATED_NOTE in made.notes
-    return words.job(made, "" if is_repeated else "Added. ") + await _worker_note()
+    return text.job(made, "" if is_repeated else "Added. ") + await _worker_note()
 
 
 def _with_options(given: Arguments) -> Arguments:
@@ -81,7 +81,7 @@ def _with_options(given: Arguments) -> Arguments:
 async def list_jobs(given: Arguments) -> str:
     status = given.get("status", "all")
     selected = [each for each in await api.jobs.list_jobs() if _matches(each, status)]
-    return words.jobs(selected, status)
+    return text.jobs(selected, status)
 
 
 def _matches(found: ListedJob, status: str) -> bool:
@@ -97,7 +97,7 @@ def _matches(found: ListedJob, status: str) -> bool:
 
 
 async def get(given: Arguments) -> str:
-    return words.full_job(await api.jobs.show(given["job_id"]))
+    return text.full_job(await api.jobs.show(given["job_id"]))
 
 
 async def update(given: Arguments) -> str:
@@ -110,7 +110,7 @@ async def update(given: Arguments) -> str:
             given[name] = ""
 
     _use_current_server()
-    return words.job(await api.jobs.edit_job(ref, _with_options(given)), "Changed. ")
+    return text.job(await api.jobs.edit_job(ref, _with_options(given)), "Changed. ")
 
 
 async def remove(given: Arguments) -> str:
@@ -122,7 +122,7 @@ async def remove(given: Arguments) -> str:
 async def enable(given: Arguments) -> str:
     _use_current_server()
     try:
-        return words.job(await api.jobs.resume(given["job_id"]), "Enabled. ")
+        return text.job(await api.jobs.resume(given["job_id"]), "Enabled. ")
     except InvalidInput as error:
         match error.field:
             case "at":
@@ -137,7 +137,7 @@ async def enable(given: Arguments) -> str:
 
 async def disable(given: Arguments) -> str:
     _use_current_server()
-    return words.job(await api.jobs.pause(given["job_id"], given.get("note", "")), "Disabled. ")
+    return text.job(await api.jobs.pause(given["job_id"], given.get("note", "")), "Disabled. ")
 
 
 async def trigger(given: Arguments) -> str:
@@ -157,9 +157,9 @@ async def trigger(given: Arguments) -> str:
         unfinished = await api.runs.run(ref, request_id=key)
         why = f"\nwhy: {observer.why}" if observer.why else ""
         later = f"{{}} with job_id {job.id[:8]} shows the outcome later."
-        text = words.run(unfinished, timezone, "Requested, and not finished yet: ")
-        return f"{text}{why}\n{hint('cron_runs', later)}".rstrip()
-    return words.run(finished, timezone, "Ran: ")
+        shown = text.run(unfinished, timezone, "Requested, and not finished yet: ")
+        return f"{shown}{why}\n{hint('cron_runs', later)}".rstrip()
+    return text.run(finished, timezone, "Ran: ")
 
 
 async def cancel(given: Arguments) -> str:
@@ -172,7 +172,7 @@ async def cancel(given: Arguments) -> str:
     begin = (
         "Cancellation requested, and still running: " if ended.finished_at is None else "Ended: "
     )
-    return words.run(ended, "", begin)
+    return text.run(ended, "", begin)
 
 
 class _WaitReason:
@@ -190,12 +190,12 @@ class _WaitReason:
 async def history(given: Arguments) -> str:
     job = await api.jobs.show(given["job_id"])
     listed = await api.runs.history(job.id, given["limit"])
-    return words.runs(job.name, job.schedule.timezone, listed)
+    return text.runs(job.name, job.schedule.timezone, listed)
 
 
 async def next_due(given: Arguments) -> str:
-    ref, text = given.get("job_id"), given.get("schedule")
-    if (ref is None) == (text is None):
+    ref, schedule = given.get("job_id"), given.get("schedule")
+    if (ref is None) == (schedule is None):
         problem = "is missing" if ref is None else "cannot be combined with job_id"
         raise InvalidInput("schedule", problem, "pass either job_id or schedule")
     if ref is not None:
@@ -205,10 +205,10 @@ async def next_due(given: Arguments) -> str:
                 "does not apply to a job, which has its own",
                 "leave it out, or pass schedule instead of job_id",
             )
-        return words.due_times(await api.due.of_job(ref, count=given["count"]))
-    return words.due_times(
+        return text.due_times(await api.due.of_job(ref, count=given["count"]))
+    return text.due_times(
         api.due.of_schedule(
-            schedule=str(text), timezone=given.get("timezone"), count=given["count"]
+            schedule=str(schedule), timezone=given.get("timezone"), count=given["count"]
         )
     )
 
@@ -239,11 +239,11 @@ This reference is needed, because the event loop has only weak references to tas
 
 
 async def list_sessions(given: Arguments) -> str:
-    return words.sessions(await api.sessions.list_sessions(given["limit"]))
+    return text.sessions(await api.sessions.list_sessions(given["limit"]))
 
 
 async def show_session(given: Arguments) -> str:
-    return words.session(await api.sessions.show(given["session"], given["limit"]))
+    return text.session(await api.sessions.show(given["session"], given["limit"]))
 
 
 async def send_to_session(given: Arguments) -> str:
@@ -257,7 +257,7 @@ async def send_to_session(given: Arguments) -> str:
     sending.add_done_callback(_SENDING.discard)
     done, _ = await asyncio.wait({sending}, timeout=WAIT_TIMEOUT_SECONDS)
     if done:
-        return words.run(sending.result(), "", "Answered: ")
+        return text.run(sending.result(), "", "Answered: ")
     sending.add_done_callback(_log_failure)
     return "Sent, and not answered yet. session_get shows the answer later."
 
@@ -268,7 +268,7 @@ def _log_failure(sending: asyncio.Task[RunDetails]) -> None:
 
 
 async def list_approvals(given: Arguments) -> str:
-    return words.approvals(await api.approvals.list_waiting())
+    return text.approvals(await api.approvals.list_waiting())
 
 
 async def decide_approval(given: Arguments) -> str:
@@ -281,4 +281,4 @@ async def decide_approval(given: Arguments) -> str:
 
 
 async def spend(given: Arguments) -> str:
-    return words.spending(await api.spending.read(given.get("by") or "job", given.get("since")))
+    return text.spending(await api.spending.read(given.get("by") or "job", given.get("since")))

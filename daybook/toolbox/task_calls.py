@@ -11,7 +11,7 @@ import anyio
 from daybook import api, owners
 from daybook.errors import NothingClaimable
 from daybook.tasks import model
-from daybook.toolbox import task_text as words
+from daybook.toolbox import task_text
 from daybook.toolbox.arguments import Arguments
 
 if TYPE_CHECKING:
@@ -48,20 +48,20 @@ async def claim(given: Arguments) -> str:
     deadline = loop.time() + given["wait_seconds"]
     while True:
         try:
-            return words.claimed(await _claimed(given))
+            return task_text.claimed(await _claimed(given))
         except NothingClaimable as error:
             why = error.why
-        required = words.required_first(await api.tasks.find_session(given["session"]))
+        required = task_text.required_first(await api.tasks.find_session(given["session"]))
         left = deadline - loop.time()
         if required or left <= 0:
-            return words.nothing_claimable(why, required)
+            return task_text.nothing_claimable(why, required)
         if _waiting[owner] >= MAX_WAITING_CALLS:
-            return words.nothing_claimable(why, words.TOO_MANY_WAITING_HINT)
+            return task_text.nothing_claimable(why, task_text.TOO_MANY_WAITING_HINT)
         _waiting[owner] += 1
         try:
             lowest = given.get("priority_min", model.LOWEST)
             if not await api.tasks.wait_until_claimable(given["session"], left, lowest):
-                return words.nothing_claimable(why)
+                return task_text.nothing_claimable(why)
         finally:
             _waiting[owner] -= 1
 
@@ -89,22 +89,22 @@ async def _claimed(given: Arguments) -> ClaimedTaskRun:
 
 async def heartbeat(given: Arguments) -> str:
     renewed = await api.tasks.heartbeat(given["run_id"], given["token"], given.get("lease"))
-    return words.renewed(renewed)
+    return task_text.renewed(renewed)
 
 
 async def complete(given: Arguments) -> str:
     output = given.get("output", "")
-    return words.ended(await api.tasks.complete(given["run_id"], given["token"], output))
+    return task_text.ended(await api.tasks.complete(given["run_id"], given["token"], output))
 
 
 async def fail(given: Arguments) -> str:
     error = given["error"]
-    return words.ended(await api.tasks.fail(given["run_id"], given["token"], error))
+    return task_text.ended(await api.tasks.fail(given["run_id"], given["token"], error))
 
 
 async def release(given: Arguments) -> str:
     reason = given.get("reason", "")
-    return words.ended(await api.tasks.release(given["run_id"], given["token"], reason))
+    return task_text.ended(await api.tasks.release(given["run_id"], given["token"], reason))
 
 
 async def register(given: Arguments) -> str:
@@ -113,10 +113,10 @@ async def register(given: Arguments) -> str:
     registered = await api.tasks.register(
         **given, capabilities=[each for each in capabilities if each]
     )
-    return words.registered(registered, await api.tasks.is_claimable(registered.name))
+    return task_text.registered(registered, await api.tasks.is_claimable(registered.name))
 
 
 async def report(given: Arguments) -> str:
     name, prompting = given["session"], given.get("prompting") == YES
     reported = await api.tasks.report(name, state=given["state"], prompting=prompting)
-    return words.session(reported, "Reported. ", await api.tasks.is_claimable(name))
+    return task_text.session(reported, "Reported. ", await api.tasks.is_claimable(name))

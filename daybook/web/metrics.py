@@ -162,7 +162,7 @@ def _outbox(snapshot: HealthSnapshot) -> Iterator[Metric]:
     )
     yield _gauge("outbox_failed", "Callbacks and messages that failed permanently.", outbox.failed)
     yield _gauge(
-        "outbox_lanes_paused",
+        "outbox_queues_paused",
         "Destination queues that are paused after repeated failures.",
         len(outbox.paused),
     )
@@ -194,7 +194,7 @@ def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
         "state",
         {"free": tasks.free, "busy": tasks.busy},
     )
-    yield _gauge("tasks_paused", "Whether the task scheduler is paused.", tasks.switch.paused)
+    yield _gauge("tasks_paused", "Whether the task scheduler is paused.", tasks.pause.paused)
     day = {str(status): count for status, count in tasks.ended_last_day.items()}
     yield _labelled_gauge(
         "tasks_ended_last_day", "Runs of tasks that ended in the last 24 hours.", "status", day

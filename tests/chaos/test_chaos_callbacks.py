@@ -32,7 +32,7 @@ def a_run(status: str, **fields: Any) -> RunRow:
 
 
 def a_row(message: str, **fields: Any) -> OutboxRow:
-    given = {"key": f"run:{RUN}:{message}", "purpose": "callback", "event": "", "lane": ""}
+    given = {"key": f"run:{RUN}:{message}", "purpose": "callback", "event": "", "queue": ""}
     times = {"next_at": NOW, "created_at": NOW, "status": "delivered"}
     return OutboxRow(**{**given, **times, "id": message, "address": "", "body": "", **fields})
 

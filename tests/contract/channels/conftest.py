@@ -41,7 +41,7 @@ def row(channel: str, body: str = "All is well.", **given: Any) -> OutboxRow:
         "purpose": "message",
         "event": "completed",
         "run_id": "4f0c2a91d3e7aa00",
-        "lane": f"channel:{channel}",
+        "queue": f"channel:{channel}",
         "address": channel,
         "subject": "morning-brief: succeeded",
         "body": body,

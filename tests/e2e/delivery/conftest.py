@@ -76,7 +76,7 @@ async def ask(world: PrefectWorld, *addresses: str, **fields: Any) -> list[str]:
             key=f"test:{number}:{address}",
             purpose="callback",
             event="completed",
-            lane=queue_of_url(address),
+            queue=queue_of_url(address),
             address=address,
             body=json.dumps({"version": 1, "number": number, "output": "Grüße, 世界"}),
             next_at=now,

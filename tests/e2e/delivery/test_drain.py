@@ -17,7 +17,7 @@ from daybook.delivery import outbox as book
 from daybook.delivery.dispatcher import DispatchResult, _Dispatcher
 from daybook.delivery.outgoing import dispatch_outgoing
 from daybook.home import Home
-from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.ledger.tables import OutboxRow, QueueRow
 from daybook.resources import secrets
 from tests.at_prefect import add_document
 from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks, pending, tries
@@ -177,7 +177,7 @@ async def test_an_error_of_prefect_uses_no_try_and_blocks_no_other_delivery(
     assert (row.status, row.attempts, row.lease_until) == ("pending", 0, None)
     assert await pending(world) == 2
     async with world.ledger.read() as session:
-        assert (await session.execute(select(LaneRow))).all() == []
+        assert (await session.execute(select(QueueRow))).all() == []
     again = await _drain(world)  # an unknown channel is a failed try
     assert (again.delivered, again.again, again.held) == (1, 1, False)
 

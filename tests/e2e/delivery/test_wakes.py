@@ -106,7 +106,7 @@ async def test_a_refused_wake_is_not_retried_but_the_next_cycle_wakes_again(
     assert (report.wakes_failed, report.wakes_tried) == (2, 2)
     assert "500" in report.errors[0]
     # No report contains the URL's query, which may hold a token.
-    assert "private" not in report.summary().model_dump_json() + str(row.error) + row.lane
+    assert "private" not in report.summary().model_dump_json() + str(row.error) + row.queue
     # After a failure the queue sends few requests at a time, but all wakes are one request.
     assert await dispatch_outgoing(world.ledger, world.client, "here:1", ui=None) == DispatchResult(
         delivered=1

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.anyio
 SENT = {
     "purpose": "message",
     "event": "failed",
-    "lane": "channel:inbox",
+    "queue": "channel:inbox",
     "address": "inbox",
     "subject": "x",
     "body": "x",
@@ -67,7 +67,7 @@ async def test_each_change_that_a_page_shows_is_seen(world: World) -> None:
         await seen("a sync", _set(world, JobRow, job.id, sync_pending=False))
         message = await seen("a message", _send(world, "a", Delivery.DELIVERED))
         await seen("reading it", _set(world, OutboxRow, message.id, read_at=until))
-        callback = {"purpose": "callback", "lane": "https://example.org", "address": "https://e"}
+        callback = {"purpose": "callback", "queue": "https://example.org", "address": "https://e"}
         sent = await seen("a callback", _send(world, "b", Delivery.PENDING, **callback))
         await seen("a try", _set(world, OutboxRow, sent.id, attempts=1, next_at=until))
         ended = {"status": Delivery.FAILED, "finished_at": until}

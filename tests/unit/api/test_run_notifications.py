@@ -17,7 +17,7 @@ from daybook.home import Home
 from daybook.jobs.notify import Notify
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
-from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.ledger.tables import OutboxRow, QueueRow
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +37,7 @@ async def ledger(daybook_home: Home) -> AsyncIterator[Ledger]:
                     purpose=outbox.CALLBACK,
                     event="failed",
                     run_id=RUN,
-                    lane=HOOK,
+                    queue=HOOK,
                     address=HOOK,
                     body="{}",
                     next_at=now,
@@ -62,7 +62,7 @@ async def test_a_message_that_cannot_be_sent_yet_is_not_awaited(ledger: Ledger, 
     soon = ledger.now() + timedelta(hours=1)
     async with ledger.write() as session:
         if held == "paused":
-            session.add(LaneRow(lane=HOOK, failures=5, since=ledger.now(), paused_until=soon))
+            session.add(QueueRow(queue=HOOK, failures=5, since=ledger.now(), paused_until=soon))
         else:
             (row,) = (await session.execute(select(OutboxRow))).scalars()
             row.next_at = soon

@@ -182,7 +182,7 @@ async def test_messages_that_may_have_been_sent_are_failed_and_those_in_the_home
     rows = await _messages(world)
     assert {row.status for row in rows if row.address == url} == {"failed"}
     assert all("it may have been delivered" in str(r.error) for r in rows if r.address == url)
-    in_home = {row.address: row.status for row in rows if outbox.is_builtin_queue(row.lane)}
+    in_home = {row.address: row.status for row in rows if outbox.is_builtin_queue(row.queue)}
     assert in_home == {"file": "pending", "inbox": "delivered"}
     for each in (granted, running):
         assert (await world.runs.row(each.run_id)).delivery == "failed"

@@ -23,7 +23,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
-from daybook.ledger.tables import LaneRow, OutboxRow, RunRow
+from daybook.ledger.tables import OutboxRow, QueueRow, RunRow
 from daybook.ledger.views import Run
 from daybook.runs import claims
 from tests.commands import Daybook
@@ -48,7 +48,7 @@ def row(id_: str, minutes: int, **fields: Any) -> OutboxRow:
     usual: dict[str, Any] = {
         "purpose": "callback",
         "event": "failed",
-        "lane": HOOK,
+        "queue": HOOK,
         "address": f"{HOOK}?token=t0k3n",
         "body": '{"version": 1, "event": "failed"}',
         "next_at": LATER,
@@ -92,7 +92,7 @@ async def _fill(file: Path) -> str:
                         0,
                         purpose="message",
                         event="completed",
-                        lane="channel:team",
+                        queue="channel:team",
                         address="team",
                         chat_id="42",
                         body="All is well.",
@@ -102,7 +102,7 @@ async def _fill(file: Path) -> str:
                         finished_at=MADE,
                         **of_job,
                     ),
-                    LaneRow(lane=HOOK, failures=5, since=MADE, paused_until=LATER),
+                    QueueRow(queue=HOOK, failures=5, since=MADE, paused_until=LATER),
                 ]
             )
             stored_run = await session.get(RunRow, run.id)

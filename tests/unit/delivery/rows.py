@@ -23,7 +23,7 @@ def callback(**fields: Any) -> OutboxRow:
         "purpose": "callback",
         "event": "completed",
         "run_id": "r1",
-        "lane": "https://ops.example.org/hook",
+        "queue": "https://ops.example.org/hook",
         "address": "https://ops.example.org/hook?token=s3cr3t",
         "body": '{"version": 1, "output": "Grüße, 世界 \\u0000"}',
         "next_at": NOON,

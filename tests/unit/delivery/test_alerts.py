@@ -75,7 +75,7 @@ async def test_a_setting_sends_failure_alerts_to_the_operators_channel(
     monkeypatch.setenv("DAYBOOK_ALERT_CHANNEL", "ops")
     await run(world, await world.jobs.add(), FAIL)
     (row,) = await rows(world)
-    assert (row.address, row.lane, row.status) == ("ops", "channel:ops", "pending")
+    assert (row.address, row.queue, row.status) == ("ops", "channel:ops", "pending")
 
 
 async def test_an_invalid_configuration_loses_no_outcome_and_alerts_the_inbox(

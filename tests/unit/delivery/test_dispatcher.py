@@ -31,13 +31,13 @@ class Slow:
         self.both, self.may_end = asyncio.Event(), asyncio.Event()
 
     async def send(self, row: OutboxRow) -> DeliveryResult:
-        self.sending.append(row.lane)
+        self.sending.append(row.queue)
         if len(self.sending) == 2:
             self.both.set()
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
-            if row.lane == outbox.queue_of_listener("slow"):
+            if row.queue == outbox.queue_of_listener("slow"):
                 await self.may_end.wait()
             raise
         raise AssertionError
@@ -103,7 +103,7 @@ async def test_a_failed_recording_does_not_discard_the_other_results(
 
     class Sender:
         async def send(self, row: OutboxRow) -> DeliveryResult:
-            if row.lane == outbox.queue_of_listener("second"):
+            if row.queue == outbox.queue_of_listener("second"):
                 await is_recording.wait()
                 is_delivered.set()
             return DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1)
@@ -139,5 +139,5 @@ async def test_a_message_is_sent_without_its_link_if_the_ledger_is_unreachable(
     monkeypatch.setattr(channels, "send", send)
     ledger = cast(Any, UnreachableLedger())
     sender = outgoing.ChannelSender(cast(Any, None), ledger, "http://ui.example")
-    result = await sender.send(callback(lane="channel:inbox", purpose="message"))
+    result = await sender.send(callback(queue="channel:inbox", purpose="message"))
     assert (result.status, urls) == (Delivery.DELIVERED, [None])

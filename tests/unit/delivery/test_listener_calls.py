@@ -156,7 +156,8 @@ async def test_the_row_of_a_listener_waits_for_a_process_that_registered_it(worl
     assert await call_listeners(world) == 0
     # A callback sender ignores the row and does not poll for it.
     assert (
-        await sending.next_due(world.ledger, lambda lane: not lane.startswith("listener:")) is None
+        await sending.next_due(world.ledger, lambda queue: not queue.startswith("listener:"))
+        is None
     )
     calls: list[str] = []
     registry.listener(name="elsewhere")(lambda run: calls.append(run["status"]))

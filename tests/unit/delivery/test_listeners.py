@@ -47,8 +47,8 @@ async def row_statuses(world: World) -> list[tuple[str, str, str]]:
 
 
 async def claimed(world: World, *, listener: bool) -> OutboxRow:
-    def is_listener(lane: str) -> bool:
-        return lane.startswith("listener:") is listener
+    def is_listener(queue: str) -> bool:
+        return queue.startswith("listener:") is listener
 
     [row] = await sending.claim(world.ledger, "me", most=1, wanted=is_listener)
     return row
@@ -207,7 +207,7 @@ async def due_listeners(world: World, names: list[str]) -> list[str]:
     queues = {outbox.queue_of_listener(name): name for name in names}
     times = await sending.due_times_by_queue(world.ledger, queues.__contains__)
     now = world.ledger.now()
-    return [name for lane, name in queues.items() if lane in times and times[lane] <= now]
+    return [name for queue, name in queues.items() if queue in times and times[queue] <= now]
 
 
 async def test_without_listeners_no_row_is_written(world: World) -> None:
@@ -304,7 +304,7 @@ async def test_a_listener_that_is_being_called_or_paused_is_not_due(world: World
     for number in range(sending.FAILURES_BEFORE_PAUSE):
         assert await due_listeners(world, both) == both
         [row] = await sending.claim(
-            world.ledger, "me", most=1, wanted=lambda lane: lane == "listener:bill.count"
+            world.ledger, "me", most=1, wanted=lambda queue: queue == "listener:bill.count"
         )
         assert await due_listeners(world, both) == ["audit.log"], number  # it is being called
         again = DeliveryResult(

@@ -456,7 +456,7 @@ async def test_the_destination_queue_is_the_address_without_its_secrets(world: W
     stored = await hourly(world, on_complete="HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x")
     await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     row = await the(world, "callback")
-    assert row.lane == "https://ops.example.org:8443/a/B"
+    assert row.queue == "https://ops.example.org:8443/a/B"
     assert row.address == "HTTPS://me:pw@Ops.example.org:8443/a/B?token=1#x"
 
 
@@ -470,10 +470,10 @@ async def test_two_very_long_addresses_have_different_destination_queues(world: 
 
     made = [row for row in await rows(world) if row.purpose == "callback"]
     assert {row.address for row in made} == {f"{one}?token=1", other}
-    lanes = {row.lane for row in made}
-    assert len(lanes) == 2
-    assert all(each.startswith(f"https://ops.example.org/{path[:200]}") for each in lanes)
-    assert max(len(each.encode()) for each in lanes) <= outbox.MAX_NAME_BYTES
+    queues = {row.queue for row in made}
+    assert len(queues) == 2
+    assert all(each.startswith(f"https://ops.example.org/{path[:200]}") for each in queues)
+    assert max(len(each.encode()) for each in queues) <= outbox.MAX_NAME_BYTES
 
 
 async def test_long_chat_ids_and_keys_are_stored_within_the_byte_limit(world: World) -> None:
@@ -495,8 +495,8 @@ async def test_long_chat_ids_and_keys_are_stored_within_the_byte_limit(world: Wo
     key = "".join(generator.choices(string.ascii_letters, k=4000))
     row = await tell(key)
     assert row is not None
-    assert max(len(row.lane.encode()), len(row.key.encode())) <= outbox.MAX_NAME_BYTES
-    assert row.lane.startswith("channel:üü")
+    assert max(len(row.queue.encode()), len(row.key.encode())) <= outbox.MAX_NAME_BYTES
+    assert row.queue.startswith("channel:üü")
     assert await tell(key) is None
     assert await tell(f"{key}.") is not None
 
@@ -505,7 +505,7 @@ async def test_each_chat_of_a_channel_has_its_own_destination_queue(world: World
     stored = await hourly(world, channel="team", chat_id="42")
     await world.runs.finished(stored, Status.SUCCEEDED, output="x")
     row = await the(world, "message")
-    assert (row.lane, row.chat_id) == ("channel:team/42", "42")
+    assert (row.queue, row.chat_id) == ("channel:team/42", "42")
 
 
 async def test_a_failure_message_contains_error_due_time_and_show_command(world: World) -> None:

@@ -13,7 +13,7 @@ from daybook.delivery.sending import DeliveryResult
 from daybook.jobs.store import StoredJob
 from daybook.keeper import retention
 from daybook.ledger.states import Delivery, Status
-from daybook.ledger.tables import JobRow, LaneRow, OutboxRow, RunRow
+from daybook.ledger.tables import JobRow, OutboxRow, QueueRow, RunRow
 from daybook.runs.retention import RetentionLimits
 from tests.world import World
 
@@ -158,31 +158,31 @@ async def test_an_archived_job_is_pruned_once_no_row_of_it_is_pending(world: Wor
 async def test_a_destination_queue_without_rows_is_pruned(world: World) -> None:
     for channel in ("gone", "awaited"):
         await alert(world, channel, channel)
-    rows = {row.lane: row for row in await sending.claim(world.ledger, "test", most=10)}
+    rows = {row.queue: row for row in await sending.claim(world.ledger, "test", most=10)}
     statuses = {"channel:gone": Delivery.FAILED, "channel:awaited": Delivery.PENDING}
     tried = [
-        DeliveryResult(row.id, row.fence, statuses[lane], world.clock.now(), 0.1, error="no")
-        for lane, row in rows.items()
+        DeliveryResult(row.id, row.fence, statuses[queue], world.clock.now(), 0.1, error="no")
+        for queue, row in rows.items()
     ]
     await sending.record(world.ledger, tried)
     world.clock.move(100 * DAY)
 
     await retention.prune(world.ledger, DAYS)
 
-    assert [row.lane for row in await left(world, LaneRow)] == ["channel:awaited"]
+    assert [row.queue for row in await left(world, QueueRow)] == ["channel:awaited"]
 
 
 async def test_a_destination_queue_is_pruned_although_no_outbox_row_is_left_to_prune(
     world: World,
 ) -> None:
     async with world.ledger.write() as session:
-        for lane in ("channel:old", "channel:new"):
-            session.add(LaneRow(lane=lane, failures=1, since=world.clock.now()))
+        for queue in ("channel:old", "channel:new"):
+            session.add(QueueRow(queue=queue, failures=1, since=world.clock.now()))
             world.clock.move(100 * DAY)
 
     assert not await retention.prune(world.ledger, RetentionLimits(150 * DAY, 1000))
 
-    assert [row.lane for row in await left(world, LaneRow)] == ["channel:new"]
+    assert [row.queue for row in await left(world, QueueRow)] == ["channel:new"]
 
 
 async def test_a_long_history_is_pruned_in_batches(world: World) -> None:
@@ -194,7 +194,7 @@ async def test_a_long_history_is_pruned_in_batches(world: World) -> None:
                     key=str(number),
                     purpose="alert",
                     event="overdue",
-                    lane="channel:inbox",
+                    queue="channel:inbox",
                     address="inbox",
                     body="x",
                     status="delivered",

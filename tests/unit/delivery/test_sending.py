@@ -24,7 +24,7 @@ from daybook.delivery.sending import (
 from daybook.delivery.views import OutboxHealth, PausedQueue
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.states import Delivery, Outcome, Status
-from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.ledger.tables import OutboxRow, QueueRow
 from daybook.timing import TIMING
 from tests.unit.delivery import senders
 from tests.unit.ledger.killed import When
@@ -36,19 +36,19 @@ SECOND, MINUTE = timedelta(seconds=1), timedelta(minutes=1)
 PENDING, DELIVERED, FAILED = Delivery.PENDING, Delivery.DELIVERED, Delivery.FAILED
 
 
-async def enqueue(world: World, lane: str, count: int = 1, **fields: Any) -> list[str]:
-    """Add ``count`` rows for ``lane``, due a microsecond apart up to now; return their ids."""
+async def enqueue(world: World, queue: str, count: int = 1, **fields: Any) -> list[str]:
+    """Add ``count`` rows for ``queue``, due a microsecond apart up to now; return their ids."""
     now = world.clock.now()
     async with world.ledger.write() as session:
         known = len((await session.execute(select(OutboxRow.id))).all())
         rows = [
             OutboxRow(
                 **{
-                    "key": f"{lane}:{known + number}",
+                    "key": f"{queue}:{known + number}",
                     "purpose": outbox.CALLBACK,
                     "event": "completed",
-                    "lane": lane,
-                    "address": lane,
+                    "queue": queue,
+                    "address": queue,
                     "body": "{}",
                     "next_at": now - (count - number) * timedelta(microseconds=1),
                     "created_at": now,
@@ -87,9 +87,9 @@ async def record(
     await sending.record(world.ledger, [tried(each, status, at) for each in rows])
 
 
-async def lanes(world: World) -> dict[str, LaneRow]:
+async def queues(world: World) -> dict[str, QueueRow]:
     async with world.ledger.read() as session:
-        return {each.lane: each for each in (await session.execute(select(LaneRow))).scalars()}
+        return {each.queue: each for each in (await session.execute(select(QueueRow))).scalars()}
 
 
 # --- claims and leases
@@ -118,7 +118,7 @@ async def test_a_sender_that_lost_its_lease_changes_nothing(world: World) -> Non
         await record(world, [late], status, world.clock.now())
     await sending.release(world.ledger, [late])
     assert (await row(world, claimed_row.id)).model_dump() == claimed_row.model_dump()
-    assert await lanes(world) == {}
+    assert await queues(world) == {}
 
     await record(world, [claimed_row], DELIVERED)
     await record(world, [claimed_row], FAILED)
@@ -136,7 +136,7 @@ async def test_a_deleted_row_does_not_prevent_recording_the_others(world: World)
 
 
 async def test_concurrent_senders_never_claim_the_same_row(world: World) -> None:
-    ids = [id_ for number in range(20) for id_ in await enqueue(world, f"lane {number}", 10)]
+    ids = [id_ for number in range(20) for id_ in await enqueue(world, f"queue {number}", 10)]
 
     results = senders.at_once(world.ledger.address, world.clock, 12)
 
@@ -187,24 +187,24 @@ async def test_each_try_is_recorded_with_its_result(world: World) -> None:
 
 
 async def test_failures_of_a_destination_with_a_long_name_are_in_the_inbox(world: World) -> None:
-    lane = outbox.shorten("https://long.example.org/" + "x" * 3_000)
-    await enqueue(world, lane, 2)
+    queue = outbox.shorten("https://long.example.org/" + "x" * 3_000)
+    await enqueue(world, queue, 2)
     for row, count in zip(await claimed(world), (1, 2), strict=True):
         await record(world, [row], FAILED)
-        assert await _inbox(world) == [f"undelivered: {count} to {lane}"]
+        assert await _inbox(world) == [f"undelivered: {count} to {queue}"]
 
 
 async def test_final_failures_give_one_inbox_message_per_destination_and_hour(world: World) -> None:
     await enqueue(world, "a", 3)
     await enqueue(world, "b")
     rows = await claimed(world)
-    *most, last = (each for each in rows if each.lane == "a")
+    *most, last = (each for each in rows if each.queue == "a")
     await record(world, most, FAILED)
     assert await _inbox(world) == ["undelivered: 2 to a"]
     await history.mark_read(world.ledger)
 
     # The message is updated with the new count and is unread again.
-    await record(world, [last, *(each for each in rows if each.lane == "b")], FAILED)
+    await record(world, [last, *(each for each in rows if each.queue == "b")], FAILED)
     assert sorted(await _inbox(world)) == ["undelivered: 1 to b", "undelivered: 3 to a"]
 
     world.clock.move(timedelta(hours=1))
@@ -233,7 +233,7 @@ async def test_a_retry_makes_failed_rows_pending_again(world: World) -> None:
     await enqueue(world, "b")
     rows = await claimed(world)
     await record(world, rows, FAILED)
-    one = next(each for each in rows if each.lane == "b")
+    one = next(each for each in rows if each.queue == "b")
 
     assert await sending.retry(world.ledger, [one.id]) == 1
     (again,) = await claimed(world)
@@ -297,16 +297,16 @@ async def test_destination_queues_share_a_batch_and_the_oldest_row_comes_first(
     await enqueue(world, "short", 3)
     await enqueue(world, "other", 3)
     rows = await claimed(world, 9)
-    assert Counter(each.lane for each in rows) == {"long": 3, "short": 3, "other": 3}
-    for lane in ("long", "short", "other"):
-        due = [each.next_at for each in rows if each.lane == lane]
+    assert Counter(each.queue for each in rows) == {"long": 3, "short": 3, "other": 3}
+    for queue in ("long", "short", "other"):
+        due = [each.next_at for each in rows if each.queue == queue]
         assert due == sorted(due)
 
 
 async def test_a_destination_queue_uses_the_share_that_another_leaves(world: World) -> None:
     await enqueue(world, "long", 100)
     await enqueue(world, "short", 1)
-    assert Counter(each.lane for each in await claimed(world, 10)) == {"long": 9, "short": 1}
+    assert Counter(each.queue for each in await claimed(world, 10)) == {"long": 9, "short": 1}
 
 
 async def test_if_the_batch_is_too_small_the_longest_due_destinations_come_first(
@@ -314,9 +314,9 @@ async def test_if_the_batch_is_too_small_the_longest_due_destinations_come_first
 ) -> None:
     now = world.clock.now()
     for number in range(12):
-        await enqueue(world, f"lane {number:02}", next_at=now - number * SECOND)
+        await enqueue(world, f"queue {number:02}", next_at=now - number * SECOND)
     rows = await claimed(world, 5)
-    assert [each.lane for each in rows] == [f"lane {number:02}" for number in (11, 10, 9, 8, 7)]
+    assert [each.queue for each in rows] == [f"queue {number:02}" for number in (11, 10, 9, 8, 7)]
 
 
 async def test_the_rows_in_flight_per_destination_are_limited(world: World) -> None:
@@ -341,10 +341,10 @@ async def test_a_claim_for_one_run_takes_only_the_rows_of_that_run(world: World)
 # --- unreachable destinations
 
 
-async def fail(world: World, times: int, lane: str = "a") -> None:
-    """Let the rows of ``lane`` fail ``times`` times, one after the other."""
+async def fail(world: World, times: int, queue: str = "a") -> None:
+    """Let the rows of ``queue`` fail ``times`` times, one after the other."""
     for _ in range(times):
-        first = next(each for each in await claimed(world) if each.lane == lane)
+        first = next(each for each in await claimed(world) if each.queue == queue)
         await sending.release(world.ledger, [e for e in await _leased(world) if e.id != first.id])
         await record(world, [first], PENDING, world.clock.now())
 
@@ -362,7 +362,7 @@ async def test_a_failing_destination_is_paused_and_the_others_are_not(world: Wor
 
     ids = await enqueue(world, "b", 2)
     assert [each.id for each in await claimed(world)] == ids
-    state = (await lanes(world))["a"]
+    state = (await queues(world))["a"]
     assert (state.failures, state.error) == (FAILURES_BEFORE_PAUSE, "answered 500")
     assert state.paused_until == world.clock.now() + 30 * SECOND
     # A waiting row uses no tries.
@@ -374,7 +374,7 @@ async def test_after_the_pause_one_row_is_sent_as_a_probe(world: World) -> None:
     await fail(world, FAILURES_BEFORE_PAUSE)
     pauses = []
     for _ in range(7):
-        state = (await lanes(world))["a"]
+        state = (await queues(world))["a"]
         assert state.paused_until is not None
         pauses.append(int((state.paused_until - world.clock.now()).total_seconds()))
         world.clock.set(state.paused_until - SECOND)
@@ -388,7 +388,7 @@ async def test_after_the_pause_one_row_is_sent_as_a_probe(world: World) -> None:
     world.clock.move(10 * MINUTE)
     (probe,) = await claimed(world)
     await record(world, [probe], DELIVERED)
-    assert await lanes(world) == {}
+    assert await queues(world) == {}
     assert len(await claimed(world)) == MAX_IN_FLIGHT_PER_QUEUE
 
 
@@ -397,7 +397,7 @@ async def test_failures_of_rows_in_flight_do_not_extend_the_pause(
 ) -> None:
     await enqueue(world, "a", MAX_IN_FLIGHT_PER_QUEUE)
     await record(world, await claimed(world), PENDING, world.clock.now())
-    state = (await lanes(world))["a"]
+    state = (await queues(world))["a"]
     assert state.paused_until == world.clock.now() + 30 * SECOND
 
 
@@ -406,7 +406,7 @@ async def test_a_delivery_during_the_pause_ends_it(world: World) -> None:
     *failing, well = await claimed(world)
     await record(world, failing, PENDING, world.clock.now())
     await record(world, [well], DELIVERED)
-    assert await lanes(world) == {}
+    assert await queues(world) == {}
 
 
 async def test_failures_are_counted_from_the_last_success_even_within_a_batch(world: World) -> None:
@@ -416,7 +416,7 @@ async def test_failures_are_counted_from_the_last_success_even_within_a_batch(wo
     world.clock.move(SECOND)
     now = world.clock.now()
     await sending.record(world.ledger, [tried(second, DELIVERED), tried(third, PENDING, now)])
-    state = (await lanes(world))["a"]
+    state = (await queues(world))["a"]
     assert (state.failures, state.since) == (1, now)
 
 
@@ -426,7 +426,7 @@ async def test_a_permanent_refusal_does_not_pause_the_destination(world: World) 
     await sending.record(
         world.ledger, [tried(each, FAILED, status_code=410, error="gone") for each in rows]
     )
-    assert await lanes(world) == {}
+    assert await queues(world) == {}
 
 
 async def test_a_row_refused_before_sending_does_not_pause_the_destination(world: World) -> None:
@@ -436,8 +436,8 @@ async def test_a_row_refused_before_sending_does_not_pause_the_destination(world
         world.ledger,
         [tried(each, FAILED, status_code=None, error="refused", went_out=False) for each in rows],
     )
-    assert await lanes(world) == {}
-    assert {each.status for each in await _all(world) if each.lane == "a"} == {"failed"}
+    assert await queues(world) == {}
+    assert {each.status for each in await _all(world) if each.queue == "a"} == {"failed"}
 
 
 async def test_a_retry_ends_the_pause(world: World) -> None:
@@ -482,7 +482,7 @@ async def test_after_a_day_without_a_sender_one_failure_ends_no_other_row(world:
     await enqueue(world, "a", 50)
     world.clock.move(timedelta(days=3))
     await record(world, await claimed(world), FAILED)
-    shown = Counter(each.status for each in await _all(world) if each.lane == "a")
+    shown = Counter(each.status for each in await _all(world) if each.queue == "a")
     assert shown == {"failed": MAX_IN_FLIGHT_PER_QUEUE, "pending": 50 - MAX_IN_FLIGHT_PER_QUEUE}
 
 
@@ -493,7 +493,7 @@ async def test_a_retried_row_is_not_given_up_with_older_ones(world: World) -> No
     assert await sending.retry(world.ledger) == MAX_IN_FLIGHT_PER_QUEUE
     (probe,) = await claimed(world)
     await record(world, [probe], PENDING, world.clock.now())
-    shown = Counter(each.status for each in await _all(world) if each.lane == "a")
+    shown = Counter(each.status for each in await _all(world) if each.queue == "a")
     assert shown == {"pending": MAX_IN_FLIGHT_PER_QUEUE, "failed": MAX_IN_FLIGHT_PER_QUEUE}
 
 
@@ -501,7 +501,7 @@ async def test_a_clock_that_was_set_back_extends_neither_pauses_nor_leases(world
     await enqueue(world, "held", 1)
     await enqueue(world, "a", FAILURES_BEFORE_PAUSE + 1)
     old = await claimed(world)
-    await record(world, [each for each in old if each.lane == "a"], PENDING, world.clock.now())
+    await record(world, [each for each in old if each.queue == "a"], PENDING, world.clock.now())
     world.clock.move(-timedelta(days=7))
     async with world.ledger.write() as session:
         rows = (await session.execute(select(OutboxRow))).scalars()
@@ -512,9 +512,9 @@ async def test_a_clock_that_was_set_back_extends_neither_pauses_nor_leases(world
     assert await sending.next_due(world.ledger) == world.clock.now()
     assert (await health(world)).in_flight == 0
     rows_ = await claimed(world)
-    assert {each.lane: each.fence for each in rows_} == {"held": 2, "a": 2}
-    await record(world, [each for each in rows_ if each.lane == "a"], PENDING, world.clock.now())
-    state = (await lanes(world))["a"]
+    assert {each.queue: each.fence for each in rows_} == {"held": 2, "a": 2}
+    await record(world, [each for each in rows_ if each.queue == "a"], PENDING, world.clock.now())
+    state = (await queues(world))["a"]
     assert state.since == world.clock.now()
     assert state.paused_until == world.clock.now() + 60 * SECOND
 
@@ -522,11 +522,11 @@ async def test_a_clock_that_was_set_back_extends_neither_pauses_nor_leases(world
 async def test_a_hanging_destination_does_not_delay_nineteen_others(world: World) -> None:
     await enqueue(world, "dead", 500, next_at=world.clock.now() - MINUTE)
     for number in range(19):
-        await enqueue(world, f"lane {number:02}", 10)
+        await enqueue(world, f"queue {number:02}", 10)
     # It hangs: its claimed rows stay in flight until their first try ends.
     sent = 0
     while rows := await claimed(world, 40):
-        well = [each for each in rows if each.lane != "dead"]
+        well = [each for each in rows if each.queue != "dead"]
         await record(world, well, DELIVERED)
         sent += len(well)
     assert sent == 190
@@ -572,7 +572,7 @@ async def test_rows_of_a_killed_sender_wait_until_their_paused_destination_resum
     await record(world, failing, PENDING, world.clock.now())
     assert (await health(world)).in_flight == FAILURES_BEFORE_PAUSE
     async with world.ledger.write() as session:
-        state = await session.get(LaneRow, "a")
+        state = await session.get(QueueRow, "a")
         assert state is not None
         until = state.paused_until = world.clock.now() + 10 * MINUTE
         session.add(state)
@@ -665,8 +665,8 @@ async def test_the_health_reports_pending_failed_in_flight_paused_and_unread(wor
     world.clock.move(MINUTE)
     await enqueue(world, "b", 2)
     rows = await claimed(world)
-    await record(world, [each for each in rows if each.lane == "a"], PENDING, world.clock.now())
-    await record(world, [each for each in rows if each.lane == "b"][:1], FAILED)
+    await record(world, [each for each in rows if each.queue == "a"], PENDING, world.clock.now())
+    await record(world, [each for each in rows if each.queue == "b"][:1], FAILED)
 
     async with world.ledger.read() as session:
         health = await sending.health(session, world.clock.now())
@@ -677,7 +677,7 @@ async def test_the_health_reports_pending_failed_in_flight_paused_and_unread(wor
         failed=1,
         paused=[
             PausedQueue(
-                lane="a",
+                queue="a",
                 failures=FAILURES_BEFORE_PAUSE,
                 since=world.clock.now(),
                 paused_until=world.clock.now() + 30 * SECOND,
@@ -751,7 +751,7 @@ async def test_a_sender_killed_while_recording_has_recorded_all_or_nothing(
     code = senders.killed(world.ledger.address, world.clock, "record", when, done)
 
     assert code == -signal.SIGKILL
-    shown = [(each.status, each.attempts) for each in await _all(world) if each.lane == "a"]
+    shown = [(each.status, each.attempts) for each in await _all(world) if each.queue == "a"]
     messages = await _inbox(world)
     if when == "after":
         assert (shown, messages) == ([("delivered", 1), ("failed", 1)], ["undelivered: 1 to a"])

@@ -289,7 +289,7 @@ def _row(**fields: Any) -> OutboxRow:
         "key": "run:r1:on_complete",
         "purpose": "callback",
         "event": "completed",
-        "lane": "https://ops.example.org/hook",
+        "queue": "https://ops.example.org/hook",
         "address": "https://ops.example.org/hook?token=s3cr3t",
         "body": "{}",
         "next_at": ManualClock().now(),

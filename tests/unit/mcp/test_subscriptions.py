@@ -33,7 +33,7 @@ from daybook.api import tasks, tokens
 from daybook.delivery import outbox
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import LaneRow, OutboxRow
+from daybook.ledger.tables import OutboxRow, QueueRow
 from daybook.ledger.task_tables import TaskSessionRow
 from daybook.mcp import http, resources, wakes
 from daybook.operations import connections
@@ -84,7 +84,7 @@ async def woken(ledger: Ledger, session_id: str) -> str:
             key=f"wake:{session_id}:{now.isoformat()}",
             purpose=outbox.WAKE,
             event="task.wake",
-            lane=outbox.queue_of_task_session(session_id),
+            queue=outbox.queue_of_task_session(session_id),
             address="",
             next_at=now,
             created_at=now,
@@ -137,7 +137,7 @@ async def test_a_subscription_gets_only_the_wakes_of_its_own_session(
 
         assert await becomes_true(is_disconnected, BUSY)
     async with ledger.read() as session:
-        assert await session.get(LaneRow, outbox.queue_of_task_session(hers)) is None
+        assert await session.get(QueueRow, outbox.queue_of_task_session(hers)) is None
 
 
 async def test_the_resource_of_a_session_has_its_state_its_run_and_no_token(

@@ -67,7 +67,7 @@ async def ask(ledger: Ledger, key: str, made: datetime, *, next_at: datetime | N
                 key=key,
                 purpose=outbox.CALLBACK,
                 event="failed",
-                lane=HOOK,
+                queue=HOOK,
                 address=HOOK,
                 body="{}",
                 next_at=next_at or made,
@@ -154,7 +154,7 @@ async def test_a_message_for_an_absent_listener_is_no_problem(ledger: Ledger) ->
                 key="sent",
                 purpose=outbox.LISTENER,
                 event="failed",
-                lane=outbox.queue_of_listener(name),
+                queue=outbox.queue_of_listener(name),
                 address=name,
                 body="{}",
                 next_at=ledger.now() - LONG,
@@ -175,7 +175,7 @@ async def test_a_destination_that_keeps_failing_is_reported(ledger: Ledger) -> N
     found = await status.status()
 
     (paused,) = found.outbox.paused
-    assert (paused.lane, paused.failures, paused.error) == (HOOK, 5, "it was 500")
+    assert (paused.queue, paused.failures, paused.error) == (HOOK, 5, "it was 500")
     assert paused.paused_until > ledger.now()
     assert len(about(found.problems, HOOK, "5 times in a row", "it was 500")) == 1
     (problem,) = await delivery.outbox()
@@ -207,7 +207,7 @@ def test_the_next_attempt_is_in_local_time_and_never_in_the_past(
 ) -> None:
     noon = datetime(2026, 11, 20, 12, tzinfo=UTC)
     paused = PausedQueue(
-        lane=HOOK, failures=5, since=noon, paused_until=noon + until, error="it was 500"
+        queue=HOOK, failures=5, since=noon, paused_until=noon + until, error="it was 500"
     )
     health = NOTHING.model_copy(update={"paused": [paused]})
     (found,) = outbox_status.OutboxStatus(health, "", None, noon).findings()

@@ -29,9 +29,9 @@ CYCLE = timedelta(seconds=15)
 STARVED = timedelta(minutes=2)
 
 
-def of_task_sessions(lane: str) -> bool:
+def of_task_sessions(queue: str) -> bool:
     """Return whether the destination queue belongs to a connected task session."""
-    return outbox.kind_of_queue(lane) is outbox.QueueKind.TASK_SESSION
+    return outbox.kind_of_queue(queue) is outbox.QueueKind.TASK_SESSION
 
 
 class NoAnswer(Exception):
@@ -86,8 +86,8 @@ class Cycling:
 
     async def end(self, status: Delivery = Delivery.DELIVERED) -> int:
         """Record ``status`` for all pending wakes of connected sessions, and count them."""
-        ledger, lanes = self.world.ledger, of_task_sessions
-        found = await sending.claim(ledger, "server", most=100, wanted=lanes)
+        ledger, queues = self.world.ledger, of_task_sessions
+        found = await sending.claim(ledger, "server", most=100, wanted=queues)
         error = "" if status is Delivery.DELIVERED else "the connection is gone"
         tried = [
             DeliveryResult(row.id, row.fence, status, None, 0.01, error=error) for row in found
@@ -100,7 +100,7 @@ class Cycling:
         of_ours = select(OutboxRow).where(col(OutboxRow.purpose) == outbox.WAKE)
         async with self.world.ledger.read() as session:
             rows = (await session.execute(of_ours)).scalars().all()
-        return sorted(rows, key=lambda row: (row.created_at, row.lane))
+        return sorted(rows, key=lambda row: (row.created_at, row.queue))
 
     async def worker(self, name: str = "helper", **fields: Any) -> StoredJob:
         """Add a job that the scheduler may run as a worker for a task."""

@@ -58,7 +58,7 @@ async def test_wakes_are_deleted_after_a_week_but_other_events_stay(world: World
     await cycling.cycle()
     world.clock.move(2 * TICK)
     assert await retention.delete_old_wakes(world.ledger) == 1
-    assert [row.lane for row in await cycling.wakes()] == [queue_of_task_session(two.id)]
+    assert [row.queue for row in await cycling.wakes()] == [queue_of_task_session(two.id)]
     events = [(each.event, each.session) for each in await world.tasks.events(run.id)]
     assert sorted(events) == [("added", ""), ("woken", "two")]
 

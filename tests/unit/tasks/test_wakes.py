@@ -52,11 +52,11 @@ async def test_a_connected_session_is_woken_through_its_own_queue(world: World) 
     report = await cycling.cycle()
 
     (wake,) = await cycling.wakes()
-    assert wake.lane == wake.address == outbox.queue_of_task_session(row.id)
+    assert wake.queue == wake.address == outbox.queue_of_task_session(row.id)
     assert target_sessions(wake) == ["one"]
     (target,) = json.loads(wake.body)["targets"]
     assert (target["session"], target["run_id"], target["priority"]) == ("one", run.id, "high")
-    assert not is_outgoing(wake.lane)
+    assert not is_outgoing(wake.queue)
     assert report.runs["woken"] == [run.id]
     (event,) = [each for each in await world.tasks.events(run.id) if each.event == "woken"]
     assert (event.actor, event.session, event.outbox_id) == ("scheduler", "one", wake.id)
@@ -197,8 +197,8 @@ async def test_a_wake_that_is_being_sent_is_not_suppressed(world: World) -> None
     await cycling.there()
     await cycling.cycle()
     world.clock.move(timedelta(seconds=50))
-    lanes = of_task_sessions
-    assert len(await sending.claim(world.ledger, "server", most=9, wanted=lanes)) == 1
+    queues = of_task_sessions
+    assert len(await sending.claim(world.ledger, "server", most=9, wanted=queues)) == 1
     report = await cycling.cycle(timedelta(seconds=30))
     assert report.count("recently_notified") == 1
     assert [row.status for row in await cycling.wakes()] == [Delivery.PENDING]
@@ -284,7 +284,7 @@ async def test_one_webhook_request_wakes_all_unconnected_sessions_of_a_cycle(wor
     runs = {name: await world.tasks.add(name, capabilities=[name]) for name in "abc"}
     report = await cycling.cycle()
     assert report.wakes_tried == 3
-    own, together = sorted(await cycling.wakes(), key=lambda row: not row.lane.startswith("task-"))
+    own, together = sorted(await cycling.wakes(), key=lambda row: not row.queue.startswith("task-"))
     assert [each["session"] for each in json.loads(own.body)["targets"]] == ["connected"]
     targets = json.loads(together.body)["targets"]
     assert {each["session"]: each["run_id"] for each in targets} == {
@@ -292,8 +292,8 @@ async def test_one_webhook_request_wakes_all_unconnected_sessions_of_a_cycle(wor
         "b": runs["b"].id,
     }
     # The dispatcher treats it as an ordinary row, and its queue name omits the URL's query.
-    assert together.lane == "https://hooks.example.org/wake"
-    assert is_outgoing(together.lane)
+    assert together.queue == "https://hooks.example.org/wake"
+    assert is_outgoing(together.queue)
     assert (together.owner, together.event, together.run_id) == ("user", "task.wake", None)
 
 

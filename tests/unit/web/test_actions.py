@@ -28,7 +28,7 @@ async def send(world: World, key: str, status: str, **fields: Any) -> str:
     given: dict[str, Any] = {
         "purpose": "callback",
         "event": "failed",
-        "lane": "https://example.org",
+        "queue": "https://example.org",
         "address": "https://example.org/hook",
         "subject": key,
         "body": "{}",
@@ -45,7 +45,7 @@ async def send(world: World, key: str, status: str, **fields: Any) -> str:
 
 async def message(world: World, key: str) -> str:
     """Add an unread message of the inbox; return its id."""
-    fields = {"purpose": "message", "lane": "channel:inbox", "address": "inbox"}
+    fields = {"purpose": "message", "queue": "channel:inbox", "address": "inbox"}
     return await send(world, key, "delivered", **fields)
 
 

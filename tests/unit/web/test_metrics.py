@@ -20,7 +20,7 @@ from daybook.home import Home
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.states import Status
-from daybook.ledger.tables import AttemptRow, LaneRow, RunRow
+from daybook.ledger.tables import AttemptRow, QueueRow, RunRow
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.runs import audit, leases
 from daybook.tasks import claims, pause, queue, sessions
@@ -76,8 +76,8 @@ async def full(world: World) -> None:
                 body="",
                 now=now,
             )
-        lane = LaneRow(lane="channel:ops", failures=5, since=now, paused_until=now, error="no")
-        session.add(lane)
+        queue = QueueRow(queue="channel:ops", failures=5, since=now, paused_until=now, error="no")
+        session.add(queue)
     world.clock.move(timedelta(seconds=12))
 
 
@@ -119,7 +119,7 @@ async def test_every_metric_has_the_value_of_the_ledger(
     assert found["outbox_pending", ()] == 1
     assert found["outbox_oldest_seconds", ()] == 12
     assert found["outbox_failed", ()] == 0
-    assert found["outbox_lanes_paused", ()] == 1
+    assert found["outbox_queues_paused", ()] == 1
     # Two alerts about failures an hour apart, and the one that `full` adds.
     assert found["inbox_unread_alerts", ()] == 3
     assert (found["due_soon", ()], later["due_soon", ()]) == (0, 3)
