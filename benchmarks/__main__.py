@@ -71,9 +71,9 @@ def main(arguments: list[str]) -> int:
         missed += hooks.missed(loads)
     if "idle" in options.only and sys.platform == "linux":
         print("\n## All of `daybook up`, idle\n")
-        processes = idle.measure(3 * options.idle)
-        print(idle.table(processes), flush=True)
-        missed += idle.missed(processes)
+        starts_of_up = idle.measure(3 * options.idle)
+        print(idle.table(*starts_of_up), flush=True)
+        missed += idle.missed(*starts_of_up)
     if set(options.only) - {"start", "commands", "full", "pages", "hooks", "idle"}:
         if sys.platform == "linux":
             with testbed.temporary_home() as home:

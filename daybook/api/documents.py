@@ -36,7 +36,7 @@ View = TypeVar("View", bound=DocumentView)
 
 
 class Documents(Generic[View]):
-    """Operations on the documents of one kind, which return views of them."""
+    """Operations on the documents of one kind. They return views of the documents."""
 
     def __init__(self, store: BlockStore[Any], view: type[View]) -> None:
         self.store, self.view = store, view

@@ -228,7 +228,7 @@ def settings_problems() -> list[TaskProblem]:
 def problems(found: TaskCounts, now: datetime) -> list[TaskProblem]:
     """Return the problems of the tasks that need an operator."""
     listed = []
-    switched = found.switch
+    switched = found.pause
     if switched.paused:
         is_ = "has been paused" if switched.at else "is paused"
         since = f" for {duration_in_words(now - switched.at)}" if switched.at else ""

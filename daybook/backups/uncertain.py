@@ -1,7 +1,7 @@
 """Rules of a restore: nothing that may have happened since the backup happens again.
 
-The ledger does not know what happened between the backup and the restore. So the restore assumes
-that everything that was due before it has happened (`docs/promise.md`, rule 18)::
+The ledger does not contain the events between the backup and the restore. So the restore assumes
+that each run that was due by the restore has happened (`docs/promise.md`, rule 18)::
 
     in the backup                                  after the restore
     a due time without a row                       missed

@@ -275,9 +275,9 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
 
 
 def _verdict_of_result(value: Any, whose: str) -> Verdict:
-    """Read the verdict from a tool's result; a server's result is an object or a string.
+    """Return the verdict in a tool's result: true, false, an object, or one of these as JSON text.
 
-    Raise `CheckFailed` for any other result.
+    A tool of a server returns an object or a text. Raise `CheckFailed` for any other result.
     """
     match value:
         case bool():

@@ -81,7 +81,7 @@ from daybook.timing import TIMING
 log = logging.getLogger(__name__)
 
 UNAVAILABLE_ERRORS = (Unreachable, httpx.TransportError)
-"""Errors of an unreachable ledger or Prefect, which are temporary."""
+"""Temporary errors: the ledger or Prefect is unreachable."""
 
 
 _STOPPED_UNBEGUN = Outcome(Status.CANCELLED, "stopped before it began")
@@ -519,10 +519,10 @@ async def _push(job_id: str) -> None:
 
 
 def _state(run_id: str | None, outcome: Outcome, run: _Run) -> State[Any]:
-    """Return the flow's final state, whose data is the result for a caller or a parent flow.
+    """Return the flow's final state.
 
-    Only a completed state has data; for any other state, Prefect creates an exception from the
-    message.
+    The data of a completed state is the result for a caller or a parent flow. Any other state has
+    no data, so Prefect creates the caller's exception from the message.
     """
     message = states.outcome_message(
         outcome.status, run_id, outcome.error, outcome.reason, outcome.output

@@ -105,8 +105,8 @@ def check_scheme(scheme: str) -> None:
 def secret_for(scheme: SchemeName, given: str | None) -> str:
     """Return the secret ``given``; if it is None, return a new secret.
 
-    Raise `InvalidInput` for an unknown scheme and for an invalid secret. In some schemes only the
-    sender can create a secret; for these, raise it also if ``given`` is None.
+    Raise `InvalidInput` for an unknown scheme and for an invalid secret. If only the sender can
+    create a secret of the scheme, also raise `InvalidInput` if ``given`` is None.
     """
     check_scheme(scheme)
     if given is None and SCHEMES[scheme].brings_secret:

@@ -3,13 +3,14 @@
 ::
 
     Mon..Fri *-*-* 09,17:30:00 Europe/Berlin  ──►  cron 30 9,17 * * 1-5, timezone Europe/Berlin
+    *-*~01 18:00                              ──►  cron 0 18 L * *
     2027-01-15 14:30:00                       ──►  at 2027-01-15T14:30:00
 
-The reader refuses an expression that no cron expression equals. Such an expression has
+The reader refuses an expression with
 
 - a weekday and a day of the month, because cron needs only one of them to match,
 - years, except in a full date,
-- days from the end of a month, or
+- other days from the end of a month than the last, or
 - fractions of a second.
 """
 
@@ -37,6 +38,8 @@ _WEEKDAYS = {name: day for day, name in enumerate(_DAYS, 1)}
 _WEEKDAYS |= {name[:3]: day for name, day in _WEEKDAYS.items()}
 _TIME = re.compile(r"[^:]+:[^:]+(:[^:]+)?")
 _ITEM = re.compile(r"(\d+)(?:\.\.(\d+))?(?:/(\d+))?")
+_LAST_DAY = "L"
+"""The last day of a month in cron. In systemd, it is `~01`."""
 _HINT = "nothing was imported; correct the line, or give `daybook add` a --schedule of its own"
 
 
@@ -44,7 +47,7 @@ def schedule(where: str, expression: str) -> dict[str, str]:
     """Return the schedule fields of a calendar expression.
 
     These are `cron` or `at`, and `timezone` if the expression names a time zone. Raise
-    `InvalidInput` for an expression that is invalid, or that no cron expression equals.
+    `InvalidInput` for an expression that is invalid, or that the reader refuses.
     """
     words, found = expression.split(), dict[str, str]()
     if len(words) > 1 and (words[-1].upper() == "UTC" or re.fullmatch("[A-Za-z]+/.+", words[-1])):
@@ -58,7 +61,10 @@ def schedule(where: str, expression: str) -> dict[str, str]:
     if words or not expression.strip():
         raise broken(where, f"{expression!r} is no calendar expression", _HINT)
     if "~" in date:
-        raise _no_cron(where, expression, "counts days from the end of a month")
+        date, _, from_end = date.rpartition("~")
+        if from_end.lstrip("0") != "1":
+            raise _no_cron(where, expression, "counts days from the end of a month")
+        date += f"-{_LAST_DAY}"
     numbers = date.split("-")
     if len(numbers) not in (2, 3):
         raise broken(where, f"{expression!r} is no calendar expression", _HINT)
@@ -84,7 +90,7 @@ def schedule(where: str, expression: str) -> dict[str, str]:
     fields = [
         field(minute, 59),
         field(hour, 23),
-        field(day, 31),
+        day if day == _LAST_DAY else field(day, 31),
         field(month, 12),
         _weekdays(where, expression, weekdays),
     ]

@@ -157,7 +157,7 @@ class Record:
     If the field is missing or null, the method returns the empty value of its type; `needed`,
     `needed_flag`, `record` and `status` raise `InvalidInput` instead. Each method except `value`
     raises `InvalidInput` for a value of another type. `close` refuses a record with fields that
-    nobody has read. A time without an offset is in ``zone``.
+    no method has read. A time without an offset is in ``zone``.
     """
 
     def __init__(self, where: str, values: object, zone: tzinfo = UTC) -> None:

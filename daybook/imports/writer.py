@@ -36,7 +36,7 @@ from daybook.runs import outcomes
 from daybook.schedules.schedule import parse_instant
 
 OnConflict = Literal["skip", "rename", "replace"]
-"""What the import does with a job if a job from elsewhere already has its name."""
+"""Treatment of a job whose name a job from elsewhere already has."""
 
 IMPORTED = "imported"
 """The trigger of the runs of an imported history."""
@@ -146,7 +146,7 @@ async def _plan(
     live = await store.all_jobs(session)
     ids = {each.row.name: each.id for each in live if not owners.is_agent(each.row.owner)}
     enabled = {each.id for each in live if each.job.enabled}
-    # A job of this source must not replace another one, which this source imported before.
+    # A job of this source must not replace a job that this source imported before.
     known = {before[key].id for each in source.jobs if (key := _key(source, each)) in before}
     holders = {name: id_ for name, id_ in ids.items() if id_ not in known}
     used, plan = set(ids), list[_Planned]()
@@ -177,7 +177,7 @@ def _key(source: Source, job: SourceJob) -> str:
 def _planned(
     source: SourceJob, holders: Mapping[str, str], used: set[str], on_conflict: OnConflict
 ) -> _Planned:
-    """Choose the name of a new job, and decide what happens to a job that already has this name."""
+    """Choose the name of a new job, and the treatment of a job that already has this name."""
     notes = list(source.notes)
     name = _valid_name(source.name)
     if name != source.name.strip():

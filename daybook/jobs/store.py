@@ -21,6 +21,7 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.jobs import prompts, provenance
+from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
 from daybook.jobs.policy import stored_policy
 from daybook.ledger.states import Status
@@ -74,6 +75,8 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
         for name in Job.model_fields
     }
     fields["policy"] = stored_policy(revision.policy)  # cached: parsing it takes longest
+    # Without the kind, pydantic would validate the action as each of the kinds.
+    fields["action"] = ACTIONS[row.kind].model_validate(revision.action, context=STORED)
     return StoredJob(row, revision, Job.model_validate(fields, context=STORED))
 
 

@@ -22,7 +22,7 @@ from daybook.ledger.engine import Ledger
 from daybook.prefect.address import ui_address
 
 BUSY_INTERVAL_SECONDS = 1.0
-"""Interval while a row is due within `LOOKAHEAD_SECONDS`, or delivery results are still to show."""
+"""Interval while a row is due within `LOOKAHEAD_SECONDS`, or some results are not shown yet."""
 LOOKAHEAD_SECONDS = 5.0
 UNREACHABLE_INTERVAL_SECONDS = 10.0
 """Interval while Prefect, which stores tokens and channels, is unreachable or reports an error."""

@@ -59,7 +59,7 @@ from daybook.prefect import (
 )
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.resources import mirror as block_mirror
-from daybook.runs import disabled_jobs
+from daybook.runs import counts, disabled_jobs
 from daybook.tasks import notifier, policy
 from daybook.tasks.scheduler import Scheduler
 from daybook.timing import TIMING
@@ -143,8 +143,8 @@ class Service:
     """A background service. ``name`` is its name in the log and in `daybook status` (`passes`).
 
     ``run`` runs one cycle. If it returns a `float`, the next cycle starts after that many seconds
-    instead of the loop's interval. If a cycle of a ``required`` service fails, the later services
-    of the loop wait for the next cycle. ``timeout`` is in seconds; None stands for
+    instead of the loop's interval. If a cycle of a ``required`` service fails or returns False, the
+    later services of the loop wait for the next cycle. ``timeout`` is in seconds; None stands for
     `CYCLE_TIMEOUT_SECONDS`.
     """
 
@@ -179,6 +179,11 @@ async def _record_server(context: Context) -> None:
     if conflict and conflict != context.reported_conflict:
         log.warning("%s", conflict, extra={"action": "two_prefect_servers"})
     context.reported_conflict = conflict
+
+
+async def _has_open_runs(context: Context) -> bool:
+    async with context.ledger.read() as session:
+        return await counts.has_open_runs(session)
 
 
 async def _record_ends(context: Context) -> None:
@@ -238,6 +243,14 @@ RUNS = Loop(
     checks_prefect=True,
     services=(
         _DRAIN,  # first, so that no run with a spooled outcome becomes unknown
+        # An idle home needs one query instead of eight.
+        Service(
+            "open",
+            "checks whether any run is live or not shown in Prefect yet, so that the next services "
+            "have work",
+            _has_open_runs,
+            required=True,
+        ),
         Service(
             "expire",
             "expires lost leases and passed deadlines",
@@ -528,11 +541,10 @@ class Keeper:
             succeeded, result = await self._run(service, context)
             if isinstance(result, float):
                 pause = result
-            if not succeeded:
-                if loop.interval() < TIMING.runs_interval:
-                    pause = TIMING.runs_interval.total_seconds()
-                if service.required:
-                    break
+            if not succeeded and loop.interval() < TIMING.runs_interval:
+                pause = TIMING.runs_interval.total_seconds()
+            if service.required and (not succeeded or result is False):
+                break
         # Even a slow answer counts, and `unread` sends a request every ten seconds.
         answered = self.leadership.last_answer_at
         if loop.checks_prefect and time.monotonic() - answered > PREFECT_TIMEOUT_SECONDS:

@@ -93,11 +93,11 @@ async def read(tz: ZoneInfo) -> list[Need]:
 def _few(found: Iterator[Need] | Sequence[Need], state: str) -> list[Need]:
     """Return the first needs, and one more need that counts the others.
 
-    ``state`` is the state of the other needs, in its text.
+    ``state`` is the state of the other needs; the additional need names it.
     """
     listed = list(found)
     more = len(listed) - MAX_OF_A_KIND
-    if more <= 1:
+    if more <= 0:
         return listed
     first = listed[0]
     title = f"{more + 1:,} more like this"

@@ -63,8 +63,9 @@ TICK_SECONDS = 1.0
 class Server(uvicorn.Server):
     """uvicorn's server in a process of its own. After the start, it returns unused memory.
 
-    It updates its state, such as the `Date` header, once a second, and not ten times. A change of
-    ``should_exit``, even in another thread or a signal handler, ends the pause between updates.
+    Its main loop wakes once a second, to update the `Date` header; uvicorn's loop wakes ten times a
+    second. A change of ``should_exit``, even in another thread or a signal handler, wakes the loop
+    at once.
     """
 
     _is_stopping = False

@@ -278,7 +278,7 @@ def _load(home: Home) -> dict[str, Any]:
 def _entries(content: dict[str, Any], which: str) -> list[ChildEntry]:
     entries = []
     for entry in content.get(which, []):
-        # This is an entry of another version, whose process must not be ended.
+        # Omit an entry of another version that lacks a field: it does not identify a process.
         with suppress(KeyError, TypeError):
             entries.append(ChildEntry(entry["name"], entry["pid"], entry["started"]))
     return entries

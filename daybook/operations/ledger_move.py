@@ -161,7 +161,7 @@ async def _retire(session: AsyncSession) -> None:
 
 
 async def _check_unused(session: AsyncSession, now: datetime) -> None:
-    """Raise `InvalidInput` if a keeper leads, or if a process has claimed a run."""
+    """Raise `InvalidInput` if there is a leader, or if a process has claimed a run."""
     leads = select(LeadRow.holder).where(col(LeadRow.holder) != "", col(LeadRow.until) > now)
     held = select(RunRow.holder).where(col(RunRow.status).in_(HELD), col(RunRow.lease_until) > now)
     for query in (leads, held):

@@ -24,7 +24,7 @@ this machine's own names, and those for these names are not valid at the public 
 
 A browser sends a cookie to each port of this machine, even with requests of other pages. So the
 cookie counts only if the browser states that a page of this very server sent the request (`Origin`,
-`Sec-Fetch-Site`). Only in a request that changes nothing may both headers be missing.
+`Sec-Fetch-Site`). Both headers may be missing only in a request that changes nothing.
 """
 
 from __future__ import annotations

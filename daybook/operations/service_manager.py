@@ -13,9 +13,10 @@ measures this time with the monotonic clock of this machine, from the last chang
 record. After `up` itself was suspended, the time starts again (`liveness.Silence`). So neither a
 wrong clock nor a suspended machine causes a restart.
 
-`up` also reports that it is alive if a restart would not help. This is so while the ledger cannot
-be read or written, because then the leader's state is unknown. It is also so while a process on
-another machine leads.
+`up` also reports that it is alive if a restart would not help: while the ledger cannot be read or
+written, because then the leader's state is unknown, and while a process on another machine leads.
+There is one exception: if another process locks the ledger, a restart may help, because that
+process may be a hanging child of `up`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MAX_BUSY_SECONDS = float(service_units.START_TIMEOUT_SECONDS)
 """Maximum time of a start, or of the stop before a restart on another version."""
 MAX_REPORT_INTERVAL_SECONDS = 10.0
 REPORTS_PER_TIMEOUT = 4
-"""Number of reports in the time after which systemd restarts a silent service."""
+"""Minimum number of reports in the time after which systemd restarts a silent service."""
 VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """Variables that systemd sets only for the process that it started, not for its children."""
 

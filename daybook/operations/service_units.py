@@ -170,7 +170,7 @@ def _delay_lines(version: int) -> list[str]:
 
 def _confinement(service: Service) -> list[str]:
     has_state_directory = service.is_system and service.home == SYSTEM_HOME
-    # With "-", systemd allows that the folder is missing
+    # With "-", systemd accepts a missing folder.
     folders = [f"-{each}" for each in service.writable]
     folders += [] if has_state_directory else [str(service.home)]
     state_directory = [f"StateDirectory={SYSTEM_HOME.name}", "StateDirectoryMode=0700"]

@@ -1,7 +1,7 @@
 """The worker of this machine, as a child of `daybook up`.
 
-`start` starts it. `wait_until_online` waits for its heartbeat in Prefect. Its implementation is
-`daybook.worker`.
+`start` starts the worker, and `wait_until_online` waits for the worker's heartbeat in Prefect.
+`daybook.worker` implements the worker.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ def command(
 ) -> list[str]:
     """Return the command line of a worker.
 
-    Its default name differs from the name of `up`'s worker. Without ``queues``, it polls all
-    queues; without ``limit``, it has no limit of its own.
+    The worker's default name differs from the name of `up`'s worker. Without ``queues``, the worker
+    polls all queues; without ``limit``, the worker has no limit of its own.
     """
     arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]

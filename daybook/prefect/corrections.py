@@ -44,9 +44,9 @@ from daybook.schedules.zones import midnight, next_change, zone
 log = logging.getLogger(__name__)
 
 BEFORE_CHANGE_WINDOW = timedelta(days=2)
-"""Time before a clock change, or before such a day, at which the comparison begins."""
+"""Time before a clock change or a left-out day at which the comparison begins."""
 AFTER_CHANGE_WINDOW = timedelta(hours=3)
-"""Time after a clock change, or after such a day, until which the comparison continues."""
+"""Time after a clock change or a left-out day until which the comparison continues."""
 LEFT_OUT_DAYS = ((3, 1), (3, 2))
 """Month and day of the days that Prefect leaves out if the day of month is restricted.
 
@@ -92,7 +92,7 @@ async def correct(
 ) -> CorrectionResult:
     """Compare the jobs that were not compared recently, and correct their runs.
 
-    Compare at most `MAX_JOBS_PER_PASS` jobs, and only jobs near a clock change or such a day.
+    Compare at most `MAX_JOBS_PER_PASS` jobs, and only jobs near a clock change or a left-out day.
     Without ``memory``, all these jobs are due for a comparison, as at startup.
     """
     compared = (memory or CorrectionState()).compared
@@ -147,7 +147,7 @@ class _Error:
 
 
 def _next_error(stored: StoredJob, now: datetime) -> _Error | None:
-    """Return the clock change or the days that require a comparison; None if none is near.
+    """Return the clock change or the left-out day that ends last; None if none is near.
 
     Also return None if the job is disabled, or if its schedule does not follow the wall clock.
     """

@@ -126,7 +126,7 @@ async def write(
     ``found`` is the existing deployment, or None. Also correct the fields that define how the job
     runs. Each write deletes the future runs that Prefect had queued. So request scheduling at once.
     Start from the job's last change if it is recent, so that no due time is lost. Late runs stay as
-    they are. If a job ``is_new`` and not due soon, request nothing: Prefect's scheduler scans all
+    they are. If the job ``is_new`` and not due soon, request nothing: Prefect's scheduler scans all
     deployments once a minute, and queues the runs of many deployments in one transaction.
     """
     ours = projection.own_schedule(found) if found else None

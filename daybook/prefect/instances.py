@@ -1,8 +1,8 @@
 """The Prefect servers to which processes of this ledger are connected; there should be only one.
 
 Each worker and keeper records its server about once a minute. If two servers use one ledger, a
-waiting run gets a Prefect run only in the server of the leading keeper, so the workers of the other
-server never start the waiting run.
+waiting run gets a Prefect run only in the leader's server, so the workers of the other server never
+start the waiting run.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ async def is_same_instance(
     report: ReconcileReport,
     there: Collection[str] | None = None,
 ) -> bool | None:
-    """Return whether this is the recorded Prefect, in which a missing deployment was deleted.
+    """Return whether this is the recorded Prefect; if it is, a missing deployment was deleted.
 
     If it is another Prefect, or none was recorded, record this Prefect. Mark as pending the jobs
     whose deployment it does not have, and report them. ``there`` has the ids of the deployments

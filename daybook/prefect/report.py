@@ -1,4 +1,4 @@
-"""Report of a reconciliation; its methods also log what they record."""
+"""Report of a reconciliation; its methods also log each entry."""
 
 from __future__ import annotations
 

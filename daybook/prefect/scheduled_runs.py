@@ -89,7 +89,7 @@ async def ensure_all(
 ) -> EnsureResult:
     """Ensure that each of the next waiting rows of each job has its Prefect run.
 
-    ``supervised`` has the flow runs whose processes the caller supervises; the caller sets their
+    Leave out the flow runs in ``supervised``: the caller supervises their processes, and sets their
     states itself. Also leave out runs that were requested less than `REQUEST_GRACE` ago: the
     process that requested a run creates its Prefect run.
     """

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import func, literal_column
+from sqlalchemy import exists, func, literal_column
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -38,6 +38,13 @@ async def live_by_status(session: AsyncSession) -> dict[str, int]:
         .group_by(col(RunRow.status))
     )
     return dict((await session.execute(counted)).tuples().all())
+
+
+async def has_open_runs(session: AsyncSession) -> bool:
+    """Return whether any run is live, or has an outcome that Prefect does not show yet."""
+    live = exists().where(col(RunRow.status).in_(LIVE))
+    unmirrored = exists().where(col(RunRow.unmirrored).is_(True))
+    return bool((await session.execute(select(live | unmirrored))).scalar_one())
 
 
 async def outcome_counts_since(session: AsyncSession, instant: datetime) -> dict[str, int]:

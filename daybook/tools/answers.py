@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 HideSecrets = Callable[[str], str]
 """Function that returns a text with its secrets replaced.
 
-The function must get the text before it is shortened, because it cannot recognise a part of a
-secret.
+Pass the whole text to the function before you shorten the text, because the function cannot
+recognise a part of a secret.
 """
 
 MAX_DEPTH = 100
@@ -100,7 +100,7 @@ def _block(block: Any) -> str:
 
 
 def _bounded(value: Any, text: BoundedText) -> Any:
-    """Return ``value`` if a run can store it. Otherwise return the text."""
+    """Return ``value`` if a run can store it. Otherwise return the kept part of ``text``."""
     encoded = _to_json(value)
     if encoded is None or len(encoded.encode(errors="replace")) > MAX_BODY_BYTES:
         return text.kept

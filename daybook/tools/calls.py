@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 MAX_ERROR_CHARACTERS = 2_000
 """Maximum length of a server's message in an error.
 
-If it is longer, only the output has all of it.
+If an answer has a longer message, only the output of the run has the whole message.
 """
 
 

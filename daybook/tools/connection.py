@@ -1,6 +1,7 @@
 """The MCP client's connection to a tool server: open, list, call, close.
 
-Each call of a job has a connection of its own. The calls of an agent's answer share one (`pool`).
+Each call of a job has a connection of its own. The calls that an agent makes for one answer share
+one connection to each server (`pool`).
 
 The `mcp` library ties a connection to the asyncio task that opened it, and cancels that task if the
 connection breaks. So this module opens the connection in a separate task. Otherwise, a server that

@@ -1,8 +1,9 @@
-"""Interface of `http` and `stdio`: records, below the protocol, what was sent and answered.
+"""Interface of `http` and `stdio`. A wire records whether a call was sent and answered.
 
 If a connection breaks, the `mcp` library reports an error code, but a server may send the same
-code. Whether a call may be repeated depends on the sender of the code. So a wire records the codes
-that it receives, and an error counts as an answer only if its code was received.
+code. Whether a call may be repeated depends on the sender of the code. So a wire also records the
+codes that it receives, below the protocol. An error counts as an answer only if its code was
+received.
 """
 
 from __future__ import annotations

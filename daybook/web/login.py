@@ -6,7 +6,7 @@
     static files                          ─► the file: it is the same in every installation
     a page, with a session                ─► the page; 401 if the token of its link was removed,
                                              503 if the ledger cannot be read
-    a page, from a link of another site   ─► a page that forwards there, so the cookie is sent
+    a page, from a link of another site   ─► a page that loads the address again with the cookie
     a page, without a session             ─► instructions to log in (401)
     a write, from a page of this server,
       with a session and its CSRF token   ─► the write; 403 for the session of a shared link,

@@ -42,9 +42,9 @@ if TYPE_CHECKING:
 WRITE_TIMEOUT = timedelta(seconds=5)
 """Maximum time that a write may wait for other writers. A longer wait is a problem."""
 MAX_BACKUP_AGE = timedelta(days=1)
-"""Age of the newest backup, counted from the last night, up to which it is no problem.
+"""Maximum age of the newest backup, counted from the last night. A higher age is a problem.
 
-Keepers may have been stopped in this time.
+A backup may be older than a night, because the keepers may have been stopped.
 """
 BACKUP_DURATION = timedelta(hours=1)
 """Maximum duration of a nightly backup. Only after this time, a missing backup is a problem."""

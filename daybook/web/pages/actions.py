@@ -54,11 +54,11 @@ class Done:
 class Action:
     """A path with its function ``do``.
 
-    ``page`` shows an error at its field, if it is in ``fields``. ``path`` and the path of ``page``
-    have the same parameters. ``aliases`` maps names in errors to ``fields``. If
-    ``do`` returns None, because the form changes nothing, the server shows ``page`` with the typed
-    texts. If ``uses_prefect`` is true, a thread imports Prefect's client before ``do`` is called,
-    because the import takes seconds.
+    If the field of an error is in ``fields``, ``page`` shows the error at this field. ``aliases``
+    maps names in errors to ``fields``. ``path`` and the path of ``page`` have the same parameters.
+    If ``do`` returns None, because the form changes nothing, the server shows ``page`` with the
+    typed texts. If ``uses_prefect`` is true, a thread imports Prefect's client before ``do`` is
+    called, because the import takes seconds.
     """
 
     path: str

@@ -1,7 +1,7 @@
 """The pages of agents: the list, with runs and cost of 30 days, and forms to change agents.
 
-The list has the agents that are stored, that a job names, or that have answered within 30 days. The
-list is read from the ledger. The form of a stored agent is read from Prefect.
+The list has the agents that are stored, that a job names, or that a run of 30 days has used. The
+list comes from the ledger. The form of a stored agent shows the settings that Prefect stores.
 """
 
 from __future__ import annotations

@@ -67,9 +67,10 @@ class Edit:
         }
 
     def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
-        """Return the fields that somebody else has changed, with the form's and the current text.
+        """Return the fields that somebody else has changed, each with a mark.
 
-        The second value of each pair is true if the user has changed the field too.
+        A field has the submitted and the current text. The mark is true if the user has changed the
+        field too.
         """
         return [
             (FieldChange(field=name, old=self._typed.get(name), new=text), self.is_touched(name))

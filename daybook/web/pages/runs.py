@@ -20,7 +20,7 @@ from daybook.web.pages.site import Page, Site
 PER_PAGE = 50
 MAX_LOG_LINES = 2_000
 CANCEL_PATIENCE_SECONDS = 5.0
-"""Time that a browser waits until a worker has ended a cancelled run."""
+"""Maximum time that a page waits for a worker to end a cancelled run."""
 
 
 async def index(site: Site, request: Request) -> Response:

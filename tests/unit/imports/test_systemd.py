@@ -44,6 +44,8 @@ SCHEDULES: dict[str, dict[str, str]] = {
     "12-24 18:00": {"cron": "0 18 24 12 *"},
     "Thu": {"cron": "0 0 * * 4"},
     "*-*-05": {"cron": "0 0 5 * *"},
+    "*-*~01 18:00": {"cron": "0 18 L * *"},
+    "*-02~1": {"cron": "0 0 L 2 *"},
     "2026-03-15 14:30": {"at": "2026-03-15T14:30:00"},
     "daily utc": {"cron": "0 0 * * *", "timezone": "UTC"},
     "Mon 08:00 Asia/Tokyo": {"cron": "0 8 * * 1", "timezone": "Asia/Tokyo"},
@@ -92,7 +94,7 @@ def test_what_cron_cannot_say_is_refused_with_the_reason() -> None:
     cases = {
         "2027-02-30 10:00": "does not exist",
         "Mon *-*-1..7 04:00": "both a weekday and a day of the month",
-        "*-*~1": "from the end of a month",
+        "*-*~2": "from the end of a month",
         "2026..2030-*-* 04:00": "names a year",
         "*:0:0.5": "fractions of a second",
         "*:*/5": "no part of a calendar expression",

@@ -12,6 +12,8 @@ from daybook.errors import LedgerUnreachable
 from daybook.keeper.cost import MAX_WAIT_SECONDS, CpuBudget
 from daybook.keeper.leadership import is_write
 from daybook.keeper.services import LOOPS, RUNS, Context, Keeper, Loop, Service
+from daybook.ledger.tables import RunRow
+from daybook.runs import counts
 from daybook.tasks.policy import SchedulerPolicy
 from daybook.timing import TIMING
 from tests.unit.tasks.cycling import Cycling
@@ -131,6 +133,46 @@ async def test_services_after_a_failed_required_one_are_not_run(
 
 
 @pytest.mark.anyio
+async def test_a_required_service_that_finds_no_work_ends_the_cycle(world: World) -> None:
+    keeper, made = Keeper(world.ledger, "here:1:a"), Services()
+    loop = every(60, made.one("a", False), made.one("b", False, required=True), made.one("c"))
+    assert await keeper.cycle(loop, NO_CONTEXT) is None
+    assert made.ran == ["a", "b"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("status", "unmirrored", "is_open"),
+    [
+        ("waiting", False, True),
+        ("claimed", False, True),
+        ("running", False, True),
+        ("succeeded", True, True),
+        ("succeeded", False, False),
+    ],
+)
+async def test_the_services_of_runs_work_while_a_run_is_live_or_not_shown_in_prefect(
+    world: World, status: str, *, unmirrored: bool, is_open: bool
+) -> None:
+    async with world.ledger.read() as session:
+        assert not await counts.has_open_runs(session)
+    now = world.ledger.now()
+    row = RunRow(
+        occurrence="flow:1",
+        kind="webhook",
+        trigger="direct",
+        status=status,
+        unmirrored=unmirrored,
+        due=now,
+        queued_at=now,
+    )
+    async with world.ledger.write() as session:
+        session.add(row)
+    async with world.ledger.read() as session:
+        assert await counts.has_open_runs(session) is is_open
+
+
+@pytest.mark.anyio
 async def test_a_service_can_return_the_delay_of_its_next_cycle(world: World) -> None:
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
     assert await keeper.cycle(every(2, made.one("a", 0.5)), NO_CONTEXT) == 0.5
@@ -170,7 +212,7 @@ def test_the_runs_loop_drains_first_and_reads_ends_before_it_ensures_runs() -> N
     names = [each.name for each in RUNS.services]
     assert names[0] == "drain"
     assert names.index("ends") < names.index("ensure")
-    assert [each.name for each in RUNS.services if each.required] == ["ends"]
+    assert [each.name for each in RUNS.services if each.required] == ["open", "ends"]
     leaders = [each.name for loop in LOOPS if not loop.everywhere for each in loop.services]
     assert len(leaders) == len(set(leaders))  # each has its own entry in `daybook status`
 

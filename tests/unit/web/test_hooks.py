@@ -13,7 +13,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from daybook import api
 from daybook.delivery.home_secret import new_secret
+from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.hooks import documents, index
 from daybook.hooks.documents import STORE
@@ -353,3 +355,12 @@ def test_the_settings_show_no_secret() -> None:
     settings = HookSettings(job="x", secret=SECRET, previous_secret=OTHER)  # type: ignore[arg-type]
     hook = documents.build("pulls", block_data(settings))
     assert not any(each in f"{settings!r}{hook!r}" for each in (SECRET, OTHER))
+
+
+@pytest.mark.parametrize("delivery_id", ["größe", "a b", "x" * 101])
+async def test_a_test_with_an_invalid_delivery_id_is_refused_before_it_is_sent(
+    delivery_id: str,
+) -> None:
+    with pytest.raises(InvalidInput, match="use 1 to 100 visible ASCII characters") as refused:
+        await api.hooks.test("pulls", url="http://127.0.0.1:9", delivery_id=delivery_id)
+    assert refused.value.field == "delivery_id"
