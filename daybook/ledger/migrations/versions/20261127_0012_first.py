@@ -16,7 +16,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "2613622af469"
+TABLES = "37f71a265db4"
 """Digest of the snapshots of the tables; a test fails if it does not match the tables."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models
