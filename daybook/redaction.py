@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 
 HIDDEN = "********"
 """The replacement for a secret that has no name."""
@@ -17,3 +18,15 @@ def redact(text: str, secrets: Mapping[str, str]) -> str:
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, secrets[secret])
     return text
+
+
+def spellings(secret: str) -> Iterator[str]:
+    """Yield a secret unchanged, as JSON writes it, and as Python's error messages quote it.
+
+    The spellings differ if the secret contains a line break, a quotation mark or a backslash.
+    """
+    yield secret
+    yield json.dumps(secret)[1:-1]
+    yield json.dumps(secret, ensure_ascii=False)[1:-1]
+    yield repr(secret)[1:-1]
+    yield repr(f'"{secret}')[2:-1]  # the secret stands beside a quotation mark

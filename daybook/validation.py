@@ -9,14 +9,35 @@ pydantic models, with which Prefect can validate parameters.
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from typing import TypeVar, cast
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from daybook.errors import InvalidInput
+
+STORED = {"stored": True}
+"""Context of validation for values from the ledger, which were valid when they were stored."""
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse_stored(model: type[M], stored: Mapping[str, object]) -> M:
+    """Return the instance of an immutable model that the ledger stores as JSON.
+
+    Instances are cached, because validation takes long and many jobs share a policy and recipients.
+    """
+    return cast(M, _parse_stored(model, json.dumps(stored)))
+
+
+@lru_cache(maxsize=512)
+def _parse_stored(model: type[BaseModel], text: str) -> BaseModel:
+    return model.model_validate(json.loads(text), context=STORED)
 
 
 def as_pydantic(error: InvalidInput) -> PydanticCustomError:

@@ -210,24 +210,28 @@ async def test(
 
     The run that it starts is a real run. ``payload`` is any JSON value except null; if it is None,
     send `{"test": true}`. ``url`` is the address of the web server, by default the server on this
-    machine. Raise `NotFound`, and `InvalidInput` for an invalid ``url`` or ``delivery_id``, or
-    invalid stored settings.
+    machine. Raise `NotFound`, and `InvalidInput` for an invalid ``payload``, ``url`` or
+    ``delivery_id``, or invalid stored settings.
     """
     import httpx
 
     address = f"{(url or web_address.local_url()).rstrip('/')}{PATH}{name}"
     try:
         port = httpx.URL(address).port
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise InvalidInput("url", f"is not a valid URL: {error}", "use http://host:port") from None
     if port is not None and not 0 < port < 2**16:
         raise InvalidInput("url", f"port {port} is out of range", "use 1 to 65535")
     sent_id = delivery_id or f"msg_{uuid4().hex}"
     if not signatures.is_id(sent_id):
         raise InvalidInput("delivery_id", f"{sent_id!r} is not an id", f"use {signatures.ID_FORM}")
+    payload = TEST_PAYLOAD if payload is None else payload
+    try:
+        payloads.as_body(payload)
+    except (TypeError, ValueError) as error:
+        raise InvalidInput("payload", f"is not JSON: {error}", "use a JSON value") from None
     async with prefect.answering() as client:
         hook = await documents.read(client, name)
-    payload = TEST_PAYLOAD if payload is None else payload
     if isinstance(payload, dict) and hook.scheme.id_in({"id": sent_id}) is not None:
         payload = {"id": sent_id, **payload}
     body = payloads.as_body(payload)
@@ -236,7 +240,7 @@ async def test(
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=30.0) as http:
             answer = await http.post(address, content=body, headers=headers)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, UnicodeError) as error:  # no name of a host, such as `a..b`
         why = f"{address} does not answer ({type(error).__name__}); start `daybook up`"
         return HookTest(
             id=sent_id, url=address, ok=False, status_code=None, run_id=None, answer=why

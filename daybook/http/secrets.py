@@ -9,7 +9,6 @@ references to secrets, Daybook refuses a value that itself looks like a secret (
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.jobs.secret_references import SECRET
-from daybook.redaction import HIDDEN, redact
+from daybook.redaction import HIDDEN, redact, spellings
 
 if TYPE_CHECKING:
     import httpx
@@ -120,16 +119,7 @@ class FilledSecrets:
         A server may send back a secret that it has received.
         """
         hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
-        return redact(text, dict.fromkeys((each for v in hidden for each in _written(v)), HIDDEN))
-
-
-def _written(value: str) -> Iterator[str]:
-    """Yield ``value`` unchanged, as JSON writes it, and as Python's error messages quote it."""
-    yield value
-    yield json.dumps(value)[1:-1]
-    yield json.dumps(value, ensure_ascii=False)[1:-1]
-    yield repr(value)[1:-1]
-    yield repr(f'"{value}')[2:-1]  # the value stands beside a quotation mark
+        return redact(text, dict.fromkeys((each for v in hidden for each in spellings(v)), HIDDEN))
 
 
 def references(what: str, text: str) -> list[str]:

@@ -38,8 +38,7 @@ from daybook.jobs.action_fields import (
     is_address,
 )
 from daybook.jobs.markers import Marker
-from daybook.schedules.schedule import STORED
-from daybook.validation import raising_pydantic_error
+from daybook.validation import STORED, raising_pydantic_error
 
 DEFAULT_AGENT = "default"
 """Name of the agent of a job that names no agent."""

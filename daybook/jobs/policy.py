@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Collection, Iterable, Mapping
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from functools import lru_cache
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -36,7 +34,6 @@ from daybook.names import validate_line
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
-from daybook.schedules.schedule import STORED
 from daybook.validation import raising_pydantic_error
 
 CatchUp = Literal["none", "latest", "all"]
@@ -373,17 +370,6 @@ class Policy(BaseModel):
 
 FIELDS = {field.alias or name: field for name, field in Policy.model_fields.items()}
 """Fields of a policy by the names that users and JSON use."""
-
-
-def stored_policy(stored: Mapping[str, object]) -> Policy:
-    """Return the policy that a revision's row contains."""
-    return _parse_stored(json.dumps(stored))
-
-
-@lru_cache(maxsize=256)
-def _parse_stored(text: str) -> Policy:
-    """Return the policy; it is cached, because many jobs share one policy, which is immutable."""
-    return Policy.model_validate(json.loads(text), context=STORED)
 
 
 def policy_from_parameters(parameters: Mapping[str, object]) -> Policy:

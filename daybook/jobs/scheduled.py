@@ -16,9 +16,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.jobs import upcoming
-from daybook.jobs.policy import Policy, stored_policy
+from daybook.jobs.policy import Policy
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
-from daybook.schedules.schedule import STORED, Schedule
+from daybook.schedules.schedule import Schedule
+from daybook.validation import STORED, parse_stored
 
 MAX_IDS_PER_QUERY = 200
 """Maximum number of ids in one query; with more ids, `read` reads the schedules of all jobs."""
@@ -89,7 +90,7 @@ async def _read_schedules(
     if len(ids) <= MAX_IDS_PER_QUERY:
         query = query.where(col(JobRow.id).in_(ids))
     return {
-        job_id: (_SCHEDULE.validate_python(schedule, context=STORED), stored_policy(policy))
+        job_id: (_SCHEDULE.validate_python(schedule, context=STORED), parse_stored(Policy, policy))
         for job_id, schedule, policy in (await session.execute(query)).tuples()
         if job_id in ids
     }

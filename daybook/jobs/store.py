@@ -23,7 +23,8 @@ from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.jobs import prompts, provenance
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
-from daybook.jobs.policy import stored_policy
+from daybook.jobs.notify import Notify
+from daybook.jobs.policy import Policy
 from daybook.ledger.states import Status
 from daybook.ledger.tables import (
     NEWEST_REVISION,
@@ -34,7 +35,8 @@ from daybook.ledger.tables import (
     WatchRow,
 )
 from daybook.names import free_name
-from daybook.schedules.schedule import STORED, After
+from daybook.schedules.schedule import After
+from daybook.validation import STORED, parse_stored
 
 FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its due time."""
@@ -74,7 +76,8 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
         name: getattr(revision if name in _VERSIONED_FIELDS else row, _COLUMNS.get(name, name))
         for name in Job.model_fields
     }
-    fields["policy"] = stored_policy(revision.policy)  # cached: parsing it takes longest
+    fields["policy"] = parse_stored(Policy, revision.policy)
+    fields["notify"] = parse_stored(Notify, revision.notify)
     # Without the kind, pydantic would validate the action as each of the kinds.
     fields["action"] = ACTIONS[row.kind].model_validate(revision.action, context=STORED)
     return StoredJob(row, revision, Job.model_validate(fields, context=STORED))

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 
-from daybook.redaction import redact
+from daybook.redaction import redact, spellings
 
 DEFAULT_NAMES = (
     "PATH",
@@ -118,5 +118,5 @@ def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
 
 def _redacted(text: str, values: Mapping[str, str]) -> str:
     # Replacing short values would break up words.
-    long = {v: f"[{k}]" for k, v in values.items() if len(v) >= _MIN_SECRET_LENGTH}
-    return redact(text, long)
+    long = {k: v for k, v in values.items() if len(v) >= _MIN_SECRET_LENGTH}
+    return redact(text, {each: f"[{k}]" for k, v in long.items() for each in spellings(v)})

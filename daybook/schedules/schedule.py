@@ -34,7 +34,7 @@ from daybook.schedules import cron as expressions
 from daybook.schedules import descriptions, due, durations, phrases
 from daybook.schedules.durations import Duration
 from daybook.schedules.zones import FIRST_YEAR, check_year, to_instant, wall_time, zone
-from daybook.validation import raising_pydantic_error
+from daybook.validation import STORED, raising_pydantic_error
 
 __all__ = [
     "After",
@@ -67,10 +67,6 @@ _BARE = re.compile(
 _INTERVAL = re.compile(
     r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\b(?:at|between|from)\b)", re.ASCII | re.IGNORECASE
 )
-
-
-STORED = {"stored": True}
-"""Context of validation for values from the ledger, which were valid when they were stored."""
 
 
 class _InPast(InvalidInput):

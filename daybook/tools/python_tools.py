@@ -117,13 +117,15 @@ class _Work:
     def run_sync(self) -> Any:
         """Run the function. Call this method in a thread.
 
-        Raise the function's errors, and `RuntimeError` in place of `SystemExit`.
+        Raise the function's errors, and `RuntimeError` in place of `SystemExit` and
+        `asyncio.CancelledError`.
         """
         OCCURRENCE.set(self._occurrence)  # the function reads the key in the context of this thread
         try:
             return self._function.validate_python(ArgsKwargs((), self._params))
-        except SystemExit as error:  # in a thread, Python would ignore this exception
-            raise RuntimeError(f"SystemExit: {error}") from error
+        except (SystemExit, asyncio.CancelledError) as error:
+            # In a thread, Python would ignore the first. The second would cancel the caller.
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
         finally:
             self.ended = True
 
@@ -131,8 +133,12 @@ class _Work:
         token = OCCURRENCE.set(self._occurrence)
         try:
             value = await self._function.validate_python(ArgsKwargs((), self._params))
-        except asyncio.CancelledError:
-            raise
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self.ended = True  # the function raised it, and nobody cancelled this task
+            raise RuntimeError(f"CancelledError: {error}") from error
         except BaseException:
             self.ended = True
             raise

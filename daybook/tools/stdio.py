@@ -16,6 +16,7 @@ to the server than the operator names.
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -34,6 +35,7 @@ from daybook.tools.wire import CALL_METHOD, MAX_MESSAGE_BYTES, Fault
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
     from mcp.shared.message import SessionMessage
+    from mcp_types import JSONRPCMessage
 
 EXIT_GRACE_SECONDS = 2.0
 """Time that a server has to exit by itself after its input was closed."""
@@ -183,7 +185,7 @@ class ProgramWire:
         Skip lines that are not messages.
         """
         from mcp.shared.message import SessionMessage
-        from mcp_types import JSONRPCError, jsonrpc_message_adapter
+        from mcp_types import JSONRPCError
 
         async with received:
             while True:
@@ -200,8 +202,8 @@ class ProgramWire:
                     self._limit_exceeded = "its list of tools is"
                     break
                 try:
-                    message = jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValueError:
+                    message = _message(line)
+                except (ValueError, RecursionError):
                     continue
                 if self.sent and isinstance(message, JSONRPCError):
                     self._codes.add(message.error.code)
@@ -230,6 +232,23 @@ class ProgramWire:
                     self._codes.clear()
                 if not await self._input.write(line.encode() + b"\n"):
                     break
+
+
+def _message(line: bytes) -> JSONRPCMessage:
+    """Return the message of a line. Raise `ValueError` or `RecursionError` for any other line.
+
+    A program that cuts an answer within a surrogate pair writes half of the pair, such as
+    `\\ud83d`. Pydantic refuses it, because UTF-8 cannot contain it, so it becomes a question mark.
+    """
+    from mcp_types import jsonrpc_message_adapter
+
+    try:
+        return jsonrpc_message_adapter.validate_json(line, by_name=False)
+    except ValueError:
+        if b"\\ud" not in line.lower():
+            raise
+        text = json.dumps(json.loads(line), ensure_ascii=False).encode("utf-8", "replace")
+        return jsonrpc_message_adapter.validate_json(text, by_name=False)
 
 
 class _Input(pipes.InputPipe):

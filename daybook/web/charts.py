@@ -140,18 +140,17 @@ def axis(within: Timeline, text: TimeText, hours: int = 6) -> Markup:
 
     Omit labels near the ends of the timeline and near its middle, which is now.
     """
-    first = within.start.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+    at = within.start.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
     parts = list[str]()
-    at = first
     while at < within.end:
-        if int(text(at, "clock")[:2]) % hours == 0 and text(at, "clock").endswith(":00"):
-            label = text(at, "clock")
+        label = text(at, "clock")
+        if int(label[:2]) % hours == 0 and label.endswith(":00"):
             if label == "00:00":
                 label = text(at, "day")
             where = place(at, within.start, within.end)
             if 20 < where < 960 and abs(where - 500) > (80 if " " in label else 45):
                 parts.append(f'<span class="p{where}">{escape(label)}</span>')
-        at += timedelta(hours=1)
+        at += timedelta(minutes=15)  # in some zones, an hour begins at a quarter of an hour of UTC
     return Markup("".join(parts))
 
 

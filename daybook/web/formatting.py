@@ -151,11 +151,12 @@ def change(old: Any, new: Any) -> Markup:
     """
     before, after = _compared_lines(old), _compared_lines(new)
     parts = list[str]()
-    for line in difflib.ndiff(before, after):
-        if line.startswith("- "):
-            parts.append(f"<del>{escape(line[2:])}</del>")
-        elif line.startswith("+ "):
-            parts.append(f"<ins>{escape(line[2:])}</ins>")
+    # `difflib.ndiff` compares similar lines letter by letter, which takes minutes for long lines.
+    matcher = difflib.SequenceMatcher(None, before, after, autojunk=False)
+    for step, i1, i2, j1, j2 in matcher.get_opcodes():
+        if step != "equal":
+            parts += (f"<del>{escape(line)}</del>" for line in before[i1:i2])
+            parts += (f"<ins>{escape(line)}</ins>" for line in after[j1:j2])
     return Markup(f'<div class="diff">{"".join(parts)}</div>')
 
 

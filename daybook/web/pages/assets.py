@@ -19,16 +19,15 @@ The policy of the pages permits no `style` attribute.
 """
 
 
+NAMES = frozenset({POSITIONS, *(each.name for each in FOLDER.iterdir())})
+
+
 @cache
-def _content(name: str) -> bytes | None:
+def _content(name: str) -> bytes:
+    """Return the content of a file. ``name`` must be in `NAMES`, which bounds the cache."""
     if name == POSITIONS:
         return "".join(f".p{each}{{left:{each / 10:g}%}}" for each in range(1001)).encode()
-    if "/" in name or name.startswith("."):
-        return None
-    try:
-        return (FOLDER / name).read_bytes()
-    except OSError:
-        return None
+    return (FOLDER / name).read_bytes()
 
 
 @cache
@@ -37,17 +36,16 @@ def url(name: str) -> str:
 
     The address changes with the content, so browsers may store the file.
     """
-    return f"/static/{name}?v={hashlib.sha256(_content(name) or b'').hexdigest()[:12]}"
+    return f"/static/{name}?v={hashlib.sha256(_content(name)).hexdigest()[:12]}"
 
 
 async def _static(request: Request) -> Response:
     name = request.path_params["name"]
     kind = TYPES.get(name.rpartition(".")[2])
-    content = _content(name) if kind else None
-    if content is None:
+    if kind is None or name not in NAMES:
         return Response("not found\n", 404, media_type="text/plain")
     headers = {"cache-control": "public, max-age=31536000, immutable"}
-    return Response(content, headers=headers, media_type=kind)
+    return Response(_content(name), headers=headers, media_type=kind)
 
 
 ROUTES = (Route("/static/{name:path}", _static),)

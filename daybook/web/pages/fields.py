@@ -1,6 +1,8 @@
 """Fields of a form, derived from the fields of a pydantic model.
 
-In a form, each value is one text: a list has one line for each item, and true is `true`. `text_of`
+In a form, each value is one text: a list has one line for each item, and true is `true`. An item
+that is no line of its own (it is empty or blank, has line breaks, or starts with a quotation mark)
+is written as a JSON string. `text_of`
 makes this text from a model's JSON value, and `Field.read` from a submitted form. `Field.value`
 turns the text into a value that the model validates. If no control can show a field (an object, a
 secret), the form omits the field.
@@ -8,6 +10,7 @@ secret), the form omits the field.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -56,7 +59,7 @@ class Field:
     def value(self, text: str) -> object:
         """Return the value that the model validates: a list of texts, or the text itself."""
         if self.control in ("list", "choices"):
-            return [each for each in text.split("\n") if each]
+            return [_item(each) for each in text.split("\n") if each]
         return text
 
 
@@ -70,8 +73,25 @@ def text_of(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return "\n".join(map(text_of, value))
+        return "\n".join(map(_line, value))
     return str(value).replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _line(item: Any) -> str:
+    text = text_of(item)
+    if not text.strip() or "\n" in text or text.startswith('"'):
+        return json.dumps(item, ensure_ascii=False)
+    return text
+
+
+def _item(line: str) -> str:
+    if not line.startswith('"'):
+        return line
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return line
+    return found if isinstance(found, str) else line
 
 
 def fields_of(model: Mapping[str, FieldInfo], names: Iterable[str] | None = None) -> list[Field]:

@@ -14,7 +14,8 @@ from daybook.jobs.actions import AgentPrompt, Webhook
 from daybook.jobs.model import Job, edit, new_job, read_parameters
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
-from daybook.schedules.schedule import STORED, At, Cron, Every, OnDemand
+from daybook.schedules.schedule import At, Cron, Every, OnDemand
+from daybook.validation import STORED
 from tests import notifications
 from tests.policies import DEFAULT
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -50,6 +51,13 @@ def test_an_answer_hides_only_variables_with_a_secret_name() -> None:
     variables = {"AUTHOR": "Ada Lovelace", "API_KEY": "0123456789"}
     hidden = environment.redact_secrets("Ada Lovelace has 0123456789", variables)
     assert hidden == "Ada Lovelace has [API_KEY]"
+
+
+def test_an_answer_hides_a_secret_in_the_spellings_of_json_and_python() -> None:
+    secret = 'first\n"second"\\'
+    text = f"{json.dumps({'key': secret})} and {secret!r}"
+    hidden = environment.redact_secrets(text, {"API_KEY": secret})
+    assert hidden == '{"key": "[API_KEY]"} and \'[API_KEY]\''
 
 
 @pytest.mark.parametrize(

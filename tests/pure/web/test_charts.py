@@ -118,6 +118,27 @@ def test_the_axis_names_full_hours_and_new_days_of_the_zone() -> None:
     assert "Fri 27 Nov" in found
 
 
+def test_the_axis_of_a_zone_whose_hours_begin_at_half_past_has_labels() -> None:
+    kolkata = ZoneInfo("Asia/Kolkata")
+    found = charts.axis(WITHIN, lambda at, form: formatting.text_of(at, kolkata, NOW, form))
+    labels = re.findall(r">([^<]+)<", found)
+    # The first 18:00 is too near the start, and the second too near the middle, which is 17:30.
+    assert labels == ["Thu 26 Nov", "06:00", "12:00", "Fri 27 Nov", "06:00", "12:00"]
+
+
+def test_a_changed_line_is_shown_with_its_old_and_its_new_text() -> None:
+    found = formatting.change("keep\n<old>\nend", "keep\nnew\nend")
+    assert found == '<div class="diff"><del>&lt;old&gt;</del><ins>new</ins></div>'
+
+
+def test_long_lines_that_resemble_each_other_are_compared_within_the_timeout() -> None:
+    """`difflib.ndiff` takes minutes for these lines."""
+    before = [f"{number} " + "write the morning brief " * 40 for number in range(200)]
+    after = [f"{line}!" for line in before]
+    found = formatting.change("\n".join(before), "\n".join(after))
+    assert found.count("<del>") == found.count("<ins>") == 200
+
+
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [(None, "–"), (0.04, "0.0 s"), (9.96, "10 s"), (75, "1 min 15 s"), (7_260, "2 h 1 min")],

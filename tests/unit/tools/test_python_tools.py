@@ -47,6 +47,12 @@ async def not_now_either():
 def leave():
     sys.exit("bye")
 
+def give_up():
+    raise asyncio.CancelledError("the browser")
+
+async def give_up_too():
+    raise asyncio.CancelledError("the browser")
+
 def known_as() -> str:
     return occurrence()
 
@@ -118,6 +124,8 @@ NAMES = [
     "not_now",
     "not_now_either",
     "leave",
+    "give_up",
+    "give_up_too",
     "known_as",
     "known_as_too",
     "found",
@@ -230,6 +238,13 @@ async def test_a_system_exit_in_a_tool_fails_only_the_run() -> None:
     called = await call("leave")
     assert called.outcome.status is Status.FAILED
     assert "SystemExit: bye" in str(called.outcome.error)
+
+
+@pytest.mark.parametrize("name", ["give_up", "give_up_too"])
+async def test_a_cancellation_that_a_tool_raises_itself_fails_only_the_run(name: str) -> None:
+    called = await call(name)
+    assert called.outcome.status is Status.FAILED
+    assert "CancelledError: the browser" in str(called.outcome.error)
 
 
 @pytest.mark.parametrize("name", ["known_as", "known_as_too"])

@@ -126,6 +126,11 @@ async def test_a_call_that_cannot_be_encoded_counts_as_not_sent(saved: Saves) ->
     assert (called.outcome.status, called.temporary) == (Status.FAILED, True)
 
 
+async def test_half_of_a_surrogate_pair_in_an_answer_becomes_a_question_mark(saved: Saves) -> None:
+    called = await call(saved('text("cut at \\ud83d")'))
+    assert (called.outcome.status, called.outcome.output) == (Status.SUCCEEDED, "cut at ?")
+
+
 async def test_a_call_to_a_program_that_has_ended_is_retried(saved: Saves) -> None:
     """Its end does not disturb other tasks that wait meanwhile."""
     ready = await prepared(saved(listed="os._exit(4)"))

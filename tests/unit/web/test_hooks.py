@@ -364,3 +364,17 @@ async def test_a_test_with_an_invalid_delivery_id_is_refused_before_it_is_sent(
     with pytest.raises(InvalidInput, match="use 1 to 100 visible ASCII characters") as refused:
         await api.hooks.test("pulls", url="http://127.0.0.1:9", delivery_id=delivery_id)
     assert refused.value.field == "delivery_id"
+
+
+@pytest.mark.parametrize("url", ["http://\ud800", "http://[::1", "http://127.0.0.1:70000"])
+async def test_a_test_with_an_invalid_url_is_refused(url: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await api.hooks.test("pulls", url=url)
+    assert refused.value.field == "url"
+
+
+@pytest.mark.parametrize("payload", [{"half": "\ud83d"}, {"a set": {1}}])
+async def test_a_test_with_a_payload_that_no_json_contains_is_refused(payload: object) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        await api.hooks.test("pulls", payload)
+    assert refused.value.field == "payload"

@@ -17,6 +17,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.web import login, pages
 from daybook.web.login import PageLogin
+from daybook.web.pages import assets
 from tests import morning
 from tests.unit.web.conftest import OWN, client, no_health
 from tests.world import World
@@ -209,8 +210,16 @@ async def test_static_files_are_kept_by_browsers_and_nothing_else_is_served(
         assert style.headers["content-type"].startswith("text/css")
         assert "immutable" in style.headers["cache-control"]
         assert ".p1000{left:100%}" in (await stranger.get("/static/positions.css")).text
-        for path in ("/static/htmx.LICENSE.txt", "/static/..%2Fapp.py", "/static/none.css"):
-            assert (await stranger.get(path)).status_code == 404
+        for name in ("htmx.LICENSE.txt", "..%2Fapp.py", "none.css", "%00.css", f"{'x' * 300}.css"):
+            assert (await stranger.get(f"/static/{name}")).status_code == 404
+
+
+async def test_a_stranger_fills_no_memory_with_names_of_files(server: PageLogin) -> None:
+    async with client(server) as stranger:
+        before = assets._content.cache_info().currsize
+        for number in range(3):
+            assert (await stranger.get(f"/static/{number}.css")).status_code == 404
+    assert assets._content.cache_info().currsize == before
 
 
 async def test_unknown_things_and_filters_have_a_page(browser: httpx.AsyncClient) -> None:
