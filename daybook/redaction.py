@@ -9,15 +9,31 @@ HIDDEN = "********"
 """The replacement for a secret that has no name."""
 
 
-def redact(text: str, secrets: Mapping[str, str]) -> str:
+MIN_PART_LENGTH = 4
+"""Minimum length, in characters, of the part of a secret that is replaced at the end of a text."""
+
+
+def redact(text: str, secrets: Mapping[str, str], *, is_cut: bool = False) -> str:
     """Return ``text`` with each secret, a key of ``secrets``, replaced by its value there.
 
     The longest secret is replaced first, because it may contain another secret. Redact a text
-    before you truncate it, because `redact` does not find a part of a secret.
+    before you truncate it, because `redact` does not find a part of a secret. Set ``is_cut`` only
+    for a text whose end was never received. Then replace also the start of a secret at the end of
+    the text.
     """
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, secrets[secret])
+    if is_cut and secrets:
+        length, secret = max((_cut_length(text, secret), secret) for secret in secrets)
+        text = text[: len(text) - length] + (secrets[secret] if length else "")
     return text
+
+
+def _cut_length(text: str, secret: str) -> int:
+    """Return the length of the longest start of ``secret`` with which ``text`` ends; 0 if none."""
+    longest = min(len(text), len(secret) - 1)
+    lengths = range(longest, MIN_PART_LENGTH - 1, -1)
+    return next((each for each in lengths if text.endswith(secret[:each])), 0)
 
 
 def spellings(secret: str) -> Iterator[str]:

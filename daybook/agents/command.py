@@ -187,13 +187,13 @@ class CommandAgent:
         # An incremental decoder drops an incomplete character at the end of the shortened output.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         text = decoder.decode(completed.output, final=not completed.dropped).rstrip("\r\n")
-        if completed.timed_out:
-            message = hidden.of_error(_marked(text, completed))
-            raise AgentTimeout(request.timeout, message)
-        if completed.code != 0:
-            message = self._exit_words(completed, hidden)
-            raise AgentFailed(message, hidden.of_error(_marked(text, completed)))
-        text = hidden.of_answer(text)
+        is_cut = bool(completed.dropped)
+        if completed.timed_out or completed.code != 0:
+            text = _marked(hidden.of_error(text, is_cut=is_cut), completed)
+            if completed.timed_out:
+                raise AgentTimeout(request.timeout, text)
+            raise AgentFailed(self._exit_words(completed, hidden), text)
+        text = hidden.of_answer(text, is_cut=is_cut)
         result = self._parsed(text, completed) if self.settings.output == "json" else None
         return AgentReply(text=text, result=result, agent=self.name, cut=_cut(completed))
 
@@ -345,14 +345,15 @@ class _SecretHider:
     variables: dict[str, str] = field(repr=False)
     servers: McpServers = field(repr=False)
 
-    def of_error(self, text: str) -> str:
-        text = environment.redact_values(text, self.variables)
-        return self.of_answer(text)
+    def of_error(self, text: str, *, is_cut: bool = False) -> str:
+        text = environment.redact_values(text, self.variables, is_cut=is_cut)
+        return self.of_answer(text, is_cut=is_cut)
 
-    def of_answer(self, text: str) -> str:
+    def of_answer(self, text: str, *, is_cut: bool = False) -> str:
         # Also hide the variables of the servers, except values that are not secret.
-        text = environment.redact_secrets(text, {**self.servers.variables, **self.variables})
-        return FilledSecrets(set(self.servers.secrets)).hide(text)
+        variables = {**self.servers.variables, **self.variables}
+        text = environment.redact_secrets(text, variables, is_cut=is_cut)
+        return FilledSecrets(set(self.servers.secrets)).hide(text, is_cut=is_cut)
 
 
 def _values(request: AgentRequest) -> dict[str, str]:

@@ -192,5 +192,6 @@ def _result_without_answer(
 
 
 def _result_json(answer: Response, prepared: PreparedWebhook) -> dict[str, Any]:
-    body = prepared.filled.hide(bodies.decode_text(answer.body, answer.headers))
+    text = bodies.decode_text(answer.body, answer.headers)
+    body = prepared.filled.hide(text, is_cut=bool(answer.cut))
     return {"status_code": answer.status, "body": body}

@@ -113,13 +113,14 @@ class FilledSecrets:
 
     values: set[str] = field(default_factory=set, repr=False)
 
-    def hide(self, text: str) -> str:
+    def hide(self, text: str, *, is_cut: bool = False) -> str:
         """Return ``text`` with each secret of at least `_MIN_HIDDEN_LENGTH` characters replaced.
 
-        A server may send back a secret that it has received.
+        A server may send back a secret that it has received. For ``is_cut``, see `redact`.
         """
         hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
-        return redact(text, dict.fromkeys((each for v in hidden for each in spellings(v)), HIDDEN))
+        secrets = dict.fromkeys((each for v in hidden for each in spellings(v)), HIDDEN)
+        return redact(text, secrets, is_cut=is_cut)
 
 
 def references(what: str, text: str) -> list[str]:

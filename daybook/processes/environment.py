@@ -99,24 +99,28 @@ def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, s
     return {k: v for k, v in given.items() if k not in secret}, secret
 
 
-def redact_values(text: str, environment: Mapping[str, str]) -> str:
+def redact_values(text: str, environment: Mapping[str, str], *, is_cut: bool = False) -> str:
     """Return ``text`` with the values of variables replaced by their names in brackets.
 
-    Do not replace the values of `DEFAULT_NAMES`, and values of fewer than 8 characters.
+    Do not replace the values of `DEFAULT_NAMES`, and values of fewer than 8 characters. For
+    ``is_cut``, see `redact`.
     """
-    return _redacted(text, {k: v for k, v in environment.items() if k not in DEFAULT_NAMES})
+    values = {k: v for k, v in environment.items() if k not in DEFAULT_NAMES}
+    return _redacted(text, values, is_cut)
 
 
-def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
+def redact_secrets(text: str, environment: Mapping[str, str], *, is_cut: bool = False) -> str:
     """Return ``text`` with the values of secret variables replaced by their names in brackets.
 
     A variable is secret if `_SECRET` matches its name (`_SECRET_NAMES` does not count here). Values
-    of fewer than 8 characters are not replaced.
+    of fewer than 8 characters are not replaced. For ``is_cut``, see `redact`.
     """
-    return _redacted(text, {k: v for k, v in environment.items() if _SECRET.search(k)})
+    values = {k: v for k, v in environment.items() if _SECRET.search(k)}
+    return _redacted(text, values, is_cut)
 
 
-def _redacted(text: str, values: Mapping[str, str]) -> str:
+def _redacted(text: str, values: Mapping[str, str], is_cut: bool) -> str:
     # Replacing short values would break up words.
     long = {k: v for k, v in values.items() if len(v) >= _MIN_SECRET_LENGTH}
-    return redact(text, {each: f"[{k}]" for k, v in long.items() for each in spellings(v)})
+    secrets = {each: f"[{k}]" for k, v in long.items() for each in spellings(v)}
+    return redact(text, secrets, is_cut=is_cut)

@@ -2,9 +2,30 @@
 
 from __future__ import annotations
 
+import pytest
+
 from daybook.redaction import redact
 
 
 def test_each_secret_is_replaced_by_its_own_text_and_the_longest_first() -> None:
     secrets = {"abcd": "[SHORT]", "abcdef": "[LONG]", "": "[EMPTY]"}
     assert redact("abcdef, abcd and xyz", secrets) == "[LONG], [SHORT] and xyz"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("the key is mysecret-1", "the key is [LONG]"),
+        ("the key is mysecret-12345678", "the key is [LONG]"),
+        ("the key is abcd", "the key is [SHORT]"),
+        ("the key is abc", "the key is abc"),
+        ("mysecret is no key", "mysecret is no key"),
+    ],
+)
+def test_the_start_of_a_secret_at_the_end_of_a_cut_text_is_replaced(text: str, shown: str) -> None:
+    assert redact(text, {"abcde": "[SHORT]", "mysecret-12345678": "[LONG]"}, is_cut=True) == shown
+
+
+def test_the_start_of_a_secret_at_the_end_of_a_whole_text_is_kept() -> None:
+    assert redact("this is my", {"my secret": "[KEY]"}, is_cut=True) == "this is my"
+    assert redact("this is my secre", {"my secret": "[KEY]"}) == "this is my secre"

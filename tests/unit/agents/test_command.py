@@ -141,6 +141,20 @@ async def test_an_error_does_not_contain_a_part_of_a_value_where_it_is_cut(
     assert not any(key[at : at + 8] in str(caught.value) for at in range(len(key) - 8))
 
 
+@pytest.mark.parametrize("code", [0, 1])
+async def test_an_output_that_is_cut_within_a_secret_does_not_contain_its_start(
+    script: Script, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    monkeypatch.setenv("MY_API_KEY", "mysecret-12345678")
+    count = process.MAX_OUTPUT_BYTES - 10
+    source = f"import os; print('x' * {count} + os.environ['MY_API_KEY']); raise SystemExit({code})"
+    try:
+        text = (await ask(script(source), environment=["PATH", "MY_API_KEY"])).text
+    except AgentFailed as failed:
+        text = failed.output
+    assert text.strip("x").startswith("[MY_API_KEY]")
+
+
 async def test_huge_output_is_cut_and_reported_as_cut(script: Script) -> None:
     # Three-byte characters: the limit is within one.
     count = process.MAX_OUTPUT_BYTES

@@ -287,6 +287,14 @@ async def test_a_long_answer_is_cut_and_the_reason_says_so(server: Receiver) -> 
     assert sent.outcome.reason == "cut: longer than the limit of 1,048,576 bytes"
 
 
+async def test_an_answer_that_is_cut_within_a_secret_does_not_contain_its_start(
+    server: Receiver,
+) -> None:
+    server.steps = [answer(200, b"x" * (2**20 - 8) + VALUE.encode())]
+    sent = await _send(Hook(server.address, headers={"Authorization": "Bearer {{secret:key}}"}))
+    assert sent.outcome.result["body"].strip("x") == "********"
+
+
 async def test_an_agents_webhook_cannot_reach_localhost(server: Receiver) -> None:
     with pytest.raises(OutgoingRefused, match="this host"):
         await _send(Hook(server.address), rule=Rule.AGENT)
