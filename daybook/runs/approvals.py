@@ -334,10 +334,11 @@ async def _send(
 
     An agent may choose the channel of its jobs, but only the operator may decide about their calls.
     So questions about an agent's jobs go to the operator's channel. Questions about silent jobs go
-    there too.
+    there too. So do questions about an answer, because they contain it, and the job's channel may
+    not get it before a person has approved it.
     """
     notify = outbox.notify_of(run.parameters, stored)
-    is_own = bool(notify.channel) and not notify.silent
+    is_own = bool(notify.channel) and not notify.silent and asked.position != ANSWER
     if stored is not None and owners.is_agent(stored.row.owner):
         is_own = False
     subject, body = messages.approval(run, stored, asked)

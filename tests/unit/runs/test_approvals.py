@@ -13,7 +13,7 @@ from sqlmodel import select
 from daybook.backups import uncertain
 from daybook.errors import FenceRefused, IllegalTransition, InvalidInput, NotFound
 from daybook.jobs.store import StoredJob
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, OutboxRow
 from daybook.runs import approvals, claims, leases, prefect_ends, retention
 from daybook.runs.approvals import Question
@@ -27,6 +27,9 @@ pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)
 MAIL = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', HOUR)
 SECOND = replace(MAIL, position="2.1", after=3, digest="e" * 64)
+ANSWERED = Question.of_answer(
+    Outcome(Status.SUCCEEDED, output="Sell.", usage={"input_tokens": 70, "cost_usd": 0.5}), HOUR
+)
 
 
 async def asked(
@@ -369,6 +372,15 @@ async def test_the_question_goes_to_the_jobs_channel_and_else_to_the_operator(
     assert message.event == "approval"
     assert f"daybook approve {granted.run_id[:12]}.1" in message.body
     assert 'mail_send(to="ann")' in message.body
+
+
+async def test_a_question_about_an_answer_does_not_send_the_answer_to_the_jobs_channel(
+    world: World,
+) -> None:
+    await asked(world, ANSWERED, channel="team")
+    (message,) = await sent(world)
+    assert (message.purpose, message.address) == ("alert", "inbox")
+    assert "Sell." in message.body
 
 
 async def test_what_an_attempt_used_counts_while_it_waits(world: World) -> None:
