@@ -12,6 +12,7 @@ from sqlmodel import select
 
 from daybook.backups import uncertain
 from daybook.errors import FenceRefused, IllegalTransition, InvalidInput, NotFound
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, OutboxRow
@@ -203,6 +204,23 @@ async def test_a_run_that_asked_nothing_has_nothing_to_decide(world: World) -> N
         await decide(world, granted.run_id)
     with pytest.raises(NotFound):
         await decide(world, "nothing")
+
+
+@pytest.mark.parametrize("approve", [True, False])
+async def test_a_decided_answer_needs_no_budget_and_no_limit(world: World, approve: bool) -> None:
+    stored = await world.jobs.add(owner="agent:ann", every="1h", tokens_per_day=900)
+    granted = await world.runs.running(stored)
+    await world.runs.stepped(granted, Status.SUCCEEDED, tokens=900, usage={"input_tokens": 900})
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, ANSWERED)
+    await decide(world, granted.run_id, approve=approve)
+    row = await world.runs.row()
+    lowered = AgentLimits.of({"min_interval": "2h"})
+
+    again = await world.runs.claim(world.runs.claim_request(row, rules=lowered))
+
+    assert isinstance(again, Granted) and again.is_answer_decided
+    read = await claims.read_grant(world.ledger, again.run_id, again.fence)
+    assert read.is_answer_decided
 
 
 # --- everything else that can happen to a run that waits
