@@ -185,17 +185,15 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
     return Outcome(Status.FAILED, error=error, **facts)
 
 
-async def stored_answer(session: AsyncSession, run: RunRow) -> ApprovalRow | None:
-    """Return the run's last approval if it stores the outcome of the run's answer, else None.
+async def of_answer(session: AsyncSession, run: RunRow) -> ApprovalRow | None:
+    """Return the run's last approval if it is about the run's answer, else None.
 
     Each question raises the fencing token, so a run with its first fencing token has no approvals.
     """
     if run.fence <= 1 or not run.attempts or run.kind not in CONVERSATION_KINDS:
         return None
     known = await of_run(session, run.id)
-    if not known or known[-1].position != ANSWER or known[-1].outcome is None:
-        return None
-    return known[-1]
+    return known[-1] if known and known[-1].position == ANSWER else None
 
 
 async def is_answer_decided(session: AsyncSession, run: RunRow, now: datetime) -> bool:
@@ -203,8 +201,8 @@ async def is_answer_decided(session: AsyncSession, run: RunRow, now: datetime) -
 
     The attempt of such a run only records an outcome: it asks no agent and costs nothing.
     """
-    row = await stored_answer(session, run)
-    if row is None or row.status == ApprovalStatus.WITHDRAWN:
+    row = await of_answer(session, run)
+    if row is None or row.outcome is None or row.status == ApprovalStatus.WITHDRAWN:
         return False
     return row.status != ApprovalStatus.OPEN or row.deadline <= now
 

@@ -237,6 +237,28 @@ async def test_cancelling_withdraws_the_question_and_closes_the_attempt(world: W
     assert (await world.runs.row()).status == "cancelled"
 
 
+@pytest.mark.parametrize("end", ["cancelled", "removed", "unknown", "late"])
+async def test_the_usage_of_an_answer_counts_once_however_its_run_ends(
+    world: World, end: str
+) -> None:
+    stored, granted = await asked(world, ANSWERED)
+    match end:
+        case "cancelled":
+            await claims.cancel(world.ledger, granted.run_id)
+        case "removed":
+            await world.jobs.archive(stored)
+        case _:
+            await decide(world, granted.run_id)
+            again = await world.runs.running(await world.runs.row())
+            await claims.holder_died(world.ledger, again.run_id, again.fence, "killed")
+    if end == "late":
+        await world.runs.finish(again, Status.SUCCEEDED, usage=(ANSWERED.outcome or {})["usage"])
+    row = await world.runs.row()
+    assert row.usage == {"input_tokens": 70, "cost_usd": 0.5}
+    (attempt,) = await world.runs.attempts()
+    assert (attempt.status, attempt.tokens, attempt.usd) == (row.status, 70, 0.5)
+
+
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "queue_all", "cancel_running", "allow"])
 async def test_a_due_time_meets_a_run_that_waits_like_one_that_is_running(
     world: World, overlap: str
