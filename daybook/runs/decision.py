@@ -54,8 +54,8 @@ async def build_grant(
 ) -> Granted:
     """Return the grant for a claimed ``row``; ``stored`` is the revision that the run uses.
 
-    A run that has begun gets the answers of other runs as they were at its begin, so that its
-    prompt stays the same.
+    A run that has begun gets the answers of other runs and the messages of its session as they were
+    at its begin, so that all its attempts send the same prompt.
     """
     check = policy.policy_from_parameters(row.parameters).check
     prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
@@ -72,7 +72,9 @@ async def build_grant(
         stored,
         kind=row.kind,
         session_id=row.session_id or "",
-        history=await sessions.history(session, row.session_id) if row.session_id else (),
+        history=await sessions.history(session, row.session_id, until=row.started_at)
+        if row.session_id
+        else (),
         last_output=await sessions.last_output(session, row.job_id, until=row.started_at)
         if names_last
         else "",
