@@ -20,6 +20,7 @@ from daybook.jobs.actions import Action
 from daybook.jobs.checks import Check
 from daybook.jobs.model import FIELDS, Job
 from daybook.jobs.notify import Notify
+from daybook.jobs.policy import tools_of
 from daybook.processes import locations
 from daybook.tools.base import PYTHON, ToolUnreachable
 
@@ -84,7 +85,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
     if job.action.own_call() is None:
-        await _check_approve(client, job.policy.approve)
+        await _check_approve(client, tools_of(job.policy.approve))
     return notes + await _check_precondition(client, job.policy.check, owner)
 
 

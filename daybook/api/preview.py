@@ -50,7 +50,7 @@ async def of_job(ref: str) -> Preview:
         row.session_id = sessions.session_id_of(
             row.parameters, job_id=stored.id, run_id=row.id, stored=stored
         )
-        grant = await decision.build_grant(session, row, stored)
+        grant = await decision.build_grant(session, row, stored, now)
         limits, given = stored.job.policy.compression, CompressedHistory(None, grant.history)
         if limits:
             given = await summaries.history(session, grant.session_id, limits)

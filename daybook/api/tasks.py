@@ -171,11 +171,12 @@ async def next_run(
 ) -> ClaimedTaskRun:
     """Claim the first run that the session ``session`` can claim, of at least ``priority_min``.
 
-    If there is no such run, wait for one, at most for ``wait``. Only this call returns the run's
-    token. If you did not get the answer, repeat the call with the same ``idempotency_key``: it
-    returns the run that the session already holds, with a new token and lease. If the run of a key
-    has ended, a call with this key claims nothing. Raise `NothingClaimable` with the reason,
-    `NotFound` for the session, and `InvalidInput` for an invalid value.
+    If there is no such run, wait for one, at most for ``wait``; the session stays live meanwhile.
+    Only this call returns the run's token. If you did not get the answer, repeat the call with the
+    same ``idempotency_key``: it returns the run that the session already holds, with a new token
+    and lease. If the run of a key has ended, a call with this key claims nothing. Raise
+    `NothingClaimable` with the reason, `NotFound` for the session, and `InvalidInput` for an
+    invalid value.
     """
     if isinstance(wait, str):
         wait = durations.parse(wait, "wait")
@@ -185,8 +186,11 @@ async def next_run(
             return await _claim(session, lease, priority_min, idempotency_key)
         except NothingClaimable:
             left = deadline - time.monotonic()
-            if left <= 0 or not await wait_until_claimable(session, left, priority_min):
+            if left <= 0:
                 raise
+        # Claim again after each part of a long wait, because a claim is a sign of life.
+        part = min(left, sessions.TOUCH_INTERVAL.total_seconds())
+        await wait_until_claimable(session, part, priority_min)
 
 
 async def _claim(

@@ -74,7 +74,8 @@ async def session_history(granted: Granted, limits: Compression) -> tuple[Messag
     async with reading() as session:
         # The previous run may still be summarizing, and all attempts must get the same messages.
         until = granted.queued_at
-        found = await summaries.history(session, granted.session_id, limits, until)
+        through = granted.history[-1].number if granted.history else 0
+        found = await summaries.history(session, granted.session_id, limits, until, through=through)
     messages = _messages(found.messages)
     if found.summary is None:
         return messages

@@ -309,7 +309,7 @@ async def _check_and_begin(
                 checked = await _checked(ledger, run, granted)
             if checked.opens:
                 prepared = checked.apply(granted)
-                act = await run.prepare(prepared)
+                act = await _prepare(run, prepared)
             else:
                 outcome = Outcome(Status.SKIPPED, checked.reason, usage=checked.usage)
     except UNAVAILABLE_ERRORS as error:
@@ -345,6 +345,21 @@ async def _check_and_begin(
     if run.given is not None:
         run.given.report(running=number)
     return prepared, number, act
+
+
+async def _prepare(run: _Run, granted: Granted) -> Act:
+    """Prepare the act of a claimed run.
+
+    An attempt records a decided answer without its act. So an agent that was removed since, or an
+    unreachable Prefect, must not prevent this attempt, and its act would be prepared later.
+    """
+    if not granted.is_answer_decided:
+        return await run.prepare(granted)
+
+    async def act() -> Outcome | attempt.AttemptResult:
+        return await (await run.prepare(granted))()
+
+    return act
 
 
 async def _give_back(ledger: Ledger, run: _Run, granted: Granted, error: DaybookError) -> None:

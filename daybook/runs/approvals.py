@@ -185,6 +185,28 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
     return Outcome(Status.FAILED, error=error, **facts)
 
 
+async def of_answer(session: AsyncSession, run: RunRow) -> ApprovalRow | None:
+    """Return the run's last approval if it is about the run's answer, else None.
+
+    Each question raises the fencing token, so a run with its first fencing token has no approvals.
+    """
+    if run.fence <= 1 or not run.attempts or run.kind not in CONVERSATION_KINDS:
+        return None
+    known = await of_run(session, run.id)
+    return known[-1] if known and known[-1].position == ANSWER else None
+
+
+async def is_answer_decided(session: AsyncSession, run: RunRow, now: datetime) -> bool:
+    """Return whether a person or the deadline has decided about the stored answer of the run.
+
+    The attempt of such a run only records an outcome: it asks no agent and costs nothing.
+    """
+    row = await of_answer(session, run)
+    if row is None or row.outcome is None or row.status == ApprovalStatus.WITHDRAWN:
+        return False
+    return row.status != ApprovalStatus.OPEN or row.deadline <= now
+
+
 async def forget(session: AsyncSession, run: RunRow) -> None:
     """Clear the outcomes that the approvals of an ended run store.
 
@@ -334,10 +356,11 @@ async def _send(
 
     An agent may choose the channel of its jobs, but only the operator may decide about their calls.
     So questions about an agent's jobs go to the operator's channel. Questions about silent jobs go
-    there too.
+    there too. So do questions about an answer, because they contain it, and the job's channel may
+    not get it before a person has approved it.
     """
     notify = outbox.notify_of(run.parameters, stored)
-    is_own = bool(notify.channel) and not notify.silent
+    is_own = bool(notify.channel) and not notify.silent and asked.position != ANSWER
     if stored is not None and owners.is_agent(stored.row.owner):
         is_own = False
     subject, body = messages.approval(run, stored, asked)

@@ -148,7 +148,8 @@ class Granted:
     `RunRow.found`: the result of the run's check, and the run's payload. ``seen`` is the content
     that the job's watch saw last, None if it has seen none. ``attempts`` is the number of earlier
     attempts of the run, and ``tokens`` the number of tokens that the run may still use, None for no
-    limit.
+    limit. ``is_answer_decided`` is True if the agent has answered and the approval of the answer is
+    decided, so that the attempt only records an outcome (`daybook.runs.approvals`).
     """
 
     run_id: str
@@ -166,6 +167,7 @@ class Granted:
     seen: str | None = field(default=None, repr=False)
     attempts: int = 0
     tokens: int | None = None
+    is_answer_decided: bool = False
     kind: str = field(kw_only=True)
     queued_at: datetime = field(kw_only=True)
 

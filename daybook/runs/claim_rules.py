@@ -246,21 +246,31 @@ async def overlapping(claim: Decision) -> ClaimResult | None:
 
 
 async def owner_limits(claim: Decision) -> ClaimResult | None:
-    """Refuse an agent's run that exceeds its owner's limits."""
+    """Refuse an agent's run that exceeds its owner's limits.
+
+    A run whose answer is decided is exempt: it asks no agent. The limits still apply to the
+    recipients of the answer when the answer is sent.
+    """
     if claim.stored is None:
         return None
     why = claim_limits.violation(claim.row, claim.stored, claim.request, claim.now)
-    return await claim.refuse(why) if why else None
+    if not why or await claim.is_answer_decided():
+        return None
+    return await claim.refuse(why)
 
 
 async def over_budget(claim: Decision) -> ClaimResult | None:
     """Refuse a run if a budget of tokens or US dollars is used up. If requests in progress may use
     the rest of the budget, make the run wait.
+
+    A run whose answer is decided is exempt: its answer is paid for already.
     """
     row, rules = claim.row, claim.request.rules
     of_run = budget.of_run(row.id, row.parameters, claim.stored, rules)
     row.tokens = None
     if of_run is None or not budget.asks_agent(row):
+        return None
+    if await claim.is_answer_decided():
         return None
     judged = await budget.judge(claim.session, of_run, claim.now)
     if judged.refused:

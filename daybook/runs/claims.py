@@ -72,7 +72,8 @@ async def read_grant(ledger: Ledger, run_id: str, fence: int) -> Granted:
         row = await rows.get_held(session, run_id, fence)
         if row.state is not Status.CLAIMED:
             raise FenceRefused(run_id, fence, row.fence)
-        return await decision.build_grant(session, row, await rows.job_of(session, row))
+        stored = await rows.job_of(session, row)
+        return await decision.build_grant(session, row, stored, ledger.now())
 
 
 async def begin(

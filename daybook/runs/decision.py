@@ -21,6 +21,7 @@ from daybook.ledger import states
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import (
+    approvals,
     claim_limits,
     claim_requests,
     corrections,
@@ -48,11 +49,13 @@ from daybook.schedules import due
 from daybook.timing import TIMING
 
 
-async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | None) -> Granted:
+async def build_grant(
+    session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime
+) -> Granted:
     """Return the grant for a claimed ``row``; ``stored`` is the revision that the run uses.
 
-    A run that has begun gets the answers of other runs as they were at its begin, so that its
-    prompt stays the same.
+    A run that has begun gets the answers of other runs and the messages of its session as they were
+    at its begin, so that all its attempts send the same prompt.
     """
     check = policy.policy_from_parameters(row.parameters).check
     prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
@@ -69,7 +72,9 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
         stored,
         kind=row.kind,
         session_id=row.session_id or "",
-        history=await sessions.history(session, row.session_id) if row.session_id else (),
+        history=await sessions.history(session, row.session_id, until=row.started_at)
+        if row.session_id
+        else (),
         last_output=await sessions.last_output(session, row.job_id, until=row.started_at)
         if names_last
         else "",
@@ -81,6 +86,7 @@ async def build_grant(session: AsyncSession, row: RunRow, stored: StoredJob | No
         seen=await watched.last_seen(session, row.job_id, check) if row.job_id else None,
         attempts=row.attempts,
         tokens=row.tokens,
+        is_answer_decided=await approvals.is_answer_decided(session, row, now),
         queued_at=row.queued_at,
     )
 
@@ -110,6 +116,10 @@ class Decision:
     def is_automatic(self) -> bool:
         """Return True if a due time, a chain or a hook started the run, and no person."""
         return self.is_timed or self.row.trigger in claim_requests.BY_EVENT
+
+    async def is_answer_decided(self) -> bool:
+        """Return whether the run only has to record an outcome, as in `Granted`."""
+        return await approvals.is_answer_decided(self.session, self.row, self.now)
 
     async def newest(self) -> StoredJob | None:
         """Return the job in its newest revision; None for a run without a job."""
@@ -298,7 +308,7 @@ class Decision:
         self._link_request(row)
         row.flow_starts = self.request.flow_starts
         self.session.add(row)
-        return await build_grant(self.session, row, self.stored)
+        return await build_grant(self.session, row, self.stored, self.now)
 
     async def miss(self, stored: StoredJob, late: Lateness) -> Finished:
         """End a due time as missed; if possible, extend the row of the preceding due times."""

@@ -82,6 +82,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     if is_suspended or waited_for == slots.APPROVAL:
         await approvals.withdraw(session, row.id, now)
     if old in _OPEN or is_suspended:  # else the last attempt has ended, even if its end is unknown
+        outcome = await _with_usage_of_answer(session, row, outcome, late=late)
         await close_attempt(session, row, outcome, now)
     elif outcome.usage:  # usage of a check that skipped the run or failed
         row.usage = usage.total((row.usage, outcome.usage))
@@ -159,6 +160,21 @@ async def open_attempt(session: AsyncSession, row: RunRow) -> AttemptRow | None:
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts)) if row.attempts else None
     return attempt if attempt is not None and attempt.finished_at is None else None
+
+
+async def _with_usage_of_answer(
+    session: AsyncSession, row: RunRow, outcome: Outcome, *, late: bool
+) -> Outcome:
+    """Return ``outcome`` with the usage of the answer about which the run has asked a person.
+
+    A program has no steps, so only the approval has the usage of its answer. Without this usage,
+    the cost of the answer would vanish if the run were cancelled. Return a ``late`` outcome without
+    usage, because the first end has counted it.
+    """
+    asked = None if outcome.usage and not late else await approvals.of_answer(session, row)
+    if asked is None:
+        return outcome
+    return replace(outcome, usage=None if late else (asked.outcome or {}).get("usage"))
 
 
 async def close_attempt(

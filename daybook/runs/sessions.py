@@ -8,9 +8,11 @@
 
 The claim of a session's run is the session's lock (promise 17: two runs never interleave in one
 history). There is no other lock that a dead process could leave behind. A run reads the history
-under that lock, and no other run appends messages until the run has ended. There is one exception:
-a run that was recorded as `unknown` but turns out to have succeeded appends its messages late,
-after the messages of later runs. The next run reads them.
+under that lock, and no other run appends messages until the run has ended or waits. Other runs may
+use the session while a run waits for its next attempt or an approval. All attempts of the run get
+the history as it was when the run began, because a recorded step fits only the same prompt. A run
+that was recorded as `unknown` but turns out to have succeeded appends its messages late, after the
+messages of later runs. The next run reads them.
 
 Only succeeded runs are in the history, with their full texts. A prompt without its answer would
 make the model answer an old question, and each retry would add the question once more.
@@ -23,7 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_
+from sqlalchemy import func, or_, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -114,12 +116,22 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
 
 
 async def history(
-    session: AsyncSession, session_id: str, limit: int = KEPT_MESSAGES
+    session: AsyncSession,
+    session_id: str,
+    limit: int = KEPT_MESSAGES,
+    *,
+    until: datetime | None = None,
 ) -> tuple[MessageRow, ...]:
-    """Return the last ``limit`` messages of a session, oldest first; empty if none is stored."""
+    """Return the last ``limit`` messages of a session, oldest first; empty if none is stored.
+
+    With ``until``, ignore messages that were appended later.
+    """
     newest = (
         select(MessageRow)
-        .where(col(MessageRow.session_id) == session_id)
+        .where(
+            col(MessageRow.session_id) == session_id,
+            true() if until is None else col(MessageRow.at) <= until,
+        )
         .order_by(col(MessageRow.number).desc())
         .limit(limit)
     )

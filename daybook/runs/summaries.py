@@ -91,16 +91,25 @@ async def latest(
 
 
 async def history(
-    session: AsyncSession, session_id: str, compression: Compression, until: datetime | None = None
+    session: AsyncSession,
+    session_id: str,
+    compression: Compression,
+    until: datetime | None = None,
+    *,
+    through: int | None = None,
 ) -> CompressedHistory:
     """Return the newest summary of a session, and the messages that a model gets with it.
 
-    With ``until``, ignore newer summaries, as in `latest`.
+    With ``until``, ignore newer summaries, as in `latest`. ``through`` is the number of the last
+    message; None stands for all messages.
     """
     summary = await latest(session, session_id, until)
     newest = (
         select(MessageRow)
-        .where(*_after(session_id, summary))
+        .where(
+            *_after(session_id, summary),
+            true() if through is None else col(MessageRow.number) <= through,
+        )
         .order_by(col(MessageRow.number).desc())
         .limit(MAX_UNCOMPRESSED * (compression.messages or _MAX_MESSAGES))
     )

@@ -73,18 +73,24 @@ def choose(
         if not isinstance(action, AgentPrompt) or action.agent not in capable:
             continue
         has = set(capable[action.agent])
-        if set(task.capabilities) <= has and _may_claim(stored.row.owner, task.owner):
+        if set(task.capabilities) <= has and _may_claim(stored.row.owner, action.agent, task.owner):
             fits.append((len(has - set(task.capabilities)), stored.row.name, stored))
     return min(fits, key=lambda each: each[:2])[2] if fits else None
 
 
-def _may_claim(job_owner: str, task_owner: str) -> bool:
-    """Return whether a task session of this job's run may claim the task."""
+def _may_claim(job_owner: str, agent: str, task_owner: str) -> bool:
+    """Return whether a task session of a run of this job may claim the task.
+
+    The run registers the session as the job's owner if this is an agent, otherwise as ``agent``
+    (`execution.agent_request.actor_of`), and an agent can register a session only for itself.
+    """
     if task_owner.startswith(model.SESSION_PREFIX):
         return False  # only the named session may claim the task
     if not owners.is_agent(task_owner):
         return True
-    return not owners.is_agent(job_owner) or job_owner == task_owner
+    if owners.is_agent(job_owner):
+        return job_owner == task_owner
+    return owners.agent_id(task_owner) == agent.rpartition("/")[2]
 
 
 async def request_worker(

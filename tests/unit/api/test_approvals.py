@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 import pytest
+from prefect.client.orchestration import PrefectClient
 
 from daybook import api
+from daybook.agents import documents
+from daybook.api import preflight
 from daybook.api.run_life import show as show_life
 from daybook.errors import Ambiguous, InvalidInput, NotFound
+from daybook.jobs.model import new_job
 from daybook.operations import attention
 from daybook.owners import Actor, acting_as
 from daybook.runs import claims
 from daybook.runs.approvals import Question
 from daybook.toolbox import call
+from daybook.tools.server_blocks import PrefectServers
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger", "daybook_home")]
@@ -129,3 +134,25 @@ async def test_an_open_approval_needs_the_operator_and_is_an_event_of_its_run(
     what = [each.what for each in life.events]
     assert "Asked for an approval of mail_send" in what
     assert any(each.startswith("mail_send approved by ") for each in what)
+
+
+async def test_only_the_entries_that_name_tools_are_looked_up_when_a_job_is_stored(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def agents(_: object) -> dict[str, list[str]]:
+        return {"default": ["offline"]}
+
+    async def servers(_: object) -> list[str]:
+        return ["mail"]
+
+    monkeypatch.setattr(documents, "names", agents)
+    monkeypatch.setattr(PrefectServers, "names", servers)
+    client = cast(PrefectClient, object())
+
+    async def stored(*approve: str) -> None:
+        job = new_job(now=world.clock.now(), prompt="x", on_demand=True, approve=list(approve))
+        await preflight.check_action(client, job, "user")
+
+    await stored("answer", "mail.send")
+    with pytest.raises(InvalidInput, match=r'approve: .*"maill"'):
+        await stored("answer", "maill")

@@ -12,14 +12,17 @@ import httpx
 import pytest
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 
-from daybook.errors import PrefectUnreachable
+from daybook.errors import PrefectUnreachable, UnknownName
 from daybook.execution import checks, execute, handover, lease, session_upkeep
 from daybook.execution.attempt import Act
 from daybook.execution.checks import Verdict
 from daybook.execution.claim import NO_LEDGER_DELAY
 from daybook.jobs.checks import Check
 from daybook.jobs.policy import Policy
+from daybook.ledger.states import Outcome, Status
 from daybook.prefect import reconcile
+from daybook.runs import claims
+from daybook.runs.approvals import Question
 from tests.timings import expire_timeout
 from tests.unit.runs import ending
 from tests.world import World
@@ -154,6 +157,27 @@ async def test_a_run_waits_if_prefect_has_no_answer_for_its_preparation(
 
     row = await world.runs.row(granted.run_id)
     assert (row.status, row.until) == ("waiting", world.clock.now() + NO_LEDGER_DELAY)
+
+
+async def test_a_run_whose_answer_is_decided_begins_without_its_agent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    question = Question.of_answer(Outcome(Status.SUCCEEDED, output="Yes."), timedelta(hours=1))
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, question)
+    await claims.decide_approval(world.ledger, granted.run_id, None, approve=True, by="ann (cli)")
+    again = await world.runs.claimed(await world.runs.row())
+
+    async def named(run: object, granted: object) -> None: ...
+
+    async def prepare(granted: object) -> Act:
+        raise UnknownName("agent", "default", [])
+
+    monkeypatch.setattr(execute, "_name_run", named)
+    run = cast(Any, Run(checks.check_job))
+    run.prepare = prepare
+    assert isinstance(await execute._check_and_begin(world.ledger, run, again), tuple)
+    assert (await world.runs.row()).status == "running"
 
 
 @pytest.mark.parametrize("is_direct", [False, True])

@@ -373,12 +373,14 @@ async def test_each_attempt_of_a_run_gets_the_same_history(world: World, agents:
     async with world.ledger.read() as session:
         known = await summaries.history(session, talk.granted.session_id, limits, queued)
         later = await summaries.history(session, talk.granted.session_id, limits)
+        began = await sessions.history(session, talk.granted.session_id)
     assert (known.summary, len(known.messages)) == (None, 32)
     assert later.summary is not None
-    granted = replace(talk.granted, queued_at=queued)
+    granted = replace(talk.granted, queued_at=queued, history=began)
+    await talk.say()  # another run, while this run waits for its second attempt
     with sharing(world.ledger):
-        first, *_ = await conversation.session_history(granted, limits)
-    assert first.content == "asked 1"
+        first, *_, last = await conversation.session_history(granted, limits)
+    assert (first.content, last.content) == ("asked 1", "said 16")
 
 
 async def test_a_title_by_a_program_counts_as_a_request_of_unknown_price(

@@ -12,8 +12,9 @@ from sqlmodel import select
 
 from daybook.backups import uncertain
 from daybook.errors import FenceRefused, IllegalTransition, InvalidInput, NotFound
+from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, OutboxRow
 from daybook.runs import approvals, claims, leases, prefect_ends, retention
 from daybook.runs.approvals import Question
@@ -27,6 +28,9 @@ pytestmark = pytest.mark.anyio
 HOUR = timedelta(hours=1)
 MAIL = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', HOUR)
 SECOND = replace(MAIL, position="2.1", after=3, digest="e" * 64)
+ANSWERED = Question.of_answer(
+    Outcome(Status.SUCCEEDED, output="Sell.", usage={"input_tokens": 70, "cost_usd": 0.5}), HOUR
+)
 
 
 async def asked(
@@ -202,6 +206,23 @@ async def test_a_run_that_asked_nothing_has_nothing_to_decide(world: World) -> N
         await decide(world, "nothing")
 
 
+@pytest.mark.parametrize("approve", [True, False])
+async def test_a_decided_answer_needs_no_budget_and_no_limit(world: World, approve: bool) -> None:
+    stored = await world.jobs.add(owner="agent:ann", every="1h", tokens_per_day=900)
+    granted = await world.runs.running(stored)
+    await world.runs.stepped(granted, Status.SUCCEEDED, tokens=900, usage={"input_tokens": 900})
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, ANSWERED)
+    await decide(world, granted.run_id, approve=approve)
+    row = await world.runs.row()
+    lowered = AgentLimits.of({"min_interval": "2h"})
+
+    again = await world.runs.claim(world.runs.claim_request(row, rules=lowered))
+
+    assert isinstance(again, Granted) and again.is_answer_decided
+    read = await claims.read_grant(world.ledger, again.run_id, again.fence)
+    assert read.is_answer_decided
+
+
 # --- everything else that can happen to a run that waits
 
 
@@ -214,6 +235,28 @@ async def test_cancelling_withdraws_the_question_and_closes_the_attempt(world: W
     with pytest.raises(InvalidInput, match="was withdrawn"):
         await decide(world, granted.run_id)
     assert (await world.runs.row()).status == "cancelled"
+
+
+@pytest.mark.parametrize("end", ["cancelled", "removed", "unknown", "late"])
+async def test_the_usage_of_an_answer_counts_once_however_its_run_ends(
+    world: World, end: str
+) -> None:
+    stored, granted = await asked(world, ANSWERED)
+    match end:
+        case "cancelled":
+            await claims.cancel(world.ledger, granted.run_id)
+        case "removed":
+            await world.jobs.archive(stored)
+        case _:
+            await decide(world, granted.run_id)
+            again = await world.runs.running(await world.runs.row())
+            await claims.holder_died(world.ledger, again.run_id, again.fence, "killed")
+    if end == "late":
+        await world.runs.finish(again, Status.SUCCEEDED, usage=(ANSWERED.outcome or {})["usage"])
+    row = await world.runs.row()
+    assert row.usage == {"input_tokens": 70, "cost_usd": 0.5}
+    (attempt,) = await world.runs.attempts()
+    assert (attempt.status, attempt.tokens, attempt.usd) == (row.status, 70, 0.5)
 
 
 @pytest.mark.parametrize("overlap", ["skip", "queue_one", "queue_all", "cancel_running", "allow"])
@@ -369,6 +412,15 @@ async def test_the_question_goes_to_the_jobs_channel_and_else_to_the_operator(
     assert message.event == "approval"
     assert f"daybook approve {granted.run_id[:12]}.1" in message.body
     assert 'mail_send(to="ann")' in message.body
+
+
+async def test_a_question_about_an_answer_does_not_send_the_answer_to_the_jobs_channel(
+    world: World,
+) -> None:
+    await asked(world, ANSWERED, channel="team")
+    (message,) = await sent(world)
+    assert (message.purpose, message.address) == ("alert", "inbox")
+    assert "Sell." in message.body
 
 
 async def test_what_an_attempt_used_counts_while_it_waits(world: World) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -142,3 +143,23 @@ async def test_a_claim_waits_for_a_run(daybook_home: Home, monkeypatch: pytest.M
     assert (claimed.task.title, claimed.run_id) == ("high", added.run_id)
     with pytest.raises(InvalidInput, match="wait: "):
         await api.tasks.next_run("one", wait="soon")
+
+
+@pytest.mark.usefixtures("shared_ledger")
+async def test_a_session_stays_live_while_it_waits_for_hours(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.tasks.register("one")
+
+    async def waited(name: str, seconds: float, priority_min: str) -> bool:
+        world.clock.move(timedelta(seconds=seconds))
+        return False
+
+    monkeypatch.setattr(api.tasks, "wait_until_claimable", waited)
+    clock = SimpleNamespace(monotonic=lambda: world.clock.now().timestamp())
+    monkeypatch.setattr(api.tasks, "time", clock)
+    began = world.clock.now()
+    with pytest.raises(NothingClaimable, match="no task is queued"):
+        await api.tasks.next_run("one", wait="3h")
+    assert world.clock.now() - began == timedelta(hours=3)
+    assert (await world.tasks.session("one")).expires_at > world.clock.now()

@@ -12,8 +12,10 @@ import pytest
 from prefect.events.schemas.events import Event
 
 from daybook.errors import InvalidInput
+from daybook.execution.agent_request import actor_of
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
+from daybook.owners import acting_as
 from daybook.runs import claim_requests
 from daybook.runs import claims as claims_of_runs
 from daybook.runs.sessions import session_id_of
@@ -339,6 +341,31 @@ async def test_no_worker_is_requested_for_a_task_that_one_session_owns(world: Wo
     world.clock.move(STARVED)
     await cycles(cycling, 10)
     assert (await world.tasks.run(run.id)).tiers == ["starved", "needs_attention"]
+
+
+@pytest.mark.parametrize(
+    ("job_owner", "agent"),
+    [("user", "maria"), ("user", "command/maria"), ("agent:maria", "default")],
+)
+async def test_a_worker_for_the_task_of_an_agent_can_claim_it(
+    world: World, job_owner: str, agent: str
+) -> None:
+    cycling = Cycling(world, capable={name: frozenset() for name in ("default", agent)})
+    given: dict[str, Any] = {"prompt": "Work.", "on_demand": True, "tags": ["task-worker"]}
+    # Runs of the first two jobs act as other agents.
+    await world.jobs.add("a", agent="default", **given)
+    await world.jobs.add("b", "agent:otto", agent=agent, **given)
+    fit = await world.jobs.add("c", job_owner, agent=agent, **given)
+    run = await world.tasks.add(owner="agent:maria")
+    world.clock.move(STARVED)
+    await cycles(cycling, 4)
+    (asked,) = await cycling.requests()
+    assert asked.job_id == fit.id
+    granted = await world.runs.claimed(asked)
+    words = str(asked.parameters["prompt"]).split("task_session_register with ")[1].splitlines()[0]
+    with acting_as(actor_of(granted, agent.rpartition("/")[2])):
+        await world.tasks.register(**json.loads(words))
+        assert (await world.tasks.claim(json.loads(words)["name"])).run.id == run.id
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
