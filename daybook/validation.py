@@ -22,7 +22,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from daybook.errors import InvalidInput
 
 STORED = {"stored": True}
-"""Context of validation for values from the ledger, which were valid when they were stored."""
+"""Context of validation for values from the ledger, which were valid when they were stored.
+
+The time zone of a stored schedule may be missing on this machine. The job is readable, and the
+search for its due times raises `InvalidInput`.
+"""
 
 M = TypeVar("M", bound=BaseModel)
 

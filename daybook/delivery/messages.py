@@ -19,7 +19,7 @@ from daybook.ledger import texts
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import Run
-from daybook.schedules.schedule import zone
+from daybook.schedules.zones import display_zone
 
 CALLBACK_VERSION = 1
 """Version of a callback's body."""
@@ -177,7 +177,7 @@ def _name(row: RunRow, job: JobRow | None) -> str:
 
 
 def _due(instant: datetime, stored: StoredJob | None) -> str:
-    local = instant.astimezone(zone(stored.job.schedule.timezone)) if stored else instant
+    local = instant.astimezone(display_zone(stored.job.schedule.timezone)) if stored else instant
     return local.isoformat(timespec="seconds")
 
 

@@ -7,6 +7,7 @@ due time.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,6 +15,7 @@ from prefect.exceptions import Abort
 
 from daybook import settings
 from daybook.clock import Clock
+from daybook.errors import InvalidInput
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -29,6 +31,8 @@ from daybook.runs.claim_requests import (
     flow_key,
 )
 from daybook.runs.claims import claim
+
+log = logging.getLogger(__name__)
 
 NO_LEDGER_DELAY = timedelta(seconds=30)
 """Delay before the next claim if the ledger or Prefect is unreachable.
@@ -108,13 +112,23 @@ async def decide(
     """Claim the occurrence; if it is not due by the ledger's data, reconcile the job and try again.
 
     If the run has to wait until other runs are cancelled, request their cancellation in Prefect.
-    ``deployment_id`` and ``made_by`` are as in `wait_for_claim`. Raise `InvalidInput` for invalid
-    settings, and the errors of an unreachable ledger or Prefect.
+    While the settings are invalid, a run waits; a direct call raises `InvalidInput`.
+    ``deployment_id`` and ``made_by`` are as in `wait_for_claim`. Also raise the errors of an
+    unreachable ledger or Prefect.
     """
-    loaded = settings.load()
-    request = replace(request, rules=limits.load_rules(loaded))
-    if request.most is not None:
-        request = replace(request, classes=loaded.max_of_class, max_per_agent=loaded.max_per_agent)
+    try:
+        loaded = settings.load()
+        request = replace(request, rules=limits.load_rules(loaded))
+    except InvalidInput as error:
+        if deployment_id is None:
+            raise
+        log.warning("a run waits: %s", error, extra={"action": "waits_for_settings"})
+        request = replace(request, invalid_settings=str(error))
+    else:
+        if request.most is not None:
+            request = replace(
+                request, classes=loaded.max_of_class, max_per_agent=loaded.max_per_agent
+            )
     while True:
         answer = await claim(ledger, request)
         if isinstance(answer, Waiting) and answer.cancel:

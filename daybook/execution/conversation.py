@@ -22,7 +22,7 @@ from daybook.processes import locations
 from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted
 from daybook.runs.summaries import CompressedHistory
-from daybook.schedules.schedule import zone
+from daybook.schedules.zones import display_zone
 
 MAX_DATA_CHARACTERS = 100_000
 """Maximum length of an external text in a prompt, in characters."""
@@ -94,7 +94,7 @@ def _values(granted: Granted, prompt: str) -> dict[str, str]:
     timezone = job.job.schedule.timezone if job else settings.load().timezone
     work_dir = policy_from_parameters(granted.parameters).work_dir
     return {
-        "due": granted.due.astimezone(zone(timezone)).isoformat(timespec="seconds"),
+        "due": granted.due.astimezone(display_zone(timezone)).isoformat(timespec="seconds"),
         "job": job.row.name if job else "",
         "last_output": granted.last_output,
         "work_dir": locations.real_path(work_dir) if work_dir else "",

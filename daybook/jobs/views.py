@@ -26,6 +26,7 @@ from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import starts
 from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
 from daybook.schedules.schedule import Schedule, zone
+from daybook.schedules.zones import display_zone, is_known
 
 if TYPE_CHECKING:
     from daybook.jobs.model import Job
@@ -138,12 +139,17 @@ class ListedJob(BaseModel, frozen=True):
     ) -> ListedJob:
         """Return the view of the job at ``now``; ``running`` is True if a run is in progress.
 
-        ``spent`` is the spending of the runs that ended in the last `SPENDING_PERIOD`;
-        ``due_times`` is the maximum number of next due times.
+        If this machine does not have the job's time zone, ``words`` names this problem, and no due
+        time is next. ``spent`` is the spending of the runs that ended in the last
+        `SPENDING_PERIOD`; ``due_times`` is the maximum number of next due times.
         """
         row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
-        tz = zone(job.schedule.timezone)
-        upcoming = starts(job.schedule, job.policy, now, row.skips, snoozed) if job.enabled else ()
+        tz, words = display_zone(job.schedule.timezone), job.schedule.describe()
+        has_zone = is_known(job.schedule.timezone)
+        if not has_zone:
+            words += f" (not due: this machine has no time zone {job.schedule.timezone})"
+        is_due = job.enabled and has_zone
+        upcoming = starts(job.schedule, job.policy, now, row.skips, snoozed) if is_due else ()
         skips = map(datetime.fromisoformat, row.skips)
         return ListedJob.model_construct(  # without validation: a stored job is valid
             **columns(ListedJob, row)
@@ -152,7 +158,7 @@ class ListedJob(BaseModel, frozen=True):
                 "running": running,
                 "deployment": f"{row.kind}/{row.slug}",
                 "tags": list(job.tags),
-                "words": job.schedule.describe(),
+                "words": words,
                 "next_due": [each.astimezone(tz) for each in islice(upcoming, due_times)],
                 "skips": [each.astimezone(tz) for each in skips if each > now],
                 "snoozed_until": snoozed.astimezone(tz) if snoozed and snoozed > now else None,

@@ -42,7 +42,8 @@ from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
 from daybook.schedules.descriptions import duration_in_words
-from daybook.schedules.schedule import Schedule, zone
+from daybook.schedules.schedule import Schedule
+from daybook.schedules.zones import display_zone
 
 log = logging.getLogger(__name__)
 
@@ -294,5 +295,5 @@ async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetim
 
 
 def _local_time(instant: datetime, schedule: Schedule | None) -> str:
-    local = instant.astimezone(zone(schedule.timezone)) if schedule else instant
+    local = instant.astimezone(display_zone(schedule.timezone)) if schedule else instant
     return local.isoformat(timespec="seconds")

@@ -31,6 +31,7 @@ from daybook.jobs.store import StoredJob
 from daybook.prefect.summary import summary
 from daybook.schedules.cron import read_fields
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
+from daybook.schedules.zones import FIRST_YEAR, LAST_YEAR
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -195,6 +196,8 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
         return {"foreign": f"rrule {rule}"}
     # Prefect ignores the zone of DTSTART and interprets its digits in the schedule's zone.
     local = datetime.strptime(match[1], _STAMP).replace(tzinfo=ZoneInfo(schedule.timezone or "UTC"))
+    if not FIRST_YEAR <= local.year <= LAST_YEAR:
+        return {"foreign": f"rrule {rule}"}
     return {"at": local.astimezone(UTC).strftime(_STAMP)}
 
 

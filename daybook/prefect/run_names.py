@@ -32,7 +32,7 @@ from daybook.ledger.tables import JobRow, RunRow
 from daybook.prefect import flow_runs
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.projection import ledger_tag
-from daybook.schedules.zones import zone
+from daybook.schedules.zones import display_zone
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
 
 
 def _local(instant: datetime, timezone: str) -> str:
-    local = instant.astimezone(zone(timezone)).isoformat(" ", "seconds")
+    local = instant.astimezone(display_zone(timezone)).isoformat(" ", "seconds")
     return f"{local[:19]} {'UTC' if timezone == 'UTC' else local[19:]}"
 
 

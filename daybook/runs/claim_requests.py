@@ -110,6 +110,7 @@ class ClaimRequest:
     is the maximum number of runs in progress, None for no limit; ``classes`` and ``max_per_agent``
     map the names of classes and agents to their own limits. ``full`` is True if the requesting
     worker has no free slot. ``rules`` are the operator's limits for the jobs of agents.
+    ``invalid_settings`` is the error of settings that cannot be read, and whose limits are unknown.
     ``session_id`` is the session that the run continues, whatever its parameters say; if it is
     empty, the parameters decide.
     """
@@ -132,6 +133,7 @@ class ClaimRequest:
     max_per_agent: Mapping[str, int] = field(default_factory=dict)
     full: bool = False
     rules: AgentLimits = field(default_factory=AgentLimits)
+    invalid_settings: str = ""
     session_id: str = ""
 
 

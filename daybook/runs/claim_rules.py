@@ -44,6 +44,8 @@ from daybook.schedules import durations
 
 UNDECIDED_GRACE = timedelta(minutes=5)
 """Grace period after the `until` of a run that waits for a holder's state (`slots.HOLDER`)."""
+SETTINGS_RETRY_INTERVAL = timedelta(seconds=30)
+"""How long a run waits before it claims again if its worker's settings are invalid."""
 
 
 async def invalid_parameters(claim: Decision) -> ClaimResult | None:
@@ -182,6 +184,12 @@ async def removed(claim: Decision) -> ClaimResult | None:
     if claim.stored is None or claim.stored.row.archived_at is None:
         return None
     return await claim.end(Status.SKIPPED, outcomes.REMOVED_REASON)
+
+
+async def invalid_settings(claim: Decision) -> ClaimResult | None:
+    """Make a run wait while its worker's settings are invalid, because its limits are unknown."""
+    why = claim.request.invalid_settings
+    return claim.wait(claim.now + SETTINGS_RETRY_INTERVAL, why) if why else None
 
 
 async def owner_off(claim: Decision) -> ClaimResult | None:
@@ -331,6 +339,7 @@ RULES: tuple[Rule, ...] = (
     staggered,
     last_run_in_doubt,
     removed,
+    invalid_settings,
     owner_off,
     in_maintenance,
     too_soon,

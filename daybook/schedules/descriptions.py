@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from daybook.schedules import cron
 from daybook.schedules.cron import CronField, CronFields
-from daybook.schedules.zones import to_instant, wall_time, zone
+from daybook.schedules.zones import display_zone, to_instant, wall_time
 
 WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday")
 MONTHS = (
@@ -67,7 +67,7 @@ def duration_in_words(length: timedelta, one: str = "1 ") -> str:
 
 def instant_in_words(instant: datetime, timezone: str) -> str:
     """Return an instant in words: "14:30 on Friday 15 January 2027, Europe/Berlin"."""
-    tz = zone(timezone)
+    tz = display_zone(timezone)
     local = wall_time(instant, tz)
     time = f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
     if to_instant(local, tz) != instant:  # the time occurs twice, and this is the second one

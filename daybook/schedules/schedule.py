@@ -33,7 +33,14 @@ from daybook.names import validate_name
 from daybook.schedules import cron as expressions
 from daybook.schedules import descriptions, due, durations, phrases
 from daybook.schedules.durations import Duration
-from daybook.schedules.zones import FIRST_YEAR, check_year, to_instant, wall_time, zone
+from daybook.schedules.zones import (
+    FIRST_YEAR,
+    check_year,
+    display_zone,
+    to_instant,
+    wall_time,
+    zone,
+)
 from daybook.validation import STORED, raising_pydantic_error
 
 __all__ = [
@@ -73,7 +80,9 @@ class _InPast(InvalidInput):
     """The only due time of a schedule has passed."""
 
 
-def _check_zone(name: str) -> str:
+def _check_zone(name: str, info: ValidationInfo) -> str:
+    if info.context is STORED:
+        return name
     with raising_pydantic_error():
         zone(name)
     return name
@@ -216,7 +225,7 @@ class At(_Schedule):
         return f"once at {descriptions.instant_in_words(self.at, self.timezone)}"
 
     def to_text(self) -> str:
-        local = self.at.astimezone(zone(self.timezone))
+        local = self.at.astimezone(display_zone(self.timezone))
         offset = local.utcoffset()
         if offset is None or offset % timedelta(minutes=1):  # RFC 3339 has no such offset
             local = self.at
@@ -227,7 +236,9 @@ class At(_Schedule):
         return self.at
 
     def to_json(self) -> dict[str, Any]:
-        return super().to_json() | {"at": self.at.astimezone(zone(self.timezone)).isoformat()}
+        return super().to_json() | {
+            "at": self.at.astimezone(display_zone(self.timezone)).isoformat()
+        }
 
 
 class OnDemand(_Schedule):

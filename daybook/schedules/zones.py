@@ -43,11 +43,21 @@ def zone(name: str, field: str = "timezone") -> ZoneInfo:
 
     Raise `InvalidInput` naming ``field``, with the nearest names, if there is no such zone.
     """
-    if name in _tzdata_names() or name in _names():
+    if is_known(name):
         return ZoneInfo(name)
     if len(name) > MAX_NAME_LENGTH:  # finding similar names would take long
         raise InvalidInput(field, "is too long", f"use at most {MAX_NAME_LENGTH} characters")
     raise InvalidInput(field, f'unknown zone "{name}"', _hint(name))
+
+
+def is_known(name: str) -> bool:
+    """Return whether this machine has the zone; the zone of a stored job may be missing here."""
+    return name in _tzdata_names() or name in _names()
+
+
+def display_zone(name: str) -> ZoneInfo:
+    """Return the zone in which to show times of a stored job: UTC if its zone is missing here."""
+    return zone(name if is_known(name) else "UTC")
 
 
 def _hint(name: str) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
 from daybook.ledger.views import Run, tokens_in_words, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
-from daybook.schedules.zones import zone
+from daybook.schedules.zones import display_zone
 
 if TYPE_CHECKING:
     from daybook.api.approvals import WaitingApproval
@@ -45,7 +45,7 @@ def due(moment: datetime, timezone: str = "") -> str:
     seconds only if they are not zero. An offset of zero is written as `UTC`.
     """
     if timezone:
-        moment = moment.astimezone(zone(timezone)).replace(microsecond=0)
+        moment = moment.astimezone(display_zone(timezone)).replace(microsecond=0)
     time = f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"
     offset = f"{moment:%z}"
     from_utc = f"{offset[:3]}:{offset[3:5]}" if moment.utcoffset() else "UTC"

@@ -34,7 +34,14 @@ from prefect.states import Pending
 
 from daybook import home
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import DiskFull, FenceRefused, IllegalTransition, LedgerNewer, Unreachable
+from daybook.errors import (
+    DiskFull,
+    FenceRefused,
+    IllegalTransition,
+    InvalidInput,
+    LedgerNewer,
+    Unreachable,
+)
 from daybook.execution import claim
 from daybook.jobs import policy as policies
 from daybook.jobs import store
@@ -117,9 +124,9 @@ class Dispatcher:
     async def dispatch(self, run: FlowRun) -> bool:
         """Claim the run; then start its process, or reschedule or end the run in Prefect.
 
-        If the ledger or Prefect cannot be used, reschedule the run. Also reschedule it while one of
-        ``folders`` is on a full disk. Active runs need the rest of the space for their records, and
-        a new run could not record anything.
+        If the ledger, Prefect, the settings or the job cannot be used, reschedule the run. Also
+        reschedule it while one of ``folders`` is on a full disk. Active runs need the rest of the
+        space for their records, and a new run could not record anything.
 
         Return False for an external run, which belongs to no job (see `start`). Ignore a run of
         another ledger.
@@ -130,8 +137,9 @@ class Dispatcher:
             if (full := home.full_disk(self._folders)) is not None:
                 raise DiskFull(str(full))
             return await self._claim_and_start(run)
-        except UNAVAILABLE_ERRORS as error:
-            # No ledger, no effect (promise 7): the run has no claim, so reschedule it.
+        except (InvalidInput, *UNAVAILABLE_ERRORS) as error:
+            # No ledger, no effect (promise 7): the run has no claim, so reschedule it. An invalid
+            # setting, or a job whose due times cannot be computed, may be repaired meanwhile.
             log.warning("%s waits: %s", run.name, error, extra={"action": "waits_for_ledger"})
             await self._reschedule(
                 run, Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))

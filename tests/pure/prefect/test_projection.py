@@ -184,6 +184,7 @@ FOREIGN = [
     RRuleSchedule(rrule="DTSTART:20300101T000000Z\nRRULE:FREQ=DAILY;COUNT=2"),
     RRuleSchedule(rrule="DTSTART:20300101T000000Z\nRRULE:FREQ=DAILY;COUNT=1;BYDAY=MO"),
     RRuleSchedule(rrule="FREQ=DAILY;COUNT=1"),
+    RRuleSchedule(rrule="DTSTART:99991231T233000Z\nRRULE:FREQ=DAILY;COUNT=1"),
     CronSchedule(cron="0 0 9 * * * 2030"),
     CronSchedule(cron="0 9 1 * 1", day_or=False),
     IntervalSchedule(interval=timedelta(seconds=0.5), anchor_date=NOW),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prefect.exceptions import Abort
@@ -20,7 +21,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import reconcile
 from daybook.runs import claim_requests, claims, history, leases, sessions
-from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
@@ -58,10 +59,10 @@ async def ledger(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Ledger]:
         yield ledger
 
 
-async def _hourly(ledger: Ledger) -> ClaimRequest:
+async def _hourly(ledger: Ledger, **fields: Any) -> ClaimRequest:
     """Return a claim request for the next due time of an hourly job."""
     now = ledger.now()
-    job = new_job(now=now, name="brief", prompt="What is new?", cron="0 * * * *")
+    job = new_job(now=now, name="brief", prompt="What is new?", cron="0 * * * *", **fields)
     async with ledger.write() as session:
         stored = await store.add(session, job, "brief", now)
     due = now + timedelta(hours=1)
@@ -282,3 +283,20 @@ async def test_the_operators_limits_are_read_at_each_claim(
     answer = await claim.decide(ledger, claim_request)
     assert isinstance(answer, Finished)
     assert answer.reason == "user jobs are disabled"
+
+
+async def test_a_due_time_waits_until_invalid_settings_are_repaired(
+    ledger: Ledger, clock: ManualClock, daybook_home: Home
+) -> None:
+    """Without the row that waits, a job without catch-up would miss the due time."""
+    claim_request = await _hourly(ledger, catch_up="none")
+    clock.set(claim_request.due)
+    file = daybook_home.path / "config.toml"
+    file.write_text("max_concurrent = = 7\n")
+    waiting = await claim.decide(ledger, claim_request, deployment_id="d")
+    assert isinstance(waiting, Waiting)
+    assert "config.toml" in waiting.why
+
+    clock.move(timedelta(minutes=10))
+    file.write_text("max_concurrent = 7\n")
+    assert isinstance(await claim.decide(ledger, claim_request, deployment_id="d"), Granted)

@@ -7,13 +7,16 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from sqlmodel import col, update
 
 from daybook.delivery import messages
 from daybook.jobs import store
 from daybook.jobs.actions import Webhook
 from daybook.jobs.views import DueTimes, ListedJob
 from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import RevisionRow
 from daybook.ledger.views import Run
+from daybook.runs import overdue
 from daybook.schedules.schedule import make
 from tests.world import World
 
@@ -50,6 +53,32 @@ async def test_the_view_of_a_job_is_valid(world: World) -> None:
         view = ListedJob.of(found, world.clock.now(), running=True)
     assert ListedJob.model_validate(dict(view)) == view
     assert json.loads(view.model_dump_json(warnings="error"))["tags"] == ["a", "b"]
+
+
+async def test_a_job_whose_time_zone_is_missing_is_listed_with_the_other_jobs(
+    world: World,
+) -> None:
+    other = await world.jobs.add("other", cron="0 * * * *")
+    lost = await world.jobs.add("lost", cron="0 * * * *")
+    once = await world.jobs.add("once", at="2027-01-15T12:00:00Z")
+    async with world.ledger.write() as session:
+        for each in (lost, once):
+            schedule = each.revision.schedule | {"timezone": "Mars/Olympus"}
+            change = update(RevisionRow).where(col(RevisionRow.job_id) == each.id)
+            await session.execute(change.values(schedule=schedule))
+    world.clock.move(timedelta(hours=2))
+
+    async with world.ledger.read() as session:
+        stored = await store.all_jobs(session)
+        late = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
+    views = [ListedJob.of(each, world.clock.now(), running=False) for each in stored]
+
+    assert [each.name for each in views] == ["lost", "once", "other"]
+    for view in views[:2]:
+        assert "this machine has no time zone Mars/Olympus" in view.words
+        assert view.next_due == []
+        assert view.model_dump_json(warnings="error")
+    assert [each.job.id for each in late] == [other.id]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from sqlmodel import select
 
 from daybook import home
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import LedgerUnreachable
+from daybook.errors import InvalidInput, LedgerUnreachable
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
@@ -240,6 +240,21 @@ async def test_without_a_ledger_a_run_waits_in_prefect(
         assert waiting.state_details.scheduled_time > now
         assert "locked" in (waiting.message or "")
         assert there.starts.tasks == []
+
+
+async def test_a_run_of_a_job_whose_due_times_cannot_be_computed_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*given: Any, **named: Any) -> ClaimRequest:
+        raise InvalidInput("timezone", 'unknown zone "Mars/Olympus"')
+
+    monkeypatch.setattr(occurrence, "build_claim_request", broken)
+    async with one_job(tmp_path, most=2) as there:
+        assert await there.taker.dispatch(there.run)
+
+        (_, waiting) = there.prefect.states
+        assert waiting.name == prefect_states.WAITING_NAME
+        assert "Mars/Olympus" in (waiting.message or "")
 
 
 async def test_a_run_has_its_name_before_its_process_starts(tmp_path: Path) -> None:
