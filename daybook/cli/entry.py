@@ -36,7 +36,10 @@ from daybook.processes import garbage, init
 
 GO = b"g"
 ACCEPT_TIMEOUT_SECONDS = 2.0
-"""Maximum time to wait until the server accepts. Then the client runs the command itself."""
+"""Maximum time that the client waits until the server accepts the command.
+
+After this time, the client runs the command itself.
+"""
 FORWARDED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 OWN_PROCESS = frozenset(

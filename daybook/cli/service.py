@@ -128,7 +128,8 @@ def _use_home(system: bool | None) -> None:
 def _installed(system: bool | None) -> Service:
     """Return the service of this home. Without --system or --user, prefer this user's service.
 
-    Raise `NotFound` if no service is installed.
+    With --system, or if this home has no service and neither option is given, use the home of the
+    system's service, unless `DAYBOOK_HOME` is set. Raise `NotFound` if no service is installed.
     """
     _use_home(system)
     home = homes.current_home()

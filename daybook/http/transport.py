@@ -60,8 +60,9 @@ class Progress:
 
 @dataclass(frozen=True)
 class HttpLibrary:
-    """An HTTP client library. ``http`` is `httpx` or `httpx2`; ``core`` is its `httpcore` module.
+    """An HTTP client library: `httpx` with `httpcore`, or `httpx2` with `httpcore2`.
 
+    ``http`` is the first module, and ``core`` is the second.
     ``backend``, ``connection`` and ``body`` are classes that combine the classes of this module
     with the library's network backend, network stream and response stream.
     """

@@ -358,8 +358,8 @@ class StepRow(SQLModel, table=True):
     # the error; then `input` is None.
     input: str | None = Field(default="", repr=False)
     output: str | None = Field(default=None, repr=False)
-    # `diverged` is the reason why an earlier attempt is not continued from this step on; `replaced`
-    # marks a step that was not continued.
+    # `diverged` is the reason why, from this step on, new steps replace the steps of an earlier
+    # attempt; `replaced` marks a step that was replaced.
     diverged: str = ""
     replaced: bool = False
 

@@ -119,9 +119,9 @@ class Step(BaseModel, frozen=True):
     call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
     the SHA-256 of the facts of the request or call. ``input``, ``output`` and ``error`` are cut
     after 2,000 characters; ``input`` is None if retention has removed all three. ``usage`` has the
-    format of `Run.usage`; the usage of a tool is empty. ``diverged`` is the reason why an earlier
-    attempt is not continued from this step on; ``replaced`` marks the steps that were not
-    continued.
+    format of `Run.usage`; the usage of a tool is empty. ``diverged`` is the reason why, from this
+    step on, new steps replace the steps of an earlier attempt; ``replaced`` marks the steps that
+    were replaced.
     """
 
     number: int

@@ -34,10 +34,12 @@ class OutboxStatus:
     now: datetime
 
     def findings(self, reported: Collection[str] = ()) -> list[Finding]:
-        """Report messages that no process sends, paused destinations, unread alerts and failures.
+        """Return the findings about the outbox.
 
-        ``reported`` are the names of the jobs whose failure is already reported. The findings count
-        an alert about such a job, but do not contain its text.
+        They report callbacks and messages that no process sends, paused destinations, unread
+        alerts, and deliveries that failed permanently. ``reported`` are the names of the jobs whose
+        failure the caller already reports. The findings count an alert about such a job, but do not
+        contain its text.
         """
         found = []
         if self.waits_since is not None:

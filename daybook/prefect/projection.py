@@ -10,7 +10,7 @@ disabled    the deployment is paused; an inactive schedule disables the job as w
 name        the first paragraph of the description (`daybook.prefect.summary`)
 ==========  ================================================================================
 
-A schedule that Prefect can express but these forms cannot becomes `{"foreign": …}`. Examples are
+The normal form of any other schedule that Prefect can express is `{"foreign": …}`. Examples are
 another RRULE, seven fields, and an interval with a fraction of a second. Such a schedule, a second
 schedule, and a schedule's own parameters stay Prefect's own: Daybook reports them, and does not
 change them. A job that has no other schedule is on demand.

@@ -27,10 +27,10 @@ async def unmirrored_rows(
 ) -> list[RunRow]:
     """Return at most ``limit`` marked runs that ended by ``before`` (UTC), oldest first.
 
-    Include at once the runs that no process ended: runs without a Prefect run, and ranges of due
-    times. But leave out a run without a Prefect run if its job has no deployment yet. If the
-    deployment was deleted in Prefect, include the run, so that the caller clears the mark: Prefect
-    can never show this run.
+    ``before`` applies neither to runs without a Prefect run nor to ranges of due times, because no
+    process executed them. Leave out a run without a Prefect run if its job has no deployment yet.
+    If the deployment was deleted in Prefect, include the run, so that the caller clears the mark:
+    Prefect can never show this run.
     """
     deleted = await links.jobs_without_deployment(session)
     deployed = select(JobRow.id).where(

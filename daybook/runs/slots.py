@@ -73,7 +73,10 @@ WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
 """The `waits_for` of runs in a queue; each run begins when its turn comes."""
 
 WAITS_FOR_TURN = (*WAITS_IN_QUEUE, HOLDER)
-"""The `waits_for` of waits that may end at any time: such a run may claim before its `until`."""
+"""The values of `waits_for` with which a run may claim before its `until`.
+
+These waits may end at any time.
+"""
 
 BACKFILL = "backfill"
 """The trigger of a run that was requested for a past due time (`daybook.runs.backfill`)."""

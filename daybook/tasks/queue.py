@@ -204,7 +204,7 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
     """Add a run to a task whose last run failed, was cancelled, or needs attention. Return it.
 
     If the old run needs attention, cancel it. Raise `InvalidInput` for a run in any other state,
-    for a run that was already retried, and after `MAX_RUNS_PER_TASK` runs. Raise also the same
+    for a run that was already retried, and after `MAX_RUNS_PER_TASK` runs. Also raise the same
     errors as `find`.
     """
     async with ledger.write() as session:

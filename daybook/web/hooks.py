@@ -58,7 +58,7 @@ MAX_REQUESTS = 60
 LEDGER_TIMEOUT = timedelta(seconds=5)
 """Maximum time to wait for the ledger's lock. GitHub gives up after 10 s."""
 LOG_INTERVAL_SECONDS = 10.0
-"""Interval between two log lines about the same kind of refusal."""
+"""Minimum interval between two log lines about the same kind of refusal."""
 
 _UNKNOWN = "unauthorized"
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
