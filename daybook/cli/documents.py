@@ -18,6 +18,7 @@ from daybook import api
 from daybook.cli import completion, output
 from daybook.cli.command import Answer, command
 from daybook.cli.completion import Completer
+from daybook.cli.options import on_interrupt
 from daybook.errors import InvalidInput, NotFound, UnknownName
 
 Command = Callable[..., Awaitable[int]]
@@ -109,7 +110,8 @@ def read_hidden_value(field: str, label: str, file: str) -> str:
     if sys.stdin.isatty():
         from getpass import getpass
 
-        value = getpass(f"{label}: ")
+        with on_interrupt():
+            value = getpass(f"{label}: ")
         problem, fix = "nothing was typed", f"type it at the prompt, or {fix}"
     else:
         try:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daybook.cli.options import on_interrupt
 from daybook.errors import DaybookError, InvalidInput
 from daybook.files.documents import to_yaml
 from daybook.jobs.model import Job
@@ -126,7 +127,9 @@ def _open_editor(text: str) -> str:
         file = Path(folder, "job.yaml")
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
         try:
-            done = subprocess.run([*shlex.split(editor), str(file)], check=False)
+            # Ctrl-C belongs to the editor. (An ignored signal would be ignored in the editor too.)
+            with on_interrupt(lambda number, frame: None):
+                done = subprocess.run([*shlex.split(editor), str(file)], check=False)
         except (OSError, ValueError) as error:
             raise EditorFailed(
                 f"the editor `{editor}` cannot be started: {error}; set EDITOR to yours"

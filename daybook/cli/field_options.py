@@ -31,7 +31,14 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from daybook.cli import completion
-from daybook.cli.options import header, metadata, parse_json_object, split_command, text_or_file
+from daybook.cli.options import (
+    header,
+    metadata,
+    on_interrupt,
+    parse_json_object,
+    split_command,
+    text_or_file,
+)
 from daybook.errors import InvalidInput
 from daybook.jobs import markers
 from daybook.schedules import durations
@@ -289,7 +296,8 @@ def _read_secret(name: str, variable: str | None, from_stdin: bool) -> str | Non
 
         label = f"{name.capitalize()}: "
         try:
-            secret = (getpass(label) if sys.stdin.isatty() else sys.stdin.readline()).strip()
+            with on_interrupt():
+                secret = (getpass(label) if sys.stdin.isatty() else sys.stdin.readline()).strip()
         except UnicodeDecodeError:  # the error would show a byte of the secret
             raise InvalidInput(f"{name}_stdin", "is not UTF-8 text") from None
         if not secret:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +23,7 @@ from daybook.cli.options import (
     Yes,
     check_limit,
     is_confirmed,
+    on_interrupt,
     prepare_prefect,
     prompt_or_file,
 )
@@ -294,8 +296,8 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
     """Open the job in the user's editor.
 
     After each error, open it again until the change is stored. If the user gives up after an error,
-    or the editor fails after it, keep the text in a file. Raise `InvalidInput` for a removed job,
-    and `EditorFailed`.
+    the editor fails after it, or Ctrl-C stops the change, keep the text in a file. Raise
+    `InvalidInput` for a removed job, and `EditorFailed`.
     """
     from daybook.cli.editor import Edit, EditorFailed
 
@@ -321,9 +323,10 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
                 problem = str(refused)
                 output.say(f"daybook: {problem}")
                 output.say("Press Enter to edit it again, or Ctrl-C to give up.")
-                sys.stdin.readline()
-    except (EditorFailed, KeyboardInterrupt):
-        if problem:
+                with on_interrupt():
+                    sys.stdin.readline()
+    except (EditorFailed, KeyboardInterrupt, asyncio.CancelledError) as error:
+        if problem or isinstance(error, asyncio.CancelledError):
             output.say(f"Your text is in {edit.keep()}")
         raise
 

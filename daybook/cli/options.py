@@ -6,7 +6,11 @@ not UTF-8 or too long counts as a file that it cannot read.
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -40,6 +44,26 @@ Absolute = Annotated[bool, Parameter(help="Show local times instead of relative 
 Limit = Annotated[int, Parameter(alias="-n", help="Maximum number to show.", show_default=True)]
 
 
+@contextmanager
+def on_interrupt(
+    handler: Callable[[int, FrameType | None], object] = signal.default_int_handler,
+) -> Iterator[None]:
+    """Let ``handler`` handle Ctrl-C while the block waits for the user.
+
+    The default handler raises `KeyboardInterrupt`. In a coroutine, asyncio's own handler would only
+    cancel the task, which has no effect before the block ends.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN:
+        yield
+        return
+    signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def is_confirmed(question: str, yes: bool) -> bool:
     """Return whether the user confirms ``question``. If ``yes`` is true, the user has confirmed it.
 
@@ -52,7 +76,8 @@ def is_confirmed(question: str, yes: bool) -> bool:
             "yes", f"is missing: {question}", "add --yes to do it without a terminal"
         )
     print(f"{question}? [y/N] ", end="", file=sys.stderr, flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    with on_interrupt():
+        return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 MAX_LIMIT = 1_000_000

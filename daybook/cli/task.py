@@ -11,7 +11,7 @@ from cyclopts import Group, Parameter
 from daybook import api
 from daybook.cli import formatting, output, task_formatting
 from daybook.cli.command import Answer, command
-from daybook.cli.options import Limit, check_limit, text_or_file
+from daybook.cli.options import Limit, check_limit, on_interrupt, text_or_file
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -346,7 +346,8 @@ def _read_token(more: tuple[str, ...], typed: str | None) -> str:
     if not token and sys.stdin.isatty():
         from getpass import getpass
 
-        token = getpass("Token: ").strip()
+        with on_interrupt():
+            token = getpass("Token: ").strip()
     elif not token:
         try:
             token = sys.stdin.read().strip()

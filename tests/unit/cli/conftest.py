@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
+import signal
 import sqlite3
 import sys
 from collections.abc import Collection
@@ -23,6 +25,21 @@ from tests.commands import CommandResult, Daybook
 
 STRUCTURED = {"output_format": "structured", "output_schema": {"type": "object"}}
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
+
+
+class Terminal(io.StringIO):
+    """Standard input of a terminal, at which a user has typed the given text."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class InterruptedTerminal(Terminal):
+    """A terminal whose user presses Ctrl-C at the first prompt."""
+
+    def readline(self, size: int | None = -1, /) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().readline(size)
 
 
 @pytest.fixture(scope="package")

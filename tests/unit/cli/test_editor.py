@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import sys
 import tempfile
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from anyio.lowlevel import checkpoint
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ from daybook.jobs.model import Job, new_job
 from daybook.jobs.model import edit as edited
 from daybook.jobs.views import ChangedJob, ListedJob
 from tests.commands import Daybook
-from tests.unit.cli.conftest import MADE
+from tests.unit.cli.conftest import MADE, InterruptedTerminal, Terminal
 
 SetEditor = Callable[[str], None]
 
@@ -196,11 +196,6 @@ def test_a_prompt_of_several_lines_is_written_as_a_block() -> None:
     assert yaml.safe_load("prompt: |\n  One.\n  Two.\n") == {"prompt": "One.\nTwo.\n"}
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
 @pytest.mark.usefixtures("stored")
 def test_edit_opens_the_editor_again_after_a_refusal(
     daybook: Daybook, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch
@@ -247,6 +242,44 @@ def test_edit_keeps_the_text_if_the_editor_fails_after_a_refusal(
     (kept,) = tmp_path.glob("*.yaml")
     assert f"Your text is in {kept}" in result.err
     assert "Say goodbye." in kept.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("stored")
+def test_edit_keeps_the_text_if_ctrl_c_gives_up_after_a_refusal(
+    daybook: Daybook, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.stdin", InterruptedTerminal("\n"))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    use_editor("text = text.replace('0 9 * * 1', 'every Fryday')")
+    result = daybook("edit", "weekly")
+    assert result.code == 130
+    (kept,) = tmp_path.glob("*.yaml")
+    assert f"Your text is in {kept}" in result.err
+    assert "every Fryday" in kept.read_text(encoding="utf-8")
+
+
+@pytest.mark.usefixtures("stored")
+def test_ctrl_c_in_the_editor_is_left_to_the_editor(
+    daybook: Daybook, use_editor: SetEditor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    async def edit_job(ref: str, changes: dict[str, Any]) -> ChangedJob:
+        await checkpoint()
+        asked.append(changes)
+        return ChangedJob.model_construct(**dict(await api.jobs.show(ref)), changes=[], notes=[])
+
+    monkeypatch.setattr(api.jobs, "edit_job", edit_job)
+    monkeypatch.setattr("sys.stdin", Terminal())
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    use_editor(
+        "import os, signal\n"
+        "os.kill(os.getppid(), signal.SIGINT)\n"
+        "text = text.replace('Say hello.', 'Say goodbye.')"
+    )
+    assert daybook("edit", "weekly").code == 0
+    assert asked == [{"prompt": "Say goodbye."}]
 
 
 @pytest.mark.parametrize(

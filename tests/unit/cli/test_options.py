@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -12,11 +13,13 @@ from typing import Any
 import pytest
 
 from daybook.api import jobs
+from daybook.cli import options
 from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.jobs.action_fields import MAX_BODY_LENGTH
 from daybook.jobs.views import ChangedJob
+from tests.unit.cli.conftest import InterruptedTerminal
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
 
@@ -41,6 +44,18 @@ def test_edit_passes_only_given_options_including_zero_and_empty_values(
     typed = ["--model", "", "--retries", "0", "--retry-delay", "2s", "--output-format", "json"]
     assert daybook("edit", "weekly", *typed).code == 0
     assert given == {"model": "", "retries": 0, "retry_delay": "2s", "output_format": "json"}
+
+
+def test_ctrl_c_ends_a_prompt_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", InterruptedTerminal("y\n"))
+    answers = []
+
+    async def ask() -> None:
+        answers.append(options.is_confirmed("Remove all jobs", yes=False))
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(ask())
+    assert answers == []
 
 
 @pytest.mark.parametrize(
