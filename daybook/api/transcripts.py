@@ -113,8 +113,8 @@ def to_markdown(transcript: Transcript) -> str:
     parts += ["## Prompt", fenced_block(transcript.prompt)]
     for step in transcript.steps:
         parts += _step_parts(step)
-    if run.error or run.reason:
-        parts += ["## Reason", fenced_block(run.reason or run.error or "")]
+    if reasons := run.reasons():
+        parts += ["## Reason", fenced_block("\n".join(reasons))]
     if transcript.answer is not None:
         parts += ["## Answer", fenced_block(transcript.answer)]
     return "\n\n".join(parts) + "\n"

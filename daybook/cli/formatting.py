@@ -168,8 +168,8 @@ def job_label(of: Run | Notification | InboxMessage, none: str = "-") -> str:
 
 
 def short_reason(run: Run) -> str:
-    """Return the first line of a run's reason or error; "" if it has neither."""
-    return "".join((run.reason or run.error or "").strip().splitlines()[:1])
+    """Return the first line of a run's reason, or of a failure's error; "" if it has neither."""
+    return "".join("".join(run.reasons()[:1]).strip().splitlines()[:1])
 
 
 def delivery_summary(run: ListedRun) -> str:

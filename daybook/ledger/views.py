@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
+from daybook.ledger.states import FAILURES
+
 if TYPE_CHECKING:
     from sqlmodel import SQLModel
 
@@ -242,3 +244,15 @@ class Run(BaseModel, frozen=True):
             }
             | more
         )
+
+    def reasons(self) -> list[str]:
+        """Return why the run has its status, the most important text first.
+
+        These are the reason and the error, without a text that the other one repeats. The error of
+        a failure comes first, because its reason may be only a remark, for instance about an agent
+        that was unavailable.
+        """
+        reason, error = self.reason, self.error or ""
+        if reason.startswith(error) or error.startswith(reason):
+            return list(filter(None, [max(reason, error, key=len)]))
+        return [error, reason] if self.status in FAILURES else [reason, error]

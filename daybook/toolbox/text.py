@@ -152,8 +152,10 @@ def due_times(found: DueTimes) -> str:
 def run(found: Run, timezone: str, begin: str, longest: int = MAX_OUTPUT_CHARACTERS) -> str:
     """Describe one run of a job: its outcome and its output. Times are in ``timezone``."""
     lines = [f"{begin}{_run_line(found, timezone)}"]
-    if why := found.reason or found.error:
-        lines.append(f"why: {truncated(why, MAX_BRIEF_CHARACTERS)}")
+    lines += [
+        f"{label}: {truncated(why, MAX_BRIEF_CHARACTERS)}"
+        for label, why in zip(("why", "note"), found.reasons(), strict=False)
+    ]
     if found.delivery != "not_requested":
         lines.append(f"delivery: {found.delivery}")
     if found.output:

@@ -287,6 +287,24 @@ def test_unknown_usage_of_a_run_is_left_out(changed: dict[str, Any], expected: s
     assert formatting.usage_summary(view(Run, **RUN_OF_A_MODEL | changed)) == expected
 
 
+@pytest.mark.parametrize(
+    ("status", "reason", "error", "expected"),
+    [
+        ("failed", "agent a: HTTP 503", "exit code 1\nTraceback", "exit code 1"),
+        ("unknown", "no answer within 4 s; it was sent", "no answer within 4 s", None),
+        ("unknown", "killed", "killed\nlast output", "killed"),
+        ("succeeded", "agent a: HTTP 503", None, None),
+        ("cancelled", "cancelled", "exit code 1", None),
+        ("skipped", "", None, None),
+    ],
+)
+def test_the_error_of_a_failure_is_not_hidden_behind_a_remark(
+    status: str, reason: str, error: str | None, expected: str | None
+) -> None:
+    run = view(Run, status=status, reason=reason, error=error)
+    assert formatting.short_reason(run) == (reason if expected is None else expected)
+
+
 def test_an_error_that_equals_the_reason_is_printed_once(
     daybook: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -95,6 +95,23 @@ async def test_cron_runs_lists_the_runs_of_a_job() -> None:
     assert run.endswith(", trigger manual")
 
 
+async def test_a_failed_run_has_its_error_and_its_remark() -> None:
+    failed = view(
+        RunDetails,
+        id="0123456789",
+        status="failed",
+        trigger="manual",
+        scheduled_for=MADE,
+        duration_seconds=None,
+        reason="agent a: HTTP 503",
+        error="exit code 1",
+        delivery="not_requested",
+        output=None,
+    )
+    _, *why = text.run(failed, "UTC", "").splitlines()
+    assert why == ["why: exit code 1", "note: agent a: HTTP 503"]
+
+
 async def test_cron_runs_says_that_a_job_has_not_run_yet() -> None:
     answer = await answered("cron_runs", job_id="export", limit=1)
     assert answer == '"export" has not run yet; cron_trigger runs it now.'
