@@ -4,7 +4,8 @@
 
     in the file   in the ledger                 step
     ───────────   ───────────────────────────   ─────────────────────────────────────────────────
-    yes           no job with this name         add, owned by `file:<set>`
+    yes           no job with this name         add, owned by `file:<set>`; nothing for a job that is
+                                                removed after its run, if its time has passed
     yes           owned by the set              change the fields that differ, or nothing
     yes           has another owner             change, if the set adopts the job; otherwise
                                                 nothing if no field differs, or a mistake
@@ -32,6 +33,7 @@ from daybook.files.jobs_file import RENAMED_FROM, Entry, JobsFile, build, fields
 from daybook.jobs import store
 from daybook.jobs.model import Job, new_job
 from daybook.jobs.views import FieldChange
+from daybook.schedules.schedule import InPast
 
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
@@ -112,6 +114,9 @@ def make(
     work.plan.mistakes += [each for file in files for each in file.mistakes]
     for entry in entries:
         work.add(entry)
+    if work.fired:
+        names = ", ".join(work.fired)
+        work.plan.notes.append(f"not added, because their only due times have passed: {names}")
     work.add_leftovers(prune)
     work.check_names()
     work.plan.steps = _in_order(work.plan.steps)
@@ -141,6 +146,10 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[FieldCha
     ]
 
 
+class _Fired(Exception):
+    """The time of a new job that runs once and is then removed has passed."""
+
+
 @dataclass
 class _Planner:
     plan: Plan
@@ -152,6 +161,8 @@ class _Planner:
     desired: dict[str, tuple[Entry, Job]] = field(default_factory=dict)
     kept: set[str] = field(default_factory=set)
     """Ids of the stored jobs that the files contain."""
+    fired: list[str] = field(default_factory=list)
+    """Names of the jobs of the files that had to run once and be removed, at a time in the past."""
 
     def __post_init__(self) -> None:
         self.first: dict[str, Entry] = {}
@@ -167,15 +178,11 @@ class _Planner:
             problem = f'"{entry.name}" is in the set twice'
             entry.add_mistake(InvalidInput("name", problem, f"keep one; the first is {where}"))
         before = self._before(entry)
-        job = build(
-            entry,
-            partial(
-                new_job,
-                before.job if before else None,
-                now=self.now,
-                default_timezone=self.timezone,
-            ),
-        )
+        try:
+            job = build(entry, partial(self._make, before))
+        except _Fired:
+            self.fired.append(entry.name)
+            return
         if before is not None:
             self.kept.add(before.id)
         if job is None:
@@ -192,6 +199,22 @@ class _Planner:
         else:
             self._change(entry, before, job)
         self.desired[job.name] = entry, job
+
+    def _make(self, before: StoredJob | None, /, **fields: Any) -> Job:
+        """Return the job with these fields, as `new_job` does.
+
+        Raise `_Fired` for a new job that runs once and is then removed, if its time has passed.
+        """
+        base = before.job if before else None
+        make = partial(new_job, base, now=self.now, default_timezone=self.timezone)
+        try:
+            return make(**fields)
+        except InPast:
+            policy = fields.get("policy")
+            given = {**policy, **fields} if isinstance(policy, dict) else fields
+            if before is None and given.get("delete_after_run") is True:
+                raise _Fired from None
+            raise
 
     def _before(self, entry: Entry) -> StoredJob | None:
         """Return the stored job of the entry, which has the entry's name or its earlier name.
@@ -297,7 +320,7 @@ class _Planner:
             for each in self.plan.steps
             if each.before is not None and each.job is not None
         }
-        live = (self.named.keys() - gone) | self.first.keys()
+        live = (self.named.keys() - gone) | (self.first.keys() - set(self.fired))
         after = {name: store.runs_after(each.job) for name, each in self.named.items()}
         after |= {name: store.runs_after(job) for name, (_, job) in self.desired.items()}
         for name, (entry, job) in self.desired.items():

@@ -84,7 +84,7 @@ search for its due times raises `InvalidInput`.
 """
 
 
-class _InPast(InvalidInput):
+class InPast(InvalidInput):
     """The only due time of a schedule has passed."""
 
 
@@ -385,7 +385,7 @@ def is_schedule(text: str) -> bool:
     """
     try:
         found = parse(text, timezone="UTC", now=datetime(FIRST_YEAR, 1, 1, tzinfo=UTC))
-    except _InPast:  # such as `today at 0:00`, which is a schedule at another time of day
+    except InPast:  # such as `today at 0:00`, which is a schedule at another time of day
         return True
     except InvalidInput:
         return False
@@ -477,7 +477,7 @@ def _of_phrase(
 def _at(due: datetime, field: str, timezone: str, now: datetime, current: Schedule | None) -> At:
     if due <= now and (current is None or current.only_due != due):
         local = due.astimezone(zone(timezone)).isoformat()
-        raise _InPast(field, f"{local} ({timezone}) is in the past", "use a future time")
+        raise InPast(field, f"{local} ({timezone}) is in the past", "use a future time")
     return At(at=due, timezone=timezone)
 
 

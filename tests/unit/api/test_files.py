@@ -91,6 +91,17 @@ async def test_apply_adds_changes_leaves_alone_and_removes() -> None:
     assert (await jobs.show("check")).removed_at is not None
 
 
+async def test_a_one_time_job_that_its_run_has_removed_is_left_out() -> None:
+    once = {"name": "once", "prompt": "x", "at": "2020-01-01T09:00"}
+    report = await apply({**once, "policy": {"delete_after_run": True}}, BRIEF)
+    assert changes(report) == [("add", "brief")]
+    assert report.notes[0] == "not added, because their only due times have passed: once"
+    with pytest.raises(InvalidFiles, match="is in the past"):
+        await apply(once, BRIEF)
+    with pytest.raises(InvalidFiles, match='unknown job "once"'):
+        await apply({**once, "delete_after_run": True}, {**AFTER, "after": "once"}, BRIEF)
+
+
 async def test_prune_removes_only_jobs_of_its_own_set() -> None:
     await jobs.add({"name": "mine", "prompt": "x", "every": "1h"})
     await apply({**BRIEF, "name": "theirs"}, set_name="other")
