@@ -100,7 +100,7 @@ def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidIn
     # The innermost name: for an item of a list, the name of the list.
     field = next((each for each in reversed(details["loc"]) if isinstance(each, str)), "job")
     if details["type"] == "extra_forbidden":
-        return unknown_field(field, known)
+        return unknown_field(field, _fields_at(details["loc"][:-1], known))
     if details["type"] == "missing":
         return InvalidInput(field, "is missing")
     if context.keys() & _BOUNDS and isinstance(known, Mapping) and field in known:
@@ -111,6 +111,14 @@ def from_pydantic(details: ErrorDetails, known: Iterable[str] = ()) -> InvalidIn
         )
     problem = details["msg"]
     return InvalidInput(field, problem[:1].lower() + problem[1:])
+
+
+def _fields_at(place: Iterable[int | str], known: Iterable[str]) -> Iterable[str]:
+    """Return the fields of the model at ``place``, or ``known`` if no field there has a model."""
+    for name in place:
+        field = known.get(name) if isinstance(known, Mapping) else None
+        known = getattr(getattr(field, "annotation", None), "model_fields", known)
+    return known
 
 
 _BOUNDS = frozenset({"ge", "le"})

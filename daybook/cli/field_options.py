@@ -56,7 +56,7 @@ class _Syntax(NamedTuple):
 
 
 def _headers(name: str, values: list[str]) -> dict[str, str]:
-    return dict(map(header, values))
+    return {} if values == [""] else dict(map(header, values))
 
 
 def _pairs(name: str, values: list[str]) -> dict[str, object]:

@@ -4,8 +4,9 @@
 
     in the file   in the ledger                 step
     ───────────   ───────────────────────────   ─────────────────────────────────────────────────
-    yes           no job with this name         add, owned by `file:<set>`; nothing, if it had to run
-                                                once and be removed, and its time has passed
+    yes           no job with this name         add, owned by `file:<set>`; nothing, if the job
+                                                runs only once, at a time in the past, and is
+                                                removed after its run
     yes           owned by the set              change the fields that differ, or nothing
     yes           has another owner             change, if the set adopts the job; otherwise
                                                 nothing if no field differs, or a mistake
@@ -158,13 +159,15 @@ class _Planner:
     now: datetime
     timezone: str
     adopt: bool
-    desired: dict[str, tuple[Entry, Job]] = field(default_factory=dict)
+    desired: dict[str, tuple[Entry, Job, StoredJob | None]] = field(default_factory=dict)
+    """The valid jobs of the files by name, each with the stored job that it replaces."""
     kept: set[str] = field(default_factory=set)
     """Ids of the stored jobs that the files contain."""
     fired: list[str] = field(default_factory=list)
     """Names of the jobs of the files that had to run once and be removed, at a time in the past."""
 
     def __post_init__(self) -> None:
+        self.stored = set(self.named)
         self.first: dict[str, Entry] = {}
         for entry in self.entries:
             if entry.name:
@@ -198,7 +201,7 @@ class _Planner:
             return
         else:
             self._change(entry, before, job)
-        self.desired[job.name] = entry, job
+        self.desired[job.name] = entry, job, before
 
     def _make(self, before: StoredJob | None, /, **fields: Any) -> Job:
         """Return the job with these fields, as `new_job` does.
@@ -313,6 +316,7 @@ class _Planner:
     def check_names(self) -> None:
         """Add a mistake for each job whose schedule or prompt names a job that will not exist.
 
+        A name that the stored job has already may be that of a job that was removed before.
         Also add a mistake for each job that would run after itself, perhaps through other jobs.
         """
         gone = {
@@ -322,11 +326,12 @@ class _Planner:
         }
         live = (self.named.keys() - gone) | (self.first.keys() - set(self.fired))
         after = {name: store.runs_after(each.job) for name, each in self.named.items()}
-        after |= {name: store.runs_after(job) for name, (_, job) in self.desired.items()}
-        for name, (entry, job) in self.desired.items():
+        after |= {name: store.runs_after(job) for name, (_, job, _) in self.desired.items()}
+        for name, (entry, job, before) in self.desired.items():
             given = [("after", after[name]), *(("prompt", x) for x in store.named_outputs(job))]
+            known = live | (_named_jobs(before.job) - self.stored if before else set())
             for field_name, other in given:
-                if other is not None and other not in live:
+                if other is not None and other not in known:
                     near = nearest_name(other, live)
                     hint = f'did you mean "{near}"?' if near else "name a job that exists"
                     entry.add_mistake(InvalidInput(field_name, f'unknown job "{other}"', hint))
@@ -338,6 +343,11 @@ class _Planner:
                 problem = f"the jobs would run in a cycle: {' → '.join([*chain, name])}"
                 hint = "name a job that does not run after this one"
                 entry.add_mistake(InvalidInput("after", problem, hint))
+
+
+def _named_jobs(job: Job) -> set[str]:
+    """Return the names of the jobs that the schedule or the prompt of ``job`` names."""
+    return {*store.named_outputs(job), *filter(None, [store.runs_after(job)])}
 
 
 def _in_order(steps: list[Step]) -> list[Step]:

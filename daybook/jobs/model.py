@@ -84,6 +84,8 @@ _OBJECTS = ("policy", "notify")
 
 
 def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
+    if tags == ("",):  # `--tag ''` clears the field
+        return ()
     with raising_pydantic_error():
         for tag in tags:
             if not tag.strip():
@@ -471,10 +473,12 @@ def _check_variables(action: Action, policy: Policy) -> None:
 def _plain(given: Mapping[str, object]) -> dict[str, object]:
     """Return the given fields that `Job` stores unchanged.
 
-    Raise `InvalidInput` if `tags` is a string.
+    An empty string clears the tags. Raise `InvalidInput` if `tags` is another string.
     """
     composed = ("name", "action", "schedule", "policy", "notify")
     plain = {name: given[name] for name in Job.model_fields if name in given.keys() - composed}
+    if plain.get("tags") == "":
+        plain["tags"] = ()
     if isinstance(plain.get("tags"), str):
         raise InvalidInput("tags", "is a string", "use a list of strings")
     return plain

@@ -82,7 +82,13 @@ async def move(url: str) -> LedgerMove:
         raise InvalidInput("DAYBOOK_LEDGER_URL", "is set, so the ledger cannot be switched", hint)
     if not url:
         raise InvalidInput("url", "is empty", "use the address of an empty database")
-    old, new = settings.load().ledger_address, settings.load(ledger_url=url).ledger_address
+    old = settings.load().ledger_address
+    try:
+        new = settings.load(ledger_url=url).ledger_address
+    except InvalidInput as error:
+        if error.field != "DAYBOOK_LEDGER_URL":
+            raise
+        raise InvalidInput("url", error.problem, error.hint) from None
     # This raises an error if the file cannot be written.
     settings.with_ledger_url(settings.config_file(), url)
     home = current_home()

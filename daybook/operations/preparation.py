@@ -25,6 +25,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from enum import StrEnum
@@ -250,6 +251,15 @@ def main(arguments: list[str]) -> int:
             content = {"class": name, "message": text, "attributes": vars(error)}
             talk.send(Message.ERROR, content)
             return error.exit_code
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            # The traceback goes to the log. Python would write it only after the pipe is closed.
+            traceback.print_exc()
+            text = f"the preparation of Prefect has failed: {error!r}; see logs/preparation.log"
+            content = {"class": DaybookError.__name__, "message": text, "attributes": {}}
+            talk.send(Message.ERROR, content)
+            return 1
     return 0
 
 

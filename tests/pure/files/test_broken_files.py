@@ -71,6 +71,8 @@ BROKEN: list[tuple[str, int, int, str, str]] = [
      "due once"),
     (f"{HEAD}    every: 1h\n    policy: {{check: {{tool: a, prompt: b}}}}\n", 5, 21, "check",
      "use only one"),
+    (f"{HEAD}    every: 1h\n    policy: {{check: {{tool: a, xyz: b}}}}\n", 5, 31, "xyz",
+     "known: agent, command"),
     (f"{HEAD}    every: 1h\n    notify: {{chat_id: '7'}}\n", 5, 23, "chat_id", "needs a channel"),
     (f"{HEAD}    every: 1h\n    notify: {{events: [done]}}\n", 5, 22, "events", "'done'"),
     (f"{HEAD}    every: 1h\n    renamed_from: [a]\n", 5, 19, "renamed_from", "is not a text"),
@@ -119,6 +121,11 @@ def test_all_mistakes_of_all_files_are_reported_at_once_in_order() -> None:
         ("2.yaml", 2, "name"),
     ]
     assert "the first is 1.yaml:2" in str(mistakes(first, second)[-1])
+
+
+def test_a_mistake_whose_words_contain_the_name_of_a_wrong_field_is_reported_too() -> None:
+    text = f"{HEAD}    schedule: {{every: 1h, on: failed}}\n    policy: {{timeout: 5}}\n"
+    assert [each.field for each in mistakes(text)] == ["on", "timeout"]
 
 
 def test_a_file_that_the_schema_refuses_has_a_mistake() -> None:

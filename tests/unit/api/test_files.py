@@ -95,11 +95,21 @@ async def test_a_one_time_job_that_its_run_has_removed_is_left_out() -> None:
     once = {"name": "once", "prompt": "x", "at": "2020-01-01T09:00"}
     report = await apply({**once, "policy": {"delete_after_run": True}}, BRIEF)
     assert changes(report) == [("add", "brief")]
-    assert report.notes == ["not added, because their only due times have passed: once"]
+    assert report.notes[0] == "not added, because their only due times have passed: once"
     with pytest.raises(InvalidFiles, match="is in the past"):
         await apply(once, BRIEF)
     with pytest.raises(InvalidFiles, match='unknown job "once"'):
         await apply({**once, "delete_after_run": True}, {**AFTER, "after": "once"}, BRIEF)
+
+
+async def test_an_export_can_be_applied_after_a_job_that_it_names_was_removed() -> None:
+    await apply(BRIEF, AFTER)
+    await jobs.remove("brief")
+    text = await exported()
+    report = await files.apply([Source("x.yaml", text)], set_name="team")
+    assert (changes(report), report.unchanged) == ([], 1)
+    with pytest.raises(InvalidFiles, match='unknown job "brief"'):
+        await apply({**AFTER, "name": "new"})
 
 
 async def test_prune_removes_only_jobs_of_its_own_set() -> None:

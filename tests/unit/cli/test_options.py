@@ -18,8 +18,9 @@ from daybook.cli.job_options import JobOptions
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.jobs.action_fields import MAX_BODY_LENGTH
+from daybook.jobs.model import edit, new_job
 from daybook.jobs.views import ChangedJob
-from tests.unit.cli.conftest import InterruptedTerminal
+from tests.unit.cli.conftest import MADE, InterruptedTerminal
 
 SCHEMA = {"type": "object", "properties": {"größe": {"type": "integer"}}}
 
@@ -44,6 +45,15 @@ def test_edit_passes_only_given_options_including_zero_and_empty_values(
     typed = ["--model", "", "--retries", "0", "--retry-delay", "2s", "--output-format", "json"]
     assert daybook("edit", "weekly", *typed).code == 0
     assert given == {"model": "", "retries": 0, "retry_delay": "2s", "output_format": "json"}
+
+
+@pytest.mark.parametrize("tags", [[""], ""])  # an option, and the editor
+def test_an_empty_value_clears_the_tags_and_the_headers(tags: object) -> None:
+    fields = {"headers": JobOptions(headers=[""]).given()["headers"], "tags": tags}
+    assert (JobOptions(tags=[""]).given(), fields["headers"]) == ({"tags": [""]}, {})
+    given = {"url": "https://x.example", "headers": {"A": "b"}, "tags": ["team"]}
+    job = edit(new_job(now=MADE, on_demand=True, **given), fields, now=MADE)
+    assert (job.tags, job.parameters()["headers"]) == ((), {})
 
 
 def test_ctrl_c_ends_a_prompt_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -129,6 +129,12 @@ async def test_a_variable_that_would_win_over_the_file_is_named(
         await move(there.address)
 
 
+@pytest.mark.usefixtures("here")
+async def test_an_address_that_is_no_ledger_address_is_refused_as_the_argument() -> None:
+    with pytest.raises(InvalidInput, match="url: is not a ledger address"):
+        await move("bogus")
+
+
 @pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 5])
 async def test_a_killed_move_leaves_the_old_ledger_or_the_new_one(
     here: World, there: Database, daybook_home: Home, stride: int

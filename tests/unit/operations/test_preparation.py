@@ -91,6 +91,21 @@ async def test_an_error_of_the_child_is_raised_in_up(
     assert (str(raised.value), vars(raised.value)) == (str(error), vars(error))
 
 
+async def test_an_unexpected_error_of_the_child_is_named_in_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise LookupError("no such table")
+
+    monkeypatch.setattr(preparation, "_work", fail)
+    async with piped(Talk()) as (pipe, prepared):
+        descriptor = os.dup(pipe._file.fileno())
+        assert await asyncio.to_thread(preparation.main, ["--report", str(descriptor)]) == 1
+        with pytest.raises(DaybookError, match=r"has failed: LookupError\('no such table'\)"):
+            await prepared.wait_for(Message.ONLINE)
+    assert "Traceback" in capsys.readouterr().err
+
+
 async def test_a_child_that_ends_without_a_message_is_an_error_with_its_log() -> None:
     async with piped(Talk()) as (pipe, prepared):
         pipe.close()
