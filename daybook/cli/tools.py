@@ -62,7 +62,7 @@ async def call_(
     if result.output:
         output.line(result.output)
     if result.status != "succeeded":
-        output.say(f"{result.status}: {result.reason or result.error}")
+        output.say(f"{result.status}: {result.error or result.reason}")
     elif result.reason:
         output.say(f"({result.reason})")
 
