@@ -37,7 +37,7 @@ class Terminal(io.StringIO):
 class InterruptedTerminal(Terminal):
     """A terminal whose user presses Ctrl-C at the first prompt."""
 
-    def readline(self, size: int | None = -1, /) -> str:
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]
         os.kill(os.getpid(), signal.SIGINT)
         return super().readline(size)
 

@@ -51,7 +51,7 @@ def test_edit_passes_only_given_options_including_zero_and_empty_values(
 def test_an_empty_value_clears_the_tags_and_the_headers(tags: object) -> None:
     fields = {"headers": JobOptions(headers=[""]).given()["headers"], "tags": tags}
     assert (JobOptions(tags=[""]).given(), fields["headers"]) == ({"tags": [""]}, {})
-    given = {"url": "https://x.example", "headers": {"A": "b"}, "tags": ["team"]}
+    given: dict[str, Any] = {"url": "https://x.example", "headers": {"A": "b"}, "tags": ["team"]}
     job = edit(new_job(now=MADE, on_demand=True, **given), fields, now=MADE)
     assert (job.tags, job.parameters()["headers"]) == ((), {})
 
