@@ -19,14 +19,18 @@ def redact(text: str, secrets: Mapping[str, str], *, is_cut: bool = False) -> st
     The longest secret is replaced first, because it may contain another secret. Redact a text
     before you truncate it, because `redact` does not find a part of a secret. Set ``is_cut`` only
     for a text whose end was never received. Then replace also the start of a secret at the end of
-    the text.
+    the text, after which half a character may stand (U+FFFD).
     """
+    end = ""
+    if is_cut and secrets:
+        # First, because the start of a secret may contain another secret.
+        text = text.rstrip("\ufffd")
+        length, secret = max((_cut_length(text, secret), secret) for secret in secrets)
+        if length:
+            text, end = text[:-length], secrets[secret]
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, secrets[secret])
-    if is_cut and secrets:
-        length, secret = max((_cut_length(text, secret), secret) for secret in secrets)
-        text = text[: len(text) - length] + (secrets[secret] if length else "")
-    return text
+    return text + end
 
 
 def _cut_length(text: str, secret: str) -> int:

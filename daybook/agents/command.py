@@ -35,6 +35,7 @@ from daybook.jobs.compression import (
 from daybook.jobs.markers import Marker
 from daybook.processes import environment, group, locations
 from daybook.processes.pipes import LinePipe
+from daybook.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -346,14 +347,17 @@ class _SecretHider:
     servers: McpServers = field(repr=False)
 
     def of_error(self, text: str, *, is_cut: bool = False) -> str:
-        text = environment.redact_values(text, self.variables, is_cut=is_cut)
-        return self.of_answer(text, is_cut=is_cut)
+        values = environment.value_replacements(self.variables)
+        return redact(text, self._secrets() | values, is_cut=is_cut)
 
     def of_answer(self, text: str, *, is_cut: bool = False) -> str:
+        return redact(text, self._secrets(), is_cut=is_cut)
+
+    def _secrets(self) -> dict[str, str]:
         # Also hide the variables of the servers, except values that are not secret.
         variables = {**self.servers.variables, **self.variables}
-        text = environment.redact_secrets(text, variables, is_cut=is_cut)
-        return FilledSecrets(set(self.servers.secrets)).hide(text, is_cut=is_cut)
+        secrets = FilledSecrets(set(self.servers.secrets)).replacements()
+        return secrets | environment.secret_replacements(variables)
 
 
 def _values(request: AgentRequest) -> dict[str, str]:

@@ -196,9 +196,7 @@ async def pause(ref: str, note: str = "") -> ChangedJob:
     note = names.validate_line(note, "note")
 
     def why(stored: StoredJob) -> str:
-        if note:
-            return f"{PAUSED}: {note}"
-        return PAUSED if stored.job.enabled else ""
+        return f"{PAUSED}: {note}" if note else stored.row.disabled_reason or PAUSED
 
     return await _change(ref, lambda stored, _, __: _switched(stored.job, on=False), why=why)
 

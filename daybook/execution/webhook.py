@@ -159,7 +159,7 @@ async def send(
 def _result_of_answer(
     answer: Response, address: str, prepared: PreparedWebhook, now: datetime, *, may_repeat: bool
 ) -> WebhookResult:
-    result = _result_json(answer, prepared)
+    result = _result_json(answer, prepared, is_cut=bool(answer.cut))
     redirects = f"redirected: {'; '.join(answer.redirects)}" if answer.redirects else ""
     cut = f"cut: {answer.cut}" if answer.cut else ""
     remark = "; ".join(filter(None, (redirects, cut)))
@@ -179,7 +179,7 @@ def _result_of_answer(
 def _result_without_answer(
     error: NoResponse, message: str, prepared: PreparedWebhook, *, idempotent: bool
 ) -> WebhookResult:
-    result = _result_json(error.part, prepared) if error.part else None
+    result = _result_json(error.part, prepared, is_cut=True) if error.part else None
     output = result["body"] if result else None
     if error.sent and not idempotent:
         reason = f"{message}; the request was sent, so its effect is unknown"
@@ -191,7 +191,7 @@ def _result_without_answer(
     return WebhookResult(outcome, temporary=not error.misconfigured)
 
 
-def _result_json(answer: Response, prepared: PreparedWebhook) -> dict[str, Any]:
+def _result_json(answer: Response, prepared: PreparedWebhook, *, is_cut: bool) -> dict[str, Any]:
     text = bodies.decode_text(answer.body, answer.headers)
-    body = prepared.filled.hide(text, is_cut=bool(answer.cut))
+    body = prepared.filled.hide(text, is_cut=is_cut)
     return {"status_code": answer.status, "body": body}

@@ -118,9 +118,12 @@ class FilledSecrets:
 
         A server may send back a secret that it has received. For ``is_cut``, see `redact`.
         """
+        return redact(text, self.replacements(), is_cut=is_cut)
+
+    def replacements(self) -> dict[str, str]:
+        """Return the replacement of each spelling of the secrets that `hide` replaces."""
         hidden = [value for value in self.values if len(value) >= _MIN_HIDDEN_LENGTH]
-        secrets = dict.fromkeys((each for v in hidden for each in spellings(v)), HIDDEN)
-        return redact(text, secrets, is_cut=is_cut)
+        return dict.fromkeys((each for v in hidden for each in spellings(v)), HIDDEN)
 
 
 def references(what: str, text: str) -> list[str]:

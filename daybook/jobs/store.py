@@ -459,10 +459,13 @@ async def change(
     if job.name != stored.job.name:
         job = _with_renamed_job(job, stored.job.name, job.name)
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
-    if job == stored.job and reason == row.disabled_reason:
+    # The operator, but not an agent, becomes the one who disabled a job that is disabled already.
+    is_operator = bool(writer) and not owners.is_agent(writer)
+    is_confirmed = bool(reason and disabled_reason) and is_operator
+    is_confirmed &= latest.written_by.get(provenance.ENABLED) != writer
+    if job == stored.job and reason == row.disabled_reason and not is_confirmed:
         return stored
-    is_switched = job.enabled != stored.job.enabled
-    # A new reason makes the operator, but not an agent, the one who disabled the job.
+    is_switched = job.enabled != stored.job.enabled or is_confirmed
     is_switched |= reason != row.disabled_reason and not owners.is_agent(writer)
     for name, value in _job_columns(job).items():
         setattr(row, name, value)

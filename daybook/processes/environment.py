@@ -99,28 +99,34 @@ def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, s
     return {k: v for k, v in given.items() if k not in secret}, secret
 
 
-def redact_values(text: str, environment: Mapping[str, str], *, is_cut: bool = False) -> str:
+def redact_values(text: str, environment: Mapping[str, str]) -> str:
     """Return ``text`` with the values of variables replaced by their names in brackets.
 
-    Do not replace the values of `DEFAULT_NAMES`, and values of fewer than 8 characters. For
-    ``is_cut``, see `redact`.
+    Do not replace the values of `DEFAULT_NAMES`, and values of fewer than 8 characters.
     """
-    values = {k: v for k, v in environment.items() if k not in DEFAULT_NAMES}
-    return _redacted(text, values, is_cut)
+    return redact(text, value_replacements(environment))
 
 
-def redact_secrets(text: str, environment: Mapping[str, str], *, is_cut: bool = False) -> str:
+def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
     """Return ``text`` with the values of secret variables replaced by their names in brackets.
 
     A variable is secret if `_SECRET` matches its name (`_SECRET_NAMES` does not count here). Values
-    of fewer than 8 characters are not replaced. For ``is_cut``, see `redact`.
+    of fewer than 8 characters are not replaced.
     """
-    values = {k: v for k, v in environment.items() if _SECRET.search(k)}
-    return _redacted(text, values, is_cut)
+    return redact(text, secret_replacements(environment))
 
 
-def _redacted(text: str, values: Mapping[str, str], is_cut: bool) -> str:
+def value_replacements(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the replacement of each spelling of the values that `redact_values` replaces."""
+    return _replacements({k: v for k, v in environment.items() if k not in DEFAULT_NAMES})
+
+
+def secret_replacements(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the replacement of each spelling of the values that `redact_secrets` replaces."""
+    return _replacements({k: v for k, v in environment.items() if _SECRET.search(k)})
+
+
+def _replacements(values: Mapping[str, str]) -> dict[str, str]:
     # Replacing short values would break up words.
     long = {k: v for k, v in values.items() if len(v) >= _MIN_SECRET_LENGTH}
-    secrets = {each: f"[{k}]" for k, v in long.items() for each in spellings(v)}
-    return redact(text, secrets, is_cut=is_cut)
+    return {each: f"[{k}]" for k, v in long.items() for each in spellings(v)}

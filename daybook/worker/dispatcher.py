@@ -317,7 +317,7 @@ class Dispatcher:
                 # the next claim.
                 await reconcile.compare(granted.job.id, str(run.deployment_id))
             await ended_runs.record_end(self._ledger, self._client, str(run.id))
-        except (FenceRefused, IllegalTransition, *UNAVAILABLE_ERRORS) as error:
+        except (FenceRefused, IllegalTransition, InvalidInput, *UNAVAILABLE_ERRORS) as error:
             log.warning("%s", error, extra={"action": "give_back_failed"})
 
     async def _reschedule(self, run: FlowRun, answer: Waiting) -> None:

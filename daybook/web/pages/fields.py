@@ -89,6 +89,7 @@ def _item(line: str) -> str:
         return line
     try:
         found = json.loads(line)
+        str(found).encode()  # raises for half a surrogate pair
     except ValueError:
         return line
     return found if isinstance(found, str) else line

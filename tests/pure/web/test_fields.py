@@ -27,3 +27,4 @@ def test_each_item_of_a_list_survives_a_form(items: list[str], shown: str) -> No
 
 def test_a_line_that_is_no_json_string_is_taken_as_it_is() -> None:
     assert COMMAND.value('"open\n"a" and "b"') == ['"open', '"a" and "b"']
+    assert COMMAND.value('"\\ud83d"') == ['"\\ud83d"']  # no text contains half of this pair

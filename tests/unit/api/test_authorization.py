@@ -269,8 +269,9 @@ async def test_an_agent_enables_its_job_only_if_the_operator_did_not_disable_it(
     assert (await jobs.resume("mine")).enabled
 
 
+@pytest.mark.parametrize("note", ["it costs too much", ""])
 async def test_an_agent_enables_a_job_that_daybook_disabled_unless_the_operator_paused_it_again(
-    there: There,
+    there: There, note: str
 ) -> None:
     async def disable_by_rule() -> None:
         async with open_ledger() as ledger, ledger.write() as session:
@@ -283,7 +284,19 @@ async def test_an_agent_enables_a_job_that_daybook_disabled_unless_the_operator_
     with acting_as(RESEARCHER):
         assert (await jobs.resume("mine")).enabled
     await disable_by_rule()
-    await jobs.pause("mine", "it costs too much")
+    await jobs.pause("mine", note)
+    with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="the operator disabled"):
+        await jobs.resume("mine")
+
+
+async def test_an_agent_cannot_enable_a_job_that_it_paused_and_the_operator_paused_again(
+    there: There,
+) -> None:
+    with acting_as(RESEARCHER):
+        await jobs.pause("mine", "nothing to do")
+    await jobs.pause("mine")
+    again = await jobs.pause("mine")
+    assert again.disabled_reason == "paused: nothing to do"
     with acting_as(RESEARCHER), pytest.raises(InvalidInput, match="the operator disabled"):
         await jobs.resume("mine")
 

@@ -295,6 +295,14 @@ async def test_an_answer_that_is_cut_within_a_secret_does_not_contain_its_start(
     assert sent.outcome.result["body"].strip("x") == "********"
 
 
+async def test_an_answer_that_ends_within_a_secret_does_not_contain_its_start(
+    server: Receiver,
+) -> None:
+    server.steps = [cut(f"you sent {VALUE[:8]}".encode(), 200)]
+    sent = await _send(Hook(server.address, headers={"Authorization": "Bearer {{secret:key}}"}))
+    assert sent.outcome.result["body"] == "you sent ********"
+
+
 async def test_an_agents_webhook_cannot_reach_localhost(server: Receiver) -> None:
     with pytest.raises(OutgoingRefused, match="this host"):
         await _send(Hook(server.address), rule=Rule.AGENT)
