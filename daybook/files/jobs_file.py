@@ -8,7 +8,6 @@ earlier name. A field that is not given has its default.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -218,8 +217,9 @@ def build(entry: Entry, make: Callable[..., Job]) -> Job | None:
 
 def _is_consequence(error: InvalidInput, left_out: Iterable[str]) -> bool:
     """Return whether the error occurs only because the fields ``left_out`` were removed."""
-    words = f"{error.field} {error.problem}".replace("_", " ")
-    return any(re.search(rf"\b{re.escape(name.replace('_', ' '))}\b", words) for name in left_out)
+    letters = (each if each.isalnum() else " " for each in f"{error.field} {error.problem}")
+    words = f" {' '.join(''.join(letters).split())} "
+    return any(f" {name.replace('_', ' ')} " in words for name in left_out)
 
 
 def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
