@@ -9,7 +9,7 @@ pydantic models, with which Prefect can validate parameters.
 from __future__ import annotations
 
 import difflib
-import json
+import marshal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
@@ -36,12 +36,16 @@ def parse_stored(model: type[M], stored: Mapping[str, object]) -> M:
 
     Instances are cached, because validation takes long and many jobs share a policy and recipients.
     """
-    return cast(M, _parse_stored(model, json.dumps(stored)))
+    return cast(M, _parse_stored(model, marshal.dumps(stored, _WITHOUT_REFERENCES)))
+
+
+_WITHOUT_REFERENCES = 0
+"""Version of `marshal` whose bytes do not depend on the identity of the values in it."""
 
 
 @lru_cache(maxsize=512)
-def _parse_stored(model: type[BaseModel], text: str) -> BaseModel:
-    return model.model_validate(json.loads(text), context=STORED)
+def _parse_stored(model: type[BaseModel], key: bytes) -> BaseModel:
+    return model.model_validate(marshal.loads(key), context=STORED)
 
 
 def as_pydantic(error: InvalidInput) -> PydanticCustomError:

@@ -249,6 +249,8 @@ def _dump_model(value: BaseModel) -> Any:
 
 
 def _encodable(text: str) -> str:
+    if text.isascii():
+        return text
     # The encoding is None if a program has replaced stdout by a StringIO.
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
@@ -278,6 +280,8 @@ def _escaped(text: str, hidden: Collection[str] = _INVISIBLE) -> str:
 
     Line feeds and tabs stay.
     """
+    if text.isprintable():
+        return text
     return "".join(
         letter
         if letter in "\n\t" or unicodedata.category(letter) not in hidden

@@ -105,6 +105,8 @@ def _metadata(metadata: object) -> dict[str, Any]:
             hint = 'use an object such as {"team": "blue"}'
             raise InvalidInput("metadata", f"{metadata!r} is not an object", hint)
         values = dict(metadata)
+        if not values:
+            return values
         action_fields.check_json(values, "metadata", MAX_METADATA_LENGTH)
         if not all(name.strip() for name in values):
             raise InvalidInput("metadata", "has a blank key")

@@ -52,10 +52,14 @@ MAX_IDS_PER_QUERY = 200
 
 _UNDECIDED = (Status.WAITING, Status.SKIPPED)
 """Statuses of a run without an attempt that a revision from before its due time may change."""
-_COLUMNS = {"metadata": "meta"}
-"""Columns whose names differ from the names of their fields in `Job`, by field."""
 _VERSIONED_FIELDS = Job.model_fields.keys() & RevisionRow.model_fields.keys()
 """Fields of `Job` that belong to a revision; the others are columns of the job's row."""
+_JOB_COLUMNS = {
+    name: "meta" if name == "metadata" else name
+    for name in Job.model_fields
+    if name not in _VERSIONED_FIELDS
+}
+"""Columns of the job's row with the other fields, by field."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,8 @@ class StoredJob:
 
 
 def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
-    fields = {
-        name: getattr(revision if name in _VERSIONED_FIELDS else row, _COLUMNS.get(name, name))
-        for name in Job.model_fields
-    }
+    fields = {name: getattr(row, column) for name, column in _JOB_COLUMNS.items()}
+    fields["enabled"], fields["schedule"] = revision.enabled, revision.schedule
     fields["policy"] = parse_stored(Policy, revision.policy)
     fields["notify"] = parse_stored(Notify, revision.notify)
     # Without the kind, pydantic would validate the action as each of the kinds.
@@ -86,7 +88,7 @@ def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
 def _job_columns(job: Job) -> dict[str, Any]:
     """Return the values that belong to the job itself, by column."""
     fields = job.model_dump(mode="json", exclude=_VERSIONED_FIELDS)
-    columns = {_COLUMNS.get(name, name): value for name, value in fields.items()}
+    columns = {_JOB_COLUMNS[name]: value for name, value in fields.items()}
     return columns | {"runs_after": runs_after(job)}
 
 

@@ -94,6 +94,7 @@ class Postgresql:
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
+            json_deserializer=texts.from_json,
             hide_parameters=True,  # they contain addresses, prompts and answers
             connect_args={
                 "timeout": CONNECT_TIMEOUT.total_seconds(),

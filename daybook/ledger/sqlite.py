@@ -52,6 +52,7 @@ class Sqlite:
         self.engine = create_async_engine(
             url,
             json_serializer=texts.to_json,
+            json_deserializer=texts.from_json,
             hide_parameters=True,
             connect_args={"factory": _Connection, "async_creator_fn": _connect},
         )

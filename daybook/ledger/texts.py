@@ -18,6 +18,8 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
+import pydantic_core
+
 _UNKEPT = re.compile("[\x00\ud800-\udfff]")
 # `to_json` escapes every character beyond ASCII, so this matches whole surrogate pairs as well.
 _PERHAPS = re.compile(r"\\u(?:0000|d[89a-f])")
@@ -72,3 +74,14 @@ def to_json(value: Any) -> str:
     except ValueError:
         return json.dumps(sanitize(value), allow_nan=False)
     return json.dumps(sanitize(value)) if _PERHAPS.search(text) else text
+
+
+def from_json(text: str) -> Any:
+    """Return the value of a column's JSON, as `json.loads` does, in about a third of its time.
+
+    A list of 2,000 jobs reads 18,000 such values.
+    """
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:
+        return json.loads(text)  # half of a surrogate pair, from before `to_json` replaced it

@@ -40,7 +40,7 @@ _COST = col(RunRow.usage)["cost_usd"].as_float()
 _SUMS = (
     func.coalesce(func.sum(_COST), 0.0),
     func.count(_COST),
-    func.sum(sqlalchemy.case((col(RunRow.usage).is_not(None) & _COST.is_(None), 1), else_=0)),
+    func.count(col(RunRow.usage)) - func.count(_COST),
     *(func.coalesce(func.sum(col(RunRow.usage)[name].as_integer()), 0) for name in TOKENS),
 )
 """Sums of the usages of runs: the last fields of `Total`, from `cost_usd` on."""

@@ -7,6 +7,7 @@ no exact and readable description (`cron "…"`). Names of days and months are E
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from daybook.schedules import cron
 from daybook.schedules.cron import CronField, CronFields
@@ -37,10 +38,11 @@ class _NoDescription(Exception):
     """The expression has no description that is exact and readable."""
 
 
+@lru_cache(maxsize=512)
 def cron_in_words(expr: str) -> str:
     """Describe when a cron expression is due; without a description, quote the expression.
 
-    Raise `InvalidInput` for an invalid expression.
+    The result is cached, because many listed jobs share an expression. Raise `InvalidInput` for an invalid expression.
     """
     try:
         return _cron(cron.read_fields(expr))

@@ -41,6 +41,19 @@ def test_json_is_sanitized_for_every_database(value: Any, expected: Any) -> None
     assert texts.sanitize(expected) == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"a": [1, 1.5, true, null, "\ud83d\ude00"], "b": {}}',
+        r'["half of a pair: \ud83d"]',
+        "1180591620717411303424",
+        "[" * 300 + "]" * 300,
+    ],
+)
+def test_json_is_read_like_the_standard_library_reads_it(text: str) -> None:
+    assert texts.from_json(text) == json.loads(text)
+
+
 async def test_an_outcome_with_text_that_a_database_refuses_is_stored(world: World) -> None:
     granted = await world.runs.running(await world.jobs.add())
     outcome = Outcome(
