@@ -42,7 +42,8 @@ class _NoDescription(Exception):
 def cron_in_words(expr: str) -> str:
     """Describe when a cron expression is due; without a description, quote the expression.
 
-    The result is cached, because many listed jobs share an expression. Raise `InvalidInput` for an invalid expression.
+    The result is cached, because many listed jobs share an expression. Raise `InvalidInput` for an
+    invalid expression.
     """
     try:
         return _cron(cron.read_fields(expr))

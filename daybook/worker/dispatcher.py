@@ -18,7 +18,7 @@ import asyncio
 import heapq
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -60,6 +60,7 @@ from daybook.prefect import (
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.timing import TIMING
+from daybook.worker.exit_handling import PREFECT_ERRORS, PREFECT_TIMEOUT_SECONDS
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
 from daybook.worker.run_queue import claim_order
@@ -179,9 +180,7 @@ class Dispatcher:
             case Granted():
                 try:
                     # Name the run before its process starts: the first log line has the name.
-                    with suppress(TimeoutError):
-                        async with self._part_of_lease(1 / 4):
-                            await self._name_run(run, request.job_id)
+                    await self._name_run(run, request.job_id)
                     await self._start_claimed(run, answer, request.kind)
                 finally:
                     self.starting -= 1
@@ -222,9 +221,10 @@ class Dispatcher:
                 stored = await store.get(session, job_id)
             name = stored and run_names.of_new(stored, run, self._ledger.id)
             if name:
-                await run_names.rename_run(self._client, run, name)
-        except UNAVAILABLE_ERRORS as error:
-            log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
+                async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+                    await run_names.rename_run(self._client, run, name)
+        except (*UNAVAILABLE_ERRORS, TimeoutError) as error:
+            log.warning("cannot rename %s: %r", run.name, error, extra={"action": "name_failed"})
 
     async def _claim(
         self, run: FlowRun, request: ClaimRequest
@@ -338,11 +338,12 @@ class Dispatcher:
             await self._force_state(run, states.waiting_state(until, answer.why))
         elif await self._still_waits(answer):
             try:
-                await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
-            except httpx.HTTPError as error:
+                async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+                    await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
+            except PREFECT_ERRORS as error:
                 # The run is still scheduled, so the next poll fetches it again.
                 log.warning(
-                    "cannot update Prefect: %s", error, extra={"action": "prefect_update_failed"}
+                    "cannot update Prefect: %r", error, extra={"action": "prefect_update_failed"}
                 )
 
     async def _still_waits(self, answer: Waiting) -> bool:
@@ -368,13 +369,14 @@ class Dispatcher:
 
     async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:
         try:
-            await self._client.set_flow_run_state(run.id, state, force=True)
+            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+                await self._client.set_flow_run_state(run.id, state, force=True)
         except ObjectNotFound:
             return True  # deleted, so there is no state to set
-        except httpx.HTTPError as error:
+        except PREFECT_ERRORS as error:
             # The run is still scheduled, so the next poll fetches it again.
             log.warning(
-                "cannot update Prefect: %s", error, extra={"action": "prefect_update_failed"}
+                "cannot update Prefect: %r", error, extra={"action": "prefect_update_failed"}
             )
             return False
         return True

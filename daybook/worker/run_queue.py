@@ -30,6 +30,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
@@ -47,14 +48,19 @@ MAX_IDLE_INTERVAL = FETCH_AHEAD_INTERVAL / 2
 Each poll costs Prefect's server a request and three background tasks, a third of the work that the
 server does while it is idle.
 """
-MAX_POLL_INTERVAL_SECONDS = 30.0
-"""Maximum interval between two polls while polling fails."""
+MAX_POLL_INTERVAL_SECONDS = 10.0
+"""Maximum interval between two polls while polling fails.
+
+Runs that became due while Prefect was away start at most this long after it answers again.
+"""
 LATE_AFTER = timedelta(minutes=10)
 """Lateness after which a run claims after all other runs.
 
 Runs that are less late, as on a busy machine, claim in the order of their due times, so that no run
 waits for long.
 """
+
+_POLL_FAILED = {"action": "poll_failed"}
 
 
 class RunQueue:
@@ -95,20 +101,25 @@ class RunQueue:
     async def poll(self) -> NoReturn:
         """Poll until cancelled; poll less often while polling fails, or nothing is due soon."""
         wait = shortest = TIMING.poll.total_seconds()
-        while True:
-            try:
-                async with asyncio.timeout(wait):
-                    await self._poll_now.wait()
-                wait = shortest
-            except TimeoutError:
-                pass
-            self._poll_now.clear()
-            try:
-                await self.fetch()
-                wait = self.pause_after(wait)
-            except Exception as error:  # also an answer that is no JSON, such as a proxy's page
-                wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
-                log.warning("cannot poll Prefect: %r", error, extra={"action": "poll_failed"})
+        logged = ""
+        # Prefect's client would repeat a failed request after up to 32 s, even if an event arrives.
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            while True:
+                try:
+                    async with asyncio.timeout(wait):
+                        await self._poll_now.wait()
+                    wait = shortest
+                except TimeoutError:
+                    pass
+                self._poll_now.clear()
+                try:
+                    await self.fetch()
+                    wait, logged = self.pause_after(wait), ""
+                except Exception as error:  # also an answer that is no JSON, such as a proxy's page
+                    wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
+                    if logged != repr(error):
+                        logged = repr(error)
+                        log.warning("cannot poll Prefect: %s", logged, extra=_POLL_FAILED)
 
     def pause_after(self, wait: float) -> float:
         """Return the seconds until the next poll; ``wait`` is the time before the last poll."""

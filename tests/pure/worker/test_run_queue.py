@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import httpx
 import pytest
 from anyio.lowlevel import checkpoint
+from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
 from prefect.states import Scheduled
@@ -252,3 +253,33 @@ async def test_polling_goes_on_after_an_answer_that_is_no_json() -> None:
     polling.cancel()
     with suppress(asyncio.CancelledError):
         await polling
+
+
+async def test_a_failed_poll_is_repeated_by_the_queue_and_not_by_the_client(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client would repeat it after up to 32 s, long after Prefect answers again."""
+    logged_before: list[bool] = []
+    answered = asyncio.Event()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if not request.url.path.endswith("/get_scheduled_flow_runs"):
+            return httpx.Response(404, json={})  # an old server, without tokens against CSRF
+        logged_before.append("cannot poll Prefect" in caplog.text)
+        if len(logged_before) == 1:
+            queue.poll_soon()
+            return httpx.Response(503, json={})
+        answered.set()
+        return httpx.Response(200, json=[])
+
+    transport = httpx.MockTransport(answer)
+    client = PrefectClient("http://prefect/api", httpx_settings={"transport": transport})
+    queue = RunQueue(client, "pool", [], cast(Any, None))
+    polling = asyncio.create_task(queue.poll())
+    queue.poll_soon()
+    async with asyncio.timeout(30):
+        await answered.wait()
+    polling.cancel()
+    with suppress(asyncio.CancelledError):
+        await polling
+    assert logged_before == [False, True]

@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Scheduled
 from sqlmodel import select
 
 from daybook import home
@@ -27,6 +28,7 @@ from daybook.ledger.tables import RunRow
 from daybook.prefect import links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere
+from daybook.worker import dispatcher
 from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
@@ -316,3 +318,34 @@ async def test_a_claimed_run_is_given_back_if_prefect_does_not_answer() -> None:
     async with asyncio.timeout(30):
         await hanging._start_claimed(run, cast(Any, granted), "agent-prompt")
     assert hanging.given_back == "Prefect did not answer in time"
+
+
+class HangingClient:
+    """Prefect that answers no request."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    async def set_flow_run_state(self, run_id: UUID, state: Any, force: bool = False) -> None:
+        self.requests += 1
+        await asyncio.Event().wait()
+
+
+async def test_a_run_whose_state_prefect_does_not_take_can_soon_be_dispatched_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """While it is being dispatched, no poll and no free slot dispatches it."""
+    monkeypatch.setattr(dispatcher, "PREFECT_TIMEOUT_SECONDS", 0.01)
+    client = HangingClient()
+    taker = Dispatcher(
+        *(NOT_ASKED, cast(Any, client), NOT_ASKED),
+        holder="here:1",
+        most=4,
+        free=lambda: True,
+        watch=lambda watched: None,
+    )
+    run = FlowRun(id=uuid4(), flow_id=uuid4())
+    async with asyncio.timeout(30):
+        assert not await taker._force_state(run, Scheduled())
+        await taker._end_in_prefect(run, Finished(Status.SKIPPED, "overlap", "r"))
+    assert client.requests == 2
