@@ -13,7 +13,7 @@ import marshal
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -36,7 +36,7 @@ def parse_stored(model: type[M], stored: Mapping[str, object]) -> M:
 
     Instances are cached, because validation takes long and many jobs share a policy and recipients.
     """
-    return cast(M, _parse_stored(model, marshal.dumps(stored, _WITHOUT_REFERENCES)))
+    return cast(M, _parse_stored(model, marshal.dumps(cast(Any, stored), _WITHOUT_REFERENCES)))
 
 
 _WITHOUT_REFERENCES = 0

@@ -179,7 +179,8 @@ class ListedJob(BaseModel, frozen=True):
         return flat
 
 
-_BLANK_JOB = ListedJob.model_construct(**dict.fromkeys(ListedJob.model_fields))
+_NOTHING: dict[str, Any] = dict.fromkeys(ListedJob.model_fields)
+_BLANK_JOB = ListedJob.model_construct(**_NOTHING)
 """Base of the copies that `ListedJob.of` returns; it sets the order of the fields."""
 
 

@@ -18,7 +18,7 @@ import asyncio
 import heapq
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from itertools import count
@@ -60,7 +60,6 @@ from daybook.prefect import (
 from daybook.runs import claims
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.timing import TIMING
-from daybook.worker.exit_handling import PREFECT_ERRORS, PREFECT_TIMEOUT_SECONDS
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
 from daybook.worker.run_queue import claim_order
@@ -69,6 +68,11 @@ from daybook.worker.supervision import SupervisedRun
 log = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY = timedelta(seconds=1)
+PREFECT_TIMEOUT_SECONDS = 30.0
+"""Timeout for the requests that reschedule a run or end it in Prefect.
+
+Prefect's client retries for more than a minute. Meanwhile the run could not be dispatched again.
+"""
 MAX_CONCURRENT_RESCHEDULES = 4
 """Maximum number of runs that are rescheduled in Prefect at the same time.
 
@@ -85,6 +89,7 @@ MAX_REMEMBERED_RUNS = 500
 ResolveProcessSpec = Callable[[FlowRun], Awaitable[ProcessSpec]]
 """Function that returns a flow run's process settings, from the work pool and the deployment."""
 UNAVAILABLE_ERRORS = (Unreachable, LedgerNewer, DiskFull, httpx.HTTPError)
+_UPDATE_FAILED = {"action": "prefect_update_failed"}
 
 
 class Dispatcher:
@@ -180,7 +185,9 @@ class Dispatcher:
             case Granted():
                 try:
                     # Name the run before its process starts: the first log line has the name.
-                    await self._name_run(run, request.job_id)
+                    with suppress(TimeoutError):
+                        async with self._part_of_lease(1 / 4):
+                            await self._name_run(run, request.job_id)
                     await self._start_claimed(run, answer, request.kind)
                 finally:
                     self.starting -= 1
@@ -194,14 +201,9 @@ class Dispatcher:
                 if answer.free and self._fill_slot is not None:
                     await self._fill_slot()
             case Finished():
-                async with self._ending:
-                    await self._end_in_prefect(run, answer)
+                await self._end(run, answer, request.job_id)
             case HeldElsewhere() if answer.flow_run_id != str(run.id):
-                async with self._ending:
-                    await self._end_in_prefect(run, claim.end_of_duplicate(answer))
-        if not isinstance(answer, Granted):
-            async with self._ending:
-                await self._name_run(run, request.job_id)
+                await self._end(run, claim.end_of_duplicate(answer), request.job_id)
         return True
 
     def waiting(self, row: RunRow) -> FlowRun | None:
@@ -221,10 +223,9 @@ class Dispatcher:
                 stored = await store.get(session, job_id)
             name = stored and run_names.of_new(stored, run, self._ledger.id)
             if name:
-                async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
-                    await run_names.rename_run(self._client, run, name)
-        except (*UNAVAILABLE_ERRORS, TimeoutError) as error:
-            log.warning("cannot rename %s: %r", run.name, error, extra={"action": "name_failed"})
+                await run_names.rename_run(self._client, run, name)
+        except UNAVAILABLE_ERRORS as error:
+            log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
 
     async def _claim(
         self, run: FlowRun, request: ClaimRequest
@@ -334,17 +335,15 @@ class Dispatcher:
         until = answer.until + (ahead if ahead > timedelta(seconds=1) else timedelta(0))
         if is_waiting and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
             return
-        if answer.run_id is None:
-            await self._force_state(run, states.waiting_state(until, answer.why))
-        elif await self._still_waits(answer):
-            try:
-                async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+        try:
+            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+                if answer.run_id is None:
+                    await self._force_state(run, states.waiting_state(until, answer.why))
+                elif await self._still_waits(answer):
                     await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
-            except PREFECT_ERRORS as error:
-                # The run is still scheduled, so the next poll fetches it again.
-                log.warning(
-                    "cannot update Prefect: %r", error, extra={"action": "prefect_update_failed"}
-                )
+        except (httpx.HTTPError, TimeoutError) as error:
+            # The run is still scheduled, so the next poll fetches it again.
+            log.warning("cannot update Prefect: %r", error, extra=_UPDATE_FAILED)
 
     async def _still_waits(self, answer: Waiting) -> bool:
         """Return whether the row still waits until the time of ``answer``.
@@ -355,6 +354,20 @@ class Dispatcher:
         async with self._ledger.read() as session:
             row = await session.get(RunRow, answer.run_id)
         return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
+
+    async def _end(self, run: FlowRun, answer: Finished, job_id: str) -> None:
+        """Set the Prefect run to the state of its occurrence's outcome, and name it.
+
+        A run that waits does not wait for its name here: behind many ends, it could not start when
+        its turn comes.
+        """
+        try:
+            async with self._ending, asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+                await self._end_in_prefect(run, answer)
+                await self._name_run(run, job_id)
+        except TimeoutError:
+            # If the run is still scheduled, the next poll fetches it again.
+            log.warning("cannot end %s in Prefect in time", run.name, extra=_UPDATE_FAILED)
 
     async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
         """Set the Prefect run to the state of its occurrence's outcome."""
@@ -369,15 +382,12 @@ class Dispatcher:
 
     async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:
         try:
-            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
-                await self._client.set_flow_run_state(run.id, state, force=True)
+            await self._client.set_flow_run_state(run.id, state, force=True)
         except ObjectNotFound:
             return True  # deleted, so there is no state to set
-        except PREFECT_ERRORS as error:
+        except httpx.HTTPError as error:
             # The run is still scheduled, so the next poll fetches it again.
-            log.warning(
-                "cannot update Prefect: %r", error, extra={"action": "prefect_update_failed"}
-            )
+            log.warning("cannot update Prefect: %s", error, extra=_UPDATE_FAILED)
             return False
         return True
 

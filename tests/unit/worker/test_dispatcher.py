@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Scheduled
 from sqlmodel import select
 
 from daybook import home
@@ -27,7 +26,8 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect import links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
-from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere
+from daybook.runs import slots
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.worker import dispatcher
 from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
@@ -337,8 +337,9 @@ async def test_a_run_whose_state_prefect_does_not_take_can_soon_be_dispatched_ag
     """While it is being dispatched, no poll and no free slot dispatches it."""
     monkeypatch.setattr(dispatcher, "PREFECT_TIMEOUT_SECONDS", 0.01)
     client = HangingClient()
+    ledger = cast(Any, SimpleNamespace(skew=lambda: timedelta(0)))
     taker = Dispatcher(
-        *(NOT_ASKED, cast(Any, client), NOT_ASKED),
+        *(ledger, cast(Any, client), NOT_ASKED),
         holder="here:1",
         most=4,
         free=lambda: True,
@@ -346,6 +347,17 @@ async def test_a_run_whose_state_prefect_does_not_take_can_soon_be_dispatched_ag
     )
     run = FlowRun(id=uuid4(), flow_id=uuid4())
     async with asyncio.timeout(30):
-        assert not await taker._force_state(run, Scheduled())
-        await taker._end_in_prefect(run, Finished(Status.SKIPPED, "overlap", "r"))
+        await taker._reschedule(run, Waiting(SYSTEM_CLOCK.now() + timedelta(minutes=1), "full"))
+        await taker._end(run, Finished(Status.SKIPPED, "overlap", "r"), "job")
     assert client.requests == 2
+
+
+async def test_a_run_that_waits_can_be_dispatched_again_while_many_runs_end(
+    tmp_path: Path,
+) -> None:
+    """Its turn may come before a slow Prefect has taken the ends of all other runs."""
+    async with one_job(tmp_path) as there, asyncio.timeout(60):
+        for _ in range(MAX_CONCURRENT_ENDS):
+            await there.taker._ending.acquire()
+        assert await there.taker.dispatch(there.run)
+        assert (await there.row()).waits_for == slots.SLOT
