@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack, suppress
 
 from daybook.keeper import leadership
-from daybook.keeper.services import Keeper
+from daybook.keeper.keeper import Keeper
 from daybook.ledger.engine import open_ledger
 from daybook.operations import status
 from daybook.prefect import client as connection

@@ -43,8 +43,8 @@ from prefect.logging.loggers import flow_run_logger
 
 from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership, lease_reaper
+from daybook.keeper.keeper import Keeper
 from daybook.keeper.overview import Overview
-from daybook.keeper.services import Keeper
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.prefect import ended_runs, scheduled_runs, stale_runs, states

@@ -18,7 +18,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery import history
 from daybook.jobs.store import StoredJob
 from daybook.keeper import deliveries as drain
-from daybook.keeper import services
+from daybook.keeper.keeper import Keeper
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.timing import TIMING
 from tests.receiver import Receiver, answer, hang, serving
@@ -140,7 +140,7 @@ async def test_the_flow_sets_its_own_end_state_despite_a_hanging_receiver(
 ) -> None:
     server.steps = [hang, answer(200)]
     run = await world.prefect.custom_run(await _job(world, server))
-    keeping = asyncio.create_task(services.Keeper(world.ledger, "here:1:a").run())
+    keeping = asyncio.create_task(Keeper(world.ledger, "here:1:a").run())
 
     async def delivered() -> bool:
         return (await world.runs.row()).delivery == "delivered"

@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 
 from daybook.keeper import deliveries, leader_lease
 from daybook.keeper import leadership as leader
-from daybook.keeper.services import Keeper
+from daybook.keeper.keeper import Keeper
 from tests.e2e.delivery.conftest import ReceiverProcess, ask, callbacks
 from tests.waiting import becomes_true
 from tests.world.prefect_world import PrefectWorld

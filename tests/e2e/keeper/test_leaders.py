@@ -30,7 +30,7 @@ from daybook.home import Home
 from daybook.keeper import leader_lease as leads
 from daybook.keeper import leadership as lead
 from daybook.keeper import services
-from daybook.keeper.services import Keeper
+from daybook.keeper.keeper import Keeper
 from daybook.ledger.tables import RunRow
 from daybook.operations import worker
 from daybook.operations.prefect_selection import SelectedPrefect
@@ -262,8 +262,8 @@ def test_another_keeper_leads_after_the_leader(
 async def test_a_leader_that_cannot_reach_prefect_gives_up_leadership(
     world: PrefectWorld, prefect_server: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "PREFECT_TIMEOUT_SECONDS", 1.0)
-    monkeypatch.setattr(services, "CYCLE_TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr("daybook.keeper.keeper.PREFECT_TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr("daybook.keeper.keeper.CYCLE_TIMEOUT_SECONDS", 2.0)
     async with opened(prefect_server.api_url) as gate:
         gate.close_for("")
         with temporary_settings({PREFECT_API_URL: gate.api_url}):

@@ -16,8 +16,8 @@ from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.jobs import store
 from daybook.keeper import auditor, lease_reaper, services
 from daybook.keeper.cost import CpuBudget
+from daybook.keeper.keeper import Keeper
 from daybook.keeper.leadership import leader_client
-from daybook.keeper.services import Keeper
 from daybook.ledger.states import Outcome, Status
 from daybook.timing import TIMING
 from tests.timings import change
@@ -63,7 +63,7 @@ async def test_the_audit_does_not_wait_for_the_cpu_budget_of_other_services(
     world: PrefectWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, services, jobs_interval=0.5, min_pass_interval=0.1)
-    monkeypatch.setattr(services, "CpuBudget", partial(CpuBudget, 1e-6, 0.0))
+    monkeypatch.setattr("daybook.keeper.keeper.CpuBudget", partial(CpuBudget, 1e-6, 0.0))
     keeper = Keeper(world.ledger, "here:1:a")
     keeping = asyncio.create_task(keeper.run())
     looks, audits = set[datetime](), set[datetime]()

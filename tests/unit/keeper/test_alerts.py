@@ -22,6 +22,7 @@ from daybook.jobs.model import new_job
 from daybook.keeper import alerts as alarm
 from daybook.keeper import services
 from daybook.keeper.alerts import AlertState
+from daybook.keeper.keeper import Keeper
 from daybook.keeper.overview import Overview, Problem
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
@@ -413,7 +414,7 @@ async def test_the_leader_sends_alerts_while_prefect_is_unreachable(
         async with ledger.write() as session:
             job = new_job(now=made, name="brief", prompt="What is new?", cron="* * * * *")
             await store.add(session, job, "brief", made)
-        keeping = asyncio.create_task(services.Keeper(ledger, "here:1:a").run())
+        keeping = asyncio.create_task(Keeper(ledger, "here:1:a").run())
         try:
             async with asyncio.timeout(30):
                 while not (found := await rows_of(ledger)):
@@ -483,7 +484,7 @@ async def test_the_findings_reach_the_ping_of_a_leader(
 
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)
-        keeper = services.Keeper(world.ledger, "here:1:a", read_overview=read)
+        keeper = Keeper(world.ledger, "here:1:a", read_overview=read)
         await keeper.leadership._turn()
         context = await keeper.leading(keeper.context(cast("Any", None)))
         context.observed_at = world.clock.now()
@@ -506,7 +507,7 @@ async def test_a_leader_that_has_not_read_prefect_does_not_ping(
 ) -> None:
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)
-        keeper = services.Keeper(world.ledger, "here:1:a")
+        keeper = Keeper(world.ledger, "here:1:a")
         context = keeper.context(cast("Any", None))
         await services._ping(context)
         assert not server.requests

@@ -10,8 +10,9 @@ import pytest
 
 from daybook.errors import LedgerUnreachable
 from daybook.keeper.cost import MAX_WAIT_SECONDS, CpuBudget
+from daybook.keeper.keeper import Keeper
 from daybook.keeper.leadership import is_write
-from daybook.keeper.services import LOOPS, RUNS, Context, Keeper, Loop, Service
+from daybook.keeper.services import LOOPS, RUNS, Context, Loop, Service
 from daybook.ledger.tables import RunRow
 from daybook.runs import counts
 from daybook.tasks.policy import SchedulerPolicy
