@@ -1,15 +1,17 @@
-"""Queries for the results of callbacks, messages and alerts, and for the inbox."""
+"""Queries for the results of callbacks, messages and alerts, the inbox, and the outbox's health."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.delivery import outbox
+from daybook.delivery import alerts, outbox, sending
+from daybook.delivery.outbox import PENDING
+from daybook.delivery.views import OutboxHealth, PausedQueue
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
@@ -132,3 +134,29 @@ async def mark_read(ledger: Ledger, ids: Collection[str] | None = None) -> int:
             unread.values(read_at=ledger.now()), execution_options={"synchronize_session": False}
         )
         return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
+    """Return the counts of the outbox, its paused queues, and the unread messages of the inbox."""
+    # Select by queue, because the index of pending rows contains the queue and not the purpose.
+    wakes = col(OutboxRow.queue).startswith(outbox.queue_of_task_session(""))
+    pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
+    count, oldest = (await session.execute(pending)).one()
+    failed = select(func.count()).where(sending.retryable())
+    unread = (
+        select(OutboxRow.event, func.count())
+        .where(outbox.UNREAD, col(OutboxRow.status) == Delivery.DELIVERED)
+        .group_by(col(OutboxRow.event))
+    )
+    by_event = dict((await session.execute(unread)).tuples().all())
+    paused = select(QueueRow).where(col(QueueRow.paused_until).is_not(None))
+    rows = await session.execute(paused.order_by(col(QueueRow.since)))
+    return OutboxHealth(
+        pending=count,
+        oldest_pending_at=oldest,
+        in_flight=sum((await sending.in_flight(session, now)).values()),
+        failed=(await session.execute(failed)).scalar_one(),
+        paused=[PausedQueue.of(row) for row in rows.scalars()],
+        unread=sum(by_event.values()),
+        unread_alerts=sum(by_event.get(event, 0) for event in alerts.ALERT_EVENTS),
+    )

@@ -37,9 +37,8 @@ from sqlalchemy import ColumnElement, Select, bindparam, func, or_, union_all, u
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.delivery import alerts, outbox
+from daybook.delivery import outbox
 from daybook.delivery.outbox import PENDING, QueueKind
-from daybook.delivery.views import OutboxHealth, PausedQueue
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow, QueueRow
@@ -124,7 +123,7 @@ async def claim(
         now = ledger.now()
         await _deliver_to_inbox(session, now)
         queues = await _load_queues(session)
-        room = _Capacity(queues, await _in_flight(session, now), now, wanted)
+        room = _Capacity(queues, await in_flight(session, now), now, wanted)
         if run_id is None:
             chosen = await _choose_in_turns(session, room, most, now)
         else:
@@ -189,8 +188,10 @@ def _free(now: datetime) -> ColumnElement[bool]:
     return PENDING & or_(col(OutboxRow.lease_until).is_(None), ~_leased(now))
 
 
-def _failed() -> ColumnElement[bool]:
-    return col(OutboxRow.status) == outbox.sql_literal(Delivery.FAILED)
+def retryable() -> ColumnElement[bool]:
+    """Return the condition that the row failed and is no wake: a later cycle wakes the session."""
+    failed = col(OutboxRow.status) == outbox.sql_literal(Delivery.FAILED)
+    return failed & (col(OutboxRow.purpose) != outbox.WAKE)
 
 
 async def _choose_in_turns(
@@ -270,7 +271,7 @@ async def _load_queues(session: AsyncSession) -> dict[str, QueueRow]:
     return {row.queue: row for row in (await session.execute(select(QueueRow))).scalars()}
 
 
-async def _in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
+async def in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
     leased = (
         select(OutboxRow.queue, func.count()).where(_leased(now)).group_by(col(OutboxRow.queue))
     )
@@ -309,7 +310,7 @@ async def due_times_by_queue(
         if pending.first() is None:
             return {}
         queues = await _load_queues(session)
-        room = _Capacity(queues, await _in_flight(session, now), now, wanted)
+        room = _Capacity(queues, await in_flight(session, now), now, wanted)
         leases = (
             select(OutboxRow.queue, func.min(OutboxRow.lease_until))
             .where(_leased(now))
@@ -532,16 +533,15 @@ async def retry(ledger: Ledger, ids: Collection[str] | None = None) -> int:
     Return the number of rows changed. Failed rows become pending again. Pending rows of ``ids``
     become due now, unless a process is sending them. For all these rows, the number of attempts
     starts again at 0, and `MAX_DELIVERY_AGE` counts from now. The results of earlier attempts stay.
-    Failed wakes are not retried, because a later cycle wakes the session. The pauses of the retried
-    rows' queues end, because the caller expects the destinations to respond again.
+    Failed wakes are not retried. The pauses of the retried rows' queues end, because the caller
+    expects the destinations to respond again.
     """
-    failed = _failed() & (col(OutboxRow.purpose) != outbox.WAKE)
-    which = failed
+    which = retryable()
     if ids is None:
         async with ledger.read() as session:
-            ids = (await session.execute(select(OutboxRow.id).where(failed))).scalars().all()
+            ids = (await session.execute(select(OutboxRow.id).where(which))).scalars().all()
     else:
-        which = failed | _free(ledger.now())
+        which |= _free(ledger.now())
     all_, count = list(ids), 0
     for start in range(0, len(all_), MAX_BATCH_SIZE):
         batch = all_[start : start + MAX_BATCH_SIZE]
@@ -574,32 +574,3 @@ async def _retry(ledger: Ledger, which: ColumnElement[bool]) -> int:
             await session.execute(statement, execution_options={"synchronize_session": False})
         await outbox.refresh_deliveries(session, {run_id for _, _, run_id in rows if run_id})
         return len(rows)
-
-
-# --- state
-
-
-async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
-    """Return the counts of the outbox, its paused queues, and the unread messages of the inbox."""
-    # Select by queue, because the index of pending rows contains the queue and not the purpose.
-    wakes = col(OutboxRow.queue).startswith(outbox.queue_of_task_session(""))
-    pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
-    count, oldest = (await session.execute(pending)).one()
-    failed = select(func.count()).where(_failed(), col(OutboxRow.purpose) != outbox.WAKE)
-    unread = (
-        select(OutboxRow.event, func.count())
-        .where(outbox.UNREAD, col(OutboxRow.status) == Delivery.DELIVERED)
-        .group_by(col(OutboxRow.event))
-    )
-    by_event = dict((await session.execute(unread)).tuples().all())
-    paused = select(QueueRow).where(col(QueueRow.paused_until).is_not(None))
-    rows = await session.execute(paused.order_by(col(QueueRow.since)))
-    return OutboxHealth(
-        pending=count,
-        oldest_pending_at=oldest,
-        in_flight=sum((await _in_flight(session, now)).values()),
-        failed=(await session.execute(failed)).scalar_one(),
-        paused=[PausedQueue.of(row) for row in rows.scalars()],
-        unread=sum(by_event.values()),
-        unread_alerts=sum(by_event.get(event, 0) for event in alerts.ALERT_EVENTS),
-    )

@@ -54,16 +54,6 @@ from daybook.schedules.due import next_due
 from daybook.schedules.schedule import After, AfterOutcome, Schedule
 from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
 
-__all__ = [
-    "Job",
-    "default_name",
-    "edit",
-    "free_name",
-    "new_job",
-    "read_parameters",
-    "validate_name",
-]
-
 RESERVED_TAG_PREFIX = "daybook:"
 """Prefix of Daybook's own tags (promise 15: a deployment carries the id of its ledger as a tag)."""
 

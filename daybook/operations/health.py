@@ -37,7 +37,7 @@ from pydantic import BaseModel
 from daybook import home as homes
 from daybook.api.overdue import DelayFacts, OverdueRun, observed_at, without_catch_up
 from daybook.clock import Clock
-from daybook.delivery import sending
+from daybook.delivery import history
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.keeper import leader_lease
@@ -412,7 +412,7 @@ class HealthMonitor:
                 used=dict(self._outcomes.used),
                 ended_last_day=await counts.outcome_counts_since(session, now - DAY),
                 failing=await counts.failing_jobs(session, MAX_FAILING_JOBS),
-                outbox=await sending.health(session, now),
+                outbox=await history.health(session, now),
                 leader=leader,
                 tasks=await task_counts.read_counts(session, now),
                 unwritable=unwritable,

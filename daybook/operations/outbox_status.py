@@ -84,7 +84,7 @@ async def read_status(ledger: Ledger) -> OutboxStatus:
     """Return the current state of the outbox."""
     now, due = ledger.now(), await sending.next_due(ledger, is_outgoing)
     async with ledger.read() as session:
-        health = await sending.health(session, now)
+        health = await history.health(session, now)
         last_alerts = await history.inbox(session, unread_only=True, events=ALERT_EVENTS, limit=1)
     is_stuck = due is not None and due < now - UNSENT_GRACE and not health.in_flight
     return OutboxStatus(

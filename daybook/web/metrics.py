@@ -9,7 +9,7 @@ its subject:
 - jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`operations.health`), with its
   query in `runs.counts`
 - tasks: a field of `tasks.counts.TaskCounts`
-- the outbox: a field of `delivery.views.OutboxHealth`, set in `delivery.sending.health`; `status
+- the outbox: a field of `delivery.views.OutboxHealth`, set in `delivery.history.health`; `status
   --json` shows this field, too
 
 `make docs` reads the metric from the snapshot of the tests. If the value of a metric is unknown,

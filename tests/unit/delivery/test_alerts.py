@@ -61,7 +61,7 @@ async def test_without_configuration_a_failure_alert_goes_to_the_inbox(world: Wo
 
     async with world.ledger.read() as session:
         (row,) = await history.inbox(session, unread_only=True)
-        health = await sending.health(session, world.clock.now())
+        health = await history.health(session, world.clock.now())
     assert (row.purpose, row.event, row.subject) == ("alert", "failed", "brief: failed")
     assert row.body.splitlines()[0] == "brief failed: no network"
     assert (health.unread, health.unread_alerts, health.pending) == (1, 1, 0)

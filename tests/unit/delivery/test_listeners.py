@@ -91,7 +91,7 @@ async def test_the_delivered_row_of_a_listener_named_inbox_is_not_in_the_inbox(
     await sending.record(world.ledger, [done])
     async with world.ledger.read() as session:
         assert await history.inbox(session) == []
-        assert (await sending.health(session, world.clock.now())).unread == 0
+        assert (await history.health(session, world.clock.now())).unread == 0
     assert await history.mark_read(world.ledger) == 0
 
 

@@ -592,7 +592,7 @@ async def test_rows_of_a_killed_sender_wait_until_their_paused_destination_resum
 
 async def health(world: World) -> OutboxHealth:
     async with world.ledger.read() as session:
-        return await sending.health(session, world.clock.now())
+        return await history.health(session, world.clock.now())
 
 
 async def test_the_health_query_reads_only_indexes(world: World) -> None:
@@ -669,7 +669,7 @@ async def test_the_health_reports_pending_failed_in_flight_paused_and_unread(wor
     await record(world, [each for each in rows if each.queue == "b"][:1], FAILED)
 
     async with world.ledger.read() as session:
-        health = await sending.health(session, world.clock.now())
+        health = await history.health(session, world.clock.now())
     assert health == OutboxHealth(
         pending=FAILURES_BEFORE_PAUSE + 1,
         oldest_pending_at=first,

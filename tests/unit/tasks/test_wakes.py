@@ -151,7 +151,7 @@ async def test_a_failed_wake_does_not_fail_the_cycle_or_start_a_cooldown(world: 
     assert await cycling.alerts() == []
     assert await sending.retry(world.ledger) == 0
     async with world.ledger.read() as session:
-        assert (await sending.health(session, world.ledger.now())).failed == 0
+        assert (await history.health(session, world.ledger.now())).failed == 0
         assert await history.recent(session) == []
 
 
@@ -187,7 +187,7 @@ async def test_a_pending_wake_does_not_count_as_outbox_backlog(world: World) -> 
     await cycling.there()
     await cycling.cycle()
     async with world.ledger.read() as session:
-        found = await sending.health(session, world.ledger.now())
+        found = await history.health(session, world.ledger.now())
     assert (found.pending, found.oldest_pending_at) == (0, None)
 
 
