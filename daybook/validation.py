@@ -34,6 +34,7 @@ M = TypeVar("M", bound=BaseModel)
 def parse_stored(model: type[M], stored: Mapping[str, object]) -> M:
     """Return the instance of an immutable model that the ledger stores as JSON.
 
+    ``stored`` contains only values of the types that `json.loads` returns.
     Instances are cached, because validation takes long and many jobs share a policy and recipients.
     """
     return cast(M, _parse_stored(model, marshal.dumps(cast(Any, stored), _WITHOUT_REFERENCES)))

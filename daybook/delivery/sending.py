@@ -189,7 +189,10 @@ def _free(now: datetime) -> ColumnElement[bool]:
 
 
 def retryable() -> ColumnElement[bool]:
-    """Return the condition that the row failed and is no wake: a later cycle wakes the session."""
+    """Return the condition that the row failed and may be retried.
+
+    Wakes are left out, because a later cycle wakes the session.
+    """
     failed = col(OutboxRow.status) == outbox.sql_literal(Delivery.FAILED)
     return failed & (col(OutboxRow.purpose) != outbox.WAKE)
 
@@ -272,6 +275,7 @@ async def _load_queues(session: AsyncSession) -> dict[str, QueueRow]:
 
 
 async def in_flight(session: AsyncSession, now: datetime) -> dict[str, int]:
+    """Return the number of rows that processes are sending, by queue."""
     leased = (
         select(OutboxRow.queue, func.count()).where(_leased(now)).group_by(col(OutboxRow.queue))
     )

@@ -53,13 +53,13 @@ MAX_IDS_PER_QUERY = 200
 _UNDECIDED = (Status.WAITING, Status.SKIPPED)
 """Statuses of a run without an attempt that a revision from before its due time may change."""
 _VERSIONED_FIELDS = Job.model_fields.keys() & RevisionRow.model_fields.keys()
-"""Fields of `Job` that belong to a revision; the others are columns of the job's row."""
+"""Fields of `Job` that belong to a revision."""
 _JOB_COLUMNS = {
     name: "meta" if name == "metadata" else name
     for name in Job.model_fields
     if name not in _VERSIONED_FIELDS
 }
-"""Columns of the job's row with the other fields, by field."""
+"""Columns of the job's row for the fields that belong to no revision, by field."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ class StoredJob:
 
 def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
     fields = {name: getattr(row, column) for name, column in _JOB_COLUMNS.items()}
-    fields["enabled"], fields["schedule"] = revision.enabled, revision.schedule
+    fields |= {name: getattr(revision, name) for name in _VERSIONED_FIELDS}
     fields["policy"] = parse_stored(Policy, revision.policy)
     fields["notify"] = parse_stored(Notify, revision.notify)
     # Without the kind, pydantic would validate the action as each of the kinds.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -179,8 +179,7 @@ class ListedJob(BaseModel, frozen=True):
         return flat
 
 
-_NOTHING: dict[str, Any] = dict.fromkeys(ListedJob.model_fields)
-_BLANK_JOB = ListedJob.model_construct(**_NOTHING)
+_BLANK_JOB = ListedJob.model_construct(**cast(Any, dict.fromkeys(ListedJob.model_fields)))
 """Base of the copies that `ListedJob.of` returns; it sets the order of the fields."""
 
 

@@ -1,8 +1,8 @@
 """The table of the keeper's background services (`LOOPS`).
 
 The docstring of `daybook.keeper` explains how to add a service. One cycle of a service is one call
-of a function that can be repeated and does a bounded amount of work; `daybook.keeper.keeper` sets
-its timeout.
+of a function that can be repeated and does a bounded amount of work. `daybook.keeper.keeper`
+repeats the cycles, and stops each at its timeout.
 """
 
 from __future__ import annotations

@@ -84,4 +84,4 @@ def from_json(text: str) -> Any:
     try:
         return pydantic_core.from_json(text)
     except ValueError:
-        return json.loads(text)  # half of a surrogate pair, from before `to_json` replaced it
+        return json.loads(text)  # deeply nested, or half of a surrogate pair from an old version

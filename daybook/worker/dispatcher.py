@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 GIVE_BACK_DELAY = timedelta(seconds=1)
 PREFECT_TIMEOUT_SECONDS = 30.0
-"""Timeout for the requests that reschedule a run or end it in Prefect.
+"""Timeout for rescheduling a run, ending it or naming it in Prefect.
 
 Prefect's client retries for more than a minute. Meanwhile the run could not be dispatched again.
 """
@@ -196,8 +196,7 @@ class Dispatcher:
                     self._waiting[str(run.id)] = answer.fence, run
                     if len(self._waiting) > MAX_REMEMBERED_RUNS:
                         del self._waiting[next(iter(self._waiting))]
-                async with self._setting_back:
-                    await self._reschedule(run, answer)
+                await self._in_time(run, self._set_back(run, answer, request.job_id))
                 if answer.free and self._fill_slot is not None:
                     await self._fill_slot()
             case Finished():
@@ -335,15 +334,14 @@ class Dispatcher:
         until = answer.until + (ahead if ahead > timedelta(seconds=1) else timedelta(0))
         if is_waiting and at is not None and abs(at.timestamp() - until.timestamp()) < 1:
             return
-        try:
-            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
-                if answer.run_id is None:
-                    await self._force_state(run, states.waiting_state(until, answer.why))
-                elif await self._still_waits(answer):
-                    await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
-        except (httpx.HTTPError, TimeoutError) as error:
-            # The run is still scheduled, so the next poll fetches it again.
-            log.warning("cannot update Prefect: %r", error, extra=_UPDATE_FAILED)
+        if answer.run_id is None:
+            await self._force_state(run, states.waiting_state(until, answer.why))
+        elif await self._still_waits(answer):
+            try:
+                await ended_runs.make_wait(self._ledger, self._client, run, until, answer.why)
+            except httpx.HTTPError as error:
+                # The run is still scheduled, so the next poll fetches it again.
+                log.warning("cannot update Prefect: %r", error, extra=_UPDATE_FAILED)
 
     async def _still_waits(self, answer: Waiting) -> bool:
         """Return whether the row still waits until the time of ``answer``.
@@ -355,19 +353,33 @@ class Dispatcher:
             row = await session.get(RunRow, answer.run_id)
         return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
-    async def _end(self, run: FlowRun, answer: Finished, job_id: str) -> None:
-        """Set the Prefect run to the state of its occurrence's outcome, and name it.
+    async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str) -> None:
+        """Reschedule a run that has to wait, and name it.
 
-        A run that waits does not wait for its name here: behind many ends, it could not start when
-        its turn comes.
+        Do not wait for `_ending`: behind the ends of many runs, the run could not be dispatched
+        when its turn comes.
+        """
+        async with self._setting_back:
+            await self._reschedule(run, answer)
+            await self._name_run(run, job_id)
+
+    async def _end(self, run: FlowRun, answer: Finished, job_id: str) -> None:
+        """Set the Prefect run to the state of its occurrence's outcome, and name it."""
+        async with self._ending:
+            await self._in_time(run, self._end_in_prefect(run, answer))
+            await self._in_time(run, self._name_run(run, job_id))
+
+    @staticmethod
+    async def _in_time(run: FlowRun, work: Awaitable[None]) -> None:
+        """Await ``work`` about ``run`` for at most `PREFECT_TIMEOUT_SECONDS`; log a timeout.
+
+        If the run is still scheduled afterwards, the next poll fetches it again.
         """
         try:
-            async with self._ending, asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
-                await self._end_in_prefect(run, answer)
-                await self._name_run(run, job_id)
+            async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
+                await work
         except TimeoutError:
-            # If the run is still scheduled, the next poll fetches it again.
-            log.warning("cannot end %s in Prefect in time", run.name, extra=_UPDATE_FAILED)
+            log.warning("cannot update %s in Prefect in time", run.name, extra=_UPDATE_FAILED)
 
     async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
         """Set the Prefect run to the state of its occurrence's outcome."""
@@ -387,7 +399,7 @@ class Dispatcher:
             return True  # deleted, so there is no state to set
         except httpx.HTTPError as error:
             # The run is still scheduled, so the next poll fetches it again.
-            log.warning("cannot update Prefect: %s", error, extra=_UPDATE_FAILED)
+            log.warning("cannot update Prefect: %r", error, extra=_UPDATE_FAILED)
             return False
         return True
 

@@ -30,7 +30,6 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import WorkerFlowRunResponse
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
@@ -43,15 +42,15 @@ log = logging.getLogger(__name__)
 
 FETCH_AHEAD_INTERVAL = timedelta(seconds=20)
 MAX_IDLE_INTERVAL = FETCH_AHEAD_INTERVAL / 2
-"""Maximum interval between two polls while no run is due within this time.
+"""Maximum interval between two polls while no run is due within this time, or while polling fails.
 
 Each poll costs Prefect's server a request and three background tasks, a third of the work that the
 server does while it is idle.
 """
-MAX_POLL_INTERVAL_SECONDS = 10.0
-"""Maximum interval between two polls while polling fails.
+POLL_TIMEOUT_SECONDS = 20.0
+"""Timeout of a poll.
 
-Runs that became due while Prefect was away start at most this long after it answers again.
+Prefect's client would retry for more than a minute, with pauses of up to 32 s.
 """
 LATE_AFTER = timedelta(minutes=10)
 """Lateness after which a run claims after all other runs.
@@ -59,8 +58,6 @@ LATE_AFTER = timedelta(minutes=10)
 Runs that are less late, as on a busy machine, claim in the order of their due times, so that no run
 waits for long.
 """
-
-_POLL_FAILED = {"action": "poll_failed"}
 
 
 class RunQueue:
@@ -101,25 +98,23 @@ class RunQueue:
     async def poll(self) -> NoReturn:
         """Poll until cancelled; poll less often while polling fails, or nothing is due soon."""
         wait = shortest = TIMING.poll.total_seconds()
-        logged = ""
-        # Prefect's client would repeat a failed request after up to 32 s, even if an event arrives.
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
-            while True:
-                try:
-                    async with asyncio.timeout(wait):
-                        await self._poll_now.wait()
-                    wait = shortest
-                except TimeoutError:
-                    pass
-                self._poll_now.clear()
-                try:
+        failures = 0
+        while True:
+            try:
+                async with asyncio.timeout(wait):
+                    await self._poll_now.wait()
+                wait = shortest
+            except TimeoutError:
+                pass
+            self._poll_now.clear()
+            try:
+                async with asyncio.timeout(POLL_TIMEOUT_SECONDS):
                     await self.fetch()
-                    wait, logged = self.pause_after(wait), ""
-                except Exception as error:  # also an answer that is no JSON, such as a proxy's page
-                    wait = min(wait * 2, MAX_POLL_INTERVAL_SECONDS)
-                    if logged != repr(error):
-                        logged = repr(error)
-                        log.warning("cannot poll Prefect: %s", logged, extra=_POLL_FAILED)
+                wait, failures = self.pause_after(wait), 0
+            except Exception as error:  # also an answer that is no JSON, such as a proxy's page
+                wait = min(shortest * 2**failures, MAX_IDLE_INTERVAL.total_seconds())
+                failures = min(failures + 1, 10)
+                log.warning("cannot poll Prefect: %r", error, extra={"action": "poll_failed"})
 
     def pause_after(self, wait: float) -> float:
         """Return the seconds until the next poll; ``wait`` is the time before the last poll."""

@@ -345,11 +345,13 @@ async def test_a_run_whose_state_prefect_does_not_take_can_soon_be_dispatched_ag
         free=lambda: True,
         watch=lambda watched: None,
     )
-    run = FlowRun(id=uuid4(), flow_id=uuid4())
+    run = FlowRun(id=uuid4(), flow_id=uuid4(), name="brief 2026-11-27 09:00:00 UTC")
     async with asyncio.timeout(30):
-        await taker._reschedule(run, Waiting(SYSTEM_CLOCK.now() + timedelta(minutes=1), "full"))
+        until = SYSTEM_CLOCK.now() + timedelta(minutes=1)
+        await taker._in_time(run, taker._set_back(run, Waiting(until, "full"), "job"))
         await taker._end(run, Finished(Status.SKIPPED, "overlap", "r"), "job")
     assert client.requests == 2
+    assert not taker._setting_back.locked() and not taker._ending.locked()
 
 
 async def test_a_run_that_waits_can_be_dispatched_again_while_many_runs_end(
@@ -361,3 +363,4 @@ async def test_a_run_that_waits_can_be_dispatched_again_while_many_runs_end(
             await there.taker._ending.acquire()
         assert await there.taker.dispatch(there.run)
         assert (await there.row()).waits_for == slots.SLOT
+        assert run_names.is_own_name(there.run.name)
