@@ -221,13 +221,16 @@ class NotFound(DaybookError):
 
 
 class NothingClaimable(DaybookError):
-    """This task session cannot claim a task run now; ``why`` gives the reason."""
+    """This task session cannot claim a task run now; ``why`` gives the reason.
+
+    If ``is_final`` is True, the same claim never gets a run, however long the caller waits.
+    """
 
     code = "nothing_claimable"
     exit_code = 3
 
-    def __init__(self, why: str) -> None:
-        self.why = why
+    def __init__(self, why: str, *, is_final: bool = False) -> None:
+        self.why, self.is_final = why, is_final
         super().__init__(f"no task can be claimed: {why}")
 
 

@@ -174,9 +174,9 @@ async def next_run(
     If there is no such run, wait for one, at most for ``wait``; the session stays live meanwhile.
     Only this call returns the run's token. If you did not get the answer, repeat the call with the
     same ``idempotency_key``: it returns the run that the session already holds, with a new token
-    and lease. If the run of a key has ended, a call with this key claims nothing. Raise
-    `NothingClaimable` with the reason, `NotFound` for the session, and `InvalidInput` for an
-    invalid value.
+    and lease. If the session no longer holds the run of a key, a call with this key claims nothing,
+    and does not wait. Raise `NothingClaimable` with the reason, `NotFound` for the session, and
+    `InvalidInput` for an invalid value.
     """
     if isinstance(wait, str):
         wait = durations.parse(wait, "wait")
@@ -184,9 +184,9 @@ async def next_run(
     while True:
         try:
             return await _claim(session, lease, priority_min, idempotency_key)
-        except NothingClaimable:
+        except NothingClaimable as error:
             left = deadline - time.monotonic()
-            if left <= 0:
+            if error.is_final or left <= 0:
                 raise
         # Claim again after each part of a long wait, because a claim is a sign of life.
         part = min(left, sessions.TOUCH_INTERVAL.total_seconds())

@@ -112,7 +112,7 @@ async def claim(
         if row.expires_at > now:
             sessions.touch(row, now)
     if isinstance(selected, str):
-        raise NothingClaimable(selected)
+        raise NothingClaimable(selected, is_final=earlier is not None)
     return Claimed(run, task, token)
 
 

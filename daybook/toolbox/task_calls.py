@@ -42,7 +42,8 @@ async def claim(given: Arguments) -> str:
 
     If there is none, wait up to `wait_seconds`. If there is still no run, return the reason; this
     is a normal result, not an error. The call does not wait if the task session has to do something
-    first, or if too many calls of its owner are waiting.
+    first, if its idempotency key gets no run any more, or if too many calls of its owner are
+    waiting.
     """
     loop, owner = asyncio.get_running_loop(), owners.current_actor().owner
     deadline = loop.time() + given["wait_seconds"]
@@ -50,11 +51,12 @@ async def claim(given: Arguments) -> str:
         try:
             return task_text.claimed(await _claimed(given))
         except NothingClaimable as error:
-            why = error.why
+            why, is_final = error.why, error.is_final
         required = task_text.required_first(await api.tasks.find_session(given["session"]))
         left = deadline - loop.time()
-        if required or left <= 0:
-            return task_text.nothing_claimable(why, required)
+        if required or is_final or left <= 0:
+            then = required or (task_text.FINAL_HINT if is_final else "")
+            return task_text.nothing_claimable(why, then)
         if _waiting[owner] >= MAX_WAITING_CALLS:
             return task_text.nothing_claimable(why, task_text.TOO_MANY_WAITING_HINT)
         _waiting[owner] += 1

@@ -28,6 +28,7 @@ def claimed(found: ClaimedTaskRun) -> str:
     return "\n".join(lines)
 
 
+FINAL_HINT = "Waiting does not help"
 WAIT_HINT = "Call again with wait_seconds, or subscribe to your session's resource to be notified"
 TOO_MANY_WAITING_HINT = (
     "This call did not wait, because too many of your calls are waiting: call again in a minute, "

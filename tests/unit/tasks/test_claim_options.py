@@ -145,6 +145,20 @@ async def test_a_claim_waits_for_a_run(daybook_home: Home, monkeypatch: pytest.M
         await api.tasks.next_run("one", wait="soon")
 
 
+async def test_a_claim_does_not_wait_with_the_key_of_a_run_that_has_ended(
+    daybook_home: Home,
+) -> None:
+    """The other run does not make it claim again and again, without a pause."""
+    await api.tasks.register("one")
+    await api.tasks.add("first")
+    claimed = await api.tasks.next_run("one", idempotency_key="k")
+    await api.tasks.complete(claimed.run_id, claimed.token)
+    await api.tasks.add("second")
+    async with asyncio.timeout(30):
+        with pytest.raises(NothingClaimable, match="use a new key"):
+            await api.tasks.next_run("one", wait="1h", idempotency_key="k")
+
+
 @pytest.mark.usefixtures("shared_ledger")
 async def test_a_session_stays_live_while_it_waits_for_hours(
     world: World, monkeypatch: pytest.MonkeyPatch

@@ -242,6 +242,19 @@ async def test_task_next_does_not_wait_if_the_session_itself_cannot_claim(
     assert "wait_seconds" not in answer
 
 
+async def test_task_next_does_not_wait_with_the_key_of_a_run_that_has_ended(
+    ledger: Ledger,
+) -> None:
+    await answer_of("task_session_register", name="hers")
+    await added(ledger, "Fix it")
+    await answer_of("task_complete", **await claimed(idempotency_key="k"))
+    await added(ledger, "Fix that too")
+    async with asyncio.timeout(20):  # less than wait_seconds
+        answer = await answer_of("task_next", session="hers", wait_seconds=25, idempotency_key="k")
+    assert "use a new key for another run. Waiting does not help" in answer
+    assert "wait_seconds" not in answer
+
+
 async def test_each_owner_has_a_limit_of_waiting_calls(ledger: Ledger) -> None:
     nora = Actor("agent:nora", via="mcp")
     await answer_of("task_session_register", name="hers")
