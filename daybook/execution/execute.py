@@ -143,8 +143,8 @@ async def carry_out(
     Raise Prefect's `Abort` if the run has to wait, or if another process sets the run's state. Also
     raise it if the run was skipped or missed; a direct call returns this state instead. If the
     ledger or Prefect is unreachable before the effect, a direct call raises the error, and any
-    other run waits. The same applies if a newer version wrote the ledger. A direct call raises
-    `LeaseNotRenewed` if its lease could not be renewed in time.
+    other run waits. The same applies if a newer version wrote the ledger, or if a setting is
+    invalid. A direct call raises `LeaseNotRenewed` if its lease could not be renewed in time.
     """
     flow_run, refused = occurrence.current_flow_run(), ""
     parameters = {
@@ -177,13 +177,13 @@ async def carry_out(
 
 
 async def _execute(run: _Run) -> State[Any]:
-    given, clock = run.given, run.clock
+    given, clock, address = run.given, run.clock, await _ledger_address(run)
     async with AsyncExitStack() as stack:
         outcome: Outcome | RetryAt | None = None
         while not isinstance(outcome, Outcome):
             try:
                 if outcome is None:
-                    ledger = await stack.enter_async_context(Ledger(settings.load().ledger_address))
+                    ledger = await stack.enter_async_context(Ledger(address))
                 claimed = await _claim_and_begin(ledger, run)
             except (*UNAVAILABLE_ERRORS, LedgerNewer) as error:
                 if run.is_direct:
@@ -222,6 +222,19 @@ async def _execute(run: _Run) -> State[Any]:
         await _tend_session(ledger, run, granted, answered)
         await telemetry.flush()
     return _state(granted.run_id, outcome, run)
+
+
+async def _ledger_address(run: _Run) -> str:
+    """Return the ledger's address.
+
+    While a setting is invalid, a direct call raises `InvalidInput`, and any other run waits.
+    """
+    try:
+        return settings.load().ledger_address
+    except InvalidInput as error:
+        if run.is_direct:
+            raise
+        await suspend_flow_run(run.id, run.clock.now() + NO_LEDGER_DELAY, str(error))
 
 
 async def _tend_session(ledger: Ledger, run: _Run, granted: Granted, answered: Outcome) -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import suppress
-from datetime import timedelta
-from typing import Any, cast
+from datetime import datetime, timedelta
+from typing import Any, NoReturn, cast
 
 import httpx
 import pytest
 from prefect.exceptions import Abort, PrefectHTTPStatusError
 
-from daybook.errors import PrefectUnreachable, UnknownName
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import InvalidInput, PrefectUnreachable, UnknownName
 from daybook.execution import checks, execute, handover, lease, session_upkeep
 from daybook.execution.attempt import Act
 from daybook.execution.checks import Verdict
 from daybook.execution.claim import NO_LEDGER_DELAY
+from daybook.home import Home
 from daybook.jobs.checks import Check
 from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome, Status
@@ -178,6 +180,26 @@ async def test_a_run_whose_answer_is_decided_begins_without_its_agent(
     run.prepare = prepare
     assert isinstance(await execute._check_and_begin(world.ledger, run, again), tuple)
     assert (await world.runs.row()).status == "running"
+
+
+@pytest.mark.parametrize("is_direct", [False, True])
+async def test_a_run_of_another_worker_waits_while_a_setting_is_invalid(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch, is_direct: bool
+) -> None:
+    """Daybook's own worker claims before it starts the process, and waits in the same way."""
+    suspended: list[str] = []
+
+    async def suspend(flow_run_id: str, until: datetime, why: str) -> NoReturn:
+        suspended.append(why)
+        raise Abort
+
+    monkeypatch.setattr(execute, "suspend_flow_run", suspend)
+    (daybook_home.path / "config.toml").write_text("max_concurent = 3\n")
+    run = cast(Any, Run(opens))
+    run.id, run.given, run.is_direct, run.clock = "flow-run", None, is_direct, SYSTEM_CLOCK
+    with pytest.raises(InvalidInput if is_direct else Abort):
+        await execute._execute(run)
+    assert [why.count("max_concurent") for why in suspended] == ([] if is_direct else [1])
 
 
 @pytest.mark.parametrize("is_direct", [False, True])
