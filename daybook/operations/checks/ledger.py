@@ -56,7 +56,7 @@ _RESTORE_KEY = (
 
 async def ledger() -> list[Finding]:
     """Check that this program can open and write the ledger, if the ledger already exists."""
-    if not _exists():
+    if not exists():
         return []
     try:
         jobs = await stored_jobs()
@@ -95,13 +95,13 @@ async def stored_jobs() -> list[StoredJob]:
 @fact
 async def id_and_jobs() -> tuple[str, list[StoredJob]]:
     """Return the ledger's id and its jobs. If there is no ledger yet, the id is empty."""
-    if not _exists():
+    if not exists():
         return "", []
     async with open_ledger() as opened, opened.read() as session:
         return opened.id, await store.all_jobs(session)
 
 
-def _exists() -> bool:
+def exists() -> bool:
     """Return whether the ledger should exist.
 
     An SQLite file may not have been created yet. But a running `up` has created the file, so then a
@@ -132,7 +132,7 @@ async def jobs() -> list[Finding]:
 
 async def leases() -> list[Finding]:
     """Check that the process of every live run renews its lease."""
-    if not _exists():
+    if not exists():
         return []
     async with open_ledger() as opened, opened.read() as session:
         return findings.expired_leases(await history.live(session), opened.now())
@@ -140,7 +140,7 @@ async def leases() -> list[Finding]:
 
 async def ledger_key() -> list[Finding]:
     """Check that this home has the key of the ledger's copies of agents and secrets."""
-    if not _exists():
+    if not exists():
         return []
     async with reading() as session:
         count = len(await block_copies.list_copies(session))
@@ -159,7 +159,7 @@ async def copies(client: PrefectClient) -> list[Finding]:
     """
     from daybook.keeper import blocks
 
-    if not _exists():
+    if not exists():
         return []
     async with open_ledger() as opened:
         lost = await mirror.list_lost(opened, client, blocks.BLOCK_TYPES)
@@ -179,7 +179,7 @@ async def copies(client: PrefectClient) -> list[Finding]:
 
 async def one_prefect() -> list[Finding]:
     """Check that all workers and keepers of this ledger use the same Prefect server."""
-    if not _exists():
+    if not exists():
         return []
     async with open_ledger() as opened, opened.read() as session:
         conflict = instances.conflict(await instances.in_use(session, opened.now()))
@@ -261,7 +261,7 @@ async def secrets(client: PrefectClient) -> list[Finding]:
 async def backups() -> list[Finding]:
     """If a backup folder is set, check that nightly backups have a passphrase and are recent."""
     loaded = settings.load()
-    if not loaded.backup_folder or not _exists():
+    if not loaded.backup_folder or not exists():
         return []
     if len(loaded.backup_passphrase.get_secret_value()) < archive.MIN_PASSPHRASE_LENGTH:
         fix = f"set backup_passphrase in {settings.config_file()}, at least 8 characters"

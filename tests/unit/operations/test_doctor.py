@@ -74,6 +74,23 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
     assert (found[-1].ok, bool(found[-1].fix)) == (False, True)
 
 
+async def test_doctor_opens_the_ledger_for_its_first_checks_and_once_for_all_others(
+    nowhere: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Ledger(f"sqlite+aiosqlite:///{nowhere.path / 'ledger.db'}"):
+        pass  # it creates the ledger
+    opened: list[str] = []
+    enter = Ledger.__aenter__
+
+    async def entered(ledger: Ledger) -> Ledger:
+        opened.append(ledger.place)
+        return await enter(ledger)
+
+    monkeypatch.setattr(Ledger, "__aenter__", entered)
+    assert {each.severity for each in (await doctor.doctor())[:-1]} == {"ok"}
+    assert len(opened) == 3  # to read its jobs, to check that it can be written, and for the others
+
+
 async def test_doctor_reports_open_modes_before_anything_corrects_them(
     nowhere: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
