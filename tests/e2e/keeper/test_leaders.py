@@ -313,6 +313,7 @@ async def test_the_leaders_client_refuses_to_write_after_leadership_was_lost(
 async def test_the_leader_records_errors_and_costs_of_its_services(world: PrefectWorld) -> None:
     await world.deploy()
     async with keepers_of(world) as keepers:
+        await keepers.waits()  # otherwise the services of runs have no work
         await keepers.another()
         await _tells(world)
 
@@ -322,7 +323,7 @@ async def _tells(world: PrefectWorld) -> None:
     async def all_services_ran() -> bool:
         found = await leads.read(world.ledger, leads.LEADERSHIP_NAME)
         passes = found.note.get("passes", {}) if found else {}
-        expected = {"drain", "expire", "ends", "ensure", "wake", "mirror", "unread"}
+        expected = {"drain", "open", "expire", "ends", "ensure", "wake", "mirror", "unread"}
         expected |= {"observe", "correct", "audit", "prune"}
         return expected <= passes.keys()
 
