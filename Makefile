@@ -52,8 +52,8 @@ affected: $(DEV) ## run the slow tests that the commits of the last four hours c
 	[ -n "$$files" ] || { echo "the change affects no test"; exit 0; }; \
 	$(PYTEST) -m "$(SLOW)" $$files $(ARGS) || [ $$? = 5 ] # 5: none of them is slow
 
-test-rest: $(DEV) ## run the tests that `make test` skips, and property tests with all examples
-	@$(PYTEST) -m "$(SLOW)" --repeats 4 $(ARGS)
+test-rest: $(DEV) ## run the tests that `make test` skips (SLICE=2/5: the second of five parts)
+	@$(PYTEST) -m "$(SLOW)" --repeats 4 $(if $(SLICE),--slice $(SLICE)) $(ARGS)
 
 test-all: $(DEV) ## run all tests
 	@$(PYTEST) $(ARGS)

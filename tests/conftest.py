@@ -248,10 +248,18 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="run one in N of the cases that repeat a test on PostgreSQL, others for each commit",
     )
+    parser.addoption(
+        "--slice", metavar="K/N", help="run the K-th of N parts of the selected tests, by CPU time"
+    )
+    parser.addoption(
+        "--write-costs", action="store_true", help="write the CPU time of each file for --slice"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(costs.Costs(config.getoption("--budget")))
+    config.pluginmanager.register(
+        costs.Costs(config.getoption("--budget"), write=config.getoption("--write-costs"))
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects

@@ -6,6 +6,7 @@ every child that it has waited for, and Prefect's server.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import subprocess
@@ -22,6 +23,9 @@ from hypothesis import settings
 
 MOST = 10
 """Number of files shown."""
+
+TABLE = Path(__file__).with_name("slow_costs.json")
+"""CPU seconds of each file of slow tests, as measured by the last `--write-costs`."""
 
 
 SERVERS = set[int]()
@@ -82,6 +86,29 @@ def one_in(number: int, cases: Iterable[Any]) -> list[Any]:
     ]
 
 
+def slices(files: Iterable[str], costs: dict[str, float], number: int) -> list[set[str]]:
+    """Divide the files into ``number`` slices of about the same CPU time.
+
+    The most expensive file is placed first, each into the cheapest slice so far. A file without a
+    cost, in CPU seconds, counts as one second.
+    """
+    found = [set[str]() for _ in range(number)]
+    totals = [0.0] * number
+    for file in sorted(files, key=lambda each: (-costs.get(each, 1.0), each)):
+        cheapest = totals.index(min(totals))
+        found[cheapest].add(file)
+        totals[cheapest] += costs.get(file, 1.0)
+    return found
+
+
+def chosen_slice(text: str) -> tuple[int, int]:
+    """Parse ``k/n``: the k-th of n slices, both positive."""
+    number, _, total = text.partition("/")
+    if not (number.isdecimal() and total.isdecimal() and 1 <= int(number) <= int(total)):
+        raise pytest.UsageError(f"--slice {text}: write k/n, such as 2/5 for the second of five")
+    return int(number), int(total)
+
+
 class Costs:
     """Pytest plugin that shows what the tests cost.
 
@@ -89,13 +116,32 @@ class Costs:
     each process of the tests measures while the others do. A ``budget`` of 0 is no limit.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, *, write: bool = False) -> None:
         self._budget = budget
+        self._write = write
         self._units = list[float]()
         self._measuring = 0.0
         self._counted = cpu()
         self._files = defaultdict[str, float](float)
         self._workers = list[float]()
+
+    @pytest.hookimpl(trylast=True)  # after `-m` has selected
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        """Leave out the tests that are not in the slice of `--slice k/n`.
+
+        All test files are divided, also those without a selected test, so that the slices of a
+        round are the same whatever is selected.
+        """
+        if not (text := config.getoption("--slice")):
+            return
+        number, total = chosen_slice(text)
+        every = TABLE.parent.rglob("test_*.py")
+        files = {str(path.relative_to(TABLE.parents[1])) for path in every}
+        chosen = slices(files, _table(), total)[number - 1]
+        config.hook.pytest_deselected(items=[i for i in items if _file(i.nodeid) not in chosen])
+        items[:] = [item for item in items if _file(item.nodeid) in chosen]
 
     def pytest_runtest_logstart(self) -> None:
         """Charge the cost since the last test, such as collection, to no file."""
@@ -110,7 +156,7 @@ class Costs:
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        file = report.nodeid.partition("::")[0]
+        file = _file(report.nodeid)
         for name, spent in report.user_properties:
             if name == "cpu" and isinstance(spent, float):
                 self._files[file] += spent
@@ -126,7 +172,12 @@ class Costs:
         output = getattr(session.config, "workeroutput", None)
         if output is not None:
             output["cpu"], output["units"] = cpu() - self._measuring, self._units
-        elif self._total() > self._limit():
+            return
+        if self._write:
+            known = _table() | {file: round(spent, 1) for file, spent in self._files.items()}
+            living = {file: known[file] for file in sorted(known) if Path(file).exists()}
+            TABLE.write_text(json.dumps(living, indent=2) + "\n")
+        if self._total() > self._limit():
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def _limit(self) -> float:
@@ -152,3 +203,12 @@ class Costs:
             )
         for file, spent in sorted(self._files.items(), key=lambda each: -each[1])[:MOST]:
             terminalreporter.write_line(f"{spent:7.1f}  {file}")
+
+
+def _table() -> dict[str, float]:
+    costs: dict[str, float] = json.loads(TABLE.read_text()) if TABLE.exists() else {}
+    return costs
+
+
+def _file(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
