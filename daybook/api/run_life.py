@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self
 
 from pydantic import BaseModel, Field
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.api import authorization
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import NotificationDetails
-from daybook.ledger.engine import reading
+from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
-from daybook.runs import approvals, slots, steps
+from daybook.runs import approvals, slots, steps, usage
 from daybook.runs.claim_requests import BY_SCHEDULE
 
 
@@ -31,9 +33,10 @@ class Attempt(BaseModel, frozen=True):
     usage: Any
 
     @classmethod
-    def of(cls, row: AttemptRow) -> Self:
+    def of(cls, row: AttemptRow, **more: object) -> Self:
+        """Return the view of an attempt. ``more`` are fields that replace columns of the row."""
         took = (row.finished_at - row.started_at).total_seconds() if row.finished_at else None
-        return cls.model_validate(columns(cls, row) | {"duration_seconds": took})
+        return cls.model_validate(columns(cls, row) | {"duration_seconds": took} | more)
 
 
 class RunEvent(BaseModel, frozen=True):
@@ -51,6 +54,8 @@ class RunEvent(BaseModel, frozen=True):
 class RunLife(BaseModel, frozen=True):
     """A run with its parameters, attempts, steps and deliveries, and its events in order of time.
 
+    If the run has begun and not ended, the duration and the usage of the run and of its open
+    attempt are those so far.
     ``parameters`` are the parameters with which the run was requested or claimed. ``deployment_id``
     is None if the run has no job, or its job no deployment. ``tokens`` is the maximum number of
     tokens from the last claim on; None if unlimited. ``steps`` are the steps of the run's agent,
@@ -81,19 +86,15 @@ async def show(ref: str) -> RunLife:
 
     Raise `NotFound`, `Ambiguous`.
     """
-    async with reading() as session:
+    async with open_ledger() as ledger, ledger.read() as session:
         row, job = await authorization.find_run(session, ref)
-        of_run = select(AttemptRow).where(
-            col(AttemptRow.run_id) == row.id, col(AttemptRow.number) > 0
-        )
-        found = await session.execute(of_run.order_by(col(AttemptRow.number)))
-        attempts = [Attempt.of(each) for each in found.scalars()]
+        attempts, so_far = await _attempts(session, row, ledger.now())
         made = [Step.of(each) for each in await steps.of_run(session, row.id)]
         asked = [Approval.of(each) for each in await approvals.of_run(session, row.id)]
         rows = await deliveries.list_for_run(session, row.id)
         sent = [NotificationDetails.of(each, job, paused_until=None) for each in rows]
     return RunLife(
-        run=Run.of(row, job),
+        run=Run.of(row, job, **so_far),
         parameters=row.parameters,
         deployment_id=job.deployment_id if job else None,
         tokens=row.tokens,
@@ -104,6 +105,31 @@ async def show(ref: str) -> RunLife:
         events=events_of(row, attempts, sent, asked),
         evidence=row.evidence,
     )
+
+
+async def _attempts(
+    session: AsyncSession, row: RunRow, now: datetime
+) -> tuple[list[Attempt], dict[str, object]]:
+    """Return the attempts of a run, and the fields of the run that an open attempt changes."""
+    of_run = select(AttemptRow).where(col(AttemptRow.run_id) == row.id, col(AttemptRow.number) > 0)
+    found = (await session.execute(of_run.order_by(col(AttemptRow.number)))).scalars().all()
+    if row.started_at is None or row.finished_at is not None:
+        return [Attempt.of(each) for each in found], {}
+    attempts = []
+    for each in found:
+        more = dict[str, object]()
+        if each.finished_at is None:
+            recorded = [step.usage for step in await steps.requests_of(session, row)]
+            more = _so_far(each.started_at, now, (each.usage, *recorded))
+        attempts.append(Attempt.of(each, **more))
+    return attempts, _so_far(row.started_at, now, [each.usage for each in attempts])
+
+
+def _so_far(
+    begin: datetime, now: datetime, used: Iterable[Mapping[str, Any] | None]
+) -> dict[str, object]:
+    seconds = max((now - begin).total_seconds(), 0.0)  # the clock may have been set back meanwhile
+    return {"duration_seconds": seconds, "usage": usage.total(used) or {}}
 
 
 def events_of(
@@ -175,7 +201,7 @@ def _of_deliveries(sent: Sequence[NotificationDetails]) -> Iterator[RunEvent]:
         what = f"{each.purpose} to {each.to}"
         yield RunEvent(at=each.created_at, kind="event", what=f"Queued {what}", detail=each.event)
         for number, tried in enumerate(each.tries, 1):
-            failed = tried.error is not None
+            failed = bool(tried.error)
             yield RunEvent(
                 at=tried.at,
                 kind="failed" if failed else "succeeded",

@@ -48,6 +48,10 @@ class GroupSpending(Spending, frozen=True):
         spending = daily.spending(listed).model_dump()
         return cls(name=name, job_id=job_id, runs=runs, **spending)
 
+    def label(self, by: str) -> str:
+        """Return the name for a person. ``by`` is the grouping. A question may have no job."""
+        return self.name or ("without a job" if by == "job" else "unknown")
+
 
 class BudgetUse(BaseModel, frozen=True):
     """Today's use of a daily budget, including the requests in progress.

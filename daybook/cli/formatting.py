@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import one_line
+from daybook.ledger.states import FAILURES
 from daybook.ledger.views import cost_in_words, tokens_in_words
 
 if TYPE_CHECKING:
@@ -121,9 +122,14 @@ def short_state(job: ListedJob) -> str:
 
 
 def last_outcome(job: ListedJob) -> str:
-    """Return the outcome of the last run, with the number of failures in a row: `failed × 3`."""
-    count = job.consecutive_failures
-    return (job.last_status or "-") + (f" × {count}" if count > 1 else "")
+    """Return the outcome of the last run, with the number of failures in a row: `failed × 3`.
+
+    If the last run has not failed, it was for instance cancelled: `cancelled, failed × 3 before`.
+    """
+    count, last = job.consecutive_failures, job.last_status or "-"
+    if last not in FAILURES:
+        return last + (f", failed × {count} before" if count else "")
+    return last + (f" × {count}" if count > 1 else "")
 
 
 def enabled_state(job: ListedJob) -> str:

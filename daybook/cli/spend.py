@@ -48,7 +48,7 @@ def _print(found: SpendingReport, absolute: bool) -> None:
         heading = found.by.upper()
         output.table(
             (heading, "RUNS", "TOKENS IN", "FROM CACHE", "TO CACHE", "TOKENS OUT", "COST"),
-            [_row(each) for each in found.groups],
+            [_row(each, found.by) for each in found.groups],
             whole=("COST",),
         )
     since = formatting.local_time(found.since)
@@ -58,9 +58,9 @@ def _print(found: SpendingReport, absolute: bool) -> None:
         output.fields([("budgets today", "\n".join(each.words() for each in found.budgets))])
 
 
-def _row(group: GroupSpending) -> tuple[str, ...]:
+def _row(group: GroupSpending, by: str) -> tuple[str, ...]:
     unpriced = f" + {group.unpriced_runs:,} unpriced" if group.unpriced_runs else ""
     cost = "unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}{unpriced}"
     cached = (group.cache_read_tokens, group.cache_write_tokens)
     counts = (group.runs, group.input_tokens, *cached, group.output_tokens)
-    return (group.name or "unknown", *(f"{count:,}" for count in counts), cost)
+    return (group.label(by), *(f"{count:,}" for count in counts), cost)

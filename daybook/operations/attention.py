@@ -8,7 +8,7 @@ of the scheduler itself are in the health report (`operations.health`), which th
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -27,7 +27,7 @@ from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.operations import outbox_status
-from daybook.runs import approvals, budget
+from daybook.runs import approvals, budget, history
 from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.zones import midnight, wall_time
 from daybook.tasks import counts as task_counts
@@ -69,12 +69,15 @@ async def read(tz: ZoneInfo) -> list[Need]:
             names = {each.id: each.name for each in jobs}
             asked = await approvals.waiting(session, now, authorization.visible_owner())
             lost = await _lost(session, now, names)
+            last_failures = await history.last_failures(
+                session, [each.id for each in jobs if each.consecutive_failures]
+            )
             budgets = await _budgets(session, jobs, now, tz)
             tasks = task_scheduler.problems(await task_counts.read_counts(session, now), now)
         outbox = await _outbox(ledger, jobs)
     found = [
         _few(_approvals(asked), "approval"),
-        _few(_failing(jobs), "failing"),
+        _few(_failing(jobs, last_failures), "failing"),
         _few(lost, "missed"),
         outbox,
     ]
@@ -121,18 +124,21 @@ def _approvals(
         )
 
 
-def _failing(jobs: Sequence[JobSummary]) -> Iterator[Need]:
+def _failing(
+    jobs: Sequence[JobSummary], last_failures: Mapping[str | None, tuple[str, str]]
+) -> Iterator[Need]:
     for job in sorted(jobs, key=lambda each: -each.consecutive_failures):
         if count := job.consecutive_failures:
+            run_id, status = last_failures.get(job.id, (None, Status.FAILED))
             times = "failed" if count == 1 else f"failed {count} times in a row"
             yield Need(
                 kind="failing",
-                severity=job.last_status or "failed",
+                severity=status,
                 title=f"{job.name} {times}",
                 why=one_line(job.last_error or "", MAX_WHY),
                 fix=f"daybook run {shlex.quote(job.name)} --wait",
                 job_id=job.id,
-                run_id=job.last_run_id,
+                run_id=run_id,
             )
 
 

@@ -142,7 +142,7 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
 
 
 def failing_jobs(jobs: Iterable[JobSummary]) -> list[Finding]:
-    """Warn about jobs whose last run failed. Only their owners can fix them."""
+    """Warn about jobs that have failed since their last success. Only their owners can fix them."""
     found = []
     for each in jobs:
         if count := each.consecutive_failures:

@@ -6,11 +6,14 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from daybook.delivery import history, sending
 from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import is_outgoing
 from daybook.delivery.views import OutboxHealth
 from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import JobRow
 from daybook.ledger.views import utc_text
 from daybook.operations.findings import Finding, problem, warning
 
@@ -22,10 +25,11 @@ UNSENT_GRACE = timedelta(seconds=60)
 class OutboxStatus:
     """State of the outbox at ``now``.
 
-    ``last_alert`` is the subject of the newest unread alert, or empty. If a message has waited
-    longer than `UNSENT_GRACE` and no process sends messages, ``waits_since`` is the time at which
-    the oldest such message became due; otherwise it is None. ``waits_since`` ignores wakes of task
-    sessions. It also ignores calls to listeners, because a listener may be absent for a day.
+    ``last_alert`` is the subject of the newest unread alert, or empty. It says if its job has
+    recovered since. If a message has waited longer than `UNSENT_GRACE` and no process sends
+    messages, ``waits_since`` is the time at which the oldest such message became due; otherwise it
+    is None. ``waits_since`` ignores wakes of task sessions. It also ignores calls to listeners,
+    because a listener may be absent for a day.
     """
 
     health: OutboxHealth
@@ -85,8 +89,16 @@ async def read_status(ledger: Ledger) -> OutboxStatus:
     now, due = ledger.now(), await sending.next_due(ledger, is_outgoing)
     async with ledger.read() as session:
         health = await history.health(session, now)
-        last_alerts = await history.inbox(session, unread_only=True, events=ALERT_EVENTS, limit=1)
+        last_alert = await _last_alert(session)
     is_stuck = due is not None and due < now - UNSENT_GRACE and not health.in_flight
-    return OutboxStatus(
-        health, last_alerts[0].subject if last_alerts else "", due if is_stuck else None, now
-    )
+    return OutboxStatus(health, last_alert, due if is_stuck else None, now)
+
+
+async def _last_alert(session: AsyncSession) -> str:
+    alerts = await history.inbox(session, unread_only=True, events=ALERT_EVENTS, limit=1)
+    if not alerts:
+        return ""
+    alert = alerts[0]
+    job = await session.get(JobRow, alert.job_id) if alert.job_id else None
+    has_recovered = alert.event in ("failed", "paused") and job is not None and not job.alert_open
+    return alert.subject + (" (it has recovered since)" if has_recovered else "")

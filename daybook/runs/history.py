@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import ColumnElement, Select, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
-from daybook.ledger.states import HELD, LIVE
+from daybook.ledger.states import FAILURES, HELD, LIVE
 from daybook.ledger.tables import JobRow, RunRow
 
 RunAndJob = tuple[RunRow, JobRow | None]
@@ -48,6 +48,26 @@ async def running_jobs(session: AsyncSession) -> set[str | None]:
     """Return the ids of the jobs that have a claimed or running run; None for direct calls."""
     rows = select(RunRow.job_id).where(col(RunRow.status).in_(HELD)).distinct()
     return set((await session.execute(rows)).scalars())
+
+
+async def last_failures(
+    session: AsyncSession, job_ids: Collection[str]
+) -> dict[str | None, tuple[str, str]]:
+    """Return the id and the status of each job's newest failed run, by job id."""
+    if not job_ids:
+        return {}
+    newest = (
+        select(RunRow.job_id, func.max(RunRow.finished_at).label("at"))
+        .where(col(RunRow.status).in_(FAILURES), col(RunRow.job_id).in_(job_ids))
+        .group_by(col(RunRow.job_id))
+        .subquery()
+    )
+    query = select(RunRow.job_id, RunRow.id, RunRow.status).join(
+        newest,
+        (col(RunRow.job_id) == newest.c.job_id) & (col(RunRow.finished_at) == newest.c.at),
+    )
+    failed = query.where(col(RunRow.status).in_(FAILURES))
+    return {job: (run, status) for job, run, status in (await session.execute(failed)).tuples()}
 
 
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:

@@ -75,8 +75,8 @@ def full_job(found: JobDetails) -> str:
         lines.append(f"removed at: {due(found.removed_at)}")
     if found.run_count:
         fails = found.consecutive_failures
-        failed = "the last one failed" if fails == 1 else f"the last {fails} failed"
-        tail = f", {failed}" if fails else ""
+        times = "one failure" if fails == 1 else f"{fails} failures"
+        tail = f", {times} since the last success" if fails else ""
         lines.append(f"runs so far: {found.run_count}{tail}")
     if found.last_run:
         lines.append(f"last run: {_run_line(found.last_run, found.schedule.timezone)}")
@@ -261,7 +261,7 @@ def spending(found: SpendingReport) -> str:
     Describe at most `MAX_JOBS` groups.
     """
     lines = [f"Since {due(found.since)}: {_spent(found.total)}"]
-    lines += [f"- {each.name or 'unknown'}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
+    lines += [f"- {each.label(found.by)}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
     if len(found.groups) > MAX_JOBS:
         lines.append(f"and {len(found.groups) - MAX_JOBS} more")
     lines += [f"Budget today, {each.words()}" for each in found.budgets]

@@ -162,6 +162,25 @@ def test_spend_adds_up_by_job_agent_model_and_day(
     assert [each["cost_usd"] for each in days] == [1.0, 0.75]
 
 
+def test_an_answer_without_a_job_is_named(daybook: Daybook, daybook_home: Home) -> None:
+    """A question of `ask`, or a message in a session, has no job."""
+
+    async def asked() -> None:
+        clock = ManualClock(SYSTEM_CLOCK.now() - timedelta(hours=1))
+        async with Ledger(
+            f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}", clock
+        ) as ledger:
+            world = World(ledger, clock)
+            granted = await world.runs.finished(
+                await world.jobs.add(), Status.SUCCEEDED, usage=PRICED
+            )
+            await world.runs.set_row(await world.runs.row(granted.run_id), job_id=None)
+
+    asyncio.run(asked())
+    assert "without a job" in daybook("spend").out
+    assert "unknown" in daybook("spend", "--by", "model").out
+
+
 def test_spend_shows_an_unknown_price_as_unknown(daybook: Daybook, daybook_home: Home) -> None:
     asyncio.run(fill(daybook_home, RUNS))
     lines = daybook("spend").out.splitlines()

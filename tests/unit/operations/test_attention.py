@@ -109,3 +109,22 @@ async def test_many_of_a_kind_are_counted(world: World) -> None:
     found = await needs(world)
     assert len(found) == attention.MAX_OF_A_KIND
     assert found[-1] == ("paused", "6 more like this")
+
+
+async def test_a_failing_job_leads_to_its_failed_run_after_a_cancelled_one(world: World) -> None:
+    job = await world.jobs.add("nightly", prompt="x", cron="0 * * * *")
+    failed = await world.runs.finished(job, Status.TIMED_OUT, error="too slow")
+    world.passes(hours=1)
+    cancelled = await world.runs.finished(job, Status.CANCELLED)
+    (need,) = [each for each in await attention.read(UTC) if each.kind == "failing"]
+    assert cancelled.run_id != need.run_id == failed.run_id
+    assert (need.title, need.severity) == ("nightly failed", "timed_out")
+
+
+async def test_the_last_alert_says_that_its_job_has_recovered(world: World) -> None:
+    job = await world.jobs.add("nightly", prompt="x", cron="0 * * * *")
+    await world.runs.finished(job, Status.FAILED, error="oh")
+    world.passes(hours=1)
+    await world.runs.finished(job, Status.SUCCEEDED)
+    alert = ("inbox", "1 unread alert: nightly: failed (it has recovered since)")
+    assert alert in await needs(world)

@@ -12,8 +12,10 @@ import httpx
 import pytest
 from sqlmodel import select
 
+from daybook.delivery import sending
+from daybook.delivery.sending import DeliveryResult
 from daybook.home import Home
-from daybook.ledger.states import Status
+from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.web import login, pages
 from daybook.web.login import PageLogin
@@ -123,6 +125,39 @@ async def test_a_run_shows_its_steps_as_text(world: World, browser: httpx.AsyncC
     for shown in (morning.ATTACK, "Called", "mail", "1.1", "no such address", "Hm."):
         assert shown in page.text
     assert page.tags["img"] == 0 and not page.inline
+
+
+async def test_a_running_run_shows_its_duration_tokens_and_cost_so_far(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    for number in (1, 2):
+        used = {"input_tokens": 1_000 * number, "output_tokens": 7, "cost_usd": 0.25}
+        await world.runs.stepped(granted, Status.SUCCEEDED, number=number, usage=used)
+    world.passes(seconds=200)
+    path = f"/runs/{granted.run_id}"
+    text = " ".join(Page((await browser.get(path)).text).text.split())
+    facts = ("Duration3 min 20 s so far", "Tokens3,000 in, 14 out", "Cost$0.50")
+    assert [fact for fact in facts if fact not in text] == []
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    text = " ".join(Page((await browser.get(path)).text).text.split())
+    assert "Duration3 min 20 s" in text and "so far" not in text
+
+
+async def test_a_delivered_message_is_shown_as_delivered(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    job = await world.jobs.add("brief", prompt="x", every="1h", channel="team")
+    granted = await world.runs.running(job)
+    await world.runs.finish(granted, Status.SUCCEEDED, output="Done.")
+    sent = [
+        DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1)
+        for row in await sending.claim(world.ledger, "test", most=5)
+    ]
+    await sending.record(world.ledger, sent)
+    events = (await browser.get(f"/runs/{granted.run_id}")).text.partition("<h2>Events</h2>")[2]
+    assert "Delivered message to team" in events
+    assert "Tried" not in events and "s-failed" not in events
 
 
 @pytest.mark.parametrize("path", LISTS)
