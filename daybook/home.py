@@ -39,6 +39,10 @@ MIN_FREE_BYTES = 2**20
 CLIENT_CREDENTIAL = "PREFECT_API_AUTH_STRING"
 SERVER_CREDENTIAL = "PREFECT_SERVER_API_AUTH_STRING"
 """Prefect's two settings for the credential: one for the client, the other for the server."""
+_DIRECT_HOSTS = ("localhost", "127.0.0.1", "::1")
+"""Hosts to which no process of Daybook connects through a proxy."""
+_CERTIFICATE_FILES = ("SSL_CERT_FILE", "PREFECT_API_SSL_CERT_FILE")
+"""Variables with a file of certificates that every client of Prefect reads."""
 
 
 @dataclass(frozen=True)
@@ -269,15 +273,20 @@ def configure_prefect() -> str | None:
     Return None if the user's Prefect profile names the server, or if no server is known yet
     (Prefect then starts a temporary server for a direct call). Also set the credential
     (`use_credential`), and turn off the telemetry of Prefect's client. If Prefect was already
-    imported, change nothing. Raise `InvalidInput` if `PREFECT_API_URL` is no URL.
+    imported, change only the variables for proxies and certificates. Raise `InvalidInput` if
+    `PREFECT_API_URL` is no URL, and the errors of `_configure_proxies` and `_check_certificates`.
     """
     if "prefect" in sys.modules:
+        _configure_proxies()
+        _check_certificates()
         return os.environ.get("PREFECT_API_URL")
     return set_prefect_variables()
 
 
 def set_prefect_variables() -> str | None:
     """Do the work of `configure_prefect`, whether Prefect was imported or not."""
+    _configure_proxies()
+    _check_certificates()
     os.environ.setdefault("DO_NOT_TRACK", "1")
     if configured := _configured_address():
         use_credential(configured)
@@ -291,6 +300,55 @@ def set_prefect_variables() -> str | None:
         use_credential(str(address))
         return str(address)
     return None
+
+
+def _configure_proxies() -> None:
+    """Let connections of this process, and of those that it starts, to this machine use no proxy.
+
+    Prefect's clients would use the proxy of the environment for `up`'s own server too. All other
+    connections use the proxy as before. Raise `InvalidInput` if httpx cannot use a proxy's address:
+    its clients would fail also for the hosts that need no proxy.
+    """
+    if not any(name.lower().endswith("_proxy") for name in os.environ):
+        return
+    from urllib.request import getproxies_environment
+
+    import httpx
+
+    proxies = getproxies_environment()
+    given = {f"{each}_proxy": proxies[each] for each in ("http", "https", "all") if each in proxies}
+    for name, address in given.items():
+        try:
+            httpx.Proxy(address if "://" in address else f"http://{address}")
+        except (ValueError, httpx.InvalidURL):  # the text may contain a password
+            variable = name if name in os.environ else name.upper()
+            raise InvalidInput(
+                variable,
+                "is not the address of a usable proxy",
+                "write http://HOST:PORT; the scheme may also be https, socks5 or socks5h",
+            ) from None
+    direct = [each.strip() for each in proxies.get("no", "").split(",") if each.strip()]
+    if given and direct != ["*"]:  # a `*` beside other names has not the same meaning everywhere
+        direct += [each for each in _DIRECT_HOSTS if each not in direct]
+        os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(direct)
+
+
+def _check_certificates() -> None:
+    """Raise `InvalidInput` if a variable of `_CERTIFICATE_FILES` names no file of certificates.
+
+    Make its path absolute, because the processes of `up` run in another folder.
+    """
+    for name in _CERTIFICATE_FILES:
+        if not (given := os.environ.get(name)):
+            continue
+        hint = f"write the path of a file with certificates, or unset {name}"
+        try:
+            content = Path(given).read_bytes()
+        except OSError as error:
+            raise InvalidInput(name, f"{given} cannot be read: {error.strerror}", hint) from None
+        if b"-----BEGIN " not in content:
+            raise InvalidInput(name, f"{given} contains no certificate", hint)
+        os.environ[name] = os.path.abspath(given)
 
 
 def use_credential(address: str) -> None:

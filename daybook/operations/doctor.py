@@ -161,6 +161,9 @@ async def _check_home_and_prefect(
     found = list[Finding]()
     try:
         home.configure_prefect()
+    except InvalidInput as error:  # a variable, without which Prefect cannot be used
+        found.append(problem("prefect", f"{error.field}: {error.problem}", error.hint))
+        return found + _skip(PREFECT_CHECKS, f"{error.field} is invalid")
     except OSError as error:
         if _is_sound([each for each in earlier if each.check == "home"]):
             found.append(problem("home", str(error), "export DAYBOOK_HOME=<another folder>"))

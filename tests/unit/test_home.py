@@ -13,17 +13,22 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from websockets.proxy import get_proxy
+from websockets.uri import parse_uri
 
 from daybook.errors import InvalidInput
 from daybook.home import (
     CLIENT_CREDENTIAL,
     SERVER_CREDENTIAL,
     Home,
+    configure_prefect,
     forget_stopped_server,
     write_private_draft,
 )
 from daybook.operations import home_lock
+from tests.receiver import serving
 
 OWN = "http://127.0.0.1:4200/api"
 
@@ -158,3 +163,80 @@ def test_a_draft_that_cannot_be_written_is_removed(tmp_path: Path) -> None:
     with pytest.raises(UnicodeEncodeError):
         write_private_draft(tmp_path / "secret", "\ud800")
     assert list(tmp_path.iterdir()) == []
+
+
+def configure(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
+    """Configure Prefect in an environment that has no proxy and certificates but ``variables``."""
+    dropped = {"SSL_CERT_FILE", "SSL_CERT_DIR"}
+    kept = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
+    kept = {k: v for k, v in kept.items() if k not in dropped}
+    monkeypatch.setattr(os, "environ", {**kept, **variables})
+    configure_prefect()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("direct", [{}, {"NO_PROXY": ".corp.example"}, {"no_proxy": "10.0.0.1, "}])
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+async def test_only_connections_to_other_machines_use_a_proxy(
+    name: str, direct: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as server, serving() as proxy:
+        configure(monkeypatch, **{name: proxy.address}, **direct)
+        async with httpx.AsyncClient() as client:  # as Prefect and model providers create it
+            for host in ("127.0.0.1", "localhost"):
+                await client.get(f"http://{host}:{server.port}/api")
+            await client.get("http://model.example/v1")
+        websocket = f"ws://127.0.0.1:{server.port}/events"
+        assert get_proxy(parse_uri(websocket)) is None
+        assert len(server.requests) == 2
+        assert [each.path for each in proxy.requests] == ["http://model.example/v1"]
+        assert set("".join(direct.values()).strip(", ").split()) <= set(
+            os.environ["NO_PROXY"].split(",")
+        )
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY"])
+async def test_a_socks_proxy_does_not_stop_a_client_of_this_machine(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving() as server:
+        configure(monkeypatch, **{name: "socks5://proxy.example:1080"})
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{server.address}/api")).status_code == 200
+
+
+def test_a_star_for_no_proxy_keeps_its_meaning(monkeypatch: pytest.MonkeyPatch) -> None:
+    configure(monkeypatch, HTTP_PROXY="http://proxy.example:3128", NO_PROXY="*")
+    assert os.environ["NO_PROXY"] == "*"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ALL_PROXY", "socks://ana:hush-hush@proxy.example:1080"),
+        ("https_proxy", "ftp://proxy.example"),
+        ("HTTP_PROXY", "proxy.example:port"),
+        ("SSL_CERT_FILE", "/gone/certificates.pem"),
+        ("SSL_CERT_FILE", "/"),
+        ("SSL_CERT_FILE", os.devnull),
+        ("PREFECT_API_SSL_CERT_FILE", "/gone/certificates.pem"),
+    ],
+)
+def test_an_unusable_proxy_or_certificate_file_is_named(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        configure(monkeypatch, **{name: value})
+    assert caught.value.field == name
+    assert caught.value.hint
+    assert "hush" not in str(caught.value)
+
+
+def test_a_relative_certificate_file_stays_valid_in_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    monkeypatch.chdir(tmp_path)
+    configure(monkeypatch, SSL_CERT_FILE="own.pem")
+    assert os.environ["SSL_CERT_FILE"] == str(tmp_path / "own.pem")

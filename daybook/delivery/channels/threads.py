@@ -38,7 +38,10 @@ class _CaptureFilter(logging.Filter):
         if captured is None:
             return True
         if record.levelno >= logging.WARNING:
-            captured.append(" ".join(record.getMessage().split()))
+            # Of an unexpected error, the message alone would not say the reason.
+            raised = record.exc_info[1] if record.exc_info else None
+            reason = f": {type(raised).__name__}: {raised}" if raised else ""
+            captured.append(" ".join((record.getMessage() + reason).split()))
         return False
 
 

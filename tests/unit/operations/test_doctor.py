@@ -39,6 +39,16 @@ def nowhere(daybook_home: Home, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hom
         yield daybook_home
 
 
+async def test_an_unusable_variable_is_a_finding(
+    nowhere: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/gone/certificates.pem")
+    [found] = of(await doctor.doctor(), "prefect")
+    assert not found.ok
+    assert "SSL_CERT_FILE" in found.message
+    assert "unset SSL_CERT_FILE" in found.fix
+
+
 async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Home) -> None:
     found = await doctor.doctor()
     assert [each.check for each in found] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -56,3 +57,13 @@ async def test_a_timeout_while_a_message_is_sent_is_an_uncertain_delivery(
     message = cast(Any, SimpleNamespace(chat_id=""))
     with pytest.raises(NotDelivered, match="; it may have arrived"):
         await channel.send(message)
+
+
+async def test_a_failure_has_the_reason_of_an_unexpected_error() -> None:
+    with threads.capture_logs() as captured:
+        try:
+            raise OSError("no certificates in /gone.pem")
+        except OSError:
+            logging.getLogger("apprise").exception("Unhandled Notification Exception")
+    reason = "Unhandled Notification Exception: OSError: no certificates in /gone.pem"
+    assert captured == [reason]
