@@ -150,7 +150,7 @@ class AgentReply:
     ``text`` is the answer and nothing else. If the agent answers in JSON, ``result`` is the JSON
     value of the answer. ``model`` is the model's name, and ``usage`` is the usage of the answer;
     each is None if it is unknown. If ``text`` is only the beginning of the answer, ``cut`` is the
-    reason; otherwise it is empty.
+    reason; otherwise it is empty. ``warnings`` are remarks about the reply for the run.
 
     Keys of ``usage``:
 
@@ -167,6 +167,7 @@ class AgentReply:
     model: str | None = None
     usage: dict[str, Any] | None = None
     cut: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Agent(Protocol):

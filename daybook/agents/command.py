@@ -226,7 +226,8 @@ class CommandAgent:
         if error is not None:
             error.usage = lines.usage
             raise error
-        return AgentReply(text=text, agent=self.name, model=lines.model, usage=lines.usage)
+        warnings = tuple(filter(None, [lines.warning]))
+        return AgentReply(text, self.name, model=lines.model, usage=lines.usage, warnings=warnings)
 
     def _exit_words(self, completed: process.ProgramResult, hidden: _SecretHider) -> str:
         # Hide before shortening, because no pattern finds a part of a secret.

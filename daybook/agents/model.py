@@ -21,6 +21,7 @@ from daybook.errors import (
     LedgerError,
 )
 from daybook.jobs.compression import Compression
+from daybook.runs import usage as usages
 from daybook.runs.approvals import ApprovalNeeded
 
 if TYPE_CHECKING:
@@ -220,12 +221,14 @@ class ModelAgent:
         cut = _CUT if reason == "length" else ""
         if reason is None and provider_reason and not _is_complete(reason_text):
             cut = failures.early_end(self.name, model, reason_text, secrets)
+        used, impossible = usages.checked(self._reported(usage, request, steps))
         return AgentReply(
             text=text,
             agent=self.name,
             model=response.model_name or model.model_name,
-            usage=self._usage(usage, request, steps),
+            usage=used,
             cut=cut,
+            warnings=tuple(filter(None, [impossible])),
         )
 
     def _settings_of_step(
@@ -254,7 +257,13 @@ class ModelAgent:
     def _usage(
         self, usage: RunUsage, request: AgentRequest, steps: Steps | None = None
     ) -> dict[str, Any]:
-        """Return the usage in the format of `AgentReply.usage`. Unreported token counts are None.
+        """Return the usage in the format of `AgentReply.usage`, without impossible numbers."""
+        return usages.checked(self._reported(usage, request, steps))[0]
+
+    def _reported(
+        self, usage: RunUsage, request: AgentRequest, steps: Steps | None
+    ) -> dict[str, Any]:
+        """Return the usage as the provider reported it. Unreported token counts are None.
 
         The usage does not include replayed ``steps``, which an earlier attempt has counted.
         """

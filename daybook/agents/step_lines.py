@@ -28,12 +28,10 @@ from typing import Any
 from daybook.agents.base import AgentRequest
 from daybook.agents.journal import Position, Step, StepReply, digest_of
 from daybook.ledger.views import TOKENS
+from daybook.runs import usage
 
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of the error of a step. It has the end of the command's output."""
-
-MAX_TOKENS, MAX_USD = 1_000_000_000, 1_000_000.0
-"""Maximum token count and maximum cost, in US dollars, of an answer. Ignore larger numbers."""
 
 Usage = dict[str, Any]
 Json = Mapping[str, Any]
@@ -65,6 +63,7 @@ class StepLines(ABC):
         self.usage: Usage | None = None
         self.session = ""
         self.unread = 0
+        self.warning = ""
         self._request = request
         self._requests = self._calls = 0
         self._open: dict[str, Step] = {}
@@ -141,7 +140,8 @@ class StepLines(ABC):
 
         ``cost`` is in US dollars; None if it is unknown.
         """
-        used = {"requests": self._requests, **_tokens_of(tokens), "cost_usd": cost}
+        reported = {"requests": self._requests, **_tokens_of(tokens), "cost_usd": cost}
+        used, self.warning = usage.checked(reported)
         return used | ({"tool_calls": self._calls} if self._calls else {})
 
 
@@ -239,7 +239,7 @@ class ClaudeCodeLines(StepLines):
             self._tokens[name] = self._tokens.get(name, 0) + more
         response.counted = response.tokens
         self.usage = self._used(self._tokens, None)
-        used = {"requests": 1, **_tokens_of(response.tokens), "cost_usd": None}
+        used = _used_by_step(response.tokens)
         text = "\n".join(filter(None, response.texts))
         self._end(key, StepReply(text, response.error, used))
 
@@ -317,7 +317,7 @@ class CodexLines(StepLines):
         }
         if found:  # the numbers are the sums since the start of the thread
             self.usage = self._used(found, None)
-        used = {"requests": 1, **_tokens_of(found), "cost_usd": None}
+        used = _used_by_step(found)
         self._end("turn", StepReply("" if error else self._message, error, used))
 
 
@@ -371,13 +371,13 @@ def _counts(fresh: Any, answered: Any, read: Any, written: Any) -> Usage:
 
 
 def _count(value: Any) -> int | None:
-    is_count = isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_TOKENS
+    is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 0
     return value if is_count else None
 
 
 def _dollars(value: Any) -> float | None:
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if is_number and 0 <= value <= MAX_USD else None
+    return value if is_number and value >= 0 else None
 
 
 def _sum(usages: list[Usage]) -> Usage:
@@ -392,6 +392,11 @@ def _tokens_of(tokens: Json) -> Usage:
     """
     used = {name: tokens.get(name) for name in TOKENS[:2]}
     return used | {name: tokens[name] for name in TOKENS[2:] if tokens.get(name)}
+
+
+def _used_by_step(tokens: Json) -> Usage:
+    """Return the usage of one request, whose price the programs do not report."""
+    return usage.checked({"requests": 1, **_tokens_of(tokens), "cost_usd": None})[0]
 
 
 def _blocks(event: Json) -> list[Json]:

@@ -165,5 +165,6 @@ def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:
         agent=reply.agent,
         model=reply.model,
         usage=reply.usage,
+        warnings=reply.warnings,
         prompt=prompt,
     )

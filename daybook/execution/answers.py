@@ -206,7 +206,11 @@ async def _ask_agent(
     except AgentError as error:
         error.usage, error.answered = usage.total((first.usage, error.usage)), True
         raise
-    second = replace(second, usage=usage.total((first.usage, second.usage)))
+    second = replace(
+        second,
+        usage=usage.total((first.usage, second.usage)),
+        warnings=tuple(dict.fromkeys(first.warnings + second.warnings)),
+    )
     try:
         reply = _checked(second, schema)
     except _Mismatch as mismatch:

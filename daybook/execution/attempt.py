@@ -267,14 +267,17 @@ async def _refusal_of_own_call(act: Act, steps: RunJournal) -> str:
 def _with_warnings(
     granted: Granted, tried: AttemptResult, warnings: tuple[str, ...]
 ) -> AttemptResult:
-    """Add ``warnings`` to a success; with `fail_on_tool_error`, turn the success into a failure."""
+    """Add ``warnings`` about tools to the answer's own warnings.
+
+    With `fail_on_tool_error`, a success with ``warnings`` becomes a failure.
+    """
     outcome = tried.outcome
-    if outcome.status is not Status.SUCCEEDED or not warnings:
+    if outcome.status is not Status.SUCCEEDED or not (warnings or outcome.warnings):
         return tried
-    words = "; ".join(warnings)
-    if Policy.model_validate(granted.parameters["policy"]).fail_on_tool_error:
-        return AttemptResult(replace(outcome, status=Status.FAILED, error=words))
-    reason = "; ".join(filter(None, (outcome.reason, f"warning: {words}")))
+    if warnings and Policy.model_validate(granted.parameters["policy"]).fail_on_tool_error:
+        return AttemptResult(replace(outcome, status=Status.FAILED, error="; ".join(warnings)))
+    warnings = outcome.warnings + warnings
+    reason = "; ".join(filter(None, (outcome.reason, f"warning: {'; '.join(warnings)}")))
     return AttemptResult(replace(outcome, reason=reason, warnings=warnings))
 
 

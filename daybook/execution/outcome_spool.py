@@ -25,13 +25,15 @@ import logging
 import os
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.exc import DBAPIError
+
 from daybook import home
-from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
+from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable, one_line
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims
@@ -59,11 +61,23 @@ class SpooledOutcome:
     async def write(self, ledger: Ledger) -> Status:
         """Write the outcome to the ledger; return the run's new status.
 
-        Raise the errors of `claims.finish` and `claims.retry`.
+        If the database refuses the values, write the outcome again without usage: a report of a
+        provider or program must not lose the answer. Raise the errors of `claims.finish` and
+        `claims.retry`.
         """
+        try:
+            return await self._write(ledger, self.outcome)
+        except (DBAPIError, OverflowError) as error:  # PostgreSQL's error, SQLite's error
+            log.exception("an outcome cannot be stored", extra={"action": "outcome_not_recorded"})
+            warning = f"the usage cannot be stored: {one_line(getattr(error, 'orig', error))}"
+            warnings = (*self.outcome.warnings, warning)
+            outcome = replace(self.outcome, usage=None, warnings=warnings)
+            return await self._write(ledger, outcome)
+
+    async def _write(self, ledger: Ledger, outcome: Outcome) -> Status:
         if self.until is None:
-            return await claims.finish(ledger, self.run_id, self.fence, self.outcome)
-        return await claims.retry(ledger, self.run_id, self.fence, self.outcome, self.until)
+            return await claims.finish(ledger, self.run_id, self.fence, outcome)
+        return await claims.retry(ledger, self.run_id, self.fence, outcome, self.until)
 
 
 @dataclass

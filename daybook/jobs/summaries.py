@@ -11,10 +11,11 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import BigInteger, Numeric, case, cast, func
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from daybook.ledger.column_types import json_count
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 
 MAX_TOKENS = 2**53
@@ -59,9 +60,8 @@ async def read(session: AsyncSession, owner: str | None = None) -> list[JobSumma
         if hasattr(table, each.name)
     }
     columns["agent"] = func.coalesce(col(RevisionRow.action)["agent"].as_string(), "")
-    # A budget may have any number of digits; `as_integer` would have 32 bits in PostgreSQL.
-    number = cast(col(RevisionRow.policy)["tokens_per_day"].as_string(), Numeric(asdecimal=False))
-    tokens = cast(case((number > MAX_TOKENS, MAX_TOKENS), else_=number), BigInteger)
+    # A budget may have any number of digits.
+    tokens = json_count(col(RevisionRow.policy)["tokens_per_day"], MAX_TOKENS)
     columns["tokens_per_day"] = func.coalesce(tokens, 0)
     dollars = col(RevisionRow.policy)["usd_per_day"].as_float()
     columns["usd_per_day"] = func.coalesce(dollars, 0.0)

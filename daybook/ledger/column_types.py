@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, DateTime, Dialect
+from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, Dialect, Numeric, case, cast, func
 from sqlalchemy.types import TypeDecorator
 
 MAX_INTEGER = 2**31 - 1
-"""Largest value of an integer column: it has 32 bits on PostgreSQL."""
+"""Largest value of an `Integer` column: it has 32 bits on PostgreSQL."""
+MAX_BIG_INTEGER = 2**63 - 1
+"""Largest value of a `BigInteger` column, and of an integer on SQLite."""
 NULLABLE_JSON: Any = JSON(none_as_null=True)
 """JSON that stores None as SQL's NULL, not as the text `null`."""
 
@@ -35,3 +37,17 @@ class Instant(TypeDecorator[datetime]):
         # SQLite returns the time in UTC without a zone, PostgreSQL in the zone of the connection.
         instant: datetime = value
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+def json_count(element: Any, maximum: int) -> ColumnElement[int]:
+    """Return the number in a JSON ``element`` as an integer; ``maximum`` for a larger one.
+
+    SQLAlchemy's own `as_integer` has 32 bits on PostgreSQL: one larger number fails the query.
+    """
+    number = cast(element.as_string(), Numeric(asdecimal=False))
+    return cast(case((number > maximum, maximum), else_=number), BigInteger)
+
+
+def big_sum(column: Any) -> ColumnElement[int]:
+    """Return the sum of a `BigInteger` column as an integer; on PostgreSQL, `sum` has decimals."""
+    return cast(func.sum(column), BigInteger)

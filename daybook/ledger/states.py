@@ -146,7 +146,8 @@ class Outcome:
     ``usage`` is the usage of the last attempt; the ledger adds it to the usage of earlier attempts.
     A ``reason`` equal to the ``error`` is left out.
 
-    ``warnings`` describe the tool calls that failed in a run that succeeded.
+    ``warnings`` describe the tool calls that failed in a run that succeeded, and what its agent's
+    answer lacks, such as a possible usage.
 
     ``prompt`` is the text that the agent actually got. If there is a prompt and the run succeeded,
     the ledger appends the prompt and the answer to the run's session.

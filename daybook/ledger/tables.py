@@ -18,7 +18,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, UniqueConstraint, text
+from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, SQLModel, col
 
 from daybook.ledger.column_types import NULLABLE_JSON, Instant
@@ -249,7 +249,7 @@ class RunRow(SQLModel, table=True):
     parameters: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
     attempts: int = 0
     # The maximum number of tokens from the last claim on; None if unlimited.
-    tokens: int | None = None
+    tokens: int | None = Field(default=None, sa_type=BigInteger)
     queued_at: datetime = Field(sa_type=Instant)
     started_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -308,9 +308,9 @@ class AttemptRow(SQLModel, table=True):
     agent: str | None = None
     # The usage; until the attempt has ended, without its steps. `unpriced` is the number of
     # requests whose price is not known; `usd` does not include them.
-    tokens: int = 0
+    tokens: int = Field(default=0, sa_type=BigInteger)
     usd: float = 0.0
-    unpriced: int = 0
+    unpriced: int = Field(default=0, sa_type=BigInteger)
 
 
 class StepRow(SQLModel, table=True):
@@ -346,9 +346,9 @@ class StepRow(SQLModel, table=True):
     repeatable: bool
     status: str = Status.RUNNING.value
     # The usage for budgets, as in `AttemptRow`; an estimate until the usage is known.
-    tokens: int = 0
+    tokens: int = Field(default=0, sa_type=BigInteger)
     usd: float = 0.0
-    unpriced: int = 0
+    unpriced: int = Field(default=0, sa_type=BigInteger)
     started_at: datetime = Field(sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     # As in `AttemptRow`; None for a tool.

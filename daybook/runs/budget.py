@@ -46,6 +46,7 @@ from daybook.jobs.budgets import HomeBudget, Limit, Scope
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
+from daybook.ledger.column_types import big_sum
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, OutboxRow, RunRow, StepRow
 from daybook.runs import claim_requests
@@ -331,10 +332,10 @@ async def _sums_by_job_and_agent(
         col(AttemptRow.started_at) >= midnight(day, tz).astimezone(UTC),
         col(AttemptRow.started_at) < midnight(day + timedelta(days=1), tz).astimezone(UTC),
     )
-    ended = select(*key, *(func.sum(getattr(AttemptRow, name)) for name in _AMOUNT))
+    ended = select(*key, *(_sum(name, getattr(AttemptRow, name)) for name in _AMOUNT))
     ended = ended.where(in_day).group_by(*key)
     active = (
-        select(*key, *(func.sum(getattr(StepRow, name)) for name in _AMOUNT))
+        select(*key, *(_sum(name, getattr(StepRow, name)) for name in _AMOUNT))
         .select_from(_ACTIVE_STEPS)
         .where(col(AttemptRow.finished_at).is_(None), in_day)
         .group_by(*key)
@@ -344,6 +345,10 @@ async def _sums_by_job_and_agent(
         for job_id, agent, *amount in (await session.execute(query)).all():
             sums[job_id, agent] = sums.get((job_id, agent), _NOTHING) + Amount(*amount)
     return sums
+
+
+def _sum(name: str, column: Any) -> Any:
+    return func.sum(column) if name == "usd" else big_sum(column)
 
 
 _RUNS: Any = RunRow.__table__  # type: ignore[attr-defined]
@@ -379,13 +384,10 @@ def _query(scopes: tuple[Scope, ...]) -> Select[Any]:
     own = and_(col(step.run_id) == bindparam("of_run"), col(step.number) == bindparam("of_number"))
 
     def sums(row: Any, condition: Any) -> list[Any]:
-        values = (getattr(row, name) for name in _AMOUNT)
-        return [
-            func.coalesce(func.sum(case((condition, each), else_=0)), 0)
-            if condition is not None
-            else func.coalesce(func.sum(each), 0)
-            for each in values
-        ]
+        values = {name: getattr(row, name) for name in _AMOUNT}
+        if condition is not None:
+            values = {name: case((condition, each), else_=0) for name, each in values.items()}
+        return [func.coalesce(_sum(name, each), 0) for name, each in values.items()]
 
     parts = []
     for scope in scopes:

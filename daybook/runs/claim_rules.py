@@ -21,7 +21,7 @@ from datetime import timedelta
 
 from daybook.jobs import lateness, upcoming
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.ledger.column_types import MAX_INTEGER
+from daybook.ledger.column_types import MAX_BIG_INTEGER
 from daybook.ledger.states import Status
 from daybook.runs import (
     budget,
@@ -285,7 +285,7 @@ async def over_budget(claim: Decision) -> ClaimResult | None:
         return await claim.refuse(judged.refused)
     if judged.held:
         return claim.wait(claim.now + budget.RETRY_INTERVAL, judged.held)
-    row.tokens = None if judged.tokens is None else min(judged.tokens, MAX_INTEGER)
+    row.tokens = None if judged.tokens is None else min(judged.tokens, MAX_BIG_INTEGER)
     return None
 
 

@@ -19,10 +19,12 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from daybook.ledger.column_types import big_sum, json_count
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import TOKENS, Spending
+from daybook.runs.usage import MAX_COUNT
 from daybook.schedules.zones import midnight, wall_time
 
 DAYS = 30
@@ -41,7 +43,7 @@ _SUMS = (
     func.coalesce(func.sum(_COST), 0.0),
     func.count(_COST),
     func.count(col(RunRow.usage)) - func.count(_COST),
-    *(func.coalesce(func.sum(col(RunRow.usage)[name].as_integer()), 0) for name in TOKENS),
+    *(func.coalesce(big_sum(json_count(col(RunRow.usage)[name], MAX_COUNT)), 0) for name in TOKENS),
 )
 """Sums of the usages of runs: the last fields of `Total`, from `cost_usd` on."""
 

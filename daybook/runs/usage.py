@@ -17,7 +17,32 @@ KNOWN_TOKENS = "known_tokens"
 Budgets count this sum.
 """
 
+MAX_COUNT, MAX_USD = 10**12, 1e9
+"""Maximum number of tokens or requests, and maximum cost in US dollars, that a report may have."""
+
+_MAX_WRITTEN = 10**300  # a larger integer may not fit into a float
 _TOKENS = ("input_tokens", "output_tokens")
+
+
+def checked(reported: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+    """Return a provider's or program's report without impossible numbers, and a warning.
+
+    An impossible number of tokens, and an impossible cost, are unknown (None). So every sum of
+    reports fits into the ledger's columns. The warning is empty if all numbers are possible.
+    """
+    wrong = {name: value for name, value in reported.items() if not _is_possible(name, value)}
+    if not wrong:
+        return dict(reported), ""
+    numbers = ", ".join(f"{name} {_written(value)}" for name, value in wrong.items())
+    return {**reported, **dict.fromkeys(wrong)}, f"the reported usage is impossible: {numbers}"
+
+
+def _written(value: float) -> str:
+    return "1e300 or more" if value >= _MAX_WRITTEN else f"{value:.3g}"
+
+
+def _is_possible(name: str, value: Any) -> bool:
+    return value is None or 0 <= value <= (MAX_USD if name == "cost_usd" else MAX_COUNT)
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,16 @@ async def test_unreported_tokens_make_the_cost_unknown_despite_a_known_price(
     }
 
 
+@protocols
+async def test_an_impossible_usage_is_unknown_with_a_warning(
+    fake_provider: Provider, protocol: str
+) -> None:
+    fake_provider.script = [Answer("Four.", input_tokens=5 * 10**12)]
+    reply = await ask(fake_provider, protocol, input_price=3.0)
+    assert (reply.text, (reply.usage or {})["input_tokens"]) == ("Four.", None)
+    assert reply.warnings[0].startswith("the reported usage is impossible: input_tokens 5e+12")
+
+
 # --- incomplete answers
 
 

@@ -48,6 +48,20 @@ async def test_drain_records_the_whole_outcome_and_removes_its_file(active: Acti
     assert list(outcome_spool.folder().iterdir()) == []
 
 
+async def test_an_outcome_whose_usage_cannot_be_stored_is_recorded_without_usage(
+    active: ActiveRun,
+) -> None:
+    usage = {"requests": 1, "input_tokens": 2**70, "output_tokens": 1, "cost_usd": None}
+
+    assert await known(active, replace(DONE, usage=usage)).write(active.ledger) is Status.SUCCEEDED
+
+    row = await active.row()
+    assert (row.status, row.output, row.usage) == ("succeeded", DONE.output, None)
+    assert row.warnings == [
+        "the usage cannot be stored: Python int too large to convert to SQLite INTEGER"
+    ]
+
+
 async def test_a_spooled_failed_attempt_leads_to_the_next_one(active: ActiveRun) -> None:
     until = SYSTEM_CLOCK.now() + timedelta(hours=1)
     failed = Outcome(Status.FAILED, error="429")

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
+import sqlmodel
 from sqlalchemy import select
 
 from daybook import settings
@@ -15,6 +19,7 @@ from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.keeper import leader_lease
 from daybook.ledger import transfer
+from daybook.ledger.column_types import MAX_BIG_INTEGER, MAX_INTEGER, Instant
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.operations import home_lock, ledger_move
@@ -89,6 +94,44 @@ async def test_a_ledger_moves_to_postgresql_and_back_with_all_rows(
     assert await _content(old) == before
     assert await _id(old) == here.ledger.id
     assert (await move(there.address)).rows == moved.rows  # that copy may be overwritten
+
+
+FIRST, LAST = "", "\N{PARTY POPPER}" * 100
+EXTREMES: dict[type[Any], tuple[Any, Any]] = {
+    sqlalchemy.BigInteger: (-MAX_BIG_INTEGER - 1, MAX_BIG_INTEGER),
+    sqlalchemy.Integer: (-MAX_INTEGER - 1, MAX_INTEGER),
+    sqlalchemy.Float: (-sys.float_info.max, sys.float_info.max),
+    sqlalchemy.Boolean: (False, True),
+    sqlalchemy.JSON: ({FIRST: [-sys.float_info.max]}, {LAST: [10**400, LAST]}),
+    sqlmodel.AutoString: (FIRST, LAST),
+    Instant: (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),
+}
+
+
+def _extreme(column: sqlalchemy.Column[Any], end: int) -> Any:
+    return next(value[end] for kind, value in EXTREMES.items() if isinstance(column.type, kind))
+
+
+async def test_the_extremes_of_all_columns_move_to_postgresql_and_back(
+    here: World, there: Database, tmp_path: Path
+) -> None:
+    async with here.ledger.write() as session:
+        for table in transfer.TABLES:
+            for end in (0, 1):
+                row = {each.name: _extreme(each, end) for each in table.columns}
+                await session.execute(sqlalchemy.insert(table).values(row))
+    before = await _content(here.ledger.address)
+    back = transfer.sqlite_address(tmp_path / "back.db")
+
+    for source, target in ((here.ledger.address, there.address), (there.address, back)):
+        async with (
+            Ledger(source) as old,
+            old.read() as rows,
+            Ledger(target) as new,
+            new.write() as session,
+        ):
+            await transfer.copy_rows(rows, session)
+        assert await _content(target) == before
 
 
 async def test_a_ledger_in_use_is_not_moved(

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import update
 
+from daybook.jobs import summaries
+from daybook.jobs.budgets import HomeBudget
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import audit, budget, claims, retention
+from daybook.runs import audit, budget, claims, daily, retention
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
 from daybook.runs.retention import RetentionLimits
 from daybook.runs.usage import Amount, tokens, total
@@ -131,9 +134,30 @@ async def test_retention_keeps_what_the_budgets_of_a_day_add_up(world: World) ->
 
 @pytest.mark.dialect
 async def test_a_budget_may_be_larger_than_a_column_of_the_ledger(world: World) -> None:
-    for name, tokens_per_day in (("large", 5_000_000_000), ("huge", 10**30)):
+    for name, tokens_per_day, most in (
+        ("large", 5 * 10**9, 5 * 10**9),
+        ("huge", 10**30, 2**63 - 1),
+    ):
         stored = await world.jobs.add(name, tokens_per_day=tokens_per_day, cron="0 * * * *")
-        assert (await world.runs.claimed(stored)).tokens == 2**31 - 1
+        assert (await world.runs.claimed(stored)).tokens == most
+
+
+@pytest.mark.dialect
+async def test_more_tokens_than_32_bits_are_stored_summed_and_listed(world: World) -> None:
+    stored = await world.jobs.add(tokens_per_day=10**13, cron="0 * * * *")
+    for _ in range(2):
+        used = {"requests": 10**12, "input_tokens": 10**12, "output_tokens": 1, "cost_usd": None}
+        await world.runs.finished(stored, Status.SUCCEEDED, usage=used)
+
+    assert (await world.runs.claimed(stored)).tokens == 8 * 10**12 - 2
+    async with world.ledger.read() as session:
+        spent = await daily.spending_by_job(session, world.ledger.now() - timedelta(days=1))
+        jobs = await summaries.read(session)
+        uses = await budget.of_day(
+            session, jobs, HomeBudget(), world.ledger.now().date(), ZoneInfo("UTC")
+        )
+    assert spent[stored.id].input_tokens == 2 * 10**12
+    assert [each.used for each in uses] == [2 * 10**12 + 2]
 
 
 async def test_the_tokens_of_a_check_that_skips_its_run_count(world: World) -> None:
