@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -49,6 +49,8 @@ async def run(
     content: bytes | None = None,
     dry_run: bool = False,
     on_conflict: str = "skip",
+    leave_out: Sequence[str] = (),
+    disabled: bool = False,
 ) -> ImportReport:
     """Import the jobs and runs of a file of ``system`` in one transaction. Return a report.
 
@@ -60,12 +62,14 @@ async def run(
     If a job was imported before, it is not changed, and only gets the new runs of its history. If
     another job already has the name of an imported job, ``on_conflict`` decides. With `skip`, the
     imported job is skipped; with `rename`, it gets another name; with `replace`, the other job is
-    archived. With ``dry_run``, nothing is written. If Prefect is unreachable, the keeper deploys
-    the jobs later.
+    archived. ``leave_out`` are the names or ids of jobs to leave out. With ``disabled``, the new
+    jobs are disabled. With ``dry_run``, nothing is written. If Prefect is unreachable, the keeper
+    deploys the jobs later.
 
-    Raise `InvalidInput` for an agent, for an unknown ``system`` or ``on_conflict``, for a file that
-    is incomplete, unknown or invalid, and if another agent has the name `imports.shell.AGENT`.
-    After this error, no job and no run was written.
+    Raise `InvalidInput` for an agent, for an unknown ``system``, ``on_conflict`` or job in
+    ``leave_out``, for a file that is incomplete, of an unknown version or with a job that cannot be
+    imported, and if another agent has the name `imports.shell.AGENT`. After this error, no job and
+    no run was written.
     """
     from daybook.prefect import client as prefect
 
@@ -81,6 +85,8 @@ async def run(
     options: dict[str, Any] = {
         "default_timezone": settings.load().timezone,
         "on_conflict": on_conflict,
+        "leave_out": leave_out,
+        "disabled": disabled,
     }
     async with open_ledger() as ledger:
         async with ledger.read() as session:  # if this read refuses the import, no agent is created

@@ -43,10 +43,16 @@ async def import_(
             show_default=True,
         ),
     ] = "skip",
+    leave_out: Annotated[
+        list[str] | None,
+        Parameter(help="Name or id of a job of the file to leave out. Repeatable.", negative=()),
+    ] = None,
+    disabled: Annotated[bool, Parameter(help="Import the jobs as disabled.")] = False,
 ) -> Answer:
     """Import the jobs and the history of another scheduler.
 
-    All of it or nothing: a file that is not complete, or from an unknown version, is refused.
+    All of it or nothing: a file that is not complete, from an unknown version, or with a job that
+    Daybook cannot run is refused.
     Repeating the command adds only what is new. Due times in the past are never run. Works without
     Prefect.
 
@@ -58,7 +64,13 @@ async def import_(
     """
     content = sys.stdin.buffer.read() if path == "-" else None
     report = await api.imports.run(
-        system, path, content=content, dry_run=dry_run, on_conflict=on_conflict
+        system,
+        path,
+        content=content,
+        dry_run=dry_run,
+        on_conflict=on_conflict,
+        leave_out=leave_out or (),
+        disabled=disabled,
     )
     yield report
     for line in lines(report):

@@ -6,29 +6,34 @@ by a JSON object. A newer database has columns for the plugin.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from daybook import owners
+from daybook.imports.records import (
+    Record,
+    go_cron,
+    go_duration,
+    interval,
+    phase,
+    read_jobs,
+    read_runs,
+    started_run,
+)
 from daybook.imports.source import (
     COPY_HINT,
-    Record,
     Source,
     SourceJob,
     SourceRun,
     array,
     broken,
     file_in,
-    go_cron,
-    go_duration,
-    interval,
     is_sqlite,
     parse_json,
-    phase,
     read_json,
     read_tables,
-    started_run,
 )
 
 JOBS_FILE = "jobs.json"
@@ -52,7 +57,7 @@ def read(path: Path) -> Source:
             Record(f"{file.name}, job {number}", values)
             for number, values in enumerate(array(file.name, read_json(file)), 1)
         ]
-        return _source([(each, each.record("schedule")) for each in records], [])
+        return _source(records, [], lambda record: record.record("schedule"))
     tables = read_tables(file, (*_JOB_TABLES, *_RUN_TABLES))
     found = [name for name in _JOB_TABLES if name in tables]
     if not found:
@@ -63,20 +68,21 @@ def read(path: Path) -> Source:
         Record(f"{_TABLES[name]}, row {number}", row)
         for number, row in enumerate(tables.get(_TABLES[name], []), 1)
     ]
-    return _source([(each, each) for each in jobs], [_run(each) for each in runs])
+    return _source(jobs, runs, lambda record: record)
 
 
-def _source(records: list[tuple[Record, Record]], runs: list[SourceRun]) -> Source:
-    jobs, notes = list[SourceJob](), list[str]()
-    for record, schedule in records:
-        if record.text("owner_kind") == SYSTEM_OWNER:
-            notes.append(f"left out {record.needed('name')}: it is a job of anna's own")
-        else:
-            jobs.append(_job(record, schedule))
-    return Source.of("anna", jobs, runs, notes)
+def _source(
+    records: list[Record], runs: list[Record], schedule_of: Callable[[Record], Record]
+) -> Source:
+    """Return the source. ``schedule_of`` returns the record with the schedule of a job."""
+    jobs, refused, notes = read_jobs(records, lambda each: _job(each, schedule_of))
+    history, more = read_runs(runs, _run)
+    return Source.of("anna", jobs, history, notes + more, refused)
 
 
-def _job(record: Record, schedule: Record) -> SourceJob:
+def _job(record: Record, schedule_of: Callable[[Record], Record]) -> SourceJob | str:
+    if record.text("owner_kind") == SYSTEM_OWNER:
+        return f"left out {record.needed('name')}: it is a job of anna's own"
     record.where += f" ({record.needed('id')})"
     message, payload = record.text("message"), record.value("payload")
     plugin = _plugin(record, message, payload)
@@ -85,7 +91,7 @@ def _job(record: Record, schedule: Record) -> SourceJob:
         record.fail("message is missing")
     created = record.instant("created_at")
     last_run = record.instant("last_run_at")
-    fields |= _schedule(schedule, record)
+    fields |= _schedule(schedule_of(record), record)
     description = record.text("description")
     fields["description"] = fields.pop("description", "") or description
     fields["enabled"] = record.needed_flag("enabled")
@@ -96,7 +102,8 @@ def _job(record: Record, schedule: Record) -> SourceJob:
         fields["description"] = fields["description"] or name
         name = f"{plugin['params']['plugin_id']}: {plugin['params']['key']}"
     kept = {each: value for each in ("exec_scope", "org_id") if (value := record.text(each))}
-    job = SourceJob(
+    record.ignore("updated_at", "session_mode", *_PLUGIN_COLUMNS)
+    return SourceJob(
         id=record.needed("id"),
         name=name,
         where=record.where,
@@ -109,18 +116,10 @@ def _job(record: Record, schedule: Record) -> SourceJob:
         last_error=record.text("last_error"),
         kept=kept,
     )
-    record.ignore("updated_at", "session_mode", *_PLUGIN_COLUMNS)
-    if schedule is not record:
-        schedule.close()
-    record.close()
-    return job
 
 
 def _session(record: Record) -> dict[str, Any]:
-    mode = record.text("session_mode") or "reuse"
-    if mode not in ("reuse", "new"):
-        record.fail(f"session_mode is {mode!r} and not reuse or new")
-    return {"session": mode}
+    return {"session": record.choice(("reuse", "new"), "session_mode", "reuse", "new")}
 
 
 def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None:
@@ -130,14 +129,12 @@ def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None
     source = record
     if message.startswith(PLUGIN_PREFIX):
         where = f"{record.where}, message"
-        source = Record(where, parse_json(where, message.removeprefix(PLUGIN_PREFIX)))
+        source = record.inner("message", parse_json(where, message.removeprefix(PLUGIN_PREFIX)))
         payload = source.mapping("payload")
     elif record.text("owner_kind") != owners.PLUGIN:
         return None
     plugin_id, key = source.needed("plugin_id"), source.needed("key", "job_key")
     runtime_name, description = source.text("runtime_name"), source.text("description")
-    if source is not record:
-        source.close()
     params = {
         "plugin_id": plugin_id,
         "key": key,
@@ -169,5 +166,4 @@ def _run(record: Record) -> SourceRun:
     record.where += f" ({record.needed('id')})"
     run = started_run(record)
     record.ignore("session_id", "user_id")
-    record.close()
     return run

@@ -16,17 +16,8 @@ from zoneinfo import ZoneInfo
 
 from daybook import settings
 from daybook.imports import shell
-from daybook.imports.source import (
-    UPDATE_HINT,
-    Record,
-    Source,
-    SourceJob,
-    array,
-    file_in,
-    interval,
-    phase,
-    read_json,
-)
+from daybook.imports.records import Record, interval, phase, read_jobs, unknown_note
+from daybook.imports.source import UPDATE_HINT, Source, SourceJob, array, file_in, read_json
 from daybook.names import default_name
 
 JOBS_FILE, SCRIPTS_FOLDER = "jobs.json", "scripts"
@@ -34,7 +25,7 @@ SCRIPT_TIMEOUT = "1h"
 """Timeout of a script. It is the same as Hermes' default."""
 
 _SHELLS = (".sh", ".bash")
-_STATES = ("", "scheduled", "paused", "completed", "error")
+_STATES, _UNKNOWN_STATE = ("", "scheduled", "paused", "completed", "error"), "unknown"
 _OF_RUNS = (
     *("last_status", "last_delivery_error", "last_delivery_unverified", "last_fire_error"),
     *("run_claim", "fire_claim", "pending_slot", "manual_run_at", "manual_run_prompt"),
@@ -60,28 +51,35 @@ def read(path: Path) -> Source:
     file = file_in(path, JOBS_FILE)
     scripts = file.resolve().parent.parent / SCRIPTS_FOLDER
     zone = ZoneInfo(settings.load().timezone)
-    jobs = [
-        _job(Record(f"{file.name}, job {number}", values, zone), scripts)
-        for number, values in enumerate(_jobs(file), 1)
+    found, notes = _jobs(file)
+    records = [
+        Record(f"{file.name}, job {number}", values, zone) for number, values in enumerate(found, 1)
     ]
-    notes = [_ZONE_NOTE] if any({"cron", "at"} & job.fields.keys() for job in jobs) else []
-    return Source.of("hermes", jobs, notes=notes)
+    jobs, refused, _ = read_jobs(records, lambda each: _job(each, scripts))
+    if any({"cron", "at"} & job.fields.keys() for job in jobs):
+        notes.append(_ZONE_NOTE)
+    return Source.of("hermes", jobs, notes=notes, refused=refused)
 
 
-def _jobs(file: Path) -> list[Any]:
+def _jobs(file: Path) -> tuple[list[Any], list[str]]:
+    """Return the objects of the jobs, and notes on other keys of the file."""
     content = read_json(file)
     if isinstance(content, list):
-        return content
+        return content, []
     whole = Record(file.name, content)
+    if (version := whole.value("version")) is not None:
+        whole.fail(
+            f"has the version {version!r}, and Daybook knows only files without", UPDATE_HINT
+        )
     jobs = whole.value("jobs")
     whole.ignore("updated_at")
-    whole.close()
+    notes = unknown_note(f"{file.name} has", whole.unknown())
     if isinstance(jobs, dict):
-        return [
+        jobs = [
             {**job, "id": job.get("id") or job_id} if isinstance(job, dict) else job
             for job_id, job in jobs.items()
         ]
-    return array(f"{file.name}, jobs", jobs)
+    return array(f"{file.name}, jobs", jobs), notes
 
 
 def _job(record: Record, scripts: Path) -> SourceJob:
@@ -95,17 +93,17 @@ def _job(record: Record, scripts: Path) -> SourceJob:
     else:
         fields, reason = _prompt(record, notes)
     fields |= _schedule(record.record("schedule"))
-    repeat = Record(f"{record.where}, repeat", record.mapping("repeat"))
+    repeat = record.inner("repeat", record.mapping("repeat"))
     times, completed = repeat.integer("times"), repeat.integer("completed")
-    repeat.close()
     if times and "at" not in fields:
         fields["max_runs"] = times
     if work_dir := record.text("workdir"):
         fields["work_dir"] = work_dir
     fields["enabled"] = record.value("enabled") is None or record.flag("enabled")
-    if (state := record.text("state")) not in _STATES:
-        record.fail(f"state is {state!r}, which Daybook does not know", UPDATE_HINT)
+    state = record.choice(_STATES, "state", "", _UNKNOWN_STATE)
     paused = record.text("paused_reason").strip()
+    if state == _UNKNOWN_STATE:
+        reason = reason or f"its state in hermes was {record.text('state')!r}"
     if state == "paused" or record.value("paused_at"):
         fields["enabled"] = False
         reason = reason or f"paused in hermes{': ' if paused else ''}{paused}"
@@ -113,7 +111,7 @@ def _job(record: Record, scripts: Path) -> SourceJob:
     if str(kept.get("deliver", "local")) != "local":
         notes.append("its answers go to no chat yet: set --channel and --chat-id")
     record.ignore(*_OF_RUNS, *_MEANINGLESS)
-    job = SourceJob(
+    return SourceJob(
         id=job_id,
         name=record.text("name").strip() or default_name(record.text("prompt")),
         where=record.where,
@@ -128,8 +126,6 @@ def _job(record: Record, scripts: Path) -> SourceJob:
         kept=kept,
         notes=tuple(notes),
     )
-    record.close()
-    return job
 
 
 def _prompt(record: Record, notes: list[str]) -> tuple[dict[str, Any], str]:
@@ -182,7 +178,6 @@ def _schedule(schedule: Record) -> dict[str, Any]:
             parts = [parts[-1], *parts[:-1]]
         fields = {"cron": " ".join(parts)}
     else:
-        schedule.fail(f"kind is {kind!r}, which Daybook does not know", UPDATE_HINT)
+        schedule.fail(f"kind is {kind!r}, which Daybook does not know")
     schedule.ignore("display", "value")
-    schedule.close()
     return fields

@@ -7,24 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from daybook.errors import InvalidInput
-from daybook.imports.source import (
+from daybook.imports.records import (
     Record,
-    Source,
-    SourceJob,
-    SourceRun,
-    file_in,
     go_cron,
     go_duration,
-    parse_json,
     phase,
+    read_jobs,
+    read_runs,
     started_run,
     versioned,
 )
+from daybook.imports.source import Source, SourceJob, SourceRun, file_in, parse_json
+from daybook.jobs.notify import CALLBACK_FIELDS, DEFAULT_EVENTS, Event
 from daybook.names import default_name
 
 JOBS_FILE, RUNS_FILE, VERSION = "jobs.json", "runs.json", 1
 
-_EVENTS = {"completed": "completed", "failed": "failed", "canceled": "cancelled"}
+_EVENTS: dict[str, Event] = {"completed": "completed", "failed": "failed", "canceled": "cancelled"}
 _FORMATS = ("text", "json", "structured")
 _CLASSES = ("light", "medium", "resource-intensive")
 
@@ -32,14 +31,14 @@ _CLASSES = ("light", "medium", "resource-intensive")
 def read(path: Path) -> Source:
     """Return the jobs of `jobs.json`, or of its folder, and the runs of `runs.json` next to it."""
     file = file_in(path, JOBS_FILE)
-    jobs = [
-        _job(Record(f"{file.name}, job {number}", values))
-        for number, values in enumerate(versioned(file, VERSION, "jobs"), 1)
-    ]
+    found, notes = versioned(file, VERSION, "jobs")
+    records = [Record(f"{file.name}, job {n}", values) for n, values in enumerate(found, 1)]
+    jobs, refused, _ = read_jobs(records, _job)
     history = file.with_name(RUNS_FILE)
-    found = versioned(history, VERSION, "runs") if history.exists() else []
-    runs = [_run(Record(f"{history.name}, run {n}", values)) for n, values in enumerate(found, 1)]
-    return Source.of("hotplex", jobs, runs)
+    found, more = versioned(history, VERSION, "runs") if history.exists() else ([], [])
+    entries = [Record(f"{history.name}, run {n}", values) for n, values in enumerate(found, 1)]
+    runs, unknown = read_runs(entries, _run)
+    return Source.of("hotplex", jobs, runs, notes + more + unknown, refused)
 
 
 def _job(record: Record) -> SourceJob:
@@ -58,17 +57,21 @@ def _job(record: Record) -> SourceJob:
     fields |= _output(record, notes)
     fields["enabled"] = record.needed_flag("enabled")
     fields["silent"] = record.flag("silent")
-    if events := record.value("notify_on"):
-        if not isinstance(events, list) or any(event not in _EVENTS for event in events):
-            record.fail(f"notify_on is {events!r}; it has {', '.join(_EVENTS)}")
-        fields["events"] = [_EVENTS[event] for event in events]
+    if events := [_EVENTS[each] for each in record.choices(_EVENTS, "notify_on")]:
+        fields["events"] = events
+    called = {CALLBACK_FIELDS[event] for event in events or DEFAULT_EVENTS}
+    kept = dict[str, Any]()
     for callback in ("on_complete", "on_fail"):
-        if url := record.text(callback):
+        if (url := record.text(callback)) and callback in called:
             fields[callback] = url
+        elif url:
+            kept[callback] = url
+            notes.append(f"its notify_on never calls its {callback}, so it is left out")
     created = record.instant("created_at")
     last_run, next_run = record.instant("last_run"), record.instant("next_run")
-    kept = {"created_by": by} if (by := record.text("created_by")) else {}
-    job = SourceJob(
+    if by := record.text("created_by"):
+        kept["created_by"] = by
+    return SourceJob(
         id=job_id,
         name=default_name(prompt),
         where=record.where,
@@ -81,17 +84,13 @@ def _job(record: Record) -> SourceJob:
         kept=kept,
         notes=tuple(notes),
     )
-    record.close()
-    return job
 
 
 def _policy(record: Record, notes: list[str]) -> dict[str, Any]:
     fields = dict[str, Any]()
     if work_dir := record.text("work_dir"):
         fields["work_dir"] = work_dir
-    if run_class := record.text("type"):
-        if run_class not in _CLASSES:
-            record.fail(f"type is {run_class!r} and not one of {', '.join(_CLASSES)}")
+    if run_class := record.choice(("", *_CLASSES), "type", "", ""):
         fields["class"] = run_class
     if minutes := record.integer("timeout_mins"):
         fields["timeout"] = f"{minutes}m"
@@ -104,9 +103,8 @@ def _policy(record: Record, notes: list[str]) -> dict[str, Any]:
 
 
 def _output(record: Record, notes: list[str]) -> dict[str, Any]:
-    output_format, schema = record.text("output_format") or "text", record.text("output_schema")
-    if output_format not in _FORMATS:
-        record.fail(f"output_format is {output_format!r} and not one of {', '.join(_FORMATS)}")
+    output_format = record.choice(_FORMATS, "output_format", "text", "text")
+    schema = record.text("output_schema")
     if output_format != "structured":
         if schema:
             notes.append("its output schema had no effect there, and was left out")
@@ -125,5 +123,4 @@ def _run(record: Record) -> SourceRun:
         record, output=record.text("response"), attempts=record.integer("retry_count") + 1
     )
     record.ignore("duration")
-    record.close()
     return run

@@ -9,20 +9,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from daybook.imports.source import (
-    COPY_HINT,
-    UPDATE_HINT,
+from daybook.imports.records import (
     Record,
-    Source,
-    SourceJob,
-    broken,
     go_cron,
     go_duration,
     interval,
-    is_sqlite,
     key_of_session,
-    parse_json,
     phase,
+    read_jobs,
+)
+from daybook.imports.source import (
+    COPY_HINT,
+    UPDATE_HINT,
+    Source,
+    SourceJob,
+    broken,
+    is_sqlite,
+    parse_json,
     read_json,
     read_tables,
 )
@@ -30,17 +33,18 @@ from daybook.imports.source import (
 KEY_PREFIX = "cron:job:"
 
 _ACTIONS = ("send_message", "call_webhook", "call_tool")
-_STATUSES = ("enabled", "disabled", "running")
+_STATUSES, _UNKNOWN_STATUS = ("enabled", "disabled", "running"), "unknown"
 
 
 def read(path: Path) -> Source:
     """Return the jobs of the store. The store has no history of runs."""
-    jobs = []
+    records = dict[Record, str]()
     for key, value in _entries(path):
         where = f"{path.name}, {key}"
         values = parse_json(where, value) if isinstance(value, bytes | str) else value
-        jobs.append(_job(Record(where, values), key.removeprefix(KEY_PREFIX)))
-    return Source.of("omniagent", jobs)
+        records[Record(where, values)] = key.removeprefix(KEY_PREFIX)
+    jobs, refused, _ = read_jobs(records, lambda each: _job(each, records[each]))
+    return Source.of("omniagent", jobs, refused=refused)
 
 
 def _entries(path: Path) -> list[tuple[str, Any]]:
@@ -64,9 +68,7 @@ def _job(record: Record, id_in_key: str) -> SourceJob:
     job_id = record.needed("id")
     if job_id != id_in_key:
         record.fail(f"id is {job_id!r}, and the key says {id_in_key!r}")
-    status = record.text("status") or "enabled"
-    if status not in _STATUSES:
-        record.fail(f"status is {status!r}, which Daybook does not know", UPDATE_HINT)
+    status = record.choice(_STATUSES, "status", "enabled", _UNKNOWN_STATUS)
     created, updated = record.instant("created_at"), record.instant("updated_at")
     last_run, next_run = record.instant("last_run_at"), record.instant("next_run_at")
     notes = list[str]()
@@ -76,13 +78,15 @@ def _job(record: Record, id_in_key: str) -> SourceJob:
     fields["description"] = record.text("description")
     fields["metadata"] = record.mapping("metadata")
     fields["enabled"] = status != "disabled"
+    unknown = f"its status in omniagent was {record.text('status')!r}"
     kept = {"owner_principal": owner} if (owner := record.text("owner_principal")) else {}
-    job = SourceJob(
+    return SourceJob(
         id=job_id,
         name=record.needed("name"),
         where=record.where,
         fields=fields,
         anchor=phase(fields.get("every"), next_run, last_run, updated, created),
+        disabled_reason=unknown if status == _UNKNOWN_STATUS else "",
         run_count=record.integer("run_count"),
         created_at=created,
         last_run_at=last_run,
@@ -90,14 +94,11 @@ def _job(record: Record, id_in_key: str) -> SourceJob:
         kept=kept,
         notes=tuple(notes),
     )
-    record.close()
-    return job
 
 
 def _schedule(record: Record) -> dict[str, Any]:
     cron, once = record.text("cron"), record.instant("once")
     every = go_duration(record, "interval", record.value("interval"))
-    record.close()
     if (given := bool(cron) + (once is not None) + (every > 0)) != 1:
         record.fail(f"has {given} of cron, once and interval, and needs one")
     if cron:
@@ -110,7 +111,7 @@ def _schedule(record: Record) -> dict[str, Any]:
 def _action(record: Record, notes: list[str]) -> dict[str, Any]:
     kind = record.needed("type")
     if kind not in _ACTIONS:
-        record.fail(f"type is {kind!r}, which Daybook does not know", UPDATE_HINT)
+        record.fail(f"type is {kind!r}, which Daybook does not know")
     if kind == "send_message":
         fields: dict[str, Any] = {
             "prompt": record.needed("message"),
@@ -125,5 +126,4 @@ def _action(record: Record, notes: list[str]) -> dict[str, Any]:
         }
     else:
         fields = {"tool": record.needed("tool_name"), "params": record.mapping("tool_params")}
-    record.close()
     return fields

@@ -8,8 +8,8 @@ until        jobs                                      history
 since then   `cron_jobs`: `job_json`, `state_json`     `cron_run_logs`: `entry_json`
 ===========  ========================================  ===========================================
 
-The reader ignores unknown fields of a state or of a run, because these fields do not change the
-effect of a job.
+The reader ignores unknown fields of a state or of a run without a note, because OpenClaw adds such
+fields often, and they do not change the effect of a job.
 """
 
 from __future__ import annotations
@@ -22,24 +22,20 @@ from pathlib import Path
 from typing import Any
 
 from daybook.imports import shell
+from daybook.imports.records import Record, interval, key_of_session, phase, read_jobs, versioned
 from daybook.imports.source import (
     COPY_HINT,
     UPDATE_HINT,
-    Record,
     Source,
     SourceJob,
     SourceRun,
     broken,
     file_in,
-    interval,
     is_sqlite,
-    key_of_session,
     parse_json,
-    phase,
     read_bytes,
     read_json,
     read_tables,
-    versioned,
 )
 from daybook.ledger.states import Status
 from daybook.processes import environment
@@ -73,14 +69,12 @@ def read(path: Path) -> Source:
     if is_sqlite(file):
         return _of_database(file)
     states = _states(file.with_name(file.name.removesuffix(".json") + STATE_SUFFIX))
-    records = [
-        Record(f"{file.name}, job {number}", values)
-        for number, values in enumerate(versioned(file, VERSION, "jobs"), 1)
-    ]
+    found, notes = versioned(file, VERSION, "jobs")
+    records = [Record(f"{file.name}, job {n}", values) for n, values in enumerate(found, 1)]
     runs = [
         run for each in sorted(file.parent.glob(f"{RUNS_FOLDER}/*.jsonl")) for run in _lines(each)
     ]
-    return _source(records, states, runs)
+    return _source(records, states, runs, notes)
 
 
 def _states(file: Path) -> dict[str, Any]:
@@ -122,39 +116,38 @@ def _of_database(file: Path) -> Source:
         if isinstance(enabled := row.get("enabled"), int):
             # This column is newer than the JSON text.
             record = Record(where, {**values, "enabled": bool(enabled)})
-        states[record.needed("id", "jobId")] = Record(where, row).json_mapping("state_json")
+        states[str(record.value("id", "jobId"))] = Record(where, row).json_mapping("state_json")
         records.append(record)
     runs = []
     for number, row in enumerate(tables.get(_RUNS_TABLE, []), 1):
         where = f"{_RUNS_TABLE}, row {number}"
         runs.append(Record(where, _json(f"{where}, entry_json", row.get("entry_json"))))
-    return _source(records, states, runs)
+    return _source(records, states, runs, [])
 
 
-def _source(records: list[Record], states: dict[str, Any], runs: Iterable[Record]) -> Source:
-    jobs, notes = list[SourceJob](), list[str]()
-    for record in records:
-        job_id = record.needed("id", "jobId")
-        record.where += f" ({job_id})"
-        own = record.mapping("state")
-        state = Record(f"{record.where}, state", {**own, **states.get(job_id, {})})
-        if (kind := record.record("schedule").needed("kind")) in _WITHOUT_DUE_TIMES:
-            notes.append(f"left out {job_id}: a schedule {kind!r} has no due times")
-        elif (kind := record.record("payload").needed("kind")) in _PROGRAMS_OF_OPENCLAW:
-            notes.append(f"left out {job_id}: only OpenClaw runs a {kind!r}")
-        else:
-            jobs.append(_job(record, state))
+def _source(
+    records: list[Record], states: dict[str, Any], runs: Iterable[Record], notes: list[str]
+) -> Source:
+    jobs, refused, more = read_jobs(records, lambda each: _job(each, states))
     found = {(run.job_id, run.id): run for each in runs if (run := _run(each)) is not None}
-    return Source.of("openclaw", jobs, found.values(), notes)
+    return Source.of("openclaw", jobs, found.values(), notes + more, refused)
 
 
-def _job(record: Record, state: Record) -> SourceJob:
+def _job(record: Record, states: dict[str, Any]) -> SourceJob | str:
+    job_id = record.needed("id", "jobId")
+    record.where += f" ({job_id})"
+    own = record.mapping("state")
+    state = Record(f"{record.where}, state", {**own, **states.get(job_id, {})})
+    schedule, payload = record.record("schedule"), record.record("payload")
+    if (kind := schedule.needed("kind")) in _WITHOUT_DUE_TIMES:
+        return f"left out {job_id}: a schedule {kind!r} has no due times"
+    if (kind := payload.needed("kind")) in _PROGRAMS_OF_OPENCLAW:
+        return f"left out {job_id}: only OpenClaw runs a {kind!r}"
     notes, kept = list[str](), dict[str, Any]()
     created = record.instant("createdAtMs")
     last_run, next_run = state.instant("lastRunAtMs"), state.instant("nextRunAtMs")
     if state.instant("runningAtMs"):
         notes.append("it was running; the end of that run is not known to Daybook")
-    payload = record.record("payload")
     fields = _payload(payload, notes, kept)
     reason = fields.pop("disabled", "")
     if fields.get("agent") != shell.AGENT:
@@ -162,7 +155,6 @@ def _job(record: Record, state: Record) -> SourceJob:
         if (agent := record.text("agentId")) and agent != MAIN_AGENT:
             fields["agent"] = agent
     record.ignore("sessionTarget", "agentId")
-    schedule = record.record("schedule")
     anchor = schedule.instant("anchorMs")
     fields |= _schedule(schedule, record, notes) | _delivery(record, notes, kept)
     fields["description"] = record.text("description")
@@ -175,8 +167,8 @@ def _job(record: Record, state: Record) -> SourceJob:
     if session_key := record.text("sessionKey"):
         kept["session_key"] = session_key
     record.ignore(*_MEANINGLESS)
-    job = SourceJob(
-        id=record.needed("id", "jobId"),
+    return SourceJob(
+        id=job_id,
         name=record.text("name").strip() or "job",
         where=record.where,
         fields=fields,
@@ -189,20 +181,16 @@ def _job(record: Record, state: Record) -> SourceJob:
         kept=kept,
         notes=tuple(notes),
     )
-    record.close()
-    return job
 
 
 def _session(record: Record, notes: list[str]) -> dict[str, Any]:
     target = record.text("sessionTarget") or MAIN_AGENT
-    if target == "isolated":
-        return {"session": "new"}
-    if target in (MAIN_AGENT, "current"):
-        return {"session": "reuse"}
     prefix, colon, key = target.partition(":")
-    if prefix != "session" or not colon:
-        record.fail(f"sessionTarget is {target!r}, which Daybook does not know", UPDATE_HINT)
-    return key_of_session(key, notes)
+    if prefix == "session" and colon:
+        return key_of_session(key, notes)
+    known = (MAIN_AGENT, "current", "isolated")
+    target = record.choice(known, "sessionTarget", MAIN_AGENT, "isolated")
+    return {"session": "new" if target == "isolated" else "reuse"}
 
 
 def _schedule(schedule: Record, record: Record, notes: list[str]) -> dict[str, Any]:
@@ -223,10 +211,9 @@ def _schedule(schedule: Record, record: Record, notes: list[str]) -> dict[str, A
         if stagger := schedule.integer("staggerMs"):
             fields["stagger"] = f"{max(1, stagger // 1000)}s"
     else:
-        schedule.fail(f"kind is {kind!r}, which Daybook does not know", UPDATE_HINT)
+        schedule.fail(f"kind is {kind!r}, which Daybook does not know")
     schedule.ignore("anchorMs")
     record.ignore("deleteAfterRun")
-    schedule.close()
     return fields
 
 
@@ -239,7 +226,7 @@ def _payload(payload: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
     elif kind == "command":
         fields = _command(payload, notes)
     else:
-        payload.fail(f"kind is {kind!r}, which Daybook does not know", UPDATE_HINT)
+        payload.fail(f"kind is {kind!r}, which Daybook does not know")
     seconds = payload.integer("timeoutSeconds")
     if seconds:
         fields["timeout"] = f"{seconds}s"
@@ -252,7 +239,6 @@ def _payload(payload: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
     if payload.value("toolsAllow"):
         notes.append("its list of tools is not imported: the agent's own tools apply")
     payload.ignore(*_OF_PAYLOADS)
-    payload.close()
     return fields
 
 
@@ -279,9 +265,8 @@ def _delivery(record: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
     if record.value("delivery") is None:
         return fields
     delivery = record.record("delivery")
-    mode, to = delivery.text("mode") or "none", delivery.text("to")
-    if mode not in ("none", "announce", "webhook"):
-        delivery.fail(f"mode is {mode!r}, which Daybook does not know", UPDATE_HINT)
+    mode = delivery.choice(("none", "announce", "webhook"), "mode", "none", "none")
+    to = delivery.text("to")
     if mode == "webhook" and to:
         fields["on_complete"] = to
     elif mode == "announce":
@@ -300,7 +285,6 @@ def _delivery(record: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
     if fields:
         notes.append("its webhook gets the callbacks of Daybook, with another body")
     delivery.ignore("channel", "to", "threadId", "accountId", "bestEffort")
-    delivery.close()
     return fields
 
 

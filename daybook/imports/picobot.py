@@ -12,17 +12,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from daybook.imports.source import (
-    COPY_HINT,
-    Record,
-    Source,
-    SourceJob,
-    SourceRun,
-    broken,
-    interval,
-    phase,
-    read_tables,
-)
+from daybook.imports.records import Record, interval, phase, read_jobs, read_runs
+from daybook.imports.source import COPY_HINT, Source, SourceJob, SourceRun, broken, read_tables
 from daybook.names import default_name
 
 _TABLES = {"scheduled_jobs": "job_runs", "schedules": "schedule_executions"}
@@ -39,17 +30,19 @@ def read(path: Path) -> Source:
     found = [name for name in _TABLES if name in tables]
     if not found:
         raise broken(path.name, f"has no table {' or '.join(_TABLES)}", COPY_HINT)
-    jobs = [
-        _job(Record(f"{name}, row {number}", row))
+    records = [
+        Record(f"{name}, row {number}", row)
         for name in found
         for number, row in enumerate(tables[name], 1)
     ]
-    runs = [
-        _run(Record(f"{_TABLES[name]}, row {number}", row))
+    entries = [
+        Record(f"{_TABLES[name]}, row {number}", row)
         for name in found
         for number, row in enumerate(tables.get(_TABLES[name], []), 1)
     ]
-    return Source.of("picobot", jobs, runs)
+    jobs, refused, _ = read_jobs(records, _job)
+    runs, notes = read_runs(entries, _run)
+    return Source.of("picobot", jobs, runs, notes, refused)
 
 
 def _id(record: Record, *names: str) -> str:
@@ -86,7 +79,7 @@ def _job(record: Record) -> SourceJob:
     if record.text("capabilities_json", "capabilities") not in ("", "[]", "{}", "null"):
         notes.append("its capabilities are not imported: the agent's own tools apply")
     record.ignore("updated_at", "updated_at_ms", "last_status", "created_by_system", *_CLAIM)
-    job = SourceJob(
+    return SourceJob(
         id=job_id,
         name=record.text("name").strip() or default_name(prompt),
         where=record.where,
@@ -102,8 +95,6 @@ def _job(record: Record) -> SourceJob:
         kept=kept,
         notes=tuple(notes),
     )
-    record.close()
-    return job
 
 
 def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
@@ -183,5 +174,4 @@ def _run(record: Record) -> SourceRun:
         attempts=record.integer("attempt", "attempts") or 1,
     )
     record.ignore("execution_time_ms", "duration_ms", "session_id", "created_at", "delivered")
-    record.close()
     return run

@@ -12,8 +12,9 @@ time of the import. A one-time job whose time has passed is disabled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
@@ -22,12 +23,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.errors import InvalidInput
+from daybook.errors import InvalidInput, UnknownName, one_line
 from daybook.http import secrets
 from daybook.imports import shell
-from daybook.imports.source import Source, SourceJob, SourceRun, System
+from daybook.imports.records import MAX_SHOWN_NAME
+from daybook.imports.source import RefusedJob, Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
-from daybook.jobs.model import IMPORTED_FROM, Job, new_job
+from daybook.jobs.action_fields import check_json
+from daybook.jobs.model import IMPORTED_FROM, MAX_METADATA_LENGTH, Job, new_job
 from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
@@ -44,6 +47,9 @@ CREATED_BY = "import"
 
 PASSED_REASON = "imported after its due time"
 UNKNOWN_REASON = "it had not ended when it was imported"
+DISABLED_REASON = "imported as disabled"
+MAX_KEPT_LENGTH = MAX_METADATA_LENGTH // 2
+"""Maximum length, in characters of JSON, of the values that are only kept in the metadata."""
 CHOSEN_NAME = "imported"
 """Name of a job if its name and its prompt have no character that a name may contain."""
 
@@ -102,13 +108,21 @@ async def write(
     default_timezone: str,
     on_conflict: OnConflict = "skip",
     dry_run: bool = False,
+    leave_out: Sequence[str] = (),
+    disabled: bool = False,
 ) -> ImportReport:
     """Store the source. With ``dry_run``, only report the jobs and runs that would be stored.
 
-    Raise `InvalidInput`, which names the job and its field, if a new job is invalid; then nothing
-    is written.
+    ``leave_out`` are the names or ids of jobs to leave out. With ``disabled``, the new jobs are
+    disabled. Raise `InvalidInput`, which names every job that cannot be imported and the reason,
+    and `UnknownName` for a job of ``leave_out`` that the source does not have; then nothing is
+    written.
     """
+    source = _without(source, leave_out)
     plan = await _plan(session, source, now, default_timezone, on_conflict)
+    if disabled:
+        for each in plan:
+            _disable(each)
     if not dry_run:
         for each in plan:
             await _perform(session, source.system, each, now)
@@ -119,6 +133,48 @@ async def write(
         runs=sum(len(each.runs) for each in plan),
         notes=list(source.notes),
     )
+
+
+def _without(source: Source, leave_out: Sequence[str]) -> Source:
+    """Return the source without the jobs with these names or ids, with a note for each of them."""
+    entries: list[SourceJob | RefusedJob] = [*source.jobs, *source.refused]
+    named = {name for each in entries for name in (each.id, each.name)}
+    if unknown := [each for each in leave_out if each not in named]:
+        raise UnknownName("leave_out", unknown[0], named - {""})
+
+    def stays(job: SourceJob | RefusedJob) -> bool:
+        return job.id not in leave_out and job.name not in leave_out
+
+    return replace(
+        source,
+        jobs=tuple(filter(stays, source.jobs)),
+        refused=tuple(filter(stays, source.refused)),
+        notes=(
+            *source.notes,
+            *(
+                f"left out {each.name or each.id}, as requested"
+                for each in entries
+                if not stays(each)
+            ),
+        ),
+    )
+
+
+def _disable(planned: _Planned) -> None:
+    if planned.job is not None:
+        planned.job = planned.job.model_copy(update={"enabled": False})
+        planned.reason = planned.reason or DISABLED_REASON
+
+
+def _refusal(refused: Sequence[RefusedJob]) -> InvalidInput:
+    """Return the error that names each job that cannot be imported."""
+    names = " ".join(f"--leave-out {shlex.quote(each.id or each.name)}" for each in refused)
+    first, hint = refused[0].error, f"or leave it out: {names}"
+    if len(refused) == 1:
+        return InvalidInput("path", first.problem, f"{first.hint}, {hint}")
+    problem = f"{len(refused)} jobs cannot be imported, so nothing was imported"
+    lines = "".join(f"\n{each.error.problem}" for each in refused)
+    return InvalidInput("path", problem + lines, f"correct them, {hint.replace('it', 'them', 1)}")
 
 
 def _report(planned: _Planned, *, dry_run: bool) -> ImportedJob:
@@ -149,7 +205,7 @@ async def _plan(
     # A job of this source must not replace a job that this source imported before.
     known = {before[key].id for each in source.jobs if (key := _key(source, each)) in before}
     holders = {name: id_ for name, id_ in ids.items() if id_ not in known}
-    used, plan = set(ids), list[_Planned]()
+    used, plan, refused = set(ids), list[_Planned](), list(source.refused)
     for each in source.jobs:
         row = before.get(_key(source, each))
         if row is not None:
@@ -164,8 +220,13 @@ async def _plan(
                 del holders[planned.name]
             if planned.result != "skipped":
                 used.add(planned.name)
-                _build(planned, source.system, now, zone)
+                try:
+                    _build(planned, source.system, now, zone)
+                except InvalidInput as error:
+                    refused.append(RefusedJob(each.id, each.name, error))
         plan.append(planned)
+    if refused:
+        raise _refusal(refused)
     await _plan_runs(session, source, plan)
     return plan
 
@@ -216,10 +277,7 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
         planned.notes.append(
             "its prompt has {{…}} that Daybook does not replace; it is sent as it is"
         )
-    origin = {"system": system, "id": source.id, **source.kept}
-    if source.created_at is not None:
-        origin["created_at"] = source.created_at.isoformat()
-    fields["metadata"] = {**fields.get("metadata", {}), IMPORTED_FROM: origin}
+    fields["metadata"] = {**fields.get("metadata", {}), IMPORTED_FROM: _origin(planned, system)}
     created, at = (source.anchor or now).replace(microsecond=0), None
     try:
         if "at" in fields:
@@ -242,6 +300,35 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     elif not job.enabled:
         planned.reason = f"disabled in {system}"
     planned.job = job
+
+
+def _origin(planned: _Planned, system: System) -> dict[str, Any]:
+    """Return the values of the job that are only kept, and add notes on them.
+
+    Leave out literal secrets, and values for which the metadata of a job has no room.
+    """
+    source, lost = planned.source, list[str]()
+    origin: dict[str, Any] = {"system": system, "id": source.id}
+    if source.created_at is not None:
+        origin["created_at"] = source.created_at.isoformat()
+    unknown = dict[str, Any]()
+    for group, values in ((origin, source.kept), (unknown, source.unknown)):
+        for name, value in values.items():
+            try:
+                secrets.refuse_literal_params({name: value})
+                check_json([origin, unknown, name, value], name, MAX_KEPT_LENGTH)
+            except InvalidInput:
+                lost.append(one_line(name, MAX_SHOWN_NAME))
+            else:
+                group[name] = value
+    if source.unknown:
+        shown = ", ".join(one_line(name, MAX_SHOWN_NAME) for name in source.unknown)
+        planned.notes.append(f"Daybook does not know these values, so they have no effect: {shown}")
+    if unknown:
+        origin["unknown"] = unknown
+    if lost:
+        planned.notes.append(f"not kept, because too large or a secret: {', '.join(lost)}")
+    return origin
 
 
 def _refuse_variables(source: SourceJob, command: str) -> None:

@@ -40,6 +40,7 @@ from daybook.validation import raising_pydantic_error
 
 Event = Literal["completed", "failed", "cancelled", "missed"]
 EVENTS: tuple[Event, ...] = get_args(Event)
+DEFAULT_EVENTS: tuple[Event, ...] = ("completed", "failed")
 
 CALLBACK_FIELDS: dict[Event, str] = {
     "completed": "on_complete",
@@ -103,7 +104,7 @@ class Notify(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     events: Annotated[tuple[Event, ...], Marker(option="notify")] = Field(
-        default=("completed", "failed"),
+        default=DEFAULT_EVENTS,
         title="Events",
         description="Outcomes to report: completed, failed (including timed out and unknown), "
         "cancelled, missed.",

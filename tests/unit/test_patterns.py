@@ -366,10 +366,10 @@ CASES: dict[str, Case] = {
         "fullmatch", "a", Text(" ", "a"), Text('a"', '"'), Text("=", "a"), Text("'", "'", "="), " a"
     ),
     "daybook/imports/picobot.py:_WEEKDAY": case("sub", "1", "/", "/1", "1/"),
-    "daybook/imports/source.py:_GO_DURATION": case(
+    "daybook/imports/records.py:_GO_DURATION": case(
         "findall", "1", "1.", ".", ".1", "1h", Text("1", "1."), "1m1"
     ),
-    "daybook/imports/source.py:_GO_ZONE": case(
+    "daybook/imports/records.py:_GO_ZONE": case(
         "fullmatch", "a", "TZ=", Text("a", "TZ="), Text(" ", "TZ=a"), Text("a ", "TZ=")
     ),
     "daybook/owners.py:_SET_NAME": case("fullmatch", "a", "-", "a.", Text("a", "", "/")),

@@ -43,6 +43,25 @@ def test_a_file_that_is_not_complete_exits_with_2(daybook: Any, tmp_path: Path) 
     assert "nothing was imported" in result.err
 
 
+def test_jobs_are_left_out_or_disabled(daybook: Any, tmp_path: Path) -> None:
+    other = files.OPENCLAW | {"id": "b", "payload": {"kind": "dance"}}
+    folder = str(files.openclaw(tmp_path, jobs=[files.OPENCLAW, other], runs=[]))
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        refused = daybook("import", "openclaw", folder)
+        assert refused.code == 2
+        assert "job 2 (b), payload: kind is 'dance'" in refused.err
+        assert "leave it out: --leave-out b" in refused.err
+        assert daybook("list", "--json").json == []
+        unknown = daybook("import", "openclaw", folder, "--leave-out", "c")
+        assert unknown.code == 2
+        assert '--leave-out: unknown "c"' in unknown.err
+
+        done = daybook("import", "openclaw", folder, "--leave-out", "b", "--disabled")
+        assert "added Morning brief (7d1c), disabled" in done.out
+    (job,) = daybook("list", "--json").json
+    assert (job["name"], job["enabled"]) == ("Morning brief", False)
+
+
 def test_a_crontab_on_standard_input_makes_jobs_of_the_shell(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from daybook.imports.source import System
+from daybook.imports.source import Source, System
 
 ZERO = "0001-01-01T00:00:00Z"
 """Go's zero time."""
@@ -383,6 +383,13 @@ def systemd(
     path.write_text(timer)
     path.with_suffix(".service").write_text(service)
     return path
+
+
+def checked(source: Source) -> Source:
+    """Return the source. Raise the error of a job that it refuses, as the writer does."""
+    for job in source.refused:
+        raise job.error
+    return source
 
 
 def valid(system: System, folder: Path) -> Path:

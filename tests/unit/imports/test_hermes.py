@@ -12,13 +12,13 @@ from daybook.imports import hermes
 from daybook.imports.source import SourceJob
 from tests import rows
 from tests.unit.imports import files
-from tests.unit.imports.files import utc, write_json
+from tests.unit.imports.files import checked, utc, write_json
 
 JOB = files.HERMES
 
 
 def read(folder: Path, **changes: Any) -> SourceJob:
-    (job,) = hermes.read(files.hermes(folder, JOB | changes)).jobs
+    (job,) = checked(hermes.read(files.hermes(folder, JOB | changes))).jobs
     return job
 
 
@@ -124,11 +124,22 @@ def test_what_a_job_depended_on_is_kept_and_said(tmp_path: Path) -> None:
             assert changes.items() <= job.kept.items()
 
 
+def test_values_that_daybook_does_not_know_are_kept(tmp_path: Path) -> None:
+    job = read(tmp_path, profile="finance", state="dreaming", repeat={"times": 2, "pause": 3})
+    assert job.unknown == {"profile": "finance", "state": "dreaming", "repeat.pause": 3}
+    assert (job.fields["max_runs"], job.disabled_reason) == (
+        *(2, "its state in hermes was 'dreaming'"),
+    )
+    without_state = {name: value for name, value in JOB.items() if name != "state"}
+    (job,) = hermes.read(files.hermes(tmp_path, without_state)).jobs
+    assert (job.unknown, job.disabled_reason) == ({}, "")
+    file = write_json(tmp_path / "jobs.json", {"jobs": [JOB], "mood": "good"})
+    assert hermes.read(file).notes[0].endswith("which are lost: mood")
+
+
 def test_broken_and_future_files(tmp_path: Path) -> None:
     cases: list[tuple[object, str]] = [
-        ({"jobs": [JOB], "version": 2}, "has fields that Daybook does not know: version"),
-        ([JOB | {"mood": "good"}], "job 1 .*: has fields that Daybook does not know: mood"),
-        ([JOB | {"state": "dreaming"}], "state is 'dreaming'"),
+        ({"jobs": [JOB], "version": 2}, "has the version 2"),
         ([JOB | {"schedule": {"kind": "lunar"}}], "schedule: kind is 'lunar'"),
         ([JOB | {"schedule": "0 9 * * *"}], "schedule: is a text and not an object"),
         ([JOB | {"schedule": None}], "schedule is missing"),
@@ -143,4 +154,4 @@ def test_broken_and_future_files(tmp_path: Path) -> None:
     ]
     for (content, problem), trying in rows.each(cases):
         with trying, pytest.raises(InvalidInput, match=problem):
-            hermes.read(write_json(tmp_path / "jobs.json", content))
+            checked(hermes.read(write_json(tmp_path / "jobs.json", content)))

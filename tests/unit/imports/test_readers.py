@@ -13,10 +13,11 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.files.documents import MAX_DEPTH
 from daybook.imports import READERS, anna, hermes, hotplex, omniagent, openclaw, picobot
+from daybook.imports.source import Source
 from daybook.ledger.states import Status
 from tests import rows
 from tests.unit.imports import files
-from tests.unit.imports.files import database, emptied, utc, valid, write_json
+from tests.unit.imports.files import checked, database, emptied, utc, valid, write_json
 
 
 @pytest.mark.floor("A", "jobs.json, an array of jobs")
@@ -229,37 +230,37 @@ def test_a_file_that_ends_in_the_middle_is_refused(system: Any, tmp_path: Path) 
 
 
 def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
-    def anna_file(where: Path, deep: str) -> object:
+    def anna_file(where: Path, deep: str) -> Source:
         return anna.read(written(where, f'[{{"id": {deep}}}]'))
 
-    def anna_message(where: Path, deep: str) -> object:
+    def anna_message(where: Path, deep: str) -> Source:
         row = files.ANNA_ROW | {"message": f"{anna.PLUGIN_PREFIX}{deep}"}
         return anna.read(database(where / "a.db", scheduler_jobs=[row]))
 
-    def anna_payload(where: Path, deep: str) -> object:
+    def anna_payload(where: Path, deep: str) -> Source:
         row = files.ANNA_ROW | {"owner_kind": "plugin", "payload": deep}
         return anna.read(database(where / "a.db", scheduler_jobs=[row]))
 
-    def omniagent_value(where: Path, deep: str) -> object:
+    def omniagent_value(where: Path, deep: str) -> Source:
         return omniagent.read(database(where / "kv.db", kv=[{"key": "cron:job:a", "value": deep}]))
 
-    def hotplex_file(where: Path, deep: str) -> object:
+    def hotplex_file(where: Path, deep: str) -> Source:
         return hotplex.read(written(where, f'{{"version": 1, "jobs": {deep}}}'))
 
-    def hermes_file(where: Path, deep: str) -> object:
+    def hermes_file(where: Path, deep: str) -> Source:
         return hermes.read(written(where, deep))
 
-    def openclaw_row(where: Path, deep: str) -> object:
+    def openclaw_row(where: Path, deep: str) -> Source:
         row = {"job_json": deep, "state_json": "{}", "enabled": 1}
         return openclaw.read(database(where / "o.sqlite", cron_jobs=[row]))
 
-    def openclaw_run(where: Path, deep: str) -> object:
+    def openclaw_run(where: Path, deep: str) -> Source:
         written(where, json.dumps({"version": 1, "jobs": []}))
         (where / "runs").mkdir(exist_ok=True)
         (where / "runs" / "a.jsonl").write_text(deep)
         return openclaw.read(where)
 
-    def picobot_column(where: Path, deep: str) -> object:
+    def picobot_column(where: Path, deep: str) -> Source:
         row = files.SCHEDULE | {"metadata_json": deep}
         return picobot.read(database(where / "p.db", schedules=[row]))
 
@@ -267,7 +268,7 @@ def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
         (where / "jobs.json").write_text(text)
         return where / "jobs.json"
 
-    readers: list[Callable[[Path, str], object]] = [
+    readers: list[Callable[[Path, str], Source]] = [
         *(anna_file, anna_message, anna_payload, omniagent_value, hotplex_file, hermes_file),
         *(openclaw_row, openclaw_run, picobot_column),
     ]
@@ -278,7 +279,7 @@ def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path: Path) -> None:
                 where = tmp_path / f"{read.__name__}-{depth}"
                 where.mkdir()
                 with pytest.raises(InvalidInput, match="nested too deeply") as refused:
-                    read(where, deep)
+                    checked(read(where, deep))
                 assert len(str(refused.value)) < 500
 
 
@@ -308,48 +309,115 @@ def test_a_damaged_page_of_a_database_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.floor("C", "A file of a future version is refused")
 def test_files_of_a_future_version_are_refused(tmp_path: Path) -> None:
-    def anna_field(where: Path) -> object:
-        return anna.read(write_json(where / "jobs.json", [files.ANNA | {"mood": "good"}]))
-
-    def anna_object(where: Path) -> object:
+    def anna_object(where: Path) -> Source:
         return anna.read(write_json(where / "jobs.json", {"version": 2, "jobs": []}))
 
-    def anna_column(where: Path) -> object:
-        row = files.ANNA_ROW | {"mood": "good"}
-        return anna.read(database(where / "a.db", scheduler_jobs=[row]))
-
-    def omniagent_version(where: Path) -> object:
+    def omniagent_version(where: Path) -> Source:
         return omniagent.read(write_json(where / "kv.json", {"version": 2}))
 
-    def omniagent_action(where: Path) -> object:
+    def omniagent_action(where: Path) -> Source:
         job = files.OMNIAGENT | {"action": {"type": "dance"}}
         return omniagent.read(write_json(where / "kv.json", {"cron:job:m1": job}))
 
-    def hotplex_version(where: Path) -> object:
+    def hotplex_version(where: Path) -> Source:
         return hotplex.read(files.hotplex(where, version=2))
 
-    def picobot_version(where: Path) -> object:
+    def picobot_version(where: Path) -> Source:
         return picobot.read(database(where / "p.db", version=2, schedules=[files.SCHEDULE]))
 
-    def picobot_status(where: Path) -> object:
-        run = files.EXECUTION | {"status": "dreaming"}
-        path = database(where / "p.db", schedules=[files.SCHEDULE], schedule_executions=[run])
-        return picobot.read(path)
-
-    readers: list[Callable[[Path], object]] = [
-        *(anna_field, anna_object, anna_column, omniagent_version, omniagent_action),
-        *(hotplex_version, picobot_version, picobot_status),
+    readers: list[tuple[Callable[[Path], Source], str]] = [
+        (anna_object, "is an object and not an array .*update Daybook"),
+        (omniagent_version, "has a version, .*update Daybook"),
+        (omniagent_action, "type is 'dance'"),
+        (hotplex_version, "has the version 2, .*update Daybook"),
+        (picobot_version, "has the version 2, .*update Daybook"),
     ]
-    for read, trying in rows.each(readers):
+    for (read, problem), trying in rows.each(readers):
         with trying:
             where = tmp_path / read.__name__
             where.mkdir()
-            with pytest.raises(InvalidInput, match="update Daybook"):
-                read(where)
+            with pytest.raises(InvalidInput, match=problem):
+                checked(read(where))
 
 
-def test_a_field_without_a_value_is_no_future_version(tmp_path: Path) -> None:
-    assert anna.read(write_json(tmp_path / "jobs.json", [files.ANNA | {"mood": ""}])).jobs
+def test_values_that_daybook_does_not_know_are_kept_or_in_a_note(tmp_path: Path) -> None:
+    def anna_file(where: Path) -> Source:
+        job = files.ANNA | {"mood": "good", "session_mode": "old", "empty": ""}
+        job["schedule"] = {"every": "1h", "jitter": "5s"}
+        return anna.read(write_json(where / "jobs.json", [job]))
+
+    def anna_message(where: Path) -> Source:
+        message = anna.PLUGIN_PREFIX + json.dumps(files.ENVELOPE | {"mood": "good"})
+        return anna.read(write_json(where / "jobs.json", [files.ANNA | {"message": message}]))
+
+    def anna_table(where: Path) -> Source:
+        job = files.ANNA_ROW | {"mood": "good"}
+        run = files.ANNA_RUN | {"mood": "bad", "status": "dreaming"}
+        file = database(where / "a.db", scheduler_jobs=[job], scheduler_job_runs=[run])
+        return anna.read(file)
+
+    def omniagent_store(where: Path) -> Source:
+        action = files.OMNIAGENT["action"] | {"mood": "good"}
+        job = files.OMNIAGENT | {"action": action, "status": "asleep"}
+        return omniagent.read(write_json(where / "kv.json", {"cron:job:m1": job}))
+
+    def hotplex_files(where: Path) -> Source:
+        changes = {"type": "huge", "output_format": "song", "notify_on": ["failed", "late"]}
+        job = files.HOTPLEX | changes | {"on_complete": "", "on_fail": ""}
+        folder = files.hotplex(where, jobs=[job])
+        content = json.loads((folder / "jobs.json").read_text())
+        write_json(folder / "jobs.json", content | {"mood": "good"})
+        return hotplex.read(folder)
+
+    def picobot_table(where: Path) -> Source:
+        job = files.SCHEDULE | {"mood": "good"}
+        run = files.EXECUTION | {"status": "dreaming"}
+        path = database(where / "p.db", schedules=[job], schedule_executions=[run])
+        return picobot.read(path)
+
+    lost = "values that Daybook does not know, which are lost"
+    cases: list[tuple[Callable[[Path], Source], dict[str, Any], list[str]]] = [
+        (anna_file, {"mood": "good", "session_mode": "old", "schedule.jitter": "5s"}, []),
+        (anna_message, {"message.mood": "good"}, []),
+        (anna_table, {"mood": "good"}, [f"the history has {lost}: mood, status"]),
+        (omniagent_store, {"action.mood": "good", "status": "asleep"}, []),
+        (
+            hotplex_files,
+            {"type": "huge", "output_format": "song", "notify_on": ["late"]},
+            [f"jobs.json has {lost}: mood"],
+        ),
+        (picobot_table, {"mood": "good"}, [f"the history has {lost}: status"]),
+    ]
+    for (read, unknown, notes), trying in rows.each(cases):
+        with trying:
+            where = tmp_path / read.__name__
+            where.mkdir()
+            source = checked(read(where))
+            (job,) = source.jobs
+            assert job.unknown == unknown
+            assert list(source.notes) == notes
+            if read is omniagent_store:
+                assert job.disabled_reason == "its status in omniagent was 'asleep'"
+            if any("status" in note for note in notes):
+                assert [run.status for run in source.runs] == [Status.UNKNOWN]
+
+
+def test_a_callback_that_hotplex_never_calls_is_left_out(tmp_path: Path) -> None:
+    urls = {"on_complete": "https://x.example.org/a", "on_fail": "https://x.example.org/b"}
+    cases: list[tuple[list[str] | None, list[str]]] = [
+        (["failed"], ["on_fail"]),
+        (["canceled", "canceled"], ["on_fail"]),
+        (["completed"], ["on_complete"]),
+        (None, ["on_complete", "on_fail"]),
+    ]
+    for (notify_on, called), trying in rows.each(cases):
+        with trying:
+            job = files.HOTPLEX | urls | {"notify_on": notify_on}
+            (found,) = checked(hotplex.read(files.hotplex(tmp_path, jobs=[job]))).jobs
+            assert [name for name in urls if name in found.fields] == called
+            left = urls.keys() - called
+            assert {name: urls[name] for name in left}.items() <= found.kept.items()
+            assert bool(left) == any("notify_on never calls" in note for note in found.notes)
 
 
 def test_values_that_cannot_be_right_are_refused_with_their_place(tmp_path: Path) -> None:
@@ -364,14 +432,13 @@ def test_values_that_cannot_be_right_are_refused_with_their_place(tmp_path: Path
         ({"enabled": "yes"}, "enabled is 'yes' and not true or false"),
         ({"enabled": None}, "enabled is missing"),
         ({"id": 3}, "id is a number and not a text"),
-        ({"session_mode": "old"}, "session_mode is 'old'"),
         ({"message": '__anna_plugin_job__:{"plugin'}, "message: is not complete JSON"),
     ]
     for (change, problem), trying in rows.each(broken):
         with trying:
             jobs = [files.ANNA, files.ANNA | {"id": "b"} | change]
             with pytest.raises(InvalidInput) as refused:
-                anna.read(write_json(tmp_path / "jobs.json", jobs))
+                checked(anna.read(write_json(tmp_path / "jobs.json", jobs)))
             assert problem in refused.value.problem
             assert "jobs.json, job 2" in refused.value.problem
 

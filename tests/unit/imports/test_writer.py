@@ -40,7 +40,7 @@ def today(world: World) -> None:
 
 
 async def write(
-    world: World, source: Source, on_conflict: OnConflict = "skip", *, dry_run: bool = False
+    world: World, source: Source, on_conflict: OnConflict = "skip", **options: Any
 ) -> ImportReport:
     async with world.ledger.write() as session:
         return await writer.write(
@@ -49,7 +49,7 @@ async def write(
             world.ledger.now(),
             default_timezone="Europe/Berlin",
             on_conflict=on_conflict,
-            dry_run=dry_run,
+            **options,
         )
 
 
@@ -212,6 +212,59 @@ async def test_one_invalid_job_refuses_all(world: World, tmp_path: Path) -> None
     assert refused.value.field == "path"
     assert refused.value.problem.startswith("kv.json, cron:job:1: cron: ")
     assert await jobs(world) == []
+
+
+async def test_all_jobs_that_cannot_be_imported_are_named_at_once_and_can_be_left_out(
+    world: World, tmp_path: Path
+) -> None:
+    source = of_omniagent(
+        tmp_path,
+        {"name": "good"},
+        {"name": "no minute", "schedule": {"cron": "61 * * * *"}},
+        {"name": "a dance", "action": {"type": "dance"}},
+    )
+    with pytest.raises(InvalidInput) as refused:
+        await write(world, source)
+    lines = refused.value.problem.splitlines()
+    assert lines[0] == "2 jobs cannot be imported, so nothing was imported"
+    assert sorted(line.partition(":job:")[2][0] for line in lines[1:]) == ["1", "2"]
+    assert "--leave-out 1" in refused.value.hint
+    assert "--leave-out 2" in refused.value.hint
+    with pytest.raises(InvalidInput, match="--leave-out 1"):
+        await write(world, source, leave_out=["a dance"])
+    with pytest.raises(InvalidInput, match=r'leave_out: unknown "no minutes" \(did you mean'):
+        await write(world, source, leave_out=["no minutes"])
+    assert await jobs(world) == []
+
+    report = await write(world, source, leave_out=["a dance", "1"])
+
+    assert [job.name for job in report.jobs] == ["good"]
+    assert set(report.notes) == {
+        "left out no minute, as requested",
+        "left out a dance, as requested",
+    }
+
+
+async def test_jobs_can_be_imported_as_disabled(world: World, tmp_path: Path) -> None:
+    source = of_omniagent(tmp_path, {"name": "a"}, {"name": "b", "status": "disabled"})
+    report = await write(world, source, disabled=True)
+    assert [job.enabled for job in report.jobs] == [False, False]
+    reasons = {each.row.name: each.row.disabled_reason for each in await jobs(world)}
+    assert reasons == {"a": "imported as disabled", "b": "disabled in omniagent"}
+
+
+async def test_unknown_values_are_kept_unless_they_are_secrets_or_too_large(
+    world: World, tmp_path: Path
+) -> None:
+    unknown = {"profile": {"name": "finance"}, "auth": {"api_key": "k3y"}, "big": "x" * 9_000}
+    report = await write(world, of_omniagent(tmp_path, unknown | {"metadata": {"x": "y" * 4_000}}))
+    (stored,) = await jobs(world)
+    assert stored.job.enabled
+    assert stored.job.metadata["imported_from"]["unknown"] == {"profile": {"name": "finance"}}
+    known, kept = report.jobs[0].notes
+    assert known.endswith("so they have no effect: profile, auth, big")
+    assert kept.endswith(": auth, big")
+    assert "k3y" not in repr(report)
 
 
 async def test_literal_secrets_are_left_out_and_the_job_is_disabled(
