@@ -20,7 +20,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from daybook.agents import base, json_text, presets, process, template
+from daybook import json_text
+from daybook.agents import base, presets, process, template
 from daybook.agents.base import AgentReply, AgentRequest, Capabilities, McpServers, refuse_model
 from daybook.agents.step_lines import StepLines
 from daybook.agents.step_recorder import MAX_LINE_BYTES, StepRecorder

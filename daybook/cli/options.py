@@ -176,13 +176,13 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
 
     If the text is `@` and a path, return that in the file.
     """
-    import json
+    from daybook import json_text
 
     if text.startswith("@"):
         text = _read_file(field, text[1:])
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = json_text.read(text)
+    except ValueError as error:
         raise InvalidInput(
             field, f"is not valid JSON: {error}", _JSON_OBJECT_EXAMPLES.get(field, "")
         ) from error

@@ -10,7 +10,7 @@
 Both requests belong to one attempt and share its timeout and its token limit; their usage is added
 up. The second prompt contains all that it refers to, because not every agent gets a history. The
 prompt describes the format in words, which every agent understands. `ask` validates the answer
-against the schema itself, and accepts text around the JSON (`daybook.agents.json_text`).
+against the schema itself, and accepts text around the JSON (`daybook.json_text`).
 
 No tool that changes something is called twice for one answer, so the second request gets only the
 read-only tools. After a call of a tool that may not be repeated, the run asks no other agent, and
@@ -32,7 +32,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from daybook.agents import json_text
+from daybook import json_text
 from daybook.agents.base import Agent, AgentReply, AgentRequest, Tool
 from daybook.agents.journal import Journal, Position, Step, StepReply
 from daybook.errors import (

@@ -36,8 +36,8 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
-from daybook import owners
-from daybook.agents import json_text, process
+from daybook import json_text, owners
+from daybook.agents import process
 from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, DaybookError, Unreachable

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from daybook import json_text
 from daybook.errors import InvalidInput
 from daybook.jobs import payloads
 
@@ -40,8 +41,8 @@ class Filter:
         if not all(each.isdigit() or each.replace("-", "_").isidentifier() for each in keys):
             raise InvalidInput("filters", f'"{field}" is not a path', _FORM)
         try:
-            value = json.loads(written)
-        except (ValueError, RecursionError):
+            value = json_text.read(written)
+        except ValueError:
             value = written
         return cls(field, value)
 
@@ -63,4 +64,6 @@ def first_mismatch(filters: Iterable[str], payload: Any) -> str:
 
 
 def _canonical(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 12.0 is 12 in JSON, and -0.0 is 0
     return json.dumps(value, sort_keys=True)

@@ -8,7 +8,6 @@ out. A field that Daybook does not know has no effect; it is in `SourceJob.unkno
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Collection, Iterable
 from contextlib import closing
@@ -17,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from daybook import owners
+from daybook import json_text, owners
 from daybook.errors import InvalidInput
 from daybook.files.documents import MAX_DEPTH
 from daybook.ledger.states import Status
@@ -176,29 +175,13 @@ def parse_json(where: str, text: str | bytes) -> Any:
 
     Raise `InvalidInput` if the text is incomplete or invalid, or has more than `MAX_DEPTH` levels.
     """
-    too_deep = broken(where, f"is nested too deeply: Daybook reads {MAX_DEPTH} levels")
     try:
-        value = json.loads(text.decode() if isinstance(text, bytes) else text)
+        return json_text.read(text, MAX_DEPTH)
+    except json_text.TooDeep:
+        problem = f"is nested too deeply: Daybook reads {MAX_DEPTH} levels"
+        raise broken(where, problem) from None
     except ValueError as error:  # a UnicodeDecodeError is a ValueError
         raise broken(where, f"is not complete JSON: {error}", COPY_HINT) from None
-    except RecursionError:
-        raise too_deep from None
-    if _has_depth(value, MAX_DEPTH + 1):
-        raise too_deep
-    return value
-
-
-def _has_depth(value: Any, depth: int) -> bool:
-    """Return whether the value has at least ``depth`` levels of nested arrays and objects."""
-    level = [value]
-    for _ in range(depth):
-        level = [each for each in level if isinstance(each, dict | list)]
-        if not level:
-            return False
-        level = [
-            inner for each in level for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-    return True
 
 
 def array(where: str, found: object) -> list[Any]:

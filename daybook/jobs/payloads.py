@@ -11,14 +11,16 @@ from __future__ import annotations
 import json
 import re
 from typing import Any
+from urllib.parse import parse_qs
 
+from daybook import json_text
 from daybook.errors import InvalidInput
 
 PAYLOAD = "payload"
 """Name of the variable, and key of the payload in `daybook.ledger.tables.RunRow.found`."""
 
-MAX_DEPTH = 100
-"""Maximum number of nesting levels of a payload."""
+_FORM = b"payload="
+"""Beginning of a form with a payload. No JSON begins with it."""
 
 _VARIABLE = re.compile(r"\{\{\s*+(payload(?:\.[\w-]+)*+)\s*+\}\}")
 
@@ -107,43 +109,30 @@ def fill_body(body: str, payload: Any) -> str:
 
 
 def read(body: bytes) -> Any:
-    """Return the payload in the body of a request. Raise `InvalidInput` if it is not JSON.
+    """Return the payload in the body of a request.
 
-    Raise it also for JSON with more than `MAX_DEPTH` nesting levels.
+    The body is JSON, or a form whose only field ``payload`` is JSON, which is GitHub's default.
+    Raise `InvalidInput` if it is neither, or if `json_text.read` refuses the JSON.
     """
     try:
-        payload = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
-        is_flat = _is_flat(payload, MAX_DEPTH)
-    except (ValueError, RecursionError):
-        raise InvalidInput("body", "is not JSON", "send JSON in UTF-8") from None
-    if not is_flat:
-        raise InvalidInput("body", "is nested too deeply", f"use at most {MAX_DEPTH} levels")
-    return payload
+        if not body.startswith(_FORM):
+            return json_text.read(body)
+        fields = parse_qs(body.decode(), errors="strict", max_num_fields=1)
+        return json_text.read(fields.get(PAYLOAD, [""])[0])
+    except ValueError as error:
+        hint = "send JSON in UTF-8, or a form with JSON in the field payload"
+        raise InvalidInput("body", f"is not JSON: {error}", hint) from None
 
 
 def as_body(payload: Any) -> bytes:
     """Return the body of a request with this payload."""
-    return json.dumps(payload, ensure_ascii=False).encode()
-
-
-def _no_constant(_: str) -> None:
-    raise ValueError
-
-
-def _is_flat(value: Any, levels: int) -> bool:
-    match value:
-        case dict():
-            return levels > 0 and all(_is_flat(each, levels - 1) for each in value.values())
-        case list():
-            return levels > 0 and all(_is_flat(each, levels - 1) for each in value)
-        case _:
-            return True
+    return json.dumps(payload, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _as_json(body: str) -> Any:
     """Return ``body`` as a JSON object or list, or None if it is neither."""
     try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
+        value = json_text.read(body)
+    except ValueError:
         return None
     return value if isinstance(value, dict | list) else None

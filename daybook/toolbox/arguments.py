@@ -7,12 +7,12 @@ string or null means that the argument was not given.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from daybook import json_text
 from daybook.errors import InvalidInput
 from daybook.validation import unknown_field
 
@@ -106,8 +106,8 @@ class Argument:
     def _object(self, value: object) -> dict[str, Any]:
         if isinstance(value, str):
             try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
+                value = json_text.read(value)
+            except ValueError:
                 raise InvalidInput(self.name, "is not JSON", self.write) from None
         if not isinstance(value, dict):
             raise InvalidInput(self.name, "is not a JSON object", self.write)
@@ -144,8 +144,8 @@ def _with_commas(value: object) -> object:
     Return any other value unchanged.
     """
     if isinstance(value, str) and value.lstrip().startswith("["):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value)
+        with suppress(ValueError):
+            value = json_text.read(value)
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return ",".join(value)
     return value

@@ -174,11 +174,11 @@ CASES: dict[str, Case] = {
     "daybook/tasks/model.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
     "daybook/tasks/model.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
     # --- agents
-    "daybook/agents/json_text.py:_BRACKET": case("finditer", "[", "a"),
-    "daybook/agents/json_text.py:_BRACKET_OR_STRING": case(
+    "daybook/json_text.py:_BRACKET": case("finditer", "[", "a"),
+    "daybook/json_text.py:_BRACKET_OR_STRING": case(
         "finditer", '"', "\\", '"\\', Text("a", '"'), Text("\\", '"'), Text('\\"', '"'), "a"
     ),
-    "daybook/agents/json_text.py:_OPENING": case(
+    "daybook/json_text.py:_OPENING": case(
         "fullmatch", "`", " ", "~", Text("a", "```", "`"), Text("`", "", "a`"), Text("~", "", "`")
     ),
     "daybook/agents/providers.py:_EXTRA": case(

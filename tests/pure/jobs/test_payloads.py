@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import urlencode
 
 import pytest
 
+from daybook import json_text
 from daybook.errors import InvalidInput
-from daybook.jobs import payloads, prompts
+from daybook.jobs import prompts
 from daybook.jobs.payloads import check_body, fill, fill_body, read
 
 PAYLOAD = {
@@ -67,19 +69,35 @@ def test_a_body_whose_form_a_value_could_change_is_refused() -> None:
         check_body(body, "application/json")
 
 
-def test_a_body_is_read_as_strict_json() -> None:
-    assert read('{"ä": [1]}'.encode()) == {"ä": [1]}
-    deep = b"[" * payloads.MAX_DEPTH + b"]" * payloads.MAX_DEPTH
-    assert read(deep)
-    for bad in (b"", b"{", b"NaN", b"[Infinity]", b"\xff", b"a=1", b"9" * 5_000):
-        with pytest.raises(InvalidInput, match="is not JSON"):
-            read(bad)
+@pytest.mark.parametrize("as_form", [False, True])
+def test_a_body_is_strict_json_or_a_form_with_strict_json(as_form: bool) -> None:
+    def body(text: bytes) -> bytes:
+        return urlencode({"payload": text}).encode() if as_form else text
+
+    deep = b"[" * json_text.MAX_DEPTH + b"]" * json_text.MAX_DEPTH
+    for good, value in (
+        ('{"ä & b=c+d": [1]}'.encode(), {"ä & b=c+d": [1]}),
+        (b"\xef\xbb\xbf{}", {}),
+        (b"1e300", 1e300),
+        (b"-0", 0),
+        (b"9" * 4_000, int("9" * 4_000)),
+        (b'{"a": 1, "a": 2}', {"a": 2}),
+    ):
+        assert read(body(good)) == value
+    assert read(body(deep))
     for bad in (
+        *(b"", b"{", b"NaN", b"[Infinity]", b"[-1e999]", b"\xff", b"a=1", b"9" * 5_000),
         b"[" + deep + b"]",
         b"[" * 100_000 + b"]" * 100_000,
         b'{"a":' * 200 + b"1" + b"}" * 200,
     ):
-        with pytest.raises(InvalidInput, match=r"JSON|nested too deeply"):
+        with pytest.raises(InvalidInput, match="is not JSON"):
+            read(body(bad))
+
+
+def test_a_form_has_only_the_field_of_the_payload() -> None:
+    for bad in (b"payload=", b"payload={}&payload={}", b"payload={}&x=1", b"a=1&payload={}"):
+        with pytest.raises(InvalidInput, match="is not JSON"):
             read(bad)
 
 

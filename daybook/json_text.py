@@ -1,7 +1,8 @@
-"""Parser of JSON in an agent's answer.
+"""Parser of JSON from outside: payloads of hooks, answers of agents, options, imported files.
 
 Python's parser accepts more than JSON: ``NaN``, ``Infinity``, and numbers such as ``1e999``, which
-become infinite. This parser refuses such values, because the ledger cannot store them.
+become infinite. This parser refuses such values, because the ledger cannot store them. If an object
+has a name twice, the last value counts, as in a browser.
 
 Models often write words around the JSON. The candidates in such an answer are its *pieces*: its
 fenced blocks, and all texts in brackets outside of the blocks. `find` parses a single piece. It
@@ -20,16 +21,30 @@ MAX_DEPTH = 100
 """Maximum nesting of lists and objects. Any program can then serialize the value."""
 
 
-def read(text: str) -> Any:
-    """Return the JSON value of ``text``.
+class TooDeep(ValueError):
+    """The lists and objects of a JSON text are nested too deeply."""
 
-    Raise a ValueError with the reason if ``text`` is not JSON, or if its value cannot be stored.
+    def __init__(self, levels: int) -> None:
+        super().__init__(f"lists and objects are nested more than {levels} levels deep")
+
+
+def read(text: str | bytes, levels: int = MAX_DEPTH) -> Any:
+    """Return the JSON value of ``text``. Bytes are UTF-8. A byte-order mark is ignored.
+
+    Raise a ValueError with the reason if ``text`` is not JSON, or if its value cannot be stored. It
+    is a `TooDeep` if lists and objects are nested more than ``levels`` deep.
     """
+    text = text.decode() if isinstance(text, bytes) else text
     try:
-        value = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite_float)
+        value = json.loads(
+            text.removeprefix("\ufeff"),
+            parse_constant=_refuse_constant,
+            parse_float=_finite_float,
+        )
     except RecursionError:
-        raise ValueError(_TOO_DEEP) from None
-    _check_depth(value)
+        raise TooDeep(levels) from None
+    if _has_depth(value, levels + 1):
+        raise TooDeep(levels)
     return value
 
 
@@ -94,9 +109,6 @@ def _bracketed(text: str) -> list[str]:
     return [*pieces, text[begin:]] if depth else pieces
 
 
-_TOO_DEEP = f"lists and objects are nested more than {MAX_DEPTH} levels deep"
-
-
 def _refuse_constant(word: str) -> None:
     raise ValueError(f"{word} is not JSON")
 
@@ -108,17 +120,14 @@ def _finite_float(digits: str) -> float:
     return number
 
 
-def _check_depth(value: Any) -> None:
+def _has_depth(value: Any, depth: int) -> bool:
+    """Return whether the value has at least ``depth`` levels of nested lists and objects."""
     level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [inner for each in level for inner in _children(each)]
+    for _ in range(depth):
+        level = [each for each in level if isinstance(each, dict | list)]
         if not level:
-            return
-    if any(isinstance(each, (dict, list)) for each in level):
-        raise ValueError(_TOO_DEEP)
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
+            return False
+        level = [
+            inner for each in level for inner in (each.values() if isinstance(each, dict) else each)
+        ]
+    return True

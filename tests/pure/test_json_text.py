@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from daybook.agents import json_text
+from daybook import json_text
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed
