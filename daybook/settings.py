@@ -234,6 +234,13 @@ class Settings(BaseSettings):
         "Empty: the pages answer only at this machine's own names.",
     )
 
+    max_hook_body: int = Field(
+        default=1,
+        ge=1,
+        le=25,
+        description="Maximum size of a request to a hook, in MiB. GitHub sends up to 25.",
+    )
+
     command_server: bool = Field(
         default=True,
         description="Whether `daybook up` keeps a process that has imported everything, so that "

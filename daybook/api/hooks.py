@@ -28,7 +28,8 @@ from daybook.ledger.engine import Ledger, reading
 from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
-from daybook.runs import claim_requests, claims, rows
+from daybook.runs import hook_requests
+from daybook.runs.hook_requests import HookRequest
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -100,16 +101,6 @@ class HookTest(BaseModel, frozen=True):
     answer: str
 
 
-class DeliveredRun(BaseModel, frozen=True):
-    """The run that a delivery started.
-
-    ``repeated`` is true if an earlier request with the same delivery id started the run.
-    """
-
-    run_id: str
-    repeated: bool
-
-
 async def add(
     name: str,
     job: str,
@@ -123,7 +114,7 @@ async def add(
     """Store a hook that starts ``job``, and return the hook.
 
     Create a secret unless ``secret`` is given. With ``replace``, replace the hook with this name;
-    if ``secret`` is None, keep its secret. ``rate`` is the maximum number of deliveries per minute.
+    if ``secret`` is None, keep its secret. ``rate`` is the maximum number of runs per minute.
 
     Raise `NotFound` or `Ambiguous` for the job. Raise `InvalidInput` for an invalid name, scheme,
     filter, rate or secret. Raise it also if ``secret`` is None and the sender has to create the
@@ -258,25 +249,19 @@ async def test(
     )
 
 
-async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) -> DeliveredRun:
+async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) -> HookRequest:
     """Request a run for a delivery.
 
     If the delivery is a repetition, return the run of the first one. Raise `NotFound` if the job
     was removed, and `LedgerUnreachable`.
     """
-    request_id = f"{claim_requests.HOOK}/{hook.name}/{delivery_id}"
     async with ledger.read() as session:
         stored = await store.get(session, hook.job)
-        if stored is None or stored.row.archived_at is not None:
-            raise NotFound("job", hook.job, f"the job of the hook {hook.name} was removed")
-        key = claim_requests.request_key(stored.id, request_id)
-        known = await rows.find(session, None, key)
-    if known is not None:  # repetitions are cheap, because this check does not need the write lock
-        return DeliveredRun(run_id=known.id, repeated=True)
-    row = await claims.request(
-        ledger, stored, request_id, claim_requests.HOOK, found={payloads.PAYLOAD: payload}
+    if stored is None or stored.row.archived_at is not None:
+        raise NotFound("job", hook.job, f"the job of the hook {hook.name} was removed")
+    return await hook_requests.request(
+        ledger, stored, hook.name, delivery_id, payload, rate=hook.rate
     )
-    return DeliveredRun(run_id=row.id, repeated=False)
 
 
 async def _job_names(ids: Sequence[Any]) -> dict[str, str]:

@@ -31,8 +31,8 @@ STORE = BlockStore(slug="daybook-hook", title="Daybook hook", noun="hook", model
 class Hook:
     """A validated hook.
 
-    ``job`` is the id of the job that the hook starts. ``rate`` is the maximum number of requests
-    per minute.
+    ``job`` is the id of the job that the hook starts. ``rate`` is the maximum number of runs per
+    minute.
     """
 
     name: str

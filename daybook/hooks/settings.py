@@ -49,7 +49,7 @@ class HookSettings(BaseModel):
         default=DEFAULT_RATE,
         ge=1,
         le=MAX_RATE,
-        description="Maximum number of signed requests per minute.",
+        description="Maximum number of runs that the hook starts within a minute.",
     )
 
     @model_validator(mode="after")

@@ -3,12 +3,13 @@
 ==========  ============================================  =====================================
 scheme      signed text                                   id of the delivery
 ==========  ============================================  =====================================
-standard    `webhook-id`.`webhook-timestamp`.body         `webhook-id`
+standard    `webhook-id`.`webhook-timestamp`.body         `webhook-id`, or Svix's name `svix-id`
 github      the body (`X-Hub-Signature-256`)              `X-GitHub-Delivery`
 stripe      t.body (`Stripe-Signature: t=…,v1=…`)         `id` of the event in the body
 ==========  ============================================  =====================================
 
-All signatures are HMAC-SHA256, and are compared in constant time. GitHub signs neither a time nor
+All signatures are HMAC-SHA256, and are compared in constant time. Svix's names of the three headers
+of Standard Webhooks begin with `svix-` instead of `webhook-`. GitHub signs neither a time nor
 the id. So a person who has read a delivery could send the same delivery again with another id.
 
 To add a scheme, write its class here, and list it in `SCHEMES`, `SchemeName`, and the description
@@ -65,6 +66,16 @@ class Scheme(ABC):
 
     brings_secret = False
     """True if only the sender can create the secret."""
+    id_form = ID_FORM
+    """Description of the ids that `is_id` allows."""
+
+    @abstractmethod
+    def is_signed(self, headers: Mapping[str, str]) -> bool:
+        """Return whether the request has the header with a signature of this scheme."""
+
+    def is_id(self, delivery_id: object) -> bool:
+        """Return whether a delivery of this scheme may have this id."""
+        return is_id(delivery_id)
 
     def is_secret(self, secret: str) -> bool:
         """Return whether ``secret`` has the form of the scheme's secrets.
@@ -97,18 +108,33 @@ class Scheme(ABC):
 
 
 class Standard(Scheme):
-    """Standard Webhooks. The secret is `whsec_`, followed by a key in base64."""
+    """Standard Webhooks. The secret is `whsec_`, followed by a key in base64.
+
+    A dot separates the parts of the signed text, so it cannot be a part of an id: the id `a.1` and
+    the time 2 have the same signed text as the id `a`, the time 1 and a body that begins with `2.`.
+    """
+
+    id_form = f"{ID_FORM} without a dot"
 
     def is_secret(self, secret: str) -> bool:
         return bool(_signing_key(secret))
 
+    def is_signed(self, headers: Mapping[str, str]) -> bool:
+        return f"{_prefix(headers)}-signature" in headers
+
+    def is_id(self, delivery_id: object) -> bool:
+        return super().is_id(delivery_id) and "." not in str(delivery_id)
+
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
     ) -> Signed | None:
-        delivery_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
+        delivery_id, timestamp, signatures = (
+            headers.get(f"{_prefix(headers)}-{each}", "")
+            for each in ("id", "timestamp", "signature")
+        )
         sent = [
             signature
-            for each in headers.get("webhook-signature", "").split(" ")
+            for each in signatures.split(" ")
             if each.startswith("v1,") and (signature := each.removeprefix("v1,"))
         ]
         made = [self._signature(secret, delivery_id, timestamp, body) for secret in secrets]
@@ -133,6 +159,9 @@ class Standard(Scheme):
 class GitHub(Scheme):
     """Webhooks of GitHub. The secret is any text of at least `MIN_SECRET_LENGTH` characters."""
 
+    def is_signed(self, headers: Mapping[str, str]) -> bool:
+        return "x-hub-signature-256" in headers
+
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
     ) -> Signed | None:
@@ -155,6 +184,9 @@ class Stripe(Scheme):
     """Events of Stripe. Stripe creates the secret of each endpoint."""
 
     brings_secret = True
+
+    def is_signed(self, headers: Mapping[str, str]) -> bool:
+        return "stripe-signature" in headers
 
     def verify(
         self, secrets: Sequence[str], headers: Mapping[str, str], body: bytes
@@ -186,12 +218,27 @@ assert tuple(SCHEMES) == get_args(SchemeName)
 
 
 def is_id(delivery_id: object) -> bool:
-    """Return whether a delivery may have this id. `ID_FORM` describes the allowed ids."""
+    """Return whether some delivery may have this id. `ID_FORM` describes the allowed ids."""
     return (
         isinstance(delivery_id, str)
         and 0 < len(delivery_id) <= MAX_ID_LENGTH
         and all("!" <= each <= "~" for each in delivery_id)
     )
+
+
+def unsigned_reason(scheme_name: SchemeName, headers: Mapping[str, str]) -> str:
+    """Return why no secret of a hook with this scheme can have signed the request, for the log."""
+    used = [name for name, scheme in SCHEMES.items() if scheme.is_signed(headers)]
+    if scheme_name in used:
+        return "none of its secrets made the signature"
+    if used:
+        return f"the signature is of the scheme {used[0]}, but the hook has {scheme_name}"
+    return f"there is no signature of the scheme {scheme_name}; set the secret at the sender"
+
+
+def _prefix(headers: Mapping[str, str]) -> str:
+    is_of_svix = "svix-signature" in headers and "webhook-signature" not in headers
+    return "svix" if is_of_svix else "webhook"
 
 
 def _match(made: Iterable[str], sent: Sequence[str]) -> bool:

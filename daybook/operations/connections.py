@@ -25,7 +25,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
@@ -259,7 +259,7 @@ class RequestSlots:
 class RequestLimit:
     """ASGI middleware that allows ``most`` concurrent requests, and ``share`` from one client.
 
-    Requests for the paths ``others``, which have limits of their own, do not count.
+    Requests for paths that ``has_own_limits`` accepts do not count.
     """
 
     def __init__(
@@ -267,13 +267,13 @@ class RequestLimit:
         application: ASGIApp,
         most: int = MAX_REQUESTS,
         share: int = MAX_REQUESTS_PER_PEER,
-        others: Container[str] = (),
+        has_own_limits: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self._application, self._slots = application, RequestSlots(most, share)
-        self._others = others
+        self._has_own_limits = has_own_limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in self._others:
+        if scope["type"] != "http" or self._has_own_limits(scope["path"]):
             await self._application(scope, receive, send)
             return
         with self._slots.slot(peer_key(scope.get("client"))) as free:
@@ -309,15 +309,16 @@ def server_config(
     body: float = BODY_TIMEOUT_SECONDS,
     waiting: int = MAX_WAITING_CONNECTIONS,
     graceful: int,
-    others: Container[str] = (),
+    has_own_limits: Callable[[str], bool] = lambda path: False,
     **more: Any,
 ) -> uvicorn.Config:
     """Return the configuration of a server with these limits and without an access log.
 
-    ``graceful`` is the timeout of a shutdown in seconds. `RequestLimit` documents ``others``.
+    ``graceful`` is the timeout of a shutdown in seconds. `RequestLimit` documents
+    ``has_own_limits``.
     """
     return uvicorn.Config(
-        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER), others),
+        RequestLimit(application, most, min(most, MAX_REQUESTS_PER_PEER), has_own_limits),
         http=limited_protocol(head, body, waiting),
         ws="none",
         access_log=False,

@@ -101,9 +101,14 @@ class BlockStore(Generic[Model]):
 
     # --- settings
 
+    @staticmethod
+    def is_name(name: str) -> bool:
+        """Return whether a document can have this name."""
+        return _NAME.match(name) is not None
+
     def check_name(self, name: str) -> None:
         """Raise `InvalidInput` if a document cannot have this name."""
-        if not _NAME.match(name):
+        if not self.is_name(name):
             raise InvalidInput(
                 "name",
                 f'"{name}" cannot be the name of {"an" if self.noun[0] in "aeiou" else "a"} '

@@ -323,13 +323,12 @@ async def request(
     *,
     parameters: dict[str, Any] | None = None,
     retry_of: str | None = None,
-    found: dict[str, Any] | None = None,
 ) -> RunRow:
     """Request a run now; a repeated request with the same id returns the same run.
 
     ``parameters`` are by default the job's parameters. ``retry_of`` is the id of a run that the new
-    run repeats, with the same payload; without ``retry_of``, the row gets ``found``. Raise
-    `InvalidInput` for a request id that is too long for a key.
+    run repeats, with the same payload. Raise `InvalidInput` for a request id that is too long for a
+    key.
     """
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
         hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
@@ -342,7 +341,7 @@ async def request(
             return existing
         now = ledger.now()
         row = new_requested_row(stored, key, trigger, now, now)
-        row.retry_of, row.found = retry_of, found
+        row.retry_of = retry_of
         if retry_of and (repeated := await session.get(RunRow, retry_of)) is not None:
             row.found = rows.payload_of(repeated)
         if parameters:

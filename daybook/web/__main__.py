@@ -37,8 +37,9 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
     application_of_pages = pages.application(watch.health)
     site: Site = application_of_pages.state.site
     browser_pages = None if is_reachable else login.protect(application_of_pages, port, site)
+    receiver = HookReceiver(configured.ledger_address, max_body=configured.max_hook_body * 2**20)
     guarded = Guard(
-        application(watch, HookReceiver(configured.ledger_address), browser_pages, site.close),
+        application(watch, receiver, browser_pages, site.close),
         names,
         any_address=is_reachable,
         accepts_writes=login.accepts_writes if browser_pages else lambda path: False,

@@ -93,7 +93,11 @@ class Server(connections.Server):
 def build_server(guarded: ASGIApp, on_stop: Callable[[], None] | None = None) -> Server:
     """Return the HTTP server for the guarded application."""
     config = connections.server_config(
-        guarded, graceful=1, others=(live.PATH,), log_level="warning", log_config=None
+        guarded,
+        graceful=1,
+        has_own_limits=lambda path: path == live.PATH or path.startswith(PATH),
+        log_level="warning",
+        log_config=None,
     )
     server = Server(config)
     server.on_stop = on_stop

@@ -3,18 +3,22 @@
 ===  =======================================================================================
 202  the run, `{"run_id": …, "repeated": …}`; a repeated delivery gets the first delivery's run
 200  signed, but no run starts: a filter does not match, or the sender only tests the connection
-400  signed, but too old or from the future, not JSON, or without a usable id
+400  signed, but too old or from the future, neither JSON nor a form with it, or without a usable id
 401  there is no such hook, or none of its secrets signed the request: the same answer for both
 408  the body did not arrive within `BODY_TIMEOUT_SECONDS`
 409  signed, but the hook's job was removed
-413  the body is larger than `MAX_BODY_BYTES`
-429  signed, but the hook gets more requests than its rate allows
+413  the body is larger than the setting `max_hook_body`
+429  signed, but the hook has started as many runs as its rate allows
 503  too many requests at once, or the ledger cannot be read or written now
 ===  =======================================================================================
 
 A request without a valid signature causes no query of its own, because the receiver reads the index
-of the hooks at most four times a second. `/metrics` counts each answer. The receiver logs each kind
-of refusal at most once in `LOG_INTERVAL_SECONDS`, without the body and the headers of the request.
+of the hooks at most four times a second. A request uses one of the `MAX_REQUESTS` slots only after
+its body has arrived (`daybook.web.request_bodies`). `/metrics` counts each answer.
+
+The receiver logs each kind of refusal of each hook at most once in `LOG_INTERVAL_SECONDS`, with the
+hook's name and the reason, without the body and the headers of the request. It writes the line
+after the answer, so the response time does not show whether the hook exists.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from starlette.background import BackgroundTask
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -39,28 +44,25 @@ from daybook.clock import Clock
 from daybook.delivery.home_secret import new_secret
 from daybook.errors import DaybookError, InvalidInput, NotFound, one_line
 from daybook.hooks import filters, signatures
-from daybook.hooks.documents import Hook
+from daybook.hooks.documents import STORE, Hook
 from daybook.hooks.index import HookIndex
 from daybook.hooks.signatures import SCHEMES, Signed
 from daybook.jobs import payloads
 from daybook.ledger.engine import Ledger
 from daybook.operations.connections import RequestSlots
+from daybook.web.request_bodies import BodyRefused, RequestBodies
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 2**20
-MAX_RECEIVED_BYTES = 2**24
-"""Maximum number of bytes that the server reads of a body that is too large, before it answers."""
-BODY_TIMEOUT_SECONDS = 10.0
-"""Maximum time to receive a body."""
 MAX_REQUESTS = 60
-"""Maximum number of concurrent requests to hooks. It leaves slots for the other pages."""
+"""Maximum number of requests to hooks that are processed at once."""
 LEDGER_TIMEOUT = timedelta(seconds=5)
 """Maximum time to wait for the ledger's lock. GitHub gives up after 10 s."""
 LOG_INTERVAL_SECONDS = 10.0
 """Minimum interval between two log lines about the same kind of refusal."""
 
 _UNKNOWN = "unauthorized"
+_BODY_RESULTS = {408: "too_slow", 413: "too_large", 503: "busy"}
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 RESULTS = (
@@ -85,44 +87,26 @@ def _refusal(status: int, result: str, why: str) -> _Answer:
 
 
 @dataclass
-class _Rate:
-    """Token bucket of a hook: it has at most ``per_minute`` tokens, and fills in a minute."""
-
-    per_minute: int
-    left: float
-    at: float
-
-    def take(self, now: float) -> float:
-        """Take one token, and return 0.
-
-        If there is no token, return the seconds until the next one.
-        """
-        self.left = min(self.per_minute, self.left + (now - self.at) * self.per_minute / 60)
-        self.at = now
-        if self.left < 1:
-            return (1 - self.left) * 60 / self.per_minute
-        self.left -= 1
-        return 0.0
-
-
-@dataclass
 class HookReceiver:
     """Receiver of the requests to hooks. ``counts`` has the number of answers by result.
 
     The first request opens the ledger at ``address``, and `close` closes it. ``clock`` is passed to
-    `Ledger`.
+    `Ledger`. ``max_body`` is the maximum size of a body in bytes.
     """
 
     address: str
     clock: Clock | None = None
+    max_body: int = 2**20
     counts: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(RESULTS, 0)))
     _ledger: Ledger | None = None
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock)
     _index: HookIndex = field(default_factory=lambda: HookIndex(homes.current_home()))
-    _rates: dict[str, _Rate] = field(default_factory=dict)
     _slots: RequestSlots = field(default_factory=lambda: RequestSlots(MAX_REQUESTS, MAX_REQUESTS))
     _decoy: str = field(default_factory=new_secret, repr=False)
-    _logged: dict[str, tuple[float, int]] = field(default_factory=dict)
+    _logged: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._bodies = RequestBodies(self.max_body)
 
     @property
     def route(self) -> Route:
@@ -130,23 +114,29 @@ class HookReceiver:
 
     async def receive(self, request: Request) -> Response:
         """Answer a request to a hook."""
-        with self._slots.slot("") as free:
-            try:
-                if not free:
-                    raise _refusal(503, "busy", "too many requests at once")
-                answer = await self._process(request)
-            except _Answer as other:
-                answer = other
-            except ClientDisconnect:
-                answer = _refusal(408, "too_slow", "the request ended early")
-            except InvalidInput as error:
-                answer = _refusal(400, "invalid", f"the {error.field} {error.problem}")
-            except NotFound as error:
-                answer = _refusal(409, "job_removed", str(error))
-            except DaybookError as error:
-                answer = _refusal(503, "unavailable", "the ledger does not answer")
-                answer.cause = one_line(error)
-        return self._response(request, answer)
+        hook: Hook | None = None
+        try:
+            async with self._bodies.receive(request) as body:
+                with self._slots.slot("") as free:
+                    if not free:
+                        raise _refusal(503, "busy", "too many requests at once")
+                    ledger = await self._open()
+                    hook = await self._index.find(ledger, request.path_params["name"])
+                    answer = await self._process(ledger, hook, request, body)
+        except _Answer as other:
+            answer = other
+        except BodyRefused as error:
+            answer = _refusal(error.status, _BODY_RESULTS[error.status], error.why)
+        except ClientDisconnect:
+            answer = _refusal(408, "too_slow", "the request ended early")
+        except InvalidInput as error:
+            answer = _refusal(400, "invalid", f"the {error.field} {error.problem}")
+        except NotFound as error:
+            answer = _refusal(409, "job_removed", str(error))
+        except DaybookError as error:
+            answer = _refusal(503, "unavailable", "the ledger does not answer")
+            answer.cause = one_line(error)
+        return self._response(request, hook, answer)
 
     async def close(self) -> None:
         """Close the ledger, if it is open."""
@@ -154,31 +144,37 @@ class HookReceiver:
         if ledger is not None:
             await ledger.close()
 
-    async def _process(self, request: Request) -> _Answer:
-        body = await _read_body(request)
+    async def _process(
+        self, ledger: Ledger, hook: Hook | None, request: Request, body: bytes
+    ) -> _Answer:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        ledger = await self._open()
-        hook = await self._index.find(ledger, request.path_params["name"])
         signed = self._verified(hook, headers, body, ledger.now())
         if hook is None or signed is None:
-            raise _refusal(401, _UNKNOWN, "no such hook, or the signature is not valid")
+            refusal = _refusal(401, _UNKNOWN, "no such hook, or the signature is not valid")
+            if hook is None:
+                refusal.cause = "there is no hook with this name"
+            else:
+                refusal.cause = signatures.unsigned_reason(hook.scheme_name, headers)
+            raise refusal
         if not signed.is_current(ledger.now()):
             why = "the timestamp is more than 5 minutes off; send the request again, or set a clock"
             raise _refusal(400, "invalid", why)
-        if wait := self._rate(hook).take(time.monotonic()):
-            raise _Answer(429, "rate_limited", error="more than the rate", retry_after=wait)
+        # A test of the connection succeeds only if Daybook can also read the events.
+        payload = payloads.read(body)
         if hook.scheme.is_probe(headers):
             return _Answer(200, "ignored", run_id=None, reason="only a test of the connection")
-        payload = payloads.read(body)
         delivery_id = hook.scheme.id_in(payload) if signed.id is None else signed.id
-        if not signatures.is_id(delivery_id):
-            why = f"the delivery has no id of {signatures.ID_FORM}"
+        if not hook.scheme.is_id(delivery_id):
+            why = f"the delivery has no id of {hook.scheme.id_form}"
             raise _refusal(400, "invalid", why)
         if wrong := filters.first_mismatch(hook.filters, payload):
             return _Answer(200, "ignored", run_id=None, reason=f"the filter {wrong} does not fit")
         run = await hooks.deliver(ledger, hook, delivery_id, payload)
-        result = "repeated" if run.repeated else "accepted"
-        return _Answer(202, result, run_id=run.run_id, repeated=run.repeated)
+        if run.run_id is None:
+            why = f"the hook starts at most {hook.rate:,} runs per minute"
+            raise _Answer(429, "rate_limited", error=why, retry_after=run.wait.total_seconds())
+        result = "repeated" if run.is_repeated else "accepted"
+        return _Answer(202, result, run_id=run.run_id, repeated=run.is_repeated)
 
     def _verified(
         self, hook: Hook | None, headers: Mapping[str, str], body: bytes, now: datetime
@@ -193,12 +189,6 @@ class HookReceiver:
         scheme = SCHEMES["standard"] if hook is None else hook.scheme
         return scheme.verify([*valid, self._decoy, self._decoy][:2], headers, body)
 
-    def _rate(self, hook: Hook) -> _Rate:
-        rate = self._rates.get(hook.name)
-        if rate is None or rate.per_minute != hook.rate:
-            rate = self._rates[hook.name] = _Rate(hook.rate, hook.rate, time.monotonic())
-        return rate
-
     async def _open(self) -> Ledger:
         async with self._opening:
             if self._ledger is None:
@@ -206,7 +196,7 @@ class HookReceiver:
                 self._ledger = await ledger.__aenter__()
             return self._ledger
 
-    def _response(self, request: Request, answer: _Answer) -> Response:
+    def _response(self, request: Request, hook: Hook | None, answer: _Answer) -> Response:
         self.counts[answer.result] += 1
         headers = dict(_HEADERS)
         wait = answer.content.pop("retry_after", 1.0)
@@ -214,51 +204,26 @@ class HookReceiver:
             headers["retry-after"] = str(math.ceil(wait))
         if answer.result in ("too_slow", "too_large", "busy"):  # the body may not have been read
             headers["connection"] = "close"
+        log_refusal = None
         if answer.status >= 400:
-            self._log_refusal(answer, request.client.host if request.client else "")
-        return JSONResponse(answer.content, answer.status, headers)
+            log_refusal = BackgroundTask(self._log_refusal, request, hook, answer)
+        return JSONResponse(answer.content, answer.status, headers, background=log_refusal)
 
-    def _log_refusal(self, answer: _Answer, peer: str) -> None:
-        now, (logged_at, unlogged) = time.monotonic(), self._logged.get(answer.result, (-1e9, 0))
+    async def _log_refusal(self, request: Request, hook: Hook | None, answer: _Answer) -> None:
+        # Strangers can only add one line for each result and each existing hook.
+        kind = (answer.result, "" if hook is None else hook.name)
+        now, (logged_at, unlogged) = time.monotonic(), self._logged.get(kind, (-1e9, 0))
         if now - logged_at < LOG_INTERVAL_SECONDS:
-            self._logged[answer.result] = (logged_at, unlogged + 1)
+            self._logged[kind] = (logged_at, unlogged + 1)
             return
-        self._logged[answer.result] = (now, 0)
-        more = f" ({unlogged:,} more since the last such line)" if unlogged else ""
+        self._logged[kind] = (now, 0)
+        name = request.path_params["name"]
         log.warning(
-            "hooks: refused a request from %s: %s %s%s",
-            peer,
+            "hooks: refused a request to %s from %s: %s %s%s",
+            name if STORE.is_name(name) else "a name that no hook can have",
+            request.client.host if request.client else "",
             answer.status,
             answer.cause or answer.content.get("error", answer.result),
-            more,
+            f" ({unlogged:,} more since the last such line)" if unlogged else "",
             extra={"action": "hook_refused"},
         )
-
-
-async def _read_body(request: Request) -> bytes:
-    """Return the body. Raise an `_Answer` if it is too large, or if it does not arrive in time.
-
-    Read a body that is too large up to `MAX_RECEIVED_BYTES`, but do not keep it. Otherwise the
-    sender would get a broken connection and no answer. If `Content-Length` exceeds this limit or is
-    not a number, read nothing.
-    """
-    too_large = _refusal(413, "too_large", f"the body has more than {MAX_BODY_BYTES:,} bytes")
-    length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length[:12]) > MAX_RECEIVED_BYTES:
-        raise too_large
-    parts, size = list[bytes](), 0
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            async for part in request.stream():
-                size += len(part)
-                if size > MAX_RECEIVED_BYTES:
-                    raise too_large
-                if size <= MAX_BODY_BYTES:
-                    parts.append(part)
-                else:
-                    parts.clear()
-    except TimeoutError:
-        raise _refusal(408, "too_slow", "the body took too long") from None
-    if size > MAX_BODY_BYTES:
-        raise too_large
-    return b"".join(parts)

@@ -49,8 +49,13 @@ def test_a_signature_of_the_library_of_standard_webhooks_is_valid() -> None:
         "webhook-timestamp": str(int(NOON.timestamp())),
         "webhook-signature": Webhook(secret).sign("msg_1", NOON, BODY.decode()),
     }
-    signed = SCHEMES["standard"].verify([secret], headers, BODY)
-    assert signed == Signed("msg_1", int(NOON.timestamp()))
+    svix = {name.replace("webhook-", "svix-"): text for name, text in headers.items()}
+    for sent in (headers, svix, headers | {"svix-id": "msg_2"}):
+        signed = SCHEMES["standard"].verify([secret], sent, BODY)
+        assert signed == Signed("msg_1", int(NOON.timestamp()))
+    # All three headers have the same beginning.
+    mixed = svix | {"svix-id": "", "webhook-id": "msg_1"}
+    assert SCHEMES["standard"].verify([secret], mixed, BODY) is None
     made = SCHEMES["standard"].sign(secret, "msg_2", BODY, SYSTEM_CLOCK.now())
     assert Webhook(secret).verify(BODY, made) == json.loads(BODY)
 
@@ -113,6 +118,20 @@ def test_an_id_is_short_visible_ascii() -> None:
         assert is_id(good)
     for bad in ("", " ", "a b", "é", "a\n", "a" * (MAX_ID_LENGTH + 1), None, 7, ["x"]):
         assert not is_id(bad)
+
+
+def test_only_the_ids_of_standard_webhooks_have_no_dot() -> None:
+    """A dot separates the parts of the signed text, so another id could have the same text."""
+    secret, standard = new_secret(), SCHEMES["standard"]
+    signed = standard.sign(secret, "msg", b"1795161603.{}", NOON)
+    moved = {
+        "webhook-id": f"msg.{signed['webhook-timestamp']}",
+        "webhook-timestamp": "1795161603",
+        "webhook-signature": signed["webhook-signature"],
+    }
+    assert (other := standard.verify([secret], moved, b"{}"))
+    assert not standard.is_id(other.id)
+    assert [name for name in SCHEMES if SCHEMES[name].is_id("msg.1")] == ["github", "stripe"]
 
 
 def test_the_form_of_a_secret_depends_on_the_scheme() -> None:

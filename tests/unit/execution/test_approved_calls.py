@@ -14,11 +14,10 @@ from daybook.execution.attempt import AttemptResult, RetryAt
 from daybook.home import Home
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.model import new_job
-from daybook.jobs.payloads import PAYLOAD
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow
-from daybook.runs import approvals, claims
+from daybook.runs import approvals, claims, hook_requests
 from daybook.runs.claim_requests import Granted
 from tests.world import World
 
@@ -49,9 +48,11 @@ class CallingRun:
         self.world, self.stored, self.call = world, stored, Call()
 
     async def is_requested(self, payload: Any = None) -> CallingRun:
-        found = None if payload is None else {PAYLOAD: payload}
-        row = await claims.request(self.world.ledger, self.stored, "r", "hook", found=found)
-        await self.begins(row.id)
+        made = await hook_requests.request(
+            self.world.ledger, self.stored, "pulls", "r", payload, rate=1
+        )
+        assert made.run_id is not None
+        await self.begins(made.run_id)
         return self
 
     async def begins(self, run_id: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from daybook.api import hooks
-from daybook.api.hooks import DeliveredRun
 from daybook.delivery.home_secret import new_secret
 from daybook.errors import NotFound
 from daybook.execution import conversation
@@ -20,6 +19,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import claims, disabled_jobs
 from daybook.runs.claim_requests import Finished, Waiting
+from daybook.runs.hook_requests import HookRequest
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -35,6 +35,7 @@ async def delivered(
     world: World, job: StoredJob, delivery_id: str = "msg_1", payload: Any = PAYLOAD
 ) -> RunRow:
     made = await hooks.deliver(world.ledger, hook_of(job), delivery_id, payload)
+    assert made.run_id is not None
     return await world.runs.row(made.run_id)
 
 
@@ -59,8 +60,9 @@ async def test_fifty_deliveries_of_one_id_at_once_are_one_run(world: World) -> N
         )
     (row,) = await world.runs.rows()
     assert {each.run_id for each in made} == {row.id}
+    assert [each.is_repeated for each in made].count(False) == 1
     again = await hooks.deliver(world.ledger, hook_of(job), "msg_1", {"action": "closed"})
-    assert again == DeliveredRun(run_id=row.id, repeated=True)
+    assert again == HookRequest(row.id, is_repeated=True)
     assert (await world.runs.row(row.id)).found == {"payload": PAYLOAD}
 
 
@@ -69,7 +71,7 @@ async def test_ids_of_other_hooks_and_of_other_requests_do_not_count(world: Worl
     await claims.request(world.ledger, job, "msg_1", "manual")
     for name in ("pulls", "others"):
         made = await hooks.deliver(world.ledger, hook_of(job, name), "msg_1", PAYLOAD)
-        assert not made.repeated
+        assert not made.is_repeated
     assert len(await world.runs.rows()) == 3
 
 

@@ -8,6 +8,8 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from typing import Any, get_args
+from urllib.parse import urlencode
+from uuid import uuid4
 
 import httpx
 import pytest
@@ -25,7 +27,8 @@ from daybook.jobs.store import StoredJob
 from daybook.operations import connections
 from daybook.resources import copies
 from daybook.resources.store import block_data
-from daybook.web import hooks
+from daybook.web import request_bodies
+from tests.rows import each
 from tests.timings import expire_timeout
 from tests.unit.web.conftest import Served
 from tests.world import World
@@ -64,6 +67,7 @@ class Sender:
 
     def __init__(self, world: World, page: httpx.AsyncClient) -> None:
         self._world, self.page = world, page
+        self.opened: list[asyncio.StreamWriter] = []
 
     def headers(
         self, body: bytes, delivery_id: str, secret: str, scheme: Any, **moved: float
@@ -103,7 +107,10 @@ async def sender(
 ) -> AsyncIterator[Sender]:
     await save(world, daybook_home, job)
     async with pages() as page:
-        yield Sender(world, page)
+        found = Sender(world, page)
+        yield found
+        for writer in found.opened:
+            writer.close()
 
 
 async def test_a_signed_request_starts_a_run(world: World, sender: Sender) -> None:
@@ -112,6 +119,56 @@ async def test_a_signed_request_starts_a_run(world: World, sender: Sender) -> No
     assert (answer.status_code, answer.json()) == (202, {"run_id": row.id, "repeated": False})
     assert (row.trigger, row.found) == ("hook", {"payload": PAYLOAD})
     assert await sender.results() == {"accepted": 1}
+
+
+def body_of(kind: str, payload: Any) -> bytes:
+    """Return the body that a sender with this content type sends."""
+    text = json.dumps(payload)
+    return urlencode({"payload": text}).encode() if "form" in kind else text.encode()
+
+
+FORM = "application/x-www-form-urlencoded"
+SENDERS = [
+    # The scheme, the content type, and the beginning of the names of the headers.
+    ("github", FORM, "x-"),  # GitHub's default
+    ("github", "application/json", "x-"),
+    ("github", "application/json; charset=utf-8", "x-"),
+    ("standard", "application/json", "webhook-"),
+    ("standard", "application/json", "svix-"),
+    ("standard", FORM, "svix-"),
+    ("standard", "", "webhook-"),  # no content type
+    ("stripe", "application/json; charset=utf-8", "stripe-"),
+    ("stripe", FORM, "stripe-"),
+]
+
+
+async def test_every_sender_is_understood_with_each_of_its_content_types(
+    world: World, sender: Sender, daybook_home: Home, job: StoredJob
+) -> None:
+    for (scheme, kind, prefix), trying in each(SENDERS):
+        with trying:
+            secret = SECRET if scheme == "standard" else LINE
+            await save(world, daybook_home, job, scheme=scheme, secret=secret)
+            payload = PAYLOAD | {"id": f"evt_{uuid4().hex}"}
+            body = body_of(kind, payload)
+            signed = sender.headers(body, payload["id"], secret, scheme)
+            headers = {name.replace("webhook-", prefix): text for name, text in signed.items()}
+            headers |= {"content-type": kind} if kind else {}
+            answer = await sender.page.post("/hooks/pulls", content=body, headers=headers)
+            assert answer.status_code == 202, answer.text
+            row = await world.runs.row(answer.json()["run_id"])
+            assert row.found == {"payload": payload}
+
+
+async def test_a_ping_is_refused_if_its_events_could_not_be_read(
+    world: World, sender: Sender, daybook_home: Home, job: StoredJob
+) -> None:
+    await save(world, daybook_home, job, scheme="github", secret=LINE)
+    for body, status in ((b"payload=%7B%7D", 200), (b"{}", 200), (b"a=b", 400), (b"", 400)):
+        ping = {"X-GitHub-Event": "ping"}
+        answer = await sender.send(body=body, scheme="github", secret=LINE, headers=ping)
+        assert answer.status_code == status, body
+    assert await world.runs.rows() == []
 
 
 @pytest.mark.parametrize("scheme", get_args(SchemeName))
@@ -168,6 +225,7 @@ async def test_a_request_that_no_secret_signed_and_an_unknown_hook_get_the_same_
         await sender.page.post("/hooks/pulls", content=body),
         await sender.page.post("/hooks/pulls", content=b""),
         await sender.send(headers={"webhook-id": "msg_2"}),
+        await sender.send(headers={"svix-id": "msg_2", "webhook-id": ""}),
         await sender.send(name="nobody"),
         await sender.send(name="nobody", body=b"not JSON"),
         await sender.send(name="No%20Body%0a"),
@@ -188,17 +246,20 @@ async def test_old_and_future_timestamps_are_refused(world: World, sender: Sende
 
 
 async def test_a_body_that_is_not_json_is_refused(world: World, sender: Sender) -> None:
-    for body in (b"", b"{", b"payload=%7B%7D", b"\xff", b"[" * 200_000, b"NaN"):
+    bodies = (b"", b"{", b"a=%7B%7D", b"\xff", b"[" * 200_000, b"NaN", b"[1e999]", b"payload=1e999")
+    for body in bodies:
         answer = await sender.send(body=body)
-        assert (answer.status_code, answer.json()) == (400, {"error": "the body is not JSON"})
-    assert await sender.results() == {"invalid": 6}
+        assert answer.status_code == 400
+        assert answer.json()["error"].startswith("the body is not JSON: ")
+    assert await sender.results() == {"invalid": len(bodies)}
     assert await world.runs.rows() == []
 
 
 async def test_a_delivery_without_a_usable_id_is_refused(
     world: World, sender: Sender, daybook_home: Home, job: StoredJob
 ) -> None:
-    assert (await sender.send("x" * 101)).status_code == 400
+    for delivery_id in ("x" * 101, "msg.1"):
+        assert (await sender.send(delivery_id)).status_code == 400
     await save(world, daybook_home, job, scheme="stripe", secret=LINE)
     payloads: list[Any] = [PAYLOAD, [], PAYLOAD | {"id": 7}]
     for payload in payloads:
@@ -220,41 +281,59 @@ async def test_a_body_of_ten_mebibytes_is_refused_and_a_larger_one_is_not_receiv
         assert (answer.status_code, answer.headers["connection"]) == (413, "close")
     host, port = sender.page.base_url.host, sender.page.base_url.port
     reader, writer = await asyncio.open_connection(host, port)
-    length = hooks.MAX_RECEIVED_BYTES + 1
+    length = request_bodies.MAX_RECEIVED_BYTES + 1
     head = f"POST /hooks/pulls HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n"
     writer.write(head.encode())
     assert (await reader.readline()).split()[1] == b"413"
     writer.close()
-    largest = json.dumps({"x": "y" * (hooks.MAX_BODY_BYTES - 9)}).encode()
-    assert len(largest) == hooks.MAX_BODY_BYTES
+    largest = json.dumps({"x": "y" * (2**20 - 9)}).encode()
+    assert len(largest) == 2**20
     assert (await sender.send(body=largest)).status_code == 202
     assert (await sender.send("msg_2", body=largest + b" ")).status_code == 413
     assert await sender.results() == {"too_large": 4, "accepted": 1}
 
 
-async def test_a_slow_body_is_refused_and_takes_no_slot_of_the_other_pages(
+async def begin(sender: Sender) -> asyncio.StreamReader:
+    """Send the head and the first byte of a request that nobody signed."""
+    host, port = sender.page.base_url.host, sender.page.base_url.port
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(b"POST /hooks/pulls HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
+    sender.opened.append(writer)
+    return reader
+
+
+async def statuses(readers: list[asyncio.StreamReader]) -> list[bytes]:
+    return [(await reader.readline()).split()[1] for reader in readers]
+
+
+async def test_slow_senders_take_no_place_from_others(
     sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds = connections.BODY_TIMEOUT_SECONDS - 10  # it ends before that of the connection
-    monkeypatch.setattr(hooks, "BODY_TIMEOUT_SECONDS", seconds)
-    host, port = sender.page.base_url.host, sender.page.base_url.port
-
-    async def begin() -> tuple[bytes, asyncio.StreamWriter]:
-        """Send half of a request; return the status of the answer."""
-        reader, writer = await asyncio.open_connection(host, port)
-        writer.write(b"POST /hooks/pulls HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
-        return (await reader.readline()).split()[1], writer
-
-    slow = [asyncio.create_task(begin()) for _ in range(hooks.MAX_REQUESTS + 10)]
-    refused = asyncio.as_completed(slow)
-    assert [(await next(refused))[0] for _ in range(10)] == [b"503"] * 10
+    seconds = request_bodies.BODY_TIMEOUT_SECONDS - 1
+    monkeypatch.setattr(request_bodies, "BODY_TIMEOUT_SECONDS", seconds)
+    count = connections.MAX_REQUESTS + 10  # more than the slots of hooks, and of all pages
+    monkeypatch.setattr(request_bodies, "MAX_RECEIVING", count)
+    slow = [await begin(sender) for _ in range(count)]
     assert (await sender.page.get("/metrics")).status_code == 200
-    await expire_timeout(seconds)
-    statuses = [status for status, _ in await asyncio.gather(*slow)]
-    assert (statuses.count(b"408"), statuses.count(b"503")) == (hooks.MAX_REQUESTS, 10)
-    for task in slow:
-        task.result()[1].close()
     assert (await sender.send()).status_code == 202
+    more = [await begin(sender) for _ in range(10)]
+    assert await statuses(slow[:10]) == [b"503"] * 10  # those that have been slow for longest
+    assert (await sender.send("msg_2")).status_code == 202
+    await expire_timeout(seconds)
+    assert set(await statuses([*slow[11:], *more])) == {b"408"}
+    assert (await sender.send("msg_3")).status_code == 202
+
+
+async def test_the_memory_of_all_bodies_is_bounded_and_the_slowest_is_refused(
+    sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = await begin(sender)
+    monkeypatch.setattr(request_bodies, "MAX_MEMORY_BYTES", 40)
+    assert (await sender.send(body=b'"' + b"x" * 38 + b'"')).status_code == 202
+    assert await statuses([slow]) == [b"503"]
+    for _ in range(3):
+        assert (await sender.send("msg_2", body=b'"' + b"x" * 39 + b'"')).status_code == 503
+    assert (await sender.send("msg_2", body=b"{}")).status_code == 202
 
 
 async def test_a_rotated_secret_is_valid_until_its_stated_time(
@@ -281,16 +360,27 @@ async def test_a_payload_that_does_not_fit_the_filters_starts_nothing(
     assert await sender.results() == {"ignored": 1, "accepted": 1}
 
 
-async def test_more_requests_than_the_rate_are_refused_and_refused_ones_do_not_count(
-    world: World, sender: Sender, daybook_home: Home, job: StoredJob
+async def test_more_runs_than_the_rate_are_refused_and_refused_requests_do_not_count(
+    world: World,
+    pages: Callable[[], Served],
+    sender: Sender,
+    daybook_home: Home,
+    job: StoredJob,
 ) -> None:
     await save(world, daybook_home, job, rate=2)
     for _ in range(5):
         assert (await sender.send(secret=OTHER)).status_code == 401
     answers = [await sender.send(f"msg_{n}") for n in range(3)]
     assert [each.status_code for each in answers] == [202, 202, 429]
-    assert 1 <= int(answers[2].headers["retry-after"]) <= 30
+    assert 1 <= int(answers[2].headers["retry-after"]) <= 60
     assert len(await world.runs.rows()) == 2
+    async with pages() as page:  # another web server, or the same one after a restart
+        body = json.dumps(PAYLOAD).encode()
+        headers = sender.headers(body, "msg_3", SECRET, "standard")
+        assert (await page.post("/hooks/pulls", content=body, headers=headers)).status_code == 429
+    assert (await sender.send("msg_1")).json()["repeated"]
+    world.passes(seconds=61)
+    assert (await sender.send("msg_4")).status_code == 202
 
 
 async def test_a_hook_whose_job_was_removed_is_a_conflict(
@@ -327,18 +417,34 @@ async def test_without_the_key_of_the_ledger_hooks_are_unavailable(
     assert "key" not in answer.text
 
 
-async def test_refused_requests_are_logged_seldom_and_without_their_content(
-    sender: Sender, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_a_refusal_is_logged_with_its_hook_and_reason_and_without_its_content(
+    world: World,
+    sender: Sender,
+    daybook_home: Home,
+    job: StoredJob,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(hooks, "LOG_INTERVAL_SECONDS", 3600.0)
+    await save(world, daybook_home, job, "code", scheme="github", secret=LINE)
     with caplog.at_level(logging.WARNING, "daybook.web.hooks"):
-        for _ in range(50):
+        for _ in range(3):
             await sender.send(secret=OTHER)
+            await sender.send(name="nobody")
+            await sender.send(name="no-one")
+            await sender.send(name="%0aforged%20line")
         await sender.send(body=b"TOP SECRET")
-    assert [each.action for each in caplog.records] == ["hook_refused"] * 2  # type: ignore[attr-defined]
-    text = caplog.text
-    assert "127.0.0.1" in text
-    assert not any(each in text for each in ("TOP SECRET", SECRET, OTHER, "v1,"))
+        await sender.send(name="code")
+        await sender.send(name="code", body=b"a=TOP+SECRET", scheme="github", secret=LINE)
+    lines = [
+        each.getMessage().removeprefix("hooks: refused a request to ") for each in caplog.records
+    ]
+    assert lines == [
+        "pulls from 127.0.0.1: 401 none of its secrets made the signature",
+        "nobody from 127.0.0.1: 401 there is no hook with this name",
+        "pulls from 127.0.0.1: 400 the body is not JSON: Expecting value: line 1 column 1 (char 0)",
+        "code from 127.0.0.1: 401 the signature is of the scheme standard, but the hook has github",
+        "code from 127.0.0.1: 400 the body is not JSON: Expecting value: line 1 column 1 (char 0)",
+    ]
+    assert not any(each in caplog.text for each in ("TOP SECRET", SECRET, OTHER, LINE, "v1,"))
 
 
 async def test_only_post_reaches_a_hook_and_only_from_this_host(sender: Sender) -> None:

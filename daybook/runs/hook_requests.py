@@ -1,0 +1,78 @@
+"""Runs that requests to hooks start: one for each delivery, and a limited number per minute.
+
+The ledger counts the runs of a hook, so the limit applies to all web servers together, and a
+restart does not reset it. Deliveries that start no run do not count.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs import payloads
+from daybook.jobs.store import StoredJob
+from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RunRow
+from daybook.runs import claim_requests, claims, rows
+
+PERIOD = timedelta(minutes=1)
+
+
+@dataclass(frozen=True)
+class HookRequest:
+    """The run of a delivery; ``is_repeated`` if an earlier request with its id started the run.
+
+    ``run_id`` is None if the hook has started its maximum number of runs in the last minute. It can
+    start another one after ``wait``.
+    """
+
+    run_id: str | None
+    is_repeated: bool = False
+    wait: timedelta = timedelta()
+
+
+async def request(
+    ledger: Ledger, stored: StoredJob, hook: str, delivery_id: str, payload: Any, *, rate: int
+) -> HookRequest:
+    """Request the run of a delivery, unless ``hook`` has started ``rate`` runs within a minute."""
+    prefix = claim_requests.request_key(stored.id, f"{claim_requests.HOOK}/{hook}/")
+    key = f"{prefix}{delivery_id}"
+    async with ledger.read() as session:
+        known = await rows.find(session, None, key)
+    if known is not None:  # repetitions are cheap, because this check does not need the write lock
+        return HookRequest(known.id, is_repeated=True)
+    async with ledger.write() as session:
+        known = await rows.find(session, None, key)
+        if known is not None:
+            return HookRequest(known.id, is_repeated=True)
+        now = ledger.now()
+        if (free_at := await _free_at(session, stored.id, prefix, rate, now)) is not None:
+            return HookRequest(None, wait=free_at - now)
+        row = claims.new_requested_row(stored, key, claim_requests.HOOK, now, now)
+        row.found = {payloads.PAYLOAD: payload}
+        session.add(row)
+        return HookRequest(row.id)
+
+
+async def _free_at(
+    session: AsyncSession, job_id: str, prefix: str, rate: int, now: datetime
+) -> datetime | None:
+    """Return when a run leaves the last minute; None if it has fewer than ``rate`` runs."""
+    query = (
+        select(RunRow.due)
+        .where(
+            col(RunRow.job_id) == job_id,
+            col(RunRow.due) > now - PERIOD,
+            col(RunRow.due) <= now,
+            col(RunRow.occurrence).startswith(prefix, autoescape=True),
+        )
+        .order_by(col(RunRow.due).desc())
+        .offset(rate - 1)
+        .limit(1)
+    )
+    oldest: datetime | None = (await session.execute(query)).scalar_one_or_none()
+    return None if oldest is None else oldest + PERIOD
