@@ -46,7 +46,8 @@ def of_schedule(
         if fields:
             given = " and ".join(["schedule", *fields])
             raise InvalidInput(given, "cannot be combined", "use only one of them")
-        found = parse(schedule, timezone=name, now=min(start, now))
+        is_given = timezone is not None
+        found = parse(schedule, timezone=name, now=min(start, now), is_zone_given=is_given)
         if isinstance(found, Every):
             found = parse(schedule, timezone=name, now=start)
     return DueTimes.of(found, start, _valid_count(count))

@@ -583,8 +583,9 @@ def _schedule(
     if "schedule" in when:
         if len(when) > 1:
             raise InvalidInput(" and ".join(when), "cannot be combined", "use only one of them")
+        text, is_given = _text(given, "schedule", ""), "timezone" in given
         return schedules.parse(
-            _text(given, "schedule", ""), timezone=timezone, now=now, current=current
+            text, timezone=timezone, now=now, current=current, is_zone_given=is_given
         )
     on_demand = given.get("on_demand", False)
     if not isinstance(on_demand, bool):

@@ -131,6 +131,16 @@ class CronFields:
         """Return whether the real-time rule of `due` applies: minute or hour has `*` or `*/n`."""
         return self.minute.wild or self.hour.wild
 
+    @property
+    def meaning(self) -> tuple[object, ...]:
+        """Return a value that is equal for two expressions with the same due times.
+
+        Expressions that differ in it may have the same due times too.
+        """
+        six = (self.second, self.minute, self.hour, self.day, self.month, self.weekday)
+        days = (self.day.last, self.day.free, self.weekday.nth, self.weekday.free)
+        return (*(each.values for each in six), *days, self.real_time)
+
 
 def canonical(text: str, field: str = "cron") -> str:
     """Return the expression with single spaces (an `@` name in lower case), if it is valid.

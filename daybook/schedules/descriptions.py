@@ -1,7 +1,9 @@
 """Times and durations in English: "at 09:00 on weekdays", "43 minutes".
 
 This module describes common shapes of cron expressions in words. It quotes an expression that has
-no exact and readable description (`cron "…"`). Names of days and months are English in any locale.
+no exact and readable description (`cron "…"`). `schedule.parse` reads every description as a
+schedule with the same due times, so a user or an agent can copy it. Names of days and months are
+English in any locale.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-from daybook.schedules import cron
+from daybook.errors import InvalidInput
+from daybook.schedules import cron, phrases
 from daybook.schedules.cron import CronField, CronFields
 from daybook.schedules.zones import display_zone, to_instant, wall_time
 
@@ -32,6 +35,7 @@ _NTH = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", -1: "last"
 _UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 _MOST_TIMES = 6
 _MOST_DAYS = 5
+_ANY_TIME = datetime(2000, 1, 1)  # noqa: DTZ001  wall-clock time without a zone
 
 
 class _NoDescription(Exception):
@@ -45,17 +49,22 @@ def cron_in_words(expr: str) -> str:
     The result is cached, because many listed jobs share an expression. Raise `InvalidInput` for an
     invalid expression.
     """
+    fields = cron.read_fields(expr)
+    quoted = f'cron "{expr}"'
     try:
-        return _cron(cron.read_fields(expr))
-    except _NoDescription:
-        return f'cron "{expr}"'
+        words = _cron(fields)
+        again = phrases.read(words, _ANY_TIME)
+    except (_NoDescription, InvalidInput):
+        return quoted
+    # Words can lose a difference: `5,*/20 9` is real time, and `0,5,20,40 9` is not.
+    is_exact = isinstance(again, str) and cron.read_fields(again).meaning == fields.meaning
+    return words if is_exact else quoted
 
 
-def duration_in_words(length: timedelta, one: str = "1 ") -> str:
+def duration_in_words(length: timedelta) -> str:
     """Return a length of time in words, floored to the second: "43 minutes", "1 hour 5 minutes".
 
-    ``one`` precedes a single unit that stands alone: "1 hour", or "hour" if ``one`` is empty. A
-    negative length counts as zero.
+    A negative length counts as zero.
     """
     left = max(length // timedelta(seconds=1), 0)
     parts: list[str] = []
@@ -63,18 +72,19 @@ def duration_in_words(length: timedelta, one: str = "1 ") -> str:
         count, left = divmod(left, unit)
         if count:
             parts.append(f"{count} {name}{'s' if count > 1 else ''}")
-    if len(parts) == 1 and parts[0].startswith("1 "):
-        return one + parts[0][2:]
     return " ".join(parts) or "0 seconds"
 
 
 def instant_in_words(instant: datetime, timezone: str) -> str:
-    """Return an instant in words: "14:30 on Friday 15 January 2027, Europe/Berlin"."""
+    """Return an instant in words: "14:30 on Friday 15 January 2027, Europe/Berlin".
+
+    If the clocks show this time twice, and this is the second time, return its RFC 3339 form.
+    """
     tz = display_zone(timezone)
     local = wall_time(instant, tz)
+    if to_instant(local, tz) != instant:
+        return f"{instant.astimezone(tz).isoformat()}, {timezone}"
     time = f"{local:%H:%M:%S}" if local.second else f"{local:%H:%M}"
-    if to_instant(local, tz) != instant:  # the time occurs twice, and this is the second one
-        time += f" ({instant.astimezone(tz):%Z}, the second time)"
     day = f"{WEEKDAYS[local.isoweekday() % 7]} {local.day} {MONTHS[local.month - 1]} {local.year}"
     return f"{time} on {day}, {timezone}"
 
@@ -84,24 +94,23 @@ def _cron(fields: CronFields) -> str:
     every = _every(fields)
     if every is not None:
         return f"{every} {days}".rstrip()
-    if not days or days.startswith("in "):
-        days = f"every day {days}".rstrip()
-    return f"{_times(fields)} {days}"
+    return f"{_times(fields)} {days or 'every day'}"
 
 
 def _every(fields: CronFields) -> str | None:
     """Return the interval, such as "every 2 hours from 00:05"; None for fixed times of the day.
 
-    Raise `_NoDescription`.
+    "of the hour" and "of the minute" distinguish it from an interval that counts from now. Raise
+    `_NoDescription`.
     """
     second, minute, hour = fields.second, fields.minute, fields.hour
     if second.step is not None:
         if minute.step != 1 or hour.step != 1:
             raise _NoDescription
-        return _interval(second.step, 60, "second")
+        return f"{_interval(second.step, 60, 'second')} of the minute"
     at_second = _single_value(second)
     if minute.step is not None:
-        text = _interval(minute.step, 60, "minute")
+        text = f"{_interval(minute.step, 60, 'minute')} of the hour"
         if hour.step == 1:
             return text + (f" at second {at_second}" if at_second else "")
         start, end = _hour_range(hour)
@@ -112,14 +121,9 @@ def _every(fields: CronFields) -> str | None:
     if hour.step is None and len(hour.values) < 3:
         return None
     if hour.step == 1:
-        if at_second:
+        if at_second or len(minute.values) > _MOST_TIMES:
             raise _NoDescription
-        minutes = sorted(minute.values)
-        if minutes == [0]:
-            return "every hour"
-        if len(minutes) > _MOST_TIMES:
-            raise _NoDescription
-        return f"every hour at {_join([f':{value:02}' for value in minutes])}"
+        return f"every hour at {_join([f':{value:02}' for value in sorted(minute.values)])}"
     at_minute = _single_value(minute)
     tail = f":{at_minute:02}" + (f":{at_second:02}" if at_second else "")
     if hour.step is not None:
@@ -153,22 +157,20 @@ def _times(fields: CronFields) -> str:
 def _days(fields: CronFields) -> str:
     """Return the days and months as text, or "" for every day.
 
-    For example "on weekdays", "on the 1st of January", "on the 13th of the month or on Fridays".
-    Raise `_NoDescription`.
+    For example "on weekdays", "on the 1st of every January", "on the 13th of the month or on
+    Fridays". Raise `_NoDescription`.
     """
-    months = "" if fields.month.step == 1 else _months(fields.month)
-    of = f" of {months}" if months else " of the month"
+    months = "" if fields.month.step == 1 else f" of every {_months(fields.month)}"
+    of = months or " of the month"
     day = "" if fields.day.free else f"{_month_days(fields.day)}{of}"
     if fields.weekday.free:
-        return day or (f"in {months}" if months else "")
+        return day or (f"every day{months}" if months else "")
     if fields.weekday.nth:
         return f"on {_nth_weekdays(fields.weekday)}{of}"
     weekday = f"on {_weekdays(fields.weekday)}"
     if day and months:
-        raise _NoDescription  # with "or" and "in", the scope of the months would be ambiguous
-    if day:
-        return f"{day} or {weekday}"
-    return f"{weekday} in {months}" if months else weekday
+        raise _NoDescription  # the scope of the months would be ambiguous
+    return f"{day} or {weekday}" if day else f"{weekday}{months}"
 
 
 def _weekdays(field: CronField) -> str:

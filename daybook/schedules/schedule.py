@@ -37,6 +37,7 @@ from daybook.schedules.zones import (
     FIRST_YEAR,
     check_year,
     display_zone,
+    is_known,
     to_instant,
     wall_time,
     zone,
@@ -71,8 +72,12 @@ _DATE = re.compile(r"\d{4}-\d\d?-\d\d?(?:\D|$)", re.ASCII)
 _BARE = re.compile(
     r"(?!\d+\s*[ap]\.?m\b)-?[\d.]+\s*[a-z]+(?:\s*\d+\s*[a-z]+)*", re.ASCII | re.IGNORECASE
 )
+_ONE_TIME = re.compile(
+    rf"in .|\+|once at .|(?:at )?(?:{_DATE.pattern})|at (?:{_BARE.pattern})$",
+    re.ASCII | re.IGNORECASE,
+)
 _INTERVAL = re.compile(
-    r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\b(?:at|between|from)\b)", re.ASCII | re.IGNORECASE
+    r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\b(?:at|between|from|of)\b)", re.ASCII | re.IGNORECASE
 )
 
 
@@ -129,7 +134,8 @@ class _Schedule(BaseModel, ABC):
     def describe(self) -> str:
         """Return the schedule in words, with its zone if the zone matters.
 
-        For example "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "on demand".
+        For example "every 15 seconds", "at 09:00 on weekdays, Europe/Berlin", "on demand". `parse`
+        reads it as a schedule with the same due times.
         """
 
     @abstractmethod
@@ -201,7 +207,7 @@ class Every(_Schedule):
         return due.interval_times(self.anchor, self.every, floor)
 
     def describe(self) -> str:
-        return f"every {descriptions.duration_in_words(self.every, one='')}"
+        return f"every {descriptions.duration_in_words(self.every)}"
 
     def to_text(self) -> str:
         return f"every {durations.to_text(self.every)}"
@@ -256,6 +262,12 @@ class OnDemand(_Schedule):
 
 AfterOutcome = Literal["succeeded", "failed", "any"]
 """Outcomes of a job that start the jobs after it; skipped, missed and cancelled runs never do."""
+_HAS_ENDED: dict[AfterOutcome, str] = {
+    "any": "succeeds or fails",
+    "succeeded": "succeeds",
+    "failed": "fails",
+}
+"""Outcomes in words; of two words with the same end, the longer one is first."""
 
 
 class After(_Schedule):
@@ -271,8 +283,7 @@ class After(_Schedule):
     timezone: Zone
 
     def describe(self) -> str:
-        has_ended = {"succeeded": "succeeds", "failed": "fails", "any": "succeeds or fails"}
-        return f"after {self.job} {has_ended[self.on]}"
+        return f"after {self.job} {_HAS_ENDED[self.on]}"
 
     def to_text(self) -> str:
         return f"after {self.job} ({self.on})"
@@ -333,32 +344,37 @@ def parse(
     timezone: str,
     now: datetime,
     current: Schedule | None = None,
+    is_zone_given: bool = False,
 ) -> Schedule:
-    """Parse the schedule from one text; the inverse of a schedule's `to_text`.
+    """Parse the schedule from one text; the inverse of a schedule's `to_text` and `describe`.
 
-    Besides the texts of `to_text`, accept `in 30m`, `+30m` and the English of `phrases`. ``now``
-    and ``current`` are as for `make`. Raise `InvalidInput` naming `schedule` or `timezone`.
+    Besides these texts, accept `in 30m`, `+30m` and the English of `phrases`. A zone at the end of
+    the text, as in `at 09:00 on weekdays, Europe/Berlin`, replaces ``timezone``; if the user gave
+    ``timezone`` (``is_zone_given``), the two must be equal. ``now`` and ``current`` are as for
+    `make`. Raise `InvalidInput` naming `schedule` or `timezone`.
     """
     zone(timezone)
     if len(text) > expressions.MAX_TEXT_LENGTH:
         legal = f"use at most {expressions.MAX_TEXT_LENGTH} characters"
         raise InvalidInput("schedule", "is too long", legal)
     word = " ".join(text.split())
+    head, comma, tail = word.rpartition(", ")
+    if comma and is_known(tail) and not word.lower().startswith("after "):
+        if is_zone_given and tail != timezone:
+            raise InvalidInput("timezone", f"differs from {tail} in the schedule", "give one zone")
+        word, timezone = head, tail
     first, _, rest = word.partition(" ")
     lower = first.lower()
     if word.lower() in ("on demand", "on-demand", "on_demand"):
         return OnDemand(timezone=timezone)
     if lower == "after" and rest:
-        name, bracket, on = rest.removesuffix(")").rpartition(" (")
-        if bracket and rest.endswith(")") and on in get_args(AfterOutcome):
-            return _after(name, on, "schedule", timezone)
-        return _after(rest, "succeeded", "schedule", timezone)
+        return _after(*_job_and_outcome(rest), "schedule", timezone)
+    if lower == "cron" and rest:
+        return Cron(expr=expressions.canonical(rest.strip('"'), "schedule"), timezone=timezone)
     if lower == "every" and _INTERVAL.match(rest):
         return _every(rest, "schedule", timezone, now, current)
-    if lower == "at" and (_DATE.match(rest) or _BARE.fullmatch(rest)):
-        return one_time(rest, "schedule", timezone, now, current)
-    if (lower == "in" and rest) or word.startswith("+") or _DATE.match(word):
-        return one_time(word, "schedule", timezone, now, current)
+    if _ONE_TIME.match(word):
+        return one_time(rest if lower == "once" else word, "schedule", timezone, now, current)
     if _BARE.fullmatch(word):
         raise _ambiguous("schedule", word)
     if phrases.is_like_one(word):
@@ -368,6 +384,15 @@ def parse(
     raise InvalidInput(
         "schedule", f'"{text}" is not a schedule' if word else "is empty", SYNTAX_HINT
     )
+
+
+def _job_and_outcome(text: str) -> tuple[str, str]:
+    """Return the job's name and the outcome in `brief (failed)`, `brief fails` or `brief`."""
+    for outcome, has_ended in _HAS_ENDED.items():
+        for end in (f" ({outcome})", f" {has_ended}"):
+            if text.endswith(end):
+                return text.removesuffix(end), outcome
+    return text, "succeeded"
 
 
 def is_schedule(text: str) -> bool:
@@ -433,6 +458,8 @@ def one_time(
     for any other text, and for a time in the past unless ``current`` is due at that time.
     """
     word = " ".join(text.split())
+    if word[:3].lower() == "at " and (_DATE.match(word[3:]) or _BARE.fullmatch(word[3:])):
+        word = word[3:]
     if word.lower().startswith("in ") or word.startswith("+"):
         whole = now.replace(microsecond=0)
         start = whole if whole == now else whole + timedelta(seconds=1)

@@ -122,7 +122,7 @@ def test_no_reader_of_jobs_names_a_kind(product: dict[str, Any]) -> None:
     assert product["job"] == ["echo", "good-morning", 1]
     assert product["read"]
     assert product["summary"] == [
-        "**good-morning** — every hour",
+        "**good-morning** — every 1 hour",
         "- Repeats `Good morning`",
     ]
     assert product["user's own description"] == ""

@@ -54,7 +54,7 @@ def row(*marks: Mark, upcoming: tuple[datetime, ...] = (), more: bool = False) -
     return Row(
         job_id="job",
         name="job",
-        words="every hour",
+        words="every 1 hour",
         enabled=True,
         last_status=None,
         marks=list(marks),

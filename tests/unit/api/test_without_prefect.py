@@ -49,7 +49,7 @@ async def test_each_change_of_a_job_is_stored_and_pending() -> None:
     assert "so the agents of the job are checked only when it runs" in added.notes[0]
     edited = await jobs.edit_job("brief", {"every": "2h", "tags": ["news"], "prompt": "Hello?"})
     assert [(each.field, each.old, each.new) for each in edited.changes] == [
-        ("schedule", "every hour", "every 2 hours"),
+        ("schedule", "every 1 hour", "every 2 hours"),
         ("tags", [], ["news"]),
     ]
     paused, resumed = await jobs.pause("brief"), await jobs.resume("brief")
