@@ -21,6 +21,7 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+from typing import TypeGuard
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -154,41 +155,64 @@ def metadata_provider(address: Address) -> str:
 
 def non_public_reason(address: Address) -> str:
     """Return the reason why ``address`` is not public. Return "" if it is public."""
-    for network, what in NON_PUBLIC_NETWORKS.items():
-        if address in network:
-            return what
-    if isinstance(address, IPv4Address):
-        return ""
-    if address in _NAT64:
-        reason = non_public_reason(_at(address, _LAST_FOUR_BYTES))
+    if isinstance(address, IPv6Address) and address in _NAT64:
+        reason = _own_reason(_at(address, _LAST_FOUR_BYTES))
         return reason and f"{reason}, by NAT64"
-    if address not in _PUBLIC_IPV6:
-        return "reserved"
-    if address.packed[8:12] in _ISATAP and (
-        reason := non_public_reason(_at(address, _LAST_FOUR_BYTES))
-    ):
+    if reason := _own_reason(address):
+        return reason
+    if _is_isatap(address) and (reason := _own_reason(_at(address, _LAST_FOUR_BYTES))):
         return f"{reason}, by ISATAP"
     return ""
 
 
-def possible_recipients(address: Address) -> list[Address]:
+def may_be_public(address: Address) -> bool:
+    """Return whether packets for ``address`` may go to a public address.
+
+    Anybody can announce a route to the tunnels of 6to4 and Teredo, so their addresses count, too.
+    """
+    if address in _6TO4 or address in _TEREDO:
+        return True
+    return not all(map(_own_reason, _recipients(address)))
+
+
+def may_be_private(address: Address) -> bool:
+    """Return whether packets for ``address`` may go to an address that is not public."""
+    return any(map(_own_reason, _recipients(address)))
+
+
+def _own_reason(address: Address) -> str:
+    """Return the reason why ``address`` is not public, apart from the address that it embeds."""
+    for network, what in NON_PUBLIC_NETWORKS.items():
+        if address in network:
+            return what
+    return "reserved" if isinstance(address, IPv6Address) and address not in _PUBLIC_IPV6 else ""
+
+
+def _recipients(address: Address) -> list[Address]:
     """Return the addresses to which packets for ``address`` may go.
 
-    The result is the address itself, or the addresses that it embeds. A network chooses the
-    position at which an address of its own NAT64 embeds the IPv4 address, so return one for each
-    possible position.
+    A network may deliver a packet to the address itself or to the address that it embeds: everybody
+    can choose the last eight bytes of an own address, and so make it look like ISATAP. Only in
+    `_ENDING_WITH_IPV4`, the embedded address is the only recipient. A network chooses the position
+    at which an address of its own NAT64 embeds the IPv4 address, so return one for each position.
     """
     if isinstance(address, IPv4Address):
         return [address]
     if address in _TEREDO:
-        return [_teredo_client(address)]
+        return [address, _teredo_client(address)]
     if address in _6TO4:
-        return [_at(address, _6TO4_POSITIONS)]
+        return [address, _at(address, _6TO4_POSITIONS)]
     if address in _LOCAL_NAT64:
-        return [_at(address, positions) for positions in _EMBEDDED_POSITIONS[2:6]]
-    if any(address in each for each in _ENDING_WITH_IPV4) or address.packed[8:12] in _ISATAP:
+        return [address, *(_at(address, places) for places in _EMBEDDED_POSITIONS[2:6])]
+    if any(address in each for each in _ENDING_WITH_IPV4):
         return [_at(address, _LAST_FOUR_BYTES)]
+    if _is_isatap(address):
+        return [address, _at(address, _LAST_FOUR_BYTES)]
     return [address]
+
+
+def _is_isatap(address: Address) -> TypeGuard[IPv6Address]:
+    return address.packed[8:12] in _ISATAP
 
 
 def _teredo_client(address: IPv6Address) -> IPv4Address:

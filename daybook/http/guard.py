@@ -136,7 +136,8 @@ class Target:
     @property
     def exposed(self) -> bool:
         """Return whether one of the addresses is public and needs no exception."""
-        return any(_may_be_public(each) for each in self.addresses if each not in self.excepted)
+        needed = [ip_address(each) for each in self.addresses if each not in self.excepted]
+        return any(map(addresses.may_be_public, needed))
 
 
 class Guard:
@@ -211,8 +212,8 @@ class Guard:
             for each in resolved
             if self._check_address(parsed, each, name_allowed=name_allowed)
         }
-        from_public = source is not None and _may_be_public(source)
-        if from_public and any(map(_may_be_private, resolved)):
+        from_public = source is not None and addresses.may_be_public(ip_address(source))
+        if from_public and any(addresses.may_be_private(ip_address(each)) for each in resolved):
             raise OutgoingRefused(
                 _shown(parsed, resolved[0]),
                 "Daybook does not follow a redirect from a public to a private address",
@@ -249,16 +250,6 @@ class Guard:
         return OutgoingRefused(
             _shown(url, address), f"{reason}; {rule_reason}", self.rule, _ALLOW_LIST_HINT
         )
-
-
-def _may_be_public(address: str) -> bool:
-    recipients = addresses.possible_recipients(ip_address(address))
-    return not all(map(addresses.non_public_reason, recipients))
-
-
-def _may_be_private(address: str) -> bool:
-    recipients = addresses.possible_recipients(ip_address(address))
-    return any(map(addresses.non_public_reason, recipients))
 
 
 def origin(url: httpx.URL) -> str:

@@ -13,6 +13,7 @@ from daybook.http import addresses
 from daybook.http.guard import AllowedHosts, Guard, Rule, system_resolver
 from daybook.jobs.limits import Limits
 from tests import rows
+from tests.rows import each
 from tests.unit.http.tricks import (
     PRIVATE,
     PUBLIC,
@@ -191,29 +192,51 @@ async def test_a_redirect_from_a_public_to_a_private_address_is_refused() -> Non
     assert (await guard.target("http://public.example/", PRIVATE)).addresses == (PUBLIC,)
 
 
-async def test_redirects_count_the_ipv4_address_that_an_ipv6_address_embeds() -> None:
+EMBEDDING = [
+    # How to embed an IPv4 address; whether the IPv6 address can then be a server of the internet,
+    # and a server of this network, if the IPv4 address is the one or the other.
+    ("mapped", lambda number: (0xFFFF << 32) + number, "as embedded"),
+    ("translated", lambda number: (0xFFFF << 48) + number, "as embedded"),
+    ("compatible", lambda number: number, "as embedded"),
+    ("NAT64", lambda number: (0x64FF9B << 96) + number, "as embedded"),
+    ("own NAT64", lambda number: (0x64FF9B0001 << 80) + number, "also private"),
+    ("6to4", lambda number: (0x2002 << 112) + (number << 80) + 1, "both"),
+    (
+        "Teredo",
+        lambda number: (0x20010000 << 96) + (0x08080808 << 64) + (number ^ 0xFFFFFFFF),
+        "both",
+    ),
+    ("ISATAP", lambda number: (0x2A00 << 112) + (0x5EFE << 32) + number, "also public"),
+    ("ISATAP, u", lambda number: (0x2A00 << 112) + (0x02005EFE << 32) + number, "also public"),
+    ("private ISATAP", lambda number: (0xFD00 << 112) + (0x5EFE << 32) + number, "also private"),
+    ("local ISATAP", lambda number: (0xFE80 << 112) + (0x5EFE << 32) + number, "also private"),
+]
+
+
+@pytest.mark.parametrize("embedded", [PUBLIC, PRIVATE, "127.0.0.1"])
+async def test_an_address_that_embeds_another_one_counts_as_itself_and_as_the_embedded_one(
+    embedded: str,
+) -> None:
     guard = Guard(Rule.OPERATOR)
-
-    def forms(address: str) -> list[str]:
-        number = int(IPv4Address(address))
-        embedding = (
-            (0xFFFF << 32) + number,  # mapped
-            (0xFFFF << 48) + number,  # translated
-            (0x64FF9B << 96) + number,  # NAT64
-            (0x64FF9B0001 << 80) + number,  # a network's own NAT64
-            (0x2002 << 112) + (number << 80) + 1,  # 6to4
-            (0x20010000 << 96) + (0x08080808 << 64) + (number ^ 0xFFFFFFFF),  # Teredo
-            (0x2A00 << 112) + (0x5EFE << 32) + number,  # ISATAP
-        )
-        return [str(IPv6Address(each)) for each in embedding]
-
-    for source in forms(PUBLIC):
-        for target in (PRIVATE, *(f"[{each}]" for each in forms(PRIVATE))):
-            with pytest.raises(OutgoingRefused, match="from a public to a private"):
-                await guard.target(f"http://{target}/", source)
-        assert (await guard.target(f"http://{PUBLIC}/", source)).addresses == (PUBLIC,)
-    for source in forms(PRIVATE):
-        assert (await guard.target(f"http://{PRIVATE}/", source)).addresses == (PRIVATE,)
+    for (_, form, counts), trying in each(EMBEDDING):
+        with trying:
+            address = str(IPv6Address(form(int(IPv4Address(embedded)))))
+            may_be_public = embedded == PUBLIC or counts in ("also public", "both")
+            may_be_private = embedded != PUBLIC or counts in ("also private", "both")
+            # A public source redirects to no private address.
+            redirected = guard.target(f"http://{PRIVATE}/", address)
+            if may_be_public:
+                with pytest.raises(OutgoingRefused, match="from a public to a private"):
+                    await redirected
+            else:
+                assert (await redirected).addresses == (PRIVATE,)
+            redirected = guard.target(f"http://[{address}]/", PUBLIC)
+            if may_be_private:
+                with pytest.raises(OutgoingRefused, match="from a public to a private"):
+                    await redirected
+            else:
+                assert (await redirected).addresses == (address,)
+            assert (await guard.target(f"http://{PUBLIC}/", address)).addresses == (PUBLIC,)
 
 
 def test_public_addresses_are_those_of_ianas_registry() -> None:
