@@ -8,12 +8,30 @@ server that listens on several addresses accepts any IP address.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+
+_HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9._-]+))(?::[0-9]{1,5})?\Z")
+
+
+def host_name(host: str) -> str:
+    """Return the name or address in a `Host` header, in lower case; "" if the header is invalid.
+
+    A valid header is a name or an address, and a port or nothing. Parsers of URLs read the name of
+    `127.0.0.1:80.evil.example` and `127.0.0.1/evil` differently.
+    """
+    match = _HOST.match(host)
+    return (match[1] or match[2]).lower().removesuffix(".") if match else ""
+
+
+def origin_name(origin: str) -> str:
+    """Return the name or address in an `Origin` header; "" if it is not an origin of a website."""
+    scheme, separator, host = origin.partition("://")
+    return host_name(host) if separator and scheme.lower() in ("http", "https") else ""
 
 
 class AllowedNames:
@@ -24,23 +42,18 @@ class AllowedNames:
 
     def __init__(self, given: Iterable[str] = (), *, any_address: bool = False) -> None:
         self._any_address = any_address
-        self._names = LOOPBACK_NAMES | {name.lower().rstrip(".") for name in given}
+        self._names = LOOPBACK_NAMES | {name.lower().removesuffix(".") for name in given if name}
 
     def refusal(self, scope: Any) -> str:
         """Return the reason to refuse a request of this ASGI scope; "" if it is allowed."""
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        if not self._is_allowed("//" + headers.get(b"host", "")):
+        if not self._is_allowed(host_name(headers.get(b"host", ""))):
             return "not a name of this server"
-        if b"origin" in headers and not self._is_allowed(headers[b"origin"]):
+        if b"origin" in headers and not self._is_allowed(origin_name(headers[b"origin"])):
             return "not from this origin"
         return ""
 
-    def _is_allowed(self, url: str) -> bool:
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return False
-        host = "" if "@" in parts.netloc else (parts.hostname or "").rstrip(".")
+    def _is_allowed(self, host: str) -> bool:
         if host in self._names:
             return True
         return self._any_address and _is_address(host)
@@ -70,7 +83,7 @@ class SameOriginGuard:
     def __init__(self, application: Application, origins: Iterable[str]) -> None:
         self.application = application
         self.origins = {origin.strip().rstrip("/").lower() for origin in origins}
-        self.hosts = {urlsplit(origin).hostname for origin in self.origins}
+        self.hosts = set(filter(None, map(origin_name, self.origins)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket") or self._is_allowed(scope):
@@ -91,8 +104,4 @@ class SameOriginGuard:
         origin = headers.get(b"origin")
         if origin is not None and origin.lower() not in self.origins:
             return False
-        try:
-            host = urlsplit("//" + headers.get(b"host", "")).hostname
-        except ValueError:
-            return False
-        return host in self.hosts
+        return host_name(headers.get(b"host", "")) in self.hosts

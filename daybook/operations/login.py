@@ -40,12 +40,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any, ClassVar
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from daybook.api import web_address
 from daybook.errors import DaybookError
 from daybook.operations import peers
-from daybook.operations.host_names import Application, Receive, Scope, Send
+from daybook.operations.host_names import Application, Receive, Scope, Send, origin_name
 
 LINKS_PATH = "/daybook/links"
 LOGIN_PATH = web_address.LOGIN_PATH
@@ -293,11 +293,8 @@ def is_from_own_page(headers: Mapping[bytes, str], *, safe: bool) -> bool:
         return False
     origin = headers.get(b"origin")
     if origin is not None:
-        try:
-            netloc = urlsplit(origin).netloc.lower()
-        except ValueError:
-            return False
-        return netloc == headers.get(b"host", "").lower() != ""
+        host = origin.lower().partition("://")[2]
+        return origin_name(origin) != "" and host == headers.get(b"host", "").lower()
     return safe or site == "same-origin"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from daybook.operations import peers
-from daybook.operations.host_names import LOOPBACK_NAMES, Receive, Scope, Send
+from daybook.operations.host_names import LOOPBACK_NAMES, Receive, Scope, Send, host_name
 from daybook.operations.login import SAFE_METHODS, BrowserLogin, is_from_own_page
 
 _POLICY = "connect-src 'self' {}".format(
@@ -153,6 +153,6 @@ def _without_auth(body: bytes, host: str) -> bytes:
     except (ValueError, TypeError, KeyError):
         return body
     settings["auth"] = None
-    if urlsplit(f"//{host}").hostname in LOOPBACK_NAMES:
+    if host_name(host) in LOOPBACK_NAMES:
         settings["api_url"] = api._replace(netloc=host).geturl()
     return json.dumps(settings).encode()
