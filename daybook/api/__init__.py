@@ -8,8 +8,8 @@
     client, context                          `Client`, `SyncClient`, `context`
     client_operations, client_methods        `Client.tasks`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
-    authorization, documents, filters,       parts that several operations share
-    overdue, preflight, web_address
+    advice, authorization, documents,        parts that several operations share
+    filters, overdue, preflight, web_address
     job_fields                               types of the arguments of `Client`; generated
 
 Contract: an operation is an async function that takes plain values. But `due.of_schedule` is
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from types import ModuleType  # noqa: I001 - one line for each name
 
     from daybook.api import (
+        advice as advice,
         agents as agents,
         approvals as approvals,
         authorization as authorization,

@@ -52,7 +52,7 @@ class Client(Operations):
     client. The client opens no lasting connections, and asyncio tasks can share it::
 
         client = daybook.Client()
-        job = await client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
+        job = await client.add("Name one thing to learn today", schedule="0 9 * * 1-5")
         run = await client.run(job.id, wait=True)
         print(run.status, run.output)
 
@@ -467,7 +467,7 @@ class SyncClient(Blocking, Client):
     An example::
 
         client = daybook.SyncClient()
-        job = client.add("Summarise open pull requests", schedule="0 9 * * 1-5")
+        job = client.add("Name one thing to learn today", schedule="0 9 * * 1-5")
         print(client.run(job.id, wait=True).status)
 
     """

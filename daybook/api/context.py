@@ -36,7 +36,7 @@ def context(agent: str = "", user: str = "") -> Iterator[Actor]:
     enclosing context::
 
         with daybook.context(agent="researcher", user="u-17"):
-            await daybook.Client().add("Read the news", schedule="0 8 * * *")
+            await daybook.Client().add("Name one thing to learn", schedule="0 8 * * *")
 
     The context applies to this asyncio task, to tasks created inside the block, and to threads that
     run in a copy of the block's `contextvars` context. Raise `InvalidInput` for an invalid name.

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from daybook import names, owners, settings
-from daybook.api import authorization, preflight
+from daybook.api import advice, authorization, preflight
 from daybook.api.filters import JobFilters
 from daybook.delivery.views import recipients
 from daybook.errors import (
@@ -156,7 +156,10 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 async with ledger.write() as session:
                     await store.delete_job(session, stored.id)
                 raise
-        return await _changed(ledger, stored.id, [*notes, *_frequency_notes(draft, ledger.now())])
+        notes += _frequency_notes(draft, ledger.now())
+        async with ledger.read() as session:
+            notes += await advice.of_draft(session, stored.job)
+        return await _changed(ledger, stored.id, notes)
 
 
 async def edit_job(
@@ -426,6 +429,10 @@ async def _change(
         changes = changes_between(previous, job)
         if any(each.field == "schedule" for each in changes):
             notes = [*notes, *_frequency_notes(job, ledger.now())]
+        async with ledger.read() as session:
+            notes += await advice.of_draft(
+                session, new.job, action=check_action, notify=check_notify
+            )
         return await _changed(ledger, new.id, notes, changes)
 
 

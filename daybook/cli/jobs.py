@@ -63,7 +63,7 @@ async def add_(
     The schedule can also be given by --cron, --every, --at, --after or --on-demand; the only other
     argument is then the prompt. The job keeps its time zone, even if the default changes.
 
-    Example: daybook add "every weekday at 9:00" "Summarise open pull requests"
+    Example: daybook add "every weekday at 9:00" "Name one thing to learn today" --channel inbox
     """
     from daybook.operations import status
 

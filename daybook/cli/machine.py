@@ -417,7 +417,7 @@ class JsonReporter(_Reporter):
 
 
 NEXT_STEPS = (
-    ("add a job", 'daybook add "every weekday at 9:00" "Summarise the news" --name morning-brief'),
+    ("add a job", 'daybook add "every weekday at 9:00" "Name one thing to learn" --channel inbox'),
     ("see the runs", "daybook runs"),
     ("complete names with Tab", "daybook completion --install"),
 )

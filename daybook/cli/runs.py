@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,10 +86,14 @@ async def run_(
 
     reporter, text = WaitReporter(quiet=as_json) if wait else None, prompt_or_file(prompt)
 
-    async def run(job: str) -> RunDetails:
-        return await api.runs.run(job, wait=wait, request_id=request_id, prompt=text, talk=reporter)
+    hints = dict[str, list[str]]()
 
-    return await _run_each(jobs, run, wait=wait, as_json=as_json)
+    async def run(job: str) -> RunDetails:
+        made = await api.runs.run(job, wait=wait, request_id=request_id, prompt=text, talk=reporter)
+        hints[made.id] = [] if as_json else await api.advice.of_job(made.job_id)
+        return made
+
+    return await _run_each(jobs, run, hints, wait=wait, as_json=as_json)
 
 
 async def retry_(
@@ -120,7 +124,7 @@ async def retry_(
     async def retry(run: str) -> RunDetails:
         return await api.runs.retry(run, wait=wait, request_id=request_id, talk=reporter)
 
-    return await _run_each(runs, retry, wait=wait, as_json=as_json)
+    return await _run_each(runs, retry, {}, wait=wait, as_json=as_json)
 
 
 @command(uses_prefect=True)
@@ -156,12 +160,15 @@ async def ask_(
 async def _run_each(
     refs: Sequence[str],
     run: Callable[[str], Awaitable[RunDetails]],
+    hints: Mapping[str, Sequence[str]],
     *,
     wait: bool,
     as_json: bool,
 ) -> int:
     def show(result: RunDetails) -> None:
         print_run(result, result.deliveries)
+        for hint in hints.get(result.id, ()):
+            output.say(hint)
         if not wait:
             output.say(
                 f"See its outcome: daybook runs {formatting.quoted(result.job or result.id)}"

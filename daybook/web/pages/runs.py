@@ -40,6 +40,7 @@ async def show(site: Site, request: Request) -> Response:
         life=life,
         run=life.run,
         sent=sent(life),
+        hints=await api.advice.of_job(life.run.job_id),
         usage=life.run.usage or {},
         prefect=_prefect_link(site, life.run.flow_run_id),
         can_cancel=life.run.status in LIVE,

@@ -45,7 +45,7 @@ def away(daybook_home: Home) -> Iterator[None]:
 @pytest.mark.usefixtures("away")
 async def test_each_change_of_a_job_is_stored_and_pending() -> None:
     added = await jobs.add({**GIVEN, "name": "brief", "agent": "nobody"})
-    assert (added.sync, len(added.notes)) == ("pending", 2)
+    assert (added.sync, len(added.notes)) == ("pending", 3)
     assert "so the agents of the job are checked only when it runs" in added.notes[0]
     edited = await jobs.edit_job("brief", {"every": "2h", "tags": ["news"], "prompt": "Hello?"})
     assert [(each.field, each.old, each.new) for each in edited.changes] == [
