@@ -12,7 +12,7 @@ from typing import Any
 
 from daybook import owners
 from daybook.jobs import prompts
-from daybook.jobs.notify import SILENT_ANSWER, VARIABLES, Event
+from daybook.jobs.notify import VARIABLES, Event, is_silent
 from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
 from daybook.ledger import texts
@@ -70,10 +70,10 @@ def _run(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> d
 
 
 def answer_text(row: RunRow, output: str | None) -> str:
-    """Return the answer of a run that succeeded; "" if there is none, or if it is `[SILENT]`."""
+    """Return the answer of a run that succeeded; "" if there is none, or if it is silent."""
     text = output if output is not None or row.result is None else texts.to_json(row.result)
     text = (text or "").strip()
-    return "" if text.upper() == SILENT_ANSWER else text
+    return "" if is_silent(text) else text
 
 
 def truncate(text: str) -> str:

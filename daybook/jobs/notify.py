@@ -53,16 +53,31 @@ CALLBACK_FIELDS: dict[Event, str] = {
 VARIABLES = ("job", "status", "due", "output", "error", "reason", "run")
 """Variables of a template, such as `{{output}}`."""
 
-SILENT_ANSWER = "[SILENT]"
-"""An answer that is empty or only this text, in upper or lower case, is not sent to the channel.
+SILENT_MARKERS = ("[SILENT]", "NO_REPLY", "HEARTBEAT_OK")
+"""Markers of answers that are not sent: that of Daybook and Hermes, and the two of OpenClaw.
 
-The callback `on_complete` is still sent.
+They apply to every job, because the prompts of imported jobs request the markers of their system.
 """
+_DECORATION = " \t\r\n*_`\"'."
+"""Characters that models write around a marker, as in `**[SILENT]**`."""
 
 MAX_NAME_LENGTH = 200
 """Maximum length, in characters, of a channel's name and of a chat id."""
 
 Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NAME_LENGTH)]
+
+
+def is_silent(answer: str) -> bool:
+    """Return whether an answer is not sent to the channel; the callback is still sent.
+
+    Such an answer is empty, or its last line is only one of `SILENT_MARKERS`, in upper or lower
+    case. Models often explain above the marker why they have nothing to report. An answer that
+    mentions a marker within a line is sent.
+    """
+    lines = answer.strip(_DECORATION).splitlines()
+    return not answer.strip() or (
+        bool(lines) and lines[-1].strip(_DECORATION).upper() in SILENT_MARKERS
+    )
 
 
 def _url(url: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.jobs.model import Job, edit, new_job
-from daybook.jobs.notify import Notify
+from daybook.jobs.notify import Notify, is_silent
 from tests.notifications import DEFAULT
 
 NOW = datetime(2026, 11, 20, 8, tzinfo=UTC)
@@ -23,6 +23,27 @@ def make(**fields: object) -> Job:
 def test_a_job_has_the_default_notifications() -> None:
     assert make().notify == Notify()
     assert Notify().model_dump(mode="json") == DEFAULT
+
+
+def test_answers_that_are_not_sent() -> None:
+    silent = [
+        *("", " \n", "[SILENT]", " [silent]\n", "NO_REPLY", "HEARTBEAT_OK", "no_reply"),
+        *("**[SILENT]**", "`NO_REPLY`", "_HEARTBEAT_OK_", "HEARTBEAT_OK.", "```\n[SILENT]\n```"),
+        *("Nothing is new.\n\n[SILENT]", "All well:\r\n**NO_REPLY**\r\n", '"NO_REPLY"'),
+    ]
+    sent = [
+        *(
+            "I was asked to say [SILENT].",
+            "SILENT",
+            "NO_REPLY was the answer",
+            "NO REPLY",
+            "…",
+            ".",
+        ),
+        *("[SILENT]\nThe disk is full.", "HEARTBEAT_OK, but the disk is full", "[SILENT] x", "***"),
+    ]
+    assert [answer for answer in silent if not is_silent(answer)] == []
+    assert [answer for answer in sent if is_silent(answer)] == []
 
 
 def test_each_notification_field_is_accepted_as_a_flat_field_and_stored() -> None:
