@@ -306,7 +306,7 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
         new.row.owner, new.row.applied = plan.owner, step.applied
         new.row.applied_at = new.row.updated_at
         if before is None and not new.job.enabled:
-            new.row.disabled_reason = f"disabled in {plan.owner}"
+            new.row.disabled_reason = step.reason or f"disabled in {plan.owner}"
         session.add(new.row)
         changed.append(new)
     for stored, applied in plan.applied:

@@ -23,7 +23,7 @@ a person has paused a job, or a job has ended, it stays disabled until the file 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +34,6 @@ from daybook.files.jobs_file import RENAMED_FROM, Entry, JobsFile, build, fields
 from daybook.jobs import store
 from daybook.jobs.model import Job, new_job
 from daybook.jobs.views import FieldChange
-from daybook.schedules.schedule import InPast
 
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
@@ -47,7 +46,8 @@ class Step:
     """One change of a job. ``entry`` and ``job`` are None if the step removes the job.
 
     ``applied`` is the value of `JobRow.applied` to record: the fields as the file has them.
-    ``overwrites`` are the changes made outside the file that this step undoes.
+    ``overwrites`` are the changes made outside the file that this step undoes. If ``reason`` is not
+    empty, the step disables the job for this reason, and not because the file says so.
     """
 
     verb: Verb
@@ -58,6 +58,7 @@ class Step:
     entry: Entry | None = None
     applied: dict[str, Any] | None = None
     overwrites: tuple[FieldChange, ...] = ()
+    reason: str = ""
     renamed_from: str = ""
 
 
@@ -118,6 +119,9 @@ def make(
     if work.fired:
         names = ", ".join(work.fired)
         work.plan.notes.append(f"not added, because their only due times have passed: {names}")
+    if passed := [each.name for each in work.plan.steps if each.reason]:
+        names = ", ".join(passed)
+        work.plan.notes.append(f"disabled, because their only due times have passed: {names}")
     work.add_leftovers(prune)
     work.check_names()
     work.plan.steps = _in_order(work.plan.steps)
@@ -193,6 +197,9 @@ class _Planner:
         if before is None:
             changes = [FieldChange(field=k, old=None, new=v) for k, v in fields_of(job).items()]
             step = Step("add", job.name, tuple(changes), job, None, entry, flat(job))
+            if job.enabled and job.schedule.has_passed(self.now):
+                disabled = job.model_copy(update={"enabled": False})
+                step = replace(step, job=disabled, reason=store.PASSED_REASON)
             self.plan.steps.append(step)
         elif before.job.kind != job.kind:
             problem = f"cannot be changed from {before.job.kind} to {job.kind}"
@@ -206,18 +213,19 @@ class _Planner:
     def _make(self, before: StoredJob | None, /, **fields: Any) -> Job:
         """Return the job with these fields, as `new_job` does.
 
-        Raise `_Fired` for a new job that runs once and is then removed, if its time has passed.
+        The due times of a new job, and of a disabled one, may have passed, so that an export stays
+        valid. Raise `_Fired` for such a new job if it runs once and is then removed.
         """
-        base = before.job if before else None
-        make = partial(new_job, base, now=self.now, default_timezone=self.timezone)
-        try:
-            return make(**fields)
-        except InPast:
-            policy = fields.get("policy")
-            given = {**policy, **fields} if isinstance(policy, dict) else fields
-            if before is None and given.get("delete_after_run") is True:
-                raise _Fired from None
-            raise
+        job = new_job(
+            before.job if before else None,
+            now=self.now,
+            default_timezone=self.timezone,
+            may_have_passed=before is None or fields.get("enabled") is False,
+            **fields,
+        )
+        if before is None and job.policy.delete_after_run and job.schedule.has_passed(self.now):
+            raise _Fired
+        return job
 
     def _before(self, entry: Entry) -> StoredJob | None:
         """Return the stored job of the entry, which has the entry's name or its earlier name.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -30,13 +30,13 @@ from daybook.imports.records import MAX_SHOWN_NAME
 from daybook.imports.source import RefusedJob, Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
 from daybook.jobs.action_fields import check_json
-from daybook.jobs.model import IMPORTED_FROM, MAX_METADATA_LENGTH, Job, new_job
+from daybook.jobs.labels import MAX_METADATA_LENGTH
+from daybook.jobs.model import IMPORTED_FROM, Job, new_job
 from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 from daybook.runs import outcomes
-from daybook.schedules.schedule import parse_instant
 
 OnConflict = Literal["skip", "rename", "replace"]
 """Treatment of a job whose name a job from elsewhere already has."""
@@ -45,7 +45,6 @@ IMPORTED = "imported"
 """The trigger of the runs of an imported history."""
 CREATED_BY = "import"
 
-PASSED_REASON = "imported after its due time"
 UNKNOWN_REASON = "it had not ended when it was imported"
 DISABLED_REASON = "imported as disabled"
 MAX_KEPT_LENGTH = MAX_METADATA_LENGTH // 2
@@ -278,17 +277,16 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
             "its prompt has {{…}} that Daybook does not replace; it is sent as it is"
         )
     fields["metadata"] = {**fields.get("metadata", {}), IMPORTED_FROM: _origin(planned, system)}
-    created, at = (source.anchor or now).replace(microsecond=0), None
+    created = (source.anchor or now).replace(microsecond=0)
     try:
-        if "at" in fields:
-            at = parse_instant(fields["at"], "at", fields.get("timezone") or zone)
-            created = min(now, at - timedelta(seconds=1))
-        job = new_job(now=created, default_timezone=zone, name=planned.name, **fields)
+        job = new_job(
+            now=created, default_timezone=zone, name=planned.name, may_have_passed=True, **fields
+        )
     except InvalidInput as error:
         problem = f"{source.where}: {error.field}: {error.problem}"
         raise InvalidInput("path", problem, error.hint) from None
-    if at is not None and at <= now:
-        planned.reason = planned.reason or PASSED_REASON
+    if job.schedule.has_passed(now):
+        planned.reason = planned.reason or store.PASSED_REASON
         planned.notes.append(f"its due time {fields['at']} has passed, so it is disabled")
     elif job.policy.max_runs and source.run_count >= job.policy.max_runs:
         planned.reason = (

@@ -44,6 +44,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import action_fields, actions, checks, markers, payloads, prompts, upcoming
 from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Kind
+from daybook.jobs.labels import check_metadata, check_tags
 from daybook.jobs.markers import Marker
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import ANSWER, Policy, matches
@@ -51,14 +52,8 @@ from daybook.names import default_name, free_name, validate_name
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
-from daybook.schedules.schedule import After, AfterOutcome, Schedule
+from daybook.schedules.schedule import After, AfterOutcome, InPast, Schedule
 from daybook.validation import raising_invalid_input, raising_pydantic_error, unknown_field
-
-RESERVED_TAG_PREFIX = "daybook:"
-"""Prefix of Daybook's own tags (promise 15: a deployment carries the id of its ledger as a tag)."""
-
-MAX_METADATA_LENGTH = 10_000
-"""Maximum length, in characters of JSON, of the metadata that a program stores with a job."""
 
 MAX_PARAMETERS_BYTES = 520_000
 """Maximum size of `Job.parameters` as JSON. Prefect refuses 524,288 bytes and more with 422."""
@@ -71,36 +66,6 @@ _REQUIRED_FIELD = {
 """Required field of each kind; a heartbeat has none, and only its kind identifies it."""
 _OBJECTS = ("policy", "notify")
 """Parameters that are objects, in addition to the fields of the action."""
-
-
-def _tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    if tags == ("",):  # `--tag ''` clears the field
-        return ()
-    with raising_pydantic_error():
-        for tag in tags:
-            if not tag.strip():
-                raise InvalidInput("tags", "a tag is blank")
-            if tag.strip().startswith(RESERVED_TAG_PREFIX):
-                raise InvalidInput(
-                    "tags",
-                    f'"{tag}" is reserved for Daybook',
-                    f"do not start a tag with {RESERVED_TAG_PREFIX}",
-                )
-    return tuple(dict.fromkeys(tag.strip() for tag in tags))
-
-
-def _metadata(metadata: object) -> dict[str, Any]:
-    with raising_pydantic_error():
-        if not isinstance(metadata, Mapping):
-            hint = 'use an object such as {"team": "blue"}'
-            raise InvalidInput("metadata", f"{metadata!r} is not an object", hint)
-        values = dict(metadata)
-        if not values:
-            return values
-        action_fields.check_json(values, "metadata", MAX_METADATA_LENGTH)
-        if not all(name.strip() for name in values):
-            raise InvalidInput("metadata", "has a blank key")
-    return values
 
 
 def _name(name: str) -> str:
@@ -120,11 +85,11 @@ class Job(BaseModel):
     description: Annotated[str, Marker(for_agents="")] = Field(
         default="", description="Human-readable description."
     )
-    tags: Annotated[tuple[str, ...], AfterValidator(_tags), Marker(option="tag")] = Field(
+    tags: Annotated[tuple[str, ...], AfterValidator(check_tags), Marker(option="tag")] = Field(
         default=(), description="Tag of the job and its deployment."
     )
-    metadata: Annotated[dict[str, Any], BeforeValidator(_metadata), Marker(syntax="pairs")] = Field(
-        default_factory=dict, description="Data that a program stores with the job."
+    metadata: Annotated[dict[str, Any], BeforeValidator(check_metadata), Marker(syntax="pairs")] = (
+        Field(default_factory=dict, description="Data that a program stores with the job.")
     )
     enabled: Annotated[bool, Marker(option="disabled")] = Field(
         default=True, description="Whether the job runs when it is due."
@@ -284,13 +249,15 @@ def new_job(
     now: datetime,
     default_timezone: str = "UTC",
     taken: Collection[str] = (),
+    may_have_passed: bool = False,
     **fields: object,
 ) -> Job:
     """Create a new job from flat fields (`FIELDS`).
 
     Only `prefect.adoption` creates a job in another way: from a deployment.
 
-    ``now`` is an aware instant. It is the anchor of an `every`, and an `at` must be later.
+    ``now`` is an aware instant. It is the anchor of an `every`. An `at` must be later, and `until`
+    must leave a due time, unless the job ``may_have_passed``.
     ``default_timezone`` is used if `timezone` is not given. ``taken`` are the names in use: a given
     name in ``taken`` is refused, and a default name in ``taken`` gets `-2`, `-3` and so on.
 
@@ -311,7 +278,12 @@ def new_job(
         _check_prompt(action, before.action if before else None)
     timezone = _text(given, "timezone", default_timezone)
     current = before.schedule if before and not isinstance(before.schedule, After) else None
-    schedule = _schedule(given, timezone, now, current)
+    try:
+        schedule = _schedule(given, timezone, now, current)
+    except InPast as error:
+        if not may_have_passed:
+            raise
+        schedule = error.schedule
     if "name" in given:
         name = _unused(validate_name(_text(given, "name", "")), taken)
     else:
@@ -332,7 +304,15 @@ def new_job(
     _check_variables(job.action, job.policy)
     _check_size(job)
     unchanged = before and (job.schedule, job.policy) == (before.schedule, before.policy)
-    return job if unchanged else _bounded(job, now)
+    if unchanged or (may_have_passed and has_ended(job, now)):
+        return job
+    return _bounded(job, now)
+
+
+def has_ended(job: Job, now: datetime) -> bool:
+    """Return whether the only due time of the job, or its `until`, is not after ``now``."""
+    until = bounds.read_bounds(job.policy, job.schedule.timezone).until
+    return job.schedule.has_passed(now) or (until is not None and until <= now)
 
 
 def edit(

@@ -40,6 +40,7 @@ from daybook.validation import STORED, parse_stored
 
 FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its due time."""
+PASSED_REASON = "its due time had passed when it was added"
 
 FAILURES_REASON = "paused after"
 """Prefix of the reason why a job was disabled after too many failures in a row."""
@@ -524,11 +525,13 @@ async def _decided_until(session: AsyncSession, job_id: str, edited: datetime) -
 def enable_again(stored: StoredJob, job: Job) -> Job:
     """Return ``job``; enable it if it was disabled as finished and may now run again.
 
-    A one-time job is disabled after its due time; a new schedule lets it run again. A job that has
+    A one-time job is disabled after its due time, and so is one that is added later than that; a
+    new schedule lets it run again. A job that has
     had all its runs may run again if its `max_runs` is raised.
     """
     reason = "" if stored.job.enabled else stored.row.disabled_reason
-    fires_again = reason.startswith(FIRED_REASON) and job.schedule != stored.job.schedule
+    is_over = reason.startswith((FIRED_REASON, PASSED_REASON))
+    fires_again = is_over and job.schedule != stored.job.schedule
     has_more = reason.startswith(MAX_RUNS_REASON) and not has_had_all_runs(stored.row, job)
     if fires_again or has_more:
         return job.model_copy(update={"enabled": True})

@@ -254,7 +254,7 @@ def _paused(jobs: Sequence[JobSummary]) -> Iterator[Need]:
             )
 
 
-_FINISHED = (store.FIRED_REASON, store.MAX_RUNS_REASON)
+_FINISHED = (store.FIRED_REASON, store.PASSED_REASON, store.MAX_RUNS_REASON)
 """First words of the reasons for disabling a job that has no run left."""
 
 

@@ -33,7 +33,8 @@ from daybook import owners, settings
 from daybook.errors import InvalidInput, UnknownName
 from daybook.jobs import prompts, store
 from daybook.jobs.actions import AgentPrompt
-from daybook.jobs.model import RESERVED_TAG_PREFIX, Job, read_parameters
+from daybook.jobs.labels import RESERVED_TAG_PREFIX
+from daybook.jobs.model import Job, read_parameters
 from daybook.ledger.engine import Ledger
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 from daybook.prefect import client as prefect

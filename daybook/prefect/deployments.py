@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from daybook.jobs.actions import ACTIONS
-from daybook.jobs.model import RESERVED_TAG_PREFIX
+from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.prefect.projection import ledger_tag
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from daybook.errors import InvalidInput
 from daybook.jobs import store
-from daybook.jobs.model import RESERVED_TAG_PREFIX, Job
+from daybook.jobs.labels import RESERVED_TAG_PREFIX
+from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links, projection

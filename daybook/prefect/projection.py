@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
-from daybook.jobs.model import RESERVED_TAG_PREFIX
+from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.jobs.store import StoredJob
 from daybook.prefect.summary import summary
 from daybook.schedules.cron import read_fields

@@ -31,7 +31,7 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, StateType, WorkerStatus
 from prefect.states import Cancelled, Crashed, Scheduled
 
-from daybook.jobs.model import RESERVED_TAG_PREFIX
+from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import RunRow

@@ -82,7 +82,11 @@ _INTERVAL = re.compile(
 
 
 class InPast(InvalidInput):
-    """The only due time of a schedule has passed."""
+    """The only due time of ``schedule`` has passed."""
+
+    def __init__(self, field: str, problem: str, schedule: At) -> None:
+        self.schedule = schedule
+        super().__init__(field, problem, "use a future time")
 
 
 def _check_zone(name: str, info: ValidationInfo) -> str:
@@ -494,10 +498,11 @@ def _of_phrase(
 
 
 def _at(due: datetime, field: str, timezone: str, now: datetime, current: Schedule | None) -> At:
+    found = At(at=due, timezone=timezone)
     if due <= now and (current is None or current.only_due != due):
         local = due.astimezone(zone(timezone)).isoformat()
-        raise InPast(field, f"{local} ({timezone}) is in the past", "use a future time")
-    return At(at=due, timezone=timezone)
+        raise InPast(field, f"{local} ({timezone}) is in the past", found)
+    return found
 
 
 def parse_instant(word: str, field: str, timezone: str, legal: str = _LEGAL_AT) -> datetime:

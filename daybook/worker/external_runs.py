@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Crashed
 
-from daybook.jobs.model import RESERVED_TAG_PREFIX
+from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.ledger.states import Status
 from daybook.prefect import run_log
 from daybook.prefect.states import terminal_state

@@ -96,10 +96,33 @@ async def test_a_one_time_job_that_its_run_has_removed_is_left_out() -> None:
     report = await apply({**once, "policy": {"delete_after_run": True}}, BRIEF)
     assert changes(report) == [("add", "brief")]
     assert report.notes[0] == "not added, because their only due times have passed: once"
-    with pytest.raises(InvalidFiles, match="is in the past"):
-        await apply(once, BRIEF)
     with pytest.raises(InvalidFiles, match='unknown job "once"'):
         await apply({**once, "delete_after_run": True}, {**AFTER, "after": "once"}, BRIEF)
+
+
+async def test_jobs_whose_due_times_have_passed_are_added_and_stay_as_they_are() -> None:
+    due = "2020-01-01T09:00:00+00:00"
+    once = {"name": "once", "prompt": "x", "schedule": {"at": due, "timezone": "Etc/UTC"}}
+    off = {**once, "name": "off", "enabled": False}
+    old = {"name": "old", "prompt": "x", "cron": "0 9 * * *", "policy": {"until": "2020-06-01"}}
+    report = await apply(once, off, old)
+    assert changes(report) == [("add", "once"), ("add", "off"), ("add", "old")]
+    assert report.notes[0] == "disabled, because their only due times have passed: once"
+    shown = {each.name: each for each in await jobs.list_jobs()}
+    assert [(shown[name].enabled, shown[name].next_due) for name in ("once", "off", "old")] == [
+        (False, []),
+        (False, []),
+        (True, []),
+    ]
+    assert (await jobs.show("once")).disabled_reason == store.PASSED_REASON
+
+    again = await apply(once, off, old)
+    assert (changes(again), again.unchanged) == ([], 3)
+    _, document = await files.export(["once", "off", "old"])
+    for name in ("once", "off", "old"):
+        await jobs.remove(name)
+    moved = await apply(*document["jobs"], set_name="moved")
+    assert len(moved.changes) == 3
 
 
 async def test_an_export_can_be_applied_after_a_job_that_it_names_was_removed() -> None:

@@ -149,7 +149,7 @@ async def test_no_due_time_in_the_past_is_ever_due(world: World, tmp_path: Path)
     assert await world.runs.rows() == []
     by_name = {stored.row.name: stored for stored in await jobs(world)}
     assert not by_name["once"].job.enabled
-    assert by_name["once"].row.disabled_reason == writer.PASSED_REASON
+    assert by_name["once"].row.disabled_reason == store.PASSED_REASON
     # The interval keeps the phase of the source: every six hours, one of them at 07:00.
     assert next_due(by_name["interval"].job.schedule, TODAY) == TODAY + HOUR
 
