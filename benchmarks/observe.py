@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import usage
 from benchmarks.report import header, p99, p99_label, progress, row, short
@@ -107,7 +107,7 @@ async def _add_jobs(ledger: Ledger, count: int) -> list[str]:
         existing = len(await store.all_jobs(session))
         for number in range(count - existing):
             name, now = f"observed-{number:04}", ledger.now()
-            fields = {"name": name, "prompt": "What is on today?", "cron": MONTHLY}
+            fields: dict[str, Any] = {"name": name, "prompt": "What is on today?", "cron": MONTHLY}
             await store.add(session, new_job(now=now, timezone="UTC", **fields), name, now)
         return [each.job.name for each in await store.all_jobs(session)]
 

@@ -36,7 +36,7 @@ from tests.unit.conftest import view
 HOOK = "https://ops.example.org/hook"
 LATER = datetime(2099, 1, 1, tzinfo=UTC)
 PENDING, FAILED, DELIVERED = (f"msg_{digit * 32}" for digit in "abc")
-NOTIFY = {"on_complete": f"{HOOK}?token=t0k3n", "on_fail": f"{HOOK}?token=t0k3n"}
+NOTIFY: dict[str, Any] = {"on_complete": f"{HOOK}?token=t0k3n", "on_fail": f"{HOOK}?token=t0k3n"}
 ONE = {
     *("id", "purpose", "event", "job", "job_removed", "run_id", "to", "chat_id", "status"),
     *("attempts", "next_at", "created_at", "finished_at", "error", "note"),

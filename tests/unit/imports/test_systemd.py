@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,7 +85,7 @@ def test_due_times_are_those_that_systemd_computes() -> None:
                 for each in re.findall(r"(?:Next elapse|Iter\. #\d+): \w+ (\S+ \S+) UTC", printed)
             ]
             assert theirs
-            fields = on_calendar.schedule("a", expression)
+            fields: dict[str, Any] = {**on_calendar.schedule("a", expression)}
             job = new_job(now=begin, default_timezone="UTC", name="a", prompt="x", **fields)
             ours = between(job.schedule, job.policy, begin, theirs[-1] + timedelta(seconds=1))
             assert list(ours) == theirs
