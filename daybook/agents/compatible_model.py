@@ -1,15 +1,20 @@
-"""Chat model of an API that is compatible with OpenAI's, at a base URL.
+"""Chat model of an API that is compatible with OpenAI's.
 
-Gateways such as OpenRouter report an error of the provider behind them in the body of a response
-whose own status is 200, with the provider's status as the error's `code`. This module imports
-pydantic-ai, so import it only when a model is built.
+Servers and gateways differ from OpenAI in the envelope of a response. They report an error with
+status 200 (OpenRouter with the provider's status as the error's `code`, LM Studio as a text), and
+they omit metadata, or send metadata of another type. An answer is paid for, so an envelope that
+pydantic-ai refuses does not lose it: invalid metadata is removed, and named in ``warnings``.
+
+This module imports pydantic-ai, so import it only when a model is built.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
 from pydantic_ai import exceptions as e
 from pydantic_ai.models.openai import OpenAIChatModel
 
@@ -25,20 +30,113 @@ _CATEGORIES: dict[int, Any] = {
     503: e.ModelUnavailableError,
     529: e.ModelOverloadedError,
 }
-_UNKNOWN_STATUS = 502
+_UNKNOWN_STATUS = 0
 """Status of an error whose `code` is no HTTP status of an error."""
+
+_DEFAULTS: dict[str, Any] = {
+    "id": "",
+    "object": "chat.completion",
+    "created": 0,
+    "index": 0,
+    "finish_reason": "stop",
+    "role": "assistant",
+}
+"""Metadata that pydantic-ai requires, for a response without it; other metadata becomes None."""
+
+_ANSWER = ("choices", "message", "content", "tool_calls")
+"""Fields that are the answer, so they cannot be replaced."""
 
 
 class CompatibleChatModel(OpenAIChatModel):
-    """Chat model that raises an error in the body of a response like an error with that status."""
+    """Chat model that accepts an answer in an invalid envelope, and raises an error in a response.
+
+    ``warnings`` names the invalid metadata of the responses.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.warnings: list[str] = []
 
     def _validate_completion(self, response: ChatCompletion) -> Any:
-        error = (response.model_extra or {}).get("error")
-        if isinstance(error, Mapping) and not response.choices:
-            code = error.get("code")
-            status = code if isinstance(code, int) and 400 <= code < 600 else _UNKNOWN_STATUS
-            category = _CATEGORIES.get(status, e.ModelServerError if status >= 500 else None)
-            raise e.ModelHTTPError.for_category(
-                category, status_code=status, model_name=self.model_name, body={"error": {**error}}
-            )
-        return super()._validate_completion(response)
+        given = response.model_dump(warnings=False)
+        if not given.get("choices"):
+            raise self._error_in(given)
+        given["choices"] = given["choices"][:1]
+        _complete_calls(given["choices"][0])
+        repaired = dict[Place, None]()
+        while True:
+            try:
+                validated = super()._validate_completion(type(response).construct(**given))
+            except ValidationError as error:
+                _repair(given, error, repaired, self.model_name)
+            else:
+                self._warn(repaired)
+                return validated
+
+    def _error_in(self, given: Mapping[str, Any]) -> e.ModelAPIError:
+        """Return the error of a response without choices, with the words of the server."""
+        error = given.get("error")
+        if not error:
+            said = {name: value for name, value in given.items() if value}
+            text = said.get("message") or said.get("detail") or said
+            words = text if isinstance(text, str) else json.dumps(text, default=str)
+            return e.ModelAPIError(self.model_name, f"its response has no choices: {words}")
+        code = error.get("code") if isinstance(error, Mapping) else None
+        status = code if isinstance(code, int) and 400 <= code < 600 else _UNKNOWN_STATUS
+        is_server_error = status >= 500 or status == _UNKNOWN_STATUS
+        category = _CATEGORIES.get(status, e.ModelServerError if is_server_error else None)
+        return e.ModelHTTPError.for_category(
+            category, status_code=status, model_name=self.model_name, body={"error": error}
+        )
+
+    def _warn(self, repaired: Mapping[Place, None]) -> None:
+        names = list(dict.fromkeys(str(place[-1]) for place in repaired))
+        if names:
+            warning = f"the response of {self.system} is not complete: no valid {', '.join(names)}"
+            self.warnings = list(dict.fromkeys([*self.warnings, warning]))
+
+
+Place = tuple[int | str, ...]
+"""Keys and indexes that lead to a field of a response."""
+
+
+def _complete_calls(choice: Any) -> None:
+    """Add the metadata that some servers omit in tool calls, and encode arguments as text."""
+    message = choice.get("message") if isinstance(choice, dict) else None
+    calls = message.get("tool_calls") if isinstance(message, dict) else None
+    for call in calls if isinstance(calls, list) else []:
+        if isinstance(call, dict):
+            call["id"], call["type"] = call.get("id") or "", call.get("type") or "function"
+            function = call.get("function")
+            if isinstance(function, dict) and not isinstance(function.get("arguments"), str):
+                function["arguments"] = json.dumps(function.get("arguments") or {})
+
+
+def _repair(
+    given: Any, error: ValidationError, repaired: dict[Place, None], model_name: str
+) -> None:
+    """Replace or remove the fields that ``error`` names, and add their places to ``repaired``.
+
+    Raise `UnexpectedModelBehavior` if no field can be repaired.
+    """
+    places = [_place(each["loc"]) for each in error.errors()]
+    places = [each for each in places if each not in repaired and _is_metadata(each[-1])]
+    if not places:
+        raise e.UnexpectedModelBehavior("the answer is invalid") from error
+    repaired.update(dict.fromkeys(places))
+    for *path, name in places:
+        container = given
+        for key in path:
+            container = container[key]
+        container[name] = model_name if name == "model" else _DEFAULTS.get(str(name))
+
+
+def _is_metadata(name: int | str) -> bool:
+    return isinstance(name, str) and name not in _ANSWER
+
+
+def _place(location: Place) -> Place:
+    """Return the place of the field to repair: of the response, its choice or its message."""
+    if location[:1] != ("choices",):
+        return location[:1]
+    return location[:4] if location[2:3] == ("message",) else location[:3]

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from daybook.redaction import redact
 
@@ -82,7 +84,16 @@ def translate_error(
         return AgentMisconfigured(messages.say('agent "{agent}" cannot be used', error))
     if str(error).startswith("Streamed response ended without"):
         return AgentTemporary(messages.say(_INCOMPLETE))
-    return AgentFailed(messages.say("{model} gave an invalid answer", error))
+    return AgentFailed(messages.say("{model} gave an invalid answer", _invalid_field(error)))
+
+
+def _invalid_field(error: Exception) -> Exception | str:
+    """Return a sentence about the field of a response that is invalid; otherwise ``error``."""
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError):
+        return error
+    first = cause.errors()[0]
+    return f"its field {'.'.join(map(str, first['loc']))} is invalid ({first['msg']})"
 
 
 def is_free(error: Exception) -> bool:

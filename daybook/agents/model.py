@@ -147,16 +147,16 @@ class ModelAgent:
         )
 
     def _journaled(self, model: Model, request: AgentRequest, steps: Steps | None) -> Model:
-        """Return ``model``.
+        """Return ``model``, wrapped. If there are ``steps``, the model records its requests."""
+        from daybook.agents.measured_model import MeasuredModel
 
-        If there are ``steps``, return it wrapped, so that it records its requests.
-        """
+        measured = MeasuredModel(model)
         if steps is None:
-            return model
+            return measured
         from daybook.agents.model_steps import JournaledModel
 
         return JournaledModel(
-            model,
+            measured,
             steps,
             lambda response: self._usage_of(response, request),
             lambda error: self._translate_error(error, model, request),
@@ -228,7 +228,7 @@ class ModelAgent:
             model=response.model_name or model.model_name,
             usage=used,
             cut=cut,
-            warnings=tuple(filter(None, [impossible])),
+            warnings=(*getattr(model, "warnings", ()), *filter(None, [impossible])),
         )
 
     def _settings_of_step(

@@ -189,7 +189,9 @@ def model(settings: ModelSettings, wanted: str = "") -> Model:
         provider_client: Provider[Any] = cls(**_arguments(provider, cls, settings))
         if settings.base_url and provider in _CHAT:
             return _chat_model(name, provider_client)
-        return infer_model(f"{provider}:{name}", lambda _: provider_client)
+        built = infer_model(f"{provider}:{name}", lambda _: provider_client)
+        is_plain_chat = type(built).__name__ == "OpenAIChatModel"
+        return _chat_model(name, provider_client) if is_plain_chat else built
     except ImportError as error:
         raise _missing_package_error(provider, error) from None
     except UserError as error:

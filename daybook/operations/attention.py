@@ -26,7 +26,7 @@ from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
-from daybook.operations import outbox_status
+from daybook.operations import findings, outbox_status
 from daybook.runs import approvals, budget, history
 from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.zones import midnight, wall_time
@@ -72,12 +72,14 @@ async def read(tz: ZoneInfo) -> list[Need]:
             last_failures = await history.last_failures(
                 session, [each.id for each in jobs if each.consecutive_failures]
             )
+            silent = await history.without_answers(session, authorization.visible_owner())
             budgets = await _budgets(session, jobs, now, tz)
             tasks = task_scheduler.problems(await task_counts.read_counts(session, now), now)
         outbox = await _outbox(ledger, jobs)
     found = [
         _few(_approvals(asked), "approval"),
         _few(_failing(jobs, last_failures), "failing"),
+        _few(_silent(silent), "empty answers"),
         _few(lost, "missed"),
         outbox,
     ]
@@ -140,6 +142,18 @@ def _failing(
                 job_id=job.id,
                 run_id=run_id,
             )
+
+
+def _silent(jobs: Sequence[tuple[str, str, str]]) -> Iterator[Need]:
+    for job_id, name, run_id in jobs:
+        yield Need(
+            kind="failing",
+            severity="missed",
+            title=_sentence(findings.empty_answers(name)),
+            fix=f"daybook show {run_id[:12]}",
+            job_id=job_id,
+            run_id=run_id,
+        )
 
 
 async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> list[Need]:

@@ -7,7 +7,8 @@ ledger nor Prefect::
 
     diagnosis       doctor  status  /health
     sync, jobs        x       x              changes that Prefect lacks, conflicts; failed last
-                                             runs; missing jobs; changes outside the jobs file
+                                             runs; empty answers; missing jobs; changes outside the
+                                             jobs file
     leases            x       x              a run whose process stopped renewing its lease
     clock             x       x              the clocks of Prefect and of the ledger
     pool, worker      x       x              a paused pool, a pool of another Daybook; no worker
@@ -58,7 +59,7 @@ from daybook.keeper.leader_lease import Leader
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.owners import namespace
-from daybook.runs import leases
+from daybook.runs import history, leases
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
@@ -151,6 +152,18 @@ def failing_jobs(jobs: Iterable[JobSummary]) -> list[Finding]:
             message = f"{each.name} failed {times}" + (f": {error}" if error else "")
             found.append(warning("jobs", message, f"daybook show {shlex.quote(each.name)}"))
     return found
+
+
+def without_answers(jobs: Iterable[tuple[str, str, str]]) -> list[Finding]:
+    """Warn about jobs with empty answers (`history.without_answers`)."""
+    return [
+        warning("jobs", empty_answers(name), f"daybook show {run_id[:12]}")
+        for _, name, run_id in jobs
+    ]
+
+
+def empty_answers(name: str) -> str:
+    return f"the last {history.MAX_EMPTY_ANSWERS} answers of {name} are empty"
 
 
 def broken_chains(

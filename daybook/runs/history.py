@@ -6,14 +6,18 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func
+from sqlalchemy import ColumnElement, Select, func, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
-from daybook.ledger.states import FAILURES, HELD, LIVE
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger.states import FAILURES, HELD, LIVE, Status
 from daybook.ledger.tables import JobRow, RunRow
+
+MAX_EMPTY_ANSWERS = 3
+"""Number of empty answers in a row that are a finding."""
 
 RunAndJob = tuple[RunRow, JobRow | None]
 """A run and its job; the job may be archived, and is None for a direct call."""
@@ -68,6 +72,44 @@ async def last_failures(
     )
     failed = query.where(col(RunRow.status).in_(FAILURES))
     return {job: (run, status) for job, run, status in (await session.execute(failed)).tuples()}
+
+
+async def without_answers(
+    session: AsyncSession, owner: str | None = None
+) -> list[tuple[str, str, str]]:
+    """Return id, name and last run of each job whose last `MAX_EMPTY_ANSWERS` answers are empty.
+
+    A run that was skipped, missed or failed has no answer, so it is neither empty nor not. With
+    ``owner``, search only that owner's jobs.
+    """
+    is_answer = (
+        (col(RunRow.status) == Status.SUCCEEDED)
+        & (col(RunRow.attempts) > 0)
+        & col(RunRow.kind).in_(CONVERSATION_KINDS)
+    )
+    last = (
+        select(JobRow.id, JobRow.name, RunRow.id)
+        .join(RunRow, col(RunRow.id) == col(JobRow.last_run_id))
+        .where(
+            col(JobRow.archived_at).is_(None),
+            col(JobRow.last_status) == Status.SUCCEEDED,
+            is_answer,
+            col(RunRow.output) == "",
+            true() if owner is None else col(JobRow.owner) == owner,
+        )
+        .order_by(col(JobRow.name))
+    )
+    found = []
+    for job_id, name, run_id in (await session.execute(last)).tuples().all():
+        newest = (
+            select(RunRow.output)
+            .where(col(RunRow.job_id) == job_id, is_answer)
+            .order_by(col(RunRow.due).desc())
+            .limit(MAX_EMPTY_ANSWERS)
+        )
+        if [*(await session.execute(newest)).scalars()] == [""] * MAX_EMPTY_ANSWERS:
+            found.append((job_id, name, run_id))
+    return found
 
 
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:

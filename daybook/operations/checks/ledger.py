@@ -119,7 +119,7 @@ async def sync() -> list[Finding]:
 
 
 async def jobs() -> list[Finding]:
-    """Check for jobs that failed last, need a missing job, or were changed outside their file."""
+    """Check for jobs that fail, answer nothing, need a missing job, or were changed elsewhere."""
     stored = await stored_jobs()
     if not stored:
         return []
@@ -127,7 +127,8 @@ async def jobs() -> list[Finding]:
         listed = await summaries.read(session)
         chains = findings.broken_chains(listed, await store.used_outputs(session))
         edited = await store.edited_since_applied(session)
-    return findings.failing_jobs(listed) + chains + findings.drift(edited)
+        silent = findings.without_answers(await history.without_answers(session))
+    return findings.failing_jobs(listed) + silent + chains + findings.drift(edited)
 
 
 async def leases() -> list[Finding]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from daybook.agents.base import Message
+from daybook.agents.base import Message, Tool
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider, Status
 from tests.timings import expire_timeout
@@ -187,6 +187,69 @@ async def test_an_impossible_usage_is_unknown_with_a_warning(
     reply = await ask(fake_provider, protocol, input_price=3.0)
     assert (reply.text, (reply.usage or {})["input_tokens"]) == ("Four.", None)
     assert reply.warnings[0].startswith("the reported usage is impossible: input_tokens 5e+12")
+
+
+MESSAGE = {"role": "assistant", "content": "Four."}
+CHOICE = {"index": 0, "finish_reason": "stop", "message": MESSAGE}
+USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+RESPONSE = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "usage": USAGE}
+COUNTED, UNCOUNTED = (5, 7), (None, None)
+
+
+def enveloped(choice: dict[str, Any] | None = None, **response: Any) -> str:
+    return json.dumps(RESPONSE | {"choices": [CHOICE | (choice or {})]} | response)
+
+
+@pytest.mark.parametrize("model", ["openai:gpt-6-luna", "local/model"])
+@pytest.mark.parametrize(
+    ("body", "tokens", "invalid"),
+    [
+        (enveloped({"finish_reason": ""}), COUNTED, ["finish_reason"]),
+        (enveloped({"finish_reason": None}), COUNTED, []),
+        (enveloped(id=None, object="x", created="now"), COUNTED, ["created", "id", "object"]),
+        (enveloped({"index": None}, model=None), COUNTED, ["index", "model"]),
+        (enveloped({"message": MESSAGE | {"role": "model"}}), COUNTED, ["role"]),
+        (enveloped({"message": MESSAGE | {"annotations": "no"}}), COUNTED, ["annotations"]),
+        (enveloped({"logprobs": 5}), COUNTED, ["logprobs"]),
+        (enveloped(usage={"prompt_tokens": 5}), UNCOUNTED, ["usage"]),
+        (enveloped(usage=dict.fromkeys(USAGE, 0)), UNCOUNTED, []),
+        (enveloped(usage=None), UNCOUNTED, []),
+    ],
+)
+async def test_an_answer_in_an_invalid_envelope_is_an_answer_with_a_warning(
+    fake_provider: Provider,
+    model: str,
+    body: str,
+    tokens: tuple[int | None, int | None],
+    invalid: list[str],
+) -> None:
+    fake_provider.script = [Page(body, "application/json")]
+
+    reply = await ask(fake_provider, model=model)
+
+    assert reply.text == "Four."
+    assert reply.usage is not None
+    assert (reply.usage["input_tokens"], reply.usage["output_tokens"]) == tokens
+    warnings = [sorted(each.partition("no valid ")[2].split(", ")) for each in reply.warnings]
+    assert warnings == ([invalid] if invalid else [])
+
+
+async def test_a_tool_call_without_metadata_is_made(fake_provider: Provider) -> None:
+    called = list[dict[str, Any]]()
+
+    async def call(arguments: dict[str, Any]) -> str:
+        called.append(arguments)
+        return "4"
+
+    calls = [{"function": {"name": "add", "arguments": {"a": 2}}}, {"function": {"name": "add"}}]
+    message = {"content": None, "tool_calls": calls}
+    body = {"choices": [{"finish_reason": "", "message": message}]}
+    fake_provider.script = [Page(json.dumps(body), "application/json"), "Four."]
+
+    tool = Tool("add", "Adds.", {"type": "object"}, call)
+    reply = await agent(fake_provider).answer(request(tools=(tool,)))
+
+    assert (reply.text, called) == ("Four.", [{"a": 2}, {}])
 
 
 # --- incomplete answers

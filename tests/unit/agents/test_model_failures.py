@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -79,7 +81,7 @@ async def test_each_failure_has_its_error_class_and_message_after_one_request(
         ("502", AgentTemporary, "failed (502): Slow down."),
         ("402", AgentMisconfigured, "is used up (402): Slow down."),
         ("400", AgentFailed, "refused the request (400): Slow down."),
-        ('"overloaded"', AgentTemporary, "failed (502): Slow down."),
+        ('"overloaded"', AgentTemporary, "failed: Slow down."),
     ],
 )
 async def test_an_error_in_a_200_response_is_an_error_of_its_code(
@@ -91,6 +93,32 @@ async def test_an_error_in_a_200_response_is_an_error_of_its_code(
         await ask(fake_provider, model=model)
     assert type(caught.value) is kind
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ({"error": "Unexpected endpoint"}, AgentTemporary, "failed: Unexpected endpoint"),
+        ({"choices": [], "error": "Busy"}, AgentTemporary, "failed: Busy"),
+        ({"object": "error", "message": "No slot"}, AgentFailed, "has no choices: No slot"),
+        ({"detail": "Not Found"}, AgentFailed, "has no choices: Not Found"),
+        ({"choices": None, "id": "c1"}, AgentFailed, 'has no choices: {"id": "c1"}'),
+        ({"choices": [{"index": 0}]}, AgentFailed, "its field choices.0.message is invalid"),
+        (
+            {"choices": [{"message": {"content": 5}}]},
+            AgentFailed,
+            "its field choices.0.message.content is invalid (Input should be a valid string)",
+        ),
+    ],
+)
+async def test_a_200_response_without_an_answer_is_an_error_in_the_words_of_the_server(
+    fake_provider: Provider, body: dict[str, Any], kind: type[AgentError], words: str
+) -> None:
+    fake_provider.script = [Page(json.dumps(body), "application/json")]
+    with pytest.raises(AgentError) as caught:
+        await ask(fake_provider, model="local/model")
+    assert (type(caught.value), words in str(caught.value)) == (kind, True), str(caught.value)
+    assert "pydantic" not in str(caught.value)
 
 
 async def test_insufficient_quota_at_openai_is_an_error_that_is_not_retried(

@@ -92,12 +92,15 @@ async def test_an_unknown_price_is_refused_or_counts_as_the_fallback(
         assert len(fake_provider.requests) == 2
 
 
+@pytest.mark.parametrize(
+    "answer", [Answer("Done.", usage=False), Answer("Done.", input_tokens=0, output_tokens=0)]
+)
 async def test_what_the_provider_does_not_report_counts_as_its_estimate(
-    active: ActiveRun, monkeypatch: pytest.MonkeyPatch
+    active: ActiveRun, monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     budget(monkeypatch, usd_per_day=5)
     with provider() as fake_provider:
-        fake_provider.script = [Answer("Done.", usage=False)]
+        fake_provider.script = [answer]
         await ask(active, fake_provider, **PRICES)
     (row,) = await recorded(active)
     assert row.usage is not None

@@ -10,7 +10,8 @@ import pytest
 
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
-from daybook.operations import attention
+from daybook.operations import attention, findings
+from daybook.runs import history
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger")]
@@ -35,6 +36,18 @@ async def test_a_healthy_ledger_needs_nobody(world: World) -> None:
     job = await world.jobs.add("fine")
     await world.runs.finished(job, Status.SUCCEEDED)
     assert await needs(world) == []
+
+
+async def test_the_third_empty_answer_in_a_row_is_a_need_and_a_finding(world: World) -> None:
+    job = await world.jobs.add("quiet", prompt="x", cron="0 * * * *")
+    for count, output in enumerate(("", "", "a word", "", "", ""), start=1):
+        await world.runs.finished(job, Status.SUCCEEDED, output=output)
+        world.clock.set(world.clock.now() + timedelta(hours=1))
+        async with world.ledger.read() as session:
+            found = findings.without_answers(await history.without_answers(session))
+        assert len(found) == (count == 6), count
+    assert await needs(world) == [("failing", "The last 3 answers of quiet are empty")]
+    assert [each.message for each in found] == ["the last 3 answers of quiet are empty"]
 
 
 async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
