@@ -32,7 +32,7 @@ from typing import Any
 from daybook import __version__
 from daybook.errors import InvalidInput
 from daybook.home import current_home
-from daybook.processes import garbage, init
+from daybook.processes import garbage, init, open_files
 
 GO = b"g"
 ACCEPT_TIMEOUT_SECONDS = 2.0
@@ -55,6 +55,7 @@ def main() -> int:
     """Run the command line in `sys.argv`. Return its exit code."""
     init.fork_if_first()
     garbage.collect_rarely()
+    open_files.raise_limit()
     arguments = sys.argv[1:]
     if _is_servable(arguments):
         try:

@@ -16,7 +16,6 @@ import argparse
 import asyncio
 import importlib.util
 import os
-import resource
 import socket
 import sys
 import threading
@@ -33,7 +32,7 @@ from daybook.operations import prefect_database
 from daybook.operations.host_names import SameOriginGuard
 from daybook.operations.prefect_login import PrefectLogin
 from daybook.prefect import private_names
-from daybook.processes import children, garbage, group, image, output, proc
+from daybook.processes import children, garbage, group, image, open_files, output, proc
 from daybook.timing import TIMING
 
 MODULE = "daybook.operations.server"
@@ -61,6 +60,7 @@ BACKLOG = 2048
 MAX_WAITING_CONNECTIONS = 500
 """Maximum number of connections that wait for the head of a request. All come from this machine."""
 MAX_OPEN_FILES = 65_536
+"""Limit of the server's open files. A thousand clients would reach the usual limit."""
 SLOWER_SERVICES = {
     "PREFECT_SERVER_EVENTS_PROACTIVE_GRANULARITY": "PT15S",
     "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_LOOP_SECONDS": "60",
@@ -283,7 +283,7 @@ def run(port: int) -> None:
     """
     output.survive_full_disk()
     garbage.collect_rarely()
-    _raise_file_limit()
+    open_files.raise_limit(MAX_OPEN_FILES)
     # Listen before the slow imports, so that other processes find the port in use.
     listener = listen(port)
     os.umask(0o077)  # Prefect would make its database readable for all users
@@ -374,17 +374,6 @@ def _prepare_database() -> None:
             os._exit(1)
     if os.waitpid(pid, 0)[1] == 0:
         os.environ |= dict.fromkeys(private_names.DATABASE_PREPARATIONS, "false")
-
-
-def _raise_file_limit() -> None:
-    """Raise this process's limit of open files as far as allowed, up to `MAX_OPEN_FILES`.
-
-    A thousand clients would reach the usual limit, 1,024.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def listen(port: int) -> socket.socket:

@@ -10,5 +10,6 @@ nothing runs after the program has ended (`group` names the exceptions). The oth
 - `forked` ends a forked process.
 - `garbage` makes Daybook's processes collect garbage less often.
 - `init` reaps orphans as process 1 of a container.
+- `open_files` raises the limit of open files.
 - `output` lets a process continue when the disk of its log is full.
 """

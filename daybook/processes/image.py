@@ -22,6 +22,7 @@ import fcntl
 import gc
 import json
 import os
+import resource
 import runpy
 import selectors
 import signal
@@ -346,8 +347,9 @@ def _set_environment(environment: dict[str, str], hooks: _Hooks) -> None:
 
 def _take_descriptors(received: list[int], numbers: list[int]) -> None:
     """Move the ``received`` descriptors to ``numbers``, and close all other descriptors."""
-    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, _FIRST_FREE) for each in received]
-    os.closerange(3, _FIRST_FREE)
+    first_free = min(_FIRST_FREE, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    moved = [fcntl.fcntl(each, fcntl.F_DUPFD, first_free) for each in received]
+    os.closerange(3, first_free)
     for number, descriptor in zip(numbers, moved, strict=True):
         os.dup2(descriptor, number)
         os.close(descriptor)

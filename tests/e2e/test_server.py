@@ -25,7 +25,7 @@ from daybook.home import Home
 from daybook.operations import home_lock, login, prefect_selection, server
 from daybook.prefect import private_names
 from daybook.prefect.address import ui_address
-from daybook.processes import children, proc
+from daybook.processes import children, open_files, proc
 from tests.at_prefect import basic
 from tests.servers import free_port, migrate
 
@@ -193,7 +193,7 @@ async def test_half_open_connections_are_closed_and_do_not_keep_others_out(
 ) -> None:
     """More of them than a process may usually have open files, here and in the server."""
     url = httpx.URL(prefect_server.api_url)
-    server._raise_file_limit()
+    open_files.raise_limit(server.MAX_OPEN_FILES)
     readers, writers = [], []
     for _ in range(1_500):
         reader, writer = await asyncio.open_connection(url.host, url.port)

@@ -52,12 +52,15 @@ match sys.argv[1]:
 """
 
 
-def run(folder: Path, program: str) -> tuple[Any, list[Any]]:
-    """Run a client; return what it prints as JSON, and what its children printed."""
+def run(folder: Path, program: str, before: str = "") -> tuple[Any, list[Any]]:
+    """Run a client; return what it prints as JSON, and what its children printed.
+
+    ``before`` runs before the fork of the image.
+    """
     (folder / "started.py").write_text(STARTED)
     package = Path(__file__).parents[3]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", PROGRAM + program],
+        [sys.executable, "-P", "-c", before + PROGRAM + program],
         cwd=folder,
         env={"PYTHONPATH": f"{folder}{os.pathsep}{package}"},
         capture_output=True,
@@ -197,3 +200,19 @@ asyncio.run(main())
 
     assert ended is True
     assert printed == []
+
+
+def test_a_fork_needs_only_few_open_files(tmp_path: Path) -> None:
+    """Of macOS and of some shells; a container may have it as its hard limit."""
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))\n"
+    code, [printed] = run(
+        tmp_path,
+        """
+async def main():
+    child = await start("exit", 7)
+    print(await child.wait())
+asyncio.run(main())
+""",
+        limit,
+    )
+    assert (code, printed["inherited"]) == (7, True)
