@@ -21,6 +21,7 @@ import hashlib
 import html
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -39,6 +40,12 @@ MIN_FREE_BYTES = 2**20
 CLIENT_CREDENTIAL = "PREFECT_API_AUTH_STRING"
 SERVER_CREDENTIAL = "PREFECT_SERVER_API_AUTH_STRING"
 """Prefect's two settings for the credential: one for the client, the other for the server."""
+_NOT_IN_A_HOME = re.compile(r"[?\x00-\x1f\x7f\ud800-\udfff]")
+"""Characters that the path of a home cannot contain.
+
+Prefect's and the ledger's addresses of a SQLite file end at `?`, so the databases would be outside
+of the home. Files of services are lines of text in UTF-8.
+"""
 _DIRECT_HOSTS = ("localhost", "127.0.0.1", "::1")
 """Hosts to which no process of Daybook connects through a proxy."""
 _CERTIFICATE_FILES = ("SSL_CERT_FILE", "PREFECT_API_SSL_CERT_FILE")
@@ -224,14 +231,19 @@ def full_disk(folders: Iterable[Path]) -> Path | None:
 def home_path() -> Path:
     """Return the home directory: `DAYBOOK_HOME`, by default `~/.daybook`.
 
-    Raise `InvalidInput` if it begins with `~` and that user does not exist.
+    Raise `InvalidInput` if it begins with `~` and that user does not exist. Raise it also for a
+    path with one of `_NOT_IN_A_HOME`.
     """
     path = Path(os.environ.get("DAYBOOK_HOME") or "~/.daybook")
     try:
-        return path.expanduser().absolute()
+        path = path.expanduser().absolute()
     except RuntimeError:
         problem = f"names no folder: there is no home of {path.parts[0]}"
         raise InvalidInput("DAYBOOK_HOME", problem, "write an absolute path") from None
+    if wrong := _NOT_IN_A_HOME.search(str(path)):
+        problem = f"the path {str(path)!r} of a home cannot contain {wrong[0]!r}"
+        raise InvalidInput("DAYBOOK_HOME", problem, "use another folder")
+    return path
 
 
 def current_home() -> Home:

@@ -14,10 +14,17 @@ import re
 import tomllib
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, PositiveInt, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -87,6 +94,20 @@ def default_tasks() -> dict[str, Any]:
     return {}
 
 
+def _joined(value: object) -> object:
+    """Join a list of `config.toml` to the text that a variable would have."""
+    if not isinstance(value, list):
+        return value
+    for each in value:
+        if not isinstance(each, str) or "," in each:
+            raise ValueError(f"{each!r} is no entry; write texts without a comma")
+    return ", ".join(value)
+
+
+CommaSeparated = Annotated[str, BeforeValidator(_joined)]
+"""Setting with several entries: text with commas, or in `config.toml` also a list of texts."""
+
+
 class Settings(BaseSettings):
     """Settings of one home. `load` raises `InvalidInput` for an invalid value."""
 
@@ -112,14 +133,14 @@ class Settings(BaseSettings):
         description="Maximum number of concurrent runs, on all machines together. Further runs are "
         "`waiting`.",
     )
-    allowed_hosts: str = Field(
+    allowed_hosts: CommaSeparated = Field(
         default="",
         description="Host names, addresses and networks, comma-separated, that jobs may reach "
         "although Daybook would otherwise refuse them: `intranet.example.org, 10.0.0.0/8`. A "
         "cloud's metadata service is allowed only by its exact address.",
     )
 
-    allowed_work_dirs: str = Field(
+    allowed_work_dirs: CommaSeparated = Field(
         default="~",
         description="Folders, comma-separated, that may contain the work directories of jobs: "
         "absolute paths, or paths that begin with ~. The default is the home of the user who runs "
@@ -144,7 +165,7 @@ class Settings(BaseSettings):
         "leading keeper requests it every 30 seconds while all findings of `daybook status` are "
         "clear. Empty: none.",
     )
-    ping_findings: str = Field(
+    ping_findings: CommaSeparated = Field(
         default="",
         description="Findings, comma-separated, that stop the ping: "
         + ", ".join(f"`{each}`" for each in STATUS_FINDINGS)
@@ -196,7 +217,7 @@ class Settings(BaseSettings):
         description="Whether jobs of users and agents run. If false, Daybook runs only plugins' "
         "jobs and heartbeats, and skips the others.",
     )
-    execution_off: str = Field(
+    execution_off: CommaSeparated = Field(
         default="",
         description="Kinds of jobs, comma-separated, that are logged and not executed: `webhook, "
         "tool-call`; `all` for every kind. Their runs are claimed as usual and end as `skipped`, "
@@ -212,7 +233,7 @@ class Settings(BaseSettings):
         description="Agent that writes the titles of sessions. Empty: the title is the first line "
         "of the session's first prompt.",
     )
-    plugins: str = Field(
+    plugins: CommaSeparated = Field(
         default="",
         description="Python modules, comma-separated, that register tools and listeners: "
         "`my_app.jobs`. Daybook imports them before it runs a job.",
@@ -338,7 +359,11 @@ class Settings(BaseSettings):
     def _check_ledger_url(cls, value: str) -> str:
         # A relative path or an in-memory database would give each process its own ledger. A run's
         # process changes its working directory, and no process sees the memory of another process.
-        if not value or value.startswith("sqlite+aiosqlite:////"):
+        if not value:
+            return value
+        if value.startswith("sqlite+aiosqlite:////"):
+            if "?" in value:
+                raise ValueError("has a ?, at which the path ends; use an absolute path without it")
             return value
         if match := _POSTGRESQL.match(value):
             query = re.sub(r"([?&])sslmode=", r"\1ssl=", match["query"] or "")  # libpq's name

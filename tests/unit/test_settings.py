@@ -26,6 +26,7 @@ from daybook.home import Home, current_home
         "postgresql://localhost/a/b",
         "mysql://localhost/ledger",
         "/ledger.db",
+        "sqlite+aiosqlite:////what?/ledger.db",
     ],
 )
 def test_an_incomplete_or_unsupported_ledger_address_is_refused(
@@ -79,6 +80,8 @@ def test_common_forms_of_a_postgresql_address_are_accepted(
         ("home = '/elsewhere'\n", ["unknown settings: home", "known: alert_channel, "]),
         ("timezone = 'Mars/Olympus'\n", ["timezone: unknown time zone", "Europe/Berlin"]),
         ("max_concurrent = 0\n", ["max_concurrent: ", "greater than or equal to 1"]),
+        ("allowed_hosts = ['a', 5]\n", ["allowed_hosts: 5 is no entry"]),
+        ("allowed_work_dirs = ['/a, /b']\n", ["allowed_work_dirs: '/a, /b' is no entry"]),
     ],
 )
 def test_an_error_in_the_configuration_file_names_the_file(
@@ -189,6 +192,26 @@ def test_an_invalid_allowed_host_is_refused_and_named(
         settings.load()
     assert refused.value.field == "DAYBOOK_ALLOWED_HOSTS"
     assert f'"{entry}"' in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("allowed_hosts", ["intranet.example", "10.0.0.0/8"]),
+        ("allowed_work_dirs", ["/a", "~/b"]),
+        ("ping_findings", ["late", "disk"]),
+        ("execution_off", ["webhook", "tool-call"]),
+        ("plugins", ["own.tools", "own.more"]),
+    ],
+)
+def test_a_setting_with_several_entries_may_be_a_list_in_the_file(
+    name: str, given: list[str], daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(f"DAYBOOK_{name.upper()}", raising=False)
+    (daybook_home.path / "config.toml").write_text(f"{name} = {given}\n")
+    assert settings.entries(getattr(settings.load(), name)) == given
+    (daybook_home.path / "config.toml").write_text(f"{name} = []\n")
+    assert settings.entries(getattr(settings.load(), name)) == []
 
 
 def test_a_relative_folder_for_work_dirs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -252,7 +252,13 @@ def test_a_home_that_is_no_folder_gives_exit_code_4(
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("DAYBOOK_HOME", "~nobody-of-this-name/x"), ("PREFECT_API_URL", "http://[")],
+    [
+        ("DAYBOOK_HOME", "~nobody-of-this-name/x"),
+        ("DAYBOOK_HOME", "/tmp/what?/home"),
+        ("DAYBOOK_HOME", "/tmp/two\nlines"),
+        ("DAYBOOK_HOME", "/tmp/\udcff"),
+        ("PREFECT_API_URL", "http://["),
+    ],
 )
 def test_a_variable_that_names_no_place_is_refused_by_its_name(variable: str, value: str) -> None:
     result = process("status", **{variable: value})
