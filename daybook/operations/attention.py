@@ -78,7 +78,7 @@ async def read(tz: ZoneInfo) -> list[Need]:
         outbox = await _outbox(ledger, jobs)
     found = [
         _few(_approvals(asked), "approval"),
-        _few(_failing(jobs, last_failures), "failing"),
+        _few(_failing(jobs, now, last_failures), "failing"),
         _few(_silent(silent), "empty answers"),
         _few(lost, "missed"),
         outbox,
@@ -127,10 +127,13 @@ def _approvals(
 
 
 def _failing(
-    jobs: Sequence[JobSummary], last_failures: Mapping[str | None, tuple[str, str]]
+    jobs: Sequence[JobSummary],
+    now: datetime,
+    last_failures: Mapping[str | None, tuple[str, str]],
 ) -> Iterator[Need]:
     for job in sorted(jobs, key=lambda each: -each.consecutive_failures):
-        if count := job.consecutive_failures:
+        count = job.consecutive_failures
+        if count and not budget.is_of_ended_day(job.last_error, now):
             run_id, status = last_failures.get(job.id, (None, Status.FAILED))
             times = "failed" if count == 1 else f"failed {count} times in a row"
             yield Need(

@@ -59,7 +59,7 @@ from daybook.keeper.leader_lease import Leader
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.owners import namespace
-from daybook.runs import history, leases
+from daybook.runs import budget, history, leases
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
@@ -142,11 +142,12 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
     return [warning("jobs", f"changed outside their jobs file: {join(drifted)}", fix)]
 
 
-def failing_jobs(jobs: Iterable[JobSummary]) -> list[Finding]:
+def failing_jobs(jobs: Iterable[JobSummary], now: datetime) -> list[Finding]:
     """Warn about jobs that have failed since their last success. Only their owners can fix them."""
     found = []
     for each in jobs:
-        if count := each.consecutive_failures:
+        count = each.consecutive_failures
+        if count and not budget.is_of_ended_day(each.last_error, now):
             times = "once" if count == 1 else f"{count} times in a row"
             error = (each.last_error or "").strip().partition("\n")[0]
             message = f"{each.name} failed {times}" + (f": {error}" if error else "")

@@ -61,6 +61,8 @@ RETRY_INTERVAL = timedelta(seconds=30)
 NEARLY_SPENT = 0.8
 """Share of a daily limit from which Daybook alerts the operator."""
 
+_DAY_ENDS, _MINUTE = "; the day ends at ", "%Y-%m-%d %H:%M"
+
 EVENT = "budget"
 """The event of the alert."""
 
@@ -196,8 +198,24 @@ def _refusal(budget: RunBudget, limit: Limit, value: float, estimate: Amount, da
     if limit.is_daily:
         end = midnight(day + timedelta(days=1), ZoneInfo(budget.timezone))
         local = end.astimezone(ZoneInfo(budget.timezone))
-        text += f"; the day ends at {local:%Y-%m-%d %H:%M} {budget.timezone}"
+        text += f"{_DAY_ENDS}{local:{_MINUTE}} {budget.timezone}"
     return text
+
+
+def is_of_ended_day(error: str | None, now: datetime) -> bool:
+    """Return whether a run failed with ``error`` because of the budget of a day that has ended.
+
+    Such a job needs no person, because its next run uses the budget of another day.
+    """
+    text, _, end = (error or "").rpartition(_DAY_ENDS)
+    if not text.startswith("budget: "):
+        return False
+    try:
+        local, _, timezone = end.rpartition(" ")
+        parsed = datetime.strptime(local, _MINUTE).replace(tzinfo=ZoneInfo(timezone))
+    except (KeyError, ValueError, OSError):  # another text, or a zone that is not known any more
+        return False
+    return parsed <= now
 
 
 def _unpriced(limit: Limit, count: int) -> str:

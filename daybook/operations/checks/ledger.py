@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from daybook import settings
 from daybook.backups import archive
 from daybook.backups import create as nightly
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     FREE_SPACE,
     AgentMisconfigured,
@@ -128,7 +129,8 @@ async def jobs() -> list[Finding]:
         chains = findings.broken_chains(listed, await store.used_outputs(session))
         edited = await store.edited_since_applied(session)
         silent = findings.without_answers(await history.without_answers(session))
-    return findings.failing_jobs(listed) + silent + chains + findings.drift(edited)
+    failing = findings.failing_jobs(listed, SYSTEM_CLOCK.now())
+    return failing + silent + chains + findings.drift(edited)
 
 
 async def leases() -> list[Finding]:

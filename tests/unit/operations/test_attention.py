@@ -115,6 +115,24 @@ async def test_a_budget_is_reported_from_four_fifths_on(world: World) -> None:
     assert await needs(world) == []
 
 
+async def test_a_failure_of_the_budget_of_a_day_needs_nobody_after_that_day(world: World) -> None:
+    job = await world.jobs.add("costly", prompt="x", cron="0 * * * *", tokens_per_day=1_000)
+    tomorrow = f"{world.clock.now() + timedelta(days=1):%Y-%m-%d} 00:00 UTC"
+    error = "budget: 1,200 of 1,000 tokens per day are used; the day ends at " + tomorrow
+
+    async def failing() -> list[str]:
+        return [title for kind, title in await needs(world) if kind == "failing"]
+
+    await world.runs.finished(job, Status.FAILED, error=error)
+    assert await failing() == ["costly failed"]
+    world.passes(days=1)
+    assert await failing() == []
+    error = "budget: 1,200 of 1,000 tokens per run are used"
+    await world.runs.finished(job, Status.FAILED, error=error)
+    world.passes(days=1)
+    assert await failing() == ["costly failed 2 times in a row"]
+
+
 async def test_many_of_a_kind_are_counted(world: World) -> None:
     for number in range(attention.MAX_OF_A_KIND + 5):
         await world.jobs.add(f"job {number:02}")

@@ -99,7 +99,8 @@ def test_a_failed_job_is_a_warning_with_the_first_line_of_its_error() -> None:
     def job(failures: int, error: str | None) -> Any:
         return SimpleNamespace(name="brief", consecutive_failures=failures, last_error=error)
 
-    found = findings.failing_jobs([job(0, None), job(1, "no answer\nat all"), job(2, None)])
+    jobs = [job(0, None), job(1, "no answer\nat all"), job(2, None)]
+    found = findings.failing_jobs(jobs, NOW)
     assert [str(each) for each in found] == [
         "brief failed once: no answer; fix: daybook show brief",
         "brief failed 2 times in a row; fix: daybook show brief",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -107,6 +107,10 @@ async def test_a_run_is_skipped_if_the_tokens_of_the_day_are_used(world: World) 
         "2026-01-16 00:00 Asia/Dhaka"
     )
     assert (answer.status, answer.reason) == (Status.SKIPPED, expected)
+    end = datetime(2026, 1, 15, 18, tzinfo=UTC)  # midnight in Dhaka
+    assert budget.is_of_ended_day(answer.reason, end)
+    assert not budget.is_of_ended_day(answer.reason, end - timedelta(seconds=1))
+    assert not budget.is_of_ended_day(answer.reason + "/Nowhere", end)
     assert (await world.runs.row(str(answer.run_id))).attempts == 0
     # Midnight in Dhaka is 18:00 UTC.
     midnight = world.runs.claim_request(
