@@ -97,10 +97,14 @@ class Job(BaseModel):
     action: Action
     schedule: Schedule
     policy: Annotated[Policy, Marker(is_checked=True)] = Field(
-        default=Policy(), description="Limits, retries, overlap and bounds of the runs."
+        default=Policy(),
+        title="Limits and retries",
+        description="Limits, retries, overlap and bounds of the runs.",
     )
     notify: Annotated[Notify, Marker(is_checked=True)] = Field(
-        default=Notify(), description="Recipients of the outcome: callback URLs and a channel."
+        default=Notify(),
+        title="Notifications",
+        description="Recipients of the outcome: callback URLs and a channel.",
     )
 
     @model_validator(mode="after")

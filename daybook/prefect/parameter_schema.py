@@ -11,6 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
+from pydantic import Field
+
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
 from daybook.jobs.policy import Policy
@@ -29,7 +31,8 @@ def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
     The signature has plain types without the models' validators: invalid parameters reach the
     function, which records them as the reason of a failed run. Every parameter has a default,
     because Prefect's UI offers "Quick run" only then; the default of a required parameter is the
-    empty string. The deployment has every value anyway.
+    empty string. The deployment has every value anyway. A default is in a `Field`, because Prefect
+    takes the name as the title, and only `json_schema_extra` replaces it.
     """
     fields = dict(ACTIONS[kind].model_fields)
     defaults = {
@@ -46,7 +49,7 @@ def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=defaults[name],
+                default=Field(defaults[name], json_schema_extra={"title": field.title}),
                 annotation=field.annotation,
             )
             for name, field in fields.items()

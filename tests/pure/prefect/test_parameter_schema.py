@@ -14,7 +14,7 @@ from prefect.utilities.schema_tools import ValidationError, validate
 
 from daybook import repository
 from daybook.jobs.actions import ACTIONS
-from daybook.jobs.model import new_job
+from daybook.jobs.model import Job, new_job
 from daybook.operations import worker
 from daybook.prefect import parameter_schema as form
 from flows.agent_prompt import agent_prompt
@@ -45,6 +45,20 @@ def test_no_parameter_is_required_so_that_quick_run_takes_one_click(kind: str) -
     schema = form.schema(kind)
     assert "required" not in schema
     assert all("default" in each for each in schema["properties"].values())
+
+
+@pytest.mark.parametrize("kind", ACTIONS)
+def test_each_field_of_the_form_has_the_title_of_the_models_field(kind: str) -> None:
+    schema = form.schema(kind)
+    fields = ACTIONS[kind].model_fields | Job.model_fields
+    assert {name: each["title"] for name, each in schema["properties"].items()} == {
+        name: fields[name].title for name in schema["properties"]
+    }
+    parts = [schema, *schema["definitions"].values()]
+    for name, each in ((name, each) for part in parts for name, each in part["properties"].items()):
+        title = each["title"]
+        assert title[0].isupper(), name
+        assert "_" not in title, name
 
 
 def test_the_parameters_of_an_agent_job_match_its_schema() -> None:
