@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from contextvars import copy_context
 from functools import update_wrapper
 from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from daybook import api
-from daybook.errors import DaybookError
+from daybook.errors import DaybookError, InvalidInput, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,15 +35,33 @@ class Blocking:
     """Marks a subclass of `Operations` whose methods block until their result is known."""
 
 
+def _check_texts(bound: inspect.BoundArguments) -> None:
+    """Raise `InvalidInput` for an argument with the annotation `str` that has another type."""
+    for name, value in bound.arguments.items():
+        parameter = bound.signature.parameters[name]
+        if parameter.annotation != "str":
+            continue
+        several = parameter.kind is inspect.Parameter.VAR_POSITIONAL
+        for each in value if several else (value,):
+            if not isinstance(each, str):
+                hint = "write each one as its own argument" if several else "write one text"
+                raise InvalidInput(name, f"{one_line(repr(each), 60)} is not a text", hint)
+
+
 class ClientMethod(Generic[P, R]):
     """Descriptor that turns a coroutine function into a method of a client.
 
     The function runs with the client's actor as the current actor. The method of a `Blocking` class
-    blocks until the coroutine has finished.
+    blocks until the coroutine has finished. It raises `InvalidInput` for an argument that has to be
+    a text and is none, such as a list of names instead of several names.
     """
 
     def __init__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> None:
+        signature = inspect.signature(function)
+
         async def call(client: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+            with suppress(TypeError):  # the call below raises an error for wrong arguments
+                _check_texts(signature.bind(client, *args, **kwargs))
             with client._acting_as():
                 return await function(client, *args, **kwargs)
 

@@ -8,8 +8,10 @@ import pytest
 
 import daybook
 from daybook.api import client_operations, task_scheduler, tasks
+from daybook.api.client_methods import ClientMethod
 from daybook.errors import InvalidInput, NotFound, TokenRefused
 from daybook.home import Home
+from tests import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -114,3 +116,25 @@ def test_a_client_method_has_the_signature_and_docstring_of_its_operation(
         assert inspect.signature(method) == inspect.signature(operation)
         assert method.__doc__ == operation.__doc__
     assert client_operations.TaskScheduler.drain.__doc__ == task_scheduler.drain.__doc__
+
+
+async def test_each_operation_refuses_a_list_where_it_needs_texts(daybook_home: Home) -> None:
+    client = daybook.Client()
+    groups = [client, client.tasks, client.tasks.sessions, client.tasks.scheduler]
+    groups += [client.sessions, client.hooks]
+    calls = [
+        (f"{type(group).__name__}.{name}", getattr(group, name), first)
+        for group in groups
+        for name, method in public(type(group)).items()
+        if isinstance(method, ClientMethod)
+        for first in [*inspect.signature(method).parameters.values()][1:2]
+        if first.annotation == "str" and first.kind is not first.KEYWORD_ONLY
+    ]
+    assert {"Client.get", "Client.export", "Client.diff", "Tasks.get"} <= {n for n, *_ in calls}
+    for (_, method, first), trying in rows.each(calls):
+        _, *others = inspect.signature(method).parameters.values()
+        needed = [each for each in others if each.default is each.empty]
+        given = ["x" for each in needed if each.kind is each.POSITIONAL_OR_KEYWORD]
+        named = {each.name: "x" for each in needed if each.kind is each.KEYWORD_ONLY}
+        with trying, pytest.raises(InvalidInput, match=rf"^{first.name}: .* is not a text"):
+            await method(["a name"], *given, **named)
