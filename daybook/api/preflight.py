@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from daybook import owners, settings
+from daybook import owners
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
 from daybook.http import secrets
 from daybook.jobs import limits, markers, payloads
@@ -80,7 +80,7 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     Raise `InvalidInput` for an address, agent, tool or folder that the job could not use. A hint
     is, for example, the name of a secret that does not exist yet.
     """
-    notes = _check_work_dir(job.policy.work_dir)
+    notes = locations.check_job_folder(job.policy.work_dir)
     _check_by_kind(job, _guard(owner))
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
@@ -96,20 +96,6 @@ def _check_by_kind(job: Job, guard: Guard) -> None:
         check = getattr(import_module(name), "check_action", None)
         if check is not None:
             check(job.action, guard)
-
-
-def _check_work_dir(work_dir: str) -> list[str]:
-    """Raise `InvalidInput` for a work directory that no run could use.
-
-    If the ledger is on PostgreSQL, runs may be on other machines. Then return a note instead.
-    """
-    try:
-        locations.job_folder(work_dir)
-    except InvalidInput as error:
-        if settings.load().ledger_address.startswith("sqlite"):
-            raise
-        return [f"{error}; so every run on a machine like this one will fail"]
-    return []
 
 
 async def _check_target(

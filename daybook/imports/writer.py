@@ -36,6 +36,7 @@ from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
+from daybook.processes import locations
 from daybook.runs import outcomes
 
 OnConflict = Literal["skip", "rename", "replace"]
@@ -49,6 +50,7 @@ UNKNOWN_REASON = "it had not ended when it was imported"
 DISABLED_REASON = "imported as disabled"
 MAX_KEPT_LENGTH = MAX_METADATA_LENGTH // 2
 """Maximum length, in characters of JSON, of the values that are only kept in the metadata."""
+WORK_DIR_REASON = "imported without its work directory"
 CHOSEN_NAME = "imported"
 """Name of a job if its name and its prompt have no character that a name may contain."""
 
@@ -269,6 +271,7 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     """Set the job of ``planned``. Raise `InvalidInput`, which names the place in the source."""
     source, fields = planned.source, dict(planned.source.fields)
     _leave_out_secrets(planned, fields)
+    kept = _leave_out_work_dir(planned, fields)
     prompt = fields.get("prompt")
     if prompt is not None and fields.get("agent") == shell.AGENT:
         _refuse_variables(source, prompt)
@@ -276,7 +279,10 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
         planned.notes.append(
             "its prompt has {{…}} that Daybook does not replace; it is sent as it is"
         )
-    fields["metadata"] = {**fields.get("metadata", {}), IMPORTED_FROM: _origin(planned, system)}
+    fields["metadata"] = {
+        **fields.get("metadata", {}),
+        IMPORTED_FROM: _origin(planned, system, kept),
+    }
     created = (source.anchor or now).replace(microsecond=0)
     try:
         job = new_job(
@@ -300,8 +306,8 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     planned.job = job
 
 
-def _origin(planned: _Planned, system: System) -> dict[str, Any]:
-    """Return the values of the job that are only kept, and add notes on them.
+def _origin(planned: _Planned, system: System, kept: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of the job that are only kept, with ``kept``, and add notes on them.
 
     Leave out literal secrets, and values for which the metadata of a job has no room.
     """
@@ -310,7 +316,7 @@ def _origin(planned: _Planned, system: System) -> dict[str, Any]:
     if source.created_at is not None:
         origin["created_at"] = source.created_at.isoformat()
     unknown = dict[str, Any]()
-    for group, values in ((origin, source.kept), (unknown, source.unknown)):
+    for group, values in ((origin, source.kept | kept), (unknown, source.unknown)):
         for name, value in values.items():
             try:
                 secrets.refuse_literal_params({name: value})
@@ -366,6 +372,21 @@ def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
             f"left out {', '.join(left_out)}, which looks like a secret, so it is disabled; "
             + secrets.STORE_SECRET_HINT
         )
+
+
+def _leave_out_work_dir(planned: _Planned, fields: dict[str, Any]) -> dict[str, Any]:
+    """Remove a work directory that no run could use from ``fields``, and return it.
+
+    The job is then disabled, with a note, because its program must not run in another folder.
+    """
+    work_dir = fields.get("work_dir", "")
+    try:
+        planned.notes += locations.check_job_folder(work_dir)
+    except InvalidInput as error:
+        planned.reason = planned.reason or WORK_DIR_REASON
+        planned.notes.append(f"left out its {error}, so it is disabled")
+        return {"work_dir": fields.pop("work_dir")}
+    return {}
 
 
 async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]) -> None:

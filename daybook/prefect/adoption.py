@@ -43,6 +43,7 @@ from daybook.prefect.deployments import ListedDeployment
 from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
 from daybook.prefect.report import ReconcileReport
 from daybook.prefect.summary import without_summary
+from daybook.processes import locations
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -150,6 +151,7 @@ def _job(
     observed = projection.of_deployment(existing)
     schedule = projection.to_schedule(observed.schedule, settings.load().timezone, now)
     action, policy, notify = read_parameters(kind, observed.parameters)
+    locations.check_job_folder(policy.work_dir, must_exist=False)
     if isinstance(action, AgentPrompt):
         prompts.check(action.prompt)
     first, *_ = type(action).model_fields

@@ -18,6 +18,7 @@ from daybook.prefect.diff import Difference
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
 from daybook.prefect.summary import without_summary
+from daybook.processes import locations
 from daybook.schedules.schedule import OnDemand
 from daybook.validation import raising_invalid_input
 
@@ -159,7 +160,10 @@ def _with_field(job: Job, name: str, observed: Projection, edited: datetime) -> 
             schedule = projection.to_schedule(observed.schedule, job.schedule.timezone, edited)
             return job.model_copy(update={"schedule": schedule})
         case "parameters":
-            return job.with_parameters(observed.parameters)
+            edited_job = job.with_parameters(observed.parameters)
+            if edited_job.policy.work_dir != job.policy.work_dir:
+                locations.check_job_folder(edited_job.policy.work_dir, must_exist=False)
+            return edited_job
         case "tags":
             own_tags = [tag for tag in observed.tags if not tag.startswith(RESERVED_TAG_PREFIX)]
             with raising_invalid_input():

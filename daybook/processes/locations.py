@@ -51,18 +51,8 @@ def job_folder(work_dir: str) -> str:
     """
     if not work_dir:
         return ""
-    from daybook import settings  # slow to import
-
     written, path = os.path.expanduser(work_dir), real_path(work_dir)
-    allowed = settings.load().work_dir_roots
-    if not any(Path(path).is_relative_to(real_path(each)) for each in allowed):
-        shown = written if path == written else f"{written} leads to {path}, which"
-        inside = f"use a folder in {', '.join(allowed)}, or " if allowed else ""
-        raise InvalidInput(
-            "work_dir",
-            f"{shown} is outside the allowed folders",
-            f"{inside}let the operator add its folder to DAYBOOK_ALLOWED_WORK_DIRS",
-        )
+    _check_is_allowed(written, path)
     if not os.path.exists(path):
         problem, hint = "does not exist on this machine", "create it, or use another folder"
     elif not os.path.isdir(path):
@@ -72,6 +62,42 @@ def job_folder(work_dir: str) -> str:
     else:
         return path
     raise InvalidInput("work_dir", f"{written} {problem}", hint)
+
+
+def check_job_folder(work_dir: str, *, must_exist: bool = True) -> list[str]:
+    """Check a work directory before a job with it is stored. Raise the errors of `job_folder`.
+
+    If the ledger is on PostgreSQL, runs may be on other machines. Then return a note instead.
+    Without ``must_exist``, only check that the folder is inside an allowed folder.
+    """
+    from daybook import settings  # slow to import
+
+    try:
+        if must_exist:
+            job_folder(work_dir)
+        elif work_dir:
+            _check_is_allowed(os.path.expanduser(work_dir), real_path(work_dir))
+    except InvalidInput as error:
+        if settings.load().ledger_address.startswith("sqlite"):
+            raise
+        return [f"{error}; so every run on a machine like this one will fail"]
+    return []
+
+
+def _check_is_allowed(written: str, path: str) -> None:
+    """Raise `InvalidInput` unless ``path`` is inside a folder of `allowed_work_dirs`."""
+    from daybook import settings  # slow to import
+
+    allowed = settings.load().work_dir_roots
+    if any(Path(path).is_relative_to(real_path(each)) for each in allowed):
+        return
+    shown = written if path == written else f"{written} leads to {path}, which"
+    inside = f"use a folder in {', '.join(allowed)}, or " if allowed else ""
+    raise InvalidInput(
+        "work_dir",
+        f"{shown} is outside the allowed folders",
+        f"{inside}let the operator add its folder to DAYBOOK_ALLOWED_WORK_DIRS",
+    )
 
 
 @contextmanager

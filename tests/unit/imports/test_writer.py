@@ -267,6 +267,23 @@ async def test_unknown_values_are_kept_unless_they_are_secrets_or_too_large(
     assert "k3y" not in repr(report)
 
 
+async def test_a_work_dir_that_no_run_could_use_is_left_out_and_the_job_disabled(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", str(tmp_path))
+    folders = [str(tmp_path), "/etc", str(tmp_path / "none")]
+    given = [files.HOTPLEX | {"id": str(n), "work_dir": each} for n, each in enumerate(folders)]
+    report = await write(world, READERS["hotplex"](files.hotplex(tmp_path, jobs=given)))
+    stored = {each.job.metadata["imported_from"]["id"]: each for each in await jobs(world)}
+    assert [stored[id_].job.policy.work_dir for id_ in "012"] == [str(tmp_path), "", ""]
+    assert [stored[id_].row.disabled_reason for id_ in "12"] == [writer.WORK_DIR_REASON] * 2
+    assert [stored[id_].job.metadata["imported_from"].get("work_dir") for id_ in "012"] == [
+        *(None, *folders[1:]),
+    ]
+    assert "/etc is outside the allowed folders" in " ".join(report.jobs[1].notes)
+    assert [job.enabled for job in report.jobs] == [stored["0"].job.enabled, False, False]
+
+
 async def test_literal_secrets_are_left_out_and_the_job_is_disabled(
     world: World, tmp_path: Path
 ) -> None:
