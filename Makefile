@@ -9,13 +9,21 @@ SHELL := /bin/sh
 BIN := .venv/bin
 READY := .venv/.ready
 DEV := .venv/.ready-dev
+LOCKED := $(DEV)
+
+# PREFECT=3.9.1 runs tests with that version, in an environment of its own: the locks, and what
+# that version needs besides.
+ifdef PREFECT
+BIN := .venv-$(PREFECT)/bin
+DEV := .venv-$(PREFECT)/.ready-dev
+endif
 
 # The tests start many interpreters; without bytecode on disk, each would compile all of Daybook.
 unexport PYTHONDONTWRITEBYTECODE
 
 # The environment contains absolute paths, so rebuild it if its folder was moved or copied.
 ifneq ($(shell cat $(READY) 2>/dev/null),$(CURDIR))
-$(shell rm -f $(READY) $(DEV))
+$(shell rm -f $(READY) $(LOCKED))
 endif
 
 help: ## list these targets
@@ -28,8 +36,17 @@ VENV = PYTHON='$(PYTHON)' $(if $(filter undefined,$(origin UV)),,UV='$(UV)') .ci
 $(READY): requirements.lock pyproject.toml
 	@$(VENV)
 
-$(DEV): requirements.lock requirements-dev.lock pyproject.toml
+$(LOCKED): requirements.lock requirements-dev.lock pyproject.toml
 	@$(VENV) dev
+
+ifdef PREFECT
+$(DEV): INSTALL = UV_COMPILE_BYTECODE=1 .venv/bin/uv pip install --quiet --python $(BIN)/python
+$(DEV): $(LOCKED)
+	@.venv/bin/uv venv --quiet --clear --python .venv/bin/python .venv-$(PREFECT)
+	@$(INSTALL) --no-deps -r requirements.lock -r requirements-dev.lock
+	@$(INSTALL) --no-build-isolation -e . 'prefect==$(PREFECT)'
+	@touch $@
+endif
 
 up: $(READY) ## start everything and run the example job
 	@$(BIN)/daybook up $(ARGS)
@@ -42,7 +59,7 @@ test-pure: $(DEV) ## run the tests that need no database, server or process (at 
 	@$(BIN)/python -m pytest tests/pure --hypothesis-profile=few --timeout=60 $(ARGS)
 
 test: DIST = loadgroup # all tests at Prefect in one process (tests/conftest.py): one server
-test: $(DEV) ## run all but the slow tests (ARGS="-n 0 -x": in one process)
+test: $(DEV) ## run all but the slow tests (ARGS="-n 0 -x": in one process; PREFECT=3.9.1)
 	@$(PYTEST) -m "not slow or journey" --hypothesis-profile=few --timeout=60 $(ARGS)
 
 SLOW := slow and not journey or hypothesis

@@ -207,8 +207,8 @@ def test_prefect_yaml_has_the_same_execution_fields_as_sync() -> None:
     assert entrypoints == [parameter_schema.entrypoint(kind) for kind in ACTIONS]
     for deployment in content["deployments"]:
         assert deployment["work_pool"] == {"name": parameter_schema.WORK_POOL}
-        # Without it `prefect deploy` asks a person at a terminal for schedules.
-        assert deployment["schedules"] == []
+        # Without the key, `prefect deploy` asks a person at a terminal for schedules.
+        assert deployment["schedules"] is None
 
 
 def test_every_example_file_is_a_valid_job() -> None:

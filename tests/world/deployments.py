@@ -55,7 +55,7 @@ class Deployments:
         assert edited is not None
         assert before is not None
         assert edited > before
-        return edited
+        return datetime.fromisoformat(edited.isoformat())  # the client returns its own type
 
     async def add_schedule(self, name: str, schedule: dict[str, Any]) -> None:
         body = [{"active": True, "schedule": schedule}]

@@ -18,11 +18,13 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from daybook import registry, repository
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import current_home
-from daybook.operations.findings import Finding, passed, problem, warning
+from daybook.operations.findings import Finding, Severity, passed, problem, warning
 from daybook.operations.server import absolute_python_path
 
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")
@@ -69,9 +71,8 @@ def require_versions() -> None:
     """
     with suppress(metadata.PackageNotFoundError):
         required = requirements()
-        if found := _check_versions(
-            required[name] for name in REQUIRED_VERSIONS if name in required
-        ):
+        found = _check_versions(required[name] for name in REQUIRED_VERSIONS if name in required)
+        if found := [each for each in found if each.severity is Severity.PROBLEM]:
             raise InvalidInput(
                 "versions",
                 "; ".join(each.message for each in found),
@@ -86,12 +87,33 @@ def _check_versions(required: Iterable[Requirement]) -> list[Finding]:
             version = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             message = f"{requirement.name} is not installed"
+            found.append(problem("versions", message, _install(requirement)))
         else:
-            if requirement.specifier.contains(version, prereleases=True):
-                continue
-            message = f"{requirement.name} {version} is outside of {requirement.specifier}"
-        found.append(problem("versions", message, _install(requirement)))
+            subject, fix = f"{requirement.name} {version}", _install(requirement)
+            found += check_version("versions", subject, requirement, version, fix)
     return found
+
+
+def check_version(
+    check: str, subject: str, requirement: Requirement, version: str, fix: str
+) -> list[Finding]:
+    """Return the finding of a version outside of its bounds, or [].
+
+    Only warn about a newer minor version of Prefect: it probably works, but we have not tested it.
+    """
+    bounds = requirement.specifier
+    if bounds.contains(version, prereleases=True):
+        return []
+    upper = [each for each in bounds if each.operator == "<"]
+    lower = SpecifierSet(",".join(str(each) for each in bounds if each not in upper))
+    if (
+        requirement.name == "prefect"
+        and lower.contains(version, prereleases=True)
+        and all(Version(each.version).major == Version(version).major for each in upper)
+    ):
+        message = f"{subject} is newer than the versions that Daybook was tested with ({bounds})"
+        return [warning(check, message, f"if something fails, {fix}")]
+    return [problem(check, f"{subject} is outside of {bounds}", fix)]
 
 
 def entry_points() -> list[Finding]:

@@ -292,17 +292,16 @@ def _check_version(address: str, version: str) -> list[Finding]:
     from packaging.version import InvalidVersion, Version
 
     try:
-        bounds = installation.requirements()["prefect"].specifier
+        requirement = installation.requirements()["prefect"]
     except (PackageNotFoundError, KeyError):
         return []  # the check `versions` reports the problem
     try:
-        if bounds.contains(Version(version), prereleases=True):
-            return []
+        Version(version)
     except InvalidVersion:
         return [_not_prefect(address)]
-    message = f"the server at {address} is Prefect {version}, outside of {bounds}"
-    fix = f"where that server runs: python -m pip install 'prefect{bounds}'"
-    return [problem("prefect", message, fix)]
+    subject = f"Prefect {version} of the server at {address}"
+    fix = f"where that server runs: python -m pip install '{requirement}'"
+    return installation.check_version("prefect", subject, requirement, version, fix)
 
 
 def _skew(before: datetime, response: Response, after: datetime) -> timedelta:

@@ -200,7 +200,7 @@ def test_up_and_worker_start_nothing_with_an_unsupported_version(
     monkeypatch.syspath_prepend(tmp_path)
     result = daybook(verb)
     assert (result.code, result.out) == (2, "")
-    assert result.err.startswith("daybook: versions: prefect 3.4.0 is outside of <3.9,>=3.8.8 (")
+    assert result.err.startswith("daybook: versions: prefect 3.4.0 is outside of <3.10,>=3.8.8 (")
     assert "install" in result.err
     assert result.err.count("\n") == 1
 

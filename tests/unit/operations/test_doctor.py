@@ -206,7 +206,7 @@ def test_a_prefect_that_cannot_be_imported_is_a_finding_next_to_its_version(
     )
     assert (done.returncode, done.stderr) == (1, "")
     found = {each["check"]: each for each in json.loads(done.stdout)}
-    assert found["versions"]["message"] == "prefect 3.4.0 is outside of <3.9,>=3.8.8"
+    assert found["versions"]["message"] == "prefect 3.4.0 is outside of <3.10,>=3.8.8"
     assert "No module named 'python_socks'" in found["prefect"]["message"]
     assert "install" in found["prefect"]["fix"]
     assert found["ledger"]["ok"]

@@ -39,7 +39,7 @@ def front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
-ASKED = ("fastapi<0.151", "sqlalchemy[asyncio]>=2.0.40,<2.1", "mcp>=2.3,<3", "prefect>=3.8.8,<3.9")
+ASKED = ("fastapi<0.151", "sqlalchemy[asyncio]>=2.0.40,<2.1", "mcp>=2.3,<3", "prefect>=3.8.8,<3.10")
 
 
 def test_the_version_bounds_equal_those_of_pyproject() -> None:
@@ -66,7 +66,7 @@ def test_the_versions_of_this_environment_are_within_the_bounds() -> None:
         ("fastapi", "0.155.0", "<0.151"),
         ("sqlalchemy", "2.1.9", "<2.1,>=2.0.40"),
         ("mcp", "1.9.0", "<3,>=2.3"),
-        ("prefect", "3.9.1", "<3.9,>=3.8.8"),
+        ("prefect", "3.8.7", "<3.10,>=3.8.8"),
     ],
 )
 def test_a_version_outside_its_bounds_is_reported_with_an_install_command(
@@ -89,6 +89,19 @@ def test_a_version_that_prefects_server_cannot_run_with_is_refused(front: Path, 
     with pytest.raises(InvalidInput) as refused:
         installation.require_versions()
     assert (refused.value.problem, refused.value.hint) == (problem.message, problem.fix)
+
+
+def test_a_newer_minor_version_of_prefect_is_a_warning_and_not_refused(front: Path) -> None:
+    installed(front, "prefect-daybook", "0.1.0", *ASKED)
+    installed(front, "prefect", "3.10.0")
+    (found,) = installation.versions()
+    assert found.severity is Severity.WARNING
+    assert "prefect 3.10.0 is newer than the versions that Daybook" in found.message
+    assert found.fix.startswith("if something fails, ")
+    installation.require_versions()
+    installed(front, "prefect", "4.0.0")
+    with pytest.raises(InvalidInput, match=r"prefect 4\.0\.0 is outside of"):
+        installation.require_versions()
 
 
 def test_other_version_problems_are_reported_by_doctor_but_not_refused(

@@ -67,15 +67,26 @@ async def test_the_fix_of_a_server_that_is_not_prefect_unsets_its_address(
         assert problem.fix == "prefect config unset PREFECT_API_URL"
 
 
-@pytest.mark.parametrize("version", ["2.20.1", "3.9.0", "3.8.7", "4.0.0rc1"])
+@pytest.mark.parametrize("version", ["2.20.1", "3.8.7", "4.0.0rc1"])
 async def test_an_unsupported_prefect_version_is_reported(
     daybook_home: Home, answers: Answers, connect: Connect, version: str
 ) -> None:
     answers.paths = as_prefect(version)
     async with connect(f"{answers.address}/api") as client:
         problem = await only(prefect.server(client))
-    assert f"is Prefect {version}, outside of <3.9,>=3.8.8" in problem.message
-    assert "pip install 'prefect<3.9,>=3.8.8'" in problem.fix
+    assert problem.severity is Severity.PROBLEM
+    assert f"Prefect {version} of the server at {answers.address}/api is outside" in problem.message
+    assert "pip install 'prefect<3.10,>=3.8.8'" in problem.fix
+
+
+@pytest.mark.parametrize(("version", "severity"), [("3.9.4", "ok"), ("3.11.0", "warning")])
+async def test_a_newer_minor_version_of_the_server_is_a_warning(
+    daybook_home: Home, answers: Answers, connect: Connect, version: str, severity: str
+) -> None:
+    answers.paths = as_prefect(version)
+    async with connect(f"{answers.address}/api") as client:
+        (found,) = await prefect.server(client)
+    assert (found.severity, version in found.message) == (severity, True)
 
 
 @pytest.mark.parametrize("status", [401, 403])
