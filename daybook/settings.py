@@ -15,7 +15,6 @@ import tomllib
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 from pydantic import (
     BeforeValidator,
@@ -33,6 +32,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from daybook import zone_names
 from daybook.errors import InvalidInput
 from daybook.home import Home, home_path, replace_private_file
 
@@ -65,8 +65,7 @@ def machine_timezone() -> str:
     """Return the IANA name of this machine's time zone; `UTC` if it is unknown."""
     import tzlocal
 
-    name = tzlocal.get_localzone_name()
-    return name or "UTC"
+    return zone_names.of_machine(tzlocal.get_localzone_name())
 
 
 MIN_PROCESS_MEMORY = 512
@@ -341,12 +340,8 @@ class Settings(BaseSettings):
     @field_validator("timezone")
     @classmethod
     def _check_timezone(cls, value: str) -> str:
-        try:
-            ZoneInfo(value)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(
-                f'unknown time zone "{value}"; use an IANA name such as Europe/Berlin'
-            ) from error
+        if value not in zone_names.names():
+            raise ValueError(f'unknown time zone "{value}"; {zone_names.hint(value)}')
         return value
 
     @field_validator("home", mode="before")

@@ -7,16 +7,13 @@ times of cron expressions; `schedule` and `bounds` apply them to a time without 
 
 from __future__ import annotations
 
-import difflib
 from datetime import UTC, date, datetime, time, timedelta
 from functools import cache
-from importlib import resources
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
+from daybook import zone_names
 from daybook.errors import InvalidInput
 
-MAX_NAME_LENGTH = 100
-"""Maximum length of a name to look up, in characters; the longest zone name has 32."""
 FIRST_YEAR, LAST_YEAR = 1000, 9000
 """Years of the earliest and the latest legal time; conversions overflow only far outside."""
 
@@ -27,17 +24,6 @@ _STRIDE = timedelta(days=5)
 
 
 @cache
-def _tzdata_names() -> frozenset[str]:
-    """Return the zones that the tzdata package lists; a search of its folders would be slower."""
-    return frozenset(resources.files("tzdata").joinpath("zones").read_text("utf-8").split())
-
-
-@cache
-def _names() -> frozenset[str]:
-    return _tzdata_names() | (available_timezones() - {"localtime", "posixrules"})
-
-
-@cache
 def zone(name: str, field: str = "timezone") -> ZoneInfo:
     """Return the IANA zone with exactly this name, which is case-sensitive.
 
@@ -45,35 +31,19 @@ def zone(name: str, field: str = "timezone") -> ZoneInfo:
     """
     if is_known(name):
         return ZoneInfo(name)
-    if len(name) > MAX_NAME_LENGTH:  # finding similar names would take long
-        raise InvalidInput(field, "is too long", f"use at most {MAX_NAME_LENGTH} characters")
-    raise InvalidInput(field, f'unknown zone "{name}"', _hint(name))
+    if len(name) > zone_names.MAX_LENGTH:
+        raise InvalidInput(field, "is too long", f"use at most {zone_names.MAX_LENGTH} characters")
+    raise InvalidInput(field, f'unknown zone "{name}"', zone_names.hint(name))
 
 
 def is_known(name: str) -> bool:
-    """Return whether this machine has the zone; the zone of a stored job may be missing here."""
-    return name in _tzdata_names() or name in _names()
+    """Return whether the zone is known here; the zone of a stored job may not be."""
+    return name in zone_names.names()
 
 
 def display_zone(name: str) -> ZoneInfo:
     """Return the zone in which to show times of a stored job: UTC if its zone is missing here."""
     return zone(name if is_known(name) else "UTC")
-
-
-def _hint(name: str) -> str:
-    lower = {known.lower(): known for known in sorted(_names())}
-    typed = name.strip().replace(" ", "_").lower()
-    if typed in lower:
-        return f"did you mean {lower[typed]}?"
-    cities: dict[str, str] = {}
-    for known in sorted(_names()):
-        cities.setdefault(known.rpartition("/")[2].lower(), known)
-    near = [lower[match] for match in difflib.get_close_matches(typed, lower, n=3, cutoff=0.7)]
-    by_city = difflib.get_close_matches(typed.rpartition("/")[2], cities, n=3, cutoff=0.75)
-    near += [cities[match] for match in by_city if cities[match] not in near]
-    if near:
-        return f"did you mean {' or '.join(near[:3])}?"
-    return "write an IANA name such as Europe/Berlin or UTC"
 
 
 def check_year(day: date) -> None:

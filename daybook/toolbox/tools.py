@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from daybook import names, owners
+from daybook import names, owners, zone_names
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError
 from daybook.jobs.model import FIELDS
 from daybook.owners import Actor
-from daybook.schedules import cron, zones
+from daybook.schedules import cron
 from daybook.schedules.schedule import SYNTAX_HINT
 from daybook.tasks.model import redact_tokens
 from daybook.toolbox import calls, invocation, task_tools
@@ -42,7 +42,7 @@ _SCHEDULE = Argument(
 _ZONE = Argument(
     "timezone",
     "IANA time zone of the schedule, such as Europe/Berlin. Default: the operator's setting.",
-    longest=zones.MAX_NAME_LENGTH,
+    longest=zone_names.MAX_LENGTH,
 )
 _NAME = Argument("name", "Unique name. Default: taken from the prompt, host or tool.")
 _CHANNEL = Argument(
@@ -162,7 +162,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
         _JOB,
         _unchanged("prompt"),
         _unchanged("schedule", "As in cron_add.", longest=cron.MAX_TEXT_LENGTH),
-        _unchanged("timezone", longest=zones.MAX_NAME_LENGTH),
+        _unchanged("timezone", longest=zone_names.MAX_LENGTH),
         _unchanged("name"),
         _unchanged("channel", "none: no channel."),
         _unchanged("chat_id"),
@@ -237,7 +237,7 @@ JOB_TOOLS: tuple[Tool, ...] = (
         Argument(
             "timezone",
             "IANA time zone of the schedule. Default: the operator's setting.",
-            longest=zones.MAX_NAME_LENGTH,
+            longest=zone_names.MAX_LENGTH,
         ),
         Argument("count", "Number of due times.", 5, most=50),
         read_only=True,

@@ -79,6 +79,8 @@ def test_common_forms_of_a_postgresql_address_are_accepted(
         ("[daybook]\ntimezone = 'UTC'\n", ["unknown settings: daybook", "known: alert_channel, "]),
         ("home = '/elsewhere'\n", ["unknown settings: home", "known: alert_channel, "]),
         ("timezone = 'Mars/Olympus'\n", ["timezone: unknown time zone", "Europe/Berlin"]),
+        ("timezone = 'Factory'\n", ["timezone: unknown time zone", "Europe/Berlin"]),
+        ("timezone = 'GMT+2'\n", ["timezone: unknown time zone", "Etc/GMT-2"]),
         ("max_concurrent = 0\n", ["max_concurrent: ", "greater than or equal to 1"]),
         ("allowed_hosts = ['a', 5]\n", ["allowed_hosts: 5 is no entry"]),
         ("allowed_work_dirs = ['/a, /b']\n", ["allowed_work_dirs: '/a, /b' is no entry"]),

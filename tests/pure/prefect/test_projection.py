@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zoneinfo
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from prefect.client.schemas.objects import DeploymentSchedule
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
+from prefect.types import _datetime
 
+from daybook import zone_names
 from daybook.errors import InvalidInput
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
@@ -22,7 +25,7 @@ from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.prefect import projection
 from daybook.schedules.due import due_times
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
-from tests import notifications
+from tests import notifications, rows
 from tests.policies import DEFAULT
 
 NOW = datetime(2026, 11, 20, 9, 30, 15, 250_000, tzinfo=UTC)
@@ -85,6 +88,18 @@ def prefect_fires(plain: dict[str, Any], after: datetime) -> Iterator[datetime]:
         n=5, start=after + timedelta(microseconds=1)
     )
     return (datetime.fromisoformat(each.isoformat()).astimezone(UTC) for each in dates)
+
+
+def test_prefect_computes_due_times_in_each_zone_of_daybook(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    every_zone = zoneinfo.available_timezones()  # Prefect reads it anew for each schedule
+    monkeypatch.setattr(_datetime, "available_timezones", lambda: every_zone)
+    for zone, row in rows.each(sorted(zone_names.names())):
+        with row:
+            schedule = Cron(expr="0 12 * * *", timezone=zone)
+            expected = list(islice(due_times(schedule, after=NOW), 2))
+            assert list(islice(prefect_fires(plain(schedule), NOW), 2)) == expected
 
 
 CRONS = [

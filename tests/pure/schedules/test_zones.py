@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from daybook import zone_names
 from daybook.errors import InvalidInput
 from daybook.schedules import zones
 
@@ -38,14 +39,44 @@ def wall(*parts: int) -> datetime:
         ("", "write an IANA name such as Europe/Berlin or UTC"),
         ("../etc/passwd", ""),
         ("localtime", ""),
+        ("posixrules", "write an IANA name such as Europe/Berlin or UTC"),
+        ("Factory", "write an IANA name such as Europe/Berlin or UTC"),
         ("posix/Europe/Berlin", "Europe/Berlin"),
+        ("right/Europe/Berlin", "Europe/Berlin"),
+        ("GMT+2", ", or Etc/GMT-2, which is always 2 hours ahead of UTC"),
+        ("utc -1", ", or Etc/GMT+1, which is always 1 hour behind UTC"),
+        ("+05:30", "write the zone of a city, such as Europe/Berlin"),
+        ("UTC+02:00", ", or Etc/GMT-2, which is always 2 hours ahead of UTC"),
+        ("-00:00", "write the zone of a city, such as Europe/Berlin, or UTC"),
+        ("UTC-13", "write the zone of a city, such as Europe/Berlin"),
     ],
 )
 def test_an_unknown_zone_is_refused_with_the_nearest_name(name: str, advice: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         zones.zone(name)
     assert str(caught.value).startswith(f'timezone: unknown zone "{name}" (')
-    assert advice in caught.value.hint
+    assert caught.value.hint.endswith(advice) if advice[:1] == "," else advice in caught.value.hint
+
+
+def test_a_hint_about_an_offset_names_a_zone_with_that_offset() -> None:
+    for hours in range(-12, 15):
+        named = zone_names.hint(f"GMT{hours:+}").partition(", or ")[2].partition(",")[0]
+        assert datetime(2027, 1, 1, tzinfo=ZoneInfo(named)).utcoffset() == timedelta(hours=hours)
+
+
+@pytest.mark.parametrize(
+    ("name", "legal"),
+    [
+        ("Europe/Berlin", "Europe/Berlin"),
+        ("posix/Europe/Berlin", "Europe/Berlin"),
+        ("right/Asia/Kolkata", "Asia/Kolkata"),
+        ("Factory", "UTC"),
+        ("localtime", "UTC"),
+        (None, "UTC"),
+    ],
+)
+def test_the_zone_of_a_machine_is_a_zone_that_jobs_may_have(name: str | None, legal: str) -> None:
+    assert zone_names.of_machine(name) == legal
 
 
 def test_a_known_zone_is_returned_and_cached() -> None:
