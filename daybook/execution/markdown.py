@@ -1,4 +1,4 @@
-"""Conversion of texts that a model or a program wrote to Markdown without images and HTML."""
+"""Conversion of texts of models and programs to Markdown without images, HTML and unsafe links."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from collections.abc import Iterator
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from daybook.markdown_limits import LINK_SCHEMES, is_parsable
+
 _MARK = "\ue000"
-_RISKY = re.compile(rf"(?<!!)!+\[|<(?=[A-Za-z/!?])|{_MARK}")
+_SCHEMES = "|".join(map(re.escape, LINK_SCHEMES))
+_OTHER_LINK = rf"\](?=[(:]\s*+(?!{_SCHEMES}))"
+"""End of a link's text, or of the name of a reference, if the address has another scheme."""
+_RISKY = re.compile(rf"(?<!!)!+\[|<(?=[A-Za-z/!?])|{_OTHER_LINK}|{_MARK}", re.IGNORECASE)
+_LINK = re.compile(_OTHER_LINK, re.IGNORECASE)
 _MARKED = re.compile(rf"{_MARK}(\d+);")
-_REPLACEMENTS = {"!": "[image: ", "<": "&lt;", _MARK: _MARK}
+_REPLACEMENTS = {"!": "[image: ", "<": "&lt;", "]": "] ", _MARK: _MARK}
 _FENCE = re.compile(r"`{3,}")
 _CODE = re.compile(r"`|~~~")
-
-MAX_PARSED_CHARACTERS = 40_000
-"""Maximum length of an answer in which `sanitize_markdown` looks for code, in characters.
-
-In a longer answer, it escapes code too.
-"""
 
 # The parser takes quadratic time for links, images and emphasis, which are not needed to find code.
 _SLOW_RULES = ["link", "image", "emphasis"]
 
 
 def sanitize_markdown(markdown: str) -> str:
-    """Escape images and raw HTML in Markdown that a model wrote, so that the UI renders neither.
+    """Escape images, raw HTML and unsafe links in Markdown that a model wrote.
 
-    Fenced blocks and code spans stay as they are, because they would show the escapes. Code is
-    escaped too if ``markdown`` is longer than `MAX_PARSED_CHARACTERS`, or if parsers may disagree
-    about it.
+    So the UI renders none of them. Links with `LINK_SCHEMES` are safe. Fenced blocks and code spans
+    stay as they are, because they would show the escapes. Code is escaped too if ``markdown`` is
+    not parsable (`markdown_limits`), or if parsers may disagree about it.
     """
     escaped = _RISKY.sub(lambda found: _REPLACEMENTS[found[0][0]], markdown)
-    if escaped == markdown or len(markdown) > MAX_PARSED_CHARACTERS or not _CODE.search(markdown):
+    if escaped == markdown or not _CODE.search(markdown) or not is_parsable(markdown):
         return escaped
     found: list[str] = []
 
@@ -57,9 +57,9 @@ def shift_headings(markdown: str) -> str:
     """Lower the headings in a model's Markdown by two levels, at most to the sixth level.
 
     This puts them below the artifact's own headings. Headings in lists and quotes do not change,
-    nor does a text of more than `MAX_PARSED_CHARACTERS`.
+    nor does a text that is not parsable.
     """
-    if len(markdown) > MAX_PARSED_CHARACTERS:
+    if not is_parsable(markdown):
         return markdown
     lines = markdown.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     headings = [
@@ -78,8 +78,9 @@ def shift_headings(markdown: str) -> str:
 
 
 def _calls_out(token: Token) -> bool:
-    """Return whether ``token`` is raw HTML, or text that another parser may take for an image."""
-    return token.type.startswith("html_") or (token.type == "text" and "![" in token.content)
+    """Return whether ``token`` is raw HTML, or text that may be an image or an unsafe link."""
+    is_text = token.type == "text" and ("![" in token.content or _LINK.search(token.content))
+    return token.type.startswith("html_") or bool(is_text)
 
 
 def _tokens(markdown: str) -> Iterator[Token]:

@@ -1,8 +1,7 @@
 """Rendering of a model's Markdown as HTML that runs no program and loads nothing.
 
-The renderer shows HTML in the text as text, and images as links. It shows links with a scheme that
-could run a program (`javascript:`, `vbscript:`, `file:`, `data:`) as text, except `data:` links to
-images.
+The renderer shows HTML in the text as text, images as links, and links other than
+`markdown_limits.LINK_SCHEMES` as text.
 """
 
 from __future__ import annotations
@@ -17,17 +16,16 @@ from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 from markupsafe import Markup
 
-MAX_RENDERED_CHARACTERS = 40_000
-"""Maximum length of a rendered text. For some texts, the parser takes quadratic time."""
+from daybook import markdown_limits
 
 
 def render(text: str | None) -> Markup:
-    """Return the HTML of a Markdown text. If the text is too long, show it without rendering.
+    """Return the HTML of a Markdown text. If the text is not parsable, show it without rendering.
 
     For None, return an empty text.
     """
     text = text or ""
-    if len(text) > MAX_RENDERED_CHARACTERS:
+    if not markdown_limits.is_parsable(text):
         return Markup('<pre tabindex="0" class="text">{}</pre>').format(text)
     return Markup(_renderer().render(text))
 
@@ -36,6 +34,7 @@ def render(text: str | None) -> Markup:
 def _renderer() -> MarkdownIt:
     # Without the rule `image`, the renderer shows `![x](y)` as an exclamation mark and a link.
     found = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+    found.validateLink = markdown_limits.is_allowed_link  # type: ignore[method-assign]
     found.add_render_rule("heading_open", _heading)
     found.add_render_rule("heading_close", _heading)
     found.add_render_rule("link_open", _link)

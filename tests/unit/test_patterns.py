@@ -288,8 +288,9 @@ CASES: dict[str, Case] = {
     "daybook/execution/markdown.py:_CODE": case("search", "a", "~", "~~"),
     "daybook/execution/markdown.py:_FENCE": case("findall", "`", "``a", "a"),
     "daybook/execution/markdown.py:_MARKED": case("sub", "\ue000", Text("1", "\ue000"), "\ue0001"),
+    "daybook/execution/markdown.py:_LINK": case("search", "]", "](", Text(" ", "](", "http:/")),
     "daybook/execution/markdown.py:_RISKY": case(
-        "sub", "!", "!a", "![", "<", Text("!", "", "a["), "!!a"
+        "sub", "!", "!a", "![", "<", Text("!", "", "a["), "!!a", "](", Text(" ", "](", "http:/")
     ),
     "daybook/execution/checks.py:_OPENING": case(
         "match",
@@ -317,6 +318,7 @@ CASES: dict[str, Case] = {
     "daybook/ledger/texts.py:_UNKEPT": case("sub", "a", "\0"),
     "daybook/processes/environment.py:VARIABLE_NAME": case("fullmatch", "a", Text("a", "", "-")),
     "daybook/processes/environment.py:_SECRET": case("search", "KE", "TOK", "A", "CREDENTIA"),
+    "daybook/operations/host_names.py:_HOST": case("match", "a", "[", ":1", Text("1", "a:", "a")),
     "daybook/operations/checks/prefect.py:SUBMIT_MESSAGE": case(
         "match", "Worker '", Text("a", "Worker '"), Text("' submitting flow", "Worker 'a")
     ),

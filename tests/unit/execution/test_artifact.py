@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from daybook.execution import artifact, markdown
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow, StepRow
+from daybook.markdown_limits import MAX_PARSED_CHARACTERS, MAX_TABLE_CELLS
 from daybook.runs.claim_requests import Granted
 from daybook.testing import ManualClock
 from tests.world import World
@@ -86,13 +87,35 @@ def test_code_is_unchanged(text: str) -> None:
         "```\na\n```~~~\n<img src=x>\n```",
         "<b `a>`<img src=x>`",
         "`a`\ue0000;<img src=x>",
-        "`<b>` " + "[" * markdown.MAX_PARSED_CHARACTERS,
+        "`<b>` " + "[" * MAX_PARSED_CHARACTERS,
     ],
 )
 def test_html_that_only_looks_like_code_is_escaped(text: str) -> None:
     full_text = markdown.sanitize_markdown(text)
     assert not any(tag in full_text for tag in ("<i", "<b", "!["))
     assert full_text.replace("&lt;", "<") == text
+
+
+def test_only_links_with_allowed_schemes_stay_links() -> None:
+    for kept in ("[x](https://a.example)", "[x]( HTTP://a )", "[x](mailto:a@b)", "[a]: http://b"):
+        assert markdown.sanitize_markdown(kept) == kept
+    for text, sanitized in (
+        ("[x](javascript:alert(1))", "[x] (javascript:alert(1))"),
+        ("[x](\n<JavaScript:alert(1)>)", "[x] (\n<JavaScript:alert(1)>)".replace("<", "&lt;")),
+        ("[x](java&#115;cript:alert(1))", "[x] (java&#115;cript:alert(1))"),
+        ("[x](/jobs/1)", "[x] (/jobs/1)"),
+        ("[a]: javascript:alert(1)\n\n[a]", "[a] : javascript:alert(1)\n\n[a]"),
+        ("[a]:\n data:x\n\n[a]", "[a] :\n data:x\n\n[a]"),
+        ("`[x](data:x)` [x](data:x)", "`[x](data:x)` [x] (data:x)"),
+        ("`` ` [x](data:x)", "`` ` [x] (data:x)"),
+    ):
+        assert markdown.sanitize_markdown(text) == sanitized
+
+
+def test_a_text_with_too_many_cells_of_tables_is_not_parsed() -> None:
+    wide = "|".join("a" * 100) + "\n" + "|".join("-" * 100) + "\n" + "`<b>`\n" * MAX_TABLE_CELLS
+    assert "<b>" not in markdown.sanitize_markdown(wide[:MAX_PARSED_CHARACTERS])
+    assert markdown.shift_headings(f"# x\n\n{wide}"[:5_000]).startswith("# x")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +127,7 @@ def test_html_that_only_looks_like_code_is_escaped(text: str) -> None:
         ("# One\r\ntext\r#\r", "### One\ntext\n###\n"),
         ("#tag\n\n    # code\n\n```\n# code\n```", None),
         ("> # a quote\n\n- # an item", None),
-        ("# x\n" * markdown.MAX_PARSED_CHARACTERS, None),
+        ("# x\n" * MAX_PARSED_CHARACTERS, None),
     ],
 )
 def test_headings_of_an_answer_are_below_those_of_the_artifact(
@@ -309,7 +332,7 @@ def test_the_delivery_has_a_line_per_row_and_no_query_string() -> None:
         "- callback to https://ops.example.org/hook: **delivered**, tried 3 times",
         "- callback to https://ops.example.org/hook: **pending**, next try 2026-01-15 12:00:00 "
         "UTC; https://ops.example.org answered 500",
-        "- message to team &lt;b>: **failed**; [image: x](y)",
+        "- message to team &lt;b>: **failed**; [image: x] (y)",
     ]
 
 
