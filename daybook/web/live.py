@@ -46,6 +46,10 @@ LINGER_SECONDS = 5.0
 """Time for which the poller continues without a viewer, as between two pages of one browser."""
 MAX_STREAMS = 60
 MAX_STREAMS_PER_SESSION = 10
+MAX_STREAMS_PER_LINK = 20
+"""Maximum number of streams of all sessions of a shared link: each opening starts a new session."""
+MAX_STREAMS_OF_LINKS = 40
+"""Maximum number of streams of all shared links. The other streams are for the operator."""
 MAX_SHARED_PAGES = MAX_STREAMS
 
 _HEAD = (
@@ -112,11 +116,16 @@ class LiveUpdates:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _no_room_for(self, stream: _Stream) -> str | None:
-        content = stream.viewer.session.content
-        of_session = sum(each.viewer.session.content == content for each in self._streams)
+        session, sessions = stream.viewer.session, [each.viewer.session for each in self._streams]
+        links = [each.viewer for each in sessions if each.viewer]
         if self._is_closing:
             return "the server stops"
-        if of_session >= MAX_STREAMS_PER_SESSION or len(self._streams) >= MAX_STREAMS:
+        if (
+            len(sessions) >= MAX_STREAMS
+            or [each.content for each in sessions].count(session.content) >= MAX_STREAMS_PER_SESSION
+            or (session.viewer and links.count(session.viewer) >= MAX_STREAMS_PER_LINK)
+            or (session.viewer and len(links) >= MAX_STREAMS_OF_LINKS)
+        ):
             return "too many live pages at once"
         return None
 

@@ -175,6 +175,22 @@ async def test_the_number_of_streams_of_all_sessions_is_limited(updates: LiveUpd
     await viewers[0].version()
 
 
+async def test_many_sessions_of_shared_links_leave_room_for_other_links_and_the_operator(
+    ledger: FakeLedger, updates: LiveUpdates
+) -> None:
+    ledger.changes = Changes("first", frozenset({"1", "2", "3"}))
+    for link in ("1", "2", "3"):
+        viewers = [Viewer(updates, f"{link}.{number}", link) for number in range(30)]
+        allowed = min(live.MAX_STREAMS_PER_LINK, live.MAX_STREAMS_OF_LINKS * (3 - int(link)))
+        for viewer in viewers[:allowed]:
+            await viewer.version()
+        for viewer in viewers[allowed:]:
+            await viewer.end()
+            assert viewer.status == 503
+    for number in range(live.MAX_STREAMS - live.MAX_STREAMS_OF_LINKS):
+        await Viewer(updates, f"own {number}").version()
+
+
 async def test_a_viewer_that_does_not_read_holds_one_event_and_delays_nobody(
     ledger: FakeLedger, updates: LiveUpdates
 ) -> None:
