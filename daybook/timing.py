@@ -67,6 +67,14 @@ class Timing:
     The time includes the wait in the queue of its process and the wait in the database.
     """
 
+    # --- Prefect
+
+    prefect_answer: timedelta = timedelta(seconds=1.5)
+    """How long a change of a job waits for Prefect's first answer.
+
+    Then Prefect counts as unreachable: the change is stored, and the keeper deploys it.
+    """
+
     # --- the worker
 
     poll: timedelta = timedelta(seconds=2)

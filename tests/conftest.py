@@ -19,7 +19,8 @@ import tempfile
 import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from daybook.home import CLIENT_CREDENTIAL, SERVER_CREDENTIAL, Home
 from daybook.operations import server
+from daybook.prefect import client as connection
 from daybook.processes import garbage
 from daybook.processes.children import Child
 from tests import costs
@@ -77,6 +79,11 @@ os.environ.update(server.environment(Home(SESSION_HOME).make(), SESSION_PORT))
 # Each server of a test requires this credential, and its clients have to send it.
 CREDENTIAL = Home(SESSION_HOME).ensure_credential()
 os.environ.update({SERVER_CREDENTIAL: CREDENTIAL, CLIENT_CREDENTIAL: CREDENTIAL})
+
+
+# On a loaded machine Prefect's answer may take longer than a person would wait.
+connection.TIMING = replace(connection.TIMING, prefect_answer=timedelta(seconds=20))
+os.environ.update(connection.TIMING.environment())
 
 
 def _trust_one_authority() -> None:

@@ -33,6 +33,7 @@ SHORT = Timing(
         jobs_interval=2,
         probe_interval=2,
         max_silence=15,
+        prefect_answer=20,
     )
 )
 """For processes whose leases a test lets expire (`SHORT.environment()`). Long enough for renewals

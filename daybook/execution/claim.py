@@ -19,6 +19,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.prefect import client as prefect
 from daybook.prefect import reconcile
 from daybook.prefect.states import request_cancellation, suspend_flow_run
 from daybook.runs.claim_requests import (
@@ -132,10 +133,12 @@ async def decide(
     while True:
         answer = await claim(ledger, request)
         if isinstance(answer, Waiting) and answer.cancel:
-            await request_cancellation(answer.cancel, answer.why)
+            async with prefect.limited():
+                await request_cancellation(answer.cancel, answer.why)
         if not isinstance(answer, NeedsReconcile):
             return answer
-        prefect_schedules = await reconcile.compare(answer.job_id, str(deployment_id))
+        async with prefect.limited():
+            prefect_schedules = await reconcile.compare(answer.job_id, str(deployment_id))
         request = replace(request, compared=True)
         if made_by in prefect_schedules:
             # The job cannot express this schedule, so its runs are no due times of the job.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import traceback
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -19,12 +20,23 @@ from daybook.errors import (
     PrefectRefused,
     PrefectUnreachable,
 )
+from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 MAX_REFUSAL_LENGTH = 300
 """Maximum length in characters of Prefect's refusal in an error message."""
+ANSWER_TIMEOUT_SECONDS = 10.0
+"""How long a command that needs Prefect waits for its first answer.
+
+The request would otherwise last until the timeout of Prefect's client, a minute.
+"""
+CLAIM_TIMEOUT_SECONDS = 20.0
+"""Timeout for the requests to Prefect of a claim, of which each worker makes one at a time.
+
+Prefect's client retries for more than a minute.
+"""
 REFUSED = "nothing listens there"
 """Text for an unreachable Prefect if `refuses_connections` returns True."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -60,26 +72,45 @@ async def connected() -> AsyncIterator[PrefectClient]:
 
 
 @asynccontextmanager
-async def answering() -> AsyncIterator[PrefectClient]:
+async def answering(
+    within_seconds: float = ANSWER_TIMEOUT_SECONDS,
+) -> AsyncIterator[PrefectClient]:
     """Open a client as `connected` does, and check that Prefect answers; use this before a change.
 
-    Also raise the errors of `check_connection`.
+    Also raise the errors of `check_connection`, and `PrefectUnreachable` if the answer takes longer
+    than ``within_seconds``: a stopped process accepts connections, and never answers.
     """
     async with connected() as client:
-        await check_connection(client)
+        async with limited(within_seconds):
+            await check_connection(client)
         yield client
+
+
+@asynccontextmanager
+async def limited(seconds: float = CLAIM_TIMEOUT_SECONDS) -> AsyncIterator[None]:
+    """Raise `PrefectUnreachable` if the block, requests to Prefect, takes longer."""
+    from prefect.settings import get_current_settings
+
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        address = get_current_settings().api.url
+        raise PrefectUnreachable(address, f"no answer within {seconds:g} s") from None
 
 
 @asynccontextmanager
 async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
     """Open a client as `connected` does; yield None if Prefect is unreachable.
 
-    Raise `PrefectRefused`, and the errors of `connected` if Prefect stops answering later.
+    Prefect counts as unreachable if it does not answer within `Timing.prefect_answer`. Raise
+    `PrefectRefused`, and the errors of `connected` if Prefect stops answering later.
     """
     async with AsyncExitStack() as stack:
         client: PrefectClient | None = None
         try:
-            client = await stack.enter_async_context(answering())
+            seconds = TIMING.prefect_answer.total_seconds()
+            client = await stack.enter_async_context(answering(seconds))
         except PrefectRefused:
             raise
         except PrefectUnreachable:
@@ -94,8 +125,6 @@ async def refuses_connections(address: str) -> bool:
     Prefect's client would need 1.5 s to find this out. For an address of another machine, return
     False, because the connection may need a proxy. Also return False for an address without a port.
     """
-    import asyncio
-
     url = urlsplit(address)
     if url.hostname not in _LOOPBACK or url.port is None:
         return False

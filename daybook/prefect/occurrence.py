@@ -22,6 +22,7 @@ from daybook.jobs import store
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.prefect import flow_runs, links, reconcile
+from daybook.prefect.client import limited
 from daybook.runs import claim_requests, rows
 from daybook.runs.claim_requests import ClaimRequest
 
@@ -173,8 +174,8 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
 async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     """Return one number for each Retry of this run: the number of the run's starts before it.
 
-    The result is empty if there was no Retry.
+    The result is empty if there was no Retry. Raise `PrefectUnreachable` without an answer in time.
     """
-    async with get_client() as client:
+    async with limited(), get_client() as client:
         states = await flow_runs.read_states(client, run.id)
         return flow_runs.retry_starts(states, deployed=run.deployment_id is not None)

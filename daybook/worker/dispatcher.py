@@ -147,9 +147,8 @@ class Dispatcher:
             # No ledger, no effect (promise 7): the run has no claim, so reschedule it. An invalid
             # setting, or a job whose due times cannot be computed, may be repaired meanwhile.
             log.warning("%s waits: %s", run.name, error, extra={"action": "waits_for_ledger"})
-            await self._reschedule(
-                run, Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
-            )
+            answer = Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
+            await self._in_time(run, self._set_back(run, answer))
             return True
 
     async def _claim_and_start(self, run: FlowRun) -> bool:
@@ -353,15 +352,16 @@ class Dispatcher:
             row = await session.get(RunRow, answer.run_id)
         return row is not None and (row.state, row.until) == (Status.WAITING, answer.until)
 
-    async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str) -> None:
-        """Reschedule a run that has to wait, and name it.
+    async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str = "") -> None:
+        """Reschedule a run that has to wait, and name it if its job is known.
 
         Do not wait for `_ending`: behind the ends of many runs, the run could not be dispatched
         when its turn comes.
         """
         async with self._setting_back:
             await self._reschedule(run, answer)
-            await self._name_run(run, job_id)
+            if job_id:
+                await self._name_run(run, job_id)
 
     async def _end(self, run: FlowRun, answer: Finished, job_id: str) -> None:
         """Set the Prefect run to the state of its occurrence's outcome, and name it."""

@@ -30,6 +30,7 @@ from daybook.resources import copies
 from daybook.runs import claims, outcomes, rows
 from daybook.toolbox import call
 from tests.receiver import Request, answer, serving
+from tests.timings import change
 from tests.unit.operations.checks.conftest import as_prefect
 
 GIVEN: dict[str, Any] = {"prompt": "Hello?", "every": "1h"}
@@ -75,6 +76,40 @@ async def test_a_job_due_more_than_once_a_minute_has_a_note(schedule: str, runs_
     ]
     note = f"it is due more often than once a minute: up to {runs_a_day} runs a day"
     assert found == [note if runs_a_day else "", jobs.FREQUENCY_NOTE.format(2880), ""]
+
+
+async def test_a_change_does_not_wait_for_a_prefect_that_hangs(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopped process accepts connections, and never answers."""
+    change(monkeypatch, connection, prefect_answer=0.05)
+
+    async def hang(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with serving() as server, asyncio.timeout(30):
+        server.steps = [hang]
+        with temporary_settings({PREFECT_API_URL: f"{server.address}/api"}):
+            added = await jobs.add({**GIVEN, "name": "brief"})
+            edited = await jobs.edit_job("brief", {"every": "2h"})
+            paused, resumed = await jobs.pause("brief"), await jobs.resume("brief")
+            removed = await jobs.remove("brief")
+
+    found = [each.sync for each in (added, edited, paused, resumed)]
+    assert (found, edited.words, removed.name) == (["pending"] * 4, "every 2 hours", "brief")
+
+
+@pytest.mark.usefixtures("daybook_home")
+async def test_a_command_that_needs_prefect_names_a_prefect_that_hangs() -> None:
+    async def hang(request: Request, writer: asyncio.StreamWriter) -> None:
+        await asyncio.Event().wait()
+
+    async with serving() as server, asyncio.timeout(30):
+        server.steps = [hang]
+        expected = pytest.raises(PrefectUnreachable, match=r"no answer within 0\.05 s")
+        with temporary_settings({PREFECT_API_URL: f"{server.address}/api"}), expected:
+            async with connection.answering(0.05):
+                pass
 
 
 async def test_no_known_prefect_is_an_unreachable_one(daybook_home: Home) -> None:

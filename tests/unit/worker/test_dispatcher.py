@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,12 +24,14 @@ from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.prefect import links, occurrence, reconcile, run_names
+from daybook.prefect import flow_runs, links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
+from daybook.prefect.client import CLAIM_TIMEOUT_SECONDS
 from daybook.runs import slots
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.worker import dispatcher
 from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
+from tests.timings import expire_timeout
 from tests.unit.worker.one_job import DEPLOYMENT, OneJob, one_job
 
 pytestmark = pytest.mark.anyio
@@ -318,6 +320,49 @@ async def test_a_claimed_run_is_given_back_if_prefect_does_not_answer() -> None:
     async with asyncio.timeout(30):
         await hanging._start_claimed(run, cast(Any, granted), "agent-prompt")
     assert hanging.given_back == "Prefect did not answer in time"
+
+
+async def test_a_run_without_a_ledger_or_an_answer_of_prefect_is_soon_dispatched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unreachable(*_: object, **__: object) -> ClaimRequest:
+        raise LedgerUnreachable("there", "locked")
+
+    monkeypatch.setattr(occurrence, "build_claim_request", unreachable)
+    monkeypatch.setattr(dispatcher, "PREFECT_TIMEOUT_SECONDS", 0.01)
+    client = HangingClient()
+    async with one_job(tmp_path) as there, asyncio.timeout(30):
+        there.taker._client = cast(Any, client)
+        assert await there.taker.dispatch(there.run)
+    assert client.requests == 1
+    assert not there.taker._setting_back.locked()
+
+
+@pytest.mark.parametrize("asked", ["compare", "read_retry_starts"])
+async def test_a_claim_for_which_prefect_does_not_answer_in_time_is_given_up(
+    asked: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile this worker claims no other run."""
+
+    async def hang(*_: object, **__: object) -> Any:
+        await asyncio.Event().wait()
+
+    async with one_job(tmp_path, most=2) as there, asyncio.timeout(30):
+        if asked == "compare":
+            monkeypatch.setattr(reconcile, "reconcile_by_id", hang)
+            monkeypatch.setattr("daybook.prefect.client.connected", nullcontext)
+            monkeypatch.setenv("DAYBOOK_LEDGER_URL", there.ledger.address)
+            there.run.parameters = {**there.run.parameters, "prompt": "Edited in Prefect"}
+            there.run.auto_scheduled = True
+        else:
+            monkeypatch.setattr(flow_runs, "read_states", hang)
+            there.run.run_count = 1
+        dispatching = asyncio.create_task(there.taker.dispatch(there.run))
+        await expire_timeout(CLAIM_TIMEOUT_SECONDS)
+        assert await dispatching
+
+        (_, waiting) = there.prefect.states
+        assert "no answer within 20 s" in (waiting.message or "")
 
 
 class HangingClient:
