@@ -30,7 +30,7 @@ from daybook.execution.fallback import prepare_agents
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import read_parameters
 from daybook.ledger.states import Outcome
-from daybook.prefect.parameter_schema import takes_parameters_of
+from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, takes_parameters_of
 from daybook.runs.claim_requests import Granted
 
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
@@ -39,7 +39,7 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 # Results are not persisted, because Prefect's Retry executes no run that already has a result. The
 # artifact has the full answer, and the ledger has the data for programs. Prefect's own retries are
 # off, because they would bypass the claim.
-@flow(name="agent-prompt", persist_result=False, retries=0)
+@flow(name="agent-prompt", description=FLOW_DESCRIPTION, persist_result=False, retries=0)
 @takes_parameters_of("agent-prompt")
 async def agent_prompt(**parameters: Any) -> State[Any]:
     """Send one prompt to one agent, or to a fallback agent if the first is unavailable."""

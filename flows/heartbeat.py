@@ -33,13 +33,15 @@ from daybook.execution.attempt import Act
 from daybook.execution.execute import carry_out
 from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import read_parameters
-from daybook.prefect.parameter_schema import takes_parameters_of
+from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, takes_parameters_of
 from daybook.runs.claim_requests import Granted
 
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-@flow(name="heartbeat", persist_result=False, retries=0)  # see flows/agent_prompt.py
+@flow(
+    name="heartbeat", description=FLOW_DESCRIPTION, persist_result=False, retries=0
+)  # see flows/agent_prompt.py
 @takes_parameters_of("heartbeat")
 async def heartbeat(**parameters: Any) -> State[Any]:
     """Ask an agent whether standing orders require anything now; if so, have the agent do it."""

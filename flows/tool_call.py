@@ -29,7 +29,7 @@ from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
 from daybook.jobs.policy import Policy
-from daybook.prefect.parameter_schema import takes_parameters_of
+from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, takes_parameters_of
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
@@ -38,7 +38,9 @@ from daybook.tools.server_blocks import PrefectServers
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-@flow(name="tool-call", persist_result=False, retries=0)  # see flows/agent_prompt.py
+@flow(
+    name="tool-call", description=FLOW_DESCRIPTION, persist_result=False, retries=0
+)  # see flows/agent_prompt.py
 @takes_parameters_of("tool-call")
 async def tool_call(**parameters: Any) -> State[Any]:
     """Call one tool."""

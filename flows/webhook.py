@@ -29,14 +29,16 @@ from daybook.http.httpx_transport import HttpxTransport
 from daybook.jobs.actions import Webhook
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
-from daybook.prefect.parameter_schema import takes_parameters_of
+from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, takes_parameters_of
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
-@flow(name="webhook", persist_result=False, retries=0)  # see flows/agent_prompt.py
+@flow(
+    name="webhook", description=FLOW_DESCRIPTION, persist_result=False, retries=0
+)  # see flows/agent_prompt.py
 @takes_parameters_of("webhook")
 async def webhook(**parameters: Any) -> State[Any]:
     """Send one HTTP request."""

@@ -32,6 +32,7 @@ from daybook.runs import approvals, history, maintenance, overdue
 from daybook.schedules.schedule import zone
 from daybook.tasks import counts as task_counts
 from daybook.tasks.views import TaskTotals
+from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from daybook.prefect.work_pool import WorkPool
@@ -200,11 +201,12 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
 
 
 async def worker_online() -> bool:
-    """Return whether a worker of this Daybook is online; False if Prefect does not answer."""
+    """Return whether a worker of this Daybook is online; False if Prefect does not answer soon."""
     from daybook.prefect import client as connection
 
+    seconds = TIMING.prefect_answer.total_seconds()
     try:
-        async with open_ledger() as ledger, connection.connected() as client:
+        async with open_ledger() as ledger, connection.connected(seconds) as client:
             return not (await work_pool.read(client, ledger.id)).idle
     except PrefectUnreachable:
         return False

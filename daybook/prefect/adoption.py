@@ -165,12 +165,13 @@ def _job(
         name = validate_name(truncate(existing.name.strip(), MAX_NAME_LENGTH))
     except InvalidInput:
         name = default_name(existing.name)
+    is_default = observed.description == parameter_schema.FLOW_DESCRIPTION
     with raising_invalid_input():
         return Job.model_validate(
             {
                 "name": free_name(name, used_names),
                 "kind": kind,
-                "description": without_summary(observed.description),
+                "description": "" if is_default else without_summary(observed.description),
                 "tags": own_tags,
                 "enabled": observed.enabled and not schedule.has_passed(now),
                 "action": action,

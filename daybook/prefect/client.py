@@ -38,7 +38,7 @@ CLAIM_TIMEOUT_SECONDS = 20.0
 Prefect's client retries for more than a minute.
 """
 REFUSED = "nothing listens there"
-"""Text for an unreachable Prefect if `refuses_connections` returns True."""
+"""What `local_problem` returns if nothing listens at the address."""
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _UNAVAILABLE_CODES = {
     httpx.codes.UNAUTHORIZED,
@@ -52,11 +52,13 @@ _UNAVAILABLE_CODES = {
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[PrefectClient]:
+async def connected(
+    within_seconds: float = ANSWER_TIMEOUT_SECONDS,
+) -> AsyncIterator[PrefectClient]:
     """Open a client of this process's Prefect server (`daybook.home.configure_prefect`).
 
-    Raise `PrefectUnreachable` if no server is known, or nothing listens at its address on this
-    machine, and the errors of `raising_daybook_errors`.
+    Raise `PrefectUnreachable` if no server is known, or if a server on this machine does not answer
+    within ``within_seconds`` (`local_problem`), and the errors of `raising_daybook_errors`.
     """
     from prefect.client.orchestration import get_client
     from prefect.settings import get_current_settings
@@ -64,8 +66,8 @@ async def connected() -> AsyncIterator[PrefectClient]:
     address = get_current_settings().api.url
     if address is None:
         raise PrefectUnreachable(None)
-    if await refuses_connections(address):
-        raise PrefectUnreachable(address, REFUSED)
+    if problem := await local_problem(address, within_seconds):
+        raise PrefectUnreachable(address, problem)
     with raising_daybook_errors(address):
         async with get_client() as client:
             yield client
@@ -78,9 +80,9 @@ async def answering(
     """Open a client as `connected` does, and check that Prefect answers; use this before a change.
 
     Also raise the errors of `check_connection`, and `PrefectUnreachable` if the answer takes longer
-    than ``within_seconds``: a stopped process accepts connections, and never answers.
+    than ``within_seconds``.
     """
-    async with connected() as client:
+    async with connected(within_seconds) as client:
         async with limited(within_seconds):
             await check_connection(client)
         yield client
@@ -119,23 +121,34 @@ async def connected_if_reachable() -> AsyncIterator[PrefectClient | None]:
         yield client
 
 
-async def refuses_connections(address: str) -> bool:
-    """Return whether nothing listens at an address of this machine.
+async def local_problem(address: str, seconds: float) -> str:
+    """Return why Prefect at an address of this machine does not answer; empty if it does.
 
-    Prefect's client would need 1.5 s to find this out. For an address of another machine, return
-    False, because the connection may need a proxy. Also return False for an address without a port.
+    Prefect's client would need 1.5 s to find out that nothing listens there, and a minute for a
+    process that is stopped: such a process accepts connections, and never answers. For an address
+    of another machine, which may need a proxy, and for one with TLS or without a port, the result
+    is empty.
     """
     url = urlsplit(address)
-    if url.hostname not in _LOOPBACK or url.port is None:
-        return False
+    if url.scheme != "http" or url.hostname not in _LOOPBACK or url.port is None:
+        return ""
+    path, host = url.path.rstrip("/"), url.netloc.rpartition("@")[2]
+    request = f"GET {path}/health HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     try:
-        _, writer = await asyncio.open_connection(url.hostname, url.port)
+        async with asyncio.timeout(seconds):
+            reader, writer = await asyncio.open_connection(url.hostname, url.port)
+            try:
+                writer.write(request.encode())
+                await reader.read(1)
+            finally:
+                writer.close()
     except ConnectionRefusedError:
-        return True
+        return REFUSED
+    except TimeoutError:
+        return f"no answer within {seconds:g} s"
     except OSError:
-        return False
-    writer.close()
-    return False
+        return ""
+    return ""
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.prefect import links, projection
 from daybook.prefect.diff import Difference
+from daybook.prefect.parameter_schema import FLOW_DESCRIPTION
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
 from daybook.prefect.summary import without_summary
@@ -79,6 +80,26 @@ async def import_edits(
             current.row.deployment_id, current.row.synced = str(found.id), base | imported
             session.add(current.row)
         return current
+
+
+def without_defaults_of_deploy(
+    difference: Difference, stored: StoredJob, found: DeploymentResponse
+) -> Difference:
+    """Return ``difference`` without the values that `prefect deploy` invents.
+
+    If `prefect.yaml` says nothing about them, `prefect deploy` writes ``paused: false`` and the
+    flow's description. So it neither ends a pause that was made in Daybook, nor replaces the job's
+    description: both are sent to Prefect again.
+    """
+    invented = set()
+    if stored.row.disabled_reason != links.SWITCHED_OFF_REASON and projection.is_redeployed(found):
+        invented.add("enabled")
+    if found.description == FLOW_DESCRIPTION:
+        invented.add("description")
+    conflicts = {
+        name: value for name, value in difference.conflicts.items() if name not in invented
+    }
+    return Difference(tuple(each for each in difference.pull if each not in invented), conflicts)
 
 
 async def accept_prefect_values(ledger: Ledger, job_id: str) -> None:

@@ -20,6 +20,12 @@ from daybook.jobs.policy import Policy
 WORK_POOL = "daybook"
 """The work pool of all our deployments."""
 
+FLOW_DESCRIPTION = "A flow of Daybook. Each of its deployments is a job."
+"""Description of our flows; `prefect deploy` copies it to a deployment that has none.
+
+Prefect would otherwise use the flow's docstring, which describes every parameter.
+"""
+
 PULL_STEPS: list[dict[str, Any]] = [{"daybook.repository.enter": {}}]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

@@ -33,7 +33,7 @@ from daybook.names import free_name
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, instances, links, parameter_schema, projection
 from daybook.prefect.diff import compare, differing_fields
-from daybook.prefect.import_edits import import_edits
+from daybook.prefect.import_edits import import_edits, without_defaults_of_deploy
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
 
@@ -84,6 +84,7 @@ async def reconcile_job(
     difference = compare(ours, base, observed)
     if found is not None:
         report_unmanaged(stored, found, report)
+        difference = without_defaults_of_deploy(difference, stored, found)
         if difference.pull or difference.conflicts:
             pulled = await import_edits(ledger, stored, found, difference, report)
             if pulled is None:  # meanwhile changed in the ledger: compare again

@@ -9,9 +9,11 @@ from uuid import UUID
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.sorting import DeploymentSort
+from prefect.deployments.runner import RunnerDeployment
 
 from daybook.ledger.engine import Ledger
 from daybook.prefect import projection
+from daybook.prefect.parameter_schema import FLOW_DESCRIPTION
 from tests.world.prefect import Prefect
 
 
@@ -41,6 +43,20 @@ class Deployments:
     async def edit(self, name: str, **body: Any) -> None:
         """Save the deployment's edit form, or flip its switch (``paused``)."""
         await self._prefect.request("PATCH", f"/deployments/{(await self.get(name)).id}", body)
+
+    async def deploy(self, name: str, **fields: Any) -> None:
+        """Deploy the agent prompt from a file, as `prefect deploy` does: with a new schedule."""
+        found = await self.get(name)
+        new = RunnerDeployment(
+            name=name,
+            flow_name="agent-prompt",
+            entrypoint=found.entrypoint,
+            work_pool_name=found.work_pool_name,
+            parameters=found.parameters,
+            description=FLOW_DESCRIPTION,
+            **fields,
+        )
+        await new.apply()
 
     async def delete(self, name: str) -> None:
         await self._prefect.request("DELETE", f"/deployments/{(await self.get(name)).id}")

@@ -57,8 +57,8 @@ async def server(client: PrefectClient) -> list[Finding]:
     if running_url and running_url != address:
         message = f"this process uses Prefect at {address}, but `daybook up` uses {running_url}"
         return [problem("prefect", message, unset_command())]
-    if await connection.refuses_connections(address):
-        return [_no_answer(address, connection.REFUSED)]
+    if why := await connection.local_problem(address, connection.ANSWER_TIMEOUT_SECONDS):
+        return [_no_answer(address, why)]
     failure = await client.api_healthcheck()
     if failure is not None:
         return [_describe_failure(address, failure)]

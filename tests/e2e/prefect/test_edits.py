@@ -65,6 +65,29 @@ async def test_an_edited_schedule_takes_effect_from_the_time_of_the_edit(world: 
     await assert_in_sync(world, "a-job")
 
 
+async def test_a_redeployment_keeps_a_pause_and_the_description(world: Any) -> None:
+    await world.jobs.add("a-job", cron="0 9 * * *", timezone="UTC", description="My words")
+    await world.sync()
+    await world.jobs.edit("a-job", enabled=False, reason="paused: holiday")
+    await world.sync()
+    assert (await world.deployments.get("a-job")).paused
+
+    await world.deployments.deploy("a-job", cron="0 10 * * *")
+
+    assert not (await world.deployments.get("a-job")).paused
+    assert (await world.sync()).pulled == ["a-job"]
+    job, found = await world.jobs.get("a-job"), await world.deployments.get("a-job")
+    assert (job.job.enabled, job.row.disabled_reason) == (False, "paused: holiday")
+    assert (job.job.schedule.expr, job.job.description) == ("0 10 * * *", "My words")
+    assert found.paused and found.description.endswith("My words")
+    await assert_in_sync(world, "a-job")
+
+    await world.deployments.edit("a-job", paused=False)  # a person in Prefect's UI
+
+    assert (await world.sync()).pulled == ["a-job"]
+    assert (await world.jobs.get("a-job")).job.enabled
+
+
 @pytest.mark.slow
 async def test_an_imported_interval_keeps_its_phase(world: Any) -> None:
     await world.jobs.add("a-job", cron="0 9 * * *", timezone="Asia/Tokyo")

@@ -30,7 +30,8 @@ async def test_prefects_client_does_not_retry_where_nothing_listens(
 
 async def test_only_an_address_of_this_machine_is_known_to_have_no_server() -> None:
     async with serving() as server:
-        assert not await connection.refuses_connections(f"{server.address}/api")
+        assert not await connection.local_problem(f"{server.address}/api", 30)
+        assert [each.path for each in server.requests] == ["/api/health"]
     # It could be reached through a proxy.
-    assert not await connection.refuses_connections("http://prefect.example:4200/api")
-    assert not await connection.refuses_connections("https://127.0.0.1/api")
+    assert not await connection.local_problem("http://prefect.example:4200/api", 30)
+    assert not await connection.local_problem("https://127.0.0.1/api", 30)
