@@ -99,7 +99,13 @@ def execution_fields_differ(stored: StoredJob, found: DeploymentResponse) -> boo
 
 def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) -> dict[str, Any]:
     fields = parameter_schema.execution_fields(stored.row.kind)
-    return fields | {"work_queue_name": work_queues.queue_of(stored.job, existing)}
+    fields["work_queue_name"] = work_queues.queue_of(stored.job, existing)
+    if existing is not None and existing.work_pool_name not in {None, parameter_schema.WORK_POOL}:
+        # The operator's choice. The pool's workers may need other pull steps; the flow claims for
+        # itself.
+        kept = (*_ROUTING_FIELDS, "pull_steps")
+        fields |= {name: getattr(existing, name) for name in kept}
+    return fields
 
 
 def _changed_execution_fields(stored: StoredJob, existing: DeploymentResponse) -> dict[str, Any]:

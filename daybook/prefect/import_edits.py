@@ -92,7 +92,8 @@ def without_defaults_of_deploy(
     description: both are sent to Prefect again.
     """
     invented = set()
-    if stored.row.disabled_reason != links.SWITCHED_OFF_REASON and projection.is_redeployed(found):
+    paused_here = not stored.job.enabled and stored.row.disabled_reason != links.SWITCHED_OFF_REASON
+    if paused_here and projection.is_redeployed(found):
         invented.add("enabled")
     if found.description == FLOW_DESCRIPTION:
         invented.add("description")

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.client.schemas.sorting import DeploymentSort
 from prefect.deployments.runner import RunnerDeployment
 
@@ -44,7 +45,7 @@ class Deployments:
         """Save the deployment's edit form, or flip its switch (``paused``)."""
         await self._prefect.request("PATCH", f"/deployments/{(await self.get(name)).id}", body)
 
-    async def deploy(self, name: str, **fields: Any) -> None:
+    async def deploy(self, name: str, cron: str) -> None:
         """Deploy the agent prompt from a file, as `prefect deploy` does: with a new schedule."""
         found = await self.get(name)
         new = RunnerDeployment(
@@ -54,7 +55,7 @@ class Deployments:
             work_pool_name=found.work_pool_name,
             parameters=found.parameters,
             description=FLOW_DESCRIPTION,
-            **fields,
+            schedules=[{"schedule": CronSchedule(cron=cron, timezone="UTC")}],
         )
         await new.apply()
 

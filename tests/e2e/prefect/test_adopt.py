@@ -214,6 +214,21 @@ async def test_an_adopted_job_has_the_schedule_and_enabled_flag_of_its_deploymen
     assert (await world.sync()).writes == 0
 
 
+async def test_an_adopted_deployment_stays_in_its_pool_with_its_own_pull_steps(world: Any) -> None:
+    await world.prefect.request("POST", "/work_pools/", {"name": "mine", "type": "process"})
+    steps = [{"prefect.deployments.steps.set_working_directory": {"directory": "/srv/daybook"}}]
+    await made(world, "a-job", work_pool_name="mine", pull_steps=steps)
+
+    assert (await world.sync()).adopted == ["a-job"]
+
+    await world.jobs.edit("a-job", prompt="Say more")
+    await world.sync()
+    found = await world.deployments.get("a-job")
+    assert (found.work_pool_name, found.work_queue_name) == ("mine", "default")
+    assert (found.pull_steps, found.parameters["prompt"]) == (steps, "Say more")
+    assert (await world.sync()).writes == 0
+
+
 RULE = "DTSTART:20260101T090000\nRRULE:FREQ=MONTHLY;BYDAY=2MO"
 
 

@@ -32,6 +32,7 @@ def test_an_edit_dated_in_the_future_takes_effect_now() -> None:
         (timedelta(milliseconds=20), "paused after 10 failures", False),
         (timedelta(milliseconds=20), SWITCHED_OFF_REASON, True),  # by `paused: true` in the file
         (timedelta(hours=-1), "paused: holiday", True),  # by a person in Prefect's UI
+        (timedelta(milliseconds=20), "", True),  # not paused: `paused: true` in the file pauses it
     ],
 )
 def test_a_redeployment_does_not_end_a_pause(
@@ -39,7 +40,8 @@ def test_a_redeployment_does_not_end_a_pause(
 ) -> None:
     schedule = SimpleNamespace(created=NOON + created, slug=None)
     found = SimpleNamespace(description="Mine", updated=NOON, schedules=[schedule])
-    stored = SimpleNamespace(row=SimpleNamespace(disabled_reason=reason))
+    row, job = SimpleNamespace(disabled_reason=reason), SimpleNamespace(enabled=not reason)
+    stored = SimpleNamespace(row=row, job=job)
 
     kept = import_edits.without_defaults_of_deploy(EDITS, cast(Any, stored), cast(Any, found))
 
@@ -49,7 +51,8 @@ def test_a_redeployment_does_not_end_a_pause(
 
 def test_the_description_of_a_flow_is_no_edit_of_the_job() -> None:
     found = SimpleNamespace(description=FLOW_DESCRIPTION, updated=NOON, schedules=[])
-    stored = SimpleNamespace(row=SimpleNamespace(disabled_reason=""))
+    row, job = SimpleNamespace(disabled_reason=""), SimpleNamespace(enabled=True)
+    stored = SimpleNamespace(row=row, job=job)
     todo = Difference(("tags",), {"description": FLOW_DESCRIPTION})
 
     kept = import_edits.without_defaults_of_deploy(todo, cast(Any, stored), cast(Any, found))
