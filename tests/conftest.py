@@ -37,6 +37,7 @@ from daybook.operations import server
 from daybook.prefect import client as connection
 from daybook.processes import garbage
 from daybook.processes.children import Child
+from daybook.timing import TIMING
 from tests import costs
 from tests.servers import free_port, migrated
 
@@ -82,8 +83,9 @@ os.environ.update({SERVER_CREDENTIAL: CREDENTIAL, CLIENT_CREDENTIAL: CREDENTIAL}
 
 
 # On a loaded machine Prefect's answer may take longer than a person would wait.
-connection.TIMING = replace(connection.TIMING, prefect_answer=timedelta(seconds=20))
-os.environ.update(connection.TIMING.environment())
+_patient = replace(TIMING, prefect_answer=timedelta(seconds=20))
+vars(connection)["TIMING"] = _patient
+os.environ.update(_patient.environment())
 
 
 def _trust_one_authority() -> None:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.client.schemas.schedules import CronSchedule
@@ -55,9 +56,9 @@ class Deployments:
             work_pool_name=found.work_pool_name,
             parameters=found.parameters,
             description=FLOW_DESCRIPTION,
-            schedules=[{"schedule": CronSchedule(cron=cron, timezone="UTC")}],
+            schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron=cron, timezone="UTC"))],
         )
-        await new.apply()
+        await new.aapply()
 
     async def delete(self, name: str) -> None:
         await self._prefect.request("DELETE", f"/deployments/{(await self.get(name)).id}")
