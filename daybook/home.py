@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from daybook import plain_text
 from daybook.errors import InvalidInput
 
 MIN_FREE_BYTES = 2**20
@@ -272,7 +273,7 @@ def _configured_address() -> str:
         return ""
     folder = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
     try:
-        profiles = tomllib.loads((folder / "profiles.toml").read_text())
+        profiles = tomllib.loads(plain_text.read(folder / "profiles.toml"))
     except (OSError, tomllib.TOMLDecodeError):
         return ""
     name = os.environ.get("PREFECT_PROFILE") or profiles.get("active")
@@ -416,7 +417,7 @@ def _endpoint(address: str) -> tuple[str, int | None]:
 
 def _read_secret(file: Path) -> str:
     with suppress(FileNotFoundError, NotADirectoryError):
-        return file.read_text(encoding="utf-8").strip()
+        return plain_text.read(file).strip()
     return ""
 
 

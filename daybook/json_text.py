@@ -17,6 +17,8 @@ import math
 import re
 from typing import Any
 
+from daybook import plain_text
+
 MAX_DEPTH = 100
 """Maximum nesting of lists and objects. Any program can then serialize the value."""
 
@@ -34,10 +36,10 @@ def read(text: str | bytes, levels: int = MAX_DEPTH) -> Any:
     Raise a ValueError with the reason if ``text`` is not JSON, or if its value cannot be stored. It
     is a `TooDeep` if lists and objects are nested more than ``levels`` deep.
     """
-    text = text.decode() if isinstance(text, bytes) else text
+    text = plain_text.decode(text) if isinstance(text, bytes) else text
     try:
         value = json.loads(
-            text.removeprefix("\ufeff"),
+            text.removeprefix(plain_text.MARK),
             parse_constant=_refuse_constant,
             parse_float=_finite_float,
         )

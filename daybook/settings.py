@@ -32,7 +32,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from daybook import zone_names
+from daybook import plain_text, zone_names
 from daybook.errors import InvalidInput
 from daybook.home import Home, home_path, replace_private_file
 
@@ -536,7 +536,7 @@ def with_ledger_url(file: Path, url: str) -> str:
     The error does not contain the address, which may have a password.
     """
     try:
-        before = file.read_text(encoding="utf-8")
+        before = plain_text.read(file)
     except FileNotFoundError:
         before = ""
     lines = before.splitlines(keepends=True)
@@ -562,7 +562,7 @@ def _read_file() -> dict[str, Any]:
     """
     file = config_file()
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = tomllib.loads(plain_text.read(file))
     except FileNotFoundError:
         return {}
     except NotADirectoryError:  # the home is a file: `daybook doctor` reports it

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook import api
+from daybook import api, plain_text
 from daybook.cli import completion, output
 from daybook.cli.command import Answer, command
 from daybook.cli.completion import Completer
@@ -115,7 +115,7 @@ def read_hidden_value(field: str, label: str, file: str) -> str:
         problem, fix = "nothing was typed", f"type it at the prompt, or {fix}"
     else:
         try:
-            value = sys.stdin.read()
+            value = plain_text.read_input()
         except UnicodeDecodeError:
             raise InvalidInput(field, "is not UTF-8 text") from None
     if not value.strip():

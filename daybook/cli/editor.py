@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from daybook import plain_text
 from daybook.cli.options import on_interrupt
 from daybook.errors import DaybookError, InvalidInput
 from daybook.files.documents import to_yaml
@@ -136,4 +137,4 @@ def _open_editor(text: str) -> str:
             ) from None
         if done.returncode != 0:
             raise EditorFailed(f"the editor ended with {done.returncode}; nothing was changed")
-        return file.read_text(encoding="utf-8", errors="surrogateescape")
+        return file.read_text(encoding=plain_text.ENCODING, errors="surrogateescape")

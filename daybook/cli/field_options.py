@@ -30,6 +30,7 @@ from cyclopts import Group, Parameter
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
+from daybook import plain_text
 from daybook.cli import completion
 from daybook.cli.options import (
     header,
@@ -297,7 +298,9 @@ def _read_secret(name: str, variable: str | None, from_stdin: bool) -> str | Non
         label = f"{name.capitalize()}: "
         try:
             with on_interrupt():
-                secret = (getpass(label) if sys.stdin.isatty() else sys.stdin.readline()).strip()
+                is_typed = sys.stdin.isatty()
+                secret = getpass(label) if is_typed else plain_text.read_input(line=True)
+                secret = secret.strip()
         except UnicodeDecodeError:  # the error would show a byte of the secret
             raise InvalidInput(f"{name}_stdin", "is not UTF-8 text") from None
         if not secret:

@@ -15,6 +15,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from daybook import plain_text
 from daybook.cli import completion
 from daybook.errors import InvalidInput
 
@@ -154,7 +155,7 @@ def _read_file(field: str, path: str) -> str:
 
     source: int | str = 0 if path == "-" else path
     try:
-        with open(source, encoding="utf-8", closefd=path != "-") as file:
+        with open(source, encoding=plain_text.ENCODING, closefd=path != "-") as file:
             text = file.read(MAX_BODY_LENGTH + 1)
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

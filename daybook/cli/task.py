@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Group, Parameter
 
-from daybook import api
+from daybook import api, plain_text
 from daybook.cli import formatting, output, task_formatting
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Limit, check_limit, on_interrupt, text_or_file
@@ -350,7 +350,7 @@ def _read_token(more: tuple[str, ...], typed: str | None) -> str:
             token = getpass("Token: ").strip()
     elif not token:
         try:
-            token = sys.stdin.read().strip()
+            token = plain_text.read_input().strip()
         except UnicodeDecodeError:
             raise InvalidInput("token", "is not UTF-8 text", hint) from None
     if not token:

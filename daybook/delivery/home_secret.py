@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daybook import settings
+from daybook import plain_text, settings
 from daybook.errors import InvalidInput
 from daybook.home import Home, make_private_file, write_private_draft
 
@@ -131,7 +131,7 @@ def _read(file: Path) -> list[SigningSecret] | None:
     Raise `InvalidInput` for a file without a valid secret. No error contains a part of the file.
     """
     try:
-        lines = file.read_text(encoding="ascii").splitlines()
+        lines = plain_text.read(file).splitlines()
         secrets_found = [_of_line(line) for line in lines if line.strip()]
     except FileNotFoundError:
         return None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from prefect.client.orchestration import get_client
 
-from daybook import home
+from daybook import home, plain_text
 from daybook.errors import InvalidInput
 from daybook.execution import agent_lookup, checks, conversation
 from daybook.execution.checks import Verdict
@@ -113,7 +113,7 @@ def read(file: str) -> str:
     try:
         if path.exists() and not path.is_file():  # opening a pipe would block
             raise InvalidInput("file", f"{path} is not a file")
-        with path.open(encoding="utf-8", errors="replace") as stream:
+        with path.open(encoding=plain_text.ENCODING, errors="replace") as stream:
             text = stream.read(MAX_CHARACTERS + 1)
     except FileNotFoundError:
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from daybook import plain_text
 from daybook.errors import InvalidInput
 from daybook.files.jobs_file import Source
 
@@ -77,8 +78,8 @@ def _decode(name: str, content: bytes) -> str:
         hint = f"use at most {MAX_FILE_BYTES:,} bytes, and several files"
         raise InvalidInput("file", f"{name} is too large", hint)
     try:
-        return content.decode("utf-8-sig")
+        return plain_text.decode(content)
     except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         problem = f"{name} is not UTF-8 text: line {line}"
         raise InvalidInput("file", problem, "save it as UTF-8") from None

@@ -21,6 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from daybook import plain_text
 from daybook.imports import shell
 from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
 from daybook.names import default_name
@@ -90,9 +91,9 @@ def read_text(name: str, content: bytes) -> Source:
 
 def _decoded(name: str, content: bytes) -> str:
     try:
-        text = content.decode()
+        text = plain_text.decode(content)
     except UnicodeDecodeError as error:
-        number = content[: error.start].count(b"\n") + 1
+        number = error.object[: error.start].count(b"\n") + 1
         raise broken(f"{name}, line {number}", "is not UTF-8 text", _LINE_HINT) from None
     if not text.strip():
         raise broken(name, "is empty", "nothing was imported; `crontab -l` prints a crontab")

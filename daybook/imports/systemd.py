@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from daybook import plain_text
 from daybook.imports import on_calendar, shell
 from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
 from daybook.processes import environment
@@ -303,7 +304,7 @@ def _read_unit(file: Path) -> dict[str, dict[str, list[str]]]:
         hint = f"nothing was imported; write the whole unit to a file: systemctl cat {where}"
         raise broken(where, "has drop-ins beside it", hint)
     try:
-        text = read_bytes(file).decode()
+        text = plain_text.decode(read_bytes(file))
     except UnicodeDecodeError:
         raise broken(where, "is not UTF-8 text", COPY_HINT) from None
     if not text.strip():

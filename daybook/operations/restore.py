@@ -27,7 +27,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from daybook import settings
+from daybook import plain_text, settings
 from daybook.api import authorization
 from daybook.backups import archive, uncertain
 from daybook.backups.create import FILES, LEDGER, MANIFEST, Manifest
@@ -156,7 +156,7 @@ def _choose_target(home: Home, staged: Path, given: str) -> str:
     if variable:
         return settings.load().ledger_url
     try:
-        stored = tomllib.loads(config.read_text(encoding="utf-8")).get("ledger_url", "")
+        stored = tomllib.loads(plain_text.read(config)).get("ledger_url", "")
     except FileNotFoundError:
         stored = ""
     return settings.load(ledger_url=stored).ledger_url or _home_address(home)

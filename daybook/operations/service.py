@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from daybook import settings
+from daybook import plain_text, settings
 from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home, current_home, sync_folder, write_private_draft
 from daybook.operations import home_lock
@@ -157,7 +157,7 @@ def read_environment(home: Home) -> dict[str, str]:
     """
     file = home.service_environment
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = plain_text.read(file).splitlines()
     except FileNotFoundError:
         return {}
     except UnicodeDecodeError:

@@ -15,6 +15,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from daybook import plain_text
 from daybook.errors import CopyDamaged, LedgerKeyMissing
 from daybook.home import make_private_file
 
@@ -60,7 +61,7 @@ def read_key(file: Path) -> Key | None:
     the file's content.
     """
     try:
-        text = file.read_text(encoding="ascii").strip()
+        text = plain_text.read(file).strip()
         raw = base64.b64decode(text.removeprefix(_MARK), altchars=b"-_", validate=True)
     except FileNotFoundError:
         return None
