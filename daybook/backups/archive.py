@@ -15,13 +15,15 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
+import stat
 import tarfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from daybook.errors import InvalidInput
+from daybook.errors import DiskFull, InvalidInput
 from daybook.home import sync_folder
 
 MAGIC = b"daybook backup 1\n"
@@ -33,6 +35,8 @@ SCRYPT_COST = 2**16
 """scrypt's cost `n`. One guess of the passphrase needs 64 MiB and about a fifth of a second."""
 
 MIN_PASSPHRASE_LENGTH = 8
+MAX_MEMBER_BYTES = 16 * 2**20
+"""Maximum size of a file in a backup, except of the ledger, for which the disk needs space."""
 DRAFT_SUFFIX = ".draft"
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """Errors of `os.link` on a file system without hard links."""
@@ -133,14 +137,23 @@ def absolute(file: str | Path) -> Path:
     return Path(file).expanduser().absolute()
 
 
+def check_passphrase(passphrase: str) -> None:
+    """Raise `InvalidInput` for a NUL character, because scrypt ignores NULs at the end."""
+    if "\0" in passphrase:
+        raise InvalidInput("passphrase", "contains a NUL character", "write text only")
+
+
 def new_file(file: str | Path, *, replace: bool) -> Path:
     """Return the absolute path of ``file``, which the caller wants to write.
 
-    Raise `InvalidInput` if the file exists, unless ``replace`` is true.
+    Raise `InvalidInput` if the file exists, unless ``replace`` is true and the file is a plain one.
     """
     path = absolute(file)
-    if path.exists() and not replace:
+    if not replace and path.exists():
         raise exists(path)
+    if replace and os.path.lexists(path) and not stat.S_ISREG(path.lstat().st_mode):
+        hint = "use another name; only a plain file can be replaced"
+        raise InvalidInput("file", f"{path} is not a plain file", hint)
     return path
 
 
@@ -160,9 +173,10 @@ def write(
     """Write ``contents`` to the backup ``file``, completely or not at all.
 
     Return the size in bytes. Only the file's owner can read the backup. If the process is killed,
-    the file ``draft`` (by default `new_draft`) stays. Raise `InvalidInput` if ``file`` exists,
-    unless ``replace`` is true. Raise OSError if the backup cannot be written.
+    the file ``draft`` (by default `new_draft`) stays. Raise the errors of `new_file` and
+    `check_passphrase`, and OSError if the backup cannot be written.
     """
+    check_passphrase(passphrase)
     draft = draft or new_draft(file)
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -176,7 +190,7 @@ def write(
             os.fsync(writing.fileno())
             draft_size = writing.tell()
         if replace:
-            draft.replace(file)
+            draft.replace(new_file(file, replace=True))
         else:
             _rename_to_new(draft, file)
         sync_folder(file.parent)
@@ -213,6 +227,7 @@ def exists(file: Path) -> InvalidInput:
 
 @contextmanager
 def _opened(file: Path, passphrase: str) -> Iterator[_Reader]:
+    check_passphrase(passphrase)
     try:
         reading = file.open("rb")
     except OSError as error:
@@ -222,14 +237,18 @@ def _opened(file: Path, passphrase: str) -> Iterator[_Reader]:
         yield _Reader(reading, passphrase, str(file))
 
 
-def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> None:
+def extract(
+    file: Path, folder: Path, names: Iterable[str], passphrase: str, *, large: str = ""
+) -> None:
     """Extract the files with these ``names`` from a backup to ``folder``, and sync each of them.
 
-    Raise `InvalidInput` if the passphrase is wrong, or if ``file`` cannot be read, is not a backup,
-    or is damaged or incomplete. After an error, ``folder`` may contain some of the files; do not
+    Only the file named ``large`` may have more than `MAX_MEMBER_BYTES`. Raise `InvalidInput` if the
+    passphrase is wrong, or if ``file`` cannot be read, is not a backup, is damaged or incomplete,
+    has a file twice, or has a file that is too large. Raise `DiskFull` if ``large`` is larger than
+    the free space. After an error, ``folder`` may contain some of the files; do not
     use them.
     """
-    known = set(names)
+    known, extracted = set(names), set[str]()
     with _opened(file, passphrase) as reader:
         try:
             with tarfile.open(fileobj=cast("BinaryIO", reader), mode="r|gz") as archive:
@@ -237,6 +256,13 @@ def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> 
                     data = archive.extractfile(member) if member.isfile() else None
                     if member.name not in known or data is None:
                         continue
+                    if member.name in extracted:
+                        raise _invalid(file, f"has {member.name} twice")
+                    extracted.add(member.name)
+                    if member.name != large and member.size > MAX_MEMBER_BYTES:
+                        raise _invalid(file, f"has a {member.name} of {member.size:,} bytes")
+                    if member.size > shutil.disk_usage(folder).free:
+                        raise DiskFull(str(folder))
                     descriptor = os.open(
                         folder / member.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
                     )
@@ -246,7 +272,10 @@ def extract(file: Path, folder: Path, names: Iterable[str], passphrase: str) -> 
                         writing.flush()
                         os.fsync(writing.fileno())
         except tarfile.TarError as error:
-            problem = f"{file} is damaged: {error}"
-            raise InvalidInput("file", problem, "use another backup") from error
+            raise _invalid(file, f"is damaged: {error}") from error
         reader.drain()
     sync_folder(folder)
+
+
+def _invalid(file: Path, problem: str) -> InvalidInput:
+    return InvalidInput("file", f"{file} {problem}", "use another backup")

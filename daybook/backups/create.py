@@ -71,8 +71,9 @@ async def create(
 
     Write ``file`` completely or not at all. Raise:
 
-    - `InvalidInput` if ``file`` exists and ``replace`` is false, if ``file`` cannot be written, if
-      the passphrase is too short, or if another process is making a backup of this home;
+    - `InvalidInput` if ``file`` exists and ``replace`` is false, if ``file`` is not a plain file or
+      cannot be written, if the passphrase is too short or has a NUL character, or if another
+      process is making a backup of this home;
     - `LedgerKeyMissing` if this home does not have the ledger's key;
     - `LedgerUnreachable`;
     - `DiskFull` if the disk of the home is full.
@@ -80,6 +81,7 @@ async def create(
     if len(passphrase) < archive.MIN_PASSPHRASE_LENGTH:
         problem = f"has fewer than {archive.MIN_PASSPHRASE_LENGTH} characters"
         raise InvalidInput("passphrase", problem, "use a longer one, and keep it elsewhere")
+    archive.check_passphrase(passphrase)
     file = archive.new_file(file, replace=replace)
     home = current_home()
     with _disk_full_translated(home), _working_folder(home) as folder:

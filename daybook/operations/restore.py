@@ -93,7 +93,7 @@ async def restore(
         staged = _prepare(home, repeated=repeated)
         try:
             names = (MANIFEST, LEDGER, *FILES)
-            await asyncio.to_thread(archive.extract, file, staged, names, passphrase)
+            await asyncio.to_thread(archive.extract, file, staged, names, passphrase, large=LEDGER)
             target = _choose_target(home, staged, ledger_url)
             in_home = target == _home_address(home)
             result = await _record_and_copy(home, staged, file, target, clock)

@@ -136,3 +136,46 @@ def test_a_file_system_without_hard_links_gets_a_complete_backup_and_no_second_o
         archive.write(file, [content], WORDS, replace=False)
     assert file.stat().st_size == size
     assert sorted(each.name for each in tmp_path.glob("*.*")) == ["a.backup", "ledger.db"]
+
+
+def test_only_a_plain_file_is_replaced(tmp_path: Path, content: Path, backup: Path) -> None:
+    link, folder, pipe = tmp_path / "link", tmp_path / "folder", tmp_path / "pipe"
+    link.symlink_to(backup)
+    folder.mkdir()
+    os.mkfifo(pipe)
+    for file in (link, folder, pipe):
+        before = file.lstat()
+        for attempt in (archive.new_file, _replace(content)):
+            with pytest.raises(InvalidInput, match="is not a plain file"):
+                attempt(file, replace=True)
+        assert file.lstat() == before
+    archive.write(backup, [content], WORDS, replace=True)
+    assert not list(tmp_path.glob(f".*{archive.DRAFT_SUFFIX}"))
+
+
+def _replace(content: Path) -> Callable[..., object]:
+    return lambda file, replace: archive.write(file, [content], WORDS, replace=replace)
+
+
+def test_a_passphrase_with_a_nul_is_refused(tmp_path: Path, content: Path, backup: Path) -> None:
+    for passphrase in (f"{WORDS}\0", f"{WORDS}\0more"):
+        with pytest.raises(InvalidInput, match="passphrase: contains a NUL"):
+            archive.write(tmp_path / "n.backup", [content], passphrase, replace=False)
+        with pytest.raises(InvalidInput, match="passphrase: contains a NUL"):
+            archive.extract(backup, tmp_path, ["ledger.db"], passphrase)
+    assert not (tmp_path / "n.backup").exists()
+
+
+def test_a_file_that_stands_twice_or_is_too_large_is_refused(
+    tmp_path: Path, content: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twice, large = tmp_path / "twice.backup", tmp_path / "large.backup"
+    archive.write(twice, [content, content], WORDS, replace=False)
+    with pytest.raises(InvalidInput, match=r"has ledger\.db twice"):
+        _extract(twice, tmp_path / "a")
+    archive.write(large, [content], WORDS, replace=False)
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 4499)
+    with pytest.raises(InvalidInput, match=r"has a ledger\.db of 4,500 bytes"):
+        _extract(large, tmp_path / "b")
+    assert list((tmp_path / "b").iterdir()) == []
+    archive.extract(large, tmp_path / "b", ["ledger.db"], WORDS, large="ledger.db")
