@@ -187,8 +187,22 @@ class Mistake:
         return f"{named}: {self.problem}" + (f" ({self.hint})" if self.hint else "")
 
 
+MAX_LISTED = 50
+"""Maximum number of problems that one message lists."""
+
+
+def listed(problems: Sequence[object]) -> str:
+    """Return each problem on its own line, the first `MAX_LISTED`, and the number of the others."""
+    lines = "".join(f"\n{one_line(each, 500)}" for each in problems[:MAX_LISTED])
+    more = len(problems) - MAX_LISTED
+    return lines + (f"\n… and {more:,} more" if more > 0 else "")
+
+
 class InvalidFiles(InvalidInput):
-    """All mistakes in the given jobs files; nothing was stored."""
+    """All mistakes in the given jobs files; nothing was stored.
+
+    The message lists at most `MAX_LISTED` of them, ``mistakes`` has all.
+    """
 
     code = "invalid_files"
 
@@ -197,8 +211,7 @@ class InvalidFiles(InvalidInput):
             sorted(set(mistakes), key=lambda each: (each.file, each.position, each.field))
         )
         count = "1 mistake" if len(self.mistakes) == 1 else f"{len(self.mistakes)} mistakes"
-        lines = "".join(f"\n{each}" for each in self.mistakes)
-        super().__init__("file", f"{count}, so nothing was stored:{lines}")
+        super().__init__("file", f"{count}, so nothing was stored:{listed(self.mistakes)}")
 
 
 class NotFound(DaybookError):

@@ -21,7 +21,7 @@ from cyclopts.exceptions import (
 )
 
 from daybook.cli import other_words
-from daybook.errors import DaybookError, InvalidFiles, InvalidInput, nearest_name
+from daybook.errors import MAX_LISTED, DaybookError, InvalidFiles, InvalidInput, nearest_name
 
 COMMAND_LINE = "command line"
 """The field of an `InvalidInput` about the whole command line."""
@@ -90,13 +90,13 @@ def other_meaning(tokens: Sequence[str]) -> str:
 def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
     """Return `{"error": {"code", "message", "field"?, "mistakes"?}}`.
 
-    ``field`` is as in `daybook.api`. Only `InvalidFiles` has ``mistakes``.
+    ``field`` is as in `daybook.api`. Only `InvalidFiles` has ``mistakes``, at most `MAX_LISTED`.
     """
     body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
         body["field"] = error.field
     if isinstance(error, InvalidFiles):
-        body["mistakes"] = [asdict(each) for each in error.mistakes]
+        body["mistakes"] = [asdict(each) for each in error.mistakes[:MAX_LISTED]]
     return {"error": body}
 
 

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.errors import InvalidInput, UnknownName, one_line
+from daybook.errors import MAX_LISTED, InvalidInput, UnknownName, listed, one_line
 from daybook.http import secrets
 from daybook.imports import shell
 from daybook.imports.records import MAX_SHOWN_NAME
@@ -169,13 +169,14 @@ def _disable(planned: _Planned) -> None:
 
 def _refusal(refused: Sequence[RefusedJob]) -> InvalidInput:
     """Return the error that names each job that cannot be imported."""
-    names = " ".join(f"--leave-out {shlex.quote(each.id or each.name)}" for each in refused)
-    first, hint = refused[0].error, f"or leave it out: {names}"
+    options = [f"--leave-out {shlex.quote(each.id or each.name)}" for each in refused[:MAX_LISTED]]
+    names = " ".join(options) + (" …" if len(refused) > MAX_LISTED else "")
     if len(refused) == 1:
-        return InvalidInput("path", first.problem, f"{first.hint}, {hint}")
+        error = refused[0].error
+        return InvalidInput("path", error.problem, f"{error.hint}, or leave it out: {names}")
     problem = f"{len(refused)} jobs cannot be imported, so nothing was imported"
-    lines = "".join(f"\n{each.error.problem}" for each in refused)
-    return InvalidInput("path", problem + lines, f"correct them, {hint.replace('it', 'them', 1)}")
+    lines = listed([each.error.problem for each in refused])
+    return InvalidInput("path", problem + lines, f"correct them, or leave them out: {names}")
 
 
 def _report(planned: _Planned, *, dry_run: bool) -> ImportedJob:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import jsonschema
 import pytest
 
-from daybook.errors import InvalidFiles, Mistake
+from daybook.errors import MAX_LISTED, InvalidFiles, Mistake
 from daybook.files import plan
 from daybook.files.documents import read
 from daybook.files.jobs_file import Source, job_fields, read_file
@@ -138,3 +138,15 @@ def test_job_fields_raises_all_mistakes() -> None:
     with pytest.raises(InvalidFiles, match="2 mistakes, so nothing was stored") as raised:
         job_fields(Source("x.yaml", "jobs:\n  - 1\n  - prompt: x\n"))
     assert [each.position.line for each in raised.value.mistakes] == [2, 3]
+
+
+def test_a_file_with_many_mistakes_has_a_short_message() -> None:
+    long = "x" * 900
+    jobs = "".join(f"  - name: a{number}\n    {long}: x\n" for number in range(200))
+    found = InvalidFiles(mistakes(f"jobs:\n{jobs}"))
+    lines = str(found).splitlines()
+    count = len(found.mistakes)
+    assert count >= 200
+    assert lines[0] == f"file: {count} mistakes, so nothing was stored:"
+    assert lines[-1] == f"… and {count - MAX_LISTED:,} more"
+    assert (len(lines), len(str(found)) < 30_000) == (2 + MAX_LISTED, True)
