@@ -17,7 +17,9 @@ _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 _INVISIBLE = (*_CONTROLS, "Cf", "Cn", "Zs", "Mn", "Me")
 """Unicode categories whose characters are not visible on their own."""
 _BLANK_LOOKING = "\u115f\u1160\u2800\u3164\uffa0"
-"""Letters and symbols that look like spaces."""
+"""Fillers: letters and symbols that look like spaces."""
+_FIRST_EMOJI, _LAST_EMOJI = "\U0001f300", "\U0001faff"
+"""Range of the emoji, including those that this version of Python does not know."""
 _BIDI_CONTROLS = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 """Unicode's `Bidi_Control`: with such a character, two different names can look the same."""
 
@@ -30,7 +32,7 @@ def validate_name(name: str, *, stored: bool = False) -> str:
     - is blank, or longer than `MAX_NAME_LENGTH` characters,
     - has a control character,
     - has a character that changes the direction of text,
-    - has an invisible character, such as a variation selector after a letter, or
+    - has a character that `hidden_character` finds, or
     - has no visible character.
 
     The last three rules are against names that look like another name. They do not apply to a
@@ -52,24 +54,42 @@ def validate_name(name: str, *, stored: bool = False) -> str:
         raise InvalidInput(
             "name", "contains a character that changes the text direction", "remove it"
         )
-    for before, letter in zip(" " + stripped, stripped, strict=False):
-        if _is_hidden(letter, before):
-            problem = f"contains an invisible character, U+{ord(letter):04X}"
-            raise InvalidInput("name", problem, "remove it")
+    if hidden := hidden_character(stripped):
+        problem = f"contains an invisible or unknown character, U+{ord(hidden):04X}"
+        raise InvalidInput("name", problem, "remove it")
     if not any(_is_visible(letter) for letter in stripped):
         raise InvalidInput("name", "has no visible character", "write at least one letter or digit")
     return stripped
 
 
+def hidden_character(text: str) -> str:
+    """Return the first character of a name that could make it look like another name; "" if none.
+
+    Such a character is invisible, a filler that looks like a space, private (each font shows
+    another sign), or unassigned in Unicode. New emoji may be unassigned in this version of Python.
+    """
+    if text.isascii():
+        return ""
+    pairs = zip(" " + text, text, strict=False)
+    return next((letter for before, letter in pairs if _is_hidden(letter, before)), "")
+
+
 def _is_hidden(letter: str, before: str) -> bool:
-    """Return whether the letter is invisible after ``before``, and no script or emoji needs it."""
-    if unicodedata.category(letter) == "Cf":
+    """Return whether the letter is hidden after ``before``, and no script or emoji needs it."""
+    category = unicodedata.category(letter)
+    if category == "Cf":
         return letter not in _JOINERS
+    if category in ("Co", "Cn"):
+        return not _FIRST_EMOJI <= letter <= _LAST_EMOJI
+    if letter in _BLANK_LOOKING:
+        return True
     is_selector = "VARIATION SELECTOR" in unicodedata.name(letter, "")
     return is_selector and unicodedata.category(before) != "So"  # ☀ and ☀️ do not look the same
 
 
 def _is_visible(letter: str) -> bool:
+    if _FIRST_EMOJI <= letter <= _LAST_EMOJI:
+        return True
     return unicodedata.category(letter) not in _INVISIBLE and letter not in _BLANK_LOOKING
 
 
@@ -84,7 +104,7 @@ def default_name(prompt: str) -> str:
     letters = (
         letter if unicodedata.category(letter)[0] in "LNM" or letter in "._" else " "
         for letter in prompt.replace("'", "").replace("\N{RIGHT SINGLE QUOTATION MARK}", "")
-        if letter not in _BIDI_CONTROLS
+        if letter not in _BIDI_CONTROLS and letter not in _BLANK_LOOKING
     )
     words = [word.strip("._") for word in "".join(letters).lower().split()]
     words = [word for word in words if any(map(str.isalnum, word))]

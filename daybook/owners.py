@@ -21,7 +21,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from daybook.errors import InvalidInput
-from daybook.names import validate_line
+from daybook.names import hidden_character, validate_line
 
 USER = "user"
 PLUGIN = "plugin"
@@ -54,7 +54,8 @@ def of_file_set(name: str) -> str:
     A name is a word of letters, digits, dots, dashes and underscores, so that a shell needs no
     quotes for it. Raise `InvalidInput` for the field `set` if ``name`` is not valid.
     """
-    if not name or len(name) > MAX_SET_LENGTH or not _SET_NAME.fullmatch(name):
+    is_word = _SET_NAME.fullmatch(name) is not None and not hidden_character(name)
+    if not is_word or len(name) > MAX_SET_LENGTH:
         hint = f"use at most {MAX_SET_LENGTH} letters, digits, dots, dashes and underscores"
         raise InvalidInput("set", f"{name!r} is not a name of a set", hint)
     return f"{FILE_PREFIX}{name}"
@@ -90,7 +91,8 @@ def validate_owner(owner: str, field: str = "owner") -> str:
     # name could use another agent's sessions.
     if ":" in name:
         raise InvalidInput(field, f"{owner!r} is not valid", "use an agent name without a colon")
-    if owner in (USER, PLUGIN) or (name and name == name.strip() and name.isprintable()):
+    is_name = name and name == name.strip() and name.isprintable() and not hidden_character(name)
+    if owner in (USER, PLUGIN) or is_name:
         if len(owner) <= MAX_OWNER_LENGTH:
             return owner
         raise InvalidInput(field, "is too long", f"use at most {MAX_OWNER_LENGTH} characters")

@@ -25,6 +25,7 @@ from daybook.http.guard import Guard
 from daybook.http.request import IDEMPOTENCY_KEY, idempotency_key
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.http.transport import SECRET_BODY
+from daybook.names import hidden_character
 from daybook.processes.ending import wait_shielded
 from daybook.tools.answers import HideSecrets
 from daybook.tools.server_settings import ToolServerSettings
@@ -355,7 +356,8 @@ async def open_to_list(place: ToolLocation, secrets: SecretStore) -> AsyncIterat
 
 
 def _is_valid_name(name: str) -> bool:
-    return 0 < len(name) <= MAX_NAME_LENGTH and name.isprintable() and " " not in name
+    is_word = name.isprintable() and " " not in name and not hidden_character(name)
+    return is_word and 0 < len(name) <= MAX_NAME_LENGTH
 
 
 def _printable(text: str) -> str:

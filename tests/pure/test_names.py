@@ -7,6 +7,7 @@ import regex  # type: ignore[import-untyped]
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
 
@@ -37,6 +38,7 @@ FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code po
         ("\x00\x07", "job"),
         ("\u200b\u0308", "job"),
         ("a\u202eb", "ab"),
+        ("a\u3164b \u115f", "ab"),
         # One character that is longer than a default name.
         ("a" + "\u0308" * 80, "a" + "\u0308" * 39),
     ],
@@ -94,12 +96,18 @@ def test_a_taken_name_gets_the_next_free_number() -> None:
         ("a\x1b[0m", "name: has a line break or control character (write it on one line)"),
         ("brief\u202e", "name: contains a character that changes the text direction (remove it)"),
         ("\u200f", "name: contains a character that changes the text direction (remove it)"),
-        ("\u200b", "name: contains an invisible character, U+200B (remove it)"),
-        ("br\u00adief", "name: contains an invisible character, U+00AD (remove it)"),
-        ("brief\U000e0041", "name: contains an invisible character, U+E0041 (remove it)"),
-        ("brief\ufe0f", "name: contains an invisible character, U+FE0F (remove it)"),
-        ("\u2800\u200d", "name: has no visible character (write at least one letter or digit)"),
-        ("\u3164 \u0308", "name: has no visible character (write at least one letter or digit)"),
+        *(
+            (name, f"name: contains an invisible or unknown character, {code} (remove it)")
+            for name, code in [
+                *(("\u200b", "U+200B"), ("br\u00adief", "U+00AD"), ("brief\ufe0f", "U+FE0F")),
+                *(("brief\U000e0041", "U+E0041"), ("\u2800\u200d", "U+2800")),
+                # Fillers, private characters, and unassigned ones.
+                *(("a\u3164b", "U+3164"), ("\u115fa", "U+115F"), ("a\uffa0", "U+FFA0")),
+                *(("a\ue000", "U+E000"), ("a\U000f0000", "U+F0000"), ("a\u0378", "U+0378")),
+                *(("a\ufdd0", "U+FDD0"), ("a\U0003ffff", "U+3FFFF")),
+            ]
+        ),
+        ("\u200d \u0308", "name: has no visible character (write at least one letter or digit)"),
     ],
 )
 def test_an_invalid_name_is_refused_with_a_hint(name: str, text: str) -> None:
@@ -110,3 +118,14 @@ def test_an_invalid_name_is_refused_with_a_hint(name: str, text: str) -> None:
 
 def test_a_name_loses_only_its_surrounding_spaces() -> None:
     assert validate_name("  Morning  brief ☀️ ") == "Morning  brief ☀️"
+    for name in (FAMILY, "हिन्दी", "می‌خواهم", "new \U0001fae8 emoji", "\U0001faff"):
+        assert validate_name(name) == name
+
+
+def test_the_names_of_agents_and_sets_have_the_same_rule() -> None:
+    for hidden in ("\u3164", "\u2800", "\u115f", "\ue000", "\u0378"):
+        for check in (owners.validate_owner, owners.of_file_set):
+            with pytest.raises(InvalidInput):
+                check(f"agent:a{hidden}" if check is owners.validate_owner else f"a{hidden}")
+    assert owners.validate_owner("agent:Zoë") == "agent:Zoë"
+    assert owners.of_file_set("größe") == "file:größe"
