@@ -23,8 +23,9 @@ from prefect.client.schemas.objects import State
 
 from daybook import repository
 from daybook.execution.agent_lookup import guard_of
-from daybook.execution.attempt import Act, AttemptResult, requested_delay
+from daybook.execution.attempt import Act, AttemptResult
 from daybook.execution.execute import carry_out
+from daybook.execution.retry_delay import RequestedDelay
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
@@ -60,7 +61,8 @@ class _Call:
             timeout=self.policy.timeout.total_seconds(),
             idempotent=self.policy.idempotent,
         )
-        return AttemptResult(called.outcome, called.temporary, requested_delay(called.retry_after))
+        asked = RequestedDelay.of("the tool server", called.retry_after)
+        return AttemptResult(called.outcome, called.temporary, asked)
 
     async def close(self) -> None:
         await self.prepared.close()

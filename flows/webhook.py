@@ -23,8 +23,9 @@ from prefect.client.schemas.objects import State
 from daybook import repository
 from daybook.execution import webhook as request
 from daybook.execution.agent_lookup import guard_of
-from daybook.execution.attempt import Act, AttemptResult, requested_delay
+from daybook.execution.attempt import Act, AttemptResult
 from daybook.execution.execute import carry_out
+from daybook.execution.retry_delay import RequestedDelay
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.jobs.actions import Webhook
 from daybook.jobs.model import read_parameters
@@ -66,6 +67,7 @@ async def _prepare(granted: Granted) -> Act:
             timeout=policy.timeout.total_seconds(),
             idempotent=policy.idempotent,
         )
-        return AttemptResult(sent.outcome, sent.temporary, requested_delay(sent.retry_after))
+        asked = RequestedDelay.of("the receiver", sent.retry_after)
+        return AttemptResult(sent.outcome, sent.temporary, asked)
 
     return send

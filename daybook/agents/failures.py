@@ -25,7 +25,9 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
+from daybook.http.request import retry_after
 from daybook.redaction import redact
 
 if TYPE_CHECKING:
@@ -184,7 +186,9 @@ def _from_connection_error(
 def _made(kind: type[AgentError], words: str, error: ModelAPIError) -> AgentError:
     if not issubclass(kind, AgentTemporary):
         return kind(words)
-    wait = error.retry_after
+    wait, headers = error.retry_after, getattr(error, "headers", None) or {}
+    if wait is None:  # pydantic-ai reads only whole seconds
+        wait = retry_after(headers.get("retry-after", ""), SYSTEM_CLOCK.now())
     return kind(words if wait is None else f"{words}; it asks to retry after {wait:g} s", wait)
 
 

@@ -84,9 +84,10 @@ class KeeperStatus(BaseModel, frozen=True):
 
 
 class OverdueRun(BaseModel, frozen=True):
-    """A due time whose run has not started. ``why`` is the reason.
+    """A due time whose run has not started, or waits too long to retry. ``why`` is the reason.
 
-    ``missed`` is true if the due time was missed. ``run`` is the id of the run, if there is a run.
+    ``missed`` is true if the due time was missed, and ``retries`` if the run waits to retry.
+    ``run`` is the id of the run, if there is a run.
     """
 
     job: str
@@ -94,6 +95,7 @@ class OverdueRun(BaseModel, frozen=True):
     late_seconds: float
     run: str | None
     missed: bool
+    retries: bool = False
     why: str
 
     @classmethod
@@ -104,12 +106,14 @@ class OverdueRun(BaseModel, frozen=True):
             late_seconds=round((known.now - each.due).total_seconds(), 1),
             run=None if each.run is None else each.run.id,
             missed=each.missed,
+            retries=each.retries,
             why=delay_reason(each, known),
         )
 
     def as_sentence(self) -> str:
         by = duration_in_words(timedelta(seconds=self.late_seconds))
         what = "was missed" if self.missed else "has not started"
+        what = "has not ended" if self.retries else what
         return f"{self.job} was due at {utc_text(self.due)}, {by} ago, and {what}: {self.why}"
 
 
@@ -134,6 +138,8 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     If no reason is known, return that no worker has claimed the run.
     """
     row = each.run
+    if each.retries:
+        return each.why
     if row is not None and row.waits_for in (slots.SLOT, slots.AGENT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
     if known.prefect_error:

@@ -34,7 +34,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Protocol, runtime_checkable
 
 from prefect.client.orchestration import get_client
@@ -49,12 +49,13 @@ from daybook.errors import (
     FenceRefused,
     InvalidInput,
 )
-from daybook.execution import journal, lease, recording
+from daybook.execution import journal, lease, recording, retry_delay
 from daybook.execution.handover import Handover
 from daybook.execution.journal import RunJournal
+from daybook.execution.retry_delay import NO_DELAY, RequestedDelay
 from daybook.jobs import limits
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.jobs.policy import ANSWER, MAX_REQUESTED_DELAY, Policy
+from daybook.jobs.policy import ANSWER, Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import occurrence, states
@@ -114,7 +115,7 @@ class AttemptResult:
 
     outcome: Outcome
     temporary: bool = False
-    asked: timedelta = timedelta(0)
+    asked: RequestedDelay = NO_DELAY
     question: Question | None = None
 
 
@@ -203,20 +204,26 @@ async def _record(
         await _run_to_end(ask)
         return RetryAt(until[-1])
     policy = Policy.model_validate(granted.parameters["policy"])
-    retry = None
+    retry, outcome = None, tried.outcome
     if tried.temporary and attempt <= policy.retries:
-        retry = RetryAt(clock.now() + policy.delay(attempt, tried.asked))
+        decided = retry_delay.decide(granted, policy, attempt, tried.asked, clock.now())
+        if decided.until is not None:
+            retry = RetryAt(decided.until)
+            outcome = replace(outcome, reason=decided.why or outcome.reason)
+        else:
+            error = f"{outcome.error}; no further attempt: {decided.why}"
+            outcome = replace(outcome, error=error)
     is_waiting = False
 
     async def finish() -> None:
         nonlocal is_waiting
         at = retry.until if retry is not None else None
-        status = await recording.finish(ledger, granted, tried.outcome, clock, at)
+        status = await recording.finish(ledger, granted, outcome, clock, at)
         is_waiting = status is Status.WAITING
 
     await _run_to_end(finish)
     # A run that was marked `unknown` ends with the outcome of this attempt.
-    return retry if retry is not None and is_waiting else tried.outcome
+    return retry if retry is not None and is_waiting else outcome
 
 
 async def _try(granted: Granted, act: Act, steps: RunJournal) -> AttemptResult:
@@ -232,9 +239,9 @@ async def _try(granted: Granted, act: Act, steps: RunJournal) -> AttemptResult:
         )
         return AttemptResult(timed_out, temporary=error.allows_retry)
     except AgentTemporary as error:
-        delay = requested_delay(error.retry_after)
+        asked = RequestedDelay.of("the provider", error.retry_after)
         failed = Outcome(Status.FAILED, error=str(error), usage=error.usage)
-        return AttemptResult(failed, temporary=error.allows_retry, asked=delay)
+        return AttemptResult(failed, temporary=error.allows_retry, asked=asked)
     except ApprovalNeeded as error:
         failed = Outcome(Status.FAILED, error=str(error))
         return AttemptResult(failed, question=error.question)
@@ -300,11 +307,6 @@ def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
     unasked = Outcome(Status.FAILED, error="nobody was asked to approve the answer", usage=usage)
     question = Question.of_answer(tried.outcome, policy.approve_within)
     return AttemptResult(unasked, question=question)
-
-
-def requested_delay(retry_after: float | None) -> timedelta:
-    """Return ``retry_after`` seconds, at most `MAX_REQUESTED_DELAY`; zero for None."""
-    return timedelta(seconds=min(retry_after or 0, MAX_REQUESTED_DELAY.total_seconds()))
 
 
 async def _record_interruption(ledger: Ledger, granted: Granted) -> None:

@@ -252,6 +252,9 @@ def certificate_problem(error: BaseException) -> str:
     return "" if cause is None else f"its certificate is not trusted: {cause.verify_message}"
 
 
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
+
+
 def status_text(status: int) -> str:
     """Return ``status`` with its standard phrase, such as `404 Not Found`, if it has one."""
     try:
@@ -263,9 +266,10 @@ def status_text(status: int) -> str:
 def retry_after(text: str, now: datetime) -> float | None:
     """Return the seconds in the value of a ``Retry-After`` header, which may be a number or a date.
 
-    Return None for any other text.
+    The standard allows only whole seconds, but servers also send fractions. Return None for any
+    other text.
     """
-    if text.strip().isascii() and text.strip().isdigit():
+    if _SECONDS.fullmatch(text.strip()):
         return float(text)
     with suppress(ValueError, TypeError, OverflowError):
         return max(0.0, (parsedate_to_datetime(text) - now).total_seconds())

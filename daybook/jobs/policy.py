@@ -50,7 +50,6 @@ Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
 
 MAX_RETRIES = 10
 MAX_RETRY_DELAY = timedelta(minutes=5)
-MAX_REQUESTED_DELAY = timedelta(hours=1)
 MAX_PATH_LENGTH = 1_000
 MAX_APPROVE_ENTRIES, MAX_APPROVE_LENGTH = 50, 200
 ANSWER = "answer"
@@ -324,17 +323,14 @@ class Policy(BaseModel):
         """Return how many lost attempts may be repeated; 0 unless `on_lost` is `rerun`."""
         return max(1, self.retries) if self.on_lost == "rerun" else 0
 
-    def delay(self, attempt: int, asked: timedelta = timedelta(0)) -> timedelta:
+    def delay(self, attempt: int) -> timedelta:
         """Return how long to wait after ``attempt`` (1 is the first) ended with a temporary error.
 
         `retry_delay` is doubled for each earlier attempt, capped at `MAX_RETRY_DELAY`, and gets
-        jitter. ``asked`` is the delay that the called service requested; it replaces a shorter
-        delay, up to `MAX_REQUESTED_DELAY`.
+        jitter.
         """
         doubled = min(self.retry_delay * (1 << (attempt - 1)), MAX_RETRY_DELAY)
-        return max(
-            doubled * random.uniform(1, 1 + JITTER_FRACTION), min(asked, MAX_REQUESTED_DELAY)
-        )
+        return doubled * random.uniform(1, 1 + JITTER_FRACTION)
 
     @field_validator("retry_delay")
     @classmethod

@@ -245,7 +245,9 @@ async def retry(
             await outcomes.record(session, row, outcome, now)
         else:
             await outcomes.close_attempt(session, row, outcome, now)
-            why = f"attempt {row.attempts} {outcome.status}: {outcome.error or outcome.reason}"
+            asked = f", and {outcome.reason}" if outcome.error and outcome.reason else ""
+            error = outcome.error or outcome.reason
+            why = f"attempt {row.attempts} {outcome.status}{asked}: {error}"
             leases.return_to_waiting(row, until, why)
             session.add(row)
     if refusal is not None:

@@ -48,6 +48,7 @@ from sqlalchemy import or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook.errors import one_line
 from daybook.jobs import policy, upcoming
 from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
@@ -59,6 +60,7 @@ QUEUE_GRACE = timedelta(seconds=60)
 """How long a waiting run still counts as queued after it should have claimed again."""
 MAX_QUEUED_READ = 10
 """Maximum number of queued runs that a decision reads, in addition to runs in progress."""
+MAX_REASON_CHARACTERS = 200
 CATCH_UP = "catch_up"
 """The trigger of a run that catches up on a due time."""
 
@@ -315,6 +317,9 @@ def _due(row: RunRow, job_id: str) -> datetime:
 
 
 def _still_at_work(other: RunRow) -> str:
+    if other.state is Status.WAITING and other.attempts and not other.waits_for:
+        why = one_line(other.reason, MAX_REASON_CHARACTERS)
+        return f"overlap: {_run_text(other)} was waiting to retry ({why})"
     return f"overlap: {_run_text(other)} was still running"
 
 

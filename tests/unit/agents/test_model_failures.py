@@ -32,6 +32,7 @@ SLOW = {"Retry-After": "7"}
 CASES = {
     "limited": Case(limited(), AgentTemporary, "rate-limits Daybook's requests (429): Slow down."),
     "limited, with a time": Case(limited("7"), AgentTemporary, "it asks to retry after 7 s", 7.0),
+    "limited, with a fraction": Case(limited("6.5"), AgentTemporary, "after 6.5 s", 6.5),
     "500": Case(Status(500, "Oh no."), AgentTemporary, "failed (500): Oh no."),
     "502": Case(Status(502, "A gateway."), AgentTemporary, "failed (502)"),
     "503": Case(Status(503, "Later.", headers=SLOW), AgentTemporary, "(503): Later.", 7.0),

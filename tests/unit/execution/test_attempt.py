@@ -73,8 +73,8 @@ async def _carry(active: ActiveRun, act: attempt.Act, clock: ManualClock | None 
         (AgentTimeout(90, "so far"), timedelta(seconds=1)),
         (AgentTemporary("429"), timedelta(seconds=1)),
         (AgentTemporary("429", retry_after=40), timedelta(seconds=40)),
-        (AgentTemporary("429", retry_after=86_400), timedelta(hours=1)),
-        (AgentTemporary("429", retry_after=1e15), timedelta(hours=1)),
+        (AgentTemporary("429", retry_after=6.5), timedelta(seconds=6.5)),
+        (AgentTemporary("429", retry_after=3_600), timedelta(hours=1)),
     ],
 )
 async def test_after_a_temporary_error_the_run_waits_for_its_next_attempt(
@@ -90,6 +90,24 @@ async def test_after_a_temporary_error_the_run_waits_for_its_next_attempt(
     assert (row.status, row.until, row.holder, row.fence) == ("waiting", again.until, "", 2)
     assert row.reason.startswith("attempt 1 ")
     assert row.reason.endswith(str(answer))
+
+
+@pytest.mark.parametrize("retry_after", [3_601, 86_400, 1e15, float("inf")])
+async def test_a_provider_that_asks_for_more_than_an_hour_gets_no_further_attempt(
+    active: ActiveRun, retry_after: float
+) -> None:
+    error = AgentTemporary("429", retry_after=retry_after)
+
+    ended = await attempt.run_attempt(
+        active.ledger, active.granted, 1, Effect(error), ManualClock()
+    )
+
+    assert isinstance(ended, Outcome)
+    row = await active.row()
+    assert row.status == "failed"
+    assert row.error is not None
+    assert row.error.startswith("429; no further attempt: the provider asked to wait until 20")
+    assert row.error.endswith("Z, which is more than 1h")
 
 
 @pytest.mark.floor("C", "A run has its status and its error")

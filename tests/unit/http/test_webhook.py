@@ -189,7 +189,7 @@ async def test_another_status_is_a_failure_with_the_body_of_the_answer(
 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("1.5", None)]
+    ("header", "seconds"), [("7", 7.0), ("", None), ("soon", None), ("-1", None), ("1.5", 1.5)]
 )
 async def test_status_429_or_503_is_temporary_with_its_retry_after(
     server: Receiver, status: int, header: str, seconds: float | None
@@ -216,12 +216,34 @@ async def test_status_503_after_a_redirect_that_reports_an_effect_repeats_no_req
     assert (sent.outcome.status, sent.temporary) == (Status.FAILED, temporary)
 
 
-def test_a_retry_after_date_gives_seconds_and_an_invalid_one_none() -> None:
+def test_a_retry_after_is_a_number_or_a_date_and_anything_else_is_none() -> None:
     now = datetime(2026, 11, 20, 13, 0, tzinfo=UTC)
-    assert request.retry_after("Fri, 20 Nov 2026 13:02:00 GMT", now) == 120
-    assert request.retry_after("Fri, 20 Nov 2026 12:00:00 GMT", now) == 0
-    assert request.retry_after("Fri, 99 Nov 2026 12:00:00 GMT", now) is None
-    assert request.retry_after("9" * 400, now) == float("inf")
+    for text, seconds in (
+        ("0", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("6.5", 6.5),
+        ("7.", 7),
+        (".5", 0.5),
+        ("86400", 86_400),
+        ("9" * 400, float("inf")),
+        ("Fri, 20 Nov 2026 13:02:00 GMT", 120),
+        ("Friday, 20-Nov-26 13:02:00 GMT", 120),
+        ("Fri Nov 20 13:02:00 2026", None),  # without a zone
+        ("Fri, 20 Nov 2026 12:00:00 GMT", 0),
+        ("Fri, 99 Nov 2026 12:00:00 GMT", None),
+        ("-5", None),
+        ("+5", None),
+        ("1e3", None),
+        ("nan", None),
+        ("inf", None),
+        ("٣", None),
+        ("7s", None),
+        ("1,5", None),
+        ("soon", None),
+        ("", None),
+    ):
+        assert request.retry_after(text, now) == seconds, text
 
 
 @pytest.mark.parametrize("idempotent", [False, True])

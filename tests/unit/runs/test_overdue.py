@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
+from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.jobs import store, upcoming
 from daybook.jobs.store import StoredJob
-from daybook.ledger.states import Status
+from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import audit, claim_requests, claims, history, overdue, slots
 from tests.world import World
@@ -154,6 +155,34 @@ async def test_a_waiting_run_is_overdue_unless_it_backs_off_or_is_a_backfill(
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == ([(now, True)] if late else [])
+
+
+async def test_a_run_that_waits_to_retry_is_overdue_after_the_next_due_time_of_its_job(
+    world: World,
+) -> None:
+    stored = await world.jobs.add("hourly", every="1h", retries=3)
+    granted = await world.runs.running(stored)
+    asked = Outcome(Status.FAILED, "the provider asked to wait", error="429")
+    until = granted.due + timedelta(hours=3)
+    await claims.retry(world.ledger, granted.run_id, granted.fence, asked, until)
+
+    async def late() -> list[str]:
+        async with world.ledger.read() as session:
+            all_ = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
+        known = DelayFacts(world.clock.now())
+        return [
+            OverdueRun.of(each, known).as_sentence()
+            for each in all_
+            if each.retries and each.overdue_since <= world.clock.now()
+        ]
+
+    world.clock.set(granted.due + timedelta(hours=1) + overdue.OVERDUE_GRACE)
+    assert await late() == []
+    world.clock.move(timedelta(seconds=1))
+    (sentence,) = await late()
+    assert "hourly was due at " in sentence
+    assert ", and has not ended: waiting until " in sentence
+    assert sentence.endswith(" to retry: attempt 1 failed, and the provider asked to wait: 429")
 
 
 async def test_a_run_that_waits_until_a_time_is_overdue_only_after_that_time(world: World) -> None:

@@ -1,0 +1,70 @@
+"""Delay before the next attempt of a run, which the called service may request.
+
+A run waits as long as its policy says, or as long as the service asked if that is longer. But a run
+that waits keeps later due times of its job from running (overlap), so a service must not silence a
+job: if the service asks for a time after the job's next due time, after the run's deadline, or in
+more than `MAX_REQUESTED_DELAY`, no attempt follows. The run fails at once, with an alert, and the
+job runs again when it is due.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from daybook.jobs import upcoming
+from daybook.jobs.policy import Policy
+from daybook.ledger.views import utc_text
+from daybook.runs.claim_requests import Granted
+from daybook.schedules import durations
+
+MAX_REQUESTED_DELAY = timedelta(hours=1)
+_MAX_SECONDS = timedelta(days=3650).total_seconds()
+"""Maximum of a requested delay, so that its end is a date."""
+
+
+@dataclass(frozen=True)
+class RequestedDelay:
+    """The delay that a service (``who``) requested, in seconds; 0 if it requested none."""
+
+    who: str = ""
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, who: str, retry_after: float | None) -> RequestedDelay:
+        return cls(who, min(max(retry_after or 0.0, 0.0), _MAX_SECONDS))
+
+    def words(self, now: datetime) -> str:
+        until = (now + timedelta(seconds=self.seconds)).replace(microsecond=0)
+        return f"{self.who} asked to wait until {utc_text(until)}"
+
+
+NO_DELAY = RequestedDelay()
+
+
+@dataclass(frozen=True)
+class RetryDecision:
+    """The time of the next attempt, None if there is none; ``why`` names a requested delay."""
+
+    until: datetime | None
+    why: str = ""
+
+
+def decide(
+    granted: Granted, policy: Policy, attempt: int, asked: RequestedDelay, now: datetime
+) -> RetryDecision:
+    """Return when the attempt after ``attempt`` starts."""
+    own, requested = policy.delay(attempt), timedelta(seconds=asked.seconds)
+    if requested <= own:
+        return RetryDecision(now + own)
+    limits = [(now + MAX_REQUESTED_DELAY, f"more than {durations.to_text(MAX_REQUESTED_DELAY)}")]
+    if policy.deadline is not None:
+        limits.append((granted.queued_at + policy.deadline, "after the deadline of the run"))
+    if granted.job is not None and granted.job.job.enabled:
+        job = granted.job.job
+        due = upcoming.next_due(job.schedule, job.policy, now)
+        limits += [(due, "after the next due time of the job")] if due else []
+    until, limit = now + requested, min(limits)
+    if until <= limit[0]:
+        return RetryDecision(until, asked.words(now))
+    return RetryDecision(None, f"{asked.words(now)}, which is {limit[1]}")
