@@ -98,7 +98,28 @@ CASES: dict[str, Case] = {
     ),
     "daybook/schedules/phrases.py:_TIME": case("fullmatch", "1", "noon", Text("a.", "1:11")),
     "daybook/schedules/phrases.py:_CLOCK": case("fullmatch", "1", Text(" ", "1:11", "x")),
-    "daybook/schedules/phrases.py:_ORDINAL": case("fullmatch", "1", "1st"),
+    "daybook/schedules/days.py:_ORDINAL": case("fullmatch", "1", "1st"),
+    "daybook/schedules/days.py:_RANGE": case(
+        "match", "1", "from 1st to ", Text("1", "from "), Text("st", "from 1st to 1")
+    ),
+    "daybook/schedules/phrases.py:"
+    "re.fullmatch('(?:on )?(?:[a-z]+ )?\\\\d{1,2} [a-z]+ \\\\d{4}')": case(
+        "fullmatch", "a", "on ", "a 1 ", Text("a", "on a 1 "), Text("1", "on a 1 a ")
+    ),
+    "daybook/schedules/phrases.py:re.fullmatch(f'every {pattern}(?: (?P<days>.+))?')": case(
+        "fullmatch",
+        "every ",
+        Text(", :15", "every hour at :00"),
+        Text(", and :15", "every hour at :00", "x"),
+        Text(" ", "every hour at :00", "\n"),
+        sample=r"every hour at (:\d\d(?:(?:,|,? and) :\d\d)*)(?: (?P<days>.+))?",
+    ),
+    "daybook/schedules/schedule.py:_ONE_TIME": case(
+        "match", "1", "in ", "at ", "2026-01-01 ", Text("1", "at "), Text(" ", "at 1")
+    ),
+    "daybook/zone_names.py:_OFFSET": case("fullmatch", "1", "+1", Text("0", "gmt+")),
+    "daybook/zone_names.py:_WITHOUT_MACHINE": case("sub", "p", "posix/"),
+    "daybook/home.py:_NOT_IN_A_HOME": case("search", "a", "/"),
     "daybook/schedules/phrases.py:_DATE": case("fullmatch", "1", "2026-01-01"),
     "daybook/schedules/phrases.py:_LIKE_A_PHRASE": case(
         "match", "1", "11:", Text("1", "2026-01-01 "), Text(":", "2026-01-01 at ", "x")
