@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, true
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
@@ -18,6 +19,9 @@ from daybook.ledger.tables import JobRow, RunRow
 
 MAX_EMPTY_ANSWERS = 3
 """Number of empty answers in a row that are a finding."""
+
+_WITHOUT_FOUND = defer(RunRow.found)  # type: ignore[arg-type]
+"""Lists do not read `RunRow.found`: the payload of a request to a hook may have 25 MiB."""
 
 RunAndJob = tuple[RunRow, JobRow | None]
 """A run and its job; the job may be archived, and is None for a direct call."""
@@ -35,7 +39,7 @@ async def recent(
     """Return up to ``limit`` runs, latest due time first. ``job_id`` is None for all jobs.
 
     With ``owner``, return only runs of that owner's jobs. ``conditions`` on the run and its job
-    restrict the runs further. With ``order``, sort by ``order`` first.
+    restrict the runs further. With ``order``, sort by ``order`` first. The runs have no `found`.
     """
     runs = _runs(owner).order_by(
         *([] if order is None else [order]),
@@ -45,7 +49,7 @@ async def recent(
     )
     if job_id is not None:
         runs = runs.where(col(RunRow.job_id) == job_id)
-    return await _all(session, runs.where(*conditions).limit(limit))
+    return await _all(session, runs.where(*conditions).limit(limit).options(_WITHOUT_FOUND))
 
 
 async def running_jobs(session: AsyncSession) -> set[str | None]:
@@ -202,9 +206,9 @@ async def ended_runs(
 
 
 async def live(session: AsyncSession) -> Sequence[RunRow]:
-    """Return the runs that have not ended, earliest due time first."""
+    """Return the runs that have not ended, earliest due time first, without their `found`."""
     rows = select(RunRow).where(col(RunRow.status).in_(LIVE)).order_by(col(RunRow.due))
-    return (await session.execute(rows)).scalars().all()
+    return (await session.execute(rows.options(_WITHOUT_FOUND))).scalars().all()
 
 
 def _runs(owner: str | None = None) -> Select[RunAndJob]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import product
 
@@ -192,7 +193,7 @@ async def test_a_redirect_from_a_public_to_a_private_address_is_refused() -> Non
     assert (await guard.target("http://public.example/", PRIVATE)).addresses == (PUBLIC,)
 
 
-EMBEDDING = [
+EMBEDDING: list[tuple[str, Callable[[int], int], str]] = [
     # How to embed an IPv4 address; whether the IPv6 address can then be a server of the internet,
     # and a server of this network, if the IPv4 address is the one or the other.
     ("mapped", lambda number: (0xFFFF << 32) + number, "as embedded"),

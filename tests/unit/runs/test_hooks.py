@@ -17,7 +17,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import claims, disabled_jobs
+from daybook.runs import claims, disabled_jobs, history
 from daybook.runs.claim_requests import Finished, Waiting
 from daybook.runs.hook_requests import HookRequest
 from tests.world import World
@@ -100,6 +100,16 @@ async def test_the_payload_stays_with_the_run_for_its_retries(world: World) -> N
     assert (await world.runs.row(row.id)).found == {"payload": PAYLOAD}
     repeated = await claims.request(world.ledger, job, "x", "retry", retry_of=row.id)
     assert repeated.found == {"payload": PAYLOAD}
+
+
+async def test_lists_of_runs_do_not_read_payloads(world: World) -> None:
+    await delivered(world, await world.jobs.add(on_demand=True))
+    async with world.ledger.read() as session:
+        ((row, _),) = await history.recent(session, None, 10)
+        assert "found" not in vars(row)
+    async with world.ledger.read() as session:
+        (row,) = await history.live(session)
+        assert "found" not in vars(row)
 
 
 async def test_a_run_without_a_payload_keeps_nothing(world: World) -> None:
