@@ -148,7 +148,11 @@ class ChangedMeanwhile(InvalidInput):
 
 
 class Ambiguous(InvalidInput):
-    """A name or id prefix that matches more than one job, run, task, agent or similar."""
+    """A name or id prefix that matches more than one job, run, task, agent or similar.
+
+    ``fits`` are the whole ids or full names of all candidates, if possible with their kinds, names
+    and owners.
+    """
 
     code = "ambiguous"
 

@@ -1,15 +1,29 @@
-"""Job names: validation, the default name from a prompt, and the next free name."""
+"""Names and ids: validation, the default name from a prompt, and the next free name."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Collection
 
 from daybook.errors import InvalidInput
 
+
+class Id(str):
+    """A whole id, or an approval's whole id: a run's whole id, a dot and a number.
+
+    `ledger.references` looks for no name like it.
+    """
+
+    __slots__ = ()
+
+
 MAX_NAME_LENGTH = 100
 MAX_DEFAULT_NAME_LENGTH = 40
+MIN_ID_LENGTH = 4
+"""Minimum number of digits of a short id. A shorter word is a name."""
 
+_ID_FORM = re.compile(rf"[0-9a-f]{{{MIN_ID_LENGTH},32}}(\.[0-9]+)?", re.IGNORECASE)
 _ZWJ = "\u200d"
 _JOINERS = ("\u200c", _ZWJ)
 """Invisible characters that some scripts, and emoji, need between two letters."""
@@ -74,6 +88,33 @@ def hidden_character(text: str) -> str:
     return next((letter for before, letter in pairs if _is_hidden(letter, before)), "")
 
 
+def has_id_form(name: str) -> bool:
+    """Return whether the name looks like an id or the reference of an approval.
+
+    `cafe` and `3f2a9c1b4d5e.1` do, `dad` and `cafe-menu` do not.
+    """
+    return _ID_FORM.fullmatch(name) is not None
+
+
+def validate_new_name(name: str, current: str | None = None) -> str:
+    """Return a name as `validate_name` does. Raise `InvalidInput` also if it has the form of an id.
+
+    An object may keep its ``current`` name, because a ledger may be older than this rule.
+    """
+    name = validate_name(name)
+    return name if name == current else check_id_form(name, "name")
+
+
+def check_id_form(name: str, field: str) -> str:
+    """Return the name. Raise `InvalidInput` if it has the form of an id.
+
+    In the place of an id, such a name could stand for another object.
+    """
+    if has_id_form(name):
+        raise InvalidInput(field, f'"{name}" has the form of an id', f'write "{name}-job"')
+    return name
+
+
 def _is_hidden(letter: str, before: str) -> bool:
     """Return whether the letter is hidden after ``before``, and no script or emoji needs it."""
     category = unicodedata.category(letter)
@@ -99,7 +140,8 @@ def default_name(prompt: str) -> str:
     The name has at most 40 characters: the letters, digits and marks of any script in lower case,
     dots and underscores inside words (`api.example.org`), and hyphens between words. A longer first
     word is cut, but never inside a sequence that a reader sees as one character, such as a letter
-    with its accents. If the prompt has no letter and no digit, the name is `job`.
+    with its accents. If the prompt has no letter and no digit, the name is `job`. A name that would
+    have the form of an id ends with `-job`.
     """
     letters = (
         letter if unicodedata.category(letter)[0] in "LNM" or letter in "._" else " "
@@ -115,7 +157,7 @@ def default_name(prompt: str) -> str:
         if len(name) + 1 + len(word) > MAX_DEFAULT_NAME_LENGTH:
             break
         name += f"-{word}"
-    return name
+    return f"{name}-job" if has_id_form(name) else name
 
 
 def free_name(wanted: str, taken: Collection[str]) -> str:

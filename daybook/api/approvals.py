@@ -7,7 +7,6 @@ calls. They work without Prefect.
 from __future__ import annotations
 
 import getpass
-import re
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
@@ -16,16 +15,16 @@ from daybook import owners
 from daybook.api import authorization, runs
 from daybook.delivery.views import RunWithSteps
 from daybook.errors import Ambiguous
+from daybook.ledger import references
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import Approval
-from daybook.runs import approvals, claims
+from daybook.names import Id
+from daybook.runs import approvals, claims, history
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
-
-_NUMBERED = re.compile(r"([0-9a-f]{4,32})\.(\d{1,9})")
 
 
 class WaitingApproval(Approval, frozen=True):
@@ -70,7 +69,7 @@ async def list_waiting() -> list[WaitingApproval]:
 async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> RunWithSteps:
     """Approve or reject the call or answer for which a run waits.
 
-    The run is due at once; return it. ``ref`` is the id of a run, a unique id prefix, or a job with
+    The run is due at once; return it. ``ref`` is the id of a run, a unique short id, or a job with
     one waiting run. To name one approval of the run, append a dot and the approval's number. ``by``
     is the person who decides, by default the current user. Only the first decision counts.
 
@@ -87,7 +86,7 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
         await claims.decide_approval(
             ledger, run_id, number, approve=approve, by=person, reason=reason
         )
-    return await runs.show(run_id)
+    return await runs.show(Id(run_id))
 
 
 async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
@@ -96,15 +95,16 @@ async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
     None stands for the run's newest approval. Raise `NotFound`, and `Ambiguous` if several
     approvals of the job wait.
     """
-    found = await approvals.waiting_of_job(session, ref)
+    match = await authorization.find_job_or_run(session, ref)
+    if match.noun is references.RUN:
+        return match.id, match.number
+    found = await approvals.waiting_of_job(session, match.id)
     if len(found) > 1:
-        raise Ambiguous("run", ref, [f"{each.run_id[:12]}.{each.number}" for each in found])
+        raise Ambiguous("run", ref, [f"{each.run_id}.{each.number}" for each in found])
     if found:
         return found[0].run_id, found[0].number
-    numbered = _NUMBERED.fullmatch(ref)
-    run, number = (numbered[1], int(numbered[2])) if numbered else (ref, None)
-    row, _ = await authorization.find_live_run(session, run)
-    return row.id, number
+    row, _ = await history.only_live(session, match.id, ref)
+    return row.id, None
 
 
 def _person() -> str:

@@ -24,6 +24,8 @@ from daybook.errors import InvalidInput, NotFound, one_line
 from daybook.jobs import limits, provenance, store
 from daybook.jobs.model import Job
 from daybook.jobs.store import StoredJob
+from daybook.ledger import references
+from daybook.ledger.references import Match, Noun
 from daybook.runs import history
 from daybook.runs.history import RunAndJob
 
@@ -76,6 +78,16 @@ async def find_run(session: AsyncSession, ref: str) -> RunAndJob:
         return await history.find(session, ref, owner=visible_owner())
 
 
+async def find_job_or_run(
+    session: AsyncSession, ref: str, *, archived: bool = False, noun: Noun = references.RUN
+) -> Match:
+    """Return what `history.find_or_job` finds among the jobs and runs that the actor may see."""
+    async with _not_found(session, "run", ref):
+        return await history.find_or_job(
+            session, ref, archived=archived, owner=visible_owner(), noun=noun
+        )
+
+
 async def find_live_run(session: AsyncSession, ref: str) -> RunAndJob:
     """Return the run that `history.find_live` finds among the runs that the actor may see."""
     async with _not_found(session, "run", ref):
@@ -93,11 +105,10 @@ async def find_last_run(session: AsyncSession, ref: str) -> RunAndJob:
 
     The job may have been removed. Raise `NotFound`, also for a job without runs, and `Ambiguous`.
     """
-    try:
-        stored = await find_job(session, ref, archived=True)
-    except NotFound:
-        return await find_run(session, ref)
-    recent = await recent_runs(session, stored.id, 1)
+    match = await find_job_or_run(session, ref, archived=True)
+    if match.noun is references.RUN:
+        return await find_run(session, match.id)
+    recent = await recent_runs(session, match.id, 1)
     if not recent:
         raise NotFound("run", ref, f'job "{ref}" has no run yet')
     return recent[0]

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from daybook import names, owners, settings
 from daybook.api import advice, authorization, preflight
 from daybook.api.filters import JobFilters
-from daybook.delivery.views import recipients
+from daybook.delivery.views import RunWithSteps, recipients
 from daybook.errors import (
     ChangedMeanwhile,
     InvalidInput,
@@ -39,7 +39,8 @@ from daybook.jobs.views import (
     ListedJob,
     changes_between,
 )
-from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger import references
+from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.views import NOTHING_SPENT, Run, utc_text
 from daybook.owners import Actor
 from daybook.runs import daily, history, outcomes
@@ -242,10 +243,10 @@ async def remove(ref: str) -> ListedJob:
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            await authorization.find_job(session, ref)
+            job_id = (await authorization.find_job(session, ref)).id
         async with prefect.connected_if_reachable() as client:
             async with ledger.write() as session:
-                stored = await authorization.find_job(session, ref)
+                stored = await authorization.find_job(session, job_id)
                 removed = await view(session, stored, ledger.now())
                 await outcomes.archive_job(session, stored, ledger.now())
             # If the process dies after this point, the next sync deletes the deployment.
@@ -288,6 +289,17 @@ async def show(ref: str) -> JobDetails:
             next_run=job.next_due[0] if job.next_due else None,
             recipients=_recipients(stored),
         )
+
+
+async def show_job_or_run(ref: str) -> JobDetails | RunWithSteps:
+    """Return one job, even a removed one, or one run. Raise `NotFound`, `Ambiguous`."""
+    from daybook.api import runs
+
+    async with reading() as session:
+        match = await authorization.find_job_or_run(
+            session, ref, archived=True, noun=references.JOB
+        )
+    return await (runs.show if match.noun is references.RUN else show)(match.id)
 
 
 async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> ListedJob:
@@ -399,7 +411,7 @@ async def _change(
                     client, drafted, owner, action=check_action, notify=check_notify
                 )
             async with ledger.write() as session:
-                old = await authorization.find_job(session, ref)
+                old = await authorization.find_job(session, draft.id)
                 others = (await store.taken_names(session, old.row.owner)) - {old.row.name}
                 now = ledger.now()
                 previous = old.job

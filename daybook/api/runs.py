@@ -24,6 +24,7 @@ from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
 from daybook.ledger.views import Approval, Run, Step, UtcTime
+from daybook.names import Id
 from daybook.owners import Actor
 from daybook.prefect import work_pool
 from daybook.runs import approvals, claim_requests, claims, rows, steps
@@ -126,7 +127,7 @@ async def retry(
             if ended.state not in TERMINAL and not is_repeated:
                 problem = f"{ended.id[:8]} has not ended: {ended.status}"
                 raise InvalidInput("run", problem, "wait for it, or cancel it first")
-            stored = await authorization.find_job(session, job.id)
+            stored = await authorization.find_job(session, Id(job.id))
         request = partial(
             claims.request,
             request_id=request_id or new_id(),
@@ -375,7 +376,7 @@ async def _waiting_reason(
 
 async def _view(ledger: Ledger, run_id: str) -> RunDetails:
     async with ledger.read() as session:
-        return await _full_view(session, *await run_history.find(session, run_id))
+        return await _full_view(session, *await run_history.find(session, Id(run_id)))
 
 
 async def _full_view(session: AsyncSession, row: RunRow, job: JobRow | None) -> RunDetails:

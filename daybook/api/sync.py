@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel
 
-from daybook.api import conflicts
+from daybook.api import authorization, conflicts
 from daybook.errors import InvalidInput
-from daybook.ledger.engine import open_ledger
+from daybook.ledger.engine import open_ledger, reading
 
 if TYPE_CHECKING:
     from daybook.prefect.report import ReconcileReport
@@ -66,6 +66,9 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
     if ref is not None and prefer is None:
         raise InvalidInput("JOB", "needs --prefer", "add --prefer ledger or --prefer prefect")
     side = conflicts.parse_side(prefer) if prefer is not None else None
+    if ref is not None:  # before the sync, which may adopt a job of this name
+        async with reading() as session:
+            ref = (await authorization.find_job(session, ref)).id
     async with open_ledger() as ledger, prefect.answering() as client:
         report = await reconcile.reconcile_all(ledger, client)
         if side is None:

@@ -20,6 +20,7 @@ from daybook import settings
 from daybook.errors import InvalidInput, NothingClaimable
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
+from daybook.names import Id
 from daybook.schedules import durations
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import model as task_model
@@ -113,15 +114,15 @@ async def pause(ref: str, reason: str = "") -> TaskWithRun:
     `InvalidInput` for an invalid reason.
     """
     async with open_ledger() as ledger:
-        await queue.pause(ledger, ref, task_model.redact_tokens(reason))
-        return await _read_task(ledger, ref)
+        _, run = await queue.pause(ledger, ref, task_model.redact_tokens(reason))
+        return await _read_task(ledger, Id(run.id))
 
 
 async def resume(ref: str) -> TaskWithRun:
     """Allow claims of a paused task again. Return the task. Raise `NotFound`, `Ambiguous`."""
     async with open_ledger() as ledger:
-        await queue.resume(ledger, ref)
-        return await _read_task(ledger, ref)
+        _, run = await queue.resume(ledger, ref)
+        return await _read_task(ledger, Id(run.id))
 
 
 async def retry(ref: str) -> TaskWithRun:
@@ -132,7 +133,7 @@ async def retry(ref: str) -> TaskWithRun:
     """
     async with open_ledger() as ledger:
         run = await queue.retry(ledger, ref)
-        return await _read_task(ledger, run.id)
+        return await _read_task(ledger, Id(run.id))
 
 
 async def recover(ref: str, reason: str = "") -> TaskWithRun:
@@ -143,8 +144,8 @@ async def recover(ref: str, reason: str = "") -> TaskWithRun:
     invalid reason.
     """
     async with open_ledger() as ledger:
-        await queue.recover(ledger, ref, task_model.redact_tokens(reason))
-        return await _read_task(ledger, ref)
+        run = await queue.recover(ledger, ref, task_model.redact_tokens(reason))
+        return await _read_task(ledger, Id(run.id))
 
 
 async def cancel(ref: str, reason: str = "") -> TaskWithRun:
@@ -154,8 +155,8 @@ async def cancel(ref: str, reason: str = "") -> TaskWithRun:
     `InvalidInput` for a run that has ended or an invalid reason.
     """
     async with open_ledger() as ledger:
-        await queue.cancel(ledger, ref, task_model.redact_tokens(reason))
-        return await _read_task(ledger, ref)
+        run = await queue.cancel(ledger, ref, task_model.redact_tokens(reason))
+        return await _read_task(ledger, Id(run.id))
 
 
 # --- claims
@@ -335,7 +336,7 @@ def wake_url() -> str:
 # --- results
 
 
-async def _read_task(ledger: Ledger, ref: str) -> TaskWithRun:
+async def _read_task(ledger: Ledger, ref: Id) -> TaskWithRun:
     async with ledger.read() as session:
         task, run = await queue.find(session, ref)
         return TaskWithRun.of(task, run, ledger.now(), await _names(session, [run]))

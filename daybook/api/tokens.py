@@ -19,7 +19,7 @@ from daybook.ledger import tokens
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.tables import TokenRow
 from daybook.ledger.views import UtcTime, columns
-from daybook.names import validate_name
+from daybook.names import validate_new_name
 from daybook.owners import Actor
 
 PREFIX = "db_"
@@ -70,7 +70,10 @@ async def add(owner: str, name: str | None = None, user_id: str = "") -> AddedTo
     If ``name`` is None, derive the token's name from the owner. Raise `InvalidInput`.
     """
     owner, token = owners.validate_owner(owner), PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
-    name, user_id = None if name is None else validate_name(name), owners.validate_user_id(user_id)
+    name, user_id = (
+        None if name is None else validate_new_name(name),
+        owners.validate_user_id(user_id),
+    )
     async with open_ledger() as ledger, ledger.write() as session:
         row = await tokens.add(
             session, token, owner=owner, user_id=user_id, name=name, now=ledger.now()
@@ -84,7 +87,7 @@ async def share(name: str) -> SharedLink:
     Raise `InvalidInput` if the name is invalid or already in use.
     """
     token = VIEWER_PREFIX + secrets.token_urlsafe(TOKEN_BITS // 8)
-    name = validate_name(name)
+    name = validate_new_name(name)
     async with open_ledger() as ledger, ledger.write() as session:
         row = await tokens.add(
             session, token, owner=owners.VIEWER, user_id="", name=name, now=ledger.now()

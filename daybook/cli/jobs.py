@@ -30,7 +30,7 @@ from daybook.cli.options import (
 from daybook.cli.runs import print_run_details
 from daybook.cli.selection import NO_FILTERS, Which, act_on_each, check_names_or_all
 from daybook.cli.skips import skip_fields
-from daybook.errors import DaybookError, InvalidInput, NotFound
+from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.model import FIELDS, ScheduleFields
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
@@ -240,21 +240,11 @@ async def show_(
         else:
             _print_job(found, absolute)
 
-    return await act_on_each(refs, _find_job_or_run, show, as_json=as_json)
+    return await act_on_each(refs, api.jobs.show_job_or_run, show, as_json=as_json)
 
 
 def _print_transcript(found: Transcript) -> None:
     output.line(api.transcripts.to_markdown(found))
-
-
-async def _find_job_or_run(ref: str) -> JobDetails | RunWithSteps:
-    try:
-        return await api.jobs.show(ref)
-    except NotFound as no_job:
-        try:
-            return await api.runs.show(ref)
-        except NotFound:
-            raise no_job from None
 
 
 async def edit_(

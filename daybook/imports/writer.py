@@ -35,7 +35,7 @@ from daybook.jobs.model import IMPORTED_FROM, Job, new_job
 from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_new_name
 from daybook.processes import locations
 from daybook.runs import outcomes
 
@@ -262,7 +262,7 @@ def _valid_name(name: str) -> str:
     one_line = truncate(" ".join(name.split()), MAX_NAME_LENGTH)
     for candidate in (one_line, default_name(name)):
         try:
-            return validate_name(candidate)
+            return validate_new_name(candidate)
         except InvalidInput:
             continue
     return CHOSEN_NAME

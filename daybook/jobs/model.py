@@ -48,7 +48,7 @@ from daybook.jobs.labels import check_metadata, check_tags
 from daybook.jobs.markers import Marker
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import ANSWER, Policy, matches
-from daybook.names import default_name, free_name, validate_name
+from daybook.names import default_name, free_name, validate_name, validate_new_name
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
@@ -289,7 +289,8 @@ def new_job(
             raise
         schedule = error.schedule
     if "name" in given:
-        name = _unused(validate_name(_text(given, "name", "")), taken)
+        current_name = before.name if before else None
+        name = _unused(validate_new_name(_text(given, "name", ""), current_name), taken)
     else:
         name = free_name(default_name(action.subject()), taken)
     with raising_invalid_input(FIELDS):
@@ -354,7 +355,7 @@ def edit(
             notify["chat_id"] = ""
         update["notify"] = _notify(given.get("notify", notify), given)
     if "name" in given:
-        update["name"] = _unused(validate_name(_text(given, "name", "")), taken)
+        update["name"] = _unused(validate_new_name(_text(given, "name", ""), job.name), taken)
     current = {name: getattr(job, name) for name in Job.model_fields}
     with raising_invalid_input(FIELDS):
         edited = Job.model_validate({**current, **update, **_plain(given)})

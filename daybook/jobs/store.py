@@ -19,12 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.errors import Ambiguous, InvalidInput, NotFound, UnknownName
+from daybook.errors import InvalidInput, UnknownName
 from daybook.jobs import prompts, provenance
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
+from daybook.ledger import references
 from daybook.ledger.states import Status
 from daybook.ledger.tables import (
     NEWEST_REVISION,
@@ -34,7 +35,7 @@ from daybook.ledger.tables import (
     RunRow,
     WatchRow,
 )
-from daybook.names import free_name
+from daybook.names import Id, free_name
 from daybook.schedules.schedule import After
 from daybook.validation import STORED, parse_stored
 
@@ -73,7 +74,7 @@ class StoredJob:
 
     @property
     def id(self) -> str:
-        return self.row.id
+        return Id(self.row.id)
 
 
 def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
@@ -321,46 +322,28 @@ async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
     return _compose(row, revision)
 
 
+def in_scope(*, archived: bool = False, owner: str | None = None) -> ColumnElement[bool]:
+    """Return the condition for the jobs that a reference may stand for.
+
+    These are the live jobs; with ``archived``, also the archived ones. With ``owner``, they are the
+    jobs of that owner.
+    """
+    condition = true() if owner is None else col(JobRow.owner) == owner
+    return condition if archived else condition & col(JobRow.archived_at).is_(None)
+
+
 async def find(
     session: AsyncSession, ref: str, *, archived: bool = False, owner: str | None = None
 ) -> StoredJob:
-    """Return the live job with this name, id, or unique id prefix.
+    """Return the live job with this id, unique short id, or name (see `ledger.references`).
 
-    Raise `NotFound` if no job matches. If several live jobs have the name, return the job that no
-    agent owns. Raise `Ambiguous` if agents own all these jobs, or if several jobs have the prefix.
-    With ``archived``, return an archived job if no live job matches. If several archived jobs have
-    the name, prefer a job that no agent owned, and then the job that was archived last. With
-    ``owner``, search only the jobs of that owner.
+    Raise `NotFound` if no job matches, and `Ambiguous`. With ``archived``, also search the archived
+    jobs. With ``owner``, search only the jobs of that owner.
     """
-    condition = true() if owner is None else col(JobRow.owner) == owner
-    row = await _look_up(session, ref, col(JobRow.archived_at).is_(None) & condition)
-    if row is None and archived:
-        row = await _look_up(session, ref, col(JobRow.archived_at).is_not(None) & condition)
-    if row is None:
-        raise NotFound("job", ref)
-    stored = await get(session, row.id)
+    scope = {references.JOB: in_scope(archived=archived, owner=owner)}
+    stored = await get(session, (await references.resolve(session, ref, scope)).id)
     assert stored is not None
     return stored
-
-
-async def _look_up(session: AsyncSession, ref: str, which: ColumnElement[bool]) -> JobRow | None:
-    query = select(JobRow).where(which).order_by(col(JobRow.archived_at).desc()).limit(5)
-    by_name = query.where(col(JobRow.name) == ref).order_by(None)
-    by_name = by_name.order_by(_owned_by_agent(), col(JobRow.archived_at).desc())
-    matches: list[JobRow] = list((await session.execute(by_name)).scalars())
-    if matches and (matches[0].archived_at is not None or not owners.is_agent(matches[0].owner)):
-        return matches[0]
-    if not matches and ref:
-        prefixed = query.where(col(JobRow.id).startswith(ref, autoescape=True))
-        matches = list((await session.execute(prefixed)).scalars())
-    if len(matches) > 1:
-        raise Ambiguous("job", ref, map(_label, matches))
-    return matches[0] if matches else None
-
-
-def _label(row: JobRow) -> str:
-    whose = f", of {row.owner}" if owners.is_agent(row.owner) else ""
-    return f"{row.id[:12]} ({row.name}{whose})"
 
 
 def _owned_by_agent() -> ColumnElement[bool]:

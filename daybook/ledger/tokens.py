@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, timedelta
 
+from sqlalchemy import true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import Ambiguous, InvalidInput, NotFound
+from daybook.errors import InvalidInput
+from daybook.ledger import references
 from daybook.ledger.tables import TokenRow
 from daybook.names import free_name
 
@@ -70,17 +72,11 @@ async def find(session: AsyncSession, token: str) -> TokenRow | None:
 
 
 async def remove(session: AsyncSession, ref: str) -> TokenRow:
-    """Remove the token with this name or unique id prefix; raise `NotFound` or `Ambiguous`."""
-    rows = await every(session)
-    matches = [row for row in rows if row.name == ref] or [
-        row for row in rows if ref and row.id.startswith(ref)
-    ]
-    if not matches:
-        raise NotFound("token", ref)
-    if len(matches) > 1:
-        raise Ambiguous("token", ref, [f"{row.id[:12]} ({row.name})" for row in matches])
-    await session.delete(matches[0])
-    return matches[0]
+    """Remove the token with this name or unique short id; raise `NotFound` or `Ambiguous`."""
+    match = await references.resolve(session, ref, {references.TOKEN: true()})
+    row = await session.get_one(TokenRow, match.id)
+    await session.delete(row)
+    return row
 
 
 def is_use_due(row: TokenRow, now: datetime) -> bool:

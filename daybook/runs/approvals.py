@@ -80,8 +80,9 @@ class Question:
     number of the last step before that step. ``outcome`` is the outcome to record if a person
     approves the answer; None for a question about a call.
 
-    In a question about the answer, ``tool`` and ``position`` are `policy.ANSWER`, and ``input`` is
-    the beginning of the answer.
+    ``input`` contains the whole arguments, as `ledger.arguments.write` returns them. In a question
+    about the answer, ``tool`` and ``position`` are `policy.ANSWER`, and ``input`` is the beginning
+    of the answer.
     """
 
     position: str
@@ -143,17 +144,13 @@ async def waiting(
     return (await session.execute(query)).tuples().all()
 
 
-async def waiting_of_job(session: AsyncSession, ref: str) -> Sequence[ApprovalRow]:
-    """Return the open approvals of a job's runs, oldest first; ``ref`` is the job's name or id.
-
-    If several jobs have the name, return the approvals of all of them.
-    """
+async def waiting_of_job(session: AsyncSession, job_id: str) -> Sequence[ApprovalRow]:
+    """Return the open approvals of a job's runs, oldest first."""
     query = (
         select(ApprovalRow)
         .join(RunRow, col(RunRow.id) == col(ApprovalRow.run_id))
-        .join(JobRow, col(JobRow.id) == col(RunRow.job_id))
         .where(
-            (col(JobRow.name) == ref) | (col(JobRow.id) == ref),
+            col(RunRow.job_id) == job_id,
             col(RunRow.waits_for) == slots.APPROVAL,
             col(ApprovalRow.status) == ApprovalStatus.OPEN,
         )

@@ -14,6 +14,8 @@ from sqlmodel import col, select
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
 from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger import references
+from daybook.ledger.references import Match, Noun
 from daybook.ledger.states import FAILURES, HELD, LIVE, Status
 from daybook.ledger.tables import JobRow, RunRow
 
@@ -116,38 +118,51 @@ async def without_answers(
     return found
 
 
+def in_scope(owner: str | None) -> ColumnElement[bool]:
+    """Return the condition for the runs of that owner's jobs, or for all runs."""
+    return true() if owner is None else col(JobRow.owner) == owner
+
+
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the run with this id or unique id prefix; raise `NotFound`, `Ambiguous`.
+    """Return the run with this id or unique short id; raise `NotFound`, `Ambiguous`.
 
     With ``owner``, search only the runs of that owner's jobs.
     """
-    # No id is a prefix of another one, and the index finds a whole id without a scan.
-    matches = await _all(session, _runs(owner).where(col(RunRow.id) == ref))
-    if not matches and ref:
-        prefixed = col(RunRow.id).startswith(ref, autoescape=True)
-        matches = await _all(session, _runs(owner).where(prefixed).limit(5))
-    if len(matches) > 1:
-        raise Ambiguous("run", ref, [row.id[:12] for row, _ in matches])
-    if not matches:
-        raise NotFound("run", ref)
-    return matches[0]
+    match = await references.resolve(session, ref, {references.RUN: in_scope(owner)})
+    return (await _all(session, _runs().where(col(RunRow.id) == match.id)))[0]
+
+
+async def find_or_job(
+    session: AsyncSession,
+    ref: str,
+    *,
+    archived: bool = False,
+    owner: str | None = None,
+    noun: Noun = references.RUN,
+) -> Match:
+    """Return the run, approval or job that ``ref`` stands for; raise `NotFound`, `Ambiguous`.
+
+    ``archived`` and ``owner`` are those of `store.find`. The errors name ``noun``.
+    """
+    jobs = {references.JOB: store.in_scope(archived=archived, owner=owner)}
+    scope = {references.RUN: in_scope(owner), **jobs}
+    return await references.resolve(session, ref, scope if noun is references.RUN else jobs | scope)
 
 
 async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
     """Return the newest run of the job ``ref`` that has a Prefect run, or the run ``ref``.
 
-    ``ref`` is the name, id or unique id prefix of a job, even a removed one, or the id or unique id
-    prefix of a run. With ``owner``, search only that owner's jobs and their runs. Raise
+    ``ref`` is the name, id or unique short id of a job, even a removed one, or the id or unique
+    short id of a run. With ``owner``, search only that owner's jobs and their runs. Raise
     `NotFound`, also if there is no Prefect run, and `Ambiguous`.
     """
-    try:
-        job_id = (await store.find(session, ref, archived=True, owner=owner)).id
-    except NotFound:
-        matches = [await find(session, ref, owner=owner)]
+    match = await find_or_job(session, ref, archived=True, owner=owner)
+    if match.noun is references.RUN:
+        runs = _runs().where(col(RunRow.id) == match.id)
     else:
-        of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.flow_run_id).is_not(None))
-        newest = of_job.order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc())
-        matches = list(await _all(session, newest.limit(1)))
+        runs = _runs().where(col(RunRow.job_id) == match.id, col(RunRow.flow_run_id).is_not(None))
+    newest = runs.order_by(col(RunRow.due).desc(), col(RunRow.queued_at).desc())
+    matches = await _all(session, newest.limit(1))
     if not matches or matches[0][0].flow_run_id is None:
         raise NotFound("run", ref, f'Prefect has no run, and so no log, of "{ref}"')
     return matches[0]
@@ -159,14 +174,18 @@ async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None
     With ``owner``, search only that owner's jobs and their runs. Raise `NotFound`, also for a job
     without a live run, and `Ambiguous`, also for a job with several live runs.
     """
-    try:
-        job_id = (await store.find(session, ref, owner=owner)).id
-    except NotFound:
-        return await find(session, ref, owner=owner)
+    match = await find_or_job(session, ref, owner=owner)
+    if match.noun is references.RUN:
+        return await find(session, match.id)
+    return await only_live(session, match.id, ref)
+
+
+async def only_live(session: AsyncSession, job_id: str, ref: str) -> RunAndJob:
+    """Return the only live run of the job ``ref``; raise `NotFound`, `Ambiguous`."""
     of_job = _runs().where(col(RunRow.job_id) == job_id, col(RunRow.status).in_(LIVE))
     matches = await _all(session, of_job.limit(5))
     if len(matches) > 1:
-        ids = [row.id[:12] for row, _ in matches]
+        ids = [row.id for row, _ in matches]
         raise Ambiguous("run", ref, ids, f'job "{ref}" has several active runs')
     if not matches:
         raise NotFound("run", ref, f'job "{ref}" has no active run')

@@ -21,22 +21,25 @@ make the model answer an old question, and each retry would add the question onc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import func, or_, true
+from sqlalchemy import func, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
-from daybook.errors import Ambiguous, NotFound
+from daybook.errors import NotFound
 from daybook.jobs import store
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
+from daybook.ledger import references
+from daybook.ledger.references import Match
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
+from daybook.names import Id
 from daybook.owners import USER
 from daybook.runs import chains, leases, slots
 from daybook.runs.claim_requests import agent_name
@@ -297,27 +300,25 @@ async def find(session: AsyncSession, ref: str) -> SessionSummary:
     A key is a session id without its agent. Raise `NotFound` if none matches, and `Ambiguous` if
     several match.
     """
-    if exact := await _listed(session, col(SessionRow.id) == ref):
-        return exact[0]
-    candidates: dict[str, SessionSummary] = {}
-    try:
-        stored = await store.find(session, ref)
-    except NotFound:
-        stored = None
-    if stored is not None:
-        candidates = {each.row.id: each for each in await _of_job(session, stored)}
-        if not candidates and stored.row.name == ref:
-            raise NotFound("session of", ref)
-    if ref and (stored is None or stored.row.name != ref):
-        keyed = col(SessionRow.id) == col(SessionRow.agent) + ":" + ref
-        begins = col(SessionRow.id).startswith(ref, autoescape=True)
-        matches = await _listed(session, or_(keyed, begins), limit=5)
-        candidates |= {each.row.id: each for each in matches}
-    if len(candidates) > 1:
-        raise Ambiguous("session", ref, candidates)
-    if not candidates:
-        raise NotFound("session", ref)
-    return next(iter(candidates.values()))
+    scope = {references.SESSION: true(), references.JOB: store.in_scope()}
+    found: dict[str, Match] = {}  # by the id of the session, or of an object of another kind
+    noun = "session"
+    for each in await references.matches(session, ref, scope):
+        if each.noun is not references.JOB:
+            found[each.id] = each
+            continue
+        job = await store.get(session, each.id)
+        assert job is not None
+        for of_job in await _of_job(session, job):
+            found[of_job.row.id] = replace(each, noun=references.SESSION, id=Id(of_job.row.id))
+        if not found and each.name == ref:
+            noun = "session of"
+    if not found:
+        raise NotFound(noun, ref)
+    match = references.only(ref, scope, list(found.values()))
+    if match.noun is not references.SESSION:
+        raise NotFound(noun, ref)
+    return (await _listed(session, col(SessionRow.id) == match.id))[0]
 
 
 async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[SessionSummary]:

@@ -26,12 +26,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from sqlalchemy import exists
+from sqlalchemy import ColumnElement, exists, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, or_, select
 
 from daybook import owners
-from daybook.errors import Ambiguous, NotFound, NothingClaimable, TokenRefused, one_line
+from daybook.errors import NothingClaimable, TokenRefused, one_line
+from daybook.ledger import references
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
@@ -312,31 +313,21 @@ def _check(run: TaskRunRow, token: str, now: datetime) -> None:
 
 
 async def _run(session: AsyncSession, ref: str) -> TaskRunRow:
-    """Return the run with this id or unique id prefix.
+    """Return the run with this id or unique short id.
 
     An agent finds only runs that it or its own sessions claimed. Raise `NotFound`, `Ambiguous`.
     """
-    id_ = col(TaskRunRow.id)
-    # Search a full id by the primary key, because only a prefix needs a scan.
-    fit = id_ == ref if len(ref) == 32 else id_.startswith(ref, autoescape=True)
-    query = select(TaskRunRow).where(fit)
+    visible: ColumnElement[bool] = true()
     actor = owners.current_actor()
     if actor.is_agent:
         own_sessions = select(TaskSessionRow.id).where(col(TaskSessionRow.owner) == actor.owner)
-        claimed = exists().where(
-            col(TaskEventRow.run_id) == id_,
+        visible = exists().where(
+            col(TaskEventRow.run_id) == col(TaskRunRow.id),
             col(TaskEventRow.event) == "claimed",
             or_(
                 col(TaskEventRow.session_id).in_(own_sessions),
                 col(TaskEventRow.actor) == actor.owner,
             ),
         )
-        query = query.where(claimed)
-    fits: list[TaskRunRow] = []
-    if ref:
-        fits = list((await session.execute(query.limit(5))).scalars())
-    if len(fits) > 1:
-        raise Ambiguous("task run", ref, [run.id[:12] for run in fits])
-    if not fits:
-        raise NotFound("task run", ref)
-    return fits[0]
+    match = await references.resolve(session, ref, {references.TASK_RUN: visible})
+    return await session.get_one(TaskRunRow, match.id)

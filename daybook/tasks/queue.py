@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import case
+from sqlalchemy import case, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.errors import Ambiguous, InvalidInput, NotFound
+from daybook.errors import InvalidInput
+from daybook.ledger import references
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow
-from daybook.names import validate_line
+from daybook.names import check_id_form, validate_line
 from daybook.tasks import model, rows
 from daybook.tasks.states import ENDED, LIVE, RETRYABLE, Status
 
@@ -50,6 +51,7 @@ async def add(
     title = validate_line(title, "title", MAX_TITLE_LENGTH)
     if not title:
         raise InvalidInput("title", "is blank", f"use 1 to {MAX_TITLE_LENGTH} characters")
+    check_id_form(title, "title")
     values: dict[str, Any] = {
         "title": title,
         "instructions": model.check_text(instructions, "instructions"),
@@ -136,31 +138,15 @@ async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -
 async def find(session: AsyncSession, ref: str) -> TaskAndRun:
     """Return a run with its task. ``ref`` is an id of the run or the task, or the task's title.
 
-    For a task, return its newest run. The id may be a unique prefix. A full id takes precedence
-    over a title, and a title over a prefix. Raise `NotFound`, `Ambiguous`.
+    For a task, return its newest run. The id may be a unique short id (see `ledger.references`).
+    Raise `NotFound`, `Ambiguous`.
     """
-    if (run := await session.get(TaskRunRow, ref)) is not None:
+    scope = {references.TASK: true(), references.TASK_RUN: true()}
+    match = await references.resolve(session, ref, scope)
+    if match.noun is references.TASK_RUN:
+        run = await session.get_one(TaskRunRow, match.id)
         return await rows.task_of(session, run), run
-    if (task := await session.get(TaskRow, ref)) is not None:
-        return task, await rows.newest_run(session, task.id)
-    run_matches = col(TaskRunRow.id).startswith(ref, autoescape=True)
-    titled = select(TaskRow).where(col(TaskRow.title) == ref).limit(5)
-    tasks = list((await session.execute(titled)).scalars())
-    runs: list[TaskRunRow] = []
-    if not tasks and ref:
-        prefixed = col(TaskRow.id).startswith(ref, autoescape=True)
-        tasks = list((await session.execute(select(TaskRow).where(prefixed).limit(5))).scalars())
-        runs = list(
-            (await session.execute(select(TaskRunRow).where(run_matches).limit(5))).scalars()
-        )
-    if len(tasks) + len(runs) > 1:
-        choices = [f"{task.id[:12]} ({task.title})" for task in tasks]
-        raise Ambiguous("task", ref, [*choices, *(run.id[:12] for run in runs)])
-    if runs:
-        return await rows.task_of(session, runs[0]), runs[0]
-    if not tasks:
-        raise NotFound("task", ref)
-    return tasks[0], await rows.newest_run(session, tasks[0].id)
+    return await session.get_one(TaskRow, match.id), await rows.newest_run(session, match.id)
 
 
 async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:

@@ -13,6 +13,7 @@ from daybook.api.run_life import RunLife
 from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.model import read_parameters
 from daybook.ledger.states import LIVE, TERMINAL, Status
+from daybook.names import Id
 from daybook.web.pages.actions import Action, Done, load_prefect
 from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
@@ -102,18 +103,18 @@ async def retry(ref: str, form: Form) -> Done:
 
 async def approve(ref: str, form: Form) -> Done:
     """Approve the call or answer that the page has shown."""
-    run = await api.approvals.decide(
-        f"{ref}.{form.get('number')}", approve=True, reason=form.get("reason")
-    )
-    return Done(f"/runs/{run.id}", "approved")
+    return await _decide(ref, form, approve=True)
 
 
 async def reject(ref: str, form: Form) -> Done:
     """Reject the call or answer that the page has shown."""
-    run = await api.approvals.decide(
-        f"{ref}.{form.get('number')}", approve=False, reason=form.get("reason")
-    )
-    return Done(f"/runs/{run.id}", "rejected")
+    return await _decide(ref, form, approve=False)
+
+
+async def _decide(ref: str, form: Form, *, approve: bool) -> Done:
+    approval = Id(f"{ref}.{form.get('number')}")
+    run = await api.approvals.decide(approval, approve=approve, reason=form.get("reason"))
+    return Done(f"/runs/{run.id}", "approved" if approve else "rejected")
 
 
 def sent(life: RunLife) -> list[tuple[str, str]]:

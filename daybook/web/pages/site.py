@@ -31,6 +31,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
+from daybook.names import Id
 from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
@@ -147,6 +148,8 @@ class Site:
 
         async def endpoint(request: Request) -> Response:
             request.state.live = live
+            if "ref" in request.path_params:  # a page's address and its forms contain whole ids
+                request.path_params["ref"] = Id(request.path_params["ref"])
             if live and HEADER in request.headers and self.live.version:
                 return await self._answer_shared(handler, request)
             return await self._answer(handler, request)

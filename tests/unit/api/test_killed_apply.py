@@ -32,7 +32,7 @@ SECOND: list[dict[str, Any]] = [
     {"name": "brief", "prompt": "Sum it up.", "schedule": {"every": "2h"}},
     {"name": "check", "prompt": "{{output:brief}}", "schedule": {"after": "brief"}},
     {"name": "new", "renamed_from": "old", "prompt": "Hello.", "schedule": {"every": "3h"}},
-    {"name": "added", "prompt": "Hello.", "schedule": {"on_demand": True}},
+    {"name": "added-job", "prompt": "Hello.", "schedule": {"on_demand": True}},
 ]
 
 
@@ -76,7 +76,7 @@ async def test_a_killed_apply_leaves_the_old_jobs_or_the_new_ones(
     assert killed_apply(variables, path, counted) == 0
     after, count = await state(), int(counted.read_text())
     assert set(before) == {"brief", "check", "old", "gone"}
-    assert set(after) == {"brief", "check", "new", "added"}
+    assert set(after) == {"brief", "check", "new", "added-job"}
 
     chosen = random.Random(SEED).sample(range(1, count), examples(3))
     seen = set()

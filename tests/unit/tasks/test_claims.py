@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import delete, update
+from sqlmodel import col
 
 from daybook import owners
 from daybook.errors import (
@@ -18,7 +20,7 @@ from daybook.errors import (
     TokenRefused,
 )
 from daybook.ledger.engine import Ledger
-from daybook.ledger.task_tables import TaskRunRow
+from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
 from daybook.ledger.tokens import digest
 from daybook.tasks import claims, pause, queue, selection, sessions
 from daybook.tasks.states import Status
@@ -488,12 +490,17 @@ async def test_a_run_is_found_by_a_prefix_of_its_id(world: World) -> None:
 
 async def test_an_id_prefix_of_several_runs_is_refused(world: World) -> None:
     claimed = await world.tasks.claimed()
-    ids = [(await world.tasks.add(f"t{number}")).id for number in range(16)]
-    letters = [id_[0] for id_ in [claimed.run.id, *ids]]
-    twice = next(each for each in letters if letters.count(each) > 1)
+    other = await world.tasks.add("other")
+    async with world.ledger.write() as session:
+        of_other = col(TaskEventRow.run_id) == other.id
+        await session.execute(delete(TaskEventRow).where(of_other))
+        near = update(TaskRunRow).where(col(TaskRunRow.id) == other.id)
+        await session.execute(near.values(id=claimed.run.id[:8] + other.id[8:]))
 
     with pytest.raises(Ambiguous):
-        await claims.complete(world.ledger, twice, claimed.token)
+        await claims.complete(world.ledger, claimed.run.id[:8], claimed.token)
+    with pytest.raises(NotFound):
+        await claims.complete(world.ledger, claimed.run.id[:3], claimed.token)
 
 
 async def test_a_run_of_another_agent_is_not_found_even_with_its_token(world: World) -> None:

@@ -11,6 +11,7 @@ import pytest
 from daybook import api
 from daybook.web import live
 from daybook.web.login import CSRF_FIELD, PageLogin
+from tests.unit.jobs.test_store import rename_id
 from tests.unit.web.conftest import client, pages_of_one, site_of
 from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
@@ -91,9 +92,11 @@ async def test_a_shared_page_is_that_of_its_address_and_a_failed_one_is_not_kept
 
     assert await names("q=bri") == {"brief"}
     assert await names("q=exp") == {"export"}
-    assert (await browser.get("/jobs/later", headers=ASKS)).status_code == 404
-    await world.jobs.add("later")
-    assert (await browser.get("/jobs/later", headers=ASKS)).status_code == 200
+    page = f"/jobs/{'f' * 32}"
+    assert (await browser.get(page, headers=ASKS)).status_code == 404
+    await rename_id(world, (await world.jobs.add("later")).id, "f" * 32)
+    assert (await browser.get(page, headers=ASKS)).status_code == 200
+    assert (await browser.get("/jobs/later", headers=ASKS)).status_code == 404  # only whole ids
 
 
 async def test_a_session_that_logged_out_shows_nothing_also_with_a_copy_of_its_cookie(
