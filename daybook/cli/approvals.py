@@ -30,6 +30,7 @@ async def approve_(
         ),
     ],
     reason: Annotated[str, Parameter(help=_REASON_HELP)] = "",
+    full: Annotated[bool, Parameter(help="List the calls with their whole arguments.")] = False,
     absolute: Absolute = False,
     as_json: Json = False,
 ) -> int:
@@ -39,6 +40,8 @@ async def approve_(
 
     Example: daybook approve 3f2a9c1b4d5e.1
     """
+    if runs and full:
+        raise InvalidInput("full and run", "cannot be combined", "leave one out")
     if runs:
         return await _decide(runs, reason, approve=True, as_json=as_json)
     if reason:
@@ -47,7 +50,7 @@ async def approve_(
     if as_json:
         output.print_json(waiting)
     elif waiting:
-        _print_waiting(waiting, absolute)
+        _print_waiting(waiting, absolute, full=full)
     else:
         output.say("Nothing waits for an approval.")
     return 0
@@ -82,28 +85,33 @@ async def _decide(runs: tuple[str, ...], reason: str, *, approve: bool, as_json:
 
 def _print_decision(run: RunWithSteps) -> None:
     last = run.approvals[-1]
-    what = f"{last.tool}({last.input})"
+    what = f"{last.tool}({', '.join(last.input.splitlines())})"
     label = formatting.job_label(run, run.kind)
-    output.line(f"{last.status.capitalize()}: {formatting.first_line(what)}", style="bold")
+    output.line(f"{last.status.capitalize()}: {what}", style="bold")
     output.say(f"{label} goes on. See its outcome: daybook runs {formatting.quoted(label)}")
 
 
-def _print_waiting(waiting: list[WaitingApproval], absolute: bool) -> None:
+def _print_waiting(waiting: list[WaitingApproval], absolute: bool, *, full: bool) -> None:
     when = formatting.time_format(absolute)
     heading = formatting.time_heading("UNTIL", absolute)
     output.table(
-        ("APPROVAL", "JOB", "TOOL", heading, "ARGUMENTS"),
+        ("APPROVAL", "JOB", "TOOL", heading),
         [
             (
                 each.ref,
                 each.job or "(direct call)",
                 each.tool,
                 when(each.deadline),
-                formatting.first_line(each.input),
             )
             for each in waiting
         ],
         whole=("APPROVAL", "TOOL", heading),
         cut=True,
     )
+    for each in waiting:
+        output.line(f"\n{each.ref}: {each.tool}", style="bold")
+        for line in (each.full_input if full else each.input).splitlines():
+            output.line(f"  {line}")
+        if not full and each.input != each.full_input:
+            output.say("Read the whole arguments: daybook approve --full")
     output.say("Approve one: daybook approve APPROVAL. Refuse one: daybook reject APPROVAL")

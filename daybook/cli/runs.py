@@ -460,7 +460,7 @@ def _print_approvals(approvals: Sequence[Approval], when: Callable[[datetime], s
             (
                 *(str(each.number), each.position, each.tool, each.status, when(each.asked_at)),
                 when(each.decided_at) if each.decided_at else "",
-                *(each.decided_by, each.reason, formatting.first_line(each.input)),
+                *(each.decided_by, each.reason, ", ".join(each.input.splitlines())),
             )
             for each in approvals
         ],

@@ -18,7 +18,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import texts
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
-from daybook.ledger.views import Run
+from daybook.ledger.views import Approval, Run
 from daybook.schedules.zones import display_zone
 
 CALLBACK_VERSION = 1
@@ -145,12 +145,19 @@ def approval(row: RunRow, stored: StoredJob | None, asked: ApprovalRow) -> tuple
     lines = [
         f"{name} has answered:\n\n{asked.input}\n"
         if is_answer
-        else f"{name} wants to call {asked.tool}({asked.input})",
+        else _call(name, Approval.of(asked)),
         f"To allow it: daybook approve {row.id[:12]}.{asked.number}",
         f"To refuse it: daybook reject {row.id[:12]}.{asked.number} --reason WHY",
         f"Without a decision until {_due(asked.deadline, stored)} {refused}.",
     ]
     return _line(f"{name}: approve {what}?"), truncate("\n".join(lines))
+
+
+def _call(name: str, asked: Approval) -> str:
+    listed = f" with\n\n{asked.input}\n" if asked.input else " without arguments"
+    is_cut = asked.input != asked.full_input
+    whole = "Read the whole arguments: daybook approve --full\n" if is_cut else ""
+    return f"{name} wants to call {asked.tool}{listed}{whole}"
 
 
 def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:

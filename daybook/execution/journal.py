@@ -63,6 +63,7 @@ from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
 from daybook.jobs.policy import ANSWER, matches, policy_from_parameters, tools_of
+from daybook.ledger import arguments
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
@@ -96,6 +97,11 @@ UNKNOWN = (
     "was made. It was not repeated. Find out whether it had its effect before you do it again."
 )
 """Text that a model reads in place of the reply to a call that is not repeated."""
+
+TOO_LONG = (
+    "This call was not made: a person has to approve it, and its arguments have {size:,} bytes. "
+    "The limit is {most:,} bytes."
+)
 
 NOT_ANSWERED = "This call got no reply in {count} attempts, so it was not made again."
 
@@ -289,8 +295,13 @@ class RunJournal:
     def _refusal(self, step: Step) -> StepReply | None:
         """Return None if a person has approved the call; otherwise the reply that refuses it.
 
+        The question contains the whole arguments, so refuse a call whose arguments are too long.
         Raise `ApprovalNeeded` if there is no decision about the call.
         """
+        written = redact_tokens(arguments.write(step.facts["arguments"]))
+        if (size := arguments.size(written)) > arguments.MAX_BYTES:
+            text = TOO_LONG.format(size=size, most=arguments.MAX_BYTES)
+            return StepReply(error=text, value=text)
         approval = self._approvals.get(step.position)
         status = approval.status if approval is not None else ""
         if approval is None or approval.digest != step.digest or status not in _DECIDED:
@@ -301,7 +312,7 @@ class RunJournal:
                     digest=step.digest,
                     after=self._last_number,
                     tool=step.name,
-                    input=shorten(step.input),
+                    input=written,
                     within=within,
                 )
             )

@@ -262,7 +262,7 @@ class Webhook(BaseAction):
         return [("url", self.url)]
 
     def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]]:
-        shown = {"method": self.method, "url": _without_query(self.url), "headers": self.headers}
+        shown = {"method": self.method, "url": self.url, "headers": self.headers}
         return "webhook", {**shown, "body": payloads.fill_body(self.body, payload)}
 
     def values_with_secrets(self) -> list[object]:

@@ -30,6 +30,7 @@ from daybook.jobs.compression import (
     SummarizeAfterTokens,
 )
 from daybook.jobs.markers import Marker
+from daybook.ledger import arguments
 from daybook.names import validate_line
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
@@ -52,7 +53,7 @@ MAX_RETRIES = 10
 MAX_RETRY_DELAY = timedelta(minutes=5)
 MAX_PATH_LENGTH = 1_000
 MAX_APPROVE_ENTRIES, MAX_APPROVE_LENGTH = 50, 200
-ANSWER = "answer"
+ANSWER = arguments.ANSWER
 """The entry of `approve` for a run's answer, which is delivered only if a person approves it."""
 JITTER_FRACTION = 0.1
 """Maximum fraction of a delay to add to it, so that runs that failed together spread out."""

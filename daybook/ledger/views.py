@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
+from daybook.ledger import arguments, texts
+from daybook.ledger.arguments import ANSWER
 from daybook.ledger.states import FAILURES
 
 if TYPE_CHECKING:
@@ -158,13 +160,17 @@ class Approval(BaseModel, frozen=True):
 
     ``status`` is `open`, `approved`, `rejected`, `expired` (nobody decided before the ``deadline``)
     or `withdrawn` (the run ended before, or asked another question). ``position`` is the position
-    of the call's step, and ``input`` the beginning of the call's arguments.
+    of the call's step. ``input`` has one line for each argument of the call, and each line is cut
+    by itself; for an answer, it is the beginning of the answer. ``arguments`` is the whole input:
+    all arguments of the call, or the whole answer as `answer` as long as the run waits. It is None
+    if the ledger has it no longer.
     """
 
     number: int
     position: str
     tool: str
     input: str = Field(repr=False)
+    arguments: dict[str, Any] | None = Field(repr=False)
     status: str
     asked_at: UtcTime
     deadline: UtcTime
@@ -172,9 +178,25 @@ class Approval(BaseModel, frozen=True):
     decided_by: str
     reason: str
 
+    @property
+    def full_input(self) -> str:
+        """Return the whole input as text for people; the beginning if the rest is not stored."""
+        match self.arguments:
+            case None:
+                return self.input
+            case {"answer": str(text)} if self.position == ANSWER:
+                return text
+        return arguments.full(self.arguments)
+
     @classmethod
     def of(cls, row: ApprovalRow) -> Self:
-        return cls.model_validate(columns(cls, row))
+        given = arguments.read(row.input) if row.position != ANSWER else None
+        shown = row.input if given is None else arguments.shorten(given)
+        if row.outcome is not None:
+            output = row.outcome.get("output")
+            text = output if output is not None else texts.to_json(row.outcome.get("result"))
+            given = {ANSWER: text}
+        return cls.model_validate(columns(cls, row) | {"input": shown, "arguments": given})
 
 
 class Run(BaseModel, frozen=True):

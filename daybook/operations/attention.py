@@ -23,6 +23,7 @@ from daybook.errors import one_line
 from daybook.jobs import store, summaries
 from daybook.jobs.policy import ANSWER
 from daybook.jobs.summaries import JobSummary
+from daybook.ledger import arguments
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
@@ -119,11 +120,19 @@ def _approvals(
             severity="waiting",
             title=f"{job.name if job else 'A direct call'} "
             + ("has an answer" if row.position == ANSWER else f"wants to call {row.tool}"),
-            why=one_line(row.input, MAX_WHY),
+            why=one_line(_asked_for(row), MAX_WHY),
             fix=f"daybook approve {run.id[:12]}.{row.number}",
             job_id=run.job_id,
             run_id=run.id,
         )
+
+
+def _asked_for(row: ApprovalRow) -> str:
+    """Return the names of the call's arguments, or the beginning of the answer."""
+    given = None if row.position == ANSWER else arguments.read(row.input)
+    if given is None:
+        return row.input
+    return f"with {arguments.names(given)}" if given else "without arguments"
 
 
 def _failing(

@@ -268,7 +268,10 @@ def _log_failure(sending: asyncio.Task[RunDetails]) -> None:
 
 
 async def list_approvals(given: Arguments) -> str:
-    return text.approvals(await api.approvals.list_waiting())
+    found = await api.approvals.list_waiting()
+    if ref := given.get("approval"):
+        return text.approvals([each for each in found if each.ref == ref], full=True)
+    return text.approvals(found)
 
 
 async def decide_approval(given: Arguments) -> str:

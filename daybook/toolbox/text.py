@@ -105,8 +105,8 @@ def jobs(found: Sequence[ListedJob], status: str) -> str:
     return "\n".join(lines)
 
 
-def approvals(found: Sequence[WaitingApproval]) -> str:
-    """Describe the calls and answers that wait for a person, two lines for each."""
+def approvals(found: Sequence[WaitingApproval], *, full: bool = False) -> str:
+    """Describe the calls and answers that wait for a person, with one line for each argument."""
     if not found:
         return "Nothing waits for an approval."
     lines = []
@@ -115,7 +115,9 @@ def approvals(found: Sequence[WaitingApproval]) -> str:
             f"- {each.ref}: {each.job or 'a direct call'} asks for {each.tool}; refused "
             f"without a decision until {due(each.deadline)}"
         )
-        lines.append(f"  {truncated(each.input, MAX_OUTPUT_CHARACTERS)}")
+        lines += [f"  {line}" for line in (each.full_input if full else each.input).splitlines()]
+        if not full and each.full_input != each.input:
+            lines.append("  (cut; pass approval to approval_list to read all)")
     return "\n".join(lines)
 
 

@@ -283,6 +283,7 @@ OPERATOR_TOOLS: tuple[Tool, ...] = (
         "approval_list",
         "List the tool calls of runs that wait for a person's approval.",
         calls.list_approvals,
+        Argument("approval", "Id of one approval, to read its whole arguments.", longest=_LINE),
         read_only=True,
     ),
     _tool(

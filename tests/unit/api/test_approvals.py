@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 from zoneinfo import ZoneInfo
@@ -13,8 +14,10 @@ from daybook import api
 from daybook.agents import documents
 from daybook.api import preflight
 from daybook.api.run_life import show as show_life
+from daybook.cli.approvals import approve_
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.jobs.model import new_job
+from daybook.ledger import arguments
 from daybook.operations import attention
 from daybook.owners import Actor, acting_as
 from daybook.runs import claims
@@ -104,6 +107,31 @@ async def test_the_operators_mcp_lists_and_decides(world: World) -> None:
     assert (await call("approval_list")).text == "Nothing waits for an approval."
 
 
+async def test_the_list_shows_each_argument_and_the_whole_ones_on_request(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {"body": "x" * 5_000, "to": "ann"}
+    stored = await world.jobs.add("brief", on_demand=True)
+    granted = await world.runs.running(await world.runs.request(stored))
+    question = replace(MAIL, input=arguments.write(given))
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, question)
+    (waiting,) = await api.approvals.list_waiting()
+    assert waiting.arguments == given
+
+    for is_full in (False, True):
+        assert await approve_(full=is_full) == 0
+        shown = capsys.readouterr()
+        assert '  to="ann"' in shown.out.splitlines()
+        assert ("x" * 5_000 in shown.out) == is_full
+        assert ("daybook approve --full" in shown.err) != is_full
+    for is_full, asked_for in ((False, {}), (True, {"approval": waiting.ref})):
+        text = (await call("approval_list", asked_for)).text
+        assert '  to="ann"' in text.splitlines()
+        assert ("x" * 5_000 in text) == is_full
+    with pytest.raises(InvalidInput, match="cannot be combined"):
+        await approve_(waiting.ref, full=True)
+
+
 async def test_a_run_a_prefix_a_number_or_a_job_names_the_approval(world: World) -> None:
     run_id = await asked(world)
     job_id = str((await world.runs.row(run_id)).job_id)
@@ -112,7 +140,7 @@ async def test_a_run_a_prefix_a_number_or_a_job_names_the_approval(world: World)
     other = await again(world, "brief", job_id)
     with pytest.raises(Ambiguous) as ambiguous:
         await api.approvals.decide("brief", approve=True)
-    assert all(f"{each[:12]}.1" in str(ambiguous.value) for each in (run_id, other))
+    assert all(f"{each}.1" in str(ambiguous.value) for each in (run_id, other))
     await api.approvals.decide(run_id[:10], approve=True)
     assert (await api.approvals.decide("brief", approve=True)).id == other
     for unknown in ("nobody", "ffffffff.1"):

@@ -29,6 +29,7 @@ from daybook.jobs.model import new_job, read_parameters
 from daybook.jobs.policy import Policy, matches
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow
+from daybook.ledger.views import Approval
 from daybook.owners import Actor
 from daybook.runs import approvals, claim_requests, claims
 from daybook.runs.approvals import ApprovalNeeded
@@ -110,7 +111,11 @@ async def test_a_call_is_made_once_after_its_approval_and_no_request_is_repeated
         assert (row.status, row.waits_for, row.until) == ("waiting", "approval", paused.until)
         assert mail.sent == [] and len(fake_provider.requests) == 1
         (approval,) = await run.asked()
-        assert (approval.tool, approval.input, approval.position) == ("mail", 'text="a"', "1.1")
+        assert (approval.tool, approval.input, approval.position) == (
+            "mail",
+            '{"text": "a"}',
+            "1.1",
+        )
 
         await run.is_decided()
         ended = await run.goes_on()
@@ -123,6 +128,39 @@ async def test_a_call_is_made_once_after_its_approval_and_no_request_is_repeated
     assert [(each.position, each.status) for each in await recorded(active)] == [
         *[("1", "succeeded"), ("1.1", "succeeded"), ("2", "succeeded")],
     ]
+
+
+async def test_a_question_has_all_arguments_and_the_call_is_made_with_them(
+    active: ActiveRun,
+) -> None:
+    """The model chooses the order, so a long first argument must not hide the last one."""
+    given = {"body": "x" * 20_000, "text": "to everybody"}
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        await run.goes_on(Answer("", tool="mail", arguments=given), "Done.")
+        (asked,) = map(Approval.of, await run.asked())
+        assert asked.arguments == given
+        assert asked.input.splitlines()[1] == 'text="to everybody"' and len(asked.input) < 2_100
+        assert "x" * 20_000 in asked.full_input
+        await run.is_decided()
+        await run.goes_on()
+    assert mail.sent == [given["text"]]
+
+
+@pytest.mark.parametrize("size", [65_536, 65_537])
+async def test_a_call_whose_arguments_nobody_can_read_is_not_made(
+    active: ActiveRun, size: int
+) -> None:
+    mail = Mail()
+    text = "ä" + "x" * (size - len('{"text": ""}') - 2)  # "ä" has two bytes
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        ended = await run.goes_on(sends(text), "I could not.")
+        assert isinstance(ended, RetryAt) == (size == 65_536) == bool(await run.asked())
+        if size > 65_536:
+            assert "its arguments have 65,537 bytes" in fake_provider.requests[-1].prompt
+    assert mail.sent == []
 
 
 async def test_a_direct_call_that_waits_in_its_process_goes_on_soon_after_the_decision(

@@ -17,6 +17,7 @@ from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow
+from daybook.ledger.views import Approval
 from daybook.runs import approvals, claims, hook_requests
 from daybook.runs.claim_requests import Granted
 from tests.world import World
@@ -24,7 +25,7 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 MAIL = {"tool": "mail.send", "params": {"to": "ann", "key": "{{secret:mail}}"}}
-SHOWN = 'to="ann", key="{{secret:mail}}"'
+SHOWN = '{"to": "ann", "key": "{{secret:mail}}"}'
 
 
 class Call:
@@ -159,9 +160,9 @@ async def lost(run: CallingRun) -> None:
     await run.begins(granted.run_id)
 
 
-async def test_a_webhook_shows_what_it_sends_without_secrets_and_queries(world: World) -> None:
+async def test_a_webhook_shows_all_that_it_sends_but_secrets(world: World) -> None:
     fields: dict[str, Any] = {
-        "url": "https://a.example/pay?token=x",
+        "url": "https://a.example/pay?sum=9",
         "headers": {"Authorization": "Bearer {{secret:pay}}"},
         "body": '{"sum": "{{payload.sum}}"}',
         "approve": ["webhook"],
@@ -170,9 +171,20 @@ async def test_a_webhook_shows_what_it_sends_without_secrets_and_queries(world: 
     assert isinstance(await run.goes_on(), RetryAt)
     (asked,) = await run.asked()
     assert asked.tool == "webhook"
-    assert 'url="https://a.example/pay"' in asked.input and "token" not in asked.input
-    assert "{{secret:pay}}" in asked.input and r"{\"sum\": 7}" in asked.input
+    shown = Approval.of(asked).full_input.splitlines()
+    assert shown[1] == 'url="https://a.example/pay?sum=9"'
+    assert shown[2] == 'headers={"Authorization": "Bearer {{secret:pay}}"}'
+    assert shown[3] == r'body="{\"sum\": 7}"'
     assert run.call.made == 0
+
+
+async def test_a_call_with_a_payload_that_nobody_can_read_fails(world: World) -> None:
+    params = {"text": "{{payload}}"}
+    run = await run_of(world, {"text": "x" * 70_000}, tool="mail.send", params=params)
+    ended = await run.goes_on()
+    assert isinstance(ended, Outcome) and ended.status is Status.FAILED
+    assert "The limit is 65,536 bytes" in str(ended.error)
+    assert (run.call.made, run.call.closed) == (0, 1)
 
 
 @pytest.mark.parametrize("entry", ["mail.*", "search.*"])

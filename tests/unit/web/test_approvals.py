@@ -8,6 +8,7 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from daybook.ledger import arguments
 from daybook.runs import approvals, claims
 from daybook.runs.approvals import Question
 from daybook.web.pages.forms import MESSAGES
@@ -46,6 +47,16 @@ async def test_a_person_decides_on_the_page_of_the_run(
     assert after.status == MESSAGES[status]
     assert await statuses(world, run_id) == [(status, fields.get("reason", ""))]
     assert not any(each.action.endswith(verb) for each in after.forms)
+
+
+async def test_the_page_shows_the_whole_arguments(world: World, browser: httpx.AsyncClient) -> None:
+    given = {"body": "x" * 9_000, "to": "ann"}
+    granted = await world.runs.running(await world.jobs.add("brief"))
+    question = replace(MAIL, input=arguments.write(given))
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, question)
+    text = (await browser.get(f"/runs/{granted.run_id}")).text
+    assert "x" * 9_000 in text and "to=&#34;ann&#34;" in text
+    assert "with body, to" in (await browser.get("/")).text
 
 
 async def test_an_old_page_decides_nothing_about_the_next_call(
