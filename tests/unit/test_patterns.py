@@ -71,7 +71,12 @@ def case(method: str, *texts: str | Text, sample: str = "") -> Case:
 
 CASES: dict[str, Case] = {
     "daybook/http/bodies.py:_CHARSETS": case("match", "u", "utf-", "gb", "iso2022_"),
-    "daybook/api/approvals.py:_NUMBERED": case(
+    "daybook/ledger/references.py:_APPROVAL": case(
+        "fullmatch", "a", Text("a", "", "."), Text("1", "abcd.", ".")
+    ),
+    "daybook/ledger/references.py:_SHORT_ID": case("fullmatch", "a", Text("1", "", "g")),
+    "daybook/ledger/references.py:_WHOLE_ID": case("fullmatch", "a", Text("1", "", "g")),
+    "daybook/names.py:_ID_FORM": case(
         "fullmatch", "a", Text("a", "", "."), Text("1", "abcd.", ".")
     ),
     "daybook/files/documents.py:_OCTAL": case("match", "0", Text("7", "0o"), Text("7", "0o", "8")),
