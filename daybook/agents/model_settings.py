@@ -152,6 +152,8 @@ class ModelSettings(BaseModel):
                     f"before the name, such as openai:{model}"
                 )
             return value
+        if any(letter.isspace() for letter in value):
+            raise ValueError("contains a space; remove it")
         try:
             parts = urlsplit(value)
             legal = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0

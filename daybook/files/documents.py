@@ -130,9 +130,30 @@ def _syntax_problem(text: str, error: yaml.YAMLError) -> Problem:
         position = Position(before.count("\n") + 1, len(before) - before.rfind("\n"))
     why = getattr(error, "problem", None) or getattr(error, "reason", None) or "cannot be parsed"
     context = getattr(error, "context", None)
+    line = [*text.splitlines(), ""][position.line - 1]
+    what = f"{context} {why} {line[position.column - 1 : position.column]}"
+    for words, problem, hint in _COMMON_MISTAKES:
+        if words in what:
+            return Problem(position, "", f"is not YAML: {problem}", hint)
     problem = f"is not YAML: {why}" + (f" ({context})" if context else "")
     hint = "check the indentation and the quotes near this position"
     return Problem(position, "", " ".join(problem.split()), hint)
+
+
+_COMMON_MISTAKES = (
+    ("scanning an alias", "a value begins with *", 'put it in quotes, such as "* * * * *"'),
+    ("cannot start any token \t", "the indentation has a tab", "use spaces"),
+    ("found a tab character", "the indentation has a tab", "use spaces"),
+    ("cannot start any token @", "a value begins with @", 'put it in quotes, such as "@daily"'),
+    ("cannot start any token %", "a value begins with %", "put it in quotes"),
+    ("cannot start any token `", "a value begins with `", "put it in quotes"),
+    (
+        "mapping values are not",
+        'a value contains ": "',
+        "put it in quotes, or check the indentation",
+    ),
+)
+"""Words of a parser's error with the character at its position, a plain problem, and a hint."""
 
 
 @dataclass

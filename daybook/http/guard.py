@@ -301,7 +301,9 @@ def _parse(text: str | httpx.URL) -> tuple[httpx.URL, str, Address | None]:
 def _read_host(host: str) -> tuple[str, Address | None]:
     name = host.removesuffix(".")
     if "%" in host:
-        raise InvalidInput("url", "its host has a zone or a % escape", "write the plain host")
+        raise InvalidInput(
+            "url", "its host has a space, a zone or a % escape", "write the plain host"
+        )
     try:
         literal = ip_address(host)
     except ValueError:

@@ -49,7 +49,7 @@ from daybook.jobs.markers import Marker
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import ANSWER, Policy, matches
 from daybook.names import default_name, free_name, validate_name, validate_new_name
-from daybook.schedules import bounds
+from daybook.schedules import bounds, durations
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
 from daybook.schedules.schedule import After, AfterOutcome, InPast, Schedule
@@ -469,8 +469,11 @@ def _unused(name: str, taken: Collection[str]) -> str:
 
 def _text(given: Mapping[str, object], field: str, default: str) -> str:
     value = given.get(field, default)
+    if field == "every" and type(value) is int and value > 0:
+        raise durations.without_unit(field, value)
     if not isinstance(value, str):
-        raise InvalidInput(field, f"{value!r} is not a string")
+        hint = "put the value in quotes" if isinstance(value, int | float) else ""
+        raise InvalidInput(field, f"{value!r} is not a string", hint)
     return value
 
 

@@ -25,6 +25,7 @@ from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from daybook.errors import InvalidInput
+from daybook.schedules.cron import with_hyphens
 from daybook.schedules.schedule import parse_instant as read_instant
 from daybook.schedules.zones import check_year, next_change, to_instant, wall_time, zone
 
@@ -222,6 +223,9 @@ def _day(field: str, text: str, legal: str) -> date:
 
 def _hours(text: str, field: str = "active_hours") -> tuple[int, int]:
     match = _HOURS.fullmatch(text.strip())
+    if match is None and with_hyphens(text) != text:
+        hint = f"it has another dash in place of the hyphen: write {with_hyphens(text)}"
+        raise InvalidInput(field, f'"{text}" is not a range of hours', hint)
     if match is None:
         raise InvalidInput(field, f'"{text}" is not a range of hours', _LEGAL_HOURS)
     hour, minute, to_hour, to_minute = map(int, match.groups())

@@ -346,5 +346,15 @@ def _bounds(kind: FieldKind) -> str:
     return f"use {kind.low} to {kind.high}{names}"
 
 
+_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
+
+
+def with_hyphens(text: str) -> str:
+    """Return the text with hyphens in place of other dashes, which editors insert."""
+    return text.translate(_DASHES)
+
+
 def _wrong(kind: FieldKind, text: str, legal: str) -> InvalidInput:
+    if with_hyphens(text) != text:
+        legal = f'it has another dash in place of the hyphen: write "{with_hyphens(text)}"'
     return InvalidInput("cron", f'{kind.name} "{text}" is not valid', legal)

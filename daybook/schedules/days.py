@@ -10,6 +10,8 @@ import difflib
 import re
 from typing import NamedTuple
 
+from daybook.schedules.cron import with_hyphens
+
 WEEKDAYS = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
 MONTHS = (
     *("january", "february", "march", "april", "may", "june"),
@@ -74,7 +76,7 @@ def as_text(words: list[str]) -> str:
 
 def range_of_days(words: list[str]) -> str:
     """Return `every weekday` for `monday to friday` or `mon-fri`; empty for other words."""
-    rest = " ".join(words).replace("-", " - ").split()
+    rest = with_hyphens(" ".join(words)).replace("-", " - ").split()
     while rest[:1] and rest[0] in ("every", "each", "on", "from"):
         rest = rest[1:]
     match rest:

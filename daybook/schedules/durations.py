@@ -22,6 +22,9 @@ _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _NAMES = ("d|days?", "h|hrs?|hours?", "m|mins?|minutes?", "s|secs?|seconds?")
 _SHAPE = re.compile("".join(rf"(?:(\d+)(?:{names}))?" for names in _NAMES), re.ASCII)
 _FRACTION = re.compile(r"\d*[.,]\d+\s*[a-z]*|\d+\s*(?:ms|us|ns)", re.ASCII)
+_WITH_FRACTION = re.compile(
+    rf"(\d{{0,6}}[.,]\d{{1,9}})\s*(?:{'|'.join(f'({names})' for names in _NAMES)})", re.ASCII
+)
 
 
 def parse(text: str, field: str = "every") -> timedelta:
@@ -34,14 +37,17 @@ def parse(text: str, field: str = "every") -> timedelta:
     word = text.strip().lower()
     if word.startswith("-"):
         raise InvalidInput(field, f'"{text}" is negative', SYNTAX_HINT)
+    if whole := _without_fraction(word):
+        raise InvalidInput(field, f'"{text}" has a fraction', f'write "{whole}"')
     if _FRACTION.fullmatch(word):
         raise InvalidInput(
             field, f'"{text}" is shorter than 1 s or not a whole number of seconds', SYNTAX_HINT
         )
+    if word.isascii() and word.isdigit():
+        raise without_unit(field, text)
     match = _SHAPE.fullmatch(_without_spaces(word))
     if match is None or not word:
-        problem = "has no unit" if word.isascii() and word.isdigit() else "is not a duration"
-        raise InvalidInput(field, f'"{text}" {problem}', SYNTAX_HINT)
+        raise InvalidInput(field, f'"{text}" is not a duration', SYNTAX_HINT)
     if max(len(part or "") for part in match.groups()) > 12:
         raise InvalidInput(field, f'"{text}" is longer than 100 years', SYNTAX_HINT)
     seconds = sum(
@@ -50,6 +56,29 @@ def parse(text: str, field: str = "every") -> timedelta:
         if part is not None
     )
     return _checked(seconds, text, field)
+
+
+def without_unit(field: str, number: object) -> InvalidInput:
+    """Return the error about a number without a unit; ``number`` is its text, or the number."""
+    shown = f'"{number}"' if isinstance(number, str) else f"{number}"
+    digits = str(number).strip()
+    choices = ", ".join(f"{digits}{unit}" for unit in reversed(_UNITS))
+    hint = f"write one of {choices}" if digits.strip("0") else SYNTAX_HINT
+    return InvalidInput(field, f"{shown} has no unit", hint)
+
+
+def _without_fraction(word: str) -> str:
+    """Return `1h30m` for `1.5 hours`; an empty text for a text without a fraction of a unit.
+
+    Return an empty text, too, if the duration is not a whole number of seconds.
+    """
+    if not (match := _WITH_FRACTION.fullmatch(word)):
+        return ""
+    number, *units = match.groups()
+    unit = next(size for name, size in zip(units, _UNITS.values(), strict=True) if name)
+    whole, _, fraction = number.replace(",", ".").partition(".")
+    seconds, rest = divmod(int(whole + fraction or "0") * unit, 10 ** len(fraction))
+    return "" if rest or not seconds else to_text(timedelta(seconds=seconds))
 
 
 def _without_spaces(word: str) -> str:
@@ -109,6 +138,8 @@ def _read(value: object, field: str) -> timedelta:
             return from_timedelta(value, field)
         if isinstance(value, str):
             return parse(value, field)
+        if type(value) is int and value > 0:
+            raise without_unit(field, value)
         raise InvalidInput(field, f"{value!r} is not a duration", SYNTAX_HINT)
 
 

@@ -276,6 +276,9 @@ def _step(step: str, size: int, unit: str) -> str:
 def _of_another_kind(words: list[str]) -> Unreadable | None:
     """Return the refusal of a phrase that needs a cron expression or a second option, or None."""
     match words:
+        case ["every" | "each", time, *days] if _TIME.fullmatch(time) and not time.isdigit():
+            hint = f'write "{as_text(days) or "every day"} at {time}"'
+            return Unreadable("is not a schedule", hint)
         case ["quarterly", *_] | ["every", "quarter", *_]:
             hint = 'write the cron expression "0 9 1 1,4,7,10 *" (the 1st at 9:00)'
             return Unreadable("is not a schedule", hint)

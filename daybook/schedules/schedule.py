@@ -77,7 +77,8 @@ _ONE_TIME = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _INTERVAL = re.compile(
-    r"[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\b(?:at|between|from|of)\b)", re.ASCII | re.IGNORECASE
+    r"(?!\d\d?(?::\d\d|\s?[ap]\.?m\b))[-\d.](?!\d?(?:st|nd|rd|th)\b)(?!.*\b(?:at|between|from|of)\b)",
+    re.ASCII | re.IGNORECASE,
 )
 
 

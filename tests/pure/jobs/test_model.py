@@ -149,7 +149,7 @@ REFUSALS = [
         "kind: 'shell' is not a kind (use agent-prompt, webhook, tool-call, heartbeat)",
     ),
     ({"name": ""}, "name: is blank (use 1 to 100 characters)"),
-    ({"name": 5}, "name: 5 is not a string"),
+    ({"name": 5}, "name: 5 is not a string (put the value in quotes)"),
     (
         {"metadata": "a"},
         "metadata: 'a' is not an object (use an object such as {\"team\": \"blue\"})",
@@ -203,7 +203,7 @@ REFUSALS = [
         "(schedule, cron, every, at, after or on_demand)",
     ),
     ({"schedule": "every 5m"}, "cron and schedule: cannot be combined (use only one of them)"),
-    ({"cron": 5}, "cron: 5 is not a string"),
+    ({"cron": 5}, "cron: 5 is not a string (put the value in quotes)"),
     ({"on_demand": "yes"}, "on_demand: 'yes' is not a boolean (use true)"),
     (
         {"timezone": "europe/berlin"},
@@ -217,11 +217,8 @@ REFUSALS = [
     ({"policy": "short"}, "policy: 'short' is not an object (use fields such as timeout)"),
     ({"policy": {"timeuot": "1m"}}, "timeuot: unknown field (did you mean timeout?)"),
     ({"promt": "x"}, "promt: unknown field (did you mean prompt?)"),
-    (
-        {"timeout": "1.5h"},
-        'timeout: "1.5h" is shorter than 1 s or not a whole number of seconds '
-        "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
-    ),
+    ({"timeout": "1.5h"}, 'timeout: "1.5h" has a fraction (write "1h30m")'),
+    ({"cron": None, "every": 6}, "every: 6 has no unit (write one of 6s, 6m, 6h, 6d)"),
 ]  # fmt: skip
 
 

@@ -84,8 +84,7 @@ def test_an_invalid_policy_in_a_runs_parameters_is_read_as_the_default() -> None
         ),
         (
             {"timeout": 30},
-            "timeout: 30 is not a duration "
-            "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or 2d)",
+            "timeout: 30 has no unit (write one of 30s, 30m, 30h, 30d)",
         ),
         (
             {"deadline": "0s"},

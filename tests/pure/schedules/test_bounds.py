@@ -205,6 +205,11 @@ def test_an_interval_that_never_meets_its_active_hours_has_no_next_due_time() ->
         ({"exclude": ["2027-01-02..2027-01-01"]}, 'exclude: "2027-01-02..2027-01-01" ends before'),
         ({"exclude": ["2026-12-25"] * 401}, "exclude: has 401 days or ranges (use at most 400)"),
         (
+            {"active_hours": "9:00–17:00"},
+            'active_hours: "9:00–17:00" is not a range of hours (it has another dash in place of '
+            "the hyphen: write 9:00-17:00)",
+        ),
+        (
             {"active_hours": "nine"},
             'active_hours: "nine" is not a range of hours (write 09:00-17:00',
         ),

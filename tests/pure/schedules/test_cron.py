@@ -123,6 +123,16 @@ FIELDS = (
             '"0 0 31 4,6 1" never fires: month 4,6 has no day 31',
             "use a day that exists in the month",
         ),
+        (
+            "0 9 * * 1–5",
+            'weekday "1–5" is not valid',
+            'it has another dash in place of the hyphen: write "1-5"',
+        ),
+        (
+            "0 9—17 * * *",
+            'hour "9—17" is not valid',
+            'it has another dash in place of the hyphen: write "9-17"',
+        ),
         ("60 * * * *", 'minute "60" is not valid', "use 0 to 59"),
         ("60 * * * * *", 'second "60" is not valid', "use 0 to 59"),
         ("0 24 * * *", 'hour "24" is not valid', "use 0 to 23"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -53,9 +54,13 @@ LEGAL = "(use a whole number of seconds, at least 1s, such as 90s, 30m, 1h30m or
         ("0h0m", '"0h0m" is zero'),
         ("-5m", '"-5m" is negative'),
         ("0.5s", '"0.5s" is shorter than 1 s or not a whole number of seconds'),
-        ("1.5h", '"1.5h" is shorter than 1 s or not a whole number of seconds'),
+        ("1.5s", '"1.5s" is shorter than 1 s or not a whole number of seconds'),
+        ("0.00001h", '"0.00001h" is shorter than 1 s or not a whole number of seconds'),
+        (
+            "9" * 5_000 + ".5h",
+            f'"{"9" * 5_000}.5h" is shorter than 1 s or not a whole number of seconds',
+        ),
         ("500ms", '"500ms" is shorter than 1 s or not a whole number of seconds'),
-        ("30", '"30" has no unit'),
         ("", '"" is not a duration'),
         ("5x", '"5x" is not a duration'),
         ("30m1h", '"30m1h" is not a duration'),
@@ -74,6 +79,24 @@ def test_an_invalid_duration_is_refused(text: str, problem: str) -> None:
         durations.parse(text, "every")
     assert str(caught.value) == f"every: {problem} {LEGAL}"
     assert caught.value.field == "every"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("1.5h", '"1.5h" has a fraction (write "1h30m")'),
+        ("0.5 hours", '"0.5 hours" has a fraction (write "30m")'),
+        (".25d", '".25d" has a fraction (write "6h")'),
+        ("0,5min", '"0,5min" has a fraction (write "30s")'),
+        ("30", '"30" has no unit (write one of 30s, 30m, 30h, 30d)'),
+    ],
+)
+def test_an_invalid_duration_is_refused_with_what_was_meant(text: str, problem: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        durations.parse(text, "every")
+    assert str(caught.value) == f"every: {problem}"
+    for valid in re.findall(r"\d+[smhd]+", caught.value.hint):
+        durations.parse(valid)
 
 
 @pytest.mark.parametrize("value", [timedelta(0), timedelta(seconds=-1), timedelta(seconds=1.5)])

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 from genai_prices.data_snapshot import get_snapshot
+from pydantic import ValidationError
 from pydantic_ai.models import KnownModelName
 
 from daybook.agents import kinds, providers
@@ -49,6 +50,15 @@ def test_with_a_base_url_a_name_with_a_colon_stays_a_model_name(model: str) -> N
     providers.check(given)
     assert providers.model(given).model_name == model
     assert providers.model(settings("x", base_url="http://h/v1"), model).model_name == model
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://127.0.0.1:1 /v1", " http://h/v1", "http://h/v1 ", "http://h/ v1", "http://h/v1\n"],
+)
+def test_a_base_url_with_a_space_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="contains a space; remove it"):
+        settings("x", base_url=url)
 
 
 @pytest.mark.parametrize("model", ["openai:x", "anthropic:x", "google:x", "ollama:x"])
