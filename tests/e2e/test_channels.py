@@ -208,7 +208,6 @@ async def notification(world: PrefectWorld, run: RunRow) -> OutboxRow:
         return row
 
 
-@pytest.mark.floor("E", "The agent's reply is delivered to the chat")
 @pytest.mark.anyio
 @pytest.mark.journey
 async def test_a_long_answer_is_shortened_and_sent_when_the_run_ends(

@@ -93,6 +93,8 @@ def test_an_unknown_agent_is_refused_with_the_known_ones(
 @pytest.mark.floor("C", "Pausing a job clears its next run")
 @pytest.mark.floor("C", "Resuming a job computes its next run")
 @pytest.mark.floor("C", "Resuming a job twice is the same as once")
+@pytest.mark.floor("A", "A command line adds, changes, switches and removes jobs")
+@pytest.mark.floor("C", "A command line adds, changes, switches and removes jobs")
 @pytest.mark.slow
 def test_edit_pause_resume_and_remove_change_the_deployment(daybook_json: DaybookJson) -> None:
     job = daybook_json(*ADD, "--cron", "0 9 * * 1-5", "--name", "brief")
@@ -177,6 +179,7 @@ def test_sync_writes_nothing_without_changes_and_imports_a_pause_in_the_ui(
     assert not daybook_json("show", "hourly")["enabled"]
 
 
+@pytest.mark.floor("C", "A command line runs a job and shows its runs")
 def test_a_repeated_request_id_is_one_run_in_the_ledger_and_in_prefect(
     daybook_json: DaybookJson,
 ) -> None:

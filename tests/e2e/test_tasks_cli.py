@@ -42,6 +42,7 @@ def printed(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
+@pytest.mark.floor("D", "A command line adds, claims, renews and completes tasks")
 @pytest.mark.journey
 def test_a_task_is_added_claimed_renewed_and_completed_with_its_token(task: Task) -> None:
     made = printed(task("add", "Review", "--capability", "python", "--json"))
@@ -78,6 +79,7 @@ def test_of_five_processes_that_claim_two_task_runs_two_get_one_each(task: Task)
     assert len({each["token"] for each in won}) == 2
 
 
+@pytest.mark.floor("D", "A command line pauses the scheduler and drains it")
 def test_a_drain_waits_for_claimed_runs_and_allows_no_new_claim(task: Task) -> None:
     for name in ("alpha", "beta"):
         printed(task("session", "register", name, "--json"))

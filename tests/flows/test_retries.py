@@ -36,6 +36,7 @@ async def call(**given: Any) -> dict[str, Any]:
 
 
 @pytest.mark.floor("C", "An attempt that timed out is retried")
+@pytest.mark.floor("C", "timeout_mins: a job sets its own timeout")
 @pytest.mark.floor("C", "retry_count: a run has the number of its attempts")
 async def test_an_attempt_that_times_out_is_retried(world: PrefectWorld) -> None:
     agent = await world.agents.add(HANGS_ONCE)

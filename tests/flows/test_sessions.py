@@ -138,6 +138,8 @@ async def test_a_failed_run_is_not_in_the_conversation(world: PrefectWorld) -> N
     assert await messages_of(world, f"{agent.name}:ops") == ()
 
 
+@pytest.mark.floor("B", "session_id names a session that jobs share")
+@pytest.mark.floor("C", "session_key names a session that jobs share")
 async def test_two_jobs_that_share_a_session_take_turns(world: PrefectWorld) -> None:
     agent = await world.agents.add(
         'had(); tell("running"); open(sys.argv[1] + ".turn").read(1); print("answer")'

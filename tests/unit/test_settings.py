@@ -67,6 +67,7 @@ def test_common_forms_of_a_postgresql_address_are_accepted(
     assert settings.load().ledger_address == meant
 
 
+@pytest.mark.floor("E", "An invalid value in the configuration file is refused")
 @pytest.mark.parametrize(
     ("content", "words"),
     [
@@ -103,6 +104,7 @@ def test_an_error_in_the_configuration_file_names_the_file(
         assert each in str(refused.value)
 
 
+@pytest.mark.floor("E", "The settings are in a configuration file")
 def test_an_environment_variable_takes_precedence_over_the_file(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:

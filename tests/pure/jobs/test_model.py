@@ -52,7 +52,6 @@ def test_metadata_accepts_any_json_object() -> None:
 
 @pytest.mark.floor("A", "AddJob stores name, schedule and session mode")
 @pytest.mark.floor("B", "A job has a name and can be disabled when it is made")
-@pytest.mark.floor("C", "timeout_mins: a job sets its own timeout")
 def test_a_job_accepts_every_field() -> None:
     job = make(
         name=" Brief ",

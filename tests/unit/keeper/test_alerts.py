@@ -16,7 +16,11 @@ from sqlmodel import col, select
 
 from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.dispatcher import dispatch
+from daybook.delivery.outbox import QueueKind
+from daybook.delivery.outgoing import ChannelSender
 from daybook.errors import InvalidInput, Unreachable
+from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.keeper import alerts as alarm
@@ -319,7 +323,6 @@ async def test_an_overdue_alert_goes_to_the_operators_channel(
 TEAM = {"channel": "team", "chat_id": "7", "progress": "10m"}
 
 
-@pytest.mark.floor("E", "A long run sends progress notes to the chat")
 @pytest.mark.slow
 async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World) -> None:
     stored = await world.jobs.add(cron="0 * * * *", notify=TEAM, timezone="Europe/Berlin")
@@ -340,6 +343,29 @@ async def test_a_long_run_sends_a_progress_message_at_each_interval(world: World
     await world.runs.finish(granted, Status.CANCELLED)
     await looks(world, AlertState(), world.clock.now() + HOUR)
     assert len([row for row in await alert_rows(world) if row.event == "progress"]) == 3
+
+
+@pytest.mark.floor("E", "The agent's reply is delivered to the chat")
+@pytest.mark.floor("E", "A long run sends progress notes to the chat")
+async def test_progress_and_the_answer_arrive_in_the_chat_of_the_job(
+    world: World, daybook_home: Home
+) -> None:
+    notify = {"channel": "file", "chat_id": "brief.md", "progress": "10m"}
+    stored = await world.jobs.add(cron="0 * * * *", notify=notify)
+    granted = await world.runs.running(stored)
+    world.clock.move(timedelta(minutes=11))
+    await alarm.queue_alerts(world.ledger, AlertState())
+    await world.runs.finish(granted, Status.SUCCEEDED, output="All is well.")
+
+    sender = ChannelSender(cast(Any, None), world.ledger, None)  # a file needs no client
+    sent = await dispatch(world.ledger, "keeper", {QueueKind.CHANNEL: sender})
+
+    assert sent.delivered == 2
+    [file] = (daybook_home.path / "out").iterdir()
+    assert file.name == "brief.md"
+    assert "still running" in file.read_text()
+    assert "All is well." in file.read_text()
+    assert (await world.runs.row(granted.run_id)).delivery == Delivery.DELIVERED
 
 
 async def test_after_an_outage_of_the_keeper_one_progress_message_covers_all(world: World) -> None:

@@ -333,7 +333,6 @@ async def test_runs_of_different_jobs_do_not_overlap(world: World) -> None:
 
 
 @pytest.mark.floor("A", "A one-time job fires once")
-@pytest.mark.floor("A", "A one-time job that has fired is disabled")
 @pytest.mark.floor("E", "A one-time job is disabled after it has run")
 @pytest.mark.floor("E", "A one-time job that failed stays, with its error")
 async def test_a_one_time_job_is_disabled_after_its_run(world: World) -> None:

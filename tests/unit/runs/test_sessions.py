@@ -62,8 +62,6 @@ def waits(answer: ClaimResult) -> Waiting:
 
 
 @pytest.mark.floor("A", "A session id has the agent id as its prefix")
-@pytest.mark.floor("B", "session_id names a session that jobs share")
-@pytest.mark.floor("C", "session_key names a session that jobs share")
 @pytest.mark.parametrize(
     ("parameters", "job_id", "expected"),
     [
