@@ -1,6 +1,7 @@
 """Operations on conflicts: list, decide.
 
-A job is in conflict if one of its fields was changed both in the ledger and in Prefect.
+A job is in conflict if one of its fields was changed both in the ledger and in Prefect, or has a
+value in Prefect that no job can have.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ class FieldVersions(BaseModel, frozen=True):
     """The two values of a field that was changed in the ledger and in Prefect.
 
     ``ledger`` is the job's current value, in the form that Prefect stores. ``prefect`` is the value
-    that somebody set in Prefect and that Daybook replaced by the ledger's value.
+    that somebody set in Prefect and that Daybook replaced by the ledger's value. ``invalid`` is the
+    reason why no job can have that value; empty if a job can.
     """
 
     ledger: Any
     prefect: Any
+    invalid: str = ""
 
 
 class Conflict(BaseModel, frozen=True):
@@ -51,7 +54,11 @@ class Conflict(BaseModel, frozen=True):
         """Return the view of ``conflict``, which the job's row stores."""
         in_ledger = projection.of_job(stored, ledger_id).as_dict()
         fields = {
-            name: FieldVersions(ledger=in_ledger[name], prefect=in_prefect)
+            name: FieldVersions(
+                ledger=in_ledger[name],
+                prefect=in_prefect,
+                invalid=conflict.get("invalid", {}).get(name, ""),
+            )
             for name, in_prefect in conflict["fields"].items()
         }
         at = datetime.fromisoformat(conflict["at"])

@@ -53,7 +53,7 @@ async def sync_(
 
 @command()
 async def conflicts_() -> Answer:
-    """List conflicts: fields that were changed both in the ledger and in Prefect.
+    """List conflicts: fields changed in both the ledger and Prefect, or invalid in Prefect.
 
     The ledger's values apply. `daybook sync --prefer prefect JOB` uses Prefect's values
     instead; `--prefer ledger` discards them. Works without Prefect.
@@ -66,9 +66,11 @@ async def conflicts_() -> Answer:
         output.line(f"{each.job} ({formatting.local_time(each.at)})", style="bold")
         for name, versions in each.fields.items():
             in_ledger, in_prefect = _differences(versions.ledger, versions.prefect)
-            output.fields(
-                [(f"{name} in ledger", _text(in_ledger)), (f"{name} in Prefect", _text(in_prefect))]
-            )
+            values = [
+                (f"{name} in ledger", _text(in_ledger)),
+                (f"{name} in Prefect", _text(in_prefect)),
+            ]
+            output.fields([*values, *([("invalid", versions.invalid)] if versions.invalid else [])])
     if not listed:
         output.say("No conflicts.")
 

@@ -230,11 +230,12 @@ async def _outbox(ledger: Ledger, jobs: Sequence[JobSummary]) -> list[Need]:
 def _conflicts(jobs: Sequence[JobSummary]) -> Iterator[Need]:
     for job in jobs:
         if job.conflict is not None:
-            fields = ", ".join(sorted(job.conflict.get("fields", {})))
+            cause, fields = findings.describe_conflict(job.conflict)
+            is_changed = cause == findings.CHANGED_ON_BOTH_SIDES
             yield Need(
                 kind="conflict",
                 severity="missed",
-                title=f"{job.name} was changed in both the ledger and Prefect",
+                title=f"{job.name} {'was ' if is_changed else ''}{cause}",
                 why=fields,
                 fix=f"daybook sync {shlex.quote(job.name)} --prefer ledger (or prefect)",
                 job_id=job.id,

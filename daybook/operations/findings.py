@@ -46,7 +46,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
@@ -104,6 +104,9 @@ def passed(check: str, message: str) -> Finding:
     return Finding(check, Severity.OK, message)
 
 
+CHANGED_ON_BOTH_SIDES = "changed in both the ledger and Prefect"
+
+
 def problem(check: str, message: str, fix: str) -> Finding:
     return Finding(check, Severity.PROBLEM, message, fix)
 
@@ -119,14 +122,26 @@ def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
         found.append(
             problem("sync", f"last change not in Prefect yet: {join(waiting)}", "daybook sync")
         )
-    conflicts = [
-        f"{each.name} ({', '.join(each.conflict['fields'])})" for each in jobs if each.conflict
-    ]
-    if conflicts:
-        fix = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
-        message = f"changed in both the ledger and Prefect: {join(conflicts)}"
-        found.append(problem("sync", message, fix))
+    conflicts = dict[str, list[str]]()
+    for each in jobs:
+        if each.conflict:
+            cause, fields = describe_conflict(each.conflict)
+            conflicts.setdefault(cause, []).append(f"{each.name} ({fields})")
+    fix = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
+    found += [problem("sync", f"{cause}: {join(each)}", fix) for cause, each in conflicts.items()]
     return found
+
+
+def describe_conflict(conflict: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the cause of a job's conflict, and its fields with what makes Prefect's value invalid.
+
+    ``conflict`` is what `links.record_conflict` has stored with the job.
+    """
+    fields, reasons = conflict["fields"], conflict.get("invalid", {})
+    named = [f"{name}, {reasons[name]}" if name in reasons else name for name in sorted(fields)]
+    only_invalid = reasons.keys() >= fields.keys()
+    cause = "has an invalid value in Prefect" if only_invalid else CHANGED_ON_BOTH_SIDES
+    return cause, "; ".join(named)
 
 
 def drift(stored: Iterable[StoredJob]) -> list[Finding]:

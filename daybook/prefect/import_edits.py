@@ -61,7 +61,7 @@ async def import_edits(
                     # Report a value that no job can have; the caller overwrites it with ours.
                     report.refuse(job.name, str(error))
                     losing = {name: observed.as_dict()[name]}
-                    links.record_conflict(current.row, losing, ledger.now())
+                    links.record_conflict(current.row, losing, ledger.now(), invalid=str(error))
                     session.add(current.row)
             job = store.enable_again(current, job)
             current = await store.change(

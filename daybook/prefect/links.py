@@ -184,14 +184,21 @@ async def add_adopted_job(
     return stored
 
 
-def record_conflict(row: JobRow, losing: dict[str, Any], now: datetime) -> None:
+def record_conflict(
+    row: JobRow, losing: dict[str, Any], now: datetime, *, invalid: str = ""
+) -> None:
     """Record Prefect's values of these fields, which are about to be overwritten.
 
-    Earlier recorded values stay, even for the same field, because their conflict is still open.
+    ``invalid`` is the reason why no job can have these values; empty if a job can. Earlier recorded
+    values stay, even for the same field, because their conflict is still open.
     """
-    earlier = (row.conflict or {}).get("fields", {})
-    if losing.keys() - earlier.keys():
-        row.conflict = {"at": now.isoformat(), "fields": {**losing, **earlier}}
+    earlier = row.conflict or {}
+    known, reasons = earlier.get("fields", {}), earlier.get("invalid", {})
+    if losing.keys() - known.keys():
+        if invalid:
+            reasons = {**dict.fromkeys(losing, invalid), **reasons}
+        fields = {**losing, **known}
+        row.conflict = {"at": now.isoformat(), "fields": fields, "invalid": reasons}
 
 
 async def clear_conflict(session: AsyncSession, job_id: str) -> None:

@@ -21,7 +21,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
-from daybook.prefect import flow_runs, links, reconcile
+from daybook.prefect import flow_runs, links, reconcile, states
 from daybook.prefect.client import limited
 from daybook.runs import claim_requests, rows
 from daybook.runs.claim_requests import ClaimRequest
@@ -139,7 +139,14 @@ async def build_claim_request(
         retries=await read_retry_starts(run) if starts > 1 else (),
         started=started,
         session_id=session_id,
+        waited=_waited(run),
     )
+
+
+def _waited(run: FlowRun) -> str:
+    """Return the reason why the run waits in Prefect; empty if Daybook did not reschedule it."""
+    waits = run.state is not None and run.state.name == states.WAITING_NAME
+    return (run.state.message or "") if run.state is not None and waits else ""
 
 
 async def _read_parameters(
@@ -177,5 +184,5 @@ async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     The result is empty if there was no Retry. Raise `PrefectUnreachable` without an answer in time.
     """
     async with limited(), get_client() as client:
-        states = await flow_runs.read_states(client, run.id)
-        return flow_runs.retry_starts(states, deployed=run.deployment_id is not None)
+        found = await flow_runs.read_states(client, run.id)
+        return flow_runs.retry_starts(found, deployed=run.deployment_id is not None)

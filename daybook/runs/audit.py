@@ -322,7 +322,11 @@ class _Audit:
             and open_range.stored is each.stored
             and open_range.status is status
         )
-        if open_range is not None and same and (missed or open_range.reason == reason):
+        if open_range is not None and same and not missed:
+            same = open_range.reason == reason
+        elif open_range is not None:
+            same &= missed_ranges.have_one_cause(open_range.reason, reason)
+        if open_range is not None and same:
             open_range.last, open_range.count, open_range.reason = (
                 each.due,
                 open_range.count + 1,

@@ -112,7 +112,8 @@ class ClaimRequest:
     worker has no free slot. ``rules`` are the operator's limits for the jobs of agents.
     ``invalid_settings`` is the error of settings that cannot be read, and whose limits are unknown.
     ``session_id`` is the session that the run continues, whatever its parameters say; if it is
-    empty, the parameters decide.
+    empty, the parameters decide. ``waited`` is the reason why the run waited in Prefect before this
+    claim, such as a full disk; it is empty if the run did not wait.
     """
 
     occurrence: str
@@ -135,6 +136,7 @@ class ClaimRequest:
     rules: AgentLimits = field(default_factory=AgentLimits)
     invalid_settings: str = ""
     session_id: str = ""
+    waited: str = ""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ occurrence's row, then applies the rules of `daybook.runs.claim_rules` in their 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -313,13 +314,14 @@ class Decision:
     async def miss(self, stored: StoredJob, late: Lateness) -> Finished:
         """End a due time as missed; if possible, extend the row of the preceding due times."""
         row, missed_range = self.row, None
+        late = replace(late, reason=self._with_wait(late.reason), why=self._with_wait(late.why))
         if not row.status:  # this due time has no row of its own yet
             missed = Status.MISSED
             missed_range = await missed_ranges.range_before(
                 self.session, stored, row.due, missed, late.reason
             )
         if missed_range is None:
-            return await self.end(Status.MISSED, late.reason)
+            return await self._end(Status.MISSED, late.reason)
         why = f"late, and {late.why}"
         await outcomes.extend_range(
             self.session, missed_range, row.due, self.now, count=1, reason=why
@@ -336,6 +338,16 @@ class Decision:
 
     async def end(self, status: Status, reason: str) -> Finished:
         """Record this outcome instead of granting the claim."""
+        if status is Status.SKIPPED:
+            reason = self._with_wait(reason)
+        return await self._end(status, reason)
+
+    def _with_wait(self, reason: str) -> str:
+        """Add the cause of a wait before the run had a row, such as a full disk."""
+        waited = self.request.waited if self.is_new else ""
+        return f"{reason}; before, it waited: {waited}" if waited else reason
+
+    async def _end(self, status: Status, reason: str) -> Finished:
         row = self.row
         self._link_request(row)
         await outcomes.record(self.session, row, Outcome(status, reason, error=row.error), self.now)

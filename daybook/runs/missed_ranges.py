@@ -18,7 +18,7 @@ from daybook.jobs import store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import claim_requests
+from daybook.runs import claim_requests, restored
 
 
 async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> RunRow | None:
@@ -42,17 +42,28 @@ async def range_before(
     """Return the row that ``due`` extends with this outcome; None if ``due`` needs its own row.
 
     ``stored`` is the job with the revision in force at ``due``; all due times of a range have the
-    same revision. Missed due times form one range whatever their reasons, skipped due times
-    only if they have the same reason and the row has no Prefect run.
+    same revision. Missed due times form one range if they share a cause (`have_one_cause`), skipped
+    due times only if they have the same reason and the row has no Prefect run.
     """
     row = await _last(session, stored.id, col(RunRow.due) < due)
     if row is None or (row.revision, row.status) != (stored.revision.number, status):
         return None
     if status is not Status.MISSED and (row.reason != reason or row.flow_run_id):
         return None
+    if not have_one_cause(row.reason, reason):
+        return None
     job = stored.job
     following = upcoming.next_due(job.schedule, job.policy, row.due_to or row.due)
     return row if following == due else None
+
+
+def have_one_cause(one: str, other: str) -> bool:
+    """Return whether missed due times with these two reasons may share a row.
+
+    The row shows only the last reason. The reason of a restore stays: it says that the due times
+    may have run.
+    """
+    return one == other or not (restored.is_reason(one) or restored.is_reason(other))
 
 
 async def _last(session: AsyncSession, job_id: str, where: ColumnElement[bool]) -> RunRow | None:

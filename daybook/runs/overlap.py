@@ -139,7 +139,7 @@ class _Others:
         allowed = 1 if queues else 0
         if len(certain) > allowed:
             also = ", and another run was already waiting" if queues else ""
-            return OverlapDecision(_still_at_work(certain[0]) + also, skipped=True)
+            return OverlapDecision(_in_the_way(certain[0], self.row) + also, skipped=True)
         uncertain = [each for each in self.at_work if each.state in HELD and each not in alive]
         if uncertain and len(certain) + len(uncertain) > allowed:
             known_at = min(leases.holder_known_at(each, self.now) for each in uncertain)
@@ -314,6 +314,11 @@ def _due(row: RunRow, job_id: str) -> datetime:
     return row.due + upcoming.stagger_offset(
         job_id, policy.policy_from_parameters(row.parameters).stagger
     )
+
+
+def _in_the_way(other: RunRow, row: RunRow) -> str:
+    """Return the reason why ``row`` is skipped for ``other``; a later due time started first."""
+    return _replaced_by(other) if other.due > row.due else _still_at_work(other)
 
 
 def _still_at_work(other: RunRow) -> str:

@@ -23,6 +23,7 @@ from daybook.runs import claim_requests
 from daybook.runs.claim_requests import ClaimRequest
 
 FACT_KEY = "restored"
+_REASON = "restored from a backup of"
 
 
 class Restore(BaseModel, frozen=True):
@@ -33,12 +34,17 @@ class Restore(BaseModel, frozen=True):
 
     @property
     def reason(self) -> str:
-        return f"restored from a backup of {self.backup:%Y-%m-%d %H:%M:%S} UTC"
+        return f"{_REASON} {self.backup:%Y-%m-%d %H:%M:%S} UTC"
 
     def lost(self, request: ClaimRequest) -> bool:
         """Return whether the restore may have lost the row of this run, which has no row now."""
         own = request.occurrence == claim_requests.flow_key(str(request.flow_run_id))
         return request.due <= self.at or not (own or claim_requests.is_due_key(request.occurrence))
+
+
+def is_reason(text: str) -> bool:
+    """Return whether ``text`` is the reason of an outcome that a restore recorded."""
+    return text.startswith(_REASON)
 
 
 async def read(session: AsyncSession) -> Restore | None:

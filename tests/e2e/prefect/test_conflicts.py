@@ -187,8 +187,10 @@ async def test_an_invalid_version_in_prefect_is_kept_and_cannot_be_preferred(wor
     await world.deployments.edit(
         "a-job", enforce_parameter_schema=False, parameters={"prompt": " "}
     )
-    assert "a-job" in (await world.sync()).refused
+    refused = (await world.sync()).refused
+    assert "a-job" in refused
     (shown,) = await conflicts.list_conflicts()
+    assert shown.fields["parameters"].invalid == refused["a-job"]
     assert shown.fields["parameters"].prefect == {"prompt": " "}
     with pytest.raises(InvalidInput, match="prompt"):
         await service.sync("prefect", "a-job")

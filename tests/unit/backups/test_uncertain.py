@@ -59,6 +59,19 @@ async def test_due_times_up_to_the_restore_are_missed_and_later_ones_run(world: 
     assert isinstance(await world.runs.claimed(stored), Granted)
 
 
+async def test_due_times_that_are_missed_after_a_restore_leave_its_reason(world: World) -> None:
+    stored = await world.jobs.add(cron=HOURLY, catch_up="none")
+    await _restore(world)
+    world.passes(hours=2, minutes=2)
+
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    found = [(row.count, row.reason) for row in reversed(await world.runs.rows())]
+    (restored, later) = sorted(found, key=lambda each: each[1] != REASON)
+    assert restored == (3, REASON)
+    assert (later[0], REASON in later[1]) == (2, False)
+
+
 async def test_a_due_time_of_a_second_ago_is_missed_too(world: World) -> None:
     # On time for a minute: a process of the old ledger may have claimed it in this second.
     stored = await world.jobs.add()

@@ -11,6 +11,7 @@ import pytest
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from daybook.operations import attention, findings
+from daybook.prefect import links
 from daybook.runs import history
 from tests.world import World
 
@@ -94,12 +95,19 @@ async def test_conflicts_pending_changes_and_broken_chains_are_listed(world: Wor
     assert ("chain", "second runs after gone, which does not exist") not in await needs(world)
     conflict = {"at": world.ledger.now().isoformat(), "fields": {"prompt": "y"}}
     await change(world, disputed.id, conflict=conflict)
+    spoilt = await world.jobs.add("spoilt")
+    async with world.ledger.write() as session:
+        row = await session.get(JobRow, spoilt.id)
+        assert row is not None
+        links.record_conflict(row, {"tags": [" "]}, world.ledger.now(), invalid="a blank tag")
     await change(world, (await world.jobs.ids())["second"], runs_after="gone")
     assert await needs(world) == [
         ("conflict", "disputed was changed in both the ledger and Prefect"),
+        ("conflict", "spoilt has an invalid value in Prefect"),
         ("chain", "second runs after gone, which does not exist"),
     ]
     await change(world, disputed.id, sync_pending=True)
+    assert [each.why for each in await attention.read(UTC)][:2] == ["prompt", "tags, a blank tag"]
     titles = [each.title for each in await attention.read(UTC)]
     assert "A job has a change that Prefect does not have yet" in titles
 

@@ -278,6 +278,7 @@ async def test_a_row_of_a_removed_job_is_not_mirrored(world: World) -> None:
         (Status.SKIPPED, "snoozed", "a-prefect-run", False),
         (Status.SKIPPED, "excluded", "a-prefect-run", False),
         (Status.MISSED, "another reason", "a-prefect-run", True),
+        (Status.MISSED, "restored from a backup of yesterday", "a-prefect-run", False),
     ],
 )
 async def test_a_skipped_row_grows_only_for_the_same_reason_and_without_a_prefect_run(

@@ -45,6 +45,25 @@ async def _became(world: World) -> list[str]:
     return [row.status for row in await world.runs.rows()]
 
 
+async def test_a_run_that_waited_for_a_full_disk_names_it_and_not_a_later_run(
+    world: World,
+) -> None:
+    """A run on time is claimed before the late ones, so a later due time may start first."""
+    stored = await _job(world, "skip")
+    full = "the disk of /srv is full"
+    early = world.runs.claim_request(stored, waited=full)
+    world.clock.set(early.due)
+    later = await world.runs.running(stored)
+
+    answer = await world.runs.claim(early)
+
+    assert isinstance(answer, Finished)
+    row = await world.runs.row(later.run_id)
+    assert (answer.status, row.due > early.due) == (Status.SKIPPED, True)
+    replaced = f"overlap: the run of {row.due:%Y-%m-%d %H:%M:%S} UTC replaced it"
+    assert answer.reason == f"{replaced}; before, it waited: {full}"
+
+
 async def test_queue_all_runs_every_due_time_in_order(world: World) -> None:
     stored = await _job(world, "queue_all")
     running = await world.runs.running(stored)
