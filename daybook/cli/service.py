@@ -52,7 +52,7 @@ async def install_(
     _use_home(system)
     service = services.define(system=system, run_as=run_as)
     if show:
-        shown = service_units.texts(service)
+        shown = services.shown_texts(service)
         if as_json:
             output.print_json({str(path): text for path, text in shown.items()})
             return 0

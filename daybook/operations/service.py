@@ -41,6 +41,8 @@ from daybook.operations.service_units import (
 )
 from daybook.processes import children, environment
 
+SYSTEMD_RUNS = Path("/run/systemd/system")
+"""Folder that exists if systemd manages this machine."""
 LINGER = Path("/var/lib/systemd/linger")
 """Folder with a file for each user whose services run without a login."""
 TEMPORARY_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
@@ -129,7 +131,11 @@ def _check(service: Service) -> None:
     if re.search(r"""["'\\]""", service.python):
         hint = "install Daybook in a folder without quotes and backslashes in its path"
         raise InvalidInput("interpreter", f"systemd cannot start {service.python}", hint)
-    for name, path in paths.items():
+
+
+def _check_folders(service: Service) -> None:
+    """Raise `InvalidInput` if the home or the interpreter is in a temporary folder (systemd)."""
+    for name, path in {"home": str(service.home), "interpreter": service.python}.items():
         if any(Path(path).is_relative_to(each) for each in TEMPORARY_FOLDERS):
             problem = f"{path} is in a temporary folder, and a service has its own ones"
             raise InvalidInput(name, problem, "use another folder")
@@ -205,14 +211,32 @@ def find(home: Home, *, system: bool | None = None) -> Service | None:
 # --- the manager
 
 
+def shown_texts(service: Service) -> dict[Path, str]:
+    """Return the files that `install` would write: their texts, by path.
+
+    If no service manager answers, they are for the installed version of systemd, and if there is
+    none, for the newest one.
+    """
+    try:
+        return texts(service, _version(service))
+    except DaybookError:
+        pass
+    try:
+        return texts(service, _number(_run(["systemctl", "--version"])))
+    except DaybookError:
+        return texts(service)
+
+
 def install(service: Service) -> None:
     """Write the definition of the service, and enable the service. `start` starts it.
 
-    Raise `InvalidInput` if this user lacks the rights, if the home of a system's service does not
-    exist, or if an `up` that no service started runs in the home. Raise `DaybookError` if the
-    service manager does not answer or reports an error.
+    Raise `InvalidInput` if this user lacks the rights, if a path of the service is temporary, if
+    the home of a system's service does not exist, or if an `up` that no service started runs in the
+    home. Raise `DaybookError` if the service manager does not answer or reports an error.
     """
     _require_rights(service, "install")
+    if not is_macos():
+        _check_folders(service)
     running = Home(service.home).running()
     if running is not None and running.get("started_by") != "service":
         raise home_lock.already_running(Home(service.home))
@@ -369,7 +393,11 @@ def _version(service: Service) -> int:
     """
     if is_macos():
         return 0
-    found = re.search(r"\d+", _systemctl(service, "show", "--property=Version", "--value"))
+    return _number(_systemctl(service, "show", "--property=Version", "--value"))
+
+
+def _number(text: str) -> int:
+    found = re.search(r"\d+", text)
     return int(found[0]) if found else 0
 
 
@@ -407,8 +435,26 @@ def _run(command: Sequence[str], *, check: bool = True) -> str:
     except subprocess.TimeoutExpired as error:
         raise DaybookError(f"{shlex.join(command)} took too long") from error
     if check and done.returncode != 0:
-        raise DaybookError(f"{shlex.join(command)} failed: {done.stderr.strip()}")
+        hint = _no_manager_hint(done.stderr)
+        raise DaybookError(f"{shlex.join(command)} failed: {done.stderr.strip()}{hint}")
     return done.stdout
+
+
+def _no_manager_hint(error: str) -> str:
+    """Return what to do if ``error`` means that no service manager answers, otherwise ""."""
+    if not re.search(r"connect to (system scope |user scope )?bus|not been booted", error):
+        return ""
+    if not SYSTEMD_RUNS.exists():
+        return (
+            "; systemd does not manage this machine (it may be a container), so run "
+            "`daybook up --detach`, or give another manager the definition of "
+            "`daybook service install --print`"
+        )
+    return (
+        f"; this shell has no session of systemd, as after `su` and `sudo`: log in as "
+        f"{user_name()} directly, or run `{shlex.join(linger_command())}` and "
+        f"`export XDG_RUNTIME_DIR=/run/user/{os.getuid()}`, and repeat the command"
+    )
 
 
 def user_name() -> str:

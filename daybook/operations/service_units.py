@@ -103,7 +103,7 @@ def _up_unit(service: Service, version: int) -> str:
         "# Written by `daybook service install`, which replaces changes.",
         f"# For settings of your own: systemctl {scope}edit {service.name}",
         "[Unit]",
-        f"Description=Daybook, {_escaped(str(service.home))}",
+        f"Description=Daybook ({_escaped(str(service.home))})",
         *([f"Wants={service.name}-commands.service"] if service.command_server else []),
         *(network if service.is_system else []),
         "# It never gives up: it waits longer instead.",
@@ -137,7 +137,7 @@ def _command_unit(service: Service) -> str:
         "# Written by `daybook service install`, which replaces changes.",
         "# Runs the commands of people, so it is confined no more than their terminals.",
         "[Unit]",
-        f"Description=Commands of Daybook, {_escaped(str(service.home))}",
+        f"Description=Commands of Daybook ({_escaped(str(service.home))})",
         f"BindsTo={service.name}.service",
         f"After={service.name}.service",
         "StartLimitIntervalSec=0",
@@ -209,6 +209,7 @@ Namespaces stay allowed, because sandboxes use them.
 
 
 def _escaped(text: str) -> str:
+    """Return ``text`` for a unit. A line must not end with it: it may end with a backslash."""
     return text.replace("%", "%%")
 
 

@@ -16,8 +16,8 @@ from daybook.operations import service_units
 from daybook.operations.service_units import SYSTEM_HOME, Service
 from tests.stand_in import unit_values
 
-HARD = 'a b%n 100% "x" \\y $HOME ü'
-"""A folder's name with everything that means something to systemd."""
+HARD = 'a b%n 100% "x" \\y $HOME ü\\'
+"""A folder's name with everything that means something to systemd, as a backslash at the end."""
 
 
 def service(
@@ -48,6 +48,8 @@ def test_systemd_reads_the_paths_as_they_are() -> None:
     """Read them by systemd's rules, as the documentation of systemd.syntax states them."""
     unit = service_units.systemd_units(service(f"/data/{HARD}"))
     for text in unit.values():
+        # Such a line would continue in the next one.
+        assert not [line for line in text.splitlines() if line.endswith("\\")]
         values = unit_values(text)
         assert values["ExecStart"][0][:2] == ["/opt/d b/$x%n/python", "-P"]
         environment = [each for line in values["Environment"] for each in line]
@@ -123,7 +125,7 @@ def test_systemd_accepts_the_units(tmp_path: Path, user: str, exposure: int) -> 
     """
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd is not installed")
-    home, program = tmp_path / "h %n 'x' $y", tmp_path / "b %n $y" / "python"
+    home, program = tmp_path / "h %n 'x' $y\\", tmp_path / "b %n $y" / "python"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)

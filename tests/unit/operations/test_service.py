@@ -158,11 +158,12 @@ def test_what_a_service_cannot_use_is_refused(
     with monkeypatch.context() as patched:
         patched.setattr(service, "TEMPORARY_FOLDERS", (tmp_path,))
         with pytest.raises(InvalidInput, match=r"home: .* is in a temporary folder"):
-            service.define(system=False)
+            install()
+        assert service.shown_texts(service.define(system=False))
     monkeypatch.setattr(sys, "executable", "/opt/it's/python")
     with pytest.raises(InvalidInput, match="interpreter: systemd cannot start"):
         service.define(system=False)
-    monkeypatch.setenv("DAYBOOK_HOME", "/opt/a\nb")
+    monkeypatch.setenv("DAYBOOK_BACKUP_FOLDER", "/opt/a\nb")
     with pytest.raises(InvalidInput, match="control character"):
         service.define(system=False)
 
@@ -263,13 +264,16 @@ def test_the_service_gets_variables_from_a_file(
 
 def test_the_commands_print_a_definition_and_a_state(calls: Calls, daybook: Daybook) -> None:
     printed = daybook("service", "install", "--print")
-    assert (printed.code, calls()) == (0, [])
+    assert printed.code == 0
+    assert {each.split()[2] for each in calls()} == {"show"}  # it changes nothing
     assert "ProtectSystem=strict" in printed.out
     assert "Commands of Daybook" in printed.out
     definitions = json.loads(daybook("service", "install", "--print", "--json").out)
     assert "ProtectSystem=strict" in "".join(definitions.values())
     assert daybook("service", "status").code == 3
     defined = install()
+    written = {str(each): each.read_text() for each in defined.file.parent.glob("*.service")}
+    assert written == definitions
     shown = daybook("service", "status", "--json")
     assert (shown.code, json.loads(shown.out)["name"]) == (0, defined.name)
     assert "active (running)" in daybook("service", "status").out
@@ -287,3 +291,32 @@ def test_the_log_is_that_of_the_manager(calls: Calls) -> None:
     system = service.log_command(service.define(system=True, run_as="root"), 7)
     assert "--user" not in system
     assert "--no-pager" in system
+
+
+@pytest.mark.parametrize(
+    ("is_managed", "words"),
+    [
+        (False, ["daybook up --detach", "daybook service install --print"]),
+        (True, ["loginctl enable-linger", "XDG_RUNTIME_DIR=/run/user/"]),
+    ],
+)
+def test_without_a_bus_the_definition_is_printed_and_the_error_says_what_to_do(
+    is_managed: bool,
+    words: list[str],
+    calls: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(service, "SYSTEMD_RUNS", tmp_path if is_managed else tmp_path / "none")
+    (tmp_path / "programs" / "systemctl").write_text(
+        "#!/bin/sh\n"
+        'if [ "$*" = --version ]; then echo "systemd 252 (252.1-1)"; exit; fi\n'
+        'echo "Failed to connect to bus: No medium found" >&2; exit 1\n'
+    )
+    defined = service.define(system=False)
+    assert service.shown_texts(defined) == service_units.texts(defined, 252)
+    with pytest.raises(DaybookError, match="connect to bus") as caught:
+        service.install(defined)
+    for each in words:
+        assert each in str(caught.value)
+    assert service.installed() == []
