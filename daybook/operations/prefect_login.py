@@ -4,7 +4,8 @@
 
     /api/…       with the cookie             ─► Prefect, with the credential
     /ui-settings with the cookie             ─► Prefect's settings, without the password prompt
-    either one   without the cookie          ─► Prefect, unchanged; its API requires the credential
+    either one   without the cookie          ─► Prefect; its API requires the credential
+    API documentation                        ─► 404: its pages run scripts of other servers
     a page       without the cookie          ─► a page with instructions to log in
     anything else                            ─► Prefect's pages and files, with `_POLICY`
     a websocket  with the cookie             ─► Prefect, with the credential; otherwise unchanged
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +29,18 @@ _POLICY = "connect-src 'self' {}".format(
     )
 )
 """Policy for Prefect's pages, because their analytics use the Internet with any settings."""
+
+_DOCUMENTATION = re.compile(r"(/api)?/(docs(/.*)?|redoc)|/openapi\.json")
+"""Pages of FastAPI about Prefect's API, and its description where Prefect requires no credential.
+
+The pages run scripts of other servers, and such a script could use the cookie.
+"""
+_UNAUTHORIZED = json.dumps(
+    {
+        "exception_message": "Unauthorized: this Prefect server of `daybook up` requires its "
+        'credential; run eval "$(daybook env)" in this shell, or set PREFECT_API_AUTH_STRING'
+    }
+).encode()
 
 
 class PrefectLogin(BrowserLogin):
@@ -48,7 +62,11 @@ class PrefectLogin(BrowserLogin):
     ) -> None:
         path, session = scope["path"], self.session(scope, headers)
         trusted = session and is_from_own_page(headers, safe=scope["method"] in SAFE_METHODS)
+        if _DOCUMENTATION.fullmatch(path):
+            await _answer_404(send)
+            return
         if path == "/api" or path.startswith("/api/"):
+            send = _with_advice(send)
             if trusted:
                 scope = _with_header(scope, b"authorization", self.basic)
                 receive = _only_from_this_user(receive, scope)
@@ -107,6 +125,33 @@ def _with_credential(message: Any, credential: str) -> Any:
     if not isinstance(content, dict) or content.get("type") != "auth":
         return message
     return {"type": message["type"], "text": json.dumps({**content, "token": credential})}
+
+
+def _with_advice(send: Send) -> Send:
+    """Wrap ``send`` so that a refused program prints what to do, also in a traceback of Prefect."""
+    is_refused = False
+
+    async def changed(message: Any) -> None:
+        nonlocal is_refused
+        if message["type"] == "http.response.start":
+            is_refused = message["status"] == 401
+            if is_refused:
+                head = [each for each in message["headers"] if each[0].lower() != b"content-length"]
+                length = (b"content-length", str(len(_UNAUTHORIZED)).encode())
+                message = {**message, "headers": [*head, length]}
+        elif is_refused:
+            if message.get("more_body"):
+                return
+            message = {**message, "body": _UNAUTHORIZED}
+        await send(message)
+
+    return changed
+
+
+async def _answer_404(send: Send) -> None:
+    head = [(b"content-type", b"text/plain")]
+    await send({"type": "http.response.start", "status": 404, "headers": head})
+    await send({"type": "http.response.body", "body": b"not served by Daybook\n"})
 
 
 def _with_policy(send: Send) -> Send:

@@ -159,6 +159,8 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     online = sum(each.ours for each in workers)
     overdue_runs = without_catch_up(overdue_runs, leader, known.now)
     late = [OverdueRun.of(each, known) for each in overdue_runs]
+    # Of a killed `up`, a Prefect that does not answer is only the consequence.
+    found = home_checks.leftovers() + found
     if pool:
         found += findings.pool(pool, prefect.api_url or "", has_jobs=bool(jobs))
         found += findings.worker(pool)
@@ -175,7 +177,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     found += findings.expired_leases(live, now)
     found += outbox.findings({each.name for each in jobs if each.consecutive_failures})
     found += home_checks.settings() + home_checks.disk() + home_checks.prefect_size()
-    found += home_checks.leftovers() + home_checks.processes()
+    found += home_checks.processes()
     found += findings.tasks(tasks, now)
     found += findings.late(late)
     report = StatusReport(

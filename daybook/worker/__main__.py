@@ -24,8 +24,11 @@ import signal
 import sys
 from contextlib import suppress
 
+from prefect.settings import get_current_settings
+
 from daybook.errors import DaybookError
 from daybook.operations.worker import HEARTBEAT_SECONDS, HEARTBEAT_VARIABLE
+from daybook.prefect import client as connection
 from daybook.processes import children, environment, image
 from daybook.worker.prefect_worker import DaybookWorker
 
@@ -73,7 +76,8 @@ def main(arguments: list[str]) -> int:
     )
     worker.is_restarted, worker.image = given.pulse is not None, forked_from
     try:
-        asyncio.run(_work(worker, given.once, given.pulse))
+        with connection.raising_daybook_errors(str(get_current_settings().api.url)):
+            asyncio.run(_work(worker, given.once, given.pulse))
     except DaybookError as error:
         print(error, file=sys.stderr)
         return error.exit_code

@@ -52,6 +52,14 @@ class FakeServer:
         await send({"type": "http.response.body", "body": body[:5], "more_body": True})
         await send({"type": "http.response.body", "body": body[5:]})
 
+    async def refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse every request, as Prefect does without a credential."""
+        body = b'{"exception_message":"Unauthorized"}'
+        head = [(b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": 401, "headers": head})
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
 
 class Site:
     """A server with the login, and a browser with cookies; ``now`` is the server's clock."""
@@ -382,3 +390,30 @@ async def test_a_form_that_is_too_long_is_read_as_an_empty_one(more: int) -> Non
         return {"type": "http.request", "body": body, "more_body": False}
 
     assert await login._body(receive) == (b"" if more else body)
+
+
+async def test_a_program_without_the_credential_is_told_how_to_get_it() -> None:
+    site = Site()
+    site.login.application = site.prefect.refuse
+    refused = await site.browser.get("/api/admin/version")
+    assert refused.status_code == 401
+    assert 'eval "$(daybook env)"' in refused.json()["exception_message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/docs", 404),
+        ("/docs/oauth2-redirect", 404),
+        ("/redoc", 404),
+        ("/openapi.json", 404),
+        ("/api/docs", 404),
+        ("/api/redoc", 404),
+        ("/api/openapi.json", 200),  # Prefect requires the credential
+        ("/docs-of-mine", 200),
+    ],
+)
+async def test_no_page_of_the_api_runs_scripts_of_other_servers(path: str, status: int) -> None:
+    site = await Site().logged_in()
+    site.prefect.authorization = None
+    assert (await site.browser.get(path)).status_code == status

@@ -16,9 +16,10 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.keeper.overview import Problem
 from daybook.ledger.engine import Ledger
-from daybook.operations import findings, outbox_status, status
+from daybook.operations import findings, home_lock, outbox_status, status
 from daybook.operations.checks import home as home_checks
 from daybook.settings import STATUS_FINDINGS
+from tests.unit.operations.test_home_lock import begin
 
 pytestmark = pytest.mark.anyio
 
@@ -76,6 +77,18 @@ async def test_an_unreachable_prefect_is_reported_with_no_workers(
     assert (found.prefect.reachable, found.prefect.api_url) == (False, NOWHERE)
     assert (found.worker.online, found.worker.workers) == (0, [])
     assert await status.worker_online() is False
+
+
+async def test_a_killed_up_is_reported_before_what_follows_from_it(nowhere: Home) -> None:
+    child = await begin(nowhere, "worker")
+    try:
+        with home_lock.hold(nowhere) as killed:
+            killed.add_child(child)
+        found = await status.status()
+    finally:
+        await child.terminate()
+    assert found.problems[0].startswith("`daybook up` was killed")
+    assert NOWHERE in found.problems[1]
 
 
 async def test_a_locked_ledger_is_reported(nowhere: Home) -> None:
