@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from daybook import plain_text
+from daybook.errors import InvalidInput
 from daybook.imports import on_calendar, shell
-from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
+from daybook.imports.source import COPY_HINT, RefusedJob, Source, SourceJob, broken, read_bytes
 from daybook.processes import environment
 from daybook.schedules import durations
 
@@ -76,8 +77,9 @@ _TO_ADD = "Daybook starts no job at a boot: `daybook add --every 1h …` adds an
 def read(path: Path) -> Source:
     """Return the jobs of a `.timer` file, or of all `.timer` files in a folder.
 
-    Leave out a timer without calendar expressions, with a note. Raise `InvalidInput` for another
-    file, for a folder without timers, and for units that Daybook cannot translate.
+    Leave out a timer without calendar expressions, with a note. A timer that Daybook cannot
+    translate is a refused job. Raise `InvalidInput` for another file, and for a folder without
+    timers.
     """
     if path.is_dir():
         files = sorted(path.glob(f"*{_TIMER}"))
@@ -87,21 +89,23 @@ def read(path: Path) -> Source:
         files = [path]
         if path.suffix != _TIMER:
             raise broken(path.name, f"is no *{_TIMER} file", "name a timer, or its folder")
-    jobs, notes = list[SourceJob](), list[str]()
+    jobs, notes, refused = list[SourceJob](), list[str](), list[RefusedJob]()
     for each in files:
-        timer = _read_unit(each)
-        settings = timer.get("Timer", {})
-        if other := [name for name in _WITHOUT_DUE_TIMES if settings.get(name)]:
-            if settings.get("OnCalendar"):
-                raise broken(each.name, f"has {other[0]} beside OnCalendar", _FIX)
-            notes.append(f"left out {each.name}: {other[0]} is no due time. {_TO_ADD}")
-            continue
-        jobs += _jobs(each, timer)
-    return Source.of("systemd", jobs, notes=notes)
+        try:
+            jobs += list(_jobs(each, notes))
+        except InvalidInput as error:
+            refused.append(RefusedJob(each.name, each.stem, error))
+    return Source.of("systemd", jobs, notes=notes, refused=refused)
 
 
-def _jobs(file: Path, timer: Mapping[str, Section]) -> Iterator[SourceJob]:
-    settings, notes = timer.get("Timer", {}), list[str]()
+def _jobs(file: Path, notes_of_source: list[str]) -> Iterator[SourceJob]:
+    timer, notes = _read_unit(file), list[str]()
+    settings = timer.get("Timer", {})
+    if other := [name for name in _WITHOUT_DUE_TIMES if settings.get(name)]:
+        if settings.get("OnCalendar"):
+            raise broken(file.name, f"has {other[0]} beside OnCalendar", _FIX)
+        notes_of_source.append(f"left out {file.name}: {other[0]} is no due time. {_TO_ADD}")
+        return
     unit = _last(settings, "Unit") or file.with_suffix(_SERVICE).name
     if "@" in unit or "/" in unit or not unit.endswith(_SERVICE):
         raise broken(file.name, f"starts {unit}, which is no plain service", _FIX)

@@ -224,7 +224,7 @@ def test_a_file_that_ends_in_the_middle_is_refused(system: Any, tmp_path: Path) 
     for length in (0, 1, len(content) // 2, len(content) - 3):
         file.write_bytes(content[:length])
         with pytest.raises(InvalidInput) as refused:
-            READERS[system](path)
+            checked(READERS[system](path))
         assert refused.value.field == "path"
         assert "nothing was imported" in str(refused.value)
 

@@ -18,8 +18,8 @@ from daybook.jobs import prompts
 from daybook.jobs.model import new_job
 from daybook.jobs.upcoming import between
 from tests import rows
+from tests.unit.imports.files import checked, utc
 from tests.unit.imports.files import systemd as units
-from tests.unit.imports.files import utc
 
 ANALYZE = shutil.which("systemd-analyze")
 TIMER = "[Timer]\nOnCalendar=Mon..Fri 09:00\n"
@@ -54,7 +54,7 @@ SCHEDULES: dict[str, dict[str, str]] = {
 
 
 def read(folder: Path, timer: str = TIMER, service: str = SERVICE) -> Source:
-    return systemd.read(units(folder, timer, service))
+    return checked(systemd.read(units(folder, timer, service)))
 
 
 def run(prompt: str) -> list[str]:
@@ -234,8 +234,12 @@ def test_units_that_mean_something_else_are_refused(tmp_path: Path) -> None:
             read(tmp_path, timer, service)
     units(tmp_path)
     (tmp_path / "backup.service.d").mkdir()
+    units(tmp_path, name="sound")
+    source = systemd.read(tmp_path)
+    assert [job.id for job in source.jobs] == ["sound.timer"]
+    assert [(job.id, job.name) for job in source.refused] == [("backup.timer", "backup")]
     with pytest.raises(InvalidInput, match="systemctl cat"):
-        systemd.read(tmp_path)
+        checked(systemd.read(tmp_path))
 
 
 def test_a_folder_has_all_timers_and_one_without_due_times_is_left_out(tmp_path: Path) -> None:
@@ -249,7 +253,7 @@ def test_a_folder_has_all_timers_and_one_without_due_times_is_left_out(tmp_path:
     assert "daybook add --every 1h" in note
     for path, problem in ((tmp_path / "backup.service", "no *.timer"), (tmp_path / "no", "no *.")):
         with pytest.raises(InvalidInput, match=re.escape(problem)):
-            systemd.read(path)
+            checked(systemd.read(path))
     (tmp_path / "empty").mkdir()
     with pytest.raises(InvalidInput, match=r"has no file \*\.timer"):
         systemd.read(tmp_path / "empty")
