@@ -125,7 +125,7 @@ class JournaledModel(WrapperModel):
         if recorded is not None:
             self._steps.replayed_requests += 1
             response = _decoded(recorded.value)
-            self._steps.answered(response)
+            await self._answered(response)
             return response
         try:
             response = await super().request(messages, model_settings, model_request_parameters)
@@ -133,13 +133,40 @@ class JournaledModel(WrapperModel):
             failed, may_cost = self._translate(error), not failures.is_free(error)
             await journal.finish(step, StepReply(error=str(failed), may_cost=may_cost))
             raise
-        self._steps.answered(response)
         reply = StepReply(
             _text_of(response), usage=self._priced(response), value=_encoded(response)
         )
         await journal.finish(step, reply)
         self._steps.last_answered = step, reply
+        await self._answered(response)
         return response
+
+    async def _answered(self, response: ModelResponse) -> None:
+        """Store the response's tool calls, and record the calls that no tool gets as failed steps.
+
+        The model reads an error of pydantic-ai in place of the reply to such a call.
+        """
+        self._steps.answered(response)
+        journal = self._steps.journal
+        for call in _tool_calls(response):
+            if not (error := self._unservable(call)):
+                continue
+            arguments = call.args if isinstance(call.args, str) else call.args_as_dict()
+            facts = {"tool": call.tool_name, "arguments": arguments}
+            at, text = self._steps.next_call(call.tool_call_id), _arguments_text(call)
+            step = Step(at, "tool", call.tool_name, facts, text, repeatable=True)
+            if await journal.start(step) is None:
+                await journal.finish(step, StepReply(error=error, value=error))
+
+    def _unservable(self, call: ToolCallPart) -> str:
+        """Return why no tool can get ``call``; empty if a tool can."""
+        if call.tool_name not in (self._tools or {}):
+            return "the agent has no tool of this name"
+        try:
+            call.args_as_dict(raise_if_invalid=True)
+        except (ValueError, AssertionError):
+            return "the arguments are not a JSON object"
+        return ""
 
     def _estimate(
         self,
@@ -238,7 +265,11 @@ def _text_of(message: ModelMessage) -> str:
 
 def call_text(call: ToolCallPart) -> str:
     """Return a tool call as text for people."""
-    return f"{call.tool_name}({arguments_text(call.args_as_dict() if call.args else {})})"
+    return f"{call.tool_name}({_arguments_text(call)})"
+
+
+def _arguments_text(call: ToolCallPart) -> str:
+    return arguments_text(call.args_as_dict() if call.args else {})
 
 
 def _tool_calls(response: ModelResponse) -> list[ToolCallPart]:

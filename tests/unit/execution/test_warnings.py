@@ -8,6 +8,7 @@ call).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ from tests.printed_steps import (
     claude_says,
     lines,
 )
-from tests.providers import Answer, Provider, provider
+from tests.providers import Answer, Page, Provider, provider
 from tests.providers import Step as Reply
 from tests.unit.agents.asking import agent, request
 from tests.unit.execution.conftest import ActiveRun
@@ -118,6 +119,49 @@ async def test_a_call_that_succeeded_when_it_was_repeated_is_no_warning_openclaw
     assert (await active.row()).warnings == []
     statuses = [each.status for each in await recorded(active) if each.kind == "tool"]
     assert statuses == ["failed", "succeeded"]
+
+
+async def test_calls_that_no_tool_can_get_are_failed_steps_and_fail_a_strict_job(
+    active: ActiveRun,
+) -> None:
+    policy = {**active.granted.parameters["policy"], "fail_on_tool_error": True}
+    strict = replace(active.granted, parameters={"prompt": "Do it", "policy": policy})
+    shell = Shell(lambda *_: "")
+    unknown = Answer("", tool="shell", arguments={"command": MAIL})
+    garbled = Page(
+        json.dumps(
+            {
+                "choices": [
+                    {
+                        "finish_reason": "tool_calls",
+                        "message": {
+                            "tool_calls": [
+                                {"id": "c", "function": {"name": "exec", "arguments": '{"comm'}}
+                            ]
+                        },
+                    }
+                ]
+            }
+        ),
+        "application/json",
+    )
+
+    script = (unknown, unknown, garbled, runs(MAIL), Answer("Sent."))
+    outcome = await answered(active, shell, *script, granted=strict)
+
+    assert outcome.status is Status.FAILED
+    assert outcome.error == (
+        "tool shell failed: the agent has no tool of this name; "
+        "tool exec failed: the arguments are not a JSON object"
+    )
+    assert shell.commands == [MAIL]
+    calls = [each for each in await recorded(active) if each.kind == "tool"]
+    assert [(each.position, each.name, each.status) for each in calls] == [
+        ("1.1", "shell", "failed"),
+        ("2.1", "shell", "failed"),
+        ("3.1", "exec", "failed"),
+        ("4.1", "exec", "succeeded"),
+    ]
 
 
 async def test_a_call_that_failed_after_it_had_succeeded_is_a_warning(active: ActiveRun) -> None:
