@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 HIDDEN = "********"
 """The replacement for a secret that has no name."""
@@ -50,3 +51,32 @@ def spellings(secret: str) -> Iterator[str]:
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield repr(secret)[1:-1]
     yield repr(f'"{secret}')[2:-1]  # the secret stands beside a quotation mark
+
+
+_remembered: dict[str, str] = {}
+
+
+def remember(secrets: Mapping[str, str]) -> None:
+    """Let `redact_remembered` replace ``secrets``, which have the format of `redact`.
+
+    Call this for each secret that the process gets, because spans of libraries may contain it.
+    """
+    _remembered.update(secrets)
+
+
+def redact_remembered(text: str) -> str:
+    """Return ``text`` without the secrets that this process has got so far."""
+    return redact(text, dict(_remembered))
+
+
+def hide_in(value: Any, hide: Callable[[str], str]) -> Any:
+    """Return a JSON value with ``hide`` applied to each string, also to the names in objects."""
+    match value:
+        case str():
+            return hide(value)
+        case list() | tuple():
+            return [hide_in(each, hide) for each in value]
+        case dict():
+            return {hide(str(name)): hide_in(each, hide) for name, each in value.items()}
+        case _:
+            return value

@@ -41,6 +41,7 @@ from daybook.redaction import redact
 log = logging.getLogger(__name__)
 
 MAX_SESSION_CHARACTERS = 100
+MAX_MODEL_CHARACTERS = 200
 
 _ROLES = {"user": "User", "assistant": "Assistant"}
 
@@ -228,7 +229,8 @@ class CommandAgent:
             error.usage = lines.usage
             raise error
         warnings = tuple(filter(None, [lines.warning]))
-        return AgentReply(text, self.name, model=lines.model, usage=lines.usage, warnings=warnings)
+        model = hidden.of_answer(lines.model or "")[:MAX_MODEL_CHARACTERS] or None
+        return AgentReply(text, self.name, model=model, usage=lines.usage, warnings=warnings)
 
     def _exit_words(self, completed: process.ProgramResult, hidden: _SecretHider) -> str:
         # Hide before shortening, because no pattern finds a part of a secret.

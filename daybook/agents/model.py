@@ -21,6 +21,7 @@ from daybook.errors import (
     LedgerError,
 )
 from daybook.jobs.compression import Compression
+from daybook.redaction import remember
 from daybook.runs import usage as usages
 from daybook.runs.approvals import ApprovalNeeded
 
@@ -186,6 +187,7 @@ class ModelAgent:
             toolsets=[toolset] if toolset else None,
         )
         agent.instrument = telemetry.instrumentation()
+        remember(dict.fromkeys(providers.secrets(self.settings, model), "[key]"))
         sent = self._settings_of_step(model, request, usage)
         limits = UsageLimits(request_limit=limit, total_tokens_limit=request.tokens)
         with capture_run_messages() as messages:

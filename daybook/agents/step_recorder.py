@@ -77,7 +77,8 @@ class StepRecorder:
 
     def _safe(self, event: StepEvent) -> StepEvent:
         """Return the event without secrets, and with its texts shortened."""
-        step = replace(event.step, input=self._cut(event.step.input))
+        name, text = self._hide(event.step.name), self._cut(event.step.input)
+        step = replace(event.step, name=name, input=text)
         reply = event.reply
         if reply is not None:
             output, error = self._cut(reply.output), self._cut(reply.error)

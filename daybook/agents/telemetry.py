@@ -13,7 +13,8 @@ spans in batches. So if the endpoint does not respond, it delays a run by at mos
 `MAX_FLUSH_SECONDS`. Spans that it has not accepted by then are lost.
 
 The spans contain the texts of prompts, replies and tools only if the operator sets the variable
-`CONTENT_VARIABLE`. The texts never contain the tokens of claims on tasks.
+`CONTENT_VARIABLE`. No part of a span contains the tokens of claims on tasks, or a secret that this
+process has got (`redaction.remember`): a tool, a model or an error may repeat it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from daybook.redaction import hide_in, redact_remembered
 from daybook.tasks.model import redact_tokens
 
 if TYPE_CHECKING:
@@ -145,7 +147,7 @@ def _new_provider() -> TracerProvider:
 
     class Exporter(OTLPSpanExporter):
         def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-            return super().export([_without_tokens(each) for each in spans])
+            return super().export([_redacted(each) for each in spans])
 
     class RunIds(RandomIdGenerator):
         def generate_trace_id(self) -> int:
@@ -160,33 +162,30 @@ def _new_provider() -> TracerProvider:
     return provider
 
 
-def _without_tokens(span: ReadableSpan) -> ReadableSpan:
-    """Return the span without the tokens of claims on tasks.
-
-    A tool's texts may contain such tokens.
-    """
+def _redacted(span: ReadableSpan) -> ReadableSpan:
+    """Return the span without secrets and without the tokens of claims on tasks."""
     from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.trace import Status
 
+    why = span.status.description
     return ReadableSpan(
-        name=span.name,
+        name=_hide(span.name),
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes=_redacted(span.attributes),
+        attributes=hide_in(dict(span.attributes or {}), _hide),
         events=[
-            Event(each.name, _redacted(each.attributes), each.timestamp) for each in span.events
+            Event(_hide(each.name), hide_in(dict(each.attributes or {}), _hide), each.timestamp)
+            for each in span.events
         ],
         links=span.links,
         kind=span.kind,
-        status=span.status,
+        status=span.status if why is None else Status(span.status.status_code, _hide(why)),
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
 
 
-def _redacted(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    return {
-        name: redact_tokens(value) if isinstance(value, str) else value
-        for name, value in (attributes or {}).items()
-    }
+def _hide(text: str) -> str:
+    return redact_remembered(redact_tokens(text))

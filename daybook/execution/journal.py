@@ -83,6 +83,9 @@ T = TypeVar("T")
 MAX_TEXT_CHARACTERS = 2_000
 """Maximum length of a step's input, output or error in the ledger, in characters."""
 
+MAX_NAME_CHARACTERS = 200
+"""Maximum length of a step's name, which a model or program may have invented."""
+
 RETRY_DELAY = timedelta(seconds=1)
 """Delay before the journal repeats a write to an unreachable ledger."""
 
@@ -442,7 +445,7 @@ class RunJournal:
             position=str(step.position),
             attempt=self._attempt,
             kind=step.kind,
-            name=step.name,
+            name=step.name[:MAX_NAME_CHARACTERS],
             digest=step.digest,
             repeatable=step.repeatable,
             started_at=self._clock.now(),
@@ -462,7 +465,7 @@ class RunJournal:
 
     def _note(self, step: Step, error: str) -> None:
         if step.kind == "tool":
-            self._calls[step.digest] = (step.name, error)
+            self._calls[step.digest] = (step.name[:MAX_NAME_CHARACTERS], error)
 
     async def _retry(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Repeat ``work`` until the ledger is reachable; the attempt's timeout ends the repetition.

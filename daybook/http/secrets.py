@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
 from daybook.jobs.secret_references import SECRET
-from daybook.redaction import HIDDEN, redact, spellings
+from daybook.redaction import HIDDEN, redact, remember, spellings
 
 if TYPE_CHECKING:
     import httpx
@@ -168,6 +168,7 @@ async def fill(
             )
         values[name] = secret.value
         filled.values.add(secret.value)
+        remember(FilledSecrets({secret.value}).replacements())
     return _REFERENCE.sub(lambda found: values[found[1]], text)
 
 

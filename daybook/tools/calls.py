@@ -30,6 +30,7 @@ from daybook.http.guard import Guard
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.jobs import payloads
 from daybook.ledger.states import Outcome, Status
+from daybook.redaction import hide_in
 from daybook.tools import answers, catalog, connection, python_tools
 from daybook.tools.base import CallResult
 from daybook.tools.connection import CallFailed, CallUnanswered
@@ -191,7 +192,7 @@ def _stored_outcome(outcome: Outcome, prepared: PreparedCall) -> Outcome:
     result = {
         "tool_name": prepared.name,
         "params": prepared.params,
-        "result": _hide_in(outcome.result, prepared.filled),
+        "result": hide_in(outcome.result, hide),
     }
     return replace(
         outcome,
@@ -200,18 +201,6 @@ def _stored_outcome(outcome: Outcome, prepared: PreparedCall) -> Outcome:
         output=None if outcome.output is None else hide(outcome.output),
         result=result if succeeded or outcome.result is not None else None,
     )
-
-
-def _hide_in(value: Any, filled: FilledSecrets) -> Any:
-    match value:
-        case str():
-            return filled.hide(value)
-        case list():
-            return [_hide_in(each, filled) for each in value]
-        case dict():
-            return {filled.hide(str(n)): _hide_in(each, filled) for n, each in value.items()}
-        case _:
-            return value
 
 
 def _short(text: str) -> str:

@@ -26,7 +26,9 @@ from daybook.http.request import IDEMPOTENCY_KEY, idempotency_key
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.http.transport import SECRET_BODY
 from daybook.names import hidden_character
+from daybook.processes import environment
 from daybook.processes.ending import wait_shielded
+from daybook.redaction import hide_in, remember
 from daybook.tools.answers import HideSecrets
 from daybook.tools.server_settings import ToolServerSettings
 from daybook.tools.wire import Wire
@@ -122,8 +124,8 @@ class CallFailed(DaybookError):
 class Connection:
     """Connection to one server. ``tools`` maps the server's own names to its tools.
 
-    ``hide`` replaces secrets in the errors of `open`, because an error of the server may contain a
-    header.
+    ``hide`` replaces secrets in the errors of `open` and in the descriptions of the tools, because
+    a server may repeat a header or variable. A tool whose name contains a secret is left out.
     """
 
     def __init__(self, shown: str, wire: Wire, hide: HideSecrets = str) -> None:
@@ -250,14 +252,14 @@ class Connection:
         for _ in range(MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
             for tool in page.tools:
-                if _is_valid_name(tool.name) and len(self.tools) < MAX_TOOLS:
-                    description = _printable(tool.description or tool.title or "")
+                is_usable = _is_valid_name(tool.name) and self._hide(tool.name) == tool.name
+                if is_usable and len(self.tools) < MAX_TOOLS:
+                    description = _printable(self._hide(tool.description or tool.title or ""))
                     hints = tool.annotations
                     read_only = hints is not None and hints.read_only_hint is True
                     idempotent = hints is not None and hints.idempotent_hint is True
-                    described = ToolDescription(
-                        description, tool.input_schema, read_only, idempotent
-                    )
+                    schema = hide_in(tool.input_schema, self._hide)
+                    described = ToolDescription(description, schema, read_only, idempotent)
                     self.tools[tool.name] = described
             cursor = page.next_cursor
             if cursor is None:
@@ -321,8 +323,14 @@ async def connect(
     settings, filled = place.settings, filled if filled is not None else FilledSecrets()
     wire: Wire
     if settings.command:
+        variables = environment.select(settings.environment)
+        remember(environment.secret_replacements(variables))
+
+        def hide(text: str) -> str:
+            return environment.redact_secrets(filled.hide(text), variables)
+
         wire = ProgramWire(place.source, settings, filled.hide)
-        opened = Connection(f'the tool server "{place.source}"', wire, filled.hide)
+        opened = Connection(f'the tool server "{place.source}"', wire, hide)
     else:
         url = place.guard.check(settings.url)
         where = SecretDestination.of_url(url)

@@ -202,6 +202,7 @@ async def test_secrets_of_the_program_are_not_in_its_steps(
     command = program(
         lines(
             claude_says("msg_1", calls("toolu_1", "Bash", command="echo sk-very-secret")),
+            claude_says("msg_2", calls("toolu_2", "sk-very-secret")),
             claude_got("toolu_1", "sk-very-secret", is_error=True),
             claude_result("It is sk-very-secret."),
         )
@@ -210,4 +211,5 @@ async def test_secrets_of_the_program_are_not_in_its_steps(
     reply = await ask(command, request=request, environment=["PATH", "ANTHROPIC_API_KEY"])
     assert reply.text == "It is [ANTHROPIC_API_KEY]."
     assert "1.1 Bash ended: [ANTHROPIC_API_KEY]" in notes.told
+    assert any("[ANTHROPIC_API_KEY] began" in each for each in notes.told), notes.told
     assert "sk-very-secret" not in " ".join(notes.told)

@@ -21,7 +21,7 @@ from daybook.errors import AgentTemporary
 from daybook.execution import attempt, journal
 from daybook.ledger.states import Outcome, Status
 from daybook.tasks.model import TOKEN_PREFIX
-from tests.providers import Answer, Provider, provider
+from tests.providers import KEY, Answer, Provider, provider
 from tests.providers import Status as HttpStatus
 from tests.receiver import Receiver, hang, serving
 from tests.unit.agents.asking import agent, request
@@ -155,6 +155,27 @@ async def test_texts_are_exported_if_the_operator_asks_for_it_but_no_token_of_a_
     assert SECRET in str(called)
     assert f"{TOKEN_PREFIX}…".encode() in bodies
     assert TOKEN.encode() not in bodies
+
+
+@pytest.mark.parametrize(
+    "last", [used(f"It is {KEY}."), HttpStatus(400, f"You sent {KEY}"), used(KEY, tool=f"a{KEY}")]
+)
+async def test_a_secret_that_a_model_tool_or_error_repeats_is_in_no_part_of_a_span(
+    active: ActiveRun, variables: pytest.MonkeyPatch, last: Any
+) -> None:
+    async def fails(_: dict[str, Any]) -> str:
+        raise AgentTemporary(f"cannot use {KEY}")
+
+    mail = replace(Mail().tool, call=fails, description=f"Sends with {KEY}.")
+    async with serving() as receiver:
+        variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.address)
+        variables.setenv(telemetry.CONTENT_VARIABLE, "true")
+        with provider() as fake_provider:
+            fake_provider.script = [used("", tool="mail", arguments={"text": KEY}), last]
+            await ran(active, fake_provider, mail)
+        bodies = b"".join(each.body for each in receiver.requests)
+    assert b"[key]" in bodies
+    assert KEY.encode() not in bodies
 
 
 @pytest.mark.parametrize("answers", [False, True])

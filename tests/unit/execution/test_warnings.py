@@ -164,6 +164,15 @@ async def test_calls_that_no_tool_can_get_are_failed_steps_and_fail_a_strict_job
     ]
 
 
+async def test_a_long_name_that_a_model_invents_is_cut(active: ActiveRun) -> None:
+    invented = Answer("", tool="x" * 10**6, arguments={})
+
+    outcome = await answered(active, Shell(lambda *_: ""), invented, Answer("Done."))
+
+    assert outcome.warnings == (f"tool {'x' * 200} failed: the agent has no tool of this name",)
+    assert [each.name for each in await recorded(active) if each.kind == "tool"] == ["x" * 200]
+
+
 async def test_a_call_that_failed_after_it_had_succeeded_is_a_warning(active: ActiveRun) -> None:
     shell = Shell(lambda _, count: "" if count == 1 else f"refused ({count})")
 

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.anyio
 # after the list of tools (LISTED) and in a call (CALLED); the rest is standard behaviour.
 PROGRAM = """
 import json, os, signal, sys
+tools = [{"name": "reindex", "inputSchema": {"type": "object"}}]
 BEFORE
 def says(fields):
     print(json.dumps({"jsonrpc": "2.0", "id": number, **fields}), flush=True)
@@ -47,7 +48,7 @@ for line in sys.stdin:
         says({"result": {"protocolVersion": "2025-06-18", "capabilities": {"tools": {}},
             "serverInfo": {"name": "scripted", "version": "1"}}})
     elif method == "tools/list":
-        says({"result": {"tools": [{"name": "reindex", "inputSchema": {"type": "object"}}]}})
+        says({"result": {"tools": tools}})
         LISTED
     elif method == "tools/call":
         called(message["params"])
@@ -231,6 +232,22 @@ async def test_values_of_environment_variables_are_hidden_in_errors(
     error = str((await call(given)).outcome.error)
     assert "[SEARCH_KEY]" in error
     assert "a-value" not in error
+
+
+async def test_secrets_of_a_program_are_hidden_in_the_names_and_descriptions_of_its_tools(
+    saved: Saves, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SEARCH_KEY", "a-value-of-some-length")
+    given = saved(
+        before="key = os.environ['SEARCH_KEY']; fields = {'q': {'default': key}}; "
+        "tools[0] |= {'description': f'Uses {key}.', 'inputSchema': "
+        "{'type': 'object', 'properties': fields}}; tools.append(tools[0] | {'name': key})",
+        environment=["PATH", "SEARCH_KEY"],
+    )
+    (tool,) = await catalog.list_server_tools("search", given)
+    assert tool.name == "search.reindex"
+    assert tool.description == "Uses [SEARCH_KEY]."
+    assert tool.schema["properties"] == {"q": {"default": "[SEARCH_KEY]"}}
 
 
 async def test_the_end_of_a_long_error_output_is_kept(saved: Saves) -> None:
