@@ -13,7 +13,7 @@ import os
 import textwrap
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -39,6 +39,9 @@ from daybook.processes.pipes import LinePipe
 from daybook.redaction import redact
 
 log = logging.getLogger(__name__)
+
+MAX_PRINTED_CHARACTERS = 2_000
+"""Maximum length of the end of a program's output in an error, in characters."""
 
 MAX_SESSION_CHARACTERS = 100
 MAX_MODEL_CHARACTERS = 200
@@ -222,7 +225,8 @@ class CommandAgent:
         elif lines.error:
             error = AgentFailed(f"{self._program} reported: {hidden.of_error(lines.error)}", text)
         elif completed.code != 0:
-            error = AgentFailed(self._exit_words(completed, hidden), text)
+            printed = replace(completed, output=lines.plain)
+            error = AgentFailed(self._exit_words(printed, hidden), text)
         elif lines.text is None:
             error = AgentFailed(_without_result(self._program, self.settings.output, completed))
         if error is not None:
@@ -234,8 +238,11 @@ class CommandAgent:
 
     def _exit_words(self, completed: process.ProgramResult, hidden: _SecretHider) -> str:
         # Hide before shortening, because no pattern finds a part of a secret.
-        errors = hidden.of_error(completed.errors.decode(errors="replace").strip())[-2000:]
-        said = f"it printed: {errors}" if errors else "it printed nothing to standard error"
+        errors, output = (
+            hidden.of_error(each.decode(errors="replace").strip())[-MAX_PRINTED_CHARACTERS:]
+            for each in (completed.errors, completed.output)
+        )
+        said = group.describe_prints(errors, output)
         return f"{self._program} {group.describe_exit(completed.code)}; {said}"
 
     @property

@@ -30,6 +30,9 @@ from daybook.agents.journal import Position, Step, StepReply, digest_of
 from daybook.ledger.views import TOKENS
 from daybook.runs import usage
 
+MAX_PLAIN_BYTES = 8 * 1024
+"""Maximum length of the end of the lines that are not JSON objects."""
+
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of the error of a step. It has the end of the command's output."""
 
@@ -53,7 +56,8 @@ class StepLines(ABC):
     that the result reports; empty if there is none. ``usage`` is the usage so far, in the format of
     `AgentReply.usage`. ``model`` and ``usage`` are None until the program has printed them.
     ``session`` is the program's own id of the conversation; a person can resume the conversation
-    with it. ``unread`` is the number of lines that are not JSON objects.
+    with it. ``unread`` is the number of lines that are not JSON objects, and ``plain`` is the end
+    of these lines. ``warning`` is a remark about ``usage``, or empty.
     """
 
     def __init__(self, request: AgentRequest) -> None:
@@ -63,6 +67,7 @@ class StepLines(ABC):
         self.usage: Usage | None = None
         self.session = ""
         self.unread = 0
+        self.plain = b""
         self.warning = ""
         self._request = request
         self._requests = self._calls = 0
@@ -82,6 +87,7 @@ class StepLines(ABC):
                 self.unread += 1
         elif line.strip():
             self.unread += 1
+            self.plain = (self.plain + line + b"\n")[-MAX_PLAIN_BYTES:]
         return self._taken()
 
     def close(self) -> list[StepEvent]:

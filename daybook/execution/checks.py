@@ -337,9 +337,12 @@ async def _run_program(
     if ended.timed_out:
         raise CheckFailed(f"{name} did not end within {seconds:g} s and was stopped")
     if ended.code not in codes:
-        errors = ended.errors.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
-        suffix = f": {errors}" if errors else ""
-        raise CheckFailed(f"{name} {group.describe_exit(ended.code)}{suffix}")
+        errors, output = (
+            each.decode(errors="replace").strip()[-MAX_REASON_CHARACTERS:]
+            for each in (ended.errors, ended.output)
+        )
+        said = group.describe_prints(errors, output)
+        raise CheckFailed(f"{name} {group.describe_exit(ended.code)}; {said}")
     return ended
 
 

@@ -146,6 +146,15 @@ def describe_exit(code: int) -> str:
         return f"was ended by signal {-code}"
 
 
+def describe_prints(errors: str, output: str) -> str:
+    """Return what a failed program printed: its standard error, or else its standard output."""
+    if errors:
+        return f"it printed: {errors}"
+    if output:
+        return f"it printed to standard output: {output}"
+    return "it printed nothing"
+
+
 def _runs_in(pid: str, group: int) -> bool:
     try:
         stat = (_PROC / pid / "stat").read_text(errors="replace")

@@ -8,8 +8,10 @@ lock, but the folder remains, with any secrets in it, until `remove_abandoned` r
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +24,7 @@ from daybook.processes import environment
 LOCKED_SUFFIX = ".held"
 
 _NAMES = "daybook-"
+_FIRST_LINE_BYTES = 256
 _NEW = f".{_NAMES}"
 """Prefix of folders that are not locked yet; they are empty."""
 
@@ -185,22 +188,24 @@ def _locked(folder: int) -> bool:
 def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], str]:
     """Return ``command`` with the absolute path of its program, and a warning or "".
 
-    The warning is that the program was not found on this machine; a worker on another machine may
-    have it. The path stays unchanged if there is a warning, or if the path begins with ~. A
-    relative path is relative to ``work_dir`` and stays unchanged; without ``work_dir``, it is
-    relative to the current folder.
+    The warning is that the program was not found on this machine (a worker on another machine may
+    have it), or `script_problem`. The path stays unchanged if the program was not found, or if the
+    path begins with ~. A relative path is relative to ``work_dir`` and stays unchanged; without
+    ``work_dir``, it is relative to the current folder.
     """
     name, *arguments = command
     if "/" in name and not os.path.isabs(os.path.expanduser(name)):
         if work_dir:
             path = os.path.join(os.path.expanduser(work_dir), name)
-            return [*command], "" if shutil.which(path) else _missing_program(path)
+            return [*command], script_problem(path) if shutil.which(path) else _missing_program(
+                path
+            )
         name = os.path.abspath(name)
     found = shutil.which(os.path.expanduser(name), path=environment.search_path())
     if found is None:
         return [*command], _missing_program(name)
     path = found if os.path.isabs(found) else os.path.abspath(found)
-    return [name if name.startswith("~") else path, *arguments], ""
+    return [name if name.startswith("~") else path, *arguments], script_problem(path)
 
 
 def _missing_program(name: str) -> str:
@@ -214,8 +219,43 @@ def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
     """Return the path of the program ``name``; a relative path is relative to ``folder``.
 
     A name without a slash is looked up in the PATH of ``variables``. Raise ValueError if the
-    program does not exist or is not executable.
+    program does not exist or is not executable, or if the system cannot start it
+    (`script_problem`).
     """
+    path = _find_executable(name, folder, variables)
+    if problem := script_problem(path):
+        raise ValueError(problem)
+    return path
+
+
+def script_problem(path: str) -> str:
+    """Return why the system cannot start the script ``path``; empty if it can.
+
+    Also return an empty text if the file is not a script, or if this user cannot read it. The
+    system's own error is only `No such file or directory` or `Exec format error`.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(_FIRST_LINE_BYTES)
+    except OSError:
+        return ""
+    line = start.split(b"\n", 1)[0]
+    if not line.startswith(b"#!"):
+        if b"\0" in start:  # a binary program
+            return ""
+        if start.startswith(codecs.BOM_UTF8):
+            return f"{path} begins with a byte-order mark, so the system cannot start it; remove it"
+        return f"{path} has no first line such as #!/bin/sh, so the system cannot start it; add one"
+    if line.endswith(b"\r"):
+        fix = f"sed -i 's/\\r$//' {shlex.quote(path)}"
+        return f"{path} has Windows line endings, so the system cannot start it; run {fix}"
+    interpreter = os.fsdecode(b"".join(line[2:].split()[:1]))
+    if interpreter and not os.path.exists(interpreter):
+        return f"{path} needs {interpreter} (in its first line), which does not exist"
+    return ""
+
+
+def _find_executable(name: str, folder: str, variables: Mapping[str, str]) -> str:
     name = os.path.expanduser(name)
     if "/" in name:
         path = os.path.join(os.path.expanduser(folder), name)

@@ -27,7 +27,7 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.processes import environment, locations, pipes
 from daybook.processes.ending import wait_shielded
-from daybook.processes.group import TEMPORARY_ERRNOS, Group, describe_exit
+from daybook.processes.group import TEMPORARY_ERRNOS, Group, describe_exit, describe_prints
 from daybook.tools.answers import HideSecrets
 from daybook.tools.server_settings import ToolServerSettings
 from daybook.tools.wire import CALL_METHOD, MAX_MESSAGE_BYTES, Fault
@@ -65,6 +65,7 @@ class ProgramWire:
         self._may_exit = False
         self._codes: set[int] = set()
         self._errors = pipes.TailPipe(MAX_ERROR_BYTES)
+        self._no_messages = b""
         self._input = _Input()
         self._folder_stack = ExitStack()
         self._group: Group | None = None
@@ -119,16 +120,14 @@ class ProgramWire:
         return Fault(self.explained(f"{self._program} {describe_exit(self._code)}"))
 
     def explained(self, message: str) -> str:
-        text = bytes(self._errors.kept).decode(errors="replace").strip()
+        errors, output = map(self._shown, (bytes(self._errors.kept), self._no_messages))
+        return f"{message}; {describe_prints(errors, output)}"
+
+    def _shown(self, printed: bytes) -> str:
+        text = printed.decode(errors="replace").strip()
         # Shorten the text last, because `redact_values` does not recognise a part of a secret.
-        text = environment.redact_values(self._hide(text), self._variables)[
-            -MAX_SHOWN_ERROR_CHARACTERS:
-        ]
-        return (
-            f"{message}; it printed: {text}"
-            if text
-            else f"{message}; it printed nothing to standard error"
-        )
+        text = environment.redact_values(self._hide(text), self._variables)
+        return text[-MAX_SHOWN_ERROR_CHARACTERS:]
 
     @property
     def _program(self) -> str:
@@ -204,6 +203,7 @@ class ProgramWire:
                 try:
                     message = _message(line)
                 except (ValueError, RecursionError):
+                    self._no_messages = (self._no_messages + line)[-MAX_ERROR_BYTES:]
                     continue
                 if self.sent and isinstance(message, JSONRPCError):
                     self._codes.add(message.error.code)

@@ -88,7 +88,9 @@ async def test_a_watched_command_starts_the_run_when_its_output_changes(tmp_path
     assert changed.found["change"] == "-bread 2\n+bread 3\n milk 1"
 
     watched.unlink()
-    with pytest.raises(CheckFailed, match=r"check: cat exited with code 1: .*No such file"):
+    with pytest.raises(
+        CheckFailed, match=r"check: cat exited with code 1; it printed: .*No such file"
+    ):
         await checks.check_job(given)
 
 
@@ -275,8 +277,12 @@ async def test_a_command_decides_by_its_exit_code() -> None:
 @pytest.mark.anyio
 async def test_a_command_that_ends_in_another_way_fails_the_check() -> None:
     rows: list[tuple[tuple[str, ...], str]] = [
-        (python("raise SystemExit(2)"), "exited with code 2"),
-        (python("import sys; print('why', file=sys.stderr); sys.exit(3)"), "3: why"),
+        (python("raise SystemExit(2)"), "exited with code 2; it printed nothing"),
+        (
+            python("print('No credit'); raise SystemExit(2)"),
+            "exited with code 2; it printed to standard output: No credit",
+        ),
+        (python("import sys; print('why', file=sys.stderr); sys.exit(3)"), "3; it printed: why"),
         (python("import os; os.kill(os.getpid(), 9)"), "was ended by SIGKILL"),
         (("no-such-program-anywhere",), "there is no program"),
     ]

@@ -118,6 +118,22 @@ async def test_a_failure_without_output_and_a_signal_are_named() -> None:
         await ask(["sh", "-c", "kill -SEGV $$"])
 
 
+@pytest.mark.parametrize("output", ["text", "json", "claude-code"])
+async def test_a_failed_program_that_prints_its_reason_to_standard_output_is_quoted(
+    monkeypatch: pytest.MonkeyPatch, output: str
+) -> None:
+    monkeypatch.setenv("MODEL_KEY", "sk-very-secret")
+    source = (
+        "cat > /dev/null; yes early | head -n 2000; echo Credit of $MODEL_KEY is too low; exit 1"
+    )
+    with pytest.raises(AgentFailed) as caught:
+        await ask(["sh", "-c", source], output=output, environment=["PATH", "MODEL_KEY"])
+    message = str(caught.value)
+    assert "sh exited with code 1; it printed to standard output: " in message
+    assert message.endswith("early\nCredit of [MODEL_KEY] is too low")
+    assert len(message) < 2200
+
+
 async def test_an_error_does_not_contain_the_values_of_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -232,7 +248,7 @@ async def test_a_command_that_cannot_run_is_refused_with_its_reason(tmp_path: Pa
         (["/no/such/program"], {}, "there is no program /no/such/program"),
         ([plain], {}, "is not an executable file"),
         ([str(tmp_path)], {}, "is not an executable file"),
-        ([shebang], {}, "cannot be run: No such file or directory"),
+        ([shebang], {}, "shebang needs /no/such/interpreter (in its first line), which does"),
         (["touch", "made"], {"work_dir": f"{tmp_path}/none"}, "is not a folder on this machine"),
         (["touch", "made"], {"work_dir": plain}, "is not a folder on this machine"),
     ]

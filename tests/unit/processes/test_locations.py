@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -134,3 +135,35 @@ def test_a_missing_program_is_stored_unchanged_with_a_warning(
     command, warning = locations.resolve_command([name, "-x"], work_dir)
     assert command == [name, "-x"]
     assert warning.startswith("there is no program ")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"#!/bin/sh\necho hi\n", ""),
+        (b"#! /usr/bin/env python3\n", ""),
+        (b"#!/bin/sh", ""),
+        (b"\x7fELF\x02\x00", ""),
+        (b"#!/bin/sh\r\necho hi\r\n", "has Windows line endings"),
+        (b"#!/usr/bin/env python3\r\n", "has Windows line endings"),
+        (b"echo hi\n", "has no first line such as #!/bin/sh"),
+        (b"", "has no first line such as #!/bin/sh"),
+        (b"\n#!/bin/sh\n", "has no first line such as #!/bin/sh"),
+        (b"\xef\xbb\xbf#!/bin/sh\n", "begins with a byte-order mark"),
+        (b"#!/no/such/shell -e\n", "needs /no/such/shell (in its first line), which does not"),
+    ],
+)
+def test_a_script_that_the_system_cannot_start_is_refused_with_the_reason(
+    tmp_path: Path, content: bytes, problem: str
+) -> None:
+    script = tmp_path / "agent.sh"
+    script.write_bytes(content)
+    script.chmod(0o700)
+    _, warning = locations.resolve_command([str(script)], "")
+    if not problem:
+        assert locations.find_program(str(script), "", {}) == str(script)
+        assert warning == ""
+        return
+    with pytest.raises(ValueError, match=re.escape(f"{script} {problem}")):
+        locations.find_program(str(script), "", {})
+    assert warning.startswith(f"{script} {problem}")

@@ -169,7 +169,10 @@ async def test_a_protocol_error_from_the_program_is_a_failure_that_is_not_retrie
     [
         ("os._exit(0)", "exited with code 0"),
         ("os.kill(os.getpid(), 9)", "was ended by SIGKILL"),
-        ('print("{"); os._exit(2)', "exited with code 2"),
+        (
+            'print("{No credit", flush=True); os._exit(2)',
+            "exited with code 2; it printed to standard output: {No credit",
+        ),
         ("os.close(1); signal.pause()", "the connection ended"),
     ],
     ids=["an exit", "a signal", "half an answer", "its output is closed"],
