@@ -23,6 +23,7 @@ DEFAULT: dict[str, object] = {
     "idempotent": False,
     "on_lost": "unknown",
     "work_dir": "",
+    "exclusive_dir": True,
     "tokens_per_run": 0,
     "tokens_per_day": 0,
     "usd_per_run": 0.0,

@@ -9,7 +9,8 @@
     client_operations, client_methods        `Client.tasks`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
     advice, authorization, documents,        parts that several operations share
-    filters, overdue, preflight, web_address
+    filters, overdue, preflight,
+    shared_folders, web_address
     job_fields                               types of the arguments of `Client`; generated
 
 Contract: an operation is an async function that takes plain values. But `due.of_schedule` is
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
         runs as runs,
         secrets as secrets,
         sessions as sessions,
+        shared_folders as shared_folders,
         skips as skips,
         spending as spending,
         sync as sync,

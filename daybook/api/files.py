@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from daybook import owners, settings
-from daybook.api import authorization, preflight
+from daybook.api import authorization, preflight, shared_folders
 from daybook.errors import DaybookError, InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
 from daybook.files import export as exports
 from daybook.files import jobs_file
@@ -141,6 +141,8 @@ async def apply(
         failed = await _sync(ledger, changed, progress) if wait and changed else {}
         async with ledger.read() as session:
             current = await store.all_jobs(session, [each.id for each in changed])
+            drafts = {each.name: each.job for each in plan.steps if each.job is not None}
+            notes += await shared_folders.notes(session, drafts)
         return ApplyReport(
             set=name,
             dry_run=dry_run,

@@ -45,6 +45,7 @@ class CommonFields(TypedDict, total=False):
     on_lost: Literal["unknown", "rerun"]
     fail_on_tool_error: bool
     work_dir: str
+    exclusive_dir: bool
     tokens_per_run: int
     tokens_per_day: int
     usd_per_run: float

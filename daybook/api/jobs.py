@@ -16,7 +16,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from daybook import names, owners, settings
-from daybook.api import advice, authorization, preflight
+from daybook.api import advice, authorization, preflight, shared_folders
 from daybook.api.filters import JobFilters
 from daybook.delivery.views import RunWithSteps, recipients
 from daybook.errors import (
@@ -160,6 +160,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
         notes += _frequency_notes(draft, ledger.now())
         async with ledger.read() as session:
             notes += await advice.of_draft(session, stored.job)
+            notes += await shared_folders.notes(session, {stored.row.name: stored.job})
         return await _changed(ledger, stored.id, notes)
 
 
@@ -445,6 +446,8 @@ async def _change(
             notes += await advice.of_draft(
                 session, new.job, action=check_action, notify=check_notify
             )
+            if check_action:
+                notes += await shared_folders.notes(session, {new.row.name: new.job})
         return await _changed(ledger, new.id, notes, changes)
 
 

@@ -16,6 +16,7 @@ from prefect.exceptions import Abort
 from daybook import settings
 from daybook.clock import Clock
 from daybook.errors import InvalidInput
+from daybook.execution import folders
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -130,6 +131,7 @@ async def decide(
             request = replace(
                 request, classes=loaded.max_of_class, max_per_agent=loaded.max_per_agent
             )
+    request = replace(request, folders=await folders.of_request(ledger, request))
     while True:
         answer = await claim(ledger, request)
         if isinstance(answer, Waiting) and answer.cancel:

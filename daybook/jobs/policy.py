@@ -241,6 +241,12 @@ class Policy(BaseModel):
         "run: an absolute path, or one that begins with ~. Empty: the agent's own, or a new, empty "
         "folder. Only the operator may set it, within DAYBOOK_ALLOWED_WORK_DIRS.",
     )
+    exclusive_dir: bool = Field(
+        default=True,
+        title="Exclusive directory",
+        description="A run of a program waits while a run of another job works in the same folder, "
+        "or in a folder inside or around it. Off: it shares its folder with every other run.",
+    )
     tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(
         default=0,
         ge=0,
@@ -301,6 +307,8 @@ class Policy(BaseModel):
             raise InvalidInput("check", "only the operator can set a command", hint)
         if self.work_dir:
             raise InvalidInput("work_dir", "only the operator can set it", "leave it out")
+        if not self.exclusive_dir:
+            raise InvalidInput("exclusive_dir", "only the operator can turn it off", "leave it out")
 
     def facts(self, usual: Policy, always: Collection[str] = ()) -> Facts:
         """Return the fields that are in ``always`` or differ from ``usual``, except the check.

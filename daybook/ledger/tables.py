@@ -177,8 +177,8 @@ NEWEST_REVISION = (col(RevisionRow.job_id) == col(JobRow.id)) & (
 class WatchRow(SQLModel, table=True):
     """The content with which a job's watch compares its source (`daybook.runs.watched`).
 
-    The watch saw it at its first check of the source, or before the last run that succeeded.
-    ``source`` identifies the source: after an edit of the watch, the stored content does not count.
+    It is of the first check of the source, or of the last run that succeeded. ``source`` identifies
+    the source: after an edit of the watch, the stored content does not count.
     """
 
     __tablename__ = "watches"
@@ -268,6 +268,9 @@ class RunRow(SQLModel, table=True):
     # (`daybook.runs.watched`). Also {"payload": JSON}, the payload of the request to a hook
     # (`daybook.hooks`), which stays after the outcome.
     found: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+
+    # The real path of its program's folder, since its last claim: `daybook.runs.folders`.
+    work_dir: str = ""
 
     # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value
@@ -450,8 +453,7 @@ class OutboxRow(SQLModel, table=True):
     event: str
     run_id: str | None = None
     job_id: str | None = Field(default=None, foreign_key="jobs.id")
-    # The owner who chose the address, and the address's writer. They determine which addresses are
-    # allowed.
+    # The owner who chose the address, and its writer: both determine which addresses are allowed.
     owner: str = "user"
     writer: str = ""
 
@@ -466,8 +468,7 @@ class OutboxRow(SQLModel, table=True):
     attempts: int = 0
     next_at: datetime = Field(sa_type=Instant)
     created_at: datetime = Field(sa_type=Instant)
-    # When the operator requested a retry: `attempts`, and the 24 hours for all attempts, are
-    # counted from this time on.
+    # When the operator requested a retry: attempts and their 24 hours count from this time on.
     retried_at: datetime | None = Field(default=None, sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     read_at: datetime | None = Field(default=None, sa_type=Instant)
@@ -500,10 +501,7 @@ class QueueRow(SQLModel, table=True):
 
 
 class LeadRow(SQLModel, table=True):
-    """The leader of a service group. Its lease ends at ``until`` unless it is renewed.
-
-    Each new leader raises ``fence``.
-    """
+    """The leader of a service group, until its lease ends. Each new leader raises ``fence``."""
 
     __tablename__ = "leads"
 
@@ -531,10 +529,9 @@ class SessionRow(SQLModel, table=True):
 
 
 class MessageRow(SQLModel, table=True):
-    """One message of a session, in full, with its origin.
+    """One message of a session, in full, with its origin; ``number`` rises by one.
 
-    ``number`` rises by one within the session. ``run_id`` is not a foreign key: a session may
-    outlive its runs.
+    ``run_id`` is not a foreign key: a session may outlive its runs.
     """
 
     __tablename__ = "messages"

@@ -45,6 +45,11 @@ def real_path(work_dir: str) -> str:
     return os.path.realpath(os.path.expanduser(work_dir))
 
 
+def plain_path(work_dir: str) -> str:
+    """Return the absolute path of ``work_dir`` as it is written, without a look at the disk."""
+    return os.path.normpath(os.path.expanduser(work_dir)) if work_dir else ""
+
+
 def job_folder(work_dir: str) -> str:
     """Return the real path of a job's work directory; empty if ``work_dir`` is empty.
 

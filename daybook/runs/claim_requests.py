@@ -113,7 +113,9 @@ class ClaimRequest:
     ``invalid_settings`` is the error of settings that cannot be read, and whose limits are unknown.
     ``session_id`` is the session that the run continues, whatever its parameters say; if it is
     empty, the parameters decide. ``waited`` is the reason why the run waited in Prefect before this
-    claim, such as a full disk; it is empty if the run did not wait.
+    claim, such as a full disk; it is empty if the run did not wait. ``folders`` maps the folders
+    that the run's program may work in, as they are written, to their real paths, and the agents
+    (`folders.agent_key`) to their own.
     """
 
     occurrence: str
@@ -137,6 +139,7 @@ class ClaimRequest:
     invalid_settings: str = ""
     session_id: str = ""
     waited: str = ""
+    folders: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from daybook.runs import (
     claim_requests,
     corrections,
     eligibility,
+    folders,
     leases,
     maintenance,
     outcomes,
@@ -304,6 +305,17 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
     return claim.wait(claim.now + sessions.RETRY_INTERVAL, why) if why else None
 
 
+async def folder_busy(claim: Decision) -> ClaimResult | None:
+    """Make a run wait while a run of another job works in its folder, or in a folder inside or
+    around it, unless one of the two jobs has switched `exclusive_dir` off.
+
+    A direct call never waits.
+    """
+    claim.row.work_dir = folders.folder_of(claim.row, claim.request)
+    why = await folders.busy_reason(claim.session, claim.row, claim.now)
+    return claim.wait(claim.now + folders.RETRY_INTERVAL, why) if why else None
+
+
 async def agent_full(claim: Decision) -> ClaimResult | None:
     """Make a run wait while as many runs of its agent are in progress as the operator allows.
 
@@ -347,6 +359,7 @@ RULES: tuple[Rule, ...] = (
     owner_limits,
     over_budget,
     session_busy,
+    folder_busy,
     agent_full,
     no_slot,
 )

@@ -36,6 +36,9 @@ REMOVED_REASON = "the job was removed"
 _OPEN = (Status.RUNNING, Status.UNKNOWN)
 """The states of an attempt whose end is not known."""
 
+_CUT_SHORT = (Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN)
+"""Outcomes of an attempt whose process did not end by itself."""
+
 
 def shorten(text: str | None) -> str | None:
     """Return ``text`` cut to `MAX_OUTPUT_CHARACTERS`, with the number of characters left out.
@@ -63,6 +66,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
         raise IllegalTransition(row.id, old or "none", outcome.status)
     states.check_transition(row.id, old, outcome.status)
     late = old is Status.UNKNOWN
+    outcome = _with_remark(row, outcome)
     row.status = outcome.status
     row.reason = outcome.reason
     row.finished_at = now
@@ -104,6 +108,19 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     await listeners.enqueue(session, row, stored, now, late=late)
     await chains.start(session, row, stored, now, late=late)
     await slots.release_slot(session, row, now)
+
+
+def _with_remark(row: RunRow, outcome: Outcome) -> Outcome:
+    """Return the outcome of a run whose program was ended, with a remark about its folder.
+
+    The remark is in the error, or in the reason if there is no error.
+    """
+    if not row.work_dir or row.status not in _OPEN or outcome.status not in _CUT_SHORT:
+        return outcome
+    remark = f"its folder {row.work_dir} may be half changed"
+    if outcome.error:
+        return replace(outcome, error=f"{outcome.error}; {remark}")
+    return replace(outcome, reason="; ".join(filter(None, (outcome.reason, remark))))
 
 
 async def extend_range(

@@ -1,0 +1,102 @@
+"""Folders of programs: a run waits while a run of another job works in the same files.
+
+::
+
+    policy.work_dir, or the agent's own ──► `RunRow.work_dir`, the real path, set by each claim
+                                                │
+    another held run of another job in the same folder, or inside or around it ──► wait
+
+Two runs wait for each other only if the policy `exclusive_dir` of both is on, which is the default.
+Runs of one job follow the job's overlap policy. A waiting run holds no folder, so no two runs wait
+for each other. Decision 0137 has the reasons.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import PurePath
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from daybook.jobs import policy
+from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger.states import HELD, Status
+from daybook.ledger.tables import JobRow, RunRow
+from daybook.processes import locations
+from daybook.runs import leases, slots
+from daybook.runs.claim_requests import ClaimRequest, agent_name
+
+RETRY_INTERVAL = timedelta(seconds=5)
+"""How long a run waits before it claims again if its folder is in use."""
+
+WAITER_GRACE = timedelta(seconds=15)
+"""How long a waiting run keeps its turn after it missed its retry."""
+
+
+def folder_of(row: RunRow, request: ClaimRequest) -> str:
+    """Return the real path of the folder in which the run's program works; "" for a new folder.
+
+    If the requester has not resolved a path, it is used as it is written.
+    """
+    if row.kind not in CONVERSATION_KINDS:
+        return ""
+    written = policy.policy_from_parameters(row.parameters).work_dir
+    if not written:
+        return request.folders.get(agent_key(agent_name(row.parameters)), "")
+    return request.folders.get(written) or locations.plain_path(written)
+
+
+def agent_key(name: str) -> str:
+    """Return the key of an agent's own folder in `ClaimRequest.folders`."""
+    return f"@{name}"
+
+
+def overlap(first: str, second: str) -> bool:
+    """Return whether two real paths are the same folder, or one is inside the other."""
+    one, other = PurePath(first), PurePath(second)
+    return one.is_relative_to(other) or other.is_relative_to(one)
+
+
+async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
+    """Return why ``row`` has to wait for its folder; empty if its turn has come.
+
+    Check expired leases of the runs in the folder first. Of the waiting runs, the earliest due run
+    goes first.
+    """
+    if not row.work_dir or not _is_exclusive(row) or row.trigger == "direct":
+        return ""
+    others = select(RunRow).where(
+        col(RunRow.work_dir) != "",
+        col(RunRow.id) != row.id,
+        col(RunRow.job_id).is_(None) | (col(RunRow.job_id) != row.job_id),
+    )
+    held = others.where(col(RunRow.status).in_(HELD))
+    for other in await _in_same_files(session, held, row):
+        if not await leases.check_lease(session, other, now):
+            return await _words(session, other, "works in")
+    waiting = others.where(
+        col(RunRow.status) == Status.WAITING,
+        col(RunRow.until) >= now - WAITER_GRACE,
+        col(RunRow.until) <= now + RETRY_INTERVAL,
+    )
+    for other in await _in_same_files(session, waiting, row):
+        if slots.order_key(other) < slots.order_key(row):
+            return await _words(session, other, "goes first in")
+    return ""
+
+
+def _is_exclusive(row: RunRow) -> bool:
+    return policy.policy_from_parameters(row.parameters).exclusive_dir
+
+
+async def _in_same_files(session: AsyncSession, query: Any, row: RunRow) -> list[RunRow]:
+    found = (await session.execute(query)).scalars().all()
+    return [each for each in found if overlap(each.work_dir, row.work_dir) and _is_exclusive(each)]
+
+
+async def _words(session: AsyncSession, other: RunRow, does: str) -> str:
+    job = await session.get(JobRow, other.job_id) if other.job_id else None
+    of_job = f" of {job.name}" if job else ""
+    return f"run {other.id[:8]}{of_job} {does} {other.work_dir}"
