@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 PATH = "/hooks/"
 """The beginning of a hook's path at the web server; the hook's name follows."""
 
+RATE_PERIOD = hook_requests.PERIOD
+"""The period for which a hook's rate is the maximum number of runs."""
+
 TEST_PAYLOAD = {"test": True}
 """The payload of a test if the caller gives none."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -62,14 +63,18 @@ async def _free_at(
     session: AsyncSession, job_id: str, prefix: str, rate: int, now: datetime
 ) -> datetime | None:
     """Return when a run leaves the last minute; None if it has fewer than ``rate`` runs."""
+    in_period = (
+        col(RunRow.job_id) == job_id,
+        col(RunRow.due) > now - PERIOD,
+        col(RunRow.due) <= now,
+    )
+    # Usually, all runs of the job are fewer than the rate. Their number needs only the index.
+    of_job = await session.execute(select(func.count()).select_from(RunRow).where(*in_period))
+    if of_job.scalar_one() < rate:
+        return None
     query = (
         select(RunRow.due)
-        .where(
-            col(RunRow.job_id) == job_id,
-            col(RunRow.due) > now - PERIOD,
-            col(RunRow.due) <= now,
-            col(RunRow.occurrence).startswith(prefix, autoescape=True),
-        )
+        .where(*in_period, col(RunRow.occurrence).startswith(prefix, autoescape=True))
         .order_by(col(RunRow.due).desc())
         .offset(rate - 1)
         .limit(1)

@@ -86,6 +86,11 @@ def _refusal(status: int, result: str, why: str) -> _Answer:
     return _Answer(status, result, error=why)
 
 
+def _too_many(hook: Hook, wait: timedelta) -> _Answer:
+    why = f"the hook starts at most {hook.rate:,} runs per minute"
+    return _Answer(429, "rate_limited", error=why, retry_after=wait.total_seconds())
+
+
 @dataclass
 class HookReceiver:
     """Receiver of the requests to hooks. ``counts`` has the number of answers by result.
@@ -103,6 +108,7 @@ class HookReceiver:
     _index: HookIndex = field(default_factory=lambda: HookIndex(homes.current_home()))
     _slots: RequestSlots = field(default_factory=lambda: RequestSlots(MAX_REQUESTS, MAX_REQUESTS))
     _decoy: str = field(default_factory=new_secret, repr=False)
+    _full: dict[str, tuple[int, datetime]] = field(default_factory=dict)
     _logged: dict[tuple[str, str], tuple[float, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -159,6 +165,8 @@ class HookReceiver:
         if not signed.is_current(ledger.now()):
             why = "the timestamp is more than 5 minutes off; send the request again, or set a clock"
             raise _refusal(400, "invalid", why)
+        if (wait := self._wait(hook, ledger.now())) is not None:
+            raise _too_many(hook, wait)
         # A test of the connection succeeds only if Daybook can also read the events.
         payload = payloads.read(body)
         if hook.scheme.is_probe(headers):
@@ -171,8 +179,8 @@ class HookReceiver:
             return _Answer(200, "ignored", run_id=None, reason=f"the filter {wrong} does not fit")
         run = await hooks.deliver(ledger, hook, delivery_id, payload)
         if run.run_id is None:
-            why = f"the hook starts at most {hook.rate:,} runs per minute"
-            raise _Answer(429, "rate_limited", error=why, retry_after=run.wait.total_seconds())
+            self._full[hook.name] = hook.rate, ledger.now() + run.wait
+            raise _too_many(hook, run.wait)
         result = "repeated" if run.is_repeated else "accepted"
         return _Answer(202, result, run_id=run.run_id, repeated=run.is_repeated)
 
@@ -188,6 +196,15 @@ class HookReceiver:
         valid = [] if hook is None else hook.secrets(now)
         scheme = SCHEMES["standard"] if hook is None else hook.scheme
         return scheme.verify([*valid, self._decoy, self._decoy][:2], headers, body)
+
+    def _wait(self, hook: Hook, now: datetime) -> timedelta | None:
+        """Return how long the hook can start no run, if the ledger has said so; otherwise None.
+
+        So a sender of too many requests causes no queries. A wait of more than `hooks.RATE_PERIOD`
+        was written before the clock was set back.
+        """
+        rate, until = self._full.get(hook.name, (0, now))
+        return until - now if rate == hook.rate and now < until <= now + hooks.RATE_PERIOD else None
 
     async def _open(self) -> Ledger:
         async with self._opening:

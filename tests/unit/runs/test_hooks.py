@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -73,6 +75,27 @@ async def test_ids_of_other_hooks_and_of_other_requests_do_not_count(world: Worl
         made = await hooks.deliver(world.ledger, hook_of(job, name), "msg_1", PAYLOAD)
         assert not made.is_repeated
     assert len(await world.runs.rows()) == 3
+
+
+@pytest.mark.dialect
+async def test_a_hook_starts_at_most_its_rate_of_runs_in_any_minute(world: World) -> None:
+    job = await world.jobs.add(on_demand=True)
+    pulls, other = replace(hook_of(job), rate=2), replace(hook_of(job, "pulls-2"), rate=1)
+
+    async def wait(hook: Hook, delivery_id: str) -> float:
+        made = await hooks.deliver(world.ledger, hook, delivery_id, PAYLOAD)
+        assert (made.run_id is None) == (made.wait > timedelta())
+        return made.wait.total_seconds()
+
+    assert await wait(pulls, "1") == 0
+    assert await wait(other, "1") == 0  # another hook of the same job
+    world.passes(seconds=20)
+    assert await wait(pulls, "2") == 0
+    assert await wait(pulls, "3") == 40
+    assert await wait(pulls, "2") == 0  # a repetition
+    world.passes(seconds=40)
+    assert await wait(pulls, "3") == 0
+    assert await wait(pulls, "4") == 20
 
 
 async def test_a_removed_job_gets_no_run(world: World) -> None:
