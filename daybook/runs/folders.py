@@ -20,6 +20,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook import owners
 from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.states import HELD, Status
@@ -75,7 +76,7 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
     held = others.where(col(RunRow.status).in_(HELD))
     for other in await _in_same_files(session, held, row):
         if not await leases.check_lease(session, other, now):
-            return await _words(session, other, "works in")
+            return await _words(session, row, other, "works in")
     waiting = others.where(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.until) >= now - WAITER_GRACE,
@@ -83,7 +84,7 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
     )
     for other in await _in_same_files(session, waiting, row):
         if slots.order_key(other) < slots.order_key(row):
-            return await _words(session, other, "goes first in")
+            return await _words(session, row, other, "goes first in")
     return ""
 
 
@@ -96,7 +97,11 @@ async def _in_same_files(session: AsyncSession, query: Any, row: RunRow) -> list
     return [each for each in found if overlap(each.work_dir, row.work_dir) and _is_exclusive(each)]
 
 
-async def _words(session: AsyncSession, other: RunRow, does: str) -> str:
-    job = await session.get(JobRow, other.job_id) if other.job_id else None
+async def _words(session: AsyncSession, row: RunRow, other: RunRow, does: str) -> str:
+    own, job = [
+        await session.get(JobRow, each.job_id) if each.job_id else None for each in (row, other)
+    ]
+    if own is not None and owners.is_agent(own.owner) and (job is None or job.owner != own.owner):
+        return f"another run {does} its folder"  # an agent sees only its own jobs
     of_job = f" of {job.name}" if job else ""
     return f"run {other.id[:8]}{of_job} {does} {other.work_dir}"

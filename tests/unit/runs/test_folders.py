@@ -97,6 +97,21 @@ async def test_the_folder_of_an_agent_counts_like_the_folder_of_a_job(world: Wor
     assert (await world.runs.row(two)).work_dir == f"{PROJECT}/docs"
 
 
+async def test_an_agent_does_not_learn_the_names_of_other_owners_jobs(world: World) -> None:
+    private = await job(world, "private", PROJECT)
+    of_agent = await job(world, "other", "", owner="agent:coder", agent="coder")
+    of_user = await job(world, "other", "", agent="coder")
+    own = {folders.agent_key("coder"): PROJECT}
+    first = await world.runs.running(private)
+    for waiting, why in (
+        (of_agent, "another run works in its folder"),
+        (of_user, f"run {first.run_id[:8]} of private works in {PROJECT}"),
+    ):
+        request = world.runs.claim_request(waiting, due=first.due, folders=own)
+        waits = await world.runs.claim(request)
+        assert isinstance(waits, Waiting) and waits.why == why
+
+
 @pytest.mark.parametrize(
     ("status", "fields", "remark"),
     [
