@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from fractions import Fraction
@@ -28,6 +28,8 @@ from daybook.ledger.states import Status
 
 MAX_SHOWN_NAME = 60
 """Maximum number of characters of the name of an unknown field in a note."""
+MAX_SHOWN_NAMES = 20
+"""Maximum number of fields that a note names."""
 
 _GO_UNITS = {
     "ns": Fraction(1, 10**9),
@@ -252,8 +254,16 @@ def read_runs(
 
 def unknown_note(what: str, names: Iterable[str]) -> list[str]:
     """Return the note about unknown values that are not kept; [] if there are none."""
-    shown = ", ".join(one_line(name, MAX_SHOWN_NAME) for name in names)
-    return [f"{what} values that Daybook does not know, which are lost: {shown}"] if shown else []
+    given = list(names)
+    note = f"{what} values that Daybook does not know, which are lost: {in_words(given)}"
+    return [note] if given else []
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Return the names of fields for a note: the first `MAX_SHOWN_NAMES`, each shortened."""
+    shown = ", ".join(one_line(name, MAX_SHOWN_NAME) for name in names[:MAX_SHOWN_NAMES])
+    more = len(names) - MAX_SHOWN_NAMES
+    return shown + (f" and {more:,} more" if more > 0 else "")
 
 
 def versioned(path: Path, version: int, key: str) -> tuple[list[Any], list[str]]:

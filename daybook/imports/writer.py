@@ -23,10 +23,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.errors import MAX_LISTED, InvalidInput, UnknownName, listed, one_line
+from daybook.errors import MAX_LISTED, InvalidInput, UnknownName, listed
 from daybook.http import secrets
 from daybook.imports import shell
-from daybook.imports.records import MAX_SHOWN_NAME
+from daybook.imports.records import in_words
 from daybook.imports.source import RefusedJob, Source, SourceJob, SourceRun, System
 from daybook.jobs import prompts, store
 from daybook.jobs.action_fields import check_json
@@ -321,18 +321,19 @@ def _origin(planned: _Planned, system: System, kept: dict[str, Any]) -> dict[str
         for name, value in values.items():
             try:
                 secrets.refuse_literal_params({name: value})
-                check_json([origin, unknown, name, value], name, MAX_KEPT_LENGTH)
+                kept_so_far = {**origin, "unknown": {**unknown, name: value}}
+                check_json({IMPORTED_FROM: kept_so_far}, name, MAX_KEPT_LENGTH)
             except InvalidInput:
-                lost.append(one_line(name, MAX_SHOWN_NAME))
+                lost.append(name)
             else:
                 group[name] = value
     if source.unknown:
-        shown = ", ".join(one_line(name, MAX_SHOWN_NAME) for name in source.unknown)
-        planned.notes.append(f"Daybook does not know these values, so they have no effect: {shown}")
+        names = in_words(list(source.unknown))
+        planned.notes.append(f"Daybook does not know these values, so they have no effect: {names}")
     if unknown:
         origin["unknown"] = unknown
     if lost:
-        planned.notes.append(f"not kept, because too large or a secret: {', '.join(lost)}")
+        planned.notes.append(f"not kept, because too large or a secret: {in_words(lost)}")
     return origin
 
 

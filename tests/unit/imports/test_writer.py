@@ -267,6 +267,25 @@ async def test_unknown_values_are_kept_unless_they_are_secrets_or_too_large(
     assert "k3y" not in repr(report)
 
 
+async def test_unknown_values_that_no_database_or_prefect_stores_are_only_named(
+    world: World, tmp_path: Path
+) -> None:
+    deep: Any = 1
+    for _ in range(98):
+        deep = [deep]
+    unknown = {"__prefect_kind": "x", "nul": "\0", "deep": deep, "fine": 1}
+    unknown |= {f"field {number}": "y" * 40 for number in range(300)}
+    report = await write(world, of_omniagent(tmp_path, unknown))
+    (stored,) = await jobs(world)
+    kept = stored.job.metadata["imported_from"]["unknown"]
+    assert (kept["fine"], kept.keys() & {"__prefect_kind", "nul", "deep"}) == (1, set())
+    assert 50 < len(kept) < 200
+    known, lost = report.jobs[0].notes
+    assert known.endswith("and 284 more")
+    assert "__prefect_kind, nul, deep, field" in lost
+    assert len(known) + len(lost) < 1_000
+
+
 async def test_a_work_dir_that_no_run_could_use_is_left_out_and_the_job_disabled(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
