@@ -100,7 +100,7 @@ async def test_the_folder_of_an_agent_counts_like_the_folder_of_a_job(world: Wor
 async def test_an_agent_does_not_learn_the_names_of_other_owners_jobs(world: World) -> None:
     private = await job(world, "private", PROJECT)
     of_agent = await job(world, "other", "", owner="agent:coder", agent="coder")
-    of_user = await job(world, "other", "", agent="coder")
+    of_user = await job(world, "third", "", agent="coder")
     own = {folders.agent_key("coder"): PROJECT}
     first = await world.runs.running(private)
     for waiting, why in (
