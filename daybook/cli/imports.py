@@ -82,8 +82,12 @@ async def import_(
 
 
 def lines(report: ImportReport) -> list[str]:
-    """Return the lines that describe an import: one for each job and each note."""
-    found = []
+    """Return the lines that describe an import: due times, jobs and notes.
+
+    The next due times are first, because imported jobs run from now on.
+    """
+    due = [(job.next_due, job.name) for job in report.jobs if job.next_due]
+    found = [f"next due {formatting.due_time(time)}: {name}" for time, name in sorted(due)]
     for job in report.jobs:
         state = ", disabled" if job.result in ("added", "replaced") and not job.enabled else ""
         runs = f", {formatting.counted(job.runs, 'run')}" if job.runs else ""

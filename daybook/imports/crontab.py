@@ -6,6 +6,9 @@ A line is a comment, a variable, or a schedule with a command::
     0 9 * * 1-5  report.sh --to team  # not a comment: the shell gets the whole line
     @daily       mail me%Dear me,%all is well\\%
 
+A job has the name of its script or program, or, if this is not clear, of the comment directly above
+its line. It never contains an option, because an option may be a password.
+
 An unescaped `%` ends the command. The text after it is the command's standard input, in which each
 `%` stands for a line break.
 """
@@ -13,11 +16,14 @@ An unescaped `%` ends the command. The text after it is the command's standard i
 from __future__ import annotations
 
 import hashlib
+import pwd
 import re
 import shlex
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +32,7 @@ from daybook.imports import shell
 from daybook.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
 from daybook.names import default_name
 from daybook.processes import environment
-from daybook.schedules.cron import ALIASES
+from daybook.schedules.cron import ALIASES, DAY, HOUR, MINUTE, MONTH, WEEKDAY, FieldKind
 
 STANDARD_INPUT = "standard input"
 
@@ -38,6 +44,10 @@ _OF_CRON = (
 )
 """Other variables that cron itself reads. They are not passed to the command."""
 _FIELDS = 5
+_RANDOM = re.compile(r"(?<![\w-])(\d{0,2})~(\d{0,2})(?![\w/-])", re.ASCII)
+"""A random range of cronie, such as `0~59`; a missing end is the end of the field's range."""
+_USERS = ("root", "www-data", "nobody")
+"""Users that the crontabs of most systems name; this machine may have others."""
 
 REBOOT_HINT = (
     "nothing was imported; a job here has due times: let systemd start the command "
@@ -45,6 +55,10 @@ REBOOT_HINT = (
     "crontab -l | grep -v '^@reboot' | daybook import crontab -"
 )
 _SYSTEM_HINT = "import the crontab of each user: crontab -l -u USER | daybook import crontab -"
+UNFINISHED_REASON = "imported from a line that may be cut off"
+UNFINISHED_NOTE = (
+    "its line has no line break, so the file may be cut off; the job is disabled: check the command"
+)
 _LINE_HINT = "nothing was imported; correct the line, or put # before it"
 
 
@@ -66,16 +80,21 @@ def read_text(name: str, content: bytes) -> Source:
     """
     text = _decoded(name, content)
     zone, variables, mail = "", dict[str, str](), ""
-    jobs, counts = list[SourceJob](), Counter[str]()
+    jobs, counts, comment = list[SourceJob](), Counter[str](), ""
     for number, written in enumerate(text.split("\n"), 1):
         line, where = written.strip(" \t\r"), f"{name}, line {number}"
         if not line or line.startswith("#"):
+            comment = line
             continue
         if (found := _VARIABLE.fullmatch(line)) is None:
             expr, command = _split(where, line)
-            job_id = _id(zone, expr, command, counts)
-            jobs.append(_job(SourceJob(job_id, "", where, {}), expr, command, zone, variables))
+            first, _, rest = command.partition(" ")
+            if rest and not rest.startswith("-") and _is_user(first, variables):
+                raise broken(where, f"names the user {first}", _SYSTEM_HINT)
+            known = SourceJob(_id(zone, expr, command, counts), _title(comment), where, {})
+            jobs.append(_job(known, expr, command, zone, variables))
             continue
+        comment = ""
         key, value = _unquoted(found[1]), _unquoted(found[2].strip())
         if not environment.VARIABLE_NAME.fullmatch(key):
             raise broken(where, f"{key!r} is not the name of a variable", _LINE_HINT)
@@ -86,6 +105,12 @@ def read_text(name: str, content: bytes) -> Source:
         elif key not in _OF_CRON:
             variables[key] = value
     notes = [f"cron mailed what the commands print to {mail}: set --channel"] if mail else []
+    if written and not line.startswith("#"):  # the last line has no line break
+        last = jobs[-1] if jobs else None
+        if last is None or last.where != where:
+            raise broken(where, "is not complete: the line does not end", COPY_HINT)
+        reason = last.disabled_reason or UNFINISHED_REASON
+        jobs[-1] = replace(last, disabled_reason=reason, notes=(*last.notes, UNFINISHED_NOTE))
     return Source.of("crontab", jobs, notes=notes)
 
 
@@ -99,9 +124,25 @@ def _decoded(name: str, content: bytes) -> str:
         raise broken(name, "is empty", "nothing was imported; `crontab -l` prints a crontab")
     if "\0" in text:
         raise broken(name, "is not a text", COPY_HINT)
-    if not text.endswith("\n"):
-        raise broken(name, "is not complete: its last line does not end", COPY_HINT)
     return text
+
+
+def _title(comment: str) -> str:
+    """Return the text of a comment that describes a line; "" for one that may be a line itself."""
+    text = comment.lstrip("# \t")
+    is_line = not text[:1].isalpha() or "=" in text or text.startswith("m h ")
+    return "" if is_line else text
+
+
+def _is_user(word: str, variables: Mapping[str, str]) -> bool:
+    """Return whether the first word of a command names a user, as in a crontab of the system."""
+    if word in _USERS:
+        return True
+    try:
+        pwd.getpwnam(word)
+    except (KeyError, ValueError):
+        return False
+    return shutil.which(word, path=variables.get("PATH")) is None
 
 
 def _unquoted(text: str) -> str:
@@ -143,7 +184,10 @@ def _job(
 ) -> SourceJob:
     """Return the job of a line, with the id and the place that ``known`` has."""
     command, stdin = _command(line)
-    name, notes = default_name(command), list[str]()
+    name, notes = default_name(shell.program_name(command) or known.name or "command"), list[str]()
+    if "~" in expr:
+        expr = _fixed(expr, known.id)
+        notes.append(f"cron chose a random time for each ~; here the schedule is always {expr!r}")
     given, reason = shell.without_secrets(variables, notes)
     program = given.pop("SHELL", shell.PROGRAM)
     if program not in (shell.PROGRAM, "sh"):
@@ -162,6 +206,27 @@ def _job(
     if zone:
         fields["timezone"] = zone
     return replace(known, name=name, fields=fields, disabled_reason=reason, notes=tuple(notes))
+
+
+def _fixed(expr: str, job_id: str) -> str:
+    """Return the schedule with one number in place of each random range `A~B` of cronie.
+
+    The numbers depend only on the line, so that a repeated import chooses the same ones.
+    """
+    kinds = (MINUTE, HOUR, DAY, MONTH, WEEKDAY)
+    return " ".join(
+        _RANDOM.sub(partial(_number, kind=kind, job_id=job_id), text)
+        for kind, text in zip(kinds, expr.split(), strict=True)
+    )
+
+
+def _number(found: re.Match[str], kind: FieldKind, job_id: str) -> str:
+    """Return a number of a random range; return an invalid range unchanged."""
+    low, high = int(found[1] or kind.low), int(found[2] or kind.high)
+    if high < low:
+        return found[0]
+    digest = hashlib.sha256(f"{job_id} {kind.name}".encode()).hexdigest()
+    return str(low + int(digest, 16) % (high - low + 1))
 
 
 def _unlike_cron(expr: str) -> str:

@@ -6,9 +6,13 @@
     *-*~01 18:00                              ──►  cron 0 18 L * *
     2027-01-15 14:30:00                       ──►  at 2027-01-15T14:30:00
 
+    Sat *-*-1..7 18:00                        ──►  cron 0 18 * * 6#1
+    Mon *-*~7/1 09:00                         ──►  cron 0 9 * * L1
+
 The reader refuses an expression with
 
-- a weekday and a day of the month, because cron needs only one of them to match,
+- a weekday and a day of the month, because cron needs only one of them to match (the seven days of
+  one week of the month, as above, are a `#` or an `L` of cron),
 - years, except in a full date,
 - other days from the end of a month than the last, or
 - fractions of a second.
@@ -40,6 +44,8 @@ _TIME = re.compile(r"[^:]+:[^:]+(:[^:]+)?")
 _ITEM = re.compile(r"(\d+)(?:\.\.(\d+))?(?:/(\d+))?")
 _LAST_DAY = "L"
 """The last day of a month in cron. In systemd, it is `~01`."""
+_WEEKS = {"1..7": "1", "8..14": "2", "15..21": "3", "22..28": "4", "29..31": "5"}
+"""Days of the month on which a weekday is its first, second … of the month."""
 _HINT = "nothing was imported; correct the line, or give `daybook add` a --schedule of its own"
 
 
@@ -60,11 +66,7 @@ def schedule(where: str, expression: str) -> dict[str, str]:
     date = words.pop() if words else "*-*-*"
     if words or not expression.strip():
         raise broken(where, f"{expression!r} is no calendar expression", _HINT)
-    if "~" in date:
-        date, _, from_end = date.rpartition("~")
-        if from_end.lstrip("0") != "1":
-            raise _no_cron(where, expression, "counts days from the end of a month")
-        date += f"-{_LAST_DAY}"
+    date, nth = _week_or_last_day(where, expression, date, weekdays)
     numbers = date.split("-")
     if len(numbers) not in (2, 3):
         raise broken(where, f"{expression!r} is no calendar expression", _HINT)
@@ -92,7 +94,7 @@ def schedule(where: str, expression: str) -> dict[str, str]:
         field(hour, 23),
         day if day == _LAST_DAY else field(day, 31),
         field(month, 12),
-        _weekdays(where, expression, weekdays),
+        _nth(_weekdays(where, expression, weekdays), nth),
     ]
     if (seconds := field(second, 59)) != "0":
         fields.insert(0, seconds)
@@ -132,6 +134,33 @@ def _weekdays(where: str, expression: str, text: str) -> str:
             )
         found.append("-".join(map(str, days)))
     return ",".join(found)
+
+
+def _week_or_last_day(where: str, expression: str, date: str, weekdays: str) -> tuple[str, str]:
+    """Return a date without `~`, and the week of the month that its days are, or "".
+
+    A week counts only with weekdays. Raise `InvalidInput` for other days from the end of a month.
+    """
+    start, is_from_end, from_end = date.rpartition("~")
+    if not is_from_end:
+        start, _, day = date.rpartition("-")
+        week = _WEEKS.get(re.sub(r"\b0", "", day), "") if weekdays != "*" else ""
+        return (f"{start}-*" if week else date), week
+    if weekdays != "*" and from_end.lstrip("0") == "7/1":
+        return f"{start}-*", _LAST_DAY
+    if from_end.lstrip("0") != "1":
+        raise _no_cron(where, expression, "counts days from the end of a month")
+    return f"{start}-{_LAST_DAY}", ""
+
+
+def _nth(weekdays: str, nth: str) -> str:
+    """Return the weekday field for the given week of a month (`L` is the last), or of all weeks."""
+    if not nth:
+        return weekdays
+    items = [each.partition("-") for each in weekdays.split(",")]
+    days = {day for low, _, high in items for day in range(int(low), int(high or low) + 1)}
+    pairs = (f"L{day % 7}" if nth == _LAST_DAY else f"{day % 7}#{nth}" for day in sorted(days))
+    return ",".join(pairs)
 
 
 def _no_cron(where: str, expression: str, why: str) -> InvalidInput:

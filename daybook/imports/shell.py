@@ -6,8 +6,10 @@ command. `api.imports` adds the agent if it is needed.
 
 from __future__ import annotations
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Any
 
 from daybook.errors import InvalidInput
@@ -26,6 +28,19 @@ TIMEOUT = "24h"
 """Timeout of a job whose command had no timeout."""
 
 _END = "END"
+
+_INTERPRETERS = re.compile(
+    r"(?:ba|da|z|k|c)?sh|python[\d.]*|pypy\d?|ruby[\d.]*|perl|php[\d.]*|node|java|Rscript|lua|uv|npx"
+)
+_WRAPPERS = {
+    **dict.fromkeys(("env", "nice", "ionice", "nohup", "exec", "time", "setsid", "chronic"), 0),
+    **{"sudo": 0, "flock": 1, "timeout": 1},
+}
+"""Programs that run the command in their arguments, and the number of arguments before it."""
+_SUDO_VALUES = ("-u", "-g", "-h")
+"""Options of a wrapper whose value is the next word."""
+_SCRIPT = re.compile(r"[\w.~+-]*(?:/[\w.~+-]+)*", re.ASCII)
+_SEPARATOR = re.compile(r"&&|\|\|?|;")
 
 
 def fields(
@@ -62,6 +77,47 @@ def _script(command: str, variables: Mapping[str, str], folder: str, stdin: str 
             end += "_"
         lines += [f"{{ {command}", f"}} <<'{end}'", stdin.removesuffix("\n"), end]
     return "\n".join(lines)
+
+
+def program_name(command: str) -> str:
+    """Return the base name of the script or program that a command runs; "" if it is not clear.
+
+    The name contains no option and no other argument, because these may be secrets.
+    """
+    for part in _SEPARATOR.split(command):
+        words = _program_words(part)
+        program = PurePosixPath(next(words, "")).name
+        if program in ("", "cd", "test", "[", "true", "umask", "set", "export", ".", "source"):
+            continue
+        if not _INTERPRETERS.fullmatch(program):
+            return PurePosixPath(program).stem if _SCRIPT.fullmatch(program) else ""
+        script = next((word for word in words if not word.startswith("-")), "")
+        is_script = "/" in script or "." in script
+        return PurePosixPath(script).stem if is_script and _SCRIPT.fullmatch(script) else ""
+    return ""
+
+
+def _program_words(command: str) -> Iterator[str]:
+    """Yield the words of a command from its program on, without assignments and wrappers."""
+    try:
+        words = shlex.split(command)
+    except ValueError:  # a quote without its end, as in one half of a quoted `;`
+        words = command.split()
+    while words:
+        word = words.pop(0)
+        if "=" in word.partition("/")[0]:
+            continue
+        operands = _WRAPPERS.get(PurePosixPath(word).name)
+        if operands is None:
+            yield word
+            break
+        while words and (words[0].startswith("-") or words[0].isdigit() or operands):
+            option = words.pop(0)
+            if option in _SUDO_VALUES and words:
+                words.pop(0)
+            elif not option.startswith("-"):
+                operands = max(operands - 1, 0)
+    yield from words
 
 
 def without_secrets(variables: Mapping[str, str], notes: list[str]) -> tuple[dict[str, str], str]:

@@ -28,7 +28,7 @@ from daybook.http import secrets
 from daybook.imports import shell
 from daybook.imports.records import in_words
 from daybook.imports.source import RefusedJob, Source, SourceJob, SourceRun, System
-from daybook.jobs import prompts, store
+from daybook.jobs import prompts, store, upcoming
 from daybook.jobs.action_fields import check_json
 from daybook.jobs.labels import MAX_METADATA_LENGTH
 from daybook.jobs.model import IMPORTED_FROM, Job, new_job
@@ -38,6 +38,7 @@ from daybook.ledger.tables import JobRow, RunRow
 from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_new_name
 from daybook.processes import locations
 from daybook.runs import outcomes
+from daybook.schedules.zones import zone
 
 OnConflict = Literal["skip", "rename", "replace"]
 """Treatment of a job whose name a job from elsewhere already has."""
@@ -60,7 +61,7 @@ class ImportedJob(BaseModel, frozen=True):
 
     ``result`` is `added`, `replaced` (added in place of the job that had its name), `unchanged` (it
     was imported before) or `skipped` (another job has its name). ``id`` is None if the job is not
-    stored.
+    stored. ``next_due`` is the next due time of a new job that is enabled, in its time zone.
     """
 
     source_id: str
@@ -68,6 +69,7 @@ class ImportedJob(BaseModel, frozen=True):
     id: str | None
     result: Literal["added", "replaced", "unchanged", "skipped"]
     enabled: bool
+    next_due: datetime | None = None
     runs: int
     notes: list[str]
 
@@ -130,7 +132,7 @@ async def write(
     return ImportReport(
         system=source.system,
         dry_run=dry_run,
-        jobs=[_report(each, dry_run=dry_run) for each in plan],
+        jobs=[_report(each, now, dry_run=dry_run) for each in plan],
         runs=sum(len(each.runs) for each in plan),
         notes=list(source.notes),
     )
@@ -179,8 +181,12 @@ def _refusal(refused: Sequence[RefusedJob]) -> InvalidInput:
     return InvalidInput("path", problem + lines, f"correct them, or leave them out: {names}")
 
 
-def _report(planned: _Planned, *, dry_run: bool) -> ImportedJob:
-    row = planned.row
+def _report(planned: _Planned, now: datetime, *, dry_run: bool) -> ImportedJob:
+    row, job = planned.row, planned.job
+    due = None
+    if job is not None and job.enabled:
+        due = upcoming.next_due(job.schedule, job.policy, now)
+        due = due and due.astimezone(zone(job.schedule.timezone))
     enabled = planned.is_enabled or (planned.job is not None and planned.job.enabled)
     return ImportedJob(
         source_id=planned.source.id,
@@ -188,6 +194,7 @@ def _report(planned: _Planned, *, dry_run: bool) -> ImportedJob:
         id=None if row is None or (dry_run and planned.job is not None) else row.id,
         result=planned.result,
         enabled=enabled,
+        next_due=due,
         runs=len(planned.runs),
         notes=planned.notes,
     )

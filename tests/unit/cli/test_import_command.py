@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from daybook.cli import formatting
 from daybook.home import Home
 from tests.unit.imports import files
 from tests.unit.imports.files import valid, write_json
@@ -71,13 +73,16 @@ def test_a_crontab_on_standard_input_makes_jobs_of_the_shell(
             return daybook("import", "crontab", "-", *options)
 
     done = crontab(files.CRONTAB)
-    assert "added bin-report.sh-team-team-for-all" in done.out
+    first, second = done.out.splitlines()[:2]
+    next_due = daybook("list", "--json").json[0]["next_due"][0]
+    assert first == f"next due {formatting.due_time(datetime.fromisoformat(next_due))}: report"
+    assert second.startswith("added report (")
     assert 'make the agent "shell" before the jobs are due: daybook agents add shell' in done.out
     assert "note: cron mailed what the commands print to ops@example.org" in done.out
     (job,) = daybook("list", "--json").json
     assert (job["agent"], job["schedule"]["expr"]) == ("shell", "0 9 * * 1-5")
 
-    assert "unchanged bin-report.sh" in crontab(files.CRONTAB).out
+    assert "unchanged report (" in crontab(files.CRONTAB).out
 
     refused = crontab("@daily a\n@reboot b\n")
     assert refused.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ def run(prompt: str) -> str:
 def test_a_line_with_its_zone_and_variables(tmp_path: Path) -> None:
     source = crontab.read(files.crontab(tmp_path))
     (job,) = source.jobs
-    assert job.name == "bin-report.sh-team-team-for-all"
+    assert job.name == "report"
     assert job.fields == {
         "agent": "shell",
         "session": "new",
@@ -161,7 +162,7 @@ def test_broken_crontabs_are_refused_with_their_line(tmp_path: Path) -> None:
     cases: list[tuple[bytes, str]] = [
         (b"", "crontab: is empty"),
         (b"\n \n", "crontab: is empty"),
-        (b"0 9 * * * a\n0 10 * * * b", "is not complete: its last line does not end"),
+        (b"0 9 * * * a\nB=1", "line 2: is not complete: the line does not end"),
         (b"0 9 * * * \xff\n", "line 1: is not UTF-8"),
         (b"0 9 * * * a\0b\n", "is not a text"),
         (b"# x\n@reboot start\n", "line 2: @reboot is no due time.*systemctl --user enable"),
@@ -176,6 +177,87 @@ def test_broken_crontabs_are_refused_with_their_line(tmp_path: Path) -> None:
             crontab.read_text("crontab", content)
         assert "nothing was imported" in str(refused.value)
     assert crontab.read_text("crontab", b"# nothing yet\n").jobs == ()
+
+
+def test_the_name_of_a_job_is_that_of_its_script_without_options() -> None:
+    cases = {
+        "mysqldump -u bob -phunter2secret shop > /tmp/d.sql": "mysqldump",
+        "/opt/scripts/notes/create_daily_note.py": "create_daily_note",
+        "/usr/bin/ruby /opt/scripts/notes/bump_link.rb": "bump_link",
+        "php -f /var/www/app/cron.php": "cron",
+        "cd /srv/app && ./bin/sync.sh --token hunter2": "sync",
+        "PGPASSWORD=hunter2 pg_dump shop": "pg_dump",
+        "env TOKEN=hunter2 nice -n 5 /opt/b.sh": "b",
+        "flock -n /tmp/hunter2.lock /opt/backup.sh": "backup",
+        "sudo -u hunter2 /opt/backup.sh": "backup",
+        "timeout -k 5 30 curl -s https://u:hunter2@h/x": "curl",
+        "bash -c 'dump -phunter2'": "command",
+        "echo 'hunter2; hunter2'": "echo",
+        "$HOME/hunter2 -x": "hunter2",
+    }
+    for (command, name), trying in rows.each(list(cases.items())):
+        with trying:
+            (job,) = read(f"@daily {command}\n")
+            assert job.name == name
+            assert "hunter2" not in job.name or name == "hunter2"
+
+
+def test_the_comment_above_names_a_job_whose_script_is_not_clear() -> None:
+    for (comment, name), trying in rows.each(
+        [
+            ("# Nightly backup", "nightly-backup"),
+            ("# 0 5 * * * dump -phunter2", "command"),
+            ("#PASSWORD=hunter2", "command"),
+            ("# m h dom mon dow command", "command"),
+            ("# Nightly\nA=1", "command"),
+        ]
+    ):
+        with trying:
+            (job,) = read(f"{comment}\n@daily sh -c 'dump'\n")
+            assert job.name == name
+
+
+def test_a_random_time_of_cronie_is_one_time_that_stays() -> None:
+    for (expr, field, allowed), trying in rows.each(
+        [
+            ("0~59 3 * * *", 0, range(60)),
+            ("~ 3 * * *", 0, range(60)),
+            ("30~ 3 * * *", 0, range(30, 60)),
+            ("0 1~4 * * *", 1, range(1, 5)),
+            ("0 3 ~ * *", 2, range(1, 32)),
+        ]
+    ):
+        with trying:
+            (job,), (again,) = read(f"{expr} a.sh\n"), read(f"# new\n{expr} a.sh\n")
+            assert int(job.fields["cron"].split()[field]) in allowed
+            assert job == replace(again, where=job.where)
+            assert job.notes == (
+                f"cron chose a random time for each ~; here the schedule is always "
+                f"{job.fields['cron']!r}",
+            )
+    (job,) = read("40~10 3 * * * a.sh\n")
+    assert job.fields["cron"] == "40~10 3 * * *"  # the writer refuses it as invalid
+
+
+def test_the_job_of_a_last_line_without_a_line_break_is_disabled() -> None:
+    first, last = read("@daily a\n0 4 * * * /opt/b/backup.sh")
+    assert last.fields["prompt"] == "/opt/b/backup.sh"
+    assert (last.disabled_reason, last.notes) == (
+        crontab.UNFINISHED_REASON,
+        (crontab.UNFINISHED_NOTE,),
+    )
+    assert (first.disabled_reason, first.notes) == ("", ())
+    for text in ("@daily a\n# b", "@daily a\n"):
+        assert read(text)[0].disabled_reason == ""
+
+
+@pytest.mark.parametrize(
+    "line", ["17 * * * * root cd / && run-parts /etc/cron.hourly", "@daily www-data php -f x.php"]
+)
+def test_a_line_that_names_a_user_is_refused_in_any_file(line: str) -> None:
+    with pytest.raises(InvalidInput, match=r"line 2: names the user .*crontab -l -u USER"):
+        read(f"SHELL=/bin/sh\n{line}\n")
+    assert read("@daily root -b -q x.C\n@daily nobody\n")
 
 
 def test_a_crontab_of_the_system_names_users() -> None:

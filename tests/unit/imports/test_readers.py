@@ -223,6 +223,9 @@ def test_a_file_that_ends_in_the_middle_is_refused(system: Any, tmp_path: Path) 
     content = file.read_bytes()
     for length in (0, 1, len(content) // 2, len(content) - 3):
         file.write_bytes(content[:length])
+        if system == "crontab" and length == len(content) - 3:  # its last command is only shorter
+            assert READERS[system](path).jobs[-1].disabled_reason
+            continue
         with pytest.raises(InvalidInput) as refused:
             checked(READERS[system](path))
         assert refused.value.field == "path"

@@ -46,6 +46,13 @@ SCHEDULES: dict[str, dict[str, str]] = {
     "Thu": {"cron": "0 0 * * 4"},
     "*-*-05": {"cron": "0 0 5 * *"},
     "*-*~01 18:00": {"cron": "0 18 L * *"},
+    "Sat *-*-1..7 18:00:00": {"cron": "0 18 * * 6#1"},
+    "Mon,Tue *-*-08..14": {"cron": "0 0 * * 1#2,2#2"},
+    "Mon..Wed *-01-15..21 9:00": {"cron": "0 9 * 1 1#3,2#3,3#3"},
+    "Sun *-22..28": {"cron": "0 0 * * 0#4"},
+    "Fri *-*-29..31": {"cron": "0 0 * * 5#5"},
+    "Mon *-05~07/1": {"cron": "0 0 * 5 L1"},
+    "Sun *-*~7/1 18:00": {"cron": "0 18 * * L0"},
     "*-02~1": {"cron": "0 0 L 2 *"},
     "2026-03-15 14:30": {"at": "2026-03-15T14:30:00"},
     "daily utc": {"cron": "0 0 * * *", "timezone": "UTC"},
@@ -94,7 +101,7 @@ def test_due_times_are_those_that_systemd_computes() -> None:
 def test_what_cron_cannot_say_is_refused_with_the_reason() -> None:
     cases = {
         "2027-02-30 10:00": "does not exist",
-        "Mon *-*-1..7 04:00": "both a weekday and a day of the month",
+        "Mon *-*-1..6 04:00": "both a weekday and a day of the month",
         "*-*~2": "from the end of a month",
         "2026..2030-*-* 04:00": "names a year",
         "*:0:0.5": "fractions of a second",
