@@ -105,7 +105,7 @@ def read_text(name: str, content: bytes) -> Source:
         elif key not in _OF_CRON:
             variables[key] = value
     notes = [f"cron mailed what the commands print to {mail}: set --channel"] if mail else []
-    if written and not line.startswith("#"):  # the last line has no line break
+    if written:  # the last line has no line break
         last = jobs[-1] if jobs else None
         if last is None or last.where != where:
             raise broken(where, "is not complete: the line does not end", COPY_HINT)
