@@ -100,7 +100,13 @@ def validate_owner(owner: str, field: str = "owner") -> str:
 
 
 def validate_user_id(user_id: str) -> str:
-    """Return ``user_id`` without surrounding whitespace; raise the errors of `validate_line`."""
+    """Return ``user_id`` without surrounding whitespace.
+
+    Raise the errors of `validate_line`, and `InvalidInput` for a `hidden_character`.
+    """
+    if hidden := hidden_character(user_id):
+        problem = f"contains an invisible or unknown character, U+{ord(hidden):04X}"
+        raise InvalidInput("user_id", problem, "remove it")
     return validate_line(user_id, "user_id", MAX_OWNER_LENGTH)
 
 

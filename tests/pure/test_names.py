@@ -122,9 +122,9 @@ def test_a_name_loses_only_its_surrounding_spaces() -> None:
         assert validate_name(name) == name
 
 
-def test_the_names_of_agents_and_sets_have_the_same_rule() -> None:
+def test_the_names_of_agents_sets_and_users_have_the_same_rule() -> None:
     for hidden in ("\u3164", "\u2800", "\u115f", "\ue000", "\u0378"):
-        for check in (owners.validate_owner, owners.of_file_set):
+        for check in (owners.validate_owner, owners.of_file_set, owners.validate_user_id):
             with pytest.raises(InvalidInput):
                 check(f"agent:a{hidden}" if check is owners.validate_owner else f"a{hidden}")
     assert owners.validate_owner("agent:Zoë") == "agent:Zoë"
