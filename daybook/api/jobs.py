@@ -43,7 +43,7 @@ from daybook.ledger import references
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.views import NOTHING_SPENT, Run, utc_text
 from daybook.owners import Actor
-from daybook.runs import daily, history, outcomes
+from daybook.runs import daily, history
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -241,6 +241,7 @@ async def remove(ref: str) -> ListedJob:
     """
     from daybook.prefect import client as prefect
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
+    from daybook.runs import outcomes
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:

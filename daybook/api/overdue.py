@@ -15,13 +15,13 @@ from daybook.keeper.cost import CycleCost
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import UtcTime, utc_text
 from daybook.runs import slots
-from daybook.runs.overdue import Overdue
 from daybook.schedules.descriptions import duration_in_words
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
     from daybook.keeper.leader_lease import Leader
     from daybook.prefect.work_pool import WorkPool
+    from daybook.runs.overdue import Overdue
 
 MAX_CLOCK_SKEW = timedelta(seconds=1)
 """Maximum clock skew that Daybook, for example `daybook doctor`, does not report as a problem."""

@@ -54,7 +54,9 @@ class _CommandGroup(NamedTuple):
 _COMMANDS = (
     (_FIRST, "machine", ("up", "down", "status", "doctor")),
     (_FIRST, "today", ("today",)),
-    (_FIRST, "jobs", ("add", "list", "show", "edit", "pause", "resume", "remove")),
+    (_FIRST, "jobs", ("add",)),
+    (_FIRST, "job_list", ("list",)),
+    (_FIRST, "jobs", ("show", "edit", "pause", "resume", "remove")),
     (_FIRST, "due", ("next",)),
     (_FIRST, "runs", ("run", "runs", "logs", "cancel")),
     (_MORE, "runs", ("ask", "retry")),

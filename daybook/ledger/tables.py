@@ -19,10 +19,11 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
-from sqlmodel import Field, SQLModel, col
+from sqlmodel import Field, col
 
 from daybook.ledger.column_types import NULLABLE_JSON, Instant
 from daybook.ledger.states import Delivery, Status
+from daybook.ledger.table_parts import Table, partial_index
 
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it, else SQLite ignores the index
 _UNMIRRORED_PG = text("unmirrored IS true")
@@ -47,7 +48,7 @@ def new_message_id() -> str:
     return f"msg_{new_id()}"
 
 
-class Fact(SQLModel, table=True):
+class Fact(Table, table=True):
     """A fact about the whole ledger, such as its `id`, which never changes."""
 
     __tablename__ = "facts"
@@ -56,7 +57,7 @@ class Fact(SQLModel, table=True):
     value: str
 
 
-class JobRow(SQLModel, table=True):
+class JobRow(Table, table=True):
     """One job. Its revisions define its action and schedule; this row has the unrevised fields."""
 
     __tablename__ = "jobs"
@@ -65,23 +66,21 @@ class JobRow(SQLModel, table=True):
         # a namespace of its own, and all other owners share one namespace
         # (`jobs.store.taken_names`). A slug is the name of a deployment of the kind's flow, so jobs
         # of two kinds may have the same slug.
-        Index(
+        partial_index(
             "jobs_name",
             "owner",
             "name",
             unique=True,
-            sqlite_where=_NOT_ARCHIVED,
-            postgresql_where=_NOT_ARCHIVED,
+            where=_NOT_ARCHIVED,
         ),
-        Index(
+        partial_index(
             "jobs_slug",
             "kind",
             "slug",
             unique=True,
-            sqlite_where=_NOT_ARCHIVED,
-            postgresql_where=_NOT_ARCHIVED,
+            where=_NOT_ARCHIVED,
         ),
-        Index("jobs_runs_after", "runs_after", sqlite_where=_CHAINED, postgresql_where=_CHAINED),
+        partial_index("jobs_runs_after", "runs_after", where=_CHAINED),
     )
 
     id: str = Field(default_factory=new_id, primary_key=True)
@@ -144,7 +143,7 @@ class JobRow(SQLModel, table=True):
     applied_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
-class RevisionRow(SQLModel, table=True):
+class RevisionRow(Table, table=True):
     """A revision of a job: its schedule, action, policy and notifications.
 
     It is in force from `effective_from` until the `effective_from` of the next revision.
@@ -174,7 +173,7 @@ NEWEST_REVISION = (col(RevisionRow.job_id) == col(JobRow.id)) & (
 """Condition that joins a job and its newest revision."""
 
 
-class WatchRow(SQLModel, table=True):
+class WatchRow(Table, table=True):
     """The content with which a job's watch compares its source (`daybook.runs.watched`).
 
     It is of the first check of the source, or of the last run that succeeded. ``source`` identifies
@@ -189,7 +188,7 @@ class WatchRow(SQLModel, table=True):
     seen_at: datetime = Field(sa_type=Instant)
 
 
-class RunRow(SQLModel, table=True):
+class RunRow(Table, table=True):
     """One occurrence and its outcome."""
 
     __tablename__ = "runs"
@@ -197,20 +196,19 @@ class RunRow(SQLModel, table=True):
         Index("runs_job_due", "job_id", "due"),
         Index("runs_flow_run", "flow_run_id"),
         Index("runs_status", "status", "job_id"),
-        Index(
+        partial_index(
             "runs_unmirrored",
             "finished_at",
-            sqlite_where=_UNMIRRORED,
+            where=_UNMIRRORED,
             postgresql_where=_UNMIRRORED_PG,
         ),
         Index("runs_session", "session_id", "status"),
-        Index(
+        partial_index(
             "runs_ended",
             "finished_at",
             "status",
             "count",
-            sqlite_where=_ENDED,
-            postgresql_where=_ENDED,
+            where=_ENDED,
         ),
     )
 
@@ -284,7 +282,7 @@ class RunRow(SQLModel, table=True):
         return Status(self.status)
 
 
-class AttemptRow(SQLModel, table=True):
+class AttemptRow(Table, table=True):
     """One attempt at the effect. Its status is `running` or one of the outcomes of an attempt.
 
     Attempt 0 is the check of a run that ended before its first attempt, if the check used a model.
@@ -295,7 +293,7 @@ class AttemptRow(SQLModel, table=True):
     __table_args__ = (
         # All columns that a day's budget sums, so that the sum reads only the index.
         Index("attempts_spent", "started_at", "job_id", "agent", "tokens", "usd", "unpriced"),
-        Index("attempts_open", "run_id", sqlite_where=_OPEN, postgresql_where=_OPEN),
+        partial_index("attempts_open", "run_id", where=_OPEN),
     )
 
     run_id: str = Field(primary_key=True, foreign_key="runs.id")
@@ -316,7 +314,7 @@ class AttemptRow(SQLModel, table=True):
     unpriced: int = Field(default=0, sa_type=BigInteger)
 
 
-class StepRow(SQLModel, table=True):
+class StepRow(Table, table=True):
     """One step of an agent's run: a request to a model, or a call of a tool (`daybook.runs.steps`).
 
     ``number`` rises by one within the run, in the order of the starts. ``position`` is the place of
@@ -328,11 +326,10 @@ class StepRow(SQLModel, table=True):
     __tablename__ = "steps"
     __table_args__ = (
         # The steps whose texts retention can remove, so that it reads no other steps.
-        Index(
+        partial_index(
             "steps_with_texts",
             "started_at",
-            sqlite_where=_WITH_TEXTS,
-            postgresql_where=_WITH_TEXTS,
+            where=_WITH_TEXTS,
         ),
     )
 
@@ -371,7 +368,7 @@ class StepRow(SQLModel, table=True):
     reply: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
-class ApprovalRow(SQLModel, table=True):
+class ApprovalRow(Table, table=True):
     """The question to a person about a tool call or answer of a run (`daybook.runs.approvals`).
 
     ``number`` counts the questions of the run, and ``after`` the steps that the run made before.
@@ -397,7 +394,7 @@ class ApprovalRow(SQLModel, table=True):
     outcome: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
-class OutboxRow(SQLModel, table=True):
+class OutboxRow(Table, table=True):
     """One callback, message, alert, listener call or wake: `daybook.delivery.outbox`.
 
     Its status is pending, delivered or failed, or suppressed if it was withdrawn before it was
@@ -410,25 +407,23 @@ class OutboxRow(SQLModel, table=True):
     __table_args__ = (
         # Each index except `outbox_leased` contains the columns of its condition; otherwise SQLite
         # has to read the row.
-        Index(
+        partial_index(
             "outbox_pending",
             "queue",
             "next_at",
             "created_at",
             "status",
-            sqlite_where=_PENDING,
-            postgresql_where=_PENDING,
+            where=_PENDING,
         ),
-        Index("outbox_leased", "queue", sqlite_where=_LEASED, postgresql_where=_LEASED),
-        Index(
+        partial_index("outbox_leased", "queue", where=_LEASED),
+        partial_index(
             "outbox_failed",
             "finished_at",
             "status",
             "purpose",
-            sqlite_where=_FAILED,
-            postgresql_where=_FAILED,
+            where=_FAILED,
         ),
-        Index(
+        partial_index(
             "outbox_unread",
             "created_at",
             "status",
@@ -436,8 +431,7 @@ class OutboxRow(SQLModel, table=True):
             "address",
             "purpose",
             "read_at",
-            sqlite_where=_UNREAD,
-            postgresql_where=_UNREAD,
+            where=_UNREAD,
         ),
         Index("outbox_run", "run_id"),
         Index("outbox_job", "job_id", "created_at"),
@@ -488,7 +482,7 @@ class OutboxRow(SQLModel, table=True):
     body: str = Field(repr=False)
 
 
-class QueueRow(SQLModel, table=True):
+class QueueRow(Table, table=True):
     """A destination queue with failures since its last success; a queue that works has no row."""
 
     __tablename__ = "destination_queues"
@@ -500,7 +494,7 @@ class QueueRow(SQLModel, table=True):
     error: str = ""
 
 
-class LeadRow(SQLModel, table=True):
+class LeadRow(Table, table=True):
     """The leader of a service group, until its lease ends. Each new leader raises ``fence``."""
 
     __tablename__ = "leads"
@@ -511,7 +505,7 @@ class LeadRow(SQLModel, table=True):
     fence: int = 0
 
 
-class SessionRow(SQLModel, table=True):
+class SessionRow(Table, table=True):
     """A session: the stored history of an agent. ``job_id`` is None if it has not exactly one job.
 
     ``title`` is the first line of the session's first prompt, or a title that a model wrote.
@@ -528,7 +522,7 @@ class SessionRow(SQLModel, table=True):
     updated_at: datetime = Field(sa_type=Instant)
 
 
-class MessageRow(SQLModel, table=True):
+class MessageRow(Table, table=True):
     """One message of a session, in full, with its origin; ``number`` rises by one.
 
     ``run_id`` is not a foreign key: a session may outlive its runs.
@@ -545,7 +539,7 @@ class MessageRow(SQLModel, table=True):
     at: datetime = Field(sa_type=Instant)
 
 
-class SummaryRow(SQLModel, table=True):
+class SummaryRow(Table, table=True):
     """A summary of a session's messages up to the number ``through``.
 
     It includes the summary before it. The messages themselves stay. ``run_id`` is the run after
@@ -565,7 +559,7 @@ class SummaryRow(SQLModel, table=True):
     at: datetime = Field(sa_type=Instant)
 
 
-class TokenRow(SQLModel, table=True):
+class TokenRow(Table, table=True):
     """Token for MCP over HTTP or for a shared link (`owners.VIEWER`), stored as its digest."""
 
     __tablename__ = "tokens"
@@ -580,7 +574,7 @@ class TokenRow(SQLModel, table=True):
     used_at: datetime | None = Field(default=None, sa_type=Instant)
 
 
-class BlockCopyRow(SQLModel, table=True):
+class BlockCopyRow(Table, table=True):
     """The copy of one Prefect block document, complete enough to restore it in Prefect.
 
     ``type_id`` is Prefect's id of the block type with which the document was last seen. A Prefect

@@ -8,15 +8,16 @@ from __future__ import annotations
 from datetime import datetime
 
 from sqlalchemy import JSON, Index, UniqueConstraint, text
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
 from daybook.ledger.column_types import Instant
+from daybook.ledger.table_parts import Table, partial_index
 from daybook.ledger.tables import new_id
 
 _LIVE = text("finished_at IS NULL")
 
 
-class TaskRow(SQLModel, table=True):
+class TaskRow(Table, table=True):
     """One task, and the sessions that may do it. The task's runs have its outcome."""
 
     __tablename__ = "tasks"
@@ -38,7 +39,7 @@ class TaskRow(SQLModel, table=True):
     created_at: datetime = Field(sa_type=Instant)
 
 
-class TaskRunRow(SQLModel, table=True):
+class TaskRunRow(Table, table=True):
     """One attempt at a task, from queue to end; a retry is another row with the next `number`."""
 
     __tablename__ = "task_runs"
@@ -46,7 +47,7 @@ class TaskRunRow(SQLModel, table=True):
         UniqueConstraint("task_id", "number", name="task_runs_number"),
         # At most one session holds a run, and a session at most one run.
         Index("task_runs_session", "session_id", unique=True),
-        Index("task_runs_live", "status", "queued_at", sqlite_where=_LIVE, postgresql_where=_LIVE),
+        partial_index("task_runs_live", "status", "queued_at", where=_LIVE),
         Index("task_runs_ended", "finished_at"),
     )
 
@@ -84,7 +85,7 @@ class TaskRunRow(SQLModel, table=True):
     error: str | None = None
 
 
-class TaskSessionRow(SQLModel, table=True):
+class TaskSessionRow(Table, table=True):
     """A live agent that claims tasks by itself; not a session (`SessionRow`)."""
 
     __tablename__ = "task_sessions"
@@ -111,7 +112,7 @@ class TaskSessionRow(SQLModel, table=True):
     connected_until: datetime | None = Field(default=None, sa_type=Instant)
 
 
-class TaskEventRow(SQLModel, table=True):
+class TaskEventRow(Table, table=True):
     """An event of a task run, with its actor and reason.
 
     For a wake, `outbox_id` refers to the row with the wake's delivery status.
