@@ -64,9 +64,9 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
     "JSON": (lambda _: json_text.read("\ufeff[1]\r\n"), [1]),
     "config.toml": (
         lambda folder: (
-            written(folder, "config.toml", 'summary_agent = "x"\r\n')
-            and settings.load().summary_agent
-        ),
+            written(folder, "config.toml", 'summary_agent = "x"\r\n'),
+            settings.load().summary_agent,
+        )[1],
         "x",
     ),
     "a changed config.toml": (
@@ -77,30 +77,31 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
     ),
     "the credential": (
         lambda folder: (
-            written(folder, "prefect-credential", "a:b\r\n") and Home(folder).credential()
-        ),
+            written(folder, "prefect-credential", "a:b\r\n"),
+            Home(folder).credential(),
+        )[1],
         "a:b",
     ),
     "the secret of callbacks": (
         lambda folder: (
-            written(folder, "webhook-secret", f"{SECRET}\r\n")
-            and home_secret.read_secrets(Home(folder))
-        ),
+            written(folder, "webhook-secret", f"{SECRET}\r\n"),
+            home_secret.read_secrets(Home(folder)),
+        )[1],
         [(SECRET, None)],
     ),
     "the ledger's key": (
         lambda folder: (
-            encryption.read_or_create_key(folder / "key")
-            and written(folder, "key", (folder / "key").read_text())
-            and encryption.read_key(folder / "key") is not None
-        ),
+            encryption.read_or_create_key(folder / "key"),
+            written(folder, "key", (folder / "key").read_text()),
+            encryption.read_key(folder / "key") is not None,
+        )[2],
         True,
     ),
     "the variables of the service": (
         lambda folder: (
-            written(folder, "service.env", "A=1\r\nB=2\r\n")
-            and service.read_environment(home.current_home())
-        ),
+            written(folder, "service.env", "A=1\r\nB=2\r\n"),
+            service.read_environment(home.current_home()),
+        )[1],
         {"A": "1", "B": "2"},
     ),
     "the heartbeat's file": (

@@ -31,7 +31,7 @@ def test_markdown_is_rendered_below_the_headings_of_the_page() -> None:
         "<javascript:alert(1)>",
         "```\n<script>\n```",
         "[a]: javascript:alert(1)\n\n[a]",
-        "[x](java&#115;cript:alert(1))",
+        "[x](&#106;avascript:alert(1))",
         "[x](<JavaScript:alert(1)>)",
         "[x](data:image/svg+xml;base64,PHN2Zz4=)",
         "[x](blob:http://127.0.0.1/1)",
