@@ -40,7 +40,7 @@ from daybook import json_text, owners
 from daybook.agents import process
 from daybook.agents.base import Agent, AgentReply, AgentRequest
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import AgentError, DaybookError, Unreachable
+from daybook.errors import AgentError, AgentTimeout, DaybookError, Unreachable
 from daybook.execution import agent_lookup, answers, conversation, watches
 from daybook.execution.agent_lookup import guard_of
 from daybook.http.guard import origin
@@ -182,16 +182,25 @@ def _key(granted: Granted) -> str:
 
 
 async def ask_agent(
-    agent: Agent, prompt: str, granted: Granted, took: dict[str, Any] | None = None
+    agent: Agent,
+    prompt: str,
+    granted: Granted,
+    took: dict[str, Any] | None = None,
+    seconds: float = 0.0,
 ) -> Verdict:
-    """Ask an agent whether there is anything to do; ``took`` is the usage before the request.
+    """Ask an agent whether there is anything to do.
 
-    Raise `CheckFailed` if the agent fails, or if its reply is incomplete or not a valid answer.
+    ``took`` is the usage of the check before this request, and ``seconds`` its time. They share the
+    timeout, so that no outer timeout ends the request and loses the usage. Raise `CheckFailed` if
+    the agent fails, or if its reply is incomplete or not a valid answer.
     """
     run_policy = policy.policy_from_parameters(granted.parameters)
+    rest = run_policy.timeout.total_seconds() - seconds
+    if rest <= 0:
+        raise CheckFailed(str(AgentTimeout(run_policy.timeout.total_seconds())), took)
     request = AgentRequest(
         prompt=f"{prompt}\n\n{_ANSWER}",
-        timeout=run_policy.timeout.total_seconds(),
+        timeout=rest,
         occurrence=_key(granted),
         job=granted.job.row.name if granted.job else None,
         due=granted.due,

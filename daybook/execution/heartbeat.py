@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,14 +78,17 @@ async def _check(granted: Granted) -> Verdict:
         return Verdict(opens=False, reason=f"{action.file} is missing")
     if not text:
         return Verdict(opens=False, reason=f"{action.file} is blank")
+    loop = asyncio.get_running_loop()
+    began = loop.time()
     job_verdict = await checks.check_job(granted)
     if not job_verdict.opens:
         return job_verdict
     async with get_client() as client:
         agent = await agent_lookup.find_agent(client, action.gate_agent or action.agent)
     question = conversation.render_prompt(granted, _CHECK_PROMPT + text)
-    asking = checks.ask_agent(agent, question, job_verdict.apply(granted), job_verdict.usage)
-    verdict = await asking
+    verdict = await checks.ask_agent(
+        agent, question, job_verdict.apply(granted), job_verdict.usage, loop.time() - began
+    )
     return replace(verdict, found=job_verdict.found if verdict.opens else None)
 
 

@@ -13,9 +13,11 @@ import pytest
 
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
+from daybook.errors import AgentTimeout
 from daybook.execution import checks
 from daybook.execution.checks import CheckFailed, Verdict
 from daybook.jobs.checks import Check
+from daybook.jobs.policy import policy_from_parameters
 from daybook.jobs.store import StoredJob
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
@@ -255,6 +257,36 @@ async def test_any_other_answer_of_an_agent_is_invalid_and_its_usage_is_kept() -
             with pytest.raises(CheckFailed, match=re.escape(words)) as failed:
                 await checks.ask_agent(cast(Any, Answering(text, cut)), "New?", granted("user"))
             assert (failed.value.usage or {})["input_tokens"] == 7
+
+
+@pytest.mark.anyio
+async def test_the_question_of_a_gate_gets_the_rest_of_the_time_and_keeps_the_usage_before_it() -> (
+    None
+):
+    given, took = granted("user"), {"input_tokens": 30}
+    timeout = policy_from_parameters(given.parameters).timeout.total_seconds()
+    agent = Answering(RUN)
+    verdict = await checks.ask_agent(cast(Any, agent), "New?", given, took, seconds=timeout - 2.5)
+    assert (agent.request.timeout, (verdict.usage or {})["input_tokens"]) == (2.5, 37)
+
+    late = AgentTimeout(2.5)
+    late.usage = {"input_tokens": 9}
+    for silent, seconds, used in ((Failing(late), timeout - 2.5, 39), (agent, timeout, 30)):
+        with pytest.raises(CheckFailed, match="no answer within") as failed:
+            await checks.ask_agent(cast(Any, silent), "New?", given, took, seconds=seconds)
+        assert failed.value.usage == {"input_tokens": used}
+
+
+class Failing:
+    """Agent that raises an error."""
+
+    is_program = False
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def answer(self, request: AgentRequest) -> AgentReply:
+        raise self._error
 
 
 def python(program: str) -> tuple[str, ...]:
