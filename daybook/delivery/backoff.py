@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from daybook.delivery.destination_settings import DEFAULT_ATTEMPTS, RETRY_DELAYS
 from daybook.delivery.outbox import WAKE
 from daybook.delivery.sending import MAX_DELIVERY_AGE, DeliveryResult
+from daybook.http.request import MAX_REQUESTED_DELAY
 from daybook.ledger.states import Delivery
 
 if TYPE_CHECKING:
@@ -34,7 +35,8 @@ def next_attempt_at(
     """Return the time of the next attempt to send ``row`` after an attempt that failed at ``now``.
 
     ``row.attempts`` does not count the failed attempt yet. ``asked`` is the delay in the response's
-    ``Retry-After``, in seconds; it replaces a shorter delay, but not beyond the row's deadline.
+    ``Retry-After``, in seconds; it replaces a shorter delay, up to `MAX_REQUESTED_DELAY` and the
+    row's deadline.
     Return None if no attempt follows. This is so after ``tries`` attempts, and if `MAX_RETRY_AGE`
     has passed since the row was created or since the operator last retried it.
     """
@@ -44,7 +46,8 @@ def next_attempt_at(
     delay = RETRY_DELAYS[min(attempts, len(RETRY_DELAYS)) - 1] * (1 + random.uniform(0, MAX_JITTER))
     if asked is not None and asked > delay.total_seconds():
         delay = max(
-            delay, min(timedelta(seconds=min(asked, MAX_RETRY_AGE.total_seconds())), deadline - now)
+            delay,
+            min(timedelta(seconds=min(asked, MAX_REQUESTED_DELAY.total_seconds())), deadline - now),
         )
     return now + delay
 

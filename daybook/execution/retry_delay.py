@@ -12,13 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from daybook.http.request import MAX_REQUESTED_DELAY
 from daybook.jobs import upcoming
 from daybook.jobs.policy import Policy
 from daybook.ledger.views import utc_text
 from daybook.runs.claim_requests import Granted
 from daybook.schedules import durations
 
-MAX_REQUESTED_DELAY = timedelta(hours=1)
 _MAX_SECONDS = timedelta(days=3650).total_seconds()
 """Maximum of a requested delay, so that its end is a date."""
 

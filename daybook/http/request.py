@@ -20,7 +20,7 @@ import ssl
 from collections.abc import Collection, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from string import punctuation
@@ -251,6 +251,9 @@ def certificate_problem(error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     return "" if cause is None else f"its certificate is not trusted: {cause.verify_message}"
 
+
+MAX_REQUESTED_DELAY = timedelta(hours=1)
+"""Longest wait that a service can request: a wrong value must not silence a job or a callback."""
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]*)?|\.[0-9]+")
 
