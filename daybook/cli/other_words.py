@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+_SETTINGS = (
+    "settings are DAYBOOK_… variables, or lines of config.toml in the home; "
+    "`daybook doctor` checks them"
+)
+
 COMMANDS = {
     # --- the scheduler
     "start": "`daybook up` starts the scheduler, `daybook run JOB` a run",
@@ -23,13 +28,30 @@ COMMANDS = {
     "events": "`daybook today`",
     "cost": "`daybook spend` shows the cost by job, agent or day, `daybook runs` of each run",
     "usage": "`daybook spend` shows the cost by job, agent or day, `daybook runs` of each run",
-    "config": "settings are variables or lines in a file; `daybook doctor` checks them",
-    "settings": "settings are variables or lines in a file; `daybook doctor` checks them",
+    "config": _SETTINGS,
+    "settings": _SETTINGS,
     "login": "`daybook open`; for the account of an agent `daybook agents add --help`",
     "auth": "`daybook open`; for the account of an agent `daybook agents add --help`",
     "ui": "`daybook open`",
     "dashboard": "`daybook open`",
     "deploy": "`daybook sync`; for flows of a repository `prefect deploy`",
+    # --- Prefect
+    "server": "`daybook up`",
+    "server stop": "`daybook down`",
+    "deployment": "`daybook list`",
+    "deployment run": "`daybook run JOB`",
+    "deployment inspect": "`daybook show JOB`",
+    "deployment pause": "`daybook pause JOB`",
+    "deployment resume": "`daybook resume JOB`",
+    "deployment delete": "`daybook remove JOB`",
+    "flow": "`daybook list`",
+    "flow-run": "`daybook runs`",
+    "flow-run inspect": "`daybook show RUN`",
+    "flow-run cancel": "`daybook cancel JOB`",
+    "flow-run logs": "`daybook logs JOB`",
+    "work-pool": "`daybook status`",
+    "work-queue": "`daybook status`",
+    "block": "`daybook agents list`, `daybook channels list`, `daybook secrets list`",
     # --- jobs
     "create": "`daybook add SCHEDULE PROMPT`",
     "new": "`daybook add SCHEDULE PROMPT`",
@@ -52,6 +74,9 @@ COMMANDS = {
     "list-timers": "`daybook next`",
     "upcoming": "`daybook next`",
     "get": "`daybook show JOB`",
+    "get jobs": "`daybook list`",
+    "get runs": "`daybook runs`",
+    "get agents": "`daybook agents list`",
     "describe": "`daybook show JOB`",
     "inspect": "`daybook show JOB`",
     "view": "`daybook show JOB`",
@@ -96,8 +121,10 @@ COMMANDS = {
 INSTEAD_OF_ARGUMENTS = {
     "list": "`daybook show JOB`, or `daybook list --name TEXT`",
     "status": "`daybook show JOB`",
+    "mcp": "`daybook tools add NAME` adds an MCP server for agents, `daybook tools list` lists all",
+    "worker": "`daybook worker`",
 }
-"""Replacements for commands without arguments, if the user adds a job."""
+"""Replacements for commands without arguments, if the user adds a job or another word."""
 
 INSTEAD_OF_JOBS = {"run list": "`daybook runs`"}
 """Replacements for commands whose second word Daybook would read as the name of a job."""
@@ -123,8 +150,11 @@ OPTIONS = {
     "-d": "`--detach`",
     "-f": "`--yes`",
     "--force": "`--yes`",
+    "-y": "`--yes`",
+    "--yes": "leave it out, because this command does not ask",
     "-L": "`--limit`",
     "-q": "`--json` prints nothing else",
+    "--quiet": "`--json` prints nothing else",
     "-o": "`--json`",
     "--output": "`--json`",
     "--format": "`--json`",
@@ -142,12 +172,19 @@ OPTIONS = {
     "--search": "`--name`",
     "--all": "`daybook list` and `daybook runs` show paused and failed ones too",
     "--tail": "`daybook logs JOB` prints the whole log",
-    "--last": "`daybook runs JOB`",
+    "--last": "`--limit`",
+    "-n": "`--limit`",
+    "--limit": "`daybook runs JOB`",
     "--fix": "each finding names its fix",
 }
 """Replacements for options of any command."""
 
-OPTIONS_OF = {"list --job": "`--name`"}
+OPTIONS_OF = {
+    "list --job": "`--name`",
+    "agents add -m": "`--model`",
+    "ask -m": "`--model`",
+    "run -m": "`--prompt`",
+}
 """Replacements for options of one command."""
 
 
@@ -169,7 +206,7 @@ def instead_of_option(option: str, names: Sequence[str]) -> str:
     ``names`` are the options of the command. An option is proposed only if it is in ``names``.
     """
     text = OPTIONS.get(option, "")
-    proposed = text.strip("`").partition(" ")[0]
+    proposed = text.removeprefix("`").partition("`")[0]
     if proposed.startswith("-") and proposed not in names:
         return OPTIONS.get(proposed, "")
     return text
