@@ -122,6 +122,22 @@ CASES: dict[str, Case] = {
     "daybook/schedules/schedule.py:_ONE_TIME": case(
         "match", "1", "in ", "at ", "2026-01-01 ", Text("1", "at "), Text(" ", "at 1")
     ),
+    "daybook/http/request.py:_SECONDS": case("fullmatch", "1", Text("1", "1."), "1."),
+    "daybook/imports/crontab.py:_RANDOM": case("sub", "1", "~", "1~", "1~1", "-1~"),
+    "daybook/imports/on_calendar.py:re.sub('\\\\b0')": case("sub", "0", "0 ", "a0"),
+    "daybook/imports/shell.py:_INTERPRETERS": case("fullmatch", "1", "sh", Text("1.", "python")),
+    "daybook/imports/shell.py:_SCRIPT": case("fullmatch", "a", "/", "a/", Text("a/", "", " ")),
+    "daybook/imports/shell.py:_SEPARATOR": case("split", "|", "&", "a;"),
+    "daybook/operations/prefect_login.py:_DOCUMENTATION": case(
+        "fullmatch", "/", "/api", Text("/", "/api/docs"), Text("a", "/docs/", "\n")
+    ),
+    "daybook/operations/service.py:"
+    "re.search('connect to (system scope |user scope )?bus|not been booted')": case(
+        "search", "connect to ", "connect to user scope ", "not been "
+    ),
+    "daybook/schedules/durations.py:_WITH_FRACTION": case(
+        "fullmatch", "1", "1.", Text(" ", "1.5", "x"), Text("1", "1."), Text("hour", "1.5")
+    ),
     "daybook/zone_names.py:_OFFSET": case("fullmatch", "1", "+1", Text("0", "gmt+")),
     "daybook/zone_names.py:_WITHOUT_MACHINE": case("sub", "p", "posix/"),
     "daybook/home.py:_NOT_IN_A_HOME": case("search", "a", "/"),
