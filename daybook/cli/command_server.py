@@ -248,6 +248,8 @@ def _adopt(request: dict[str, Any]) -> bool:
     except OSError:
         return False
     os.umask(request["umask"])
+    with suppress(PermissionError):  # `up` runs with a higher nice value than the client
+        os.setpriority(os.PRIO_PROCESS, 0, request["nice"])
     sys.path[:] = request["search_path"]
     time.tzset()
     if homes.home_path() != home:

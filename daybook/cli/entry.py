@@ -74,7 +74,7 @@ def identity() -> list[Any]:
     python_path = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
     return [
         *(__version__, __file__, sys.prefix, sys.flags.optimize, sys.flags.utf8_mode),
-        *(sys.getfilesystemencoding(), os.nice(0), list(map(os.path.abspath, python_path))),
+        *(sys.getfilesystemencoding(), list(map(os.path.abspath, python_path))),
     ]
 
 
@@ -176,6 +176,7 @@ def _request(arguments: list[str]) -> dict[str, Any]:
         "identity": identity(),
         "folder": os.getcwd(),
         "umask": umask,
+        "nice": os.nice(0),
         "ignored_signals": ignored,
         "environment": dict(os.environ),
         "search_path": list(map(str, sys.path)),

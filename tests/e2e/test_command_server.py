@@ -140,6 +140,7 @@ class Server:
             "identity": self.identity(),
             "folder": str(self.home.path),
             "umask": 0o077,
+            "nice": os.nice(0),
             "ignored_signals": [],
             "environment": self.environment,
             "search_path": sys.path,
@@ -325,6 +326,21 @@ def test_a_client_that_has_stopped_waiting_starts_no_command(server: Server) -> 
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""  # the child has ended
     assert "Nobody waits" not in server.command(SERVED, "task", "list")[1]
+
+
+def test_a_command_runs_with_the_nice_value_of_its_client(server: Server) -> None:
+    lowest = os.nice(0) + 5
+    with server.connect(server.request("task", "list", nice=lowest)) as connection:
+        child = int(connection.makefile().readline())
+        assert os.getpriority(os.PRIO_PROCESS, child) == lowest
+    done = subprocess.run(
+        ["nice", "-n", "5", sys.executable, "-c", SERVED, "list", "--json"],
+        env=server.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "[]\n")
 
 
 def test_the_command_ends_when_its_client_is_killed(server: Server) -> None:
