@@ -39,7 +39,7 @@ from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD
 from daybook.ledger.tables import Fact, LeadRow, RunRow, new_id
-from daybook.operations import home_lock
+from daybook.operations import home_lock, ledger_setting
 
 MOVED_ID = "moved-"
 """First characters of the id of a moved ledger. A move may overwrite a ledger with such an id."""
@@ -90,7 +90,7 @@ async def move(url: str) -> LedgerMove:
             raise
         raise InvalidInput("url", error.problem, error.hint) from None
     # This raises an error if the file cannot be written.
-    settings.with_ledger_url(settings.config_file(), url)
+    ledger_setting.with_ledger_url(settings.config_file(), url)
     home = current_home()
     if home.running() is not None:
         raise home_lock.already_running(home)
@@ -116,7 +116,7 @@ async def move(url: str) -> LedgerMove:
                     written = _Marker(old=old, new=target.place)
                     replace_private_file(home.moving, written.model_dump_json())
                     rows = await transfer.copy_rows(reading, writing)
-                settings.set_ledger_url(settings.config_file(), url)
+                ledger_setting.set_ledger_url(settings.config_file(), url)
                 await _retire(reading)
         home.moving.unlink()
     return LedgerMove(moved_from=source.place, moved_to=target.place, rows=rows)

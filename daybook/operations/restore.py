@@ -38,7 +38,8 @@ from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.sqlite import FILE_SUFFIXES, WAL_SUFFIX
 from daybook.ledger.views import UtcTime, utc_text
-from daybook.operations import home_lock
+from daybook.operations import home_lock, ledger_setting
+from daybook.prefect import instances
 from daybook.runs.restored import Restore
 
 _TARGET = "target"
@@ -151,7 +152,7 @@ def _choose_target(home: Home, staged: Path, given: str) -> str:
         if variable and settings.load().ledger_url != chosen:
             hint = "unset the variable, or leave out the option"
             raise InvalidInput("ledger", "differs from the variable DAYBOOK_LEDGER_URL", hint)
-        settings.set_ledger_url(config, "" if chosen == _home_address(home) else chosen)
+        ledger_setting.set_ledger_url(config, "" if chosen == _home_address(home) else chosen)
         return chosen
     if variable:
         return settings.load().ledger_url
@@ -208,6 +209,8 @@ async def _record(
         raise InvalidInput("clock", problem, "set the clock of this machine")
     async with ledger.write() as session:
         recorded = await uncertain.record(session, Restore(backup=manifest.at, at=now))
+        # Otherwise the server of the backup would count as in use beside the one of this home.
+        await instances.forget_all(session)
     return RestoreResult(
         home=str(home.path),
         ledger=place,

@@ -89,6 +89,11 @@ async def forget(ledger: Ledger, holder: str) -> None:
                 await _delete(session, each)
 
 
+async def forget_all(session: AsyncSession) -> None:
+    """Remove all servers, in a ledger that no process uses yet, such as a restored one."""
+    await session.execute(delete(Fact).where(col(Fact.key).startswith(_PREFIX)))
+
+
 async def in_use(session: AsyncSession, now: datetime) -> list[PrefectServer]:
     """Return the servers that a process recorded in the last `IN_USE_AGE`, sorted by address."""
     servers = [each for each in await _all(session) if each.seen_at >= now - IN_USE_AGE]

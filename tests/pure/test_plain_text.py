@@ -18,7 +18,7 @@ from daybook.files import sources
 from daybook.home import Home
 from daybook.imports import crontab, systemd
 from daybook.imports import source as import_source
-from daybook.operations import service
+from daybook.operations import ledger_setting, service
 from daybook.resources import encryption
 from tests.rows import each
 
@@ -70,7 +70,7 @@ READERS: dict[str, tuple[Callable[[Path], Any], Any]] = {
         "x",
     ),
     "a changed config.toml": (
-        lambda folder: settings.with_ledger_url(
+        lambda folder: ledger_setting.with_ledger_url(
             written(folder, "config.toml", 'timezone = "UTC"\n'), ""
         ),
         'timezone = "UTC"\n',

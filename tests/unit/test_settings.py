@@ -9,6 +9,7 @@ import pytest
 from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.home import Home, current_home
+from daybook.operations import ledger_setting
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_the_address_of_the_ledger_is_replaced_and_other_lines_stay(
 ) -> None:
     file = tmp_path / "config.toml"
     file.write_text(before)
-    settings.set_ledger_url(file, url)
+    ledger_setting.set_ledger_url(file, url)
     assert file.read_text() == after
     assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
 
@@ -252,5 +253,5 @@ def test_a_settings_file_of_another_form_stays_as_it_is(tmp_path: Path, text: st
     file = tmp_path / "config.toml"
     file.write_text(text)
     with pytest.raises(InvalidInput, match="write it on one line"):
-        settings.set_ledger_url(file, "x")
+        ledger_setting.set_ledger_url(file, "x")
     assert file.read_text() == text

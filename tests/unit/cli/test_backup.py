@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from daybook import owners, settings
+from daybook import owners
 from daybook.backups import archive
 from daybook.errors import InvalidInput
 from daybook.home import Home
+from daybook.operations import ledger_setting
 from tests.commands import Daybook
 
 WORDS = "correct horse battery"
@@ -153,7 +154,7 @@ def test_an_address_that_cannot_be_written_is_refused_without_its_password(
     file = tmp_path / "config.toml"
     file.write_text(content)
     with pytest.raises(InvalidInput, match="ledger_url cannot be changed") as refused:
-        settings.set_ledger_url(file, "postgresql://daybook:geheim@localhost/daybook")
+        ledger_setting.set_ledger_url(file, "postgresql://daybook:geheim@localhost/daybook")
     assert "geheim" not in str(refused.value)
     assert file.read_text() == content
 

@@ -22,6 +22,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import home_lock
 from daybook.operations.restore import RestoreResult, restore
+from daybook.prefect import instances
 from daybook.processes import proc
 from daybook.resources import encryption
 from tests import databases
@@ -94,6 +95,22 @@ async def test_a_restored_home_has_everything_and_repeats_nothing(
     names = {each.name for each in new.path.iterdir() if each.is_file()}
     assert names == {"ledger.db", "config.toml", "ledger-key", "up.lock"}
     assert not new.restoring.exists()
+
+
+async def test_the_server_of_the_backup_is_not_in_use_after_a_restore(
+    world: World, daybook_home: Home, new: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive, "SCRYPT_COST", 2)
+    encryption.read_or_create_key(daybook_home.ledger_key)
+    old = await instances.record(world.ledger, "old", "http://127.0.0.1:4200/api", "a:1")
+    assert len(old) == 1
+    made = await create.create(world.ledger, tmp_path / "a.backup", WORDS)
+    monkeypatch.setenv("DAYBOOK_HOME", str(new.path))
+    world.passes(seconds=1)
+    await restore(Path(made.file), WORDS, clock=world.clock)
+    async with Ledger(settings.load().ledger_address, world.clock) as ledger:
+        servers = await instances.record(ledger, "new", "http://127.0.0.1:4201/api", "a:2")
+    assert instances.conflict(servers) == ""
 
 
 async def test_a_home_in_use_or_with_files_is_refused(
