@@ -8,11 +8,10 @@ rule.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 import tomllib
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from pydantic import (
     PositiveInt,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_settings import (
@@ -34,7 +34,7 @@ from pydantic_settings import (
 
 from daybook import plain_text, zone_names
 from daybook.errors import InvalidInput
-from daybook.home import Home, home_path, replace_private_file
+from daybook.home import Home, home_path
 
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.?\Z", re.IGNORECASE)
 
@@ -243,9 +243,19 @@ class Settings(BaseSettings):
         ge=0,
         lt=2**16,
         description="Port on which `daybook up` serves its pages, hooks, `/health` and `/metrics`, "
-        "for this machine only. If the port is in use, `daybook up` chooses a free one and prints "
-        "it. 0: no server. `daybook web --host` serves hooks, `/health` and `/metrics` to other "
-        "machines.",
+        "for this machine only, unless `web_host` is set. If the port is in use, `daybook up` "
+        "chooses a free one and prints it. 0: no server.",
+    )
+    web_host: str = Field(
+        default="127.0.0.1",
+        description="IP address on which `daybook up` serves them, such as `0.0.0.0` in a "
+        "container. Other machines can then reach hooks, `/health` and `/metrics`; they reach the "
+        "pages only with a `public_url` that has https or names this machine.",
+    )
+    web_names: CommaSeparated = Field(
+        default="",
+        description="Host names, comma-separated, that clients may use besides the names of this "
+        "machine and of `public_url`.",
     )
     public_url: str = Field(
         default="",
@@ -379,19 +389,30 @@ class Settings(BaseSettings):
 
     @field_validator("public_url")
     @classmethod
-    def _check_public_url(cls, value: str) -> str:
+    def _check_public_url(cls, value: str, info: ValidationInfo) -> str:
         match = _PUBLIC_URL.match(value)
         if value and (match is None or int(match["port"] or 1) not in range(1, 2**16)):
             raise ValueError(
                 "is not the address of a site; write a scheme and a name, and a port if it is not "
                 "the scheme's, but no path, such as https://daybook.example.org"
             )
-        if match is not None and match["host"].lower() in ("localhost", "127.0.0.1"):
+        # A container's port may be published to the machine that runs the container.
+        own = ["127.0.0.1"]
+        own += ["localhost"] if ip_address(info.data.get("web_host", own[0])).is_loopback else []
+        if match is not None and match["host"].lower() in own:
             raise ValueError("is an address of this machine itself; those need no setting")
         # Return the form that browsers use in `Host` and `Origin`.
         value = value.lower().removesuffix("/")
         standard = ":443" if value.startswith("https:") else ":80"
         return value.removesuffix(standard)
+
+    @field_validator("web_host")
+    @classmethod
+    def _check_web_host(cls, value: str) -> str:
+        try:
+            return str(ip_address(value.strip()))
+        except ValueError:
+            raise ValueError(f'"{value}" is not an IP address; use 127.0.0.1 or 0.0.0.0') from None
 
     @field_validator("ping_findings")
     @classmethod
@@ -519,39 +540,6 @@ def invalid_setting(key: str, problem: str, hint: str = "") -> InvalidInput:
     if variable in os.environ:
         return InvalidInput(variable, problem, hint)
     return InvalidInput(str(config_file()), f"{key}: {problem}", hint)
-
-
-def set_ledger_url(file: Path, url: str) -> None:
-    """Write the setting `ledger_url` to a settings file, completely or not at all.
-
-    Raise the errors of `with_ledger_url`.
-    """
-    replace_private_file(file, with_ledger_url(file, url))
-
-
-def with_ledger_url(file: Path, url: str) -> str:
-    """Return the text of a settings file with another `ledger_url`; "" removes the setting.
-
-    All other lines stay. If the form of the file does not allow this change, raise `InvalidInput`.
-    The error does not contain the address, which may have a password.
-    """
-    try:
-        before = plain_text.read(file)
-    except FileNotFoundError:
-        before = ""
-    lines = before.splitlines(keepends=True)
-    text = "".join(line for line in lines if line.partition("=")[0].strip() != "ledger_url")
-    if url:
-        text = f"ledger_url = {json.dumps(url)}\n{text}"
-    try:
-        expected = {**tomllib.loads(before), "ledger_url": url}
-        is_right = {"ledger_url": "", **tomllib.loads(text)} == expected
-    except tomllib.TOMLDecodeError:
-        is_right = False
-    if not is_right:
-        hint = 'write it on one line of its own: ledger_url = "ADDRESS"'
-        raise InvalidInput(str(file), "the setting ledger_url cannot be changed", hint)
-    return text
 
 
 def _read_file() -> dict[str, Any]:

@@ -28,8 +28,9 @@ def web_(
     """Serve the pages, hooks, `/health`, and `/metrics` for Prometheus, until Ctrl-C or SIGTERM.
 
     `daybook up` serves them too. Prints a link that opens the pages once; with --host, there are
-    none. Every client that can connect can read the names of late and failing jobs in `/health`.
-    docs/operations/monitoring.md describes both endpoints and gives alert rules.
+    none without a suitable DAYBOOK_PUBLIC_URL. Every client that can connect can read the names of
+    late and failing jobs in `/health`. docs/operations/monitoring.md describes both endpoints and
+    gives alert rules.
 
     Example: daybook web --port 4290
     """

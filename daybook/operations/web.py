@@ -41,6 +41,14 @@ def is_local(host: str) -> bool:
         return False
 
 
+def local_address(host: str) -> str:
+    """Return the address at which processes of this machine reach a listener on ``host``."""
+    try:
+        return server.HOST if ip_address(host).is_unspecified else host
+    except ValueError:
+        return host
+
+
 _COMMAND = [*image.PYTHON_MODULE, "daybook.web", "--host"]
 
 
@@ -82,10 +90,10 @@ async def start(
     listen on that port first, and `up` would mistake the other process for its child.
     """
     home.make()
-    descriptor = listener.fileno()
+    descriptor, host = listener.fileno(), listener.getsockname()[0]
     return await children.start(
         "web",
-        [*_COMMAND, server.HOST, "--descriptor", str(descriptor)],
+        [*_COMMAND, host, "--descriptor", str(descriptor)],
         environment=server.child_environment(home),
         log=home.logs / "web.log",
         folder=home.path,
@@ -106,16 +114,17 @@ async def supervise(
     while True:
         try:
             with _open_listener(home, configured) as listener:
-                port = listener.getsockname()[1]
+                host, port = listener.getsockname()[:2]
+                host = local_address(host)
                 if port != configured:
                     say(f"Port {configured} is taken; the health page uses port {port}")
                 _port_file(home).write_text(f"{configured} {port}\n")
-                address = url(server.HOST, port)
+                address = url(host, port)
                 again = partial(start, home, listener, forked_from)
                 child = await _start_answering(again, listener, record)
                 say(f"Health: {address}/health, metrics: {address}/metrics")
                 watch = supervision.Watch(
-                    probe=liveness.http_probe(server.HOST, port, "/health"),
+                    probe=liveness.http_probe(host, port, "/health"),
                     max_memory=settings.load().max_memory,
                 )
                 await supervision.supervise(child, again, record, say, watch=watch)
@@ -131,9 +140,9 @@ async def _start_answering(
     child = await start()
     try:
         record.add_child(child)
-        port = listener.getsockname()[1]
-        await _wait_for_answer(child, port)
-        record.set_web_url(url(server.HOST, port))
+        host, port = listener.getsockname()[:2]
+        await _wait_for_answer(child, local_address(host), port)
+        record.set_web_url(url(local_address(host), port))
     except BaseException:  # `BaseException` includes Ctrl-C during the start
         await child.terminate()
         record.remove_child(child)
@@ -141,12 +150,12 @@ async def _start_answering(
     return child
 
 
-async def _wait_for_answer(child: children.Child, port: int) -> None:
+async def _wait_for_answer(child: children.Child, host: str, port: int) -> None:
     """Wait for any response of ``child``.
 
     Raise `DaybookError` if the child ends, or if it does not respond within `Timing.max_start`.
     """
-    answer, ended = asyncio.create_task(_answer(port)), asyncio.create_task(child.wait())
+    answer, ended = asyncio.create_task(_answer(host, port)), asyncio.create_task(child.wait())
     try:
         await asyncio.wait(
             {answer, ended},
@@ -161,8 +170,8 @@ async def _wait_for_answer(child: children.Child, port: int) -> None:
     raise DaybookError(f"it does not answer on port {port}\n{child.tail(5)}".rstrip())
 
 
-async def _answer(port: int) -> bytes:
-    reader, writer = await asyncio.open_connection(server.HOST, port)
+async def _answer(host: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(f"GET / HTTP/1.0\r\nHost: {server.HOST}:{port}\r\n\r\n".encode())
         return await reader.read(1)
@@ -181,9 +190,10 @@ def _open_listener(home: Home, configured: int) -> socket.socket:
         configured_before, port = map(int, _port_file(home).read_text().split())
         if configured_before == configured and server.free_port(port) == port:
             preferred = port
+    host = settings.load().web_host
     with suppress(InvalidInput):
-        return listen(server.HOST, server.free_port(preferred))
-    return listen(server.HOST, 0)  # another process has just taken the port
+        return listen(host, server.free_port(preferred))
+    return listen(host, 0)  # another process has just taken the port
 
 
 def _port_file(home: Home) -> Path:

@@ -11,6 +11,7 @@ from daybook import settings
 from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
+from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.processes import output, proc
 from daybook.web import login, pages
 from daybook.web.app import Guard, application, build_server
@@ -30,13 +31,17 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
     is_reachable = not web.is_local(host)
     configured = settings.load()
     names = [*names, host, *([socket.gethostname()] if is_reachable else [])]
+    names += settings.entries(configured.web_names)
     names += public_names(configured)
     watch = HealthMonitor(configured.ledger_address, folders=configured.data_folders)
     port = listener.getsockname()[1]
-    # Cookies and answers of models must not cross a network without encryption.
     application_of_pages = pages.application(watch.health)
     site: Site = application_of_pages.state.site
-    browser_pages = None if is_reachable else login.protect(application_of_pages, port, site)
+    browser_pages = (
+        login.protect(application_of_pages, port, site)
+        if not is_reachable or has_private_url(configured.public_url)
+        else None
+    )
     receiver = HookReceiver(configured.ledger_address, max_body=configured.max_hook_body * 2**20)
     guarded = Guard(
         application(watch, receiver, browser_pages, site.close),
@@ -50,6 +55,15 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
         print(f"Open: {address}{link}", file=sys.stderr, flush=True)
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
     build_server(guarded, site.live.close).run(sockets=[listener])
+
+
+def has_private_url(public_url: str) -> bool:
+    """Return whether a server that other machines can reach may serve the pages at ``public_url``.
+
+    Cookies and answers of models must not cross a network without encryption. So the URL has TLS,
+    or is of this machine, as that of a container's port that is published to this machine only.
+    """
+    return public_url.startswith("https:") or urlsplit(public_url).hostname in LOOPBACK_NAMES
 
 
 def public_names(configured: settings.Settings) -> list[str]:

@@ -16,9 +16,13 @@ def test_what_listens_for_others_asks_for_the_credential_and_is_published_locall
     listening = {name for name, each in SERVICES.items() if "0.0.0.0" in str(each)}
     published = {name for name, each in SERVICES.items() if "ports" in each}
 
-    assert listening == published == {"prefect"}
-    server = SERVICES["prefect"]
-    assert all(port.startswith("127.0.0.1:") for port in server["ports"])
+    assert listening == published == {"prefect", "daybook"}
+    server, pages = SERVICES["prefect"], SERVICES["daybook"]
+    for port in (*server["ports"], *pages["ports"]):
+        assert port.startswith("127.0.0.1:")
+    # Under another name, the pages would not accept the requests that come through the port.
+    (port,) = pages["ports"]
+    assert pages["environment"]["DAYBOOK_PUBLIC_URL"] == f"http://localhost:{port.split(':')[1]}"
     credential = server["environment"]["PREFECT_SERVER_API_AUTH_STRING"]
     assert credential == SERVICES["daybook"]["environment"]["PREFECT_API_AUTH_STRING"]
 

@@ -25,8 +25,9 @@ from daybook.home import Home
 from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import LeadRow
-from daybook.operations import home_lock, server, web
+from daybook.operations import browser, home_lock, server, web
 from daybook.processes import proc
+from daybook.web.__main__ import has_private_url
 from tests.servers import free_port
 
 pytestmark = pytest.mark.anyio
@@ -85,6 +86,48 @@ async def test_the_health_page_answers_and_ends_with_its_supervision(daybook_hom
         assert await status(url) == 503  # no keeper is the leader
     assert proc.find(child["pid"], child["started"]) is None
     assert server.free_port(port) == port
+
+
+async def test_the_pages_of_a_container_open_at_its_published_port(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("DAYBOOK_WEB_HOST", "0.0.0.0")
+    monkeypatch.setenv("DAYBOOK_WEB_NAMES", "book.internal")
+    monkeypatch.setenv("DAYBOOK_PUBLIC_URL", f"http://localhost:{port}")
+    daybook_home.ensure_credential()
+    async with supervised(daybook_home, port) as output:
+        await output.line("Health: ")
+        url = facts(daybook_home)["web_url"]
+        assert url == f"http://127.0.0.1:{port}"  # for the processes of the container
+        link = (await browser.link(daybook_home, is_public=True)).url
+        assert link.startswith(f"http://localhost:{port}/daybook/login?token=")
+        async with httpx.AsyncClient(trust_env=False, timeout=60.0) as client:
+            assert (await client.get(f"http://localhost:{port}/")).status_code == 401
+            assert (await client.get(link)).status_code == 200
+            assert (await client.get(f"http://localhost:{port}/")).status_code == 200
+            codes = {
+                name: (await client.get(f"{url}/health", headers={"Host": name})).status_code
+                for name in ("book.internal", "evil.example")
+            }
+        assert codes == {"book.internal": 503, "evil.example": 403}
+
+
+@pytest.mark.parametrize(
+    ("public_url", "expected"),
+    [
+        ("", False),
+        ("http://localhost:4280", True),
+        ("https://daybook.example.org", True),
+        ("http://daybook.example.org", False),
+        ("http://192.168.1.5:4280", False),
+        ("http://localhost.example.org", False),
+    ],
+)
+def test_pages_for_other_machines_need_a_url_with_tls_or_of_this_machine(
+    public_url: str, expected: bool
+) -> None:
+    assert has_private_url(public_url) is expected
 
 
 @pytest.mark.slow
