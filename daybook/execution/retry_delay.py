@@ -18,6 +18,7 @@ from daybook.jobs.policy import Policy
 from daybook.ledger.views import utc_text
 from daybook.runs.claim_requests import Granted
 from daybook.schedules import durations
+from daybook.schedules.zones import is_known
 
 _MAX_SECONDS = timedelta(days=3650).total_seconds()
 """Maximum of a requested delay, so that its end is a date."""
@@ -60,8 +61,8 @@ def decide(
     limits = [(now + MAX_REQUESTED_DELAY, f"more than {durations.to_text(MAX_REQUESTED_DELAY)}")]
     if policy.deadline is not None:
         limits.append((granted.queued_at + policy.deadline, "after the deadline of the run"))
-    if granted.job is not None and granted.job.job.enabled:
-        job = granted.job.job
+    job = granted.job.job if granted.job is not None else None
+    if job is not None and job.enabled and is_known(job.schedule.timezone):
         due = upcoming.next_due(job.schedule, job.policy, now)
         limits += [(due, "after the next due time of the job")] if due else []
     until, limit = now + requested, min(limits)
