@@ -48,10 +48,12 @@ def without_summary(description: str) -> str:
     """Return a deployment's description without the summary; a user may have edited both.
 
     A line that does not start like a line of the summary is the user's, even without a blank line
-    before it.
+    before it. So is a first line that only looks like ours: ours always has a line about the action
+    below it.
     """
     first, *rest = description.split("\n")
-    if not (first.startswith("**") and "** — " in first):
+    is_ours = first.startswith("**") and "** — " in first
+    if not (is_ours and rest and rest[0].startswith(_STARTS)):
         return description.strip()
     while rest and rest[0].startswith(_STARTS):
         del rest[0]

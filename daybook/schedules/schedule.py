@@ -35,6 +35,7 @@ from daybook.schedules import descriptions, due, durations, phrases
 from daybook.schedules.durations import Duration
 from daybook.schedules.zones import (
     FIRST_YEAR,
+    LAST_YEAR,
     check_year,
     display_zone,
     is_known,
@@ -113,14 +114,29 @@ def _whole_second_utc(value: datetime) -> datetime:
     return value.astimezone(UTC)
 
 
+def _instant(value: datetime, info: ValidationInfo) -> datetime:
+    """Return the instant in UTC; move a stored instant into the legal years.
+
+    A conversion of a later one to a zone would overflow, and no job is due then.
+    """
+    instant = _whole_second_utc(value)
+    if info.context is STORED:
+        return min(max(instant, _FIRST_INSTANT), _LAST_INSTANT)
+    check_year(instant)
+    return instant
+
+
 def _job_name(name: str) -> str:
     with raising_pydantic_error():
         return validate_name(name, stored=True)
 
 
 Zone = Annotated[str, AfterValidator(_check_zone)]
-Instant = Annotated[datetime, AfterValidator(_whole_second_utc)]
+Instant = Annotated[datetime, AfterValidator(_instant)]
 """Aware datetime in whole seconds, converted to UTC. Naive datetimes and fractions are refused."""
+_FIRST_INSTANT = datetime(FIRST_YEAR, 1, 2, tzinfo=UTC)
+_LAST_INSTANT = datetime(LAST_YEAR, 12, 30, tzinfo=UTC)
+"""The bounds of stored instants, a day inside of the legal years, which count in each zone."""
 
 
 class _Schedule(BaseModel, ABC):

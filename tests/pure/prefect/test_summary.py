@@ -120,7 +120,15 @@ def test_a_name_is_shown_as_text(name: str) -> None:
     assert without_summary(f"{after}\n\nWords") == "Words"
 
 
-WORDS = ["", "Plain", "Two\n\nparts", "**Bold** first\n\nand more", "- Policy: a list\n- of mine"]
+WORDS = [
+    "",
+    "Plain",
+    "**Report** — sends the numbers\n\nand more",
+    "**Alone** — a line",
+    "Two\n\nparts",
+    "**Bold** first\n\nand more",
+    "- Policy: a list\n- of mine",
+]
 
 
 @pytest.mark.parametrize("words", WORDS)
@@ -136,7 +144,9 @@ def test_text_right_below_the_summary_is_the_users() -> None:
     assert without_summary(f"{text}\n- my point") == "- my point"
 
 
-A = Projection(enabled=True, schedule={}, parameters={}, tags=[], description="**a** — x\n\nWords")
+A = Projection(
+    enabled=True, schedule={}, parameters={}, tags=[], description="**a** — x\n- Calls `y`\n\nWords"
+)
 
 
 def test_a_changed_summary_is_sent_and_is_neither_an_edit_nor_a_conflict() -> None:
@@ -153,9 +163,9 @@ def test_a_changed_summary_is_sent_and_is_neither_an_edit_nor_a_conflict() -> No
 def test_an_edit_of_the_description_is_imported_although_the_summary_changed_in_the_ledger() -> (
     None
 ):
-    ours = replace(A, description="**a** — y\n\nWords")
-    theirs = replace(A, description="**a** — x\n\nNew words")
+    ours = replace(A, description="**a** — y\n- Calls `z`\n\nWords")
+    theirs = replace(A, description="**a** — x\n- Calls `y`\n\nNew words")
     assert compare(ours, A.as_dict(), theirs) == Difference(pull=("description",))
-    both = replace(ours, description="**a** — y\n\nOurs")
+    both = replace(ours, description="**a** — y\n- Calls `z`\n\nOurs")
     expected = Difference(conflicts={"description": theirs.description})
     assert compare(both, A.as_dict(), theirs) == expected

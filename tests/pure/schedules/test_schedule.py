@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from daybook.errors import InvalidInput
 from daybook.schedules import schedule as schedules
 from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
+from daybook.validation import STORED
 
 NOW = datetime(2026, 11, 20, 8, 0, 0, 500_000, tzinfo=UTC)
 WHOLE = NOW.replace(microsecond=0)
@@ -34,6 +35,20 @@ def test_a_phrase_has_the_years_of_a_date() -> None:
     ):
         with pytest.raises(InvalidInput, match=problem):
             parse(text, "Asia/Tokyo")
+
+
+@pytest.mark.parametrize("at", ["9999-12-31T23:30:00Z", "0001-01-01T00:00:00Z"])
+@pytest.mark.parametrize("zone", ["Asia/Tokyo", "America/New_York"])
+def test_a_stored_time_outside_of_the_legal_years_is_shown(at: str, zone: str) -> None:
+    adapter: TypeAdapter[Schedule] = TypeAdapter(Schedule)
+    fields = {"kind": "at", "at": at, "timezone": zone}
+    with pytest.raises(ValidationError, match="year is"):
+        adapter.validate_python(fields)
+    stored = adapter.validate_python(fields, context=STORED)
+    assert zone in stored.describe()
+    assert (
+        parse(stored.to_text(), zone, datetime(999, 1, 1, tzinfo=UTC)).only_due == stored.only_due
+    )
 
 
 @pytest.mark.floor("A", "Cron, Every and At are fields of their own")
