@@ -250,3 +250,12 @@ async def test_a_doctor_reads_the_jobs_once(nowhere: Home, monkeypatch: pytest.M
     of_jobs = [each for each in found if each.check in ("ledger", "sync", "jobs")]
     assert [each.severity for each in of_jobs] == ["ok"] * 3
     assert reads == [1]
+
+
+async def test_a_doctor_does_not_read_all_settings_of_prefect_again(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy by Prefect itself reads them all, which takes 30 ms."""
+    monkeypatch.setattr("prefect.settings.Settings.copy_with_update", None)
+    (found,) = [each for each in await doctor.find() if each.check == "prefect"]
+    assert "does not answer" in found.message
