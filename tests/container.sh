@@ -4,6 +4,8 @@
 set -eu
 root=$1 volume=$2 paths=/usr:/bin:/lib:/lib64:/etc:$3 uid=$4
 shift 4
+# The container's user must be able to enter the folders above PATHS, whatever this user's umask is.
+umask 022
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$root"
 IFS=:
