@@ -105,6 +105,9 @@ class AgentRequest:
       program runs in the agent's own work directory.
     - ``once``: true if the agent may send only one request to the model, even if the model calls a
       tool.
+    - ``run_id``, ``attempt``: the run, "" if there is none, and the number of its attempt.
+    - ``resume``: a program's own id of the conversation that ends with the last message of
+      ``history``; empty if there is none.
     - ``journal``: journal to which the agent passes each of its steps; None for no journal.
     """
 
@@ -124,6 +127,9 @@ class AgentRequest:
     servers: McpServers | None = None
     work_dir: str = ""
     once: bool = False
+    run_id: str = ""
+    attempt: int = 1
+    resume: str = ""
     journal: Journal | None = field(default=None, compare=False, repr=False)
 
     def idempotency_key(self, step: int = 1) -> str:

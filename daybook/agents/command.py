@@ -5,6 +5,7 @@ Its answer is the program's standard output, or a result printed there.
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import errno
 import json
@@ -43,7 +44,6 @@ log = logging.getLogger(__name__)
 MAX_PRINTED_CHARACTERS = 2_000
 """Maximum length of the end of a program's output in an error, in characters."""
 
-MAX_SESSION_CHARACTERS = 100
 MAX_MODEL_CHARACTERS = 200
 
 _ROLES = {"user": "User", "assistant": "Assistant"}
@@ -182,13 +182,10 @@ class CommandAgent:
         self.check_model(request.model)
         variables = environment.select(self.settings.environment)
         hidden = _SecretHider(variables, request.servers or McpServers({}))
-        preset = presets.PRESETS.get(self.settings.output)
         with self._folder(request) as folder, self._config(request) as config:
-            if preset is not None:
-                recorder = StepRecorder(preset.lines(request), request, hidden.of_answer)
-                work = self._run(request, folder, variables, config, recorder.pipe)
-                completed = await recorder.run(work, request.timeout)
-                return self._result(request, completed, recorder.lines, hidden)
+            variables = variables | _variables_of_run(request)
+            if self.settings.output in presets.PRESETS:
+                return await self._answer_with_steps(request, folder, variables, config, hidden)
             completed = await self._run(request, folder, variables, config)
         # An incremental decoder drops an incomplete character at the end of the shortened output.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -203,6 +200,43 @@ class CommandAgent:
         result = self._parsed(text, completed) if self.settings.output == "json" else None
         return AgentReply(text=text, result=result, agent=self.name, cut=_cut(completed))
 
+    async def _answer_with_steps(
+        self,
+        request: AgentRequest,
+        folder: str,
+        variables: dict[str, str],
+        config: str,
+        hidden: _SecretHider,
+    ) -> AgentReply:
+        """Continue the program's own conversation if it exists, or start a new one.
+
+        If the program fails before its first step, it has not found the conversation, and has done
+        nothing. Then it gets the history as text.
+        """
+        loop, preset = asyncio.get_running_loop(), presets.PRESETS[self.settings.output]
+        end = loop.time() + request.timeout
+        given = request if self._can_resume(request, preset) else replace(request, resume="")
+        while True:
+            recorder = StepRecorder(preset.lines(given), given, hidden.of_answer)
+            work = self._run(given, folder, variables, config, recorder.pipe)
+            completed = await recorder.run(work, given.timeout)
+            failed = completed.code != 0 and not completed.timed_out
+            if not given.resume or not failed or recorder.lines.has_begun:
+                return self._result(request, completed, recorder.lines, hidden)
+            log.info("%s did not find its session; it gets the history", self._program)
+            given = replace(given, resume="", timeout=max(end - loop.time(), 0.0))
+
+    def _can_resume(self, request: AgentRequest, preset: presets.Preset) -> bool:
+        """Return whether the program may continue its conversation, which belongs to a folder."""
+        return bool(
+            preset.resume
+            and request.history
+            and request.question == 1
+            and self.settings.history == "transcript"
+            and not template.takes_prompt(self.settings.command)
+            and (request.work_dir or self.settings.work_dir)
+        )
+
     def _result(
         self,
         request: AgentRequest,
@@ -212,13 +246,6 @@ class CommandAgent:
     ) -> AgentReply:
         """Return the reply that the program's lines contain. Raise the errors of `answer`."""
         text = hidden.of_answer(lines.text or "")
-        if lines.session:
-            log.info(
-                "the session of %s is %s",
-                self._program,
-                lines.session[:MAX_SESSION_CHARACTERS],
-                extra={"action": "program_session"},
-            )
         error: AgentFailed | AgentTimeout | None = None
         if completed.timed_out:
             error = AgentTimeout(request.timeout, text)
@@ -265,6 +292,9 @@ class CommandAgent:
         except ValueError as error:
             raise self._wrong(str(error)) from None
         arguments = template.fill(self.settings.command, _values(request) | {"mcp_config": config})
+        if request.resume:
+            resume = presets.PRESETS[self.settings.output].resume
+            arguments = [*arguments, *(each.format(request.resume) for each in resume)]
         by_argument = template.takes_prompt(self.settings.command)
         text = request.prompt if by_argument else self._stdin_text(request)
         prompt = text.encode(errors="replace")
@@ -292,7 +322,7 @@ class CommandAgent:
             raise AgentFailed(f"the prompt cannot be passed as an argument: {error}") from None
 
     def _stdin_text(self, request: AgentRequest) -> str:
-        if not request.history or self.settings.history == "none":
+        if not request.history or request.resume or self.settings.history == "none":
             return request.prompt
         # Indent each message, so that its text cannot look like another message or like the
         # question.
@@ -379,6 +409,18 @@ def _values(request: AgentRequest) -> dict[str, str]:
         "due": due,
         "occurrence": request.occurrence,
     }
+
+
+def _variables_of_run(request: AgentRequest) -> dict[str, str]:
+    """Return variables about the run, without secrets. No setting of Daybook has such a name."""
+    values = _values(request)
+    of_run = {
+        "DAYBOOK_RUN_ID": request.run_id,
+        "DAYBOOK_JOB": values["job"],
+        "DAYBOOK_DUE": values["due"],
+        "DAYBOOK_ATTEMPT": str(request.attempt),
+    }
+    return {name: value for name, value in of_run.items() if value} if request.run_id else {}
 
 
 def _cut(ended: process.ProgramResult) -> str:

@@ -156,6 +156,13 @@ class Journal(Protocol):
         """
         ...
 
+    async def program_session(self, session: str) -> None:
+        """Record the program's own id of its conversation.
+
+        Raise `LedgerError` if another process took over the run.
+        """
+        ...
+
     async def acting_agent(self) -> int | None:
         """Return the agent whose calls in earlier attempts may have had effects.
 

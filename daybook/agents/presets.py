@@ -25,13 +25,16 @@ class Preset:
 
     ``lines`` creates the reader of the program's output. If the agent has tools, ``tool_arguments``
     are added to the command. ``environment`` has the names of the variables from which the program
-    reads its key.
+    reads its key. ``resume`` are further arguments that continue a conversation; {} is
+    the program's own id of it. Empty: it is not continued (Codex reports the tokens of the whole
+    conversation, so each run would be charged with the earlier ones again).
     """
 
     command: tuple[str, ...]
     lines: Callable[[AgentRequest], StepLines]
     tool_arguments: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    resume: tuple[str, ...] = ()
 
 
 PRESETS = {
@@ -40,6 +43,7 @@ PRESETS = {
         lines=ClaudeCodeLines,
         tool_arguments=("--mcp-config={mcp_config}",),
         environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
+        resume=("--resume", "{}"),
     ),
     "codex": Preset(
         command=("codex", "exec", "--json", "--skip-git-repo-check"),

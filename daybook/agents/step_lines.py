@@ -20,6 +20,7 @@ type, counts as empty and does not stop the run.
 from __future__ import annotations
 
 import json
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ MAX_PLAIN_BYTES = 8 * 1024
 
 MAX_ERROR_CHARACTERS = 500
 """Maximum length of the error of a step. It has the end of the command's output."""
+
+_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 Usage = dict[str, Any]
 Json = Mapping[str, Any]
@@ -55,9 +58,9 @@ class StepLines(ABC):
     ``text`` is the answer; None until the program has printed its result. ``error`` is the error
     that the result reports; empty if there is none. ``usage`` is the usage so far, in the format of
     `AgentReply.usage`. ``model`` and ``usage`` are None until the program has printed them.
-    ``session`` is the program's own id of the conversation; a person can resume the conversation
-    with it. ``unread`` is the number of lines that are not JSON objects, and ``plain`` is the end
-    of these lines. ``warning`` is a remark about ``usage``, or empty.
+    ``session`` is the program's own id of the conversation, with which it can be resumed.
+    ``unread`` is the number of lines that are not JSON objects, and ``plain`` is the end of these
+    lines. ``warning`` is a remark about ``usage``, or empty.
     """
 
     def __init__(self, request: AgentRequest) -> None:
@@ -94,6 +97,11 @@ class StepLines(ABC):
         """Return the last step events, after the end of the output."""
         self._close()
         return self._taken()
+
+    @property
+    def has_begun(self) -> bool:
+        """Return whether the program has printed a step."""
+        return bool(self._requests or self._calls)
 
     @abstractmethod
     def _read(self, event: Json) -> None:
@@ -183,7 +191,7 @@ class ClaudeCodeLines(StepLines):
     def _read(self, event: Json) -> None:
         match event.get("type"):
             case "system" if event.get("subtype") == "init":
-                self.session = _text(event.get("session_id"))
+                self.session = _session(event.get("session_id"))
                 self.model = _text(event.get("model")) or None
             case "assistant":
                 self._read_response(event)
@@ -251,7 +259,7 @@ class ClaudeCodeLines(StepLines):
 
     def _read_result(self, event: Json) -> None:
         self._close()
-        self.session = _text(event.get("session_id")) or self.session
+        self.session = _session(event.get("session_id")) or self.session
         text, kind = _text(event.get("result")), _text(event.get("subtype"))
         if event.get("is_error") is True or kind != "success":
             reported = event.get("errors")
@@ -282,7 +290,7 @@ class CodexLines(StepLines):
         item = _object(event.get("item"))
         match event.get("type"):
             case "thread.started":
-                self.session = _text(event.get("thread_id"))
+                self.session = _session(event.get("thread_id"))
             case "turn.started":
                 self._begin_request("turn", "codex")
             case "item.started":
@@ -424,6 +432,11 @@ def _object(value: Any) -> Json:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _session(value: Any) -> str:
+    """Return an id that can be an argument of a command; "" if it has another form."""
+    return value if isinstance(value, str) and _SESSION.fullmatch(value) else ""
 
 
 def _json(value: Any) -> str:

@@ -60,6 +60,7 @@ class StepRecorder:
         self._changed = asyncio.Event()
         self._is_closed = False
         self._reported: Mapping[str, Any] | None = None
+        self._recorded_session = ""
 
     def _read(self, line: bytes) -> None:
         self._add(self.lines.read(line))
@@ -133,6 +134,12 @@ class StepRecorder:
         """Record the events in their order until the output has ended."""
         journal = self._request.journal
         while True:
+            session = self.lines.session
+            if journal is not None and session != self._recorded_session:
+                self._recorded_session = session
+                if session == self._hide(session):
+                    await journal.program_session(session)
+                continue
             if not self._waiting:
                 if self._is_closed:
                     return

@@ -416,6 +416,7 @@ def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
         ("tokens", tokens_in_words(usage)),
         ("cost", formatting.cost(usage)),
         ("session", run.session_id),
+        ("session of the program", run.program_session),
         ("delivery", formatting.delivery_details(run, run.deliveries)),
         ("id", run.id),
         ("retry of", run.retry_of),

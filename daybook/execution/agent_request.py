@@ -60,7 +60,11 @@ class PreparedRequest:
         end = loop.time() + timeout
         tools = agent_tools.open_tools(self.selection, self.request.occurrence, self.actor, timeout)
         async with tools as opened:
-            request = replace(self.request, tools=opened, journal=journal.current())
+            current = journal.current()
+            request = replace(self.request, tools=opened, journal=current)
+            if current is not None and current.number > 1:
+                # The failed attempt may have added to the program's conversation.
+                request = replace(request, attempt=current.number, resume="")
             if opened:
                 request = replace(request, timeout=max(end - loop.time(), 0.0))
             try:
@@ -113,6 +117,8 @@ async def prepare_request(
         occurrence=granted.occurrence,
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
+        run_id=granted.run_id,
+        resume=await conversation.program_session(granted, found.name) if history else "",
         tokens=granted.tokens,
         fallback=fallback,
         repeatable=policy.idempotent,

@@ -16,7 +16,7 @@ from daybook.jobs import payloads, prompts
 from daybook.jobs.compression import Compression
 from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import reading
-from daybook.ledger.tables import MessageRow
+from daybook.ledger.tables import MessageRow, RunRow
 from daybook.ledger.texts import sanitize
 from daybook.processes import locations
 from daybook.runs import summaries
@@ -81,6 +81,18 @@ async def session_history(granted: Granted, limits: Compression) -> tuple[Messag
         return messages
     asked = Message("user", "Summarize our conversation so far.")
     return (asked, Message("assistant", found.summary.content), *messages)
+
+
+async def program_session(granted: Granted, agent: str) -> str:
+    """Return the program's own id of the conversation that ends with the run's history.
+
+    Return "" if another agent has answered last, or printed no id. Raise `LedgerUnreachable`.
+    """
+    if not granted.history:
+        return ""
+    async with reading() as session:
+        last = await session.get(RunRow, granted.history[-1].run_id)
+    return last.program_session if last is not None and last.agent == agent else ""
 
 
 def render_prompt(granted: Granted, prompt: str) -> str:

@@ -49,7 +49,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from daybook.agents.journal import Journal, Position, Step, StepReply, arguments_text
+from daybook.agents.journal import Position, Step, StepReply, arguments_text
 from daybook.clock import Clock
 from daybook.errors import (
     AgentFailed,
@@ -113,7 +113,7 @@ UNPRICED = (
     "run; set --input-price and --output-price of a model agent, or unpriced_usd in [budget]"
 )
 
-_current: ContextVar[Journal | None] = ContextVar("journal", default=None)
+_current: ContextVar[RunJournal | None] = ContextVar("journal", default=None)
 
 
 MAX_WARNINGS = 20
@@ -133,7 +133,7 @@ def recording(ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> I
         _current.reset(token)
 
 
-def current() -> Journal | None:
+def current() -> RunJournal | None:
     """Return the journal of the attempt that is running; None outside of an attempt."""
     return _current.get()
 
@@ -143,6 +143,7 @@ class RunJournal:
 
     def __init__(self, ledger: Ledger, granted: Granted, attempt: int, clock: Clock) -> None:
         self._ledger, self._granted, self._attempt, self._clock = ledger, granted, attempt, clock
+        self.number = attempt
         # A first attempt that has waited for an approval has recorded steps, too.
         self._is_loaded = attempt == 1 and not granted.attempts
         self._last_number = 0
@@ -221,6 +222,14 @@ class RunJournal:
                 reply=kept,
                 amount=amount,
                 budget=self._budget if exceeds else None,
+            )
+        )
+
+    async def program_session(self, session: str) -> None:
+        granted = self._granted
+        await self._retry(
+            lambda: steps.record_program_session(
+                self._ledger, granted.fence, granted.run_id, session
             )
         )
 

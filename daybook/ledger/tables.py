@@ -269,6 +269,8 @@ class RunRow(Table, table=True):
 
     # The real path of its program's folder, since its last claim: `daybook.runs.folders`.
     work_dir: str = ""
+    # The last conversation of its program, by the program's own id.
+    program_session: str = ""
 
     # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value

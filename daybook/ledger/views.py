@@ -206,7 +206,8 @@ class Run(BaseModel, frozen=True):
     ``started_at`` is the time at which the effect of the first attempt started. ``job_removed`` is
     True if ``job`` names a job that was removed. ``count`` adjacent due times that were missed or
     skipped are one run, from ``scheduled_for`` to ``scheduled_to``, which is None for any other
-    run. ``warnings`` are the failed tool calls of a run that succeeded; ``reason`` repeats them.
+    run. ``program_session`` is the id that a program gave its own conversation, "" if it printed
+    none. ``warnings`` are the failed tool calls of a run that succeeded; ``reason`` repeats them.
     ``metadata`` and ``usage`` are objects; they are not validated, because a view must accept all
     stored values.
     """
@@ -237,6 +238,7 @@ class Run(BaseModel, frozen=True):
     error: str | None
     warnings: list[str]
     session_id: str | None
+    program_session: str
     agent: str | None
     model: str | None
     usage: Any

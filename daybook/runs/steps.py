@@ -145,6 +145,20 @@ async def finish(
             await budgets.judge(session, budget, ledger.now())
 
 
+async def record_program_session(
+    ledger: Ledger, fence: int, run_id: str, program_session: str
+) -> None:
+    """Record the id that the run's program gave its conversation.
+
+    Raise `NotFound`, and `FenceRefused` if the claim was lost.
+    """
+    async with ledger.write() as session:
+        await _check_held(session, run_id, fence)
+        row = await rows.get(session, run_id)
+        row.program_session = program_session
+        session.add(row)
+
+
 async def append(session: AsyncSession, step: StepRow) -> None:
     """Add a step that was made after the outcome of its run; set its number and its attempt.
 

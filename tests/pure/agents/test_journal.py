@@ -16,6 +16,9 @@ class NoJournal:
     async def start(self, step: Step) -> StepReply | None:
         raise AssertionError
 
+    async def program_session(self, session: str) -> None:
+        raise AssertionError
+
     async def acting_agent(self) -> int | None:
         raise AssertionError
 

@@ -22,6 +22,7 @@ from daybook.agents import process
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary
+from daybook.settings import Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +78,21 @@ async def test_only_the_listed_variables_reach_the_program(
     monkeypatch.setenv("DAYBOOK_LEDGER_URL", "hidden")
     reply = await ask(["env"], environment=["ROBOT_LEVEL", "PATH", "NOT_SET"])
     assert sorted(reply.text.splitlines()) == [f"PATH={os.environ['PATH']}", "ROBOT_LEVEL=high"]
+
+
+async def test_a_program_of_a_run_gets_the_run_the_job_the_due_time_and_the_attempt() -> None:
+    due = datetime(2027, 1, 15, 14, 30, tzinfo=timezone(timedelta(hours=1)))
+    of_run: dict[str, Any] = {"run_id": "r" * 32, "job": "brief", "due": due, "attempt": 2}
+    reply = await agent(["env"], environment=["PATH"]).answer(request(**of_run))
+    given = dict(each.split("=", 1) for each in reply.text.splitlines())
+    assert {name: value for name, value in given.items() if name != "PATH"} == {
+        "DAYBOOK_RUN_ID": "r" * 32,
+        "DAYBOOK_JOB": "brief",
+        "DAYBOOK_DUE": "2027-01-15T13:30:00Z",
+        "DAYBOOK_ATTEMPT": "2",
+    }
+    settings = {f"DAYBOOK_{name.upper()}" for name in Settings.model_fields}
+    assert settings.isdisjoint(given)  # a nested `daybook` is not configured by them
 
 
 async def test_json_output_is_parsed(script: Script) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 import textwrap
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from daybook.agents.base import AgentReply, AgentRequest
+from daybook.agents.base import AgentReply, AgentRequest, Message
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.agents.journal import Step, StepReply
 from daybook.errors import AgentFailed, AgentTimeout, FenceRefused
 from tests.printed_steps import (
     CODEX_END,
+    SESSION,
     calls,
     claude_got,
     claude_init,
@@ -41,6 +43,7 @@ class Notes:
 
     def __init__(self, before: Callable[[str], Any] = lambda _: None) -> None:
         self.told: list[str] = []
+        self.sessions: list[str] = []
         self._before = before
 
     async def limits_usd(self) -> bool:
@@ -48,6 +51,9 @@ class Notes:
 
     async def start(self, step: Step) -> StepReply | None:
         raise AssertionError("a program's step cannot be prevented")
+
+    async def program_session(self, session: str) -> None:
+        self.sessions.append(session)
 
     async def acting_agent(self) -> int | None:
         raise AssertionError
@@ -93,7 +99,7 @@ REQUEST = AgentRequest("Tidy up", 20.0, "flow:1")
 async def ask(
     command: list[str], output: str = "claude-code", request: AgentRequest = REQUEST, **given: Any
 ) -> AgentReply:
-    settings = CommandSettings.model_validate({"command": command, "output": output, **given})
+    settings = CommandSettings.model_validate({"command": command, "output": output} | given)
     return await CommandAgent("cc", settings).answer(request)
 
 
@@ -123,6 +129,63 @@ async def test_steps_are_recorded_while_the_program_runs_and_its_result_is_the_a
     assert reply.usage is not None
     assert (reply.usage["cost_usd"], reply.usage["tool_calls"]) == (0.0123, 1)
     assert [each["output_tokens"] for each in used] == [86, 300]
+
+
+async def test_the_programs_own_session_is_recorded_once(program: Program) -> None:
+    notes = Notes()
+    command = program(lines(claude_init(), claude_says("msg_1", text("Hm.")), claude_result()))
+    await ask(command, request=replace(REQUEST, journal=notes))
+    assert notes.sessions == [SESSION]
+
+
+RESUMING = """
+asked, resumed = sys.stdin.read(), sys.argv[1:] == ["--resume", "abc-1"]
+import json
+result = {"type": "result", "subtype": "success", "result": json.dumps([resumed, asked])}
+"""
+
+
+@pytest.mark.parametrize(
+    ("found", "given", "resumed"),
+    [
+        ("True", {}, True),
+        ("not resumed", {}, False),  # the program has forgotten the session
+        ("True", {"work_dir": ""}, False),  # sessions belong to a folder
+        ("True", {"history": "none"}, False),
+        ("True", {"output": "codex"}, False),
+    ],
+)
+async def test_a_conversation_is_continued_if_the_program_still_has_it(
+    program: Program, tmp_path: Path, found: str, given: dict[str, Any], *, resumed: bool
+) -> None:
+    done = "{'type': 'item.completed', 'item': {'type': 'agent_message', 'text': result['result']}}"
+    command = program(
+        RESUMING,
+        f"if not ({found}): sys.exit('No conversation found')",
+        f"print(json.dumps(result)); print(json.dumps({done}))",
+        "print(json.dumps({'type': 'turn.completed', 'usage': {}}))",
+    )
+    history = (Message("user", "My name is Ada."), Message("assistant", "Hello Ada."))
+    request = replace(REQUEST, history=history, resume="abc-1")
+    reply = await ask(command, request=request, **{"work_dir": str(tmp_path)} | given)
+    was_resumed, asked = json.loads(reply.text)
+    assert was_resumed is resumed
+    with_history = not resumed and given.get("history") != "none"
+    assert ("My name is Ada." in asked, "Tidy up" in asked) == (with_history, True)
+
+
+async def test_a_continued_conversation_that_has_begun_is_not_asked_again(
+    program: Program, tmp_path: Path
+) -> None:
+    command = program(lines(claude_init(), claude_says("msg_1", text("Hm."))), "sys.exit(1)")
+    request = replace(REQUEST, history=(Message("user", "Hi"),), resume="abc-1")
+    counted = tmp_path / "count"
+    command[-1:] = [str(tmp_path / "counting.py")]
+    text_of = (tmp_path / "program.py").read_text()
+    (tmp_path / "counting.py").write_text(f"open({str(counted)!r}, 'a').write('x')\n{text_of}")
+    with pytest.raises(AgentFailed):
+        await ask(command, request=request, work_dir=str(tmp_path))
+    assert counted.read_text() == "x"
 
 
 async def test_codex_answers_with_its_last_message_and_needs_no_journal(program: Program) -> None:

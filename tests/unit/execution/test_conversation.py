@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ from daybook.home import Home
 from daybook.jobs.compression import Compression
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
+from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, MessageRow, RevisionRow
 from daybook.runs.claim_requests import Granted
+from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
@@ -109,3 +111,23 @@ def test_the_work_dir_in_a_prompt_is_its_real_path(
     given = granted("Look into {{work_dir}}.")
     given.parameters["policy"] = {"work_dir": "~/link"}
     assert conversation.filled_prompt(given) == f"Look into {tmp_path.resolve()}/repo."
+
+
+@pytest.mark.usefixtures("shared_ledger")
+async def test_a_conversation_of_a_program_is_the_one_of_the_run_that_answered_last(
+    world: World,
+) -> None:
+    job = await world.jobs.add("brief", prompt="x", every="1h")
+    spoken = {"prompt": "Hi", "output": "Hello", "agent": "cc"}
+    first = await world.runs.running(job)
+    assert await conversation.program_session(first, "cc") == ""
+    await world.runs.finish(first, Status.SUCCEEDED, **spoken)
+    await world.runs.set_row(await world.runs.row(first.run_id), program_session="abc-1")
+    world.clock.move(timedelta(hours=1))
+    second = await world.runs.running(job)
+    assert await conversation.program_session(second, "cc") == "abc-1"
+    assert await conversation.program_session(second, "another") == ""
+    await world.runs.finish(second, Status.SUCCEEDED, **spoken)  # it printed no id
+    world.clock.move(timedelta(hours=1))
+    third = await world.runs.running(job)
+    assert await conversation.program_session(third, "cc") == ""

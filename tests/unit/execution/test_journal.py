@@ -14,7 +14,7 @@ from daybook.errors import AgentError, FenceRefused, InvalidInput
 from daybook.execution import journal
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import StepRow
-from daybook.runs import claims, steps
+from daybook.runs import claims, rows, steps
 from daybook.tasks.model import TOKEN_PREFIX
 from tests.providers import Answer, Provider, provider
 from tests.providers import Status as HttpStatus
@@ -172,3 +172,18 @@ async def test_a_step_shows_cached_tokens_and_costs_less_for_them(active: Active
     assert step.usage["cache_read_tokens"] == 500_000
     assert step.usage["cost_usd"] == pytest.approx(0.5 + 0.05 + 1.0)
     assert step.usd == pytest.approx(0.5 + 0.05 + 1.0)
+
+
+async def test_only_the_holder_of_a_run_records_the_session_of_its_program(
+    active: ActiveRun,
+) -> None:
+    with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as opened:
+        await opened.program_session("abc-1")
+        async with active.ledger.write() as session:
+            row = await rows.get(session, active.granted.run_id)
+            assert row.program_session == "abc-1"
+            row.fence += 1
+            session.add(row)
+        with pytest.raises(FenceRefused):
+            await opened.program_session("abc-2")
+    assert active.query("SELECT program_session FROM runs") == [("abc-1",)]

@@ -11,12 +11,12 @@ from sqlmodel import SQLModel
 
 from daybook.ledger import tables, task_tables
 
-revision = "20261128_0003"
+revision = "20261128_0004"
 down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "13c2f5d99493"
+TABLES = "abf88a96c6f4"
 """Digest of the snapshots of the tables; a test fails if it does not match the tables."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models
