@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import owners
 from daybook.errors import InvalidInput, NotFound, one_line
 from daybook.jobs import limits, provenance, store
-from daybook.jobs.model import Job
+from daybook.jobs.model import Job, edit
+from daybook.jobs.policy import matches, tools_of
 from daybook.jobs.store import StoredJob
 from daybook.ledger import references
 from daybook.ledger.references import Match, Noun
@@ -142,12 +143,33 @@ def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -
             limits.check(job, each, limits.load_limits(each), now)
 
 
+def inherit_approvals(job: Job, now: datetime) -> Job:
+    """Return a job that the actor adds or changes, with the actor's entries of `approve`.
+
+    Otherwise a run could let another job make the calls for which the run itself has to wait. For a
+    job that makes only one call, leave out the entries that do not name the call.
+    """
+    call, given = job.action.own_call(), owners.current_actor().approve
+    if call is not None:
+        given = tuple(each for each in tools_of(given) if matches(call[0], each))
+    entries = list(dict.fromkeys((*job.policy.approve, *given)))
+    return edit(job, {"approve": entries}, now=now) if given else job
+
+
 def check_approvals(before: Job, after: Job) -> None:
-    """Raise `InvalidInput` if an agent changes the job's rules for approvals."""
-    if not owners.current_actor().is_agent:
+    """Raise `InvalidInput` if an agent changes the job's rules for approvals.
+
+    The job may inherit entries of `approve` from the run that changes it.
+    """
+    actor = owners.current_actor()
+    if not actor.is_agent:
         return
+    inherited = (*before.policy.approve, *actor.approve)
     for field in ("approve", "approve_within"):
-        if getattr(before.policy, field) != getattr(after.policy, field):
+        old, new = getattr(before.policy, field), getattr(after.policy, field)
+        if field == "approve" and set(before.policy.approve) <= set(new) <= set(inherited):
+            continue
+        if old != new:
             raise InvalidInput(field, "only the operator can change it", "leave it out")
 
 

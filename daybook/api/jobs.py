@@ -106,7 +106,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
     fields = {name: value for name, value in fields.items() if name != "idempotency_key"}
     async with open_ledger() as ledger:
         # Invalid fields raise an error before the first request to Prefect.
-        draft = new_job(now=ledger.now(), default_timezone=zone, **fields)
+        draft = _new_job(fields, zone, ledger.now())
         request = _Request.of(idempotency_key, fields, actor)
         own_agent, by_default = _agent_of_owner(draft, fields, actor), draft
         if own_agent:
@@ -133,7 +133,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                     if repeated is None:
                         await authorization.check_job_count(session, actor.owner, draft.name)
                         now, taken = ledger.now(), await store.taken_names(session, actor.owner)
-                        job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
+                        job = _new_job(fields, zone, now, taken)
                         slug = await store.free_slug(session, job, actor.owner)
                         stored = await store.add(
                             session,
@@ -164,6 +164,13 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
         return await _changed(ledger, stored.id, notes)
 
 
+def _new_job(
+    fields: Mapping[str, Any], zone: str, now: datetime, taken: Collection[str] = ()
+) -> Job:
+    job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
+    return authorization.inherit_approvals(job, now)
+
+
 async def edit_job(
     ref: str, changes: Mapping[str, object], *, base: datetime | None = None
 ) -> ChangedJob:
@@ -180,6 +187,7 @@ async def edit_job(
         if base is not None and stored.row.updated_at != base:
             raise ChangedMeanwhile("job", stored.row.name)
         job = edit(stored.job, changes, now=now, taken=taken)
+        job = authorization.inherit_approvals(job, now)
         return job if "enabled" in changes else store.enable_again(stored, job)
 
     action_changes, notify_changes = (

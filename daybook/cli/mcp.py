@@ -30,6 +30,7 @@ async def mcp_(
         ),
     ] = None,
     user_id: Annotated[str, Parameter(help="Id of the user that the client serves.")] = "",
+    approve: Annotated[list[str] | None, Parameter(show=False)] = None,
     http: Annotated[
         bool, Parameter(help="Serve over HTTP at /mcp, for clients with a token.")
     ] = False,
@@ -62,7 +63,9 @@ async def mcp_(
     Example: daybook mcp --print-config claude-code
     """
     user_id = owners.validate_user_id(user_id)
-    actor = owners.Actor(owners.validate_owner(owner or DEFAULT_OWNER), user_id, via="mcp")
+    whose = owners.validate_owner(owner or DEFAULT_OWNER)
+    # ``approve`` is set by runs whose agent is a program (`execution.mcp_config`).
+    actor = owners.Actor(whose, user_id, via="mcp", approve=tuple(approve or ()))
     if http and (owner is not None or user_id):
         raise InvalidInput(
             "owner",

@@ -96,7 +96,9 @@ class CallbackSender:
         try:
             # Check the URL here as well, because a run that was missed had no claim that checked
             # it.
-            Guard(Rule.OPERATOR, limits=limits.load_limits(row.owner)).check(row.address)
+            owner_limits = limits.load_limits(row.owner)
+            Guard(Rule.OPERATOR, limits=owner_limits).check(row.address)
+            limits.check_callback(row.address, "url", owner_limits.approve if owner_limits else ())
             destination = known.find(row.address) or destination
             answer = await self._ask(row, destination)
         except NoResponse as error:

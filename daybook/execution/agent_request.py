@@ -34,7 +34,7 @@ from daybook.execution.answers import AgentAnswer
 from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
-from daybook.jobs.policy import Policy, tools_of
+from daybook.jobs.policy import Policy, policy_from_parameters, tools_of
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import AGENT_PREFIX, Actor, is_agent
 from daybook.processes import locations
@@ -91,7 +91,8 @@ async def prepare_request(
     policy = Policy.model_validate(granted.parameters["policy"])
     owner = granted.job.row.owner if granted.job else ""
     approve = tools_of(limits.approvals_of(policy, owner))
-    of_job = tools_of(policy.approve)
+    # A job of an agent may have inherited entries for tools that its own agent does not have.
+    of_job = () if is_agent(owner) else tools_of(policy.approve)
     async with get_client() as client:
         found = await agent_lookup.find_agent(client, agent)
         servers = PrefectServers(client)
@@ -153,11 +154,12 @@ def _report_usage(usage: dict[str, Any]) -> None:
 def actor_of(granted: Granted, agent: str) -> Actor:
     """Return the actor that calls Daybook's own tools.
 
-    This is the job's owner if the owner is an agent; otherwise it is ``agent``.
+    Its owner is the job's owner if that is an agent; otherwise it is ``agent``.
     """
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
-    return Actor(owner, (row.user_id or "") if row is not None else "", "run")
+    user_id = (row.user_id or "") if row is not None else ""
+    return Actor(owner, user_id, "run", policy_from_parameters(granted.parameters).approve)
 
 
 def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:

@@ -94,6 +94,7 @@ async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
         filled.values.update(given[name] for name in _SECRET_VARIABLES if name in given)
         options = ["--owner", actor.owner]
         options += [f"--user-id={actor.user_id}"] if actor.user_id else []  # may begin with -
+        options += [f"--approve={entry}" for entry in actor.approve]
         entries[base.OWN_TOOLS] = _program_entry(
             [sys.executable, "-m", "daybook", "mcp", *options], given
         )

@@ -141,6 +141,10 @@ class BaseAction(BaseModel, ABC):
         """Return all fields of the action for `daybook show`, in reading order."""
 
 
+WEBHOOK = "webhook"
+"""The name of a webhook's request in entries of `approve`."""
+
+
 class AgentPrompt(BaseAction):
     """Action of an `agent-prompt` job: ask an agent. The prompt is stored as the user wrote it."""
 
@@ -263,7 +267,7 @@ class Webhook(BaseAction):
 
     def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]]:
         shown = {"method": self.method, "url": self.url, "headers": self.headers}
-        return "webhook", {**shown, "body": payloads.fill_body(self.body, payload)}
+        return WEBHOOK, {**shown, "body": payloads.fill_body(self.body, payload)}
 
     def values_with_secrets(self) -> list[object]:
         return [self.headers]

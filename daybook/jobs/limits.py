@@ -22,7 +22,7 @@ that its action returns. It refuses a kind whose action has `may_be_agents` Fals
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, time, timedelta
 from fnmatch import fnmatchcase
@@ -37,10 +37,10 @@ from daybook import owners
 from daybook.errors import InvalidInput
 from daybook.jobs import budgets
 from daybook.jobs.action_fields import is_address
-from daybook.jobs.actions import ACTIONS
+from daybook.jobs.actions import ACTIONS, WEBHOOK
 from daybook.jobs.budgets import HomeBudget, UsDollars
 from daybook.jobs.model import Job
-from daybook.jobs.policy import Policy
+from daybook.jobs.policy import Policy, matches
 from daybook.jobs.secret_references import secrets_in
 from daybook.schedules import due, durations
 from daybook.schedules.schedule import Schedule
@@ -104,8 +104,8 @@ class Limits(BaseModel):
     approve: Patterns = Field(
         default=(),
         description="Tools whose calls in its jobs a person has to approve, such as mail.*, "
-        "besides those that a job's own `approve` names; `webhook` for each webhook, `answer` for "
-        "each answer.",
+        "besides those that a job's own `approve` names; `webhook` for each webhook (its jobs may "
+        "then have no callbacks), `answer` for each answer.",
     )
     channels: Patterns = Field(
         default=("*",),
@@ -221,8 +221,20 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
     _check_chat(job, limits)
     if job.notify.channel:
         check_channel(job.notify.channel, job.notify.chat_id, limits)
+    approve = (*job.policy.approve, *limits.approve)
     for name, url in job.notify.callbacks.items():
         check_host(url, name, limits)
+        check_callback(url, name, approve)
+
+
+def check_callback(url: str, field: str, approve: Iterable[str]) -> None:
+    """Raise `InvalidInput` naming ``field`` if a person has to approve the requests of webhooks.
+
+    A callback of an agent's job is such a request, but cannot wait. Do nothing without a ``url``.
+    """
+    if url and any(matches(WEBHOOK, each) for each in approve):
+        hint = "leave it out; the request of a webhook job that runs after this one can wait"
+        raise InvalidInput(field, "needs an approval, for which a callback cannot wait", hint)
 
 
 def approvals_of(policy: Policy, owner: str) -> tuple[str, ...]:

@@ -331,7 +331,9 @@ def edit(
     stored object; a `channel` without a `chat_id` clears the stored chat id. ``taken`` are the
     names of the other jobs. Raise `InvalidInput` naming the field.
     """
-    given = _known(changes)
+    given = dict(_known(changes))
+    if given.get("approve") in ("", [""], ("",)):  # clears the list; a new job may not have it
+        given["approve"] = ()
     if given.get("kind", job.kind) != job.kind:
         raise InvalidInput("kind", "cannot be changed", "add a new job instead")
     update: dict[str, object] = {}

@@ -64,8 +64,10 @@ def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_approve(entries: tuple[str, ...]) -> tuple[str, ...]:
-    entries = tuple(dict.fromkeys(filter(None, map(str.strip, entries))))
+    entries = tuple(dict.fromkeys(map(str.strip, entries)))
     with raising_pydantic_error():
+        if "" in entries:  # perhaps an unset variable of a shell: no call would wait
+            raise InvalidInput("approve", "is blank", "name a tool, or leave it out")
         if len(entries) > MAX_APPROVE_ENTRIES:
             hint = f"use at most {MAX_APPROVE_ENTRIES}, perhaps with *"
             raise InvalidInput("approve", f"has {len(entries)} entries", hint)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import BaseModel
 
 from daybook.api import runs
@@ -32,6 +33,13 @@ def view(model: type[_View], /, **fields: Any) -> _View:
 def clock() -> ManualClock:
     """Return a clock at 12:00:00.25 UTC, a quarter of a second after a full hour."""
     return ManualClock(ManualClock().now() + timedelta(milliseconds=250))
+
+
+@pytest.fixture
+def prefect_is_away() -> Iterator[None]:
+    """Let no Prefect server answer, and no test wait for one."""
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
 
 
 @pytest.fixture(params=databases.KINDS)

@@ -278,3 +278,14 @@ async def test_an_agents_callback_goes_only_to_the_hosts_in_its_limits(
     assert (await _send(client, receiver, owner="user")).status is Delivery.DELIVERED
     monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["127.0.0.1"]}')
     assert (await _send(client, receiver, owner="agent:writer")).status is Delivery.DELIVERED
+
+
+async def test_a_callback_that_needs_an_approval_is_not_sent(
+    client: PrefectClient, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limits may be newer than the job, and a missed run had no claim that checked them."""
+    monkeypatch.setenv("DAYBOOK_ALLOWED_HOSTS", "127.0.0.1")
+    monkeypatch.setenv("DAYBOOK_LIMITS", '{"hosts": ["127.0.0.1"], "approve": ["webhook"]}')
+    tried = await _send(client, receiver, owner="agent:writer")
+    assert tried.status is not Delivery.DELIVERED and "needs an approval" in tried.error
+    assert receiver.requests == []

@@ -103,6 +103,8 @@ def test_a_job_within_the_limits_is_allowed(fields: dict[str, Any], given: dict[
         ({"channel": "file"}, {}, 'channel: "file" is reserved for the operator'),
         ({"channel": "console"}, {"channels": ("console",)}, 'channel: "console" is reserved'),
         ({"on_complete": "https://b.org"}, {"hosts": ("a",)}, 'on_complete: "b.org"'),
+        ({"on_fail": "https://a.org"}, {"approve": ("webhook",)}, "on_fail: needs an approval"),
+        ({"on_complete": "https://a.org"}, {"approve": ("*",)}, "on_complete: needs an approval"),
         ({"on_fail": "https://b.org"}, {"hosts": ("a",)}, 'on_fail: "b.org"'),
         ({"check": {"command": ("true",)}}, {}, "check: only the operator can set a command"),
         ({"work_dir": "/tmp"}, {}, "work_dir: only the operator can set it (leave it out)"),

@@ -16,6 +16,7 @@ from daybook.api import preflight
 from daybook.api.run_life import show as show_life
 from daybook.cli.approvals import approve_
 from daybook.errors import Ambiguous, InvalidInput, NotFound
+from daybook.execution.agent_request import actor_of
 from daybook.jobs.model import new_job
 from daybook.ledger import arguments
 from daybook.operations import attention
@@ -93,6 +94,30 @@ async def test_an_agent_cannot_change_what_its_job_has_approved(world: World) ->
         answer = await call("cron_update", {"job_id": "mine", "options": {"approve": []}})
     assert answer.refused and "unknown field" in answer.text
     assert (await world.jobs.get(stored.id)).job.policy.approve == ("mail.send",)
+
+
+@pytest.mark.usefixtures("prefect_is_away")
+async def test_jobs_that_a_run_adds_or_changes_inherit_its_approvals(world: World) -> None:
+    """Otherwise a run could let another job make the call for which it has to wait."""
+    before = await world.jobs.add("before", "agent:ann", on_demand=True)
+    approve = ["mail.send", "answer", "webhook"]
+    first = await world.jobs.add("first", on_demand=True, approve=approve)
+    granted = await world.runs.claimed(await world.runs.request(first))
+    of_run = actor_of(granted, "ann")
+    with acting_as(of_run):
+        added = await api.jobs.add({"prompt": "Send it.", "every": "1h"})
+        url = {"kind": "webhook", "url": "https://a.example.org", "every": "1h"}
+        calling = await api.jobs.add(url)
+        with pytest.raises(InvalidInput, match="on_complete: needs an approval"):
+            await api.jobs.add({"prompt": "x", "every": "1h", "on_complete": url["url"]})
+        await api.jobs.edit_job(before.id, {"prompt": "Send it."})
+        edited = await api.jobs.edit_job(added.id, {"approve": []})
+        assert edited.policy.approve == added.policy.approve
+    assert added.policy.approve == ("mail.send", "answer", "webhook")
+    assert calling.policy.approve == ("webhook",)
+    assert (await world.jobs.get(before.id)).job.policy.approve == of_run.approve
+    with acting_as(AGENT):
+        assert (await api.jobs.add({"prompt": "Other.", "every": "1h"})).policy.approve == ()
 
 
 async def test_the_operators_mcp_lists_and_decides(world: World) -> None:

@@ -25,7 +25,7 @@ from daybook.execution import (
 from daybook.execution.agent_tools import ToolSelection
 from daybook.execution.attempt import RetryAt
 from daybook.execution.lease import LeaseLost
-from daybook.jobs.model import new_job, read_parameters
+from daybook.jobs.model import edit, new_job, read_parameters
 from daybook.jobs.policy import Policy, matches
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow
@@ -431,9 +431,15 @@ def test_the_entries_of_a_job_that_asks_an_agent_name_tools() -> None:
     now = SYSTEM_CLOCK.now()
     given: dict[str, Any] = {"now": now, "on_demand": True, "approve": ["mail.send"]}
     assert new_job(prompt="x", **given).policy.approve == ("mail.send",)
-    for wrong in ("https://a.example", "send mail", "x" * 300):
+    for wrong in ("https://a.example", "send mail", "x" * 300, "", " "):
         with pytest.raises(InvalidInput, match="approve"):
             new_job(prompt="x", **(given | {"approve": [wrong]}))
+        with pytest.raises(InvalidInput, match="approve"):
+            new_job(prompt="x", **(given | {"approve": ["mail", wrong]}))
+    job = new_job(prompt="x", **given)
+    assert edit(job, {"approve": [""]}, now=now).policy.approve == ()  # "pass '' to clear"
+    with pytest.raises(InvalidInput, match="approve: is blank"):
+        edit(job, {"approve": ["mail", ""]}, now=now)
     with pytest.raises(InvalidInput, match="approve_within"):
         new_job(prompt="x", approve_within="soon", **given)
     _, policy, _ = read_parameters("agent-prompt", {"prompt": "x"})

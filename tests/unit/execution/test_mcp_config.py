@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,10 @@ async def test_daybooks_server_acts_for_the_actor_on_the_same_ledger(
     monkeypatch.setenv("DAYBOOK_WEBHOOK_SECRET", "whsec_x")
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     monkeypatch.setenv("PREFECT_LOGGING_LEVEL", "DEBUG")
-    made = await mcp_config.build(await mcp_config.find(["daybook"], StoredSecrets()), ACTOR)
+    actor = replace(ACTOR, approve=("answer",))
+    made = await mcp_config.build(await mcp_config.find(["daybook"], StoredSecrets()), actor)
     (entry,) = made.config["mcpServers"].values()
-    whose = ["--owner", "agent:brief", "--user-id=ana"]
+    whose = ["--owner", "agent:brief", "--user-id=ana", "--approve=answer"]
     assert entry["command"] == sys.executable
     assert entry["args"] == ["-m", "daybook", "mcp", *whose]
     environment = {k: v for k, v in entry["env"].items() if k.startswith(("DAYBOOK", "PREFECT"))}

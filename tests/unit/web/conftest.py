@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from typing import Any
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.agents import kinds
 from daybook.clock import Clock
@@ -123,13 +122,6 @@ async def browser(server: PageLogin) -> AsyncIterator[httpx.AsyncClient]:
     async with client(server) as found:
         assert (await found.get(server.new_link())).status_code == 200
         yield found
-
-
-@pytest.fixture
-def prefect_is_away() -> Iterator[None]:
-    """Let no Prefect server answer, and no test wait for one."""
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
-        yield
 
 
 @pytest.fixture
