@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -32,15 +33,23 @@ _END = "END"
 _INTERPRETERS = re.compile(
     r"(?:ba|da|z|k|c)?sh|python[\d.]*|pypy\d?|ruby[\d.]*|perl|php[\d.]*|node|java|Rscript|lua|uv|npx"
 )
-_WRAPPERS = {
-    **dict.fromkeys(("env", "nice", "ionice", "nohup", "exec", "time", "setsid", "chronic"), 0),
-    **{"sudo": 0, "flock": 1, "timeout": 1},
+_WRAPPERS: dict[str, tuple[int, str]] = {
+    **dict.fromkeys(("nice", "nohup", "setsid", "chronic"), (0, "")),
+    "env": (0, "-u -C --unset --chdir"),
+    "exec": (0, "-a"),
+    "flock": (1, "-w -E --timeout --wait --conflict-exit-code"),
+    "ionice": (0, "-c --class"),
+    "sudo": (0, "-u -g -h -p -C -D -R -r -t -T -U --user --group --host --prompt --chdir --chroot"),
+    "time": (0, "-f -o --format --output"),
+    "timeout": (1, "-s -k --signal --kill-after"),
 }
-"""Programs that run the command in their arguments, and the number of arguments before it."""
-_SUDO_VALUES = ("-u", "-g", "-h")
-"""Options of a wrapper whose value is the next word."""
-_SCRIPT = re.compile(r"[\w.~+-]*(?:/[\w.~+-]+)*", re.ASCII)
-_SEPARATOR = re.compile(r"&&|\|\|?|;")
+"""Programs that run the command in their arguments.
+
+For each, the number of arguments before the command, and the options whose value is the next word.
+"""
+_SCRIPT = re.compile(r"(?:[\w.~+${}-]*/)*[\w.~+-]+", re.ASCII)
+_SCRIPT_SUFFIX = re.compile(r"\.(?:sh|bash|zsh|py|rb|pl|php|js|mjs|cjs|ts|jar|R|lua)", re.ASCII)
+_OPERATORS = "&|;<>()`"
 
 
 def fields(
@@ -84,36 +93,51 @@ def program_name(command: str) -> str:
 
     The name contains no option and no other argument, because these may be secrets.
     """
-    for part in _SEPARATOR.split(command):
-        words = _program_words(part)
-        program = PurePosixPath(next(words, "")).name
+    for simple in _simple_commands(command):
+        words = _program_words(simple)
+        program = next(words, "")
         if program in ("", "cd", "test", "[", "true", "umask", "set", "export", ".", "source"):
             continue
-        if not _INTERPRETERS.fullmatch(program):
-            return PurePosixPath(program).stem if _SCRIPT.fullmatch(program) else ""
+        name = PurePosixPath(program if _SCRIPT.fullmatch(program) else "")
+        if not _INTERPRETERS.fullmatch(name.name):
+            return name.stem
         script = next((word for word in words if not word.startswith("-")), "")
-        is_script = "/" in script or "." in script
-        return PurePosixPath(script).stem if is_script and _SCRIPT.fullmatch(script) else ""
+        path = PurePosixPath(script if _SCRIPT.fullmatch(script) else "")
+        is_script = "/" in script or _SCRIPT_SUFFIX.fullmatch(path.suffix)
+        return path.stem if is_script else ""
     return ""
 
 
-def _program_words(command: str) -> Iterator[str]:
-    """Yield the words of a command from its program on, without assignments and wrappers."""
+def _simple_commands(command: str) -> Iterator[list[str]]:
+    """Yield the words of each command in a pipe or list of commands, without quotes.
+
+    Yield nothing if a quote has no end.
+    """
+    lexer = shlex.shlex(command, posix=True, punctuation_chars=_OPERATORS)
+    lexer.whitespace_split, lexer.commenters = True, ""
     try:
-        words = shlex.split(command)
-    except ValueError:  # a quote without its end, as in one half of a quoted `;`
-        words = command.split()
+        words = list(lexer)
+    except ValueError:
+        return
+    for is_separator, simple in groupby(words, lambda word: set(word) <= set("&|;")):
+        if not is_separator:
+            yield list(simple)
+
+
+def _program_words(words: list[str]) -> Iterator[str]:
+    """Yield the words of a command from its program on, without assignments and wrappers."""
     while words:
         word = words.pop(0)
         if "=" in word.partition("/")[0]:
             continue
-        operands = _WRAPPERS.get(PurePosixPath(word).name)
-        if operands is None:
+        wrapper = _WRAPPERS.get(PurePosixPath(word).name)
+        if wrapper is None:
             yield word
             break
+        operands, with_value = wrapper
         while words and (words[0].startswith("-") or words[0].isdigit() or operands):
             option = words.pop(0)
-            if option in _SUDO_VALUES and words:
+            if option in with_value.split() and words:
                 words.pop(0)
             elif not option.startswith("-"):
                 operands = max(operands - 1, 0)

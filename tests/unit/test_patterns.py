@@ -126,8 +126,8 @@ CASES: dict[str, Case] = {
     "daybook/imports/crontab.py:_RANDOM": case("sub", "1", "~", "1~", "1~1", "-1~"),
     "daybook/imports/on_calendar.py:re.sub('\\\\b0')": case("sub", "0", "0 ", "a0"),
     "daybook/imports/shell.py:_INTERPRETERS": case("fullmatch", "1", "sh", Text("1.", "python")),
-    "daybook/imports/shell.py:_SCRIPT": case("fullmatch", "a", "/", "a/", Text("a/", "", " ")),
-    "daybook/imports/shell.py:_SEPARATOR": case("split", "|", "&", "a;"),
+    "daybook/imports/shell.py:_SCRIPT": case("fullmatch", "a", "/", "a/", "$", Text("a/", "", " ")),
+    "daybook/imports/shell.py:_SCRIPT_SUFFIX": case("fullmatch", "s", ".s", Text("s", ".", "h")),
     "daybook/operations/prefect_login.py:_DOCUMENTATION": case(
         "fullmatch", "/", "/api", Text("/", "/api/docs"), Text("a", "/docs/", "\n")
     ),

@@ -195,6 +195,15 @@ def test_the_name_of_a_job_is_that_of_its_script_without_options() -> None:
         "bash -c 'dump -phunter2'": "command",
         "echo 'hunter2; hunter2'": "echo",
         "$HOME/hunter2 -x": "hunter2",
+        "flock -n /tmp/l -c 'curl https://h/hunter2'": "command",
+        "sudo -p hunter2 -C 3 /opt/backup.sh": "backup",
+        "timeout -s KILL 1h backup.sh": "backup",
+        "PASS='a; hunter2 b' pg_dump shop": "pg_dump",
+        "PASS=$(echo hunter2 | base64) pg_dump shop": "command",
+        "PASS=`echo hunter2 x` pg_dump shop": "command",
+        "PASS='a; hunter2 pg_dump shop": "command",
+        "node -p hunter2.length": "command",
+        "java -jar /opt/sync.jar --key hunter2": "sync",
     }
     for (command, name), trying in rows.each(list(cases.items())):
         with trying:
