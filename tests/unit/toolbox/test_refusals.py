@@ -235,10 +235,10 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 async def test_a_call_that_failed_halfway_does_not_say_that_nothing_was_changed(
     stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def listens(_: str) -> bool:
-        return False
+    async def listens(_: str, __: float) -> str:
+        return ""
 
-    monkeypatch.setattr(client, "refuses_connections", listens)
+    monkeypatch.setattr(client, "local_problem", listens)
     before = await runs.history("export")
     answer = await call("cron_trigger", {"job_id": "export"})
     assert answer.refused

@@ -133,7 +133,7 @@ def nothing_to_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     async def report(*_: Any) -> ReconcileReport:
         return ReconcileReport()
 
-    monkeypatch.setattr(connection, "connected", lambda: nullcontext(fake))
+    monkeypatch.setattr(connection, "connected", lambda *_: nullcontext(fake))
     monkeypatch.setattr(connection, "check_connection", report)
     monkeypatch.setattr(reconcile, "reconcile_all", report)
     monkeypatch.setattr(reconcile, "reconcile_changed_job", report)

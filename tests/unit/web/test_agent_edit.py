@@ -41,7 +41,7 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
     async def nothing(*_: Any) -> None:
         pass
 
-    monkeypatch.setattr(connection, "connected", lambda: nullcontext(fake))
+    monkeypatch.setattr(connection, "connected", lambda *_: nullcontext(fake))
     monkeypatch.setattr(connection, "check_connection", nothing)
     monkeypatch.setattr(agents, "_check_tools", nothing)
     return fake
