@@ -84,9 +84,9 @@ class KeeperStatus(BaseModel, frozen=True):
 
 
 class OverdueRun(BaseModel, frozen=True):
-    """A due time whose run has not started, or waits too long to retry. ``why`` is the reason.
+    """A due time whose run has not started, or whose next attempt has not. ``why`` is the reason.
 
-    ``missed`` is true if the due time was missed, and ``retries`` if the run waits to retry.
+    ``missed`` is true if the due time was missed, and ``retries`` if the run has had an attempt.
     ``run`` is the id of the run, if there is a run.
     """
 
@@ -138,8 +138,6 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     If no reason is known, return that no worker has claimed the run.
     """
     row = each.run
-    if each.retries:
-        return each.why
     if row is not None and row.waits_for in (slots.SLOT, slots.AGENT, slots.OVERLAP, slots.HOLDER):
         return f"waiting: {row.reason}"
     if known.prefect_error:

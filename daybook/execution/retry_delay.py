@@ -4,7 +4,8 @@ A run waits as long as its policy says, or as long as the service asked if that 
 that waits keeps later due times of its job from running (overlap), so a service must not silence a
 job: if the service asks for a time after the job's next due time, after the run's deadline, or in
 more than `MAX_REQUESTED_DELAY`, no attempt follows. The run fails at once, with an alert, and the
-job runs again when it is due.
+job runs again when it is due. A wait of at most `SHORT_DELAY` may pass the next due time, because
+a job that is due in a moment would otherwise fail because of a wait of a few seconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from daybook.runs.claim_requests import Granted
 from daybook.schedules import durations
 from daybook.schedules.zones import is_known
 
+SHORT_DELAY = timedelta(minutes=1)
 _MAX_SECONDS = timedelta(days=3650).total_seconds()
 """Maximum of a requested delay, so that its end is a date."""
 
@@ -64,7 +66,8 @@ def decide(
     job = granted.job.job if granted.job is not None else None
     if job is not None and job.enabled and is_known(job.schedule.timezone):
         due = upcoming.next_due(job.schedule, job.policy, now)
-        limits += [(due, "after the next due time of the job")] if due else []
+        if due is not None:
+            limits.append((max(due, now + SHORT_DELAY), "after the next due time of the job"))
     until, limit = now + requested, min(limits)
     if until <= limit[0]:
         return RetryDecision(until, asked.words(now))

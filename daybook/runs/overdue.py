@@ -4,8 +4,6 @@
 
     no row                               no process has claimed the due time
     a waiting row                        the row itself sets no delay: no backoff, no later time
-    a row that waits for its next        the job's next due time has passed
-    attempt
     ended because no process claimed it  no process has claimed a later due time: `unattended`
 
 The audit may turn the first two cases into the third: for a job that is due each minute, the due
@@ -33,7 +31,6 @@ from daybook.jobs import lateness, scheduled, upcoming
 from daybook.jobs.scheduled import ScheduledJob
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.ledger.views import utc_text
 from daybook.runs import audit, claim_requests, eligibility, maintenance, slots
 from daybook.runs.maintenance import Windows
 from daybook.schedules.zones import is_known
@@ -84,8 +81,6 @@ class Overdue:
         row = self.run
         if self.missed:
             return self.due
-        if self.retries:
-            return (_following(self.job, row) or self.due) + OVERDUE_GRACE
         return max(self.due, (row and row.until) or self.due) + OVERDUE_GRACE
 
     @property
@@ -95,14 +90,12 @@ class Overdue:
 
     @property
     def retries(self) -> bool:
-        """Return whether the run waits for its next attempt, longer than the job's interval."""
+        """Return whether the run waits for its next attempt."""
         return self.run is not None and not self.missed and self.run.attempts > 0
 
     @property
     def why(self) -> str:
         """Return the cause of the delay according to the ledger; "" if the ledger shows none."""
-        if self.run is not None and self.retries:
-            return f"waiting until {utc_text(self.run.until)} to retry: {self.run.reason}"
         if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
             return f"waiting: {self.run.reason}"
         if self.missed:
@@ -190,11 +183,7 @@ async def find_all(
         Overdue(jobs[str(row.job_id)], row.due_to or row.due, row)
         for row in rows
         if row.job_id in jobs
-        and (
-            _waits_too_long(row, now, windows)
-            or _retries_too_late(row, jobs[str(row.job_id)], now)
-            or _is_missed(row, jobs[str(row.job_id)])
-        )
+        and (_waits_too_long(row, now, windows) or _is_missed(row, jobs[str(row.job_id)]))
     ]
     overdue += [
         each
@@ -309,26 +298,11 @@ async def _without_a_row(
 
 
 def _waits_too_long(row: RunRow, now: datetime, windows: Windows) -> bool:
-    if row.state is not Status.WAITING or row.attempts or row.trigger == slots.BACKFILL:
+    if row.state is not Status.WAITING or row.trigger == slots.BACKFILL:
         return False
     # A run that waits for its turn claims repeatedly; any other wait ends at `until`.
     since = row.due if row.waits_for in slots.WAITS_FOR_TURN else max(row.due, row.until or row.due)
     return windows.start_after(since, now) + OVERDUE_GRACE < now
-
-
-def _retries_too_late(row: RunRow, job: ScheduledJob, now: datetime) -> bool:
-    """Return whether a run still waits for its next attempt after the next due time of its job."""
-    if not (row.state is Status.WAITING and row.attempts and job.enabled) or row.waits_for:
-        return False
-    later = _following(job, row)
-    return later is not None and later + OVERDUE_GRACE < now
-
-
-def _following(job: ScheduledJob, row: RunRow | None) -> datetime | None:
-    """Return the job's due time after ``row``; None if there is none."""
-    if row is None or not is_known(job.schedule.timezone):
-        return None
-    return upcoming.next_due(job.schedule, job.policy, row.due_to or row.due)
 
 
 def _is_missed(row: RunRow, job: ScheduledJob) -> bool:

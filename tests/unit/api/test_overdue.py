@@ -131,6 +131,7 @@ async def test_an_overdue_run_is_described_in_a_sentence(job: tuple[Ledger, Stor
         "late_seconds": 300.0,
         "run": None,
         "missed": False,
+        "retries": False,
         "why": "no worker has claimed it yet",
     }
     assert view.as_sentence() == (

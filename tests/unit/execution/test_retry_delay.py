@@ -57,6 +57,17 @@ async def test_a_requested_delay_ends_before_the_next_due_time_the_deadline_and_
             assert decided.why.startswith("the provider asked to wait until "), job
 
 
+async def test_a_short_requested_delay_may_pass_the_next_due_time(world: World) -> None:
+    stored = await world.jobs.add(every="10m", retries=3)
+    granted = await world.runs.running(stored)
+    policy = policy_from_parameters(granted.parameters)
+    now = granted.due + timedelta(minutes=10) - timedelta(seconds=2)
+    for seconds, is_allowed in ((5, True), (60, True), (61, False)):
+        asked = RequestedDelay.of("the provider", seconds)
+        decided = retry_delay.decide(granted, policy, 1, asked, now)
+        assert (decided.until is not None) == is_allowed, seconds
+
+
 async def test_a_due_time_that_is_skipped_names_the_service_that_asked_the_run_to_wait(
     world: World,
 ) -> None:

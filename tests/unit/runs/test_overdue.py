@@ -142,7 +142,7 @@ async def request_run(world: World, **fields: Any) -> None:
     [
         ({}, True),
         ({"waits_for": slots.SLOT}, True),
-        ({"attempts": 1}, False),
+        ({"attempts": 1, "until": datetime(2030, 1, 1, tzinfo=UTC)}, False),
         ({"trigger": slots.BACKFILL}, False),
     ],
     ids=["asked for", "a slot", "a backoff", "a backfill"],
@@ -157,32 +157,29 @@ async def test_a_waiting_run_is_overdue_unless_it_backs_off_or_is_a_backfill(
     assert await found(world) == ([(now, True)] if late else [])
 
 
-async def test_a_run_that_waits_to_retry_is_overdue_after_the_next_due_time_of_its_job(
+async def test_a_run_that_waits_to_retry_is_overdue_only_if_no_process_claims_it_afterwards(
     world: World,
 ) -> None:
-    stored = await world.jobs.add("hourly", every="1h", retries=3)
+    stored = await world.jobs.add("minutely", every="1m", retries=3)
     granted = await world.runs.running(stored)
-    asked = Outcome(Status.FAILED, "the provider asked to wait", error="429")
-    until = granted.due + timedelta(hours=3)
-    await claims.retry(world.ledger, granted.run_id, granted.fence, asked, until)
+    world.clock.move(timedelta(minutes=20))  # the attempt, in which due times passed
+    until = world.clock.now() + timedelta(minutes=5)
+    busy = Outcome(Status.FAILED, error="429")
+    await claims.retry(world.ledger, granted.run_id, granted.fence, busy, until)
 
     async def late() -> list[str]:
         async with world.ledger.read() as session:
             all_ = await overdue.find_all(session, overdue.DueTimeCache(), world.clock.now())
         known = DelayFacts(world.clock.now())
-        return [
-            OverdueRun.of(each, known).as_sentence()
-            for each in all_
-            if each.retries and each.overdue_since <= world.clock.now()
-        ]
+        return [OverdueRun.of(each, known).as_sentence() for each in all_ if each.retries]
 
-    world.clock.set(granted.due + timedelta(hours=1) + overdue.OVERDUE_GRACE)
+    assert await late() == []
+    world.clock.set(until + overdue.OVERDUE_GRACE)
     assert await late() == []
     world.clock.move(timedelta(seconds=1))
     (sentence,) = await late()
-    assert "hourly was due at " in sentence
-    assert ", and has not ended: waiting until " in sentence
-    assert sentence.endswith(" to retry: attempt 1 failed, and the provider asked to wait: 429")
+    assert "minutely was due at " in sentence
+    assert ", and has not ended: " in sentence
 
 
 async def test_a_run_that_waits_until_a_time_is_overdue_only_after_that_time(world: World) -> None:
