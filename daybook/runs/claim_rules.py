@@ -313,7 +313,9 @@ async def folder_busy(claim: Decision) -> ClaimResult | None:
     """
     claim.row.work_dir = folders.folder_of(claim.row, claim.request)
     why = await folders.busy_reason(claim.session, claim.row, claim.now)
-    return claim.wait(claim.now + folders.RETRY_INTERVAL, why) if why else None
+    if not why:
+        return None
+    return claim.wait(claim.now + folders.RETRY_INTERVAL, why, waits_for=slots.FOLDER)
 
 
 async def agent_full(claim: Decision) -> ClaimResult | None:

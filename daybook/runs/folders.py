@@ -63,8 +63,9 @@ def overlap(first: str, second: str) -> bool:
 async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
     """Return why ``row`` has to wait for its folder; empty if its turn has come.
 
-    Check expired leases of the runs in the folder first. Of the waiting runs, the earliest due run
-    goes first.
+    Check expired leases of the runs in the folder first. Of the runs that wait for the folder, the
+    earliest due run goes first. A run that waits for something else, such as its agent, does not
+    count.
     """
     if not row.work_dir or not _is_exclusive(row) or row.trigger == "direct":
         return ""
@@ -79,6 +80,7 @@ async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
             return await _words(session, row, other, "works in")
     waiting = others.where(
         col(RunRow.status) == Status.WAITING,
+        col(RunRow.waits_for) == slots.FOLDER,
         col(RunRow.until) >= now - WAITER_GRACE,
         col(RunRow.until) <= now + RETRY_INTERVAL,
     )

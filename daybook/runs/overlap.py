@@ -322,7 +322,7 @@ def _in_the_way(other: RunRow, row: RunRow) -> str:
 
 
 def _still_at_work(other: RunRow) -> str:
-    if other.state is Status.WAITING and other.attempts and not other.waits_for:
+    if other.state is Status.WAITING and other.attempts and other.waits_for in ("", slots.FOLDER):
         why = one_line(other.reason, MAX_REASON_CHARACTERS)
         return f"overlap: {_run_text(other)} was waiting to retry ({why})"
     return f"overlap: {_run_text(other)} was still running"

@@ -63,6 +63,9 @@ HOLDER = "holder"
 AGENT = "agent"
 """The `waits_for` of a run that waits until another run of its agent has ended."""
 
+FOLDER = "folder"
+"""The `waits_for` of a run that waits for its folder (`daybook.runs.folders`)."""
+
 APPROVAL = "approval"
 """The `waits_for` of a run that waits for a person's decision (`daybook.runs.approvals`)."""
 

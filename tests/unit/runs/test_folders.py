@@ -87,6 +87,36 @@ async def test_the_run_that_was_due_first_gets_the_folder(world: World) -> None:
     assert isinstance(await world.runs.claim(earlier), Granted)
 
 
+async def test_a_run_that_waits_for_its_agent_keeps_no_folder_from_others(world: World) -> None:
+    one, two, three = [await job(world, name, PROJECT) for name in ("one", "two", "three")]
+    await world.runs.running(await job(world, "elsewhere", "/tmp"))
+    first = await world.runs.running(one)
+    request = world.runs.claim_request(two, due=first.due, max_per_agent={"default": 1})
+    assert isinstance(await world.runs.claim(request), Waiting)
+    await world.runs.finish(first, Status.SUCCEEDED)
+    world.clock.move(folders.RETRY_INTERVAL)
+    waits = await world.runs.claim(request)
+    assert isinstance(waits, Waiting) and "runs of the agent default are active" in waits.why
+    later = world.runs.claim_request(await world.runs.request(three))
+    assert isinstance(await world.runs.claim(later), Granted)
+
+
+async def test_a_run_that_waits_for_its_session_keeps_no_folder_from_others(world: World) -> None:
+    one, three = [await job(world, name, PROJECT) for name in ("one", "three")]
+    two = await job(world, "two", PROJECT, session_key="shared")
+    other = await job(world, "other", "/tmp", session_key="shared")
+    first = await world.runs.running(one)
+    request = world.runs.claim_request(two, due=first.due)
+    assert isinstance(await world.runs.claim(request), Waiting)  # for its folder
+    world.clock.move(folders.RETRY_INTERVAL + folders.WAITER_GRACE + timedelta(seconds=1))
+    await world.runs.running(other)  # no other run claims the session now
+    await world.runs.finish(first, Status.SUCCEEDED)
+    waits = await world.runs.claim(request)
+    assert isinstance(waits, Waiting) and "session default:shared is busy" in waits.why
+    later = world.runs.claim_request(await world.runs.request(three))
+    assert isinstance(await world.runs.claim(later), Granted)
+
+
 async def test_the_folder_of_an_agent_counts_like_the_folder_of_a_job(world: World) -> None:
     one = await job(world, "one", PROJECT)
     two = await world.jobs.add("two", prompt="x", cron="0 * * * *", agent="cc")
