@@ -106,6 +106,11 @@ TOO_LONG = (
     "The limit is {most:,} bytes."
 )
 
+UNSTORABLE = (
+    "This call was not made: a person has to approve it, and its arguments contain a character or "
+    "a number that cannot be stored, such as U+0000."
+)
+
 NOT_ANSWERED = "This call got no reply in {count} attempts, so it was not made again."
 
 UNPRICED = (
@@ -307,10 +312,14 @@ class RunJournal:
     def _refusal(self, step: Step) -> StepReply | None:
         """Return None if a person has approved the call; otherwise the reply that refuses it.
 
-        The question contains the whole arguments, so refuse a call whose arguments are too long.
+        The question contains the whole arguments, so refuse a call whose arguments are too long, or
+        cannot be stored without a change.
         Raise `ApprovalNeeded` if there is no decision about the call.
         """
-        written = redact_tokens(arguments.write(step.facts["arguments"]))
+        given = step.facts["arguments"]
+        if not arguments.is_storable(given):
+            return StepReply(error=UNSTORABLE, value=UNSTORABLE)
+        written = redact_tokens(arguments.write(given))
         if (size := arguments.size(written)) > arguments.MAX_BYTES:
             text = TOO_LONG.format(size=size, most=arguments.MAX_BYTES)
             return StepReply(error=text, value=text)

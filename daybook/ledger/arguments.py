@@ -30,6 +30,14 @@ def write(arguments: Mapping[str, Any]) -> str:
     return json.dumps(texts.sanitize(dict(arguments)), ensure_ascii=False, default=str)
 
 
+def is_storable(arguments: Mapping[str, Any]) -> bool:
+    """Return whether `write` changes no character and no number of the arguments.
+
+    Of two names that differ only in an unstorable character, the ledger would keep one.
+    """
+    return bool(texts.sanitize(dict(arguments)) == arguments)
+
+
 def read(text: str) -> dict[str, Any] | None:
     """Return the arguments that `write` has written; None for another text."""
     try:

@@ -526,3 +526,18 @@ async def test_an_answer_whose_lease_is_lost_is_not_recorded_without_an_approval
             await run.goes_on("Sell all.")
     row = await active.row()
     assert (row.status, row.output) == ("failed", None)
+
+
+@pytest.mark.parametrize(
+    "given", [{"to\0": "eve", "to\ufffd": "ann"}, {"text": "a\0"}, {"n": 1e999}]
+)
+async def test_a_call_whose_question_would_differ_from_it_is_not_made(
+    active: ActiveRun, given: dict[str, Any]
+) -> None:
+    mail = Mail()
+    with provider() as fake_provider:
+        run = AskingRun(active, fake_provider, mail.tool)
+        ended = await run.goes_on(Answer("", tool="mail", arguments=given), "I could not.")
+        assert isinstance(ended, Outcome) and ended.output == "I could not."
+        assert "cannot be stored" in str(fake_provider.requests[-1])
+    assert await run.asked() == [] and mail.sent == []
