@@ -319,8 +319,8 @@ def _configure_proxies() -> None:
     """Let connections of this process, and of those that it starts, to this machine use no proxy.
 
     Prefect's clients would use the proxy of the environment for `up`'s own server too. All other
-    connections use the proxy as before. Raise `InvalidInput` if httpx cannot use a proxy's address:
-    its clients would fail also for the hosts that need no proxy.
+    connections use the proxy as before. Raise `InvalidInput` if httpx cannot use a proxy's address
+    or a host of `NO_PROXY`: its clients would fail for every host.
     """
     if not any(name.lower().endswith("_proxy") for name in os.environ):
         return
@@ -344,6 +344,11 @@ def _configure_proxies() -> None:
     if given and direct != ["*"]:  # a `*` beside other names has not the same meaning everywhere
         direct += [each for each in _DIRECT_HOSTS if each not in direct]
         os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(direct)
+    try:
+        httpx.Client(verify=False).close()  # without certificates, which are slow to read
+    except httpx.InvalidURL:
+        hint = "write hosts and addresses with commas between them: ::1, not [::1]"
+        raise InvalidInput("NO_PROXY", "contains an invalid host", hint) from None
 
 
 def _check_certificates() -> None:

@@ -38,10 +38,14 @@ _DEFAULTS: dict[str, Any] = {
     "object": "chat.completion",
     "created": 0,
     "index": 0,
+    "total_tokens": 0,
     "finish_reason": "stop",
     "role": "assistant",
 }
 """Metadata that pydantic-ai requires, for a response without it; other metadata becomes None."""
+
+_COUNTS = ("prompt_tokens", "completion_tokens")
+"""Fields of a usage without which the whole usage is unknown."""
 
 _ANSWER = ("choices", "message", "content", "tool_calls")
 """Fields that are the answer, so they cannot be replaced."""
@@ -121,6 +125,8 @@ def _repair(
     """
     places = [_place(each["loc"]) for each in error.errors()]
     places = [each for each in places if each not in repaired and _is_metadata(each[-1])]
+    if ("usage",) in places:
+        places = [each for each in places if each[0] != "usage" or len(each) == 1]
     if not places:
         raise e.UnexpectedModelBehavior("the answer is invalid") from error
     repaired.update(dict.fromkeys(places))
@@ -136,7 +142,9 @@ def _is_metadata(name: int | str) -> bool:
 
 
 def _place(location: Place) -> Place:
-    """Return the place of the field to repair: of the response, its choice or its message."""
+    """Return the place of the field to repair: of the response, its usage, choice or message."""
+    if location[:1] == ("usage",) and location[1:2] and location[1] not in _COUNTS:
+        return location[:2]
     if location[:1] != ("choices",):
         return location[:1]
     return location[:4] if location[2:3] == ("message",) else location[:3]

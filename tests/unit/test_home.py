@@ -217,6 +217,7 @@ def test_a_star_for_no_proxy_keeps_its_meaning(monkeypatch: pytest.MonkeyPatch) 
         ("ALL_PROXY", "socks://ana:hush-hush@proxy.example:1080"),
         ("https_proxy", "ftp://proxy.example"),
         ("HTTP_PROXY", "proxy.example:port"),
+        ("NO_PROXY", ".corp.example,[::1]"),
         ("SSL_CERT_FILE", "/gone/certificates.pem"),
         ("SSL_CERT_FILE", "/"),
         ("SSL_CERT_FILE", os.devnull),

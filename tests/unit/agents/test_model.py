@@ -192,6 +192,7 @@ async def test_an_impossible_usage_is_unknown_with_a_warning(
 MESSAGE = {"role": "assistant", "content": "Four."}
 CHOICE = {"index": 0, "finish_reason": "stop", "message": MESSAGE}
 USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
+TWO_COUNTS = {"prompt_tokens": 5, "completion_tokens": 7}
 RESPONSE = {"id": "c1", "object": "chat.completion", "created": 1, "model": "m", "usage": USAGE}
 COUNTED, UNCOUNTED = (5, 7), (None, None)
 
@@ -212,6 +213,12 @@ def enveloped(choice: dict[str, Any] | None = None, **response: Any) -> str:
         (enveloped({"message": MESSAGE | {"annotations": "no"}}), COUNTED, ["annotations"]),
         (enveloped({"logprobs": 5}), COUNTED, ["logprobs"]),
         (enveloped(usage={"prompt_tokens": 5}), UNCOUNTED, ["usage"]),
+        (enveloped(usage=TWO_COUNTS), COUNTED, ["total_tokens"]),
+        (
+            enveloped(usage=USAGE | {"prompt_tokens_details": 5}),
+            COUNTED,
+            ["prompt_tokens_details"],
+        ),
         (enveloped(usage=dict.fromkeys(USAGE, 0)), UNCOUNTED, []),
         (enveloped(usage=None), UNCOUNTED, []),
     ],
