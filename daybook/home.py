@@ -347,7 +347,7 @@ def _configure_proxies() -> None:
     try:
         httpx.Client(verify=False).close()  # without certificates, which are slow to read
     except httpx.InvalidURL:
-        hint = "write hosts and addresses with commas between them: ::1, not [::1]"
+        hint = "write hosts and addresses with commas between them: no [::1], no IPv6 network"
         raise InvalidInput("NO_PROXY", "contains an invalid host", hint) from None
 
 

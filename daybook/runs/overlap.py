@@ -317,8 +317,9 @@ def _due(row: RunRow, job_id: str) -> datetime:
 
 
 def _in_the_way(other: RunRow, row: RunRow) -> str:
-    """Return the reason why ``row`` is skipped for ``other``; a later due time started first."""
-    return _replaced_by(other) if other.due > row.due else _still_at_work(other)
+    """Return the reason why ``row`` is skipped for ``other``; a later due time replaces ``row``."""
+    is_replaced = _is_timed(row) and _is_timed(other) and other.due > row.due
+    return _replaced_by(other) if is_replaced else _still_at_work(other)
 
 
 def _still_at_work(other: RunRow) -> str:

@@ -45,6 +45,22 @@ async def _became(world: World) -> list[str]:
     return [row.status for row in await world.runs.rows()]
 
 
+async def test_a_requested_run_is_not_replaced_by_a_due_time_that_still_runs(world: World) -> None:
+    stored = await _job(world, "skip")
+    requested = await claims.request(world.ledger, stored, "1", "manual")
+    changes = {"occurrence": requested.occurrence, "due": requested.due}
+    early = world.runs.claim_request(stored, **changes)
+    later = await world.runs.running(stored)
+
+    answer = await world.runs.claim(early)
+
+    assert isinstance(answer, Finished)
+    row = await world.runs.row(later.run_id)
+    assert row.due > early.due
+    assert answer.reason.startswith(f"overlap: run {row.id[:8]} of ")
+    assert answer.reason.endswith(" was still running")
+
+
 async def test_a_run_that_waited_for_a_full_disk_names_it_and_not_a_later_run(
     world: World,
 ) -> None:
