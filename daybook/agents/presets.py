@@ -43,7 +43,9 @@ PRESETS = {
         lines=ClaudeCodeLines,
         tool_arguments=("--mcp-config={mcp_config}",),
         environment=("ANTHROPIC_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"),
-        resume=("--resume", "{}"),
+        # The fork gets a new id, and the conversation itself ends with the last answer: a run that
+        # fails afterwards must not add to it.
+        resume=("--resume", "{}", "--fork-session"),
     ),
     "codex": Preset(
         command=("codex", "exec", "--json", "--skip-git-repo-check"),

@@ -139,7 +139,7 @@ async def test_the_programs_own_session_is_recorded_once(program: Program) -> No
 
 
 RESUMING = """
-asked, resumed = sys.stdin.read(), sys.argv[1:] == ["--resume", "abc-1"]
+asked, resumed = sys.stdin.read(), sys.argv[1:] == ["--resume", "abc-1", "--fork-session"]
 import json
 result = {"type": "result", "subtype": "success", "result": json.dumps([resumed, asked])}
 """
