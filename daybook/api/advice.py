@@ -5,7 +5,6 @@ Works without Prefect: the agents' settings are those of their copies in the led
 
 from __future__ import annotations
 
-import shlex
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,9 +13,10 @@ from daybook import home
 from daybook.errors import CopyDamaged, LedgerKeyMissing
 from daybook.jobs import store
 from daybook.jobs.actions import Action
-from daybook.jobs.model import Job
 from daybook.jobs.notify import Notify
+from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import reading
+from daybook.ledger.references import command_word
 
 UNREAD = "its answers reach nobody; to get them, write: daybook edit {} --channel inbox"
 OFFLINE = (
@@ -35,18 +35,19 @@ async def of_job(job_id: str | None) -> list[str]:
         stored = await store.get(session, job_id) if job_id else None
         if stored is None or stored.row.archived_at is not None:
             return []
-        return await of_draft(session, stored.job)
+        return await of_stored(session, stored)
 
 
-async def of_draft(
-    session: AsyncSession, job: Job, *, action: bool = True, notify: bool = True
+async def of_stored(
+    session: AsyncSession, stored: StoredJob, *, action: bool = True, notify: bool = True
 ) -> list[str]:
     """Return the hints about a job: about its agent (``action``), and its answers (``notify``)."""
+    job = stored.job
     if not job.action.agents():
         return []
     hints = await _about_agent(session, job.action) if action else []
     if notify and not _is_decided(job.notify):
-        hints.append(UNREAD.format(shlex.quote(job.name)))
+        hints.append(UNREAD.format(command_word(stored.row)))
     return hints
 
 

@@ -185,7 +185,8 @@ def check_enabling(before: StoredJob, after: Job) -> None:
     creator = row.owner if owners.is_agent(row.owner) else row.created_by
     by = before.revision.written_by.get(provenance.ENABLED, creator)
     if by != "daybook" and not owners.is_agent(by):
-        hint = f'ask the operator, who can run `daybook resume "{after.name}"`'
+        word = references.command_word(row)
+        hint = f"ask the operator, who can run `daybook resume {word}`"
         raise InvalidInput("enabled", "the operator disabled this job", hint)
 
 

@@ -159,7 +159,7 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 raise
         notes += _frequency_notes(draft, ledger.now())
         async with ledger.read() as session:
-            notes += await advice.of_draft(session, stored.job)
+            notes += await advice.of_stored(session, stored)
             notes += await shared_folders.notes(session, {stored.row.name: stored.job})
         return await _changed(ledger, stored.id, notes)
 
@@ -452,9 +452,7 @@ async def _change(
         if any(each.field == "schedule" for each in changes):
             notes = [*notes, *_frequency_notes(job, ledger.now())]
         async with ledger.read() as session:
-            notes += await advice.of_draft(
-                session, new.job, action=check_action, notify=check_notify
-            )
+            notes += await advice.of_stored(session, new, action=check_action, notify=check_notify)
             if check_action:
                 notes += await shared_folders.notes(session, {new.row.name: new.job})
         return await _changed(ledger, new.id, notes, changes)

@@ -6,7 +6,6 @@ lower, the channel truncates the message when it sends it.
 
 from __future__ import annotations
 
-import shlex
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from daybook.jobs.notify import VARIABLES, Event, is_silent
 from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
 from daybook.ledger import texts
+from daybook.ledger.references import command_word
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import Approval, Run
@@ -130,7 +130,7 @@ def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
     job = stored.row
     lines = [
         f"{job.name} was {job.disabled_reason}",
-        f"To resume it: daybook resume {shlex.quote(job.name)}",
+        f"To resume it: daybook resume {command_word(job)}",
         f"daybook show {row.id[:12]}",
     ]
     return _line(f"{job.name}: paused"), truncate("\n".join(lines))

@@ -21,10 +21,11 @@ A word with the form of a whole id, and an `Id`, which pages and forms pass, is 
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Select, null, true
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -38,6 +39,9 @@ from daybook.names import MIN_ID_LENGTH, Id
 
 MAX_MATCHES = 20
 """Maximum number of objects that one query for names or short ids reads."""
+
+COMMAND_ID_LENGTH = 12
+"""Number of digits of an id in a command that Daybook suggests."""
 
 _WHOLE_ID = re.compile(r"[0-9a-f]{32}")
 _SHORT_ID = re.compile(rf"[0-9a-f]{{{MIN_ID_LENGTH},}}")
@@ -130,6 +134,27 @@ class Match:
         facts = [self.name, self.owner and f"of {self.owner}", removed]
         about = ", ".join(filter(None, facts))
         return f"{self.noun.word} {self.id}{number}" + (f" ({about})" if about else "")
+
+
+class OwnedJob(Protocol):
+    """A live job: a row or a summary of it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+
+
+def command_word(job: OwnedJob) -> str:
+    """Return the word for the job in a command that Daybook suggests to a person.
+
+    It is the quoted name. It is the short id if the name looks like an option, and for a job of an
+    agent: with its name, the command could act on a job of another owner.
+    """
+    has_own_name = not owners.is_agent(job.owner) and not job.name.startswith("-")
+    return shlex.quote(job.name) if has_own_name else job.id[:COMMAND_ID_LENGTH]
 
 
 async def resolve(session: AsyncSession, ref: str, scope: Scope) -> Match:

@@ -7,7 +7,6 @@ of the scheduler itself are in the health report (`operations.health`), which th
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
@@ -25,9 +24,11 @@ from daybook.jobs.policy import ANSWER
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger import arguments
 from daybook.ledger.engine import Ledger, open_ledger
+from daybook.ledger.references import command_word
 from daybook.ledger.states import Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.operations import findings, outbox_status
+from daybook.owners import namespace
 from daybook.runs import approvals, budget, history
 from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.zones import midnight, wall_time
@@ -67,9 +68,8 @@ async def read(tz: ZoneInfo) -> list[Need]:
         async with ledger.read() as session:
             now = ledger.now()
             jobs = await summaries.read(session, authorization.visible_owner())
-            names = {each.id: each.name for each in jobs}
             asked = await approvals.waiting(session, now, authorization.visible_owner())
-            lost = await _lost(session, now, names)
+            lost = await _lost(session, now, jobs)
             last_failures = await history.last_failures(
                 session, [each.id for each in jobs if each.consecutive_failures]
             )
@@ -150,7 +150,7 @@ def _failing(
                 severity=status,
                 title=f"{job.name} {times}",
                 why=one_line(job.last_error or "", MAX_WHY),
-                fix=f"daybook run {shlex.quote(job.name)} --wait",
+                fix=f"daybook run {command_word(job)} --wait",
                 job_id=job.id,
                 run_id=run_id,
             )
@@ -168,7 +168,7 @@ def _silent(jobs: Sequence[tuple[str, str, str]]) -> Iterator[Need]:
         )
 
 
-async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> list[Need]:
+async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Need]:
     """Return needs for the missed and the unknown runs in `PERIOD`, at most two for each job."""
     run = RunRow
     group = (col(run.job_id), col(run.status))
@@ -184,24 +184,25 @@ async def _lost(session: AsyncSession, now: datetime, names: dict[str, str]) -> 
         .where(col(run.finished_at) >= now - PERIOD, col(run.status).in_(_CANNOT_RUN))
         .subquery()
     )
+    by_id = {each.id: each for each in jobs}
     query = sqlalchemy.select(*list(ranked.c)[:5]).where(ranked.c.rank == 1)
     found = list[Need]()
     for job_id, status, count, run_id, reason in (await session.execute(query)).all():
-        name = names.get(job_id)
-        if name is None:
+        job = by_id.get(job_id)
+        if job is None:
             continue  # the job was removed, or the run had none
         times = "a due time" if count == 1 else f"{count:,} due times"
-        title = f"{name} missed {times}"
+        title = f"{job.name} missed {times}"
         if status == Status.UNKNOWN:
             runs = "A run" if count == 1 else f"{count:,} runs"
-            title = f"{runs} of {name} may have had an effect: the outcome is unknown"
+            title = f"{runs} of {job.name} may have had an effect: the outcome is unknown"
         found.append(
             Need(
                 kind="missed",
                 severity=status,
                 title=title,
                 why=one_line(reason, MAX_WHY),
-                fix=f"daybook run {shlex.quote(name)}",
+                fix=f"daybook run {command_word(job)}",
                 job_id=job_id,
                 run_id=run_id,
             )
@@ -237,20 +238,21 @@ def _conflicts(jobs: Sequence[JobSummary]) -> Iterator[Need]:
                 severity="missed",
                 title=f"{job.name} {'was ' if is_changed else ''}{cause}",
                 why=fields,
-                fix=f"daybook sync {shlex.quote(job.name)} --prefer ledger (or prefect)",
+                fix=f"daybook sync {command_word(job)} --prefer ledger (or prefect)",
                 job_id=job.id,
             )
 
 
 def _chains(jobs: Sequence[JobSummary]) -> Iterator[Need]:
-    names = {each.name for each in jobs}
+    names = {(namespace(each.owner), each.name) for each in jobs}
     for job in jobs:
-        if job.enabled and job.runs_after and job.runs_after not in names:
+        after = job.runs_after
+        if job.enabled and after and (namespace(job.owner), after) not in names:
             yield Need(
                 kind="chain",
                 severity="missed",
-                title=f"{job.name} runs after {job.runs_after}, which does not exist",
-                fix=f"daybook edit {shlex.quote(job.name)} --after JOB",
+                title=f"{job.name} runs after {after}, which does not exist",
+                fix=f"daybook edit {command_word(job)} --after JOB",
                 job_id=job.id,
             )
 
@@ -276,7 +278,7 @@ def _paused(jobs: Sequence[JobSummary]) -> Iterator[Need]:
                 severity="skipped",
                 title=f"{job.name} is paused",
                 why=one_line(job.disabled_reason, MAX_WHY),
-                fix=f"daybook resume {shlex.quote(job.name)}",
+                fix=f"daybook resume {command_word(job)}",
                 job_id=job.id,
             )
 
@@ -291,6 +293,7 @@ async def _budgets(
     """Return a need for each of today's budgets that is nearly spent (`budget.NEARLY_SPENT`)."""
     today = wall_time(now, tz).date()
     found = await spending.budgets_of(session, jobs, today, tz)
+    by_id = {each.id: each for each in jobs}
     left = midnight(today + timedelta(days=1), tz) - now
     words = duration_in_words(timedelta(minutes=left // timedelta(minutes=1)))
     return [
@@ -300,7 +303,7 @@ async def _budgets(
             title=f"{each.name or 'Daybook'} has used {each.share:.0%} of its "
             + ("tokens" if each.unit == "tokens" else "US dollars"),
             why=f"{each.words()}; the day ends in {words}",
-            fix=f"daybook edit {shlex.quote(each.name or '')} --{each.unit}-per-day N"
+            fix=f"daybook edit {command_word(by_id[each.job_id])} --{each.unit}-per-day N"
             if each.job_id
             else "daybook spend --since today",
             job_id=each.job_id,

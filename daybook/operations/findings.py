@@ -40,7 +40,6 @@ a row above, and call the function in the check and in `status.status` or `healt
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -56,6 +55,7 @@ from daybook.home import current_home
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.keeper.leader_lease import Leader
+from daybook.ledger.references import command_word
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.owners import namespace
@@ -166,7 +166,7 @@ def failing_jobs(jobs: Iterable[JobSummary], now: datetime) -> list[Finding]:
             times = "once" if count == 1 else f"{count} times in a row"
             error = (each.last_error or "").strip().partition("\n")[0]
             message = f"{each.name} failed {times}" + (f": {error}" if error else "")
-            found.append(warning("jobs", message, f"daybook show {shlex.quote(each.name)}"))
+            found.append(warning("jobs", message, f"daybook show {command_word(each)}"))
     return found
 
 
@@ -200,7 +200,7 @@ def broken_chains(
         for option, relation, other in others:
             if each.enabled and other and (namespace(each.owner), other) not in names:
                 message = f"{each.name} {relation} {other}, which does not exist"
-                fix = f"daybook edit {shlex.quote(each.name)} {option}"
+                fix = f"daybook edit {command_word(each)} {option}"
                 found.append(warning("jobs", message, fix))
     return found
 

@@ -11,6 +11,8 @@ from daybook.delivery.channels import check as check_channel
 from daybook.errors import InvalidInput
 from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
+from daybook.ledger.references import command_word
+from daybook.ledger.tables import JobRow
 from daybook.operations import outbox_status
 from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.findings import Finding, join, problem, warning
@@ -31,19 +33,20 @@ async def outbox() -> list[Finding]:
 
 async def channels(client: PrefectClient) -> list[Finding]:
     """Check that messages can be sent to the channels of jobs and to the alert channel."""
-    users_of: dict[tuple[str, str, str], list[str]] = {}
+    users_of: dict[tuple[str, str, str], list[JobRow]] = {}
     for each in await ledger_checks.stored_jobs():
         notify = each.job.notify
         if notify.channel:
             key = (notify.channel, notify.chat_id, each.row.owner)
-            users_of.setdefault(key, []).append(each.row.name)
+            users_of.setdefault(key, []).append(each.row)
     problems = []
     for (name, chat_id, owner), jobs in users_of.items():
         try:
             await check_channel(client, name, chat_id, owner=owner)
         except InvalidInput as error:
-            edit = f"daybook edit {shlex.quote(jobs[0])} --channel <name>"
-            message = f"{join(jobs)} cannot send to the channel {name}: {error}"
+            edit = f"daybook edit {command_word(jobs[0])} --channel <name>"
+            names = join([each.name for each in jobs])
+            message = f"{names} cannot send to the channel {name}: {error}"
             problems.append(problem("channels", message, f"daybook channels list; {edit}"))
     try:
         await check_channel(client, settings.load().alert_channel, "")

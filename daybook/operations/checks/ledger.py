@@ -27,6 +27,7 @@ from daybook.http import secrets as references
 from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import open_ledger, reading
+from daybook.ledger.references import command_word
 from daybook.operations import findings
 from daybook.operations.checks import home, installation
 from daybook.operations.checks.facts import fact
@@ -208,7 +209,7 @@ async def agents(client: PrefectClient) -> list[Finding]:
             if agent in fallback:  # an edit replaces the whole list
                 names = ("<name>" if name == agent else shlex.quote(name) for name in fallback)
                 options = " ".join(f"--fallback-agent {name}" for name in names)
-            fix = f"daybook edit {shlex.quote(each.row.name)} {options}"
+            fix = f"daybook edit {command_word(each.row)} {options}"
             if matches:
                 why = f"is ambiguous: use one of {', '.join(matches)}"
             else:
@@ -235,7 +236,7 @@ async def tools(client: PrefectClient) -> list[Finding]:
                 await catalog.locate(tool, servers, guard)
             except InvalidInput as error:
                 message = f"{each.row.name} calls the tool {tool}: {error.problem}"
-                edit = f"daybook edit {shlex.quote(each.row.name)} {option} <name>"
+                edit = f"daybook edit {command_word(each.row)} {option} <name>"
                 fix = f"install it or save its server, or {edit}"
                 problems.append(problem("tools", message, fix))
     return problems

@@ -9,7 +9,6 @@ import pytest
 from daybook import home
 from daybook.agents import kinds
 from daybook.api import advice
-from daybook.jobs.model import new_job
 from daybook.resources import copies
 from tests.world import World
 
@@ -61,9 +60,9 @@ async def test_an_answer_that_reaches_nobody_is_named(
 
 
 async def test_a_job_without_an_agent_has_no_hint(world: World) -> None:
-    job = new_job(now=world.ledger.now(), url="https://ops.example.org/hook", every="1h")
+    job = await world.jobs.add("hook", prompt=None, url="https://ops.example.org/hook", every="1h")
     async with world.ledger.read() as session:
-        assert await advice.of_draft(session, job) == []
+        assert await advice.of_stored(session, job) == []
 
 
 async def test_a_home_without_the_key_has_no_hint_about_agents(world: World) -> None:

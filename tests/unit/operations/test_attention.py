@@ -76,6 +76,18 @@ async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
     assert first.job_id == failing.id
 
 
+async def test_the_fix_for_an_agents_job_does_not_act_on_the_operators_job_of_its_name(
+    world: World,
+) -> None:
+    await world.jobs.add("wipe", prompt="x", on_demand=True)
+    decoy = await world.jobs.add("wipe", prompt="x", cron="0 * * * *", owner="agent:eve")
+    option = await world.jobs.add("--help", prompt="x", cron="0 * * * *")
+    for job in (decoy, option):
+        await world.runs.finished(job, Status.FAILED, error="see the fix")
+    fixes = {each.job_id: each.fix for each in await attention.read(UTC) if each.job_id}
+    assert fixes == {each.id: f"daybook run {each.id[:12]} --wait" for each in (decoy, option)}
+
+
 async def test_of_several_missed_due_times_the_newest_is_shown(world: World) -> None:
     job, now = await world.jobs.add("missing"), world.ledger.now()
     newest = ""

@@ -97,7 +97,8 @@ def test_a_paused_pool_is_a_warning_and_the_pool_of_another_daybook_a_problem(
 
 def test_a_failed_job_is_a_warning_with_the_first_line_of_its_error() -> None:
     def job(failures: int, error: str | None) -> Any:
-        return SimpleNamespace(name="brief", consecutive_failures=failures, last_error=error)
+        facts = {"owner": "user", "consecutive_failures": failures, "last_error": error}
+        return SimpleNamespace(name="brief", **facts)
 
     jobs = [job(0, None), job(1, "no answer\nat all"), job(2, None)]
     found = findings.failing_jobs(jobs, NOW)
