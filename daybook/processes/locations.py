@@ -194,9 +194,9 @@ def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], s
     """Return ``command`` with the absolute path of its program, and a warning or "".
 
     The warning is that the program was not found on this machine (a worker on another machine may
-    have it), or `script_problem`. The path stays unchanged if the program was not found, or if the
-    path begins with ~. A relative path is relative to ``work_dir`` and stays unchanged; without
-    ``work_dir``, it is relative to the current folder.
+    have it) or is not executable, or `script_problem`. The path stays unchanged if the program was
+    not found, or if the path begins with ~. A relative path is relative to ``work_dir`` and stays
+    unchanged; without ``work_dir``, it is relative to the current folder.
     """
     name, *arguments = command
     if "/" in name and not os.path.isabs(os.path.expanduser(name)):
@@ -208,16 +208,25 @@ def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], s
         name = os.path.abspath(name)
     found = shutil.which(os.path.expanduser(name), path=environment.search_path())
     if found is None:
-        return [*command], _missing_program(name)
+        stored = name if os.path.exists(name) else command[0]
+        return [stored, *arguments], _missing_program(name)
     path = found if os.path.isabs(found) else os.path.abspath(found)
     return [name if name.startswith("~") else path, *arguments], script_problem(path)
 
 
 def _missing_program(name: str) -> str:
+    path = os.path.expanduser(name)
+    if "/" in name and os.path.exists(path):
+        return _not_executable(path)
     return (
         f'there is no program "{name}" on this machine, so every run here will fail; install it '
         "where the worker runs, or use its full path"
     )
+
+
+def _not_executable(path: str) -> str:
+    fix = f"; run chmod +x {shlex.quote(path)}" if os.path.isfile(path) else ""
+    return f"{path} is not an executable file{fix}"
 
 
 def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
@@ -264,11 +273,11 @@ def _find_executable(name: str, folder: str, variables: Mapping[str, str]) -> st
     name = os.path.expanduser(name)
     if "/" in name:
         path = os.path.join(os.path.expanduser(folder), name)
-        if not os.path.exists(path):
-            raise ValueError(f"there is no program {path}")
         if found := shutil.which(path):
             return found
-        raise ValueError(f"{path} is not an executable file")
+        if os.path.exists(path):
+            raise ValueError(_not_executable(path))
+        raise ValueError(f"there is no program {path}")
     if found := shutil.which(name, path=variables.get("PATH", os.defpath)):
         return found
     raise ValueError(f'there is no program "{name}" on its PATH')

@@ -137,6 +137,19 @@ def test_a_missing_program_is_stored_unchanged_with_a_warning(
     assert warning.startswith("there is no program ")
 
 
+@pytest.mark.parametrize(("work_dir", "stored"), [("", "{}/agent.sh"), ("{}", "./agent.sh")])
+def test_a_script_that_is_not_executable_is_stored_with_the_command_that_fixes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work_dir: str, stored: str
+) -> None:
+    (tmp_path / "agent.sh").write_text("#!/bin/sh\n")
+    monkeypatch.chdir(tmp_path)
+    command, warning = locations.resolve_command(["./agent.sh"], work_dir.format(tmp_path))
+    assert command == [stored.format(tmp_path)]
+    assert warning.endswith(
+        f"agent.sh is not an executable file; run chmod +x {warning.split()[0]}"
+    )
+
+
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
