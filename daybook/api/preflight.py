@@ -20,7 +20,7 @@ from daybook.jobs.actions import Action
 from daybook.jobs.checks import Check
 from daybook.jobs.model import FIELDS, Job
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import tools_of
+from daybook.jobs.policy import ANSWER, tools_of
 from daybook.processes import locations
 from daybook.tools.base import PYTHON, ToolUnreachable
 
@@ -248,6 +248,8 @@ async def _check_approve(client: PrefectClient | None, entries: Sequence[str]) -
     named = [each for each in entries if not set(each.partition(".")[0]) & set("*?[")]
     try:
         await agent_tools.check(named, PrefectServers(client))
+    except UnknownName as error:
+        raise UnknownName("approve", error.name, [*error.known, ANSWER]) from None
     except InvalidInput as error:
         raise InvalidInput("approve", error.problem, error.hint) from None
 

@@ -11,6 +11,7 @@ from daybook.cli import completion, formatting, output
 from daybook.cli.options import Absolute, Json
 from daybook.cli.selection import act_on_each
 from daybook.errors import InvalidInput
+from daybook.jobs.policy import ANSWER
 
 if TYPE_CHECKING:
     from daybook.api.approvals import WaitingApproval
@@ -85,7 +86,8 @@ async def _decide(runs: tuple[str, ...], reason: str, *, approve: bool, as_json:
 
 def _print_decision(run: RunWithSteps) -> None:
     last = run.approvals[-1]
-    what = f"{last.tool}({', '.join(last.input.splitlines())})"
+    call = f"{last.tool}({', '.join(last.input.splitlines())})"
+    what = "the answer" if last.position == ANSWER else call
     label = formatting.job_label(run, run.kind)
     output.line(f"{last.status.capitalize()}: {what}", style="bold")
     output.say(f"{label} goes on. See its outcome: daybook runs {formatting.quoted(label)}")

@@ -18,6 +18,7 @@ from daybook.cli.approvals import approve_
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.execution.agent_request import actor_of
 from daybook.jobs.model import new_job
+from daybook.jobs.policy import ANSWER
 from daybook.ledger import arguments
 from daybook.operations import attention
 from daybook.owners import Actor, acting_as
@@ -157,6 +158,23 @@ async def test_the_list_shows_each_argument_and_the_whole_ones_on_request(
         await approve_(waiting.ref, full=True)
 
 
+@pytest.mark.parametrize(
+    ("question", "what"),
+    [
+        (replace(MAIL, input='to="ann"\nbody="hi"'), 'mail_send(to="ann", body="hi")'),
+        (replace(MAIL, position=ANSWER, tool="answer", input="Dear Ann,\n\nhi"), "the answer"),
+    ],
+)
+async def test_the_decision_names_the_call_or_the_answer(
+    world: World, capsys: pytest.CaptureFixture[str], question: Question, what: str
+) -> None:
+    stored = await world.jobs.add("brief", on_demand=True)
+    granted = await world.runs.running(await world.runs.request(stored))
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, question)
+    assert await approve_("brief") == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"Approved: {what}"
+
+
 async def test_a_run_a_prefix_a_number_or_a_job_names_the_approval(world: World) -> None:
     run_id = await asked(world)
     job_id = str((await world.runs.row(run_id)).job_id)
@@ -209,3 +227,5 @@ async def test_only_the_entries_that_name_tools_are_looked_up_when_a_job_is_stor
     await stored("answer", "mail.send")
     with pytest.raises(InvalidInput, match=r'approve: .*"maill"'):
         await stored("answer", "maill")
+    with pytest.raises(InvalidInput, match=r"known: answer, daybook, mail\)"):
+        await stored("answr")
