@@ -72,12 +72,12 @@ def is_silent(answer: str) -> bool:
 
     Such an answer is empty, or its last line is only one of `SILENT_MARKERS`, in upper or lower
     case. Models often explain above the marker why they have nothing to report. An answer that
-    mentions a marker within a line is sent.
+    mentions a marker within a line is sent, and so is one that ends with a block that quotes it.
     """
-    lines = answer.strip(_DECORATION).splitlines()
-    return not answer.strip() or (
-        bool(lines) and lines[-1].strip(_DECORATION).upper() in SILENT_MARKERS
-    )
+    answer = answer.strip()
+    last_line = (answer.splitlines() or [""])[-1]
+    ends = {each.strip(_DECORATION).upper() for each in (answer, last_line)}
+    return not answer or not ends.isdisjoint(SILENT_MARKERS)
 
 
 def _url(url: str) -> str:

@@ -40,6 +40,7 @@ def test_answers_that_are_not_sent() -> None:
             "…",
             ".",
         ),
+        "The log ends with:\n```\nHEARTBEAT_OK\n```",
         *("[SILENT]\nThe disk is full.", "HEARTBEAT_OK, but the disk is full", "[SILENT] x", "***"),
     ]
     assert [answer for answer in silent if not is_silent(answer)] == []
