@@ -14,7 +14,13 @@ from daybook import settings
 from daybook.api import maintenance as maintenance_api
 from daybook.api.approvals import WaitingApproval
 from daybook.api.maintenance import MaintenanceWindow
-from daybook.api.overdue import DelayFacts, KeeperStatus, OverdueRun, without_catch_up
+from daybook.api.overdue import (
+    DelayFacts,
+    KeeperStatus,
+    OverdueRun,
+    why_nothing_runs,
+    without_catch_up,
+)
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import store, summaries
@@ -203,7 +209,10 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
 
 
 async def worker_online() -> bool:
-    """Return whether a worker of this Daybook is online; False if Prefect does not answer soon."""
+    """Return whether a worker of this Daybook is online.
+
+    If Prefect does not answer soon, return whether a keeper leads, which each worker contains.
+    """
     from daybook.prefect import client as connection
 
     seconds = TIMING.prefect_answer.total_seconds()
@@ -211,7 +220,7 @@ async def worker_online() -> bool:
         async with open_ledger() as ledger, connection.connected(seconds) as client:
             return not (await work_pool.read(client, ledger.id)).idle
     except PrefectUnreachable:
-        return False
+        return not await why_nothing_runs()
 
 
 async def _prefect(

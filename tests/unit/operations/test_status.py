@@ -14,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
+from daybook.keeper import leader_lease
 from daybook.keeper.overview import Problem
 from daybook.ledger.engine import Ledger
 from daybook.operations import findings, home_lock, outbox_status, status
@@ -77,6 +78,12 @@ async def test_an_unreachable_prefect_is_reported_with_no_workers(
     assert (found.prefect.reachable, found.prefect.api_url) == (False, NOWHERE)
     assert (found.worker.online, found.worker.workers) == (0, [])
     assert await status.worker_online() is False
+
+
+async def test_a_leading_keeper_has_a_worker_even_if_prefect_does_not_answer(nowhere: Home) -> None:
+    async with Ledger(f"sqlite+aiosqlite:///{nowhere.path}/ledger.db") as ledger:
+        await leader_lease.acquire(ledger, leader_lease.LEADERSHIP_NAME, "here:1:a")
+    assert await status.worker_online() is True
 
 
 async def test_a_killed_up_is_reported_before_what_follows_from_it(nowhere: Home) -> None:
