@@ -303,9 +303,8 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
         planned.reason = planned.reason or store.PASSED_REASON
         planned.notes.append(f"its due time {fields['at']} has passed, so it is disabled")
     elif job.policy.max_runs and source.run_count >= job.policy.max_runs:
-        planned.reason = (
-            f"{store.MAX_RUNS_REASON}: the job has used all {source.run_count} of its runs"
-        )
+        used = f"{store.MAX_RUNS_REASON}: the job has used all {source.run_count} of its runs"
+        planned.reason = planned.reason or used
     planned.reason = planned.reason or source.disabled_reason
     if planned.reason:
         job = job.model_copy(update={"enabled": False})

@@ -11,10 +11,10 @@ import pytest
 
 from daybook.errors import InvalidInput
 from daybook.imports import READERS, crontab, omniagent, shell, systemd, writer
-from daybook.imports.source import Source, System
+from daybook.imports.source import Source, SourceJob, System
 from daybook.imports.writer import ImportReport, OnConflict
 from daybook.jobs import prompts, store
-from daybook.jobs.model import new_job
+from daybook.jobs.model import edit, new_job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.runs import audit, outcomes
@@ -301,6 +301,19 @@ async def test_a_work_dir_that_no_run_could_use_is_left_out_and_the_job_disabled
     ]
     assert "/etc is outside the allowed folders" in " ".join(report.jobs[1].notes)
     assert [job.enabled for job in report.jobs] == [stored["0"].job.enabled, False, False]
+
+
+async def test_a_job_without_its_work_dir_stays_disabled_if_it_gets_more_runs(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", "/srv")
+    fields = {"prompt": "x", "cron": "0 9 * * *", "work_dir": "/etc", "max_runs": 2}
+    source = SourceJob("1", "tidy", "job 1", {**fields, "enabled": True}, run_count=2)
+    await write(world, Source.of("hermes", [source]))
+    (stored,) = await jobs(world)
+    assert stored.row.disabled_reason == writer.WORK_DIR_REASON
+    more = edit(stored.job, {"max_runs": 3}, now=world.ledger.now())
+    assert not store.enable_again(stored, more).enabled
 
 
 async def test_literal_secrets_are_left_out_and_the_job_is_disabled(
