@@ -57,6 +57,7 @@ async def import_edits(
                     with_field = _with_field(job, name, observed, edited)
                     await store.check_other_jobs(session, current.row.owner, with_field, job)
                     job = with_field
+                    links.clear_invalid_value(current.row, name)
                 except InvalidInput as error:
                     # Report a value that no job can have; the caller overwrites it with ours.
                     report.refuse(job.name, str(error))

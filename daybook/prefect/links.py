@@ -201,6 +201,18 @@ def record_conflict(
         row.conflict = {"at": now.isoformat(), "fields": fields, "invalid": reasons}
 
 
+def clear_invalid_value(row: JobRow, name: str) -> None:
+    """Clear the record of an invalid value of this field, because a valid one was imported."""
+    conflict = row.conflict or {}
+    if name not in conflict.get("invalid", {}):
+        return
+    others = {
+        key: {each: value for each, value in conflict[key].items() if each != name}
+        for key in ("fields", "invalid")
+    }
+    row.conflict = {**conflict, **others} if others["fields"] else None
+
+
 async def clear_conflict(session: AsyncSession, job_id: str) -> None:
     """Clear the job's conflict, which was resolved in favour of the ledger's values."""
     row = await session.get(JobRow, job_id)

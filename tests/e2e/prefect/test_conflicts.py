@@ -200,6 +200,10 @@ async def test_an_invalid_version_in_prefect_is_kept_and_cannot_be_preferred(wor
     assert await conflicts.list_conflicts() == [shown]
     assert (await world.jobs.get("a-job")).job.action.prompt == "Say so"
 
+    await world.deployments.edit("a-job", parameters={"prompt": "Say more"})
+    assert (await world.sync()).pulled == ["a-job"]
+    assert await conflicts.list_conflicts() == []
+
 
 async def test_a_losing_schedule_that_no_job_supports_cannot_be_preferred(world: Any) -> None:
     await world.jobs.add("a-job", every="1h")
