@@ -216,6 +216,7 @@ CASES: dict[str, Case] = {
     "daybook/tasks/model.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
     "daybook/tasks/model.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
     # --- agents
+    "daybook/agents/step_lines.py:_SESSION": case("fullmatch", "a", "-", Text("a", "", "!")),
     "daybook/json_text.py:_BRACKET": case("finditer", "[", "a"),
     "daybook/json_text.py:_BRACKET_OR_STRING": case(
         "finditer", '"', "\\", '"\\', Text("a", '"'), Text("\\", '"'), Text('\\"', '"'), "a"

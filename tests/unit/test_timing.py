@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,7 +10,7 @@ from datetime import timedelta
 
 import pytest
 
-from daybook.timing import TIMING, Timing
+from daybook.timing import TIMING, TIMING_VARIABLE
 from daybook.tools.connection import OPEN_TIMEOUT_SECONDS
 from tests.timings import SHORT
 
@@ -17,7 +18,10 @@ SECOND = timedelta(seconds=1)
 
 
 def test_without_environment_variables_the_timing_is_the_default() -> None:
-    assert Timing() == TIMING
+    compared = "from daybook.timing import TIMING, Timing; print(Timing() == TIMING)"
+    variables = {name: value for name, value in os.environ.items() if name != TIMING_VARIABLE}
+    command = [sys.executable, "-c", compared]
+    assert subprocess.check_output(command, env=variables, text=True) == "True\n"
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ async def test_add_edit_and_apply_name_the_other_jobs(world: World, project: Pat
     assert about_folders(first.notes) == []
     added = await jobs.add(given("two", project.parent / "link" / "docs"))
     assert about_folders(added.notes) == ["two works in the same folder as one"]
-    assert "so their runs wait for each other (--no-exclusive-dir" in added.notes[-2]
+    (note,) = [each for each in added.notes if "same folder" in each]
+    assert "so their runs wait for each other (--no-exclusive-dir" in note
     edited = await jobs.edit_job("one", {"work_dir": str(project), "exclusive_dir": False})
     assert about_folders(edited.notes) == ["one works in the same folder as two"]
     assert "exclusive_dir is off" in "".join(edited.notes)

@@ -47,6 +47,7 @@ def test_conflicts_shows_both_versions_of_each_field(daybook: Any) -> None:
     assert found["fields"]["schedule"] == {
         "ledger": {"cron": "0 9 * * 1", "timezone": "Europe/Berlin"},
         "prefect": LOST,
+        "invalid": "",
     }
     both = found["fields"]["parameters"]
     assert (both["ledger"]["prompt"], both["prefect"]["prompt"]) == ("Say hello.", "Say goodbye.")

@@ -53,7 +53,7 @@ INVALID: list[tuple[tuple[str, ...], str, str]] = [
     ),
     (("add", " "), "TITLE", "1 to 200 characters"),
     (("next", "--session", "x", "--lease", "25h"), "--lease", "1s to 1d"),
-    (("next", "--session", "x", "--lease", "5"), "--lease", "whole number of seconds"),
+    (("next", "--session", "x", "--lease", "5"), "--lease", "write one of 5s"),
     (("list", "--status", "done"), "--status", "queued, claimed, needs_attention, completed"),
     (("list", "--limit", "0"), "--limit", "1 or more"),
     (("session", "register", "a", "--agent", "x:y"), "--agent", "without a colon"),

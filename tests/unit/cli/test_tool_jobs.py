@@ -91,7 +91,7 @@ def test_a_simple_schema_of_a_tool_is_described_in_words(schema: Any, expected: 
         (["--tool", "a.b", "--params", "{"], "--params", ["not valid JSON", "@params.json"]),
         (["--tool", "a.b", "--params", "[]"], "--params", ["not a JSON object"]),
         (["--tool", "a.b", "--params", "@/none"], "--params", ["/none", "No such file"]),
-        (["--tool", "a.b", "--params", '{"a": NaN}'], "--params", ["nan is not valid JSON"]),
+        (["--tool", "a.b", "--params", '{"a": NaN}'], "--params", ["NaN is not JSON"]),
         (["--tool", "a.b", "--params", "[" * 100_000], "--params", ["not valid JSON"]),
         (["--tool", "a.b", "--agent", "a"], "--agent", ["tool call"]),
         (["--tool", " "], "--tool", ["blank"]),
