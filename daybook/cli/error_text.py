@@ -107,14 +107,16 @@ def usage_error(error: CycloptsError) -> InvalidInput:
         problem = f'unexpected argument "{extra}"'
         if instead := other_words.INSTEAD_OF_ARGUMENTS.get(" ".join(error.command_chain or ())):
             return InvalidInput(COMMAND_LINE, f"{problem}: {other_words.sentence(instead)}")
-        return InvalidInput(COMMAND_LINE, problem, "quote arguments with spaces")
-    problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
-    if isinstance(error, MissingArgumentError) and "--" in problem:
         return InvalidInput(
-            COMMAND_LINE, problem, "write a value that begins with a dash as --option=-value"
+            COMMAND_LINE,
+            problem,
+            _see_help(error) if " " in extra else "quote arguments with spaces",
         )
+    if isinstance(error, MissingArgumentError):
+        return _missing_value(error)
     if isinstance(error, UnknownOptionError | UnknownCommandError):
         return _unknown_word(error)
+    problem = str(error).partition(" Available commands")[0].strip().removesuffix(".")
     return InvalidInput(COMMAND_LINE, problem)
 
 
@@ -138,4 +140,18 @@ def _unknown_word(error: UnknownOptionError | UnknownCommandError) -> InvalidInp
         return InvalidInput(COMMAND_LINE, f"{problem}: {other_words.sentence(instead)}")
     if near := nearest_name(word, names):
         problem += f'; did you mean "{near}"?'
-    return InvalidInput(COMMAND_LINE, problem, f"see `{' '.join(['daybook', *group])} --help`")
+    return InvalidInput(COMMAND_LINE, problem, _see_help(error))
+
+
+def _missing_value(error: MissingArgumentError) -> InvalidInput:
+    """Return the error about a required argument or option, or about an option without a value."""
+    assert error.argument is not None
+    words = {each.partition("=")[0] for each in error.root_input_tokens or ()}
+    if given := sorted(words & set(error.argument.names)):
+        hint = "write a value that begins with a dash as --option=-value"
+        return InvalidInput(COMMAND_LINE, f"{given[0]} has no value", hint)
+    return InvalidInput(COMMAND_LINE, f"{error.argument.name} is missing", _see_help(error))
+
+
+def _see_help(error: CycloptsError) -> str:
+    return f"see `{' '.join(['daybook', *(error.command_chain or ())])} --help`"
