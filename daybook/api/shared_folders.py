@@ -13,7 +13,6 @@ from daybook.api import authorization
 from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
 from daybook.jobs.model import Job
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
-from daybook.processes import locations
 from daybook.runs.folders import overlap
 
 MAX_NAMES = 5
@@ -39,9 +38,9 @@ async def notes(session: AsyncSession, drafts: Mapping[str, Job]) -> list[str]:
         if name not in drafts:
             given[name] = work_dir or of_agents.get(_plain_name(agent or DEFAULT_AGENT), "")
     used = {name: folder for name, folder in given.items() if folder}
-    paths = await asyncio.to_thread(
-        lambda: {each: locations.real_path(each) for each in set(used.values())}
-    )
+    every = sorted(set(used.values()))
+    real = await asyncio.gather(*(folders.real_path(each) for each in every))
+    paths = dict(zip(every, real, strict=True))
     found = []
     for name, job in asking.items():
         if name not in used:

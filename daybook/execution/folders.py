@@ -6,6 +6,7 @@ They are looked up before the claim's transaction, because a network file system
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,7 +23,7 @@ from daybook.ledger.engine import Ledger
 from daybook.processes import locations
 from daybook.resources import copies
 from daybook.runs import folders
-from daybook.runs.claim_requests import ClaimRequest
+from daybook.runs.claim_requests import ClaimRequest, agent_name
 
 KEEP_SECONDS = 5.0
 """How long the folders of the agents stay in the cache."""
@@ -41,17 +42,19 @@ async def of_request(ledger: Ledger, request: ClaimRequest) -> Mapping[str, str]
     if request.kind not in CONVERSATION_KINDS:
         return {}
     if written := policy.policy_from_parameters(request.parameters).work_dir:
-        return {written: await _real_path(written)}
-    read_at, found = _cache.get(ledger, (float("-inf"), {}))
+        return {written: await real_path(written)}
+    read_at, of_all = _cache.get(ledger, (float("-inf"), {}))
     if time.monotonic() - read_at > KEEP_SECONDS:
         async with ledger.read() as session:
-            written_by_agent = await of_agents(session)
-        found = {
-            folders.agent_key(name): await _real_path(folder)
-            for name, folder in written_by_agent.items()
-        }
-        _cache[ledger] = time.monotonic(), found
-    return found
+            of_all = await of_agents(session)
+        _cache[ledger] = time.monotonic(), of_all
+    asked = agent_name(request.parameters)
+    return {
+        folders.agent_key(name): await real_path(folder)
+        if name == asked  # an unreachable folder of another agent delays no run
+        else locations.plain_path(folder)
+        for name, folder in of_all.items()
+    }
 
 
 async def of_agents(session: AsyncSession) -> dict[str, str]:
@@ -75,8 +78,26 @@ async def of_agents(session: AsyncSession) -> dict[str, str]:
     return found
 
 
-async def _real_path(written: str) -> str:
+async def real_path(written: str) -> str:
+    """Return the real path, or after `MAX_LOOKUP_SECONDS` the path as it is written.
+
+    The thread of a look-up that hangs ends with the process, and uses no place of the event loop's
+    executor, which the process would wait for at its end.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[str] = loop.create_future()
+
+    def finish(path: str) -> None:
+        if not result.done():
+            result.set_result(path)
+
+    def look_up() -> None:
+        path = locations.real_path(written)
+        with suppress(RuntimeError):  # the loop is closed, so no caller waits any more
+            loop.call_soon_threadsafe(finish, path)
+
+    threading.Thread(target=look_up, name="daybook-folder", daemon=True).start()
     with suppress(TimeoutError):
         async with asyncio.timeout(MAX_LOOKUP_SECONDS):
-            return await asyncio.to_thread(locations.real_path, written)
+            return await result
     return locations.plain_path(written)

@@ -312,10 +312,8 @@ async def folder_busy(claim: Decision) -> ClaimResult | None:
     A direct call never waits.
     """
     claim.row.work_dir = folders.folder_of(claim.row, claim.request)
-    why = await folders.busy_reason(claim.session, claim.row, claim.now)
-    if not why:
-        return None
-    return claim.wait(claim.now + folders.RETRY_INTERVAL, why, waits_for=slots.FOLDER)
+    busy = await folders.wait_for_folder(claim.session, claim.row, claim.now)
+    return claim.wait(busy.until, busy.why, busy.waits_for) if busy else None
 
 
 async def agent_full(claim: Decision) -> ClaimResult | None:

@@ -13,7 +13,9 @@ for each other. Decision 0137 has the reasons.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
@@ -30,7 +32,10 @@ from daybook.runs import leases, slots
 from daybook.runs.claim_requests import ClaimRequest, agent_name
 
 RETRY_INTERVAL = timedelta(seconds=5)
-"""How long a run waits before it claims again if its folder is in use."""
+"""How long the first run that waits for a folder waits before it claims again."""
+
+MAX_RETRY_INTERVAL = timedelta(minutes=1)
+"""Maximum delay until a run at the end of a folder's queue claims again."""
 
 WAITER_GRACE = timedelta(seconds=15)
 """How long a waiting run keeps its turn after it missed its retry."""
@@ -60,43 +65,64 @@ def overlap(first: str, second: str) -> bool:
     return one.is_relative_to(other) or other.is_relative_to(one)
 
 
-async def busy_reason(session: AsyncSession, row: RunRow, now: datetime) -> str:
-    """Return why ``row`` has to wait for its folder; empty if its turn has come.
+async def wait_for_folder(
+    session: AsyncSession, row: RunRow, now: datetime
+) -> slots.SlotWait | None:
+    """Return the wait of ``row`` for its folder; None if its turn has come.
 
     Check expired leases of the runs in the folder first. Of the runs that wait for the folder, the
-    earliest due run goes first. A run that waits for something else, such as its agent, does not
-    count.
+    earliest due run goes first; each further one claims later, so that a long queue costs little. A
+    run that waits for something else, such as its agent, does not count.
     """
-    if not row.work_dir or not _is_exclusive(row) or row.trigger == "direct":
-        return ""
-    others = select(RunRow).where(
+    if not row.work_dir or not _is_exclusive(row.parameters) or row.trigger == "direct":
+        return None
+    others = select(
+        col(RunRow.id), col(RunRow.work_dir), col(RunRow.until), col(RunRow.parameters)["policy"]
+    ).where(
         col(RunRow.work_dir) != "",
         col(RunRow.id) != row.id,
         col(RunRow.job_id).is_(None) | (col(RunRow.job_id) != row.job_id),
     )
     held = others.where(col(RunRow.status).in_(HELD))
-    for other in await _in_same_files(session, held, row):
-        if not await leases.check_lease(session, other, now):
-            return await _words(session, row, other, "works in")
-    waiting = others.where(
+    queued = others.where(
         col(RunRow.status) == Status.WAITING,
         col(RunRow.waits_for) == slots.FOLDER,
         col(RunRow.until) >= now - WAITER_GRACE,
-        col(RunRow.until) <= now + RETRY_INTERVAL,
+        slots.earlier(row),
+    ).order_by(*slots.ORDER)
+    before = await _in_same_files(session, queued, row, MAX_RETRY_INTERVAL // RETRY_INTERVAL)
+    until = now + min(RETRY_INTERVAL * (1 + len(before)), MAX_RETRY_INTERVAL)
+    for run_id, _ in await _in_same_files(session, held, row):
+        other = await session.get_one(RunRow, run_id)
+        if not await leases.check_lease(session, other, now):
+            return slots.SlotWait(
+                until, await _words(session, row, other, "works in"), slots.FOLDER
+            )
+    for run_id, at in before:
+        if at <= now + RETRY_INTERVAL:
+            first = await session.get_one(RunRow, run_id)
+            why = await _words(session, row, first, "goes first in")
+            return slots.SlotWait(until, why, slots.FOLDER)
+    return None
+
+
+def _is_exclusive(parameters: Mapping[str, object]) -> bool:
+    return policy.policy_from_parameters(parameters).exclusive_dir
+
+
+async def _in_same_files(
+    session: AsyncSession, query: Any, row: RunRow, limit: int | None = None
+) -> list[tuple[str, datetime]]:
+    """Return id and `until` of the first runs of ``query`` that exclude ``row`` from its folder.
+
+    Read no other columns, because a payload or a prompt may be large.
+    """
+    found = (
+        (run_id, until)
+        for run_id, folder, until, given in await session.execute(query)
+        if overlap(folder, row.work_dir) and _is_exclusive({"policy": given})
     )
-    for other in await _in_same_files(session, waiting, row):
-        if slots.order_key(other) < slots.order_key(row):
-            return await _words(session, row, other, "goes first in")
-    return ""
-
-
-def _is_exclusive(row: RunRow) -> bool:
-    return policy.policy_from_parameters(row.parameters).exclusive_dir
-
-
-async def _in_same_files(session: AsyncSession, query: Any, row: RunRow) -> list[RunRow]:
-    found = (await session.execute(query)).scalars().all()
-    return [each for each in found if overlap(each.work_dir, row.work_dir) and _is_exclusive(each)]
+    return list(islice(found, limit))
 
 
 async def _words(session: AsyncSession, row: RunRow, other: RunRow, does: str) -> str:

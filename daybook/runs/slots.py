@@ -106,8 +106,8 @@ MAX_AGENT_RETRY_INTERVAL = timedelta(minutes=1)
 class SlotWait(NamedTuple):
     """Decision that a run has to wait until ``until``, with the reason ``why``.
 
-    ``waits_for`` is `SLOT`, `WORKER` or `AGENT`. ``free`` is True if a slot is free but reserved
-    for a run that was due earlier.
+    ``waits_for`` is `SLOT`, `WORKER`, `AGENT` or `FOLDER`. ``free`` is True if a slot is free but
+    reserved for a run that was due earlier.
     """
 
     until: datetime
@@ -128,8 +128,8 @@ async def wait_for_slot(
     if request.most is not None:
         slots = _Slots(request.most, request.classes, await _count(session, _IS_HELD))
         name = policy.policy_from_parameters(row.parameters).class_
-        ahead = await _count(session, _expected_claims(now, SLOT) & _earlier(row))
-        overdue = await _count(session, _missed_claims(now) & _earlier(row)) if ahead else {}
+        ahead = await _count(session, _expected_claims(now, SLOT) & earlier(row))
+        overdue = await _count(session, _missed_claims(now) & earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):
             if slots.free(name):
                 return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, SLOT, free=True)
@@ -165,13 +165,13 @@ async def wait_for_agent(
     held = sum((await _count(session, _IS_HELD & of_agent & (col(RunRow.id) != row.id))).values())
     if held >= limit:
         queued = and_(col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == AGENT)
-        before = sum((await _count(session, queued & of_agent & _earlier(row))).values())
+        before = sum((await _count(session, queued & of_agent & earlier(row))).values())
         delay = min(AGENT_RETRY_INTERVAL * (1 + before / limit), MAX_AGENT_RETRY_INTERVAL)
         return SlotWait(
             now + delay, f"{held} of {limit} runs of the agent {agent} are active", AGENT
         )
     soon = and_(_expected_claims(now, AGENT), col(RunRow.until) <= now + AGENT_RETRY_INTERVAL)
-    first = sum((await _count(session, soon & of_agent & _earlier(row))).values())
+    first = sum((await _count(session, soon & of_agent & earlier(row))).values())
     if held + first < limit:
         return None
     why = _full_text(held, limit, f"runs of the agent {agent}", first)
@@ -338,7 +338,8 @@ def _missed_claims(now: datetime) -> ColumnElement[bool]:
     )
 
 
-def _earlier(row: RunRow) -> ColumnElement[bool]:
+def earlier(row: RunRow) -> ColumnElement[bool]:
+    """Return the condition for runs that come before ``row`` in `ORDER`."""
     after, due, queued_at, number = ORDER
     place = int(row.trigger == BACKFILL)
     of_time = or_(

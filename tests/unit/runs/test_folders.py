@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -13,6 +16,7 @@ from daybook.agents import kinds
 from daybook.execution import folders as lookup
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
+from daybook.processes import locations
 from daybook.resources import copies
 from daybook.runs import folders
 from daybook.runs.claim_requests import Granted, Waiting
@@ -168,6 +172,56 @@ async def test_a_cut_short_run_without_a_folder_says_nothing_about_one(world: Wo
     assert "folder" not in (await world.runs.row(granted.run_id)).reason
 
 
+async def test_runs_far_back_in_the_queue_of_a_folder_claim_less_often(world: World) -> None:
+    jobs = [await job(world, f"job-{number}", PROJECT) for number in range(15)]
+    first = await world.runs.running(jobs[0])
+    delays = []
+    for waiting in jobs[1:]:
+        waits = await world.runs.claim(world.runs.claim_request(waiting, due=first.due))
+        assert isinstance(waits, Waiting)
+        delays.append((waits.until - world.ledger.now()).total_seconds())
+    # Runs with the same due time are in the order of their ids, so their places differ.
+    assert min(delays) == 5.0 and max(delays) > 5.0 and max(delays) <= 60.0
+    world.clock.move(timedelta(seconds=1))
+    last = await world.runs.request(await job(world, "last", PROJECT))
+    waits = await world.runs.claim(world.runs.claim_request(last))
+    assert isinstance(waits, Waiting)
+    assert waits.until - world.ledger.now() == folders.MAX_RETRY_INTERVAL
+
+
+async def test_a_hanging_folder_delays_only_its_own_runs_and_no_end_of_a_process(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, real_path = threading.Event(), locations.real_path
+    asked: list[str] = []
+
+    def slow(path: str) -> str:
+        asked.append(path)
+        if path == "/dead":
+            hangs.wait(60)
+        return real_path(path)
+
+    monkeypatch.setattr(locations, "real_path", slow)
+    monkeypatch.setattr(lookup, "MAX_LOOKUP_SECONDS", 0.01)
+    monkeypatch.setattr(lookup, "_cache", WeakKeyDictionary())
+    async with world.ledger.write() as session:
+        key = await copies.get_or_create_key(session, home.current_home())
+        for name, folder in (("cc", "/"), ("dead", "/dead")):
+            ref = (kinds.COMMAND.slug, name)
+            await copies.put(
+                session, ref, "t", {"work_dir": folder}, key=key, now=world.ledger.now()
+            )
+    one = world.runs.claim_request(await job(world, "one", "", agent="cc"))
+    two = world.runs.claim_request(await job(world, "two", "", agent="dead"))
+    of_agents = {folders.agent_key("cc"): "/", folders.agent_key("dead"): "/dead"}
+    assert await lookup.of_request(world.ledger, one) == of_agents
+    assert "/dead" not in asked
+    assert await lookup.of_request(world.ledger, two) == of_agents
+    async with asyncio.timeout(30):  # the thread of the look-up is not the executor's
+        await asyncio.get_running_loop().shutdown_default_executor()
+    hangs.set()
+
+
 async def test_a_claim_compares_real_paths(world: World, tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
@@ -178,6 +232,6 @@ async def test_a_claim_compares_real_paths(world: World, tmp_path: Path) -> None
             ref = (kinds.COMMAND.slug, name)
             await copies.put(session, ref, "t", data, key=key, now=world.ledger.now())
     of_job = world.runs.claim_request(await job(world, "one", link))
-    of_agent = world.runs.claim_request(await job(world, "two", ""))
+    of_agent = world.runs.claim_request(await job(world, "two", "", agent="cc"))
     assert await lookup.of_request(world.ledger, of_job) == {link: real}
     assert await lookup.of_request(world.ledger, of_agent) == {folders.agent_key("cc"): real}
