@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -223,6 +224,19 @@ async def test_one_delivery_is_retried_or_all_that_failed(
     await submit(browser, "/callbacks", "/callbacks/retry")
     found = [(await delivery(world, each)).status for each in (first, second, done)]
     assert found == ["pending", "pending", "delivered"]
+
+
+async def test_the_inbox_names_the_event_of_an_alert_and_an_approval_is_no_failure(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    for event, icon in (("approval", "waiting"), ("failed", "failed"), ("budget", "failed")):
+        fields = {"purpose": "alert", "queue": "channel:inbox", "address": "inbox"}
+        one = await send(world, event, "delivered", event=event, **fields)
+        for page in ("/inbox", f"/inbox/{one}"):
+            shown = re.findall(
+                r'class="status s-(\w+)">.*?</svg>(\w+)', (await browser.get(page)).text
+            )
+            assert (icon, event) in shown
 
 
 async def test_one_message_is_marked_as_read_or_all_that_the_list_showed(
