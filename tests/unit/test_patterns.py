@@ -224,7 +224,6 @@ CASES: dict[str, Case] = {
     "daybook/json_text.py:_OPENING": case(
         "fullmatch", "`", " ", "~", Text("a", "```", "`"), Text("`", "", "a`"), Text("~", "", "`")
     ),
-    "daybook/agents/step_lines.py:_SESSION": case("fullmatch", "a", "-", Text("a", "", " ")),
     "daybook/agents/providers.py:_EXTRA": case(
         "search", "pydantic-ai-slim[", "pydantic-ai-slim[a", Text("a", "pydantic-ai-slim[")
     ),
