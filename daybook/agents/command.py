@@ -210,7 +210,7 @@ class CommandAgent:
     ) -> AgentReply:
         """Continue the program's own conversation if it exists, or start a new one.
 
-        If the program fails before its first step, it has not found the conversation, and has done
+        If the program fails before its first step and used no tokens, it has not found the conversation, and has done
         nothing. Then it gets the history as text.
         """
         loop, preset = asyncio.get_running_loop(), presets.PRESETS[self.settings.output]

@@ -100,8 +100,8 @@ class StepLines(ABC):
 
     @property
     def has_begun(self) -> bool:
-        """Return whether the program has printed a step."""
-        return bool(self._requests or self._calls)
+        """Return whether the program has printed a step, or a usage that is not zero."""
+        return bool(self._requests or self._calls or any((self.usage or {}).values()))
 
     @abstractmethod
     def _read(self, event: Json) -> None:

@@ -174,10 +174,18 @@ async def test_a_conversation_is_continued_if_the_program_still_has_it(
     assert ("My name is Ada." in asked, "Tidy up" in asked) == (with_history, True)
 
 
+@pytest.mark.parametrize(
+    "printed",
+    [
+        lines(claude_init(), claude_says("msg_1", text("Hm."))),
+        # Without a step, but with a usage: a second start would lose it.
+        """print('{"type": "result", "is_error": true, "usage": {"input_tokens": 9}}')""",
+    ],
+)
 async def test_a_continued_conversation_that_has_begun_is_not_asked_again(
-    program: Program, tmp_path: Path
+    program: Program, tmp_path: Path, printed: str
 ) -> None:
-    command = program(lines(claude_init(), claude_says("msg_1", text("Hm."))), "sys.exit(1)")
+    command = program(printed, "sys.exit(1)")
     request = replace(REQUEST, history=(Message("user", "Hi"),), resume="abc-1")
     counted = tmp_path / "count"
     command[-1:] = [str(tmp_path / "counting.py")]
