@@ -210,8 +210,8 @@ class CommandAgent:
     ) -> AgentReply:
         """Continue the program's own conversation if it exists, or start a new one.
 
-        If the program fails before its first step and used no tokens, it has not found the conversation, and has done
-        nothing. Then it gets the history as text.
+        If the program fails before its first step and used no tokens, it has not found the
+        conversation, and has done nothing. Then it gets the history as text.
         """
         loop, preset = asyncio.get_running_loop(), presets.PRESETS[self.settings.output]
         end = loop.time() + request.timeout
