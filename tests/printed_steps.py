@@ -120,9 +120,22 @@ def codex_command(number: int, command: str, output: str, code: int) -> list[dic
     ]
 
 
-CODEX_END = codex(
-    "turn.completed",
-    usage={"input_tokens": 24763, "cached_input_tokens": 24448, "output_tokens": 122},
+def codex_end(input_tokens: int, cached: int, output: int) -> dict[str, Any]:
+    """Return the line after a turn, with the tokens of the whole thread."""
+    return codex(
+        "turn.completed",
+        usage={
+            "input_tokens": input_tokens,
+            "cached_input_tokens": cached,
+            "output_tokens": output,
+        },
+    )
+
+
+CODEX_END = codex_end(24763, 24448, 122)
+CODEX_FULL = (
+    "Codex ran out of room in the model's context window. Start a new thread or clear earlier "
+    "history before retrying."
 )
 
 

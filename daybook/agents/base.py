@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field
 
-from daybook.agents.journal import Journal
+from daybook.agents.journal import Journal, ProgramSession
 from daybook.errors import AgentMisconfigured
 from daybook.jobs.compression import Compression
 from daybook.jobs.markers import Marker
@@ -106,8 +106,8 @@ class AgentRequest:
     - ``once``: true if the agent may send only one request to the model, even if the model calls a
       tool.
     - ``run_id``, ``attempt``: the run, "" if there is none, and the number of its attempt.
-    - ``resume``: a program's own id of the conversation that ends with the last message of
-      ``history``; empty if there is none.
+    - ``resume``: a program's own conversation that ends with the last message of ``history``; None
+      if there is none.
     - ``journal``: journal to which the agent passes each of its steps; None for no journal.
     """
 
@@ -129,7 +129,7 @@ class AgentRequest:
     once: bool = False
     run_id: str = ""
     attempt: int = 1
-    resume: str = ""
+    resume: ProgramSession | None = None
     journal: Journal | None = field(default=None, compare=False, repr=False)
 
     def idempotency_key(self, step: int = 1) -> str:

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC
@@ -211,20 +211,32 @@ class CommandAgent:
         """Continue the program's own conversation if it exists, or start a new one.
 
         If the program fails before its first step and used no tokens, it has not found the
-        conversation, and has done nothing. Then it gets the history as text.
+        conversation, and has done nothing. Then it gets the history as text. It also gets the
+        history as text if the conversation is too long, unless the program has already worked.
         """
         loop, preset = asyncio.get_running_loop(), presets.PRESETS[self.settings.output]
-        end = loop.time() + request.timeout
-        given = request if self._can_resume(request, preset) else replace(request, resume="")
+        end, warnings = loop.time() + request.timeout, list[str]()
+        given = request
+        if given.resume is not None and not self._can_resume(request, preset):
+            given = replace(given, resume=None)
+        elif given.resume is not None and given.resume.is_full:
+            warnings.append(self._new_conversation)
+            given = replace(given, resume=None)
         while True:
             recorder = StepRecorder(preset.lines(given), given, hidden.of_answer)
             work = self._run(given, folder, variables, config, recorder.pipe)
             completed = await recorder.run(work, given.timeout)
-            failed = completed.code != 0 and not completed.timed_out
-            if not given.resume or not failed or recorder.lines.has_begun:
-                return self._result(request, completed, recorder.lines, hidden)
-            log.info("%s did not find its session; it gets the history", self._program)
-            given = replace(given, resume="", timeout=max(end - loop.time(), 0.0))
+            lines, ended = recorder.lines, not completed.timed_out
+            is_refused = ended and lines.session.is_full and not lines.has_worked
+            is_missing = ended and completed.code != 0 and not lines.has_begun
+            if given.resume is None or not (is_refused or is_missing):
+                given = replace(given, timeout=request.timeout)
+                return self._result(given, completed, lines, hidden, warnings)
+            if is_refused:
+                warnings.append(self._new_conversation)
+            else:
+                log.info("%s did not find its session; it gets the history", self._program)
+            given = replace(given, resume=None, timeout=max(end - loop.time(), 0.0))
 
     def _can_resume(self, request: AgentRequest, preset: presets.Preset) -> bool:
         """Return whether the program may continue its conversation, which belongs to a folder."""
@@ -243,6 +255,7 @@ class CommandAgent:
         completed: process.ProgramResult,
         lines: StepLines,
         hidden: _SecretHider,
+        warnings: Sequence[str],
     ) -> AgentReply:
         """Return the reply that the program's lines contain. Raise the errors of `answer`."""
         text = hidden.of_answer(lines.text or "")
@@ -250,7 +263,10 @@ class CommandAgent:
         if completed.timed_out:
             error = AgentTimeout(request.timeout, text)
         elif lines.error:
-            error = AgentFailed(f"{self._program} reported: {hidden.of_error(lines.error)}", text)
+            reported = f"{self._program} reported: {hidden.of_error(lines.error)}"
+            if request.resume is not None and lines.session.is_full:
+                reported += "; the next run begins a new conversation of the program"
+            error = AgentFailed(reported, text)
         elif completed.code != 0:
             printed = replace(completed, output=lines.plain)
             error = AgentFailed(self._exit_words(printed, hidden), text)
@@ -259,8 +275,8 @@ class CommandAgent:
         if error is not None:
             error.usage = lines.usage
             raise error
-        warnings = tuple(filter(None, [lines.warning]))
         model = hidden.of_answer(lines.model or "")[:MAX_MODEL_CHARACTERS] or None
+        warnings = (*warnings, *lines.warnings)
         return AgentReply(text, self.name, model=model, usage=lines.usage, warnings=warnings)
 
     def _exit_words(self, completed: process.ProgramResult, hidden: _SecretHider) -> str:
@@ -275,6 +291,13 @@ class CommandAgent:
     @property
     def _program(self) -> str:
         return Path(self.settings.command[0]).name
+
+    @property
+    def _new_conversation(self) -> str:
+        return (
+            f"{self._program}'s own conversation was too long, so this run began a new one with "
+            "the session's last messages"
+        )
 
     async def _run(
         self,
@@ -292,9 +315,9 @@ class CommandAgent:
         except ValueError as error:
             raise self._wrong(str(error)) from None
         arguments = template.fill(self.settings.command, _values(request) | {"mcp_config": config})
-        if request.resume:
+        if request.resume is not None:
             resume = presets.PRESETS[self.settings.output].resume
-            arguments = [*arguments, *(each.format(request.resume) for each in resume)]
+            arguments = [*arguments, *(each.format(request.resume.id) for each in resume)]
         by_argument = template.takes_prompt(self.settings.command)
         text = request.prompt if by_argument else self._stdin_text(request)
         prompt = text.encode(errors="replace")
@@ -322,7 +345,7 @@ class CommandAgent:
             raise AgentFailed(f"the prompt cannot be passed as an argument: {error}") from None
 
     def _stdin_text(self, request: AgentRequest) -> str:
-        if not request.history or request.resume or self.settings.history == "none":
+        if not request.history or request.resume is not None or self.settings.history == "none":
             return request.prompt
         # Indent each message, so that its text cannot look like another message or like the
         # question.

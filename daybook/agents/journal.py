@@ -119,6 +119,24 @@ def arguments_text(arguments: Mapping[str, Any]) -> str:
     )
 
 
+@dataclass(frozen=True)
+class ProgramSession:
+    """A program's own conversation.
+
+    - ``id``: the program's id of it; empty until the program has printed it.
+    - ``tokens``: counts of tokens of the whole conversation, as the program reported them last;
+      None if they are unknown. Only a program that reports such sums has them.
+    - ``has_unreported``: true if the conversation may have used more tokens than ``tokens``, in an
+      answer that has not ended, or whose program failed.
+    - ``is_full``: true if it is too long for the program's model, so it cannot be continued.
+    """
+
+    id: str = ""
+    tokens: Mapping[str, int] | None = None
+    has_unreported: bool = False
+    is_full: bool = False
+
+
 class Journal(Protocol):
     """Journal of one attempt of a run."""
 
@@ -156,10 +174,11 @@ class Journal(Protocol):
         """
         ...
 
-    async def program_session(self, session: str) -> None:
-        """Record the program's own id of its conversation.
+    async def program_session(self, session: ProgramSession, *, resumed: bool) -> None:
+        """Record the program's own conversation, in place of the one recorded before.
 
-        Raise `LedgerError` if another process took over the run.
+        If ``resumed``, the answer continues the conversation of `AgentRequest.resume`. Raise
+        `LedgerError` if another process took over the run.
         """
         ...
 

@@ -26,8 +26,7 @@ class Preset:
     ``lines`` creates the reader of the program's output. If the agent has tools, ``tool_arguments``
     are added to the command. ``environment`` has the names of the variables from which the program
     reads its key. ``resume`` are further arguments that continue a conversation; {} is
-    the program's own id of it. Empty: it is not continued (Codex reports the tokens of the whole
-    conversation, so each run would be charged with the earlier ones again).
+    the program's own id of it.
     """
 
     command: tuple[str, ...]
@@ -51,6 +50,9 @@ PRESETS = {
         command=("codex", "exec", "--json", "--skip-git-repo-check"),
         lines=CodexLines,
         environment=("CODEX_API_KEY",),
+        # After all options, because most options are not options of the subcommand. "-" makes the
+        # subcommand read the prompt from standard input.
+        resume=("resume", "{}", "-"),
     ),
 }
 """All presets, by their names."""

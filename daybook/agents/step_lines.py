@@ -15,6 +15,12 @@ type, counts as empty and does not stop the run.
 `anthropics/claude-agent-sdk-python` does (`src/claude_agent_sdk/_internal/message_parser.py`).
 `CodexLines` reads `codex exec --json`. `openai/codex` defines its events
 (`codex-rs/exec/src/exec_events.rs`, `docs/exec.md`).
+
+Codex prints the tokens of the whole thread after each turn. The tokens of a turn are the difference
+to the count before it::
+
+    the session's last run ──► `ProgramSession.tokens` ──┐
+                                  turn.completed ──► tokens ──► the difference is the turn's usage
 """
 
 from __future__ import annotations
@@ -23,11 +29,11 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from daybook.agents.base import AgentRequest
-from daybook.agents.journal import Position, Step, StepReply, digest_of
+from daybook.agents.journal import Position, ProgramSession, Step, StepReply, digest_of
 from daybook.ledger.views import TOKENS
 from daybook.runs import usage
 
@@ -58,20 +64,24 @@ class StepLines(ABC):
     ``text`` is the answer; None until the program has printed its result. ``error`` is the error
     that the result reports; empty if there is none. ``usage`` is the usage so far, in the format of
     `AgentReply.usage`. ``model`` and ``usage`` are None until the program has printed them.
-    ``session`` is the program's own id of the conversation, with which it can be resumed.
-    ``unread`` is the number of lines that are not JSON objects, and ``plain`` is the end of these
-    lines. ``warning`` is a remark about ``usage``, or empty.
+    ``session`` is the program's own conversation, with which it can be resumed. ``unread`` is the
+    number of lines that are not JSON objects, and ``plain`` is the end of these lines. ``warnings``
+    are remarks about ``usage`` and ``session``.
     """
+
+    full: ClassVar[re.Pattern[str]]
+    """Pattern of the errors that mean that the conversation is too long."""
 
     def __init__(self, request: AgentRequest) -> None:
         self.text: str | None = None
         self.error = ""
         self.model: str | None = None
         self.usage: Usage | None = None
-        self.session = ""
+        self.session = ProgramSession()
         self.unread = 0
         self.plain = b""
-        self.warning = ""
+        self._wrong_usage = ""
+        self._remarks: list[str] = []
         self._request = request
         self._requests = self._calls = 0
         self._open: dict[str, Step] = {}
@@ -96,7 +106,19 @@ class StepLines(ABC):
     def close(self) -> list[StepEvent]:
         """Return the last step events, after the end of the output."""
         self._close()
+        if self.error and self.full.search(self.error):
+            self.session = replace(self.session, is_full=True)
         return self._taken()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(filter(None, (self._wrong_usage, *self._remarks))))
+
+    @property
+    def has_worked(self) -> bool:
+        """Return whether the program has called a tool, or reported tokens or a cost."""
+        used = self.usage or {}
+        return bool(self._calls or usage.tokens(used) or used.get("cost_usd"))
 
     @property
     def has_begun(self) -> bool:
@@ -155,7 +177,7 @@ class StepLines(ABC):
         ``cost`` is in US dollars; None if it is unknown.
         """
         reported = {"requests": self._requests, **_tokens_of(tokens), "cost_usd": cost}
-        used, self.warning = usage.checked(reported)
+        used, self._wrong_usage = usage.checked(reported)
         return used | ({"tool_calls": self._calls} if self._calls else {})
 
 
@@ -181,6 +203,8 @@ class ClaudeCodeLines(StepLines):
     of subagents may be mixed with other lines.
     """
 
+    full = re.compile(r"prompt is too long|exceed context limit", re.IGNORECASE)
+
     def __init__(self, request: AgentRequest) -> None:
         super().__init__(request)
         self._responses: dict[str, _Response] = {}
@@ -191,7 +215,7 @@ class ClaudeCodeLines(StepLines):
     def _read(self, event: Json) -> None:
         match event.get("type"):
             case "system" if event.get("subtype") == "init":
-                self.session = _session(event.get("session_id"))
+                self._read_session(event)
                 self.model = _text(event.get("model")) or None
             case "assistant":
                 self._read_response(event)
@@ -205,6 +229,10 @@ class ClaudeCodeLines(StepLines):
     def _close(self) -> None:
         for parent in self._last_of:
             self._end_response(parent)
+
+    def _read_session(self, event: Json) -> None:
+        found = _session(event.get("session_id")) or self.session.id
+        self.session = replace(self.session, id=found)
 
     def _read_response(self, event: Json) -> None:
         message, parent = _object(event.get("message")), _text(event.get("parent_tool_use_id"))
@@ -259,12 +287,16 @@ class ClaudeCodeLines(StepLines):
 
     def _read_result(self, event: Json) -> None:
         self._close()
-        self.session = _session(event.get("session_id")) or self.session
+        self._read_session(event)
         text, kind = _text(event.get("result")), _text(event.get("subtype"))
         if event.get("is_error") is True or kind != "success":
             reported = event.get("errors")
             errors = [*map(_text, reported)] if isinstance(reported, list) else []
-            self.error = text or "; ".join(filter(None, errors)) or kind.replace("_", " ")
+            reason = _text(event.get("terminal_reason"))
+            why = reason if reason and kind == "success" else kind
+            self.error = text or "; ".join(filter(None, errors)) or why.replace("_", " ")
+            is_full = reason in ("prompt_too_long", "blocking_limit")
+            self.session = replace(self.session, is_full=is_full)
         else:
             self.text, self.error = text, ""
         models = [_object(each) for each in _object(event.get("modelUsage")).values()]
@@ -275,22 +307,45 @@ class ClaudeCodeLines(StepLines):
         )
 
 
+_CODEX_TOKENS = {
+    "input_tokens": "input_tokens",
+    "cache_read_tokens": "cached_input_tokens",
+    "output_tokens": "output_tokens",
+}
+"""Codex's names of the counts of a usage."""
+
+
 class CodexLines(StepLines):
     """Reader of the stream of `codex exec`.
 
     The whole turn counts as one request, because the stream does not show the single requests. The
     answer is the last message of the turn.
+
+    The program reports the sums since the start of the thread, also if it continues the thread. A
+    sum that is smaller than the one before is a new count, which begins with this turn.
     """
+
+    full = re.compile(
+        r"ran out of room in the model's context window|context_length_exceeded"
+        r"|exceeds the context window",
+        re.IGNORECASE,
+    )
 
     def __init__(self, request: AgentRequest) -> None:
         super().__init__(request)
         self._message = self._last_error = ""
+        self._turns: list[Usage] = []
+        """The tokens of each turn; unknown counts are missing."""
+        resumed = request.resume
+        tokens = resumed.tokens if resumed else dict.fromkeys(_CODEX_TOKENS, 0)
+        self._has_other_tokens = resumed is not None and resumed.has_unreported
+        self.session = ProgramSession(tokens=tokens)
 
     def _read(self, event: Json) -> None:
         item = _object(event.get("item"))
         match event.get("type"):
             case "thread.started":
-                self.session = _session(event.get("thread_id"))
+                self._read_thread(_session(event.get("thread_id")))
             case "turn.started":
                 self._begin_request("turn", "codex")
             case "item.started":
@@ -321,18 +376,54 @@ class CodexLines(StepLines):
             self._begin_call(key, name, arguments, self._position(request, self._calls + 1))
 
     def _end_turn(self, tokens: Json, error: str) -> None:
-        read = {
-            "input_tokens": tokens.get("input_tokens"),
-            "cache_read_tokens": tokens.get("cached_input_tokens"),
-            "output_tokens": tokens.get("output_tokens"),
+        total = {
+            name: count
+            for name, printed in _CODEX_TOKENS.items()
+            if (count := _count(tokens.get(printed))) is not None
         }
-        found = {
-            name: known for name, count in read.items() if (known := _count(count)) is not None
-        }
-        if found:  # the numbers are the sums since the start of the thread
-            self.usage = self._used(found, None)
-        used = _used_by_step(found)
+        turn: Usage = {}
+        if any(total.values()):  # a turn uses tokens, so zeros mean that they were not reported
+            turn = self._since_last_turn(total)
+            self._turns.append(turn)
+            names = [name for name in _CODEX_TOKENS if all(name in each for each in self._turns)]
+            self.usage = self._used(
+                {name: sum(each[name] for each in self._turns) for name in names}, None
+            )
+            is_possible = all(count <= usage.MAX_COUNT for count in total.values())
+            known = total if is_possible else None
+            self.session = replace(self.session, tokens=known, has_unreported=False)
+            self._has_other_tokens = False
+        used = _used_by_step(turn)
         self._end("turn", StepReply("" if error else self._message, error, used))
+
+    def _read_thread(self, thread: str) -> None:
+        resumed = self._request.resume
+        if resumed is not None and thread and thread != resumed.id:
+            self._remarks.append(
+                "the program began a new conversation although it was asked to continue the last "
+                "one, so it did not know the earlier messages"
+            )
+            self._has_other_tokens = False
+            self.session = replace(self.session, tokens=dict.fromkeys(_CODEX_TOKENS, 0))
+        self.session = replace(self.session, id=thread, has_unreported=True)
+
+    def _since_last_turn(self, total: Usage) -> Usage:
+        """Return the known tokens since the last turn, and remark what is not known."""
+        before = self.session.tokens
+        if before is None:
+            self._remarks.append(
+                "the program reported the tokens of its whole conversation, and those of the "
+                "earlier runs are not known, so the tokens of this run are unknown"
+            )
+            return {}
+        if any(count < before.get(name, 0) for name, count in total.items()):
+            return total
+        if self._has_other_tokens:
+            self._remarks.append(
+                "the tokens include those of an earlier run that ended before the program "
+                "reported its tokens"
+            )
+        return {name: count - before[name] for name, count in total.items() if name in before}
 
 
 def _codex_call(item: Json) -> tuple[str, Any] | None:

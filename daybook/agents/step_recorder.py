@@ -60,7 +60,7 @@ class StepRecorder:
         self._changed = asyncio.Event()
         self._is_closed = False
         self._reported: Mapping[str, Any] | None = None
-        self._recorded_session = ""
+        self._recorded_session = lines.session
 
     def _read(self, line: bytes) -> None:
         self._add(self.lines.read(line))
@@ -137,8 +137,9 @@ class StepRecorder:
             session = self.lines.session
             if journal is not None and session != self._recorded_session:
                 self._recorded_session = session
-                if session == self._hide(session):
-                    await journal.program_session(session)
+                if session.id == self._hide(session.id):
+                    resumed = self._request.resume is not None
+                    await journal.program_session(session, resumed=resumed)
                 continue
             if not self._waiting:
                 if self._is_closed:

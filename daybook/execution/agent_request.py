@@ -64,7 +64,7 @@ class PreparedRequest:
             request = replace(self.request, tools=opened, journal=current)
             if current is not None and current.number > 1:
                 # The failed attempt may have added to the program's conversation.
-                request = replace(request, attempt=current.number, resume="")
+                request = replace(request, attempt=current.number, resume=None)
             if opened:
                 request = replace(request, timeout=max(end - loop.time(), 0.0))
             try:
@@ -119,7 +119,7 @@ async def prepare_request(
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
         run_id=granted.run_id,
-        resume=await conversation.program_session(granted, found.name) if history else "",
+        resume=await conversation.program_session(granted, found.name) if history else None,
         tokens=granted.tokens,
         fallback=fallback,
         repeatable=policy.idempotent,

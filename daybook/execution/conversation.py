@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from daybook import settings
 from daybook.agents.base import Message
+from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
 from daybook.jobs import payloads, prompts
 from daybook.jobs.compression import Compression
@@ -83,16 +84,18 @@ async def session_history(granted: Granted, limits: Compression) -> tuple[Messag
     return (asked, Message("assistant", found.summary.content), *messages)
 
 
-async def program_session(granted: Granted, agent: str) -> str:
-    """Return the program's own id of the conversation that ends with the run's history.
+async def program_session(granted: Granted, agent: str) -> ProgramSession | None:
+    """Return the program's own conversation that ends with the run's history.
 
-    Return "" if another agent has answered last, or printed no id. Raise `LedgerUnreachable`.
+    Return None if another agent has answered last, or printed no id. Raise `LedgerUnreachable`.
     """
     if not granted.history:
-        return ""
+        return None
     async with reading() as session:
         last = await session.get(RunRow, granted.history[-1].run_id)
-    return last.program_session if last is not None and last.agent == agent else ""
+    if last is None or last.agent != agent or not last.program_session:
+        return None
+    return ProgramSession(last.program_session, **(last.program_state or {}))
 
 
 def render_prompt(granted: Granted, prompt: str) -> str:

@@ -49,7 +49,7 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from daybook.agents.journal import Position, Step, StepReply, arguments_text
+from daybook.agents.journal import Position, ProgramSession, Step, StepReply, arguments_text
 from daybook.clock import Clock
 from daybook.errors import (
     AgentFailed,
@@ -230,11 +230,14 @@ class RunJournal:
             )
         )
 
-    async def program_session(self, session: str) -> None:
+    async def program_session(self, session: ProgramSession, *, resumed: bool) -> None:
         granted = self._granted
+        state = asdict(session)
+        program_session = state.pop("id")
+        continued = granted.history[-1].run_id if resumed else None
         await self._retry(
             lambda: steps.record_program_session(
-                self._ledger, granted.fence, granted.run_id, session
+                self._ledger, granted.fence, granted.run_id, program_session, state, continued
             )
         )
 

@@ -269,8 +269,12 @@ class RunRow(Table, table=True):
 
     # The real path of its program's folder, since its last claim: `daybook.runs.folders`.
     work_dir: str = ""
-    # The last conversation of its program, by the program's own id.
+    # The last conversation of its program, by the program's own id, and what the last program that
+    # answered in it has printed about it: the fields of `daybook.agents.journal.ProgramSession`.
     program_session: str = ""
+    program_state: dict[str, Any] | None = Field(
+        default=None, repr=False, sa_type=NULLABLE_JSON, nullable=True
+    )
 
     # The delivery status of its callbacks and messages: `daybook.delivery.outbox`.
     delivery: str = Delivery.NOT_REQUESTED.value

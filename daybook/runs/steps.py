@@ -146,17 +146,30 @@ async def finish(
 
 
 async def record_program_session(
-    ledger: Ledger, fence: int, run_id: str, program_session: str
+    ledger: Ledger,
+    fence: int,
+    run_id: str,
+    program_session: str,
+    state: Mapping[str, Any],
+    continued: str | None = None,
 ) -> None:
-    """Record the id that the run's program gave its conversation.
+    """Record the id that the run's program gave its conversation, and its state.
+
+    ``continued`` is the run whose conversation this one continues. The state applies to that run
+    too if the program adds to the same conversation, because a further run continues there if this
+    run fails. If the program made a copy that is too long, so is the conversation itself.
 
     Raise `NotFound`, and `FenceRefused` if the claim was lost.
     """
     async with ledger.write() as session:
         await _check_held(session, run_id, fence)
         row = await rows.get(session, run_id)
-        row.program_session = program_session
-        session.add(row)
+        row.program_session, row.program_state = program_session, dict(state)
+        earlier = await session.get(RunRow, continued) if continued else None
+        if earlier is not None and earlier.program_session == program_session:
+            earlier.program_state = dict(state)
+        elif earlier is not None and state["is_full"]:
+            earlier.program_state = {**(earlier.program_state or {}), "is_full": True}
 
 
 async def append(session: AsyncSession, step: StepRow) -> None:

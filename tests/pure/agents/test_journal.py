@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 
 from daybook.agents.base import AgentRequest
-from daybook.agents.journal import Position, Step, StepReply
+from daybook.agents.journal import Position, ProgramSession, Step, StepReply
 from daybook.agents.model_steps import Steps
 
 
@@ -16,7 +16,7 @@ class NoJournal:
     async def start(self, step: Step) -> StepReply | None:
         raise AssertionError
 
-    async def program_session(self, session: str) -> None:
+    async def program_session(self, session: ProgramSession, *, resumed: bool) -> None:
         raise AssertionError
 
     async def acting_agent(self) -> int | None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
 from daybook.agents import presets
 from daybook.agents.base import AgentRequest
+from daybook.agents.journal import ProgramSession
 from daybook.agents.presets import PRESETS, OutputFormat
 from daybook.agents.step_lines import ClaudeCodeLines, CodexLines, StepEvent, StepLines
 from daybook.errors import InvalidInput
 from daybook.processes.pipes import LinePipe
 from tests.printed_steps import (
     CODEX_END,
+    CODEX_FULL,
     MODEL,
     SESSION,
     THREAD,
@@ -24,6 +27,7 @@ from tests.printed_steps import (
     claude_says,
     codex,
     codex_command,
+    codex_end,
     item,
     lines,
     text,
@@ -85,7 +89,7 @@ def test_claude_codes_lines_become_requests_and_calls() -> None:
         ("2", MODEL, "All done."),
     ]
     assert (reader.text, reader.error, reader.unread) == ("All done.", "", 0)
-    assert (reader.model, reader.session) == (MODEL, SESSION)
+    assert (reader.model, reader.session) == (MODEL, ProgramSession(SESSION))
     assert reader.usage == {
         "requests": 2,
         "input_tokens": 2408,
@@ -195,7 +199,7 @@ def test_codexs_lines_become_a_request_and_calls() -> None:
         ("1.2", "command_execution", "failed: exit code 1: cat: b: No such file"),
         ("1", "codex", "There is no b."),
     ]
-    assert (reader.text, reader.error, reader.session) == ("There is no b.", "", THREAD)
+    assert (reader.text, reader.error, reader.session.id) == ("There is no b.", "", THREAD)
     assert reader.usage == {
         "requests": 1,
         "input_tokens": 24763,
@@ -259,6 +263,110 @@ def test_a_failed_turn_of_codex_is_an_error_and_a_reconnection_is_not() -> None:
     assert (reader.text, reader.error) == (None, "stream disconnected")
 
 
+Tokens = tuple[Any, Any, Any]
+NAMES = ("input_tokens", "cache_read_tokens", "output_tokens")
+
+
+def counts(*tokens: int) -> dict[str, int]:
+    return dict(zip(NAMES, tokens, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("before", "totals", "used", "warning"),
+    [
+        ({"tokens": counts(1000, 700, 60)}, [(1800, 1400, 125)], (800, 700, 65), ""),
+        ({"tokens": counts(1000, 700, 60)}, [(1800, 1400, 125), (2000, 1500, 130)],
+         (1000, 800, 70), ""),
+        # The program counts anew, as it does after its context was full.
+        ({"tokens": counts(1000, 700, 60)}, [(300, 200, 20)], (300, 200, 20), ""),
+        ({"tokens": counts(100, 70, 60)}, [(300, 200, 20)], (300, 200, 20), ""),
+        ({"tokens": counts(1000, 700, 60)}, [(300, 200, 20), (500, 300, 25)], (500, 300, 25), ""),
+        ({"tokens": None}, [(1800, 1400, 125)], (None, None, None), "so the tokens of this run are"),
+        ({"tokens": None}, [(1800, 1400, 125), (2000, 1500, 130)], (None, None, None), "unknown"),
+        ({"tokens": counts(1000, 700, 60), "has_unreported": True}, [(1800, 1400, 125)],
+         (800, 700, 65), "include those of an earlier run"),
+        ({"id": "another", "tokens": counts(1000, 700, 60), "has_unreported": True},
+         [(1800, 1400, 125)], (1800, 1400, 125), "began a new conversation"),
+    ],
+)  # fmt: skip
+def test_a_continued_thread_of_codex_uses_the_difference_of_its_sums(
+    before: dict[str, Any], totals: list[Tokens], used: Tokens, warning: str
+) -> None:
+    reader = CodexLines(replace(REQUEST, resume=ProgramSession(**{"id": THREAD} | before)))
+    turns = [each for total in totals for each in (codex("turn.started"), codex_end(*total))]
+    read(reader, lines(codex("thread.started", thread_id=THREAD), *turns))
+    assert reader.usage is not None
+    assert tuple(map(reader.usage.get, NAMES)) == used
+    assert [warning in each for each in reader.warnings] == ([True] if warning else [])
+    # The next run continues from the whole sum.
+    assert reader.session == ProgramSession(THREAD, dict(zip(NAMES, totals[-1], strict=True)))
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        [],  # it was killed
+        [codex("turn.failed", error={"message": "quota exceeded"})],
+        [codex("turn.completed", usage={})],
+        [codex_end(0, 0, 0)],
+    ],
+)
+def test_tokens_that_codex_did_not_report_are_left_to_the_next_run(
+    end: list[dict[str, Any]],
+) -> None:
+    before = counts(1000, 700, 60)
+    reader = CodexLines(replace(REQUEST, resume=ProgramSession(THREAD, before)))
+    begun = [codex("thread.started", thread_id=THREAD), codex("turn.started")]
+    read(reader, lines(*begun, *end))
+    assert reader.usage is None
+    assert reader.session == ProgramSession(THREAD, before, has_unreported=True)
+
+
+def test_an_impossible_sum_of_a_thread_is_not_recorded() -> None:
+    reader = CodexLines(REQUEST)
+    read(reader, lines(codex("thread.started", thread_id=THREAD), codex_end(10**400, 0, 3)))
+    assert reader.session == ProgramSession(THREAD)
+
+
+@pytest.mark.parametrize(
+    ("make", "printed", "is_full"),
+    [
+        (ClaudeCodeLines, claude_result("Prompt is too long", is_error=True), True),
+        (ClaudeCodeLines, claude_result("API Error: 400 prompt is too long: 210000 tokens > 200000 "
+                                        "maximum", is_error=True), True),
+        (ClaudeCodeLines, claude_result("", is_error=True, terminal_reason="prompt_too_long"), True),
+        (ClaudeCodeLines, claude_result("Request too large", is_error=True,
+                                        terminal_reason="blocking_limit"), True),
+        (ClaudeCodeLines, claude_result("Credit balance is too low", is_error=True), False),
+        (ClaudeCodeLines, claude_result("The error means: Prompt is too long"), False),
+        (CodexLines, codex("turn.failed", error={"message": CODEX_FULL}), True),
+        (CodexLines, codex("error", message=f"Error running remote compact task: {CODEX_FULL}"),
+         True),
+        (CodexLines, codex("turn.failed", error={"message": '{"error": {"code": '
+                                                            '"context_length_exceeded"}}'}), True),
+        (CodexLines, codex("turn.failed", error={"message": "quota exceeded"}), False),
+    ],
+)  # fmt: skip
+def test_a_conversation_is_full_if_the_program_says_so(
+    make: type[StepLines], printed: dict[str, Any], *, is_full: bool
+) -> None:
+    reader = make(REQUEST)
+    read(reader, lines(printed))
+    assert reader.session.is_full is is_full
+
+
+def test_a_full_conversation_after_which_codex_went_on_is_not_full() -> None:
+    reader = CodexLines(REQUEST)
+    read(reader, lines(codex("turn.started"), codex("error", message=CODEX_FULL), CODEX_END))
+    assert not reader.session.is_full
+
+
+def test_an_error_of_claude_code_without_words_has_its_reason() -> None:
+    reader = ClaudeCodeLines(REQUEST)
+    read(reader, lines(claude_result("", is_error=True, terminal_reason="prompt_too_long")))
+    assert reader.error == "prompt too long"
+
+
 @pytest.mark.parametrize(("make", "printed"), [(ClaudeCodeLines, CLAUDE), (CodexLines, CODEX)])
 def test_broken_lines_unknown_events_and_other_types_change_nothing(
     make: type[StepLines], printed: bytes
@@ -304,7 +412,7 @@ def test_a_number_that_can_be_none_counts_as_unknown(wrong: Any) -> None:
     is_impossible = wrong == 10**400
     assert reader.usage["cost_usd"] is None
     assert reader.usage["input_tokens"] == (None if is_impossible else 0)
-    assert reader.warning.startswith("the reported usage is impossible: ") or not is_impossible
+    assert not is_impossible or reader.warnings[0].startswith("the reported usage is impossible: ")
     codex_reader = CodexLines(REQUEST)
     read(codex_reader, lines(codex("turn.started"), codex("turn.completed", usage=tokens)))
     assert codex_reader.usage is not None

@@ -16,11 +16,13 @@ import pytest
 
 from daybook.agents.base import AgentReply, AgentRequest, Message
 from daybook.agents.command import CommandAgent, CommandSettings
-from daybook.agents.journal import Step, StepReply
+from daybook.agents.journal import ProgramSession, Step, StepReply
 from daybook.errors import AgentFailed, AgentTimeout, FenceRefused
 from tests.printed_steps import (
     CODEX_END,
+    CODEX_FULL,
     SESSION,
+    THREAD,
     calls,
     claude_got,
     claude_init,
@@ -43,7 +45,7 @@ class Notes:
 
     def __init__(self, before: Callable[[str], Any] = lambda _: None) -> None:
         self.told: list[str] = []
-        self.sessions: list[str] = []
+        self.sessions: list[tuple[ProgramSession, bool]] = []
         self._before = before
 
     async def limits_usd(self) -> bool:
@@ -52,8 +54,8 @@ class Notes:
     async def start(self, step: Step) -> StepReply | None:
         raise AssertionError("a program's step cannot be prevented")
 
-    async def program_session(self, session: str) -> None:
-        self.sessions.append(session)
+    async def program_session(self, session: ProgramSession, *, resumed: bool) -> None:
+        self.sessions.append((session, resumed))
 
     async def acting_agent(self) -> int | None:
         raise AssertionError
@@ -135,11 +137,14 @@ async def test_the_programs_own_session_is_recorded_once(program: Program) -> No
     notes = Notes()
     command = program(lines(claude_init(), claude_says("msg_1", text("Hm.")), claude_result()))
     await ask(command, request=replace(REQUEST, journal=notes))
-    assert notes.sessions == [SESSION]
+    assert notes.sessions == [(ProgramSession(SESSION), False)]
 
 
 RESUMING = """
-asked, resumed = sys.stdin.read(), sys.argv[1:] == ["--resume", "abc-1", "--fork-session"]
+asked, resumed = sys.stdin.read(), "abc-1" in sys.argv
+if resumed: assert sys.argv[1:] in (
+    ["--resume", "abc-1", "--fork-session"], ["resume", "abc-1", "-"]
+)
 import json
 result = {"type": "result", "subtype": "success", "result": json.dumps([resumed, asked])}
 """
@@ -152,7 +157,8 @@ result = {"type": "result", "subtype": "success", "result": json.dumps([resumed,
         ("not resumed", {}, False),  # the program has forgotten the session
         ("True", {"work_dir": ""}, False),  # sessions belong to a folder
         ("True", {"history": "none"}, False),
-        ("True", {"output": "codex"}, False),
+        ("True", {"output": "codex"}, True),
+        ("not resumed", {"output": "codex"}, False),
     ],
 )
 async def test_a_conversation_is_continued_if_the_program_still_has_it(
@@ -166,7 +172,7 @@ async def test_a_conversation_is_continued_if_the_program_still_has_it(
         "print(json.dumps({'type': 'turn.completed', 'usage': {}}))",
     )
     history = (Message("user", "My name is Ada."), Message("assistant", "Hello Ada."))
-    request = replace(REQUEST, history=history, resume="abc-1")
+    request = replace(REQUEST, history=history, resume=ProgramSession("abc-1"))
     reply = await ask(command, request=request, **{"work_dir": str(tmp_path)} | given)
     was_resumed, asked = json.loads(reply.text)
     assert was_resumed is resumed
@@ -186,7 +192,7 @@ async def test_a_continued_conversation_that_has_begun_is_not_asked_again(
     program: Program, tmp_path: Path, printed: str
 ) -> None:
     command = program(printed, "sys.exit(1)")
-    request = replace(REQUEST, history=(Message("user", "Hi"),), resume="abc-1")
+    request = replace(REQUEST, history=(Message("user", "Hi"),), resume=ProgramSession("abc-1"))
     counted = tmp_path / "count"
     command[-1:] = [str(tmp_path / "counting.py")]
     text_of = (tmp_path / "program.py").read_text()
@@ -194,6 +200,125 @@ async def test_a_continued_conversation_that_has_begun_is_not_asked_again(
     with pytest.raises(AgentFailed):
         await ask(command, request=request, work_dir=str(tmp_path))
     assert counted.read_text() == "x"
+
+
+CODEX_PROGRAM = """
+import json, os, pathlib, signal
+thread, asked, total = "0199a213-81c0", sys.stdin.read(), [0, 0, 0]
+kept = pathlib.Path(__file__).with_name(thread)
+if sys.argv[1:]:
+    assert sys.argv[1:] == ["resume", thread, "-"]
+    if not kept.exists():
+        sys.exit(f"Error: thread/resume: no rollout found for thread id {thread} (code -32600)")
+    total = json.loads(kept.read_text())
+def say(kind, **more):
+    print(json.dumps({"type": kind, **more}), flush=True)
+say("thread.started", thread_id=thread)
+say("turn.started")
+total = [a + b for a, b in zip(total, (1000, 500, 10))]
+kept.write_text(json.dumps(total))
+if asked == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+if asked == "fail":
+    say("error", message="no quota")
+    say("turn.failed", error={"message": "no quota"})
+    sys.exit(1)
+say("item.completed", item={"id": "item_0", "type": "agent_message", "text": asked})
+names = ("input_tokens", "cached_input_tokens", "output_tokens")
+say("turn.completed", usage=dict(zip(names, total)))
+"""
+
+
+@pytest.mark.parametrize("failure", ["fail", "die"])
+async def test_runs_that_continue_a_thread_of_codex_count_each_token_once(
+    program: Program, tmp_path: Path, failure: str
+) -> None:
+    command, session = program(CODEX_PROGRAM), None
+    history = (Message("user", "My name is Ada."), Message("assistant", "Hello Ada."))
+
+    async def run(prompt: str) -> tuple[int | None, str, tuple[str, ...]]:
+        nonlocal session
+        notes = Notes()
+        given = replace(REQUEST, prompt=prompt, history=history, resume=session, journal=notes)
+        try:
+            reply = await ask(command, "codex", given, work_dir=str(tmp_path))
+        finally:
+            session = notes.sessions[-1][0]
+        return (reply.usage or {})["input_tokens"], reply.text, reply.warnings
+
+    first = await run("one")
+    assert (first[0], "Hello Ada." in first[1]) == (1000, True)
+    assert await run("two") == (1000, "two", ())
+    with pytest.raises(AgentFailed) as failed:
+        await run(failure)
+    assert failed.value.usage is None
+    with_failed = await run("four")
+    assert with_failed[:2] == (2000, "four")
+    assert [each.startswith("the tokens include") for each in with_failed[2]] == [True]
+    assert await run("five") == (1000, "five", ())
+    (tmp_path / "0199a213-81c0").unlink()
+    lost = await run("six")
+    assert (lost[0], "Hello Ada." in lost[1], lost[2]) == (1000, True, ())
+
+
+NO_TOKENS = {"input_tokens": 0, "output_tokens": 0}
+REFUSAL = claude_says("msg_1", text("Prompt is too long"))
+REFUSAL["message"]["usage"] = NO_TOKENS
+FULL = [
+    ("claude-code", lines(claude_init(), REFUSAL,
+                          claude_result("Prompt is too long", is_error=True, total_cost_usd=0,
+                                        usage=NO_TOKENS)),
+     lines(claude_init(), claude_result("Hello."))),
+    ("codex", lines(codex("thread.started", thread_id=THREAD), codex("turn.started"),
+                    codex("error", message=CODEX_FULL),
+                    codex("turn.failed", error={"message": CODEX_FULL})),
+     lines(codex("thread.started", thread_id="another"), codex("turn.started"),
+           codex("item.completed", item=item("agent_message", 2, text="Hello.")), CODEX_END)),
+]  # fmt: skip
+
+
+def resuming(session: ProgramSession) -> AgentRequest:
+    return replace(REQUEST, history=(Message("user", "I am Ada."),), resume=session)
+
+
+@pytest.mark.parametrize(("output", "refused", "answered"), FULL)
+async def test_a_run_whose_programs_conversation_is_full_begins_a_new_one(
+    program: Program, tmp_path: Path, output: str, refused: bytes, answered: bytes
+) -> None:
+    command = program(
+        "is_new = 'I am Ada' in sys.stdin.read()",
+        f"sys.stdout.buffer.write({answered!r} if is_new else {refused!r})",
+        "sys.exit(0 if is_new else 1)",
+    )
+    notes = Notes()
+    request = replace(resuming(ProgramSession(THREAD)), journal=notes)
+    reply = await ask(command, output, request, work_dir=str(tmp_path))
+    assert reply.text == "Hello."
+    assert [each.partition("'s own")[0] for each in reply.warnings] == [Path(command[0]).name]
+    recorded = [(session.is_full, resumed) for session, resumed in notes.sessions]
+    assert ((True, True) in recorded, recorded[-1]) == (True, (False, False))
+
+    request = resuming(ProgramSession(THREAD, is_full=True))
+    reply = await ask(command, output, request, work_dir=str(tmp_path))
+    assert (reply.text, len(reply.warnings)) == ("Hello.", 1)
+
+
+@pytest.mark.parametrize(
+    ("output", "worked", "refused"),
+    [
+        ("claude-code", [claude_says("msg_0", calls("toolu_1", "Bash", command="ls"))], FULL[0][1]),
+        ("codex", codex_command(1, "ls", "a", 0), FULL[1][1]),
+    ],
+)
+async def test_a_program_that_worked_before_its_conversation_was_full_is_not_started_again(
+    program: Program, tmp_path: Path, output: str, worked: list[dict[str, Any]], refused: bytes
+) -> None:
+    notes = Notes()
+    request = replace(resuming(ProgramSession(THREAD)), journal=notes)
+    command = program(lines(*worked) + refused, "sys.exit(1)")
+    with pytest.raises(AgentFailed, match="the next run begins a new conversation"):
+        await ask(command, output, request, work_dir=str(tmp_path))
+    assert [(each.is_full, resumed) for each, resumed in notes.sessions][-1] == (True, True)
 
 
 async def test_codex_answers_with_its_last_message_and_needs_no_journal(program: Program) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from daybook.agents.base import Message
+from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
-from daybook.execution import conversation
+from daybook.execution import conversation, journal
 from daybook.home import Home
 from daybook.jobs.compression import Compression
 from daybook.jobs.model import new_job
@@ -120,14 +121,48 @@ async def test_a_conversation_of_a_program_is_the_one_of_the_run_that_answered_l
     job = await world.jobs.add("brief", prompt="x", every="1h")
     spoken = {"prompt": "Hi", "output": "Hello", "agent": "cc"}
     first = await world.runs.running(job)
-    assert await conversation.program_session(first, "cc") == ""
+    assert await conversation.program_session(first, "cc") is None
     await world.runs.finish(first, Status.SUCCEEDED, **spoken)
     await world.runs.set_row(await world.runs.row(first.run_id), program_session="abc-1")
     world.clock.move(timedelta(hours=1))
     second = await world.runs.running(job)
-    assert await conversation.program_session(second, "cc") == "abc-1"
-    assert await conversation.program_session(second, "another") == ""
+    assert await conversation.program_session(second, "cc") == ProgramSession("abc-1")
+    assert await conversation.program_session(second, "another") is None
     await world.runs.finish(second, Status.SUCCEEDED, **spoken)  # it printed no id
     world.clock.move(timedelta(hours=1))
     third = await world.runs.running(job)
-    assert await conversation.program_session(third, "cc") == ""
+    assert await conversation.program_session(third, "cc") is None
+
+
+@pytest.mark.usefixtures("shared_ledger")
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        # A program that adds to the conversation, such as Codex.
+        (ProgramSession("abc-1", {"input_tokens": 5}, has_unreported=True),
+         ProgramSession("abc-1", {"input_tokens": 5}, has_unreported=True)),
+        # A program that copies the conversation, such as Claude Code.
+        (ProgramSession("abc-2", {"input_tokens": 5}, has_unreported=True),
+         ProgramSession("abc-1", {"input_tokens": 3})),
+        (ProgramSession("abc-2", is_full=True),
+         ProgramSession("abc-1", {"input_tokens": 3}, is_full=True)),
+    ],
+)  # fmt: skip
+async def test_a_failed_run_changes_the_conversation_that_it_continued(
+    world: World, after: ProgramSession, expected: ProgramSession
+) -> None:
+    job = await world.jobs.add("brief", prompt="x", every="1h")
+    first = await world.runs.running(job)
+    with journal.recording(world.ledger, first, 1, world.clock) as opened:
+        await opened.program_session(ProgramSession("abc-1", {"input_tokens": 3}), resumed=False)
+    spoken = {"prompt": "Hi", "output": "Hello", "agent": "cc"}
+    await world.runs.finish(first, Status.SUCCEEDED, **spoken)
+    world.clock.move(timedelta(hours=1))
+    second = await world.runs.running(job)
+    with journal.recording(world.ledger, second, 1, world.clock) as opened:
+        await opened.program_session(after, resumed=True)
+    assert (await world.runs.row(second.run_id)).program_session == after.id
+    await world.runs.finish(second, Status.FAILED)
+    world.clock.move(timedelta(hours=1))
+    third = await world.runs.running(job)
+    assert await conversation.program_session(third, "cc") == expected

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daybook.agents.base import AgentReply, Tool
-from daybook.agents.journal import Position, Step
+from daybook.agents.journal import Position, ProgramSession, Step
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, FenceRefused, InvalidInput
 from daybook.execution import journal
@@ -178,12 +178,12 @@ async def test_only_the_holder_of_a_run_records_the_session_of_its_program(
     active: ActiveRun,
 ) -> None:
     with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as opened:
-        await opened.program_session("abc-1")
+        await opened.program_session(ProgramSession("abc-1"), resumed=False)
         async with active.ledger.write() as session:
             row = await rows.get(session, active.granted.run_id)
             assert row.program_session == "abc-1"
             row.fence += 1
             session.add(row)
         with pytest.raises(FenceRefused):
-            await opened.program_session("abc-2")
+            await opened.program_session(ProgramSession("abc-2"), resumed=False)
     assert active.query("SELECT program_session FROM runs") == [("abc-1",)]

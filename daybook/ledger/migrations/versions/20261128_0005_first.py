@@ -11,7 +11,7 @@ from sqlmodel import SQLModel
 
 from daybook.ledger import tables, task_tables
 
-revision = "20261128_0004"
+revision = "20261128_0005"
 down_revision = None
 branch_labels = None
 depends_on = None
