@@ -298,9 +298,11 @@ async def test_a_run_whose_programs_conversation_is_full_begins_a_new_one(
     recorded = [(session.is_full, resumed) for session, resumed in notes.sessions]
     assert ((True, True) in recorded, recorded[-1]) == (True, (False, False))
 
-    request = resuming(ProgramSession(THREAD, is_full=True))
+    notes = Notes()
+    request = replace(resuming(ProgramSession(THREAD, is_full=True)), journal=notes)
     reply = await ask(command, output, request, work_dir=str(tmp_path))
     assert (reply.text, len(reply.warnings)) == ("Hello.", 1)
+    assert not any(resumed for _, resumed in notes.sessions)
 
 
 @pytest.mark.parametrize(

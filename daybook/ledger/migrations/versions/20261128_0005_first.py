@@ -16,7 +16,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-TABLES = "abf88a96c6f4"
+TABLES = "2e1fdb8079fb"
 """Digest of the snapshots of the tables; a test fails if it does not match the tables."""
 
 __all__ = ["tables", "task_tables"]  # imported for their models
