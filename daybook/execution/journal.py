@@ -237,7 +237,12 @@ class RunJournal:
         continued = granted.history[-1].run_id if resumed else None
         await self._retry(
             lambda: steps.record_program_session(
-                self._ledger, granted.fence, granted.run_id, program_session, state, continued
+                self._ledger,
+                granted.fence,
+                granted.run_id,
+                program_session,
+                state,
+                continued=continued,
             )
         )
 

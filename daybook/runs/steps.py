@@ -151,7 +151,8 @@ async def record_program_session(
     run_id: str,
     program_session: str,
     state: Mapping[str, Any],
-    continued: str | None = None,
+    *,
+    continued: str | None,
 ) -> None:
     """Record the id that the run's program gave its conversation, and its state.
 

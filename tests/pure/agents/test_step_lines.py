@@ -281,7 +281,7 @@ def counts(*tokens: int) -> dict[str, int]:
         ({"tokens": counts(1000, 700, 60)}, [(300, 200, 20)], (300, 200, 20), ""),
         ({"tokens": counts(100, 70, 60)}, [(300, 200, 20)], (300, 200, 20), ""),
         ({"tokens": counts(1000, 700, 60)}, [(300, 200, 20), (500, 300, 25)], (500, 300, 25), ""),
-        ({"tokens": None}, [(1800, 1400, 125)], (None, None, None), "so the tokens of this run are"),
+        ({"tokens": None}, [(1800, 1400, 125)], (None, None, None), "are unknown"),
         ({"tokens": None}, [(1800, 1400, 125), (2000, 1500, 130)], (None, None, None), "unknown"),
         ({"tokens": counts(1000, 700, 60), "has_unreported": True}, [(1800, 1400, 125)],
          (800, 700, 65), "include those of an earlier run"),
@@ -334,7 +334,8 @@ def test_an_impossible_sum_of_a_thread_is_not_recorded() -> None:
         (ClaudeCodeLines, claude_result("Prompt is too long", is_error=True), True),
         (ClaudeCodeLines, claude_result("API Error: 400 prompt is too long: 210000 tokens > 200000 "
                                         "maximum", is_error=True), True),
-        (ClaudeCodeLines, claude_result("", is_error=True, terminal_reason="prompt_too_long"), True),
+        (ClaudeCodeLines, claude_result("", is_error=True,
+                                        terminal_reason="prompt_too_long"), True),
         (ClaudeCodeLines, claude_result("Request too large", is_error=True,
                                         terminal_reason="blocking_limit"), True),
         (ClaudeCodeLines, claude_result("Credit balance is too low", is_error=True), False),
