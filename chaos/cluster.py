@@ -22,6 +22,8 @@ from daybook.processes.children import Child
 RESTART_DELAY_SECONDS = 1.0
 SERVER_START_TIMEOUT_SECONDS = 300.0
 """Long enough for a loaded machine."""
+DATABASE_RESTART_SECONDS = 60.0
+"""Maximum time for which the PostgreSQL server may refuse the test's own connections."""
 
 
 @dataclass
@@ -141,18 +143,37 @@ async def cut_ledger(cluster: Cluster, seconds: float) -> None:
     if cluster.ledger.startswith("sqlite"):
         await asyncio.to_thread(_lock, Path(urlsplit(cluster.ledger).path), seconds)
         return
-    import asyncpg  # type: ignore[import-untyped]
-
     address, _, name = cluster.ledger.replace("postgresql+asyncpg", "postgresql").rpartition("/")
-    # Connect to another database, so that two simultaneous cuts do not end each other's connection.
-    connection = await asyncpg.connect(f"{address}/postgres")
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name
+        # Connect to another database, so that two simultaneous cuts do not end each other's
+        # connection.
+        await _administer(
+            f"{address}/postgres",
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'",
         )
         await asyncio.sleep(0.1)
-    await connection.close()
+
+
+async def _administer(address: str, statement: str) -> None:
+    """Execute ``statement``, although the PostgreSQL server may be restarting."""
+    import asyncpg  # type: ignore[import-untyped]
+
+    restarting = OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+    end = time.monotonic() + DATABASE_RESTART_SECONDS
+    while True:
+        try:
+            connection = await asyncpg.connect(address)
+            try:
+                await connection.execute(statement)
+            finally:
+                await connection.close()
+        except restarting:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 def _lock(path: Path, seconds: float) -> None:
@@ -169,14 +190,10 @@ async def database(home: Home, address: str) -> AsyncIterator[str]:
     if not address:
         yield f"sqlite+aiosqlite:///{home.path / 'ledger.db'}"
         return
-    import asyncpg
-
     plain = address.replace("postgresql+asyncpg", "postgresql")
     name = f"daybook_chaos_{os.getpid()}"
-    connection = await asyncpg.connect(plain)
+    await _administer(plain, f"CREATE DATABASE {name}")
     try:
-        await connection.execute(f"CREATE DATABASE {name}")
         yield f"postgresql+asyncpg://{urlsplit(plain).netloc}/{name}"
     finally:
-        await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-        await connection.close()
+        await _administer(plain, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

@@ -1,4 +1,4 @@
-"""Hints about a job whose answers reach nobody, or whose agent has no tools.
+"""Hints about a job without a recipient of its answers, or with an agent that has no tools.
 
 Works without Prefect: the agents' settings are those of their copies in the ledger.
 """
@@ -18,7 +18,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import reading
 from daybook.ledger.references import command_word
 
-UNREAD = "its answers reach nobody; to get them, write: daybook edit {} --channel inbox"
+UNREAD = "its answers are sent to no one; to get them: daybook edit {} --channel inbox"
 OFFLINE = (
     "the agent {0} is offline: it only repeats the prompt; for a model, write: "
     "daybook agents add {0} --replace --model PROVIDER:MODEL --key-env VARIABLE"
@@ -52,7 +52,7 @@ async def of_stored(
 
 
 def _is_decided(notify: Notify) -> bool:
-    """Return whether somebody gets the answers, or the user has chosen that nobody does."""
+    """Return whether the answers have a recipient, or the user has chosen none."""
     is_unwanted = notify.silent or "completed" not in notify.events
     return bool(notify.channel or notify.on_complete or is_unwanted)
 

@@ -29,7 +29,7 @@ class FieldVersions(BaseModel, frozen=True):
     """The two values of a field that was changed in the ledger and in Prefect.
 
     ``ledger`` is the job's current value, in the form that Prefect stores. ``prefect`` is the value
-    that somebody set in Prefect and that Daybook replaced by the ledger's value. ``invalid`` is the
+    that was set in Prefect and that Daybook replaced by the ledger's value. ``invalid`` is the
     reason why no job can have that value; empty if a job can.
     """
 

@@ -316,22 +316,14 @@ class _Audit:
 
     async def _add_to_range(self, each: _Due, status: Status, reason: str) -> None:
         open_range = self._open_range
-        missed = status is Status.MISSED
-        same = (
+        if (
             open_range is not None
             and open_range.stored is each.stored
             and open_range.status is status
-        )
-        if open_range is not None and same and not missed:
-            same = open_range.reason == reason
-        elif open_range is not None:
-            same &= missed_ranges.have_one_cause(open_range.reason, reason)
-        if open_range is not None and same:
-            open_range.last, open_range.count, open_range.reason = (
-                each.due,
-                open_range.count + 1,
-                reason,
-            )
+            and missed_ranges.may_share_a_row(status, open_range.reason, reason)
+        ):
+            open_range.last, open_range.reason = each.due, reason
+            open_range.count += 1
         else:
             await self._close_range()
             self._open_range = _Range(each.stored, status, reason, each.due, each.due)

@@ -42,28 +42,29 @@ async def range_before(
     """Return the row that ``due`` extends with this outcome; None if ``due`` needs its own row.
 
     ``stored`` is the job with the revision in force at ``due``; all due times of a range have the
-    same revision. Missed due times form one range if they share a cause (`have_one_cause`), skipped
-    due times only if they have the same reason and the row has no Prefect run.
+    same revision, and reasons that `may_share_a_row`. A skipped row with a Prefect run stays alone.
     """
     row = await _last(session, stored.id, col(RunRow.due) < due)
     if row is None or (row.revision, row.status) != (stored.revision.number, status):
         return None
-    if status is not Status.MISSED and (row.reason != reason or row.flow_run_id):
+    if status is not Status.MISSED and row.flow_run_id:
         return None
-    if not have_one_cause(row.reason, reason):
+    if not may_share_a_row(status, row.reason, reason):
         return None
     job = stored.job
     following = upcoming.next_due(job.schedule, job.policy, row.due_to or row.due)
     return row if following == due else None
 
 
-def have_one_cause(one: str, other: str) -> bool:
-    """Return whether missed due times with these two reasons may share a row.
+def may_share_a_row(status: Status, one: str, other: str) -> bool:
+    """Return whether adjacent due times with this outcome and these two reasons may share a row.
 
-    The row shows only the last reason. The reason of a restore stays: it says that the due times
-    may have run.
+    Skipped due times need the same reason. Of missed due times, the row shows only the last reason,
+    except that the reason of a restore stays: it says that the due times may have run.
     """
-    return one == other or not (restored.is_reason(one) or restored.is_reason(other))
+    if one == other or status is not Status.MISSED:
+        return one == other
+    return not (restored.is_reason(one) or restored.is_reason(other))
 
 
 async def _last(session: AsyncSession, job_id: str, where: ColumnElement[bool]) -> RunRow | None:

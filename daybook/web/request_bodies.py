@@ -1,4 +1,4 @@
-"""Bodies of requests that anybody may send: the server receives them in bounded memory.
+"""Bodies of requests without authentication: the server receives them in bounded memory.
 
 A request counts from its head until the caller has processed its body. If too many bodies are being
 received, or all bodies together need too much memory, the slowest one is refused, and its

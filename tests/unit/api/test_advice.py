@@ -1,4 +1,4 @@
-"""Hints about jobs whose answers reach nobody, and whose agents have no tools."""
+"""Hints about jobs without recipients of their answers, and with agents without tools."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ async def test_an_agent_without_tools_is_named(
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
-        ({"prompt": "x"}, ["its answers reach nobody"]),
+        ({"prompt": "x"}, ["its answers are sent to no one"]),
         ({"prompt": "x", "on_complete": "https://ops.example.org/hook"}, []),
         ({"prompt": "x", "silent": True}, []),
         ({"prompt": "x", "events": ["failed"]}, []),

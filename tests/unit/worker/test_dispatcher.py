@@ -227,13 +227,14 @@ async def test_a_second_prefect_run_of_an_occurrence_ends_as_skipped(tmp_path: P
         assert len(there.watched) == 1
 
 
+async def _unreachable(*_: object, **__: object) -> ClaimRequest:
+    raise LedgerUnreachable("there", "locked")
+
+
 async def test_without_a_ledger_a_run_waits_in_prefect(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unreachable(*_: object, **__: object) -> ClaimRequest:
-        raise LedgerUnreachable("there", "locked")
-
-    monkeypatch.setattr(occurrence, "build_claim_request", unreachable)
+    monkeypatch.setattr(occurrence, "build_claim_request", _unreachable)
     async with one_job(tmp_path, most=2) as there:
         now = SYSTEM_CLOCK.now()
         assert await there.taker.dispatch(there.run)
@@ -325,10 +326,7 @@ async def test_a_claimed_run_is_given_back_if_prefect_does_not_answer() -> None:
 async def test_a_run_without_a_ledger_or_an_answer_of_prefect_is_soon_dispatched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unreachable(*_: object, **__: object) -> ClaimRequest:
-        raise LedgerUnreachable("there", "locked")
-
-    monkeypatch.setattr(occurrence, "build_claim_request", unreachable)
+    monkeypatch.setattr(occurrence, "build_claim_request", _unreachable)
     monkeypatch.setattr(dispatcher, "PREFECT_TIMEOUT_SECONDS", 0.01)
     client = HangingClient()
     async with one_job(tmp_path) as there, asyncio.timeout(30):
