@@ -303,7 +303,10 @@ def test_commands_without_json_print_sentences_only(
     assert out.count(" UTC") == 5
     assert "offline, so no job runs" in out
     assert "agent-prompt/brief" in out
-    assert err == "Try it now: daybook run brief --wait\n"
+    offline, unread, try_it = err.splitlines()
+    assert offline.startswith("the agent default is offline: it only repeats the prompt")
+    assert unread.startswith("its answers are sent to no one; to get them: ")
+    assert try_it == "Try it now: daybook run brief --wait"
     out, err = process("pause", "brief", "--note", "on holiday")
     assert "brief is off (paused: on holiday)" in out
     assert err == ""
