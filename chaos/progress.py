@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs.slots import SLOT
 from daybook.timing import TIMING
 
 STANDSTILL_SECONDS = 2 * TIMING.run_lease.total_seconds() + 30.0
@@ -36,7 +36,7 @@ class Remaining:
         unmirrored = sum(row.unmirrored for row in rows)
         return cls(
             total=lacking + len(waiting) + len(claimed) + unmirrored + unsent,
-            waiting=sum(row.waits_for == SLOT for row in waiting),
+            waiting=sum(row.wait_reason is waits.SLOT for row in waiting),
             claimed=len(claimed),
             claims=sum(row.fence for row in rows),
         )

@@ -67,13 +67,15 @@ def tasks() -> str:
 
 def states() -> str:
     """Return the page of states, with current tables of the transitions and the claim rules."""
+    from daybook.ledger import waits
     from daybook.ledger.states import as_markdown
     from daybook.runs.claim_rules import RULES
 
     rules = ["| | rule | what it does |", "|---|---|---|"]
     for number, rule in enumerate(RULES, start=1):
         rules.append(f"| {number} | `{rule.__name__}` | {cell(summary(rule))} |")
-    return between("concepts/states.md", as_markdown().strip().splitlines(), rules)
+    reasons = waits.as_markdown().strip().splitlines()
+    return between("concepts/states.md", as_markdown().strip().splitlines(), reasons, rules)
 
 
 def policies_page(found: dict[Case, list[Became]]) -> str:

@@ -14,7 +14,6 @@ from daybook.keeper import leader_lease
 from daybook.keeper.cost import CycleCost
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import UtcTime, utc_text
-from daybook.runs import slots
 from daybook.schedules.descriptions import duration_in_words
 from daybook.timing import TIMING
 
@@ -138,8 +137,9 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     If no reason is known, return that no worker has claimed the run.
     """
     row = each.run
-    if row is not None and row.waits_for in (slots.SLOT, slots.AGENT, slots.OVERLAP, slots.HOLDER):
-        return f"waiting: {row.reason}"
+    waiting = f"waiting: {row.reason}" if row is not None and row.wait_reason.for_runs else ""
+    if row is not None and waiting and not row.wait_reason.of_worker:
+        return waiting
     if known.prefect_error:
         return "Prefect does not answer"
     if known.pool and known.pool.paused:
@@ -149,8 +149,8 @@ def delay_reason(each: Overdue, known: DelayFacts) -> str:
     queue = each.job.policy.class_
     if known.pool and queue in known.pool.unserved:
         return f"no worker serves the work queue {queue}; start `daybook worker --queue {queue}`"
-    if row is not None and row.waits_for == slots.WORKER:
-        return f"waiting: {row.reason}"
+    if waiting:
+        return waiting
     if each.job.sync_pending:
         return "the job's last change is not in Prefect yet"
     unclaimed = "no worker claimed it" if each.missed else "no worker has claimed it yet"

@@ -17,7 +17,7 @@ from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
-from daybook.runs import approvals, slots, steps, usage
+from daybook.runs import approvals, steps, usage
 from daybook.runs.claim_requests import BY_SCHEDULE
 
 
@@ -164,7 +164,7 @@ def _until_the_effect(row: RunRow) -> Iterator[RunEvent]:
     if row.suspected_at is not None:
         what = "The process stopped renewing its lease"
         yield RunEvent(at=row.suspected_at, kind="event", what=what, detail=row.holder)
-    if row.state in LIVE and row.until is not None and row.waits_for != slots.APPROVAL:
+    if row.state in LIVE and row.until is not None and not row.wait_reason.for_person:
         why = row.reason or row.waits_for
         yield RunEvent(at=row.until, kind=row.status, what="Waits until then", detail=why)
 

@@ -24,6 +24,7 @@ from sqlmodel import Field, col
 from daybook.ledger.column_types import NULLABLE_JSON, Instant
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.table_parts import Table, partial_index
+from daybook.ledger.waits import REASONS, WaitReason
 
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it, else SQLite ignores the index
 _UNMIRRORED_PG = text("unmirrored IS true")
@@ -286,6 +287,11 @@ class RunRow(Table, table=True):
     def state(self) -> Status:
         """Return ``status`` as the enumeration."""
         return Status(self.status)
+
+    @property
+    def wait_reason(self) -> WaitReason:
+        """Return ``waits_for`` as the reason with its answers."""
+        return REASONS[self.waits_for]
 
 
 class AttemptRow(Table, table=True):

@@ -253,9 +253,7 @@ class _EnsurePass:
         if at is None:
             return False
         delay = timedelta(seconds=at.timestamp() - self._when(row).timestamp())
-        return delay <= START_TOLERANCE and (
-            row.waits_for in (slots.SLOT, slots.WORKER) or delay >= -START_TOLERANCE
-        )
+        return delay <= START_TOLERANCE and (row.wait_reason.for_slot or delay >= -START_TOLERANCE)
 
     async def _move(self, row: RunRow, run: FlowRun) -> None:
         if run.deployment_id is None or not await self._is_unchanged(row):

@@ -7,7 +7,7 @@
                                              ├─► expired     nobody decided before the deadline
                                              └─► withdrawn   the run ended, or asks otherwise
 
-Until the decision or the deadline, the run waits (`slots.APPROVAL`) without process, slot or lease.
+Until the decision or the deadline, the run waits (`waits.APPROVAL`) without process, slot or lease.
 The run's attempt stays open, so the wait uses up no retry. The decision, or the deadline, makes the
 run due. Then `claims.begin` continues the attempt, which replays its steps up to the call. If a
 person approved the call, the attempt makes it; otherwise the model reads the refusal
@@ -43,12 +43,11 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
-from daybook.ledger import texts
+from daybook.ledger import texts, waits
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.names import validate_line
-from daybook.runs import slots
 
 EVENT = "approval"
 """The event of the message that asks for an approval."""
@@ -133,7 +132,7 @@ async def waiting(
         .outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
         .where(
             col(RunRow.status) == Status.WAITING,
-            col(RunRow.waits_for) == slots.APPROVAL,
+            col(RunRow.waits_for) == waits.APPROVAL.name,
             col(ApprovalRow.status) == ApprovalStatus.OPEN,
             col(ApprovalRow.deadline) > now,
         )
@@ -151,7 +150,7 @@ async def waiting_of_job(session: AsyncSession, job_id: str) -> Sequence[Approva
         .join(RunRow, col(RunRow.id) == col(ApprovalRow.run_id))
         .where(
             col(RunRow.job_id) == job_id,
-            col(RunRow.waits_for) == slots.APPROVAL,
+            col(RunRow.waits_for) == waits.APPROVAL.name,
             col(ApprovalRow.status) == ApprovalStatus.OPEN,
         )
         .order_by(col(ApprovalRow.asked_at))
@@ -289,10 +288,10 @@ async def decide(
         raise InvalidInput("run", problem, f"its approvals are 1 to {len(known)}")
     if last.status == ApprovalStatus.OPEN and last.deadline <= now:
         _settle(last, ApprovalStatus.EXPIRED, now)  # for the message only: `claims.begin` stores it
-    if last.status != ApprovalStatus.OPEN or run.waits_for != slots.APPROVAL:
+    if last.status != ApprovalStatus.OPEN or not run.wait_reason.for_person:
         raise InvalidInput("run", f"{run.id[:8]}: {words(last)}", "nothing was changed")
     _settle(last, ApprovalStatus.APPROVED if approve else ApprovalStatus.REJECTED, now, by, reason)
-    run.until, run.waits_for, run.reason = now, "", words(last)
+    run.until, run.waits_for, run.reason = now, waits.UNTIL.name, words(last)
     session.add_all([last, run])
     return last
 

@@ -34,21 +34,19 @@ from sqlmodel import col, select
 from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.lateness import Following
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow, new_id
 from daybook.runs import (
     claim_requests,
     claim_rules,
-    corrections,
     eligibility,
     maintenance,
     missed_ranges,
     outcomes,
     overlap,
     rows,
-    slots,
 )
 from daybook.runs.decision import Rule
 from daybook.runs.maintenance import Windows
@@ -158,7 +156,7 @@ async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: 
 
     The restore of a ledger calls this function, because none of these due times may run, not even a
     recent one. A waiting row of the audited due times that only waits for its due time
-    (`corrections.UNTIL_DUE`) is recorded as missed too. Stop at the removal of the job. Return 0 if
+    (`waits.DUE`) is recorded as missed too. Stop at the removal of the job. Return 0 if
     the job does not exist.
     """
     row = await session.get(JobRow, job_id)
@@ -258,7 +256,7 @@ class _Audit:
         self.windows = await maintenance.read(self.session)
         for each in chunk:
             row = existing.get(each.due)
-            if row is not None and row.waits_for != corrections.UNTIL_DUE:
+            if row is not None and not row.wait_reason.is_reservation:
                 judged = row
                 await self._close_range()
                 continue
@@ -362,18 +360,18 @@ class _Audit:
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
         begins = max(self.now, each.due + upcoming.stagger_offset(self.newest.id, policy.stagger))
-        waits_for = slots.OVERLAP if late and policy.catch_up == "all" else ""
+        reason = waits.OVERLAP if late and policy.catch_up == "all" else waits.UNTIL
         # During maintenance there may be no worker whose claim makes the run wait.
         if end := self.windows.end_at(begins):
-            begins, waits_for = end, waits_for or maintenance.MAINTENANCE
+            begins, reason = end, waits.MAINTENANCE if reason is waits.UNTIL else reason
         elif begins > self.now:
-            waits_for = waits_for or slots.STAGGER
+            reason = waits.STAGGER if reason is waits.UNTIL else reason
         columns: dict[str, Any] = {
             "until": begins,
             "queued_at": begins,
             "reason": verdict.reason,
             # Catch-up rows run in order, whichever of their Prefect runs starts first.
-            "waits_for": waits_for,
+            "waits_for": reason.name,
             "trigger": overlap.CATCH_UP if late else "schedule",
         }
         if row is not None:

@@ -10,8 +10,7 @@ entry to `audit._JUDGES`. Put a condition that the audit or `overdue` also check
 `eligibility`, and a limit of the operator into `claim_limits`.
 
 A rule that makes the run wait until a fixed time needs nothing else. If the wait may end earlier,
-the rule sets a `waits_for` from `slots.WAITS_FOR_TURN`. A new `waits_for` needs a constant in
-`slots`, a case in `api.overdue.delay_reason`, and code that ends the wait.
+the rule names a `WaitReason` of `daybook.ledger.waits`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from datetime import timedelta
 
 from daybook.jobs import lateness, upcoming
 from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger import waits
 from daybook.ledger.column_types import MAX_BIG_INTEGER
 from daybook.ledger.states import Status
 from daybook.runs import (
@@ -43,8 +43,6 @@ from daybook.runs.claim_requests import ClaimResult, Waiting
 from daybook.runs.decision import Decision, Rule
 from daybook.schedules import durations
 
-UNDECIDED_GRACE = timedelta(minutes=5)
-"""Grace period after the `until` of a run that waits for a holder's state (`slots.HOLDER`)."""
 SETTINGS_RETRY_INTERVAL = timedelta(seconds=30)
 """How long a run waits before it claims again if its worker's settings are invalid."""
 
@@ -80,14 +78,9 @@ async def still_waiting(claim: Decision) -> ClaimResult | None:
     turn may claim earlier.
     """
     row = claim.row
-    if (
-        claim.is_new
-        or row.until is None
-        or row.until <= claim.now
-        or row.waits_for in slots.WAITS_FOR_TURN
-    ):
+    if claim.is_new or row.until is None or row.until <= claim.now or row.wait_reason.claims_early:
         return None
-    for_person = row.waits_for == slots.APPROVAL
+    for_person = row.wait_reason.for_person
     return Waiting(row.until, row.reason, row.id, fence=row.fence, for_person=for_person)
 
 
@@ -147,7 +140,7 @@ async def staggered(claim: Decision) -> ClaimResult | None:
         return None
     row.queued_at = row.due + stagger  # the deadline does not include the stagger
     why = f"staggered by {durations.to_text(stagger)}"
-    return claim.wait(row.queued_at, why, waits_for=slots.STAGGER)
+    return claim.wait(row.queued_at, why, waits.STAGGER)
 
 
 def _undecided(claim: Decision) -> bool:
@@ -156,14 +149,13 @@ def _undecided(claim: Decision) -> bool:
     A new run can be too late. Of the waiting runs, only three kinds can, because nothing was
     decided about them yet. One is a row written ahead of its due time. Another is a run that waited
     for its staggered time. The third is a run that waited for a holder's state and was not claimed
-    within `UNDECIDED_GRACE` after its `until`.
+    within some minutes after its `until`.
     """
     row = claim.row
-    if claim.is_new or row.waits_for in (corrections.UNTIL_DUE, slots.STAGGER):
+    if claim.is_new:
         return True
-    if row.waits_for != slots.HOLDER or row.until is None:
-        return False
-    return row.until + UNDECIDED_GRACE < claim.now
+    after = row.wait_reason.undecided_after
+    return after is not None and (row.until or row.due) + after <= claim.now
 
 
 async def last_run_in_doubt(claim: Decision) -> ClaimResult | None:
@@ -177,7 +169,7 @@ async def last_run_in_doubt(claim: Decision) -> ClaimResult | None:
     if last is None:
         return None
     why = f"max runs: it is not known yet whether run {last.id[:8]} is the last"
-    return claim.wait(leases.holder_known_at(last, claim.now), why, waits_for=slots.HOLDER)
+    return claim.wait(leases.holder_known_at(last, claim.now), why, waits.HOLDER)
 
 
 async def removed(claim: Decision) -> ClaimResult | None:
@@ -222,7 +214,7 @@ async def in_maintenance(claim: Decision) -> ClaimResult | None:
     if claim.is_timed and _undecided(claim) and late.verdict == "run":
         row.trigger = overlap.CATCH_UP
     row.queued_at = end  # the deadline does not include the maintenance
-    return claim.wait(end, maintenance.reason(end), waits_for=maintenance.MAINTENANCE)
+    return claim.wait(end, maintenance.reason(end), waits.MAINTENANCE)
 
 
 async def too_soon(claim: Decision) -> ClaimResult | None:
@@ -248,9 +240,9 @@ async def overlapping(claim: Decision) -> ClaimResult | None:
     if decision.skipped:
         return await claim.end(Status.SKIPPED, decision.why)
     if decision.known_at is not None:
-        return claim.wait(decision.known_at, decision.why, waits_for=slots.HOLDER)
+        return claim.wait(decision.known_at, decision.why, waits.HOLDER)
     until = claim.now + overlap.RETRY_INTERVAL
-    waiting = claim.wait(until, decision.why, waits_for=slots.OVERLAP)
+    waiting = claim.wait(until, decision.why, waits.OVERLAP)
     return replace(waiting, cancel=decision.cancel)
 
 
@@ -313,7 +305,7 @@ async def folder_busy(claim: Decision) -> ClaimResult | None:
     """
     claim.row.work_dir = folders.folder_of(claim.row, claim.request)
     busy = await folders.wait_for_folder(claim.session, claim.row, claim.now)
-    return claim.wait(busy.until, busy.why, busy.waits_for) if busy else None
+    return claim.wait(busy.until, busy.why, busy.reason) if busy else None
 
 
 async def agent_full(claim: Decision) -> ClaimResult | None:
@@ -322,7 +314,7 @@ async def agent_full(claim: Decision) -> ClaimResult | None:
     A direct call never waits.
     """
     full = await slots.wait_for_agent(claim.session, claim.row, claim.request, claim.now)
-    return claim.wait(full.until, full.why, full.waits_for) if full else None
+    return claim.wait(full.until, full.why, full.reason) if full else None
 
 
 async def no_slot(claim: Decision) -> ClaimResult | None:
@@ -335,7 +327,7 @@ async def no_slot(claim: Decision) -> ClaimResult | None:
     if not slot_wait:
         return None
     return replace(
-        claim.wait(slot_wait.until, slot_wait.why, slot_wait.waits_for), free=slot_wait.free
+        claim.wait(slot_wait.until, slot_wait.why, slot_wait.reason), free=slot_wait.free
     )
 
 

@@ -33,7 +33,7 @@ from sqlmodel import col, select
 from daybook.errors import FenceRefused, IllegalTransition, InvalidInput
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
@@ -46,7 +46,6 @@ from daybook.runs import (
     overlap,
     rows,
     sessions,
-    slots,
 )
 from daybook.runs.approvals import Question
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Granted
@@ -275,8 +274,7 @@ async def wait_for_approval(
             raise IllegalTransition(run_id, row.state, Status.WAITING)
         stored = await store.get(session, row.job_id) if row.job_id else None
         asked = await approvals.ask(session, row, stored, question, now)
-        leases.return_to_waiting(row, asked.deadline, approvals.words(asked))
-        row.waits_for = slots.APPROVAL
+        leases.return_to_waiting(row, asked.deadline, approvals.words(asked), waits.APPROVAL)
         session.add(row)
         return asked.deadline
 

@@ -7,7 +7,7 @@
       └─ no longer due by the revision in force ──► skipped
 
 Until its due time such a row only reserves the instant (promise 14: Daybook corrects the due times
-that Prefect computes wrongly). The row waits for `UNTIL_DUE`, and nothing is decided about it. It
+that Prefect computes wrongly). The row waits for `waits.DUE`, and nothing is decided about it. It
 has the job's newest revision at the time of its creation, but the revision in force at the due time
 decides whether and how the due time runs. A due time whose Prefect run crashed before the due time
 waits in the same way (`daybook.runs.prefect_ends`).
@@ -21,12 +21,10 @@ from datetime import datetime
 from sqlmodel import col, select
 
 from daybook.jobs import store
+from daybook.ledger import waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, rows
-
-UNTIL_DUE = "due"
-"""The `waits_for` of a row that waits for its due time and about which nothing is decided yet."""
 
 NO_LONGER_DUE_REASON = "no longer due"
 """Reason to skip a row whose due time is not due by the revision in force."""
@@ -55,5 +53,5 @@ async def add_waiting_runs(
         for due in missing:
             key = claim_requests.due_key(job_id, due)
             row = rows.of_job(stored, key, "schedule", due, queued_at=due)  # starts the deadline
-            session.add(rows.wait(row, due, why, UNTIL_DUE))
+            session.add(rows.wait(row, due, why, waits.DUE))
         return len(missing)

@@ -18,14 +18,14 @@ from daybook.jobs import policy, prompts, store, upcoming
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import Lateness
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.ledger.waits import WaitReason
 from daybook.runs import (
     approvals,
     claim_limits,
     claim_requests,
-    corrections,
     eligibility,
     leases,
     maintenance,
@@ -175,7 +175,7 @@ class Decision:
         stored = await rows.job_of(self.session, row)
         if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
             rows.use_revision(row, stored)
-            if row.waits_for == corrections.UNTIL_DUE:
+            if row.wait_reason.is_reservation:
                 row.queued_at = row.due + upcoming.stagger_offset(
                     stored.id, stored.job.policy.stagger
                 )
@@ -289,9 +289,9 @@ class Decision:
         row.status, row.error = Status.CLAIMED, why
         return await self.end(Status.FAILED, "")
 
-    def wait(self, until: datetime, why: str, waits_for: str = "") -> Waiting:
-        """Make the run wait; ``waits_for`` names the cause, such as `slots.SLOT`, or is empty."""
-        row = rows.wait(self.row, until, why, waits_for)
+    def wait(self, until: datetime, why: str, reason: WaitReason = waits.UNTIL) -> Waiting:
+        """Make the run wait for ``reason``; ``why`` is the text."""
+        row = rows.wait(self.row, until, why, reason)
         self._link_request(row)
         self.session.add(row)
         return Waiting(until, why, row.id, fence=row.fence)
@@ -302,7 +302,7 @@ class Decision:
         if row.trigger == slots.BACKFILL and not row.attempts:
             row.queued_at = self.now  # its deadline counts from here
         row.status = Status.CLAIMED
-        row.reason, row.until, row.waits_for = "", None, ""
+        row.reason, row.until, row.waits_for = "", None, waits.UNTIL.name
         row.fence += 1
         row.holder, row.lease_until = self.request.holder, self.now + TIMING.run_lease
         row.suspected_at = None

@@ -18,10 +18,11 @@ from sqlmodel import col, select
 from daybook.errors import LedgerUnreachable
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.ledger import waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow
-from daybook.runs import claim_requests, corrections, eligibility, outcomes, slots
+from daybook.runs import claim_requests, eligibility, outcomes, slots
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +85,11 @@ async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequ
                 col(RunRow.trigger).in_((*claim_requests.BY_EVENT, slots.BACKFILL)),
             ),
             # A run that is not due yet may be due after its job is enabled again.
-            col(RunRow.waits_for) != corrections.UNTIL_DUE,
+            col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
             or_(
                 col(RunRow.until).is_(None),
                 col(RunRow.until) <= now,
-                col(RunRow.waits_for).in_(slots.WAITS_FOR_TURN),
+                col(RunRow.waits_for).in_(waits.names(lambda each: each.claims_early)),
             ),
             or_(
                 col(RevisionRow.enabled).is_(False),

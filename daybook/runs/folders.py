@@ -25,6 +25,7 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.processes import locations
@@ -86,7 +87,7 @@ async def wait_for_folder(
     held = others.where(col(RunRow.status).in_(HELD))
     queued = others.where(
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for) == slots.FOLDER,
+        col(RunRow.waits_for) == waits.FOLDER.name,
         col(RunRow.until) >= now - WAITER_GRACE,
         slots.earlier(row),
     ).order_by(*slots.ORDER)
@@ -96,13 +97,13 @@ async def wait_for_folder(
         other = await session.get_one(RunRow, run_id)
         if not await leases.check_lease(session, other, now):
             return slots.SlotWait(
-                until, await _words(session, row, other, "works in"), slots.FOLDER
+                until, await _words(session, row, other, "works in"), waits.FOLDER
             )
     for run_id, at in before:
         if at <= now + RETRY_INTERVAL:
             first = await session.get_one(RunRow, run_id)
             why = await _words(session, row, first, "goes first in")
-            return slots.SlotWait(until, why, slots.FOLDER)
+            return slots.SlotWait(until, why, waits.FOLDER)
     return None
 
 

@@ -35,10 +35,11 @@ from sqlmodel import col, select
 
 from daybook.errors import LedgerUnreachable
 from daybook.jobs import policy
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.ledger.waits import WaitReason
 from daybook.runs import outcomes, waiting_runs
 from daybook.timing import TIMING
 
@@ -242,10 +243,12 @@ def backoff(first: timedelta, repeats: int) -> timedelta:
     return min(first * (1 << min(repeats, 9)), policy.MAX_RETRY_DELAY)
 
 
-def return_to_waiting(row: RunRow, until: datetime, why: str) -> None:
+def return_to_waiting(
+    row: RunRow, until: datetime, why: str, reason: WaitReason = waits.UNTIL
+) -> None:
     """Make a held run wait until ``until``; a higher fencing token excludes the old holder."""
     states.check_transition(row.id, row.state, Status.WAITING)
-    row.status, row.waits_for = Status.WAITING, ""
+    row.status, row.waits_for = Status.WAITING, reason.name
     row.until, row.reason = until, why
     row.fence += 1
     row.holder, row.lease_until, row.suspected_at = "", None, None

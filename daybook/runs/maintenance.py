@@ -29,14 +29,11 @@ from sqlmodel import col
 
 from daybook.jobs import lateness, upcoming
 from daybook.jobs.store import StoredJob
+from daybook.ledger import waits
 from daybook.ledger.states import Status
 from daybook.ledger.tables import Fact, RunRow
-from daybook.runs import slots
 
 FACT_KEY = "maintenance.windows"
-
-MAINTENANCE = "maintenance"
-"""The `waits_for` of a run that waits for the end of a window."""
 
 KEPT_AFTER_END = timedelta(days=30)
 
@@ -120,13 +117,12 @@ async def remove(session: AsyncSession, window: Window, now: datetime) -> None:
     others = [each for each in (await read(session)).windows if each.id != window.id]
     await _write(session, [*others, *ended])
     # A catch-up that waits for its turn (`audit`) waits for the end too: it is queued only then.
-    queued_at_end = (
-        (col(RunRow.waits_for) == slots.OVERLAP)
+    waiting = (
+        (col(RunRow.status) == Status.WAITING)
+        & col(RunRow.waits_for).in_(waits.names(lambda each: each.ends_with_window))
         & (col(RunRow.attempts) == 0)
         & (col(RunRow.queued_at) > now)
     )
-    for_end = (col(RunRow.waits_for) == MAINTENANCE) | queued_at_end
-    waiting = (col(RunRow.status) == Status.WAITING) & for_end
     await session.execute(update(RunRow).where(waiting).values(until=now, queued_at=now))
 
 

@@ -20,7 +20,7 @@ from daybook.delivery import listeners, outbox
 from daybook.errors import IllegalTransition
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import approvals, chains, claim_requests, rows, slots, steps, usage, watched
@@ -61,7 +61,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     `imports.writer` stores the past runs of another system. Raise `IllegalTransition` if the status
     of ``outcome`` is not terminal, or if the row cannot change to it.
     """
-    old, waited_for = row.state if row.status else None, row.waits_for
+    old, waited_for = row.state if row.status else None, row.wait_reason
     if outcome.status not in TERMINAL:
         raise IllegalTransition(row.id, old or "none", outcome.status)
     states.check_transition(row.id, old, outcome.status)
@@ -70,7 +70,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     row.status = outcome.status
     row.reason = outcome.reason
     row.finished_at = now
-    row.until, row.waits_for = None, ""
+    row.until, row.waits_for = None, waits.UNTIL.name
     row.lease_until, row.suspected_at = None, None
     row.output = shorten(outcome.output)
     row.result, row.error = outcome.result, outcome.error
@@ -83,7 +83,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     session.add(row)
     await session.flush()
     is_suspended = old not in _OPEN and await open_attempt(session, row) is not None
-    if is_suspended or waited_for == slots.APPROVAL:
+    if is_suspended or waited_for.for_person:
         await approvals.withdraw(session, row.id, now)
     if old in _OPEN or is_suspended:  # else the last attempt has ended, even if its end is unknown
         outcome = await _with_usage_of_answer(session, row, outcome, late=late)

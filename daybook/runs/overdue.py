@@ -29,6 +29,7 @@ from sqlmodel import col, select
 
 from daybook.jobs import lateness, scheduled, upcoming
 from daybook.jobs.scheduled import ScheduledJob
+from daybook.ledger import waits
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import audit, claim_requests, eligibility, maintenance, slots
@@ -96,7 +97,7 @@ class Overdue:
     @property
     def why(self) -> str:
         """Return the cause of the delay according to the ledger; "" if the ledger shows none."""
-        if self.run is not None and self.run.waits_for in slots.WAITS_FOR_TURN:
+        if self.run is not None and self.run.wait_reason.for_runs:
             return f"waiting: {self.run.reason}"
         if self.missed:
             return "missed: no worker claimed it"
@@ -246,7 +247,7 @@ def _is_unclaimed(run: type[RunRow]) -> ColumnElement[bool]:
 def _is_claimed(run: type[RunRow]) -> ColumnElement[bool]:
     untouched = and_(
         col(run.status) == Status.WAITING,
-        col(run.waits_for).not_in(slots.WAITS_FOR_TURN),
+        col(run.waits_for).in_(waits.names(lambda each: not each.for_runs)),
         col(run.attempts) == 0,
     )
     return ~or_(untouched, _is_unclaimed(run))
@@ -300,8 +301,8 @@ async def _without_a_row(
 def _waits_too_long(row: RunRow, now: datetime, windows: Windows) -> bool:
     if row.state is not Status.WAITING or row.trigger == slots.BACKFILL:
         return False
-    # A run that waits for its turn claims repeatedly; any other wait ends at `until`.
-    since = row.due if row.waits_for in slots.WAITS_FOR_TURN else max(row.due, row.until or row.due)
+    # A run that waits for other runs claims repeatedly; any other wait ends at `until`.
+    since = row.due if row.wait_reason.for_runs else max(row.due, row.until or row.due)
     return windows.start_after(since, now) + OVERDUE_GRACE < now
 
 

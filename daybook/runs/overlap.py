@@ -26,7 +26,7 @@ until that backfill ends.
 
 A run is skipped only for another run whose holder is known to be alive. That holder has written to
 the ledger since the run was due, or it is the claiming process. Until this is known, the run waits
-(`slots.HOLDER`), at most until the holder's lease has ended and the holder is declared lost::
+(`waits.HOLDER`), at most until the holder's lease has ended and the holder is declared lost::
 
     the holder of the other run    the run that waits to learn whether the holder is alive
     ─────────────────────────────  ─────────────────────────────────────────────────────────────────
@@ -50,9 +50,10 @@ from sqlmodel import col, select
 
 from daybook.errors import one_line
 from daybook.jobs import policy, upcoming
+from daybook.ledger import waits
 from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.runs import claim_requests, corrections, leases, outcomes, slots
+from daybook.runs import claim_requests, leases, outcomes, slots
 from daybook.timing import TIMING
 
 RETRY_INTERVAL = timedelta(seconds=30)
@@ -105,8 +106,8 @@ async def decide(
         return OverlapDecision(_still_at_work(held[0])) if held else None
     if rule == "cancel_running":
         return await _replace_others(session, row, at_work, queued, now)
-    if rule == "skip" or (rule == "queue_one" and row.waits_for not in slots.WAITS_IN_QUEUE):
-        accepted = [each for each in queued if each.waits_for in slots.WAITS_IN_QUEUE]
+    if rule == "skip" or (rule == "queue_one" and not row.wait_reason.in_queue):
+        accepted = [each for each in queued if each.wait_reason.in_queue]
         others = _Others(row, at_work, accepted if rule == "queue_one" else [], claimant, now)
         decision = await others.verdict(session, _due(row, job_id))
         if decision is not None and decision.known_at is not None:
@@ -182,7 +183,7 @@ async def _later_due_times(
         col(RunRow.job_id) == job_id,
         col(RunRow.status) == Status.WAITING,
         col(RunRow.attempts) == 0,
-        col(RunRow.waits_for) != corrections.UNTIL_DUE,
+        col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
         claim_requests.HAS_DUE_KEY,
         col(RunRow.due) > row.due,
         col(RunRow.due) <= up_to,
@@ -216,7 +217,7 @@ async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> S
         col(RunRow.job_id) == job_id,
         col(RunRow.id) != row.id,
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for) == slots.HOLDER,
+        col(RunRow.waits_for) == waits.HOLDER.name,
     )
     return (await session.execute(waiting.order_by(*slots.ORDER))).scalars().all()
 
@@ -256,7 +257,7 @@ async def _others(
     waiting = select(RunRow).where(
         *other,
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for).in_(slots.WAITS_FOR_TURN),
+        col(RunRow.waits_for).in_(waits.names(lambda each: each.claims_early)),
         col(RunRow.until) >= now - QUEUE_GRACE,
     )
     first = waiting.order_by(*slots.ORDER).limit(None if every else MAX_QUEUED_READ + len(at_work))
@@ -323,7 +324,7 @@ def _in_the_way(other: RunRow, row: RunRow) -> str:
 
 
 def _still_at_work(other: RunRow) -> str:
-    if other.state is Status.WAITING and other.attempts and other.waits_for in ("", slots.FOLDER):
+    if other.state is Status.WAITING and other.attempts and not other.wait_reason.for_person:
         why = one_line(other.reason, MAX_REASON_CHARACTERS)
         return f"overlap: {_run_text(other)} was waiting to retry ({why})"
     return f"overlap: {_run_text(other)} was still running"

@@ -39,22 +39,17 @@ from sqlmodel import col, select
 
 from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
-from daybook.runs import claim_requests, corrections, leases, outcomes, restored, rows, slots
+from daybook.runs import claim_requests, leases, outcomes, restored, rows
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.runs.eligibility import is_due
 
 MAX_PREFECT_RUNS = 3
 """Maximum number of Prefect runs for a run that never started; after the last, the run fails."""
 
-PREFECT_REFUSAL = "prefect"
-"""The `waits_for` of a row for which Prefect refused to create a run.
-
-Daybook requests no other Prefect run for the row before its `until`.
-"""
 REFUSED = "Prefect refused to create its run: "
 """Beginning of the reason of a row for which Prefect refused to create a run."""
 
@@ -112,7 +107,7 @@ async def apply_end(ledger: Ledger, end: EndInPrefect, fence: int | None = None)
 
 def is_refused(row: RunRow) -> bool:
     """Return whether Prefect refused to create the last Prefect run of this waiting row."""
-    return row.waits_for == PREFECT_REFUSAL or row.reason.startswith(REFUSED)
+    return row.wait_reason is waits.PREFECT or row.reason.startswith(REFUSED)
 
 
 async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | None:
@@ -136,9 +131,8 @@ async def record_refusal(ledger: Ledger, seen: RunRow, why: str) -> Status | Non
             delay = leases.backoff(FIRST_REFUSAL_DELAY, row.prefect_runs - 1)
             row.until = max(row.until or now, now + delay)
             row.reason = f"{REFUSED}{why}"
-            # The run still waits for the decision about its due time, or of a person.
-            if row.waits_for not in (corrections.UNTIL_DUE, slots.APPROVAL):
-                row.waits_for = PREFECT_REFUSAL
+            if not row.wait_reason.survives_refusal:
+                row.waits_for = waits.PREFECT.name
             session.add(row)
         return row.state
 
@@ -270,7 +264,7 @@ def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime, stagger: timede
     # first.
     early = claim_requests.is_due_key(row.occurrence) and row.due > now
     begins = row.due if early else row.due + stagger
-    rows.wait(row, max(now, begins), end.describe(), corrections.UNTIL_DUE if early else "")
+    rows.wait(row, max(now, begins), end.describe(), waits.DUE if early else waits.UNTIL)
     row.flow_run_id = None
     if begins > now:
         row.queued_at = begins

@@ -16,9 +16,10 @@ from sqlmodel import col, select
 from daybook.errors import FenceRefused, NotFound
 from daybook.jobs import payloads, store
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.states import HELD, LIVE, TERMINAL, Status
 from daybook.ledger.tables import RunRow
+from daybook.ledger.waits import WaitReason
 from daybook.runs import claim_requests, missed_ranges
 from daybook.runs.claim_requests import ClaimRequest
 
@@ -119,11 +120,11 @@ def _new(stored: StoredJob | None, *, parameters: dict[str, Any], **columns: Any
     )
 
 
-def wait(row: RunRow, until: datetime, why: str, waits_for: str = "") -> RunRow:
+def wait(row: RunRow, until: datetime, why: str, reason: WaitReason = waits.UNTIL) -> RunRow:
     """Make a row that is not stored yet, or already waits, wait until ``until``; return the row."""
     if row.status != Status.WAITING:
         states.check_transition(row.id, None, Status.WAITING)
-    row.status, row.waits_for = Status.WAITING, waits_for
+    row.status, row.waits_for = Status.WAITING, reason.name
     row.until, row.reason = until, why
     return row
 

@@ -44,42 +44,11 @@ from sqlmodel import col, select
 
 from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
+from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
+from daybook.ledger.waits import WaitReason
 from daybook.runs.claim_requests import ClaimRequest, agent_name
-
-SLOT = "slot"
-"""The `waits_for` of a run that waits for a slot."""
-
-WORKER = "worker"
-"""The `waits_for` of a run that is within the limits but whose worker has no free slot."""
-
-OVERLAP = "overlap"
-"""The `waits_for` of a run that waits for another run of its job (`daybook.runs.overlap`)."""
-
-HOLDER = "holder"
-"""The `waits_for` of a run that waits to learn whether another run's holder is alive."""
-
-AGENT = "agent"
-"""The `waits_for` of a run that waits until another run of its agent has ended."""
-
-FOLDER = "folder"
-"""The `waits_for` of a run that waits for its folder (`daybook.runs.folders`)."""
-
-APPROVAL = "approval"
-"""The `waits_for` of a run that waits for a person's decision (`daybook.runs.approvals`)."""
-
-STAGGER = "stagger"
-"""The `waits_for` of a due time that waits for its staggered time."""
-
-WAITS_IN_QUEUE = (SLOT, WORKER, OVERLAP)
-"""The `waits_for` of runs in a queue; each run begins when its turn comes."""
-
-WAITS_FOR_TURN = (*WAITS_IN_QUEUE, HOLDER)
-"""The values of `waits_for` with which a run may claim before its `until`.
-
-These waits may end at any time.
-"""
 
 BACKFILL = "backfill"
 """The trigger of a run that was requested for a past due time (`daybook.runs.backfill`)."""
@@ -106,13 +75,12 @@ MAX_AGENT_RETRY_INTERVAL = timedelta(minutes=1)
 class SlotWait(NamedTuple):
     """Decision that a run has to wait until ``until``, with the reason ``why``.
 
-    ``waits_for`` is `SLOT`, `WORKER`, `AGENT` or `FOLDER`. ``free`` is True if a slot is free but
-    reserved for a run that was due earlier.
+    ``free`` is True if a slot is free but reserved for a run that was due earlier.
     """
 
     until: datetime
     why: str
-    waits_for: str
+    reason: WaitReason
     free: bool = False
 
 
@@ -128,15 +96,15 @@ async def wait_for_slot(
     if request.most is not None:
         slots = _Slots(request.most, request.classes, await _count(session, _IS_HELD))
         name = policy.policy_from_parameters(row.parameters).class_
-        ahead = await _count(session, _expected_claims(now, SLOT) & earlier(row))
+        ahead = await _count(session, _expected_claims(now, waits.SLOT) & earlier(row))
         overdue = await _count(session, _missed_claims(now) & earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):
             if slots.free(name):
-                return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, SLOT, free=True)
+                return SlotWait(now + SLOT_CLAIM_TIMEOUT, why, waits.SLOT, free=True)
             queue = MIN_RETRY_INTERVAL * (1 + sum(ahead.values()) / max(request.most, 1))
-            return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, SLOT)
+            return SlotWait(now + min(queue, MAX_RETRY_INTERVAL), why, waits.SLOT)
     if request.full:
-        return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", WORKER)
+        return SlotWait(now + WORKER_RETRY_INTERVAL, "the worker has no free slot", waits.WORKER)
     return None
 
 
@@ -164,18 +132,20 @@ async def wait_for_agent(
     )
     held = sum((await _count(session, _IS_HELD & of_agent & (col(RunRow.id) != row.id))).values())
     if held >= limit:
-        queued = and_(col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == AGENT)
+        queued = and_(
+            col(RunRow.status) == Status.WAITING, col(RunRow.waits_for) == waits.AGENT.name
+        )
         before = sum((await _count(session, queued & of_agent & earlier(row))).values())
         delay = min(AGENT_RETRY_INTERVAL * (1 + before / limit), MAX_AGENT_RETRY_INTERVAL)
         return SlotWait(
-            now + delay, f"{held} of {limit} runs of the agent {agent} are active", AGENT
+            now + delay, f"{held} of {limit} runs of the agent {agent} are active", waits.AGENT
         )
-    soon = and_(_expected_claims(now, AGENT), col(RunRow.until) <= now + AGENT_RETRY_INTERVAL)
+    soon = and_(_expected_claims(now, waits.AGENT), col(RunRow.until) <= now + AGENT_RETRY_INTERVAL)
     first = sum((await _count(session, soon & of_agent & earlier(row))).values())
     if held + first < limit:
         return None
     why = _full_text(held, limit, f"runs of the agent {agent}", first)
-    return SlotWait(now + AGENT_RETRY_INTERVAL, why, AGENT)
+    return SlotWait(now + AGENT_RETRY_INTERVAL, why, waits.AGENT)
 
 
 async def wake_next(
@@ -194,9 +164,9 @@ async def wake_next(
     woken = list[RunRow]()
     for row in await next_up(session, now, most, classes):
         until = row.until or now
-        if after is not None and (row.waits_for != SLOT or now - after < until <= now):
+        if after is not None and (row.wait_reason is not waits.SLOT or now - after < until <= now):
             continue
-        if row.waits_for == SLOT and until > now:
+        if row.wait_reason is waits.SLOT and until > now:
             row.until = now
             session.add(row)
         woken.append(row)
@@ -213,7 +183,8 @@ async def next_up(
     runs, ``classes`` has limits of single classes.
     """
     waiting = select(RunRow.id).where(
-        col(RunRow.status) == Status.WAITING, col(RunRow.waits_for).in_((SLOT, WORKER))
+        col(RunRow.status) == Status.WAITING,
+        col(RunRow.waits_for).in_(waits.names(lambda each: each.for_slot)),
     )
     if (await session.execute(waiting.limit(1))).first() is None:
         return []  # nearly always, no run waits
@@ -222,7 +193,7 @@ async def next_up(
         return []
     runs: list[RunRow] = []
     free_by_class = [(_CLASS.in_([name]), slots.free(name)) for name in classes]
-    for what in (SLOT, WORKER):
+    for what in (waits.SLOT, waits.WORKER):
         batch: list[RunRow] = []
         for of_kind, free in [*free_by_class, (_CLASS.not_in(classes), slots.free())]:
             first = select(RunRow).where(_expected_claims(now, what), of_kind).order_by(*ORDER)
@@ -288,13 +259,14 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
     waiting = select(RunRow).where(
         *of_job,
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for).in_((OVERLAP, HOLDER)),
+        col(RunRow.waits_for).in_(waits.names(lambda each: each.ends_with_run)),
     )
     next_run: RunRow | None = (
         await session.execute(waiting.order_by(*ORDER).limit(1))
     ).scalar_one_or_none()
     if next_run is not None:
-        next_run.waits_for, next_run.until, next_run.reason = SLOT, now, "it is its turn"
+        next_run.waits_for = waits.SLOT.name
+        next_run.until, next_run.reason = now, "it is its turn"
         session.add(next_run)
 
 
@@ -320,10 +292,10 @@ async def _count(session: AsyncSession, which: ColumnElement[bool]) -> dict[str,
     return {str(name): count for name, count in (await session.execute(counted)).all()}
 
 
-def _expected_claims(now: datetime, what: str) -> ColumnElement[bool]:
+def _expected_claims(now: datetime, what: WaitReason) -> ColumnElement[bool]:
     return and_(
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for) == what,
+        col(RunRow.waits_for) == what.name,
         col(RunRow.until) >= now - SLOT_CLAIM_TIMEOUT,
     )
 
@@ -332,7 +304,7 @@ def _missed_claims(now: datetime) -> ColumnElement[bool]:
     """Return the condition for runs that missed their claim (``overdue`` in the diagram)."""
     return and_(
         col(RunRow.status) == Status.WAITING,
-        col(RunRow.waits_for) == SLOT,
+        col(RunRow.waits_for) == waits.SLOT.name,
         col(RunRow.until) < now - SLOT_CLAIM_TIMEOUT,
         col(RunRow.until) >= now - MAX_RETRY_INTERVAL,
     )

@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.jobs import policy
+from daybook.ledger import waits
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import corrections, slots
+from daybook.runs import slots
 from daybook.schedules import durations
 
 
@@ -42,7 +43,7 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
             col(RunRow.status) == Status.WAITING,
             deadline != "",
             # An edit may still change the deadline of a run that waits for its due time.
-            col(RunRow.waits_for) != corrections.UNTIL_DUE,
+            col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
             (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
         )
         .order_by(col(RunRow.queued_at))

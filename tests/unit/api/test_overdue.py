@@ -20,7 +20,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.prefect.work_pool import OnlineWorker, WorkPool
-from daybook.runs import claims, slots
+from daybook.runs import claims
 from daybook.runs.overdue import Overdue
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
@@ -98,7 +98,7 @@ async def test_delay_reason_names_the_cause_of_an_unclaimed_due_time(
 async def test_a_run_that_waits_for_a_slot_reports_that_before_other_causes(
     job: tuple[Ledger, StoredJob],
 ) -> None:
-    waits = await late(job, waits_for=slots.SLOT, reason="4 of 4 runs are active")
+    waits = await late(job, waits_for="slot", reason="4 of 4 runs are active")
     assert (
         overdue.delay_reason(waits, replace(WELL, leader=None)) == "waiting: 4 of 4 runs are active"
     )
@@ -107,7 +107,7 @@ async def test_a_run_that_waits_for_a_slot_reports_that_before_other_causes(
 async def test_a_full_worker_is_the_reason_only_if_a_worker_is_online(
     job: tuple[Ledger, StoredJob],
 ) -> None:
-    waits = await late(job, waits_for=slots.WORKER, reason="the worker has no free slot")
+    waits = await late(job, waits_for="worker", reason="the worker has no free slot")
     assert overdue.delay_reason(waits, WELL) == "waiting: the worker has no free slot"
     assert (
         overdue.delay_reason(waits, replace(WELL, pool=NOBODY))

@@ -9,9 +9,10 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from daybook.jobs.store import StoredJob
+from daybook.ledger import waits
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.runs import backfill, claim_requests, claims, disabled_jobs, outcomes, rows, slots
+from daybook.runs import backfill, claim_requests, claims, disabled_jobs, outcomes, rows
 from daybook.runs.claim_requests import Finished, Granted
 from tests.world import World
 
@@ -28,7 +29,7 @@ async def _queued(world: World, stored: StoredJob, count: int) -> list[str]:
     for number in range(count):
         due = now - timedelta(hours=number)
         row = rows.of_job(stored, claim_requests.due_key(stored.id, due), "schedule", due, now)
-        rows.wait(row, now + HOUR, "4 of 4 runs are active", slots.SLOT)
+        rows.wait(row, now + HOUR, "4 of 4 runs are active", waits.SLOT)
         made.append(row)
     async with world.ledger.write() as session:
         session.add_all(made)

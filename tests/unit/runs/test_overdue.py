@@ -141,7 +141,7 @@ async def request_run(world: World, **fields: Any) -> None:
     ("fields", "late"),
     [
         ({}, True),
-        ({"waits_for": slots.SLOT}, True),
+        ({"waits_for": "slot"}, True),
         ({"attempts": 1, "until": datetime(2030, 1, 1, tzinfo=UTC)}, False),
         ({"trigger": slots.BACKFILL}, False),
     ],
@@ -193,7 +193,7 @@ async def test_a_run_that_waits_until_a_time_is_overdue_only_after_that_time(wor
 
 async def test_a_run_that_waits_for_a_slot_is_overdue_before_its_next_claim(world: World) -> None:
     now = world.clock.now()
-    await request_run(world, waits_for=slots.SLOT, until=now + timedelta(hours=1))
+    await request_run(world, waits_for="slot", until=now + timedelta(hours=1))
     world.clock.move(overdue.OVERDUE_GRACE + timedelta(seconds=1))
 
     assert await found(world) == [(now, True)]

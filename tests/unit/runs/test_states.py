@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from daybook.errors import IllegalTransition, LedgerError, NotFound
-from daybook.ledger import states
+from daybook.ledger import states, waits
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import claim_requests, claims, corrections, prefect_ends
+from daybook.runs import claim_requests, claims, prefect_ends
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
 from daybook.runs.prefect_ends import EndInPrefect
 from tests import rows
@@ -209,7 +209,7 @@ async def _nobody_came(world: World, claim_request: ClaimRequest, row: RunRow | 
             claim_request.due,
             claim_request.due,
         )
-        row.waits_for = corrections.UNTIL_DUE
+        row.waits_for = waits.DUE.name
         session.add(row)
     return await _too_late(world, claim_request, row)
 

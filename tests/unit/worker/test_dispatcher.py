@@ -27,7 +27,6 @@ from daybook.ledger.tables import RunRow
 from daybook.prefect import flow_runs, links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
 from daybook.prefect.client import CLAIM_TIMEOUT_SECONDS
-from daybook.runs import slots
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
 from daybook.worker import dispatcher
 from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
@@ -405,5 +404,5 @@ async def test_a_run_that_waits_can_be_dispatched_again_while_many_runs_end(
         for _ in range(MAX_CONCURRENT_ENDS):
             await there.taker._ending.acquire()
         assert await there.taker.dispatch(there.run)
-        assert (await there.row()).waits_for == slots.SLOT
+        assert (await there.row()).waits_for == "slot"
         assert run_names.is_own_name(there.run.name)

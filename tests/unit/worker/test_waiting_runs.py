@@ -32,7 +32,7 @@ async def test_a_waiting_run_is_set_back_and_remembered_until_another_worker_cla
         assert await there.taker.dispatch(there.run)
 
         row = await there.row()
-        assert (row.status, row.waits_for) == ("waiting", slots.SLOT)
+        assert (row.status, row.waits_for) == ("waiting", "slot")
         assert there.prefect.requests == ["set AwaitingConcurrencySlot"]
         assert there.taker.waiting(row) is there.run
         # Another worker claimed it in between, so the remembered run is out of date.
