@@ -337,7 +337,10 @@ async def test_a_check_command_decides_by_its_exit_code(
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (python("import sys; print('why', file=sys.stderr); sys.exit(3)"), "code 3; it printed: why"),
+        (
+            python("import sys; print('why', file=sys.stderr); sys.exit(3)"),
+            "code 3; it printed: why",
+        ),
         (python("import signal; signal.pause()"), "did not end within 5 s"),
     ],
     ids=["3", "too-long"],
