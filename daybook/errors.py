@@ -109,6 +109,20 @@ class InvalidInput(DaybookError):
         super().__init__(f"{field}: {problem}" + (f" ({hint})" if hint else ""))
 
 
+class UnreadableJob(InvalidInput):
+    """The stored fields of a job are not valid, so the job cannot be used.
+
+    ``field`` and ``problem`` describe the first invalid field.
+    """
+
+    code = "unreadable_job"
+
+    def __init__(self, job: str, job_id: str, field: str, problem: str) -> None:
+        self.job, self.job_id = job, job_id
+        hint = f"restore a backup, or remove the job: daybook remove {job_id[:8]}"
+        super().__init__(field, f"{job} is stored with an invalid value: {problem}", hint)
+
+
 class UnknownName(InvalidInput):
     """An option or field names an agent, tool, channel or secret that does not exist."""
 

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import owners
-from daybook.errors import InvalidInput, NotFound, one_line
+from daybook.errors import InvalidInput, NotFound, UnreadableJob, one_line
 from daybook.jobs import limits, provenance, store
 from daybook.jobs.model import Job, edit
 from daybook.jobs.policy import matches, tools_of
@@ -67,10 +67,21 @@ async def find_job(session: AsyncSession, ref: str, *, archived: bool = False) -
         return await store.find(session, ref, archived=archived, owner=visible_owner())
 
 
+async def find_removable_job(session: AsyncSession, ref: str) -> StoredJob:
+    """Return the job as `find_job` does; a stand-in if the job cannot be read."""
+    try:
+        return await find_job(session, ref)
+    except UnreadableJob as error:
+        found = await store.read_all(session, [error.job_id])
+        if not found:
+            raise
+        return found[0]
+
+
 async def list_jobs(session: AsyncSession) -> list[StoredJob]:
-    """Return all jobs that the actor may see, sorted by name."""
+    """Return all jobs that the actor may see, sorted by name, as `store.read_all` does."""
     whose = visible_owner()
-    return [each for each in await store.all_jobs(session) if whose in (None, each.row.owner)]
+    return [each for each in await store.read_all(session) if whose in (None, each.row.owner)]
 
 
 async def find_run(session: AsyncSession, ref: str) -> RunAndJob:

@@ -68,7 +68,10 @@ class Conflict(BaseModel, frozen=True):
 async def list_conflicts() -> list[Conflict]:
     """Return the conflict of each job that has one. Works without Prefect."""
     async with open_ledger() as ledger, ledger.read() as session:
-        found = [await store.get(session, each) for each in await links.jobs_in_conflict(session)]
+        found = [
+            await store.get_readable(session, each)
+            for each in await links.jobs_in_conflict(session)
+        ]
         return [
             Conflict.of(each, each.row.conflict, ledger.id)
             for each in found

@@ -190,6 +190,8 @@ def definition(stored: StoredJob) -> str:
 
 
 def _exportable(stored: StoredJob) -> StoredJob:
+    if stored.problem is not None:
+        raise stored.problem
     if owners.is_agent(stored.row.owner):
         problem = f"{stored.row.name} belongs to {stored.row.owner}"
         raise InvalidInput("JOB", problem, "no jobs file can own an agent's job")

@@ -125,7 +125,7 @@ async def list_page(choice: Choice, number: int = 1) -> JobPage:
         pages = max(1, -(-len(matching) // PER_PAGE))
         number = min(max(1, number), pages)
         shown = matching[(number - 1) * PER_PAGE : number * PER_PAGE]
-        stored = await store.all_jobs(session, [each.id for each in shown]) if shown else []
+        stored = await store.read_all(session, [each.id for each in shown]) if shown else []
         jobs = [ListedJob.of(each, now, running=each.id in running, due_times=1) for each in stored]
     return JobPage(
         jobs=jobs,

@@ -253,10 +253,10 @@ async def remove(ref: str) -> ListedJob:
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            job_id = (await authorization.find_job(session, ref)).id
+            job_id = (await authorization.find_removable_job(session, ref)).id
         async with prefect.connected_if_reachable() as client:
             async with ledger.write() as session:
-                stored = await authorization.find_job(session, job_id)
+                stored = await authorization.find_removable_job(session, job_id)
                 removed = await view(session, stored, ledger.now())
                 await outcomes.archive_job(session, stored, ledger.now())
             # If the process dies after this point, the next sync deletes the deployment.
@@ -268,8 +268,8 @@ async def remove(ref: str) -> ListedJob:
 async def list_jobs(filters: JobFilters = NO_FILTERS) -> list[ListedJob]:
     """Return the jobs that match ``filters`` and that the actor may see, by default sorted by name.
 
-    Each job has only its next due time. Works without Prefect. Raise `InvalidInput` for invalid
-    filters.
+    Each job has only its next due time. A job that cannot be read is disabled, with the reason.
+    Works without Prefect. Raise `InvalidInput` for invalid filters.
     """
     async with open_ledger() as ledger, ledger.read() as session:
         running, now = await history.running_jobs(session), ledger.now()

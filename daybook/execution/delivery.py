@@ -147,7 +147,7 @@ async def publish_artifact(ledger: Ledger, client: PrefectClient, run_id: str) -
     try:
         async with ledger.read() as session:
             row = await session.get(RunRow, run_id)
-            job = await store.get(session, row.job_id) if row and row.job_id else None
+            job = await store.get_readable(session, row.job_id) if row else None
             made_steps = await steps.of_run(session, run_id)
         if row is None or row.flow_run_id is None:
             return

@@ -7,11 +7,12 @@ query of the health check, needs only a few columns, and the schedules of the ch
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
@@ -59,7 +60,10 @@ class ScheduledJob:
 async def read(
     session: AsyncSession, known: Mapping[str, ScheduledJob] | None = None
 ) -> dict[str, ScheduledJob]:
-    """Return all live jobs by id; reuse the schedules of jobs in ``known`` that are unchanged."""
+    """Return all live jobs by id; reuse the schedules of jobs in ``known`` that are unchanged.
+
+    Leave out jobs whose schedule or policy cannot be read (`store.read_all`).
+    """
     columns = (
         *(JobRow.id, JobRow.name, JobRow.owner, JobRow.revision, RevisionRow.enabled),
         *(JobRow.sync_pending, JobRow.skips, JobRow.snoozed_until),
@@ -76,6 +80,8 @@ async def read(
     jobs = dict[str, ScheduledJob]()
     for row in rows:
         id_, columns_read = row["id"], dict(row)
+        if id_ in changed and id_ not in schedules:
+            continue
         since = columns_read.pop("effective_from")
         columns_read["audited_until"] = max(columns_read["audited_until"], since)
         schedule, policy = schedules.get(id_) or (known[id_].schedule, known[id_].policy)
@@ -89,11 +95,13 @@ async def _read_schedules(
     query = _newest(JobRow.id, RevisionRow.schedule, RevisionRow.policy)
     if len(ids) <= MAX_IDS_PER_QUERY:
         query = query.where(col(JobRow.id).in_(ids))
-    return {
-        job_id: (_SCHEDULE.validate_python(schedule, context=STORED), parse_stored(Policy, policy))
-        for job_id, schedule, policy in (await session.execute(query)).tuples()
-        if job_id in ids
-    }
+    found = dict[str, tuple[Schedule, Policy]]()
+    for job_id, schedule, policy in (await session.execute(query)).tuples():
+        if job_id in ids:
+            with suppress(ValidationError):
+                parsed = _SCHEDULE.validate_python(schedule, context=STORED)
+                found[job_id] = parsed, parse_stored(Policy, policy)
+    return found
 
 
 def _newest(*columns: Any) -> Any:

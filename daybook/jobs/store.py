@@ -5,6 +5,9 @@ revision. A revision is in force from its `effective_from` until the `effective_
 revision; these times are strictly increasing per job. The other fields belong to the job itself.
 Functions that access the ledger take a session of `Ledger.write` or `Ledger.read`. All instants are
 in UTC.
+
+A job whose stored fields are not valid raises `UnreadableJob`, and `all_jobs` leaves it out: the
+other jobs keep running. With the stand-in of `read_all`, such a job is listed and removed.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from pydantic import ValidationError
 from sqlalchemy import ColumnElement, delete, func, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.errors import InvalidInput, UnknownName
+from daybook.errors import InvalidInput, UnknownName, UnreadableJob
 from daybook.jobs import prompts, provenance
-from daybook.jobs.actions import ACTIONS
+from daybook.jobs.actions import ACTIONS, AgentPrompt
 from daybook.jobs.model import Job
 from daybook.jobs.notify import Notify
 from daybook.jobs.policy import Policy
@@ -36,8 +40,8 @@ from daybook.ledger.tables import (
     WatchRow,
 )
 from daybook.names import Id, free_name
-from daybook.schedules.schedule import After
-from daybook.validation import STORED, parse_stored
+from daybook.schedules.schedule import After, OnDemand
+from daybook.validation import STORED, from_pydantic, parse_stored
 
 FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its due time."""
@@ -66,11 +70,16 @@ _JOB_COLUMNS = {
 
 @dataclass(frozen=True)
 class StoredJob:
-    """A job's row and one of its revisions, and the `Job` that is composed of both."""
+    """A job's row and one of its revisions, and the `Job` that is composed of both.
+
+    If the job cannot be read, ``problem`` is the reason, and ``job`` is a stand-in: a disabled job
+    without due times. Only `read_all` returns such a job.
+    """
 
     row: JobRow
     revision: RevisionRow
     job: Job
+    problem: UnreadableJob | None = None
 
     @property
     def id(self) -> str:
@@ -78,13 +87,39 @@ class StoredJob:
 
 
 def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
+    """Return the job of the two rows; raise `UnreadableJob`."""
+    try:
+        return StoredJob(row, revision, _job(row, revision))
+    except ValidationError as error:
+        invalid = from_pydantic(error.errors()[0])
+        raise UnreadableJob(row.name, row.id, invalid.field, invalid.problem) from None
+
+
+def _job(row: JobRow, revision: RevisionRow) -> Job:
     fields = {name: getattr(row, column) for name, column in _JOB_COLUMNS.items()}
     fields |= {name: getattr(revision, name) for name in _VERSIONED_FIELDS}
     fields["policy"] = parse_stored(Policy, revision.policy)
     fields["notify"] = parse_stored(Notify, revision.notify)
     # Without the kind, pydantic would validate the action as each of the kinds.
-    fields["action"] = ACTIONS[row.kind].model_validate(revision.action, context=STORED)
-    return StoredJob(row, revision, Job.model_validate(fields, context=STORED))
+    if row.kind in ACTIONS:
+        fields["action"] = ACTIONS[row.kind].model_validate(revision.action, context=STORED)
+    return Job.model_validate(fields, context=STORED)
+
+
+def _compose_or_stand_in(row: JobRow, revision: RevisionRow) -> StoredJob:
+    """Return the job of the two rows, or its stand-in."""
+    try:
+        return _compose(row, revision)
+    except UnreadableJob as error:
+        problem = error
+    job = Job(
+        name=row.name,
+        kind="agent-prompt",
+        action=AgentPrompt(prompt="This job cannot be read."),
+        schedule=OnDemand(timezone="UTC"),
+        enabled=False,
+    )
+    return StoredJob(row, revision, job, problem)
 
 
 def _job_columns(job: Job) -> dict[str, Any]:
@@ -350,11 +385,27 @@ def _owned_by_agent() -> ColumnElement[bool]:
     return col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
 
 
+async def get_readable(session: AsyncSession, job_id: str | None) -> StoredJob | None:
+    """Return the job as `get` does; None if it cannot be read, or if ``job_id`` is None.
+
+    For code that has to record something even if its job cannot be read.
+    """
+    try:
+        return await get(session, job_id) if job_id is not None else None
+    except UnreadableJob:
+        return None
+
+
 async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
     """Return the live jobs in their newest revisions, sorted by name.
 
-    With ``only``, return only the jobs with these ids.
+    With ``only``, return only the jobs with these ids. Leave out jobs that cannot be read.
     """
+    return [each for each in await read_all(session, only) if each.problem is None]
+
+
+async def read_all(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
+    """Return the jobs as `all_jobs` does, with a stand-in for each job that cannot be read."""
     joined = (
         select(JobRow, RevisionRow)
         .join(RevisionRow, NEWEST_REVISION)
@@ -364,7 +415,7 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
     if only is not None and len(only) <= MAX_IDS_PER_QUERY:
         joined = joined.where(col(JobRow.id).in_(only))
     pairs = (await session.execute(joined)).all()
-    return [_compose(row, rev) for row, rev in pairs if only is None or row.id in only]
+    return [_compose_or_stand_in(row, rev) for row, rev in pairs if only is None or row.id in only]
 
 
 async def edited_since_applied(session: AsyncSession) -> list[StoredJob]:

@@ -151,11 +151,15 @@ class ListedJob(BaseModel, frozen=True):
         is_due = job.enabled and has_zone
         upcoming = starts(job.schedule, job.policy, now, row.skips, snoozed) if is_due else ()
         skips = map(datetime.fromisoformat, row.skips)
+        reason = row.disabled_reason
+        if stored.problem is not None:
+            words, reason = "cannot be read", str(stored.problem)
         # A copy is not validated, as a stored job is valid; `model_construct` takes much longer.
         return _BLANK_JOB.model_copy(
             update=columns(ListedJob, row)
             | vars(job)
             | {
+                "disabled_reason": reason,
                 "running": running,
                 "deployment": f"{row.kind}/{row.slug}",
                 "tags": list(job.tags),

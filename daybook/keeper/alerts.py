@@ -263,13 +263,13 @@ async def _not_queued(session: AsyncSession, keys: dict[str, str]) -> dict[str, 
 
 async def _progress_notify(session: AsyncSession, row: RunRow) -> Notify:
     """Return the recipient and interval of progress notes; an empty `Notify` without recipient."""
-    stored = await store.get(session, row.job_id) if row.job_id else None
+    stored = await store.get_readable(session, row.job_id)
     notify = outbox.notify_of(row.parameters, stored)
     return notify if notify.channel and not notify.silent else Notify()
 
 
 async def _queue_note(session: AsyncSession, row: RunRow, key: str, now: datetime) -> bool:
-    stored = await store.get(session, row.job_id) if row.job_id else None
+    stored = await store.get_readable(session, row.job_id)
     notify, name = await _progress_notify(session, row), stored.row.name if stored else row.kind
     since = row.started_at or now
     schedule = stored.job.schedule if stored else None

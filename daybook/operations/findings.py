@@ -170,6 +170,15 @@ def failing_jobs(jobs: Iterable[JobSummary], now: datetime) -> list[Finding]:
     return found
 
 
+def unreadable_jobs(stored: Iterable[StoredJob]) -> list[Finding]:
+    """Report jobs whose stored fields are not valid, so that they do not run."""
+    return [
+        problem("jobs", f"{each.problem.field}: {each.problem.problem}", each.problem.hint)
+        for each in stored
+        if each.problem is not None
+    ]
+
+
 def without_answers(jobs: Iterable[tuple[str, str, str]]) -> list[Finding]:
     """Warn about jobs with empty answers (`history.without_answers`)."""
     return [

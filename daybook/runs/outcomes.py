@@ -96,7 +96,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
             session.add(check)
     await steps.forget(session, row)
     await approvals.forget(session, row)
-    stored = await store.get(session, row.job_id) if row.job_id else None
+    stored = await store.get_readable(session, row.job_id)
     if stored is not None and (outcome.status is Status.SUCCEEDED or not row.attempts):
         # A run without an attempt has found something only if its watch saw the source for the
         # first time.
@@ -134,7 +134,7 @@ async def extend_range(
     """
     row.due_to, row.count, row.finished_at = due_to, row.count + count, now
     row.reason = reason
-    stored = await store.get(session, row.job_id) if row.job_id else None
+    stored = await store.get_readable(session, row.job_id)
     is_live = stored is not None and stored.row.archived_at is None
     row.unmirrored = is_live and not await _started_again(session, row)
     session.add(row)

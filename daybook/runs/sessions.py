@@ -215,7 +215,7 @@ async def set_title(session: AsyncSession, session_id: str, title: str) -> None:
 
 async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
     """Return the origin of a message; `user` is the job's user id, or None."""
-    stored = await store.get(session, row.job_id) if row.job_id else None
+    stored = await store.get_readable(session, row.job_id)
     job = stored.row if stored else None
     return {
         "kind": row.kind,

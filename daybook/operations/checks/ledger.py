@@ -100,7 +100,7 @@ async def id_and_jobs() -> tuple[str, list[StoredJob]]:
     if not exists():
         return "", []
     async with open_ledger() as opened, opened.read() as session:
-        return opened.id, await store.all_jobs(session)
+        return opened.id, await store.read_all(session)
 
 
 def exists() -> bool:
@@ -131,7 +131,8 @@ async def jobs() -> list[Finding]:
         edited = await store.edited_since_applied(session)
         silent = findings.without_answers(await history.without_answers(session))
     failing = findings.failing_jobs(listed, SYSTEM_CLOCK.now())
-    return failing + silent + chains + findings.drift(edited)
+    broken = findings.unreadable_jobs(stored)
+    return broken + failing + silent + chains + findings.drift(edited)
 
 
 async def leases() -> list[Finding]:
