@@ -45,7 +45,8 @@ class AgentInfo(BaseModel, frozen=True):
     """An agent, without secrets.
 
     ``kind`` is the word of the agent's kind (`kinds.KINDS`), and ``type`` is the slug of the kind's
-    block type. If the settings are invalid, ``problem`` is the reason; otherwise it is None.
+    block type. ``problem`` is the reason why the agent cannot answer on this machine, such as an
+    invalid setting or a program that cannot be started; otherwise it is None.
     """
 
     name: str
@@ -175,13 +176,13 @@ async def remove(client: PrefectClient, name: str) -> None:
 async def describe(client: PrefectClient, name: str) -> AgentInfo:
     """Return the agent for display. Raise `UnknownName` or `Ambiguous`."""
     kind, document = await _find(client, name, secrets=True)
-    settings, problem = kind.displayed(document.data)
+    settings, _ = kind.displayed(document.data)
     return AgentInfo(
         name=str(document.name),
         kind=kind.word,
         type=kind.slug,
         settings=settings,
-        problem=problem,
+        problem=kind.problem(document.data),
     )
 
 

@@ -12,6 +12,7 @@ from daybook.agents.model import ModelAgent
 from daybook.agents.model_settings import ModelSettings
 from daybook.agents.offline import OfflineAgent, OfflineSettings
 from daybook.errors import AgentMisconfigured, InvalidInput
+from daybook.processes import locations
 from daybook.resources.store import BlockStore
 
 
@@ -26,6 +27,16 @@ class AgentKind(BlockStore[Any]):
     word: str
     make: Callable[[str, Any], StoredAgent]
     noun: str = "agent"
+
+    def problem(self, data: Mapping[str, Any]) -> str | None:
+        """Return why an agent with these stored settings cannot answer here; None if it can.
+
+        The reason is an invalid setting, or a program that this machine cannot start.
+        """
+        settings, problem = self.check(data)
+        if isinstance(settings, CommandSettings):
+            problem = locations.program_problem(settings.command, settings.work_dir) or None
+        return problem
 
 
 OFFLINE = AgentKind(

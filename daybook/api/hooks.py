@@ -252,6 +252,15 @@ async def test(
     )
 
 
+async def find_run(ledger: Ledger, hook: Hook, delivery_id: str) -> str | None:
+    """Return the id of the run that an earlier request with this id started, or None.
+
+    It does not matter whether the job has been paused or removed since then, and whether the hook
+    may start another run now. Raise `LedgerUnreachable`.
+    """
+    return await hook_requests.find(ledger, hook.job, hook.name, delivery_id)
+
+
 async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) -> HookRequest:
     """Request a run for a delivery.
 

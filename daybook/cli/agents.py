@@ -15,7 +15,7 @@ from daybook.ledger.views import tokens_in_words
 from daybook.schedules import durations
 
 if TYPE_CHECKING:
-    from daybook.api.agents import AgentDetails
+    from daybook.api.agents import AgentDetails, SavedAgent
 
 
 @command(uses_prefect=True)
@@ -68,8 +68,7 @@ async def add_(
     _print_agent(agent)
     if given_kinds == ["model"] and not agent.settings["api_key"]:
         output.say(options.missing_key_note())
-    for note in agent.notes:
-        output.say(f"! {note}")
+    _say_notes(agent)
     output.say(f"Try it: daybook agents test {name}")
 
 
@@ -97,8 +96,7 @@ async def edit_(
         agent = await api.agents.edit(name, changes)
     yield agent
     _print_agent(agent)
-    for note in agent.notes:
-        output.say(f"! {note}")
+    _say_notes(agent)
 
 
 @command(uses_prefect=True)
@@ -149,6 +147,12 @@ def _print_agent(agent: AgentDetails) -> None:
     pairs.append(("problem", agent.problem or ""))
     pairs.append(("jobs", ", ".join(agent.jobs)))
     output.fields([(name, value) for name, value in pairs if value])
+
+
+def _say_notes(agent: SavedAgent) -> None:
+    for note in agent.notes:
+        if note != agent.problem:  # `_print_agent` has printed the problem
+            output.say(f"! {note}")
 
 
 def _print_agents(listed: list[AgentDetails]) -> None:

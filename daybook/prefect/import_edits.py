@@ -84,17 +84,20 @@ async def import_edits(
 
 
 def without_defaults_of_deploy(
-    difference: Difference, stored: StoredJob, found: DeploymentResponse
+    difference: Difference, stored: StoredJob, found: DeploymentResponse, ledger_id: str
 ) -> Difference:
     """Return ``difference`` without the values that `prefect deploy` invents.
 
     If `prefect.yaml` says nothing about them, `prefect deploy` writes ``paused: false`` and the
     flow's description. So it neither ends a pause that was made in Daybook, nor replaces the job's
-    description: both are sent to Prefect again.
+    description: both are sent to Prefect again. `prefect deploy` also replaces all tags by those of
+    the file, so the ledger's tag is missing until the next write. A person who resumes the
+    deployment in Prefect's UI keeps the tags.
     """
     invented = set()
-    paused_here = not stored.job.enabled and stored.row.disabled_reason != links.SWITCHED_OFF_REASON
-    if paused_here and projection.is_redeployed(found):
+    is_redeployed = projection.ledger_tag(ledger_id) not in (found.tags or ())
+    paused_here = stored.row.disabled_reason not in links.REASONS_FROM_PREFECT
+    if is_redeployed and not stored.job.enabled and paused_here:
         invented.add("enabled")
     if found.description == FLOW_DESCRIPTION:
         invented.add("description")

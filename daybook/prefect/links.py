@@ -32,6 +32,8 @@ DELETED_REASON = "its deployment was deleted in Prefect"
 """Reason recorded for a job that is disabled because its deployment was deleted."""
 TAKEN_REASON = "its deployment belongs to another Daybook now"
 SWITCHED_OFF_REASON = "turned off in Prefect"
+REASONS_FROM_PREFECT = frozenset({DELETED_REASON, TAKEN_REASON, SWITCHED_OFF_REASON})
+"""Reasons for which a job is disabled because of its deployment, and not by Daybook."""
 REMOVAL_GRACE = timedelta(minutes=1)
 """Time after a job's removal in which a pass that began before may still see its deployment."""
 

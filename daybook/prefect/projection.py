@@ -44,8 +44,6 @@ SCHEDULE_SLUG = "daybook"
 _ONCE = re.compile(r"DTSTART(?:;TZID=[^:]+)?:(\d{8}T\d{6})Z?\s+RRULE:([\w=;]+)", re.ASCII)
 _STAMP = "%Y%m%dT%H%M%S"
 _DAY = timedelta(days=1)
-_REDEPLOY_DURATION = timedelta(seconds=2)
-"""Longest time between a deployment's update and the creation of its schedule in one request."""
 
 
 @dataclass(frozen=True)
@@ -107,17 +105,6 @@ def own_schedule(found: DeploymentResponse) -> DeploymentSchedule | None:
         ), each.created or datetime.max.replace(tzinfo=UTC)
 
     return min(found.schedules, key=rank, default=None)
-
-
-def is_redeployed(found: DeploymentResponse) -> bool:
-    """Return whether the last change of ``found`` made its schedule anew, as `prefect deploy` does.
-
-    A person's edit of the deployment, or of its schedule, keeps the schedule's creation time.
-    """
-    ours = own_schedule(found)
-    if ours is None or ours.created is None or found.updated is None:
-        return False
-    return abs(found.updated - ours.created) < _REDEPLOY_DURATION
 
 
 def unmanaged_schedule_ids(found: DeploymentResponse) -> frozenset[str]:

@@ -84,7 +84,7 @@ async def reconcile_job(
     difference = compare(ours, base, observed)
     if found is not None:
         report_unmanaged(stored, found, report)
-        difference = without_defaults_of_deploy(difference, stored, found)
+        difference = without_defaults_of_deploy(difference, stored, found, ledger.id)
         if difference.pull or difference.conflicts:
             pulled = await import_edits(ledger, stored, found, difference, report)
             if pulled is None:  # meanwhile changed in the ledger: compare again

@@ -214,6 +214,17 @@ def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], s
     return [name if name.startswith("~") else path, *arguments], script_problem(path)
 
 
+def program_problem(command: Sequence[str], work_dir: str) -> str:
+    """Return why this machine cannot start the program of ``command``; empty if it can.
+
+    Also return an empty text for a relative path without ``work_dir``, because the folder of the
+    run determines the program.
+    """
+    if not work_dir and "/" in command[0] and not os.path.isabs(os.path.expanduser(command[0])):
+        return ""
+    return resolve_command(command, work_dir)[1]
+
+
 def _missing_program(name: str) -> str:
     path = os.path.expanduser(name)
     if "/" in name and os.path.exists(path):

@@ -36,16 +36,22 @@ class HookRequest:
     wait: timedelta = timedelta()
 
 
+async def find(ledger: Ledger, job_id: str, hook: str, delivery_id: str) -> str | None:
+    """Return the id of the run that an earlier request with ``delivery_id`` started, or None.
+
+    So a repetition is cheap: it does not need the write lock.
+    """
+    async with ledger.read() as session:
+        known = await rows.find(session, None, f"{_prefix(job_id, hook)}{delivery_id}")
+    return None if known is None else known.id
+
+
 async def request(
     ledger: Ledger, stored: StoredJob, hook: str, delivery_id: str, payload: Any, *, rate: int
 ) -> HookRequest:
     """Request the run of a delivery, unless ``hook`` has started ``rate`` runs within a minute."""
-    prefix = claim_requests.request_key(stored.id, f"{claim_requests.HOOK}/{hook}/")
+    prefix = _prefix(stored.id, hook)
     key = f"{prefix}{delivery_id}"
-    async with ledger.read() as session:
-        known = await rows.find(session, None, key)
-    if known is not None:  # repetitions are cheap, because this check does not need the write lock
-        return HookRequest(known.id, is_repeated=True)
     async with ledger.write() as session:
         known = await rows.find(session, None, key)
         if known is not None:
@@ -57,6 +63,11 @@ async def request(
         row.found = {payloads.PAYLOAD: payload}
         session.add(row)
         return HookRequest(row.id)
+
+
+def _prefix(job_id: str, hook: str) -> str:
+    """Return the beginning of the keys of the runs that ``hook`` has started."""
+    return claim_requests.request_key(job_id, f"{claim_requests.HOOK}/{hook}/")
 
 
 async def _free_at(

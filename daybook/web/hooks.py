@@ -6,9 +6,9 @@
 400  signed, but too old or from the future, neither JSON nor a form with it, or without a usable id
 401  there is no such hook, or none of its secrets signed the request: the same answer for both
 408  the body did not arrive within `BODY_TIMEOUT_SECONDS`
-409  signed, but the hook's job was removed
+409  signed and new, but the hook's job was removed
 413  the body is larger than the setting `max_hook_body`
-429  signed, but the hook has started as many runs as its rate allows
+429  signed and new, but the hook has started as many runs as its rate allows
 503  too many requests at once, or the ledger cannot be read or written now
 ===  =======================================================================================
 
@@ -165,8 +165,6 @@ class HookReceiver:
         if not signed.is_current(ledger.now()):
             why = "the timestamp is more than 5 minutes off; send the request again, or set a clock"
             raise _refusal(400, "invalid", why)
-        if (wait := self._wait(hook, ledger.now())) is not None:
-            raise _too_many(hook, wait)
         # A test of the connection succeeds only if Daybook can also read the events.
         payload = payloads.read(body)
         if hook.scheme.is_probe(headers):
@@ -177,6 +175,10 @@ class HookReceiver:
             raise _refusal(400, "invalid", why)
         if wrong := filters.first_mismatch(hook.filters, payload):
             return _Answer(200, "ignored", run_id=None, reason=f"the filter {wrong} does not fit")
+        if known := await hooks.find_run(ledger, hook, delivery_id):
+            return _Answer(202, "repeated", run_id=known, repeated=True)
+        if (wait := self._wait(hook, ledger.now())) is not None:
+            raise _too_many(hook, wait)
         run = await hooks.deliver(ledger, hook, delivery_id, payload)
         if run.run_id is None:
             self._full[hook.name] = hook.rate, ledger.now() + run.wait
@@ -200,8 +202,8 @@ class HookReceiver:
     def _wait(self, hook: Hook, now: datetime) -> timedelta | None:
         """Return how long the hook can start no run, if the ledger has said so; otherwise None.
 
-        So a sender of too many requests causes no queries. A wait of more than `hooks.RATE_PERIOD`
-        was written before the clock was set back.
+        So a sender of too many requests needs no transaction that writes. A wait of more than
+        `hooks.RATE_PERIOD` was written before the clock was set back.
         """
         rate, until = self._full.get(hook.name, (0, now))
         return until - now if rate == hook.rate and now < until <= now + hooks.RATE_PERIOD else None

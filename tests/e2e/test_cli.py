@@ -263,6 +263,8 @@ def test_an_agent_is_added_tested_shown_and_removed(daybook_json: DaybookJson) -
     absent = daybook_json("agents", "add", "echo", "--command", "no-such-program -x")
     assert absent["settings"]["command"] == ["no-such-program", "-x"]
     assert 'no program "no-such-program"' in absent["notes"][0]
+    (shown,) = [each for each in daybook_json("agents", "list") if each["name"] == "echo"]
+    assert [shown["problem"]] == absent["notes"]
     daybook_json("agents", "remove", "echo")
     for verb in ("show", "test", "remove"):
         assert daybook_json("agents", verb, "echo", code=3)["error"]["code"] == "not_found"

@@ -147,6 +147,11 @@ async def test_a_second_deploy_all_changes_nothing_and_its_deployment_runs(
     assert "What is on today?" in str(row.output)
 
 
+def _name(each: stored.StoredJob) -> str:
+    return each.row.name
+
+
+@pytest.mark.timeout(300)
 async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
     machine: Machine,
 ) -> None:
@@ -163,6 +168,15 @@ async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
             "schedules": [{"cron": "0 9 * * 1-5", "timezone": "Europe/Berlin"}],
         }
     )
+    content["deployments"].append(
+        {
+            "name": "asked",
+            "entrypoint": "flows/agent_prompt.py:agent_prompt",
+            "work_pool": {"name": "daybook"},
+            "parameters": {"prompt": "What is on today?"},
+            "schedules": None,
+        }
+    )
     file.write_text(yaml.safe_dump(content))
     team = machine.clone / "deployments" / "jobs" / "team.yaml"
     team.write_text(TEAM)
@@ -170,11 +184,11 @@ async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
     address = f"sqlite+aiosqlite:///{machine.home.path / 'ledger.db'}"
     async with Ledger(address) as ledger, machine.client() as client:
         report = await reconcile.reconcile_all(ledger, client)
-        assert report.adopted == ["morning"]
+        assert sorted(report.adopted) == ["asked", "morning"]
         kinds = ("agent-prompt", "heartbeat", "tool-call", "webhook")
         assert sorted(report.foreign) == [f"{kind}/on-demand" for kind in kinds]
         async with ledger.read() as session:
-            before, applied = sorted(await stored.all_jobs(session), key=lambda each: each.row.name)
+            asked, before, applied = sorted(await stored.all_jobs(session), key=_name)
         assert (applied.row.owner, applied.row.sync_pending) == ("file:deployments", False)
         standup = await client.read_deployment_by_name("agent-prompt/standup")
         assert standup.parameters["prompt"] == "Summarise yesterday."
@@ -182,16 +196,26 @@ async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
         assert (before.row.owner, before.row.tags) == ("prefect", ["team"])
         assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
 
+        async with ledger.write() as session:
+            off = asked.job.model_copy(update={"enabled": False})
+            why = "paused: holiday"
+            await stored.change(session, asked, off, ledger.now(), disabled_reason=why)
+        assert (await reconcile.reconcile_all(ledger, client)).updated == ["asked"]
+
         # It resets all fields to the file's, the ledger's tag too, and changes no applied job.
         assert "job standup" not in await machine.deploy()
         same = await client.read_deployment_by_name("agent-prompt/standup")
         assert same.updated == standup.updated
         assert (await client.read_deployment_by_name("agent-prompt/morning")).tags == ["team"]
+        paused = await client.read_deployment_by_name("agent-prompt/asked")
+        assert (paused.tags, paused.paused) == ([], False)  # the file contains neither
         report = await reconcile.reconcile_all(ledger, client)
         assert (report.adopted, report.failed, report.refused) == ([], {}, {})
         async with ledger.read() as session:
-            after, _ = sorted(await stored.all_jobs(session), key=lambda each: each.row.name)
+            asked, after, _ = sorted(await stored.all_jobs(session), key=_name)
         assert (after.id, after.job) == (before.id, before.job)
+        assert (asked.job.enabled, asked.row.disabled_reason) == (False, why)
+        assert (await client.read_deployment_by_name("agent-prompt/asked")).paused
         assert tag in (await client.read_deployment_by_name("agent-prompt/morning")).tags
         assert (await reconcile.reconcile_all(ledger, client)).writes == 0
 

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import pytest
 
+from daybook.agents import documents
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.jobs import store
@@ -51,12 +52,18 @@ async def problems(check: str) -> list[tuple[str, str]]:
 
 
 async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
-    client: Any, daybook_home: Home
+    client: Any, daybook_home: Home, tmp_path: Path
 ) -> None:
     await setup.prepare(client)
+    script = tmp_path / "agent.sh"
+    script.write_text("#!/bin/sh\r\necho hi\r\n")
+    script.chmod(0o700)
+    users = [("notified", "default"), ("lost", "nobody"), ("a", "crlf"), ("b", "crlf")]
+    settings = {"command": [str(script)]}
+    await documents.add(client, "crlf", "command", settings, replace=True)
     address = f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"
     async with Ledger(address) as ledger, ledger.write() as session:
-        for name, agent in (("notified", "default"), ("lost", "nobody")):
+        for name, agent in users:
             job = new_job(now=MADE, prompt="Hello?", name=name, agent=agent, on_demand=True)
             await store.add(session, job, name, MADE)
         spare: dict[str, Any] = {"prompt": "Hello?", "name": "spare", "fallback_agents": ["gone"]}
@@ -72,7 +79,11 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
     ((what, fix),) = await problems("worker")
     assert what == "no worker is online, so nothing runs"
     assert fix == "daybook up"
-    lost, unspared = sorted(await problems("agents"))
+    lost, unspared, unstarted = sorted(await problems("agents"))
+    why = f"the agent crlf of a, b cannot answer: {script} has Windows line endings"
+    assert unstarted[0].startswith(why)
+    assert unstarted[1].endswith("daybook agents edit daybook-command-agent/crlf …")
+    await documents.remove(client, "crlf")  # the server is shared with other tests
     assert lost[0] == "lost uses the agent nobody, which does not exist"
     assert lost[1].startswith("daybook agents add nobody")
     assert lost[1].endswith("daybook edit lost --agent <name>")

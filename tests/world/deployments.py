@@ -46,9 +46,13 @@ class Deployments:
         """Save the deployment's edit form, or flip its switch (``paused``)."""
         await self._prefect.request("PATCH", f"/deployments/{(await self.get(name)).id}", body)
 
-    async def deploy(self, name: str, cron: str) -> None:
-        """Deploy the agent prompt from a file, as `prefect deploy` does: with a new schedule."""
+    async def deploy(self, name: str, cron: str = "") -> None:
+        """Deploy the agent prompt from a file, as `prefect deploy` does.
+
+        The file contains no tags, and at most one schedule, which Prefect makes anew.
+        """
         found = await self.get(name)
+        schedules = [CronSchedule(cron=cron, timezone="UTC")] if cron else []
         new = RunnerDeployment(
             name=name,
             flow_name="agent-prompt",
@@ -56,7 +60,8 @@ class Deployments:
             work_pool_name=found.work_pool_name,
             parameters=found.parameters,
             description=FLOW_DESCRIPTION,
-            schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron=cron, timezone="UTC"))],
+            tags=[],  # as `prefect deploy` sends them for a file without tags
+            schedules=[DeploymentScheduleCreate(schedule=each) for each in schedules],
         )
         await new.aapply()
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from daybook import settings
@@ -15,11 +17,13 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     FREE_SPACE,
     AgentMisconfigured,
+    Ambiguous,
     InvalidInput,
     LedgerKeyMissing,
     LedgerNewer,
     LedgerReplaced,
     LedgerUnreachable,
+    UnknownName,
     says_disk_full,
 )
 from daybook.home import current_home
@@ -192,18 +196,19 @@ async def one_prefect() -> list[Finding]:
 
 
 async def agents(client: PrefectClient) -> list[Finding]:
-    """Check that every agent that a job names exists, and that its name is not ambiguous."""
+    """Check that every agent that a job names exists, is not ambiguous, and can answer here."""
     from daybook.agents import documents
 
     try:
         known = await documents.names(client)
     except AgentMisconfigured as error:
         return [problem("agents", str(error), "daybook up")]
-    problems = []
+    problems, users = [], dict[str, list[str]]()
     for each in await stored_jobs():
         for agent in each.job.agents():
             matches = documents.matches(known, agent)
             if len(matches) == 1:
+                users.setdefault(matches[0], []).append(each.row.name)
                 continue
             options = "--agent <name>"
             fallback = getattr(each.job.action, "fallback_agents", ())
@@ -218,7 +223,23 @@ async def agents(client: PrefectClient) -> list[Finding]:
                 fix = f"daybook agents add {agent} …, or {fix}"
             message = f"{each.row.name} uses the agent {agent}, which {why}"
             problems.append(problem("agents", message, fix))
+    found = await asyncio.gather(*map(partial(_problem_of, client), users))
+    for ref, why in zip(users, found, strict=True):
+        if why:
+            used = ", ".join(users[ref][: findings.MAX_LISTED])
+            fix = f"correct it, or: daybook agents edit {shlex.quote(ref)} …"
+            message = f"the agent {ref.rpartition('/')[2]} of {used} cannot answer: {why}"
+            problems.append(problem("agents", message, fix))
     return problems
+
+
+async def _problem_of(client: PrefectClient, agent: str) -> str | None:
+    from daybook.agents import documents
+
+    try:
+        return (await documents.describe(client, agent)).problem
+    except (UnknownName, Ambiguous):  # removed meanwhile
+        return None
 
 
 async def tools(client: PrefectClient) -> list[Finding]:

@@ -65,21 +65,32 @@ async def test_an_edited_schedule_takes_effect_from_the_time_of_the_edit(world: 
     await assert_in_sync(world, "a-job")
 
 
-async def test_a_redeployment_keeps_a_pause_and_the_description(world: Any) -> None:
-    await world.jobs.add("a-job", cron="0 9 * * *", timezone="UTC", description="My words")
+@pytest.mark.parametrize("cron", ["0 10 * * *", ""])
+async def test_a_redeployment_keeps_a_pause_that_a_resume_in_prefect_ends(
+    world: Any, cron: str
+) -> None:
+    schedule = {"cron": "0 9 * * *", "timezone": "UTC"} if cron else {"on_demand": True}
+    await world.jobs.add("a-job", description="My words", **schedule)
     await world.sync()
     await world.jobs.edit("a-job", enabled=False, reason="paused: holiday")
     await world.sync()
     assert (await world.deployments.get("a-job")).paused
 
-    await world.deployments.deploy("a-job", "0 10 * * *")
+    await world.deployments.deploy("a-job", cron)
 
     assert not (await world.deployments.get("a-job")).paused
-    assert (await world.sync()).pulled == ["a-job"]
+    await world.sync()
     job, found = await world.jobs.get("a-job"), await world.deployments.get("a-job")
     assert (job.job.enabled, job.row.disabled_reason) == (False, "paused: holiday")
-    assert (job.job.schedule.expr, job.job.description) == ("0 10 * * *", "My words")
+    assert getattr(job.job.schedule, "expr", "") == cron
+    assert job.job.description == "My words"
     assert found.paused and found.description.endswith("My words")
+    await assert_in_sync(world, "a-job")
+
+    await world.deployments.edit("a-job", paused=False)
+    assert (await world.sync()).pulled == ["a-job"]
+    job = await world.jobs.get("a-job")
+    assert (job.job.enabled, job.row.disabled_reason) == (True, "")
     await assert_in_sync(world, "a-job")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,37 @@ def test_bad_settings_name_their_field(data: dict[str, Any], field: str, words: 
     assert listed is (field == "shell")  # only for an unknown field
     with pytest.raises(AgentMisconfigured, match=f'agent "b": {field}: '):
         kinds.build(kinds.COMMAND.slug, "b", data)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "problem"),
+    [
+        ("#!/bin/sh\n", 0o700, None),
+        ("#!/bin/sh\r\n", 0o700, "has Windows line endings"),
+        ("echo hi\n", 0o700, "has no first line such as #!/bin/sh"),
+        ("#!/no/such/shell\n", 0o700, "needs /no/such/shell"),
+        ("#!/bin/sh\n", 0o600, "is not an executable file"),
+        (None, 0, "there is no program"),
+    ],
+)
+def test_the_problem_of_a_stored_agent_is_that_its_program_cannot_start(
+    tmp_path: Path, content: str | None, mode: int, problem: str | None
+) -> None:
+    script = tmp_path / "agent.sh"
+    if content is not None:
+        script.write_text(content)
+        script.chmod(mode)
+    by_path: dict[str, Any] = {"command": [str(script)]}
+    for data in (by_path, {"command": ["./agent.sh"], "work_dir": str(tmp_path)}):
+        found = kinds.COMMAND.problem(data)
+        assert found is None if problem is None else problem in str(found)
+    # The work directory of a job can contain the program.
+    assert kinds.COMMAND.problem({"command": ["./agent.sh"]}) is None
+
+
+def test_the_problem_of_a_stored_agent_is_its_invalid_setting() -> None:
+    assert "unknown placeholder" in str(kinds.COMMAND.problem({"command": ["cat", "{who}"]}))
+    assert kinds.OFFLINE.problem({}) is None
 
 
 def test_an_error_never_quotes_the_given_value() -> None:

@@ -27,6 +27,7 @@ from daybook.jobs.store import StoredJob
 from daybook.operations import connections
 from daybook.resources import copies
 from daybook.resources.store import block_data
+from daybook.runs import disabled_jobs
 from daybook.web import request_bodies
 from tests.rows import each
 from tests.timings import expire_timeout
@@ -381,6 +382,44 @@ async def test_more_runs_than_the_rate_are_refused_and_refused_requests_do_not_c
     world.passes(seconds=60)
     assert (await sender.send("msg_0")).json()["repeated"]
     assert (await sender.send("msg_4")).status_code == 202
+
+
+async def test_a_full_hook_refuses_only_new_deliveries(
+    world: World, sender: Sender, daybook_home: Home, job: StoredJob
+) -> None:
+    await save(world, daybook_home, job, rate=1, scheme="github", filters=["action == opened"])
+    github: dict[str, Any] = {"scheme": "github"}
+    first, second = [await sender.send(each, **github) for each in ("id-1", "id-2")]
+    assert (first.status_code, second.status_code) == (202, 429)
+
+    again = await sender.send("id-1", **github)
+    other = await sender.send("id-3", {"action": "closed"}, **github)
+    ping = await sender.send("id-4", headers={"x-github-event": "ping"}, **github)
+
+    repeated = {"run_id": first.json()["run_id"], "repeated": True}
+    assert (again.status_code, again.json()) == (202, repeated)
+    assert (other.status_code, ping.status_code) == (200, 200)
+    assert len(await world.runs.rows()) == 1
+    counted = {"accepted": 1, "rate_limited": 1, "repeated": 1, "ignored": 2}
+    assert await sender.results() == counted
+
+
+@pytest.mark.parametrize("removed", [False, True])
+async def test_a_repetition_has_its_run_after_the_job_was_paused_or_removed(
+    world: World, sender: Sender, job: StoredJob, removed: bool
+) -> None:
+    first = await sender.send("msg_1")
+    if removed:
+        await world.jobs.archive(job)
+    else:
+        await world.jobs.edit(job.id, enabled=False)
+        await disabled_jobs.skip_all(world.ledger)
+        assert (await world.runs.row()).status == "skipped"
+
+    again = await sender.send("msg_1")
+
+    assert (again.status_code, again.json()) == (202, first.json() | {"repeated": True})
+    assert (await sender.send("msg_2")).status_code == (409 if removed else 202)
 
 
 async def test_a_hook_whose_job_was_removed_is_a_conflict(
