@@ -224,11 +224,11 @@ async def agents(client: PrefectClient) -> list[Finding]:
             message = f"{each.row.name} uses the agent {agent}, which {why}"
             problems.append(problem("agents", message, fix))
     found = await asyncio.gather(*map(partial(_problem_of, client), users))
-    for ref, why in zip(users, found, strict=True):
-        if why:
+    for ref, reason in zip(users, found, strict=True):
+        if reason:
             used = ", ".join(users[ref][: findings.MAX_LISTED])
             fix = f"correct it, or: daybook agents edit {shlex.quote(ref)} …"
-            message = f"the agent {ref.rpartition('/')[2]} of {used} cannot answer: {why}"
+            message = f"the agent {ref.rpartition('/')[2]} of {used} cannot answer: {reason}"
             problems.append(problem("agents", message, fix))
     return problems
 
