@@ -215,7 +215,8 @@ def test_a_change_is_stored_if_prefect_is_unreachable(
     result = process("add", "Say hello.", "--every", "5m", "--json", PREFECT_API_URL=NOWHERE)
     assert (result.returncode, result.stderr) == (0, "")
     job = json.loads(result.stdout)
-    assert (job["sync"], len(job["notes"])) == ("pending", 2)
+    assert job["sync"] == "pending"
+    assert any(pending in note for note in job["notes"])
     result = process("pause", job["id"], PREFECT_API_URL=NOWHERE)
     assert (result.returncode, "is off (paused)" in result.stdout) == (0, True)
     assert pending in result.stderr
