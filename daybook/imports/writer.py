@@ -12,6 +12,7 @@ time of the import. A one-time job whose time has passed is disabled.
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,12 @@ UNKNOWN_REASON = "it had not ended when it was imported"
 DISABLED_REASON = "imported as disabled"
 MAX_KEPT_LENGTH = MAX_METADATA_LENGTH // 2
 """Maximum length, in characters of JSON, of the values that are only kept in the metadata."""
+UNKNOWN_SCHEDULE_REASON = "imported without unknown values of its schedule"
+_OF_SCHEDULE = re.compile(
+    r"schedule|cron|trigger|interval|repeat|every|time_?zone|tz|start\w*|end\w*|until",
+    re.IGNORECASE,
+)
+"""Name, in the path of an unknown value, that says that the value may change the due times."""
 WORK_DIR_REASON = "imported without its work directory"
 CHOSEN_NAME = "imported"
 """Name of a job if its name and its prompt have no character that a name may contain."""
@@ -306,11 +313,21 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
         used = f"{store.MAX_RUNS_REASON}: the job has used all {source.run_count} of its runs"
         planned.reason = planned.reason or used
     planned.reason = planned.reason or source.disabled_reason
+    if of_schedule := [each for each in source.unknown if _is_of_schedule(each)]:
+        planned.reason = planned.reason or UNKNOWN_SCHEDULE_REASON
+        planned.notes.append(
+            f"{in_words(of_schedule)} may change its due times, so it is disabled; check its "
+            "schedule with `daybook next`, then resume it"
+        )
     if planned.reason:
         job = job.model_copy(update={"enabled": False})
     elif not job.enabled:
         planned.reason = f"disabled in {system}"
     planned.job = job
+
+
+def _is_of_schedule(path: str) -> bool:
+    return any(map(_OF_SCHEDULE.fullmatch, path.split(".")))
 
 
 def _origin(planned: _Planned, system: System, kept: dict[str, Any]) -> dict[str, Any]:

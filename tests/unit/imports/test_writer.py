@@ -253,6 +253,25 @@ async def test_jobs_can_be_imported_as_disabled(world: World, tmp_path: Path) ->
     assert reasons == {"a": "imported as disabled", "b": "disabled in omniagent"}
 
 
+async def test_a_job_with_an_unknown_value_of_its_schedule_is_disabled(
+    world: World, tmp_path: Path
+) -> None:
+    names = ("tz", "timeZone", "startsAt", "interval", "profile", "attempts")
+    jobs_ = [{"name": name, name: "x"} for name in names]
+    report = await write(world, of_omniagent(tmp_path, *jobs_))
+    reasons = {each.row.name: each.row.disabled_reason for each in await jobs(world)}
+    notes = {job.name: job.notes for job in report.jobs}
+
+    unknown = "imported without unknown values of its schedule"
+    assert reasons == dict.fromkeys(names[:-2], unknown) | dict.fromkeys(names[-2:], "")
+    assert {job.name: job.enabled for job in report.jobs} == {
+        name: not reason for name, reason in reasons.items()
+    }
+    assert any(
+        note.startswith("tz may change its due times, so it is disabled") for note in notes["tz"]
+    )
+
+
 async def test_unknown_values_are_kept_unless_they_are_secrets_or_too_large(
     world: World, tmp_path: Path
 ) -> None:
