@@ -44,6 +44,12 @@ MAX_ERROR_CHARACTERS = 500
 """Maximum length of the error of a step. It has the end of the command's output."""
 
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_CLAUDE_CODE_FULL = re.compile(r"prompt is too long|exceed context limit", re.IGNORECASE)
+_CODEX_FULL = re.compile(
+    r"ran out of room in the model's context window|context_length_exceeded"
+    r"|exceeds the context window",
+    re.IGNORECASE,
+)
 
 Usage = dict[str, Any]
 Json = Mapping[str, Any]
@@ -203,7 +209,7 @@ class ClaudeCodeLines(StepLines):
     of subagents may be mixed with other lines.
     """
 
-    full = re.compile(r"prompt is too long|exceed context limit", re.IGNORECASE)
+    full = _CLAUDE_CODE_FULL
 
     def __init__(self, request: AgentRequest) -> None:
         super().__init__(request)
@@ -325,11 +331,7 @@ class CodexLines(StepLines):
     sum that is smaller than the one before is a new count, which begins with this turn.
     """
 
-    full = re.compile(
-        r"ran out of room in the model's context window|context_length_exceeded"
-        r"|exceeds the context window",
-        re.IGNORECASE,
-    )
+    full = _CODEX_FULL
 
     def __init__(self, request: AgentRequest) -> None:
         super().__init__(request)

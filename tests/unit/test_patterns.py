@@ -216,6 +216,12 @@ CASES: dict[str, Case] = {
     "daybook/tasks/model.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
     "daybook/tasks/model.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
     # --- agents
+    "daybook/agents/step_lines.py:_CLAUDE_CODE_FULL": case(
+        "search", "prompt is too ", "exceed context ", "exceed", "a"
+    ),
+    "daybook/agents/step_lines.py:_CODEX_FULL": case(
+        "search", "ran out of ", "context_length_", "exceeds the context ", "a"
+    ),
     "daybook/agents/step_lines.py:_SESSION": case("fullmatch", "a", "-", Text("a", "", "!")),
     "daybook/json_text.py:_BRACKET": case("finditer", "[", "a"),
     "daybook/json_text.py:_BRACKET_OR_STRING": case(
@@ -416,6 +422,9 @@ CASES: dict[str, Case] = {
     ),
     "daybook/imports/records.py:_GO_ZONE": case(
         "fullmatch", "a", "TZ=", Text("a", "TZ="), Text(" ", "TZ=a"), Text("a ", "TZ=")
+    ),
+    "daybook/imports/writer.py:_OF_SCHEDULE": case(
+        "fullmatch", "a", "start", Text("a", "start", "!"), Text("a", "end", "!")
     ),
     "daybook/owners.py:_SET_NAME": case("fullmatch", "a", "-", "a.", Text("a", "", "/")),
     # --- CLI, repository, settings

@@ -239,13 +239,13 @@ async def test_a_fact_is_read_once_in_a_doctor_and_anew_in_the_next() -> None:
 async def test_a_doctor_reads_the_jobs_once(nowhere: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Ledger(f"sqlite+aiosqlite:///{nowhere.path / 'ledger.db'}"):
         pass
-    reads, all_jobs = [0], store.all_jobs
+    reads, read_all = [0], store.read_all
 
     async def counted(session: AsyncSession) -> list[store.StoredJob]:
         reads[0] += 1
-        return await all_jobs(session)
+        return await read_all(session)
 
-    monkeypatch.setattr(store, "all_jobs", counted)
+    monkeypatch.setattr(store, "read_all", counted)
     found = await doctor.doctor()
     of_jobs = [each for each in found if each.check in ("ledger", "sync", "jobs")]
     assert [each.severity for each in of_jobs] == ["ok"] * 3

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import FenceRefused, NotFound
 from daybook.jobs.policy import JITTER_FRACTION
 from daybook.ledger.states import Status
-from daybook.ledger.tables import RevisionRow
-from daybook.runs import claims, leases
+from daybook.ledger.tables import RunRow
+from daybook.runs import claims, leases, outcomes
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
@@ -221,18 +223,21 @@ async def test_expire_all_suspects_first_and_declares_lost_one_lease_later(world
 
 
 async def test_a_run_that_cannot_be_checked_does_not_block_the_others(
-    world: World, caplog: pytest.LogCaptureFixture
+    world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken, well = [await world.runs.running(await world.jobs.add(each)) for each in ("one", "two")]
     late = await world.jobs.add("three", every="1h", deadline="10m")
     waiting = await claims.request(world.ledger, late, "one", "manual")
-    job_id = (await world.runs.row(broken.run_id)).job_id
-    async with world.ledger.write() as session:
-        revision = await session.get(RevisionRow, (job_id, 1))
-        assert revision is not None
-        revision.schedule = {"kind": "of a later version"}
     await world.runs.suspect()
     world.clock.move(timedelta(minutes=20))
+    record = outcomes.record
+
+    async def refusing(session: AsyncSession, row: RunRow, *args: Any) -> None:
+        if row.id == broken.run_id:
+            raise ValueError("an invalid value")
+        await record(session, row, *args)
+
+    monkeypatch.setattr(outcomes, "record", refusing)
 
     changed = await leases.expire_all(world.ledger)
 
