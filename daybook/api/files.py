@@ -17,7 +17,14 @@ from pydantic import BaseModel
 
 from daybook import owners, settings
 from daybook.api import authorization, preflight, shared_folders
-from daybook.errors import DaybookError, InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
+from daybook.errors import (
+    DaybookError,
+    InvalidFiles,
+    InvalidInput,
+    Mistake,
+    PrefectUnreachable,
+    one_line,
+)
 from daybook.files import export as exports
 from daybook.files import jobs_file
 from daybook.files import plan as plans
@@ -170,12 +177,19 @@ async def drift(refs: Sequence[str] = ()) -> list[Drift]:
 async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return the jobs ``refs`` (default: all) as the text and the data of a jobs file.
 
-    Without ``refs``, omit agents' jobs, because no file can own them. Works without Prefect. Raise
-    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
+    Without ``refs``, omit agents' jobs, because no file can own them, and jobs that cannot be read,
+    each with a comment in the text. Works without Prefect. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for an agent's job or a job that cannot be read.
     """
     jobs = await _selected(refs)
-    exported = [_exportable(each) for each in jobs if refs or not owners.is_agent(each.row.owner)]
-    return exports.text(exported), exports.document(exported)
+    left_out = [each for each in jobs if each.problems and not refs]
+    exported = [
+        _exportable(each)
+        for each in jobs
+        if refs or not (each.problems or owners.is_agent(each.row.owner))
+    ]
+    comments = "".join(f"# left out: {one_line(each.unreadable())}\n" for each in left_out)
+    return exports.text(exported) + comments, exports.document(exported)
 
 
 def definition(stored: StoredJob) -> str:
@@ -193,6 +207,7 @@ def _exportable(stored: StoredJob) -> StoredJob:
     if owners.is_agent(stored.row.owner):
         problem = f"{stored.row.name} belongs to {stored.row.owner}"
         raise InvalidInput("JOB", problem, "no jobs file can own an agent's job")
+    stored.require_readable()
     return stored
 
 
@@ -304,6 +319,7 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
                 disabled_reason=f"disabled in {plan.owner}" if before.job.enabled else "",
                 writer=actor.writer,
                 names_are_checked=True,
+                given=None,
             )
         new.row.owner, new.row.applied = plan.owner, step.applied
         new.row.applied_at = new.row.updated_at

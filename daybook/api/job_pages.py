@@ -26,7 +26,6 @@ from daybook.ledger.engine import open_ledger, reading
 from daybook.ledger.views import Run, UtcTime
 from daybook.runs import history
 from daybook.runs.daily import Total
-from daybook.schedules.zones import is_known
 
 PER_PAGE = 50
 STATES = ("enabled", "paused", "failing", "running", "conflict", "pending")
@@ -201,7 +200,7 @@ async def overview(ref: str, *, runs: int, due_times: int) -> JobOverview:
         row = stored.row
         running = await history.running_jobs(session)
         has_future = stored.job.enabled and row.archived_at is None
-        has_future &= is_known(stored.job.schedule.timezone)
+        has_future &= not stored.problems
         has_conflict = row.conflict is not None and row.archived_at is None
         return JobOverview(
             job=ListedJob.of(stored, now, running=row.id in running, due_times=1),

@@ -195,7 +195,12 @@ async def edit_job(
         not preflight.NOTIFY_FIELDS.isdisjoint(changes),
     )
     return await _change(
-        ref, changed, check_action=action_changes, check_notify=notify_changes, limits="changed"
+        ref,
+        changed,
+        given=changes,
+        check_action=action_changes,
+        check_notify=notify_changes,
+        limits="changed",
     )
 
 
@@ -398,6 +403,7 @@ async def _change(
     ref: str,
     change: Change,
     *,
+    given: Collection[str] = (),
     why: Callable[[StoredJob], str] = lambda _: "",
     check_action: bool = False,
     check_notify: bool = False,
@@ -408,6 +414,7 @@ async def _change(
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             draft = await authorization.find_job(session, ref)
+            store.require_repair(draft, given)
             others = (await store.taken_names(session, draft.row.owner)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
             authorization.check_approvals(draft.job, drafted)
@@ -426,6 +433,7 @@ async def _change(
                 now = ledger.now()
                 previous = old.job
                 previous_authors = dict(old.revision.written_by)
+                previous_values = old.revision.model_dump(include=store.VERSIONED_FIELDS)
                 previous_columns = {name: getattr(old.row, name) for name in _CHANGED_COLUMNS}
                 job = change(old, others, now)
                 authorization.check_approvals(previous, job)
@@ -435,7 +443,7 @@ async def _change(
                 writer = owners.current_actor().writer
                 reason = why(old)
                 new = await store.change(
-                    session, old, job, now, disabled_reason=reason, writer=writer
+                    session, old, job, now, disabled_reason=reason, writer=writer, given=given
                 )
             if new.row.sync_pending:
                 try:
@@ -444,6 +452,7 @@ async def _change(
                     async with ledger.write() as session:
                         newest = await store.find(session, new.id)
                         restored = await store.change(session, newest, previous, ledger.now())
+                        restored.revision.sqlmodel_update(previous_values)
                         restored.revision.written_by = previous_authors
                         restored.row.sqlmodel_update(previous_columns)
                         session.add_all([restored.row, restored.revision])

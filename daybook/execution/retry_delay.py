@@ -19,7 +19,6 @@ from daybook.jobs.policy import Policy
 from daybook.ledger.views import utc_text
 from daybook.runs.claim_requests import Granted
 from daybook.schedules import durations
-from daybook.schedules.zones import is_known
 
 SHORT_DELAY = timedelta(minutes=1)
 _MAX_SECONDS = timedelta(days=3650).total_seconds()
@@ -63,8 +62,9 @@ def decide(
     limits = [(now + MAX_REQUESTED_DELAY, f"more than {durations.to_text(MAX_REQUESTED_DELAY)}")]
     if policy.deadline is not None:
         limits.append((granted.queued_at + policy.deadline, "after the deadline of the run"))
-    job = granted.job.job if granted.job is not None else None
-    if job is not None and job.enabled and is_known(job.schedule.timezone):
+    stored = granted.job
+    if stored is not None and stored.job.enabled and not stored.problems:
+        job = stored.job
         due = upcoming.next_due(job.schedule, job.policy, now)
         if due is not None:
             limits.append((max(due, now + SHORT_DELAY), "after the next due time of the job"))

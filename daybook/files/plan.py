@@ -256,6 +256,11 @@ class _Planner:
         else:
             job = self._with_enabled(entry, before, job)
         changes = differences(flat(before.job), flat(job))
+        changes += [
+            FieldChange(field=each.field, old=None, new=flat(job).get(each.field))
+            for each in before.problems
+            if all(each.field != change.field for change in changes)
+        ]
         if not is_own and not self.adopt:
             if changes:
                 problem = f"the job exists and belongs to {before.row.owner}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from daybook.errors import InvalidInput, one_line
+from daybook.http import secrets
 from daybook.imports.source import (
     FIX_HINT,
     UPDATE_HINT,
@@ -43,6 +44,13 @@ _GO_UNITS = {
 }
 _GO_DURATION = re.compile(r"(?<!\d)(\d++(?:\.\d*+)?|\.\d++)(ns|us|µs|μs|ms|s|m|h)")
 _GO_ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.*)", re.DOTALL)
+
+_SCHEDULE_WORDS = re.compile(
+    r"(?:^|_)tz|time_?z|zone|cron|schedul|interval|recur|repeat|calendar|week_?day|jitter|stagger"
+    r"|^(?:every|at|until|start|end|days|hours|minutes|offset)$"
+)
+"""Matches a name, in snake case, of a field that may change the due times of a job."""
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _STATUSES = {
     Status.SUCCEEDED: ("completed", "success", "succeeded", "ok"),
@@ -237,8 +245,52 @@ def read_jobs(
         if isinstance(found, str):
             notes.append(found)
         else:
-            jobs.append(replace(found, unknown=record.unknown()))
+            jobs.append(_with_unknown(found, record.unknown()))
     return jobs, refused, notes
+
+
+def _with_unknown(job: SourceJob, unknown: dict[str, Any]) -> SourceJob:
+    """Return the job with its unknown values; disable it if one may change its due times."""
+    of_schedule = {
+        path: value
+        for path, value in unknown.items()
+        if any(
+            _SCHEDULE_WORDS.search(_CAMEL_CASE.sub("_", name).lower()) for name in path.split(".")
+        )
+    }
+    if not of_schedule:
+        return replace(job, unknown=unknown)
+    reason = schedule_reason(of_schedule)
+    note = f"it is disabled: {reason}"
+    return replace(
+        job,
+        unknown=unknown,
+        notes=(*job.notes, note),
+        disabled_reason=job.disabled_reason or reason,
+    )
+
+
+def schedule_reason(unknown: Mapping[str, Any]) -> str:
+    """Return why a job is disabled that has these unknown values, which may be of its schedule.
+
+    A literal secret is not quoted.
+    """
+    named = [
+        one_line(f"{name} = {_quoted(name, value)}", MAX_SHOWN_NAME)
+        for name, value in list(unknown.items())[:MAX_SHOWN_NAMES]
+    ]
+    return (
+        f"Daybook does not know {', '.join(named)}, which may change its due times; "
+        "compare its schedule and time zone, then resume it"
+    )
+
+
+def _quoted(name: str, value: object) -> str:
+    try:
+        secrets.refuse_literal_params({name: value})
+    except InvalidInput:
+        return "…"
+    return repr(value)
 
 
 def read_runs(

@@ -22,6 +22,7 @@ from typing import Any
 from daybook import plain_text
 from daybook.errors import InvalidInput
 from daybook.imports import on_calendar, shell
+from daybook.imports.records import schedule_reason
 from daybook.imports.source import COPY_HINT, RefusedJob, Source, SourceJob, broken, read_bytes
 from daybook.processes import environment
 from daybook.schedules import durations
@@ -114,7 +115,7 @@ def _jobs(file: Path, notes_of_source: list[str]) -> Iterator[SourceJob]:
         hint = f"nothing was imported; write it there: systemctl cat {unit}"
         raise broken(file.name, f"starts {unit}, which is not in its folder", hint)
     service = _read_unit(service_file)
-    _refuse_unknown(file.name, timer, "Timer", _TIMER_KEYS, notes)
+    unknown = _refuse_unknown(file.name, timer, "Timer", _TIMER_KEYS, notes)
     _refuse_unknown(unit, service, "Service", _SERVICE_KEYS, notes)
     fields = _command(unit, service.get("Service", {}), notes)
     fields["catch_up"] = "latest" if _flag(file.name, settings, "Persistent") else "none"
@@ -126,6 +127,10 @@ def _jobs(file: Path, notes_of_source: list[str]) -> Iterator[SourceJob]:
     if not expressions:
         raise broken(file.name, "has no OnCalendar", _FIX)
     reason = str(fields.pop("disabled_reason"))
+    if unknown:
+        of_schedule = schedule_reason({name: _last(settings, name) for name in unknown})
+        notes.append(f"it is disabled: {of_schedule}")
+        reason = reason or of_schedule
     for number, expression in enumerate(expressions, 1):
         suffix = "" if number == 1 else f"-{number}"
         where = f"{file.name}, OnCalendar"
@@ -358,10 +363,10 @@ def _refuse_unknown(
     main: str,
     known: tuple[str, ...],
     notes: list[str],
-) -> None:
+) -> list[str]:
     """Raise `InvalidInput` for keys that change the effect of the job.
 
-    Add a note about other keys.
+    Add a note about other keys, and return those of the section ``main``.
     """
     left_out = list[str]()
     for name, section in sections.items():
@@ -377,6 +382,7 @@ def _refuse_unknown(
             left_out.append(key)
     if left_out:
         notes.append(f"left out of {unit}: {', '.join(left_out)}")
+    return [key for key in left_out if key in sections.get(main, {})]
 
 
 def _last(section: Section, key: str) -> str:

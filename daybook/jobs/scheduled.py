@@ -11,20 +11,16 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import upcoming
+from daybook.jobs import stored, upcoming
 from daybook.jobs.policy import Policy
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.schedules.schedule import Schedule
-from daybook.validation import STORED, parse_stored
 
 MAX_IDS_PER_QUERY = 200
 """Maximum number of ids in one query; with more ids, `read` reads the schedules of all jobs."""
-
-_SCHEDULE = TypeAdapter[Schedule](Schedule)
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,8 @@ class ScheduledJob:
     """A live job in its newest revision; instants are in UTC.
 
     ``audited_until`` is the job's audit watermark, or the start of the revision if that is later:
-    an earlier revision may have had other due times.
+    an earlier revision may have had other due times. A job whose schedule or policy cannot be read
+    is never due.
     """
 
     id: str
@@ -77,6 +74,7 @@ async def read(
     for row in rows:
         id_, columns_read = row["id"], dict(row)
         since = columns_read.pop("effective_from")
+        columns_read["skips"] = stored.valid_skips(columns_read["skips"])
         columns_read["audited_until"] = max(columns_read["audited_until"], since)
         schedule, policy = schedules.get(id_) or (known[id_].schedule, known[id_].policy)
         jobs[id_] = ScheduledJob(**columns_read, schedule=schedule, policy=policy)
@@ -90,7 +88,7 @@ async def _read_schedules(
     if len(ids) <= MAX_IDS_PER_QUERY:
         query = query.where(col(JobRow.id).in_(ids))
     return {
-        job_id: (_SCHEDULE.validate_python(schedule, context=STORED), parse_stored(Policy, policy))
+        job_id: stored.read_timing(schedule, policy)
         for job_id, schedule, policy in (await session.execute(query)).tuples()
         if job_id in ids
     }

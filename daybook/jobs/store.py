@@ -9,8 +9,8 @@ in UTC.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,11 +21,18 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.errors import InvalidInput, UnknownName
 from daybook.jobs import prompts, provenance
-from daybook.jobs.actions import ACTIONS
-from daybook.jobs.model import Job
-from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
+from daybook.jobs.model import Job, ScheduleFields
+from daybook.jobs.stored import (
+    JOB_COLUMNS,
+    VERSIONED_FIELDS,
+    compose,
+    unreadable_ids,
+)
+from daybook.jobs.stored import (
+    StoredJob as StoredJob,  # noqa: PLC0414  part of the interface of this module
+)
 from daybook.ledger import references
+from daybook.ledger.column_types import valid_json
 from daybook.ledger.states import Status
 from daybook.ledger.tables import (
     NEWEST_REVISION,
@@ -35,9 +42,8 @@ from daybook.ledger.tables import (
     RunRow,
     WatchRow,
 )
-from daybook.names import Id, free_name
+from daybook.names import free_name
 from daybook.schedules.schedule import After
-from daybook.validation import STORED, parse_stored
 
 FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its due time."""
@@ -54,44 +60,13 @@ MAX_IDS_PER_QUERY = 200
 
 _UNDECIDED = (Status.WAITING, Status.SKIPPED)
 """Statuses of a run without an attempt that a revision from before its due time may change."""
-_VERSIONED_FIELDS = Job.model_fields.keys() & RevisionRow.model_fields.keys()
-"""Fields of `Job` that belong to a revision."""
-_JOB_COLUMNS = {
-    name: "meta" if name == "metadata" else name
-    for name in Job.model_fields
-    if name not in _VERSIONED_FIELDS
-}
-"""Columns of the job's row for the fields that belong to no revision, by field."""
 
 
-@dataclass(frozen=True)
-class StoredJob:
-    """A job's row and one of its revisions, and the `Job` that is composed of both."""
-
-    row: JobRow
-    revision: RevisionRow
-    job: Job
-
-    @property
-    def id(self) -> str:
-        return Id(self.row.id)
-
-
-def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
-    fields = {name: getattr(row, column) for name, column in _JOB_COLUMNS.items()}
-    fields |= {name: getattr(revision, name) for name in _VERSIONED_FIELDS}
-    fields["policy"] = parse_stored(Policy, revision.policy)
-    fields["notify"] = parse_stored(Notify, revision.notify)
-    # Without the kind, pydantic would validate the action as each of the kinds.
-    fields["action"] = ACTIONS[row.kind].model_validate(revision.action, context=STORED)
-    return StoredJob(row, revision, Job.model_validate(fields, context=STORED))
-
-
-def _job_columns(job: Job) -> dict[str, Any]:
-    """Return the values that belong to the job itself, by column."""
-    fields = job.model_dump(mode="json", exclude=_VERSIONED_FIELDS)
-    columns = {_JOB_COLUMNS[name]: value for name, value in fields.items()}
-    return columns | {"runs_after": runs_after(job)}
+def _job_columns(job: Job, kept: Collection[str] = ()) -> dict[str, Any]:
+    """Return the values that belong to the job itself, by column, without the fields ``kept``."""
+    fields = job.model_dump(mode="json", exclude={*VERSIONED_FIELDS, *kept})
+    columns = {JOB_COLUMNS[name]: value for name, value in fields.items()}
+    return columns if "schedule" in kept else columns | {"runs_after": runs_after(job)}
 
 
 def runs_after(job: Job) -> str | None:
@@ -100,14 +75,22 @@ def runs_after(job: Job) -> str | None:
 
 
 def _revision(
-    job_id: str, number: int, job: Job, effective_from: datetime, source: str
+    job_id: str,
+    number: int,
+    job: Job,
+    effective_from: datetime,
+    source: str,
+    *,
+    stored: Mapping[str, Any] | None = None,
 ) -> RevisionRow:
+    """Return the row of a revision; ``stored`` has the values that are not those of ``job``."""
+    fields = job.model_dump(mode="json", by_alias=True, include=VERSIONED_FIELDS)
     return RevisionRow(
         job_id=job_id,
         number=number,
         effective_from=effective_from,
         source=source,
-        **job.model_dump(mode="json", by_alias=True, include=_VERSIONED_FIELDS),
+        **(fields | dict(stored or {})),
     )
 
 
@@ -121,7 +104,7 @@ async def used_outputs(session: AsyncSession) -> dict[str, list[str]]:
 
     Jobs whose prompts use no answers are left out.
     """
-    prompt = col(RevisionRow.action)["prompt"].as_string()
+    prompt = valid_json(col(RevisionRow.action))["prompt"].as_string()
     query = (
         select(JobRow.id, prompt)
         .join(RevisionRow, NEWEST_REVISION)
@@ -279,7 +262,7 @@ async def add(
     session.add(revision)
     if not names_are_checked:
         await check_other_jobs(session, owner, job)
-    return _compose(row, revision)
+    return compose(row, revision)
 
 
 async def find_requested(
@@ -319,7 +302,7 @@ async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
         return None
     revision = await session.get(RevisionRow, (job_id, row.revision))
     assert revision is not None
-    return _compose(row, revision)
+    return compose(row, revision)
 
 
 def in_scope(*, archived: bool = False, owner: str | None = None) -> ColumnElement[bool]:
@@ -350,6 +333,12 @@ def _owned_by_agent() -> ColumnElement[bool]:
     return col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
 
 
+async def unreadable_jobs(session: AsyncSession) -> list[StoredJob]:
+    """Return the live jobs with problems (`daybook.jobs.stored`)."""
+    ids = await unreadable_ids(session)
+    return await all_jobs(session, ids) if ids else []
+
+
 async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
     """Return the live jobs in their newest revisions, sorted by name.
 
@@ -364,7 +353,7 @@ async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -
     if only is not None and len(only) <= MAX_IDS_PER_QUERY:
         joined = joined.where(col(JobRow.id).in_(only))
     pairs = (await session.execute(joined)).all()
-    return [_compose(row, rev) for row, rev in pairs if only is None or row.id in only]
+    return [compose(row, rev) for row, rev in pairs if only is None or row.id in only]
 
 
 async def edited_since_applied(session: AsyncSession) -> list[StoredJob]:
@@ -382,7 +371,10 @@ async def edited_since_applied(session: AsyncSession) -> list[StoredJob]:
 
 
 async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> StoredJob | None:
-    """Return the job with the revision in force at ``instant``; None if none was in force."""
+    """Return the job with the revision in force at ``instant``; None if none was in force.
+
+    A revision that cannot be read is replaced as in `revisions_since`.
+    """
     newest = (
         select(RevisionRow)
         .where(col(RevisionRow.job_id) == job_id, col(RevisionRow.effective_from) <= instant)
@@ -391,13 +383,19 @@ async def in_force(session: AsyncSession, job_id: str, instant: datetime) -> Sto
     )
     revision = (await session.execute(newest)).scalar_one_or_none()
     row = await session.get(JobRow, job_id)
-    return None if revision is None or row is None else _compose(row, revision)
+    if revision is None or row is None:
+        return None
+    stored = compose(row, revision)
+    if stored.problems and revision.number != row.revision:
+        return (await revisions_since(session, job_id, instant))[0]
+    return stored
 
 
 async def revisions_since(session: AsyncSession, job_id: str, instant: datetime) -> list[StoredJob]:
     """Return the job with each revision in force at ``instant`` or later, oldest first.
 
-    The list is empty if there is no such job.
+    The list is empty if there is no such job. A revision that cannot be read has the job of the
+    next one, which repairs it: no due time is lost while nothing can compute it.
     """
     of_job = col(RevisionRow.job_id) == job_id
     first = select(func.max(RevisionRow.effective_from)).where(
@@ -410,7 +408,13 @@ async def revisions_since(session: AsyncSession, job_id: str, instant: datetime)
     row = await session.get(JobRow, job_id)
     if row is None:
         return []
-    return [_compose(row, revision) for revision in (await session.execute(later)).scalars()]
+    found = [compose(row, revision) for revision in (await session.execute(later)).scalars()]
+    for place in range(len(found) - 2, -1, -1):
+        each, repair = found[place], found[place + 1]
+        if each.problems:
+            job = repair.job.model_copy(update={"enabled": each.job.enabled})
+            found[place] = replace(each, job=job, problems=repair.problems)
+    return found
 
 
 async def change(
@@ -424,6 +428,7 @@ async def change(
     disabled_reason: str = "",
     writer: str = "",
     names_are_checked: bool = False,
+    given: Collection[str] | None = (),
 ) -> StoredJob:
     """Put ``job`` in force from ``now`` on and return it; write nothing if nothing changed.
 
@@ -438,8 +443,13 @@ async def change(
     revision, and the authors of the targets stay. The author is also recorded as the one who
     enabled or disabled the job. If the job's name changes, jobs that refer to it get the new name.
     Raise the errors of `add`, and check a new name even with ``names_are_checked``.
+
+    ``given`` are the fields that a user has set, None if the user has set all fields. They repair
+    the invalid values of a stored job; an invalid value that nothing replaces stays as stored.
+    Raise `UnreadableJob` for a change of a part of the job whose invalid values are not all given.
     """
     row, latest = stored.row, stored.revision
+    kept, is_repair = _kept_parts(stored, job, given)
     if job.name != row.name and job.name in await taken_names(session, row.owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "choose another name")
     if job.name != stored.job.name:
@@ -449,11 +459,12 @@ async def change(
     is_operator = bool(writer) and not owners.is_agent(writer)
     is_confirmed = bool(reason and disabled_reason) and is_operator
     is_confirmed &= latest.written_by.get(provenance.ENABLED) != writer
-    if job == stored.job and reason == row.disabled_reason and not is_confirmed:
+    is_same = job == stored.job and reason == row.disabled_reason
+    if is_same and not is_confirmed and not is_repair:
         return stored
     is_switched = job.enabled != stored.job.enabled or is_confirmed
     is_switched |= reason != row.disabled_reason and not owners.is_agent(writer)
-    for name, value in _job_columns(job).items():
+    for name, value in _job_columns(job, kept).items():
         setattr(row, name, value)
     row.disabled_reason = reason
     if job.enabled and not stored.job.enabled:
@@ -462,11 +473,12 @@ async def change(
     since = edited or now
     row.updated_at = max(since, row.updated_at + timedelta(microseconds=1))
     row.sync_pending = True
-    revision = _revision(row.id, latest.number + 1, job, now, writer or source)
+    invalid = {name: getattr(latest, name) for name in kept & VERSIONED_FIELDS}
+    revision = _revision(row.id, latest.number + 1, job, now, writer or source, stored=invalid)
     revision.written_by = dict(latest.written_by)
     if writer:
         revision.written_by = provenance.update_authors(stored.job, job, latest.written_by, writer)
-    if any(getattr(revision, name) != getattr(latest, name) for name in _VERSIONED_FIELDS):
+    if any(getattr(revision, name) != getattr(latest, name) for name in VERSIONED_FIELDS):
         # Strictly increasing, even if two changes share a microsecond or the clock was set back.
         earliest = latest.effective_from + timedelta(microseconds=1)
         decided = row.audited_until
@@ -487,7 +499,39 @@ async def change(
             await change(session, each, renamed, now, source=writer or source)
     if not names_are_checked:
         await check_other_jobs(session, row.owner, job, stored.job)
-    return _compose(row, latest)
+    return compose(row, latest)
+
+
+def require_repair(stored: StoredJob, given: Collection[str]) -> None:
+    """Raise `UnreadableJob` for a job with problems, unless the fields ``given`` repair it."""
+    names = set(given)
+    if not names.isdisjoint(ScheduleFields.model_fields):
+        names |= {*ScheduleFields.model_fields, "schedule"}
+    if any(names.isdisjoint((each.field, each.part)) for each in stored.problems):
+        stored.require_readable()
+
+
+def _kept_parts(
+    stored: StoredJob, job: Job, given: Collection[str] | None
+) -> tuple[set[str], bool]:
+    """Return the fields of ``job`` whose invalid stored values stay, and whether others do not.
+
+    Arguments and errors are as in `change`.
+    """
+    kept, is_repair, names = set[str](), False, set(given or ())
+    if not names.isdisjoint(ScheduleFields.model_fields):
+        names |= ScheduleFields.model_fields.keys()
+    for part in {each.part for each in stored.problems if not each.is_kept}:
+        if part not in Job.model_fields:
+            continue
+        invalid = {each.field for each in stored.problems if each.part == part}
+        if given is None or part in names or invalid <= names:
+            is_repair = True
+        elif invalid & names or getattr(job, part) != getattr(stored.job, part):
+            stored.require_readable()
+        else:
+            kept.add(part)
+    return kept, is_repair
 
 
 async def _decided_until(session: AsyncSession, job_id: str, edited: datetime) -> datetime:

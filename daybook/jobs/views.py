@@ -26,11 +26,11 @@ from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import starts
 from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
 from daybook.schedules.schedule import Schedule, zone
-from daybook.schedules.zones import display_zone, is_known
+from daybook.schedules.zones import display_zone
 
 if TYPE_CHECKING:
     from daybook.jobs.model import Job
-    from daybook.jobs.store import StoredJob
+    from daybook.jobs.stored import StoredJob
 
 DUE_TIMES_SHOWN = 5
 """Number of due times in the view of a job."""
@@ -139,16 +139,15 @@ class ListedJob(BaseModel, frozen=True):
     ) -> ListedJob:
         """Return the view of the job at ``now``; ``running`` is True if a run is in progress.
 
-        If this machine does not have the job's time zone, ``words`` names this problem, and no due
-        time is next. ``spent`` is the spending of the runs that ended in the last
-        `SPENDING_PERIOD`; ``due_times`` is the maximum number of next due times.
+        If a value of the job cannot be read, ``words`` names this problem, and no due time is next.
+        ``spent`` is the spending of the runs that ended in the last `SPENDING_PERIOD`;
+        ``due_times`` is the maximum number of next due times.
         """
         row, job, snoozed = stored.row, stored.job, stored.row.snoozed_until
         tz, words = display_zone(job.schedule.timezone), job.schedule.describe()
-        has_zone = is_known(job.schedule.timezone)
-        if not has_zone:
-            words += f" (not due: this machine has no time zone {job.schedule.timezone})"
-        is_due = job.enabled and has_zone
+        if stored.problems:
+            words += f" (not due: {stored.problem})"
+        is_due = job.enabled and not stored.problems
         upcoming = starts(job.schedule, job.policy, now, row.skips, snoozed) if is_due else ()
         skips = map(datetime.fromisoformat, row.skips)
         # A copy is not validated, as a stored job is valid; `model_construct` takes much longer.

@@ -6,9 +6,9 @@ table names another place. The caller passes the facts, because the function rea
 ledger nor Prefect::
 
     diagnosis       doctor  status  /health
-    sync, jobs        x       x              changes that Prefect lacks, conflicts; failed last
-                                             runs; empty answers; missing jobs; changes outside the
-                                             jobs file
+    sync, jobs        x       x              changes that Prefect lacks, conflicts; jobs that cannot
+                                             be read; failed last runs; empty answers; missing jobs;
+                                             changes outside the jobs file
     leases            x       x              a run whose process stopped renewing its lease
     clock             x       x              the clocks of Prefect and of the ledger
     pool, worker      x       x              a paused pool, a pool of another Daybook; no worker
@@ -142,6 +142,19 @@ def describe_conflict(conflict: Mapping[str, Any]) -> tuple[str, str]:
     only_invalid = reasons.keys() >= fields.keys()
     cause = "has an invalid value in Prefect" if only_invalid else CHANGED_ON_BOTH_SIDES
     return cause, "; ".join(named)
+
+
+def unreadable_jobs(stored: Iterable[StoredJob]) -> list[Finding]:
+    """Report jobs with stored values that this version of Daybook cannot read."""
+    found = []
+    for each in stored:
+        if each.problems:
+            error = each.unreadable()
+            since = utc_text(each.row.audited_until.replace(microsecond=0))
+            waiting = f"; its due times since {since} wait" if each.job.enabled else ""
+            message = error.problem + waiting
+            found.append(problem("jobs", message, error.hint))
+    return found
 
 
 def drift(stored: Iterable[StoredJob]) -> list[Finding]:

@@ -39,7 +39,7 @@ from daybook.runs import corrections
 from daybook.schedules import due as schedule_due
 from daybook.schedules.cron import read_fields
 from daybook.schedules.schedule import Cron
-from daybook.schedules.zones import is_known, midnight, next_change, zone
+from daybook.schedules.zones import midnight, next_change, zone
 
 log = logging.getLogger(__name__)
 
@@ -150,12 +150,12 @@ def _next_error(stored: StoredJob, now: datetime) -> _Error | None:
     """Return the clock change or the left-out day that ends last; None if none is near.
 
     Also return None if the job is disabled, if its schedule does not follow the wall clock, or if
-    this machine does not have its time zone.
+    the job cannot be read.
     """
     schedule = stored.job.schedule
     if not stored.job.enabled or not schedule.follows_wall_clock:
         return None
-    if not is_known(schedule.timezone):
+    if stored.problems:
         return None
     tz, floor = zone(schedule.timezone), now.replace(microsecond=0) - AFTER_CHANGE_WINDOW
     until = now.replace(microsecond=0) + BEFORE_CHANGE_WINDOW

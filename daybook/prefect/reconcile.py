@@ -121,6 +121,7 @@ class _Reconciler:
     async def _do(self, stored: StoredJob) -> None:
         entry = self.listed.found.get(stored.row.deployment_id or "")
         try:
+            stored.require_readable()
             await self._compare(stored, entry)
         except Exception as error:
             if not prefect.is_job_error(error):

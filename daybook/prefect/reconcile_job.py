@@ -62,10 +62,11 @@ async def reconcile_job(
 
     ``is_new`` is for many jobs at once: no deployment has the job's name, and Prefect's scheduler
     may take up to a minute to queue the job's runs. Raise `PrefectHTTPStatusError` if Prefect
-    refuses a write; imported edits persist.
+    refuses a write; imported edits persist. Raise `UnreadableJob` for a job that cannot be read.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
+    stored.require_readable()
     if found is not None and projection.belongs_to_other_ledger(found.tags, ledger.id):
         return await _record_lost(ledger, stored, links.TAKEN_REASON, report)
     if found is None:

@@ -21,6 +21,7 @@ still waits.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -52,6 +53,8 @@ from daybook.runs import (
 )
 from daybook.runs.decision import Rule
 from daybook.runs.maintenance import Windows
+
+log = logging.getLogger(__name__)
 
 MAX_DUE_TIMES = 2000
 """Maximum number of due times in one transaction; this number takes about a third of a second."""
@@ -120,7 +123,8 @@ async def advance(
     """Audit the job's due times up to ``up_to`` (UTC), at most ``most`` of them.
 
     Stop at the removal of the job, and one minute before now, because a process can still claim a
-    later due time on time. Return None if the job does not exist.
+    later due time on time. Return None if the job does not exist. Raise `UnreadableJob` for a job
+    that cannot be read: its due times wait until it is repaired, or removed.
     """
     async with ledger.write() as session:
         row = await session.get(JobRow, job_id)
@@ -131,6 +135,8 @@ async def advance(
         if up_to <= row.audited_until:
             return AuditResult(row.audited_until)
         revisions = await store.revisions_since(session, job_id, row.audited_until)
+        if row.archived_at is None:
+            revisions[-1].require_readable()
         times = _due_times(revisions, row.audited_until, up_to)
         chunk = list(islice(times, most))
         more = len(chunk) == most and next(times, None) is not None
@@ -166,6 +172,10 @@ async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: 
     if row is None or up_to <= row.audited_until:
         return 0
     revisions = await store.revisions_since(session, job_id, row.audited_until)
+    if revisions[-1].problems:
+        # Its due times are unknown, and may have run; so none of them gets a row, and none runs.
+        why, action = revisions[-1].unreadable(), "restored_unread"
+        log.warning("no due time up to %s is recorded: %s", up_to, why, extra={"action": action})
     times, count = _due_times(revisions, row.audited_until, up_to), 0
     while chunk := list(islice(times, MAX_DUE_TIMES)):
         audit = _Audit(session, now, revisions[-1], row.audited_until, missed_reason=reason)
@@ -194,7 +204,7 @@ def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime)
     ends: Iterable[datetime | None] = [each.revision.effective_from for each in revisions[1:]]
     for stored, end in zip(revisions, chain(ends, [None]), strict=True):
         job, start = stored.job, stored.revision.effective_from
-        if not job.enabled:
+        if not job.enabled or stored.problems:
             continue
         times = upcoming.due_times(
             job.schedule, job.policy, after=max(after, start), inclusive=start > after

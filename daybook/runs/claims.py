@@ -335,6 +335,7 @@ async def request(
     if len(request_id) > MAX_REQUEST_ID_LENGTH:
         hint = f"use at most {MAX_REQUEST_ID_LENGTH}"
         raise InvalidInput("request-id", f"has {len(request_id):,} characters", hint)
+    stored.require_readable()
     key = claim_requests.request_key(stored.id, request_id)
     async with ledger.write() as session:
         query = select(RunRow).where(col(RunRow.occurrence) == key)

@@ -46,6 +46,7 @@ async def add_waiting_runs(
         stored, now = await store.get(session, job_id), ledger.now()
         if stored is None or stored.revision.number != revision or not stored.job.enabled:
             return 0
+        stored.require_readable()
         between = (col(RunRow.due) >= min(instants), col(RunRow.due) <= max(instants))
         existing = select(RunRow.due).where(
             col(RunRow.job_id) == job_id, *between, claim_requests.HAS_DUE_KEY

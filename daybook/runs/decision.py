@@ -125,7 +125,7 @@ class Decision:
     async def newest(self) -> StoredJob | None:
         """Return the job in its newest revision; None for a run without a job."""
         if self._newest is None and self.stored is not None:
-            self._newest = await store.get(self.session, self.stored.id)
+            self._newest = _readable(await store.get(self.session, self.stored.id))
         return self._newest
 
     async def windows(self) -> Windows:
@@ -172,8 +172,9 @@ class Decision:
         A due time that has not started uses all edits that are in force at the due time. This
         includes edits that were made, or became known, after the creation of its row.
         """
-        stored = await rows.job_of(self.session, row)
-        if stored is not None and claim_requests.is_due_key(row.occurrence) and not row.attempts:
+        stored = _readable(await rows.job_of(self.session, row))
+        is_due_time = claim_requests.is_due_key(row.occurrence)
+        if stored is not None and (is_due_time or not row.parameters) and not row.attempts:
             rows.use_revision(row, stored)
             if row.waits_for == corrections.UNTIL_DUE:
                 row.queued_at = row.due + upcoming.stagger_offset(
@@ -195,7 +196,7 @@ class Decision:
         if request.job_id is not None:
             # A custom run's due time may lie in the second before the job was created.
             at = request.due if timed else self.now
-            stored = await store.in_force(self.session, request.job_id, at)
+            stored = _readable(await store.in_force(self.session, request.job_id, at))
         if timed and (result := self._without_row(stored)):
             return result
         self.row = rows.of_request(request, request.occurrence, request.trigger, stored, self.now)
@@ -213,6 +214,7 @@ class Decision:
             len(self.request.retries),
         )
         stored = await store.get(self.session, ended.job_id) if ended.job_id else None
+        stored = _readable(stored)
         row = rows.of_request(self.request, f"{base}:{number}", "retry", stored, self.now)
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.request.parameters
@@ -364,3 +366,13 @@ class Decision:
 
 Rule = Callable[[Decision], Awaitable[ClaimResult | None]]
 """A rule of the claim: a result ends the claim; after None, the next rule is applied."""
+
+
+def _readable(stored: StoredJob | None) -> StoredJob | None:
+    """Return the job, or None. Raise `UnreadableJob` for a job that cannot be read.
+
+    No run starts until the job is repaired; the worker reschedules it.
+    """
+    if stored is not None:
+        stored.require_readable()
+    return stored

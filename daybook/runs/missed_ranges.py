@@ -31,7 +31,11 @@ async def range_covering(session: AsyncSession, job_id: str, due: datetime) -> R
     if row is None or row.due_to is None or due > row.due_to:
         return None
     stored = await store.in_force(session, job_id, due)
-    if stored is None or not upcoming.is_due(stored.job.schedule, stored.job.policy, due):
+    if (
+        stored is None
+        or stored.problems
+        or not upcoming.is_due(stored.job.schedule, stored.job.policy, due)
+    ):
         return None
     return row
 

@@ -33,7 +33,6 @@ from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import audit, claim_requests, eligibility, maintenance, slots
 from daybook.runs.maintenance import Windows
-from daybook.schedules.zones import is_known
 
 OVERDUE_GRACE = lateness.ON_TIME_GRACE + timedelta(seconds=30)
 """Delay after which a due time counts as overdue.
@@ -137,8 +136,6 @@ class DueTimeCache:
         return sum(due <= now + within for _, due in self.next_due_times(now))
 
     def _after(self, known: dict[str, _Due], job: ScheduledJob, start: datetime) -> datetime | None:
-        if not is_known(job.schedule.timezone):
-            return None  # the audit and the list report such a job
         each = known.get(job.id)
         if each is None or not each.is_first_after(start):
             each = _Due(start, upcoming.next_due(job.schedule, job.policy, start))

@@ -222,7 +222,7 @@ async def _apply_without_row(
         return None  # a request has its row before its Prefect run, so the row was pruned
     stored = await store.in_force(session, request.job_id, request.due if timed else now)
     if stored is None or (timed and not _has_no_row_yet(stored, request.due)):
-        return None
+        return None  # the audit decides about the due time of a job that cannot be read
     job = stored.job
     row = rows.of_request(request, request.occurrence, request.trigger, stored, now)
     row.flow_run_id, row.flow_starts = end.flow_run_id, request.flow_starts
@@ -278,6 +278,8 @@ def _make_waiting(row: RunRow, end: EndInPrefect, now: datetime, stagger: timede
 
 def _has_no_row_yet(stored: StoredJob, due: datetime) -> bool:
     """Return whether ``due`` is a due time after the watermark of the audit."""
+    if stored.problems:
+        return False
     return is_due(stored.job, due) and due > stored.row.audited_until
 
 

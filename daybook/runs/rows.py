@@ -96,7 +96,10 @@ def of_request(
 def of_job(
     stored: StoredJob, occurrence: str, trigger: str, due: datetime, queued_at: datetime
 ) -> RunRow:
-    """Return a new row of the job in this revision; the row is not stored and has no status yet."""
+    """Return a new row of the job in this revision; the row is not stored and has no status yet.
+
+    The row of a job that cannot be read has no parameters: it gets them when its job is repaired.
+    """
     return _new(
         stored,
         occurrence=occurrence,
@@ -104,7 +107,7 @@ def of_job(
         due=due,
         queued_at=queued_at,
         kind=stored.row.kind,
-        parameters=stored.job.parameters(),
+        parameters={} if stored.problems else stored.job.parameters(),
     )
 
 

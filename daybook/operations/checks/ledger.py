@@ -121,7 +121,10 @@ async def sync() -> list[Finding]:
 
 
 async def jobs() -> list[Finding]:
-    """Check for jobs that fail, answer nothing, need a missing job, or were changed elsewhere."""
+    """Check for jobs that cannot be read, fail, answer nothing, or were changed elsewhere.
+
+    Also check for jobs that need a missing job.
+    """
     stored = await stored_jobs()
     if not stored:
         return []
@@ -131,7 +134,8 @@ async def jobs() -> list[Finding]:
         edited = await store.edited_since_applied(session)
         silent = findings.without_answers(await history.without_answers(session))
     failing = findings.failing_jobs(listed, SYSTEM_CLOCK.now())
-    return failing + silent + chains + findings.drift(edited)
+    unreadable = findings.unreadable_jobs(stored)
+    return unreadable + failing + silent + chains + findings.drift(edited)
 
 
 async def leases() -> list[Finding]:

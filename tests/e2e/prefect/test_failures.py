@@ -15,12 +15,15 @@ import pytest
 import uvicorn
 from prefect.client.orchestration import PrefectClient
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from sqlalchemy import update
+from sqlmodel import col
 
 from daybook.api import jobs
 from daybook.errors import PrefectUnreachable
 from daybook.jobs import model, store
 from daybook.keeper.observer import observe
 from daybook.ledger.engine import Ledger
+from daybook.ledger.tables import RevisionRow
 from daybook.operations import server
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, reconcile
@@ -44,6 +47,29 @@ async def forget_deployment(world: PrefectWorld, name: str) -> None:
         stored = await store.find(session, name)
         await records.record_agreement(session, stored.id, None, None, stored.row.created_at)
         stored.row.sync_pending = True
+
+
+async def test_a_job_that_cannot_be_read_stops_no_other_job_and_stays_as_it_is(
+    world: PrefectWorld,
+) -> None:
+    bad, good = [await world.jobs.add(name, every="1h") for name in ("bad", "good")]
+    await world.sync()
+    async with world.ledger.write() as session:
+        policy = bad.revision.policy | {"retries": "many"}
+        of_bad = col(RevisionRow.job_id) == bad.id
+        await session.execute(update(RevisionRow).where(of_bad).values(policy=policy))
+    await world.jobs.edit("good", prompt="Newer")
+
+    report = await reconcile.reconcile_all(world.ledger, world.client)
+    assert report.updated == ["good"]
+    assert "retries" in report.failed["bad"]
+    assert report.observed == {good.id}  # so the audit does not decide about the due times of bad
+    assert (await world.deployments.get("bad")).parameters["policy"]["retries"] == 3
+    assert (await world.jobs.get("bad")).revision.policy == policy
+
+    await world.jobs.archive("bad")
+    report = await reconcile.reconcile_all(world.ledger, world.client)
+    assert (report.removed, report.failed) == (["bad"], {})
 
 
 async def test_a_deployment_whose_id_was_not_recorded_is_found_by_its_name(world: Any) -> None:

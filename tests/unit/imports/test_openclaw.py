@@ -196,6 +196,34 @@ def test_values_that_daybook_does_not_know_change_nothing_and_are_kept(tmp_path:
         "sessionTarget": "moon",
     }
     assert (job.fields, known.unknown) == (known.fields | {"session": "new"}, {})
+    assert "timezone = 'Europe/Berlin', schedule.jitter = {'ms': 5}" in job.disabled_reason
+
+
+def test_an_unknown_value_that_may_change_the_due_times_disables_the_job(tmp_path: Path) -> None:
+    """Without its zone, a job would be live at another hour than in OpenClaw."""
+    schedule = JOB["schedule"]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"timezone": "Europe/Berlin"}, "timezone = 'Europe/Berlin'"),
+        ({"timezne": "UTC"}, "timezne = 'UTC'"),
+        ({"timeZone": "UTC"}, "timeZone = 'UTC'"),
+        ({"tzName": "UTC"}, "tzName = 'UTC'"),
+        ({"cronTz": "UTC"}, "cronTz = 'UTC'"),
+        ({"schedule": schedule | {"timezone": "UTC"}}, "schedule.timezone = 'UTC'"),
+        ({"schedule": schedule | {"tzz": "UTC"}}, "schedule.tzz = 'UTC'"),
+        ({"schedule": schedule | {"note": 5}}, "schedule.note = 5"),
+    ]
+    for (changes, quoted), trying in rows.each(cases):
+        with trying:
+            job = read(tmp_path, **changes)
+            assert quoted in job.disabled_reason
+            assert job.disabled_reason in job.notes[-1]
+    for changes in ({"attempts": 5}, {"archivedAt": "x"}, {"format": "x"}, {"timezone": ""}):
+        assert read(tmp_path, **changes).disabled_reason == ""
+
+
+def test_a_literal_secret_is_not_quoted_in_the_reason(tmp_path: Path) -> None:
+    job = read(tmp_path, schedule=JOB["schedule"] | {"api_key": "sk-0123456789abcdef"})
+    assert "schedule.api_key = …" in job.disabled_reason
 
 
 def test_broken_and_future_files(tmp_path: Path) -> None:

@@ -153,6 +153,13 @@ def test_a_timer_with_its_service(tmp_path: Path) -> None:
         assert part in notes
 
 
+def test_an_unknown_key_of_the_timer_disables_the_job(tmp_path: Path) -> None:
+    (known,) = read(tmp_path).jobs
+    (job,) = read(tmp_path, TIMER.replace("[Timer]", "[Timer]\nTimeZone=Europe/Rome")).jobs
+    assert known.disabled_reason == ""
+    assert "TimeZone = 'Europe/Rome'" in job.disabled_reason
+
+
 def test_a_command_gets_the_words_that_systemd_gives_it(tmp_path: Path) -> None:
     script = tmp_path / "words"
     script.write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n')

@@ -267,6 +267,17 @@ async def test_unknown_values_are_kept_unless_they_are_secrets_or_too_large(
     assert "k3y" not in repr(report)
 
 
+async def test_an_unknown_field_of_the_schedule_imports_the_job_disabled(
+    world: World, tmp_path: Path
+) -> None:
+    schedule = files.OMNIAGENT["schedule"] | {"tzz": "Europe/Berlin"}
+    report = await write(world, of_omniagent(tmp_path, {"schedule": schedule}))
+    (stored,) = await jobs(world)
+    assert not stored.job.enabled
+    assert "schedule.tzz = 'Europe/Berlin'" in stored.row.disabled_reason
+    assert any(stored.row.disabled_reason in note for note in report.jobs[0].notes)
+
+
 async def test_unknown_values_that_no_database_or_prefect_stores_are_only_named(
     world: World, tmp_path: Path
 ) -> None:
