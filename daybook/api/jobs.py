@@ -30,6 +30,7 @@ from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.model import Job, edit, new_job
 from daybook.jobs.store import StoredJob
+from daybook.jobs.stored import VERSIONED_FIELDS
 from daybook.jobs.upcoming import due_times
 from daybook.jobs.views import (
     SPENDING_PERIOD,
@@ -433,7 +434,7 @@ async def _change(
                 now = ledger.now()
                 previous = old.job
                 previous_authors = dict(old.revision.written_by)
-                previous_values = old.revision.model_dump(include=store.VERSIONED_FIELDS)
+                previous_values = old.revision.model_dump(include=VERSIONED_FIELDS)
                 previous_columns = {name: getattr(old.row, name) for name in _CHANGED_COLUMNS}
                 job = change(old, others, now)
                 authorization.check_approvals(previous, job)

@@ -46,7 +46,7 @@ _GO_DURATION = re.compile(r"(?<!\d)(\d++(?:\.\d*+)?|\.\d++)(ns|us|µs|μs|ms|s|m
 _GO_ZONE = re.compile(r"(?:CRON_)?TZ=(\S+)\s+(.*)", re.DOTALL)
 
 _SCHEDULE_WORDS = re.compile(
-    r"(?:^|_)tz|time_?z|zone|cron|schedul|interval|recur|repeat|calendar|week_?day|jitter|stagger"
+    r"(?:^|_)tz|time_?z|zone|cron|sched|interval|recur|repeat|calendar|week_?day|jitter|stagger"
     r"|^(?:every|at|until|start|end|days|hours|minutes|offset)$"
 )
 """Matches a name, in snake case, of a field that may change the due times of a job."""
