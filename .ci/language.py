@@ -46,6 +46,9 @@ WORDS = {
     r"aftermath|intake|taker": "exit handling, run queue, dispatcher",
     r"wind(s|ing)? (up|down)|wound (up|down)|hurr(y|ies)": "shut down, force the stop",
     r"ladder|sink|whom": "escalation policy, notifier, the process that …",
+    r"(?<![\"'{@~/])(?<!Secret to )(no|some|any|every)body(?![\"'}\\])|no one|(?<!/)someone": (
+        "no person, a user, any caller"
+    ),
 }
 """Pattern of a banned word, and its replacement."""
 

@@ -7,7 +7,7 @@
     │   ├── UnknownName          2  an option or field names an agent, tool, … that does not exist
     │   ├── OutgoingRefused      2  NonRetryable: a job may not reach this address
     │   ├── InvalidFiles         2  mistakes in jobs files, each with its line and column
-    │   ├── ChangedMeanwhile     2  somebody changed a job or agent that the caller had read
+    │   ├── ChangedMeanwhile     2  a user changed a job or agent that the caller had read
     │   └── Ambiguous            2  a name or id prefix matches more than one job, run, …
     ├── NotFound                 3  the job, run, … that a command names does not exist
     ├── NothingClaimable         3  no task for this task session now, with the reason
@@ -153,7 +153,7 @@ class OutgoingRefused(NonRetryable, InvalidInput):
 
 
 class ChangedMeanwhile(InvalidInput):
-    """Somebody changed a job or agent after the caller had read it; this call changed nothing."""
+    """A user changed a job or agent after the caller had read it; this call changed nothing."""
 
     code = "changed_meanwhile"
 

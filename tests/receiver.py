@@ -228,6 +228,6 @@ class Wires(  # type: ignore[misc]  # one double for the backends of both librar
     ) -> Any:
         self.connected.append((host, port))
         if (host, port) not in self._laid:
-            raise self.core.ConnectError(f"nobody at {host}")
+            raise self.core.ConnectError(f"no server at {host}")
         real = self.core.AnyIOBackend()
         return await real.connect_tcp("127.0.0.1", self._laid[host, port].port, timeout)

@@ -79,7 +79,7 @@ class OfferedTools(AbstractToolset[Any]):
         if self._steps is not None:
             reply = await self._call_once(self._steps, name, tool_args, ctx)
         elif self._tools[name].needs_approval:
-            reply = StepReply(error="This call was not made: nobody can be asked to approve it.")
+            reply = StepReply(error="This call was not made: no person can be asked to approve it.")
         else:
             reply = await self._call(name, tool_args)
         if reply.error:

@@ -18,7 +18,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import reading
 from daybook.ledger.references import command_word
 
-UNREAD = "its answers are sent to no one; to get them: daybook edit {} --channel inbox"
+UNREAD = "its answers are not sent anywhere; to get them: daybook edit {} --channel inbox"
 OFFLINE = (
     "the agent {0} is offline: it only repeats the prompt; for a model, write: "
     "daybook agents add {0} --replace --model PROVIDER:MODEL --key-env VARIABLE"

@@ -75,7 +75,7 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
 
     Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` if the actor is an agent, if ``reason``
     is too long or has several lines, and if the run does not have the approval. Raise it also if
-    the approval is not open, because somebody has decided, its deadline has passed, or the run has
+    the approval is not open, because a user has decided, its deadline has passed, or the run has
     ended.
     """
     authorization.require_operator()

@@ -1,7 +1,7 @@
 """Operations on conflicts: list, decide.
 
-A job is in conflict if one of its fields was changed both in the ledger and in Prefect, or has a
-value in Prefect that no job can have.
+A job is in conflict if one of its fields was changed both in the ledger and in Prefect, or if its
+value in Prefect is invalid.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class FieldVersions(BaseModel, frozen=True):
 
     ``ledger`` is the job's current value, in the form that Prefect stores. ``prefect`` is the value
     that was set in Prefect and that Daybook replaced by the ledger's value. ``invalid`` is the
-    reason why no job can have that value; empty if a job can.
+    reason why that value is invalid, or empty.
     """
 
     ledger: Any

@@ -82,11 +82,11 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> Pr
     """Delete all history that is older than the settings allow. Return the numbers.
 
     First remove the jobs that have been disabled for ``disabled_for`` (such as `90d`; default: the
-    setting `keep_disabled_days`) and that nobody edited or ran in this time. If another job names a
-    job, the job stays. A call with ``disabled_for`` and without ``dry_run`` needs Prefect, because
-    it deletes the deployments of the removed jobs at once, as `jobs.remove` does. No other call
-    needs Prefect. With ``dry_run``, return the names of the jobs that would be removed, and delete
-    nothing. Raise `InvalidInput` for an invalid duration, and `PrefectUnreachable`.
+    setting `keep_disabled_days`) and that were not edited or run in this time. If another job names
+    a job, the job stays. A call with ``disabled_for`` and without ``dry_run`` needs Prefect,
+    because it deletes the deployments of the removed jobs at once, as `jobs.remove` does. No other
+    call needs Prefect. With ``dry_run``, return the names of the jobs that would be removed, and
+    delete nothing. Raise `InvalidInput` for an invalid duration, and `PrefectUnreachable`.
     """
     keep = RetentionLimits.of_settings()
     if disabled_for is not None:

@@ -324,7 +324,7 @@ async def _start(
     known, flow_run_id = stored.row.deployment_id, None
     if known is not None and not stored.row.sync_pending:
         flow_run_id = await deployment.start_run(client, known, key, row.parameters, name)
-    if flow_run_id is None:  # the deployment is not in Prefect yet, or somebody deleted it there
+    if flow_run_id is None:  # the deployment is not in Prefect yet, or a user deleted it there
         found = await deployment.read(client, known) if known else None
         await reconcile_job(ledger, client, stored, found, ReconcileReport(), needed=True)
         async with ledger.read() as session:

@@ -34,8 +34,8 @@ async def backup_(
     """Write an encrypted backup of the ledger, the settings and the keys.
 
     Works while Daybook runs. The ledger contains agents, secrets and Prefect's other blocks, so the
-    backup has them, but not Prefect's own database. Keep the passphrase elsewhere: nobody can
-    restore without it.
+    backup has them, but not Prefect's own database. Keep the passphrase elsewhere: a restore
+    needs it.
 
     Example: daybook backup /mnt/disk/daybook.backup --passphrase-file passphrase.txt
     """

@@ -30,7 +30,7 @@ async def plan_(
     timezone: Annotated[
         str | None, Parameter(name="--tz", help="Time zone of the times. [default: the setting]")
     ] = None,
-    note: Annotated[str, Parameter(help="Note for those who read `status`.")] = "",
+    note: Annotated[str, Parameter(help="Note that `status` shows.")] = "",
 ) -> Answer:
     """Plan a time in which no job starts. Running jobs continue.
 

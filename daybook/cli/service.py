@@ -33,7 +33,7 @@ async def install_(
     *,
     system: Annotated[bool, _SYSTEM] = False,
     run_as: Annotated[
-        str, Parameter(help="User of the system's service. [default: the one who called sudo]")
+        str, Parameter(help="User of the system's service. [default: the user who called sudo]")
     ] = "",
     show: Annotated[
         bool, Parameter(name="--print", help="Print the definition, and change nothing.")

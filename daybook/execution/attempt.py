@@ -304,7 +304,7 @@ def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
             return tried
     except InvalidInput as error:  # the settings, which may have changed since, are invalid
         return AttemptResult(Outcome(Status.FAILED, error=str(error), usage=usage))
-    unasked = Outcome(Status.FAILED, error="nobody was asked to approve the answer", usage=usage)
+    unasked = Outcome(Status.FAILED, error="no person was asked to approve the answer", usage=usage)
     question = Question.of_answer(tried.outcome, policy.approve_within)
     return AttemptResult(unasked, question=question)
 

@@ -192,10 +192,11 @@ def _own_reason(address: Address) -> str:
 def _recipients(address: Address) -> list[Address]:
     """Return the addresses to which packets for ``address`` may go.
 
-    A network may deliver a packet to the address itself or to the address that it embeds: everybody
-    can choose the last eight bytes of an own address, and so make it look like ISATAP. Only in
-    `_ENDING_WITH_IPV4`, the embedded address is the only recipient. A network chooses the position
-    at which an address of its own NAT64 embeds the IPv4 address, so return one for each position.
+    A network may deliver a packet to the address itself or to the address that it embeds: each
+    network chooses the last eight bytes of its addresses, and can make them look like ISATAP. Only
+    in `_ENDING_WITH_IPV4`, the embedded address is the only recipient. A network chooses the
+    position at which an address of its own NAT64 embeds the IPv4 address, so return one for each
+    position.
     """
     if isinstance(address, IPv4Address):
         return [address]

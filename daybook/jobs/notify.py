@@ -187,7 +187,7 @@ class Notify(BaseModel):
     def recipients(self) -> list[Words]:
         """Return each recipient with its events, without the queries of URLs."""
         if self.silent:
-            return [("nobody for now",)]
+            return [("no recipient for now",)]
         found = list[Words]()
         if self.channel:
             to = f"{self.channel} {self.chat_id}".strip()

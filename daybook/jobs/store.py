@@ -486,7 +486,7 @@ async def change(
 
     ``writer`` becomes the author of the revision and of the changed targets
     (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
-    revision, and the authors of the targets stay. The author is also recorded as the one who
+    revision, and the authors of the targets stay. The author is also recorded as the author who
     enabled or disabled the job. If the job's name changes, jobs that refer to it get the new name.
     Raise the errors of `add`, and check a new name even with ``names_are_checked``.
     """
@@ -496,7 +496,7 @@ async def change(
     if job.name != stored.job.name:
         job = _with_renamed_job(job, stored.job.name, job.name)
     reason = "" if job.enabled else disabled_reason or row.disabled_reason
-    # The operator, but not an agent, becomes the one who disabled a job that is disabled already.
+    # The operator, but not an agent, becomes the author who disabled an already disabled job.
     is_operator = bool(writer) and not owners.is_agent(writer)
     is_confirmed = bool(reason and disabled_reason) and is_operator
     is_confirmed &= latest.written_by.get(provenance.ENABLED) != writer

@@ -158,7 +158,7 @@ class Step(BaseModel, frozen=True):
 class Approval(BaseModel, frozen=True):
     """The question whether a run may call a tool or send its answer, and the decision of a person.
 
-    ``status`` is `open`, `approved`, `rejected`, `expired` (nobody decided before the ``deadline``)
+    ``status`` is `open`, `approved`, `rejected`, `expired` (no person decided in time)
     or `withdrawn` (the run ended before, or asked another question). ``position`` is the position
     of the call's step. ``input`` has one line for each argument of the call, and each line is cut
     by itself; for an answer, it is the beginning of the answer. ``arguments`` is the whole input:

@@ -12,7 +12,7 @@ Modules for jobs:
 - `deployment` reads and writes one deployment; `deployments` lists them all in few requests.
 - `reconcile_job` handles one job, and `reconcile` all jobs, with a `report`.
 - `fingerprints` lets the next pass skip jobs that have not changed on either side.
-- `instances` finds out whether the deployments were created in this Prefect. If they were, somebody
+- `instances` finds out whether the deployments were created in this Prefect. If they were, a user
   deleted a missing deployment there; otherwise Daybook has to create the deployment again.
 - `adoption` turns deployments of Daybook's flows that a user created in Prefect into jobs.
 - `links` stores each job's deployment and the last reconciled state, with open conflicts.

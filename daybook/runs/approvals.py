@@ -4,7 +4,7 @@
 
     a call to be approved ──► ask ──► open ──┬─► approved    a person said yes
                                              ├─► rejected    a person said no
-                                             ├─► expired     nobody decided before the deadline
+                                             ├─► expired     no person decided before the deadline
                                              └─► withdrawn   the run ended, or asks otherwise
 
 Until the decision or the deadline, the run waits (`waits.APPROVAL`) without process, slot or lease.
@@ -176,7 +176,7 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
     why = f": {last.reason}" if last.reason else ""
     error = f"the answer was rejected by {last.decided_by}{why}"
     if last.status == ApprovalStatus.EXPIRED:
-        error = "the answer was not approved: nobody decided before the deadline"
+        error = "the answer was not approved: no person decided before the deadline"
     facts: dict[str, Any] = {name: last.outcome.get(name) for name in ("agent", "model", "usage")}
     return Outcome(Status.FAILED, error=error, **facts)
 
@@ -319,7 +319,7 @@ def words(row: ApprovalRow) -> str:
             what = "the answer" if row.position == ANSWER else row.tool
             return f"approval: waiting for a decision about {what} until {_at(row.deadline)}"
         case ApprovalStatus.EXPIRED:
-            return f"approval: {row.tool} was refused, because nobody decided before the deadline"
+            return f"approval: {row.tool} was refused, because no person decided in time"
         case ApprovalStatus.WITHDRAWN:
             return f"approval: the question about {row.tool} was withdrawn"
     why = f": {row.reason}" if row.reason else ""
@@ -331,7 +331,7 @@ def refusal(row: ApprovalRow) -> str:
     if row.status == ApprovalStatus.REJECTED:
         why = f" The reason: {row.reason}" if row.reason else ""
         return f"This call was not made: {row.decided_by} rejected it.{why}"
-    return "This call was not made: it needs an approval, and nobody decided in time."
+    return "This call was not made: it needs an approval, and no person decided in time."
 
 
 def _settle(

@@ -44,11 +44,11 @@ HOOK = "hook"
 BY_EVENT = ("after", HOOK)
 """The triggers of runs that follow another job's outcome, or a request to a hook.
 
-Nobody started these runs by hand, and no later due time replaces a skipped run.
+These runs were not started by hand, and no later due time replaces a skipped run.
 """
 
 AUTOMATIC = (*BY_SCHEDULE, HOOK)
-"""The triggers of runs that nobody started by hand."""
+"""The triggers of runs that were not started by hand."""
 
 
 def due_key(job_id: str, instant: datetime) -> str:

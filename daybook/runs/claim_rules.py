@@ -186,7 +186,7 @@ async def invalid_settings(claim: Decision) -> ClaimResult | None:
 
 
 async def owner_off(claim: Decision) -> ClaimResult | None:
-    """Skip a run that nobody started by hand if the operator has disabled the jobs of users and
+    """Skip a run that was not started by hand if the operator has disabled the jobs of users and
     agents.
 
     Jobs of plugins, heartbeats, and runs that have had an attempt are exempt.
@@ -198,7 +198,7 @@ async def owner_off(claim: Decision) -> ClaimResult | None:
 
 
 async def in_maintenance(claim: Decision) -> ClaimResult | None:
-    """Make a run that nobody started by hand, and that has had no attempt, wait for the end of a
+    """Make a run that was not started by hand, and that has had no attempt, wait for the end of a
     maintenance window.
 
     A backfill waits too, although a person requested it.

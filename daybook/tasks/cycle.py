@@ -288,7 +288,7 @@ class _Cycle:
                 continue
             steps = self._escalate(run, task)
             before = len(self.targets)
-            report.add(self._wake(run, task, everyone="fan_out" in steps), run.id)
+            report.add(self._wake(run, task, all_sessions="fan_out" in steps), run.id)
             if "fan_out" in steps and len(self.targets) > before:
                 self._record_step(run, "fan_out", f"woken sessions: {len(self.targets) - before}")
             if REQUEST_WORKER in steps:
@@ -325,8 +325,8 @@ class _Cycle:
             self.fits[key] = _Fits(fit, ever)
         return self.fits[key]
 
-    def _wake(self, run: TaskRunRow, task: TaskRow, *, everyone: bool) -> str:
-        """Wake the session that fits best. With ``everyone``, wake all sessions that fit.
+    def _wake(self, run: TaskRunRow, task: TaskRow, *, all_sessions: bool) -> str:
+        """Wake the session that fits best. With ``all_sessions``, wake all sessions that fit.
 
         Skip sessions that this cycle has already woken, or that were recently woken for the run.
         Return the name of the counter of this cycle that counts the run.
@@ -346,9 +346,9 @@ class _Cycle:
             self.woken.add(fresh[0].id)
             return "woken"
         reason = f"queued for {duration_in_words(now - run.queued_at)}"
-        if everyone:
+        if all_sessions:
             reason += ", all fitting sessions are woken"
-        for row in reachable if everyone else reachable[:1]:
+        for row in reachable if all_sessions else reachable[:1]:
             self.targets.append(WakeTarget(task, run, row, self.policy.wake_text(reason)))
             self.woken.add(row.id)
         return "woken"

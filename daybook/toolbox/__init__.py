@@ -5,7 +5,7 @@ returns its answer as text for a model. `daybook.mcp` serves the tools. `toolset
 `schedule_tool` offer them to the agents of programs, and the `agent-prompt` flow offers them to the
 agent of a run. The tools act for `owners.current_actor()`, through `daybook.api`.
 
-`TOOLS` are the tools for everybody, and `OPERATOR_TOOLS` are the tools that no agent has. `call`
+`TOOLS` are the tools for all callers, and `OPERATOR_TOOLS` are the tools that no agent has. `call`
 calls a tool by name; for an invalid name or argument it returns an answer and raises no error.
 Importing this package imports neither Prefect nor a database.
 

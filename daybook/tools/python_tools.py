@@ -137,7 +137,7 @@ class _Work:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            self.ended = True  # the function raised it, and nobody cancelled this task
+            self.ended = True  # the function raised it, and this task was not cancelled
             raise RuntimeError(f"CancelledError: {error}") from error
         except BaseException:
             self.ended = True

@@ -1,4 +1,4 @@
-"""Login and guard of Daybook's pages. Without a session, nobody can see a page or change anything.
+"""Login and guard of Daybook's pages. Without a session, no page is shown or changed.
 
 ::
 

@@ -2,7 +2,7 @@
 
 A request counts from its head until the caller has processed its body. If too many bodies are being
 received, or all bodies together need too much memory, the slowest one is refused, and its
-connection is closed. So a sender that sends slowly or nothing takes no place from the others.
+connection is closed. So a slow sender cannot exhaust the limits for the others.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class RequestBodies:
         """Yield the body of ``request``; its memory counts until the block ends.
 
         Raise `BodyRefused` if the body is too large, does not arrive in time, or is the slowest one
-        when there is no room.
+        while a limit is exceeded.
         """
         body = _Body(asyncio.timeout(BODY_TIMEOUT_SECONDS))
         try:

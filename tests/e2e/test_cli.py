@@ -307,7 +307,7 @@ def test_commands_without_json_print_sentences_only(
     assert "agent-prompt/brief" in out
     offline, unread, try_it = err.splitlines()
     assert offline.startswith("the agent default is offline: it only repeats the prompt")
-    assert unread.startswith("its answers are sent to no one; to get them: ")
+    assert unread.startswith("its answers are not sent anywhere; to get them: ")
     assert try_it == "Try it now: daybook run brief --wait"
     out, err = process("pause", "brief", "--note", "on holiday")
     assert "brief is off (paused: on holiday)" in out

@@ -321,11 +321,11 @@ def test_the_server_refuses_a_command_without_its_key_or_that_could_have_another
 
 
 def test_a_client_that_has_stopped_waiting_starts_no_command(server: Server) -> None:
-    with server.connect(server.request("task", "add", "Nobody waits")) as connection:
+    with server.connect(server.request("task", "add", "No client waits")) as connection:
         assert int(connection.makefile().readline())
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""  # the child has ended
-    assert "Nobody waits" not in server.command(SERVED, "task", "list")[1]
+    assert "No client waits" not in server.command(SERVED, "task", "list")[1]
 
 
 def test_a_command_runs_with_the_nice_value_of_its_client(server: Server) -> None:

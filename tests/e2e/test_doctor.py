@@ -58,7 +58,7 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
     script = tmp_path / "agent.sh"
     script.write_text("#!/bin/sh\r\necho hi\r\n")
     script.chmod(0o700)
-    users = [("notified", "default"), ("lost", "nobody"), ("a", "crlf"), ("b", "crlf")]
+    users = [("notified", "default"), ("lost", "gone"), ("a", "crlf"), ("b", "crlf")]
     settings = {"command": [str(script)]}
     await documents.add(client, "crlf", "command", settings, replace=True)
     address = f"sqlite+aiosqlite:///{daybook_home.path / 'ledger.db'}"
@@ -84,8 +84,8 @@ async def test_doctor_reports_a_missing_worker_agent_tool_and_secret(
     assert unstarted[0].startswith(why)
     assert unstarted[1].endswith("daybook agents edit daybook-command-agent/crlf …")
     await documents.remove(client, "crlf")  # the server is shared with other tests
-    assert lost[0] == "lost uses the agent nobody, which does not exist"
-    assert lost[1].startswith("daybook agents add nobody")
+    assert lost[0] == "lost uses the agent gone, which does not exist"
+    assert lost[1].startswith("daybook agents add gone")
     assert lost[1].endswith("daybook edit lost --agent <name>")
     assert unspared[0] == "spare uses the agent gone, which does not exist"
     assert unspared[1].endswith("daybook edit spare --fallback-agent <name>")

@@ -15,9 +15,12 @@ REPLACED = (
     "take it away or it takes away; let go of it; what became of it; it settles; the storm; "
     "hand it, it hands on; asked first; what was said before; the aftermath; the intake; a taker; "
     "it winds up; hurry; the sink; whom; the fence rises; the lane; the figures; a keeper pass; "
-    "it tells nobody"
+    "it tells no agent; it reaches nobody; Somebody asks; anybody may; everybody can"
 )
-PLAIN = "Fix it; notify the recipients; the fencing token; the leader; its cycle; tell me; tell(1)"
+PLAIN = (
+    "Fix it; notify the recipients; the fencing token; the leader; its cycle; tell me; tell(1); "
+    'unknown "nobody"; {{somebody}}; @everybody'
+)
 
 
 def test_each_word_that_the_glossary_replaces_is_found_and_no_other(tmp_path: Path) -> None:

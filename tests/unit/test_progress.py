@@ -36,7 +36,7 @@ def read_until_closed(terminal: int) -> str:
     while True:
         try:
             shown += os.read(terminal, 100_000)
-        except OSError as error:  # EIO: nobody has the other side open
+        except OSError as error:  # EIO: no process has the other side open
             if error.errno != errno.EIO:
                 raise
             return shown.decode()

@@ -9,7 +9,7 @@
              text: truncated to the channel's limit ◄── apprise_plugins ◄─────────┤
              threads: a thread with a timeout that captures apprise's log ◄───────┘
 
-- The operator defines the names. `registry` resolves a name for every message. So if somebody fixes
+- The operator defines the names. `registry` resolves a name for every message. So if a user fixes
   a block in Prefect's UI, the next attempt uses the fixed block.
 - Apprise and Prefect's blocks only log a failure. This package raises `NotDelivered` if a message
   did not arrive.

@@ -59,7 +59,7 @@ async def read(client: PrefectClient, slug: str, name: str) -> PrefectBlock:
 
     try:
         document = await client.read_block_document_by_name(name, slug, include_secrets=True)
-    except ObjectNotFound:  # somebody has removed the block in the meantime
+    except ObjectNotFound:  # a user has removed the block in the meantime
         raise UnknownName("channel", name, ()) from None
     # Use a thread, because importing apprise with all its plugins takes a tenth of a second.
     return await threads.run_capturing_logs(lambda logged: _build(slug, name, document, logged))

@@ -103,7 +103,7 @@ async def send(client: PrefectClient | None, row: OutboxRow, run_url: str | None
     try:
         async with asyncio.timeout(PREFECT_TIMEOUT_SECONDS):
             channel = await find(client, row.address)
-    except InvalidInput as error:  # somebody may create or fix the block later
+    except InvalidInput as error:  # a user may create or fix the block later
         raise NotDelivered(str(error)) from None
     except TimeoutError:
         address = str(client.api_url) if client else None

@@ -19,7 +19,7 @@ shows errors of actions. `Site.handle` turns other errors of `daybook.api` into 
 
 A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read all data that a live
 page shows. The rows and groups of the page have an ``id``, by which htmx finds them again. A part
-that must not change while somebody reads it has ``hx-morph-skip``.
+that must not change while a user reads it has ``hx-morph-skip``.
 
 No template has a script, a style or an event handler of its own, because the policy
 (`login.POLICY`) does not permit them. Positions are classes (`assets.POSITIONS`), and charts are

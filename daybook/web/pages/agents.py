@@ -173,7 +173,7 @@ async def add(ref: str, form: Form) -> Done:
 async def edit(ref: str, form: Form) -> Done:
     """Store the settings that the user changed.
 
-    Raise `ChangedMeanwhile` if somebody else has changed the agent since the form was shown, and
+    Raise `ChangedMeanwhile` if another user has changed the agent since the form was shown, and
     `InvalidInput` for a form without its hidden fields.
     """
     agent = await _stored(ref)

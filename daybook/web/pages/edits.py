@@ -1,7 +1,7 @@
 """Forms that edit something. They store only the user's changes, and keep all changes of others.
 
 A form contains a digest of each text that it showed. With these digests, the server can determine
-which fields the user has changed, and which fields somebody else has changed in the meantime.
+which fields the user has changed, and which fields another user has changed in the meantime.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Edit:
         }
 
     def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
-        """Return the fields that somebody else has changed, each with a mark.
+        """Return the fields that another user has changed, each with a mark.
 
         A field has the submitted and the current text. The mark is true if the user has changed the
         field too.

@@ -50,7 +50,7 @@ class Field:
         return form.get(self.name)
 
     def show(self, value: Any) -> str:
-        """Return the text of a value. If nobody changes the text, `read` returns the same text."""
+        """Return the text of a value. `read` returns the same text, unless a user changes it."""
         text = text_of(value)
         if self.control == "choices":
             return "\n".join(each for each in self.choices if each in text.split("\n"))

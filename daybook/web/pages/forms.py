@@ -38,7 +38,7 @@ MESSAGES = {
 }
 """Messages that a page shows after an action, by the value of `done` in its address.
 
-The address contains no text to show, because anybody can write an address.
+The address contains no text to show, because any page can link to any address.
 """
 
 

@@ -281,7 +281,7 @@ async def preview(ref: str, form: Form) -> None:
 async def edit(ref: str, form: Form) -> Done:
     """Store the fields that the user changed.
 
-    Raise `ChangedMeanwhile` if somebody else has changed the job since the form was shown. Raise
+    Raise `ChangedMeanwhile` if another user has changed the job since the form was shown. Raise
     `InvalidInput` for a removed job, for a form without its hidden fields, and for invalid fields.
     """
     job = await _editable(ref)

@@ -30,7 +30,7 @@ class Mute:
         await connection.recv()  # the login
         self.asked.set()
         if self._refusing:
-            await connection.send('{"type": "auth_failure", "reason": "nobody knows you"}')
+            await connection.send('{"type": "auth_failure", "reason": "unknown user"}')
         await connection.wait_closed()
         self.left.set()
 

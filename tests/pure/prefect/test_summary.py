@@ -59,7 +59,7 @@ def job(**fields: Any) -> Job:
         ),
         (
             {"channel": "team", "silent": True},
-            ["Asks the agent `default`: `Say so`", "Notifies: nobody for now"],
+            ["Asks the agent `default`: `Say so`", "Notifies: no recipient for now"],
         ),
         (
             {"prompt": None, "kind": "webhook", "url": HOOK},

@@ -47,7 +47,7 @@ async def test_an_agent_without_tools_is_named(
 @pytest.mark.parametrize(
     ("fields", "found"),
     [
-        ({"prompt": "x"}, ["its answers are sent to no one"]),
+        ({"prompt": "x"}, ["its answers are not sent anywhere"]),
         ({"prompt": "x", "on_complete": "https://ops.example.org/hook"}, []),
         ({"prompt": "x", "silent": True}, []),
         ({"prompt": "x", "events": ["failed"]}, []),

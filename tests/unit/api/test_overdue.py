@@ -178,5 +178,5 @@ async def test_due_times_of_an_outage_that_is_over_are_not_overdue(
     assert left(timedelta(seconds=30)) == []
     assert left(overdue.CATCH_UP_GRACE) == [open_one]
     assert left(timedelta(minutes=6)) == [open_one, missed]
-    assert left(timedelta(seconds=30), until=NOW) == [open_one, missed]  # nobody leads
+    assert left(timedelta(seconds=30), until=NOW) == [open_one, missed]  # there is no leader
     assert overdue.without_catch_up([missed], None, NOW) == [missed]

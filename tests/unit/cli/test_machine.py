@@ -64,7 +64,7 @@ SYNCED = ReconcileReport(
 
 
 INNER = ("observed", "left")
-"""What a report says to the keeper, and to nobody else."""
+"""What a report says to the keeper, and to no other process."""
 
 
 @pytest.fixture

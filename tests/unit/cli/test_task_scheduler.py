@@ -176,7 +176,7 @@ def test_status_and_doctor_report_tasks_only_if_there_are_any(tasks: TaskCommand
     shown = tasks.say("status")
     assert "tasks     1 queued, 1 claimed; sessions: 1 busy" in shown.out
     statement = (
-        "UPDATE task_runs SET starved_cycles = 3, attention = 'nobody came' WHERE status = ?"
+        "UPDATE task_runs SET starved_cycles = 3, attention = 'no agent came' WHERE status = ?"
     )
     tasks.execute(statement, "queued")
     found = tasks.say("status", "--json").json
@@ -184,7 +184,7 @@ def test_status_and_doctor_report_tasks_only_if_there_are_any(tasks: TaskCommand
     text = "\n".join(found["problems"])
     assert "a task needs attention; fix: daybook task list" in text
     assert "a task is starving: no session claims it; fix: daybook task scheduler backlog" in text
-    assert "! nobody came" in tasks("list").out
+    assert "! no agent came" in tasks("list").out
     checks = [each for each in tasks.say("doctor", "--json").json if each["check"] == "tasks"]
     assert [each["ok"] for each in checks] == [True, True]
     assert [each["fix"] for each in checks] == [

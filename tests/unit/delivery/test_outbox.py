@@ -581,7 +581,7 @@ async def test_a_silent_answer_still_goes_to_the_callback(world: World) -> None:
     assert await delivery(world, granted.run_id) == "pending"
 
 
-@pytest.mark.floor("C", "silent: a job calls nobody")
+@pytest.mark.floor("C", "silent: a job calls no recipient")
 async def test_a_silent_job_creates_no_rows(world: World) -> None:
     stored = await hourly(world, **NOTIFY, silent=True)
     granted = await world.runs.finished(stored, Status.SUCCEEDED, output="x")

@@ -134,14 +134,14 @@ async def test_a_question_has_all_arguments_and_the_call_is_made_with_them(
     active: ActiveRun,
 ) -> None:
     """The model chooses the order, so a long first argument must not hide the last one."""
-    given = {"body": "x" * 20_000, "text": "to everybody"}
+    given = {"body": "x" * 20_000, "text": "to all users"}
     mail = Mail()
     with provider() as fake_provider:
         run = AskingRun(active, fake_provider, mail.tool)
         await run.goes_on(Answer("", tool="mail", arguments=given), "Done.")
         (asked,) = map(Approval.of, await run.asked())
         assert asked.arguments == given
-        assert asked.input.splitlines()[1] == 'text="to everybody"' and len(asked.input) < 2_100
+        assert asked.input.splitlines()[1] == 'text="to all users"' and len(asked.input) < 2_100
         assert "x" * 20_000 in asked.full_input
         await run.is_decided()
         await run.goes_on()
@@ -203,7 +203,7 @@ async def test_the_model_reads_that_a_call_was_refused_and_why(
         else:
             await run.is_decided(approve=False, reason="wrong address")
         ended = await run.goes_on()
-        words = "nobody decided in time" if expired else "ann (cli) rejected it. The reason: wrong"
+        words = "no person decided" if expired else "ann (cli) rejected it. The reason: wrong"
         assert words in str(fake_provider.requests[-1].body)
         assert len(fake_provider.requests) == 2
     assert isinstance(ended, Outcome) and ended.output == "I did not."
@@ -364,7 +364,7 @@ async def test_a_call_without_a_journal_is_refused(active: ActiveRun) -> None:
         fake_provider.script = [sends("a"), "No."]
         tool = replace(mail.tool, needs_approval=True)
         await agent(fake_provider).answer(request(tools=(tool,), timeout=100.0))
-        assert "nobody can be asked" in str(fake_provider.requests[-1].body)
+        assert "no person can be asked" in str(fake_provider.requests[-1].body)
     assert mail.sent == []
 
 
@@ -501,7 +501,7 @@ async def test_a_rejected_answer_fails_the_run_and_is_not_in_its_outcome(
     row = await active.row()
     error = "the answer was rejected by ann (cli): too bold"
     if expired:
-        error = "the answer was not approved: nobody decided before the deadline"
+        error = "the answer was not approved: no person decided before the deadline"
     assert (row.status, row.error, row.output) == ("failed", error, None)
     assert "Sell" not in str([active.query("SELECT body FROM outbox WHERE event = 'failed'")])
 

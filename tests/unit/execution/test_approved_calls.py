@@ -120,7 +120,7 @@ async def test_a_refused_call_fails_the_run_whatever_its_retries(
     else:
         await run.is_decided(approve=False, reason="wrong address")
     ended = await run.goes_on()
-    words = "nobody decided in time" if expired else "ann (cli) rejected it. The reason: wrong"
+    words = "no person decided in time" if expired else "ann (cli) rejected it. The reason: wrong"
     assert isinstance(ended, Outcome) and words in str(ended.error)
     assert (run.call.made, run.call.closed) == (0, 2)
     row = await world.runs.row()

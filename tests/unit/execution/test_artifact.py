@@ -235,7 +235,7 @@ def test_the_error_comes_before_the_output() -> None:
 @pytest.mark.parametrize(
     ("error", "reason", "expected"),
     [
-        ("no answer", "no answer; it was sent, and nobody knows", "{reason}"),
+        ("no answer", "no answer; it was sent, and its effect is unknown", "{reason}"),
         ("no answer", "the worker was stopped", "{error}\n{reason}"),
         ("no answer", "no answer", "{reason}"),
         (None, "the worker was stopped", "{reason}"),

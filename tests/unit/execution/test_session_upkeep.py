@@ -128,7 +128,7 @@ async def test_a_session_that_was_long_before_is_summarized_in_bounded_parts(
 ) -> None:
     monkeypatch.setattr(summaries, "MAX_PART_CHARACTERS", 1_000)
     talk, limit = await Talk.begin(world, summarize_after_messages=30), Compression(messages=30)
-    agents.by_name.clear()  # nobody can be asked
+    agents.by_name.clear()  # there is no agent to ask
     for _ in range(60):
         await talk.say("q" * 40, "a" * 40)
     assert await talk.stored() == []

@@ -136,7 +136,7 @@ async def test_proxies_netrc_and_cookies_of_the_environment_are_not_used(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / ".netrc"
-    netrc.write_text("machine public.example login somebody password hush\n")
+    netrc.write_text("machine public.example login ann password hush\n")
     monkeypatch.setenv("NETRC", str(netrc))
     async with serving() as server, serving() as proxy:
         for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
@@ -311,7 +311,7 @@ class Deaf(Wires):
         socket_options: Iterable[Any] | None = None,
     ) -> Any:
         self.waited.append(timeout)
-        raise self.core.ConnectTimeout("nobody answers")
+        raise self.core.ConnectTimeout("no answer")
 
 
 async def test_a_connection_attempt_leaves_half_of_the_timeout_for_the_next_address(

@@ -265,7 +265,7 @@ def test_the_job_of_a_last_line_without_a_line_break_is_disabled() -> None:
 def test_a_line_that_names_a_user_is_refused_in_any_file(line: str) -> None:
     with pytest.raises(InvalidInput, match=r"line 2: names the user .*crontab -l -u USER"):
         read(f"SHELL=/bin/sh\n{line}\n")
-    assert read("@daily root -b -q x.C\n@daily nobody\n")
+    assert read("@daily root -b -q x.C\n@daily www-data\n")
 
 
 def test_a_crontab_of_the_system_names_users() -> None:

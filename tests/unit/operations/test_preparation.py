@@ -117,7 +117,7 @@ async def test_a_child_that_ends_without_a_message_is_an_error_with_its_log() ->
 
 async def test_a_child_whose_up_has_ended_ends_too(tmp_path: Path) -> None:
     async def work(talk: preparation._Pipe, *, link: bool) -> None:
-        talk.say("is anybody there?")
+        talk.say("is a server there?")
         raise AssertionError("up has ended")
 
     reader, writer = os.pipe()

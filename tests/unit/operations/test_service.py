@@ -150,8 +150,8 @@ def test_what_a_service_cannot_use_is_refused(
 ) -> None:
     with pytest.raises(InvalidInput, match="only for --system"):
         service.define(system=False, run_as="daybook")
-    with pytest.raises(InvalidInput, match="there is no user nobody-here"):
-        service.define(system=True, run_as="nobody-here")
+    with pytest.raises(InvalidInput, match="there is no user missing-here"):
+        service.define(system=True, run_as="missing-here")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(InvalidInput, match=r"needs an administrator.*sudo .*install --system"):
         service.install(service.define(system=True))

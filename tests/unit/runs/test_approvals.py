@@ -137,7 +137,7 @@ async def test_the_first_decision_counts_of_many_at_once(world: World) -> None:
 async def test_after_the_deadline_nobody_decides_and_the_call_is_refused(world: World) -> None:
     _, granted = await asked(world)
     world.passes(hours=1)
-    with pytest.raises(InvalidInput, match="nobody decided before the deadline"):
+    with pytest.raises(InvalidInput, match="no person decided in time"):
         await decide(world, granted.run_id)
     (approval,) = await found(world)
     assert approval.status == "open"  # the run records it when it goes on
@@ -145,7 +145,7 @@ async def test_after_the_deadline_nobody_decides_and_the_call_is_refused(world: 
     await world.runs.running(await world.runs.row())
     (approval,) = await found(world)
     assert (approval.status, approval.decided_by) == ("expired", "")
-    assert "nobody decided" in approvals.refusal(approval)
+    assert "no person decided" in approvals.refusal(approval)
 
 
 async def test_two_approvals_of_a_run_and_a_decision_about_the_one_that_was_seen(

@@ -74,7 +74,7 @@ async def test_a_repeated_claim_gets_the_same_run_with_a_new_token_and_lease(wor
 
 
 async def test_a_key_never_claims_a_second_run(world: World) -> None:
-    """The request may arrive a second time after its run has ended: nobody would know of a run."""
+    """The request may arrive again after the end of its run: no caller would know of a run."""
     await world.tasks.add("one")
     world.clock.move(timedelta(seconds=1))
     other = await world.tasks.add("two")

@@ -61,7 +61,7 @@ async def test_a_claim_resets_the_escalation_of_the_run(world: World) -> None:
         row = await session.get(TaskRunRow, run.id)
         assert row is not None
         row.starved_cycles, row.tiers = 10, ["fan_out", "request_worker"]
-        row.spawned_run_id, row.attention = "a run", "nobody came"
+        row.spawned_run_id, row.attention = "a run", "no agent came"
 
     await world.tasks.claim()
 

@@ -65,7 +65,7 @@ PAIRS: dict[str, Pair] = {
     ),
     "the agent's own": Pair({"owner": "agent:maria"}, {"agent": "maria"}),
     "another agent's": Pair({"owner": "agent:maria"}, {"agent": "otto"}, no='"agent:maria"'),
-    "an agent's, and a session of nobody": Pair({"owner": "agent:maria"}, no='"agent:maria"'),
+    "an agent's, a session without owner": Pair({"owner": "agent:maria"}, no='"agent:maria"'),
     "an agent's, another case": Pair(
         {"owner": "agent:maria"}, {"agent": "Maria"}, no='"agent:maria"'
     ),

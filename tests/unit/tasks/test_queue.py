@@ -244,7 +244,7 @@ async def test_recover_requeues_a_starving_run_and_keeps_its_escalation_steps(wo
     async with world.ledger.write() as session:
         row = await session.get(TaskRunRow, run.id)
         assert row is not None
-        row.starved_cycles, row.tiers, row.attention = 10, ["fan_out"], "nobody came"
+        row.starved_cycles, row.tiers, row.attention = 10, ["fan_out"], "no agent came"
     world.clock.move(timedelta(seconds=3))
 
     await queue.recover(world.ledger, run.id)

@@ -295,7 +295,7 @@ async def test_a_body_of_ten_mebibytes_is_refused_and_a_larger_one_is_not_receiv
 
 
 async def begin(sender: Sender) -> asyncio.StreamReader:
-    """Send the head and the first byte of a request that nobody signed."""
+    """Send the head and the first byte of an unsigned request."""
     host, port = sender.page.base_url.host, sender.page.base_url.port
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(b"POST /hooks/pulls HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{")
@@ -467,7 +467,7 @@ async def test_a_refusal_is_logged_with_its_hook_and_reason_and_without_its_cont
     with caplog.at_level(logging.WARNING, "daybook.web.hooks"):
         for _ in range(3):
             await sender.send(secret=OTHER)
-            await sender.send(name="nobody")
+            await sender.send(name="unknown")
             await sender.send(name="no-one")
             await sender.send(name="%0aforged%20line")
         await sender.send(body=b"TOP SECRET")
@@ -478,7 +478,7 @@ async def test_a_refusal_is_logged_with_its_hook_and_reason_and_without_its_cont
     ]
     assert lines == [
         "pulls from 127.0.0.1: 401 none of its secrets made the signature",
-        "nobody from 127.0.0.1: 401 there is no hook with this name",
+        "unknown from 127.0.0.1: 401 there is no hook with this name",
         "pulls from 127.0.0.1: 400 the body is not JSON: Expecting value: line 1 column 1 (char 0)",
         "code from 127.0.0.1: 401 the signature is of the scheme standard, but the hook has github",
         "code from 127.0.0.1: 400 the body is not JSON: Expecting value: line 1 column 1 (char 0)",

@@ -156,7 +156,7 @@ async def test_tasks_and_task_sessions_are_counted(
     async with world.ledger.write() as session:
         last = (await session.execute(select(TaskRunRow).order_by(TaskRunRow.id))).scalars()
         queued = [each for each in last if each.status == "queued"]
-        queued[0].starved_cycles, queued[0].attention = 10, "nobody came"
+        queued[0].starved_cycles, queued[0].attention = 10, "no agent came"
     world.clock.move(timedelta(seconds=30))
     async with pages() as page:
         found = await metrics(page)
