@@ -361,12 +361,24 @@ def _check_certificates() -> None:
             continue
         hint = f"write the path of a file with certificates, or unset {name}"
         try:
-            content = Path(given).read_bytes()
+            Path(given).read_bytes()
         except OSError as error:
             raise InvalidInput(name, f"{given} cannot be read: {error.strerror}", hint) from None
-        if b"-----BEGIN " not in content:
-            raise InvalidInput(name, f"{given} contains no certificate", hint)
+        if not _has_certificate(given):
+            raise InvalidInput(name, f"{given} contains no valid certificate", hint)
         os.environ[name] = os.path.abspath(given)
+
+
+def _has_certificate(path: str) -> bool:
+    """Return whether a file has certificates, all of which the clients of this process can read."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        context.load_verify_locations(path)
+    except OSError:  # ssl.SSLError is one
+        return False
+    return context.cert_store_stats()["x509"] > 0
 
 
 def use_credential(address: str) -> None:

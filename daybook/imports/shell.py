@@ -28,6 +28,11 @@ SECRET_REASON = "imported without its secrets"
 TIMEOUT = "24h"
 """Timeout of a job whose command had no timeout."""
 
+MOVE_SECRET_HINT = (
+    "set it as a variable where `daybook up` starts, write $NAME into the command, and run: "
+    f"{ADD_COMMAND} --replace --env NAME"
+)
+
 _END = "END"
 
 _INTERPRETERS = re.compile(
@@ -50,6 +55,23 @@ For each, the number of arguments before the command, and the options whose valu
 _SCRIPT = re.compile(r"(?:[\w.~+${}-]*/)*[\w.~+-]+", re.ASCII)
 _SCRIPT_SUFFIX = re.compile(r"\.(?:sh|bash|zsh|py|rb|pl|php|js|mjs|cjs|ts|jar|R|lua)", re.ASCII)
 _OPERATORS = "&|;<>()`"
+
+_LITERAL = r"""["']?(?![-$`@~/<"'\s])\S"""
+"""Start of a value that is no option, variable, command or path."""
+_SECRETS = tuple(
+    re.compile(pattern + _LITERAL)
+    for pattern in (
+        r"(?<!\S)(?P<name>--?(?:[A-Za-z\d]+[-_])*(?i:pass|passw(?:or)?d|passphrase|secret|token"
+        r"|credentials?|(?:api|access|auth|private|secret)[-_]?key))(?:=|\s+)",
+        r"\b(?P<name>[A-Za-z_]*(?:KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION)[A-Z_\d]*)=",
+        r"(?P<name>\w[\w+.-]*://)[^\s:/@]*:(?=[^\s/@]*@)",
+        r"(?P<name>(?i:[\w-]*(?:authorization|token|secret|api-?key))):\s*(?:(?:Bearer|Basic)\s++)?+",
+        r"\bcurl\s(?:[^|;&]*\s)?(?P<name>-u|--user|--proxy-user)(?:=|\s*)[^\s:]+:",
+        r"\b(?:mysql|mariadb)[\w-]*\s(?:[^|;&]*\s)?(?P<name>-p)",
+        r"\bsshpass\s+(?P<name>-p)\s*",
+    )
+)
+"""Forms of secrets in a command: options, assignments, URLs, headers, and options of programs."""
 
 
 def fields(
@@ -142,6 +164,15 @@ def _program_words(words: list[str]) -> Iterator[str]:
             elif not option.startswith("-"):
                 operands = max(operands - 1, 0)
     yield from words
+
+
+def names_of_secrets(script: str) -> list[str]:
+    """Return the names of the options, variables and headers with a secret in a script, not values.
+
+    A URL with a password has the name of its scheme: `https://`.
+    """
+    found = (match["name"] for each in _SECRETS for match in each.finditer(script))
+    return list(dict.fromkeys(found))
 
 
 def without_secrets(variables: Mapping[str, str], notes: list[str]) -> tuple[dict[str, str], str]:

@@ -290,6 +290,11 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
     prompt = fields.get("prompt")
     if prompt is not None and fields.get("agent") == shell.AGENT:
         _refuse_variables(source, prompt)
+        if named := shell.names_of_secrets(prompt):
+            planned.notes.append(
+                f"its command contains a secret ({', '.join(named)}), which each reader of the job "
+                f"can see; {shell.MOVE_SECRET_HINT}"
+            )
     if prompt is not None and _has_foreign_variable(prompt):
         planned.notes.append(
             "its prompt has {{…}} that Daybook does not replace; it is sent as it is"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import certifi
 import httpx
 import pytest
 from websockets.proxy import get_proxy
@@ -234,10 +236,22 @@ def test_an_unusable_proxy_or_certificate_file_is_named(
     assert "hush" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["PRIVATE KEY", "CERTIFICATE", "X509 CRL"])
+@pytest.mark.parametrize("content", ["", "MC4CAQAwBQYDK2VwBCIEIA==\n"])
+def test_a_pem_file_without_a_certificate_is_named(
+    kind: str, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "own.pem"
+    file.write_text(f"-----BEGIN {kind}-----\n{content}-----END {kind}-----\n")
+    with pytest.raises(InvalidInput, match=r"own\.pem contains no valid certificate") as caught:
+        configure(monkeypatch, SSL_CERT_FILE=str(file))
+    assert caught.value.field == "SSL_CERT_FILE"
+
+
 def test_a_relative_certificate_file_stays_valid_in_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "own.pem").write_text("-----BEGIN CERTIFICATE-----\n")
+    shutil.copy(certifi.where(), tmp_path / "own.pem")
     monkeypatch.chdir(tmp_path)
     configure(monkeypatch, SSL_CERT_FILE="own.pem")
     assert os.environ["SSL_CERT_FILE"] == str(tmp_path / "own.pem")

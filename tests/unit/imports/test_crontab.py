@@ -140,6 +140,29 @@ def test_another_shell_gets_the_command() -> None:
     assert run(job.fields["prompt"]) == "bash a b\n"
 
 
+@pytest.mark.parametrize(
+    ("line", "names"),
+    [
+        ("dump --password=hunter2", ["--password"]),
+        ("dump --db-password hunter2", ["--db-password"]),
+        ("dump -token 'hunter2'", ["-token"]),
+        ("API_KEY=hunter2 dump", ["API_KEY"]),
+        ("curl -s https://ann:hunter2@example.org/x", ["https://"]),
+        ("curl -u ann:hunter2 https://example.org", ["-u"]),
+        ("curl -H 'Authorization: Bearer hunter2' https://example.org", ["Authorization"]),
+        ("mysqldump -uann -phunter2 shop", ["-p"]),
+        ("sshpass -p hunter2 scp a b:", ["-p"]),
+        ("x --secret hunter2 && y --secret hunter3 --api-key hunter4", ["--secret", "--api-key"]),
+        ('dump --password=$PASSWORD --token "$(cat /etc/token)" --password-file /etc/p', []),
+        ("curl -u ann -H 'Authorization: Bearer $TOKEN' https://example.org:80/a@b", []),
+        ("mysql -p shop; mkdir -p a; ssh -p 22 host; rsync --passive --keep x", []),
+    ],
+)
+def test_the_names_of_secrets_in_a_command_are_found(line: str, names: list[str]) -> None:
+    (job,) = read(f"@daily {line}\n")
+    assert shell.names_of_secrets(job.fields["prompt"]) == names
+
+
 def test_secrets_are_left_out_and_the_job_is_disabled() -> None:
     (job,) = read("DB_PASSWORD=hunter2\nLEVEL=1\nEMPTY_TOKEN=\n@daily dump\n")
     assert job.fields["prompt"] == "export LEVEL=1\nexport EMPTY_TOKEN=''\ndump"

@@ -351,6 +351,15 @@ async def test_literal_secrets_are_left_out_and_the_job_is_disabled(
     assert "headers.Authorization" in report.jobs[0].notes[0]
 
 
+async def test_a_secret_in_a_command_is_named_without_its_value(world: World) -> None:
+    read = crontab.read_text("crontab", b"@daily dump --password=hunter2\n")
+    (job,) = (await write(world, read)).jobs
+    (note,) = job.notes
+    assert "a secret (--password), which each reader of the job can see" in note
+    assert "hunter2" not in note
+    assert "--env NAME" in note
+
+
 async def test_a_job_that_was_disabled_stays_disabled(world: World, tmp_path: Path) -> None:
     await write(world, of_omniagent(tmp_path, {"status": "disabled"}))
     (stored,) = await jobs(world)
