@@ -17,13 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import settings
 from daybook.api import authorization, files, run_lists
 from daybook.api.conflicts import Conflict
-from daybook.delivery.views import recipients
+from daybook.delivery.views import ListedRun, recipients
 from daybook.jobs import store, summaries
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.jobs.views import DueTime, DueTimes, FieldChange, ListedJob, changes_between
 from daybook.ledger.engine import open_ledger, reading
-from daybook.ledger.views import Run, UtcTime
+from daybook.ledger.views import UtcTime
 from daybook.runs import history
 from daybook.runs.daily import Total
 from daybook.schedules.zones import is_known
@@ -70,11 +70,14 @@ class JobPage:
 
 @dataclass
 class DayStrip:
-    """The outcomes of a job on one day, by status, and their known cost in US dollars."""
+    """The outcomes of a job on one day, by status, and their cost in US dollars.
+
+    ``cost_usd`` is None if no cost is known.
+    """
 
     day: date
     counts: dict[str, int] = field(default_factory=dict)
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
 
 
 class Revision(BaseModel, frozen=True):
@@ -105,7 +108,7 @@ class JobOverview:
     job: ListedJob
     recipients: dict[str, list[str]]
     due: list[DueTime]
-    runs: list[Run]
+    runs: list[ListedRun]
     revisions: list[Revision]
     definition: str
     deployment_id: str | None
@@ -173,7 +176,8 @@ def strips(totals: Iterable[Total], days: Sequence[date]) -> dict[str | None, li
             strip = found[each.job_id] = [DayStrip(day) for day in days]
         at = strip[position[each.day]]
         at.counts[each.status] = at.counts.get(each.status, 0) + each.count
-        at.cost_usd += each.cost_usd
+        if each.priced:
+            at.cost_usd = (at.cost_usd or 0.0) + each.cost_usd
     return found
 
 

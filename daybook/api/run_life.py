@@ -12,11 +12,11 @@ from sqlmodel import col, select
 
 from daybook.api import authorization
 from daybook.delivery import history as deliveries
-from daybook.delivery.views import NotificationDetails
+from daybook.delivery.views import ListedRun, NotificationDetails
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
+from daybook.ledger.views import Approval, Step, UtcTime, columns
 from daybook.runs import approvals, steps, usage
 from daybook.runs.claim_requests import BY_SCHEDULE
 
@@ -64,7 +64,7 @@ class RunLife(BaseModel, frozen=True):
     process that reported them had lost its claim.
     """
 
-    run: Run
+    run: ListedRun
     parameters: dict[str, Any] = Field(repr=False)
     deployment_id: str | None
     tokens: int | None
@@ -92,9 +92,10 @@ async def show(ref: str) -> RunLife:
         made = [Step.of(each) for each in await steps.of_run(session, row.id)]
         asked = [Approval.of(each) for each in await approvals.of_run(session, row.id)]
         rows = await deliveries.list_for_run(session, row.id)
+        alerts = await deliveries.alert_statuses(session, [row.id])
         sent = [NotificationDetails.of(each, job, paused_until=None) for each in rows]
     return RunLife(
-        run=Run.of(row, job, **so_far),
+        run=ListedRun.of(row, job, alert=alerts.get(row.id), **so_far),
         parameters=row.parameters,
         deployment_id=job.deployment_id if job else None,
         tokens=row.tokens,

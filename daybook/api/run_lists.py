@@ -11,15 +11,18 @@ from sqlmodel import col, select
 
 from daybook.api import authorization
 from daybook.api.filters import RunFilters
+from daybook.delivery import history as deliveries
+from daybook.delivery.views import ListedRun
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.ledger.views import Run
 
 ALL = RunFilters()
 
 
-async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = ALL) -> list[Run]:
+async def recent(
+    job: str | None = None, limit: int = 50, filters: RunFilters = ALL
+) -> list[ListedRun]:
     """Return up to ``limit`` runs: first the live runs, then the ended runs, latest end first.
 
     With ``job``, the ended runs are sorted by their due time instead. Unlike `runs.history`, this
@@ -37,7 +40,7 @@ async def recent(job: str | None = None, limit: int = 50, filters: RunFilters = 
         return await _recent(session, limit, conditions, last)
 
 
-async def of_job(session: AsyncSession, job_id: str, limit: int) -> list[Run]:
+async def of_job(session: AsyncSession, job_id: str, limit: int) -> list[ListedRun]:
     """Return up to ``limit`` runs of one job: first the live runs, then the ended runs.
 
     The ended runs are sorted by their due time, latest first.
@@ -50,7 +53,7 @@ async def _recent(
     limit: int,
     conditions: Sequence[ColumnElement[bool]],
     last: ColumnElement[Any],
-) -> list[Run]:
+) -> list[ListedRun]:
     runs = (
         select(RunRow, JobRow)
         .outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id))
@@ -61,4 +64,5 @@ async def _recent(
     ended = runs.where(col(RunRow.finished_at).is_not(None), col(RunRow.status).not_in(LIVE))
     ended = ended.order_by(last, col(RunRow.id))
     found = [*(await session.execute(live)).tuples(), *(await session.execute(ended)).tuples()]
-    return [Run.of(row, of_job) for row, of_job in found[:limit]]
+    alerts = await deliveries.alert_statuses(session, [row.id for row, _ in found[:limit]])
+    return [ListedRun.of(row, job, alert=alerts.get(row.id)) for row, job in found[:limit]]

@@ -16,10 +16,9 @@ from datetime import datetime, timedelta
 from daybook.http.request import MAX_REQUESTED_DELAY
 from daybook.jobs import upcoming
 from daybook.jobs.policy import Policy
-from daybook.ledger.views import utc_text
 from daybook.runs.claim_requests import Granted
 from daybook.schedules import durations
-from daybook.schedules.zones import is_known
+from daybook.schedules.zones import is_known, local_text
 
 SHORT_DELAY = timedelta(minutes=1)
 _MAX_SECONDS = timedelta(days=3650).total_seconds()
@@ -37,9 +36,9 @@ class RequestedDelay:
     def of(cls, who: str, retry_after: float | None) -> RequestedDelay:
         return cls(who, min(max(retry_after or 0.0, 0.0), _MAX_SECONDS))
 
-    def words(self, now: datetime) -> str:
-        until = (now + timedelta(seconds=self.seconds)).replace(microsecond=0)
-        return f"{self.who} asked to wait until {utc_text(until)}"
+    def words(self, now: datetime, timezone: str) -> str:
+        until = now + timedelta(seconds=self.seconds)
+        return f"{self.who} asked to wait until {local_text(until, timezone)}"
 
 
 NO_DELAY = RequestedDelay()
@@ -69,6 +68,7 @@ def decide(
         if due is not None:
             limits.append((max(due, now + SHORT_DELAY), "after the next due time of the job"))
     until, limit = now + requested, min(limits)
+    why = asked.words(now, job.schedule.timezone if job is not None else "UTC")
     if until <= limit[0]:
-        return RetryDecision(until, asked.words(now))
-    return RetryDecision(None, f"{asked.words(now)}, which is {limit[1]}")
+        return RetryDecision(until, why)
+    return RetryDecision(None, f"{why}, which is {limit[1]}")

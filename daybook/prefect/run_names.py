@@ -32,7 +32,7 @@ from daybook.ledger.tables import JobRow, RunRow
 from daybook.prefect import flow_runs
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.projection import ledger_tag
-from daybook.schedules.zones import display_zone
+from daybook.schedules.zones import local_text
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ The match never backtracks to find the ``)``, because that would take quadratic 
 
 def of_due(stored: StoredJob, due: datetime) -> str:
     """Return the name of the run of one due time, or of a run requested for that instant."""
-    return f"{stored.row.name} {_local(due, stored.job.schedule.timezone)}"
+    return f"{stored.row.name} {local_text(due, stored.job.schedule.timezone)}"
 
 
 def of_row(stored: StoredJob, row: RunRow) -> str:
@@ -58,13 +58,13 @@ def of_row(stored: StoredJob, row: RunRow) -> str:
     if row.due_to is None:
         return of_due(stored, row.due)
     timezone = stored.job.schedule.timezone
-    first, last = _local(row.due, timezone), _local(row.due_to, timezone)
+    first, last = local_text(row.due, timezone), local_text(row.due_to, timezone)
     return f"{stored.row.name} {first} to {last}, {row.count:,} due times"
 
 
 def of_call(kind: str, at: datetime, timezone: str) -> str:
     """Return the name of the flow run of a direct call, which belongs to no job."""
-    return f"{kind} {_local(at, timezone)}"
+    return f"{kind} {local_text(at, timezone)}"
 
 
 def of_new(stored: StoredJob, run: FlowRun, ledger_id: str) -> str | None:
@@ -118,11 +118,6 @@ async def rename_own_run(flow_run: FlowRun, wanted: str) -> None:
                 await rename_run(client, flow_run, wanted)
     except Exception as error:
         log.warning("cannot rename this run: %s", error, extra={"action": "name_failed"})
-
-
-def _local(instant: datetime, timezone: str) -> str:
-    local = instant.astimezone(display_zone(timezone)).isoformat(" ", "seconds")
-    return f"{local[:19]} {'UTC' if timezone == 'UTC' else local[19:]}"
 
 
 FIRST_PAGE_SIZE = 10

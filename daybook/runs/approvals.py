@@ -46,8 +46,8 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import texts, waits
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
-from daybook.ledger.views import utc_text
 from daybook.names import validate_line
+from daybook.schedules.zones import local_text
 
 EVENT = "approval"
 """The event of the message that asks for an approval."""
@@ -312,12 +312,16 @@ async def withdraw(session: AsyncSession, run_id: str, now: datetime) -> None:
         session.add(known[-1])
 
 
-def words(row: ApprovalRow) -> str:
-    """Return a line about the approval: the call or answer, and the decision with its reason."""
+def words(row: ApprovalRow, timezone: str = "UTC") -> str:
+    """Return a line about the approval: the call or answer, and the decision with its reason.
+
+    The deadline of an open approval is in ``timezone``.
+    """
     match row.status:
         case ApprovalStatus.OPEN:
             what = "the answer" if row.position == ANSWER else row.tool
-            return f"approval: waiting for a decision about {what} until {_at(row.deadline)}"
+            until = local_text(row.deadline, timezone)
+            return f"approval: waiting for a decision about {what} until {until}"
         case ApprovalStatus.EXPIRED:
             return f"approval: {row.tool} was refused, because no person decided in time"
         case ApprovalStatus.WITHDRAWN:
@@ -339,10 +343,6 @@ def _settle(
 ) -> None:
     row.status, row.decided_at = status.value, now
     row.decided_by, row.reason = by, reason
-
-
-def _at(instant: datetime) -> str:
-    return str(utc_text(instant.replace(microsecond=0)))
 
 
 async def _send(

@@ -274,7 +274,8 @@ async def wait_for_approval(
             raise IllegalTransition(run_id, row.state, Status.WAITING)
         stored = await store.get(session, row.job_id) if row.job_id else None
         asked = await approvals.ask(session, row, stored, question, now)
-        leases.return_to_waiting(row, asked.deadline, approvals.words(asked), waits.APPROVAL)
+        words = approvals.words(asked, stored.job.schedule.timezone if stored else "UTC")
+        leases.return_to_waiting(row, asked.deadline, words, waits.APPROVAL)
         session.add(row)
         return asked.deadline
 

@@ -46,6 +46,12 @@ def display_zone(name: str) -> ZoneInfo:
     return zone(name if is_known(name) else "UTC")
 
 
+def local_text(instant: datetime, timezone: str) -> str:
+    """Return an instant in the zone of a job: `2026-11-20 09:00:00 +01:00`."""
+    local = instant.astimezone(display_zone(timezone)).isoformat(" ", "seconds")
+    return f"{local[:19]} {'UTC' if timezone == 'UTC' else local[19:]}"
+
+
 def check_year(day: date) -> None:
     """Raise ValueError for a year before `FIRST_YEAR` or after `LAST_YEAR`."""
     if day.year < FIRST_YEAR:

@@ -180,24 +180,25 @@ def strip(days: Sequence[DayStrip]) -> Markup:
 
 
 def bars(
-    values: Sequence[tuple[str, float]],
+    values: Sequence[tuple[str, float | None]],
     label: str,
-    shown: Callable[[float], str],
+    shown: Callable[[float | None], str],
     width: int = 380,
 ) -> Markup:
     """Return a bar chart of named values, ``width`` pixels wide if there is space.
 
-    ``shown`` is a function that returns the text of a value. If no value is above 0, return an
+    ``shown`` is a function that returns the text of a value. If all values are None, return an
     empty text.
     """
     height, base = 112, 92
-    top = max((value for _, value in values), default=0.0)
-    if top <= 0:
+    known = [value for _, value in values if value is not None]
+    if not known:
         return Markup("")
+    top = max(known)
     step = width / len(values)
     parts = list[str]()
     for number, (name, value) in enumerate(values):
-        tall = value / top * (base - 16)
+        tall = value / top * (base - 16) if value and top > 0 else 0.0
         parts.append(
             f'<rect x="{number * step + 1:.1f}" y="{base - tall:.1f}" width="{step - 2:.1f}" '
             f'height="{tall:.1f}" rx="1.5"><title>{escape(name)}: {escape(shown(value))}</title>'

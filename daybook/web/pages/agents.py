@@ -28,7 +28,10 @@ REPLACE_HELP = "Its settings are not kept, and its key, if it has one, is delete
 
 @dataclass
 class Agent:
-    """An agent with the number of jobs that name it, and its runs of the last 30 days."""
+    """An agent with the number of jobs that name it, and its runs of the last 30 days.
+
+    ``cost_usd`` is None if no cost is known.
+    """
 
     name: str
     is_stored: bool = False
@@ -36,7 +39,7 @@ class Agent:
     runs: int = 0
     succeeded: int = 0
     failed: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = None
     tokens: int = 0
     models: set[str] = field(default_factory=set)
 
@@ -52,7 +55,8 @@ async def index(site: Site, request: Request) -> Response:
             agent.runs += total.runs
             agent.succeeded += total.runs if total.status == Status.SUCCEEDED else 0
             agent.failed += total.runs if total.status in FAILURES else 0
-            agent.cost_usd += total.cost_usd
+            if total.priced:
+                agent.cost_usd = (agent.cost_usd or 0.0) + total.cost_usd
             agent.tokens += total.input_tokens + total.output_tokens
             agent.models |= {total.model} - {""}
     agents = sorted(found.values(), key=lambda each: (-each.jobs, -each.runs, each.name))

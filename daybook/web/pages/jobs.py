@@ -62,11 +62,10 @@ async def index(site: Site, request: Request) -> Response:
 def _cost_per_day(strip: Sequence[DayStrip]) -> float | None:
     """Return the mean cost of the days with runs, in US dollars.
 
-    Return None if no day has a cost.
+    Return None if no day has a known cost.
     """
-    used = [each for each in strip if each.counts]
-    total = sum(each.cost_usd for each in used)
-    return total / len(used) if used and total else None
+    known = [each.cost_usd for each in strip if each.cost_usd is not None]
+    return sum(known) / sum(bool(each.counts) for each in strip) if known else None
 
 
 async def show(site: Site, request: Request) -> Response:

@@ -22,7 +22,7 @@ async def show(site: Site, request: Request) -> Response:
     rows = api.spending.grouped(totals, by, await api.job_pages.names() if by == "job" else {})
     per_day = {each.name: each.cost_usd for each in api.spending.grouped(totals, "day")}
     days = [
-        (f"{day:%a} {day.day} {day:%b}", per_day.get(str(day)) or 0.0)
+        (f"{day:%a} {day.day} {day:%b}", per_day.get(str(day)))
         for day in daily.days(site.now(), site.tz)
     ]
     return site.render(

@@ -107,7 +107,7 @@ async def test_a_provider_that_asks_for_more_than_an_hour_gets_no_further_attemp
     assert row.status == "failed"
     assert row.error is not None
     assert row.error.startswith("429; no further attempt: the provider asked to wait until 20")
-    assert row.error.endswith("Z, which is more than 1h")
+    assert row.error.endswith(" UTC, which is more than 1h")
 
 
 @pytest.mark.floor("C", "A run has its status and its error")

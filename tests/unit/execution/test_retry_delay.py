@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -57,6 +57,15 @@ async def test_a_requested_delay_ends_before_the_next_due_time_the_deadline_and_
             assert decided.why.startswith("the provider asked to wait until "), job
 
 
+async def test_the_end_of_a_requested_delay_is_in_the_zone_of_the_job(world: World) -> None:
+    stored = await world.jobs.add(every="1d", retries=3, timezone="Asia/Kolkata")
+    granted = await world.runs.running(stored)
+    asked = RequestedDelay.of("the provider", 600)
+    now = datetime(2026, 11, 20, 13, tzinfo=UTC)
+    decided = retry_delay.decide(granted, policy_from_parameters(granted.parameters), 1, asked, now)
+    assert decided.why == "the provider asked to wait until 2026-11-20 18:40:00 +05:30"
+
+
 async def test_a_short_requested_delay_may_pass_the_next_due_time(world: World) -> None:
     stored = await world.jobs.add(every="10m", retries=3)
     granted = await world.runs.running(stored)
@@ -74,7 +83,7 @@ async def test_a_due_time_that_is_skipped_names_the_service_that_asked_the_run_t
     stored = await world.jobs.add("brief", every="10m", overlap="skip", retries=3)
     granted = await world.runs.running(stored)
     until = granted.due + timedelta(minutes=30)
-    why = "the provider asked to wait until 2026-11-20T13:30:00Z"
+    why = "the provider asked to wait until 2026-11-20 13:30:00 UTC"
     busy = Outcome(Status.FAILED, why, error="429: busy")
     await claims.retry(world.ledger, granted.run_id, granted.fence, busy, until)
     request = world.runs.claim_request(stored)

@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlmodel import select
@@ -95,6 +96,15 @@ async def test_a_run_waits_for_its_approval_without_a_holder_and_continues_its_a
     await world.runs.finish(again, Status.SUCCEEDED, usage={"input_tokens": 3})
     (attempt,) = await world.runs.attempts()
     assert (attempt.status, attempt.usage) == ("succeeded", {"input_tokens": 3})
+
+
+async def test_the_deadline_in_a_waiting_reason_is_in_the_zone_of_the_job(world: World) -> None:
+    stored = await world.jobs.add(every="1h", timezone="Asia/Kolkata")
+    granted = await world.runs.running(stored)
+    deadline = await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, MAIL)
+    local = deadline.astimezone(ZoneInfo("Asia/Kolkata"))
+    reason = (await world.runs.row(granted.run_id)).reason
+    assert reason.endswith(f" until {local:%Y-%m-%d %H:%M:%S} +05:30")
 
 
 async def test_asking_again_after_a_lost_answer_changes_nothing(world: World) -> None:

@@ -160,6 +160,39 @@ async def test_a_delivered_message_is_shown_as_delivered(
     assert "Tried" not in events and "s-failed" not in events
 
 
+async def test_a_delivered_alert_about_a_run_is_shown_wherever_the_run_is(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    job = await world.jobs.add("brief", prompt="x", every="1h")
+    granted = await world.runs.running(job)
+    await world.runs.finish(granted, Status.FAILED, error="broken")
+    sent = [
+        DeliveryResult(row.id, row.fence, Delivery.DELIVERED, None, 0.1)
+        for row in await sending.claim(world.ledger, "test", most=5)
+    ]
+    await sending.record(world.ledger, sent)
+    for path in (f"/runs/{granted.run_id}", "/runs", f"/jobs/{job.id}"):
+        assert "alert delivered" in Page((await browser.get(path)).text).text, path
+
+
+@pytest.mark.parametrize(("cost_usd", "shown"), [(0.0, "$0"), (None, "–")])
+async def test_a_known_cost_of_zero_is_not_an_unknown_cost(
+    cost_usd: float | None, shown: str, world: World, browser: httpx.AsyncClient
+) -> None:
+    job = await world.jobs.add("brief", prompt="x", every="1h")
+    granted = await world.runs.running(job)
+    used = {"input_tokens": 9, "output_tokens": 7, "cost_usd": cost_usd}
+    await world.runs.finish(granted, Status.SUCCEEDED, output="Done.", usage=used)
+    unpriced = "0" if cost_usd is not None else "1"
+    spend = " ".join(Page((await browser.get("/spend")).text).text.split())
+    for fact in (f"Today{shown}", f"30 days{shown}", f"Runs without a price{unpriced}"):
+        assert fact in spend
+    assert ("No run has a known cost." in spend) is (cost_usd is None)
+    for path in ("/jobs", "/agents", f"/jobs/{job.id}"):
+        text = Page((await browser.get(path)).text).text
+        assert ("$0" in text) is (cost_usd is not None), path
+
+
 @pytest.mark.parametrize("path", LISTS)
 async def test_an_empty_list_says_what_to_do_next(browser: httpx.AsyncClient, path: str) -> None:
     answer = await browser.get(path)
