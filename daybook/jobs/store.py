@@ -534,8 +534,7 @@ async def change(
     """
     row, latest = stored.row, stored.revision
     if stored.problem is not None:
-        for name, empty in stored_columns.EMPTY.items():
-            setattr(row if _READ_COLUMNS[name][0] is JobRow else latest, name, empty())
+        _empty_columns(row, latest)
     if job.name != row.name and job.name in await taken_names(session, row.owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "choose another name")
     if job.name != stored.job.name:
@@ -584,6 +583,12 @@ async def change(
     if not names_are_checked:
         await check_other_jobs(session, row.owner, job, stored.job)
     return _compose(row, latest)
+
+
+def _empty_columns(row: JobRow, revision: RevisionRow) -> None:
+    """Empty the columns of `stored_columns`, some of which may be invalid."""
+    for name, empty in stored_columns.EMPTY.items():
+        setattr(row if _READ_COLUMNS[name][0] is JobRow else revision, name, empty())
 
 
 async def _decided_until(session: AsyncSession, job_id: str, edited: datetime) -> datetime:
