@@ -17,7 +17,14 @@ from pydantic import BaseModel
 
 from daybook import owners, settings
 from daybook.api import authorization, preflight, shared_folders
-from daybook.errors import DaybookError, InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
+from daybook.errors import (
+    DaybookError,
+    InvalidFiles,
+    InvalidInput,
+    Mistake,
+    PrefectUnreachable,
+    one_line,
+)
 from daybook.files import export as exports
 from daybook.files import jobs_file
 from daybook.files import plan as plans
@@ -170,12 +177,17 @@ async def drift(refs: Sequence[str] = ()) -> list[Drift]:
 async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return the jobs ``refs`` (default: all) as the text and the data of a jobs file.
 
-    Without ``refs``, omit agents' jobs, because no file can own them. Works without Prefect. Raise
-    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
+    Without ``refs``, omit agents' jobs, because no file can own them, and jobs that cannot be read,
+    each with a comment in the text. Works without Prefect. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for an agent's job and for a job that cannot be read.
     """
     jobs = await _selected(refs)
-    exported = [_exportable(each) for each in jobs if refs or not owners.is_agent(each.row.owner)]
-    return exports.text(exported), exports.document(exported)
+    if not refs:
+        jobs = [each for each in jobs if not owners.is_agent(each.row.owner)]
+    left_out = [each.problem for each in jobs if each.problem is not None and not refs]
+    exported = [_exportable(each) for each in jobs if each.problem is None or refs]
+    comments = "".join(f"# left out: {one_line(each)}\n" for each in left_out)
+    return exports.text(exported) + comments, exports.document(exported)
 
 
 def definition(stored: StoredJob) -> str:

@@ -20,8 +20,9 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.operations import findings
 from daybook.prefect import deployment, scheduled_runs
-from daybook.runs import audit, claims, outcomes, overdue, retention
+from daybook.runs import audit, claims, outcomes, overdue, prefect_ends, retention
 from daybook.runs.approvals import Question
+from daybook.runs.prefect_ends import EndInPrefect
 from daybook.runs.restored import Restore
 from tests import rows
 from tests.world import World
@@ -232,3 +233,27 @@ async def test_a_budget_of_any_length_is_a_large_one(world: World) -> None:
         assert await store.unreadable(session) == []
         (summary,) = await summaries.read(session)
     assert summary.tokens_per_day == summaries.MAX_TOKENS
+
+
+async def test_an_unreadable_job_counts_its_run_and_failure(world: World) -> None:
+    stored = await world.jobs.add("broken", cron="0 * * * *", max_runs=3)
+    granted = await world.runs.running(stored)
+    await store_invalid(world, stored, "notify", {"channel": 7})
+    await world.runs.finish(granted, Status.FAILED, error="no answer")
+
+    row = await world.jobs.row(stored.id)
+    assert (row.run_count, row.consecutive_failures, row.last_error) == (1, 1, "no answer")
+    assert (row.last_run_id, row.last_status) == (granted.run_id, "failed")
+
+
+async def test_a_due_time_that_a_person_cancels_does_not_run_after_the_repair(world: World) -> None:
+    stored = await world.jobs.add("broken", cron="0 * * * *", catch_up="all")
+    request = world.runs.claim_request(stored, flow_run_id="there")
+    await store_invalid(world, stored, "policy", ["x"])
+    end = EndInPrefect("there", "CANCELLED", "Cancelled", "", request=request)
+    assert await prefect_ends.apply_end(world.ledger, end) is Status.CANCELLED
+    await store_invalid(world, stored, "policy", stored.revision.policy)
+    world.clock.move(timedelta(minutes=70))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    assert [row.status for row in await world.runs.rows(stored)] == ["cancelled"]
