@@ -120,7 +120,7 @@ class UnreadableJob(InvalidInput):
     def __init__(self, job: str, job_id: str, field: str, problem: str) -> None:
         self.job, self.job_id = job, job_id
         hint = f"restore a backup, or remove the job: daybook remove {job_id[:8]}"
-        super().__init__(field, f"{job} is stored with an invalid value: {problem}", hint)
+        super().__init__(field, f"{one_line(job)} is stored with an invalid value: {problem}", hint)
 
 
 class UnknownName(InvalidInput):

@@ -12,6 +12,7 @@ from sqlmodel import col
 from daybook.api import authorization
 from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
 from daybook.jobs.model import Job
+from daybook.ledger.column_types import valid_json
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.runs.folders import overlap
 
@@ -61,8 +62,8 @@ async def _stored(session: AsyncSession) -> list[tuple[str, str | None, str | No
     query = (
         sqlalchemy.select(
             col(JobRow.name),
-            col(RevisionRow.policy)["work_dir"].as_string(),
-            col(RevisionRow.action)["agent"].as_string(),
+            valid_json(col(RevisionRow.policy))["work_dir"].as_string(),
+            valid_json(col(RevisionRow.action))["agent"].as_string(),
         )
         .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None), col(JobRow.kind).in_(CONVERSATION_KINDS))

@@ -40,6 +40,9 @@ _NOT_NEEDED = (
     *("Type", "RemainAfterExit", "Description", "Documentation", "WantedBy", "Also"),
 )
 """Keys that change neither the due times nor the command, so the reader ignores them."""
+_WAKE_SYSTEM = "WakeSystem"
+"""Key of a timer that Daybook leaves out: it changes whether the machine sleeps, not the due times.
+"""
 _COMMANDS = ("ExecStartPre", "ExecStart", "ExecStartPost")
 _SERVICE_KEYS = (*_COMMANDS, "Environment", "WorkingDirectory", "RuntimeMaxSec", "TimeoutStartSec")
 _REFUSED = {
@@ -114,7 +117,9 @@ def _jobs(file: Path, notes_of_source: list[str]) -> Iterator[SourceJob]:
         hint = f"nothing was imported; write it there: systemctl cat {unit}"
         raise broken(file.name, f"starts {unit}, which is not in its folder", hint)
     service = _read_unit(service_file)
-    _refuse_unknown(file.name, timer, "Timer", _TIMER_KEYS, notes)
+    left_out = _refuse_unknown(file.name, timer, "Timer", _TIMER_KEYS, notes)
+    unknown = {f"Timer.{key}": _last(settings, key) for key in left_out if key in settings}
+    unknown.pop(f"Timer.{_WAKE_SYSTEM}", None)
     _refuse_unknown(unit, service, "Service", _SERVICE_KEYS, notes)
     fields = _command(unit, service.get("Service", {}), notes)
     fields["catch_up"] = "latest" if _flag(file.name, settings, "Persistent") else "none"
@@ -136,6 +141,7 @@ def _jobs(file: Path, notes_of_source: list[str]) -> Iterator[SourceJob]:
             fields={**fields, **on_calendar.schedule(where, expression)},
             disabled_reason=reason,
             notes=tuple(notes),
+            unknown=unknown,
         )
 
 
@@ -358,10 +364,10 @@ def _refuse_unknown(
     main: str,
     known: tuple[str, ...],
     notes: list[str],
-) -> None:
+) -> list[str]:
     """Raise `InvalidInput` for keys that change the effect of the job.
 
-    Add a note about other keys.
+    Add a note about other keys, and return them.
     """
     left_out = list[str]()
     for name, section in sections.items():
@@ -377,6 +383,7 @@ def _refuse_unknown(
             left_out.append(key)
     if left_out:
         notes.append(f"left out of {unit}: {', '.join(left_out)}")
+    return left_out
 
 
 def _last(section: Section, key: str) -> str:

@@ -52,12 +52,12 @@ UNKNOWN_REASON = "it had not ended when it was imported"
 DISABLED_REASON = "imported as disabled"
 MAX_KEPT_LENGTH = MAX_METADATA_LENGTH // 2
 """Maximum length, in characters of JSON, of the values that are only kept in the metadata."""
-UNKNOWN_SCHEDULE_REASON = "imported without unknown values of its schedule"
 _OF_SCHEDULE = re.compile(
-    r"schedule|cron|trigger|interval|repeat|every|time_?zone|tz|start\w*|end\w*|until",
-    re.IGNORECASE,
+    r"(?:^|_)tz|time_?z|zone|cron|schedul|trigger|interval|recur|repeat|calendar|week_?day|jitter"
+    r"|stagger|^(?:timer|every|at|until|starts?|ends?|days|hours|minutes|offset)(?:_|$)"
 )
-"""Name, in the path of an unknown value, that says that the value may change the due times."""
+"""Found in a name, in snake case, of a value that may change the due times of a job."""
+_CAMEL_CASE = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 WORK_DIR_REASON = "imported without its work directory"
 CHOSEN_NAME = "imported"
 """Name of a job if its name and its prompt have no character that a name may contain."""
@@ -318,11 +318,12 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
         used = f"{store.MAX_RUNS_REASON}: the job has used all {source.run_count} of its runs"
         planned.reason = planned.reason or used
     planned.reason = planned.reason or source.disabled_reason
-    if of_schedule := [each for each in source.unknown if _is_of_schedule(each)]:
-        planned.reason = planned.reason or UNKNOWN_SCHEDULE_REASON
+    if of_schedule := {k: v for k, v in source.unknown.items() if _is_of_schedule(k)}:
+        unknown = in_words([_assignment(*each) for each in of_schedule.items()])
+        why = f"Daybook does not know {unknown}, which may change its due times"
+        planned.reason = planned.reason or why
         planned.notes.append(
-            f"{in_words(of_schedule)} may change its due times, so it is disabled; check its "
-            "schedule with `daybook next`, then resume it"
+            f"it is disabled: {why}; compare its schedule and time zone, then resume it"
         )
     if planned.reason:
         job = job.model_copy(update={"enabled": False})
@@ -332,7 +333,17 @@ def _build(planned: _Planned, system: System, now: datetime, zone: str) -> None:
 
 
 def _is_of_schedule(path: str) -> bool:
-    return any(map(_OF_SCHEDULE.fullmatch, path.split(".")))
+    names = (_CAMEL_CASE.sub("_", each).lower() for each in path.split("."))
+    return any(map(_OF_SCHEDULE.search, names))
+
+
+def _assignment(name: str, value: object) -> str:
+    """Return ``name = value``; do not quote a literal secret."""
+    try:
+        secrets.refuse_literal_params({name: value})
+    except InvalidInput:
+        return name
+    return f"{name} = {value!r}"
 
 
 def _origin(planned: _Planned, system: System, kept: dict[str, Any]) -> dict[str, Any]:

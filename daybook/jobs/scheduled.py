@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import upcoming
+from daybook.jobs import stored_columns, upcoming
 from daybook.jobs.policy import Policy
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.schedules.schedule import Schedule
@@ -62,7 +62,7 @@ async def read(
 ) -> dict[str, ScheduledJob]:
     """Return all live jobs by id; reuse the schedules of jobs in ``known`` that are unchanged.
 
-    Leave out jobs whose schedule or policy cannot be read (`store.read_all`).
+    Leave out jobs whose schedule, policy or skips cannot be read (`store.read_all`).
     """
     columns = (
         *(JobRow.id, JobRow.name, JobRow.owner, JobRow.revision, RevisionRow.enabled),
@@ -81,6 +81,8 @@ async def read(
     for row in rows:
         id_, columns_read = row["id"], dict(row)
         if id_ in changed and id_ not in schedules:
+            continue
+        if not stored_columns.are_skips(row["skips"]):
             continue
         since = columns_read.pop("effective_from")
         columns_read["audited_until"] = max(columns_read["audited_until"], since)

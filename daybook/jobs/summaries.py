@@ -11,11 +11,12 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy import func
+from sqlalchemy import RowMapping, case, func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from daybook.ledger.column_types import json_count
+from daybook.jobs import stored_columns
+from daybook.ledger.column_types import is_json_number, json_count, valid_json
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 
 MAX_TOKENS = 2**53
@@ -59,18 +60,25 @@ async def read(session: AsyncSession, owner: str | None = None) -> list[JobSumma
         for each in fields(JobSummary)
         if hasattr(table, each.name)
     }
-    columns["agent"] = func.coalesce(col(RevisionRow.action)["agent"].as_string(), "")
+    action, policy = valid_json(col(RevisionRow.action)), valid_json(col(RevisionRow.policy))
+    columns["agent"] = func.coalesce(action["agent"].as_string(), "")
     # A budget may have any number of digits.
-    tokens = json_count(col(RevisionRow.policy)["tokens_per_day"], MAX_TOKENS)
-    columns["tokens_per_day"] = func.coalesce(tokens, 0)
-    dollars = col(RevisionRow.policy)["usd_per_day"].as_float()
-    columns["usd_per_day"] = func.coalesce(dollars, 0.0)
+    tokens, dollars = policy["tokens_per_day"], policy["usd_per_day"]
+    budget = (is_json_number(tokens), json_count(tokens, MAX_TOKENS))
+    columns["tokens_per_day"] = case(budget, else_=0)
+    columns["usd_per_day"] = case((is_json_number(dollars), dollars.as_float()), else_=0.0)
     query = (
-        sqlalchemy.select(*(columns[each.name] for each in fields(JobSummary)))
+        sqlalchemy.select(*(columns[each.name].label(each.name) for each in fields(JobSummary)))
         .join(RevisionRow, NEWEST_REVISION)
         .where(col(JobRow.archived_at).is_(None))
         .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
     )
     if owner is not None:
         query = query.where(col(JobRow.owner) == owner)
-    return [JobSummary(*row) for row in (await session.execute(query)).all()]
+    return [_summary(row) for row in (await session.execute(query)).mappings()]
+
+
+def _summary(row: RowMapping) -> JobSummary:
+    tags = stored_columns.valid_tags(row["tags"])
+    conflict = stored_columns.valid_conflict(row["conflict"])
+    return JobSummary(**{**row, "tags": tags, "conflict": conflict})

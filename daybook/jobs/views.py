@@ -149,11 +149,12 @@ class ListedJob(BaseModel, frozen=True):
         if not has_zone:
             words += f" (not due: this machine has no time zone {job.schedule.timezone})"
         is_due = job.enabled and has_zone
-        upcoming = starts(job.schedule, job.policy, now, row.skips, snoozed) if is_due else ()
-        skips = map(datetime.fromisoformat, row.skips)
-        reason = row.disabled_reason
-        if stored.problem is not None:
+        skips, conflict, synced, reason = row.skips, row.conflict, row.synced, row.disabled_reason
+        if stored.problem is not None:  # these columns may be invalid
+            skips, conflict, synced = [], None, None
             words, reason = "cannot be read", str(stored.problem)
+        upcoming = starts(job.schedule, job.policy, now, skips, snoozed) if is_due else ()
+        skipped = map(datetime.fromisoformat, skips)
         # A copy is not validated, as a stored job is valid; `model_construct` takes much longer.
         return _BLANK_JOB.model_copy(
             update=columns(ListedJob, row)
@@ -165,11 +166,11 @@ class ListedJob(BaseModel, frozen=True):
                 "tags": list(job.tags),
                 "words": words,
                 "next_due": [each.astimezone(tz) for each in islice(upcoming, due_times)],
-                "skips": [each.astimezone(tz) for each in skips if each > now],
+                "skips": [each.astimezone(tz) for each in skipped if each > now],
                 "snoozed_until": snoozed.astimezone(tz) if snoozed and snoozed > now else None,
                 "sync": "pending" if row.sync_pending else "synced",
-                "conflicts": sorted((row.conflict or {}).get("fields", {})),
-                "prefect_own": list((row.synced or {}).get("foreign", [])),
+                "conflicts": sorted((conflict or {}).get("fields", {})),
+                "prefect_own": list((synced or {}).get("foreign", [])),
                 "removed_at": row.archived_at,
                 "spent_30_days": spent,
             }

@@ -5,7 +5,21 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ColumnElement, DateTime, Dialect, Numeric, case, cast, func
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Numeric,
+    case,
+    cast,
+    func,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 MAX_INTEGER = 2**31 - 1
@@ -37,6 +51,44 @@ class Instant(TypeDecorator[datetime]):
         # SQLite returns the time in UTC without a zone, PostgreSQL in the zone of the connection.
         instant: datetime = value
         return instant.replace(tzinfo=UTC) if instant.tzinfo is None else instant.astimezone(UTC)
+
+
+class valid_json(FunctionElement[Any]):
+    """A JSON column for an expression such as ``valid_json(column)["name"].as_string()``.
+
+    NULL if the text in the column is no JSON: SQLite would fail the whole query.
+    """
+
+    type = JSON()
+    inherit_cache = True
+
+
+@compiles(valid_json)
+def _plain_json(element: valid_json, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(valid_json, "sqlite")
+def _valid_json_in_sqlite(element: valid_json, compiler: SQLCompiler, **options: Any) -> str:
+    column = compiler.process(element.clauses, **options)
+    return f"(CASE WHEN json_valid({column}) THEN {column} END)"
+
+
+class is_json_number(FunctionElement[bool]):
+    """Whether a JSON element is a number: on PostgreSQL, a cast of a text fails the whole query."""
+
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(is_json_number)
+def _is_number(element: is_json_number, compiler: SQLCompiler, **options: Any) -> str:
+    return f"json_typeof({compiler.process(element.clauses, **options)}) = 'number'"
+
+
+@compiles(is_json_number, "sqlite")
+def _is_number_in_sqlite(element: is_json_number, compiler: SQLCompiler, **options: Any) -> str:
+    return f"json_type({compiler.process(element.clauses, **options)}) IN ('integer', 'real')"
 
 
 def json_count(element: Any, maximum: int) -> ColumnElement[int]:

@@ -49,7 +49,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
-from daybook.errors import FREE_SPACE
+from daybook.errors import FREE_SPACE, UnreadableJob
 from daybook.files import plan
 from daybook.home import current_home
 from daybook.jobs.store import StoredJob
@@ -170,13 +170,9 @@ def failing_jobs(jobs: Iterable[JobSummary], now: datetime) -> list[Finding]:
     return found
 
 
-def unreadable_jobs(stored: Iterable[StoredJob]) -> list[Finding]:
+def unreadable_jobs(errors: Iterable[UnreadableJob]) -> list[Finding]:
     """Report jobs whose stored fields are not valid, so that they do not run."""
-    return [
-        problem("jobs", f"{each.problem.field}: {each.problem.problem}", each.problem.hint)
-        for each in stored
-        if each.problem is not None
-    ]
+    return [problem("jobs", f"{each.field}: {each.problem}", each.hint) for each in errors]
 
 
 def without_answers(jobs: Iterable[tuple[str, str, str]]) -> list[Finding]:

@@ -143,6 +143,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
             edited = await store.edited_since_applied(session)
             live = await history.live(session)
             silent = await history.without_answers(session)
+            unreadable = await store.unreadable(session)
             memory = overdue.DueTimeCache()
             overdue_runs = await overdue.find_all(session, memory, now)
             tasks = await task_counts.read_counts(session, now)
@@ -175,8 +176,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     if servers:
         found.append(findings.problem("one prefect", servers, instances.CONFLICT_HINT))
     found += [findings.unwritable(unwritable)] if unwritable else findings.keeper(known)
-    found += findings.sync(jobs)
-    found += findings.drift(edited)
+    found += findings.unreadable_jobs(unreadable) + findings.sync(jobs) + findings.drift(edited)
     found += findings.failing_jobs(jobs, now) + findings.without_answers(silent)
     found += findings.broken_chains(jobs, outputs)
     found += findings.approvals([WaitingApproval.with_run(*each) for each in asked])

@@ -106,7 +106,8 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     paused = await update_job(session, row, stored, now, late=late)
     await outbox.enqueue(session, row, outcome, stored, now, late=late, paused=paused)
     await listeners.enqueue(session, row, stored, now, late=late)
-    await chains.start(session, row, stored, now, late=late)
+    for missed, why in await chains.start(session, row, now, late=late):
+        await record(session, missed, Outcome(Status.MISSED, reason=why), now)
     await slots.release_slot(session, row, now)
 
 

@@ -109,6 +109,19 @@ def of_job(
     )
 
 
+def of_unreadable_job(stored: StoredJob, occurrence: str, trigger: str, due: datetime) -> RunRow:
+    """Return a new row of a job that cannot be read; it has no parameters, so it cannot run."""
+    return _new(
+        stored,
+        occurrence=occurrence,
+        trigger=trigger,
+        due=due,
+        queued_at=due,
+        kind=stored.row.kind,
+        parameters={},
+    )
+
+
 def _new(stored: StoredJob | None, *, parameters: dict[str, Any], **columns: Any) -> RunRow:
     return RunRow(
         **columns,

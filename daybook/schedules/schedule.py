@@ -100,9 +100,10 @@ def _check_zone(name: str, info: ValidationInfo) -> str:
 
 
 def _canonical(expr: str, info: ValidationInfo) -> str:
-    if info.context is STORED:
-        return expr
     with raising_pydantic_error():
+        if info.context is STORED:
+            expressions.read_fields(expr)
+            return expr
         return expressions.canonical(expr)
 
 

@@ -424,8 +424,9 @@ CASES: dict[str, Case] = {
         "fullmatch", "a", "TZ=", Text("a", "TZ="), Text(" ", "TZ=a"), Text("a ", "TZ=")
     ),
     "daybook/imports/writer.py:_OF_SCHEDULE": case(
-        "fullmatch", "a", "start", Text("a", "start", "!"), Text("a", "end", "!")
+        "search", "a", "tz", "_tz", Text("a", "_t", "!"), Text("a", "start", "!")
     ),
+    "daybook/imports/writer.py:_CAMEL_CASE": case("sub", "a", "aA", "A", Text("aA", "", "1")),
     "daybook/owners.py:_SET_NAME": case("fullmatch", "a", "-", "a.", Text("a", "", "/")),
     # --- CLI, repository, settings
     "daybook/cli/output.py:re.sub('[\\x7f-\\x9f]')": case("sub", "a", "\x7f"),

@@ -135,7 +135,7 @@ async def jobs() -> list[Finding]:
         edited = await store.edited_since_applied(session)
         silent = findings.without_answers(await history.without_answers(session))
     failing = findings.failing_jobs(listed, SYSTEM_CLOCK.now())
-    broken = findings.unreadable_jobs(stored)
+    broken = findings.unreadable_jobs(each.problem for each in stored if each.problem)
     return broken + failing + silent + chains + findings.drift(edited)
 
 

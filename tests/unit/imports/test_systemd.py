@@ -153,6 +153,13 @@ def test_a_timer_with_its_service(tmp_path: Path) -> None:
         assert part in notes
 
 
+def test_an_unknown_key_of_the_timer_is_an_unknown_value_of_the_job(tmp_path: Path) -> None:
+    """A newer systemd may have keys that change the due times, as RandomizedOffsetSec does."""
+    timer = TIMER.replace("[Timer]", "[Timer]\nRandomizedOffsetSec=1h\nWakeSystem=yes")
+    (job,) = read(tmp_path, timer).jobs
+    assert job.unknown == {"Timer.RandomizedOffsetSec": "1h"}
+
+
 def test_a_command_gets_the_words_that_systemd_gives_it(tmp_path: Path) -> None:
     script = tmp_path / "words"
     script.write_text('#!/bin/sh\nfor word; do echo "<$word>"; done\n')

@@ -256,20 +256,29 @@ async def test_jobs_can_be_imported_as_disabled(world: World, tmp_path: Path) ->
 async def test_a_job_with_an_unknown_value_of_its_schedule_is_disabled(
     world: World, tmp_path: Path
 ) -> None:
-    names = ("tz", "timeZone", "startsAt", "interval", "profile", "attempts")
-    jobs_ = [{"name": name, name: "x"} for name in names]
+    """Without its zone, a job would be enabled at another hour than in the other system."""
+    names = ("tz", "timeZone", "timezne", "tzName", "cronTz", "startsAt", "interval")
+    others = ("profile", "attempts", "archivedAt", "format")
+    jobs_ = [{"name": name, name: "x"} for name in names + others]
     report = await write(world, of_omniagent(tmp_path, *jobs_))
     reasons = {each.row.name: each.row.disabled_reason for each in await jobs(world)}
     notes = {job.name: job.notes for job in report.jobs}
 
-    unknown = "imported without unknown values of its schedule"
-    assert reasons == dict.fromkeys(names[:-2], unknown) | dict.fromkeys(names[-2:], "")
+    assert reasons == {
+        name: f"Daybook does not know {name} = 'x', which may change its due times"
+        for name in names
+    } | dict.fromkeys(others, "")
     assert {job.name: job.enabled for job in report.jobs} == {
         name: not reason for name, reason in reasons.items()
     }
-    assert any(
-        note.startswith("tz may change its due times, so it is disabled") for note in notes["tz"]
-    )
+    assert any(note.startswith(f"it is disabled: {reasons['tz']}") for note in notes["tz"])
+
+
+async def test_the_reason_does_not_quote_a_secret(world: World, tmp_path: Path) -> None:
+    schedule = files.OMNIAGENT["schedule"] | {"api_key": "sk-0123456789abcdef"}
+    await write(world, of_omniagent(tmp_path, {"schedule": schedule}))
+    (stored,) = await jobs(world)
+    assert "schedule.api_key, which may change" in stored.row.disabled_reason
 
 
 async def test_unknown_values_are_kept_unless_they_are_secrets_or_too_large(

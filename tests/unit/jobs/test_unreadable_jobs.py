@@ -1,0 +1,152 @@
+"""Jobs that are stored with an invalid value: the ledger's readers go on, on both databases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text, update
+from sqlmodel import col
+
+from daybook.api import shared_folders
+from daybook.errors import UnreadableJob
+from daybook.jobs import scheduled, store, summaries
+from daybook.jobs.store import StoredJob
+from daybook.jobs.views import ListedJob
+from daybook.ledger.states import Status
+from daybook.ledger.tables import JobRow, RevisionRow
+from daybook.operations import findings
+from daybook.runs import outcomes, overdue
+from tests import rows
+from tests.world import World
+
+pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+
+NOT_JSON = object()
+"""Stands for a text that is not JSON in a JSON column; only SQLite can store it."""
+
+INVALID: list[tuple[str, Any]] = [
+    ("policy", ["x"]),
+    ("policy", NOT_JSON),
+    ("policy", {"future": 1}),
+    ("policy", {"retries": "many"}),
+    ("policy", {"tokens_per_day": "many", "usd_per_day": "much"}),
+    ("policy", {"until": "someday"}),
+    ("policy", {"check": 5}),
+    ("notify", "mail"),
+    ("notify", NOT_JSON),
+    ("notify", {"events": ["exploded"]}),
+    ("action", {"prompt": 5}),
+    ("action", {"agent": "x"}),
+    ("action", None),
+    ("action", NOT_JSON),
+    ("schedule", []),
+    ("schedule", NOT_JSON),
+    ("schedule", {"kind": "lunar"}),
+    ("schedule", {"kind": "cron", "expr": "0 99 * *", "timezone": "UTC"}),
+    ("written_by", ["x"]),
+    ("kind", "fortune"),
+    ("name", "a\nb"),
+    ("tags", {"a": 1}),
+    ("tags", [1]),
+    ("tags", NOT_JSON),
+    ("meta", [1]),
+    ("meta", NOT_JSON),
+    ("skips", ["soon"]),
+    ("skips", NOT_JSON),
+    ("conflict", {"at": "x"}),
+    ("synced", "x"),
+    ("applied", [1]),
+]
+
+
+async def store_invalid(world: World, stored: StoredJob, column: str, value: Any) -> None:
+    """Store an invalid value in the newest revision of the job, or in the job's row."""
+    table: Any = RevisionRow if column in RevisionRow.model_fields else JobRow
+    key = "job_id" if table is RevisionRow else "id"
+    async with world.ledger.write() as session:
+        if value is NOT_JSON:
+            query = f"UPDATE {table.__tablename__} SET {column} = '{{no' WHERE {key} = :id"
+            await session.execute(text(query), {"id": stored.id})
+            return
+        if column in ("policy", "notify") and isinstance(value, dict):
+            value = {**getattr(stored.revision, column), **value}
+        change = update(table).where(col(getattr(table, key)) == stored.id)
+        await session.execute(change.values({column: value}))
+
+
+async def test_an_invalid_value_of_one_job_stops_no_reader_of_the_ledger(world: World) -> None:
+    other = await world.jobs.add("other")
+    is_sqlite = "sqlite" in world.ledger.place
+    table = [each for each in INVALID if is_sqlite or each[1] is not NOT_JSON]
+    for (column, value), row in rows.each(table):
+        stored = await world.jobs.add("broken")
+        with row:
+            await store_invalid(world, stored, column, value)
+            async with world.ledger.read() as session:
+                now = world.clock.now()
+                assert [each.id for each in await store.all_jobs(session)] == [other.id]
+                listed = {each.id: each for each in await store.read_all(session)}
+                found = [each.id for each in await summaries.read(session)]
+                assert sorted(found) == sorted(listed) == sorted((other.id, stored.id))
+                assert other.id in await scheduled.read(session)
+                await overdue.find_all(session, overdue.DueTimeCache(), now)
+                await store.used_outputs(session)
+                await shared_folders.notes(session, {})
+                errors = await store.unreadable(session)
+            problem = listed[stored.id].problem
+            assert problem is not None
+            assert [str(each) for each in errors] == [str(problem)]
+            view = ListedJob.of(listed[stored.id], now, running=False)
+            assert (view.next_due, view.enabled) == ([], False)
+            assert "is stored with an invalid value: " in view.disabled_reason
+            assert view.model_dump_json()
+            (finding,) = findings.unreadable_jobs(errors)
+            assert "\n" not in finding.message
+        async with world.ledger.write() as session:
+            (broken,) = await store.read_all(session, [stored.id])
+            await outcomes.archive_job(session, broken, now)
+
+
+async def test_the_run_of_an_unreadable_job_after_another_is_missed(world: World) -> None:
+    """Nothing else would record that the job was due."""
+    first = await world.jobs.add("first")
+    after = await world.jobs.add("after", after="first")
+    await store_invalid(world, after, "action", {"prompt": 5})
+    await world.runs.finished(await world.runs.request(first), Status.SUCCEEDED)
+
+    (missed,) = await world.runs.rows(after)
+    assert (missed.status, missed.due) == ("missed", world.clock.now())
+    assert missed.reason.startswith("after first: prompt: after is stored with an invalid value: ")
+
+
+async def test_an_unreadable_job_after_another_is_missed_only_if_it_was_due(world: World) -> None:
+    first = await world.jobs.add("first")
+    of_failures = await world.jobs.add("of failures", after="first", on="failed")
+    paused = await world.jobs.add("paused", after="first", enabled=False)
+    for each in (of_failures, paused):
+        await store_invalid(world, each, "action", {"prompt": 5})
+    await world.runs.finished(await world.runs.request(first), Status.SUCCEEDED)
+
+    assert await world.runs.rows(of_failures) + await world.runs.rows(paused) == []
+
+
+async def test_the_end_of_an_unreadable_job_starts_the_jobs_after_it(world: World) -> None:
+    first = await world.jobs.add("first")
+    after = await world.jobs.add("after", after="first")
+    granted = await world.runs.running(first)
+    await store_invalid(world, first, "notify", {"channel": 7})
+    await world.runs.finish(granted, Status.SUCCEEDED)
+
+    (row,) = await world.runs.rows(after)
+    assert (row.status, row.reason) == ("waiting", "after first")
+
+
+async def test_an_unreadable_job_is_not_claimed_or_requested(world: World) -> None:
+    stored = await world.jobs.add("broken", cron="0 * * * *")
+    waiting = await world.runs.request(stored)
+    await store_invalid(world, stored, "action", ["x"])
+    for refused in (world.runs.claim(waiting), world.jobs.get("broken")):
+        with pytest.raises(UnreadableJob):
+            await refused
+    assert (await world.runs.row(waiting)).state is Status.WAITING
