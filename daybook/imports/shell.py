@@ -58,18 +58,31 @@ _OPERATORS = "&|;<>()`"
 
 _LITERAL = r"""["']?(?![-$`@~/<"'\s])\S"""
 """Start of a value that is no option, variable, command or path."""
-_SECRETS = tuple(
-    re.compile(pattern + _LITERAL)
-    for pattern in (
-        r"(?<!\S)(?P<name>--?(?:[A-Za-z\d]+[-_])*(?i:pass|passw(?:or)?d|passphrase|secret|token"
-        r"|credentials?|(?:api|access|auth|private|secret)[-_]?key))(?:=|\s+)",
-        r"\b(?P<name>[A-Za-z_]*(?:KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION)[A-Z_\d]*)=",
-        r"(?P<name>\w[\w+.-]*://)[^\s:/@]*:(?=[^\s/@]*@)",
-        r"(?P<name>(?i:[\w-]*(?:authorization|token|secret|api-?key))):\s*(?:(?:Bearer|Basic)\s++)?+",
-        r"\bcurl\s(?:[^|;&]*\s)?(?P<name>-u|--user|--proxy-user)(?:=|\s*)[^\s:]+:",
-        r"\b(?:mysql|mariadb)[\w-]*\s(?:[^|;&]*\s)?(?P<name>-p)",
-        r"\bsshpass\s+(?P<name>-p)\s*",
-    )
+_SECRET_OPTION = re.compile(
+    r"(?<!\S)(?P<name>--?(?:[A-Za-z\d]+[-_])*(?i:pass|passw(?:or)?d|passphrase|secret|token"
+    r"|credentials?|(?:api|access|auth|private|secret)[-_]?key))(?:=|\s+)" + _LITERAL
+)
+_SECRET_VARIABLE = re.compile(
+    r"\b(?P<name>[A-Za-z_]{0,60}(?:KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTHORIZATION)[A-Z_\d]{0,40})="
+    + _LITERAL
+)
+_SECRET_IN_URL = re.compile(
+    r"(?<![\w+.-])(?P<name>\w[\w+.-]*://)[^\s:/@]*:(?=[^\s/@]*@)" + _LITERAL
+)
+_SECRET_HEADER = re.compile(
+    r"(?<![\w-])(?P<name>(?i:[\w-]*(?:authorization|token|secret|api-?key)))"
+    r":\s*(?:(?:Bearer|Basic)\s++)?+" + _LITERAL
+)
+_CURL_SECRET = re.compile(
+    r"\bcurl\s(?:[^|;&]{0,500}\s)?(?P<name>-u|--user|--proxy-user)(?:=|\s*)[^\s:]+:" + _LITERAL
+)
+_MYSQL_SECRET = re.compile(
+    r"\b(?:mysql|mariadb)[\w-]*\s(?:[^|;&]{0,500}\s)?(?P<name>-p)" + _LITERAL
+)
+_SSHPASS_SECRET = re.compile(r"\bsshpass\s+(?P<name>-p)\s*" + _LITERAL)
+_SECRETS = (
+    *(_SECRET_OPTION, _SECRET_VARIABLE, _SECRET_IN_URL, _SECRET_HEADER),
+    *(_CURL_SECRET, _MYSQL_SECRET, _SSHPASS_SECRET),
 )
 """Forms of secrets in a command: options, assignments, URLs, headers, and options of programs."""
 

@@ -53,7 +53,7 @@ DISABLED_REASON = "imported as disabled"
 MAX_KEPT_LENGTH = MAX_METADATA_LENGTH // 2
 """Maximum length, in characters of JSON, of the values that are only kept in the metadata."""
 _OF_SCHEDULE = re.compile(
-    r"(?:^|_)tz|time_?z|zone|cron|schedul|trigger|interval|recur|repeat|calendar|week_?day|jitter"
+    r"(?:^|_)tz|time_?z|zone|cron|schedule|scheduling|trigger|interval|recur|repeat|calendar|week_?day|jitter"
     r"|stagger|^(?:timer|every|at|until|starts?|ends?|days|hours|minutes|offset)(?:_|$)"
 )
 """Found in a name, in snake case, of a value that may change the due times of a job."""

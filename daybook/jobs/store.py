@@ -533,8 +533,7 @@ async def change(
     replaces the job that cannot be read, with all its stored values.
     """
     row, latest = stored.row, stored.revision
-    if stored.problem is not None:
-        _empty_columns(row, latest)
+    _empty_invalid_columns(stored)
     if job.name != row.name and job.name in await taken_names(session, row.owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "choose another name")
     if job.name != stored.job.name:
@@ -585,10 +584,11 @@ async def change(
     return _compose(row, latest)
 
 
-def _empty_columns(row: JobRow, revision: RevisionRow) -> None:
-    """Empty the columns of `stored_columns`, some of which may be invalid."""
-    for name, empty in stored_columns.EMPTY.items():
-        setattr(row if _READ_COLUMNS[name][0] is JobRow else revision, name, empty())
+def _empty_invalid_columns(stored: StoredJob) -> None:
+    """Empty the columns of `stored_columns` for a job that cannot be read."""
+    for name, empty in stored_columns.EMPTY.items() if stored.problem is not None else ():
+        is_of_job = _READ_COLUMNS[name][0] is JobRow
+        setattr(stored.row if is_of_job else stored.revision, name, empty())
 
 
 async def _decided_until(session: AsyncSession, job_id: str, edited: datetime) -> datetime:

@@ -127,6 +127,25 @@ CASES: dict[str, Case] = {
     "daybook/imports/on_calendar.py:re.sub('\\\\b0')": case("sub", "0", "0 ", "a0"),
     "daybook/imports/shell.py:_INTERPRETERS": case("fullmatch", "1", "sh", Text("1.", "python")),
     "daybook/imports/shell.py:_SCRIPT": case("fullmatch", "a", "/", "a/", "$", Text("a/", "", " ")),
+    "daybook/imports/shell.py:_SECRET_OPTION": case(
+        "finditer", "a", Text("a-", "--"), Text("a", "--"), "--token ", Text(" ", "--token", "-")
+    ),
+    "daybook/imports/shell.py:_SECRET_VARIABLE": case(
+        "finditer", "a", "KEY", Text("_", "", "KEY=")
+    ),
+    "daybook/imports/shell.py:_SECRET_IN_URL": case(
+        "finditer", "a", "a://", "a://a:", Text("a", "a://"), Text(":", "a://"), Text("a", "a://:")
+    ),
+    "daybook/imports/shell.py:_SECRET_HEADER": case(
+        "finditer", "a", "token", "token:", Text(" ", "token:"), Text(" ", "token: Bearer")
+    ),
+    "daybook/imports/shell.py:_CURL_SECRET": case(
+        "finditer", "curl ", Text(" ", "curl"), Text("a", "curl -u"), "curl -u ", "-u "
+    ),
+    "daybook/imports/shell.py:_MYSQL_SECRET": case(
+        "finditer", "mysql ", Text(" ", "mysql"), Text("a", "mysql"), "mysql -p "
+    ),
+    "daybook/imports/shell.py:_SSHPASS_SECRET": case("finditer", "sshpass ", Text(" ", "sshpass")),
     "daybook/imports/shell.py:_SCRIPT_SUFFIX": case("fullmatch", "s", ".s", Text("s", ".", "h")),
     "daybook/operations/prefect_login.py:_DOCUMENTATION": case(
         "fullmatch", "/", "/api", Text("/", "/api/docs"), Text("a", "/docs/", "\n")
