@@ -340,7 +340,7 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
     from daybook.prefect import client as prefect
     from daybook.prefect import deployment, private_names
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
-    from daybook.prefect.reconcile_job import reconcile_by_id
+    from daybook.prefect.reconcile_job import create_deployment, reconcile_by_id
 
     private_names.cache_time_zones()
     report, done = ReconcileReport(), 0
@@ -374,7 +374,8 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
             each, is_new = taken
             try:
                 with prefect.raising_daybook_errors(address):
-                    await reconcile_by_id(ledger, client, each.id, report, is_new=is_new)
+                    send = create_deployment if is_new else reconcile_by_id
+                    await send(ledger, client, each.id, report)
             except Exception as error:
                 if not prefect.is_job_error(error):
                     raise
