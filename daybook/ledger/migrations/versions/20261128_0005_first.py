@@ -1,6 +1,6 @@
 """The first schema: all tables of the models.
 
-Until the first release, a change of the tables changes this migration (decision 0037). Then change
+Until the first release, a change of the tables changes this migration (decision 0002). Then change
 the revision id here, in the file's name and in `HEAD`, and update `TABLES`.
 """
 
