@@ -8,8 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-
 from docs import generate
+
 from tests.conftest import REPOSITORY
 
 OUTSIDE = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"]  # MkDocs checks the links of the others
@@ -93,9 +93,7 @@ def _defined_names(path: Path) -> set[str]:
 
 def test_the_functions_that_the_pages_name_exist() -> None:
     places = {
-        place
-        for name in PAGES
-        for place in PLACE_IN_CODE.findall((REPOSITORY / name).read_text())
+        place for name in PAGES for place in PLACE_IN_CODE.findall((REPOSITORY / name).read_text())
     }
     assert ("runs/claims.py", "claim") in places
     for module, name in places:
