@@ -128,13 +128,13 @@ async def apply(
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            plan = make(await store.all_jobs(session), ledger.now())
+            plan = make(await store.read_all(session), ledger.now())
         notes = [*plan.notes, *await _checked(ledger, plan, needs_prefect=wait and not dry_run)]
         changed: list[StoredJob] = []
         if not dry_run and (plan.steps or plan.applied):
             async with ledger.write() as session:
                 now = ledger.now()
-                plan = make(await store.all_jobs(session), now)
+                plan = make(await store.read_all(session), now)
                 if plan.mistakes:  # another process has changed jobs since the plan was made
                     raise InvalidFiles(plan.mistakes)
                 changed = await _perform(session, plan, now)
@@ -276,7 +276,7 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
     has_renames = any(each.renamed_from for each in plan.steps)
     for step in plan.steps:
         before = step.before
-        if before is not None and has_renames:
+        if before is not None and has_renames and step.job is not None:
             # The rename of a job also changes the jobs that name it.
             before = await store.get(session, before.id)
         if before is None:

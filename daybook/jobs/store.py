@@ -529,8 +529,9 @@ async def change(
     (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
     revision, and the authors of the targets stay. The author is also recorded as the author who
     enabled or disabled the job. If the job's name changes, jobs that refer to it get the new name.
-    Raise the errors of `add`, and check a new name even with ``names_are_checked``. A stand-in
-    replaces the job that cannot be read, with all its stored values.
+    Raise `UnreadableJob` if such a job cannot be read. Raise the errors of `add`, and check a new
+    name even with ``names_are_checked``. A stand-in replaces the job that cannot be read, with all
+    its stored values.
     """
     row, latest = stored.row, stored.revision
     _empty_invalid_columns(stored)
@@ -576,7 +577,12 @@ async def change(
     await session.flush()
     if job.name != stored.job.name:
         query = select(JobRow.id).where(_in_namespace(row.owner), col(JobRow.id) != row.id)
-        for each in await all_jobs(session, (await session.execute(query)).scalars().all()):
+        outputs = await used_outputs(session)
+        for each in await read_all(session, (await session.execute(query)).scalars().all()):
+            if each.problem is not None:
+                if stored.job.name in (each.row.runs_after, *outputs.get(each.id, ())):
+                    raise each.problem
+                continue
             renamed = _with_renamed_job(each.job, stored.job.name, job.name)
             await change(session, each, renamed, now, source=writer or source)
     if not names_are_checked:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import pytest
+from prefect.client.orchestration import PrefectClient
 from sqlalchemy import text, update
 from sqlmodel import col
 
 from daybook.api import shared_folders
+from daybook.backups import uncertain
 from daybook.errors import UnreadableJob
 from daybook.jobs import scheduled, store, summaries
 from daybook.jobs.store import StoredJob
@@ -16,7 +19,10 @@ from daybook.jobs.views import ListedJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.operations import findings
-from daybook.runs import outcomes, overdue
+from daybook.prefect import deployment, scheduled_runs
+from daybook.runs import audit, claims, outcomes, overdue, retention
+from daybook.runs.approvals import Question
+from daybook.runs.restored import Restore
 from tests import rows
 from tests.world import World
 
@@ -44,6 +50,7 @@ INVALID: list[tuple[str, Any]] = [
     ("schedule", NOT_JSON),
     ("schedule", {"kind": "lunar"}),
     ("schedule", {"kind": "cron", "expr": "0 99 * *", "timezone": "UTC"}),
+    ("schedule", {"kind": "at", "at": "9999-12-31T23:59:59-14:00", "timezone": "UTC"}),
     ("written_by", ["x"]),
     ("kind", "fortune"),
     ("name", "a\nb"),
@@ -53,9 +60,12 @@ INVALID: list[tuple[str, Any]] = [
     ("meta", [1]),
     ("meta", NOT_JSON),
     ("skips", ["soon"]),
+    ("skips", ["9999-12-31T23:59:59-14:00"]),
     ("skips", NOT_JSON),
     ("conflict", {"at": "x"}),
+    ("conflict", {"at": "x", "fields": {}}),
     ("synced", "x"),
+    ("synced", {"foreign": 5}),
     ("applied", [1]),
 ]
 
@@ -150,3 +160,75 @@ async def test_an_unreadable_job_is_not_claimed_or_requested(world: World) -> No
         with pytest.raises(UnreadableJob):
             await refused
     assert (await world.runs.row(waiting)).state is Status.WAITING
+
+
+async def test_the_waiting_run_of_an_unreadable_job_keeps_no_other_run_from_prefect(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[str]()
+
+    async def create_run(client: PrefectClient, deployment_id: str, *_: Any, **__: Any) -> None:
+        made.append(deployment_id)
+
+    monkeypatch.setattr(deployment, "create_run", create_run)
+    broken, other = await world.jobs.add("broken"), await world.jobs.add("other")
+    async with world.ledger.write() as session:
+        ids = {"deployment_id": col(JobRow.name)}
+        await session.execute(update(JobRow).values(ids))
+    for each in (broken, other):
+        await world.runs.request(each)
+    await store_invalid(world, broken, "action", {"prompt": 5})
+    await scheduled_runs.ensure_all(world.ledger, cast(PrefectClient, None))
+
+    assert made == ["other"]
+
+
+async def test_a_run_of_an_unreadable_job_can_ask_for_an_approval(world: World) -> None:
+    stored = await world.jobs.add(on_demand=True)
+    granted = await world.runs.running(await world.runs.request(stored))
+    await store_invalid(world, stored, "action", {"prompt": 5})
+    question = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', timedelta(hours=1))
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, question)
+
+    assert (await world.runs.row(granted.run_id)).state is Status.WAITING
+
+
+async def test_a_restore_repeats_no_due_time_of_an_unreadable_job(world: World) -> None:
+    stored = await world.jobs.add(cron="* * * * *", catch_up="latest")
+    await store_invalid(world, stored, "action", {"prompt": 5})
+    backup = world.clock.now()
+    restore = Restore(backup=backup, at=world.clock.move(timedelta(minutes=10)))
+    async with world.ledger.write() as session:
+        await uncertain.record(session, restore)
+    assert await world.runs.rows() == []
+    await store_invalid(world, stored, "action", stored.revision.action)
+    world.clock.move(timedelta(minutes=1, seconds=30))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    first, *_ = await world.runs.rows()
+    assert (first.status, first.reason, first.count) == ("missed", restore.reason, 10)
+
+
+@pytest.mark.parametrize(
+    "reference", [{"after": "old"}, {"prompt": "{{output:old}}", "every": "1h"}]
+)
+async def test_a_job_that_an_unreadable_job_names_is_not_renamed_or_removed_as_unused(
+    reference: dict[str, Any], world: World
+) -> None:
+    await world.jobs.add("old", every="1h", enabled=False)
+    broken = await world.jobs.add("broken", **reference)
+    await store_invalid(world, broken, "policy", {"overlap": "perhaps"})
+    with pytest.raises(UnreadableJob, match="broken is stored with an invalid value"):
+        await world.jobs.edit("old", name="new")
+    async with world.ledger.read() as session:
+        later = world.clock.now() + timedelta(days=90)
+        assert await retention.disabled_since(session, later) == []
+
+
+async def test_a_budget_of_any_length_is_a_large_one(world: World) -> None:
+    stored = await world.jobs.add()
+    await store_invalid(world, stored, "policy", {"tokens_per_day": 10**400})
+    async with world.ledger.read() as session:
+        assert await store.unreadable(session) == []
+        (summary,) = await summaries.read(session)
+    assert summary.tokens_per_day == summaries.MAX_TOKENS
