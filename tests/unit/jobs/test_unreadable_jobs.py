@@ -257,3 +257,22 @@ async def test_a_due_time_that_a_person_cancels_does_not_run_after_the_repair(wo
     await audit.advance(world.ledger, stored.id, world.clock.now())
 
     assert [row.status for row in await world.runs.rows(stored)] == ["cancelled"]
+
+
+async def test_a_job_found_readable_is_read_again_after_a_change_or_after_a_while(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def problems() -> int:
+        async with world.ledger.read() as session:
+            return len(await store.unreadable(session))
+
+    stored = await world.jobs.add("broken")
+    assert await problems() == 0
+    await world.jobs.edit("broken", prompt="Newer?")
+    await store_invalid(world, stored, "notify", "mail")
+    assert await problems() == 1
+    await store_invalid(world, stored, "notify", stored.revision.notify)
+    assert await problems() == 0
+    await store_invalid(world, stored, "notify", "mail")
+    monkeypatch.setattr(store, "_readable", store._Readable())  # as after a while
+    assert await problems() == 1
