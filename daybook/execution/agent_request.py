@@ -34,9 +34,9 @@ from daybook.execution.answers import AgentAnswer
 from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
-from daybook.jobs.policy import Policy, policy_from_parameters, tools_of
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import AGENT_PREFIX, Actor, is_agent
+from daybook.policies.policy import Policy, policy_from_parameters, tools_of
 from daybook.processes import locations
 from daybook.runs.claim_requests import Granted
 from daybook.tools.server_blocks import PrefectServers

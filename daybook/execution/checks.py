@@ -44,12 +44,13 @@ from daybook.errors import AgentError, AgentTimeout, DaybookError, Unreachable
 from daybook.execution import agent_lookup, answers, conversation, watches
 from daybook.execution.agent_lookup import guard_of
 from daybook.http.guard import origin
-from daybook.jobs import policy, provenance
+from daybook.jobs import provenance
 from daybook.jobs.actions import DEFAULT_AGENT
-from daybook.jobs.checks import Check
 from daybook.jobs.payloads import PAYLOAD
 from daybook.ledger.states import Status
 from daybook.ledger.texts import sanitize
+from daybook.policies import policy
+from daybook.policies.checks import Check
 from daybook.processes import environment, group, locations
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs import usage, watched

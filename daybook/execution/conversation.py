@@ -14,11 +14,11 @@ from daybook.agents.base import Message
 from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
 from daybook.jobs import payloads, prompts
-from daybook.jobs.compression import Compression
-from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import reading
 from daybook.ledger.tables import MessageRow, RunRow
 from daybook.ledger.texts import sanitize
+from daybook.policies.compression import Compression
+from daybook.policies.policy import policy_from_parameters
 from daybook.processes import locations
 from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted

@@ -63,12 +63,12 @@ from daybook.execution.attempt import Act, Prepare, RetryAt
 from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY
 from daybook.execution.handover import Handover
 from daybook.execution.recording import OutcomeUnwritten
-from daybook.jobs import policy as policies
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow, StepRow
+from daybook.policies import policy as policies
 from daybook.prefect import occurrence, reconcile, run_log, run_names, states
 from daybook.prefect.client import raising_daybook_errors
 from daybook.prefect.states import suspend_flow_run, terminal_state

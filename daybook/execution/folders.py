@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import home
 from daybook.agents import kinds
 from daybook.errors import CopyDamaged, LedgerKeyMissing
-from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
+from daybook.policies import policy
 from daybook.processes import locations
 from daybook.resources import copies
 from daybook.runs import folders

@@ -21,8 +21,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from daybook.errors import DaybookError
-from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import Ledger
+from daybook.policies.policy import policy_from_parameters
 from daybook.runs import leases
 from daybook.runs.claim_requests import Granted
 from daybook.timing import TIMING

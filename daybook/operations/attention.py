@@ -20,7 +20,6 @@ from sqlmodel import col
 from daybook.api import authorization, spending, task_scheduler
 from daybook.errors import one_line
 from daybook.jobs import store, summaries
-from daybook.jobs.policy import ANSWER
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger import arguments
 from daybook.ledger.engine import Ledger, open_ledger
@@ -29,6 +28,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.operations import findings, outbox_status
 from daybook.owners import namespace
+from daybook.policies.policy import ANSWER
 from daybook.runs import approvals, budget, history
 from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.zones import midnight, wall_time

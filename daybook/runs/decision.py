@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import policy, prompts, store, upcoming
+from daybook.jobs import prompts, store, upcoming
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import Lateness
 from daybook.jobs.store import StoredJob
@@ -22,6 +22,7 @@ from daybook.ledger import states, waits
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
+from daybook.policies import policy
 from daybook.runs import (
     approvals,
     claim_limits,

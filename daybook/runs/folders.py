@@ -23,11 +23,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, RunRow
+from daybook.policies import policy
 from daybook.processes import locations
 from daybook.runs import leases, slots
 from daybook.runs.claim_requests import ClaimRequest, agent_name

@@ -34,12 +34,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import LedgerUnreachable
-from daybook.jobs import policy
 from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
+from daybook.policies import policy
 from daybook.runs import outcomes, waiting_runs
 from daybook.timing import TIMING
 

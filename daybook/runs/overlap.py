@@ -49,10 +49,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import one_line
-from daybook.jobs import policy, upcoming
+from daybook.jobs import upcoming
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.policies import policy
 from daybook.runs import claim_requests, leases, outcomes, slots
 from daybook.timing import TIMING
 

@@ -42,12 +42,12 @@ from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
+from daybook.policies import policy
 from daybook.runs.claim_requests import ClaimRequest, agent_name
 
 BACKFILL = "backfill"

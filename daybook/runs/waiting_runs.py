@@ -16,10 +16,10 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import policy
 from daybook.ledger import waits
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
+from daybook.policies import policy
 from daybook.runs import slots
 from daybook.schedules import durations
 

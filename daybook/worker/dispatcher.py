@@ -43,11 +43,11 @@ from daybook.errors import (
     Unreachable,
 )
 from daybook.execution import claim
-from daybook.jobs import policy as policies
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.policies import policy as policies
 from daybook.prefect import (
     ended_runs,
     occurrence,
