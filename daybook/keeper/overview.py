@@ -19,6 +19,7 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.exceptions import PrefectHTTPStatusError
 
+from daybook.finding import Finding, Severity
 from daybook.ledger.engine import Ledger
 
 DUE_NEXT, NEEDS_ATTENTION = "daybook-due-next", "daybook-needs-attention"
@@ -34,16 +35,6 @@ Row = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Problem:
-    """A finding of `daybook status`: the name of its check, the problem, and the fix or ""."""
-
-    check: str
-    message: str
-    fix: str
-    is_warning: bool = False
-
-
-@dataclass(frozen=True)
 class Overview:
     """The content of the tables.
 
@@ -51,14 +42,14 @@ class Overview:
     """
 
     due: list[tuple[str, str]] = field(default_factory=list)
-    problems: list[Problem] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
 
-    def that_count(self, names: Collection[str]) -> list[Problem]:
+    def that_count(self, names: Collection[str]) -> list[Finding]:
         """Return the findings with these ``names``; if ``names`` is empty, all but warnings."""
         return [
             each
-            for each in self.problems
-            if (each.check in names if names else not each.is_warning)
+            for each in self.findings
+            if (each.check in names if names else each.severity is not Severity.WARNING)
         ]
 
 
@@ -87,11 +78,11 @@ async def show_tables(
         NEEDS_ATTENTION: [
             {
                 "finding": each.check,
-                "severity": "warning" if each.is_warning else "problem",
+                "severity": each.severity,
                 "what": each.message,
                 "what to do": each.fix,
             }
-            for each in overview.problems
+            for each in overview.findings
         ],
     }
     return sum(

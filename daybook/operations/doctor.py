@@ -15,19 +15,17 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any, Self
-
-from pydantic import BaseModel
+from typing import Any
 
 from daybook import home
 from daybook.errors import InvalidInput, LedgerError, LedgerUnreachable
+from daybook.finding import Finding, passed, problem, skipped
 from daybook.ledger.engine import open_ledger, sharing
 from daybook.operations import service
 from daybook.operations.checks import delivery, installation, late, prefect
 from daybook.operations.checks import home as home_checks
 from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.checks.facts import read_once
-from daybook.operations.findings import Finding, Severity, problem
 
 Check = Callable[..., list[Finding] | Awaitable[list[Finding]]]
 
@@ -80,37 +78,8 @@ PREFECT_TIMEOUT_SECONDS = 5.0
 """Timeout of requests to Prefect. It is short, so that `doctor` reports problems soon."""
 
 
-class CheckResult(BaseModel, frozen=True):
-    """A finding of a check. ``ok`` is true if there is no problem, or only a warning.
-
-    ``message`` describes the problem. If the check passed, ``message`` is a fact such as a version
-    or an address, or empty. A skipped check is not ``ok``, and ``message`` is the reason.
-    """
-
-    check: str
-    ok: bool
-    severity: Severity
-    message: str
-    fix: str
-
-    @classmethod
-    def of(cls, finding: Finding) -> Self:
-        return cls(
-            check=finding.check,
-            ok=_is_sound([finding]),
-            severity=finding.severity,
-            message=finding.message,
-            fix=finding.fix,
-        )
-
-
-async def doctor() -> list[CheckResult]:
-    """Run all checks, and return their results."""
-    return [CheckResult.of(each) for each in await find()]
-
-
-async def find() -> list[Finding]:
-    """Return the findings of all checks, at least one for each check.
+async def doctor() -> list[Finding]:
+    """Run all checks, and return the findings of all checks, at least one for each check.
 
     The checks of a group run at the same time. If the ledger or Prefect cannot be used, skip the
     checks that need it. If a check can report a problem, raise no error. The caller must not have
@@ -212,15 +181,15 @@ async def _run_checks(
             message = " ".join(f"the check itself failed: {type(error).__name__}: {error}".split())
             fix = "fix any problems above, then run daybook doctor again"
             return [problem(name, message, fix)]
-        return found or [Finding(name, Severity.OK)]
+        return found or [passed(name)]
 
     found = await asyncio.gather(*(run(name, check) for name, check in checks))
     return [each for of_check in found for each in of_check]
 
 
 def _skip(checks: Sequence[tuple[str, Check]], why: str) -> list[Finding]:
-    return [Finding(name, Severity.SKIPPED, f"not checked, because {why}") for name, _ in checks]
+    return [skipped(name, why) for name, _ in checks]
 
 
 def _is_sound(found: Sequence[Finding]) -> bool:
-    return all(each.severity in (Severity.OK, Severity.WARNING) for each in found)
+    return all(each.ok for each in found)

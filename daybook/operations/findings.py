@@ -1,7 +1,8 @@
-"""Findings: problems of this Daybook, each with its fix.
+"""Diagnoses: functions that return the findings (`daybook.finding`) for given facts.
 
-`doctor`, `status` and `/health` print findings. If several of them report a diagnosis, all of them
-call the same function, so that they never disagree. The function is in this module, unless the
+`doctor`, `status` and `/health` print findings. The page Today shows those of `status` that need a
+person, and some more (`attention`). If several reports contain a diagnosis, all of them call the
+same function, so that they never disagree. The function is in this module, unless the
 table names another place. The caller passes the facts, because the function reads neither the
 ledger nor Prefect::
 
@@ -41,95 +42,79 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
-from daybook.errors import FREE_SPACE, UnreadableJob
+from daybook.errors import FREE_SPACE, UnreadableJob, one_line
 from daybook.files import plan
+from daybook.finding import Action, Finding, Severity, passed, problem, warning
 from daybook.home import current_home
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.keeper.leader_lease import Leader
+from daybook.ledger import arguments
 from daybook.ledger.references import command_word
-from daybook.ledger.tables import JobRow, RunRow
+from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.owners import namespace
+from daybook.policies.policy import ANSWER
 from daybook.runs import budget, history, leases
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
 
 if TYPE_CHECKING:
-    from daybook.api.approvals import WaitingApproval
     from daybook.api.maintenance import MaintenanceWindow
     from daybook.prefect.work_pool import WorkPool
 
+MAX_OF_A_KIND = 12
+"""Maximum number of findings of one kind in a report."""
+MAX_WHY = 240
+"""Maximum number of characters of an error."""
 MAX_LISTED = 5
 """Maximum number of jobs that a finding names, and of overdue runs that it describes."""
 SET_CLOCK = "on both machines: sudo timedatectl set-ntp true"
 
 
-class Severity(StrEnum):
-    """Severity of a finding. With only warnings, the installation counts as sound."""
-
-    OK = "ok"
-    WARNING = "warning"
-    PROBLEM = "problem"
-    SKIPPED = "skipped"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Result of a check. ``fix`` is a command, or a sentence with the command to use.
-
-    A warning or an overdue run may have no ``fix``. The ``message`` of a skipped check is the
-    reason. The ``message`` of a passed check is a fact that the check found, or empty.
-    """
-
-    check: str
-    severity: Severity
-    message: str = ""
-    fix: str = ""
-
-    def __str__(self) -> str:
-        return "; fix: ".join(filter(None, (self.message, self.fix)))
-
-
-def passed(check: str, message: str) -> Finding:
-    return Finding(check, Severity.OK, message)
-
-
 CHANGED_ON_BOTH_SIDES = "changed in both the ledger and Prefect"
-
-
-def problem(check: str, message: str, fix: str) -> Finding:
-    return Finding(check, Severity.PROBLEM, message, fix)
-
-
-def warning(check: str, message: str, fix: str = "") -> Finding:
-    return Finding(check, Severity.WARNING, message, fix)
 
 
 def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
     """Report jobs with a change that is not in Prefect yet, or with changes on both sides."""
-    jobs, found = list(jobs), []
+    jobs = list(jobs)
+    found = few([_conflict(each) for each in jobs if each.conflict])
     if waiting := [each.name for each in jobs if each.sync_pending]:
+        count = "A job has a change" if len(waiting) == 1 else f"{len(waiting):,} jobs have changes"
         found.append(
-            problem("sync", f"last change not in Prefect yet: {join(waiting)}", "daybook sync")
+            Finding(
+                check="sync",
+                severity=Severity.PROBLEM,
+                title=f"{count} that Prefect does not have yet",
+                why=join(waiting),
+                fix="daybook sync",
+                kind="pending",
+                action=Action.SYNC,
+            )
         )
-    conflicts = dict[str, list[str]]()
-    for each in jobs:
-        if each.conflict:
-            cause, fields = describe_conflict(each.conflict)
-            conflicts.setdefault(cause, []).append(f"{each.name} ({fields})")
-    fix = "daybook conflicts, then daybook sync --prefer ledger (or prefect)"
-    found += [problem("sync", f"{cause}: {join(each)}", fix) for cause, each in conflicts.items()]
     return found
+
+
+def _conflict(job: JobRow | JobSummary) -> Finding:
+    cause, fields = describe_conflict(job.conflict or {})
+    return Finding(
+        check="sync",
+        severity=Severity.PROBLEM,
+        title=f"{job.name} {'was ' * (cause == CHANGED_ON_BOTH_SIDES)}{cause}",
+        why=fields,
+        fix=f"daybook sync {command_word(job)} --prefer ledger (or prefect)",
+        kind="conflict",
+        job_id=job.id,
+        action=Action.COMPARE,
+    )
 
 
 def describe_conflict(conflict: Mapping[str, Any]) -> tuple[str, str]:
@@ -157,34 +142,57 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
     return [warning("jobs", f"changed outside their jobs file: {join(drifted)}", fix)]
 
 
-def failing_jobs(jobs: Iterable[JobSummary], now: datetime) -> list[Finding]:
-    """Warn about jobs that have failed since their last success. Only their owners can fix them."""
-    found = []
-    for each in jobs:
-        count = each.consecutive_failures
-        if count and not budget.is_of_ended_day(each.last_error, now):
-            times = "once" if count == 1 else f"{count} times in a row"
-            error = (each.last_error or "").strip().partition("\n")[0]
-            message = f"{each.name} failed {times}" + (f": {error}" if error else "")
-            found.append(warning("jobs", message, f"daybook show {command_word(each)}"))
-    return found
+def failing_jobs(
+    jobs: Iterable[JobSummary],
+    now: datetime,
+    last_failures: Mapping[str | None, tuple[str, str]] = MappingProxyType({}),
+) -> list[Finding]:
+    """Warn about jobs that have failed since their last success. Only their owners can fix them.
+
+    ``last_failures`` are the ids and statuses of their last failed runs, by job id.
+    """
+    return [
+        Finding(
+            check="jobs",
+            severity=Severity.WARNING,
+            title=f"{each.name} failed " + ("once" if count == 1 else f"{count} times in a row"),
+            why=one_line(each.last_error or "", MAX_WHY),
+            fix=f"daybook show {command_word(each)}",
+            kind="failing",
+            job_id=each.id,
+            run_id=last_failures.get(each.id, (None, ""))[0],
+            action=Action.RUN,
+        )
+        for each in sorted(jobs, key=lambda job: -job.consecutive_failures)
+        if (count := each.consecutive_failures) and not budget.is_of_ended_day(each.last_error, now)
+    ]
 
 
 def unreadable_jobs(errors: Iterable[UnreadableJob]) -> list[Finding]:
     """Report jobs whose stored fields are not valid, so that they do not run."""
-    return [problem("jobs", f"{each.field}: {each.problem}", each.hint) for each in errors]
+    return [
+        problem("jobs", f"{each.field}: {each.problem}", each.hint).model_copy(
+            update={"kind": "unreadable", "job_id": each.job_id}
+        )
+        for each in errors
+    ]
 
 
 def without_answers(jobs: Iterable[tuple[str, str, str]]) -> list[Finding]:
     """Warn about jobs with empty answers (`history.without_answers`)."""
     return [
-        warning("jobs", empty_answers(name), f"daybook show {run_id[:12]}")
-        for _, name, run_id in jobs
+        Finding(
+            check="jobs",
+            severity=Severity.WARNING,
+            title=f"The last {history.MAX_EMPTY_ANSWERS} answers of {name} are empty",
+            fix=f"daybook show {run_id[:12]}",
+            kind="empty",
+            job_id=job_id,
+            run_id=run_id,
+            action=Action.RUN,
+        )
+        for job_id, name, run_id in jobs
     ]
-
-
-def empty_answers(name: str) -> str:
-    return f"the last {history.MAX_EMPTY_ANSWERS} answers of {name} are empty"
 
 
 def broken_chains(
@@ -204,23 +212,50 @@ def broken_chains(
         ]
         for option, relation, other in others:
             if each.enabled and other and (namespace(each.owner), other) not in names:
-                message = f"{each.name} {relation} {other}, which does not exist"
-                fix = f"daybook edit {command_word(each)} {option}"
-                found.append(warning("jobs", message, fix))
+                found.append(
+                    Finding(
+                        check="jobs",
+                        severity=Severity.WARNING,
+                        title=f"{each.name} {relation} {other}, which does not exist",
+                        fix=f"daybook edit {command_word(each)} {option}",
+                        kind="chain",
+                        job_id=each.id,
+                        action=Action.EDIT,
+                    )
+                )
     return found
 
 
-def approvals(waiting: Sequence[WaitingApproval]) -> list[Finding]:
-    """Warn about calls and answers that wait for a person."""
-    return [
-        warning(
-            "approvals",
-            f"{each.job or 'a direct call'} waits for an approval ({each.tool}) until "
-            f"{utc_text(each.deadline.replace(microsecond=0))}",
-            f"daybook approve {each.ref}, or daybook reject {each.ref}",
-        )
-        for each in waiting
-    ]
+def approvals(asked: Iterable[tuple[ApprovalRow, RunRow, JobRow | None]]) -> list[Finding]:
+    """Warn about calls and answers that wait for a person (`runs.approvals.waiting`)."""
+    return [_approval(*each) for each in asked]
+
+
+def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None) -> Finding:
+    name = job.name if job else "A direct call"
+    ref = f"{run.id[:12]}.{row.number}"
+    return Finding(
+        check="approvals",
+        severity=Severity.WARNING,
+        title=f"{name} has an answer"
+        if row.position == ANSWER
+        else f"{name} wants to call {row.tool}",
+        why=f"{one_line(_asked_for(row), MAX_WHY)} (until "
+        f"{utc_text(row.deadline.replace(microsecond=0))})",
+        fix=f"daybook approve {ref}, or daybook reject {ref}",
+        kind="approval",
+        job_id=run.job_id,
+        run_id=run.id,
+        action=Action.DECIDE,
+    )
+
+
+def _asked_for(row: ApprovalRow) -> str:
+    """Return the names of the call's arguments, or the beginning of the answer."""
+    given = None if row.position == ANSWER else arguments.read(row.input)
+    if given is None:
+        return row.input
+    return f"with {arguments.names(given)}" if given else "without arguments"
 
 
 def prefect_silent(seconds: float) -> Finding:
@@ -317,10 +352,11 @@ def tasks(state: TaskCounts, now: datetime) -> list[Finding]:
     """Report a paused task scheduler, and tasks that starve or need attention."""
     return [
         Finding(
-            "tasks",
-            Severity.PROBLEM if UNREADABLE in each.what else Severity.WARNING,
-            each.what,
-            each.command,
+            check="tasks",
+            severity=Severity.PROBLEM if UNREADABLE in each.what else Severity.WARNING,
+            title=sentence(each.what),
+            fix=each.command,
+            kind="task",
         )
         for each in task_scheduler.problems(state, now)
     ]
@@ -361,3 +397,21 @@ def join(names: Sequence[str]) -> str:
     """Return the first `MAX_LISTED` names as text, with the number of the others."""
     more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return ", ".join(names[:MAX_LISTED]) + more
+
+
+def few(found: Sequence[Finding]) -> list[Finding]:
+    """Return the first `MAX_OF_A_KIND` findings; if there are more, the last counts the others."""
+    more = len(found) - MAX_OF_A_KIND
+    if more <= 0:
+        return list(found)
+    rest = Finding(
+        check=found[0].check,
+        severity=found[0].severity,
+        title=f"{more + 1:,} more like this",
+        kind=found[0].kind,
+    )
+    return [*found[: MAX_OF_A_KIND - 1], rest]
+
+
+def sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -40,13 +40,13 @@ from daybook.clock import Clock
 from daybook.delivery import history
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import DaybookError, LedgerUnreachable
+from daybook.finding import Finding, problem
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.views import COST, TOKENS
 from daybook.operations import findings
-from daybook.operations.findings import Finding
 from daybook.operations.shared_query import LoopThread, SharedQuery
 from daybook.runs import counts, overdue
 from daybook.runs.counts import RecordedOutcome
@@ -182,18 +182,18 @@ class PrefectHealth(BaseModel, frozen=True):
     silent_seconds: float | None = None
 
     @property
-    def problems(self) -> list[str]:
+    def problems(self) -> list[Finding]:
         """Return the problem if Prefect has not answered for too long, otherwise []."""
         if self.silent_seconds is None or self.silent_seconds < MAX_PREFECT_SILENCE_SECONDS:
             return []
-        return [str(findings.prefect_silent(self.silent_seconds))]
+        return [findings.prefect_silent(self.silent_seconds)]
 
 
 class HealthReport(BaseModel, frozen=True):
     """The response of `/health`. If the ledger does not answer, its values are None."""
 
     status: Literal["ok", "failing"]
-    problems: list[str]
+    problems: list[Finding]
     ledger: LedgerHealth
     keeper: KeeperHealth
     late: int | None
@@ -204,7 +204,7 @@ class HealthReport(BaseModel, frozen=True):
 
     @classmethod
     def of(cls, snapshot: HealthSnapshot, prefect: PrefectHealth) -> Self:
-        problems = [*map(str, findings_of(snapshot)), *prefect.problems]
+        problems = [*findings_of(snapshot), *prefect.problems]
         return cls(
             status="failing" if problems else "ok",
             problems=problems,
@@ -230,10 +230,10 @@ class HealthReport(BaseModel, frozen=True):
         )
 
     @classmethod
-    def without_ledger(cls, problem: str, prefect: PrefectHealth) -> Self:
+    def without_ledger(cls, why: str, prefect: PrefectHealth) -> Self:
         return cls(
             status="failing",
-            problems=[problem, *prefect.problems],
+            problems=[problem("ledger", why, "daybook doctor"), *prefect.problems],
             ledger=LedgerHealth(answers=False, id=None, clock_ahead_seconds=None),
             keeper=KeeperHealth(leads=None, renewed_seconds_ago=None, observed_seconds_ago=None),
             late=None,

@@ -12,10 +12,10 @@ from daybook.delivery import history, sending
 from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import is_outgoing
 from daybook.delivery.views import OutboxHealth
+from daybook.finding import Action, Finding, problem, warning
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.ledger.views import utc_text
-from daybook.operations.findings import Finding, problem, warning
 
 UNSENT_GRACE = timedelta(seconds=60)
 """Time that a message that can be sent may wait. A longer wait is a problem."""
@@ -48,14 +48,13 @@ class OutboxStatus:
         found = []
         if self.waits_since is not None:
             since = utc_text(self.waits_since.replace(microsecond=0))
-            message = (
-                f"callbacks or messages have been waiting since {since}, and no process sends them"
+            title = (
+                f"Callbacks or messages have been waiting since {since}, and no process sends them"
             )
-            found.append(problem("outbox", message, "daybook keeper, or daybook up"))
+            found.append(_problem(title, "daybook keeper, or daybook up"))
         found += [
-            problem(
-                "outbox",
-                f"delivery to {each.queue.removeprefix('channel:')} failed {each.failures} "
+            _problem(
+                f"Delivery to {each.queue.removeprefix('channel:')} failed {each.failures} "
                 f"times in a row, {self._next_attempt(each.paused_until)}: {each.error}",
                 "check that it responds; daybook callbacks retry ID sends one at once",
             )
@@ -68,13 +67,13 @@ class OutboxStatus:
                     f", the last: {self.last_alert}" if unread > 1 else f": {self.last_alert}"
                 )
             fix = "daybook inbox shows them; daybook inbox --read marks them as read"
-            found.append(warning("outbox", message, fix))
+            found.append(_warning(message, fix, "inbox", Action.READ))
         if failed := self.health.failed:
             message = f"{failed:,} " + (
                 "callback or message" if failed == 1 else "callbacks or messages"
             )
             fix = "daybook callbacks list --status failed; daybook callbacks retry --failed"
-            found.append(warning("outbox", f"{message} failed permanently", fix))
+            found.append(_warning(f"{message} failed permanently", fix, "outbox", Action.RETRY))
         return found
 
     def _next_attempt(self, at: datetime) -> str:
@@ -82,6 +81,14 @@ class OutboxStatus:
         if at <= self.now:
             return "the next attempt is due now"
         return f"the next attempt is at {at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _problem(title: str, fix: str) -> Finding:
+    return problem("outbox", title, fix).model_copy(update={"kind": "outbox"})
+
+
+def _warning(title: str, fix: str, kind: str, action: Action) -> Finding:
+    return warning("outbox", title, fix).model_copy(update={"kind": kind, "action": action})
 
 
 async def read_status(ledger: Ledger) -> OutboxStatus:

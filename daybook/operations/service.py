@@ -25,9 +25,9 @@ from pydantic import BaseModel
 
 from daybook import plain_text, settings
 from daybook.errors import DaybookError, InvalidInput
+from daybook.finding import Finding, passed, problem, warning
 from daybook.home import Home, current_home, sync_folder, write_private_draft
 from daybook.operations import home_lock
-from daybook.operations.findings import Finding, passed, problem, warning
 from daybook.operations.server import absolute_python_path
 from daybook.operations.service_units import (
     START_TIMEOUT_SECONDS,
@@ -58,7 +58,7 @@ class ServiceState(BaseModel, frozen=True):
 
     ``state`` is the manager's word, such as `active (running)`. ``enabled`` is true if the manager
     starts the service at boot. ``pid`` is None while `up` does not run. ``restarts`` is None if the
-    manager does not count restarts. ``problems`` has the findings as sentences.
+    manager does not count restarts. ``problems`` has the findings that are problems or warnings.
     """
 
     name: str
@@ -71,7 +71,7 @@ class ServiceState(BaseModel, frozen=True):
     enabled: bool
     pid: int | None
     restarts: int | None
-    problems: list[str] = []
+    problems: list[Finding] = []
 
 
 # --- definition
@@ -334,7 +334,7 @@ def state(service: Service) -> ServiceState:
         enabled=enabled,
         pid=pid,
         restarts=restarts,
-        problems=[str(each) for each in findings_of(service) if each.severity != "ok"],
+        problems=[each for each in findings_of(service) if each.severity != "ok"],
     )
 
 

@@ -12,7 +12,6 @@ from pydantic import BaseModel
 from daybook import home as homes
 from daybook import settings
 from daybook.api import maintenance as maintenance_api
-from daybook.api.approvals import WaitingApproval
 from daybook.api.maintenance import MaintenanceWindow
 from daybook.api.overdue import (
     DelayFacts,
@@ -23,15 +22,15 @@ from daybook.api.overdue import (
 )
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import PrefectUnreachable
+from daybook.finding import Finding, problem
 from daybook.jobs import store, summaries
 from daybook.keeper import leader_lease
-from daybook.keeper.overview import MAX_DUE, Overview, Problem
+from daybook.keeper.overview import MAX_DUE, Overview
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.views import UtcTime
 from daybook.operations import findings, outbox_status
 from daybook.operations.checks import home as home_checks
-from daybook.operations.findings import Finding, Severity
 from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import approvals, history, maintenance, overdue
@@ -94,7 +93,7 @@ class StatusReport(BaseModel, frozen=True):
     - ``maintenance`` has the present and the planned windows in which no job starts.
     - ``late`` has the due times whose run has not started. It also has the due times that the
       keeper recently marked as missed because no process claimed them.
-    - ``problems`` has the findings as sentences.
+    - ``problems`` has the findings that are problems or warnings.
     """
 
     ready: bool
@@ -107,7 +106,7 @@ class StatusReport(BaseModel, frozen=True):
     due_soon: list[DueJob]
     maintenance: list[MaintenanceWindow]
     late: list[OverdueRun]
-    problems: list[str]
+    problems: list[Finding]
 
 
 async def status() -> StatusReport:
@@ -127,10 +126,7 @@ async def overview() -> Overview:
             (each.job, each.due.astimezone(local).isoformat(" ", "seconds"))
             for each in report.due_soon
         ],
-        [
-            Problem(each.check, each.message, each.fix, each.severity is Severity.WARNING)
-            for each in found
-        ],
+        found,
     )
 
 
@@ -174,12 +170,12 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     found += findings.clock("clock", "Prefect's", known.prefect_ahead)
     found += findings.clock("ledger clock", "the ledger's", known.ledger_ahead)
     if servers:
-        found.append(findings.problem("one prefect", servers, instances.CONFLICT_HINT))
+        found.append(problem("one prefect", servers, instances.CONFLICT_HINT))
     found += [findings.unwritable(unwritable)] if unwritable else findings.keeper(known)
     found += findings.unreadable_jobs(unreadable) + findings.sync(jobs) + findings.drift(edited)
     found += findings.failing_jobs(jobs, now) + findings.without_answers(silent)
     found += findings.broken_chains(jobs, outputs)
-    found += findings.approvals([WaitingApproval.with_run(*each) for each in asked])
+    found += findings.approvals(asked)
     found += findings.expired_leases(live, now)
     found += outbox.findings({each.name for each in jobs if each.consecutive_failures})
     found += home_checks.settings() + home_checks.disk() + home_checks.prefect_size()
@@ -203,7 +199,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
         due_soon=_due_soon(memory, now, max_due),
         maintenance=maintenance_api.views(windows, now),
         late=late,
-        problems=[str(each) for each in found],
+        problems=found,
     )
     return report, found
 

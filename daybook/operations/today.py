@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from daybook.api import inbox
 from daybook.delivery.views import InboxMessage
+from daybook.finding import Finding
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import Spending, UtcTime
 from daybook.operations import status
@@ -30,7 +31,7 @@ class Today(BaseModel, frozen=True):
 
     since: UtcTime
     ended: dict[str, int]
-    problems: list[str]
+    problems: list[Finding]
     unread_count: int
     unread: list[InboxMessage]
     due_soon: list[DueJob]

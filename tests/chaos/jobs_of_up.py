@@ -11,6 +11,7 @@ from pathlib import Path
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
+from tests import sentences
 from tests.e2e.first_light import Up
 from tests.servers import migrate
 
@@ -71,7 +72,7 @@ class CountedUp(Up):
             assert str(error).startswith("not in time"), error
 
     def problems(self) -> list[str]:
-        return list(self.daybook_json("status")["problems"])
+        return sentences.of(self.daybook_json("status")["problems"])
 
     def check_outcomes(self) -> None:
         """Check that each due time has one outcome, and that no effect happened twice."""

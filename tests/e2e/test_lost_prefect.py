@@ -189,9 +189,9 @@ async def jobs_run(running: Running) -> None:
 
 async def doctor_says_what_is_missing(running: Running) -> None:
     found = {each["check"]: each for each in await running.daybook_json("doctor", exits=1)}
-    assert "ledger-key does not exist" in found["ledger key"]["message"]
+    assert "ledger-key does not exist" in found["ledger key"]["title"]
     assert "daybook ledger rekey" in found["ledger key"]["fix"]
-    missing = found["copies"]["message"]
+    missing = found["copies"]["title"]
     for each in (
         *("agent default", "agent helper", "secret ops", "tool server time"),
         *("channel team", "destination hook"),

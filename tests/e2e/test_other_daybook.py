@@ -18,6 +18,7 @@ import pytest
 from daybook.api import runs, sync
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
+from daybook.finding import Finding
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -107,7 +108,7 @@ async def test_a_worker_refuses_a_pool_with_jobs_of_another_ledger_only(
         await work_pool.check_ledger(client, parameter_schema.WORK_POOL, own_ledger.id)
 
 
-async def findings(check: str) -> list[doctor.CheckResult]:
+async def findings(check: str) -> list[Finding]:
     return [each for each in await doctor.doctor() if each.check == check]
 
 
@@ -121,7 +122,7 @@ async def test_status_and_doctor_name_a_prefect_that_belongs_to_another_daybook(
     assert found.ready is False
     assert found.worker.online == 0
     assert [(w.name, w.ours) for w in found.worker.workers] == [(OTHERS, False)]
-    foreign, idle = (p for p in found.problems if "another Daybook" in p)
+    foreign, idle = (p.title for p in found.problems if "another Daybook" in p.title)
     assert f"has jobs of another Daybook (ledger {other[:8]}) and none of this one" in foreign
     assert f"{OTHERS} belongs to another Daybook" in idle
     assert await status.worker_online() is False
@@ -146,14 +147,14 @@ async def test_two_homes_may_share_one_prefect(
     assert [each.ok for each in await findings("pool")] == [True]
     found = await status.status()
     assert found.ready is False
-    (problem,) = (p for p in found.problems if "another Daybook" in p)
+    (problem,) = (p.title for p in found.problems if "another Daybook" in p.title)
     assert OTHERS in problem
 
     await beat(daybook_home.worker_name)
     found = await status.status()
     assert found.ready is True
     assert found.worker.online == 1
-    assert not [p for p in found.problems if "Daybook" in p]
+    assert not [p for p in found.problems if "Daybook" in p.title]
     assert await status.worker_online() is True
     (of_worker,) = await findings("worker")
     assert of_worker.ok

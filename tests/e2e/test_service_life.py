@@ -23,6 +23,7 @@ import pytest
 from daybook.clock import SYSTEM_CLOCK
 from daybook.home import Home
 from daybook.processes import proc
+from tests import sentences
 from tests.chaos.jobs_of_up import STEP, check_outcomes
 from tests.e2e.first_light import environment
 from tests.servers import free_port, migrate
@@ -150,7 +151,7 @@ def test_the_life_of_a_service(service: ServiceOfHome) -> None:
     assert shown.startswith("running")
     assert "restarts  1" in shown
     problems = json.loads(service.run("status", "--json").stdout)["problems"]
-    print("\n".join(problems))
+    print("\n".join(sentences.of(problems)))
 
     service.machine.cut_power()
     began = time.monotonic()

@@ -68,7 +68,7 @@ async def test_health_is_503_without_a_leader_or_without_prefect(up: Up) -> None
     os.kill(worker, signal.SIGSTOP)
     view = await wait_for_code(url, 503, within=lease + 10)
     assert view["keeper"]["leads"] is False
-    assert view["problems"][0].startswith("no keeper leads")
+    assert view["problems"][0]["title"].startswith("no keeper leads")
     os.kill(worker, signal.SIGKILL)
     await wait_for_code(url, 200, within=60)
 
@@ -80,7 +80,7 @@ async def test_health_is_503_without_a_leader_or_without_prefect(up: Up) -> None
     finally:
         proc.send_signal([server], signal.SIGCONT)
     assert view["prefect"]["answers"] is False
-    assert view["problems"][0].startswith("Prefect has not answered for 1")
+    assert view["problems"][0]["title"].startswith("Prefect has not answered for 1")
     await wait_for_code(url, 200, within=60)
 
 

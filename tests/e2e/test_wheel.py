@@ -191,7 +191,7 @@ def test_an_installed_daybook_starts_runs_jobs_and_stops_cleanly(
     found = {each["check"]: each for each in up.daybook_json("doctor")}
     assert all(each["ok"] for each in found.values())
     assert ("worker" in found) and ("agents" in found)
-    assert bool(found["entry points"]["message"]) == (where == "project")
+    assert bool(found["entry points"]["title"]) == (where == "project")
     children = up.facts()["children"]
     started = {child["name"] for child in children}
     assert started - {"command server"} == {"server", "web", "worker"}  # that one starts last

@@ -9,13 +9,14 @@ from daybook import settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.channels import check as check_channel
 from daybook.errors import InvalidInput
+from daybook.finding import Finding, problem, warning
 from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.references import command_word
 from daybook.ledger.tables import JobRow
 from daybook.operations import outbox_status
 from daybook.operations.checks import ledger as ledger_checks
-from daybook.operations.findings import Finding, join, problem, warning
+from daybook.operations.findings import join
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient

@@ -23,8 +23,8 @@ from packaging.version import Version
 
 from daybook import registry, repository
 from daybook.errors import DaybookError, InvalidInput
+from daybook.finding import Finding, Severity, passed, problem, warning
 from daybook.home import current_home
-from daybook.operations.findings import Finding, Severity, passed, problem, warning
 from daybook.operations.server import absolute_python_path
 
 ENTRY_POINT_FOLDERS = ("flows", "blocks", "deployments")

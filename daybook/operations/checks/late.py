@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from daybook.api import maintenance as maintenance_api
@@ -11,13 +10,14 @@ from daybook.api import overdue
 from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import outcome_spool
+from daybook.finding import Finding, passed, problem
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import utc_text
 from daybook.operations import findings
 from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.checks import prefect
-from daybook.operations.findings import Finding, join, passed, problem
+from daybook.operations.findings import join
 from daybook.runs import overdue as run_overdue
 from daybook.tasks import counts as task_counts
 
@@ -99,7 +99,7 @@ async def late(client: PrefectClient) -> list[Finding]:
         known = DelayFacts(ledger.now(), "", pool, ahead, ledger.skew(), leader)
         overdue_runs = overdue.without_catch_up(overdue_runs, leader, known.now)
     found = findings.late([OverdueRun.of(each, known) for each in overdue_runs])
-    return [replace(each, fix="daybook status") for each in found]
+    return [each.model_copy(update={"fix": "daybook status"}) for each in found]
 
 
 async def tasks() -> list[Finding]:

@@ -26,6 +26,7 @@ from daybook.errors import (
     UnknownName,
     says_disk_full,
 )
+from daybook.finding import Finding, passed, problem, warning
 from daybook.home import current_home
 from daybook.http import secrets as references
 from daybook.jobs import store, summaries
@@ -35,7 +36,6 @@ from daybook.ledger.references import command_word
 from daybook.operations import findings
 from daybook.operations.checks import home, installation
 from daybook.operations.checks.facts import fact
-from daybook.operations.findings import Finding, passed, problem
 from daybook.prefect import instances
 from daybook.resources import copies as block_copies
 from daybook.resources import mirror
@@ -302,7 +302,7 @@ async def backups() -> list[Finding]:
         if last > nightly.last_night(_set_up_at() or now, loaded):
             message = f"there is no backup in {folder}, not even of the night of {last}"
             return [problem("backups", message, fix)]
-        return [findings.warning("backups", f"there is no backup in {folder} yet")]
+        return [warning("backups", f"there is no backup in {folder} yet")]
     newest = max(found)
     if newest < nightly.last_night(now, loaded) - MAX_BACKUP_AGE:
         return [problem("backups", f"the newest backup in {folder} is of {newest}", fix)]

@@ -20,12 +20,13 @@ from daybook.errors import (
     PrefectUnreachable,
     says_disk_full,
 )
+from daybook.finding import Finding, passed, problem, warning
 from daybook.home import current_home, is_disk_full, is_own_server
 from daybook.jobs.actions import ACTIONS
 from daybook.operations import findings
 from daybook.operations.checks import installation, ledger
 from daybook.operations.checks.facts import fact
-from daybook.operations.findings import Finding, passed, problem, unset_command, warning
+from daybook.operations.findings import unset_command
 from daybook.prefect import work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.work_pool import WorkPool

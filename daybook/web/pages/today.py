@@ -8,10 +8,9 @@ from datetime import datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from daybook import api
+from daybook import api, finding
+from daybook.finding import Finding, Severity
 from daybook.operations import attention
-from daybook.operations.attention import Need
-from daybook.operations.health import HealthReport
 from daybook.web import formatting
 from daybook.web.pages.actions import Action, Done
 from daybook.web.pages.forms import Form
@@ -31,36 +30,47 @@ class Button:
     is_link: bool = False
 
 
-_OF_A_JOB = {
-    "failing": Button("Run again", "/run"),
-    "missed": Button("Run now", "/run"),
-    "paused": Button("Resume", "/resume"),
-    "conflict": Button("Compare", "#conflict", is_link=True),
-    "chain": Button("Edit", "/edit", is_link=True),
-    "budget": Button("Edit", "/edit", is_link=True),
+_BUTTONS = {
+    finding.Action.COMPARE: Button("Compare", "/jobs/{job_id}#conflict", is_link=True),
+    finding.Action.DECIDE: Button("Decide", "/runs/{run_id}#approvals", is_link=True),
+    finding.Action.EDIT: Button("Edit", "/jobs/{job_id}/edit", is_link=True),
+    finding.Action.READ: Button("Read", "/inbox", is_link=True),
+    finding.Action.RESUME: Button("Resume", "/jobs/{job_id}/resume"),
+    finding.Action.RETRY: Button("Send again", "/callbacks/retry"),
+    finding.Action.RUN: Button("Run now", "/jobs/{job_id}/run"),
+    finding.Action.SYNC: Button("Sync now", "/sync"),
 }
-"""Buttons by the kind of a problem. Their paths are appended to the path of the job's page."""
+"""The button of each action; its path contains the ids of the finding's job and run."""
+_STATES = {
+    **dict.fromkeys(("approval", "pending"), "waiting"),
+    **dict.fromkeys(("failing", "unreadable"), "failed"),
+    **dict.fromkeys(("empty", "conflict"), "missed"),
+    "unknown": "unknown",
+    "paused": "skipped",
+}
+"""By the kind of a finding, the status whose colour and symbol the page shows."""
 
 
-def button_of(need: Need) -> Button | None:
-    """Return the button that helps with a problem. Return None if no button can help."""
-    if need.kind == "inbox":
-        return Button("Read", "/inbox", is_link=True)
-    if need.kind == "approval" and need.run_id:
-        return Button("Decide", f"/runs/{need.run_id}#approvals", is_link=True)
-    if need.kind == "pending":
-        return Button("Sync now", "/sync")
-    if need.kind == "outbox" and "callbacks retry --failed" in need.fix:
-        return Button("Send again", "/callbacks/retry")
-    if need.job_id is None or (of_job := _OF_A_JOB.get(need.kind)) is None:
+def button_of(found: Finding) -> Button | None:
+    """Return the button that helps with a finding. Return None if no button can help."""
+    if found.action is None:
         return None
-    return replace(of_job, path=f"/jobs/{need.job_id}{of_job.path}")
+    button = _BUTTONS[found.action]
+    return replace(button, path=button.path.format(job_id=found.job_id, run_id=found.run_id))
+
+
+def state_of(found: Finding) -> str:
+    """Return the status whose colour and symbol the page shows for the finding."""
+    default = "failed" if found.severity is Severity.PROBLEM else "missed"
+    return _STATES.get(found.kind, default)
 
 
 async def show(site: Site, request: Request) -> Response:
     """Show the problems and the timeline."""
     timeline = await api.timeline.read(choice_of(request), page_number(request))
-    needs = [*_of_the_scheduler(await site.health()), *await attention.read(site.tz)]
+    report = await site.health()
+    of_the_scheduler = report.problems if report is not None else []
+    found = [*of_the_scheduler, *await attention.read(site.tz)]
     now = site.now()
 
     def text(instant: datetime, form: str = "full") -> str:
@@ -70,21 +80,12 @@ async def show(site: Site, request: Request) -> Response:
         request,
         "today.html",
         timeline=timeline,
-        needs=[(each, button_of(each)) for each in needs],
+        needs=[(each, state_of(each), button_of(each)) for each in found],
         choice=choice_of(request),
         text=text,
         order=ORDER,
         legend=LEGEND,
     )
-
-
-def _of_the_scheduler(report: HealthReport | None) -> list[Need]:
-    problems = report.problems if report is not None else []
-    found = list[Need]()
-    for each in problems:
-        message, _, fix = each.partition("; fix: ")
-        found.append(Need(kind="scheduler", severity="failed", title=message, fix=fix))
-    return found
 
 
 async def sync(ref: str, form: Form) -> Done:

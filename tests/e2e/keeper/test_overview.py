@@ -8,7 +8,8 @@ from uuid import UUID
 import pytest
 from prefect.client.schemas.filters import ArtifactCollectionFilter, ArtifactCollectionFilterKey
 
-from daybook.keeper.overview import Overview, Problem, TablesState, show_tables
+from daybook.finding import warning
+from daybook.keeper.overview import Overview, TablesState, show_tables
 from tests.world.prefect_world import PrefectWorld
 
 pytestmark = pytest.mark.e2e
@@ -45,7 +46,7 @@ async def test_each_table_is_one_artifact_that_changes_only_with_its_content(
     assert not world.prefect.traffic.requests
     assert await cycle(TablesState()) == 0  # of the next leader, which reads them once
 
-    shown = Overview(shown.due, [Problem("jobs", "brief failed", "daybook show brief", True)])
+    shown = Overview(shown.due, [warning("jobs", "brief failed", "daybook show brief")])
     assert await cycle(state) == 1
     assert await table(world, "daybook-needs-attention") == (
         attention_id,

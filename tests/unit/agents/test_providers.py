@@ -174,6 +174,7 @@ def test_without_its_sdk_a_provider_is_refused_with_the_extra_to_install(
 ) -> None:
     hide_sdk(monkeypatch, extra, sdk)
     monkeypatch.chdir(REPOSITORY)
+    monkeypatch.setattr(sys, "prefix", str(REPOSITORY / ".venv"))
     own = settings(f"{extra}:x", base_url=base_url, api_key="k-12345678")
     for refused, model_name in ((own, ""), (settings("openai:x"), f"{extra}:x")):
         for function in (providers.check, providers.model):

@@ -20,6 +20,7 @@ from daybook.api import jobs, runs
 from daybook.delivery.views import RunDetails
 from daybook.jobs.views import JobDetails
 from daybook.operations import up, web
+from tests import sentences
 from tests.unit.cli.conftest import fill
 from tests.unit.operations.checks.test_installation import installed
 
@@ -230,7 +231,7 @@ def test_status_is_not_ready_if_prefect_is_unreachable(stored: Path) -> None:
     assert (result.returncode, result.stderr) == (1, "")
     assert status.keys() >= {"ready", "prefect", "worker", "keeper", "ledger", "due_soon"}
     assert status["ready"] is False
-    assert any(NOWHERE in problem for problem in status["problems"])
+    assert any(NOWHERE in each for each in sentences.of(status["problems"]))
 
 
 def test_a_ledger_that_cannot_be_opened_gives_exit_code_4(

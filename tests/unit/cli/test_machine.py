@@ -17,11 +17,13 @@ from typing import Any, cast
 
 import pytest
 
+from daybook import finding
 from daybook.api import runs as service_runs
 from daybook.api.sync import SyncReport
 from daybook.cli import machine, runs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
+from daybook.finding import Finding
 from daybook.ledger.views import Run
 from daybook.operations import browser as browsers
 from daybook.operations import doctor as service_doctor
@@ -30,8 +32,6 @@ from daybook.operations import preload, preparation
 from daybook.operations import status as service_status
 from daybook.operations import up as service_up
 from daybook.operations.browser import LoginLink
-from daybook.operations.doctor import CheckResult
-from daybook.operations.findings import Finding, Severity
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile
 from daybook.prefect.report import ReconcileReport
@@ -371,7 +371,9 @@ def test_status_prints_services_counts_due_times_and_problems(
         "due_soon": [{"job": "weekly", "due": "2027-01-15T12:00:00Z"}],
         "late": [],
         "maintenance": [],
-        "problems": ["weekly failed 2 times in a row: no answer"],
+        "problems": [
+            finding.warning("jobs", "weekly failed 2 times in a row: no answer").model_dump()
+        ],
     }
 
     async def status() -> service_status.StatusReport:
@@ -392,7 +394,7 @@ def test_status_prints_services_counts_due_times_and_problems(
     assert re.search(r"times in +\w+", absolute)
     assert "inbox     4 unread\n" in result.out
     assert "tasks     2 queued, 1 needs attention; sessions: 3 busy\n" in result.out
-    for words in ("3 waiting", "weekly", "! weekly failed 2 times in a row: no answer"):
+    for words in ("3 waiting", "weekly", "! weekly failed 2 times in a row"):
         assert words in result.out
     found["worker"] = {"online": 0, "workers": [there]}
     found["prefect"] |= {"reachable": False, "ui_url": None, "version": None}
@@ -415,16 +417,13 @@ def test_status_prints_services_counts_due_times_and_problems(
 def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
     daybook: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def finding(check: str, severity: str, message: str = "", fix: str = "") -> CheckResult:
-        return CheckResult.of(Finding(check, Severity(severity), message, fix))
-
     found = [
-        finding("versions", "ok", "prefect 3.8.8"),
-        finding("entry points", "warning", "it rains", "an umbrella"),
-        finding("ui", "warning", "there is fog"),
+        finding.passed("versions", "prefect 3.8.8"),
+        finding.warning("entry points", "it rains", "an umbrella"),
+        finding.warning("ui", "there is fog"),
     ]
 
-    async def doctor() -> list[CheckResult]:
+    async def doctor() -> list[Finding]:
         return found
 
     monkeypatch.setattr(service_doctor, "doctor", doctor)
@@ -442,8 +441,8 @@ def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
         "warning  entry points  it rains; fix: an umbrella",
         "warning  ui            there is fog",
     ]
-    found.append(finding("worker", "problem", "none", "daybook up"))
-    found.append(finding("late", "skipped", "not checked, because it rains"))
+    found.append(finding.problem("worker", "none", "daybook up"))
+    found.append(finding.skipped("late", "it rains"))
     result = daybook("doctor", "--verbose")
     assert result.code == 1
     assert result.out.splitlines()[3:] == [
@@ -454,10 +453,15 @@ def test_doctor_prints_a_line_per_check_and_exits_with_1_on_a_problem(
     assert (result.code, result.json) == (1, [each.model_dump() for each in found])
     assert result.json[1] == {
         "check": "entry points",
-        "ok": True,
         "severity": "warning",
-        "message": "it rains",
+        "title": "it rains",
+        "why": "",
         "fix": "an umbrella",
+        "kind": "",
+        "job_id": None,
+        "run_id": None,
+        "action": None,
+        "ok": True,
     }
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from daybook import Client
 from daybook.errors import InvalidInput
+from daybook.finding import Finding, Severity
 from daybook.operations.checks import late
-from daybook.operations.findings import Finding, Severity
 from tests.unit.cli.conftest import fill
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.finding import warning
 from daybook.operations import today as operation
 from daybook.operations.today import Today
 
@@ -37,7 +38,7 @@ def show(
     found = {
         "since": "2027-01-15T12:00:00Z",
         "ended": {"succeeded": 1_200, "timed_out": 1},
-        "problems": ["weekly failed once; fix: daybook show weekly"],
+        "problems": [warning("jobs", "weekly failed once", "daybook show weekly").model_dump()],
         "unread_count": 3,
         "unread": [MESSAGE],
         "due_soon": [{"job": "brief", "due": due}],

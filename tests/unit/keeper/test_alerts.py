@@ -20,6 +20,7 @@ from daybook.delivery.dispatcher import dispatch
 from daybook.delivery.outbox import QueueKind
 from daybook.delivery.outgoing import ChannelSender
 from daybook.errors import InvalidInput, Unreachable
+from daybook.finding import problem, warning
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -27,7 +28,7 @@ from daybook.keeper import alerts as alarm
 from daybook.keeper import services
 from daybook.keeper.alerts import AlertState
 from daybook.keeper.keeper import Keeper
-from daybook.keeper.overview import Overview, Problem
+from daybook.keeper.overview import Overview
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -473,8 +474,8 @@ async def test_the_ping_goes_out_only_while_the_findings_that_count_are_clear(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def read() -> Overview:
-        failed = Problem("jobs", "brief failed once", "daybook show brief", is_warning=True)
-        return Overview([], [failed, Problem("pool", "it is paused", "resume it")])
+        failed = warning("jobs", "brief failed once", "daybook show brief")
+        return Overview([], [failed, problem("pool", "it is paused", "resume it")])
 
     state = AlertState()
     caplog.set_level("INFO", "daybook.keeper.alerts")
@@ -506,7 +507,7 @@ async def test_the_findings_reach_the_ping_of_a_leader(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def read() -> Overview:
-        return Overview([], [Problem("pool", "it is paused", "resume it")])
+        return Overview([], [problem("pool", "it is paused", "resume it")])
 
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)

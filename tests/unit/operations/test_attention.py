@@ -8,6 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from daybook.finding import Action
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from daybook.operations import attention, findings
@@ -47,8 +48,8 @@ async def test_the_third_empty_answer_in_a_row_is_a_need_and_a_finding(world: Wo
         async with world.ledger.read() as session:
             found = findings.without_answers(await history.without_answers(session))
         assert len(found) == (count == 6), count
-    assert await needs(world) == [("failing", "The last 3 answers of quiet are empty")]
-    assert [each.message for each in found] == ["the last 3 answers of quiet are empty"]
+    assert await needs(world) == [("empty", "The last 3 answers of quiet are empty")]
+    assert [each.message for each in found] == ["The last 3 answers of quiet are empty"]
 
 
 async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
@@ -66,13 +67,14 @@ async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
     await world.jobs.edit("done", enabled=False, reason="fired at its due time")
     found = await needs(world)
     assert found == [
-        ("failing", "my failing job failed"),
+        ("failing", "my failing job failed once"),
         ("missed", "missing missed 3 due times"),
         ("inbox", "1 unread alert"),
         ("paused", "resting is paused"),
     ]
     first = (await attention.read(UTC))[0]
-    assert (first.why, first.fix) == ("out of luck", "daybook run 'my failing job' --wait")
+    assert (first.why, first.fix) == ("out of luck", "daybook show 'my failing job'")
+    assert first.action is Action.RUN
     assert first.job_id == failing.id
 
 
@@ -85,7 +87,7 @@ async def test_the_fix_for_an_agents_job_does_not_act_on_the_operators_job_of_it
     for job in (decoy, option):
         await world.runs.finished(job, Status.FAILED, error="see the fix")
     fixes = {each.job_id: each.fix for each in await attention.read(UTC) if each.job_id}
-    assert fixes == {each.id: f"daybook run {each.id[:12]} --wait" for each in (decoy, option)}
+    assert fixes == {each.id: f"daybook show {each.id[:12]}" for each in (decoy, option)}
 
 
 async def test_of_several_missed_due_times_the_newest_is_shown(world: World) -> None:
@@ -144,7 +146,7 @@ async def test_a_failure_of_the_budget_of_a_day_needs_nobody_after_that_day(worl
         return [title for kind, title in await needs(world) if kind == "failing"]
 
     await world.runs.finished(job, Status.FAILED, error=error)
-    assert await failing() == ["costly failed"]
+    assert await failing() == ["costly failed once"]
     world.passes(days=1)
     assert await failing() == []
     error = "budget: 1,200 of 1,000 tokens per run are used"
@@ -154,11 +156,11 @@ async def test_a_failure_of_the_budget_of_a_day_needs_nobody_after_that_day(worl
 
 
 async def test_many_of_a_kind_are_counted(world: World) -> None:
-    for number in range(attention.MAX_OF_A_KIND + 5):
+    for number in range(findings.MAX_OF_A_KIND + 5):
         await world.jobs.add(f"job {number:02}")
         await world.jobs.edit(f"job {number:02}", enabled=False, reason="paused")
     found = await needs(world)
-    assert len(found) == attention.MAX_OF_A_KIND
+    assert len(found) == findings.MAX_OF_A_KIND
     assert found[-1] == ("paused", "6 more like this")
 
 
@@ -169,7 +171,7 @@ async def test_a_failing_job_leads_to_its_failed_run_after_a_cancelled_one(world
     cancelled = await world.runs.finished(job, Status.CANCELLED)
     (need,) = [each for each in await attention.read(UTC) if each.kind == "failing"]
     assert cancelled.run_id != need.run_id == failed.run_id
-    assert (need.title, need.severity) == ("nightly failed", "timed_out")
+    assert need.title == "nightly failed once"
 
 
 async def test_the_last_alert_says_that_its_job_has_recovered(world: World) -> None:

@@ -14,19 +14,18 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from daybook.finding import Finding, problem, warning
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.operations import doctor
 from daybook.operations.checks.facts import fact, read_once
-from daybook.operations.doctor import CheckResult
-from daybook.operations.findings import Finding, problem, warning
 from tests.unit.operations.checks.test_installation import installed
 
 pytestmark = pytest.mark.anyio
 
 
-def of(found: list[CheckResult], check: str) -> list[CheckResult]:
+def of(found: list[Finding], check: str) -> list[Finding]:
     return [each for each in found if each.check == check]
 
 
@@ -139,10 +138,15 @@ async def test_a_warning_is_listed_and_counts_as_ok(
     rain, fire = of(await doctor.doctor(), "weather")
     assert rain.model_dump(mode="json") == {
         "check": "weather",
-        "ok": True,
         "severity": "warning",
-        "message": "it rains",
+        "title": "it rains",
+        "why": "",
         "fix": "an umbrella",
+        "kind": "",
+        "job_id": None,
+        "run_id": None,
+        "action": None,
+        "ok": True,
     }
     assert (fire.ok, fire.severity, fire.message) == (False, "problem", "it burns")
 
@@ -206,8 +210,8 @@ def test_a_prefect_that_cannot_be_imported_is_a_finding_next_to_its_version(
     )
     assert (done.returncode, done.stderr) == (1, "")
     found = {each["check"]: each for each in json.loads(done.stdout)}
-    assert found["versions"]["message"] == "prefect 3.4.0 is outside of <3.10,>=3.8.8"
-    assert "No module named 'python_socks'" in found["prefect"]["message"]
+    assert found["versions"]["title"] == "prefect 3.4.0 is outside of <3.10,>=3.8.8"
+    assert "No module named 'python_socks'" in found["prefect"]["title"]
     assert "install" in found["prefect"]["fix"]
     assert found["ledger"]["ok"]
 
@@ -258,5 +262,5 @@ async def test_a_doctor_does_not_read_all_settings_of_prefect_again(
     """A copy by Prefect itself reads them all, which takes 30 ms."""
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         monkeypatch.setattr("prefect.settings.Settings.copy_with_update", None)
-        (found,) = [each for each in await doctor.find() if each.check == "prefect"]
+        (found,) = [each for each in await doctor.doctor() if each.check == "prefect"]
     assert "does not answer" in found.message

@@ -11,10 +11,10 @@ import pytest
 
 from daybook.api import overdue
 from daybook.api.overdue import DelayFacts, OverdueRun
+from daybook.finding import Severity
 from daybook.home import Home
 from daybook.keeper.leader_lease import Leader
 from daybook.operations import findings
-from daybook.operations.findings import Severity
 from daybook.prefect.work_pool import OnlineWorker, WorkPool
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
@@ -95,16 +95,16 @@ def test_a_paused_pool_is_a_warning_and_the_pool_of_another_daybook_a_problem(
     assert found.fix.startswith("unset PREFECT_API_URL")
 
 
-def test_a_failed_job_is_a_warning_with_the_first_line_of_its_error() -> None:
+def test_a_failed_job_is_a_warning_with_its_error() -> None:
     def job(failures: int, error: str | None) -> Any:
         facts = {"owner": "user", "consecutive_failures": failures, "last_error": error}
-        return SimpleNamespace(name="brief", **facts)
+        return SimpleNamespace(id="1", name="brief", **facts)
 
     jobs = [job(0, None), job(1, "no answer\nat all"), job(2, None)]
     found = findings.failing_jobs(jobs, NOW)
     assert [str(each) for each in found] == [
-        "brief failed once: no answer; fix: daybook show brief",
         "brief failed 2 times in a row; fix: daybook show brief",
+        "brief failed once: no answer at all; fix: daybook show brief",
     ]
     assert {each.severity for each in found} == {Severity.WARNING}
 

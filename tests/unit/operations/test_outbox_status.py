@@ -16,6 +16,7 @@ from daybook.cli import formatting as words
 from daybook.delivery import history, outbox, sending
 from daybook.delivery.sending import DeliveryResult
 from daybook.delivery.views import OutboxHealth, PausedQueue
+from daybook.finding import Finding, Severity
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -24,7 +25,6 @@ from daybook.ledger.states import Delivery
 from daybook.ledger.tables import OutboxRow
 from daybook.operations import outbox_status, status
 from daybook.operations.checks import delivery
-from daybook.operations.findings import Severity
 from daybook.resources import secrets
 from daybook.runs import claims
 
@@ -99,8 +99,8 @@ async def fail(ledger: Ledger, to: Delivery) -> None:
     )
 
 
-def about(problems: list[str], *words: str) -> list[str]:
-    return [each for each in problems if all(word in each for word in words)]
+def about(problems: list[Finding], *words: str) -> list[str]:
+    return [each for each in map(str, problems) if all(word in each for word in words)]
 
 
 async def test_an_empty_outbox_has_no_problems(ledger: Ledger) -> None:
@@ -211,7 +211,7 @@ def test_the_next_attempt_is_in_local_time_and_never_in_the_past(
     )
     health = NOTHING.model_copy(update={"paused": [paused]})
     (found,) = outbox_status.OutboxStatus(health, "", None, noon).findings()
-    assert found.message == f"delivery to {HOOK} failed 5 times in a row, {expected}"
+    assert found.message == f"Delivery to {HOOK} failed 5 times in a row, {expected}"
 
 
 async def test_a_run_with_only_an_alert_shows_the_delivery_of_the_alert(ledger: Ledger) -> None:
@@ -307,7 +307,7 @@ async def test_a_failed_job_with_an_alert_is_reported_once(ledger: Ledger) -> No
 
     found = (await status.status()).problems
 
-    assert [each for each in found if "brief" in each and "failed" in each] == [
+    assert about(found, "brief", "failed") == [
         "brief failed once: no answer; fix: daybook show brief"
     ]
     assert len(about(found, "1 unread alert; fix: daybook inbox")) == 1

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from daybook.errors import DaybookError, InvalidInput
+from daybook.finding import Severity
 from daybook.home import Home
 from daybook.operations import doctor, home_lock, service, service_units
-from daybook.operations.findings import Severity
 from daybook.operations.service_units import Service
 from tests.commands import Daybook
 

@@ -15,7 +15,6 @@ from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.keeper import leader_lease
-from daybook.keeper.overview import Problem
 from daybook.ledger.engine import Ledger
 from daybook.operations import findings, home_lock, outbox_status, status
 from daybook.operations.checks import home as home_checks
@@ -44,7 +43,8 @@ async def test_status_says_how_often_a_job_failed(nowhere: Home, times: int, exp
         failed = "UPDATE jobs SET consecutive_failures = ?, last_error = 'no answer'"
         connection.execute(failed, (times,))
     found = await status.status()
-    assert f"brief failed {expected}: no answer; fix: daybook show brief" in found.problems
+    sentence = f"brief failed {expected}: no answer; fix: daybook show brief"
+    assert sentence in [str(each) for each in found.problems]
 
 
 async def test_the_findings_that_count_are_all_without_the_warnings_or_the_named_ones(
@@ -59,12 +59,13 @@ async def test_the_findings_that_count_are_all_without_the_warnings_or_the_named
     overview = await status.overview()
     assert {each.check for each in overview.that_count([])} == {"prefect", "sync"}
     (found,) = overview.that_count(["jobs", "late"])
-    assert found == Problem("jobs", "brief failed once", "daybook show brief", is_warning=True)
+    assert (found.check, found.severity) == ("jobs", "warning")
+    assert str(found) == "brief failed once; fix: daybook show brief"
 
 
 def test_every_name_of_a_finding_of_status_can_be_chosen_for_the_ping() -> None:
     sources = [findings, outbox_status, status, home_checks]
-    call = r'\b(?:problem|warning|Finding|clock)\(\s*"([a-z ]+)"'
+    call = r'\b(?:(?:problem|warning|clock)\(\s*|check=)"([a-z ]+)"'
     named = {name for each in sources for name in re.findall(call, inspect.getsource(each))}
     of_doctor = {"home", "modes", "maintenance"}
     assert named - of_doctor == set(STATUS_FINDINGS)
@@ -94,8 +95,8 @@ async def test_a_killed_up_is_reported_before_what_follows_from_it(nowhere: Home
         found = await status.status()
     finally:
         await child.terminate()
-    assert found.problems[0].startswith("`daybook up` was killed")
-    assert NOWHERE in found.problems[1]
+    assert found.problems[0].title.startswith("`daybook up` was killed")
+    assert NOWHERE in found.problems[1].title
 
 
 async def test_a_locked_ledger_is_reported(nowhere: Home) -> None:
@@ -106,7 +107,7 @@ async def test_a_locked_ledger_is_reported(nowhere: Home) -> None:
         other.execute("BEGIN IMMEDIATE")
         found = await status.status()
         other.execute("ROLLBACK")
-    problems = [each for each in found.problems if "is not writable" in each]
+    problems = [str(each) for each in found.problems if "is not writable" in each.title]
     assert problems == [
         "the ledger is not writable: database is locked; fix: end the process that holds its lock"
     ]

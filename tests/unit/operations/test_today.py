@@ -64,8 +64,8 @@ async def test_today_reports_the_last_24_hours(nowhere: Home) -> None:
         unpriced_runs=1,
     )
     assert [each.job for each in found.due_soon] == ["brief"]
-    assert any("hello there failed once" in each for each in found.problems)
-    assert any("Prefect" in each for each in found.problems)
+    assert any("hello there failed once" in each.title for each in found.problems)
+    assert any("Prefect" in each.title for each in found.problems)
     assert found.unread_count == 1
     assert [each.job for each in found.unread] == ["hello there"]  # the alert about its failure
 

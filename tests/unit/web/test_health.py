@@ -24,6 +24,7 @@ from daybook.operations import server
 from daybook.runs import audit, overdue
 from daybook.runs.overdue import MISSED_MAX_AGE, OVERDUE_GRACE
 from daybook.timing import TIMING
+from tests import sentences
 from tests.servers import free_port
 from tests.unit.web.conftest import Served, served
 from tests.world import World
@@ -34,9 +35,9 @@ MINUTE = timedelta(minutes=1)
 NO_KEEPER = f"{causes.NO_KEEPER}; fix: daybook keeper"
 
 
-async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, object]:
+async def health(page: httpx.AsyncClient, *, well: bool) -> dict[str, Any]:
     answer = await page.get("/health")
-    view: dict[str, object] = answer.json()
+    view: dict[str, Any] = answer.json()
     assert answer.status_code == (200 if well else 503), view
     assert view["status"] == ("ok" if well else "failing")
     assert bool(view["problems"]) is not well
@@ -55,7 +56,7 @@ async def test_health_is_ok_with_a_leader_and_no_overdue_run(
     world.clock.move(timedelta(seconds=4))
     async with pages() as page:
         view = await health(page, well=True)
-    skew = view["ledger"]["clock_ahead_seconds"]  # type: ignore[index]
+    skew = view["ledger"]["clock_ahead_seconds"]
     assert view == {
         "status": "ok",
         "problems": [],
@@ -79,14 +80,14 @@ async def test_health_fails_while_no_keeper_is_the_leader(
 ) -> None:
     async with pages() as page:
         view = await health(page, well=False)
-        assert view["problems"] == [NO_KEEPER]
+        assert sentences.of(view["problems"]) == [NO_KEEPER]
         await lead(world)
         await health(page, well=True)
 
         world.clock.move(TIMING.leader_lease + 7 * MINUTE)  # the leader was killed
         view = await health(page, well=False)
         expected = NO_KEEPER.replace(";", "; the last lease expired 7 minutes ago;", 1)
-        assert view["problems"] == [expected]
+        assert sentences.of(view["problems"]) == [expected]
 
         fence = await leader_lease.acquire(world.ledger, LEADERSHIP_NAME, "there:1:b")
         await health(page, well=True)
@@ -120,8 +121,7 @@ async def test_health_fails_while_a_run_is_overdue(
         world.clock.move(timedelta(seconds=1))
         view = await health(page, well=False)
         assert view["overdue"] == view["late"] == 5
-        problems = view["problems"]
-        assert isinstance(problems, list)
+        problems = sentences.of(view["problems"])
         assert len(problems) == 4
         assert problems[0] == (
             "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and has not started: "
@@ -131,8 +131,7 @@ async def test_health_fails_while_a_run_is_overdue(
 
         for each in stored:
             await audit.advance(world.ledger, each.id, world.clock.now() - MINUTE)
-        problems = (await health(page, well=False))["problems"]
-        assert isinstance(problems, list)
+        problems = sentences.of((await health(page, well=False))["problems"])
         assert (
             "job 0 was due at 2026-01-15T13:00:00Z, 1 minute 30 seconds ago, and was missed"
             in (problems[0])
@@ -174,7 +173,7 @@ async def test_the_page_starts_without_a_ledger_and_connects_later(daybook_home:
         assert "cannot be reached" in str(view["problems"])
         in_the_way.unlink()
         view = await health(page, well=False)
-        assert view["problems"] == [NO_KEEPER]
+        assert sentences.of(view["problems"]) == [NO_KEEPER]
 
 
 async def test_a_ledger_that_hangs_is_reported_in_time_and_queried_once(
@@ -240,16 +239,16 @@ async def test_a_locked_ledger_is_reported_instead_of_a_missing_keeper(
 ) -> None:
     path = daybook_home.path / "ledger.db"
     async with served(f"sqlite+aiosqlite:///{path}") as page:
-        assert (await health(page, well=False))["problems"] == [NO_KEEPER]
+        assert sentences.of((await health(page, well=False))["problems"]) == [NO_KEEPER]
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             locked = await health(page, well=False)
             other.execute("ROLLBACK")
-        assert locked["problems"] == [
+        assert sentences.of(locked["problems"]) == [
             "the ledger is not writable: database is locked; "
             "fix: end the process that holds its lock"
         ]
-        assert locked["ledger"]["answers"] is True  # type: ignore[index]
+        assert locked["ledger"]["answers"] is True
 
 
 async def test_a_deleted_ledger_is_reported(
@@ -303,7 +302,7 @@ async def test_prefect_that_is_silent_is_shown_at_once_and_a_problem_after_a_whi
                     monkeypatch.setattr(monitor, "MAX_PREFECT_SILENCE_SECONDS", silence)
                     shown: Any = view["prefect"]
                     silent = f"{shown['silent_seconds']:.0f} s"
-                    assert view["problems"] == [
+                    assert sentences.of(view["problems"]) == [
                         f"Prefect has not answered for {silent}, so no run can start; "
                         "fix: daybook doctor"
                     ]

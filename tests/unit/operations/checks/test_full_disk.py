@@ -16,11 +16,11 @@ from sqlalchemy.engine import make_url
 from daybook import home
 from daybook.cli import main
 from daybook.errors import FREE_SPACE, LedgerUnreachable, PrefectUnreachable
+from daybook.finding import problem
 from daybook.home import Home
 from daybook.ledger.sqlite import Sqlite
 from daybook.operations.checks import home as home_checks
 from daybook.operations.checks import ledger, prefect
-from daybook.operations.findings import problem
 from daybook.prefect import client as connection
 from tests.unit.operations.checks.conftest import Answers, Connect, running
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from daybook.finding import passed
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.operations import status
 from daybook.operations.checks import home as machine
-from daybook.operations.findings import passed
 from daybook.operations.home_lock import ChildEntry
 from daybook.processes import proc
 
@@ -115,7 +115,7 @@ def test_children_left_by_a_killed_up_are_reported(daybook_home: Home) -> None:
         daybook_home.up_file.chmod(0o600)
         (problem,) = machine.leftovers()
         assert problem.message.endswith(f"still running: worker (pid {child.pid})")
-        assert str(problem) in asyncio.run(status.status()).problems
+        assert problem in asyncio.run(status.status()).problems
     finally:
         child.kill()
         child.wait()

@@ -12,9 +12,9 @@ from packaging.requirements import Requirement
 
 from daybook import repository
 from daybook.errors import InvalidInput
+from daybook.finding import Severity
 from daybook.home import Home
 from daybook.operations.checks import installation
-from daybook.operations.findings import Severity
 
 REPOSITORY = Path(__file__).parents[4]
 

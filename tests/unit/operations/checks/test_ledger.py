@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from daybook.finding import passed
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -15,7 +16,6 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.schema import VERSION_TABLE
 from daybook.operations import home_lock
 from daybook.operations.checks import ledger as book
-from daybook.operations.findings import passed
 
 pytestmark = pytest.mark.anyio
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from daybook import registry
+from daybook.finding import Severity
 from daybook.home import Home
 from daybook.operations.checks.installation import plugins
-from daybook.operations.findings import Severity
 
 
 def test_a_listener_or_plugin_that_cannot_be_imported_is_reported_with_its_reason(

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from daybook.finding import Severity, passed
 from daybook.home import Home
 from daybook.operations import server as own
 from daybook.operations.checks import prefect
-from daybook.operations.findings import Severity, passed
 from tests.servers import free_port
 from tests.unit.operations.checks.conftest import Answers, Connect, as_prefect, running
 
