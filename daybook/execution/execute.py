@@ -68,7 +68,6 @@ from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow, StepRow
-from daybook.policies import policy as policies
 from daybook.prefect import occurrence, reconcile, run_log, run_names, states
 from daybook.prefect.client import raising_daybook_errors
 from daybook.prefect.states import suspend_flow_run, terminal_state
@@ -389,7 +388,7 @@ async def _give_back(ledger: Ledger, run: _Run, granted: Granted, error: Daybook
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
     """Run the check; renew the lease meanwhile, unless the worker renews it."""
-    policy = policies.policy_from_parameters(granted.parameters)
+    policy = granted.policy
     if run.check is checks.check_job and not policy.check:
         return checks.NO_CHECK
     if run.given is not None:

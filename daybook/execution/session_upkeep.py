@@ -40,7 +40,6 @@ from daybook.policies.compression import (
     Compression,
     estimate_tokens,
 )
-from daybook.policies.policy import policy_from_parameters
 from daybook.runs import outcomes, sessions, steps, summaries, usage
 from daybook.runs.claim_requests import Granted, agent_name
 from daybook.runs.summaries import MAX_MESSAGE_CHARACTERS, Part
@@ -98,7 +97,7 @@ class _Upkeep:
 
     def __init__(self, ledger: Ledger, granted: Granted, used: int) -> None:
         self._ledger, self._granted, self._used = ledger, granted, used
-        self._policy = policy_from_parameters(granted.parameters)
+        self._policy = granted.policy
         self._agent = str(granted.parameters.get("agent") or agent_name(granted.parameters))
 
     async def limits(self) -> Compression:

@@ -150,8 +150,7 @@ def of_run(
 
 def asks_agent(row: RunRow) -> bool:
     """Return whether a run asks an agent, in its action or in its check."""
-    policy = policies.policy_from_parameters(row.parameters)
-    return row.kind in CONVERSATION_KINDS or bool(policy.check.prompt)
+    return row.kind in CONVERSATION_KINDS or bool(row.policy.check.prompt)
 
 
 async def judge(

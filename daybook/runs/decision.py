@@ -22,7 +22,6 @@ from daybook.ledger import states, waits
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
-from daybook.policies import policy
 from daybook.runs import (
     approvals,
     claim_limits,
@@ -59,7 +58,7 @@ async def build_grant(
     A run that has begun gets the answers of other runs and the messages of its session as they were
     at its begin, so that all its attempts send the same prompt.
     """
-    check = policy.policy_from_parameters(row.parameters).check
+    check = row.policy.check
     prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
     names_last = ACTIONS[row.kind].reads_prompt or any(
         prompts.uses_variable(p, "last_output") for p in prompt_texts

@@ -267,7 +267,7 @@ async def _others(
 
 
 def _overlap_policy(row: RunRow) -> policy.Overlap:
-    configured = policy.policy_from_parameters(row.parameters).overlap
+    configured = row.policy.overlap
     if row.trigger == slots.BACKFILL and configured == "allow":
         return configured
     # Catch-up runs start oldest first, one after the other. Runs that an event started do the same,
@@ -278,7 +278,7 @@ def _overlap_policy(row: RunRow) -> policy.Overlap:
 
 def _is_catch_up(row: RunRow) -> bool:
     if row.trigger == CATCH_UP:
-        return policy.policy_from_parameters(row.parameters).catch_up == "all"
+        return row.policy.catch_up == "all"
     return row.trigger == slots.BACKFILL
 
 
@@ -313,9 +313,7 @@ def _due(row: RunRow, job_id: str) -> datetime:
     """Return when ``row`` should begin: its due time, plus the stagger if the run is scheduled."""
     if not _is_timed(row):
         return row.due
-    return row.due + upcoming.stagger_offset(
-        job_id, policy.policy_from_parameters(row.parameters).stagger
-    )
+    return row.due + upcoming.stagger_offset(job_id, row.policy.stagger)
 
 
 def _in_the_way(other: RunRow, row: RunRow) -> str:

@@ -95,7 +95,7 @@ async def wait_for_slot(
         return None
     if request.most is not None:
         slots = _Slots(request.most, request.classes, await _count(session, _IS_HELD))
-        name = policy.policy_from_parameters(row.parameters).class_
+        name = row.policy.class_
         ahead = await _count(session, _expected_claims(now, waits.SLOT) & earlier(row))
         overdue = await _count(session, _missed_claims(now) & earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):

@@ -26,7 +26,7 @@ from daybook.schedules import durations
 
 def deadline_reason(row: RunRow, now: datetime) -> str:
     """Return why a run must not wait any longer; empty if it may, or has no deadline."""
-    deadline = policy.policy_from_parameters(row.parameters).deadline
+    deadline = row.policy.deadline
     if row.trigger == slots.BACKFILL and not row.attempts:
         return ""  # a backfill's deadline counts from its claim
     if deadline is None or row.queued_at + deadline > now:

@@ -48,7 +48,7 @@ class Grant:
     fence = 7
 
     def __init__(self, check: Check) -> None:
-        self.parameters = {"policy": Policy(check=check).model_dump(mode="json")}
+        self.policy = Policy(check=check)
 
 
 class Run:
