@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install up test-pure test affected test-rest test-all check gate fix docs bench chaos lock
+.PHONY: help install up test-pure test affected test-rest test-all check gate fix docs bench chaos release lock
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -95,6 +95,9 @@ bench: $(DEV) ## measure what the README claims
 
 chaos: $(DEV) ## run the chaos test for ten minutes and check the ledger (ARGS="--seed N")
 	@$(BIN)/python -m chaos $(ARGS)
+
+release: $(DEV) ## build dist/ from a clean clone, check both files, and install each in an empty folder
+	@$(BIN)/python .ci/release.py
 
 lock: ## update the locks (ARGS=--upgrade: newest versions inside the bounds)
 	@python=$$(PYTHON='$(PYTHON)' .ci/python) && "$$python" .ci/lock.py write $(ARGS)

@@ -3,7 +3,8 @@
 `tests/floor/a.toml` to `e.toml` list the behaviours of the systems A to E by requirement. A
 behaviour works here if a test shows it, which has the marker
 `@pytest.mark.floor("B", "TriggerJob works on a disabled job")`, or it differs on purpose, for the
-reason in the file. Anything else is an error. The tests are parsed and not imported.
+reason in the file. Anything else is an error. The rows are not generated from the markers, because
+a missing test would then be a missing row. The tests are parsed and not imported.
 
 To add a row: write it to the file of its system, mark the test that asserts it, run `make docs`.
 """

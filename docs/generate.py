@@ -17,6 +17,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -146,10 +147,7 @@ def running() -> str:
 
 def decisions() -> str:
     """Return the page that lists the decision notes."""
-    entries = {}
-    for path in sorted((FOLDER / "decisions").glob("0*.md")):
-        number, _, title = path.read_text(encoding="utf-8").partition("\n")[0][2:].partition(" ")
-        entries[number] = f"- {number} [{title}]({path.name})"
+    entries = read_notes(FOLDER / "decisions")
     lines = [
         NOTE.format(source="the notes in this folder") + _DECISIONS,
         "## Ten decisions that bind every change\n",
@@ -160,11 +158,35 @@ def decisions() -> str:
     return "\n".join(lines) + "\n"
 
 
+def read_notes(folder: Path) -> dict[str, str]:
+    """Return a line of the list for each decision note in ``folder``, by number.
+
+    Raise ValueError if there are too many notes, or if a note is too long.
+    """
+    entries = {}
+    problems = []
+    for path in sorted(folder.glob("0*.md")):
+        text = path.read_text(encoding="utf-8")
+        number, _, title = text.partition("\n")[0][2:].partition(" ")
+        entries[number] = f"- {number} [{title}]({path.name})"
+        if (words := len(text.split())) > MAX_NOTE_WORDS:
+            problems.append(f"{path.name} has {words} words; the maximum is {MAX_NOTE_WORDS}")
+    if len(entries) > MAX_NOTES:
+        problems.append(f"{len(entries)} notes; merge or delete some until {MAX_NOTES} are left")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return entries
+
+
+MAX_NOTES = 50
+MAX_NOTE_WORDS = 500
+"""Maximum length of a decision note: one page."""
+
 _DECISIONS = """\
 # Decisions
 
-Each note records one decision: its context, the decision and the consequences. A note that was
-overturned names its successor at its top.
+Each note has one subject: its context, the decisions that are in force, and their consequences. A
+decision that was overturned is deleted here; git keeps it.
 """
 
 _BINDING = ["0001", "0002", "0009", "0013", "0014", "0018", "0022", "0026", "0038", "0044"]

@@ -55,7 +55,7 @@ class Conflict(BaseModel, frozen=True):
         in_ledger = projection.of_job(stored, ledger_id).as_dict()
         fields = {
             name: FieldVersions(
-                ledger=in_ledger[name],
+                ledger=in_ledger.get(name),
                 prefect=in_prefect,
                 invalid=conflict.get("invalid", {}).get(name, ""),
             )

@@ -17,7 +17,14 @@ from pydantic import BaseModel
 
 from daybook import owners, settings
 from daybook.api import authorization, preflight, shared_folders
-from daybook.errors import DaybookError, InvalidFiles, InvalidInput, Mistake, PrefectUnreachable
+from daybook.errors import (
+    DaybookError,
+    InvalidFiles,
+    InvalidInput,
+    Mistake,
+    PrefectUnreachable,
+    one_line,
+)
 from daybook.files import export as exports
 from daybook.files import jobs_file
 from daybook.files import plan as plans
@@ -128,13 +135,13 @@ async def apply(
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
-            plan = make(await store.all_jobs(session), ledger.now())
+            plan = make(await store.read_all(session), ledger.now())
         notes = [*plan.notes, *await _checked(ledger, plan, needs_prefect=wait and not dry_run)]
         changed: list[StoredJob] = []
         if not dry_run and (plan.steps or plan.applied):
             async with ledger.write() as session:
                 now = ledger.now()
-                plan = make(await store.all_jobs(session), now)
+                plan = make(await store.read_all(session), now)
                 if plan.mistakes:  # another process has changed jobs since the plan was made
                     raise InvalidFiles(plan.mistakes)
                 changed = await _perform(session, plan, now)
@@ -170,12 +177,17 @@ async def drift(refs: Sequence[str] = ()) -> list[Drift]:
 async def export(refs: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Return the jobs ``refs`` (default: all) as the text and the data of a jobs file.
 
-    Without ``refs``, omit agents' jobs, because no file can own them. Works without Prefect. Raise
-    `NotFound`, `Ambiguous`, and `InvalidInput` for an agent's job.
+    Without ``refs``, omit agents' jobs, because no file can own them, and jobs that cannot be read,
+    each with a comment in the text. Works without Prefect. Raise `NotFound`, `Ambiguous`, and
+    `InvalidInput` for an agent's job and for a job that cannot be read.
     """
     jobs = await _selected(refs)
-    exported = [_exportable(each) for each in jobs if refs or not owners.is_agent(each.row.owner)]
-    return exports.text(exported), exports.document(exported)
+    if not refs:
+        jobs = [each for each in jobs if not owners.is_agent(each.row.owner)]
+    left_out = [each.problem for each in jobs if each.problem is not None and not refs]
+    exported = [_exportable(each) for each in jobs if each.problem is None or refs]
+    comments = "".join(f"# left out: {one_line(each)}\n" for each in left_out)
+    return exports.text(exported) + comments, exports.document(exported)
 
 
 def definition(stored: StoredJob) -> str:
@@ -276,7 +288,7 @@ async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[Sto
     has_renames = any(each.renamed_from for each in plan.steps)
     for step in plan.steps:
         before = step.before
-        if before is not None and has_renames:
+        if before is not None and has_renames and step.job is not None:
             # The rename of a job also changes the jobs that name it.
             before = await store.get(session, before.id)
         if before is None:
@@ -328,7 +340,7 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
     from daybook.prefect import client as prefect
     from daybook.prefect import deployment, private_names
     from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
-    from daybook.prefect.reconcile_job import reconcile_by_id
+    from daybook.prefect.reconcile_job import create_deployment, reconcile_by_id
 
     private_names.cache_time_zones()
     report, done = ReconcileReport(), 0
@@ -362,7 +374,8 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
             each, is_new = taken
             try:
                 with prefect.raising_daybook_errors(address):
-                    await reconcile_by_id(ledger, client, each.id, report, is_new=is_new)
+                    send = create_deployment if is_new else reconcile_by_id
+                    await send(ledger, client, each.id, report)
             except Exception as error:
                 if not prefect.is_job_error(error):
                     raise

@@ -25,6 +25,7 @@ from daybook.hooks.settings import DEFAULT_RATE
 from daybook.hooks.signatures import SchemeName
 from daybook.jobs import payloads, store
 from daybook.ledger.engine import Ledger, reading
+from daybook.ledger.tables import JobRow
 from daybook.ledger.views import UtcTime
 from daybook.prefect import client as prefect
 from daybook.resources.store import DocumentView
@@ -281,9 +282,9 @@ async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
     names = {}
     async with reading() as session:
         for each in {each for each in ids if isinstance(each, str)}:
-            stored = await store.get(session, each)
-            if stored is not None and stored.row.archived_at is None:
-                names[each] = stored.row.name
+            row = await session.get(JobRow, each)
+            if row is not None and row.archived_at is None:
+                names[each] = row.name
     return names
 
 

@@ -316,7 +316,7 @@ async def _start(
     ledger: Ledger, client: PrefectClient, stored: store.StoredJob, row: RunRow
 ) -> None:
     from daybook.prefect import deployment, run_names
-    from daybook.prefect.reconcile import ReconcileReport, reconcile_job
+    from daybook.prefect.reconcile import ReconcileReport, reconcile_for_run
 
     # If a process dies after the request, a second request with this key returns the same flow run.
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
@@ -326,7 +326,7 @@ async def _start(
         flow_run_id = await deployment.start_run(client, known, key, row.parameters, name)
     if flow_run_id is None:  # the deployment is not in Prefect yet, or a user deleted it there
         found = await deployment.read(client, known) if known else None
-        await reconcile_job(ledger, client, stored, found, ReconcileReport(), needed=True)
+        await reconcile_for_run(ledger, client, stored, found, ReconcileReport())
         async with ledger.read() as session:
             created = str((await store.find(session, stored.id)).row.deployment_id)
         flow_run_id = await deployment.start_run(client, created, key, row.parameters, name)

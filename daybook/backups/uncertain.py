@@ -20,6 +20,7 @@ and all other messages as failed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, update
@@ -27,6 +28,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
+from daybook.errors import UnreadableJob
 from daybook.ledger import states
 from daybook.ledger.states import HELD, Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -70,7 +72,8 @@ async def record(session: AsyncSession, restore: Restore) -> Recorded:
     unknown = await _end_begun(session, restore)
     missed = await _end_waiting(session, restore)
     for mark in await audit.watermarks(session):
-        missed += await audit.miss_until(session, mark.job_id, restore.at, restore.reason)
+        with suppress(UnreadableJob):  # the audit decides once the job can be read
+            missed += await audit.miss_until(session, mark.job_id, restore.at)
     return Recorded(
         missed=missed,
         unknown=unknown,

@@ -132,11 +132,11 @@ def make(
 def drift(stored: StoredJob) -> list[FieldChange]:
     """Return the fields that were changed after the job was applied from its file.
 
-    The list is empty for a job that no file owns, and for a job that was never applied. A pause of
-    the job does not count as a change.
+    The list is empty for a job that no file owns, for a job that was never applied, and for a job
+    that cannot be read. A pause of the job does not count as a change.
     """
     applied = stored.row.applied
-    if not owners.is_file(stored.row.owner) or applied is None:
+    if not owners.is_file(stored.row.owner) or applied is None or stored.problem is not None:
         return []
     before = {name: value for name, value in applied.items() if name != "enabled"}
     return differences(before, flat(stored.job))
@@ -185,6 +185,10 @@ class _Planner:
             problem = f'"{entry.name}" is in the set twice'
             entry.add_mistake(InvalidInput("name", problem, f"keep one; the first is {where}"))
         before = self._before(entry)
+        if before is not None and before.problem is not None:
+            self.kept.add(before.id)
+            entry.add_mistake(before.problem)
+            return
         try:
             job = build(entry, partial(self._make, before))
         except _Fired:

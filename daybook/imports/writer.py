@@ -215,7 +215,7 @@ async def _plan(
     on_conflict: OnConflict,
 ) -> list[_Planned]:
     before = await _imported_before(session, source.system)
-    live = await store.all_jobs(session)
+    live = await store.read_all(session)
     ids = {each.row.name: each.id for each in live if not owners.is_agent(each.row.owner)}
     enabled = {each.id for each in live if each.job.enabled}
     # A job of this source must not replace a job that this source imported before.
@@ -471,8 +471,7 @@ def _occurrence(job_id: str, run: SourceRun) -> str:
 async def _perform(session: AsyncSession, system: System, planned: _Planned, now: datetime) -> None:
     source = planned.source
     if planned.replaces:
-        replaced = await store.get(session, planned.replaces)
-        assert replaced is not None
+        (replaced,) = await store.read_all(session, [planned.replaces])
         await outcomes.archive_job(session, replaced, now)
         await session.flush()  # this write makes the name of the archived job free
     if planned.job is not None:

@@ -529,8 +529,9 @@ async def change(
     (`daybook.jobs.provenance`). If ``writer`` is empty, ``source`` becomes the author of the
     revision, and the authors of the targets stay. The author is also recorded as the author who
     enabled or disabled the job. If the job's name changes, jobs that refer to it get the new name.
-    Raise the errors of `add`, and check a new name even with ``names_are_checked``. A stand-in
-    replaces the job that cannot be read, with all its stored values.
+    Raise `UnreadableJob` if such a job cannot be read. Raise the errors of `add`, and check a new
+    name even with ``names_are_checked``. A stand-in replaces the job that cannot be read, with all
+    its stored values.
     """
     row, latest = stored.row, stored.revision
     _empty_invalid_columns(stored)
@@ -575,13 +576,27 @@ async def change(
     session.add(row)
     await session.flush()
     if job.name != stored.job.name:
-        query = select(JobRow.id).where(_in_namespace(row.owner), col(JobRow.id) != row.id)
-        for each in await all_jobs(session, (await session.execute(query)).scalars().all()):
-            renamed = _with_renamed_job(each.job, stored.job.name, job.name)
-            await change(session, each, renamed, now, source=writer or source)
+        await _rename_references(session, row, stored.job.name, now, writer or source)
     if not names_are_checked:
         await check_other_jobs(session, row.owner, job, stored.job)
     return _compose(row, latest)
+
+
+async def _rename_references(
+    session: AsyncSession, row: JobRow, old: str, now: datetime, source: str
+) -> None:
+    """Put the new name of ``row`` into the jobs that refer to its name ``old``.
+
+    Raise `UnreadableJob` if one of them cannot be read.
+    """
+    query = select(JobRow.id).where(_in_namespace(row.owner), col(JobRow.id) != row.id)
+    outputs = await used_outputs(session)
+    for each in await read_all(session, (await session.execute(query)).scalars().all()):
+        if each.problem is None:
+            renamed = _with_renamed_job(each.job, old, row.name)
+            await change(session, each, renamed, now, source=source)
+        elif old in (each.row.runs_after, *outputs.get(each.id, ())):
+            raise each.problem
 
 
 def _empty_invalid_columns(stored: StoredJob) -> None:

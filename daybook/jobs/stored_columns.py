@@ -11,17 +11,27 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, TypeAdapter, ValidationError
 
+from daybook.schedules.zones import check_year
+
 
 def _check_time(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
+    instant = datetime.fromisoformat(text)
+    if instant.tzinfo is None:
         raise ValueError("a time needs an offset")
+    check_year(instant)  # a later one may overflow in another zone
     return text
 
 
-Skips = list[Annotated[str, AfterValidator(_check_time)]]
+Time = Annotated[str, AfterValidator(_check_time)]
+Skips = list[Time]
+
+
+class _Synced(BaseModel):
+    foreign: list[str] = []
 
 
 class _Conflict(BaseModel):
+    at: Time
     fields: dict[str, Any]
     invalid: dict[str, str] = {}
 
@@ -29,7 +39,7 @@ class _Conflict(BaseModel):
 class _Columns(BaseModel):
     skips: Skips
     conflict: _Conflict | None
-    synced: dict[str, Any] | None
+    synced: _Synced | None
     applied: dict[str, Any] | None
     written_by: dict[str, str]
 

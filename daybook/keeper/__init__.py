@@ -22,8 +22,8 @@ To add a service, change the following:
 
 - a module here, or in `daybook.prefect` if it compares runs with Prefect: a function that runs one
   cycle, with a bounded amount of work;
-- `services.LOOPS`: a `Service` in an existing loop, or in a new `Loop`;
-- `services.Context`: a field, if the service keeps state between its cycles;
+- `services.LOOPS`: a `Service` in an existing loop, or in a new `Loop`. If the service keeps state
+  between its cycles, its `start` creates the state;
 - `timing.Timing`: an interval, if the loop is new;
 - its name in rule 16 of `docs/promise.md`, which lists the services of each loop; `make docs`
   writes the table of services.

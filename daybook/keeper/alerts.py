@@ -59,15 +59,17 @@ OVERDUE_EVENT, ON_TIME_EVENT, PROGRESS_EVENT = "overdue", "on_time", "progress"
 
 @dataclass
 class AlertState:
-    """State between two cycles.
-
-    ``seen`` has the occurrences that were overdue in the last cycle. ``ping_stopped`` is true if a
-    finding stopped the last ping.
-    """
+    """State between two cycles; ``seen`` has the occurrences overdue in the last cycle."""
 
     late: overdue.DueTimeCache = field(default_factory=overdue.DueTimeCache)
     seen: set[str] = field(default_factory=set)
-    ping_stopped: bool = False
+
+
+@dataclass
+class PingState:
+    """State between two pings; ``is_stopped`` is true if a finding stopped the last ping."""
+
+    is_stopped: bool = False
 
 
 @dataclass
@@ -94,24 +96,26 @@ async def queue_alerts(ledger: Ledger, memory: AlertState) -> QueuedAlerts:
 # --- the ping
 
 
-async def ping(memory: AlertState, read: ReadOverview = read_nothing) -> None:
+async def ping(
+    memory: PingState, read: ReadOverview = read_nothing, *, is_overdue: bool = False
+) -> None:
     """Request the operator's `ping_url`, unless a finding that counts is present.
 
     Do nothing if `ping_url` is not set. The setting `ping_findings` names the findings that count.
-    The overdue runs of the last cycle count as the finding `late`. Log when a finding first stops
-    the ping, and when the pings resume. Raise `Unreachable` unless the answer has a 2xx status. The
-    error does not contain the URL, because the URL may contain a key.
+    If ``is_overdue``, the finding `late` is present. Log when a finding first stops the ping, and
+    when the pings resume. Raise `Unreachable` unless the answer has a 2xx status. The error does
+    not contain the URL, because the URL may contain a key.
     """
     loaded = settings.load()
     url, names = loaded.ping_url.get_secret_value(), settings.entries(loaded.ping_findings)
     if not url:
         return
-    problems = ["late: a run is overdue"] if memory.seen and (not names or "late" in names) else []
+    problems = ["late: a run is overdue"] if is_overdue and (not names or "late" in names) else []
     if not problems:
         found = (await read()).that_count(names)
         problems = [f"{each.check}: {each.message}" for each in found]
-    if bool(problems) != memory.ping_stopped:
-        memory.ping_stopped = bool(problems)
+    if bool(problems) != memory.is_stopped:
+        memory.is_stopped = bool(problems)
         text = f"no pings: {problems[0]}" if problems else "pings again: all findings are clear"
         level = logging.WARNING if problems else logging.INFO
         log.log(level, "%s", text, extra={"action": "ping_stopped" if problems else "pings"})

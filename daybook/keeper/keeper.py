@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
@@ -28,7 +28,8 @@ from daybook.errors import LeadershipLost, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership, overview
 from daybook.keeper.cost import CpuBudget, CycleCost, MeteredCoroutine
 from daybook.keeper.leadership import Leadership
-from daybook.keeper.services import CYCLE_TIMEOUT_SECONDS, LOOPS, Context, Loop, Service, Signal
+from daybook.keeper.services import CYCLE_TIMEOUT_SECONDS, LOOPS, Cycle, Loop, Service
+from daybook.keeper.term import Context, Signal, Term
 from daybook.ledger.engine import Ledger
 from daybook.prefect import instances
 from daybook.tasks import notifier, policy
@@ -69,7 +70,7 @@ class Keeper:
         self.leadership = Leadership(ledger, holder, note=self._note)
         self.costs: dict[str, CycleCost] = {}
         self._signals = {each: asyncio.Event() for each in Signal}
-        self._term: Context | None = None
+        self._term: Term | None = None
 
     async def run(self) -> NoReturn:
         """Run until this task is cancelled.
@@ -81,10 +82,10 @@ class Keeper:
                 leadership.leader_client(self.leadership) as client,
                 asyncio.TaskGroup() as group,
             ):
-                process = self.context(client)
+                context = self.context(client)
                 group.create_task(self.leadership.keep())
                 for loop in LOOPS:
-                    group.create_task(self._repeat(loop, process))
+                    group.create_task(self._repeat(loop, context))
                 group.create_task(event_stream.listen(_EDITS, self._on_edit))
         finally:
             with suppress(TimeoutError, LedgerUnreachable):
@@ -94,7 +95,7 @@ class Keeper:
         raise AssertionError("its tasks end only when they are cancelled")
 
     def context(self, client: PrefectClient) -> Context:
-        """Return the context of the loops that run in every process."""
+        """Return the context of this process's services."""
         scheduler = Scheduler(
             self._ledger,
             policy=policy.load_policy,
@@ -114,14 +115,17 @@ class Keeper:
     async def _on_edit(self, event: Event) -> None:
         self._signals[Signal.EDITED].set()
 
-    async def _repeat(self, loop: Loop, process: Context) -> NoReturn:
+    async def _repeat(self, loop: Loop, context: Context) -> NoReturn:
         budget = CpuBudget()
         signal = self._signals[loop.signal] if loop.signal else asyncio.Event()
+        process, term, cycles = Term(), None, list[Cycle]()
         while True:
-            context = process if loop.everywhere else await self.leading(process)
+            current = process if loop.everywhere else await self.leading()
+            if current is not term:
+                term, cycles = current, loop.start(context, current)
             signal.clear()
-            charged = loop.charged is not None and loop.charged(context)
-            pause = await self.cycle(loop, context)
+            charged = loop.charged is not None and loop.charged(current)
+            pause = await self.cycle(loop, cycles)
             if charged:
                 budget.spend(sum(self.costs[each.name].cpu_seconds for each in loop.services))
             if pause is not None:
@@ -133,33 +137,24 @@ class Keeper:
                 async with asyncio.timeout(loop.interval().total_seconds() - pause):
                     await signal.wait()
 
-    async def leading(self, process: Context) -> Context:
-        """Wait until this process leads; return the context of the term."""
+    async def leading(self) -> Term:
+        """Wait until this process leads; return the current term."""
         fence = await self.leadership.wait_until_leading()
         if self._term is None or self._term.fence != fence:
             self.leadership.last_answer_at = time.monotonic()
-            self._term = Context(
-                process.ledger,
-                process.client,
-                process.holder,
-                process.supervised,
-                process.scheduler,
-                process.signals,
-                fence,
-                process.read_overview,
-            )
+            self._term = Term(fence)
         return self._term
 
-    async def cycle(self, loop: Loop, context: Context) -> float | None:
-        """Run the services of a loop; return the seconds until its next cycle.
+    async def cycle(self, loop: Loop, cycles: Sequence[Cycle]) -> float | None:
+        """Run ``cycles``, those of the loop's services; return the seconds until the next cycle.
 
         None stands for the loop's interval. After a failure, the next cycle starts at the earliest
         after `Timing.runs_interval`. If the loop checks Prefect, and Prefect has not answered for
         `PREFECT_TIMEOUT_SECONDS`, release the leadership.
         """
         pause: float | None = None
-        for service in loop.services:
-            succeeded, result = await self._run(service, context)
+        for service, cycle in zip(loop.services, cycles, strict=True):
+            succeeded, result = await self._run(service, cycle)
             if isinstance(result, float):
                 pause = result
             if not succeeded and loop.interval() < TIMING.runs_interval:
@@ -174,14 +169,14 @@ class Keeper:
             await self.leadership.release(rest=REACQUIRE_DELAY_SECONDS)
         return pause
 
-    async def _run(self, service: Service, context: Context) -> tuple[bool, object]:
+    async def _run(self, service: Service, cycle: Cycle) -> tuple[bool, object]:
         """Run one cycle of a service; return whether it succeeded, and the service's result.
 
         Record the cost of the cycle. Log a failure instead of raising it.
         """
         name, started, request_count, error = service.name, time.monotonic(), [0], ""
         timeout = CYCLE_TIMEOUT_SECONDS if service.timeout is None else service.timeout
-        metered = MeteredCoroutine(service.run(context))
+        metered = MeteredCoroutine(cycle())
         token = leadership.request_count.set(request_count)
         try:
             async with asyncio.timeout(timeout):
@@ -220,7 +215,7 @@ class Keeper:
 
     def _note(self) -> dict[str, Any]:
         """Return the data about this leader that `daybook status` shows."""
-        at = self._term.observed_at if self._term else None
+        at = self._term.imports.observed_at if self._term else None
         return {
             "observed_at": None if at is None else at.isoformat(),
             "passes": {name: cost.model_dump(mode="json") for name, cost in self.costs.items()},

@@ -3,16 +3,29 @@
 The docstring of `daybook.keeper` explains how to add a service. One cycle of a service is one call
 of a function that can be repeated and does a bounded amount of work. `daybook.keeper.keeper`
 repeats the cycles, and stops each at its timeout.
+
+Each service has its own state, which `Service.start` creates; services share only the state in
+`Term`::
+
+    state                                  lasts for
+    -------------------------------------  ------------------------------------------------------
+    of a service of the leader; `Term`     a term of leadership, because another leader may change
+                                           the ledger and Prefect before the next term
+    of a service with `everywhere`         the process
+    of the context: the last valid policy  the process
+    of the scheduler; the signals
+
+After a loss of the state, for example by `kill -9`, the services read the ledger and Prefect again.
+Only the delivery results that Prefect did not show yet stay unshown.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from enum import Enum
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
@@ -30,6 +43,7 @@ from daybook.keeper import (
     overview,
     retention,
 )
+from daybook.keeper.term import Context, ExcludedRuns, ImportProgress, Signal, Term
 from daybook.ledger.engine import Ledger
 from daybook.prefect import (
     corrections,
@@ -41,7 +55,7 @@ from daybook.prefect import (
     work_queues,
 )
 from daybook.prefect.fingerprints import Fingerprints
-from daybook.resources import mirror as block_mirror
+from daybook.resources.mirror import ComparisonCache
 from daybook.runs import counts, disabled_jobs
 from daybook.tasks import policy
 from daybook.tasks.scheduler import Scheduler
@@ -57,71 +71,23 @@ IDLE_NAMING_FACTOR = 3
 """Factor by which the pause is longer after a cycle that found no run to name."""
 
 
-class Signal(Enum):
-    """Signals that end the pause of a loop early."""
-
-    EDITED = "a deployment was edited in Prefect"
-    OBSERVED = "an observation was completed"
-
-
-@dataclass
-class Context:
-    """Data that the services of one process share, and their state in one term of leadership.
-
-    ``fence`` is the fencing token of the term; it is None in the context of the loops with
-    `everywhere`.
-    """
-
-    ledger: Ledger
-    client: PrefectClient
-    holder: str
-    supervised: Callable[[], Collection[str]]
-    scheduler: Scheduler
-    signals: dict[Signal, asyncio.Event]
-    fence: int | None = None
-    read_overview: overview.ReadOverview = overview.read_nothing
-    reported_conflict: str = ""
-    excluded: Collection[str] = ()
-    ends_read: datetime | None = None
-    copied: block_mirror.ComparisonCache = field(default_factory=block_mirror.ComparisonCache)
-    queues: work_queues.QueuesState = field(default_factory=work_queues.QueuesState)
-    seen: Fingerprints = field(default_factory=Fingerprints)
-    observed: dict[str, datetime] = field(default_factory=dict)
-    observed_at: datetime | None = None
-    audited: auditor.AuditorState = field(default_factory=auditor.AuditorState)
-    corrected: corrections.CorrectionState = field(default_factory=corrections.CorrectionState)
-    named: run_names.NamingState = field(default_factory=run_names.NamingState)
-    unshown: deliveries.DeliveriesState = field(default_factory=deliveries.DeliveriesState)
-    watched: alerts.AlertState = field(default_factory=alerts.AlertState)
-    shown: overview.TablesState = field(default_factory=overview.TablesState)
-    heard: listeners.ListenersState = field(default_factory=listeners.ListenersState)
-
-    def known(self) -> dict[str, datetime]:
-        """Return, by job id, the instant up to which the ledger has Prefect's edits and ends.
-
-        The result is empty until this term has read the ends of runs. The ends matter, because the
-        auditor must not catch up a run that was cancelled in Prefect in advance, while no keeper
-        was the leader.
-        """
-        read_to = self.ends_read
-        if read_to is None:
-            return {}
-        return {job_id: min(at, read_to) for job_id, at in self.observed.items()}
+Cycle = Callable[[], Coroutine[Any, Any, object]]
+"""Function that runs one cycle of a service, bound to the state of the service."""
 
 
 @dataclass(frozen=True)
 class Service:
     """A background service. ``name`` is its name in the log and in `daybook status` (`passes`).
 
-    ``run`` runs one cycle. If it returns a `float`, the next cycle starts after that many seconds
-    instead of the loop's interval. If a cycle of a ``required`` service fails or returns False, the
-    later services of the loop wait for the next cycle. ``timeout`` is in seconds; None stands for
-    `CYCLE_TIMEOUT_SECONDS`.
+    ``start`` returns the service's cycle with new, empty state. If a cycle returns a `float`, the
+    next cycle starts after that many seconds instead of the loop's interval. If a cycle of a
+    ``required`` service fails or returns False, the later services of the loop wait for the next
+    cycle. ``timeout`` is in seconds; None stands for `CYCLE_TIMEOUT_SECONDS`.
     """
 
     name: str
     does: str
-    run: Callable[[Context], Coroutine[Any, Any, object]]
+    start: Callable[[Context, Term], Cycle]
     required: bool = False
     timeout: float | None = None
 
@@ -140,73 +106,94 @@ class Loop:
     services: tuple[Service, ...]
     signal: Signal | None = None
     min_pause: Callable[[], timedelta] = timedelta
-    charged: Callable[[Context], bool] | None = None
+    charged: Callable[[Term], bool] | None = None
     checks_prefect: bool = False
     everywhere: bool = False
 
+    def start(self, context: Context, term: Term) -> list[Cycle]:
+        """Return the cycle of each service, with new, empty state."""
+        return [each.start(context, term) for each in self.services]
 
-async def _record_server(context: Context) -> None:
-    conflict = await instances.record_server(context.ledger, context.client, context.holder)
-    if conflict and conflict != context.reported_conflict:
+
+@dataclass
+class ServerState:
+    """State between two cycles: the conflict of the last cycle, which is logged once, or ""."""
+
+    conflict: str = ""
+
+
+async def _record_server(
+    ledger: Ledger, client: PrefectClient, holder: str, memory: ServerState
+) -> None:
+    conflict = await instances.record_server(ledger, client, holder)
+    if conflict and conflict != memory.conflict:
         log.warning("%s", conflict, extra={"action": "two_prefect_servers"})
-    context.reported_conflict = conflict
+    memory.conflict = conflict
 
 
-async def _has_open_runs(context: Context) -> bool:
-    async with context.ledger.read() as session:
+async def _has_open_runs(ledger: Ledger) -> bool:
+    async with ledger.read() as session:
         return await counts.has_open_runs(session)
 
 
-async def _record_ends(context: Context) -> None:
-    # `ensure` uses the same set, because it must not change a run that `ends` left to the run's
-    # supervisor.
-    context.excluded = context.supervised()
-    await ended_runs.record_live_ends(context.ledger, context.client, supervised=context.excluded)
+async def _record_ends(context: Context, excluded: ExcludedRuns) -> None:
+    excluded.ids = context.supervised()
+    await ended_runs.record_live_ends(context.ledger, context.client, supervised=excluded.ids)
 
 
-async def _read_ends(context: Context) -> None:
-    context.ends_read = await ended_runs.record_unread_ends(
+async def _ensure(context: Context, excluded: ExcludedRuns) -> None:
+    await scheduled_runs.ensure_all(context.ledger, context.client, supervised=excluded.ids)
+
+
+async def _read_ends(context: Context, imports: ImportProgress) -> None:
+    imports.ends_read = await ended_runs.record_unread_ends(
         context.ledger, context.client, supervised=context.supervised()
     )
 
 
-async def _observe(context: Context) -> None:
-    found = await observer.observe(context.ledger, context.client, context.seen)
-    context.observed_at = found.began
-    context.observed |= dict.fromkeys(found.jobs, found.began)
+async def _observe(context: Context, imports: ImportProgress, seen: Fingerprints) -> None:
+    found = await observer.observe(context.ledger, context.client, seen)
+    imports.observed_at = found.began
+    imports.observed |= dict.fromkeys(found.jobs, found.began)
     context.signals[Signal.OBSERVED].set()
 
 
-async def _name_runs(context: Context) -> float | None:
-    sent = await run_names.name_runs(context.ledger, context.client, context.named)
+async def _name_runs(
+    ledger: Ledger, client: PrefectClient, memory: run_names.NamingState
+) -> float | None:
+    sent = await run_names.name_runs(ledger, client, memory)
     # Prefect's scheduler inserts runs every minute.
     return None if sent else IDLE_NAMING_FACTOR * TIMING.jobs_interval.total_seconds()
 
 
-async def _audit(context: Context) -> float | None:
-    report = await auditor.audit(context.ledger, context.known(), memory=context.audited)
+async def _audit(
+    ledger: Ledger, imports: ImportProgress, memory: auditor.AuditorState
+) -> float | None:
+    report = await auditor.audit(ledger, imports.known(), memory=memory)
     return TIMING.runs_interval.total_seconds() if report.left else None
 
 
-async def _prune(context: Context) -> float | None:
-    report = await retention.prune(context.ledger)
+async def _prune(ledger: Ledger) -> float | None:
+    report = await retention.prune(ledger)
     return TIMING.jobs_interval.total_seconds() if report.left else None
 
 
-async def _schedule_tasks(context: Context) -> float:
-    await context.scheduler.cycle()
-    return context.scheduler.interval.total_seconds()
+async def _schedule_tasks(scheduler: Scheduler) -> float:
+    await scheduler.cycle()
+    return scheduler.interval.total_seconds()
 
 
-async def _ping(context: Context) -> None:
-    if context.observed_at is not None:  # otherwise this leader has not read Prefect yet
-        await alerts.ping(context.watched, context.read_overview)
+async def _ping(
+    context: Context, imports: ImportProgress, last: alerts.AlertState, memory: alerts.PingState
+) -> None:
+    if imports.observed_at is not None:  # otherwise this leader has not read Prefect yet
+        await alerts.ping(memory, context.read_overview, is_overdue=bool(last.seen))
 
 
 _DRAIN = Service(
     "drain",
     "records the outcomes that this home spooled while the ledger was unreachable",
-    lambda context: outcome_spool.drain(context.ledger),
+    lambda context, _: partial(outcome_spool.drain, context.ledger),
 )
 
 RUNS = Loop(
@@ -219,41 +206,41 @@ RUNS = Loop(
             "open",
             "checks whether any run is live or not shown in Prefect yet, so that the next services "
             "have work",
-            _has_open_runs,
+            lambda context, _: partial(_has_open_runs, context.ledger),
             required=True,
         ),
         Service(
             "expire",
             "expires lost leases and passed deadlines",
-            lambda context: lease_reaper.expire(context.ledger, context.client),
+            lambda context, _: partial(lease_reaper.expire, context.ledger, context.client),
         ),
         Service(
             "skip",
             "skips waiting runs whose jobs are disabled",
-            lambda context: disabled_jobs.skip_all(context.ledger),
+            lambda context, _: partial(disabled_jobs.skip_all, context.ledger),
         ),
         Service(
             "ends",
             "records live runs that have ended in Prefect",
-            _record_ends,
+            lambda context, term: partial(_record_ends, context, term.excluded),
             required=True,
         ),
         Service(
             "ensure",
             "gives each waiting run one scheduled Prefect run",
-            lambda context: scheduled_runs.ensure_all(
-                context.ledger, context.client, supervised=context.excluded
-            ),
+            lambda context, term: partial(_ensure, context, term.excluded),
         ),
         Service(
             "wake",
             "starts waiting runs when slots are free",
-            lambda context: scheduled_runs.wake_for_idle_slots(context.ledger, context.client),
+            lambda context, _: partial(
+                scheduled_runs.wake_for_idle_slots, context.ledger, context.client
+            ),
         ),
         Service(
             "mirror",
             "shows the outcomes of finished runs in Prefect",
-            lambda context: state_mirror.mirror(context.ledger, context.client),
+            lambda context, _: partial(state_mirror.mirror, context.ledger, context.client),
         ),
     ),
 )
@@ -263,25 +250,35 @@ JOBS = Loop(
     signal=Signal.EDITED,
     min_pause=lambda: TIMING.min_pass_interval,
     # The first observation of a term, which reads everything, is not charged.
-    charged=lambda context: context.observed_at is not None,
+    charged=lambda term: term.imports.observed_at is not None,
     services=(
         # First, because a job whose deployment is created again needs its agent and its secrets.
         Service(
             "blocks",
             "copies Prefect's block documents to the ledger, and restores lost ones",
-            lambda context: blocks.reconcile_blocks(context.ledger, context.client, context.copied),
+            lambda context, _: partial(
+                blocks.reconcile_blocks, context.ledger, context.client, ComparisonCache()
+            ),
         ),
         # Before the observer, because a deployment would create its queue without a priority.
         Service(
             "queues",
             "keeps a work queue for each class of jobs in Prefect",
-            lambda context: work_queues.ensure(context.client, context.queues),
+            lambda context, _: partial(
+                work_queues.ensure, context.client, work_queues.QueuesState()
+            ),
         ),
-        Service("observe", "imports edits made in Prefect", _observe),
+        Service(
+            "observe",
+            "imports edits made in Prefect",
+            lambda context, term: partial(_observe, context, term.imports, Fingerprints()),
+        ),
         Service(
             "correct",
             "corrects the due times that Prefect computes wrongly",
-            lambda context: corrections.correct(context.ledger, context.client, context.corrected),
+            lambda context, _: partial(
+                corrections.correct, context.ledger, context.client, corrections.CorrectionState()
+            ),
         ),
     ),
 )
@@ -290,7 +287,13 @@ JOBS = Loop(
 # interval is enough, because Prefect also reports the ends of runs with events.
 ENDS = Loop(
     interval=lambda: TIMING.jobs_interval,
-    services=(Service("unread", "records other runs that have ended in Prefect", _read_ends),),
+    services=(
+        Service(
+            "unread",
+            "records other runs that have ended in Prefect",
+            lambda context, term: partial(_read_ends, context, term.imports),
+        ),
+    ),
 )
 
 LOOPS = (
@@ -299,7 +302,13 @@ LOOPS = (
         everywhere=True,
         interval=lambda: TIMING.server_interval,
         services=(
-            Service("server", "records the Prefect server that this process uses", _record_server),
+            Service(
+                "server",
+                "records the Prefect server that this process uses",
+                lambda context, _: partial(
+                    _record_server, context.ledger, context.client, context.holder, ServerState()
+                ),
+            ),
         ),
     ),
     RUNS,
@@ -307,13 +316,29 @@ LOOPS = (
     JOBS,
     Loop(
         interval=lambda: TIMING.jobs_interval,
-        charged=lambda context: True,
-        services=(Service("naming", "names new Prefect runs", _name_runs),),
+        charged=lambda _: True,
+        services=(
+            Service(
+                "naming",
+                "names new Prefect runs",
+                lambda context, _: partial(
+                    _name_runs, context.ledger, context.client, run_names.NamingState()
+                ),
+            ),
+        ),
     ),
     Loop(
         interval=lambda: TIMING.jobs_interval,
         signal=Signal.OBSERVED,
-        services=(Service("audit", "makes sure that each past due time has a row", _audit),),
+        services=(
+            Service(
+                "audit",
+                "makes sure that each past due time has a row",
+                lambda context, term: partial(
+                    _audit, context.ledger, term.imports, auditor.AuditorState()
+                ),
+            ),
+        ),
     ),
     Loop(
         interval=lambda: TIMING.delivery_interval,
@@ -321,8 +346,12 @@ LOOPS = (
             Service(
                 "outbox",
                 "sends due callbacks and messages",
-                lambda context: deliveries.send_due(
-                    context.ledger, context.client, context.holder, context.unshown
+                lambda context, _: partial(
+                    deliveries.send_due,
+                    context.ledger,
+                    context.client,
+                    context.holder,
+                    deliveries.DeliveriesState(),
                 ),
             ),
         ),
@@ -333,8 +362,11 @@ LOOPS = (
             Service(
                 "listen",
                 "calls listeners with outcomes",
-                lambda context: listeners.call_listeners(
-                    context.ledger, context.holder, context.heard
+                lambda context, _: partial(
+                    listeners.call_listeners,
+                    context.ledger,
+                    context.holder,
+                    listeners.ListenersState(),
                 ),
             ),
         ),
@@ -345,7 +377,7 @@ LOOPS = (
             Service(
                 "tasks",
                 "expires leases of tasks, and wakes task sessions",
-                _schedule_tasks,
+                lambda context, _: partial(_schedule_tasks, context.scheduler),
             ),
         ),
     ),
@@ -355,21 +387,31 @@ LOOPS = (
             Service(
                 "alarm",
                 "queues alerts about overdue runs, and notes about long ones",
-                lambda context: alerts.queue_alerts(context.ledger, context.watched),
+                lambda context, term: partial(alerts.queue_alerts, context.ledger, term.alerts),
                 required=True,
             ),
-            Service("ping", "requests the operator's URL while all findings are clear", _ping),
+            Service(
+                "ping",
+                "requests the operator's URL while all findings are clear",
+                lambda context, term: partial(
+                    _ping, context, term.imports, term.alerts, alerts.PingState()
+                ),
+            ),
         ),
     ),
     Loop(
         interval=lambda: TIMING.tables_interval,
-        charged=lambda context: True,
+        charged=lambda _: True,
         services=(
             Service(
                 "tables",
                 "shows what is due next, and what needs attention, as tables in Prefect",
-                lambda context: overview.show_tables(
-                    context.ledger, context.client, context.read_overview, context.shown
+                lambda context, _: partial(
+                    overview.show_tables,
+                    context.ledger,
+                    context.client,
+                    context.read_overview,
+                    overview.TablesState(),
                 ),
             ),
         ),
@@ -377,7 +419,11 @@ LOOPS = (
     Loop(
         interval=lambda: TIMING.retention_interval,
         services=(
-            Service("prune", "deletes rows that the retention settings no longer keep", _prune),
+            Service(
+                "prune",
+                "deletes rows that the retention settings no longer keep",
+                lambda context, _: partial(_prune, context.ledger),
+            ),
         ),
     ),
     Loop(
@@ -386,7 +432,7 @@ LOOPS = (
             Service(
                 "backup",
                 "makes the nightly backup, if a folder for it is set",
-                lambda context: backups.create_nightly(context.ledger),
+                lambda context, _: partial(backups.create_nightly, context.ledger),
                 timeout=BACKUP_TIMEOUT_SECONDS,
             ),
         ),

@@ -88,7 +88,10 @@ def _is_number(element: is_json_number, compiler: SQLCompiler, **options: Any) -
 
 @compiles(is_json_number, "sqlite")
 def _is_number_in_sqlite(element: is_json_number, compiler: SQLCompiler, **options: Any) -> str:
-    return f"json_type({compiler.process(element.clauses, **options)}) IN ('integer', 'real')"
+    value = compiler.process(element.clauses, **options)
+    # SQLite reads a number of more than 308 digits as infinity, which is not valid JSON.
+    kind = f"CASE WHEN json_valid({value}) THEN json_type({value}) ELSE 'real' END"
+    return f"{kind} IN ('integer', 'real')"
 
 
 def json_count(element: Any, maximum: int) -> ColumnElement[int]:

@@ -3,13 +3,13 @@
 A job's next due time is not stored, because it follows from the schedule. Ids made by `new_id` are
 32 hexadecimal digits.
 
-To add a column, add a field here and a column in a migration (`ledger/migrations/versions`). Until
-the first release, there is only one migration: change it, and give it a new revision id (also in
-its file name and in `migrations/HEAD`). After the release, add a new migration. A test compares the
-tables with the result of the migrations, and with `tests/snapshots/ledger-*.txt`. To show the
-column in `--json`, add a field of the same name to the view (`jobs.views`, `ledger.views`,
-`delivery.views`, `tasks.views`). Code that inserts rows without these models has to set every
-column, because the database has no defaults.
+To add a column, add a field here, and a new migration in `ledger/migrations/versions` whose
+revision id is also in `migrations/HEAD`. Released migrations never change. A test compares the
+tables with the result of the migrations, and with `tests/snapshots/ledger-*.txt`; another one
+upgrades a ledger of each released version (`tests/migrations/released`). To show the column in
+`--json`, add a field of the same name to the view (`jobs.views`, `ledger.views`, `delivery.views`,
+`tasks.views`). Code that inserts rows without these models has to set every column, because the
+database has no defaults.
 """
 
 from __future__ import annotations

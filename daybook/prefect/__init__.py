@@ -7,7 +7,8 @@ Prefect").
 Modules for jobs:
 
 - `projection` defines how a job appears in Prefect.
-- `diff` compares three projections: the ledger's, the last reconciled one, and Prefect's.
+- `diff` compares three projections: the ledger's, the last reconciled one, and Prefect's. `plan`
+  decides what follows for one job.
 - `import_edits` imports edits made in Prefect, and keeps the values that lose a conflict.
 - `deployment` reads and writes one deployment; `deployments` lists them all in few requests.
 - `reconcile_job` handles one job, and `reconcile` all jobs, with a `report`.

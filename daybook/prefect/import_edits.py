@@ -33,20 +33,20 @@ async def import_edits(
     found: DeploymentResponse,
     todo: Difference,
     report: ReconcileReport,
-) -> StoredJob | None:
+) -> bool:
     """Import the fields that were edited in Prefect, with one revision per time of an edit.
 
     The same transaction records the losing values of a conflict, because afterwards only the ledger
     has them. It also records the imported state as the last reconciled state. Otherwise, an edit
     that restores the earlier value would look like a change of the ledger, and Daybook would
-    overwrite it. Return the changed job, or None if the job was meanwhile changed in the ledger.
+    overwrite it. Return False, and import nothing, if the job was meanwhile changed in the ledger.
     """
     observed = projection.of_deployment(found)
     edits = _edits(found, todo.pull, ledger.now())
     async with ledger.write() as session:
         current = await store.get(session, stored.id)
         if current is None or current.row.updated_at != stored.row.updated_at:
-            return None
+            return False
         if todo.conflicts:
             links.record_conflict(current.row, todo.conflicts, ledger.now())
             session.add(current.row)
@@ -80,7 +80,11 @@ async def import_edits(
             imported = {name: ours[name] for name in todo.pull}
             current.row.deployment_id, current.row.synced = str(found.id), base | imported
             session.add(current.row)
-        return current
+    if todo.conflicts:
+        report.conflict(stored.job.name, todo.conflicts)
+    if current.row.updated_at != stored.row.updated_at:
+        report.pulled.append(stored.job.name)
+    return True
 
 
 def without_defaults_of_deploy(

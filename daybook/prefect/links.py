@@ -135,7 +135,7 @@ async def skip_without_deployment(session: AsyncSession, run_id: str, now: datet
     run = await session.get(RunRow, run_id)
     if run is None or run.state is not Status.WAITING or run.job_id is None:
         return False
-    stored = await store.get(session, run.job_id)
+    stored = await store.get_readable(session, run.job_id)
     if stored is None or stored.job.enabled or not is_without_deployment(stored.row):
         return False
     reason = stored.row.disabled_reason or DELETED_REASON

@@ -31,6 +31,7 @@ from daybook.prefect.reconcile_job import (
     delete_leftover_deployments,
     is_in_agreement,
     reconcile_by_id,
+    reconcile_for_run,
     reconcile_job,
     report_unmanaged,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "push",
     "recognise",
     "reconcile_all",
+    "reconcile_for_run",
     "reconcile_job",
 ]
 

@@ -1,6 +1,6 @@
-"""Reconciliation of one job with Prefect.
+"""Reconciliation of one job with Prefect, in at most `MAX_ROUNDS` rounds.
 
-::
+A round observes both sides, plans (`daybook.prefect.plan`), and applies the plan::
 
     its deployment is            then
     ───────────────────────────  ────────────────────────────────────────────────────────────────
@@ -22,6 +22,8 @@ the values that a conflict will overwrite.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -32,14 +34,46 @@ from daybook.ledger.tables import JobRow
 from daybook.names import free_name
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, instances, links, parameter_schema, projection
-from daybook.prefect.diff import compare, differing_fields
-from daybook.prefect.import_edits import import_edits, without_defaults_of_deploy
+from daybook.prefect.diff import differing_fields
+from daybook.prefect.import_edits import import_edits
+from daybook.prefect.plan import Disable, Import, Sides, Write, make_plan
 from daybook.prefect.projection import Projection
 from daybook.prefect.report import ReconcileReport
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
+
+
+MAX_ROUNDS = 3
+"""Maximum number of rounds of one reconciliation.
+
+If other processes or users change the job in each round, it stays pending for the next pass.
+"""
+
+
+async def _needs_deployment(
+    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
+) -> bool:
+    """Return whether Daybook must recreate the job's missing deployment.
+
+    It must if the deployment was not deleted in this Prefect, or if the job was enabled after the
+    deletion. Add a job whose recorded deployment it must recreate to the report.
+    """
+    row = stored.row
+    if row.deployment_id is None:  # recorded as having none, until the job is enabled
+        return stored.job.enabled
+    if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
+        report.add_remade(row.name)
+        return True
+    return await instances.is_same_instance(ledger, client, report) is not True
+
+
+async def _needs_deployment_for_run(*_: object) -> bool:
+    return True
+
+
+_NeedsDeployment = Callable[[Ledger, "PrefectClient", StoredJob, ReconcileReport], Awaitable[bool]]
 
 
 async def reconcile_job(
@@ -49,68 +83,86 @@ async def reconcile_job(
     found: DeploymentResponse | None,
     report: ReconcileReport,
     *,
-    needed: bool = False,
-    again: bool = True,
-    is_new: bool = False,
+    needs_deployment: _NeedsDeployment = _needs_deployment,
 ) -> StoredJob:
     """Reconcile one job that is not archived; return it as it is now.
 
     ``found`` is the job's deployment as it is now in Prefect. Without ``found``, search for the
-    deployment (by its name, unless the job ``is_new``) and create it if necessary. If the job is
-    disabled because its deployment was deleted in Prefect, create none unless it is ``needed``. If
-    the deployment is deleted before the write and ``again`` is True, compare the job a second time.
-
-    ``is_new`` is for many jobs at once: no deployment has the job's name, and Prefect's scheduler
-    may take up to a minute to queue the job's runs. Raise `PrefectHTTPStatusError` if Prefect
-    refuses a write; imported edits persist.
+    deployment, and create it if necessary. ``needs_deployment`` decides this if the job has lost
+    its deployment. Raise `PrefectHTTPStatusError` if Prefect refuses a write; imported edits
+    persist.
     """
     from prefect.exceptions import PrefectHTTPStatusError
 
-    if found is not None and projection.belongs_to_other_ledger(found.tags, ledger.id):
-        return await _record_lost(ledger, stored, links.TAKEN_REASON, report)
-    if found is None:
-        result = await _find_deployment(
-            ledger, client, stored, report, needed=needed, is_new=is_new
-        )
-        if isinstance(result, StoredJob):
-            report.observed.add(stored.id)
-            return result
-        stored, found = result
-    ours = projection.of_job(stored, ledger.id)
-    observed = projection.of_deployment(found) if found else None
-    # If the ledger has recorded that the job has no deployment, a user created this one: all
-    # differences are edits.
-    base = stored.row.synced if stored.row.synced != links.NO_DEPLOYMENT else ours.as_dict()
-    difference = compare(ours, base, observed)
-    if found is not None:
-        report_unmanaged(stored, found, report)
-        difference = without_defaults_of_deploy(difference, stored, found, ledger.id)
-        if difference.pull or difference.conflicts:
-            pulled = await import_edits(ledger, stored, found, difference, report)
-            if pulled is None:  # meanwhile changed in the ledger: compare again
-                return await reconcile_by_id(ledger, client, stored.id, report) or stored
-            if difference.conflicts:
-                report.conflict(stored.job.name, difference.conflicts)
-            if pulled.row.updated_at != stored.row.updated_at:
-                report.pulled.append(stored.job.name)
-            # The deployment may have been edited again meanwhile: read it again before the write.
-            found = await deployment.read(client, str(found.id))
-            if found is None or projection.of_deployment(found) != observed:
-                again_compared = reconcile_by_id(
-                    ledger, client, stored.id, report, needed=needed, again=again
-                )
-                return await again_compared or pulled
-            stored = pulled
-    report.observed.add(stored.id)
-    try:
-        await _push(ledger, client, stored, found, report, is_new=is_new)
-    except PrefectHTTPStatusError as error:
-        is_gone = error.response.status_code == HTTPStatus.NOT_FOUND
-        if not (is_gone and found is not None and again):
-            raise
-        found_again = reconcile_by_id(ledger, client, stored.id, report, needed=needed, again=False)
-        return await found_again or stored
+    imported: Projection | None = None
+    for left in reversed(range(MAX_ROUNDS)):
+        sides = Sides(stored, found)
+        if found is None:
+            sides = await _find_deployment(ledger, client, stored, report, needs_deployment)
+        stored, found = sides.stored, sides.found
+        match make_plan(sides, ledger.id, imported):
+            case None:
+                report.observed.add(stored.id)
+                return stored
+            case Disable(reason):
+                return await _record_lost(ledger, stored, reason, report)
+            case Import(edited, difference):
+                if await import_edits(ledger, stored, edited, difference, report):
+                    imported = projection.of_deployment(edited)
+            case Write():
+                report.observed.add(stored.id)
+                if found is not None:
+                    report_unmanaged(stored, found, report)
+                try:
+                    await _push(ledger, client, stored, found, report)
+                    return stored
+                except PrefectHTTPStatusError as error:
+                    is_gone = error.response.status_code == HTTPStatus.NOT_FOUND
+                    if not (is_gone and found is not None and left):
+                        raise
+        # Either side may have changed meanwhile.
+        newest, found = await _observe(ledger, client, stored.id)
+        if newest is None or newest.row.archived_at is not None:
+            return newest or stored
+        stored = newest
     return stored
+
+
+reconcile_for_run = partial(reconcile_job, needs_deployment=_needs_deployment_for_run)
+"""`reconcile_job` for a run: create the deployment even if it was deleted in Prefect."""
+
+
+async def create_deployment(
+    ledger: Ledger, client: PrefectClient, job_id: str, report: ReconcileReport
+) -> None:
+    """Create the deployment of a new job, one of many at once; no deployment has its name.
+
+    Prefect's scheduler may take up to a minute to queue the job's runs. If the job is not new any
+    more, reconcile it.
+    """
+    async with ledger.read() as session:
+        stored = await store.get(session, job_id)
+    if stored is None or stored.row.archived_at is not None:
+        return
+    if stored.row.deployment_id or links.is_without_deployment(stored.row):
+        await reconcile_by_id(ledger, client, job_id, report)
+        return
+    report.observed.add(job_id)
+    await _push(ledger, client, stored, None, report, is_new=True)
+
+
+async def _observe(
+    ledger: Ledger, client: PrefectClient, job_id: str
+) -> tuple[StoredJob | None, DeploymentResponse | None]:
+    """Return the job and its recorded deployment as they are now.
+
+    An archived job's deployment is not read.
+    """
+    async with ledger.read() as session:
+        stored = await store.get(session, job_id)
+    if stored is None or stored.row.archived_at is not None or not stored.row.deployment_id:
+        return stored, None
+    return stored, await deployment.read(client, stored.row.deployment_id)
 
 
 async def _push(
@@ -120,7 +172,7 @@ async def _push(
     existing: DeploymentResponse | None,
     report: ReconcileReport,
     *,
-    is_new: bool,
+    is_new: bool = False,
 ) -> None:
     """Send the differences, request scheduling if needed, and record the reconciled state."""
     row, expected = stored.row, projection.of_job(stored, ledger.id)
@@ -178,34 +230,30 @@ async def _find_deployment(
     client: PrefectClient,
     stored: StoredJob,
     report: ReconcileReport,
-    *,
-    needed: bool,
-    is_new: bool,
-) -> tuple[StoredJob, DeploymentResponse | None] | StoredJob:
-    """Return the job and its deployment, or only the job if it should have no deployment.
+    needs_deployment: _NeedsDeployment,
+) -> Sides:
+    """Return the job with its deployment, or whether the missing deployment is needed.
 
-    The deployment is None if it must be created. Find it by its id, or by its name if a crash has
-    left the id unrecorded or a user recreated the deployment. Do not change a deployment with this
-    name that does not belong to this ledger; give the job another slug instead.
+    Find it by its id, or by its name if a crash has left the id unrecorded or a user recreated the
+    deployment. Do not change a deployment with this name that does not belong to this ledger; give
+    the job another slug instead.
     """
     row = stored.row
     if row.deployment_id or links.is_without_deployment(row):
         existing = await deployment.read(client, row.deployment_id) if row.deployment_id else None
         existing = existing or await _find_replacement(ledger, client, stored)
         if existing is not None:
-            return stored, existing
-        if not needed and not await _needs_deployment(ledger, client, stored, report):
-            if row.deployment_id is None:
-                return stored
-            return await _record_lost(ledger, stored, links.DELETED_REASON, report)
-    if is_new or await deployment.read_by_name(client, row.kind, row.slug) is None:
-        return stored, None
+            return Sides(stored, existing)
+        if not await needs_deployment(ledger, client, stored, report):
+            return Sides(stored, None, is_needed=False)
+    if await deployment.read_by_name(client, row.kind, row.slug) is None:
+        return Sides(stored, None)
     await delete_leftover_deployments(ledger, client, report)  # one of them may have the name
     base, tried = row.slug, set[str]()
     while True:
         existing = await deployment.read_by_name(client, row.kind, stored.row.slug)
         if existing is None or deployment.is_ours(existing, ledger.id):
-            return stored, existing
+            return Sides(stored, existing)
         tried.add(stored.row.slug)
         async with ledger.write() as session:
             await links.change_slug(
@@ -224,23 +272,6 @@ async def _find_replacement(
     if existing is None or projection.belongs_to_other_ledger(existing.tags, ledger.id):
         return None
     return existing if parameter_schema.kind_of(existing.entrypoint) == row.kind else None
-
-
-async def _needs_deployment(
-    ledger: Ledger, client: PrefectClient, stored: StoredJob, report: ReconcileReport
-) -> bool:
-    """Return whether Daybook must recreate the job's missing deployment.
-
-    It must if the deployment was not deleted in this Prefect, or if the job was enabled after the
-    deletion. Add a job whose recorded deployment it must recreate to the report.
-    """
-    row = stored.row
-    if row.deployment_id is None:  # recorded as having none, until the job is enabled
-        return stored.job.enabled
-    if row.synced is not None and not row.synced.get("enabled", True) and stored.job.enabled:
-        report.add_remade(row.name)
-        return True
-    return await instances.is_same_instance(ledger, client, report) is not True
 
 
 async def _record_lost(
@@ -265,35 +296,16 @@ def report_unmanaged(stored: StoredJob, found: DeploymentResponse, report: Recon
 
 
 async def reconcile_by_id(
-    ledger: Ledger,
-    client: PrefectClient,
-    job_id: str,
-    report: ReconcileReport,
-    *,
-    needed: bool = False,
-    again: bool = True,
-    is_new: bool = False,
+    ledger: Ledger, client: PrefectClient, job_id: str, report: ReconcileReport
 ) -> StoredJob | None:
     """Reconcile one job by its id; return it as it is now, or None if it does not exist.
 
-    Do not change an archived job. The options and errors are as in `reconcile_job`.
+    Do not change an archived job. The errors are as in `reconcile_job`.
     """
-    async with ledger.read() as session:
-        stored = await store.get(session, job_id)
+    stored, found = await _observe(ledger, client, job_id)
     if stored is None or stored.row.archived_at is not None:
         return stored
-    deployment_id = stored.row.deployment_id
-    existing = await deployment.read(client, deployment_id) if deployment_id else None
-    return await reconcile_job(
-        ledger,
-        client,
-        stored,
-        existing,
-        report,
-        needed=needed,
-        again=again,
-        is_new=is_new,
-    )
+    return await reconcile_job(ledger, client, stored, found, report)
 
 
 async def delete_leftover_deployments(

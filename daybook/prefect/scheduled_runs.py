@@ -43,6 +43,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 
 from daybook import settings
+from daybook.errors import UnreadableJob
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -71,9 +72,9 @@ MAX_WRITES_PER_PASS = 50
 class EnsureResult:
     """Ids of the flow runs that were moved and created, and the number of rows that were ``left``.
 
-    ``left`` counts rows without a deployment, rows that Prefect refuses, and rows that were changed
-    since they were read; the next pass tries them again. It does not count rows beyond
-    `MAX_WRITES_PER_PASS`.
+    ``left`` counts rows without a deployment, rows that Prefect refuses, rows whose job cannot be
+    read, and rows that were changed since they were read; the next pass tries them again. It does
+    not count rows beyond `MAX_WRITES_PER_PASS`.
     """
 
     moved: list[str] = field(default_factory=list)
@@ -205,6 +206,8 @@ class _EnsurePass:
                 # This concerns one row only: its run could not be moved.
                 self.done.left += 1
                 _log_refusal(row, error)
+            except UnreadableJob:  # no run of this job starts; the other jobs go on
+                self.done.left += 1
 
     async def _skip_absent(self, rows: Sequence[RunRow]) -> list[RunRow]:
         """Skip the rows of disabled jobs that have no deployment; return the other rows."""

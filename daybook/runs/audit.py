@@ -46,10 +46,12 @@ from daybook.runs import (
     missed_ranges,
     outcomes,
     overlap,
+    restored,
     rows,
 )
 from daybook.runs.decision import Rule
 from daybook.runs.maintenance import Windows
+from daybook.runs.restored import Restore
 
 MAX_DUE_TIMES = 2000
 """Maximum number of due times in one transaction; this number takes about a third of a second."""
@@ -151,13 +153,14 @@ async def advance(
         )
 
 
-async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: str) -> int:
+async def miss_until(session: AsyncSession, job_id: str, now: datetime) -> int:
     """Record as missed each due time of the job up to ``now`` that has no row; return the number.
 
-    The restore of a ledger calls this function, because none of these due times may run, not even a
-    recent one. A waiting row of the audited due times that only waits for its due time
-    (`waits.DUE`) is recorded as missed too. Stop at the removal of the job. Return 0 if
-    the job does not exist.
+    The restore of a ledger (`restored`) calls this function with its time, because none of these
+    due times may run, not even a recent one. A waiting row of the audited due times that only
+    waits for its due time (`waits.DUE`) is recorded as missed too. Stop at the removal of the job.
+    Return 0 if the job does not exist. Raise `UnreadableJob`; then `advance` records them as missed
+    later.
     """
     row = await session.get(JobRow, job_id)
     up_to = min(now, row.archived_at or now) if row is not None else now
@@ -166,7 +169,7 @@ async def miss_until(session: AsyncSession, job_id: str, now: datetime, reason: 
     revisions = await store.revisions_since(session, job_id, row.audited_until)
     times, count = _due_times(revisions, row.audited_until, up_to), 0
     while chunk := list(islice(times, MAX_DUE_TIMES)):
-        audit = _Audit(session, now, revisions[-1], row.audited_until, missed_reason=reason)
+        audit = _Audit(session, now, revisions[-1], row.audited_until)
         await audit.run(chunk)
         row.audited_until = chunk[-1].due
         count += audit.counts[Status.MISSED]
@@ -238,8 +241,7 @@ class _Audit:
     counts: dict[Status, int] = field(
         default_factory=lambda: dict.fromkeys((Status.MISSED, Status.WAITING, Status.SKIPPED), 0)
     )
-    missed_reason: str = ""
-    """The reason to record every due time as missed; empty to decide about each due time."""
+    restore: Restore | None = None
     max_runs_reason: str = ""
     windows: Windows = field(default_factory=Windows)
     _open_range: _Range | None = None
@@ -254,6 +256,7 @@ class _Audit:
             self.session, self.newest, self.now
         )
         self.windows = await maintenance.read(self.session)
+        self.restore = await restored.read(self.session)
         for each in chunk:
             row = existing.get(each.due)
             if row is not None and not row.wait_reason.is_reservation:
@@ -287,8 +290,8 @@ class _Audit:
 
     def judge(self, each: _Due) -> _Verdict:
         """Decide about a due time that no process claimed: apply `_JUDGES` in the claim's order."""
-        if self.missed_reason:
-            return _Verdict(Status.MISSED, self.missed_reason)
+        if self.restore is not None and each.due <= self.restore.at:
+            return _Verdict(Status.MISSED, self.restore.reason)
         for rule in claim_rules.RULES:
             if rule in _JUDGES and (verdict := _JUDGES[rule](self, each)):
                 return verdict

@@ -272,7 +272,7 @@ async def wait_for_approval(
             raise FenceRefused(run_id, fence, row.fence)
         if row.state is not Status.RUNNING:
             raise IllegalTransition(run_id, row.state, Status.WAITING)
-        stored = await store.get(session, row.job_id) if row.job_id else None
+        stored = await store.get_readable(session, row.job_id)
         asked = await approvals.ask(session, row, stored, question, now)
         words = approvals.words(asked, stored.job.schedule.timezone if stored else "UTC")
         leases.return_to_waiting(row, asked.deadline, words, waits.APPROVAL)

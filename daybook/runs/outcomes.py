@@ -324,24 +324,15 @@ async def update_job(
     ``late`` is True if the outcome corrects an `unknown`, which was counted already. Return True if
     the job's failures disabled it.
     """
-    if stored is None:
+    if stored is None:  # the run has no job, or its job cannot be read
+        job = await session.get(JobRow, row.job_id) if row.job_id else None
+        if job is not None:
+            revision = await session.get(RevisionRow, (job.id, job.revision))
+            enabled = revision is not None and revision.enabled
+            await _count(session, job, row, late=late, enabled=enabled)
         return False
-    job, status, last_due = stored.row, row.state, row.due_to or row.due
-    # The audit may decide late about a run that never started; then the job's last run is a later
-    # due time.
-    older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
-    if (not late and not older) or job.last_run_id == row.id:
-        job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status
-    if late:
-        await _recount(session, job, enabled=stored.job.enabled)
-    else:
-        job.run_count += 1 if row.attempts else 0
-        if status is Status.SUCCEEDED:
-            job.last_error, job.consecutive_failures = None, 0
-        elif status in FAILURES:
-            job.last_error = row.error or row.reason
-            job.consecutive_failures += 1
-    session.add(job)
+    job, status = stored.row, row.state
+    await _count(session, job, row, late=late, enabled=stored.job.enabled)
     schedule = stored.job.schedule
     fired = claim_requests.is_due_key(row.occurrence) and schedule.only_due == row.due
     why, policy = "", stored.job.policy
@@ -359,6 +350,28 @@ async def update_job(
         disabled = stored.job.model_copy(update={"enabled": False})
         await store.change(session, stored, disabled, now, disabled_reason=why)
     return why.startswith(store.FAILURES_REASON)
+
+
+async def _count(
+    session: AsyncSession, job: JobRow, row: RunRow, *, late: bool, enabled: bool
+) -> None:
+    """Update the job's last run and counters after an outcome."""
+    last_due = row.due_to or row.due
+    # The audit may decide late about a run that never started; then the job's last run is a later
+    # due time.
+    older = not row.attempts and job.last_run_at is not None and last_due < job.last_run_at
+    if (not late and not older) or job.last_run_id == row.id:
+        job.last_run_id, job.last_run_at, job.last_status = row.id, last_due, row.status
+    if late:
+        await _recount(session, job, enabled=enabled)
+    else:
+        job.run_count += 1 if row.attempts else 0
+        if row.state is Status.SUCCEEDED:
+            job.last_error, job.consecutive_failures = None, 0
+        elif row.state in FAILURES:
+            job.last_error = row.error or row.reason
+            job.consecutive_failures += 1
+    session.add(job)
 
 
 def _disable_reason(job: JobRow, most: int) -> str:

@@ -37,6 +37,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from daybook.errors import UnreadableJob
 from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states, waits
@@ -214,7 +215,10 @@ async def _apply_without_row(
     timed = claim_requests.is_due_key(request.occurrence)
     if not timed and not request.occurrence.startswith("flow:"):
         return None  # a request has its row before its Prefect run, so the row was pruned
-    stored = await store.in_force(session, request.job_id, request.due if timed else now)
+    try:
+        stored = await store.in_force(session, request.job_id, request.due if timed else now)
+    except UnreadableJob:
+        return await _apply_to_unreadable(session, end, request, now)
     if stored is None or (timed and not _has_no_row_yet(stored, request.due)):
         return None
     job = stored.job
@@ -222,23 +226,51 @@ async def _apply_without_row(
     row.flow_run_id, row.flow_starts = end.flow_run_id, request.flow_starts
     if timed:
         row.parameters = job.parameters()
+    outcome = _outcome_by_person(end)
+    if outcome is None:
+        stagger = timedelta()
+        if timed:
+            stagger = upcoming.stagger_offset(stored.id, job.policy.stagger)
+        outcome = _outcome_of_crash(request, stored, stagger, now)
+        if outcome is None:
+            _make_waiting(row, end, now, stagger)
+            session.add(row)
+            return row.state
+    await outcomes.record(session, row, outcome, now)
+    return row.state
+
+
+def _outcome_by_person(end: EndInPrefect) -> Outcome | None:
+    """Return the outcome of a Prefect run that a person has ended; None for a crash."""
     match end.state:
         case "CANCELLED":
-            outcome = Outcome(Status.CANCELLED, _CANCELLED)
+            return Outcome(Status.CANCELLED, _CANCELLED)
         case "COMPLETED":
-            outcome = Outcome(Status.SKIPPED, _BY_HAND)
+            return Outcome(Status.SKIPPED, _BY_HAND)
         case "FAILED":
-            outcome = _failed(end)
-        case "CRASHED":
-            stagger = timedelta()
-            if timed:
-                stagger = upcoming.stagger_offset(stored.id, job.policy.stagger)
-            crash = _outcome_of_crash(request, stored, stagger, now)
-            if crash is None:
-                _make_waiting(row, end, now, stagger)
-                session.add(row)
-                return row.state
-            outcome = crash
+            return _failed(end)
+        case _:
+            return None
+
+
+async def _apply_to_unreadable(
+    session: AsyncSession, end: EndInPrefect, request: ClaimRequest, now: datetime
+) -> Status | None:
+    """Record that a person has ended the Prefect run of a job that cannot be read.
+
+    Otherwise the audit would make this due time run once the job can be read. A crash is left to
+    the audit.
+    """
+    outcome = _outcome_by_person(end)
+    found = await store.read_all(session, [request.job_id]) if request.job_id else []
+    if outcome is None or not found:
+        return None
+    timed = claim_requests.is_due_key(request.occurrence)
+    if timed and request.due <= found[0].row.audited_until:
+        return None
+    due = request.due if timed else now
+    row = rows.of_unreadable_job(found[0], request.occurrence, request.trigger, due)
+    row.flow_run_id, row.flow_starts = end.flow_run_id, request.flow_starts
     await outcomes.record(session, row, outcome, now)
     return row.state
 

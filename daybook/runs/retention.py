@@ -493,15 +493,18 @@ async def disabled_since(session: AsyncSession, before: datetime) -> list[Stored
     ids = set((await session.execute(unused)).scalars())
     if not ids:
         return []
-    jobs = await store.all_jobs(session)
+    jobs = await store.read_all(session)
+    outputs = await store.used_outputs(session)
     named = {
         (namespace(each.row.owner), name)
         for each in jobs
-        for name in (store.runs_after(each.job), *store.named_outputs(each.job))
+        for name in (each.row.runs_after, *outputs.get(each.id, ()))
         if name != each.row.name
     }
     return [
         each
         for each in jobs
-        if each.id in ids and (namespace(each.row.owner), each.row.name) not in named
+        if each.id in ids
+        and each.problem is None
+        and (namespace(each.row.owner), each.row.name) not in named
     ]

@@ -33,6 +33,9 @@ first Monday after today. Daybook refuses phrases that a reader could understand
 - `hourly` and `every hour` (on the hour, or from now?)
 
 Every description that `descriptions` writes for a cron expression is such a phrase.
+
+No library parses these phrases: libraries for English times guess the missing parts, and a wrong
+guess runs a job at the wrong hour.
 """
 
 from __future__ import annotations

@@ -112,7 +112,10 @@ def _whole_second_utc(value: datetime) -> datetime:
         raise ValueError("an instant needs an offset")
     if value.microsecond:
         raise ValueError("an instant must be a whole second")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("is out of range in UTC") from None
 
 
 def _instant(value: datetime, info: ValidationInfo) -> datetime:

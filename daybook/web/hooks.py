@@ -42,7 +42,7 @@ from daybook import home as homes
 from daybook.api import hooks
 from daybook.clock import Clock
 from daybook.delivery.home_secret import new_secret
-from daybook.errors import DaybookError, InvalidInput, NotFound, one_line
+from daybook.errors import DaybookError, InvalidInput, NotFound, UnreadableJob, one_line
 from daybook.hooks import filters, signatures
 from daybook.hooks.documents import STORE, Hook
 from daybook.hooks.index import HookIndex
@@ -135,6 +135,9 @@ class HookReceiver:
             answer = _refusal(error.status, _BODY_RESULTS[error.status], error.why)
         except ClientDisconnect:
             answer = _refusal(408, "too_slow", "the request ended early")
+        except UnreadableJob as error:
+            answer = _refusal(503, "unavailable", "the job of this hook cannot be read")
+            answer.cause = one_line(error)
         except InvalidInput as error:
             answer = _refusal(400, "invalid", f"the {error.field} {error.problem}")
         except NotFound as error:

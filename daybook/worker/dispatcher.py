@@ -41,6 +41,7 @@ from daybook.errors import (
     InvalidInput,
     LedgerNewer,
     Unreachable,
+    UnreadableJob,
 )
 from daybook.execution import claim
 from daybook.jobs import store
@@ -82,6 +83,8 @@ MAX_CONCURRENT_ENDS = 12
 
 Prefect's client has 16 connections; the remaining connections are for starts.
 """
+UNREADABLE_JOB_DELAY = timedelta(minutes=5)
+"""Time until the next claim of a run whose job cannot be read; many such runs may accumulate."""
 MAX_REMEMBERED_RUNS = 500
 """Maximum number of waiting runs that a worker remembers, to start them without querying Prefect.
 """
@@ -146,7 +149,9 @@ class Dispatcher:
             # No ledger, no effect (promise 7): the run has no claim, so reschedule it. An invalid
             # setting, or a job whose due times cannot be computed, may be repaired meanwhile.
             log.warning("%s waits: %s", run.name, error, extra={"action": "waits_for_ledger"})
-            answer = Waiting(SYSTEM_CLOCK.now() + claim.NO_LEDGER_DELAY, str(error))
+            is_unreadable = isinstance(error, UnreadableJob)
+            delay = UNREADABLE_JOB_DELAY if is_unreadable else claim.NO_LEDGER_DELAY
+            answer = Waiting(SYSTEM_CLOCK.now() + delay, str(error))
             await self._in_time(run, self._set_back(run, answer))
             return True
 
@@ -217,7 +222,7 @@ class Dispatcher:
             return
         try:
             async with self._ledger.read() as session:
-                stored = await store.get(session, job_id)
+                stored = await store.get_readable(session, job_id)
             name = stored and run_names.of_new(stored, run, self._ledger.id)
             if name:
                 await run_names.rename_run(self._client, run, name)

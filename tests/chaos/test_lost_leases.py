@@ -36,6 +36,9 @@ pytestmark = [
     *PREFECT_LEAVES_A_SOCKET,
 ]
 
+STARTED = 180.0
+"""Seconds until a run has begun; ten workers start at the same time, perhaps beside other tests."""
+
 ENDED = 3 * SHORT.run_lease.total_seconds()
 """Seconds until all runs of a suspended or killed worker have ended: their processes notice its
 silence after a lease, and then have a grace period."""
@@ -71,10 +74,10 @@ async def taken_over(
     worker = await world.workers.begin(api_url=gate.api_url)
     for each in (job, rerun):
         await world.prefect.custom_run(each)
-    pids = [await once.says("running"), await again.says("running")]
+    pids = [await each.says("running", within=STARTED) for each in (once, again)]
     gate.close_for(f"/name/{before.name}")
     await world.prefect.custom_run(not_started)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(STARTED):
         await gate.held.wait()
     assert (await world.runs.row(not_started)).status == "claimed"
     left = [process for pid in pids if (process := proc.find(pid)) is not None]
@@ -161,7 +164,7 @@ async def without_the_interpreter(world: PrefectWorld) -> dict[str, RunRecord]:
     job = await world.deploy(on_demand=True, agent=agent.name)
     worker = await world.workers.begin()
     await world.prefect.custom_run(job)
-    await agent.says("running")
+    await agent.says("running", within=STARTED)
     (head,) = worker.heads()
     os.kill(head.pid, signal.SIGSTOP)
     await run_on(2 * SHORT.run_lease.total_seconds() + 5.0)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+from docs import generate
 
 from tests.conftest import REPOSITORY
 
@@ -53,6 +54,23 @@ def test_readme_is_short() -> None:
     assert len((REPOSITORY / "README.md").read_text().splitlines()) <= 130
 
 
+def test_there_are_at_most_fifty_decision_notes_of_a_page(tmp_path: Path) -> None:
+    for number in range(1, 51):
+        note = tmp_path / f"{number:04}-title.md"
+        note.write_text(f"# {number:04} Title\n" + "word " * 497)
+    assert list(generate.read_notes(tmp_path).values())[1] == "- 0002 [Title](0002-title.md)"
+
+    note.write_text(note.read_text() + " word")
+    with pytest.raises(ValueError, match=r"^0050-title.md has 501 words; the maximum is 500$"):
+        generate.read_notes(tmp_path)
+
+    note.rename(tmp_path / "0051-title.md")
+    note.write_text("# 0050 Title")
+    (tmp_path / "0051-title.md").write_text("# 0051 Title")
+    with pytest.raises(ValueError, match=r"^51 notes; merge or delete some until 50 are left$"):
+        generate.read_notes(tmp_path)
+
+
 def _defined_names(path: Path) -> set[str]:
     """Return a module's functions, classes, constants, and methods as `Class.method`."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
@@ -75,10 +93,7 @@ def _defined_names(path: Path) -> set[str]:
 
 def test_the_functions_that_the_pages_name_exist() -> None:
     places = {
-        place
-        for name in PAGES
-        if not name.startswith("docs/decisions/")  # a decision is true on its date
-        for place in PLACE_IN_CODE.findall((REPOSITORY / name).read_text())
+        place for name in PAGES for place in PLACE_IN_CODE.findall((REPOSITORY / name).read_text())
     }
     assert ("runs/claims.py", "claim") in places
     for module, name in places:

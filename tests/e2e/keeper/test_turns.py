@@ -52,7 +52,8 @@ async def test_spooled_outcomes_are_recorded_before_leases_are_declared_lost(
     outcome_spool.put(SpooledOutcome(world.ledger.id, row.id, granted.fence, done))
 
     async with leading(world) as keeper, leader_client(keeper.leadership) as client:
-        await keeper.cycle(services.RUNS, await keeper.leading(keeper.context(client)))
+        cycles = services.RUNS.start(keeper.context(client), await keeper.leading())
+        await keeper.cycle(services.RUNS, cycles)
 
     assert (await world.runs.row(row.id)).status == "succeeded"
     names = [each.name for each in await world.prefect.ui.read_flow_run_states(run.id)]
@@ -91,12 +92,12 @@ async def test_the_audit_records_no_due_time_before_the_ends_in_prefect_are_read
     world.passes(hours=1, minutes=5)
 
     async with leading(world) as keeper, leader_client(keeper.leadership) as client:
-        term = await keeper.leading(keeper.context(client))
-        await keeper.cycle(services.JOBS, term)
-        assert term.observed.keys() == {stored.id}
-        assert not await auditor.audit(world.ledger, term.known())
-        await keeper.cycle(services.ENDS, term)
-        await auditor.audit(world.ledger, term.known())
+        context, term = keeper.context(client), await keeper.leading()
+        await keeper.cycle(services.JOBS, services.JOBS.start(context, term))
+        assert term.imports.observed.keys() == {stored.id}
+        assert not await auditor.audit(world.ledger, term.imports.known())
+        await keeper.cycle(services.ENDS, services.ENDS.start(context, term))
+        await auditor.audit(world.ledger, term.imports.known())
 
     (row,) = [each for each in await world.runs.rows() if each.flow_run_id == str(run.id)]
     assert row.status == "cancelled"

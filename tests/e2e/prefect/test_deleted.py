@@ -113,9 +113,7 @@ async def test_a_run_by_hand_creates_the_missing_deployment(world: Any) -> None:
     await deleted(world)
     await world.sync()
     stored = await world.jobs.get("a-job")
-    await reconcile.reconcile_job(
-        world.ledger, world.client, stored, None, ReconcileReport(), needed=True
-    )
+    await reconcile.reconcile_for_run(world.ledger, world.client, stored, None, ReconcileReport())
     assert (await world.deployments.get("a-job")).paused
     assert not (await world.jobs.get("a-job")).job.enabled
     assert (await world.sync()).writes == 0

@@ -13,7 +13,9 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from daybook import api
-from daybook.errors import UnreadableJob
+from daybook.errors import InvalidFiles, UnreadableJob
+from daybook.files.documents import to_yaml
+from daybook.files.jobs_file import Source
 from daybook.home import Home
 from daybook.jobs import scheduled
 from daybook.ledger.engine import Ledger, open_ledger
@@ -107,3 +109,21 @@ async def test_the_outcome_of_a_run_is_recorded_although_its_job_cannot_be_read(
 
     assert await world.runs.finish(granted, Status.SUCCEEDED, output="done") is Status.SUCCEEDED
     assert (await world.runs.row(granted.run_id)).output == "done"
+
+
+@pytest.mark.anyio
+async def test_a_jobs_file_adds_no_second_job_with_the_name_of_an_unreadable_one(
+    daybook_home: Home, prefect_is_away: None
+) -> None:
+    bad = await api.jobs.add({"name": "bad", "prompt": "x", "cron": "0 9 * * *"})
+    async with open_ledger() as ledger:
+        await _damage(ledger, bad.id, RevisionRow, "action", {"prompt": 7})
+    same = {"name": "bad", "prompt": "y", "schedule": {"every": "1h"}}
+    after = {"name": "next", "prompt": "z", "after": "bad"}
+    for jobs in ([same], [same, after]):
+        with pytest.raises(InvalidFiles, match="bad is stored with an invalid value"):
+            await api.files.apply([Source("x.yaml", to_yaml({"jobs": jobs}))], set_name="team")
+    report = await api.files.apply(
+        [Source("x.yaml", to_yaml({"jobs": [after]}))], set_name="team", dry_run=True
+    )
+    assert [each.job for each in report.changes] == ["next"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 
 import pytest
+from prefect.client.orchestration import PrefectClient
 from sqlalchemy import text, update
 from sqlmodel import col
 
 from daybook.api import shared_folders
+from daybook.backups import uncertain
 from daybook.errors import UnreadableJob
 from daybook.jobs import scheduled, store, summaries
 from daybook.jobs.store import StoredJob
@@ -16,7 +19,11 @@ from daybook.jobs.views import ListedJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.operations import findings
-from daybook.runs import outcomes, overdue
+from daybook.prefect import deployment, scheduled_runs
+from daybook.runs import audit, claims, outcomes, overdue, prefect_ends, retention
+from daybook.runs.approvals import Question
+from daybook.runs.prefect_ends import EndInPrefect
+from daybook.runs.restored import Restore
 from tests import rows
 from tests.world import World
 
@@ -44,6 +51,7 @@ INVALID: list[tuple[str, Any]] = [
     ("schedule", NOT_JSON),
     ("schedule", {"kind": "lunar"}),
     ("schedule", {"kind": "cron", "expr": "0 99 * *", "timezone": "UTC"}),
+    ("schedule", {"kind": "at", "at": "9999-12-31T23:59:59-14:00", "timezone": "UTC"}),
     ("written_by", ["x"]),
     ("kind", "fortune"),
     ("name", "a\nb"),
@@ -53,9 +61,12 @@ INVALID: list[tuple[str, Any]] = [
     ("meta", [1]),
     ("meta", NOT_JSON),
     ("skips", ["soon"]),
+    ("skips", ["9999-12-31T23:59:59-14:00"]),
     ("skips", NOT_JSON),
     ("conflict", {"at": "x"}),
+    ("conflict", {"at": "x", "fields": {}}),
     ("synced", "x"),
+    ("synced", {"foreign": 5}),
     ("applied", [1]),
 ]
 
@@ -150,3 +161,99 @@ async def test_an_unreadable_job_is_not_claimed_or_requested(world: World) -> No
         with pytest.raises(UnreadableJob):
             await refused
     assert (await world.runs.row(waiting)).state is Status.WAITING
+
+
+async def test_the_waiting_run_of_an_unreadable_job_keeps_no_other_run_from_prefect(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = list[str]()
+
+    async def create_run(client: PrefectClient, deployment_id: str, *_: Any, **__: Any) -> None:
+        made.append(deployment_id)
+
+    monkeypatch.setattr(deployment, "create_run", create_run)
+    broken, other = await world.jobs.add("broken"), await world.jobs.add("other")
+    async with world.ledger.write() as session:
+        ids = {"deployment_id": col(JobRow.name)}
+        await session.execute(update(JobRow).values(ids))
+    for each in (broken, other):
+        await world.runs.request(each)
+    await store_invalid(world, broken, "action", {"prompt": 5})
+    await scheduled_runs.ensure_all(world.ledger, cast(PrefectClient, None))
+
+    assert made == ["other"]
+
+
+async def test_a_run_of_an_unreadable_job_can_ask_for_an_approval(world: World) -> None:
+    stored = await world.jobs.add(on_demand=True)
+    granted = await world.runs.running(await world.runs.request(stored))
+    await store_invalid(world, stored, "action", {"prompt": 5})
+    question = Question("1.1", "d" * 64, 1, "mail_send", 'to="ann"', timedelta(hours=1))
+    await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, question)
+
+    assert (await world.runs.row(granted.run_id)).state is Status.WAITING
+
+
+async def test_a_restore_repeats_no_due_time_of_an_unreadable_job(world: World) -> None:
+    stored = await world.jobs.add(cron="* * * * *", catch_up="latest")
+    await store_invalid(world, stored, "action", {"prompt": 5})
+    backup = world.clock.now()
+    restore = Restore(backup=backup, at=world.clock.move(timedelta(minutes=10)))
+    async with world.ledger.write() as session:
+        await uncertain.record(session, restore)
+    assert await world.runs.rows() == []
+    await store_invalid(world, stored, "action", stored.revision.action)
+    world.clock.move(timedelta(minutes=1, seconds=30))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    first, *_ = await world.runs.rows()
+    assert (first.status, first.reason, first.count) == ("missed", restore.reason, 10)
+
+
+@pytest.mark.parametrize(
+    "reference", [{"after": "old"}, {"prompt": "{{output:old}}", "every": "1h"}]
+)
+async def test_a_job_that_an_unreadable_job_names_is_not_renamed_or_removed_as_unused(
+    reference: dict[str, Any], world: World
+) -> None:
+    await world.jobs.add("old", every="1h", enabled=False)
+    broken = await world.jobs.add("broken", **reference)
+    await store_invalid(world, broken, "policy", {"overlap": "perhaps"})
+    with pytest.raises(UnreadableJob, match="broken is stored with an invalid value"):
+        await world.jobs.edit("old", name="new")
+    async with world.ledger.read() as session:
+        later = world.clock.now() + timedelta(days=90)
+        assert await retention.disabled_since(session, later) == []
+
+
+async def test_a_budget_of_any_length_is_a_large_one(world: World) -> None:
+    stored = await world.jobs.add()
+    await store_invalid(world, stored, "policy", {"tokens_per_day": 10**400})
+    async with world.ledger.read() as session:
+        assert await store.unreadable(session) == []
+        (summary,) = await summaries.read(session)
+    assert summary.tokens_per_day == summaries.MAX_TOKENS
+
+
+async def test_an_unreadable_job_counts_its_run_and_failure(world: World) -> None:
+    stored = await world.jobs.add("broken", cron="0 * * * *", max_runs=3)
+    granted = await world.runs.running(stored)
+    await store_invalid(world, stored, "notify", {"channel": 7})
+    await world.runs.finish(granted, Status.FAILED, error="no answer")
+
+    row = await world.jobs.row(stored.id)
+    assert (row.run_count, row.consecutive_failures, row.last_error) == (1, 1, "no answer")
+    assert (row.last_run_id, row.last_status) == (granted.run_id, "failed")
+
+
+async def test_a_due_time_that_a_person_cancels_does_not_run_after_the_repair(world: World) -> None:
+    stored = await world.jobs.add("broken", cron="0 * * * *", catch_up="all")
+    request = world.runs.claim_request(stored, flow_run_id="there")
+    await store_invalid(world, stored, "policy", ["x"])
+    end = EndInPrefect("there", "CANCELLED", "Cancelled", "", request=request)
+    assert await prefect_ends.apply_end(world.ledger, end) is Status.CANCELLED
+    await store_invalid(world, stored, "policy", stored.revision.policy)
+    world.clock.move(timedelta(minutes=70))
+    await audit.advance(world.ledger, stored.id, world.clock.now())
+
+    assert [row.status for row in await world.runs.rows(stored)] == ["cancelled"]

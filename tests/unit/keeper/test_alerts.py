@@ -26,9 +26,10 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.keeper import alerts as alarm
 from daybook.keeper import services
-from daybook.keeper.alerts import AlertState
+from daybook.keeper.alerts import AlertState, PingState
 from daybook.keeper.keeper import Keeper
 from daybook.keeper.overview import Overview
+from daybook.keeper.term import Context, Term
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -455,6 +456,12 @@ async def test_the_leader_sends_alerts_while_prefect_is_unreachable(
 # --- the ping
 
 
+def ping_of(context: Context, term: Term) -> services.Cycle:
+    """Return the cycle of the service `ping`."""
+    (ping,) = [each for loop in services.LOOPS for each in loop.services if each.name == "ping"]
+    return ping.start(context, term)
+
+
 def pings_to(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAYBOOK_PING_URL", url)
 
@@ -464,9 +471,9 @@ async def test_the_ping_stops_while_a_run_is_overdue(
 ) -> None:
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)
-        await alarm.ping(AlertState())
+        await alarm.ping(PingState())
         assert [(each.method, each.path) for each in server.requests] == [("GET", "/key")]
-        await alarm.ping(AlertState(seen={"a due time"}))
+        await alarm.ping(PingState(), is_overdue=True)
         assert len(server.requests) == 1
 
 
@@ -477,7 +484,7 @@ async def test_the_ping_goes_out_only_while_the_findings_that_count_are_clear(
         failed = warning("jobs", "brief failed once", "daybook show brief")
         return Overview([], [failed, problem("pool", "it is paused", "resume it")])
 
-    state = AlertState()
+    state = PingState()
     caplog.set_level("INFO", "daybook.keeper.alerts")
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)
@@ -485,18 +492,15 @@ async def test_the_ping_goes_out_only_while_the_findings_that_count_are_clear(
             await alarm.ping(state, read)
         assert not server.requests
         monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "late, prefect")
-        state.seen = {"a due time"}
-        await alarm.ping(state, read)
+        await alarm.ping(state, read, is_overdue=True)
         assert not server.requests
-        state.seen = set()
         await alarm.ping(state, read)
         assert len(server.requests) == 1
         monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "prefect")
-        state.seen = {"a due time"}  # which does not count now
-        await alarm.ping(state, read)
+        await alarm.ping(state, read, is_overdue=True)  # which does not count now
         assert len(server.requests) == 2
         monkeypatch.setenv("DAYBOOK_PING_FINDINGS", "jobs")  # a warning, but it is named
-        await alarm.ping(state, read)
+        await alarm.ping(state, read, is_overdue=True)
         assert len(server.requests) == 2
     logged = ["no pings: pool: it is paused", "pings again: all findings are clear"]
     logged.append("no pings: jobs: brief failed once")
@@ -513,9 +517,9 @@ async def test_the_findings_reach_the_ping_of_a_leader(
         pings_to(f"{server.address}/key", monkeypatch)
         keeper = Keeper(world.ledger, "here:1:a", read_overview=read)
         await keeper.leadership._turn()
-        context = await keeper.leading(keeper.context(cast("Any", None)))
-        context.observed_at = world.clock.now()
-        await services._ping(context)
+        term = await keeper.leading()
+        term.imports.observed_at = world.clock.now()
+        await ping_of(keeper.context(cast("Any", None)), term)()
         assert not server.requests
 
 
@@ -526,7 +530,7 @@ def test_an_unknown_finding_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_without_a_url_nothing_is_pinged(world: World) -> None:
-    await alarm.ping(AlertState())
+    await alarm.ping(PingState())
 
 
 async def test_a_leader_that_has_not_read_prefect_does_not_ping(
@@ -534,12 +538,15 @@ async def test_a_leader_that_has_not_read_prefect_does_not_ping(
 ) -> None:
     async with serving() as server:
         pings_to(f"{server.address}/key", monkeypatch)
-        keeper = Keeper(world.ledger, "here:1:a")
-        context = keeper.context(cast("Any", None))
-        await services._ping(context)
+        term = Term()
+        ping = ping_of(Keeper(world.ledger, "here:1:a").context(cast("Any", None)), term)
+        await ping()
         assert not server.requests
-        context.observed_at = world.clock.now()
-        await services._ping(context)
+        term.imports.observed_at = world.clock.now()
+        await ping()
+        assert len(server.requests) == 1
+        term.alerts.seen = {"a due time"}
+        await ping()
         assert len(server.requests) == 1
 
 
@@ -553,7 +560,7 @@ async def test_a_failed_ping_is_reported_without_the_url(
         with pytest.raises(
             Unreachable, match=r"^DAYBOOK_PING_URL does not accept the ping: "
         ) as no:
-            await alarm.ping(AlertState())
+            await alarm.ping(PingState())
         assert "s3cr3t" not in "".join(traceback.format_exception(no.value))
         assert len(server.requests) == 1
 

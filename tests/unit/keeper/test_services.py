@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,8 @@ from daybook.errors import LedgerUnreachable
 from daybook.keeper.cost import MAX_WAIT_SECONDS, CpuBudget
 from daybook.keeper.keeper import Keeper
 from daybook.keeper.leadership import is_write
-from daybook.keeper.services import LOOPS, RUNS, Context, Loop, Service
+from daybook.keeper.services import LOOPS, RUNS, Cycle, Loop, Service
+from daybook.keeper.term import Context, ImportProgress, Signal, Term
 from daybook.ledger.tables import RunRow
 from daybook.runs import counts
 from daybook.tasks.policy import SchedulerPolicy
@@ -104,20 +106,24 @@ class Services:
         error: Exception | None = None,
         required: bool = False,
     ) -> Service:
-        async def run(context: Context) -> object:
+        async def run() -> object:
             self.ran.append(name)
             if error is not None:
                 raise error
             return result
 
-        return Service(name, "", run, required)
+        return Service(name, "", lambda context, term: run, required)
 
 
 def every(seconds: float, *services: Service) -> Loop:
     return Loop(interval=lambda: timedelta(seconds=seconds), services=services)
 
 
-NO_CONTEXT = cast("Any", None)
+NOTHING = cast("Any", None)
+
+
+async def cycle(keeper: Keeper, loop: Loop, context: Context = NOTHING) -> float | None:
+    return await keeper.cycle(loop, loop.start(context, Term()))
 
 
 @pytest.mark.anyio
@@ -128,7 +134,7 @@ async def test_services_after_a_failed_required_one_are_not_run(
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
     fails = made.one("b", error=LedgerUnreachable("x", "gone"), required=required)
     loop = every(60, made.one("a"), fails, made.one("c"))
-    assert await keeper.cycle(loop, NO_CONTEXT) is None
+    assert await cycle(keeper, loop) is None
     assert made.ran == (["a", "b"] if required else ["a", "b", "c"])
     assert [bool(keeper.costs[name].error) for name in ("a", "b")] == [False, True]
 
@@ -137,7 +143,7 @@ async def test_services_after_a_failed_required_one_are_not_run(
 async def test_a_required_service_that_finds_no_work_ends_the_cycle(world: World) -> None:
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
     loop = every(60, made.one("a", False), made.one("b", False, required=True), made.one("c"))
-    assert await keeper.cycle(loop, NO_CONTEXT) is None
+    assert await cycle(keeper, loop) is None
     assert made.ran == ["a", "b"]
 
 
@@ -176,17 +182,16 @@ async def test_the_services_of_runs_work_while_a_run_is_live_or_not_shown_in_pre
 @pytest.mark.anyio
 async def test_a_service_can_return_the_delay_of_its_next_cycle(world: World) -> None:
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
-    assert await keeper.cycle(every(2, made.one("a", 0.5)), NO_CONTEXT) == 0.5
-    assert await keeper.cycle(every(2, made.one("a", 3)), NO_CONTEXT) is None  # a number of rows
+    assert await cycle(keeper, every(2, made.one("a", 0.5))) == 0.5
+    assert await cycle(keeper, every(2, made.one("a", 3))) is None  # a number of rows
 
 
 @pytest.mark.anyio
 async def test_a_service_can_have_a_timeout_of_its_own(world: World) -> None:
-    async def run(context: Context) -> object:
-        return await asyncio.Event().wait()
-
+    never = asyncio.Event()
     keeper = Keeper(world.ledger, "here:1:a")
-    await keeper.cycle(every(2, Service("a", "", run, timeout=0.001)), NO_CONTEXT)
+    hangs = Service("a", "", lambda context, term: never.wait, timeout=0.001)
+    await cycle(keeper, every(2, hangs))
     assert keeper.costs["a"].error == "timed out after 0.001 s"
 
 
@@ -194,10 +199,9 @@ async def test_a_service_can_have_a_timeout_of_its_own(world: World) -> None:
 @pytest.mark.anyio
 async def test_the_next_cycle_of_tasks_comes_after_their_interval(world: World) -> None:
     scheduler = Cycling(world, SchedulerPolicy.of({"interval": "7s"})).scheduler()
-    nothing = cast("Any", None)
-    context = Context(world.ledger, nothing, "here:1", nothing, scheduler, {})
+    context = Context(world.ledger, NOTHING, "here:1", NOTHING, scheduler, {})
     (loop,) = [each for each in LOOPS if each.services[0].name == "tasks"]
-    assert await Keeper(world.ledger, "here:1:a").cycle(loop, context) == 7.0
+    assert await cycle(Keeper(world.ledger, "here:1:a"), loop, context) == 7.0
 
 
 @pytest.mark.anyio
@@ -205,8 +209,8 @@ async def test_a_loop_with_a_short_interval_waits_longer_after_a_failure(world: 
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
     fails = made.one("a", error=ValueError("x"))
     longer = TIMING.runs_interval.total_seconds()
-    assert await keeper.cycle(every(longer / 2, fails), NO_CONTEXT) == longer
-    assert await keeper.cycle(every(longer, fails), NO_CONTEXT) is None
+    assert await cycle(keeper, every(longer / 2, fails)) == longer
+    assert await cycle(keeper, every(longer, fails)) is None
 
 
 def test_the_runs_loop_drains_first_and_reads_ends_before_it_ensures_runs() -> None:
@@ -219,9 +223,66 @@ def test_the_runs_loop_drains_first_and_reads_ends_before_it_ensures_runs() -> N
 
 
 def test_the_audit_goes_no_further_than_the_ends_in_prefect_were_read() -> None:
-    context = Context(*[cast("Any", None)] * 6)
     first, read_to, last = (datetime(2026, 1, 15, hour, tzinfo=UTC) for hour in (8, 9, 10))
-    context.observed = {"early": first, "late": last}
-    assert context.known() == {}
-    context.ends_read = read_to
-    assert context.known() == {"early": first, "late": read_to}
+    observed = {"early": first, "late": last}
+    assert ImportProgress(observed).known() == {}
+    done = ImportProgress(observed, ends_read=read_to)
+    assert done.known() == {"early": first, "late": read_to}
+
+
+def test_services_share_only_the_context_and_the_state_of_the_term() -> None:
+    ledger, client, supervised, scheduler = [cast("Any", object()) for _ in range(4)]
+    signals = dict.fromkeys(Signal, NOTHING)
+    context = Context(ledger, client, "here:1", supervised, scheduler, signals)
+    services = [each for loop in LOOPS for each in loop.services]
+    own, users = list[object](), dict[str, set[str]]()
+    for term in (Term(1), Term(2)):
+        shared = {id(state): name for name, state in vars(term).items()}
+        common = {id(each) for each in (context, *vars(context).values())}
+        for service in services:
+            bound = service.start(context, term)
+            assert isinstance(bound, partial)
+            for each in (*bound.args, *bound.keywords.values()):
+                if name := shared.get(id(each)):
+                    users.setdefault(name, set()).add(service.name)
+                elif id(each) not in common:
+                    own.append(each)
+    assert users == {
+        "imports": {"observe", "unread", "audit", "ping"},
+        "excluded": {"ends", "ensure"},
+        "alerts": {"alarm", "ping"},
+    }
+    assert len({id(each) for each in own}) == len(own) > 2 * 9
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_a_new_term_starts_the_services_of_a_leader_with_new_state(
+    world: World, *, everywhere: bool
+) -> None:
+    keeper, starts = Keeper(world.ledger, "here:1:a"), list[list[int | None]]()
+    done = asyncio.Event()
+    await keeper.leadership._turn()
+
+    def start(context: Context, term: Term) -> Cycle:
+        fences = list[int | None]()
+        starts.append(fences)
+
+        async def run() -> None:
+            fences.append(term.fence)
+            cycles = sum(len(each) for each in starts)
+            if cycles == 2:
+                await keeper.leadership.release()
+                await keeper.leadership._turn()
+            if cycles == 4:
+                done.set()
+                await asyncio.Event().wait()
+
+        return run
+
+    loop = Loop(interval=timedelta, everywhere=everywhere, services=(Service("a", "", start),))
+    repeating = asyncio.create_task(keeper._repeat(loop, NOTHING))
+    await asyncio.wait_for(done.wait(), 10.0)
+    repeating.cancel()
+    await asyncio.wait({repeating})
+    assert starts == ([[None] * 4] if everywhere else [[1, 1], [2, 2]])
