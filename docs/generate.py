@@ -43,7 +43,7 @@ def limits() -> str:
 
 def budgets() -> str:
     """Return the page of budgets with a current table of `[budget]`."""
-    from daybook.jobs.budgets import HomeBudget
+    from daybook.policies.budgets import HomeBudget
 
     lines = ["| key | default | meaning |", "|---|---|---|"]
     plain = HomeBudget().model_dump(mode="json")

@@ -93,9 +93,9 @@ value that starts with a dash as `--every=-5m`.
 def job_fields() -> str:
     """Return the page of a job's fields, from its models."""
     from daybook.jobs.actions import AgentPrompt, Heartbeat, ToolCall, Webhook
-    from daybook.jobs.checks import Check
     from daybook.jobs.notify import Notify
-    from daybook.jobs.policy import Policy
+    from daybook.policies.checks import Check
+    from daybook.policies.policy import Policy
 
     sections: list[tuple[str, type[BaseModel]]] = [
         ("`agent-prompt`", AgentPrompt),

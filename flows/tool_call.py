@@ -29,7 +29,7 @@ from daybook.execution.retry_delay import RequestedDelay
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, takes_parameters_of
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted

@@ -13,8 +13,8 @@ from pydantic import AfterValidator, Field
 
 from daybook.agents.journal import Journal, ProgramSession
 from daybook.errors import AgentMisconfigured
-from daybook.jobs.compression import Compression
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
+from daybook.policies.compression import Compression
 from daybook.tasks import model as task_model
 from daybook.validation import raising_pydantic_error
 

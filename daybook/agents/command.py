@@ -28,13 +28,13 @@ from daybook.agents.step_lines import StepLines
 from daybook.agents.step_recorder import MAX_LINE_BYTES, StepRecorder
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from daybook.http.secrets import FilledSecrets
-from daybook.jobs.compression import (
+from daybook.markers import Marker
+from daybook.policies.compression import (
     Compression,
     HistoryTokens,
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
-from daybook.jobs.markers import Marker
 from daybook.processes import environment, group, locations
 from daybook.processes.pipes import LinePipe
 from daybook.redaction import redact

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from daybook.jobs.compression import estimate_tokens
+from daybook.policies.compression import estimate_tokens
 
 FIRST_OUTPUT_TOKENS = 250
 """Expected number of output tokens of an answer's first request.

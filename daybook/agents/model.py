@@ -20,7 +20,7 @@ from daybook.errors import (
     AgentTimeout,
     LedgerError,
 )
-from daybook.jobs.compression import Compression
+from daybook.policies.compression import Compression
 from daybook.redaction import remember
 from daybook.runs import usage as usages
 from daybook.runs.approvals import ApprovalNeeded

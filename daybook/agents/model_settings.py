@@ -17,8 +17,8 @@ from pydantic import (
 
 from daybook.agents import base
 from daybook.agents.base import Capabilities
-from daybook.jobs.compression import HistoryTokens, SummarizeAfterMessages, SummarizeAfterTokens
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
+from daybook.policies.compression import HistoryTokens, SummarizeAfterMessages, SummarizeAfterTokens
 
 
 class Options(BaseModel):

@@ -12,7 +12,7 @@ from typing import ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from daybook.agents.base import AgentReply, AgentRequest, Capabilities, refuse_model
-from daybook.jobs.compression import Compression
+from daybook.policies.compression import Compression
 
 MAX_QUOTED_CHARACTERS = 500
 

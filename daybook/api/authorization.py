@@ -23,10 +23,10 @@ from daybook import owners
 from daybook.errors import InvalidInput, NotFound, UnreadableJob, one_line
 from daybook.jobs import limits, provenance, store
 from daybook.jobs.model import Job, edit
-from daybook.jobs.policy import matches, tools_of
 from daybook.jobs.store import StoredJob
 from daybook.ledger import references
 from daybook.ledger.references import Match, Noun
+from daybook.policies.policy import matches, tools_of
 from daybook.runs import history
 from daybook.runs.history import RunAndJob
 

@@ -12,15 +12,15 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from daybook import owners
+from daybook import markers, owners
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
 from daybook.http import secrets
-from daybook.jobs import limits, markers, payloads
+from daybook.jobs import limits, payloads
 from daybook.jobs.actions import Action
-from daybook.jobs.checks import Check
 from daybook.jobs.model import FIELDS, Job
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import ANSWER, tools_of
+from daybook.policies.checks import Check
+from daybook.policies.policy import ANSWER, tools_of
 from daybook.processes import locations
 from daybook.tools.base import PYTHON, ToolUnreachable
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from daybook import markers
 from daybook.api import authorization
 from daybook.errors import NotFound
-from daybook.jobs import markers, policy, store
+from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
 from daybook.ledger.engine import reading
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
+from daybook.policies import policy
 from daybook.runs import claim_requests, sessions, summaries
 from daybook.runs.sessions import SessionSummary
 

@@ -14,10 +14,10 @@ from daybook import settings
 from daybook.api import authorization, filters
 from daybook.errors import InvalidInput
 from daybook.jobs import limits, store, summaries
-from daybook.jobs.budgets import HomeBudget, Limit, Scope, Unit
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import Spending, UtcTime
+from daybook.policies.budgets import HomeBudget, Limit, Scope, Unit
 from daybook.runs import budget, daily
 from daybook.runs.daily import Total
 from daybook.schedules.zones import midnight, wall_time, zone

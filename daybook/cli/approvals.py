@@ -11,7 +11,7 @@ from daybook.cli import completion, formatting, output
 from daybook.cli.options import Absolute, Json
 from daybook.cli.selection import act_on_each
 from daybook.errors import InvalidInput
-from daybook.jobs.policy import ANSWER
+from daybook.policies.policy import ANSWER
 
 if TYPE_CHECKING:
     from daybook.api.approvals import WaitingApproval

@@ -1,6 +1,6 @@
 """Options of the command line, derived from the fields of models.
 
-The description of a field is the help of its option. The field's marker (`daybook.jobs.markers`)
+The description of a field is the help of its option. The field's marker (`daybook.markers`)
 has the name and the syntax of the option, if they differ from those of the field. No option takes
 the value of a secret, because every user of the machine can read arguments. A secret is read from
 standard input (on a terminal, from a prompt), or from an environment variable that an option names.
@@ -30,7 +30,7 @@ from cyclopts import Group, Parameter
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from daybook import plain_text
+from daybook import markers, plain_text
 from daybook.cli import completion
 from daybook.cli.options import (
     header,
@@ -41,7 +41,6 @@ from daybook.cli.options import (
     text_or_file,
 )
 from daybook.errors import InvalidInput
-from daybook.jobs import markers
 from daybook.schedules import durations
 
 
@@ -79,7 +78,7 @@ _SYNTAXES = {
     "seconds": _Syntax("Write a duration, such as 15s.", str, _seconds),
     "object": _Syntax("Write a JSON object, or @file.", str, parse_json_object),
 }
-"""The syntaxes that `jobs.markers` names, and that of an object, which needs no marker."""
+"""The syntaxes that `markers` names, and that of an object, which needs no marker."""
 
 _TYPES: dict[Any, Any] = {
     bool: bool,

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from cyclopts import Group, Parameter
 
 from daybook.cli.field_options import FieldOption, FieldOptions, default_text, with_options
-from daybook.jobs import policy as policies
 from daybook.jobs.actions import ACTIONS, AgentPrompt, Heartbeat
-from daybook.jobs.checks import Check
 from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
 from daybook.jobs.notify import Notify
+from daybook.policies import policy as policies
+from daybook.policies.checks import Check
 from daybook.schedules import bounds
 
 REPLACES_PROMPT = {

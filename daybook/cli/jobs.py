@@ -31,7 +31,7 @@ from daybook.cli.skips import skip_fields
 from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.model import FIELDS, ScheduleFields
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 from daybook.schedules.schedule import is_schedule
 
 if TYPE_CHECKING:

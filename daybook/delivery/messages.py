@@ -12,13 +12,13 @@ from typing import Any
 from daybook import owners
 from daybook.jobs import prompts
 from daybook.jobs.notify import VARIABLES, Event, is_silent
-from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
 from daybook.ledger import texts
 from daybook.ledger.references import command_word
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import Approval, Run
+from daybook.policies.policy import ANSWER
 from daybook.schedules.zones import display_zone
 
 CALLBACK_VERSION = 1

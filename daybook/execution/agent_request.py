@@ -34,9 +34,9 @@ from daybook.execution.answers import AgentAnswer
 from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
-from daybook.jobs.policy import Policy, policy_from_parameters, tools_of
 from daybook.ledger.states import Outcome, Status
 from daybook.owners import AGENT_PREFIX, Actor, is_agent
+from daybook.policies.policy import Policy, tools_of
 from daybook.processes import locations
 from daybook.runs.claim_requests import Granted
 from daybook.tools.server_blocks import PrefectServers
@@ -159,7 +159,7 @@ def actor_of(granted: Granted, agent: str) -> Actor:
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     user_id = (row.user_id or "") if row is not None else ""
-    return Actor(owner, user_id, "run", policy_from_parameters(granted.parameters).approve)
+    return Actor(owner, user_id, "run", granted.policy.approve)
 
 
 def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:

@@ -34,9 +34,9 @@ from daybook.errors import (
     ToolUnreachable,
     UnknownName,
 )
-from daybook.jobs.policy import matches
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
+from daybook.policies.policy import matches
 from daybook.tools import pool, python_tools
 from daybook.tools.base import ToolInfo
 from daybook.tools.connection import CallFailed

@@ -55,9 +55,9 @@ from daybook.execution.journal import RunJournal
 from daybook.execution.retry_delay import NO_DELAY, RequestedDelay
 from daybook.jobs import limits
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.jobs.policy import ANSWER, Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.policies.policy import ANSWER, Policy
 from daybook.prefect import occurrence, states
 from daybook.processes.ending import wait_shielded
 from daybook.runs.approvals import ApprovalNeeded, Question

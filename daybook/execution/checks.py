@@ -44,12 +44,12 @@ from daybook.errors import AgentError, AgentTimeout, DaybookError, Unreachable
 from daybook.execution import agent_lookup, answers, conversation, watches
 from daybook.execution.agent_lookup import guard_of
 from daybook.http.guard import origin
-from daybook.jobs import policy, provenance
+from daybook.jobs import provenance
 from daybook.jobs.actions import DEFAULT_AGENT
-from daybook.jobs.checks import Check
 from daybook.jobs.payloads import PAYLOAD
 from daybook.ledger.states import Status
 from daybook.ledger.texts import sanitize
+from daybook.policies.checks import Check
 from daybook.processes import environment, group, locations
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs import usage, watched
@@ -131,11 +131,10 @@ async def check_job(granted: Granted) -> Verdict:
 
     Raise `CheckFailed`, and the errors of an unreachable ledger or Prefect.
     """
-    run_policy = policy.policy_from_parameters(granted.parameters)
-    if not run_policy.check:
+    if not granted.policy.check:
         return NO_CHECK
-    seconds = run_policy.timeout.total_seconds()
-    return await run_check("check", lambda: _run(run_policy.check, granted, seconds))
+    seconds = granted.policy.timeout.total_seconds()
+    return await run_check("check", lambda: _run(granted.policy.check, granted, seconds))
 
 
 async def run_check(name: str, ask: Callable[[], Awaitable[Verdict]]) -> Verdict:
@@ -194,10 +193,9 @@ async def ask_agent(
     timeout, so that no outer timeout ends the request and loses the usage. Raise `CheckFailed` if
     the agent fails, or if its reply is incomplete or not a valid answer.
     """
-    run_policy = policy.policy_from_parameters(granted.parameters)
-    rest = run_policy.timeout.total_seconds() - seconds
+    rest = granted.policy.timeout.total_seconds() - seconds
     if rest <= 0:
-        raise CheckFailed(str(AgentTimeout(run_policy.timeout.total_seconds())), took)
+        raise CheckFailed(str(AgentTimeout(granted.policy.timeout.total_seconds())), took)
     request = AgentRequest(
         prompt=f"{prompt}\n\n{_ANSWER}",
         timeout=rest,
@@ -205,7 +203,7 @@ async def ask_agent(
         job=granted.job.row.name if granted.job else None,
         due=granted.due,
         tokens=granted.tokens,
-        work_dir=locations.job_folder(run_policy.work_dir),
+        work_dir=locations.job_folder(granted.policy.work_dir),
         once=True,
     )
     try:
@@ -330,7 +328,7 @@ async def _run_program(
         raise CheckFailed("an agent owns the job, but only the operator may set a command")
     variables = environment.select(environment.DEFAULT_NAMES)
     name = command[0]
-    work_dir = locations.job_folder(policy.policy_from_parameters(granted.parameters).work_dir)
+    work_dir = locations.job_folder(granted.policy.work_dir)
     with locations.run_folder(work_dir, prefix="daybook-check-") as folder:
         program = locations.find_program(name, folder, variables)
         try:

@@ -14,11 +14,10 @@ from daybook.agents.base import Message
 from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
 from daybook.jobs import payloads, prompts
-from daybook.jobs.compression import Compression
-from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import reading
 from daybook.ledger.tables import MessageRow, RunRow
 from daybook.ledger.texts import sanitize
+from daybook.policies.compression import Compression
 from daybook.processes import locations
 from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted
@@ -107,7 +106,7 @@ def _values(granted: Granted, prompt: str) -> dict[str, str]:
     """Return the variables' values. The due time has the offset of the job's (or default) zone."""
     job = granted.job
     timezone = job.job.schedule.timezone if job else settings.load().timezone
-    work_dir = policy_from_parameters(granted.parameters).work_dir
+    work_dir = granted.policy.work_dir
     return {
         "due": granted.due.astimezone(display_zone(timezone)).isoformat(timespec="seconds"),
         "job": job.row.name if job else "",

@@ -63,7 +63,6 @@ from daybook.execution.attempt import Act, Prepare, RetryAt
 from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY
 from daybook.execution.handover import Handover
 from daybook.execution.recording import OutcomeUnwritten
-from daybook.jobs import policy as policies
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import normal_parameters
 from daybook.ledger.engine import Ledger
@@ -389,7 +388,7 @@ async def _give_back(ledger: Ledger, run: _Run, granted: Granted, error: Daybook
 
 async def _checked(ledger: Ledger, run: _Run, granted: Granted) -> checks.Verdict:
     """Run the check; renew the lease meanwhile, unless the worker renews it."""
-    policy = policies.policy_from_parameters(granted.parameters)
+    policy = granted.policy
     if run.check is checks.check_job and not policy.check:
         return checks.NO_CHECK
     if run.given is not None:

@@ -17,7 +17,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import home
 from daybook.agents import kinds
 from daybook.errors import CopyDamaged, LedgerKeyMissing
-from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
 from daybook.processes import locations
@@ -41,7 +40,7 @@ async def of_request(ledger: Ledger, request: ClaimRequest) -> Mapping[str, str]
     """
     if request.kind not in CONVERSATION_KINDS:
         return {}
-    if written := policy.policy_from_parameters(request.parameters).work_dir:
+    if written := request.policy.work_dir:
         return {written: await real_path(written)}
     read_at, of_all = _cache.get(ledger, (float("-inf"), {}))
     if time.monotonic() - read_at > KEEP_SECONDS:

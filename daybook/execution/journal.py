@@ -62,11 +62,11 @@ from daybook.jobs import limits
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
-from daybook.jobs.policy import ANSWER, matches, policy_from_parameters, tools_of
 from daybook.ledger import arguments
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
+from daybook.policies.policy import ANSWER, matches, tools_of
 from daybook.processes.ending import wait_shielded
 from daybook.runs import approvals, steps
 from daybook.runs import budget as budgets
@@ -334,7 +334,7 @@ class RunJournal:
         approval = self._approvals.get(step.position)
         status = approval.status if approval is not None else ""
         if approval is None or approval.digest != step.digest or status not in _DECIDED:
-            within = policy_from_parameters(self._granted.parameters).approve_within
+            within = self._granted.policy.approve_within
             raise ApprovalNeeded(
                 Question(
                     position=str(step.position),

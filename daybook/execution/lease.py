@@ -21,7 +21,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from daybook.errors import DaybookError
-from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.engine import Ledger
 from daybook.runs import leases
 from daybook.runs.claim_requests import Granted
@@ -54,7 +53,7 @@ async def _renew_until(
     """
     refused = LeaseLost(f"run {granted.run_id} was taken over while it was running")
     late = LeaseNotRenewed(f"run {granted.run_id} was stopped: its lease could not be renewed")
-    reruns = policy_from_parameters(granted.parameters).on_lost == "rerun"
+    reruns = granted.policy.on_lost == "rerun"
     limit = TIMING.rerun_stop.total_seconds() if reruns else math.inf
     renewed_at = time.monotonic()
     # Do not enter the ledger's context, which would check the schema's version: the claim has done

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from daybook.http.request import MAX_REQUESTED_DELAY
 from daybook.jobs import upcoming
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 from daybook.runs.claim_requests import Granted
 from daybook.schedules import durations
 from daybook.schedules.zones import is_known, local_text

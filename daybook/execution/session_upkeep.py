@@ -31,16 +31,15 @@ from daybook.agents.journal import digest_of
 from daybook.errors import AgentError, AgentFailed
 from daybook.execution import agent_lookup, answers, conversation, handover
 from daybook.execution.journal import shorten
-from daybook.jobs.compression import (
+from daybook.ledger.engine import Ledger
+from daybook.ledger.states import Outcome, Status
+from daybook.ledger.tables import MessageRow, StepRow, SummaryRow
+from daybook.policies.compression import (
     KEPT_MESSAGES,
     MIN_LIMIT_TOKENS,
     Compression,
     estimate_tokens,
 )
-from daybook.jobs.policy import policy_from_parameters
-from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Outcome, Status
-from daybook.ledger.tables import MessageRow, StepRow, SummaryRow
 from daybook.runs import outcomes, sessions, steps, summaries, usage
 from daybook.runs.claim_requests import Granted, agent_name
 from daybook.runs.summaries import MAX_MESSAGE_CHARACTERS, Part
@@ -98,7 +97,7 @@ class _Upkeep:
 
     def __init__(self, ledger: Ledger, granted: Granted, used: int) -> None:
         self._ledger, self._granted, self._used = ledger, granted, used
-        self._policy = policy_from_parameters(granted.parameters)
+        self._policy = granted.policy
         self._agent = str(granted.parameters.get("agent") or agent_name(granted.parameters))
 
     async def limits(self) -> Compression:

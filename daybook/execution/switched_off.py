@@ -17,8 +17,8 @@ from daybook.execution import conversation
 from daybook.execution.checks import NO_CHECK, Verdict
 from daybook.jobs import limits
 from daybook.jobs.actions import Action, AgentPrompt
-from daybook.jobs.checks import Check
 from daybook.jobs.model import read_parameters
+from daybook.policies.checks import Check
 from daybook.runs.claim_requests import Granted
 
 REASON = "execution is switched off"

@@ -14,9 +14,9 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from daybook import markers
 from daybook.errors import InvalidFiles, InvalidInput, Mistake, Position
 from daybook.files.documents import Document, Path, read
-from daybook.jobs import markers
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job, ScheduleFields, default_fields
 from daybook.schedules import bounds

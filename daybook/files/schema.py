@@ -11,7 +11,7 @@ from daybook.files.jobs_file import JOBS, RENAMED_FROM, SET
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import FIELDS, Job, ScheduleFields
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 
 DIALECT = GenerateJsonSchema.schema_dialect
 _MORE = ("on", "timezone")

@@ -13,7 +13,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, SecretStr, mod
 from daybook.errors import InvalidInput
 from daybook.hooks.filters import Filter
 from daybook.hooks.signatures import MIN_SECRET_LENGTH, SCHEMES, SchemeName
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
 from daybook.validation import raising_pydantic_error
 
 DEFAULT_RATE = 600

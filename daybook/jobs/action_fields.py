@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from daybook.errors import InvalidInput
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
 from daybook.names import validate_line
 from daybook.validation import raising_pydantic_error
 

@@ -37,7 +37,7 @@ from daybook.jobs.action_fields import (
     check_session,
     is_address,
 )
-from daybook.jobs.markers import Marker
+from daybook.markers import Facts, Marker, Uses
 from daybook.validation import STORED, raising_pydantic_error
 
 DEFAULT_AGENT = "default"
@@ -48,12 +48,6 @@ Kind = Literal["agent-prompt", "webhook", "tool-call", "heartbeat"]
 OutputFormat = Literal["text", "json", "structured"]
 """Required format of an answer."""
 
-
-Uses: TypeAlias = list[tuple[str, str]]
-"""Pairs of a field's name and a name or URL in this field that an action or a check uses."""
-
-Facts: TypeAlias = list[tuple[str, str]]
-"""Pairs of a label and a value; an action's pair with an empty value is not shown."""
 
 Words: TypeAlias = tuple[str, ...]
 """Text in parts: Daybook's words and a user's text alternate, starting with Daybook's words."""

@@ -35,13 +35,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.jobs import budgets
 from daybook.jobs.action_fields import is_address
 from daybook.jobs.actions import ACTIONS, WEBHOOK
-from daybook.jobs.budgets import HomeBudget, UsDollars
 from daybook.jobs.model import Job
-from daybook.jobs.policy import Policy, matches
 from daybook.jobs.secret_references import secrets_in
+from daybook.policies import budgets
+from daybook.policies.budgets import HomeBudget, UsDollars
+from daybook.policies.policy import Policy, matches
 from daybook.schedules import due, durations
 from daybook.schedules.schedule import Schedule
 from daybook.schedules.zones import wall_time, zone
@@ -364,7 +364,7 @@ def _check_precondition(job: Job, owner: str, limits: Limits) -> None:
         _check_tool("check", tool, limits)
     for _, url in precondition.urls():
         check_host(url, "check", limits)
-    if agent := precondition.agent_of(job.action):
+    if agent := job.check_agent():
         _check_agent("check", agent, owner, limits)
 
 

@@ -40,15 +40,17 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from daybook import markers
 from daybook.errors import InvalidInput
-from daybook.jobs import action_fields, actions, checks, markers, payloads, prompts, upcoming
-from daybook.jobs import policy as policies
-from daybook.jobs.actions import ACTIONS, Action, AgentPrompt, Kind
+from daybook.jobs import action_fields, actions, payloads, prompts, upcoming
+from daybook.jobs.actions import ACTIONS, DEFAULT_AGENT, Action, AgentPrompt, Kind
 from daybook.jobs.labels import check_metadata, check_tags
-from daybook.jobs.markers import Marker
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import ANSWER, Policy, matches
+from daybook.markers import Marker
 from daybook.names import default_name, free_name, validate_name, validate_new_name
+from daybook.policies import checks
+from daybook.policies import policy as policies
+from daybook.policies.policy import ANSWER, Policy, matches
 from daybook.schedules import bounds, durations
 from daybook.schedules import schedule as schedules
 from daybook.schedules.due import next_due
@@ -128,7 +130,13 @@ class Job(BaseModel):
     def agents(self) -> list[str]:
         """Return the agents that the job's runs may ask, including the agents of gate and check."""
         found = [name for _, name in self.action.agents()]
-        return list(dict.fromkeys(filter(None, [*found, self.policy.check.agent_of(self.action)])))
+        return list(dict.fromkeys(filter(None, [*found, self.check_agent()])))
+
+    def check_agent(self) -> str:
+        """Return the agent that answers the prompt of the check; empty if it has no prompt."""
+        check = self.policy.check
+        own = getattr(self.action, "agent", DEFAULT_AGENT)
+        return (check.agent or own) if check.prompt else ""
 
     def tools(self) -> list[str]:
         """Return the tools that the job's runs call themselves, including the tool of its check."""
@@ -545,7 +553,11 @@ def _policy(kind: str, base: object, given: Mapping[str, object]) -> Policy:
     base = _object("policy", base, "timeout")
     flat = {name: given[name] for name in policies.FIELDS if name in given}
     if "check" in flat:
-        flat["check"] = checks.merge_check(base.get("check"), flat["check"])
+        check = flat["check"]
+        if isinstance(check, Mapping) and isinstance(prompt := check.get("prompt"), str):
+            # Here and not in `Check`, so that stored checks stay readable.
+            prompts.check(prompt, known=prompts.JOB_VARIABLES, field="check")
+        flat["check"] = checks.merge_check(base.get("check"), check)
     with raising_invalid_input(policies.FIELDS):
         return Policy.model_validate({**ACTIONS[kind].default_policy, **base, **flat})
 

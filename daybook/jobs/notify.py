@@ -34,7 +34,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs import prompts
 from daybook.jobs.action_fields import MAX_URL_LENGTH, is_readable
 from daybook.jobs.actions import Words
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
 from daybook.schedules.durations import Progress
 from daybook.validation import raising_pydantic_error
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from daybook import owners
-from daybook.jobs import markers
+from daybook import markers, owners
 from daybook.jobs.actions import ACTIONS
-from daybook.jobs.checks import Check
 from daybook.jobs.model import Job
+from daybook.policies.checks import Check
 
 ENABLED = "enabled"
 """Entry of the author who last enabled or disabled the job, or gave the reason why it is disabled.

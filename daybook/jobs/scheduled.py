@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.jobs import stored_columns, upcoming
-from daybook.jobs.policy import Policy
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
+from daybook.policies.policy import Policy
 from daybook.schedules.schedule import Schedule
 from daybook.validation import STORED, parse_stored
 

@@ -30,7 +30,6 @@ from daybook.jobs import prompts, provenance, stored_columns
 from daybook.jobs.actions import ACTIONS, AgentPrompt
 from daybook.jobs.model import Job
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
 from daybook.ledger import references
 from daybook.ledger.column_types import valid_json
 from daybook.ledger.states import Status
@@ -43,6 +42,7 @@ from daybook.ledger.tables import (
     WatchRow,
 )
 from daybook.names import Id, free_name, validate_name
+from daybook.policies.policy import Policy
 from daybook.schedules.schedule import After, OnDemand
 from daybook.validation import STORED, from_pydantic, parse_stored
 

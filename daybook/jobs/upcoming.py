@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import takewhile
 
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 from daybook.schedules import bounds, due
 from daybook.schedules.bounds import Bounds
 from daybook.schedules.schedule import Schedule

@@ -22,9 +22,9 @@ from pydantic import (
 
 from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
 from daybook.jobs.upcoming import starts
 from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
+from daybook.policies.policy import Policy
 from daybook.schedules.schedule import Schedule, zone
 from daybook.schedules.zones import display_zone, is_known
 

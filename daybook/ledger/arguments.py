@@ -13,9 +13,6 @@ from typing import Any
 
 from daybook.ledger import texts
 
-ANSWER = "answer"
-"""The position, tool and argument of a question about a run's answer."""
-
 MAX_BYTES = 65_536
 """Maximum size of the arguments of a call that a person has to approve, as JSON in UTF-8."""
 

@@ -25,6 +25,7 @@ from daybook.ledger.column_types import NULLABLE_JSON, Instant
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.table_parts import Table, partial_index
 from daybook.ledger.waits import REASONS, WaitReason
+from daybook.policies.policy import Policy, policy_from_parameters
 
 _UNMIRRORED = text("unmirrored IS 1")  # as SQLAlchemy writes it, else SQLite ignores the index
 _UNMIRRORED_PG = text("unmirrored IS true")
@@ -287,6 +288,15 @@ class RunRow(Table, table=True):
     def state(self) -> Status:
         """Return ``status`` as the enumeration."""
         return Status(self.status)
+
+    @property
+    def policy(self) -> Policy:
+        """Return the policy in ``parameters``; it is read once for each value of the column."""
+        read: tuple[dict[str, Any], Policy] | None = self.__dict__.get("_policy")
+        if read is None or read[0] is not self.parameters:
+            read = self.parameters, policy_from_parameters(self.parameters)
+            self.__dict__["_policy"] = read
+        return read[1]
 
     @property
     def wait_reason(self) -> WaitReason:

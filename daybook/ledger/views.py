@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
 from daybook.ledger import arguments, texts
-from daybook.ledger.arguments import ANSWER
 from daybook.ledger.states import FAILURES
+from daybook.policies.policy import ANSWER
 
 if TYPE_CHECKING:
     from sqlmodel import SQLModel

@@ -53,7 +53,6 @@ from daybook.errors import FREE_SPACE, UnreadableJob, one_line
 from daybook.files import plan
 from daybook.finding import Action, Finding, Severity, passed, problem, warning
 from daybook.home import current_home
-from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.keeper.leader_lease import Leader
@@ -62,6 +61,7 @@ from daybook.ledger.references import command_word
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import utc_text
 from daybook.owners import namespace
+from daybook.policies.policy import ANSWER
 from daybook.runs import budget, history, leases
 from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.counts import TaskCounts

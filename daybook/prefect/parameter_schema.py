@@ -15,7 +15,7 @@ from pydantic import Field
 
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 
 WORK_POOL = "daybook"
 """The work pool of all our deployments."""

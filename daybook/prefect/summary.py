@@ -13,7 +13,7 @@ import re
 from daybook import names
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 
 _STARTS = (*(f"- {each.opening}" for each in ACTIONS.values()), "- Policy: ", "- Notifies: ")
 """Starts of the lines after the first line of a summary."""

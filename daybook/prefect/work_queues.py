@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.jobs.model import Job
-from daybook.jobs.policy import RunClass
+from daybook.policies.policy import RunClass
 from daybook.prefect.parameter_schema import WORK_POOL
 
 if TYPE_CHECKING:

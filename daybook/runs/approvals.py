@@ -41,12 +41,12 @@ from daybook import owners
 from daybook.delivery import messages, outbox
 from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.jobs.policy import ANSWER
 from daybook.jobs.store import StoredJob
 from daybook.ledger import texts, waits
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.names import validate_line
+from daybook.policies.policy import ANSWER
 from daybook.schedules.zones import local_text
 
 EVENT = "approval"

@@ -1,7 +1,7 @@
 """Budgets of runs: their use so far, and the decision whether a run or a request may use more.
 
-`daybook.jobs.budgets` defines the limits. Two operations check the limits, each in the transaction
-that writes the decision::
+`daybook.policies.budgets` defines the limits. Two operations check the limits, each in the
+transaction that writes the decision::
 
     claim            a budget is used up: the run is skipped, or fails if it has had an attempt
                      the rest of a budget is reserved: the run waits
@@ -39,16 +39,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.delivery import outbox
-from daybook.jobs import budgets
-from daybook.jobs import policy as policies
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.jobs.budgets import HomeBudget, Limit, Scope
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.column_types import big_sum
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, OutboxRow, RunRow, StepRow
+from daybook.policies import budgets
+from daybook.policies import policy as policies
+from daybook.policies.budgets import HomeBudget, Limit, Scope
 from daybook.runs import claim_requests
 from daybook.runs.usage import Amount
 from daybook.schedules.zones import midnight, wall_time
@@ -150,8 +150,7 @@ def of_run(
 
 def asks_agent(row: RunRow) -> bool:
     """Return whether a run asks an agent, in its action or in its check."""
-    policy = policies.policy_from_parameters(row.parameters)
-    return row.kind in CONVERSATION_KINDS or bool(policy.check.prompt)
+    return row.kind in CONVERSATION_KINDS or bool(row.policy.check.prompt)
 
 
 async def judge(

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from sqlmodel import col
@@ -24,6 +25,7 @@ from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow, RunRow
+from daybook.policies.policy import Policy, policy_from_parameters
 
 _DUE_PREFIX = "due:"
 
@@ -141,6 +143,11 @@ class ClaimRequest:
     waited: str = ""
     folders: Mapping[str, str] = field(default_factory=dict)
 
+    @cached_property
+    def policy(self) -> Policy:
+        """Return the policy in ``parameters``, or the default if it is absent or unreadable."""
+        return policy_from_parameters(self.parameters)
+
 
 @dataclass(frozen=True)
 class Granted:
@@ -177,6 +184,11 @@ class Granted:
     is_answer_decided: bool = False
     kind: str = field(kw_only=True)
     queued_at: datetime = field(kw_only=True)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """Return the policy in ``parameters``, or the default if it is absent or unreadable."""
+        return policy_from_parameters(self.parameters)
 
 
 @dataclass(frozen=True)

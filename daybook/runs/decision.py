@@ -14,7 +14,7 @@ from datetime import datetime
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import policy, prompts, store, upcoming
+from daybook.jobs import prompts, store, upcoming
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import Lateness
 from daybook.jobs.store import StoredJob
@@ -58,7 +58,7 @@ async def build_grant(
     A run that has begun gets the answers of other runs and the messages of its session as they were
     at its begin, so that all its attempts send the same prompt.
     """
-    check = policy.policy_from_parameters(row.parameters).check
+    check = row.policy.check
     prompt_texts = (str(row.parameters.get("prompt", "")), check.prompt)
     names_last = ACTIONS[row.kind].reads_prompt or any(
         prompts.uses_variable(p, "last_output") for p in prompt_texts

@@ -13,7 +13,6 @@ for each other. Decision 0137 has the reasons.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import datetime, timedelta
 from itertools import islice
 from pathlib import PurePath
@@ -23,11 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, RunRow
+from daybook.policies import policy
 from daybook.processes import locations
 from daybook.runs import leases, slots
 from daybook.runs.claim_requests import ClaimRequest, agent_name
@@ -49,7 +48,7 @@ def folder_of(row: RunRow, request: ClaimRequest) -> str:
     """
     if row.kind not in CONVERSATION_KINDS:
         return ""
-    written = policy.policy_from_parameters(row.parameters).work_dir
+    written = row.policy.work_dir
     if not written:
         return request.folders.get(agent_key(agent_name(row.parameters)), "")
     return request.folders.get(written) or locations.plain_path(written)
@@ -75,7 +74,7 @@ async def wait_for_folder(
     earliest due run goes first; each further one claims later, so that a long queue costs little. A
     run that waits for something else, such as its agent, does not count.
     """
-    if not row.work_dir or not _is_exclusive(row.parameters) or row.trigger == "direct":
+    if not row.work_dir or not row.policy.exclusive_dir or row.trigger == "direct":
         return None
     others = select(
         col(RunRow.id), col(RunRow.work_dir), col(RunRow.until), col(RunRow.parameters)["policy"]
@@ -107,10 +106,6 @@ async def wait_for_folder(
     return None
 
 
-def _is_exclusive(parameters: Mapping[str, object]) -> bool:
-    return policy.policy_from_parameters(parameters).exclusive_dir
-
-
 async def _in_same_files(
     session: AsyncSession, query: Any, row: RunRow, limit: int | None = None
 ) -> list[tuple[str, datetime]]:
@@ -121,7 +116,8 @@ async def _in_same_files(
     found = (
         (run_id, until)
         for run_id, folder, until, given in await session.execute(query)
-        if overlap(folder, row.work_dir) and _is_exclusive({"policy": given})
+        if overlap(folder, row.work_dir)
+        and policy.policy_from_parameters({"policy": given}).exclusive_dir
     )
     return list(islice(found, limit))
 

@@ -34,12 +34,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import LedgerUnreachable
-from daybook.jobs import policy
 from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
+from daybook.policies import policy
 from daybook.runs import outcomes, waiting_runs
 from daybook.timing import TIMING
 
@@ -185,11 +185,10 @@ async def release_lost(
         return_to_waiting(row, now + start_delay(grants), unknown.reason)
         session.add(row)
         return
-    run_policy = policy.policy_from_parameters(row.parameters)
-    if row.attempts <= run_policy.reruns:
+    if row.attempts <= row.policy.reruns:
         await outcomes.close_attempt(session, row, unknown, now)
         return_to_waiting(
-            row, now + run_policy.delay(row.attempts), f"{unknown.reason}; it will run again"
+            row, now + row.policy.delay(row.attempts), f"{unknown.reason}; it will run again"
         )
         session.add(row)
     else:
@@ -217,8 +216,7 @@ async def release_ended(
                 row = await session.get(RunRow, run_id)
                 if row is None or row.state not in HELD or row.holder not in ended:
                     continue
-                run_policy = policy.policy_from_parameters(row.parameters)
-                if row.state is Status.RUNNING and row.attempts <= run_policy.reruns:
+                if row.state is Status.RUNNING and row.attempts <= row.policy.reruns:
                     continue
                 await release_lost(session, row, ledger.now(), f"{row.holder} has ended")
                 changed.append(row)

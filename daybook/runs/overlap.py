@@ -49,10 +49,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.errors import one_line
-from daybook.jobs import policy, upcoming
+from daybook.jobs import upcoming
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
+from daybook.policies import policy
 from daybook.runs import claim_requests, leases, outcomes, slots
 from daybook.timing import TIMING
 
@@ -266,7 +267,7 @@ async def _others(
 
 
 def _overlap_policy(row: RunRow) -> policy.Overlap:
-    configured = policy.policy_from_parameters(row.parameters).overlap
+    configured = row.policy.overlap
     if row.trigger == slots.BACKFILL and configured == "allow":
         return configured
     # Catch-up runs start oldest first, one after the other. Runs that an event started do the same,
@@ -277,7 +278,7 @@ def _overlap_policy(row: RunRow) -> policy.Overlap:
 
 def _is_catch_up(row: RunRow) -> bool:
     if row.trigger == CATCH_UP:
-        return policy.policy_from_parameters(row.parameters).catch_up == "all"
+        return row.policy.catch_up == "all"
     return row.trigger == slots.BACKFILL
 
 
@@ -312,9 +313,7 @@ def _due(row: RunRow, job_id: str) -> datetime:
     """Return when ``row`` should begin: its due time, plus the stagger if the run is scheduled."""
     if not _is_timed(row):
         return row.due
-    return row.due + upcoming.stagger_offset(
-        job_id, policy.policy_from_parameters(row.parameters).stagger
-    )
+    return row.due + upcoming.stagger_offset(job_id, row.policy.stagger)
 
 
 def _in_the_way(other: RunRow, row: RunRow) -> str:

@@ -55,7 +55,6 @@ from sqlmodel import col, select
 from daybook import settings
 from daybook.delivery import outbox
 from daybook.jobs import store
-from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, TERMINAL, Delivery
@@ -74,6 +73,7 @@ from daybook.ledger.tables import (
     SummaryRow,
 )
 from daybook.owners import namespace
+from daybook.policies.compression import KEPT_MESSAGES
 from daybook.runs import chains, claim_requests, outcomes, prefect_ends
 
 log = logging.getLogger(__name__)

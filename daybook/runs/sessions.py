@@ -33,7 +33,6 @@ from daybook.delivery import outbox
 from daybook.errors import NotFound
 from daybook.jobs import store
 from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.ledger import references
 from daybook.ledger.references import Match
@@ -41,6 +40,7 @@ from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.names import Id
 from daybook.owners import USER
+from daybook.policies.compression import KEPT_MESSAGES
 from daybook.runs import chains, leases, slots
 from daybook.runs.claim_requests import agent_name
 

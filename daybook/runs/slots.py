@@ -42,12 +42,12 @@ from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import policy
 from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
+from daybook.policies import policy
 from daybook.runs.claim_requests import ClaimRequest, agent_name
 
 BACKFILL = "backfill"
@@ -95,7 +95,7 @@ async def wait_for_slot(
         return None
     if request.most is not None:
         slots = _Slots(request.most, request.classes, await _count(session, _IS_HELD))
-        name = policy.policy_from_parameters(row.parameters).class_
+        name = row.policy.class_
         ahead = await _count(session, _expected_claims(now, waits.SLOT) & earlier(row))
         overdue = await _count(session, _missed_claims(now) & earlier(row)) if ahead else {}
         if why := slots.refusal(name, ahead, overdue):

@@ -21,14 +21,14 @@ from sqlalchemy import ColumnElement, func, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs.compression import (
+from daybook.ledger.tables import MessageRow, RunRow, SessionRow, SummaryRow
+from daybook.policies.compression import (
     CHARACTERS_PER_TOKEN,
     KEPT_MESSAGES,
     Compression,
     estimate_tokens,
     first_within,
 )
-from daybook.ledger.tables import MessageRow, RunRow, SessionRow, SummaryRow
 
 MAX_UNCOMPRESSED = 2
 """Multiple of the limit that a model gets if a summary is missing, because it failed or is late."""

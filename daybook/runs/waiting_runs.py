@@ -16,17 +16,17 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs import policy
 from daybook.ledger import waits
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
+from daybook.policies import policy
 from daybook.runs import slots
 from daybook.schedules import durations
 
 
 def deadline_reason(row: RunRow, now: datetime) -> str:
     """Return why a run must not wait any longer; empty if it may, or has no deadline."""
-    deadline = policy.policy_from_parameters(row.parameters).deadline
+    deadline = row.policy.deadline
     if row.trigger == slots.BACKFILL and not row.attempts:
         return ""  # a backfill's deadline counts from its claim
     if deadline is None or row.queued_at + deadline > now:

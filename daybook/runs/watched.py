@@ -12,8 +12,8 @@ from datetime import datetime
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.jobs.checks import Check
 from daybook.ledger.tables import RunRow, WatchRow
+from daybook.policies.checks import Check
 
 
 def source_of(check: Check) -> str:

@@ -11,9 +11,8 @@ import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from daybook import api
+from daybook import api, markers
 from daybook.errors import InvalidInput
-from daybook.jobs import markers
 from daybook.jobs.model import FIELDS
 from daybook.schedules import durations
 from daybook.toolbox import text

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from daybook.errors import InvalidInput
 from daybook.http import secrets
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
 from daybook.processes import environment, locations
 
 

@@ -44,7 +44,6 @@ from daybook.errors import (
     UnreadableJob,
 )
 from daybook.execution import claim
-from daybook.jobs import policy as policies
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -256,7 +255,7 @@ class Dispatcher:
         return asyncio.timeout(part * TIMING.run_lease.total_seconds())
 
     async def _start_claimed(self, run: FlowRun, granted: Granted, kind: str) -> None:
-        policy = policies.policy_from_parameters(granted.parameters)
+        policy = granted.policy
         try:
             async with self._part_of_lease(1 / 2):
                 state = await self._propose_pending(run)

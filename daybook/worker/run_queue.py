@@ -33,7 +33,7 @@ from prefect.client.schemas.responses import WorkerFlowRunResponse
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.lateness import MAX_CATCH_UP_AGE, ON_TIME_GRACE
-from daybook.jobs.policy import policy_from_parameters
+from daybook.policies.policy import policy_from_parameters
 from daybook.prefect.deployments import PAGE_SIZE
 from daybook.prefect.states import WAITING_NAME
 from daybook.timing import TIMING

@@ -22,8 +22,8 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from daybook.jobs.policy import Policy
 from daybook.ledger.states import TERMINAL, Status
+from daybook.policies.policy import Policy
 from daybook.processes import group
 from daybook.processes.children import read_tail
 from daybook.timing import TIMING

@@ -11,9 +11,9 @@ import pytest
 
 from daybook.agents import documents
 from daybook.home import Home
-from daybook.jobs.checks import Check
 from daybook.operations import setup
 from daybook.operations.checks import ledger
+from daybook.policies.checks import Check
 from tests import rows
 from tests.at_prefect import with_client
 from tests.commands import DaybookJson

@@ -19,7 +19,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from daybook.jobs import markers
+from daybook import markers
 from daybook.web.pages.forms import Form
 
 Control = Literal["line", "text", "number", "switch", "choice", "choices", "list"]

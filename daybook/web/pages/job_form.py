@@ -25,10 +25,10 @@ from starlette.responses import Response
 from daybook import api, owners
 from daybook.errors import InvalidInput
 from daybook.jobs import actions
-from daybook.jobs import policy as policies
 from daybook.jobs.model import FIELDS, Job, ScheduleFields, default_fields
 from daybook.jobs.notify import Notify
 from daybook.jobs.views import ChangedJob, DueTimes, FieldChange, ListedJob
+from daybook.policies import policy as policies
 from daybook.schedules import bounds
 from daybook.web.pages.actions import Action, Done
 from daybook.web.pages.edits import SHOWN, Edit, digests, incomplete

@@ -20,8 +20,8 @@ from daybook.cli import documents
 from daybook.cli.field_options import FieldOptions, options_of, with_options
 from daybook.errors import InvalidInput, NotFound
 from daybook.home import Home
-from daybook.jobs.markers import Marker
 from daybook.keeper import blocks
+from daybook.markers import Marker
 from daybook.resources.store import BlockStore, DocumentInfo
 from tests.at_prefect import knowing_our_blocks
 

@@ -16,9 +16,9 @@ from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentTimeout
 from daybook.execution import checks
 from daybook.execution.checks import CheckFailed, Verdict
-from daybook.jobs.checks import Check
-from daybook.jobs.policy import policy_from_parameters
 from daybook.jobs.store import StoredJob
+from daybook.policies.checks import Check
+from daybook.policies.policy import policy_from_parameters
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
 from tests.rows import each

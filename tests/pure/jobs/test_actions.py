@@ -28,7 +28,7 @@ from typing import Annotated, Literal, Union
 from pydantic import Field
 
 from daybook.jobs import actions
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
 
 
 class Echo(actions.BaseAction):

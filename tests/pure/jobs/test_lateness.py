@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from daybook.jobs.lateness import judge, window
-from daybook.jobs.policy import CatchUp, Policy
+from daybook.policies.policy import CatchUp, Policy
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 
 DUE = datetime(2026, 11, 20, 9, tzinfo=UTC)

@@ -13,7 +13,7 @@ from daybook.errors import InvalidInput
 from daybook.jobs.actions import AgentPrompt, Webhook
 from daybook.jobs.model import Job, edit, new_job, read_parameters
 from daybook.jobs.notify import Notify
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 from daybook.schedules.schedule import At, Cron, Every, OnDemand
 from daybook.validation import STORED
 from tests import notifications

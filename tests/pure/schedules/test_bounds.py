@@ -10,7 +10,7 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.jobs import upcoming
 from daybook.jobs.model import edit, new_job
-from daybook.jobs.policy import Policy
+from daybook.policies.policy import Policy
 from daybook.schedules.bounds import read_moment
 from daybook.schedules.schedule import Cron, Every
 from daybook.schedules.zones import zone

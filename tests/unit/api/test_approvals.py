@@ -18,10 +18,10 @@ from daybook.cli.approvals import approve_
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.execution.agent_request import actor_of
 from daybook.jobs.model import new_job
-from daybook.jobs.policy import ANSWER
 from daybook.ledger import arguments
 from daybook.operations import attention
 from daybook.owners import Actor, acting_as
+from daybook.policies.policy import ANSWER
 from daybook.runs import claims
 from daybook.runs.approvals import Question
 from daybook.toolbox import call

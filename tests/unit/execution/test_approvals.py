@@ -26,11 +26,11 @@ from daybook.execution.agent_tools import ToolSelection
 from daybook.execution.attempt import RetryAt
 from daybook.execution.lease import LeaseLost
 from daybook.jobs.model import edit, new_job, read_parameters
-from daybook.jobs.policy import Policy, matches
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow
 from daybook.ledger.views import Approval
 from daybook.owners import Actor
+from daybook.policies.policy import Policy, matches
 from daybook.runs import approvals, claim_requests, claims
 from daybook.runs.approvals import ApprovalNeeded
 from daybook.runs.claim_requests import ClaimRequest, Granted

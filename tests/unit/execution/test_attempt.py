@@ -16,9 +16,9 @@ from daybook.errors import AgentFailed, AgentTemporary, AgentTimeout, IllegalTra
 from daybook.execution import attempt, lease, outcome_spool, recording
 from daybook.execution.lease import LeaseLost, LeaseNotRenewed
 from daybook.execution.recording import OutcomeUnwritten
-from daybook.jobs.policy import JITTER_FRACTION, MAX_RETRIES
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.policies.policy import JITTER_FRACTION, MAX_RETRIES
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests.timings import change

@@ -13,11 +13,11 @@ from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
 from daybook.execution import conversation, journal
 from daybook.home import Home
-from daybook.jobs.compression import Compression
 from daybook.jobs.model import new_job
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, MessageRow, RevisionRow
+from daybook.policies.compression import Compression
 from daybook.runs.claim_requests import Granted
 from tests.world import World
 

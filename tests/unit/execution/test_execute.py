@@ -19,9 +19,9 @@ from daybook.execution.attempt import Act
 from daybook.execution.checks import Verdict
 from daybook.execution.claim import NO_LEDGER_DELAY
 from daybook.home import Home
-from daybook.jobs.checks import Check
-from daybook.jobs.policy import Policy
 from daybook.ledger.states import Outcome, Status
+from daybook.policies.checks import Check
+from daybook.policies.policy import Policy
 from daybook.prefect import reconcile
 from daybook.runs import claims
 from daybook.runs.approvals import Question
@@ -48,7 +48,7 @@ class Grant:
     fence = 7
 
     def __init__(self, check: Check) -> None:
-        self.parameters = {"policy": Policy(check=check).model_dump(mode="json")}
+        self.policy = Policy(check=check)
 
 
 class Run:

@@ -9,8 +9,8 @@ import pytest
 
 from daybook.execution import retry_delay
 from daybook.execution.retry_delay import RequestedDelay
-from daybook.jobs.policy import policy_from_parameters
 from daybook.ledger.states import Outcome, Status
+from daybook.policies.policy import policy_from_parameters
 from daybook.runs import claims
 from daybook.runs.claim_requests import Finished
 from tests.world import World

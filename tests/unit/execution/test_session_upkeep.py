@@ -16,10 +16,10 @@ from daybook.agents.base import AgentReply
 from daybook.errors import AgentFailed, AgentTemporary
 from daybook.execution import conversation, session_upkeep
 from daybook.home import Home
-from daybook.jobs.compression import KEPT_MESSAGES, Compression
 from daybook.ledger.engine import sharing
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import SummaryRow
+from daybook.policies.compression import KEPT_MESSAGES, Compression
 from daybook.runs import sessions, steps, summaries
 from daybook.runs.claim_requests import Granted
 from daybook.testing import ScriptedAgent

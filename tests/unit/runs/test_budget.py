@@ -11,11 +11,11 @@ import pytest
 from sqlalchemy import update
 
 from daybook.jobs import summaries
-from daybook.jobs.budgets import HomeBudget
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.policies.budgets import HomeBudget
 from daybook.runs import audit, budget, claims, daily, retention
 from daybook.runs.claim_requests import ClaimRequest, ClaimResult, Finished, Granted
 from daybook.runs.retention import RetentionLimits

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import FenceRefused, NotFound
-from daybook.jobs.policy import JITTER_FRACTION
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.policies.policy import JITTER_FRACTION
 from daybook.runs import claims, leases, outcomes
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.timing import TIMING

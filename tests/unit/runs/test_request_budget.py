@@ -10,12 +10,12 @@ import pytest
 from sqlmodel import col, select
 
 from daybook.jobs import summaries
-from daybook.jobs.budgets import read
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import AttemptRow, OutboxRow, StepRow
+from daybook.policies.budgets import read
 from daybook.runs import budget, claims, leases, steps
 from daybook.runs.budget import Judgement, RunBudget
 from daybook.runs.claim_requests import Finished, Granted, Waiting

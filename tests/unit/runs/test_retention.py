@@ -13,7 +13,6 @@ from sqlmodel import col, select
 
 from daybook.home import Home
 from daybook.jobs import store
-from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.jobs.store import StoredJob
 from daybook.keeper import retention
 from daybook.ledger.states import Status
@@ -27,6 +26,7 @@ from daybook.ledger.tables import (
     StepRow,
     SummaryRow,
 )
+from daybook.policies.compression import KEPT_MESSAGES
 from daybook.prefect import unmirrored as mirror
 from daybook.runs import audit, claims, prefect_ends
 from daybook.runs import retention as book_of

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.jobs.compression import KEPT_MESSAGES
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
+from daybook.policies.compression import KEPT_MESSAGES
 from daybook.runs import claim_requests as offers
 from daybook.runs import claims, rows, sessions
 from daybook.runs.claim_requests import ClaimRequest, Granted

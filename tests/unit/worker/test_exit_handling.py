@@ -14,10 +14,10 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.home import Home
-from daybook.jobs.policy import Policy
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import RunRow
+from daybook.policies.policy import Policy
 from daybook.prefect import state_mirror
 from daybook.runs import claim_requests, claims
 from daybook.runs.claim_requests import ClaimRequest, Granted

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.jobs.checks import Check
 from daybook.jobs.model import Job, edit, new_job, read_parameters
+from daybook.policies.checks import Check
 from tests.rows import each
 
 NOW = datetime(2026, 11, 20, 9, 30, tzinfo=UTC)

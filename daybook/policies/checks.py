@@ -16,9 +16,7 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from daybook.errors import InvalidInput
-from daybook.jobs import prompts
-from daybook.jobs.actions import DEFAULT_AGENT, Action, Uses
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker, Uses
 from daybook.validation import raising_pydantic_error
 
 KINDS = ("tool", "prompt", "command", "watch_url", "watch_command")
@@ -110,10 +108,6 @@ class Check(BaseModel):
         """Return the URL of the watched page, with the name of its field."""
         return [("watch_url", self.watch_url)] if self.watch_url else []
 
-    def agent_of(self, action: Action) -> str:
-        """Return the agent that answers the prompt, or an empty string if there is no prompt."""
-        return (self.agent or getattr(action, "agent", DEFAULT_AGENT)) if self.prompt else ""
-
     def values_with_secrets(self) -> list[object]:
         """Return the values in which a run replaces references to secrets."""
         return [self.params]
@@ -139,13 +133,8 @@ def merge_check(before: object, given: object) -> object:
     """Return the check ``before`` with the edit ``given`` applied.
 
     A new tool, prompt, command or watch replaces the whole check; parameters or an agent alone are
-    added to ``before``. The prompt's variables are validated here and not in `Check`, so that
-    stored checks stay readable. Raise `InvalidInput` for an unknown variable.
+    added to ``before``.
     """
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) or not isinstance(before, Mapping):
         return given
-    if isinstance(prompt := given.get("prompt"), str):
-        prompts.check(prompt, known=prompts.JOB_VARIABLES, field="check")
-    if not isinstance(before, Mapping) or any(name in given for name in KINDS):
-        return given
-    return {**before, **given}
+    return given if any(name in given for name in KINDS) else {**before, **given}

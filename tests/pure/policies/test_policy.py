@@ -9,9 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from daybook.errors import InvalidInput
-from daybook.jobs import policy as policies
 from daybook.jobs.model import new_job
-from daybook.jobs.policy import Policy
+from daybook.policies import policy as policies
+from daybook.policies.policy import Policy
 from daybook.validation import raising_invalid_input
 from tests.policies import DEFAULT
 

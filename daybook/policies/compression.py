@@ -9,7 +9,7 @@ from typing import Annotated, Protocol
 from pydantic import AfterValidator, Field
 
 from daybook.errors import InvalidInput
-from daybook.jobs.markers import Marker
+from daybook.markers import Marker
 from daybook.validation import raising_pydantic_error
 
 KEPT_MESSAGES = 20

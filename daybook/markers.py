@@ -1,4 +1,4 @@
-"""Markers of fields: facts about a field besides its type, for front ends and checks.
+"""Markers of fields: facts about a field besides its type, and pairs of texts about fields.
 
 A marker is part of the annotation of its field, so that no other module lists fields by name.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic.fields import FieldInfo
 
@@ -15,6 +15,12 @@ Syntax = Literal["", "text", "header", "pairs", "command", "seconds"]
 """Special syntax of an option on the command line; `cli.field_options` defines each syntax."""
 
 Named = Literal["", "agent", "channel", "job", "secret"]
+
+Uses: TypeAlias = list[tuple[str, str]]
+"""Pairs of a field's name and a name or URL in this field that an action or a check uses."""
+
+Facts: TypeAlias = list[tuple[str, str]]
+"""Pairs of a label and a value; an action's pair with an empty value is not shown."""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.jobs.budgets import Budget, HomeBudget, Limit, limits, money, read
 from daybook.jobs.limits import Limits
-from daybook.jobs.policy import Policy
+from daybook.policies.budgets import Budget, HomeBudget, Limit, limits, money, read
+from daybook.policies.policy import Policy
 
 
 def test_every_daily_limit_applies_and_the_lowest_per_run() -> None:

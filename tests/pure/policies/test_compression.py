@@ -6,8 +6,8 @@ import pytest
 
 from daybook.agents import kinds
 from daybook.errors import InvalidInput
-from daybook.jobs.compression import Compression, first_within
-from daybook.jobs.policy import Policy
+from daybook.policies.compression import Compression, first_within
+from daybook.policies.policy import Policy
 from daybook.validation import raising_invalid_input
 
 LIMITS = {

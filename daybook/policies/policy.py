@@ -20,18 +20,16 @@ from pydantic import (
 )
 
 from daybook.errors import InvalidInput
-from daybook.jobs.actions import Facts
-from daybook.jobs.budgets import UsDollars
-from daybook.jobs.checks import Check
-from daybook.jobs.compression import (
+from daybook.markers import Facts, Marker
+from daybook.names import validate_line
+from daybook.policies.budgets import UsDollars
+from daybook.policies.checks import Check
+from daybook.policies.compression import (
     Compression,
     HistoryTokens,
     SummarizeAfterMessages,
     SummarizeAfterTokens,
 )
-from daybook.jobs.markers import Marker
-from daybook.ledger import arguments
-from daybook.names import validate_line
 from daybook.processes import locations
 from daybook.schedules import bounds, durations
 from daybook.schedules.durations import ApproveWithin, Deadline, RetryDelay, Stagger, Timeout
@@ -53,8 +51,11 @@ MAX_RETRIES = 10
 MAX_RETRY_DELAY = timedelta(minutes=5)
 MAX_PATH_LENGTH = 1_000
 MAX_APPROVE_ENTRIES, MAX_APPROVE_LENGTH = 50, 200
-ANSWER = arguments.ANSWER
-"""The entry of `approve` for a run's answer, which is delivered only if a person approves it."""
+ANSWER = "answer"
+"""The entry of `approve` for a run's answer, which is delivered only if a person approves it.
+
+It is also the position, the tool and the argument of the question about the answer.
+"""
 JITTER_FRACTION = 0.1
 """Maximum fraction of a delay to add to it, so that runs that failed together spread out."""
 
