@@ -63,7 +63,8 @@ async def test_each_change_that_a_page_shows_is_seen(world: World) -> None:
         await seen("a skip", _set(world, JobRow, job.id, skips=["2027-01-01T00:00:00+00:00"]))
         until = world.at(hours=2)
         await seen("a snooze", _set(world, JobRow, job.id, snoozed_until=until))
-        await seen("a conflict", _set(world, JobRow, job.id, conflict={"at": "", "fields": {}}))
+        conflict = {"at": world.clock.now().isoformat(), "fields": {}}
+        await seen("a conflict", _set(world, JobRow, job.id, conflict=conflict))
         await seen("a sync", _set(world, JobRow, job.id, sync_pending=False))
         message = await seen("a message", _send(world, "a", Delivery.DELIVERED))
         await seen("reading it", _set(world, OutboxRow, message.id, read_at=until))

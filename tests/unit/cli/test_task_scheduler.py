@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from daybook.cli import formatting
+from tests import sentences
 from tests.unit.cli.conftest import TaskCommands
 
 TITLE = "Review pull request 12"
@@ -162,11 +163,10 @@ def test_a_policy_with_steps_out_of_order_fails_cycle_and_doctor(
     assert "4 is not greater than request_worker (4)" in result.err
     checks = {each["check"]: each for each in tasks.say("doctor", "--json").json}
     assert checks["settings"]["ok"] is False
-    assert "request_worker" in checks["settings"]["message"]
-    for answer in (tasks.json("scheduler", "status"), tasks.say("status", "--json").json):
-        assert [
-            each for each in answer["problems"] if "4 is not greater than request_worker" in each
-        ]
+    assert "request_worker" in checks["settings"]["title"]
+    problems = tasks.json("scheduler", "status")["problems"]
+    problems += sentences.of(tasks.say("status", "--json").json["problems"])
+    assert sum("4 is not greater than request_worker" in each for each in problems) == 2
 
 
 def test_status_and_doctor_report_tasks_only_if_there_are_any(tasks: TaskCommands) -> None:
@@ -181,9 +181,10 @@ def test_status_and_doctor_report_tasks_only_if_there_are_any(tasks: TaskCommand
     tasks.execute(statement, "queued")
     found = tasks.say("status", "--json").json
     assert (found["tasks"]["starving"], found["tasks"]["attention"]) == (1, 1)
-    text = "\n".join(found["problems"])
-    assert "a task needs attention; fix: daybook task list" in text
-    assert "a task is starving: no session claims it; fix: daybook task scheduler backlog" in text
+    problems = sentences.of(found["problems"])
+    assert "A task needs attention; fix: daybook task list" in problems
+    starving = "A task is starving: no session claims it; fix: daybook task scheduler backlog"
+    assert starving in problems
     assert "! no agent came" in tasks("list").out
     checks = [each for each in tasks.say("doctor", "--json").json if each["check"] == "tasks"]
     assert [each["ok"] for each in checks] == [True, True]

@@ -24,6 +24,7 @@ from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
+from daybook.policies.policy import Policy
 from daybook.prefect import flow_runs, links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
 from daybook.prefect.client import CLAIM_TIMEOUT_SECONDS
@@ -315,7 +316,7 @@ async def test_a_claimed_run_is_given_back_if_prefect_does_not_answer() -> None:
         free=lambda: True,
         watch=lambda watched: None,
     )
-    granted = SimpleNamespace(parameters={}, run_id="r", fence=1, job=None)
+    granted = SimpleNamespace(policy=Policy(), run_id="r", fence=1, job=None)
     run = FlowRun(id=uuid4(), flow_id=uuid4())
     async with asyncio.timeout(30):
         await hanging._start_claimed(run, cast(Any, granted), "agent-prompt")
