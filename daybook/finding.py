@@ -7,6 +7,7 @@ same functions (`operations.findings`).
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypedDict, Unpack
 
 from pydantic import BaseModel, computed_field
 
@@ -72,6 +73,16 @@ class Finding(BaseModel, frozen=True):
         return "; fix: ".join(filter(None, (self.message, self.fix)))
 
 
+class _Details(TypedDict, total=False):
+    """The fields of a finding that few checks know."""
+
+    why: str
+    kind: str
+    job_id: str | None
+    run_id: str | None
+    action: Action | None
+
+
 def passed(check: str, title: str = "") -> Finding:
     return Finding(check=check, severity=Severity.OK, title=title)
 
@@ -80,9 +91,9 @@ def skipped(check: str, why: str) -> Finding:
     return Finding(check=check, severity=Severity.SKIPPED, title=f"not checked, because {why}")
 
 
-def problem(check: str, title: str, fix: str) -> Finding:
-    return Finding(check=check, severity=Severity.PROBLEM, title=title, fix=fix)
+def problem(check: str, title: str, fix: str, **details: Unpack[_Details]) -> Finding:
+    return Finding(check=check, severity=Severity.PROBLEM, title=title, fix=fix, **details)
 
 
-def warning(check: str, title: str, fix: str = "") -> Finding:
-    return Finding(check=check, severity=Severity.WARNING, title=title, fix=fix)
+def warning(check: str, title: str, fix: str = "", **details: Unpack[_Details]) -> Finding:
+    return Finding(check=check, severity=Severity.WARNING, title=title, fix=fix, **details)

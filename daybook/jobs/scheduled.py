@@ -22,9 +22,6 @@ from daybook.policies.policy import Policy
 from daybook.schedules.schedule import Schedule
 from daybook.validation import STORED, parse_stored
 
-MAX_IDS_PER_QUERY = 200
-"""Maximum number of ids in one query; with more ids, `read` reads the schedules of all jobs."""
-
 _SCHEDULE = TypeAdapter[Schedule](Schedule)
 
 
@@ -95,7 +92,7 @@ async def _read_schedules(
     session: AsyncSession, ids: set[str]
 ) -> dict[str, tuple[Schedule, Policy]]:
     query = _newest(JobRow.id, RevisionRow.schedule, RevisionRow.policy)
-    if len(ids) <= MAX_IDS_PER_QUERY:
+    if len(ids) <= stored_columns.MAX_IDS_PER_QUERY:
         query = query.where(col(JobRow.id).in_(ids))
     found = dict[str, tuple[Schedule, Policy]]()
     for job_id, schedule, policy in (await session.execute(query)).tuples():

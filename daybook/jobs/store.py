@@ -56,27 +56,8 @@ FAILURES_REASON = "paused after"
 MAX_RUNS_REASON = "max runs"
 """Prefix of the reason why a job was disabled after its maximum number of runs."""
 
-UNREADABLE_INTERVAL_SECONDS = 600.0
-"""Seconds after which `unreadable` reads all jobs again, because a fault leaves no other trace."""
-MAX_IDS_PER_QUERY = 200
-"""Maximum number of ids in one query; with more ids, `all_jobs` reads all jobs and filters them."""
-
 _UNDECIDED = (Status.WAITING, Status.SKIPPED)
 """Statuses of a run without an attempt that a revision from before its due time may change."""
-_VERSIONED_FIELDS = Job.model_fields.keys() & RevisionRow.model_fields.keys()
-"""Fields of `Job` that belong to a revision."""
-_JOB_COLUMNS = {
-    name: "meta" if name == "metadata" else name
-    for name in Job.model_fields
-    if name not in _VERSIONED_FIELDS
-}
-"""Columns of the job's row for the fields that belong to no revision, by field."""
-_READ_COLUMNS: dict[str, tuple[type[JobRow] | type[RevisionRow], str]] = {
-    **{name: (RevisionRow, name) for name in (*_VERSIONED_FIELDS, "written_by")},
-    **{name: (JobRow, column) for name, column in _JOB_COLUMNS.items()},
-    **{name: (JobRow, name) for name in stored_columns.EMPTY if name != "written_by"},
-}
-"""All columns that have to be valid before a job is used, by field: the table and the column."""
 
 
 @dataclass(frozen=True)
@@ -99,28 +80,7 @@ class StoredJob:
 
 def _compose(row: JobRow, revision: RevisionRow) -> StoredJob:
     """Return the job of the two rows; raise `UnreadableJob`."""
-    values = {
-        name: getattr(row if table is JobRow else revision, column)
-        for name, (table, column) in _READ_COLUMNS.items()
-    }
-    return StoredJob(row, revision, _read(row.id, values))
-
-
-def _read(job_id: str, values: Mapping[str, Any]) -> Job:
-    """Return the job with these stored values by name; raise `UnreadableJob`."""
-    try:
-        stored_columns.check(values)
-        fields = {name: values[name] for name in Job.model_fields}
-        fields["policy"] = parse_stored(Policy, values["policy"])
-        fields["notify"] = parse_stored(Notify, values["notify"])
-        # Without the kind, pydantic would validate the action as each of the kinds.
-        if values["kind"] in ACTIONS:
-            action = ACTIONS[values["kind"]]
-            fields["action"] = action.model_validate(values["action"], context=STORED)
-        return Job.model_validate(fields, context=STORED)
-    except ValidationError as error:
-        invalid = from_pydantic(error.errors()[0])
-        raise UnreadableJob(values["name"], job_id, invalid.field, invalid.problem) from None
+    return StoredJob(row, revision, stored_columns.read_job(row, revision))
 
 
 def _compose_or_stand_in(row: JobRow, revision: RevisionRow) -> StoredJob:
@@ -128,77 +88,13 @@ def _compose_or_stand_in(row: JobRow, revision: RevisionRow) -> StoredJob:
     try:
         return _compose(row, revision)
     except UnreadableJob as error:
-        problem = error
-    try:
-        name = validate_name(row.name, stored=True)
-    except InvalidInput:
-        name = f"job-{row.id[:8]}"
-    job = Job(
-        name=name,
-        kind="agent-prompt",
-        action=AgentPrompt(prompt="This job cannot be read."),
-        schedule=OnDemand(timezone="UTC"),
-        enabled=False,
-    )
-    return StoredJob(row, revision, job, problem)
-
-
-async def unreadable(session: AsyncSession) -> list[UnreadableJob]:
-    """Return the problem of each live job that cannot be read, sorted by name.
-
-    To read a thousand jobs takes a tenth of a second. So a process that found a job readable reads
-    it again only after it was changed, or after `UNREADABLE_INTERVAL_SECONDS`.
-    """
-    if time.monotonic() > _readable.until:
-        _readable.versions.clear()
-        _readable.until = time.monotonic() + UNREADABLE_INTERVAL_SECONDS
-    live = sqlalchemy.select(col(JobRow.id), col(JobRow.revision), col(JobRow.updated_at)).where(
-        col(JobRow.archived_at).is_(None)
-    )
-    versions = {id_: (number, at) for id_, number, at in (await session.execute(live)).tuples()}
-    unknown = {id_ for id_, each in versions.items() if _readable.versions.get(id_) != each}
-    errors = await _read_problems(session, unknown) if unknown else []
-    invalid = {each.job_id for each in errors}
-    _readable.versions |= {id_: versions[id_] for id_ in unknown - invalid}
-    return errors
-
-
-async def _read_problems(session: AsyncSession, ids: set[str]) -> list[UnreadableJob]:
-    columns: list[Any] = [
-        col(getattr(table, column)).label(name) for name, (table, column) in _READ_COLUMNS.items()
-    ]
-    query = (
-        sqlalchemy.select(col(JobRow.id), *columns)
-        .join(RevisionRow, NEWEST_REVISION)
-        .where(col(JobRow.archived_at).is_(None))
-        .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
-    )
-    if len(ids) <= MAX_IDS_PER_QUERY:
-        query = query.where(col(JobRow.id).in_(ids))
-    found = []
-    for values in (await session.execute(query)).mappings():
-        try:
-            _read(values["id"], dict(values))
-        except UnreadableJob as error:
-            found.append(error)
-    return found
-
-
-@dataclass
-class _Readable:
-    """Revision and time of change of each job that this process found readable."""
-
-    versions: dict[str, tuple[int, datetime]] = field(default_factory=dict)
-    until: float = 0.0
-
-
-_readable = _Readable()
+        return StoredJob(row, revision, stored_columns.stand_in(row), error)
 
 
 def _job_columns(job: Job) -> dict[str, Any]:
     """Return the values that belong to the job itself, by column."""
-    fields = job.model_dump(mode="json", exclude=_VERSIONED_FIELDS)
-    columns = {_JOB_COLUMNS[name]: value for name, value in fields.items()}
+    fields = job.model_dump(mode="json", exclude=stored_columns.VERSIONED_FIELDS)
+    columns = {stored_columns.JOB_COLUMNS[name]: value for name, value in fields.items()}
     return columns | {"runs_after": runs_after(job)}
 
 
@@ -215,7 +111,7 @@ def _revision(
         number=number,
         effective_from=effective_from,
         source=source,
-        **job.model_dump(mode="json", by_alias=True, include=_VERSIONED_FIELDS),
+        **job.model_dump(mode="json", by_alias=True, include=stored_columns.VERSIONED_FIELDS),
     )
 
 
@@ -488,7 +384,7 @@ async def read_all(session: AsyncSession, only: Collection[str] | None = None) -
         .where(col(JobRow.archived_at).is_(None))
         .order_by(func.lower(col(JobRow.name)), col(JobRow.name))
     )
-    if only is not None and len(only) <= MAX_IDS_PER_QUERY:
+    if only is not None and len(only) <= stored_columns.MAX_IDS_PER_QUERY:
         joined = joined.where(col(JobRow.id).in_(only))
     pairs = (await session.execute(joined)).all()
     return [_compose_or_stand_in(row, rev) for row, rev in pairs if only is None or row.id in only]
@@ -569,7 +465,8 @@ async def change(
     its stored values.
     """
     row, latest = stored.row, stored.revision
-    _empty_invalid_columns(stored)
+    if stored.problem is not None:
+        stored_columns.clear(row, latest)
     if job.name != row.name and job.name in await taken_names(session, row.owner):
         raise InvalidInput("name", f'"{job.name}" is taken', "choose another name")
     if job.name != stored.job.name:
@@ -596,7 +493,9 @@ async def change(
     revision.written_by = dict(latest.written_by)
     if writer:
         revision.written_by = provenance.update_authors(stored.job, job, latest.written_by, writer)
-    if any(getattr(revision, name) != getattr(latest, name) for name in _VERSIONED_FIELDS):
+    if any(
+        getattr(revision, name) != getattr(latest, name) for name in stored_columns.VERSIONED_FIELDS
+    ):
         # Strictly increasing, even if two changes share a microsecond or the clock was set back.
         earliest = latest.effective_from + timedelta(microseconds=1)
         decided = row.audited_until
@@ -632,13 +531,6 @@ async def _rename_references(
             await change(session, each, renamed, now, source=source)
         elif old in (each.row.runs_after, *outputs.get(each.id, ())):
             raise each.problem
-
-
-def _empty_invalid_columns(stored: StoredJob) -> None:
-    """Empty the columns of `stored_columns` for a job that cannot be read."""
-    for name, empty in stored_columns.EMPTY.items() if stored.problem is not None else ():
-        is_of_job = _READ_COLUMNS[name][0] is JobRow
-        setattr(stored.row if is_of_job else stored.revision, name, empty())
 
 
 async def _decided_until(session: AsyncSession, job_id: str, edited: datetime) -> datetime:

@@ -19,7 +19,7 @@ from sqlmodel import col
 from daybook.api import authorization, spending
 from daybook.errors import one_line
 from daybook.finding import Action, Finding, Severity
-from daybook.jobs import store, summaries
+from daybook.jobs import store, stored_columns, summaries
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.references import command_word
@@ -53,10 +53,10 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             lost = await _lost(session, now, jobs)
             budgets = await _budgets(session, jobs, now, tz)
             tasks = await task_counts.read_counts(session, now)
-            unreadable = await store.unreadable(session) if owner is None else []
+            unreadable = await stored_columns.unreadable(session) if owner is None else []
         outbox = await outbox_status.read_status(ledger)
     groups = (
-        findings.approvals(asked),
+        findings.approvals(asked, quotes_answers=True),
         findings.unreadable_jobs(unreadable),
         findings.failing_jobs(jobs, now, last_failures),
         findings.without_answers(silent),
@@ -68,7 +68,7 @@ async def read(tz: ZoneInfo) -> list[Finding]:
         findings.broken_chains(jobs, outputs),
         _paused(jobs),
     )
-    return [each for group in groups for each in findings.few(group)]
+    return findings.few(each for group in groups for each in group)
 
 
 async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Finding]:

@@ -41,6 +41,7 @@ a row above, and call the function in the check and in `status.status` or `healt
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -86,7 +87,7 @@ CHANGED_ON_BOTH_SIDES = "changed in both the ledger and Prefect"
 def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
     """Report jobs with a change that is not in Prefect yet, or with changes on both sides."""
     jobs = list(jobs)
-    found = few([_conflict(each) for each in jobs if each.conflict])
+    found = few(_conflict(each) for each in jobs if each.conflict)
     if waiting := [each.name for each in jobs if each.sync_pending]:
         count = "A job has a change" if len(waiting) == 1 else f"{len(waiting):,} jobs have changes"
         found.append(
@@ -171,8 +172,12 @@ def failing_jobs(
 def unreadable_jobs(errors: Iterable[UnreadableJob]) -> list[Finding]:
     """Report jobs whose stored fields are not valid, so that they do not run."""
     return [
-        problem("jobs", f"{each.field}: {each.problem}", each.hint).model_copy(
-            update={"kind": "unreadable", "job_id": each.job_id}
+        problem(
+            "jobs",
+            f"{each.field}: {each.problem}",
+            each.hint,
+            kind="unreadable",
+            job_id=each.job_id,
         )
         for each in errors
     ]
@@ -226,22 +231,30 @@ def broken_chains(
     return found
 
 
-def approvals(asked: Iterable[tuple[ApprovalRow, RunRow, JobRow | None]]) -> list[Finding]:
-    """Warn about calls and answers that wait for a person (`runs.approvals.waiting`)."""
-    return [_approval(*each) for each in asked]
+def approvals(
+    asked: Iterable[tuple[ApprovalRow, RunRow, JobRow | None]], *, quotes_answers: bool = False
+) -> list[Finding]:
+    """Warn about calls and answers that wait for a person (`runs.approvals.waiting`).
+
+    With ``quotes_answers``, the finding of an answer has its beginning: only for a reader who may
+    see what nobody has approved yet.
+    """
+    return [_approval(*each, quotes_answers) for each in asked]
 
 
-def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None) -> Finding:
+def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None, quotes_answers: bool) -> Finding:
     name = job.name if job else "A direct call"
     ref = f"{run.id[:12]}.{row.number}"
+    if row.position == ANSWER:
+        title, asked = f"{name} has an answer", row.input if quotes_answers else ""
+    else:
+        title, asked = f"{name} wants to call {row.tool}", _given_names(row)
+    until = f"until {utc_text(row.deadline.replace(microsecond=0))}"
     return Finding(
         check="approvals",
         severity=Severity.WARNING,
-        title=f"{name} has an answer"
-        if row.position == ANSWER
-        else f"{name} wants to call {row.tool}",
-        why=f"{one_line(_asked_for(row), MAX_WHY)} (until "
-        f"{utc_text(row.deadline.replace(microsecond=0))})",
+        title=title,
+        why=f"{one_line(asked, MAX_WHY)} ({until})" if asked else until,
         fix=f"daybook approve {ref}, or daybook reject {ref}",
         kind="approval",
         job_id=run.job_id,
@@ -250,11 +263,11 @@ def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None) -> Finding:
     )
 
 
-def _asked_for(row: ApprovalRow) -> str:
-    """Return the names of the call's arguments, or the beginning of the answer."""
-    given = None if row.position == ANSWER else arguments.read(row.input)
+def _given_names(row: ApprovalRow) -> str:
+    """Return the names of the call's arguments, without their values."""
+    given = arguments.read(row.input)
     if given is None:
-        return row.input
+        return ""
     return f"with {arguments.names(given)}" if given else "without arguments"
 
 
@@ -399,18 +412,30 @@ def join(names: Sequence[str]) -> str:
     return ", ".join(names[:MAX_LISTED]) + more
 
 
-def few(found: Sequence[Finding]) -> list[Finding]:
-    """Return the first `MAX_OF_A_KIND` findings; if there are more, the last counts the others."""
-    more = len(found) - MAX_OF_A_KIND
-    if more <= 0:
-        return list(found)
-    rest = Finding(
-        check=found[0].check,
-        severity=found[0].severity,
-        title=f"{more + 1:,} more like this",
-        kind=found[0].kind,
-    )
-    return [*found[: MAX_OF_A_KIND - 1], rest]
+def few(found: Iterable[Finding]) -> list[Finding]:
+    """Return at most `MAX_OF_A_KIND` findings of each kind; a last one counts the others."""
+    found = list(found)
+    count = Counter(_kind(each) for each in found)
+    kept, seen = list[Finding](), Counter[tuple[str, str]]()
+    for each in found:
+        kind = _kind(each)
+        seen[kind] += 1
+        if count[kind] <= MAX_OF_A_KIND or seen[kind] < MAX_OF_A_KIND:
+            kept.append(each)
+        elif seen[kind] == MAX_OF_A_KIND:
+            kept.append(
+                Finding(
+                    check=each.check,
+                    severity=each.severity,
+                    title=f"{count[kind] - MAX_OF_A_KIND + 1:,} more like this",
+                    kind=each.kind,
+                )
+            )
+    return kept
+
+
+def _kind(found: Finding) -> tuple[str, str]:
+    return found.check, found.kind
 
 
 def sentence(text: str) -> str:

@@ -17,6 +17,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.ledger.views import utc_text
 
+_CHECK = "outbox"
 UNSENT_GRACE = timedelta(seconds=60)
 """Time that a message that can be sent may wait. A longer wait is a problem."""
 
@@ -51,12 +52,14 @@ class OutboxStatus:
             title = (
                 f"Callbacks or messages have been waiting since {since}, and no process sends them"
             )
-            found.append(_problem(title, "daybook keeper, or daybook up"))
+            found.append(problem(_CHECK, title, "daybook keeper, or daybook up", kind=_CHECK))
         found += [
-            _problem(
+            problem(
+                _CHECK,
                 f"Delivery to {each.queue.removeprefix('channel:')} failed {each.failures} "
                 f"times in a row, {self._next_attempt(each.paused_until)}: {each.error}",
                 "check that it responds; daybook callbacks retry ID sends one at once",
+                kind=_CHECK,
             )
             for each in self.health.paused
         ]
@@ -67,13 +70,14 @@ class OutboxStatus:
                     f", the last: {self.last_alert}" if unread > 1 else f": {self.last_alert}"
                 )
             fix = "daybook inbox shows them; daybook inbox --read marks them as read"
-            found.append(_warning(message, fix, "inbox", Action.READ))
+            found.append(warning(_CHECK, message, fix, kind="inbox", action=Action.READ))
         if failed := self.health.failed:
             message = f"{failed:,} " + (
                 "callback or message" if failed == 1 else "callbacks or messages"
             )
             fix = "daybook callbacks list --status failed; daybook callbacks retry --failed"
-            found.append(_warning(f"{message} failed permanently", fix, "outbox", Action.RETRY))
+            message += " failed permanently"
+            found.append(warning(_CHECK, message, fix, kind=_CHECK, action=Action.RETRY))
         return found
 
     def _next_attempt(self, at: datetime) -> str:
@@ -81,14 +85,6 @@ class OutboxStatus:
         if at <= self.now:
             return "the next attempt is due now"
         return f"the next attempt is at {at.astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def _problem(title: str, fix: str) -> Finding:
-    return problem("outbox", title, fix).model_copy(update={"kind": "outbox"})
-
-
-def _warning(title: str, fix: str, kind: str, action: Action) -> Finding:
-    return warning("outbox", title, fix).model_copy(update={"kind": kind, "action": action})
 
 
 async def read_status(ledger: Ledger) -> OutboxStatus:

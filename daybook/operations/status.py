@@ -23,7 +23,7 @@ from daybook.api.overdue import (
 from daybook.delivery.views import OutboxHealth
 from daybook.errors import PrefectUnreachable
 from daybook.finding import Finding, problem
-from daybook.jobs import store, summaries
+from daybook.jobs import store, stored_columns, summaries
 from daybook.keeper import leader_lease
 from daybook.keeper.overview import MAX_DUE, Overview
 from daybook.ledger.engine import Ledger, open_ledger
@@ -139,7 +139,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
             edited = await store.edited_since_applied(session)
             live = await history.live(session)
             silent = await history.without_answers(session)
-            unreadable = await store.unreadable(session)
+            unreadable = await stored_columns.unreadable(session)
             memory = overdue.DueTimeCache()
             overdue_runs = await overdue.find_all(session, memory, now)
             tasks = await task_counts.read_counts(session, now)

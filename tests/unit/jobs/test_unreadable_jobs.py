@@ -13,7 +13,7 @@ from sqlmodel import col
 from daybook.api import shared_folders
 from daybook.backups import uncertain
 from daybook.errors import UnreadableJob
-from daybook.jobs import scheduled, store, summaries
+from daybook.jobs import scheduled, store, stored_columns, summaries
 from daybook.jobs.store import StoredJob
 from daybook.jobs.views import ListedJob
 from daybook.ledger.states import Status
@@ -104,7 +104,7 @@ async def test_an_invalid_value_of_one_job_stops_no_reader_of_the_ledger(world: 
                 await overdue.find_all(session, overdue.DueTimeCache(), now)
                 await store.used_outputs(session)
                 await shared_folders.notes(session, {})
-                errors = await store.unreadable(session)
+                errors = await stored_columns.unreadable(session)
             problem = listed[stored.id].problem
             assert problem is not None
             assert [str(each) for each in errors] == [str(problem)]
@@ -230,7 +230,7 @@ async def test_a_budget_of_any_length_is_a_large_one(world: World) -> None:
     stored = await world.jobs.add()
     await store_invalid(world, stored, "policy", {"tokens_per_day": 10**400})
     async with world.ledger.read() as session:
-        assert await store.unreadable(session) == []
+        assert await stored_columns.unreadable(session) == []
         (summary,) = await summaries.read(session)
     assert summary.tokens_per_day == summaries.MAX_TOKENS
 
@@ -264,7 +264,7 @@ async def test_a_job_found_readable_is_read_again_after_a_change_or_after_a_whil
 ) -> None:
     async def problems() -> int:
         async with world.ledger.read() as session:
-            return len(await store.unreadable(session))
+            return len(await stored_columns.unreadable(session))
 
     stored = await world.jobs.add("broken")
     assert await problems() == 0
@@ -274,5 +274,5 @@ async def test_a_job_found_readable_is_read_again_after_a_change_or_after_a_whil
     await store_invalid(world, stored, "notify", stored.revision.notify)
     assert await problems() == 0
     await store_invalid(world, stored, "notify", "mail")
-    monkeypatch.setattr(store, "_readable", store._Readable())  # as after a while
+    monkeypatch.setattr(stored_columns, "_readable", stored_columns._Readable())  # as after a while
     assert await problems() == 1

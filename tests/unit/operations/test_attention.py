@@ -164,6 +164,19 @@ async def test_many_of_a_kind_are_counted(world: World) -> None:
     assert found[-1] == ("paused", "6 more like this")
 
 
+async def test_many_conflicts_hide_no_change_that_prefect_lacks(world: World) -> None:
+    fields = {"at": world.ledger.now().isoformat(), "fields": {"prompt": "y"}}
+    for number in range(findings.MAX_OF_A_KIND + 5):
+        job = await world.jobs.add(f"job {number:02}")
+        await change(world, job.id, conflict=fields, sync_pending=number == 0)
+    found = [(each.kind, each.title) for each in await attention.read(UTC)]
+    assert len(found) == findings.MAX_OF_A_KIND + 1
+    assert found[-2:] == [
+        ("conflict", "6 more like this"),
+        ("pending", "A job has a change that Prefect does not have yet"),
+    ]
+
+
 async def test_a_failing_job_leads_to_its_failed_run_after_a_cancelled_one(world: World) -> None:
     job = await world.jobs.add("nightly", prompt="x", cron="0 * * * *")
     failed = await world.runs.finished(job, Status.TIMED_OUT, error="too slow")

@@ -14,7 +14,9 @@ from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.finding import Severity
 from daybook.home import Home
 from daybook.keeper.leader_lease import Leader
+from daybook.ledger.tables import ApprovalRow, RunRow
 from daybook.operations import findings
+from daybook.policies.policy import ANSWER
 from daybook.prefect.work_pool import OnlineWorker, WorkPool
 from daybook.testing import ManualClock
 from daybook.timing import TIMING
@@ -112,3 +114,25 @@ def test_a_failed_job_is_a_warning_with_its_error() -> None:
 def test_a_list_of_more_than_five_names_is_shortened() -> None:
     assert findings.join(list("abcde")) == "a, b, c, d, e"
     assert findings.join(list("abcdefg")) == "a, b, c, d, e and 2 more"
+
+
+@pytest.mark.parametrize(
+    ("position", "text", "quoted", "unquoted"),
+    [
+        (ANSWER, "The key is 1234", "The key is 1234 (until ", "until "),
+        (3, '{"to": "ann@example.com"}', "with to (until ", "with to (until "),
+        (3, '{"to": "ann@exa', "until ", "until "),
+    ],
+    ids=["answer", "call", "damaged call"],
+)
+def test_only_a_reader_who_may_see_an_answer_gets_it_before_its_approval(
+    position: int, text: str, quoted: str, unquoted: str
+) -> None:
+    run = RunRow(id="r" * 32, occurrence="o", kind="agent-prompt", trigger="manual", due=NOW)
+    row = ApprovalRow(
+        run_id=run.id, position=position, tool="mail", input=text, deadline=NOW, asked_at=NOW
+    )
+    for quotes, start in ((True, quoted), (False, unquoted)):
+        (found,) = findings.approvals([(row, run, None)], quotes_answers=quotes)
+        assert found.why.startswith(start)
+        assert found.why.count("until") == 1
