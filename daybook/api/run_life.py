@@ -13,12 +13,12 @@ from sqlmodel import col, select
 from daybook.api import authorization
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, NotificationDetails
+from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.ledger.views import Approval, Step, UtcTime, columns
 from daybook.runs import approvals, steps, usage
-from daybook.runs.claim_requests import BY_SCHEDULE
 
 
 class Attempt(BaseModel, frozen=True):
@@ -78,7 +78,7 @@ class RunLife(BaseModel, frozen=True):
     @property
     def is_scheduled(self) -> bool:
         """Return whether a schedule started the run. Any other run was requested."""
-        return self.run.trigger in BY_SCHEDULE
+        return triggers.of(self.run.trigger).by_schedule
 
 
 async def show(ref: str) -> RunLife:
@@ -152,14 +152,13 @@ def events_of(
 
 
 def _until_the_effect(row: RunRow) -> Iterator[RunEvent]:
-    is_scheduled = row.trigger in BY_SCHEDULE
+    is_scheduled = row.started_by.by_schedule
     if is_scheduled:
         yield RunEvent(at=row.due, kind="event", what="Due")
         if row.queued_at > row.due:
             yield RunEvent(at=row.queued_at, kind="event", what="Recorded in the ledger")
     else:
-        trigger = "by hand" if row.trigger == "manual" else row.trigger.replace("_", " ")
-        yield RunEvent(at=row.queued_at, kind="event", what="Requested", detail=trigger)
+        yield RunEvent(at=row.queued_at, kind="event", what="Requested", detail=str(row.started_by))
         if row.due > row.queued_at:
             yield RunEvent(at=row.due, kind="event", what="Due")
     if row.suspected_at is not None:

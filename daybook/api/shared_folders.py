@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.api import authorization
-from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import Job
+from daybook.ledger import job_kinds
 from daybook.ledger.column_types import valid_json
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.runs.folders import overlap
@@ -25,7 +26,7 @@ async def notes(session: AsyncSession, drafts: Mapping[str, Job]) -> list[str]:
     """Return a note for each of ``drafts`` (by name) whose folder other jobs use too."""
     from daybook.execution import folders
 
-    asking = {name: job for name, job in drafts.items() if job.kind in CONVERSATION_KINDS}
+    asking = {name: job for name, job in drafts.items() if job_kinds.asks_agent(job.kind)}
     if not asking:
         return []
     of_agents = await folders.of_agents(session)
@@ -66,7 +67,7 @@ async def _stored(session: AsyncSession) -> list[tuple[str, str | None, str | No
             valid_json(col(RevisionRow.action))["agent"].as_string(),
         )
         .join(RevisionRow, NEWEST_REVISION)
-        .where(col(JobRow.archived_at).is_(None), col(JobRow.kind).in_(CONVERSATION_KINDS))
+        .where(col(JobRow.archived_at).is_(None), col(JobRow.kind).in_(job_kinds.ASK_AGENTS))
     )
     if (owner := authorization.visible_owner()) is not None:
         query = query.where(col(JobRow.owner) == owner)

@@ -15,7 +15,6 @@ from pydantic import BaseModel, Field
 from daybook.api import authorization
 from daybook.errors import InvalidInput, one_line
 from daybook.execution.markdown import fenced_block, sanitize_markdown
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE
 from daybook.ledger.views import Run, Step, cost_in_words, tokens_in_words, utc_text
@@ -48,7 +47,7 @@ async def read(ref: str) -> Transcript:
     """
     async with reading() as session:
         row, job = await authorization.find_last_run(session, ref)
-        if row.kind not in CONVERSATION_KINDS:
+        if not row.asks_agent:
             problem = f"{row.id[:8]} is a {row.kind}, which has no transcript"
             raise InvalidInput("run", problem, "show it without --transcript")
         made = await steps.of_run(session, row.id)

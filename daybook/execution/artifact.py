@@ -16,12 +16,12 @@ from daybook.execution.markdown import fenced_block, sanitize_markdown, shift_he
 from daybook.jobs.actions import Action
 from daybook.jobs.model import read_parameters
 from daybook.jobs.store import StoredJob
+from daybook.ledger import triggers
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow, StepRow
 from daybook.ledger.views import cost_in_words, tokens_in_words
 from daybook.prefect.address import ui_address
-from daybook.runs.claim_requests import BY_SCHEDULE, Granted
-from daybook.runs.slots import BACKFILL
+from daybook.runs.claim_requests import Granted
 from daybook.schedules.descriptions import duration_in_words
 
 log = logging.getLogger(__name__)
@@ -111,12 +111,11 @@ def render(
     """
     job = granted.job
     title = job.row.name if job else "direct call"
-    is_timed = granted.trigger in (*BY_SCHEDULE, BACKFILL)
-    trigger = "by hand" if granted.trigger == "manual" else granted.trigger.replace("_", " ")
+    trigger = triggers.of(granted.trigger)
     facts = [
         f"**{outcome.status}**",
-        f"{'due' if is_timed else 'requested'} {_utc_text(granted.due)}",
-        trigger,
+        f"{'due' if trigger.has_due_time else 'requested'} {_utc_text(granted.due)}",
+        str(trigger),
         sanitize_markdown(_target(granted, outcome)),
         "" if seconds is None else f"took {_duration(seconds)}",
         f"run `{granted.run_id[:8]}`",

@@ -54,7 +54,7 @@ from daybook.execution.handover import Handover
 from daybook.execution.journal import RunJournal
 from daybook.execution.retry_delay import NO_DELAY, RequestedDelay
 from daybook.jobs import limits
-from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger import job_kinds
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.policies.policy import ANSWER, Policy
@@ -294,7 +294,7 @@ def _with_question(granted: Granted, tried: AttemptResult) -> AttemptResult:
     The result's own outcome is a failure without the answer, in case the lease is lost before the
     question is stored. If the owner's limits are invalid, return a failure.
     """
-    if tried.outcome.status is not Status.SUCCEEDED or granted.kind not in CONVERSATION_KINDS:
+    if tried.outcome.status is not Status.SUCCEEDED or not job_kinds.asks_agent(granted.kind):
         return tried
     policy = Policy.model_validate(granted.parameters["policy"])
     owner = granted.job.row.owner if granted.job else ""

@@ -63,8 +63,8 @@ from daybook.execution.attempt import Act, Prepare, RetryAt
 from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY
 from daybook.execution.handover import Handover
 from daybook.execution.recording import OutcomeUnwritten
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import normal_parameters
+from daybook.ledger import job_kinds, triggers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow, StepRow
@@ -426,7 +426,7 @@ async def _in_time(run: _Run, granted: Granted, timeout: timedelta) -> checks.Ve
 async def _name_run(run: _Run, granted: Granted) -> None:
     if granted.job is None:
         name = run_names.of_call(run.kind, granted.due, settings.load().timezone)
-    elif granted.trigger == "retry":
+    elif granted.trigger == triggers.RETRY.name:
         return  # Prefect's Retry keeps the run's name
     else:
         name = run_names.of_due(granted.job, granted.due)
@@ -479,7 +479,7 @@ async def _recorded(
         found = list[StepRow]()
         async with ledger.read() as session:
             row = await session.get(RunRow, granted.run_id)
-            if run.kind in CONVERSATION_KINDS:
+            if job_kinds.asks_agent(run.kind):
                 found = await steps.of_run(session, granted.run_id)
         if row is not None:
             # An attempt that waited for an approval has usage from before the wait.

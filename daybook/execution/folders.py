@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import home
 from daybook.agents import kinds
 from daybook.errors import CopyDamaged, LedgerKeyMissing
-from daybook.jobs.actions import CONVERSATION_KINDS
+from daybook.ledger import job_kinds
 from daybook.ledger.engine import Ledger
 from daybook.processes import locations
 from daybook.resources import copies
@@ -38,7 +38,7 @@ async def of_request(ledger: Ledger, request: ClaimRequest) -> Mapping[str, str]
 
     Raise `LedgerUnreachable`.
     """
-    if request.kind not in CONVERSATION_KINDS:
+    if not job_kinds.asks_agent(request.kind):
         return {}
     if written := request.policy.work_dir:
         return {written: await real_path(written)}

@@ -59,10 +59,9 @@ from daybook.errors import (
     one_line,
 )
 from daybook.jobs import limits
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.model import read_parameters
 from daybook.jobs.payloads import PAYLOAD
-from daybook.ledger import arguments
+from daybook.ledger import arguments, job_kinds
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
@@ -251,7 +250,7 @@ class RunJournal:
 
         If there is an outcome, the agent has answered already, and must not be asked again.
         """
-        if self._granted.kind in CONVERSATION_KINDS:
+        if job_kinds.asks_agent(self._granted.kind):
             await self._load()
         return self._answer
 
@@ -261,7 +260,7 @@ class RunJournal:
         Raise `ApprovalNeeded` as `start` does, and `InvalidInput` for unreadable settings.
         """
         granted = self._granted
-        if granted.kind in CONVERSATION_KINDS:
+        if job_kinds.asks_agent(granted.kind):
             return ""
         action, policy, _ = read_parameters(granted.kind, granted.parameters)
         call = action.own_call(granted.found.get(PAYLOAD))

@@ -33,6 +33,7 @@ from daybook.jobs import prompts, store, upcoming
 from daybook.jobs.action_fields import check_json
 from daybook.jobs.labels import MAX_METADATA_LENGTH
 from daybook.jobs.model import IMPORTED_FROM, Job, new_job
+from daybook.ledger import triggers
 from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
@@ -44,7 +45,6 @@ from daybook.schedules.zones import zone
 OnConflict = Literal["skip", "rename", "replace"]
 """Treatment of a job whose name a job from elsewhere already has."""
 
-IMPORTED = "imported"
 """The trigger of the runs of an imported history."""
 CREATED_BY = "import"
 
@@ -437,7 +437,7 @@ async def _plan_runs(session: AsyncSession, source: Source, plan: list[_Planned]
     """
     known = set[str]()
     if any(each.row is not None for each in plan):
-        imported = select(RunRow.occurrence).where(col(RunRow.trigger) == IMPORTED)
+        imported = select(RunRow.occurrence).where(col(RunRow.trigger) == triggers.IMPORTED.name)
         known = set((await session.execute(imported)).scalars())
     by_job: dict[str, list[SourceRun]] = {}
     for run in source.runs:
@@ -514,7 +514,7 @@ def _run_row(job: JobRow, run: SourceRun) -> RunRow:
         job_id=job.id,
         revision=job.revision,
         kind=job.kind,
-        trigger=IMPORTED,
+        trigger=triggers.IMPORTED.name,
         due=run.due,
         status=run.status,
         reason=UNKNOWN_REASON if run.status is Status.UNKNOWN else "",

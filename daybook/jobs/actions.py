@@ -413,11 +413,6 @@ ACTIONS: dict[str, type[AgentPrompt | Webhook | ToolCall | Heartbeat]] = {
 }
 """Action model of each kind of job."""
 
-CONVERSATION_KINDS = tuple(
-    kind for kind, model in ACTIONS.items() if "session" in model.model_fields
-)
-"""Kinds whose runs ask an agent and continue a session."""
-
 KIND_ALIASES = {
     "send_message": "agent-prompt",
     "call_webhook": "webhook",

@@ -12,14 +12,11 @@ other jobs keep running. With the stand-in of `read_all`, such a job is listed a
 
 from __future__ import annotations
 
-import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-import sqlalchemy
-from pydantic import ValidationError
 from sqlalchemy import ColumnElement, delete, func, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -27,9 +24,7 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.errors import InvalidInput, UnknownName, UnreadableJob
 from daybook.jobs import prompts, provenance, stored_columns
-from daybook.jobs.actions import ACTIONS, AgentPrompt
 from daybook.jobs.model import Job
-from daybook.jobs.notify import Notify
 from daybook.ledger import references
 from daybook.ledger.column_types import valid_json
 from daybook.ledger.states import Status
@@ -41,10 +36,8 @@ from daybook.ledger.tables import (
     RunRow,
     WatchRow,
 )
-from daybook.names import Id, free_name, validate_name
-from daybook.policies.policy import Policy
-from daybook.schedules.schedule import After, OnDemand
-from daybook.validation import STORED, from_pydantic, parse_stored
+from daybook.names import Id, free_name
+from daybook.schedules.schedule import After
 
 FIRED_REASON = "fired"
 """Prefix of the reason why a one-time job was disabled after its due time."""

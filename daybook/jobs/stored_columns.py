@@ -1,4 +1,4 @@
-"""The columns of a job in its two tables, how a job is read from them, and what makes it unreadable.
+"""How a job is read from the columns of its two tables, and what makes it unreadable.
 
 A value may be invalid after a fault, an edit by hand, or a downgrade of Daybook. Some JSON columns
 are no fields of `Job`; `EMPTY` names them.

@@ -21,9 +21,11 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, col
 
+from daybook.ledger import job_kinds, triggers
 from daybook.ledger.column_types import NULLABLE_JSON, Instant
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.table_parts import Table, partial_index
+from daybook.ledger.triggers import Trigger
 from daybook.ledger.waits import REASONS, WaitReason
 from daybook.policies.policy import Policy, policy_from_parameters
 
@@ -297,6 +299,15 @@ class RunRow(Table, table=True):
             read = self.parameters, policy_from_parameters(self.parameters)
             self.__dict__["_policy"] = read
         return read[1]
+
+    @property
+    def started_by(self) -> Trigger:
+        """Return ``trigger`` with its answers."""
+        return triggers.of(self.trigger)
+
+    @property
+    def asks_agent(self) -> bool:
+        return job_kinds.asks_agent(self.kind)
 
     @property
     def wait_reason(self) -> WaitReason:

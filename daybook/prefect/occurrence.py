@@ -20,6 +20,7 @@ from prefect.context import FlowRunContext
 from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.model import normal_parameters
+from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger
 from daybook.prefect import flow_runs, links, reconcile, states
 from daybook.prefect.client import limited
@@ -121,7 +122,7 @@ async def build_claim_request(
         occurrence, trigger = claim_requests.due_key(job_id, due), "schedule"
     else:
         occurrence = claim_requests.flow_key(flow_run_id)
-        direct = claim_requests.SESSION_TRIGGER if session_id else "direct"
+        direct = (triggers.SESSION if session_id else triggers.DIRECT).name
         by_hand = "manual" if run.deployment_id else direct
         trigger = "schedule" if run.auto_scheduled else by_hand
     return ClaimRequest(

@@ -40,7 +40,6 @@ from sqlmodel import col, select
 from daybook import owners
 from daybook.delivery import messages, outbox
 from daybook.errors import DaybookError, InvalidInput
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.store import StoredJob
 from daybook.ledger import texts, waits
 from daybook.ledger.states import Outcome, Status
@@ -186,7 +185,7 @@ async def of_answer(session: AsyncSession, run: RunRow) -> ApprovalRow | None:
 
     Each question raises the fencing token, so a run with its first fencing token has no approvals.
     """
-    if run.fence <= 1 or not run.attempts or run.kind not in CONVERSATION_KINDS:
+    if run.fence <= 1 or not run.attempts or not run.asks_agent:
         return None
     known = await of_run(session, run.id)
     return known[-1] if known and known[-1].position == ANSWER else None
@@ -208,7 +207,7 @@ async def forget(session: AsyncSession, run: RunRow) -> None:
 
     Each question raises the fencing token, so a run with its first fencing token has no approvals.
     """
-    if run.fence > 1 and run.attempts and run.kind in CONVERSATION_KINDS:
+    if run.fence > 1 and run.attempts and run.asks_agent:
         table = ApprovalRow.__table__  # type: ignore[attr-defined]
         kept = (table.c.run_id == run.id) & table.c.outcome.is_not(None)
         await session.execute(update(table).where(kept).values(outcome=None))

@@ -34,7 +34,7 @@ from sqlmodel import col, select
 from daybook.jobs import lateness, store, upcoming
 from daybook.jobs.lateness import Following
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states, waits
+from daybook.ledger import states, triggers, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow, new_id
@@ -45,7 +45,6 @@ from daybook.runs import (
     maintenance,
     missed_ranges,
     outcomes,
-    overlap,
     restored,
     rows,
 )
@@ -375,7 +374,7 @@ class _Audit:
             "reason": verdict.reason,
             # Catch-up rows run in order, whichever of their Prefect runs starts first.
             "waits_for": reason.name,
-            "trigger": overlap.CATCH_UP if late else "schedule",
+            "trigger": (triggers.CATCH_UP if late else triggers.SCHEDULE).name,
         }
         if row is not None:
             rows.use_revision(row, each.stored)
@@ -401,7 +400,7 @@ class _Audit:
         waiting = select(RunRow).where(
             col(RunRow.job_id) == self.newest.id,
             col(RunRow.status) == Status.WAITING,
-            col(RunRow.trigger) == overlap.CATCH_UP,
+            col(RunRow.trigger) == triggers.CATCH_UP.name,
             col(RunRow.attempts) == 0,
             col(RunRow.due) < due,
         )

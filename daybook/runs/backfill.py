@@ -16,12 +16,12 @@ from sqlmodel import col, select
 
 from daybook.jobs import lateness, upcoming
 from daybook.jobs.store import StoredJob
+from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import claim_requests
 from daybook.runs.claims import new_requested_row
-from daybook.runs.slots import BACKFILL
 
 _PAGE = 400
 """Maximum number of keys in one query: SQLite limits the number of parameters."""
@@ -59,7 +59,7 @@ async def request_runs(ledger: Ledger, stored: StoredJob, instants: Sequence[dat
         now = ledger.now()
         missing = await missing_runs(session, stored, instants, now)
         for key, instant in missing.items():
-            session.add(new_requested_row(stored, key, BACKFILL, instant, now))
+            session.add(new_requested_row(stored, key, triggers.BACKFILL.name, instant, now))
         return len(missing)
 
 
@@ -87,7 +87,7 @@ async def missing_runs(
 
     keys = {_key(job_id, each): each for each in instants if is_missing(each)}
     existing = select(RunRow.occurrence).where(
-        col(RunRow.job_id) == job_id, col(RunRow.trigger) == BACKFILL
+        col(RunRow.job_id) == job_id, col(RunRow.trigger) == triggers.BACKFILL.name
     )
     for key in (await session.execute(existing)).scalars():
         keys.pop(key, None)
@@ -96,4 +96,4 @@ async def missing_runs(
 
 def _key(job_id: str, instant: datetime) -> str:
     moment = instant.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return claim_requests.request_key(job_id, f"{BACKFILL}-{moment}")
+    return claim_requests.request_key(job_id, f"{triggers.BACKFILL.name}-{moment}")

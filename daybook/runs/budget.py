@@ -39,7 +39,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.delivery import outbox
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
@@ -150,7 +149,7 @@ def of_run(
 
 def asks_agent(row: RunRow) -> bool:
     """Return whether a run asks an agent, in its action or in its check."""
-    return row.kind in CONVERSATION_KINDS or bool(row.policy.check.prompt)
+    return row.asks_agent or bool(row.policy.check.prompt)
 
 
 async def judge(

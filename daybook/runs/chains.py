@@ -24,12 +24,10 @@ from sqlmodel import col, select
 
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.ledger import triggers
 from daybook.ledger.states import FAILURES, Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import rows
-
-AFTER = "after"
-"""The trigger of a run that another run's outcome started."""
 
 _STARTED_BY = {
     "succeeded": frozenset({Status.SUCCEEDED}),
@@ -59,15 +57,19 @@ async def start(
             continue
         if not each.revision.enabled or (snoozed_until and snoozed_until > now):
             continue
-        key = f"{AFTER}:{each.id}:{ended.id}"
+        key = f"{triggers.AFTER.name}:{each.id}:{ended.id}"
         same = select(RunRow.id).where(col(RunRow.occurrence) == key)
         if late and (await session.execute(same)).first() is not None:
             continue  # `unknown` started it, and the job was edited since
         if each.problem is not None:
-            row = rows.of_unreadable_job(each, key, AFTER, now)
+            row = rows.of_unreadable_job(each, key, triggers.AFTER.name, now)
             missed.append((row, f"after {job.name}: {each.problem}"))
             continue
-        session.add(rows.wait(rows.of_job(each, key, AFTER, now, now), now, f"after {job.name}"))
+        session.add(
+            rows.wait(
+                rows.of_job(each, key, triggers.AFTER.name, now, now), now, f"after {job.name}"
+            )
+        )
     return missed
 
 

@@ -36,7 +36,7 @@ def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
 
     Jobs of plugins, heartbeats, and runs that have had an attempt are exempt.
     """
-    if rules.user_jobs or row.attempts or row.trigger not in claim_requests.AUTOMATIC:
+    if rules.user_jobs or row.attempts or not row.started_by.is_automatic:
         return ""
     is_exempt = stored.row.owner == owners.PLUGIN or stored.job.action.ignores_user_jobs
     return "" if is_exempt else USER_JOBS_OFF_REASON

@@ -33,26 +33,6 @@ HAS_DUE_KEY = col(RunRow.occurrence).startswith(_DUE_PREFIX)
 """SQL condition for rows whose occurrence has a due key (`is_due_key`)."""
 
 
-SESSION_TRIGGER = "session"
-"""The trigger of a run in which a person continues a session."""
-
-BY_SCHEDULE = ("schedule", "catch_up", "after")
-"""The triggers of runs that a schedule started."""
-
-
-HOOK = "hook"
-"""The trigger of a run that a request to a hook started (`daybook.hooks`)."""
-
-BY_EVENT = ("after", HOOK)
-"""The triggers of runs that follow another job's outcome, or a request to a hook.
-
-These runs were not started by hand, and no later due time replaces a skipped run.
-"""
-
-AUTOMATIC = (*BY_SCHEDULE, HOOK)
-"""The triggers of runs that were not started by hand."""
-
-
 def due_key(job_id: str, instant: datetime) -> str:
     """Return the key of a due time, with the instant in UTC and in whole seconds."""
     return f"{_DUE_PREFIX}{job_id}:{instant.astimezone(UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"

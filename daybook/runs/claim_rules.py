@@ -19,14 +19,12 @@ from dataclasses import replace
 from datetime import timedelta
 
 from daybook.jobs import lateness, upcoming
-from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.ledger import waits
+from daybook.ledger import triggers, waits
 from daybook.ledger.column_types import MAX_BIG_INTEGER
 from daybook.ledger.states import Status
 from daybook.runs import (
     budget,
     claim_limits,
-    claim_requests,
     corrections,
     eligibility,
     folders,
@@ -126,7 +124,7 @@ async def too_late(claim: Decision) -> ClaimResult | None:
     if not late.runs:
         return await claim.miss(stored, late)
     if late.verdict == "run":
-        row.trigger = overlap.CATCH_UP
+        row.trigger = triggers.CATCH_UP.name
     return None
 
 
@@ -204,15 +202,16 @@ async def in_maintenance(claim: Decision) -> ClaimResult | None:
     A backfill waits too, although a person requested it.
     """
     row, stored = claim.row, claim.stored
-    by_hand = row.trigger not in (*claim_requests.AUTOMATIC, slots.BACKFILL)
-    if stored is None or row.attempts or (by_hand and not claim.is_automatic):
+    trigger = row.started_by
+    is_requested = not (trigger.is_automatic or trigger.is_backfill or claim.is_automatic)
+    if stored is None or row.attempts or is_requested:
         return None
     end = (await claim.windows()).end_at(claim.now)
     if end is None:
         return None
     late = maintenance.judge_at(stored, row.due, end)
     if claim.is_timed and _undecided(claim) and late.verdict == "run":
-        row.trigger = overlap.CATCH_UP
+        row.trigger = triggers.CATCH_UP.name
     row.queued_at = end  # the deadline does not include the maintenance
     return claim.wait(end, maintenance.reason(end), waits.MAINTENANCE)
 
@@ -289,7 +288,7 @@ async def session_busy(claim: Decision) -> ClaimResult | None:
     row = claim.row
     if claim.request.session_id:
         row.session_id = claim.request.session_id
-    elif row.kind in CONVERSATION_KINDS and row.trigger != claim_requests.SESSION_TRIGGER:
+    elif row.asks_agent and row.started_by is not triggers.SESSION:
         row.session_id = sessions.session_id_of(
             row.parameters, job_id=row.job_id, run_id=row.id, stored=claim.stored
         )

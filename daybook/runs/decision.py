@@ -18,7 +18,7 @@ from daybook.jobs import prompts, store, upcoming
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import Lateness
 from daybook.jobs.store import StoredJob
-from daybook.ledger import states, waits
+from daybook.ledger import states, triggers, waits
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
@@ -33,7 +33,6 @@ from daybook.runs import (
     outcomes,
     rows,
     sessions,
-    slots,
     watched,
 )
 from daybook.runs.claim_requests import (
@@ -116,7 +115,7 @@ class Decision:
     @property
     def is_automatic(self) -> bool:
         """Return True if a due time, a chain or a hook started the run, and no person."""
-        return self.is_timed or self.row.trigger in claim_requests.BY_EVENT
+        return self.is_timed or self.row.started_by.by_event
 
     async def is_answer_decided(self) -> bool:
         """Return whether the run only has to record an outcome, as in `Granted`."""
@@ -213,7 +212,9 @@ class Decision:
             len(self.request.retries),
         )
         stored = await store.get(self.session, ended.job_id) if ended.job_id else None
-        row = rows.of_request(self.request, f"{base}:{number}", "retry", stored, self.now)
+        row = rows.of_request(
+            self.request, f"{base}:{number}", triggers.RETRY.name, stored, self.now
+        )
         row.due, row.retry_of = self.now, ended.id
         row.parameters = ended.parameters or self.request.parameters
         row.found = rows.payload_of(ended)
@@ -299,7 +300,7 @@ class Decision:
     async def _grant(self) -> Granted:
         row = self.row
         states.check_transition(row.id, row.state if row.status else None, Status.CLAIMED)
-        if row.trigger == slots.BACKFILL and not row.attempts:
+        if row.started_by.is_backfill and not row.attempts:
             row.queued_at = self.now  # its deadline counts from here
         row.status = Status.CLAIMED
         row.reason, row.until, row.waits_for = "", None, waits.UNTIL.name

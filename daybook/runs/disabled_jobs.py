@@ -18,11 +18,11 @@ from sqlmodel import col, select
 from daybook.errors import LedgerUnreachable
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
-from daybook.ledger import waits
+from daybook.ledger import triggers, waits
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow, RunRow
-from daybook.runs import claim_requests, eligibility, outcomes, slots
+from daybook.runs import claim_requests, eligibility, outcomes
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,9 @@ async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequ
             col(RunRow.status) == Status.WAITING,
             or_(
                 claim_requests.HAS_DUE_KEY,
-                col(RunRow.trigger).in_((*claim_requests.BY_EVENT, slots.BACKFILL)),
+                col(RunRow.trigger).in_(
+                    triggers.names(lambda each: each.by_event or each.is_backfill)
+                ),
             ),
             # A run that is not due yet may be due after its job is enabled again.
             col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
@@ -95,7 +97,7 @@ async def _waiting_ids(session: AsyncSession, now: datetime, limit: int) -> Sequ
                 col(RevisionRow.enabled).is_(False),
                 (col(JobRow.snoozed_until) > col(RunRow.due))
                 & (col(RunRow.attempts) == 0)
-                & (col(RunRow.trigger) != slots.BACKFILL),
+                & (col(RunRow.trigger) != triggers.BACKFILL.name),
             ),
         )
         .order_by(col(RunRow.queued_at))

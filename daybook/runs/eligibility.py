@@ -23,7 +23,7 @@ from daybook.jobs.scheduled import ScheduledJob
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.runs import claim_requests, leases, outcomes, slots
+from daybook.runs import claim_requests, leases, outcomes
 
 
 def skip_reason(
@@ -44,7 +44,7 @@ def needs_enabled_job(row: RunRow) -> bool:
     True for a due time, a backfill, and a run that another job or a hook started.
     """
     is_timed = row.job_id is not None and claim_requests.is_due_key(row.occurrence)
-    return is_timed or row.trigger in (*claim_requests.BY_EVENT, slots.BACKFILL)
+    return is_timed or row.started_by.by_event or row.started_by.is_backfill
 
 
 def off_reason(newest: StoredJob, row: RunRow) -> str:
@@ -54,7 +54,7 @@ def off_reason(newest: StoredJob, row: RunRow) -> str:
     its job is disabled. It skips any other run without an attempt also if the user has snoozed or
     skipped the due time.
     """
-    if row.trigger == slots.BACKFILL:
+    if row.started_by.is_backfill:
         return job_off_reason(newest)
     return skip_reason(newest, row.due, "", attempted=row.attempts > 0)
 

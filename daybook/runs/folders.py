@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook import owners
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, RunRow
@@ -46,7 +45,7 @@ def folder_of(row: RunRow, request: ClaimRequest) -> str:
 
     If the requester has not resolved a path, it is used as it is written.
     """
-    if row.kind not in CONVERSATION_KINDS:
+    if not row.asks_agent:
         return ""
     written = row.policy.work_dir
     if not written:
@@ -74,7 +73,7 @@ async def wait_for_folder(
     earliest due run goes first; each further one claims later, so that a long queue costs little. A
     run that waits for something else, such as its agent, does not count.
     """
-    if not row.work_dir or not row.policy.exclusive_dir or row.trigger == "direct":
+    if not row.work_dir or not row.policy.exclusive_dir or row.started_by.is_direct:
         return None
     others = select(
         col(RunRow.id), col(RunRow.work_dir), col(RunRow.until), col(RunRow.parameters)["policy"]

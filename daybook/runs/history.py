@@ -13,8 +13,7 @@ from sqlmodel import col, select
 
 from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
-from daybook.jobs.actions import CONVERSATION_KINDS
-from daybook.ledger import references
+from daybook.ledger import job_kinds, references
 from daybook.ledger.references import Match, Noun
 from daybook.ledger.states import FAILURES, HELD, LIVE, Status
 from daybook.ledger.tables import JobRow, RunRow
@@ -91,7 +90,7 @@ async def without_answers(
     is_answer = (
         (col(RunRow.status) == Status.SUCCEEDED)
         & (col(RunRow.attempts) > 0)
-        & col(RunRow.kind).in_(CONVERSATION_KINDS)
+        & col(RunRow.kind).in_(job_kinds.ASK_AGENTS)
     )
     last = (
         select(JobRow.id, JobRow.name, RunRow.id)

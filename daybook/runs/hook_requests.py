@@ -16,6 +16,7 @@ from sqlmodel import col, select
 
 from daybook.jobs import payloads
 from daybook.jobs.store import StoredJob
+from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests, claims, rows
@@ -59,7 +60,7 @@ async def request(
         now = ledger.now()
         if (free_at := await _free_at(session, stored.id, prefix, rate, now)) is not None:
             return HookRequest(None, wait=free_at - now)
-        row = claims.new_requested_row(stored, key, claim_requests.HOOK, now, now)
+        row = claims.new_requested_row(stored, key, triggers.HOOK.name, now, now)
         row.found = {payloads.PAYLOAD: payload}
         session.add(row)
         return HookRequest(row.id)
@@ -67,7 +68,7 @@ async def request(
 
 def _prefix(job_id: str, hook: str) -> str:
     """Return the beginning of the keys of the runs that ``hook`` has started."""
-    return claim_requests.request_key(job_id, f"{claim_requests.HOOK}/{hook}/")
+    return claim_requests.request_key(job_id, f"{triggers.HOOK.name}/{hook}/")
 
 
 async def _free_at(

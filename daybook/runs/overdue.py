@@ -32,7 +32,7 @@ from daybook.jobs.scheduled import ScheduledJob
 from daybook.ledger import waits
 from daybook.ledger.states import HELD, TERMINAL, Status
 from daybook.ledger.tables import RunRow
-from daybook.runs import audit, claim_requests, eligibility, maintenance, slots
+from daybook.runs import audit, claim_requests, eligibility, maintenance
 from daybook.runs.maintenance import Windows
 from daybook.schedules.zones import is_known
 
@@ -299,7 +299,7 @@ async def _without_a_row(
 
 
 def _waits_too_long(row: RunRow, now: datetime, windows: Windows) -> bool:
-    if row.state is not Status.WAITING or row.trigger == slots.BACKFILL:
+    if row.state is not Status.WAITING or row.started_by.is_backfill:
         return False
     # A run that waits for other runs claims repeatedly; any other wait ends at `until`.
     since = row.due if row.wait_reason.for_runs else max(row.due, row.until or row.due)

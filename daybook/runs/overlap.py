@@ -50,7 +50,7 @@ from sqlmodel import col, select
 
 from daybook.errors import one_line
 from daybook.jobs import upcoming
-from daybook.ledger import waits
+from daybook.ledger import triggers, waits
 from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.policies import policy
@@ -63,8 +63,6 @@ QUEUE_GRACE = timedelta(seconds=60)
 MAX_QUEUED_READ = 10
 """Maximum number of queued runs that a decision reads, in addition to runs in progress."""
 MAX_REASON_CHARACTERS = 200
-CATCH_UP = "catch_up"
-"""The trigger of a run that catches up on a due time."""
 
 
 @dataclass(frozen=True)
@@ -268,18 +266,18 @@ async def _others(
 
 def _overlap_policy(row: RunRow) -> policy.Overlap:
     configured = row.policy.overlap
-    if row.trigger == slots.BACKFILL and configured == "allow":
+    if row.started_by.is_backfill and configured == "allow":
         return configured
     # Catch-up runs start oldest first, one after the other. Runs that an event started do the same,
     # because the policy `skip` would lose them.
-    is_event = row.trigger in claim_requests.BY_EVENT and configured == "skip"
+    is_event = row.started_by.by_event and configured == "skip"
     return "queue_all" if is_event or _is_catch_up(row) else configured
 
 
 def _is_catch_up(row: RunRow) -> bool:
-    if row.trigger == CATCH_UP:
+    if row.started_by is triggers.CATCH_UP:
         return row.policy.catch_up == "all"
-    return row.trigger == slots.BACKFILL
+    return row.started_by.is_backfill
 
 
 async def _replace_others(

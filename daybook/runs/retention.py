@@ -56,6 +56,7 @@ from daybook import settings
 from daybook.delivery import outbox
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import LIVE, TERMINAL, Delivery
 from daybook.ledger.tables import (
@@ -74,7 +75,7 @@ from daybook.ledger.tables import (
 )
 from daybook.owners import namespace
 from daybook.policies.compression import KEPT_MESSAGES
-from daybook.runs import chains, claim_requests, outcomes, prefect_ends
+from daybook.runs import claim_requests, outcomes, prefect_ends
 
 log = logging.getLogger(__name__)
 
@@ -183,11 +184,13 @@ async def _deletable(
     follower = aliased(RunRow)  # its prompt may need the answer of the run that it follows
     has_live_follower = exists().where(
         col(follower.status).in_(LIVE),
-        col(follower.trigger) == chains.AFTER,
+        col(follower.trigger) == triggers.AFTER.name,
         col(follower.occurrence).endswith(col(RunRow.id)),
     )
     occurrence = col(RunRow.occurrence)
-    is_requested = occurrence.startswith("request:") | occurrence.startswith(f"{chains.AFTER}:")
+    is_requested = occurrence.startswith("request:") | occurrence.startswith(
+        f"{triggers.AFTER.name}:"
+    )
     is_recent_request = is_requested & (col(RunRow.queued_at) > now - REQUEST_MIN_AGE)
     # A direct call has no job, and Daybook never reads its end.
     is_custom = col(RunRow.occurrence).startswith("flow:") & col(RunRow.job_id).is_not(None)

@@ -32,16 +32,15 @@ from sqlmodel import col, select
 from daybook.delivery import outbox
 from daybook.errors import NotFound
 from daybook.jobs import store
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.jobs.store import StoredJob
-from daybook.ledger import references
+from daybook.ledger import job_kinds, references, triggers
 from daybook.ledger.references import Match
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import JobRow, MessageRow, RunRow, SessionRow
 from daybook.names import Id
 from daybook.owners import USER
 from daybook.policies.compression import KEPT_MESSAGES
-from daybook.runs import chains, leases, slots
+from daybook.runs import leases, slots
 from daybook.runs.claim_requests import agent_name
 
 MAX_TITLE_LENGTH = 80
@@ -268,7 +267,7 @@ async def output_of(
     while row.retry_of and (earlier := await session.get(RunRow, row.retry_of)):
         row = earlier
     kind, _, ids = row.occurrence.partition(":")
-    if kind == chains.AFTER:
+    if kind == triggers.AFTER.name:
         ended = await session.get(RunRow, ids.rpartition(":")[2])
         if ended is not None and ended.job_id == job.id:
             return ended.output or ended.error or ended.reason
@@ -326,7 +325,7 @@ async def _of_job(session: AsyncSession, stored: store.StoredJob) -> Sequence[Se
 
     If each run has its own session, return the last used session.
     """
-    if stored.row.kind not in CONVERSATION_KINDS:
+    if not job_kinds.asks_agent(stored.row.kind):
         return []
     parameters = stored.job.parameters()
     if parameters["session"] == "new":

@@ -42,16 +42,13 @@ from sqlalchemy import ColumnElement, and_, case, func, or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.jobs.actions import CONVERSATION_KINDS, DEFAULT_AGENT
-from daybook.ledger import waits
+from daybook.jobs.actions import DEFAULT_AGENT
+from daybook.ledger import job_kinds, triggers, waits
 from daybook.ledger.states import HELD, Status
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
 from daybook.policies import policy
 from daybook.runs.claim_requests import ClaimRequest, agent_name
-
-BACKFILL = "backfill"
-"""The trigger of a run that was requested for a past due time (`daybook.runs.backfill`)."""
 
 MIN_RETRY_INTERVAL = timedelta(seconds=30)
 """Delay until the first run in the queue claims again by itself; a free slot wakes it sooner."""
@@ -91,7 +88,7 @@ async def wait_for_slot(
 
     A direct call never waits.
     """
-    if row.job_id is None and row.trigger == "direct":
+    if row.job_id is None and row.started_by.is_direct:
         return None
     if request.most is not None:
         slots = _Slots(request.most, request.classes, await _count(session, _IS_HELD))
@@ -119,7 +116,7 @@ async def wait_for_agent(
     agent answers. Runs that wait for the agent and were due earlier count too, if they should claim
     in the next `AGENT_RETRY_INTERVAL` or should have claimed in the last `SLOT_CLAIM_TIMEOUT`.
     """
-    if row.kind not in CONVERSATION_KINDS or (row.job_id is None and row.trigger == "direct"):
+    if not row.asks_agent or (row.job_id is None and row.started_by.is_direct):
         return None
     agent = agent_name(row.parameters)
     limit = request.max_per_agent.get(agent)
@@ -127,7 +124,7 @@ async def wait_for_agent(
         return None
     given = func.coalesce(func.nullif(col(RunRow.agent), ""), DEFAULT_AGENT)
     of_agent = and_(
-        col(RunRow.kind).in_(CONVERSATION_KINDS),
+        col(RunRow.kind).in_(job_kinds.ASK_AGENTS),
         or_(given == agent, given.endswith(f"/{agent}", autoescape=True)),
     )
     held = sum((await _count(session, _IS_HELD & of_agent & (col(RunRow.id) != row.id))).values())
@@ -270,14 +267,14 @@ async def release_slot(session: AsyncSession, ended: RunRow, now: datetime) -> N
         session.add(next_run)
 
 
-_BACKFILLS_LAST = case((col(RunRow.trigger) == BACKFILL, 1), else_=0)
+_BACKFILLS_LAST = case((col(RunRow.trigger) == triggers.BACKFILL.name, 1), else_=0)
 ORDER = (_BACKFILLS_LAST, col(RunRow.due), col(RunRow.queued_at), col(RunRow.id))
 """The order in which waiting runs get slots: by due time, with all backfills last."""
 
 
 def order_key(row: RunRow) -> tuple[bool, datetime, datetime, str]:
     """Return the sort key of ``row`` in `ORDER`."""
-    return row.trigger == BACKFILL, row.due, row.queued_at, row.id
+    return row.started_by.is_backfill, row.due, row.queued_at, row.id
 
 
 _IS_HELD = col(RunRow.status).in_(HELD)
@@ -313,7 +310,7 @@ def _missed_claims(now: datetime) -> ColumnElement[bool]:
 def earlier(row: RunRow) -> ColumnElement[bool]:
     """Return the condition for runs that come before ``row`` in `ORDER`."""
     after, due, queued_at, number = ORDER
-    place = int(row.trigger == BACKFILL)
+    place = int(row.started_by.is_backfill)
     of_time = or_(
         due < row.due,
         and_(due == row.due, queued_at < row.queued_at),

@@ -29,7 +29,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.errors import FenceRefused
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow, StepRow
@@ -201,7 +200,7 @@ class Request:
 
 async def requests_of(session: AsyncSession, row: RunRow) -> list[Request]:
     """Return the requests to models of the run's last attempt."""
-    if row.kind not in CONVERSATION_KINDS:
+    if not row.asks_agent:
         return []
     columns = (_TABLE.c.usage, _TABLE.c.tokens, _TABLE.c.usd, _TABLE.c.unpriced)
     query = select(*columns).where(
@@ -215,7 +214,7 @@ async def requests_of(session: AsyncSession, row: RunRow) -> list[Request]:
 
 async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
     """Mark as `unknown` the steps that still run at the end of the run's attempt."""
-    if row.kind not in CONVERSATION_KINDS:
+    if not row.asks_agent:
         return
     await session.execute(
         update(_TABLE)
@@ -226,7 +225,7 @@ async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
 
 async def forget(session: AsyncSession, row: RunRow) -> None:
     """Remove the complete replies of an ended run, which has no further attempt."""
-    if row.kind in CONVERSATION_KINDS and row.attempts:
+    if row.asks_agent and row.attempts:
         await session.execute(
             update(_TABLE)
             .where(_TABLE.c.run_id == row.id, _TABLE.c.reply.is_not(None))

@@ -16,7 +16,7 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.ledger import waits
+from daybook.ledger import triggers, waits
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.tables import RunRow
 from daybook.policies import policy
@@ -27,7 +27,7 @@ from daybook.schedules import durations
 def deadline_reason(row: RunRow, now: datetime) -> str:
     """Return why a run must not wait any longer; empty if it may, or has no deadline."""
     deadline = row.policy.deadline
-    if row.trigger == slots.BACKFILL and not row.attempts:
+    if row.started_by.is_backfill and not row.attempts:
         return ""  # a backfill's deadline counts from its claim
     if deadline is None or row.queued_at + deadline > now:
         return ""
@@ -44,7 +44,7 @@ async def ids_past_deadline(session: AsyncSession, now: datetime, limit: int) ->
             deadline != "",
             # An edit may still change the deadline of a run that waits for its due time.
             col(RunRow.waits_for).in_(waits.names(lambda each: not each.is_reservation)),
-            (col(RunRow.trigger) != slots.BACKFILL) | (col(RunRow.attempts) > 0),
+            (col(RunRow.trigger) != triggers.BACKFILL.name) | (col(RunRow.attempts) > 0),
         )
         .order_by(col(RunRow.queued_at))
     )

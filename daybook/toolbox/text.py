@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
+from daybook.ledger import triggers
 from daybook.ledger.views import Run, tokens_in_words, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import display_zone
@@ -33,9 +34,6 @@ MAX_OUTPUT_CHARACTERS = 4_000
 
 MAX_BRIEF_CHARACTERS = 300
 """Maximum length of earlier runs' outputs, and of other long texts, in characters."""
-
-_BY_SCHEDULE = ("schedule", "catch_up", "backfill", "after")
-"""The triggers of runs that a schedule made due."""
 
 
 def due(moment: datetime, timezone: str = "") -> str:
@@ -216,7 +214,7 @@ def truncated(text: str, longest: int) -> str:
 
 
 def _run_line(found: Run, timezone: str) -> str:
-    when = "due" if found.trigger in _BY_SCHEDULE else "requested"
+    when = "due" if triggers.of(found.trigger).has_due_time else "requested"
     text = f"run {found.id[:8]}: {found.status}, {when} {due(found.scheduled_for, timezone)}"
     if found.duration_seconds is not None:
         text += f", took {found.duration_seconds:.1f} s"

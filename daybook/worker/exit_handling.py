@@ -32,7 +32,6 @@ from prefect.client.orchestration import PrefectClient
 
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.execution import delivery, outcome_spool
-from daybook.jobs.actions import CONVERSATION_KINDS
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD, TERMINAL, Outcome, Status
 from daybook.ledger.tables import RunRow
@@ -155,7 +154,7 @@ async def _record_end(
             )
             # The stopped call may have had its effect. So without `idempotent`, retry only an agent
             # that was not calling a tool which changes something.
-            repeatable_agent = row.kind in CONVERSATION_KINDS and not watched.facts.changed
+            repeatable_agent = row.asks_agent and not watched.facts.changed
             may_retry = repeatable_agent or policy.idempotent
             if may_retry and row.state is Status.RUNNING and row.attempts <= policy.retries:
                 until = ledger.now() + policy.delay(row.attempts)

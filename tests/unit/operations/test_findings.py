@@ -62,7 +62,7 @@ def test_a_leader_that_has_not_observed_prefect_lately_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "last"), [(3, None), (4, "1 more run is"), (6, "3 more runs are")]
+    ("runs", "last"), [("3", None), (4, "1 more run is"), (6, "3 more runs are")]
 )
 def test_at_most_three_overdue_runs_are_described(runs: int, last: str | None) -> None:
     late = OverdueRun(
@@ -120,17 +120,28 @@ def test_a_list_of_more_than_five_names_is_shortened() -> None:
     ("position", "text", "quoted", "unquoted"),
     [
         (ANSWER, "The key is 1234", "The key is 1234 (until ", "until "),
-        (3, '{"to": "ann@example.com"}', "with to (until ", "with to (until "),
-        (3, '{"to": "ann@exa', "until ", "until "),
+        ("3", '{"to": "ann@example.com"}', "with to (until ", "with to (until "),
+        ("3", '{"to": "ann@exa', "until ", "until "),
     ],
     ids=["answer", "call", "damaged call"],
 )
 def test_only_a_reader_who_may_see_an_answer_gets_it_before_its_approval(
-    position: int, text: str, quoted: str, unquoted: str
+    position: str, text: str, quoted: str, unquoted: str
 ) -> None:
-    run = RunRow(id="r" * 32, occurrence="o", kind="agent-prompt", trigger="manual", due=NOW)
+    run = RunRow(
+        occurrence="o", kind="agent-prompt", trigger="manual", due=NOW, status="", queued_at=NOW
+    )
     row = ApprovalRow(
-        run_id=run.id, position=position, tool="mail", input=text, deadline=NOW, asked_at=NOW
+        run_id=run.id,
+        number=1,
+        position=position,
+        digest="",
+        after=0,
+        tool="mail",
+        input=text,
+        status="",
+        asked_at=NOW,
+        deadline=NOW,
     )
     for quotes, start in ((True, quoted), (False, unquoted)):
         (found,) = findings.approvals([(row, run, None)], quotes_answers=quotes)

@@ -13,6 +13,7 @@ from sqlmodel import select
 from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.jobs import store, upcoming
 from daybook.jobs.store import StoredJob
+from daybook.ledger import triggers
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.runs import audit, claim_requests, claims, history, overdue, slots
@@ -143,7 +144,7 @@ async def request_run(world: World, **fields: Any) -> None:
         ({}, True),
         ({"waits_for": "slot"}, True),
         ({"attempts": 1, "until": datetime(2030, 1, 1, tzinfo=UTC)}, False),
-        ({"trigger": slots.BACKFILL}, False),
+        ({"trigger": triggers.BACKFILL.name}, False),
     ],
     ids=["asked for", "a slot", "a backoff", "a backfill"],
 )

@@ -12,6 +12,7 @@ import pytest
 from daybook.errors import Ambiguous, FenceRefused, NotFound
 from daybook.jobs import store
 from daybook.jobs.model import new_job
+from daybook.ledger import triggers
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow
 from daybook.runs import claim_requests, claims, sessions
@@ -265,7 +266,7 @@ async def test_a_run_of_a_person_continues_the_given_session_whatever_its_parame
 ) -> None:
     stored = await world.jobs.add(every="1h")
     first = await answered_turn(world, world.runs.claim_request(stored), "one")
-    trigger = claim_requests.SESSION_TRIGGER
+    trigger = triggers.SESSION.name
     request = replace(direct(world, "person"), trigger=trigger, session_id=first.session_id)
     held = await world.runs.running(stored)
 
