@@ -58,7 +58,7 @@ class Load:
 async def measure() -> list[Load]:
     """Measure requests that are refused, limited, accepted and repeated, in this order."""
     from daybook.delivery.home_secret import new_secret
-    from daybook.hooks.signatures import SCHEMES
+    from daybook.features.hooks.signatures import SCHEMES
 
     secret, scheme = new_secret(), SCHEMES["standard"]
     body = json.dumps({"action": "opened", "text": "x" * 2_000}).encode()
@@ -95,9 +95,9 @@ def _ledger_url(folder: Path) -> str:
 
 async def _fill(folder: Path, secret: str) -> None:
     """Store a job, and two hooks that start it: one with a high rate, one with the default."""
+    from daybook.features.hooks.documents import STORE
+    from daybook.features.hooks.settings import DEFAULT_RATE, MAX_RATE
     from daybook.home import Home
-    from daybook.hooks.documents import STORE
-    from daybook.hooks.settings import DEFAULT_RATE, MAX_RATE
     from daybook.jobs import store
     from daybook.jobs.model import new_job
     from daybook.ledger.engine import Ledger

@@ -7,9 +7,9 @@ from prefect.blocks.core import Block
 from daybook.delivery import destinations
 from daybook.delivery.destination_settings import DestinationSettings
 from daybook.delivery.destinations import Destination
-from daybook.hooks import documents as hooks
-from daybook.hooks.documents import Hook
-from daybook.hooks.settings import HookSettings
+from daybook.features.hooks import documents as hooks
+from daybook.features.hooks.documents import Hook
+from daybook.features.hooks.settings import HookSettings
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
 from daybook.resources.secrets import SecretSettings

@@ -260,17 +260,20 @@ def _tree(root: type[Any], module: ModuleType) -> Iterator[type[Any]]:
 
 def http() -> str:
     """Return the page of the HTTP endpoints and metrics, from the web application."""
+    from daybook import feature
     from daybook.operations.health import HealthMonitor
     from daybook.web.app import application
-    from daybook.web.hooks import HookReceiver
+    from daybook.web.endpoint import Endpoint
 
-    pages = application(HealthMonitor.__new__(HealthMonitor), HookReceiver(""))
+    of_features: list[Endpoint] = [make("") for make in feature.loaded("endpoint")]
+    described = _ENDPOINTS | {f"POST {each.path}{{name}}": each.help for each in of_features}
+    pages = application(HealthMonitor.__new__(HealthMonitor), of_features)
     routes = [route.path for route in pages.routes]  # type: ignore[attr-defined]
-    if routes != [each.partition(" ")[2] for each in _ENDPOINTS]:
+    if routes != [each.partition(" ")[2] for each in described]:
         raise ValueError(f"the routes are {routes}; describe them in `_ENDPOINTS`")
     lines = [NOTE.format(source="`daybook/web` and `tests/snapshots/metrics.txt`") + _HTTP]
     lines += ["| path | answer |", "|---|---|"]
-    lines += [f"| `{endpoint}` | {answer} |" for endpoint, answer in _ENDPOINTS.items()]
+    lines += [f"| `{endpoint}` | {answer} |" for endpoint, answer in described.items()]
     lines += [_HTTP_REST, "| metric | type | labels | meaning |", "|---|---|---|---|"]
     text = (SNAPSHOTS / "metrics.txt").read_text()
     types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE))
@@ -293,8 +296,6 @@ _ENDPOINTS = {
     "GET /health": "200 if all is well, else 503 with the reasons, as JSON: see "
     "[Monitoring](../operations/monitoring.md#health)",
     "GET /metrics": "the metrics below, in the text format of Prometheus or as OpenMetrics",
-    "POST /hooks/{name}": "a signed request that starts a job: see "
-    "[Hooks](../guides/hooks.md#the-answer)",
 }
 
 _HTTP_REST = """

@@ -18,7 +18,7 @@ CONTEXT.set_forkserver_preload(
         "tests.key_makers",
         "tests.unit.backups.killed",
         "tests.unit.delivery.senders",
-        "tests.unit.imports.killed",
+        "tests.unit.features.imports.killed",
         "tests.unit.ledger.killed",
         "tests.unit.ledger.still",
         "tests.unit.runs.claimers",

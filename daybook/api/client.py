@@ -13,16 +13,16 @@ from daybook.api import context, plugin_jobs
 from daybook.api.client_methods import Blocking, ClientMethod, Operations
 from daybook.api.filters import JobFilters, RunFilters
 from daybook.errors import InvalidInput
+from daybook.feature import features
 
 if TYPE_CHECKING:
     from daybook.api.client_operations import (
-        Hooks,
         Sessions,
-        SyncHooks,
         SyncSessions,
         SyncTasks,
         Tasks,
     )
+    from daybook.api.feature_operations import FeatureOperations, SyncFeatureOperations
     from daybook.api.files import ApplyReport, Drift
     from daybook.api.job_fields import (
         AllFields,
@@ -41,9 +41,11 @@ if TYPE_CHECKING:
     DueTimeList = list[DueTime]
     MaintenanceWindows = list[MaintenanceWindow]
     Drifts = list[Drift]
+else:
+    FeatureOperations = SyncFeatureOperations = object
 
 
-class Client(Operations):
+class Client(Operations, FeatureOperations):
     """Client for jobs and runs: add, change and run jobs, and read their results.
 
     The client uses the home of this process (`DAYBOOK_HOME`). The `daybook up` of that home
@@ -432,17 +434,19 @@ class Client(Operations):
 
         return Sessions(self._acting_as)
 
-    # --- hooks
+    # --- features (`daybook.feature`)
 
-    @cached_property
-    def hooks(self) -> Hooks:
-        """Return the operations of `daybook hooks`: signed requests from outside that start a job.
+    if not TYPE_CHECKING:  # type checkers know them from `FeatureOperations`
 
-        Results are the models of `daybook.api.hooks`.
-        """
-        from daybook.api.client_operations import Hooks
+        def __getattr__(self, name):
+            for each in features():
+                if each.name == name and each.operations:
+                    made = each.load_operations(blocking=isinstance(self, Blocking))
+                    return self.__dict__.setdefault(name, made(self._acting_as))
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-        return Hooks(self._acting_as)
+        def __dir__(self):
+            return [*super().__dir__(), *(each.name for each in features() if each.operations)]
 
     # --- internals
 
@@ -461,7 +465,7 @@ class Client(Operations):
             yield
 
 
-class SyncClient(Blocking, Client):
+class SyncClient(Blocking, Client, SyncFeatureOperations):
     """`Client` without `await`: the same methods, arguments, results and errors.
 
     An example::
@@ -485,10 +489,3 @@ class SyncClient(Blocking, Client):
         from daybook.api.client_operations import SyncSessions
 
         return SyncSessions(self._acting_as)
-
-    @cached_property
-    def hooks(self) -> SyncHooks:
-        """Return `Client.hooks` without `await`."""
-        from daybook.api.client_operations import SyncHooks
-
-        return SyncHooks(self._acting_as)

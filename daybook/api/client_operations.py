@@ -1,4 +1,4 @@
-"""Groups of operations of a client: `tasks`, `sessions` and `hooks`.
+"""Groups of operations of a client: `tasks` and `sessions`.
 
 Each method calls an operation for the client's actor, and has the operation's signature and
 docstring. With the client of an agent, a program can use the agent's own task sessions and task
@@ -7,7 +7,7 @@ runs. All other operations are only for the operator; for an agent they raise `I
 
 from __future__ import annotations
 
-from daybook.api import hooks, sessions, task_scheduler, tasks
+from daybook.api import sessions, task_scheduler, tasks
 from daybook.api.client_methods import ActingAs, Blocking, Operations, operation
 
 
@@ -87,18 +87,3 @@ class Sessions(Operations):
 
 class SyncSessions(Blocking, Sessions):
     """`Sessions` without `await`."""
-
-
-class Hooks(Operations):
-    """The operations of `daybook hooks`."""
-
-    add = operation(hooks.add)
-    list = operation(hooks.list_hooks)
-    get = operation(hooks.show)
-    rotate = operation(hooks.rotate)
-    test = operation(hooks.test)
-    remove = operation(hooks.remove)
-
-
-class SyncHooks(Blocking, Hooks):
-    """`Hooks` without `await`."""

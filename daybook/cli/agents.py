@@ -170,7 +170,7 @@ def _print_agents(listed: list[AgentDetails]) -> None:
 
 
 list_ = documents.list_command(
-    "agents",
+    "daybook.api.agents:list_agents",
     """List agents with their models and the number of jobs that use each.
 
     Example: daybook agents list
@@ -178,7 +178,7 @@ list_ = documents.list_command(
     _print_agents,
 )
 show_ = documents.show_command(
-    "agents",
+    "daybook.api.agents:show",
     "agent",
     """Show an agent's settings and the jobs that use it.
 
@@ -187,7 +187,7 @@ show_ = documents.show_command(
     _print_agent,
 )
 remove_ = documents.remove_command(
-    "agents",
+    "daybook.api.agents:remove",
     "agent",
     """Remove an agent that no job uses.
 

@@ -32,7 +32,7 @@ def _print_channels(listed: list[Channel]) -> None:
 
 
 list_ = documents.list_command(
-    "channels",
+    "daybook.api.channels:list_channels",
     """List channels and the jobs that send to them.
 
     Example: daybook channels list
@@ -95,7 +95,7 @@ async def test_(
 
 
 remove_ = documents.remove_command(
-    "channels",
+    "daybook.api.channels:remove",
     "channel",
     """Remove a channel that no job uses.
 

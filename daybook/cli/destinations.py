@@ -114,7 +114,7 @@ def _print_destinations(listed: list[DestinationDetails]) -> None:
 
 
 list_ = documents.list_command(
-    "destinations",
+    "daybook.api.destinations:list_destinations",
     """List destinations, without their secrets.
 
     Example: daybook callbacks destinations list

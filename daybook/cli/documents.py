@@ -1,8 +1,8 @@
 """Commands for settings documents (list, show and remove), and helpers for other such commands.
 
-`list_command`, `show_command` and `remove_command` return a command. They take the name of the
-module of `daybook.api` that has the operations, such as "secrets". `api` imports this module when
-the command runs, so `--help` works without importing a database.
+`list_command`, `show_command` and `remove_command` return a command. They take the path of its
+operation, such as "daybook.api.secrets:show". The operation is imported when the command runs, so
+`--help` works without importing a database.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from pkgutil import resolve_name
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from daybook import api, plain_text
+from daybook import plain_text
 from daybook.cli import completion, output
 from daybook.cli.command import Answer, command
 from daybook.cli.completion import Completer
@@ -26,11 +27,11 @@ Command = Callable[..., Awaitable[int]]
 NewName = Annotated[str, Parameter(help="Name of lowercase letters, digits and dashes.")]
 
 
-def list_command(module: str, help_text: str, show: Callable[[Any], None]) -> Command:
+def list_command(operation: str, help_text: str, show: Callable[[Any], None]) -> Command:
     """Return a command that lists all documents. ``show`` prints them for people."""
 
     async def list_() -> Answer:
-        yield (listed := await getattr(getattr(api, module), f"list_{module}")())
+        yield (listed := await resolve_name(operation)())
         show(listed)
 
     list_.__doc__ = help_text
@@ -38,7 +39,7 @@ def list_command(module: str, help_text: str, show: Callable[[Any], None]) -> Co
 
 
 def show_command(
-    module: str,
+    operation: str,
     noun: str,
     help_text: str,
     show: Callable[[Any], None],
@@ -54,7 +55,7 @@ def show_command(
 
     async def show_(name: str, /) -> Answer:
         with unknown_as_not_found(noun):
-            details = await getattr(api, module).show(name)
+            details = await resolve_name(operation)(name)
         yield details
         show(details)
 
@@ -64,12 +65,12 @@ def show_command(
 
 
 def remove_command(
-    module: str, noun: str, help_text: str, completer: Completer | None = None
+    operation: str, noun: str, help_text: str, completer: Completer | None = None
 ) -> Command:
     """Return a command that removes one document."""
 
     async def remove_(name: str, /) -> Answer:
-        await getattr(api, module).remove(name)
+        await resolve_name(operation)(name)
         yield {"removed": name}
         output.line(f"Removed the {noun} {name}")
 

@@ -8,19 +8,21 @@ import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count, takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from daybook import __version__
 from daybook.errors import DaybookError, DiskFull, InvalidInput, NotFound
+from daybook.feature import Commands, features
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
-_FIRST = Group("Commands", sort_key=1)
-_MORE = Group("More", sort_key=2)
-_OPERATE = Group("Operate", sort_key=3)
+_FIRST, _MORE, _OPERATE = "Commands", "More", "Operate"
+_SECTIONS = {
+    name: Group(name, sort_key=key) for key, name in enumerate((_FIRST, _MORE, _OPERATE), start=1)
+}
 _OPTIONS = Group("Options", sort_key=9)
 
 app = App(
@@ -32,163 +34,156 @@ app = App(
     version=__version__,
     version_flags=("--version", "-V"),
     default_parameter=Parameter(negative=(), show_default=False),
-    group_commands=_FIRST,
+    group_commands=_SECTIONS[_FIRST],
     group_parameters=_OPTIONS,
     print_error=False,
     exit_on_error=False,
 )
 
 
-class _CommandGroup(NamedTuple):
-    """Commands that begin with the same words, such as `daybook task session …`."""
-
-    path: str
-    help: str
-    """The group's help, to which the names of its commands are added."""
-    section: Group | None
-    functions: str
-    """The module, a colon, and the common prefix of the functions' names."""
-    commands: tuple[str, ...]
-
-
 _COMMANDS = (
-    (_FIRST, "machine", ("up", "down", "status", "doctor")),
-    (_FIRST, "today", ("today",)),
-    (_FIRST, "jobs", ("add",)),
-    (_FIRST, "job_list", ("list",)),
-    (_FIRST, "jobs", ("show", "edit", "pause", "resume", "remove")),
-    (_FIRST, "due", ("next",)),
-    (_FIRST, "runs", ("run", "runs", "logs", "cancel")),
-    (_MORE, "runs", ("ask", "retry")),
-    (_MORE, "approvals", ("approve", "reject")),
-    (_MORE, "machine", ("open",)),
-    (_MORE, "skips", ("skip", "snooze")),
-    (_MORE, "backfill", ("backfill",)),
-    (_MORE, "inbox", ("inbox",)),
-    (_MORE, "spend", ("spend",)),
-    (_MORE, "files", ("apply", "diff", "export", "schema")),
-    (_MORE, "mcp", ("mcp",)),
-    (_MORE, "completion", ("completion",)),
-    (_OPERATE, "machine", ("env", "worker", "keeper")),
-    (_OPERATE, "web", ("web",)),
-    (_OPERATE, "backup", ("backup", "restore")),
-    (_OPERATE, "sync", ("sync", "conflicts")),
-    (_OPERATE, "imports", ("import",)),
-)
-"""Commands of one word: the section in `--help`, the module, and the names of its commands."""
-
-_COMMAND_GROUPS = (
-    _CommandGroup(
+    Commands(_FIRST, "machine", ("up", "down", "status", "doctor")),
+    Commands(_FIRST, "today", ("today",)),
+    Commands(_FIRST, "jobs", ("add",)),
+    Commands(_FIRST, "job_list", ("list",)),
+    Commands(_FIRST, "jobs", ("show", "edit", "pause", "resume", "remove")),
+    Commands(_FIRST, "due", ("next",)),
+    Commands(_FIRST, "runs", ("run", "runs", "logs", "cancel")),
+    Commands(_MORE, "runs", ("ask", "retry")),
+    Commands(_MORE, "approvals", ("approve", "reject")),
+    Commands(_MORE, "machine", ("open",)),
+    Commands(_MORE, "skips", ("skip", "snooze")),
+    Commands(_MORE, "backfill", ("backfill",)),
+    Commands(_MORE, "inbox", ("inbox",)),
+    Commands(_MORE, "spend", ("spend",)),
+    Commands(_MORE, "files", ("apply", "diff", "export", "schema")),
+    Commands(_MORE, "mcp", ("mcp",)),
+    Commands(_MORE, "completion", ("completion",)),
+    Commands(_OPERATE, "machine", ("env", "worker", "keeper")),
+    Commands(_OPERATE, "web", ("web",)),
+    Commands(_OPERATE, "backup", ("backup", "restore")),
+    Commands(_OPERATE, "sync", ("sync", "conflicts")),
+    Commands(
+        _OPERATE,
+        "maintenance",
+        ("plan", "list", "remove"),
         "maintenance",
         "Plan times in which no job starts",
-        _OPERATE,
-        "maintenance:",
-        ("plan", "list", "remove"),
     ),
-    _CommandGroup(
+    Commands(
+        _OPERATE,
+        "service",
+        ("install", "status", "logs", "uninstall"),
         "service",
         "Start Daybook at boot",
-        _OPERATE,
-        "service:",
-        ("install", "status", "logs", "uninstall"),
     ),
-    _CommandGroup("ledger", "Maintain the ledger", _OPERATE, "ledger:", ("prune", "rekey", "move")),
-    _CommandGroup(
+    Commands(
+        _OPERATE,
+        "ledger",
+        ("prune", "rekey", "move"),
+        "ledger",
+        "Maintain the ledger",
+    ),
+    Commands(
+        _MORE,
+        "heartbeat",
+        ("on", "off", "status"),
         "heartbeat",
         "Manage an agent's standing orders",
-        _MORE,
-        "heartbeat:",
-        ("on", "off", "status"),
     ),
-    _CommandGroup(
+    Commands(
+        _MORE,
+        "callbacks",
+        ("list", "show", "retry"),
         "callbacks",
         "Show and retry callbacks and messages",
-        _MORE,
-        "callbacks:",
-        ("list", "show", "retry"),
     ),
-    _CommandGroup(
+    Commands(
+        "",
+        "destinations",
+        ("add", "list", "rotate", "test", "remove"),
         "callbacks destinations",
         "Manage callback URLs that have their own secret",
-        None,
-        "destinations:",
-        ("add", "list", "rotate", "test", "remove"),
     ),
-    _CommandGroup(
-        "hooks",
-        "Manage signed requests that start a job",
+    Commands(
         _MORE,
-        "hooks:",
-        ("add", "list", "show", "rotate", "test", "remove"),
-    ),
-    _CommandGroup(
+        "sessions",
+        ("list", "show", "send"),
         "session",
         "Show and continue stored sessions with agents",
-        _MORE,
-        "sessions:",
-        ("list", "show", "send"),
     ),
-    _CommandGroup(
+    Commands(
+        _MORE,
+        "task",
+        (
+            "add",
+            "list",
+            "show",
+            "next",
+            "heartbeat",
+            "complete",
+            "fail",
+            "release",
+            "retry",
+            "recover",
+            "cancel",
+            "pause",
+            "resume",
+        ),
         "task",
         "Manage the queue of tasks that live agents claim",
-        _MORE,
-        "task:",
-        (
-            *("add", "list", "show", "next", "heartbeat", "complete", "fail", "release"),
-            *("retry", "recover", "cancel", "pause", "resume"),
-        ),
     ),
-    _CommandGroup(
+    Commands(
+        "",
+        "task_session",
+        ("register", "report", "list", "show", "remove"),
         "task session",
         "Manage the live agents that claim tasks",
-        None,
-        "task_session:",
-        ("register", "report", "list", "show", "remove"),
     ),
-    _CommandGroup(
+    Commands(
+        "",
+        "task_scheduler",
+        ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild"),
         "task scheduler",
         "Control the task scheduler",
-        None,
-        "task_scheduler:",
-        ("status", "pause", "resume", "drain", "backlog", "cycle", "rebuild"),
     ),
-    _CommandGroup(
+    Commands(
+        _MORE,
+        "agents",
+        ("add", "list", "show", "edit", "test", "remove"),
         "agents",
         "Manage agents",
-        _MORE,
-        "agents:",
-        ("add", "list", "show", "edit", "test", "remove"),
     ),
-    _CommandGroup(
+    Commands(
+        _MORE,
+        "channels",
+        ("list", "add", "test", "remove"),
         "channels",
         "Manage channels for answers and alerts",
-        _MORE,
-        "channels:",
-        ("list", "add", "test", "remove"),
     ),
-    _CommandGroup(
+    Commands(
+        _MORE,
+        "secrets",
+        ("add", "list", "remove"),
         "secrets",
         "Manage secrets for {{secret:name}} in jobs",
-        _MORE,
-        "secrets:",
-        ("add", "list", "remove"),
     ),
-    _CommandGroup(
+    Commands(
+        _OPERATE,
+        "tokens",
+        ("add", "list", "remove"),
         "tokens",
         "Manage tokens for MCP clients that use HTTP",
-        _OPERATE,
-        "tokens:",
-        ("add", "list", "remove"),
     ),
-    _CommandGroup(
+    Commands(
+        _MORE,
+        "tools",
+        ("list", "show", "call", "test", "add", "remove"),
         "tools",
         "Manage tools and tool servers",
-        _MORE,
-        "tools:",
-        ("list", "show", "call", "test", "add", "remove"),
     ),
 )
-"""Groups of commands, in the order of `--help`. The group that contains another one comes first."""
+"""The commands of `daybook.cli`, in the order of `--help`. A group comes before those inside it."""
 
 _ALIASES = {"list": ("ls",), "remove": ("rm",)}
 """Other names of commands, also of commands in groups."""
@@ -199,30 +194,42 @@ _group_apps: dict[str, App] = {}
 
 def _register_commands() -> None:
     order = count()
-    for section, module, names in _COMMANDS:
-        for name in names:
-            _add_lazy_command(app, f"{module}:{name}_", name, group=section, sort_key=next(order))
-    for group in _COMMAND_GROUPS:
-        parent_path, _, name = group.path.rpartition(" ")
-        _group_apps[group.path] = App(
-            name=name,
-            help=f"{group.help}: {_command_names(group)}",
-            help_epilogue="",
-            group=group.section,
-            default_parameter=app.default_parameter,  # `App.generate_docs` needs this
-            sort_key=next(order),
-        )
-        _group_apps.get(parent_path, app).command(_group_apps[group.path])
-        for name in group.commands:
-            function = f"{group.functions}{name}_"
-            _add_lazy_command(_group_apps[group.path], function, name, sort_key=next(order))
+    for package, commands in _all_commands():
+        section = _SECTIONS.get(commands.section)
+        parent = app
+        if commands.group:
+            parent = _add_group(commands, section, next(order))
+            section = None
+        for name in commands.names:
+            path = f"{package}.{commands.module}:{name}_"
+            _add_lazy_command(parent, path, name, group=section, sort_key=next(order))
     for flag in ("--help", "--version"):
         app[flag].group = (_OPTIONS,)
 
 
-def _command_names(group: _CommandGroup) -> str:
-    subgroups = (each.path.partition(f"{group.path} ")[2] for each in _COMMAND_GROUPS)
-    names = [*group.commands, *filter(None, subgroups)]
+def _all_commands() -> list[tuple[str, Commands]]:
+    """Return all commands with the package of their modules."""
+    of_features = [(each.package, given) for each in features() for given in each.commands]
+    return [*(("daybook.cli", each) for each in _COMMANDS), *of_features]
+
+
+def _add_group(commands: Commands, section: Group | None, order: int) -> App:
+    parent_path, _, name = commands.group.rpartition(" ")
+    group = _group_apps[commands.group] = App(
+        name=name,
+        help=f"{commands.help}: {_command_names(commands)}",
+        help_epilogue="",
+        group=section,
+        default_parameter=app.default_parameter,  # `App.generate_docs` needs this
+        sort_key=order,
+    )
+    _group_apps.get(parent_path, app).command(group)
+    return group
+
+
+def _command_names(commands: Commands) -> str:
+    subgroups = (each.group.partition(f"{commands.group} ")[2] for _, each in _all_commands())
+    names = [*commands.names, *filter(None, subgroups)]
     if len(names) > _MAX_COMMANDS_IN_HELP:
         return f"{', '.join(names[:4])}, …"
     return f"{', '.join(names)}."
@@ -231,7 +238,7 @@ def _command_names(group: _CommandGroup) -> str:
 def _add_lazy_command(parent: App, path: str, name: str, **settings: Any) -> None:
     """Add a command whose module is imported when it is called or when its help is shown."""
     parent.command(
-        f"daybook.cli.{path}",
+        path,
         name=name,
         alias=_ALIASES.get(name, ()),
         help_epilogue="",

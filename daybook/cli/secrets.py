@@ -68,7 +68,7 @@ def _print_secrets(listed: list[SecretDetails]) -> None:
 
 
 list_ = documents.list_command(
-    "secrets",
+    "daybook.api.secrets:list_secrets",
     """List secrets with their hosts and where they are used, without their values.
 
     Example: daybook secrets list
@@ -76,7 +76,7 @@ list_ = documents.list_command(
     _print_secrets,
 )
 remove_ = documents.remove_command(
-    "secrets",
+    "daybook.api.secrets:remove",
     "secret",
     """Remove a secret that nothing uses.
 

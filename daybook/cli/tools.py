@@ -203,7 +203,7 @@ def _print_tools(listed: ToolList) -> None:
 
 
 list_ = documents.list_command(
-    "tools",
+    "daybook.api.tools:list_tools",
     """List the tools that a job can call: Python tools and the tools of saved servers.
 
     Example: daybook tools list
@@ -211,7 +211,7 @@ list_ = documents.list_command(
     _print_tools,
 )
 show_ = documents.show_command(
-    "tools",
+    "daybook.api.tools:show",
     "tool",
     """Show a tool's parameters, or a saved server, and the jobs that use it.
 
@@ -222,7 +222,7 @@ show_ = documents.show_command(
     completer=completion.tool_servers,
 )
 remove_ = documents.remove_command(
-    "tools",
+    "daybook.api.tools:remove",
     "tool server",
     """Remove a saved server whose tools no job calls.
 

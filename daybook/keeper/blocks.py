@@ -1,6 +1,7 @@
 """Reconciliation of Prefect's block documents with their copies in the ledger.
 
-Agents, secrets, tool servers, channels, destinations and hooks are block documents of Prefect.
+Agents, secrets, tool servers, channels and destinations are block documents of Prefect, and so are
+the settings documents of features.
 Prefect emits no event when a user edits a block document, so each cycle lists all of them
 (`daybook.resources.mirror`).
 """
@@ -10,10 +11,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+from daybook import feature
 from daybook.agents import kinds
 from daybook.delivery import destinations
 from daybook.delivery.channels import apprise
-from daybook.hooks import documents as hooks
 from daybook.ledger.engine import Ledger
 from daybook.resources import mirror, secrets
 from daybook.resources.mirror import ComparisonCache, MirrorReport
@@ -31,7 +32,7 @@ BLOCK_TYPES: tuple[BlockStore[Any], ...] = (
     server_blocks.STORE,
     apprise.STORE,
     destinations.STORE,
-    hooks.STORE,
+    *feature.loaded("documents"),
 )
 """The stores of all Daybook block types. The ledger has copies of their documents."""
 

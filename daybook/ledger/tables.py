@@ -268,7 +268,7 @@ class RunRow(Table, table=True):
     # The findings of the run's check, until the outcome is known: {"check": text, "change": text,
     # "source": the watched source, "at": time}; the last three only for a watch
     # (`daybook.runs.watched`). Also {"payload": JSON}, the payload of the request to a hook
-    # (`daybook.hooks`), which stays after the outcome.
+    # (`daybook.features.hooks`), which stays after the outcome.
     found: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
     # The real path of its program's folder, since its last claim: `daybook.runs.folders`.

@@ -15,15 +15,15 @@ from functools import cache
 from pathlib import Path
 
 import daybook
+from daybook import feature, repository, settings
 from daybook import home as homes
-from daybook import repository, settings
 from daybook.errors import DaybookError
 from daybook.operations import server
 from daybook.prefect import private_names
 from daybook.processes import garbage, image
 
 PACKAGE = Path(daybook.__file__).parent
-_PACKAGES = ("cli", "api", "operations", "delivery", "prefect")
+_PACKAGES = ("cli", "api", "operations", "delivery", "prefect", "features")
 """Packages of daybook whose modules are imported, with all modules that these import."""
 _LATE_IMPORTS = (
     "anyio._backends._asyncio",
@@ -40,7 +40,6 @@ _OF_OTHER_PROCESSES = (
     "daybook.execution.fallback",
     "daybook.execution.webhook",
     "daybook.web.app",
-    "daybook.web.hooks",
     "daybook.web.login",
     "daybook.web.pages",
     "daybook.worker.parent",
@@ -110,6 +109,8 @@ def fork_image() -> image.Image | None:
     import_commands()
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
+    for field in ("endpoint", "documents"):
+        list(feature.loaded(field))
     repository.load_flows()
     private_names.share_tls_contexts()
     _read_by_prefect.update(_prefect_variables())

@@ -33,10 +33,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
-from daybook import errors, repository, settings
-from daybook.api import imports, runs
+from daybook import errors, feature, repository, settings
+from daybook.api import runs
 from daybook.api.sync import SyncReport
-from daybook.errors import DaybookError, InvalidInput, PageUnreachable, PrefectUnreachable
+from daybook.errors import DaybookError, PageUnreachable, PrefectUnreachable
 from daybook.files import jobs_file
 from daybook.files.jobs_file import Source
 from daybook.jobs import store
@@ -325,7 +325,8 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
     """
     for line in await setup.prepare(client):
         talk.say(line)
-    await migrate_anna(ledger, talk)
+    for start in feature.loaded("at_start"):
+        await start(ledger, talk.say)
     for job in await add_example(ledger):
         talk.say(f"Added the example job {job.name}: {job.schedule.describe()}")
     report = await reconcile.reconcile_all(ledger, client, most_seconds=SYNC_SECONDS)
@@ -340,23 +341,6 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
                 stored = await store.get(session, str(row.job_id))
                 return stored.row.name if stored else None
     return None
-
-
-async def migrate_anna(ledger: Ledger, talk: Reporter) -> None:
-    """Import anna's folder once, if the setting `anna_folder` names a folder.
-
-    If the folder has an invalid file, show the error.
-    """
-    try:
-        report = await imports.migrate_anna(ledger)
-    except InvalidInput as error:
-        talk.say(f"DAYBOOK_ANNA_FOLDER was not imported: {error}")
-        return
-    if report is not None:
-        talk.say(f"Imported anna's jobs: {', '.join(job.name for job in report.jobs) or 'none'}")
-        for job in report.jobs:
-            for note in job.notes:
-                talk.say(f"  {job.name}: {note}")
 
 
 async def add_example(ledger: Ledger) -> list[Job]:

@@ -5,7 +5,7 @@ The key of an occurrence is one of these::
     due:<job>:<instant>
     request:<job>:<id>
     after:<job>:<run>         `daybook.runs.chains`
-    import:<job>:<run>        `daybook.imports.writer`
+    import:<job>:<run>        `daybook.features.imports.writer`
     flow:<flow-run id>
     flow:<flow-run id>:<n>    the n-th Retry of an ended flow run in Prefect
 """

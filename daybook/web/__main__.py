@@ -7,7 +7,7 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-from daybook import settings
+from daybook import feature, settings
 from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
@@ -15,7 +15,7 @@ from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.processes import output, proc
 from daybook.web import login, pages
 from daybook.web.app import Guard, application, build_server
-from daybook.web.hooks import HookReceiver
+from daybook.web.endpoint import Endpoint
 from daybook.web.pages.site import Site
 
 
@@ -42,10 +42,13 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
         if not is_reachable or has_private_url(configured.public_url)
         else None
     )
-    receiver = HookReceiver(configured.ledger_address, max_body=configured.max_hook_body * 2**20)
+    endpoints: list[Endpoint] = [
+        make(configured.ledger_address) for make in feature.loaded("endpoint")
+    ]
     guarded = Guard(
-        application(watch, receiver, browser_pages, site.close),
+        application(watch, endpoints, browser_pages, site.close),
         names,
+        endpoints=endpoints,
         any_address=is_reachable,
         accepts_writes=login.accepts_writes if browser_pages else lambda path: False,
     )
@@ -54,7 +57,7 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
         link = browser_pages.new_link()
         print(f"Open: {address}{link}", file=sys.stderr, flush=True)
     print(f"Health: {address}/health", file=sys.stderr, flush=True)
-    build_server(guarded, site.live.close).run(sockets=[listener])
+    build_server(guarded, endpoints, site.live.close).run(sockets=[listener])
 
 
 def has_private_url(public_url: str) -> bool:

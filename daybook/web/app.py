@@ -1,9 +1,9 @@
-"""The ASGI application with `/health`, `/metrics`, hooks and pages; its guard and its server."""
+"""The ASGI application: `/health`, `/metrics`, endpoints, pages; its guard and its server."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
@@ -12,27 +12,26 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from daybook.api.hooks import PATH
 from daybook.errors import DaybookError
 from daybook.operations import connections
 from daybook.operations.health import HealthMonitor
 from daybook.operations.host_names import AllowedNames
 from daybook.web import live, metrics
-from daybook.web.hooks import HookReceiver
+from daybook.web.endpoint import Endpoint
 
 _HEADERS = {"cache-control": "no-store", "x-content-type-options": "nosniff"}
 
 
 def application(
     watch: HealthMonitor,
-    receiver: HookReceiver,
+    endpoints: Sequence[Endpoint] = (),
     pages: ASGIApp | None = None,
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
     """Return the application. The caller has to wrap it in `Guard`.
 
     The application starts ``watch`` when the server starts. When the server stops, it closes
-    ``receiver`` and ``watch``, and calls ``on_close``. ``pages`` answers every path that is not an
+    ``endpoints`` and ``watch``, and calls ``on_close``. ``pages`` answers every path that is not an
     endpoint; without ``pages``, the answer is 404.
     """
 
@@ -47,13 +46,13 @@ def application(
         except DaybookError:
             snapshot = None  # a failed scrape would not show the cause
         accept = request.headers.get("accept", "")
-        text, content_type = metrics.page(snapshot, accept, receiver.counts)
+        text, content_type = metrics.page(snapshot, accept, endpoints)
         return Response(text, 200, _HEADERS | {"content-type": content_type})
 
     async def not_found(request: Request, error: Exception) -> Response:
-        return PlainTextResponse(
-            "not found; use /health, /metrics or /hooks/<name>\n", 404, _HEADERS
-        )
+        paths = ["/health", "/metrics", *(f"{each.path}<name>" for each in endpoints)]
+        known = f"{', '.join(paths[:-1])} or {paths[-1]}"
+        return PlainTextResponse(f"not found; use {known}\n", 404, _HEADERS)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -61,7 +60,8 @@ def application(
         try:
             yield
         finally:
-            await receiver.close()
+            for each in endpoints:
+                await each.close()
             await watch.close()
             if on_close is not None:
                 await on_close()
@@ -70,7 +70,7 @@ def application(
         routes=[
             Route("/health", health),
             Route("/metrics", prometheus),
-            receiver.route,
+            *(Route(f"{each.path}{{name}}", each.receive, methods=["POST"]) for each in endpoints),
             *([Mount("/", pages)] if pages is not None else []),
         ],
         exception_handlers={404: not_found},
@@ -90,12 +90,17 @@ class Server(connections.Server):
         await super().shutdown(sockets)
 
 
-def build_server(guarded: ASGIApp, on_stop: Callable[[], None] | None = None) -> Server:
-    """Return the HTTP server for the guarded application."""
+def build_server(
+    guarded: ASGIApp,
+    endpoints: Sequence[Endpoint] = (),
+    on_stop: Callable[[], None] | None = None,
+) -> Server:
+    """Return the HTTP server for the guarded application with these ``endpoints``."""
+    paths = tuple(each.path for each in endpoints)
     config = connections.server_config(
         guarded,
         graceful=1,
-        has_own_limits=lambda path: path == live.PATH or path.startswith(PATH),
+        has_own_limits=lambda path: path == live.PATH or path.startswith(paths),
         log_level="warning",
         log_config=None,
     )
@@ -111,7 +116,7 @@ class Guard:
     """ASGI middleware that accepts only GET and HEAD without a body, for the allowed host names.
 
     It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``. There are two
-    exceptions. A POST to a hook is accepted; `daybook.web.hooks` limits its body. If
+    exceptions. A POST to one of the ``endpoints`` is accepted; the endpoint limits its body. If
     ``accepts_writes`` returns True for a path, a request for the path may have any method and a
     body; the application of the path limits both.
     """
@@ -121,11 +126,13 @@ class Guard:
         application: ASGIApp,
         names: Iterable[str] = (),
         *,
+        endpoints: Sequence[Endpoint] = (),
         any_address: bool = False,
         accepts_writes: Callable[[str], bool] = lambda path: False,
     ) -> None:
         self._application = application
         self._names = AllowedNames(names, any_address=any_address)
+        self._paths = tuple(each.path for each in endpoints)
         self._accepts_writes = accepts_writes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -137,8 +144,8 @@ class Guard:
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         if why := self._names.refusal(scope):
             return PlainTextResponse(f"{why}\n", 403, _CLOSE)
-        is_for_hook = scope["path"].startswith(PATH) and scope["method"] == "POST"
-        if is_for_hook or self._accepts_writes(scope["path"]):
+        is_for_endpoint = scope["path"].startswith(self._paths) and scope["method"] == "POST"
+        if is_for_endpoint or self._accepts_writes(scope["path"]):
             return None
         if scope["method"] not in ("GET", "HEAD"):
             return PlainTextResponse("use GET or HEAD\n", 405, {"allow": "GET, HEAD"} | _CLOSE)

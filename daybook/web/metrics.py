@@ -2,9 +2,8 @@
 
 `docs/operations/monitoring.md` has alert rules that use them.
 
-To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`
-(`_hook_requests` reads only the counts of the hook receiver). The place of a new fact depends on
-its subject:
+To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`, or in
+the `Endpoint` of a feature. The place of a new fact depends on its subject:
 
 - jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`operations.health`), with its
   query in `runs.counts`
@@ -24,7 +23,7 @@ counters, because retention removes runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
 from prometheus_client import CollectorRegistry
@@ -37,23 +36,26 @@ from daybook import __version__
 from daybook.ledger.states import LIVE, TERMINAL
 from daybook.ledger.views import COST, TOKENS
 from daybook.operations.health import HealthSnapshot
+from daybook.web.endpoint import Endpoint
 
 
-def page(found: HealthSnapshot | None, accept: str, hooks: Mapping[str, int]) -> tuple[bytes, str]:
+def page(
+    found: HealthSnapshot | None, accept: str, endpoints: Iterable[Endpoint] = ()
+) -> tuple[bytes, str]:
     """Return the page and its content type, in the format that the header `Accept` requests.
 
-    ``hooks`` maps results to numbers of requests to hooks (`daybook.web.hooks`). If ``found`` is
-    None, the ledger does not answer; then the page has only `daybook_ledger_up` and ``hooks``.
+    If ``found`` is None, the ledger does not answer; then the page has only `daybook_ledger_up` and
+    the metrics of the ``endpoints``.
     """
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_MetricsCollector(found, hooks))
+    registry.register(_MetricsCollector(found, endpoints))
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
 
 
 class _MetricsCollector(Collector):
-    def __init__(self, snapshot: HealthSnapshot | None, hooks: Mapping[str, int]) -> None:
-        self._snapshot, self._hooks = snapshot, hooks
+    def __init__(self, snapshot: HealthSnapshot | None, endpoints: Iterable[Endpoint]) -> None:
+        self._snapshot, self._endpoints = snapshot, endpoints
 
     def collect(self) -> Iterator[Metric]:
         yield _gauge("ledger_up", "Whether the ledger answers.", self._snapshot is not None)
@@ -64,7 +66,8 @@ class _MetricsCollector(Collector):
             yield from _keeper(self._snapshot)
             yield from _outbox(self._snapshot)
             yield from _tasks(self._snapshot)
-        yield _hook_requests(self._hooks)
+        for each in self._endpoints:
+            yield from each.metrics()
 
 
 def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
@@ -199,17 +202,6 @@ def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
     yield _labelled_gauge(
         "tasks_ended_last_day", "Runs of tasks that ended in the last 24 hours.", "status", day
     )
-
-
-def _hook_requests(hooks: Mapping[str, int]) -> Metric:
-    requests = CounterMetricFamily(
-        "daybook_hook_requests",
-        "Requests to hooks since this process started, by result.",
-        labels=["result"],
-    )
-    for result, count in hooks.items():
-        requests.add_metric([result], count)
-    return requests
 
 
 def _gauge(name: str, help_text: str, value: float | timedelta | None) -> Metric:

@@ -7,9 +7,10 @@ from uuid import UUID
 
 import pytest
 
-from daybook.api import agents, imports, jobs, runs
+from daybook.api import agents, jobs, runs
 from daybook.errors import InvalidInput
-from tests.unit.imports import files
+from daybook.features.imports import operations
+from tests.unit.features.imports import files
 from tests.world.prefect_world import PrefectWorld
 
 
@@ -20,7 +21,7 @@ async def test_imported_jobs_are_deployed_with_a_note_on_an_unknown_agent(
     unknown = files.ANNA_ROW | {"id": "unknown", "name": "Unknown", "agent_id": "nobody"}
     path = files.database(tmp_path / "anna.db", scheduler_jobs=[known, unknown])
 
-    report = await imports.run("anna", str(path))
+    report = await operations.run("anna", str(path))
 
     assert report.notes == []
     first, second = report.jobs
@@ -43,7 +44,7 @@ async def test_the_import_of_a_crontab_makes_the_agent_that_runs_its_commands(
         tmp_path, "@yearly cat; echo done%some%input\n@yearly exit 3\n@yearly true\n"
     )
 
-    report = await imports.run("crontab", str(path))
+    report = await operations.run("crontab", str(path))
 
     assert report.notes == []
     assert [job.notes for job in report.jobs] == [[], [], []]
@@ -64,7 +65,7 @@ async def test_the_import_of_a_crontab_makes_the_agent_that_runs_its_commands(
     assert ends[1][0] == "failed"
     assert "sh exited with code 3" in str(ends[1][2])
 
-    repeated = await imports.run("crontab", str(path))
+    repeated = await operations.run("crontab", str(path))
     assert [job.result for job in repeated.jobs] == ["unchanged"] * 3
 
 
@@ -75,7 +76,9 @@ async def test_an_import_that_is_refused_makes_no_agent(
         if agent.name == "shell":
             await agents.remove("shell")
     with pytest.raises(InvalidInput, match=r"line 2: cron"):
-        await imports.run("crontab", str(files.crontab(tmp_path, "@daily true\n99 * * * * no\n")))
+        await operations.run(
+            "crontab", str(files.crontab(tmp_path, "@daily true\n99 * * * * no\n"))
+        )
     assert "shell" not in {each.name for each in await agents.list_agents()}
 
 
@@ -84,6 +87,6 @@ async def test_another_agent_with_the_name_of_the_shell_refuses_the_import(
 ) -> None:
     await agents.add("shell", "command", {"command": ["cat"]}, replace=True)
     with pytest.raises(InvalidInput, match='the agent "shell" is not the program /bin/sh'):
-        await imports.run("crontab", str(files.crontab(tmp_path, "@hourly refused\n")))
+        await operations.run("crontab", str(files.crontab(tmp_path, "@hourly refused\n")))
     assert not [job for job in await jobs.list_jobs() if job.name == "refused"]
     await agents.remove("shell")

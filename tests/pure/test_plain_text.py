@@ -14,10 +14,10 @@ from daybook import home, json_text, settings
 from daybook.cli import documents, editor, field_options, options, task
 from daybook.delivery import home_secret
 from daybook.execution import heartbeat
+from daybook.features.imports import crontab, systemd
+from daybook.features.imports import source as import_source
 from daybook.files import sources
 from daybook.home import Home
-from daybook.imports import crontab, systemd
-from daybook.imports import source as import_source
 from daybook.operations import ledger_setting, service
 from daybook.resources import encryption
 from tests.rows import each

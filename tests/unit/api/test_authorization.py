@@ -19,7 +19,6 @@ from daybook.api import (
     backfill,
     due,
     files,
-    imports,
     jobs,
     preflight,
     preview,
@@ -29,6 +28,7 @@ from daybook.api import (
 )
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import Ambiguous, InvalidInput, NotFound
+from daybook.features.imports import operations as import_operations
 from daybook.home import Home
 from daybook.jobs import store as stored_jobs
 from daybook.jobs.model import new_job
@@ -332,7 +332,7 @@ async def test_an_agent_cannot_start_a_backfill(there: There) -> None:
 
 OPERATOR_ONLY: dict[str, Callable[[], Awaitable[Any]]] = {
     "apply": lambda: files.apply([]),
-    "import": lambda: imports.run("anna", "jobs.json"),
+    "import": lambda: import_operations.run("anna", "jobs.json"),
     "list sessions": sessions.list_sessions,
     "show session": lambda: sessions.show("default:x"),
     "send to session": lambda: sessions.send("default:x", "Hello"),

@@ -19,7 +19,7 @@ from daybook.ledger.states import Status
 from daybook.testing import ManualClock
 from tests.commands import Daybook
 from tests.unit.cli.conftest import TaskCommands
-from tests.unit.imports import files
+from tests.unit.features.imports import files
 from tests.world import World
 
 Snapshot = Callable[[str, str], None]

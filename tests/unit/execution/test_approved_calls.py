@@ -11,6 +11,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.execution import attempt
 from daybook.execution.attempt import AttemptResult, RetryAt
+from daybook.features.hooks import requests
 from daybook.home import Home
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.model import new_job
@@ -18,7 +19,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow
 from daybook.ledger.views import Approval
-from daybook.runs import approvals, claims, hook_requests
+from daybook.runs import approvals, claims
 from daybook.runs.claim_requests import Granted
 from tests.world import World
 
@@ -49,9 +50,7 @@ class CallingRun:
         self.world, self.stored, self.call = world, stored, Call()
 
     async def is_requested(self, payload: Any = None) -> CallingRun:
-        made = await hook_requests.request(
-            self.world.ledger, self.stored, "pulls", "r", payload, rate=1
-        )
+        made = await requests.request(self.world.ledger, self.stored, "pulls", "r", payload, rate=1)
         assert made.run_id is not None
         await self.begins(made.run_id)
         return self

@@ -146,19 +146,6 @@ async def test_the_example_job_is_added_together_with_its_first_run(
     assert await preparation.add_example(world.ledger) == []
 
 
-async def test_up_starts_without_the_folder_of_anna_that_it_cannot_read(
-    world: World, daybook_home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("DAYBOOK_ANNA_FOLDER", str(tmp_path / "file"))
-    talk = Talk()
-    await preparation.migrate_anna(world.ledger, talk)
-    line = talk.shown_lines.get_nowait()
-    assert line.startswith("DAYBOOK_ANNA_FOLDER was not imported: ")
-    assert f"{tmp_path}/file/jobs.json cannot be read: Not a directory" in line
-    assert "\n" not in line
-
-
 @pytest.mark.parametrize("when", ["before", "after", "never"])
 async def test_up_shows_the_outcome_of_the_example_run_when_it_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str

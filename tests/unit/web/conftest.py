@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from daybook import feature
 from daybook.agents import kinds
 from daybook.clock import Clock
 from daybook.errors import DaybookError
@@ -22,7 +23,6 @@ from daybook.prefect.reconcile import ReconcileReport
 from daybook.web import login
 from daybook.web import pages as site
 from daybook.web.app import Guard, application, build_server
-from daybook.web.hooks import HookReceiver
 from daybook.web.login import PageLogin
 from daybook.web.pages.site import Site
 from tests.unit.resources.prefect_blocks import FakePrefect, Steps
@@ -47,9 +47,11 @@ async def served(
     from failing the tests: the pages wait for the ledger's answer.
     """
     watch = HealthMonitor(address, clock=clock, fresh=fresh, patience=patience)
-    receiver = HookReceiver(address, clock)
-    guarded = Guard(application(watch, receiver), names, any_address=any_address)
-    listener, server = web.listen("127.0.0.1", 0), build_server(guarded)
+    endpoints = [make(address, clock) for make in feature.loaded("endpoint")]
+    guarded = Guard(
+        application(watch, endpoints), names, endpoints=endpoints, any_address=any_address
+    )
+    listener, server = web.listen("127.0.0.1", 0), build_server(guarded, endpoints)
     running = asyncio.create_task(server.serve([listener]))
     url = web.url(*listener.getsockname())
     try:

@@ -15,12 +15,11 @@ import httpx
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
-from daybook import api
+from daybook import api, feature
 from daybook.operations.health import HealthMonitor
 from daybook.operations.login import LINKS_PATH, LOGIN_PATH
 from daybook.web import app, login
 from daybook.web import pages as site
-from daybook.web.hooks import HookReceiver
 from daybook.web.login import CSRF_FIELD, PageLogin
 from tests import attack
 from tests.unit.web.conftest import OWN, no_health
@@ -79,10 +78,9 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
     address = world.ledger.address
     application = site.application(no_health, world.ledger)
     server = login.protect(application, 4280)
-    whole = app.application(
-        HealthMonitor(address, clock=world.clock), HookReceiver(address, world.clock), server
-    )
-    guarded = app.Guard(whole, accepts_writes=login.accepts_writes)
+    endpoints = [make(address, world.clock) for make in feature.loaded("endpoint")]
+    whole = app.application(HealthMonitor(address, clock=world.clock), endpoints, server)
+    guarded = app.Guard(whole, accepts_writes=login.accepts_writes, endpoints=endpoints)
     found = Target(server, guarded, routes_of(whole.routes))
     job = await world.jobs.add("secret-plan")
     await dispute(world, job)

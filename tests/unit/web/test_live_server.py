@@ -13,7 +13,6 @@ from daybook.operations import connections, web
 from daybook.operations.health import HealthMonitor
 from daybook.web import live, login, pages
 from daybook.web.app import Guard, application, build_server
-from daybook.web.hooks import HookReceiver
 from daybook.web.pages.site import Site
 from tests.unit.web.conftest import no_health
 from tests.world import World
@@ -34,10 +33,10 @@ async def test_two_hundred_streams_of_one_client_leave_room_and_end_with_the_ser
     host, port = listener.getsockname()
     protected = login.protect(application_of_pages, port, site)
     guarded = Guard(
-        application(watch, HookReceiver(address, world.clock), protected, site.close),
+        application(watch, (), protected, site.close),
         accepts_writes=login.accepts_writes,
     )
-    server = build_server(guarded, site.live.close)
+    server = build_server(guarded, (), site.live.close)
     running = asyncio.create_task(server.serve([listener]))
     url = web.url(host, port)
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=WITHIN) as browser:

@@ -1,0 +1,93 @@
+"""Features: parts that Daybook works without. Each is a folder of `daybook.features`.
+
+The `__init__.py` of the folder has a descriptor, `FEATURE`, which lists what the feature adds. The
+rest of Daybook names no feature, but goes through `features`::
+
+    commands     `cli.main`                   operations  `api.client`
+    documents    `keeper.blocks`              at_start    `operations.preparation`
+    endpoint     `web.app`, `web.metrics`
+
+A descriptor names each object as a text, ``"module:name"`` with the module in the feature's folder.
+So a process imports only the modules that it uses, and `daybook --help` stays fast.
+
+To add a feature, write its folder; a feature imports any other package, but no other feature. To
+let features add something else, add a field to `Feature`, and loop over it in one place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules, resolve_name
+from typing import Any
+
+PACKAGE = "daybook.features"
+
+
+@dataclass(frozen=True)
+class Commands:
+    """Commands of the functions ``<name>_`` in a ``module``, in a section of `daybook --help`.
+
+    The commands begin with the words ``group``, such as `task session`; with an empty ``group``,
+    each is a command of one word. ``help`` is the group's help, to which the names of its commands
+    are added. A group inside another one has no section.
+    """
+
+    section: str
+    module: str
+    names: tuple[str, ...]
+    group: str = ""
+    help: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Feature:
+    """What a feature adds.
+
+    - ``package`` is its package (``__name__``).
+    - ``operations`` is a subclass of `api.client_methods.Operations`, and the attribute of `Client`
+      with the feature's name. For `SyncClient`, the module has a class with the prefix `Sync`.
+    - ``documents`` are the `BlockStore`s of its settings documents.
+    - ``endpoint`` returns its `web.endpoint.Endpoint`.
+    - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
+      calls it before the first sync. It must be idempotent.
+    """
+
+    package: str
+    commands: tuple[Commands, ...] = ()
+    operations: str = ""
+    documents: tuple[str, ...] = ()
+    endpoint: str = ""
+    at_start: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.package.rpartition(".")[2]
+
+    def load(self, path: str) -> Any:
+        """Return the object at ``path``, ``"module:name"`` in the feature's package."""
+        return resolve_name(f"{self.package}.{path}")
+
+    def load_operations(self, *, blocking: bool) -> Any:
+        """Return the class of the operations or, with ``blocking``, of those without `await`."""
+        module, _, name = self.operations.partition(":")
+        return self.load(f"{module}:{'Sync' * blocking}{name}")
+
+
+@cache
+def features() -> tuple[Feature, ...]:
+    """Return all features, sorted by name."""
+    folder = import_module(PACKAGE).__path__
+    names = sorted(each.name for each in iter_modules(folder, f"{PACKAGE}."))
+    return tuple(import_module(each).FEATURE for each in names)
+
+
+def loaded(field: str) -> Iterator[Any]:
+    """Yield the objects that the ``field`` of each feature names; imports their modules."""
+    for each in features():
+        paths = getattr(each, field)
+        for path in (paths,) if isinstance(paths, str) else paths:
+            if path:
+                yield each.load(path)
