@@ -3,9 +3,10 @@
 The `__init__.py` of the folder has a descriptor, `FEATURE`, which lists what the feature adds. The
 rest of Daybook names no feature, but goes through `features`::
 
-    commands     `cli.main`                   operations  `api.client`
-    documents    `keeper.blocks`              at_start    `operations.preparation`
-    endpoint     `web.app`, `web.metrics`
+    commands          `cli.main`              operations  `api.client`
+    operator_tools    `toolbox.tools`         documents   `keeper.blocks`
+    pages, links      `web.pages`             needs       `operations.attention`
+    endpoint          `web.app`               at_start    `operations.preparation`
 
 A descriptor names each object as a text, ``"module:name"`` with the module in the feature's folder.
 So a process imports only the modules that it uses, and `daybook --help` stays fast.
@@ -49,6 +50,10 @@ class Feature:
     - ``package`` is its package (``__name__``).
     - ``operations`` is a subclass of `api.client_methods.Operations`, and the attribute of `Client`
       with the feature's name. For `SyncClient`, the module has a class with the prefix `Sync`.
+    - ``operator_tools`` are `agents.base.Tool`s that only the operator has.
+    - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` (`web.pages`); its templates are in
+      the feature's folder ``templates``. ``links`` are the paths and names of its pages.
+    - ``needs`` is a coroutine function of `attention.Facts`, which returns findings for Today.
     - ``documents`` are the `BlockStore`s of its settings documents.
     - ``endpoint`` returns its `web.endpoint.Endpoint`.
     - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
@@ -58,6 +63,10 @@ class Feature:
     package: str
     commands: tuple[Commands, ...] = ()
     operations: str = ""
+    operator_tools: str = ""
+    pages: str = ""
+    links: tuple[tuple[str, str], ...] = ()
+    needs: str = ""
     documents: tuple[str, ...] = ()
     endpoint: str = ""
     at_start: str = ""

@@ -84,7 +84,6 @@ if TYPE_CHECKING:
         sessions as sessions,
         shared_folders as shared_folders,
         skips as skips,
-        spending as spending,
         sync as sync,
         sync_wrapper as sync_wrapper,
         task_scheduler as task_scheduler,

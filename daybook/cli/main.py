@@ -55,7 +55,6 @@ _COMMANDS = (
     Commands(_MORE, "skips", ("skip", "snooze")),
     Commands(_MORE, "backfill", ("backfill",)),
     Commands(_MORE, "inbox", ("inbox",)),
-    Commands(_MORE, "spend", ("spend",)),
     Commands(_MORE, "files", ("apply", "diff", "export", "schema")),
     Commands(_MORE, "mcp", ("mcp",)),
     Commands(_MORE, "completion", ("completion",)),

@@ -8,6 +8,7 @@ of the scheduler itself are in the health report (`operations.health`), which th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,8 @@ from sqlalchemy import func
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
-from daybook.api import authorization, spending
+from daybook import feature
+from daybook.api import authorization
 from daybook.errors import one_line
 from daybook.finding import Action, Finding, Severity
 from daybook.jobs import store, stored_columns, summaries
@@ -26,13 +28,21 @@ from daybook.ledger.references import command_word
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import findings, outbox_status
-from daybook.runs import approvals, budget, history
-from daybook.schedules.descriptions import duration_in_words
-from daybook.schedules.zones import midnight, wall_time
+from daybook.runs import approvals, history
 from daybook.tasks import counts as task_counts
 
 PERIOD = timedelta(hours=24)
 _CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The facts for the ``needs`` of features. A day is a day in the zone ``tz``."""
+
+    session: AsyncSession
+    jobs: Sequence[JobSummary]
+    now: datetime
+    tz: ZoneInfo
 
 
 async def read(tz: ZoneInfo) -> list[Finding]:
@@ -51,7 +61,8 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             silent = await history.without_answers(session, owner)
             outputs = await store.used_outputs(session)
             lost = await _lost(session, now, jobs)
-            budgets = await _budgets(session, jobs, now, tz)
+            facts = Facts(session, jobs, now, tz)
+            of_features = [await needs(facts) for needs in feature.loaded("needs")]
             tasks = await task_counts.read_counts(session, now)
             unreadable = await stored_columns.unreadable(session) if owner is None else []
         outbox = await outbox_status.read_status(ledger)
@@ -63,9 +74,9 @@ async def read(tz: ZoneInfo) -> list[Finding]:
         lost,
         outbox.findings({each.name for each in jobs if each.consecutive_failures}),
         findings.sync(jobs),
-        budgets,
         findings.tasks(tasks, now),
         findings.broken_chains(jobs, outputs),
+        *of_features,
         _paused(jobs),
     )
     return findings.few(each for group in groups for each in group)
@@ -134,31 +145,3 @@ def _paused(jobs: Sequence[JobSummary]) -> list[Finding]:
 
 _FINISHED = (store.FIRED_REASON, store.PASSED_REASON, store.MAX_RUNS_REASON)
 """First words of the reasons for disabling a job that has no run left."""
-
-
-async def _budgets(
-    session: AsyncSession, jobs: Sequence[JobSummary], now: datetime, tz: ZoneInfo
-) -> list[Finding]:
-    """Return a finding for each of today's budgets that is nearly spent (`budget.NEARLY_SPENT`)."""
-    today = wall_time(now, tz).date()
-    found = await spending.budgets_of(session, jobs, today, tz)
-    by_id = {each.id: each for each in jobs}
-    left = midnight(today + timedelta(days=1), tz) - now
-    words = duration_in_words(timedelta(minutes=left // timedelta(minutes=1)))
-    return [
-        Finding(
-            check="budgets",
-            severity=Severity.WARNING,
-            title=f"{each.name or 'Daybook'} has used {each.share:.0%} of its "
-            + ("tokens" if each.unit == "tokens" else "US dollars"),
-            why=f"{each.words()}; the day ends in {words}",
-            fix=f"daybook edit {command_word(by_id[each.job_id])} --{each.unit}-per-day N"
-            if each.job_id
-            else "daybook spend --since today",
-            kind="budget",
-            job_id=each.job_id,
-            action=Action.EDIT if each.job_id else None,
-        )
-        for each in found
-        if each.share >= budget.NEARLY_SPENT
-    ]

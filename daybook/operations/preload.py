@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import daybook
-from daybook import feature, repository, settings
+from daybook import repository, settings
 from daybook import home as homes
 from daybook.errors import DaybookError
 from daybook.operations import server
@@ -109,8 +109,6 @@ def fork_image() -> image.Image | None:
     import_commands()
     for name in _OF_OTHER_PROCESSES:
         importlib.import_module(name)
-    for field in ("endpoint", "documents"):
-        list(feature.loaded(field))
     repository.load_flows()
     private_names.share_tls_contexts()
     _read_by_prefect.update(_prefect_variables())

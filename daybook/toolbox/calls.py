@@ -1,4 +1,4 @@
-"""Functions of the tools for jobs, sessions, approvals and spending.
+"""Functions of the tools for jobs, sessions and approvals.
 
 Each function takes the parsed arguments, calls operations of `daybook.api` for
 `owners.current_actor()`, and returns the answer as text.
@@ -280,7 +280,3 @@ async def decide_approval(given: Arguments) -> str:
     )
     last = run.approvals[-1]
     return f"{last.status.capitalize()}: {last.tool}. The run {run.id[:8]} goes on within seconds."
-
-
-async def spend(given: Arguments) -> str:
-    return text.spending(await api.spending.read(given.get("by") or "job", given.get("since")))

@@ -1,4 +1,4 @@
-"""Answers of the tools for jobs, sessions, approvals and spending.
+"""Answers of the tools for jobs, sessions and approvals.
 
 Each function turns a result of `daybook.api` into a short text, with ids, due times in the job's
 zone, and recipients.
@@ -14,20 +14,19 @@ from typing import TYPE_CHECKING
 
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
 from daybook.ledger import triggers
-from daybook.ledger.views import Run, tokens_in_words, utc_text
+from daybook.ledger.views import Run, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import display_zone
 
 if TYPE_CHECKING:
     from daybook.api.approvals import WaitingApproval
     from daybook.api.sessions import Session, SessionDetails
-    from daybook.api.spending import GroupSpending, SpendingReport
 
 MAX_DUE_TIMES = 3
 """Maximum number of due times in the text of a job."""
 
 MAX_JOBS = 50
-"""Maximum number of jobs, or of groups of spending, in a list."""
+"""Maximum number of jobs, or of other groups, in a list."""
 
 MAX_OUTPUT_CHARACTERS = 4_000
 """Maximum length of the output of one run, or of the newest of several runs, in characters."""
@@ -253,25 +252,3 @@ def hint(tool: str, text: str) -> str:
     offered = _OFFERED.get()
     name = tool if offered is None else offered.get(tool)
     return "" if name is None else text.replace("{}", name)
-
-
-def spending(found: SpendingReport) -> str:
-    """Describe spending: a line for the sum, a line for each group, and a line for each budget.
-
-    Describe at most `MAX_JOBS` groups.
-    """
-    lines = [f"Since {due(found.since)}: {_spent(found.total)}"]
-    lines += [f"- {each.label(found.by)}: {_spent(each)}" for each in found.groups[:MAX_JOBS]]
-    if len(found.groups) > MAX_JOBS:
-        lines.append(f"and {len(found.groups) - MAX_JOBS} more")
-    lines += [f"Budget today, {each.words()}" for each in found.budgets]
-    return "\n".join(lines)
-
-
-def _spent(group: GroupSpending) -> str:
-    if not group.runs:
-        return "nothing"
-    cost = "cost unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}"
-    if group.cost_usd is not None and group.unpriced_runs:
-        cost += f" and {group.unpriced_runs} runs of unknown price"
-    return f"{cost}, {group.runs} runs, {tokens_in_words(group.model_dump())}"

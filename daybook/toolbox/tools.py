@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from daybook import names, owners, zone_names
+from daybook import feature, names, owners, zone_names
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError
 from daybook.jobs.model import FIELDS
@@ -303,14 +303,7 @@ OPERATOR_TOOLS: tuple[Tool, ...] = (
         Argument("reason", "Why; the agent reads the reason of a rejection.", longest=500),
         open_world=True,
     ),
-    _tool(
-        "spend",
-        "Show what runs cost, by job, agent, model or day, in US dollars and tokens.",
-        calls.spend,
-        Argument("by", "job, agent, model or day.", "job"),
-        Argument("since", "Such as 2027-01-15, 7d or today. Default: 30 days ago.", longest=_LINE),
-        read_only=True,
-    ),
+    *(each for of_feature in feature.loaded("operator_tools") for each in of_feature),
 )
 """Tools that only the operator has. An agent's client can neither see nor call them."""
 

@@ -7,6 +7,8 @@
                                                         │ shares a ledger ▼
                                                         └──────────── site.render("….html", …)
 
+A feature adds a module with `ROUTES` and `ACTIONS`, its links, and templates (`daybook.feature`).
+
 To add a page: write ``async def name(site: Site, request: Request) -> Response`` in the module of
 its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
 `MODULES`, and its link to `site.NAVIGATION`.
@@ -35,6 +37,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from daybook import feature
 from daybook.ledger.engine import Ledger
 from daybook.operations.health import HealthReport
 from daybook.web import live
@@ -48,14 +51,13 @@ from daybook.web.pages import (
     jobs,
     runs,
     sessions,
-    spend,
     tasks,
     today,
 )
 from daybook.web.pages.actions import perform
 from daybook.web.pages.site import Site
 
-MODULES = (today, job_form, jobs, runs, inbox, callbacks, tasks, sessions, agents, spend)
+MODULES = (today, job_form, jobs, runs, inbox, callbacks, tasks, sessions, agents)
 
 
 def application(
@@ -67,14 +69,15 @@ def application(
     settings at the first request, unless it gets a ``ledger``.
     """
     site = Site(health, ledger)
+    modules = (*MODULES, *feature.loaded("pages"))
     routes = [
         Route(each.path, site.handle(each.handler, live=each.live), methods=["GET"])
-        for module in MODULES
+        for module in modules
         for each in module.ROUTES
     ]
     routes += [
         Route(each.path, perform(site, each), methods=["POST"])
-        for module in MODULES
+        for module in modules
         for each in getattr(module, "ACTIONS", ())
     ]
     routes += [

@@ -19,7 +19,7 @@ from functools import cached_property
 from typing import Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
@@ -29,6 +29,7 @@ from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
+from daybook.feature import features
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
@@ -60,7 +61,6 @@ NAVIGATION = (
     ("/tasks", "Tasks"),
     ("/sessions", "Sessions"),
     ("/agents", "Agents"),
-    ("/spend", "Spend"),
 )
 
 Handler = Callable[["Site", Request], Awaitable[Response]]
@@ -295,8 +295,10 @@ class Site:
 
     @cached_property
     def _templates(self) -> Environment:
+        with_pages = [each for each in features() if each.pages]
+        packages = ["daybook.web", *(each.package for each in with_pages)]
         environment = Environment(
-            loader=PackageLoader("daybook.web"),
+            loader=ChoiceLoader([PackageLoader(each) for each in packages]),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
@@ -305,7 +307,7 @@ class Site:
         )
         environment.filters |= formatting.filters(self.tz, self.now) | {"markdown": markdown.render}
         environment.globals |= {
-            "navigation": NAVIGATION,
+            "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
             "asset": assets.url,
             "charts": charts,
             "zone_name": self.tz.key,

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from daybook import api
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Absolute
 
 if TYPE_CHECKING:
-    from daybook.api.spending import GroupSpending, SpendingReport
+    from daybook.features.spend.operations import GroupSpending, SpendingReport
 
 
 @command()
@@ -38,7 +37,9 @@ async def spend_(
 
     Example: daybook spend --by agent --since 7d
     """
-    found = await api.spending.read(by, since)
+    from daybook.features.spend import operations
+
+    found = await operations.read(by, since)
     yield found
     _print(found, absolute)
 

@@ -6,6 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
+from daybook.features.spend import operations
 from daybook.runs import daily
 from daybook.web import formatting
 from daybook.web.pages.site import Page, Site
@@ -19,8 +20,8 @@ async def show(site: Site, request: Request) -> Response:
     by = request.query_params.get("by", "job")
     by = by if by in GROUPS else "job"
     totals = await site.totals()
-    rows = api.spending.grouped(totals, by, await api.job_pages.names() if by == "job" else {})
-    per_day = {each.name: each.cost_usd for each in api.spending.grouped(totals, "day")}
+    rows = operations.grouped(totals, by, await api.job_pages.names() if by == "job" else {})
+    per_day = {each.name: each.cost_usd for each in operations.grouped(totals, "day")}
     days = [
         (f"{day:%a} {day.day} {day:%b}", per_day.get(str(day)))
         for day in daily.days(site.now(), site.tz)
@@ -33,7 +34,7 @@ async def show(site: Site, request: Request) -> Response:
         rows=rows[:MAX_ROWS],
         left=len(rows) - MAX_ROWS,
         total=daily.spending(totals),
-        budgets=await api.spending.budgets_today(),
+        budgets=await operations.budgets_today(),
         today=days[-1][1],
         days=days,
         money=formatting.money,
