@@ -15,8 +15,8 @@ from functools import cache
 from pathlib import Path
 
 import daybook
-from daybook import repository, settings
 from daybook import home as homes
+from daybook import repository, settings
 from daybook.errors import DaybookError
 from daybook.operations import server
 from daybook.prefect import private_names
