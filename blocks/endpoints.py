@@ -1,4 +1,4 @@
-"""Prefect blocks of secrets (each bound to its hosts), of callback destinations, and of hooks."""
+"""Prefect blocks of secrets (each bound to its hosts), and of callback destinations."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from prefect.blocks.core import Block
 from daybook.delivery import destinations
 from daybook.delivery.destination_settings import DestinationSettings
 from daybook.delivery.destinations import Destination
-from daybook.features.hooks import documents as hooks
-from daybook.features.hooks.documents import Hook
-from daybook.features.hooks.settings import HookSettings
 from daybook.http.secrets import Secret
 from daybook.resources import secrets
 from daybook.resources.secrets import SecretSettings
@@ -47,19 +44,3 @@ await made.asave("BLOCK_NAME")
     def get_destination(self) -> Destination:
         """Return the destination; raise `InvalidInput` if its settings are invalid."""
         return destinations.build(*destinations.STORE.read_block(self))
-
-
-class HookBlock(HookSettings, Block):
-    """Signed requests that start a job: the job's id, the secret, and which requests start it."""
-
-    _block_type_name = hooks.STORE.title
-    _block_type_slug = hooks.STORE.slug
-    _code_example = """```python
-from blocks.endpoints import HookBlock
-
-await HookBlock(job="id of the job", secret="whsec_…").asave("BLOCK_NAME")
-```"""
-
-    def get_hook(self) -> Hook:
-        """Return the hook; raise `InvalidInput` if its settings are invalid."""
-        return hooks.build(*hooks.STORE.read_block(self))

@@ -11,13 +11,17 @@ rest of Daybook names no feature, but goes through `features`::
 A descriptor names each object as a text, ``"module:name"`` with the module in the feature's folder.
 So a process imports only the modules that it uses, and `daybook --help` stays fast.
 
-To add a feature, write its folder; a feature imports any other package, but no other feature. To
-let features add something else, add a field to `Feature`, and loop over it in one place.
+To add a feature, write its folder; a feature imports any other package, but no other feature.
+Another distribution adds one with an entry point of the group `daybook.features`. To let features
+add something else, add a field to `Feature`, and loop over it in one place.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -25,6 +29,8 @@ from pkgutil import iter_modules, resolve_name
 from typing import Any
 
 PACKAGE = "daybook.features"
+GROUP = "daybook.features"
+"""Group of the entry points by which other distributions add features: ``module:FEATURE``."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class Feature:
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` (`web.pages`); its templates are in
       the feature's folder ``templates``. ``links`` are the paths and names of its pages.
     - ``needs`` is a coroutine function of `attention.Facts`, which returns findings for Today.
-    - ``documents`` are the `BlockStore`s of its settings documents.
+    - ``documents`` are the `BlockStore`s of its settings documents, and ``blocks`` are the Prefect
+      blocks of these.
     - ``endpoint`` returns its `web.endpoint.Endpoint`.
     - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
       calls it before the first sync. It must be idempotent.
@@ -68,6 +75,7 @@ class Feature:
     links: tuple[tuple[str, str], ...] = ()
     needs: str = ""
     documents: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
     endpoint: str = ""
     at_start: str = ""
 
@@ -87,10 +95,49 @@ class Feature:
 
 @cache
 def features() -> tuple[Feature, ...]:
-    """Return all features, sorted by name."""
+    """Return the features of Daybook, and then those of other distributions, sorted by name.
+
+    Leave out a feature of another distribution that cannot be imported (`failures`), or whose name
+    is taken.
+    """
     folder = import_module(PACKAGE).__path__
     names = sorted(each.name for each in iter_modules(folder, f"{PACKAGE}."))
-    return tuple(import_module(each).FEATURE for each in names)
+    own: list[Feature] = [import_module(each).FEATURE for each in names]
+    found = {each.name: each for each in own}
+    if _is_group_used():
+        from importlib.metadata import entry_points
+
+        for each in sorted(entry_points(group=GROUP), key=lambda each: each.name):
+            try:
+                feature = each.load()
+                if not isinstance(feature, Feature):
+                    raise TypeError(f"{each.value} is no daybook.feature.Feature")
+                if feature.name in found:
+                    raise ValueError(f"another feature is called {feature.name}")
+            except Exception as error:  # Daybook works without it
+                failures[each.name] = f"{type(error).__name__}: {error}"
+            else:
+                found[feature.name] = feature
+    return tuple(found.values())
+
+
+failures: dict[str, str] = {}
+"""Why a feature of another distribution is left out, by the name of its entry point."""
+
+
+def _is_group_used() -> bool:
+    """Return whether a distribution may have entry points of `GROUP`.
+
+    `importlib.metadata` needs ten times as long to answer this, for each `daybook --help`.
+    """
+    for folder in sys.path:
+        with suppress(OSError):
+            for name in os.listdir(folder or "."):
+                if name.endswith((".dist-info", ".egg-info")):
+                    with suppress(OSError), open(f"{folder}/{name}/entry_points.txt", "rb") as file:
+                        if f"[{GROUP}]".encode() in file.read():
+                            return True
+    return False
 
 
 def loaded(field: str) -> Iterator[Any]:

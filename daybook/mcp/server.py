@@ -50,7 +50,7 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
     async def called(context: Context, params: CallToolRequestParams) -> CallToolResult:
         with acting_as(whose(context)):
             work = toolbox.call(params.name, params.arguments)
-            tool = toolbox.BY_NAME.get(params.name)
+            tool = toolbox.by_name().get(params.name)
             waits = tool is not None and tool.may_wait
             answer = await (_until_disconnected(context, work) if waits else work)
         text = TextContent(type="text", text=answer.text)

@@ -33,6 +33,7 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions", installation.versions),
     ("entry points", installation.entry_points),
     ("settings", home_checks.settings),
+    ("features", installation.features),
     ("plugins", installation.plugins),
     ("service", service.findings),
     ("home", home_checks.home),

@@ -7,6 +7,7 @@ have less than 12 KB together, and the task tools less than 5 KB.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from daybook import feature, names, owners, zone_names
@@ -254,7 +255,7 @@ _SESSION = Argument(
     longest=2 * _LINE,
 )
 
-OPERATOR_TOOLS: tuple[Tool, ...] = (
+_OPERATOR_TOOLS: tuple[Tool, ...] = (
     _tool(
         "session_list",
         "List conversations with agents, the last used first: id, title, number of messages.",
@@ -303,16 +304,25 @@ OPERATOR_TOOLS: tuple[Tool, ...] = (
         Argument("reason", "Why; the agent reads the reason of a rejection.", longest=500),
         open_world=True,
     ),
-    *(each for of_feature in feature.loaded("operator_tools") for each in of_feature),
 )
-"""Tools that only the operator has. An agent's client can neither see nor call them."""
 
-BY_NAME = {each.name: each for each in (*TOOLS, *OPERATOR_TOOLS)}
+
+@cache
+def operator_tools() -> tuple[Tool, ...]:
+    """Return the tools that only the operator has: an agent can neither see nor call them."""
+    of_features = [each for tools in feature.loaded("operator_tools") for each in tools]
+    return (*_OPERATOR_TOOLS, *of_features)
+
+
+@cache
+def by_name() -> dict[str, Tool]:
+    """Return all tools by name."""
+    return {each.name: each for each in (*TOOLS, *operator_tools())}
 
 
 def tools_of(actor: Actor) -> tuple[Tool, ...]:
     """Return the tools that ``actor`` may call."""
-    return TOOLS if actor.is_agent else (*TOOLS, *OPERATOR_TOOLS)
+    return TOOLS if actor.is_agent else (*TOOLS, *operator_tools())
 
 
 async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
@@ -320,8 +330,8 @@ async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:
 
     For an invalid name or argument, return an answer that explains the error; raise no error.
     """
-    tool, actor = BY_NAME.get(name), owners.current_actor()
-    if tool is None or (tool in OPERATOR_TOOLS and actor.is_agent):
+    tool, actor = by_name().get(name), owners.current_actor()
+    if tool is None or (tool in operator_tools() and actor.is_agent):
         name, known = redact_tokens(name), [each.name for each in tools_of(actor)]
         text = f"there is no tool {invocation.loggable(name)} (known: {', '.join(known)})"
         invocation.log_refusal(name, text)

@@ -29,5 +29,6 @@ FEATURE = Feature(
     ),
     operations="client:Hooks",
     documents=("documents:STORE",),
+    blocks=("block:HookBlock",),
     endpoint="receiver:HookReceiver.of",
 )

@@ -21,7 +21,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from daybook import registry, repository
+from daybook import feature, registry, repository
 from daybook.errors import DaybookError, InvalidInput
 from daybook.finding import Finding, Severity, passed, problem, warning
 from daybook.home import current_home
@@ -182,6 +182,15 @@ def _install(requirement: Requirement) -> str:
         return reinstall_command()
     wanted = shlex.quote(f"{requirement.name}{requirement.specifier}")
     return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
+
+
+def features() -> list[Finding]:
+    """Check that the features of other distributions can be imported."""
+    feature.features()
+    return [
+        problem("features", f"{name} is left out: {why}", "repair or uninstall its distribution")
+        for name, why in feature.failures.items()
+    ]
 
 
 def plugins() -> list[Finding]:

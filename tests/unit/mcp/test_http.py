@@ -16,7 +16,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.mcp import http
-from daybook.toolbox import OPERATOR_TOOLS, TOOLS
+from daybook.toolbox import TOOLS, operator_tools
 from tests.unit.mcp.conftest import HEADERS, Served, served
 
 WRONG = "db_" + "x" * 43
@@ -50,7 +50,7 @@ async def test_only_a_token_of_the_operator_has_the_tools_for_sessions(
 ) -> None:
     operator = (await tokens.add("user")).token
     tools = (await daybook_server.post(operator)).json()["result"]["tools"]
-    assert [each["name"] for each in tools] == [each.name for each in (*TOOLS, *OPERATOR_TOOLS)]
+    assert [each["name"] for each in tools] == [each.name for each in (*TOOLS, *operator_tools())]
     assert await daybook_server.call(operator, "session_list") == "There are no sessions."
     refused = await daybook_server.call(token, "session_list")
     assert refused.startswith("there is no tool session_list (known: cron_add, ")

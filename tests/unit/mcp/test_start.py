@@ -35,7 +35,7 @@ async def noisy(given):
     os.write(1, b"written\\n")
     subprocess.run(["echo", "said by a child"])
     return "done"
-toolbox.BY_NAME["noisy"] = Tool("noisy", "", {}, noisy)
+toolbox.by_name()["noisy"] = Tool("noisy", "", {}, noisy)
 sys.exit(main(["mcp"]))
 """
 

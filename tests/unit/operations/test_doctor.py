@@ -55,6 +55,7 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "versions",
         "entry points",
         "settings",
+        "features",
         "plugins",
         "service",
         "home",

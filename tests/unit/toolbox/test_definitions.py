@@ -13,7 +13,7 @@ import pytest
 from daybook.agents.base import Tool
 from daybook.mcp.server import _listed
 from daybook.owners import Actor
-from daybook.toolbox import OPERATOR_TOOLS, TOOLS, tools_of
+from daybook.toolbox import TOOLS, operator_tools, tools_of
 
 CRON_ADD = (
     "prompt",
@@ -30,7 +30,7 @@ CRON_ADD = (
 )
 READ_ONLY = {"cron_list", "cron_get", "cron_runs", "cron_next"}
 
-ALL_TOOLS = (*TOOLS, *OPERATOR_TOOLS)
+ALL_TOOLS = (*TOOLS, *operator_tools())
 
 each_tool = pytest.mark.parametrize("tool", ALL_TOOLS, ids=lambda tool: tool.name)
 
@@ -78,7 +78,7 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
 
 def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in TOOLS if tool.read_only} == READ_ONLY
-    read_only = {tool.name for tool in OPERATOR_TOOLS if tool.read_only}
+    read_only = {tool.name for tool in operator_tools() if tool.read_only}
     assert read_only == {"session_list", "session_get", "approval_list", "spend"}
 
 

@@ -19,7 +19,7 @@ from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.owners import Actor, acting_as
 from daybook.prefect import client
 from daybook.runs import rows
-from daybook.toolbox import BY_NAME, call, text
+from daybook.toolbox import by_name, call, text
 from tests.costs import one_in
 
 ADD = {"prompt": "Sum up.", "schedule": "0 9 * * 1-5"}
@@ -203,7 +203,7 @@ async def test_a_line_break_in_an_argument_cannot_forge_a_log_line(
 
 async def test_a_tool_called_directly_raises_the_error_with_its_hint(stored: Path) -> None:
     with pytest.raises(DaybookError, match='job "nightly" not found; cron_list lists your jobs'):
-        await BY_NAME["cron_get"].call({"job_id": "nightly"})
+        await by_name()["cron_get"].call({"job_id": "nightly"})
 
 
 async def test_an_internal_error_is_logged_and_its_details_are_not_returned(

@@ -1,0 +1,214 @@
+"""Features: descriptors name what exists, another distribution adds one, and none is necessary."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from daybook import feature
+from daybook.feature import Feature, features
+from daybook.home import Home
+
+REPOSITORY = Path(__file__).parents[3]
+ENTRY_POINTS = ("flows", "blocks", "deployments", "prefect.yaml", "pyproject.toml")
+
+GREETINGS = {
+    "__init__.py": """
+        from daybook.feature import Commands, Feature
+
+        FEATURE = Feature(
+            package=__name__,
+            commands=(Commands("More", "commands", ("greet",)),),
+            operations="client:Greetings",
+            operator_tools="tools:TOOLS",
+            pages="page",
+            links=(("/greetings", "Greetings"),),
+            needs="needs:greetings",
+        )
+        """,
+    "commands.py": """
+        def greet_() -> int:
+            "Greet everybody."
+            print("hello from a command")
+            return 0
+        """,
+    "client.py": """
+        from daybook.api.client_methods import Blocking, Operations, operation
+
+        async def hello(name: str) -> str:
+            return f"hello {name} from an operation"
+
+        class Greetings(Operations):
+            hello = operation(hello)
+
+        class SyncGreetings(Blocking, Greetings):
+            pass
+        """,
+    "tools.py": """
+        from daybook.toolbox.invocation import define_tool
+
+        async def _greet(given):
+            return "hello from a tool"
+
+        TOOLS = (define_tool("greet", "Greet everybody.", _greet, read_only=True),)
+        """,
+    "page.py": """
+        from daybook.web.pages.site import Page
+
+        async def show(site, request):
+            return site.render(request, "greetings.html")
+
+        ROUTES = (Page("/greetings", show),)
+        """,
+    "needs.py": """
+        from daybook.finding import warning
+
+        async def greetings(facts):
+            return [warning("greetings", "Nobody was greeted", "daybook greet", kind="greeting")]
+        """,
+    "templates/greetings.html": "hello from a page",
+}
+PROGRAM = """
+import asyncio, json
+import daybook
+from daybook import feature, toolbox
+from daybook.cli.main import main
+from daybook.ledger.engine import open_ledger
+from daybook.operations import attention, doctor
+from daybook.schedules.zones import zone
+from daybook.web import pages
+
+async def read():
+    async with open_ledger():
+        pass
+    site = pages.application(None).state.site
+    return {
+        "operation": await daybook.Client().greetings.hello("Ann"),
+        "tool": (await toolbox.call("greet")).text,
+        "needs": [each.title for each in await attention.read(zone("Etc/UTC"))],
+        "template": site._templates.get_template("greetings.html").render(),
+        "links": [name for _, name in site._templates.globals["navigation"]],
+        "findings": [each.message for each in await doctor.doctor() if each.check == "features"],
+    }
+
+assert main(["greet"]) == 0
+found = asyncio.run(read())
+found["blocking"] = daybook.SyncClient().greetings.hello("Bob")
+found["features"] = [each.name for each in feature.features()]
+print(json.dumps(found))
+"""
+
+
+def run(
+    *arguments: str, home: Path, path: Path, cwd: Path, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with ``path`` first on the import path, in an own home without a Prefect."""
+    environment = {name: value for name, value in os.environ.items() if "PREFECT" not in name}
+    environment |= {"DAYBOOK_HOME": str(home), "PYTHONPATH": str(path)}
+    environment["PREFECT_API_URL"] = "http://127.0.0.1:9/api"
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("each", features(), ids=lambda each: each.name)
+def test_a_descriptor_names_objects_that_exist(each: Feature) -> None:
+    for commands in each.commands:
+        for name in commands.names:
+            assert callable(each.load(f"{commands.module}:{name}_"))
+    texts = [getattr(each, name) for name in Feature.__dataclass_fields__ if name != "package"]
+    paths = [path for path in texts if isinstance(path, str) and path]
+    paths += [*each.documents, *each.blocks]
+    for path in paths:
+        assert each.load(path) is not None
+    if each.operations:
+        assert each.load_operations(blocking=True).__bases__[1] is each.load(each.operations)
+
+
+def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
+    tmp_path: Path, daybook_home: Home
+) -> None:
+    for name, text in GREETINGS.items():
+        (file := tmp_path / "greetings" / name).parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dedent(text))
+    installed = tmp_path / "greetings-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: greetings\nVersion: 1.0\n")
+    lines = ("greetings = greetings:FEATURE", "broken = nowhere:FEATURE", "taken = greetings:TAKEN")
+    (installed / "entry_points.txt").write_text("\n".join([f"[{feature.GROUP}]", *lines, ""]))
+    with (tmp_path / "greetings" / "__init__.py").open("a") as file_:
+        file_.write("TAKEN = Feature(package='another.hooks')\n")
+
+    done = run("-c", PROGRAM, home=daybook_home.path, path=tmp_path, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    printed, answer = done.stdout.splitlines()
+    assert printed == "hello from a command"
+    found = json.loads(answer)
+    own = [each.name for each in features()]
+    assert found.pop("features") == [*own, "greetings"]
+    assert found.pop("links")[-1] == "Greetings"
+    broken, taken = found.pop("findings")
+    assert "broken is left out: ModuleNotFoundError" in broken
+    assert taken == "taken is left out: ValueError: another feature is called hooks"
+    assert found == {
+        "operation": "hello Ann from an operation",
+        "blocking": "hello Bob from an operation",
+        "tool": "hello from a tool",
+        "needs": ["Nobody was greeted"],
+        "template": "hello from a page",
+    }
+
+
+def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home: Home) -> None:
+    copy = tmp_path / "copy"
+    without_caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(REPOSITORY / "daybook", copy / "daybook", ignore=without_caches)
+    for each in features():
+        shutil.rmtree(copy.joinpath(*each.package.split(".")))
+    for name in ENTRY_POINTS:
+        source = REPOSITORY / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+
+    def daybook(*tokens: str) -> subprocess.CompletedProcess[str]:
+        options: dict[str, Any] = {"home": daybook_home.path, "path": copy, "cwd": copy}
+        return run("-P", "-m", "daybook", *tokens, **options)
+
+    everything = """
+        import importlib, pkgutil, daybook
+        from daybook import repository
+        names = [each.name for each in pkgutil.walk_packages(daybook.__path__, "daybook.")]
+        for name in names:
+            if not name.endswith(("__main__", "feature_operations")) and "migrations" not in name:
+                importlib.import_module(name)
+        repository.load_flows()
+        repository.load_entry_point("blocks/__init__.py")
+        print(daybook.__file__)
+        """
+    imported = run("-c", dedent(everything), home=daybook_home.path, path=copy, cwd=copy)
+    assert imported.stdout.strip() == str(copy / "daybook" / "__init__.py"), imported.stderr
+    help_ = daybook("--help", "--all")
+    words = {line.split()[1] for line in help_.stdout.splitlines() if line.startswith("│ ")}
+    commands = [each for of_feature in features() for each in of_feature.commands]
+    assert words.isdisjoint(each.group or each.names[0] for each in commands)
+    assert "backup" in words
+    added = daybook("add", "every day at 9:00", "Say hello", "--name", "hello", "--json")
+    assert added.returncode == 0, added.stderr
+    assert [each["name"] for each in json.loads(daybook("list", "--json").stdout)] == ["hello"]
+    found = json.loads(daybook("doctor", "--json").stdout)
+    assert [each for each in found if "check itself failed" in each["title"]] == []
