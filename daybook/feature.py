@@ -7,6 +7,8 @@ rest of Daybook names no feature, but goes through `features`::
     operator_tools    `toolbox.tools`         documents   `keeper.blocks`
     pages, links      `web.pages`             needs       `operations.attention`
     endpoint          `web.app`               at_start    `operations.preparation`
+    settings          `settings`              loops       `keeper.services`
+    ledger_checks     `operations.doctor`     blocks      `blocks`
 
 A descriptor names each object as a text, ``"module:name"`` with the module in the feature's folder.
 So a process imports only the modules that it uses, and `daybook --help` stays fast.
@@ -62,6 +64,10 @@ class Feature:
     - ``needs`` is a coroutine function of `attention.Facts`, which returns findings for Today.
     - ``documents`` are the `BlockStore`s of its settings documents, and ``blocks`` are the Prefect
       blocks of these.
+    - ``settings`` is a pydantic model whose fields are settings of the operator
+      (`settings.part`). Its module imports neither Prefect nor a database.
+    - ``loops`` are `keeper.services.Loop`s.
+    - ``ledger_checks`` are the names of checks of `doctor` that need the ledger, with the check.
     - ``endpoint`` returns its `web.endpoint.Endpoint`.
     - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
       calls it before the first sync. It must be idempotent.
@@ -76,6 +82,9 @@ class Feature:
     needs: str = ""
     documents: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
+    settings: str = ""
+    loops: str = ""
+    ledger_checks: tuple[tuple[str, str], ...] = ()
     endpoint: str = ""
     at_start: str = ""
 
@@ -122,7 +131,10 @@ def features() -> tuple[Feature, ...]:
 
 
 failures: dict[str, str] = {}
-"""Why a feature of another distribution is left out, by the name of its entry point."""
+"""Why a feature of another distribution is left out, by the name of its entry point.
+
+Also why its commands are left out, by its package.
+"""
 
 
 def _is_group_used() -> bool:

@@ -44,6 +44,11 @@ class Marker:
     """Whether the value is a text that usually has more than one line."""
     missing: str = ""
     """Hint for the user if the required field is missing."""
+    folder: Literal["", "changed", "made"] = ""
+    """Whether the value is a folder that Daybook changes, or also makes if it is missing.
+
+    A service at boot may write only to such folders.
+    """
     placeholder: str = "-"
     """Valid value that replaces an invalid one while the other fields are checked."""
 

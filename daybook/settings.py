@@ -1,8 +1,8 @@
 """Operator settings: `DAYBOOK_…` variables, or `config.toml` in the home.
 
-A variable overrides the file. A new setting is a field of `Settings`; `docs/reference/settings.md`
-is generated from the fields. The docstring of `runs.retention` explains how to add a retention
-rule.
+A variable overrides the file. A new setting is a field of `Settings`, or of the class that a
+feature adds; `docs/reference/settings.md` is generated from the fields. The docstring of
+`runs.retention` explains how to add a retention rule.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import base64
 import os
 import re
 import tomllib
+from functools import cache
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     BeforeValidator,
@@ -32,9 +33,11 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from daybook import plain_text, zone_names
+from daybook import feature, plain_text, zone_names
 from daybook.errors import InvalidInput
 from daybook.home import Home, home_path
+
+T = TypeVar("T")
 
 _NAME = re.compile(r"([a-z0-9_-]{1,63}\.)*(?=[a-z0-9_-]*[a-z])[a-z0-9_-]{1,63}\.?\Z", re.IGNORECASE)
 
@@ -110,7 +113,8 @@ CommaSeparated = Annotated[str, BeforeValidator(_joined)]
 class Settings(BaseSettings):
     """Settings of one home. `load` raises `InvalidInput` for an invalid value."""
 
-    model_config = SettingsConfigDict(env_prefix="DAYBOOK_", extra="ignore")
+    # Only the class with the settings of features (`all_settings`) has instances.
+    model_config = SettingsConfigDict(env_prefix="DAYBOOK_", extra="ignore", defer_build=True)
 
     home: Path = Field(
         default_factory=home_path,
@@ -144,12 +148,6 @@ class Settings(BaseSettings):
         description="Folders, comma-separated, that may contain the work directories of jobs: "
         "absolute paths, or paths that begin with ~. The default is the home of the user who runs "
         "Daybook. Empty: no job may have a work directory.",
-    )
-
-    anna_folder: str = Field(
-        default="",
-        description="Folder of anna (another scheduler) that contains its `jobs.json`. The next "
-        "`daybook up` imports the jobs, once, and renames the file. Empty: none.",
     )
 
     alert_channel: str = Field(
@@ -264,13 +262,6 @@ class Settings(BaseSettings):
         "Empty: the pages answer only at this machine's own names.",
     )
 
-    max_hook_body: int = Field(
-        default=1,
-        ge=1,
-        le=25,
-        description="Maximum size of a request to a hook, in MiB. GitHub sends up to 25.",
-    )
-
     command_server: bool = Field(
         default=True,
         description="Whether `daybook up` keeps a process that has imported everything, so that "
@@ -290,20 +281,6 @@ class Settings(BaseSettings):
         ge=0,
         description="Days to keep ended runs and sessions, in the ledger and in an embedded "
         "Prefect. 0: forever.",
-    )
-    backup_folder: str = Field(
-        default="",
-        description="Folder for nightly backups of the leading keeper's home: an absolute path, or "
-        "one that begins with ~, best on another disk. Empty: no nightly backups. Requires "
-        "`DAYBOOK_BACKUP_PASSPHRASE`.",
-    )
-    backup_passphrase: SecretStr = Field(
-        default=SecretStr(""),
-        description="Passphrase of backups, at least 8 characters. It is needed for a restore, so "
-        "keep a copy elsewhere.",
-    )
-    keep_backups: int = Field(
-        default=14, ge=1, description="Number of newest nightly backups to keep."
     )
     keep_transcript_days: int = Field(
         default=30,
@@ -446,15 +423,6 @@ class Settings(BaseSettings):
                     ) from None
         return value
 
-    @field_validator("backup_folder")
-    @classmethod
-    def _check_backup_folder(cls, value: str) -> str:
-        if value and not value.startswith(("/", "~")):
-            raise ValueError(
-                f'"{value}" is relative; use an absolute path, or one that begins with ~'
-            )
-        return value
-
     @field_validator("allowed_work_dirs")
     @classmethod
     def _check_work_dirs(cls, value: str) -> str:
@@ -514,6 +482,22 @@ def config_file() -> Path:
     return home_path() / "config.toml"
 
 
+@cache
+def all_settings() -> type[Settings]:
+    """Return the class of all settings: `Settings`, and those that features add."""
+    return type("AllSettings", (*feature.loaded("settings"), Settings), {"__module__": __name__})
+
+
+def part(kind: type[T]) -> T:
+    """Return the settings of this process as ``kind``, the class that a feature adds.
+
+    Raise the errors of `load`.
+    """
+    loaded = load()
+    assert isinstance(loaded, kind)
+    return loaded
+
+
 def load(**given: Any) -> Settings:
     """Read the settings of this process.
 
@@ -521,7 +505,7 @@ def load(**given: Any) -> Settings:
     the invalid variable, or the file and its problem.
     """
     try:
-        return Settings(**given)
+        return all_settings()(**given)
     except SettingsError as error:  # a variable that should hold JSON; do not repeat its text
         named = re.search(r'field "(\w+)"', str(error))
         raise invalid_setting(named[1] if named else "settings", "is not valid JSON") from None
@@ -560,7 +544,7 @@ def _read_file() -> dict[str, Any]:
     except ValueError as error:
         hint = 'write lines such as timezone = "UTC"'
         raise InvalidInput(str(file), f"is not valid TOML: {error}", hint) from error
-    known = sorted(Settings.model_fields.keys() - {"home"})
+    known = sorted(all_settings().model_fields.keys() - {"home"})
     if unknown := [key for key in values if key not in known]:
         raise InvalidInput(
             str(file), f"unknown settings: {', '.join(unknown)}", f"known: {', '.join(known)}"

@@ -171,11 +171,11 @@ def _layers() -> list[str]:
 
 def running() -> str:
     """Return the page of operation with a current table of the keeper's services."""
-    from daybook.keeper.services import LOOPS
+    from daybook.keeper.services import loops
 
-    everywhere = [each for loop in LOOPS if loop.everywhere for each in loop.services]
+    everywhere = [each for loop in loops() if loop.everywhere for each in loop.services]
     lines = ["| service | interval | runs in | does |", "|---|---|---|---|"]
-    for loop in LOOPS:
+    for loop in loops():
         process = "every process" if loop.everywhere else "the leader"
         interval = to_text(loop.interval())
         for each in loop.services:

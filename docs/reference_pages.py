@@ -12,7 +12,7 @@ from typing import Any, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from daybook.settings import Settings
+from daybook.settings import Settings, all_settings
 from docs.page_text import NOTE, SNAPSHOTS, cell, linked, summary
 
 
@@ -53,7 +53,7 @@ def settings() -> str:
         "| variable | in `config.toml` | type | default | meaning |",
         "|---|---|---|---|---|",
     ]
-    for name, field in Settings.model_fields.items():
+    for name, field in all_settings().model_fields.items():
         if not field.description:
             raise ValueError(f"setting {name} needs a description")
         # The file is in the home, so it cannot set the home.

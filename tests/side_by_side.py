@@ -16,7 +16,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
         "tests.key_makers",
-        "tests.unit.backups.killed",
+        "tests.unit.features.backups.killed",
         "tests.unit.delivery.senders",
         "tests.unit.features.imports.killed",
         "tests.unit.ledger.killed",

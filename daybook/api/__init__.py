@@ -49,7 +49,6 @@ if TYPE_CHECKING:
         approvals as approvals,
         authorization as authorization,
         backfill as backfill,
-        backups as backups,
         callbacks as callbacks,
         changes as changes,
         channels as channels,

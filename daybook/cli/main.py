@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from itertools import count, takewhile
 from typing import Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CommandCollisionError, CycloptsError, Group, Parameter
 
 from daybook import __version__
 from daybook.errors import DaybookError, DiskFull, InvalidInput, NotFound
-from daybook.feature import Commands, features
+from daybook.feature import Commands, failures, features
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -60,7 +60,6 @@ _COMMANDS = (
     Commands(_MORE, "completion", ("completion",)),
     Commands(_OPERATE, "machine", ("env", "worker", "keeper")),
     Commands(_OPERATE, "web", ("web",)),
-    Commands(_OPERATE, "backup", ("backup", "restore")),
     Commands(_OPERATE, "sync", ("sync", "conflicts")),
     Commands(
         _OPERATE,
@@ -196,12 +195,15 @@ def _register_commands() -> None:
     for package, commands in _all_commands():
         section = _SECTIONS.get(commands.section)
         parent = app
-        if commands.group:
-            parent = _add_group(commands, section, next(order))
-            section = None
-        for name in commands.names:
-            path = f"{package}.{commands.module}:{name}_"
-            _add_lazy_command(parent, path, name, group=section, sort_key=next(order))
+        try:
+            if commands.group:
+                parent = _add_group(commands, section, next(order))
+                section = None
+            for name in commands.names:
+                path = f"{package}.{commands.module}:{name}_"
+                _add_lazy_command(parent, path, name, group=section, sort_key=next(order))
+        except CommandCollisionError as error:  # of another distribution
+            failures[package] = str(error)
     for flag in ("--help", "--version"):
         app[flag].group = (_OPTIONS,)
 

@@ -1,6 +1,6 @@
 """Background services that reconcile the ledger with Prefect, so that no due time is forgotten.
 
-`services.LOOPS` is the table of all services: names, intervals (fields of `timing.Timing`) and
+`services.loops` returns all services: names, intervals (fields of `timing.Timing`) and
 functions. Each worker process runs a keeper, and so does `daybook keeper`. One keeper leads and
 runs the services (`leadership`; promise 16: the keeper leads by a lease). The other keepers stand
 by and run only the loops with `everywhere`. The first cycles start as soon as a process becomes
@@ -22,8 +22,8 @@ To add a service, change the following:
 
 - a module here, or in `daybook.prefect` if it compares runs with Prefect: a function that runs one
   cycle, with a bounded amount of work;
-- `services.LOOPS`: a `Service` in an existing loop, or in a new `Loop`. If the service keeps state
-  between its cycles, its `start` creates the state;
+- `services.LOOPS`, or the loops of a feature: a `Service` in an existing loop, or in a new `Loop`.
+  If the service keeps state between its cycles, its `start` creates the state;
 - `timing.Timing`: an interval, if the loop is new;
 - its name in rule 16 of `docs/promise.md`, which lists the services of each loop; `make docs`
   writes the table of services.

@@ -1,4 +1,4 @@
-"""The keeper: leader election, and the repetition of the background services (`services.LOOPS`).
+"""The keeper: leader election, and the repetition of the background services (`services.loops`).
 
 Each worker process runs a keeper, and so does `daybook keeper`. One keeper leads and runs all
 loops; the others stand by and run only the loops with `everywhere`.
@@ -28,7 +28,7 @@ from daybook.errors import LeadershipLost, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership, overview
 from daybook.keeper.cost import CpuBudget, CycleCost, MeteredCoroutine
 from daybook.keeper.leadership import Leadership
-from daybook.keeper.services import CYCLE_TIMEOUT_SECONDS, LOOPS, Cycle, Loop, Service
+from daybook.keeper.services import CYCLE_TIMEOUT_SECONDS, Cycle, Loop, Service, loops
 from daybook.keeper.term import Context, Signal, Term
 from daybook.ledger.engine import Ledger
 from daybook.prefect import instances
@@ -84,7 +84,7 @@ class Keeper:
             ):
                 context = self.context(client)
                 group.create_task(self.leadership.keep())
-                for loop in LOOPS:
+                for loop in loops():
                     group.create_task(self._repeat(loop, context))
                 group.create_task(event_stream.listen(_EDITS, self._on_edit))
         finally:

@@ -30,7 +30,7 @@ from typing import Any
 
 from prefect.client.orchestration import PrefectClient
 
-from daybook.backups import create as backups
+from daybook import feature
 from daybook.execution import outcome_spool
 from daybook.keeper import (
     alerts,
@@ -65,8 +65,6 @@ log = logging.getLogger(__name__)
 
 CYCLE_TIMEOUT_SECONDS = 120.0
 """Default timeout of one cycle; the writes that the cycle made before the timeout persist."""
-BACKUP_TIMEOUT_SECONDS = 3600.0
-"""Timeout of a nightly backup, which copies the whole ledger."""
 IDLE_NAMING_FACTOR = 3
 """Factor by which the pause is longer after a cycle that found no run to name."""
 
@@ -426,16 +424,10 @@ LOOPS = (
             ),
         ),
     ),
-    Loop(
-        interval=lambda: TIMING.backup_interval,
-        services=(
-            Service(
-                "backup",
-                "makes the nightly backup, if a folder for it is set",
-                lambda context, _: partial(backups.create_nightly, context.ledger),
-                timeout=BACKUP_TIMEOUT_SECONDS,
-            ),
-        ),
-    ),
 )
-"""All loops of a keeper. They run concurrently."""
+"""The loops of every keeper."""
+
+
+def loops() -> tuple[Loop, ...]:
+    """Return all loops of a keeper, with those of features. They run concurrently."""
+    return (*LOOPS, *(each for of_feature in feature.loaded("loops") for each in of_feature))

@@ -7,9 +7,8 @@ occurrence.
 
 Contract: every change of a run's status goes through `daybook.runs`, in one transaction of
 `Ledger.write`, and is checked against the table of states. There are two exceptions: an
-import stores ended runs of other schedulers (`daybook.features.imports`), and
-`daybook.backups.uncertain` moves a run to `running`, with the check, before it records the outcome.
-No module here imports Prefect.
+import stores ended runs of other schedulers, and a restore moves a run to `running`, with the
+check, before it records the outcome. No module here imports Prefect.
 
 Pitfalls: instants are timezone-aware and in UTC, and the column type refuses naive datetimes. The
 ledger's clock (`Ledger.now`), never the caller's clock, decides whether a run is due.

@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
-from daybook import home
+from daybook import feature, home
 from daybook.errors import InvalidInput, LedgerError, LedgerUnreachable
 from daybook.finding import Finding, passed, problem, skipped
 from daybook.ledger.engine import open_ledger, sharing
@@ -57,8 +57,8 @@ LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("outbox", delivery.outbox),
     ("tasks", late.tasks),
     ("maintenance", late.maintenance),
-    ("backups", ledger_checks.backups),
 )
+"""Checks that need the ledger. The first one decides whether the others run."""
 PREFECT_CHECKS: tuple[tuple[str, Check], ...] = (
     ("clock", prefect.clock),
     ("ui", prefect.ui),
@@ -104,11 +104,15 @@ async def _run_groups() -> list[Finding]:
     found = await _run_checks(LOCAL_CHECKS)
     ledger = await _run_checks(LEDGER_CHECKS[:1])
     found += ledger
+    of_features = [
+        (name, each.load(path)) for each in feature.features() for name, path in each.ledger_checks
+    ]
+    others = (*LEDGER_CHECKS[1:], *of_features)
     if not _is_sound(ledger):
-        found += _skip(LEDGER_CHECKS[1:], NO_LEDGER)
+        found += _skip(others, NO_LEDGER)
         return found + await _check_home_and_prefect(found, ledger_sound=False)
     async with _sharing_ledger():
-        found += await _run_checks(LEDGER_CHECKS[1:])
+        found += await _run_checks(others)
         return found + await _check_home_and_prefect(found, ledger_sound=True)
 
 

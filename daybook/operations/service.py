@@ -23,7 +23,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from daybook import plain_text, settings
+from daybook import markers, plain_text, settings
 from daybook.errors import DaybookError, InvalidInput
 from daybook.finding import Finding, passed, problem, warning
 from daybook.home import Home, current_home, sync_folder, write_private_draft
@@ -93,7 +93,8 @@ def define(*, system: bool, run_as: str = "") -> Service:
         hint = f"create it, for example with `useradd --create-home {shlex.quote(user)}`"
         raise InvalidInput("run_as", f"there is no user {user}", hint) from None
     given = settings.load()
-    folders = (*given.work_dir_roots, given.backup_folder, given.anna_folder)
+    marked = markers.marked(type(given).model_fields, "folder")
+    folders = (*given.work_dir_roots, *(getattr(given, name) for name in marked))
     writable = [
         re.sub(r"^~(?=/|$)", lambda _: user_home, each)
         for each in folders
@@ -121,7 +122,8 @@ def define(*, system: bool, run_as: str = "") -> Service:
 
 def _check(service: Service) -> None:
     paths = {"home": str(service.home), "interpreter": service.python}
-    folders = {"allowed_work_dirs, backup_folder or anna_folder": " ".join(service.writable)}
+    marked = markers.marked(settings.all_settings().model_fields, "folder")
+    folders = {" or ".join(("allowed_work_dirs", *marked)): " ".join(service.writable)}
     values = {**paths, **folders, **service.variables}
     for name, value in values.items():
         if not value.isprintable():
@@ -491,8 +493,8 @@ def findings_of(service: Service) -> list[Finding]:
     if closed := sorted(set(_wanted_folders(service)) - set(service.writable)):
         message = f"{name} may not write to {', '.join(closed)}, which the settings allow"
         found.append(warning("service", message, again))
-    if missing := _missing_backup_folder(service):
-        message = f"{name} cannot create {missing}, the folder of the nightly backups"
+    for setting, missing in _missing_folders(service):
+        message = f"{name} cannot create {missing}, the folder of the setting {setting}"
         owner = f"-o {shlex.quote(service.user)} " if service.is_system else ""
         create = f"install -d -m 700 {owner}{shlex.quote(missing)}"
         found.append(warning("service", message, f"{create} && {again}"))
@@ -512,23 +514,26 @@ def _is_gone(path: Path) -> bool:
     return False
 
 
-def _missing_backup_folder(service: Service) -> str:
-    """Return the setting `backup_folder` if the service of this home cannot create that folder.
+def _missing_folders(service: Service) -> list[tuple[str, str]]:
+    """Return the settings whose folder the service of this home cannot create, with the folder.
 
-    Return an empty string if there is no such problem. A service may write only to certain folders.
+    A service may write only to certain folders.
     """
     if is_macos() or service.home != current_home().path:
-        return ""
+        return []
     try:
-        folder = settings.load().backup_folder
+        given = settings.load()
     except InvalidInput:
-        return ""
-    if not folder:
-        return ""
-    path = Path(folder).expanduser()
+        return []
     writable = [service.home, *map(Path, service.writable)]
-    may_create = any(path.parent.is_relative_to(each) for each in writable)
-    return "" if may_create or not _is_gone(path) else str(path)
+    found = []
+    for name, field in type(given).model_fields.items():
+        if markers.of(field).folder == "made" and (folder := getattr(given, name)):
+            path = Path(folder).expanduser()
+            may_create = any(path.parent.is_relative_to(each) for each in writable)
+            if _is_gone(path) and not may_create:
+                found.append((name, str(path)))
+    return found
 
 
 def _wanted_folders(service: Service) -> tuple[str, ...]:

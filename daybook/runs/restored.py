@@ -9,8 +9,8 @@
 
 A run of the second kind is a request or a chained run: Prefect still has its flow run, and the
 ledger has lost its row. No run of either kind starts (promise 18: a restore repeats nothing),
-because the run may have had its effect. `daybook.backups.uncertain` records the restore in the
-table `Fact`, and ends the runs that the ledger still has.
+because the run may have had its effect. The restore records itself in the table `Fact`, and ends
+the runs that the ledger still has.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from daybook import settings
-from daybook.backups import archive, create
+from daybook.features.backups import archive, create
 from daybook.ledger import schema, transfer
 from tests import databases
 from tests.chaos.busy_home import (

@@ -47,6 +47,7 @@ from daybook.errors import DaybookError, InvalidInput, NotFound, UnreadableJob, 
 from daybook.features.hooks import filters, operations, signatures
 from daybook.features.hooks.documents import STORE, Hook
 from daybook.features.hooks.index import HookIndex
+from daybook.features.hooks.settings import HookSizes
 from daybook.features.hooks.signatures import SCHEMES, Signed
 from daybook.jobs import payloads
 from daybook.ledger.engine import Ledger
@@ -122,7 +123,7 @@ class HookReceiver:
     @classmethod
     def of(cls, address: str, clock: Clock | None = None) -> Self:
         """Return a receiver with the size of a body from the settings."""
-        return cls(address, clock, settings.load().max_hook_body * 2**20)
+        return cls(address, clock, settings.part(HookSizes).max_hook_body * 2**20)
 
     def metrics(self) -> Iterator[Metric]:
         """Yield the number of requests by result."""

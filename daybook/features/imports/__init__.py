@@ -13,5 +13,6 @@ from daybook.feature import Commands, Feature
 FEATURE = Feature(
     package=__name__,
     commands=(Commands("Operate", "commands", ("import",)),),
+    settings="settings:ImportSettings",
     at_start="operations:migrate_anna",
 )

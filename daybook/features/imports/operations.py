@@ -25,6 +25,7 @@ from daybook.api import authorization, preflight
 from daybook.api.jobs import PENDING_NOTE
 from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
 from daybook.features.imports import anna, crontab, readers, shell, writer
+from daybook.features.imports import settings as import_settings
 from daybook.features.imports.source import FIX_HINT, Source, System
 from daybook.features.imports.writer import ImportedJob, ImportReport, OnConflict
 from daybook.jobs import store
@@ -127,7 +128,7 @@ async def import_anna(ledger: Ledger) -> ImportReport | None:
     If the process dies before the rename, the next call renames the file. Raise `InvalidInput` as
     `run` does, and for a folder that cannot be read.
     """
-    folder = settings.load().anna_folder
+    folder = import_settings.load().anna_folder
     if not folder:
         return None
     file = _file_of(folder)

@@ -185,10 +185,14 @@ def _install(requirement: Requirement) -> str:
 
 
 def features() -> list[Finding]:
-    """Check that the features of other distributions can be imported."""
+    """Check that the features of other distributions can be used."""
     feature.features()
     return [
-        problem("features", f"{name} is left out: {why}", "repair or uninstall its distribution")
+        problem(
+            "features",
+            f"{name} or a part of it is left out: {why}",
+            "repair or uninstall its distribution",
+        )
         for name, why in feature.failures.items()
     ]
 

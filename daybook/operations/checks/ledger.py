@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
-from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from daybook import settings
-from daybook.backups import archive
-from daybook.backups import create as nightly
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     FREE_SPACE,
@@ -26,7 +22,7 @@ from daybook.errors import (
     UnknownName,
     says_disk_full,
 )
-from daybook.finding import Finding, passed, problem, warning
+from daybook.finding import Finding, passed, problem
 from daybook.home import current_home
 from daybook.http import secrets as references
 from daybook.jobs import store, summaries
@@ -47,13 +43,6 @@ if TYPE_CHECKING:
 
 WRITE_TIMEOUT = timedelta(seconds=5)
 """Maximum time that a write may wait for other writers. A longer wait is a problem."""
-MAX_BACKUP_AGE = timedelta(days=1)
-"""Maximum age of the newest backup, counted from the last night. A higher age is a problem.
-
-A backup may be older than a night, because the keepers may have been stopped.
-"""
-BACKUP_DURATION = timedelta(hours=1)
-"""Maximum duration of a nightly backup. Only after this time, a missing backup is a problem."""
 _RESTORE_KEY = (
     "copy the file ledger-key (mode 0600) into this home, from the home that wrote the copies or "
     "from its backup; if it is permanently lost: daybook ledger rekey"
@@ -282,41 +271,3 @@ async def secrets(client: PrefectClient) -> list[Finding]:
                 fix = f"daybook secrets add {name} --replace --host <host>"
                 problems.append(problem("secrets", message, fix))
     return problems
-
-
-async def backups() -> list[Finding]:
-    """If a backup folder is set, check that nightly backups have a passphrase and are recent."""
-    loaded = settings.load()
-    if not loaded.backup_folder or not exists():
-        return []
-    if len(loaded.backup_passphrase.get_secret_value()) < archive.MIN_PASSPHRASE_LENGTH:
-        fix = f"set backup_passphrase in {settings.config_file()}, at least 8 characters"
-        return [problem("backups", "there are no nightly backups without a passphrase", fix)]
-    folder = nightly.nightly_folder(loaded)
-    async with open_ledger() as opened:
-        found = nightly.nightly_files(folder, opened.id)
-        now = opened.now()
-    fix = f"read the log of the leading keeper, such as {current_home().logs / 'worker.log'}"
-    if not found:
-        last = nightly.last_night(now - BACKUP_DURATION, loaded)
-        if last > nightly.last_night(_set_up_at() or now, loaded):
-            message = f"there is no backup in {folder}, not even of the night of {last}"
-            return [problem("backups", message, fix)]
-        return [warning("backups", f"there is no backup in {folder} yet")]
-    newest = max(found)
-    if newest < nightly.last_night(now, loaded) - MAX_BACKUP_AGE:
-        return [problem("backups", f"the newest backup in {folder} is of {newest}", fix)]
-    return [passed("backups", f"{len(found)} in {folder}, the newest of {newest}")]
-
-
-def _set_up_at() -> datetime | None:
-    """Return the time of the last change of this home's ledger key or settings file.
-
-    Return None if neither file exists. This is so before the first `up` if the settings are in
-    variables.
-    """
-    times = []
-    for file in (current_home().ledger_key, settings.config_file()):
-        with suppress(FileNotFoundError):
-            times.append(datetime.fromtimestamp(file.stat().st_mtime, UTC))
-    return max(times, default=None)

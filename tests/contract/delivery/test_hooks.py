@@ -12,12 +12,12 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import BlockDocumentUpdate
 from pydantic import SecretStr
 
-import blocks
 from daybook import home as homes
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.home_secret import ROTATION_GRACE
 from daybook.errors import InvalidInput, NotFound
 from daybook.features.hooks import documents, operations
+from daybook.features.hooks.block import HookBlock
 from daybook.features.hooks.documents import STORE, Hook
 from daybook.features.hooks.index import HookIndex
 from daybook.features.hooks.settings import DEFAULT_RATE
@@ -152,7 +152,7 @@ async def test_invalid_hooks_are_refused_and_nothing_is_stored(client: PrefectCl
 
 
 async def test_a_hook_made_in_prefect_is_shown_with_its_problem(client: PrefectClient) -> None:
-    block: Any = blocks.HookBlock(job="x", secret=SecretStr(LINE), scheme="github")
+    block: Any = HookBlock(job="x", secret=SecretStr(LINE), scheme="github")
     await block.asave("pulls", client=client)
     assert block.get_hook().secret == LINE
     assert LINE not in repr(block)

@@ -22,7 +22,7 @@ from daybook.agents import process
 from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.command import CommandAgent, CommandSettings
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary
-from daybook.settings import Settings
+from daybook.settings import all_settings
 
 pytestmark = pytest.mark.anyio
 
@@ -91,7 +91,7 @@ async def test_a_program_of_a_run_gets_the_run_the_job_the_due_time_and_the_atte
         "DAYBOOK_DUE": "2027-01-15T13:30:00Z",
         "DAYBOOK_ATTEMPT": "2",
     }
-    settings = {f"DAYBOOK_{name.upper()}" for name in Settings.model_fields}
+    settings = {f"DAYBOOK_{name.upper()}" for name in all_settings().model_fields}
     assert settings.isdisjoint(given)  # a nested `daybook` is not configured by them
 
 

@@ -26,7 +26,10 @@ GREETINGS = {
 
         FEATURE = Feature(
             package=__name__,
-            commands=(Commands("More", "commands", ("greet",)),),
+            commands=(
+                Commands("More", "commands", ("greet",)),
+                Commands("More", "commands", ("list",)),
+            ),
             operations="client:Greetings",
             operator_tools="tools:TOOLS",
             pages="page",
@@ -163,9 +166,14 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     own = [each.name for each in features()]
     assert found.pop("features") == [*own, "greetings"]
     assert found.pop("links")[-1] == "Greetings"
-    broken, taken = found.pop("findings")
-    assert "broken is left out: ModuleNotFoundError" in broken
-    assert taken == "taken is left out: ValueError: another feature is called hooks"
+    broken, taken, command = [each.partition(": ")[::2] for each in found.pop("findings")]
+    assert broken[0] == "broken or a part of it is left out"
+    assert broken[1].startswith("ModuleNotFoundError")
+    assert taken[1] == "ValueError: another feature is called hooks"
+    assert command == (
+        "greetings or a part of it is left out",
+        'Command "list" already registered.',
+    )
     assert found == {
         "operation": "hello Ann from an operation",
         "blocking": "hello Bob from an operation",

@@ -11,8 +11,8 @@ from sqlalchemy import text, update
 from sqlmodel import col
 
 from daybook.api import shared_folders
-from daybook.backups import uncertain
 from daybook.errors import UnreadableJob
+from daybook.features.backups import uncertain
 from daybook.jobs import scheduled, store, stored_columns, summaries
 from daybook.jobs.store import StoredJob
 from daybook.jobs.views import ListedJob

@@ -13,7 +13,7 @@ from daybook.errors import LedgerUnreachable
 from daybook.keeper.cost import MAX_WAIT_SECONDS, CpuBudget
 from daybook.keeper.keeper import Keeper
 from daybook.keeper.leadership import is_write
-from daybook.keeper.services import LOOPS, RUNS, Cycle, Loop, Service
+from daybook.keeper.services import RUNS, Cycle, Loop, Service, loops
 from daybook.keeper.term import Context, ImportProgress, Signal, Term
 from daybook.ledger.tables import RunRow
 from daybook.runs import counts
@@ -200,7 +200,7 @@ async def test_a_service_can_have_a_timeout_of_its_own(world: World) -> None:
 async def test_the_next_cycle_of_tasks_comes_after_their_interval(world: World) -> None:
     scheduler = Cycling(world, SchedulerPolicy.of({"interval": "7s"})).scheduler()
     context = Context(world.ledger, NOTHING, "here:1", NOTHING, scheduler, {})
-    (loop,) = [each for each in LOOPS if each.services[0].name == "tasks"]
+    (loop,) = [each for each in loops() if each.services[0].name == "tasks"]
     assert await cycle(Keeper(world.ledger, "here:1:a"), loop, context) == 7.0
 
 
@@ -218,7 +218,7 @@ def test_the_runs_loop_drains_first_and_reads_ends_before_it_ensures_runs() -> N
     assert names[0] == "drain"
     assert names.index("ends") < names.index("ensure")
     assert [each.name for each in RUNS.services if each.required] == ["open", "ends"]
-    leaders = [each.name for loop in LOOPS if not loop.everywhere for each in loop.services]
+    leaders = [each.name for loop in loops() if not loop.everywhere for each in loop.services]
     assert len(leaders) == len(set(leaders))  # each has its own entry in `daybook status`
 
 
@@ -234,7 +234,7 @@ def test_services_share_only_the_context_and_the_state_of_the_term() -> None:
     ledger, client, supervised, scheduler = [cast("Any", object()) for _ in range(4)]
     signals = dict.fromkeys(Signal, NOTHING)
     context = Context(ledger, client, "here:1", supervised, scheduler, signals)
-    services = [each for loop in LOOPS for each in loop.services]
+    services = [each for loop in loops() for each in loop.services]
     own, users = list[object](), dict[str, set[str]]()
     for term in (Term(1), Term(2)):
         shared = {id(state): name for name, state in vars(term).items()}

@@ -29,7 +29,7 @@ from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests import databases
 from tests.databases import Database
-from tests.unit.backups import killed
+from tests.unit.features.backups import killed
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.dialect]

@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 import pytest
 from sqlmodel import select
 
-from daybook.backups import uncertain
 from daybook.errors import FenceRefused, IllegalTransition, InvalidInput, NotFound
+from daybook.features.backups import uncertain
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Outcome, Status

@@ -16,14 +16,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from daybook.backups import archive, create
 from daybook.errors import DiskFull, InvalidInput, LedgerKeyMissing, LedgerUnreachable
+from daybook.features.backups import archive, create
 from daybook.home import Home
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.resources import copies
-from tests.unit.backups import killed
+from tests.unit.features.backups import killed
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

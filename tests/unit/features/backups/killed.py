@@ -16,9 +16,9 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
-from daybook.backups import archive, create
+from daybook.features.backups import archive, create, restore
 from daybook.ledger.engine import Ledger
-from daybook.operations import ledger_move, restore
+from daybook.operations import ledger_move
 from daybook.testing import ManualClock
 from tests.side_by_side import CONTEXT
 

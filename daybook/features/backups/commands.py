@@ -7,12 +7,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook import api, settings
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.documents import read_hidden_value
 from daybook.cli.options import text_or_file
 from daybook.errors import InvalidInput
+from daybook.features.backups import settings
 
 PassphraseFile = Annotated[
     str | None,
@@ -39,7 +39,9 @@ async def backup_(
 
     Example: daybook backup /mnt/disk/daybook.backup --passphrase-file passphrase.txt
     """
-    made = await api.backups.create(
+    from daybook.features.backups import operations
+
+    made = await operations.create(
         file, passphrase=_read_passphrase(passphrase_file, new=True), replace=replace
     )
     yield made
@@ -68,7 +70,7 @@ async def restore_(
 
     Example: DAYBOOK_HOME=~/restored daybook restore /mnt/disk/daybook.backup
     """
-    from daybook.operations.restore import restore
+    from daybook.features.backups.restore import restore
 
     url = text_or_file("ledger", ledger or "").strip()
     if ledger and not url:

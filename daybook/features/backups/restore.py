@@ -29,10 +29,10 @@ from pydantic import BaseModel, ValidationError
 
 from daybook import plain_text, settings
 from daybook.api import authorization
-from daybook.backups import archive, uncertain
-from daybook.backups.create import FILES, LEDGER, MANIFEST, Manifest
 from daybook.clock import SYSTEM_CLOCK, Clock
 from daybook.errors import InvalidInput, LedgerUnreachable
+from daybook.features.backups import archive, uncertain
+from daybook.features.backups.create import FILES, LEDGER, MANIFEST, Manifest
 from daybook.home import Home, current_home, replace_private_file, sync_folder
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger

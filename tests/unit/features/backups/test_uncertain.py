@@ -8,12 +8,12 @@ from datetime import timedelta
 import pytest
 from sqlmodel import select
 
-from daybook.backups import uncertain
-from daybook.backups.uncertain import Recorded
 from daybook.delivery import outbox
 from daybook.errors import FenceRefused, NothingClaimable
 from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
+from daybook.features.backups import uncertain
+from daybook.features.backups.uncertain import Recorded
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.runs import audit, claims, prefect_ends

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.backups import archive
+from daybook.features.backups import archive
 from daybook.home import Home
 
 

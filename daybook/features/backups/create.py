@@ -24,14 +24,15 @@ from zoneinfo import ZoneInfo
 from pydantic import AwareDatetime, BaseModel
 
 from daybook import __version__, settings
-from daybook.backups import archive
 from daybook.errors import DiskFull, InvalidInput
+from daybook.features.backups import archive
+from daybook.features.backups import settings as backup_settings
+from daybook.features.backups.settings import BackupSettings
 from daybook.home import Home, current_home
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.views import UtcTime
 from daybook.resources import copies
-from daybook.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -150,11 +151,11 @@ async def create_nightly(ledger: Ledger) -> Backup | None:
     Return the new backup, or None if no backup was made. If the setting `backup_folder` is empty,
     do nothing. Raise the errors of `create`, and OSError if the folder cannot be created.
     """
-    loaded = settings.load()
+    loaded = backup_settings.load()
     if not loaded.backup_folder:
         return None
     folder = nightly_folder(loaded)
-    file = folder / f"{ledger.id}-{last_night(ledger.now(), loaded)}.backup"
+    file = folder / f"{ledger.id}-{last_night(ledger.now())}.backup"
     created = None
     if not await asyncio.to_thread(file.exists):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,7 +168,7 @@ async def create_nightly(ledger: Ledger) -> Backup | None:
     return created
 
 
-def nightly_folder(loaded: Settings) -> Path:
+def nightly_folder(loaded: BackupSettings) -> Path:
     """Return the folder of the nightly backups."""
     return Path(loaded.backup_folder).expanduser()
 
@@ -181,9 +182,9 @@ def nightly_files(folder: Path, ledger_id: str) -> dict[date, Path]:
     return dict(sorted(found.items()))
 
 
-def last_night(now: datetime, loaded: Settings) -> date:
+def last_night(now: datetime) -> date:
     """Return the date, in the zone of the settings, of the last night whose backup is due."""
-    local = now.astimezone(ZoneInfo(loaded.timezone))
+    local = now.astimezone(ZoneInfo(settings.load().timezone))
     return local.date() - timedelta(days=local.hour < NIGHTLY_HOUR)
 
 

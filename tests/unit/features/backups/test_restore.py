@@ -14,20 +14,20 @@ import pytest
 from sqlmodel import select
 
 from daybook import owners, settings
-from daybook.backups import archive, create, uncertain
 from daybook.errors import InvalidInput
+from daybook.features.backups import archive, create, uncertain
+from daybook.features.backups.restore import RestoreResult, restore
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import home_lock
-from daybook.operations.restore import RestoreResult, restore
 from daybook.prefect import instances
 from daybook.processes import proc
 from daybook.resources import encryption
 from tests import databases
 from tests.databases import Database
-from tests.unit.backups import killed
+from tests.unit.features.backups import killed
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

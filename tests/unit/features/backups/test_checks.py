@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from daybook import settings
-from daybook.backups import create
 from daybook.clock import SYSTEM_CLOCK
+from daybook.features.backups import checks, create
 from daybook.home import Home
 from daybook.ledger.engine import open_ledger
-from daybook.operations.checks import ledger
 
 pytestmark = pytest.mark.anyio
 
@@ -23,29 +21,29 @@ async def test_nightly_backups_are_checked_for_a_passphrase_and_their_age(
 ) -> None:
     async with open_ledger() as opened:
         ledger_id = opened.id
-    assert await ledger.backups() == []
+    assert await checks.backups() == []
     config, folder = daybook_home.path / "config.toml", tmp_path / "backups"
     config.write_text(f'backup_folder = "{folder}"\n')
-    (missing,) = await ledger.backups()
+    (missing,) = await checks.backups()
     assert (missing.severity, "without a passphrase" in missing.message) == ("problem", True)
 
     config.write_text(f'backup_folder = "{folder}"\nbackup_passphrase = "correct horse"\n')
-    (none,) = await ledger.backups()
+    (none,) = await checks.backups()
     assert (none.severity, none.message) == ("warning", f"there is no backup in {folder} yet")
 
     now = SYSTEM_CLOCK.now()
     os.utime(config, times=(0, (now - timedelta(days=2)).timestamp()))
-    (overdue,) = await ledger.backups()  # a night has passed since
+    (overdue,) = await checks.backups()  # a night has passed since
     assert (overdue.severity, "no backup in" in overdue.message) == ("problem", True)
     assert "worker.log" in overdue.fix
     daybook_home.ledger_key.touch()  # the home is new, so no backup was due yet
-    (fresh,) = await ledger.backups()
+    (fresh,) = await checks.backups()
     assert fresh.severity == "warning"
     daybook_home.ledger_key.unlink()
 
     folder.mkdir()
-    night = create.last_night(SYSTEM_CLOCK.now(), settings.load())
+    night = create.last_night(SYSTEM_CLOCK.now())
     for days, severity in ((3, "problem"), (2, "problem"), (1, "ok"), (0, "ok")):
         (folder / f"{ledger_id}-{night - timedelta(days=days)}.backup").touch()
-        (found,) = await ledger.backups()
+        (found,) = await checks.backups()
         assert found.severity == severity, days

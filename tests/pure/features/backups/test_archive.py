@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from daybook.backups import archive
 from daybook.errors import InvalidInput
+from daybook.features.backups import archive
 
 WORDS = "correct horse battery"
 

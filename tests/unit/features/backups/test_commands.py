@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from daybook import owners
-from daybook.backups import archive
 from daybook.errors import InvalidInput
+from daybook.features.backups import archive
 from daybook.home import Home
 from daybook.operations import ledger_setting
 from tests.commands import Daybook
@@ -170,11 +170,11 @@ def test_a_move_copies_nothing_if_the_address_cannot_be_written(
 
 @pytest.mark.anyio
 async def test_an_agent_can_neither_back_up_nor_move_the_ledger(home: Home, tmp_path: Path) -> None:
-    from daybook import api
+    from daybook.features.backups import operations
     from daybook.operations import ledger_move
 
     with owners.acting_as(owners.Actor("agent:maria", via="mcp")):
         with pytest.raises(InvalidInput, match="ask the operator"):
-            await api.backups.create(tmp_path / "a.backup", passphrase=WORDS)
+            await operations.create(tmp_path / "a.backup", passphrase=WORDS)
         with pytest.raises(InvalidInput, match="ask the operator"):
             await ledger_move.move(f"sqlite+aiosqlite:///{tmp_path}/other.db")

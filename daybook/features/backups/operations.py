@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from daybook import settings
 from daybook.api import authorization
-from daybook.backups import create as backups
-from daybook.backups.create import Backup
+from daybook.features.backups import create as backups
+from daybook.features.backups import settings
+from daybook.features.backups.create import Backup
 from daybook.ledger.engine import open_ledger
 
 
