@@ -21,7 +21,6 @@ ledger nor Prefect::
     tasks             x       x              paused scheduler, tasks that need attention
     approvals                 x              calls that wait for a person
     maintenance       x                      the current or the next maintenance window
-    backups           x                      no passphrase, or no recent nightly backup
     processes         x       x              restarts by `up` in the last hour (`checks.home`)
     leftovers         x       x              processes of a killed `up`, an interrupted
                                              `ledger move` (`checks.home`)
@@ -33,7 +32,7 @@ Checks that only `doctor` makes, and the check of the settings, are in `checks`.
 the same facts.
 
 To add a finding, write a check in a module of `checks` and list it in one of the tables of
-`doctor`. If `status` or `/health` should report it too, write its diagnosis here as a function, add
+`doctor`, or in the `ledger_checks` of a feature. If `status` or `/health` should report it too, write its diagnosis here as a function, add
 a row above, and call the function in the check and in `status.status` or `health.findings_of`.
 `tests/unit/operations/test_doctor.py` lists the checks that need no Prefect.
 """
