@@ -32,8 +32,9 @@ Checks that only `doctor` makes, and the check of the settings, are in `checks`.
 the same facts.
 
 To add a finding, write a check in a module of `checks` and list it in one of the tables of
-`doctor`, or in the `ledger_checks` of a feature. If `status` or `/health` should report it too, write its diagnosis here as a function, add
-a row above, and call the function in the check and in `status.status` or `health.findings_of`.
+`doctor`, or in the `ledger_checks` of a feature. If `status` or `/health` should report it too,
+write its diagnosis here as a function, add a row above, and call the function in the check and in
+`status.status` or `health.findings_of`.
 `tests/unit/operations/test_doctor.py` lists the checks that need no Prefect.
 """
 

@@ -214,7 +214,7 @@ def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home:
     words = {line.split()[1] for line in help_.stdout.splitlines() if line.startswith("│ ")}
     commands = [each for of_feature in features() for each in of_feature.commands]
     assert words.isdisjoint(each.group or each.names[0] for each in commands)
-    assert "backup" in words
+    assert "sync" in words
     added = daybook("add", "every day at 9:00", "Say hello", "--name", "hello", "--json")
     assert added.returncode == 0, added.stderr
     assert [each["name"] for each in json.loads(daybook("list", "--json").stdout)] == ["hello"]
