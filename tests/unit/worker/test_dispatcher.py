@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from sqlmodel import select
 from daybook import home
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, LedgerUnreachable
+from daybook.execution.claim_effects import Effect, ShowEnd
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
@@ -28,7 +29,7 @@ from daybook.policies.policy import Policy
 from daybook.prefect import flow_runs, links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
 from daybook.prefect.client import CLAIM_TIMEOUT_SECONDS
-from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.worker import dispatcher
 from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
 from tests.timings import expire_timeout
@@ -45,9 +46,9 @@ class Asking(Dispatcher):
 
     claimed: list[UUID]
 
-    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> HeldElsewhere:
+    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> Sequence[Effect]:
         self.claimed.append(run.id)
-        return HeldElsewhere(run.name, "there:1", str(run.id))
+        return ()
 
     async def _name_run(self, run: FlowRun, job_id: str) -> None:
         """Do nothing, as there is no Prefect server."""
@@ -105,8 +106,8 @@ class Ending(Dispatcher):
     ending = 0
     go_on: asyncio.Event
 
-    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> HeldElsewhere:
-        return HeldElsewhere("run", "there:1", str(uuid4()))
+    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> Sequence[Effect]:
+        return (ShowEnd(Finished(Status.SKIPPED, "run 1 is already in progress")),)
 
     async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
         self.ending += 1
