@@ -261,18 +261,18 @@ class Dispatcher:
         return asyncio.timeout(part * TIMING.run_lease.total_seconds())
 
     async def _start_claimed(self, run: FlowRun, granted: Granted, kind: str) -> None:
-        policy = granted.policy
+        policy, is_deleted, why = granted.policy, False, "Prefect refused the start"
         try:
             async with self._part_of_lease(1 / 2):
                 state = await self._propose_pending(run)
+        except ObjectNotFound:
+            state, is_deleted = None, True
         except TimeoutError:
             state, why = None, "Prefect did not answer in time"
         except httpx.HTTPError as error:
             state, why = None, str(error) or type(error).__name__
-        else:
-            why = "Prefect refused the start"
         if state is None:
-            await self._give_back(run, granted, why)
+            await self._give_back(run, granted, why, is_deleted=is_deleted)
             return
         handover = {"run_id": granted.run_id, "fence": granted.fence, "holder": self._holder}
         task = LaunchRequest(
@@ -300,32 +300,43 @@ class Dispatcher:
     async def _propose_pending(self, run: FlowRun) -> State[Any] | None:
         """Propose Pending; return the accepted state, or None if Prefect does not accept Pending.
 
-        For example, Prefect refuses Pending if the run was deleted or cancelled, or if a
-        concurrency limit has no free slot. Raise `httpx.HTTPError` if the request fails.
+        For example, Prefect refuses Pending if the run was cancelled, or if a concurrency limit has
+        no free slot. Raise `ObjectNotFound` if the run was deleted, and `httpx.HTTPError` if the
+        request fails.
         """
         # Set the time, because Prefect otherwise copies it from the previous state. If that state
         # was just moved to a later time, the process would wait until then.
         details = StateDetails.model_validate({"scheduled_time": SYSTEM_CLOCK.now()})
         pending: State[Any] = Pending(state_details=details)
-        try:
-            result: OrchestrationResult[Any] = await self._client.set_flow_run_state(
-                run.id, pending
-            )
-        except ObjectNotFound:
-            return None
+        result: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, pending)
         return result.state if result.status is SetStateStatus.ACCEPT else None
 
-    async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
-        """Release the claim of a run that did not start; record its end if Prefect ended it."""
+    async def _give_back(
+        self, run: FlowRun, granted: Granted, why: str, *, is_deleted: bool = False
+    ) -> None:
+        """Release the claim of a run that did not start; record its end if Prefect ended it.
+
+        Prefect deletes the runs of a job that is paused or deleted there. The keeper would create
+        a deleted run again, so reconcile its job before the next claim. Every other refusal says
+        nothing about the job, and the next claim decides by the ledger, like any claim.
+
+        The release is the first write, with the fencing token. If the claim was lost meanwhile, the
+        ledger refuses the release, and the new holder decides the rest. The other writes change
+        only a waiting run, so they must be later. If this process is killed before
+
+        - the release: the lease ends, and the run waits again (promise 3);
+        - the record of the end: the keeper records it before it schedules the run again;
+        - the reconciliation: the keeper observes the job, at most some seconds later than its first
+          attempt to create the run again. Until then, a claim does not know of the pause.
+        """
         log.info("released the claim on %s: %s", run.name, why)
         until = self._ledger.now() + GIVE_BACK_DELAY
         try:
             await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
-            if granted.job is not None:
-                # The job may be paused or deleted in Prefect; the ledger must contain this before
-                # the next claim.
+            if not is_deleted:
+                await ended_runs.record_end(self._ledger, self._client, str(run.id))
+            elif granted.job is not None:
                 await reconcile.compare(granted.job.id, str(run.deployment_id))
-            await ended_runs.record_end(self._ledger, self._client, str(run.id))
         except (FenceRefused, IllegalTransition, InvalidInput, *UNAVAILABLE_ERRORS) as error:
             log.warning("%s", error, extra={"action": "give_back_failed"})
 
@@ -416,7 +427,10 @@ class Dispatcher:
 
         Raise OSError if the process cannot be started, and `httpx.HTTPError`.
         """
-        state = await self._propose_pending(run)
+        try:
+            state = await self._propose_pending(run)
+        except ObjectNotFound:
+            return None
         if state is None:
             return None
         task = LaunchRequest(_json(run, state), mode="engine", **asdict(spec))
