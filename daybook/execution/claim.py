@@ -8,6 +8,7 @@ due time.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
@@ -17,21 +18,25 @@ from daybook import settings
 from daybook.clock import Clock
 from daybook.errors import InvalidInput
 from daybook.execution import folders
+from daybook.execution.claim_effects import (
+    Caller,
+    Effect,
+    Flow,
+    LeaveToHolder,
+    Reconcile,
+    RequestCancellation,
+    ShowEnd,
+    Start,
+    Suspend,
+    WaitHere,
+    effects,
+)
 from daybook.jobs import limits
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Status
 from daybook.prefect import client as prefect
 from daybook.prefect import reconcile
 from daybook.prefect.states import request_cancellation, suspend_flow_run
-from daybook.runs.claim_requests import (
-    ClaimRequest,
-    Finished,
-    Granted,
-    HeldElsewhere,
-    NeedsReconcile,
-    Waiting,
-    flow_key,
-)
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, flow_key
 from daybook.runs.claims import claim
 
 log = logging.getLogger(__name__)
@@ -43,9 +48,6 @@ See promise 7: without a ledger, a run has no effect.
 """
 MAX_IN_PROCESS_WAIT = timedelta(seconds=30)
 """Longest wait inside the process; for a longer wait, the process reschedules the run."""
-
-DECISION_INTERVAL = timedelta(seconds=5)
-"""Interval between two claims of a process that waits for a person's decision."""
 
 
 async def wait_for_claim(
@@ -65,55 +67,40 @@ async def wait_for_claim(
     ``made_by`` is the id of the Prefect run's creator, which for an auto-scheduled run is its
     schedule.
     """
+    flow = Flow(request.flow_run_id, timedelta.max if deployment_id is None else patience)
     while True:
-        answer = await decide(ledger, request, deployment_id=deployment_id, made_by=made_by)
-        match answer:
-            case Granted() | Finished():
-                return answer
-            case Waiting(until=until) if until - ledger.now() <= patience or deployment_id is None:
-                # Wait for a duration, not until an instant, because the ledger's clock may differ.
-                pause = until - ledger.now()
-                if answer.for_person:
-                    pause = min(pause, DECISION_INTERVAL)
-                await clock.wait_until(clock.now() + pause)
-            case Waiting(until=until, why=why):
-                await suspend_flow_run(str(request.flow_run_id), until, why, ledger)
-            case HeldElsewhere() if answer.flow_run_id == request.flow_run_id:
-                # Another process executes this flow run and sets its state.
-                raise Abort(f"run {answer.run_id} is held by {answer.holder}")
-            case HeldElsewhere():
-                return end_of_duplicate(answer)
-
-
-def end_to_show(answer: Finished, flow_run_id: str) -> Finished:
-    """Return the end to show for a Prefect run whose occurrence already has an outcome.
-
-    If another Prefect run executed the occurrence, that run shows the outcome, and this run ends as
-    skipped. Every Prefect run of a skipped or missed occurrence shows that outcome.
-    """
-    own = answer.flow_run_id == flow_run_id or answer.status in {Status.SKIPPED, Status.MISSED}
-    if own:
-        return answer
-    return Finished(Status.SKIPPED, f"already recorded as {answer.status}", answer.run_id)
-
-
-def end_of_duplicate(answer: HeldElsewhere) -> Finished:
-    """Return the end of a Prefect run whose occurrence another Prefect run executes."""
-    return Finished(
-        Status.SKIPPED, f"run {answer.run_id[:8]} is already in progress", answer.run_id
-    )
+        for effect in await decide(
+            ledger, request, flow, deployment_id=deployment_id, made_by=made_by
+        ):
+            match effect:
+                case Start(granted):
+                    return granted
+                case ShowEnd(end):
+                    return end
+                case WaitHere(until):
+                    # Wait for a duration, not until an instant, because the ledger's clock may
+                    # differ.
+                    await clock.wait_until(clock.now() + (until - ledger.now()))
+                case Suspend(waiting):
+                    await suspend_flow_run(
+                        str(request.flow_run_id), waiting.until, waiting.why, ledger
+                    )
+                case LeaveToHolder(why):
+                    raise Abort(why)
 
 
 async def decide(
     ledger: Ledger,
     request: ClaimRequest,
+    caller: Caller,
     *,
     deployment_id: str | None = None,
     made_by: str | None = None,
-) -> Granted | Waiting | Finished | HeldElsewhere:
-    """Claim the occurrence; if it is not due by the ledger's data, reconcile the job and try again.
+) -> Sequence[Effect]:
+    """Claim the occurrence; return the effects of the answer that are left to ``caller``.
 
-    If the run has to wait until other runs are cancelled, request their cancellation in Prefect.
+    If the run is not due by the ledger's data, reconcile the job with Prefect and claim again. If
+    the run has to wait until other runs are cancelled, request their cancellation in Prefect.
     While the settings are invalid, a run waits; a direct call raises `InvalidInput`.
     ``deployment_id`` and ``made_by`` are as in `wait_for_claim`. Also raise the errors of an
     unreachable ledger or Prefect.
@@ -133,15 +120,17 @@ async def decide(
             )
     request = replace(request, folders=await folders.of_request(ledger, request))
     while True:
-        answer = await claim(ledger, request)
-        if isinstance(answer, Waiting) and answer.cancel:
-            async with prefect.limited():
-                await request_cancellation(answer.cancel, answer.why)
-        if not isinstance(answer, NeedsReconcile):
-            return answer
-        async with prefect.limited():
-            prefect_schedules = await reconcile.compare(answer.job_id, str(deployment_id))
-        request = replace(request, compared=True)
-        if made_by in prefect_schedules:
-            # The job cannot express this schedule, so its runs are no due times of the job.
-            request = replace(request, occurrence=flow_key(str(request.flow_run_id)))
+        match effects(await claim(ledger, request), caller, ledger.now()):
+            case (Reconcile(job_id),):
+                async with prefect.limited():
+                    prefect_schedules = await reconcile.compare(job_id, str(deployment_id))
+                request = replace(request, compared=True)
+                if made_by in prefect_schedules:
+                    # The job cannot express this schedule, so its runs are no due times of the job.
+                    request = replace(request, occurrence=flow_key(str(request.flow_run_id)))
+            case (RequestCancellation(flow_run_ids, why), *left):
+                async with prefect.limited():
+                    await request_cancellation(flow_run_ids, why)
+                return left
+            case left:
+                return left

@@ -529,12 +529,11 @@ async def _decided_elsewhere(
     return _state(row.id, Outcome(Status.SKIPPED, f"run {row.id[:8]} was taken over"), run)
 
 
-def _state_of_end(answer: Finished, run: _Run) -> State[Any]:
-    shown = claiming.end_to_show(answer, run.id)
-    if shown.status in _UNBEGUN and not run.is_direct:  # the engine logs any other state
-        end = run_log.End(run.flow_run.id, shown.status, shown.reason)
-        get_run_logger().log(end.level, "%s", end.line)
-    return _state(shown.run_id, Outcome(shown.status, shown.reason, error=shown.error), run)
+def _state_of_end(end: Finished, run: _Run) -> State[Any]:
+    if end.status in _UNBEGUN and not run.is_direct:  # the engine logs any other state
+        line = run_log.End(run.flow_run.id, end.status, end.reason)
+        get_run_logger().log(line.level, "%s", line.line)
+    return _state(end.run_id, Outcome(end.status, end.reason, error=end.error), run)
 
 
 async def _push(job_id: str) -> None:

@@ -2,10 +2,12 @@
 
 ::
 
-    claim ─► Granted ─► Pending ─► a process with the fencing token ─► supervised
-      ├─► Waiting        scheduled again in Prefect, no process
-      ├─► Finished       set to the state of the recorded outcome
-      └─► HeldElsewhere  set to skipped, if another Prefect run executes the occurrence
+    claim ─► Start ─► Pending ─► a process with the fencing token ─► supervised
+      ├─► Suspend  scheduled again in Prefect, no process
+      └─► ShowEnd  set to the state of the recorded outcome, or to skipped, if another Prefect run
+                   executes the occurrence
+
+`daybook.execution.claim_effects` derives these effects from the answer to the claim.
 
 The worker claims before it proposes Pending (promise 2), so a run that has to wait needs no
 process. A run that belongs to no Daybook job starts without a claim, with the settings of its work
@@ -17,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
@@ -44,6 +46,15 @@ from daybook.errors import (
     UnreadableJob,
 )
 from daybook.execution import claim
+from daybook.execution.claim_effects import (
+    Effect,
+    ReadRetries,
+    ShowEnd,
+    Start,
+    Suspend,
+    WakeEarlier,
+    Worker,
+)
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -58,7 +69,7 @@ from daybook.prefect import (
     unmirrored,
 )
 from daybook.runs import claims
-from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.timing import TIMING
 from daybook.worker.launcher import Launcher
 from daybook.worker.messages import LaunchRequest, ProcessSpec
@@ -172,40 +183,35 @@ class Dispatcher:
                 most=self._max_active,
                 started=False,
             )
-            if request.job_id is None:
+            job_id = request.job_id
+            if job_id is None:
                 return False
-            answer = await self._claim(run, request)
-        own_end = isinstance(answer, Finished) and answer.flow_run_id == str(run.id)
-        if own_end or (isinstance(answer, Finished) and run.start_time is not None):
-            # The run has ended but is scheduled: a user chose Retry, or Prefect does not show the
-            # end yet. The run's history in Prefect shows which case it is. (Prefect sets a start
-            # time at each end.)
-            retries = await occurrence.read_retry_starts(run)
-            if retries and not request.retries:
-                async with self._claim_lock.turn(order):
-                    answer = await self._claim(run, replace(request, retries=retries))
-        match answer:
-            case Granted():
-                try:
-                    # Name the run before its process starts: the first log line has the name.
-                    with suppress(TimeoutError):
-                        async with self._part_of_lease(1 / 4):
-                            await self._name_run(run, request.job_id)
-                    await self._start_claimed(run, answer, request.kind)
-                finally:
-                    self.starting -= 1
-            case Waiting():
-                if answer.run_id is not None:
-                    self._waiting[str(run.id)] = answer.fence, run
-                    if len(self._waiting) > MAX_REMEMBERED_RUNS:
-                        del self._waiting[next(iter(self._waiting))]
-                await self._in_time(run, self._set_back(run, answer, request.job_id))
-                if answer.free and self._fill_slot is not None:
+            effects = await self._claim(run, request)
+        if ReadRetries() in effects and (retries := await occurrence.read_retry_starts(run)):
+            request = replace(request, retries=retries)
+            async with self._claim_lock.turn(order):
+                effects = await self._claim(run, request)
+        for effect in effects:
+            match effect:
+                case Start(granted):
+                    try:
+                        # Name the run before its process starts: the first log line has the name.
+                        with suppress(TimeoutError):
+                            async with self._part_of_lease(1 / 4):
+                                await self._name_run(run, job_id)
+                        await self._start_claimed(run, granted, request.kind)
+                    finally:
+                        self.starting -= 1
+                case Suspend(waiting):
+                    if waiting.run_id is not None:
+                        self._waiting[str(run.id)] = waiting.fence, run
+                        if len(self._waiting) > MAX_REMEMBERED_RUNS:
+                            del self._waiting[next(iter(self._waiting))]
+                    await self._in_time(run, self._set_back(run, waiting, job_id))
+                case WakeEarlier() if self._fill_slot is not None:
                     await self._fill_slot()
-            case Finished():
-                await self._end(run, answer, request.job_id)
-            case HeldElsewhere() if answer.flow_run_id != str(run.id):
-                await self._end(run, claim.end_of_duplicate(answer), request.job_id)
+                case ShowEnd(end):
+                    await self._end(run, end, job_id)
         return True
 
     def waiting(self, row: RunRow) -> FlowRun | None:
@@ -229,21 +235,21 @@ class Dispatcher:
         except UNAVAILABLE_ERRORS as error:
             log.warning("cannot rename %s: %s", run.name, error, extra={"action": "name_failed"})
 
-    async def _claim(
-        self, run: FlowRun, request: ClaimRequest
-    ) -> Granted | Waiting | Finished | HeldElsewhere:
-        """Claim the run, and count it in `starting` if the claim is granted.
+    async def _claim(self, run: FlowRun, request: ClaimRequest) -> Sequence[Effect]:
+        """Claim the run, and count it in `starting` if it may start; return the effects to perform.
 
         The caller must hold the lock.
         """
-        answer = await claim.decide(
+        worker = Worker(str(run.id), run.start_time is not None, bool(request.retries))
+        effects = await claim.decide(
             self._ledger,
             replace(request, full=not self._free()),
+            worker,
             deployment_id=str(run.deployment_id),
             made_by=str(run.created_by.id) if run.created_by else None,
         )
-        self.starting += isinstance(answer, Granted)
-        return answer
+        self.starting += any(isinstance(effect, Start) for effect in effects)
+        return effects
 
     @staticmethod
     def _part_of_lease(part: float) -> asyncio.Timeout:
@@ -255,18 +261,18 @@ class Dispatcher:
         return asyncio.timeout(part * TIMING.run_lease.total_seconds())
 
     async def _start_claimed(self, run: FlowRun, granted: Granted, kind: str) -> None:
-        policy = granted.policy
+        policy, is_deleted, why = granted.policy, False, "Prefect refused the start"
         try:
             async with self._part_of_lease(1 / 2):
                 state = await self._propose_pending(run)
+        except ObjectNotFound:
+            state, is_deleted = None, True
         except TimeoutError:
             state, why = None, "Prefect did not answer in time"
         except httpx.HTTPError as error:
             state, why = None, str(error) or type(error).__name__
-        else:
-            why = "Prefect refused the start"
         if state is None:
-            await self._give_back(run, granted, why)
+            await self._give_back(run, granted, why, is_deleted=is_deleted)
             return
         handover = {"run_id": granted.run_id, "fence": granted.fence, "holder": self._holder}
         task = LaunchRequest(
@@ -294,32 +300,43 @@ class Dispatcher:
     async def _propose_pending(self, run: FlowRun) -> State[Any] | None:
         """Propose Pending; return the accepted state, or None if Prefect does not accept Pending.
 
-        For example, Prefect refuses Pending if the run was deleted or cancelled, or if a
-        concurrency limit has no free slot. Raise `httpx.HTTPError` if the request fails.
+        For example, Prefect refuses Pending if the run was cancelled, or if a concurrency limit has
+        no free slot. Raise `ObjectNotFound` if the run was deleted, and `httpx.HTTPError` if the
+        request fails.
         """
         # Set the time, because Prefect otherwise copies it from the previous state. If that state
         # was just moved to a later time, the process would wait until then.
         details = StateDetails.model_validate({"scheduled_time": SYSTEM_CLOCK.now()})
         pending: State[Any] = Pending(state_details=details)
-        try:
-            result: OrchestrationResult[Any] = await self._client.set_flow_run_state(
-                run.id, pending
-            )
-        except ObjectNotFound:
-            return None
+        result: OrchestrationResult[Any] = await self._client.set_flow_run_state(run.id, pending)
         return result.state if result.status is SetStateStatus.ACCEPT else None
 
-    async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
-        """Release the claim of a run that did not start; record its end if Prefect ended it."""
+    async def _give_back(
+        self, run: FlowRun, granted: Granted, why: str, *, is_deleted: bool = False
+    ) -> None:
+        """Release the claim of a run that did not start; record its end if Prefect ended it.
+
+        Prefect deletes the runs of a job that is paused or deleted there. The keeper would create
+        a deleted run again, so reconcile its job before the next claim. Every other refusal says
+        nothing about the job, and the next claim decides by the ledger, like any claim.
+
+        The release is the first write, with the fencing token. If the claim was lost meanwhile, the
+        ledger refuses the release, and the new holder decides the rest. The other writes change
+        only a waiting run, so they must be later. If this process is killed before
+
+        - the release: the lease ends, and the run waits again (promise 3);
+        - the record of the end: the keeper records it before it schedules the run again;
+        - the reconciliation: the keeper observes the job, at most some seconds later than its first
+          attempt to create the run again. Until then, a claim does not know of the pause.
+        """
         log.info("released the claim on %s: %s", run.name, why)
         until = self._ledger.now() + GIVE_BACK_DELAY
         try:
             await claims.postpone(self._ledger, granted.run_id, granted.fence, until, why)
-            if granted.job is not None:
-                # The job may be paused or deleted in Prefect; the ledger must contain this before
-                # the next claim.
+            if not is_deleted:
+                await ended_runs.record_end(self._ledger, self._client, str(run.id))
+            elif granted.job is not None:
                 await reconcile.compare(granted.job.id, str(run.deployment_id))
-            await ended_runs.record_end(self._ledger, self._client, str(run.id))
         except (FenceRefused, IllegalTransition, InvalidInput, *UNAVAILABLE_ERRORS) as error:
             log.warning("%s", error, extra={"action": "give_back_failed"})
 
@@ -367,10 +384,10 @@ class Dispatcher:
             if job_id:
                 await self._name_run(run, job_id)
 
-    async def _end(self, run: FlowRun, answer: Finished, job_id: str) -> None:
-        """Set the Prefect run to the state of its occurrence's outcome, and name it."""
+    async def _end(self, run: FlowRun, end: Finished, job_id: str) -> None:
+        """Set the Prefect run to the state of ``end``, and name it."""
         async with self._ending:
-            await self._in_time(run, self._end_in_prefect(run, answer))
+            await self._in_time(run, self._end_in_prefect(run, end))
             await self._in_time(run, self._name_run(run, job_id))
 
     @staticmethod
@@ -385,16 +402,14 @@ class Dispatcher:
         except TimeoutError:
             log.warning("cannot update %s in Prefect in time", run.name, extra=_UPDATE_FAILED)
 
-    async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
-        """Set the Prefect run to the state of its occurrence's outcome."""
-        shown = claim.end_to_show(answer, str(run.id))
-        message = states.outcome_message(shown.status, shown.run_id, shown.error, shown.reason)
-        state = states.terminal_state(shown.status, message)
-        if not await self._force_state(run, state):
+    async def _end_in_prefect(self, run: FlowRun, end: Finished) -> None:
+        """Set the Prefect run to the state of ``end``."""
+        message = states.outcome_message(end.status, end.run_id, end.error, end.reason)
+        if not await self._force_state(run, states.terminal_state(end.status, message)):
             return
-        await run_log.write_ends(self._client, [run_log.End(run.id, shown.status, message)])
-        if answer.flow_run_id == str(run.id) and answer.run_id:
-            await unmirrored.clear_mark(self._ledger, answer.run_id, answer.status)
+        await run_log.write_ends(self._client, [run_log.End(run.id, end.status, message)])
+        if end.flow_run_id == str(run.id) and end.run_id:
+            await unmirrored.clear_mark(self._ledger, end.run_id, end.status)
 
     async def _force_state(self, run: FlowRun, state: State[Any]) -> bool:
         try:
@@ -412,7 +427,10 @@ class Dispatcher:
 
         Raise OSError if the process cannot be started, and `httpx.HTTPError`.
         """
-        state = await self._propose_pending(run)
+        try:
+            state = await self._propose_pending(run)
+        except ObjectNotFound:
+            return None
         if state is None:
             return None
         task = LaunchRequest(_json(run, state), mode="engine", **asdict(spec))

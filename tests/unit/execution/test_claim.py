@@ -14,6 +14,7 @@ from prefect.exceptions import Abort
 
 from daybook.errors import InvalidInput
 from daybook.execution import claim
+from daybook.execution.claim_effects import Flow, ShowEnd, Start, Suspend, Worker
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
@@ -21,10 +22,12 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.prefect import reconcile
 from daybook.runs import claim_requests, claims, history, leases, sessions
-from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
 from daybook.testing import ManualClock
 
 pytestmark = pytest.mark.anyio
+
+DIRECT = Flow("f", timedelta.max)
 
 
 @dataclass
@@ -278,11 +281,11 @@ async def test_the_operators_limits_are_read_at_each_claim(
     file = daybook_home.path / "config.toml"
     file.write_text("[limits]\nbudget = 3\n")
     with pytest.raises(InvalidInput, match=r"config.toml: limits: limits.budget: unknown field"):
-        await claim.decide(ledger, claim_request)
+        await claim.decide(ledger, claim_request, DIRECT)
     file.write_text("user_jobs = false\n")
-    answer = await claim.decide(ledger, claim_request)
-    assert isinstance(answer, Finished)
-    assert answer.reason == "user jobs are disabled"
+    (effect,) = await claim.decide(ledger, claim_request, DIRECT)
+    assert isinstance(effect, ShowEnd)
+    assert effect.end.reason == "user jobs are disabled"
 
 
 async def test_a_due_time_waits_until_invalid_settings_are_repaired(
@@ -293,10 +296,11 @@ async def test_a_due_time_waits_until_invalid_settings_are_repaired(
     clock.set(claim_request.due)
     file = daybook_home.path / "config.toml"
     file.write_text("max_concurrent = = 7\n")
-    waiting = await claim.decide(ledger, claim_request, deployment_id="d")
-    assert isinstance(waiting, Waiting)
-    assert "config.toml" in waiting.why
+    (effect,) = await claim.decide(ledger, claim_request, Worker("f"), deployment_id="d")
+    assert isinstance(effect, Suspend)
+    assert "config.toml" in effect.waiting.why
 
     clock.move(timedelta(minutes=10))
     file.write_text("max_concurrent = 7\n")
-    assert isinstance(await claim.decide(ledger, claim_request, deployment_id="d"), Granted)
+    (effect,) = await claim.decide(ledger, claim_request, Worker("f"), deployment_id="d")
+    assert isinstance(effect, Start)

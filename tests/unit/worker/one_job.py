@@ -19,6 +19,7 @@ from prefect.client.schemas.responses import (
     StateAcceptDetails,
     StateRejectDetails,
 )
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Scheduled
 from sqlmodel import select
 
@@ -46,9 +47,14 @@ class OneRunClient:
     meanwhile: Callable[[], Awaitable[None]] | None = None
     """What happens while the next state is written; that one has the earlier time, and stays."""
     refuses: bool = False
+    is_deleted: bool = False
+    ended: list[FlowRun] = field(default_factory=list)
+    """Runs that have ended."""
 
     async def set_flow_run_state(self, run_id: UUID, state: State[Any], force: bool = False) -> Any:
         self.requests.append(f"set {state.name}")
+        if self.is_deleted:
+            raise ObjectNotFound(Exception("404"))
         if self.refuses and not force:
             return OrchestrationResult[Any](
                 state=self.states[-1], status=SetStateStatus.REJECT, details=StateRejectDetails()
@@ -69,7 +75,7 @@ class OneRunClient:
         return SimpleNamespace(state=self.states[-1])
 
     async def read_flow_runs(self, **_: Any) -> list[FlowRun]:
-        return []
+        return self.ended
 
     async def update_flow_run(self, run_id: UUID, name: str) -> None:
         """Accept any name."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,11 +15,13 @@ from uuid import UUID, uuid4
 import pytest
 from anyio.lowlevel import checkpoint
 from prefect.client.schemas.objects import FlowRun
+from prefect.states import Cancelled
 from sqlmodel import select
 
 from daybook import home
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, LedgerUnreachable
+from daybook.execution.claim_effects import Effect, ShowEnd
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
@@ -28,7 +31,7 @@ from daybook.policies.policy import Policy
 from daybook.prefect import flow_runs, links, occurrence, reconcile, run_names
 from daybook.prefect import states as prefect_states
 from daybook.prefect.client import CLAIM_TIMEOUT_SECONDS
-from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, HeldElsewhere, Waiting
+from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, Waiting
 from daybook.worker import dispatcher
 from daybook.worker.dispatcher import MAX_CONCURRENT_ENDS, Dispatcher
 from tests.timings import expire_timeout
@@ -45,9 +48,9 @@ class Asking(Dispatcher):
 
     claimed: list[UUID]
 
-    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> HeldElsewhere:
+    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> Sequence[Effect]:
         self.claimed.append(run.id)
-        return HeldElsewhere(run.name, "there:1", str(run.id))
+        return ()
 
     async def _name_run(self, run: FlowRun, job_id: str) -> None:
         """Do nothing, as there is no Prefect server."""
@@ -105,8 +108,8 @@ class Ending(Dispatcher):
     ending = 0
     go_on: asyncio.Event
 
-    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> HeldElsewhere:
-        return HeldElsewhere("run", "there:1", str(uuid4()))
+    async def _claim(self, run: FlowRun, claim_request: ClaimRequest) -> Sequence[Effect]:
+        return (ShowEnd(Finished(Status.SKIPPED, "run 1 is already in progress")),)
 
     async def _end_in_prefect(self, run: FlowRun, answer: Finished) -> None:
         self.ending += 1
@@ -164,23 +167,39 @@ def _cannot_fork(there: OneJob) -> None:
     there.starts.during = fail
 
 
-@pytest.mark.parametrize(
-    ("make_fail", "reason"),
-    [(_refuse, "Prefect refused the start"), (_cannot_fork, "out of memory")],
-)
-async def test_a_run_that_cannot_start_gives_its_claim_back(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    make_fail: Callable[[OneJob], None],
-    reason: str,
-) -> None:
-    compared = list[str]()
+def _delete(there: OneJob) -> None:
+    there.prefect.is_deleted = True
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the deployments whose jobs are reconciled with Prefect."""
+    deployments = list[str]()
 
     async def compare(job_id: str, deployment_id: str) -> frozenset[str]:
-        compared.append(deployment_id)
+        deployments.append(deployment_id)
         return frozenset()
 
     monkeypatch.setattr(reconcile, "compare", compare)
+    return deployments
+
+
+@pytest.mark.parametrize(
+    ("make_fail", "reason", "reconciled"),
+    [
+        (_refuse, "Prefect refused the start", []),
+        (_cannot_fork, "out of memory", []),
+        # The job is perhaps paused or deleted in Prefect.
+        (_delete, "Prefect refused the start", [str(DEPLOYMENT)]),
+    ],
+)
+async def test_a_run_that_cannot_start_gives_its_claim_back(
+    tmp_path: Path,
+    compared: list[str],
+    make_fail: Callable[[OneJob], None],
+    reason: str,
+    reconciled: list[str],
+) -> None:
     async with one_job(tmp_path, most=2) as there:
         make_fail(there)
 
@@ -189,7 +208,38 @@ async def test_a_run_that_cannot_start_gives_its_claim_back(
         row = await there.row()
         assert (row.state, there.watched, there.taker.starting) == (Status.WAITING, [], 0)
         assert reason in row.reason
-        assert compared[-1] == str(DEPLOYMENT)  # perhaps paused or deleted in Prefect
+        assert (row.holder, row.fence) == ("", 2)
+        assert compared == reconciled
+
+
+async def test_a_run_that_ended_in_prefect_before_its_start_gets_this_end(
+    tmp_path: Path, compared: list[str]
+) -> None:
+    async with one_job(tmp_path, most=2) as there:
+        _refuse(there)
+        there.prefect.ended = [there.run.model_copy(update={"state": Cancelled()})]
+
+        assert await there.taker.dispatch(there.run)
+
+        row = await there.row()
+        assert (row.state, row.reason) == (Status.CANCELLED, "cancelled in Prefect")
+        assert compared == []
+
+
+async def test_a_claim_that_was_lost_before_its_release_is_left_to_its_holder(
+    tmp_path: Path, compared: list[str]
+) -> None:
+    async with one_job(tmp_path, most=2) as there:
+        async with there.ledger.read() as session:
+            (job,) = await store.all_jobs(session)
+        lost = replace(there.held, fence=there.held.fence - 1, job=job)
+
+        await there.taker._give_back(there.run, lost, "refused", is_deleted=True)
+
+        async with there.ledger.read() as session:
+            row = await session.get(RunRow, lost.run_id)
+        assert row is not None and (row.state, row.holder) == (Status.CLAIMED, "h")
+        assert compared == []
 
 
 async def test_a_run_of_another_ledger_is_neither_claimed_nor_changed_in_prefect(
@@ -303,7 +353,9 @@ class Hanging(Dispatcher):
     async def _propose_pending(self, run: FlowRun) -> None:
         await asyncio.Event().wait()
 
-    async def _give_back(self, run: FlowRun, granted: Granted, why: str) -> None:
+    async def _give_back(
+        self, run: FlowRun, granted: Granted, why: str, *, is_deleted: bool = False
+    ) -> None:
         self.given_back = why
 
 
