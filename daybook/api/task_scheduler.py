@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from daybook.api import tasks
+from daybook.duration_text import duration_in_words
 from daybook.errors import InvalidInput
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
-from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import counts, matching, notifier, queue, scheduler, sessions, statistics, wakes
 from daybook.tasks import cycle as cycles
 from daybook.tasks import pause as scheduler_pause

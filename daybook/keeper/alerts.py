@@ -32,6 +32,7 @@ from sqlmodel import col, select
 from daybook import settings
 from daybook.delivery import outbox
 from daybook.delivery.alerts import ALERT_INTERVAL
+from daybook.duration_text import duration_in_words
 from daybook.errors import Unreachable
 from daybook.jobs import store
 from daybook.jobs.notify import Notify
@@ -41,7 +42,6 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.schedule import Schedule
 from daybook.schedules.zones import display_zone
 

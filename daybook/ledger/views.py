@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
 from daybook.ledger import arguments, texts
 from daybook.ledger.states import FAILURES
+from daybook.money_text import money
 from daybook.policies.policy import ANSWER
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def cost_in_words(usage: Mapping[str, Any], unknown: str = "price unknown") -> s
     if not usage:
         return ""
     dollars = usage.get("cost_usd")
-    return unknown if dollars is None else f"${dollars:.6f}"
+    return unknown if dollars is None else money(dollars, 6)
 
 
 def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:

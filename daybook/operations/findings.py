@@ -50,6 +50,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
+from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, UnreadableJob, one_line
 from daybook.files import plan
 from daybook.finding import Action, Finding, Severity, passed, problem, warning
@@ -64,7 +65,6 @@ from daybook.ledger.views import utc_text
 from daybook.owners import namespace
 from daybook.policies.policy import ANSWER
 from daybook.runs import budget, history, leases
-from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
 

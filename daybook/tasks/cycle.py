@@ -32,12 +32,12 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col, select
 
 from daybook import owners
+from daybook.duration_text import duration_in_words
 from daybook.errors import InvalidInput, Unreachable
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import matching, pause, rows, sessions, statistics, wakes, worker_requests
 from daybook.tasks.lease_expiry import expire_leases
 from daybook.tasks.matching import Candidate, RunRequirements

@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from daybook.duration_text import measured_in_words
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
 from daybook.ledger import triggers
 from daybook.ledger.views import Run, utc_text
@@ -216,7 +217,7 @@ def _run_line(found: Run, timezone: str) -> str:
     when = "due" if triggers.of(found.trigger).has_due_time else "requested"
     text = f"run {found.id[:8]}: {found.status}, {when} {due(found.scheduled_for, timezone)}"
     if found.duration_seconds is not None:
-        text += f", took {found.duration_seconds:.1f} s"
+        text += f", took {measured_in_words(found.duration_seconds)}"
     return f"{text}, trigger {found.trigger}"
 
 

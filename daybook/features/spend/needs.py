@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from daybook.duration_text import duration_in_words
 from daybook.features.spend import operations
 from daybook.finding import Action, Finding, warning
 from daybook.ledger.references import command_word
 from daybook.operations.attention import Facts
 from daybook.runs import budget
-from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.zones import midnight, wall_time
 
 
