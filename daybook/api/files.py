@@ -23,7 +23,6 @@ from daybook.errors import (
     InvalidInput,
     Mistake,
     PrefectUnreachable,
-    one_line,
 )
 from daybook.files import export as exports
 from daybook.files import jobs_file
@@ -34,6 +33,7 @@ from daybook.jobs import store
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.runs import outcomes
+from daybook.short_text import first_names, one_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -244,7 +244,7 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
                     mistakes += step.entry.mistakes
     if mistakes:
         raise InvalidFiles(mistakes)
-    return [f"{_names(named)}: {note}" for note, named in notes.items()]
+    return [f"{first_names(named, MAX_NAMES_IN_NOTE)}: {note}" for note, named in notes.items()]
 
 
 async def _preflight(
@@ -274,11 +274,6 @@ async def _preflight(
     if isinstance(result, InvalidInput):
         raise result
     return result
-
-
-def _names(names: Sequence[str]) -> str:
-    more = len(names) - MAX_NAMES_IN_NOTE
-    return ", ".join(names[:MAX_NAMES_IN_NOTE]) + (f" and {more} more" if more > 0 else "")
 
 
 async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[StoredJob]:

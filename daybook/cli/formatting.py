@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.duration_text import short_duration
-from daybook.errors import one_line
 from daybook.ledger.states import FAILURES
 from daybook.ledger.views import cost_in_words, tokens_in_words
 from daybook.money_text import COST_PLACES, money
+from daybook.short_text import one_line
 
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
@@ -258,12 +258,6 @@ def counted(count: int, noun: str) -> str:
     """Return a number with its noun, such as `1 try`, `2 tries` or `1,000 messages`."""
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
-
-
-def shortened(names: Sequence[str]) -> str:
-    """Return the first five of the names, and the number of the others: `a, b, and 7 more`."""
-    more = [f"and {len(names) - 5:,} more"] if len(names) > 5 else []
-    return ", ".join([*names[:5], *more])
 
 
 def first_line(text: str | None) -> str:

@@ -33,6 +33,7 @@ from daybook.jobs.model import FIELDS, ScheduleFields
 from daybook.jobs.notify import Notify
 from daybook.policies.policy import Policy
 from daybook.schedules.schedule import is_schedule
+from daybook.short_text import first_names
 
 if TYPE_CHECKING:
     from daybook.api.transcripts import Transcript
@@ -325,7 +326,7 @@ async def _change_all(
 
     If a job cannot be changed, report the error and change the other jobs.
     """
-    names = formatting.shortened([each.name for each in jobs])
+    names = first_names([each.name for each in jobs])
     question = f"{verb} {formatting.counted(len(jobs), 'job')}: {names}"
     if jobs and not is_confirmed(question, yes):
         output.say("Nothing changed.")

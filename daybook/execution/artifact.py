@@ -9,10 +9,9 @@ from datetime import datetime
 from prefect.artifacts import acreate_markdown_artifact
 from slugify import slugify
 
-from daybook import names
 from daybook.delivery.outbox import CALLBACK
 from daybook.duration_text import measured_in_words
-from daybook.errors import InvalidInput, one_line
+from daybook.errors import InvalidInput
 from daybook.execution.markdown import fenced_block, sanitize_markdown, shift_headings
 from daybook.jobs.actions import Action
 from daybook.jobs.model import read_parameters
@@ -23,6 +22,7 @@ from daybook.ledger.tables import OutboxRow, RunRow, StepRow
 from daybook.ledger.views import cost_in_words, tokens_in_words
 from daybook.prefect.address import ui_address
 from daybook.runs.claim_requests import Granted
+from daybook.short_text import one_line, prefix
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ def log_lines(
     took = "" if seconds is None else measured_in_words(seconds)
     facts = [str(outcome.status), _target(granted, outcome), took, usage_line(outcome, attempts)]
     lines = (outcome.output or "").strip().splitlines()
-    shown = names.truncate("\n".join(lines[:MAX_LOGGED_LINES]), MAX_LOGGED_CHARACTERS)
+    shown = prefix("\n".join(lines[:MAX_LOGGED_LINES]), MAX_LOGGED_CHARACTERS)
     if len(shown) < len("\n".join(lines)):
         shown += "\n… (continues in the run's output)"
     why = outcome.error or outcome.reason

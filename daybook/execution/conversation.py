@@ -23,6 +23,7 @@ from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted
 from daybook.runs.summaries import CompressedHistory
 from daybook.schedules.zones import display_zone
+from daybook.short_text import shorten
 
 MAX_DATA_CHARACTERS = 100_000
 """Maximum length of an external text in a prompt, in characters."""
@@ -125,21 +126,17 @@ def _values(granted: Granted, prompt: str) -> dict[str, str]:
 def _payload_values(granted: Granted, prompt: str) -> dict[str, str]:
     payload, values = granted.found.get(payloads.PAYLOAD), {}
     for name in prompts.payload_variables(prompt):
-        text = shorten(payloads.as_text(payloads.value_at(payload, name)))
+        text = stored_data(payloads.as_text(payloads.value_at(payload, name)))
         values[name] = as_data(name, text, granted.run_id)
     return values
 
 
-def shorten(text: str) -> str:
-    """Return an external text in the form that the ledger stores, cut to `MAX_DATA_CHARACTERS`.
+def stored_data(text: str) -> str:
+    """Return an external text in the form that the ledger stores: at most `MAX_DATA_CHARACTERS`.
 
     So each attempt has the same prompt, whether the text comes from the ledger or not.
     """
-    text = sanitize(text)
-    left_out = len(text) - MAX_DATA_CHARACTERS
-    if left_out <= 0:
-        return text
-    return f"{text[:MAX_DATA_CHARACTERS]}\n… ({left_out:,} more characters)"
+    return shorten(sanitize(text), MAX_DATA_CHARACTERS)
 
 
 def as_data(what: str, text: str, run_id: str) -> str:

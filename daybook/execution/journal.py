@@ -56,7 +56,6 @@ from daybook.errors import (
     AgentMisconfigured,
     InvalidInput,
     LedgerUnreachable,
-    one_line,
 )
 from daybook.jobs import limits
 from daybook.jobs.model import read_parameters
@@ -73,6 +72,7 @@ from daybook.runs.approvals import ApprovalNeeded, ApprovalStatus, Question
 from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
+from daybook.short_text import one_line, shorten
 from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
@@ -221,8 +221,8 @@ class RunJournal:
                 number,
                 status,
                 usage=reply.usage,
-                error=shorten(reply.error) or None,
-                output=shorten(reply.output),
+                error=stored_text(reply.error) or None,
+                output=stored_text(reply.output),
                 reply=kept,
                 amount=amount,
                 budget=self._budget if exceeds else None,
@@ -474,14 +474,14 @@ class RunJournal:
             digest=step.digest,
             repeatable=step.repeatable,
             started_at=self._clock.now(),
-            input=shorten(step.input),
+            input=stored_text(step.input),
             diverged=diverged,
             **asdict(step.estimate or Amount()),
         )
         if reply is not None:
             row.status = (Status.FAILED if reply.error else Status.SUCCEEDED).value
             row.usage = dict(reply.usage) if reply.usage is not None else None
-            row.error, row.output = shorten(reply.error) or None, shorten(reply.output)
+            row.error, row.output = stored_text(reply.error) or None, stored_text(reply.output)
             if reply.value is not None:  # it was refused, so it had no effect
                 row.reply, row.repeatable = {"facts": step.facts, "value": reply.value}, True
         replaced = [each.number for each in self._replaced] if diverged else []
@@ -573,10 +573,6 @@ _FACTS = {
 }
 
 
-def shorten(text: str) -> str:
-    """Return a text of a step for the ledger: without tokens of tasks, and cut if it is long."""
-    text = redact_tokens(text)
-    left_out = len(text) - MAX_TEXT_CHARACTERS
-    if left_out <= 0:
-        return text
-    return f"{text[:MAX_TEXT_CHARACTERS]}\n… ({left_out:,} more characters)"
+def stored_text(text: str) -> str:
+    """Return a text of a step for the ledger: without tokens of tasks, and shortened."""
+    return shorten(redact_tokens(text), MAX_TEXT_CHARACTERS)

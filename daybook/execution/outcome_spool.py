@@ -33,10 +33,11 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from daybook import home
-from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable, one_line
+from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims
+from daybook.short_text import one_line
 
 log = logging.getLogger(__name__)
 

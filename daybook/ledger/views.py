@@ -192,7 +192,7 @@ class Approval(BaseModel, frozen=True):
     @classmethod
     def of(cls, row: ApprovalRow) -> Self:
         given = arguments.read(row.input) if row.position != ANSWER else None
-        shown = row.input if given is None else arguments.shorten(given)
+        shown = row.input if given is None else arguments.short(given)
         if row.outcome is not None:
             output = row.outcome.get("output")
             text = output if output is not None else texts.to_json(row.outcome.get("result"))

@@ -19,7 +19,6 @@ from sqlmodel import col
 
 from daybook import feature
 from daybook.api import authorization
-from daybook.errors import one_line
 from daybook.finding import Action, Finding, Severity
 from daybook.jobs import store, stored_columns, summaries
 from daybook.jobs.summaries import JobSummary
@@ -29,6 +28,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import findings, outbox_status
 from daybook.runs import approvals, history
+from daybook.short_text import one_line
 from daybook.tasks import counts as task_counts
 
 PERIOD = timedelta(hours=24)

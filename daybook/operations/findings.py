@@ -51,7 +51,7 @@ from typing import TYPE_CHECKING, Any
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.duration_text import duration_in_words
-from daybook.errors import FREE_SPACE, UnreadableJob, one_line
+from daybook.errors import FREE_SPACE, UnreadableJob
 from daybook.files import plan
 from daybook.finding import Action, Finding, Severity, passed, problem, warning
 from daybook.home import current_home
@@ -65,6 +65,7 @@ from daybook.ledger.views import utc_text
 from daybook.owners import namespace
 from daybook.policies.policy import ANSWER
 from daybook.runs import budget, history, leases
+from daybook.short_text import first_names, one_line
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
 
@@ -95,7 +96,7 @@ def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
                 check="sync",
                 severity=Severity.PROBLEM,
                 title=f"{count} that Prefect does not have yet",
-                why=join(waiting),
+                why=first_names(waiting),
                 fix="daybook sync",
                 kind="pending",
                 action=Action.SYNC,
@@ -140,7 +141,7 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
     if not drifted:
         return []
     fix = "daybook diff, then change the file, or daybook apply"
-    return [warning("jobs", f"changed outside their jobs file: {join(drifted)}", fix)]
+    return [warning("jobs", f"changed outside their jobs file: {first_names(drifted)}", fix)]
 
 
 def failing_jobs(
@@ -404,12 +405,6 @@ def unset_command() -> str:
     if os.environ.get("PREFECT_API_URL"):
         return "unset PREFECT_API_URL"
     return "prefect config unset PREFECT_API_URL"
-
-
-def join(names: Sequence[str]) -> str:
-    """Return the first `MAX_LISTED` names as text, with the number of the others."""
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def few(found: Iterable[Finding]) -> list[Finding]:

@@ -31,12 +31,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, or_, select
 
 from daybook import owners
-from daybook.errors import NothingClaimable, TokenRefused, one_line
+from daybook.errors import NothingClaimable, TokenRefused
 from daybook.ledger import references
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
 from daybook.names import MAX_LINE_LENGTH, validate_line
+from daybook.short_text import one_line
 from daybook.tasks import lease_expiry, matching, model, rows, selection, sessions, states
 from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.states import Status

@@ -13,8 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
-from daybook.errors import one_line
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
+from daybook.short_text import one_line
 from daybook.tasks import states
 from daybook.tasks.states import ENDED, Status
 
