@@ -27,8 +27,8 @@ from daybook.errors import (
 from daybook.files import export as exports
 from daybook.files import jobs_file
 from daybook.files import plan as plans
-from daybook.files.jobs_file import Source
-from daybook.files.plan import Plan, Step, Verb
+from daybook.files.jobs_file import FileText
+from daybook.files.plan import Plan, PlanStep, Verb
 from daybook.jobs import store
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, open_ledger, reading
@@ -65,7 +65,7 @@ class PlannedChange(BaseModel, frozen=True):
     overwrites: list[FieldChange]
 
     @classmethod
-    def of(cls, step: Step) -> PlannedChange:
+    def of(cls, step: PlanStep) -> PlannedChange:
         return cls(
             action=step.verb,
             job=step.name,
@@ -104,7 +104,7 @@ class Drift(BaseModel, frozen=True):
 
 
 async def apply(
-    sources: Sequence[Source],
+    sources: Sequence[FileText],
     *,
     set_name: str | None = None,
     default_set: str = "",
@@ -248,7 +248,10 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
 
 
 async def _preflight(
-    client: PrefectClient | None, step: Step, owner: str, known: dict[str, list[str] | InvalidInput]
+    client: PrefectClient | None,
+    step: PlanStep,
+    owner: str,
+    known: dict[str, list[str] | InvalidInput],
 ) -> list[str]:
     """Return the notes of the checks that need an external system. Raise `InvalidInput`.
 

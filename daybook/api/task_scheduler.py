@@ -28,7 +28,7 @@ from daybook.tasks.model import PRIORITIES, redact_tokens
 from daybook.tasks.notifier import StarvingRun
 from daybook.tasks.pause import PauseState
 from daybook.tasks.policy import load_policy
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 from daybook.tasks.statistics import CycleSummary, RebuildResult
 from daybook.tasks.views import (
     Backlog,
@@ -116,7 +116,7 @@ async def drain(
 async def backlog(limit: int = 50) -> Backlog:
     """Return the counts of all queued runs, and the first ``limit`` queued runs in claim order."""
     async with open_ledger() as ledger, ledger.read() as session:
-        queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
+        queued, now = await queue.runs(session, status=[TaskRunStatus.QUEUED]), ledger.now()
         live = await sessions.live_sessions(session, now)
         pause_state = await scheduler_pause.read(session)
     url = tasks.wake_url()

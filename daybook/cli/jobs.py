@@ -224,12 +224,12 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
     the editor fails after it, or Ctrl-C stops the change, keep the text in a file. Raise
     `InvalidInput` for a removed job, and `EditorFailed`.
     """
-    from daybook.cli.editor import Edit, EditorFailed
+    from daybook.cli.editor import EditorFailed, JobEdit
 
     current = await api.jobs.show(job)
     if current.removed_at is not None:
         raise InvalidInput("job", f'"{current.name}" was removed', "add it again")
-    edit, problem = Edit(current), ""
+    edit, problem = JobEdit(current), ""
     try:
         while True:
             try:

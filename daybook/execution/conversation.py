@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from daybook import settings
-from daybook.agents.base import Message
+from daybook.agents.base import ChatMessage
 from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
 from daybook.jobs import payloads, prompts
@@ -56,13 +56,14 @@ def filled_prompt(granted: Granted) -> str:
     return prompt
 
 
-def _messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:
+def _messages(rows: Iterable[MessageRow]) -> tuple[ChatMessage, ...]:
     return tuple(
-        Message("assistant" if each.role == "assistant" else "user", each.content) for each in rows
+        ChatMessage("assistant" if each.role == "assistant" else "user", each.content)
+        for each in rows
     )
 
 
-async def session_history(granted: Granted, limits: Compression) -> tuple[Message, ...]:
+async def session_history(granted: Granted, limits: Compression) -> tuple[ChatMessage, ...]:
     """Return the messages of the run's session for a model, oldest first.
 
     All attempts of the run get the same messages. A summary in place of older messages appears as
@@ -80,8 +81,8 @@ async def session_history(granted: Granted, limits: Compression) -> tuple[Messag
     messages = _messages(found.messages)
     if found.summary is None:
         return messages
-    asked = Message("user", "Summarize our conversation so far.")
-    return (asked, Message("assistant", found.summary.content), *messages)
+    asked = ChatMessage("user", "Summarize our conversation so far.")
+    return (asked, ChatMessage("assistant", found.summary.content), *messages)
 
 
 async def program_session(granted: Granted, agent: str) -> ProgramSession | None:

@@ -47,7 +47,7 @@ _EARLIER = timedelta(days=400)
 
 
 @dataclass(frozen=True)
-class Source:
+class FileText:
     """Text of a jobs file, and the name of the file for messages."""
 
     file: str
@@ -109,7 +109,7 @@ class JobsFile:
     mistakes: list[Mistake] = field(default_factory=list)
 
 
-def read_file(source: Source) -> JobsFile:
+def read_file(source: FileText) -> JobsFile:
     """Return the jobs of a file, with the mistakes in the file."""
     document, found = read(source.text), JobsFile(source.file, [])
 
@@ -142,7 +142,7 @@ def read_file(source: Source) -> JobsFile:
     return found
 
 
-def job_fields(source: Source) -> list[dict[str, Any]]:
+def job_fields(source: FileText) -> list[dict[str, Any]]:
     """Return the jobs of a file as flat fields of `new_job`. Do not validate the values of fields.
 
     Raise `InvalidFiles` if `read_file` finds mistakes.

@@ -53,7 +53,7 @@ from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, UnreadableJob
 from daybook.files import plan
-from daybook.finding import Action, Finding, Severity, passed, problem, warning
+from daybook.finding import Finding, FindingAction, Severity, passed, problem, warning
 from daybook.home import current_home
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
@@ -99,7 +99,7 @@ def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
                 why=first_names(waiting),
                 fix="daybook sync",
                 kind="pending",
-                action=Action.SYNC,
+                action=FindingAction.SYNC,
             )
         )
     return found
@@ -115,7 +115,7 @@ def _conflict(job: JobRow | JobSummary) -> Finding:
         fix=f"daybook sync {command_word(job)} --prefer ledger (or prefect)",
         kind="conflict",
         job_id=job.id,
-        action=Action.COMPARE,
+        action=FindingAction.COMPARE,
     )
 
 
@@ -163,7 +163,7 @@ def failing_jobs(
             kind="failing",
             job_id=each.id,
             run_id=last_failures.get(each.id, (None, ""))[0],
-            action=Action.RUN,
+            action=FindingAction.RUN,
         )
         for each in sorted(jobs, key=lambda job: -job.consecutive_failures)
         if (count := each.consecutive_failures) and not budget.is_of_ended_day(each.last_error, now)
@@ -195,7 +195,7 @@ def without_answers(jobs: Iterable[tuple[str, str, str]]) -> list[Finding]:
             kind="empty",
             job_id=job_id,
             run_id=run_id,
-            action=Action.RUN,
+            action=FindingAction.RUN,
         )
         for job_id, name, run_id in jobs
     ]
@@ -226,7 +226,7 @@ def broken_chains(
                         fix=f"daybook edit {command_word(each)} {option}",
                         kind="chain",
                         job_id=each.id,
-                        action=Action.EDIT,
+                        action=FindingAction.EDIT,
                     )
                 )
     return found
@@ -260,7 +260,7 @@ def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None, quotes_answers:
         kind="approval",
         job_id=run.job_id,
         run_id=run.id,
-        action=Action.DECIDE,
+        action=FindingAction.DECIDE,
     )
 
 
