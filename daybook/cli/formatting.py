@@ -342,8 +342,4 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def _date_and_time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d} {_time_of_day(moment)}"
-
-
-def _time_of_day(moment: datetime) -> str:
-    return f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment.second else f"{moment:%Y-%m-%d %H:%M}"
