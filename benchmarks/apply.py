@@ -19,7 +19,7 @@ from benchmarks.report import header, progress, row, short
 from benchmarks.testbed import Testbed
 from daybook.api import files
 from daybook.files.documents import to_yaml
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import RevisionRow
 from daybook.prefect import reconcile
@@ -82,7 +82,7 @@ def _text(count: int, changed: int = -1) -> str:
 
 
 async def _apply(text: str, **options: Any) -> None:
-    report = await files.apply([Source("jobs.yaml", text)], set_name=SET, **options)
+    report = await files.apply([FileText("jobs.yaml", text)], set_name=SET, **options)
     if report.failed or (options.get("wait") and report.pending):
         raise RuntimeError(f"not in Prefect: {report.failed or report.pending}")
 

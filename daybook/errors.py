@@ -46,18 +46,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-MAX_ERROR_LENGTH = 2_000
-"""Maximum number of characters of an error on one line."""
-
-
-def one_line(text: object, longest: int = MAX_ERROR_LENGTH) -> str:
-    """Return text from an untrusted source as one line, so it cannot forge log lines.
-
-    Characters beyond the first ``longest`` are replaced by an ellipsis.
-    """
-    line = " ".join(str(text).split())
-    return line if len(line) <= longest else line[:longest] + "…"
-
+from daybook.short_text import one_line
 
 MAX_MISSPELLED_LENGTH = 100
 """Maximum length, in characters, of a name for which `nearest_name` searches.

@@ -61,7 +61,8 @@ class Feature:
     - ``operator_tools`` are `agents.base.Tool`s that only the operator has.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` (`web.pages`); its templates are in
       the feature's folder ``templates``. ``links`` are the paths and names of its pages.
-    - ``needs`` is a coroutine function of `attention.Facts`, which returns findings for Today.
+    - ``needs`` is a coroutine function of `attention.AttentionFacts`, which returns findings for
+      Today.
     - ``documents`` are the `BlockStore`s of its settings documents, and ``blocks`` are the Prefect
       blocks of these.
     - ``settings`` is a pydantic model whose fields are settings of the operator

@@ -21,7 +21,7 @@ class Severity(StrEnum):
     SKIPPED = "skipped"
 
 
-class Action(StrEnum):
+class FindingAction(StrEnum):
     """An operation that helps with a finding; it applies to the finding's job or run, if any."""
 
     COMPARE = "compare job"
@@ -56,7 +56,7 @@ class Finding(BaseModel, frozen=True):
     kind: str = ""
     job_id: str | None = None
     run_id: str | None = None
-    action: Action | None = None
+    action: FindingAction | None = None
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -80,7 +80,7 @@ class _Details(TypedDict, total=False):
     kind: str
     job_id: str | None
     run_id: str | None
-    action: Action | None
+    action: FindingAction | None
 
 
 def passed(check: str, title: str = "") -> Finding:

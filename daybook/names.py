@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Collection
 
 from daybook.errors import InvalidInput
+from daybook.short_text import prefix
 
 
 class Id(str):
@@ -24,8 +25,7 @@ MIN_ID_LENGTH = 4
 """Minimum number of digits of a short id. A shorter word is a name."""
 
 _ID_FORM = re.compile(rf"[0-9a-f]{{{MIN_ID_LENGTH},32}}(\.[0-9]+)?", re.IGNORECASE)
-_ZWJ = "\u200d"
-_JOINERS = ("\u200c", _ZWJ)
+_JOINERS = ("\u200c", "\u200d")
 """Invisible characters that some scripts, and emoji, need between two letters."""
 _CONTROLS = ("Cc", "Cs", "Zl", "Zp")
 _INVISIBLE = (*_CONTROLS, "Cf", "Cn", "Zs", "Mn", "Me")
@@ -152,7 +152,7 @@ def default_name(prompt: str) -> str:
     words = [word for word in words if any(map(str.isalnum, word))]
     if not words:
         return "job"
-    name = truncate(words[0], MAX_DEFAULT_NAME_LENGTH)
+    name = prefix(words[0], MAX_DEFAULT_NAME_LENGTH)
     for word in words[1:]:
         if len(name) + 1 + len(word) > MAX_DEFAULT_NAME_LENGTH:
             break
@@ -170,68 +170,10 @@ def free_name(wanted: str, taken: Collection[str]) -> str:
     number = 2
     while True:
         suffix = f"-{number}"
-        name = truncate(wanted, MAX_NAME_LENGTH - len(suffix)) + suffix
+        name = prefix(wanted, MAX_NAME_LENGTH - len(suffix)) + suffix
         if name not in taken:
             return name
         number += 1
-
-
-def truncate(text: str, length: int) -> str:
-    """Return the longest prefix of at most ``length`` code points that splits no character.
-
-    If the first character alone is longer than ``length``, it is split. A shortened text has no
-    trailing whitespace.
-    """
-    if len(text) <= length:
-        return text
-    end = length
-    while end > 0 and not _breaks_before(text, end):
-        end -= 1
-    return text[: end or length].rstrip()
-
-
-def _breaks_before(text: str, index: int) -> bool:
-    """Return whether a reader sees a new character start at ``index`` (0 < index < len).
-
-    The rules are those of Unicode's grapheme clusters (UAX 29) that occur in prompts: marks,
-    joiners, variation selectors, skin tones, keycaps, tags, flags, Hangul syllables.
-    """
-    before, letter = text[index - 1], text[index]
-    if _extends(letter) or before == _ZWJ or _joins_hangul(before, letter):
-        return False
-    if _is_flag(before) and _is_flag(letter):
-        run = 0
-        while index - 1 - run >= 0 and _is_flag(text[index - 1 - run]):
-            run += 1
-        return run % 2 == 0
-    return True
-
-
-def _extends(letter: str) -> bool:
-    return (
-        letter == _ZWJ
-        or unicodedata.category(letter) in ("Mn", "Me", "Mc")
-        or "\U0001f3fb" <= letter <= "\U0001f3ff"  # skin tones
-        or "\U000e0020" <= letter <= "\U000e007f"  # tags, in the flags of regions
-        or letter in "\u200c\uff9e\uff9f"
-    )
-
-
-def _is_flag(letter: str) -> bool:
-    return "\U0001f1e6" <= letter <= "\U0001f1ff"
-
-
-def _joins_hangul(before: str, letter: str) -> bool:
-    lead = "\u1100" <= before <= "\u115f"
-    vowel = "\u1160" <= before <= "\u11a7"
-    syllable = "\uac00" <= before <= "\ud7a3"
-    if lead:
-        return "\u1100" <= letter <= "\u11a7" or "\uac00" <= letter <= "\ud7a3"
-    if vowel or (syllable and (ord(before) - 0xAC00) % 28 == 0):
-        return "\u1160" <= letter <= "\u11ff"
-    if syllable or "\u11a8" <= before <= "\u11ff":
-        return "\u11a8" <= letter <= "\u11ff"
-    return False
 
 
 MAX_LINE_LENGTH = 200

@@ -20,7 +20,7 @@ from daybook.validation import raising_pydantic_error
 
 
 @dataclass(frozen=True)
-class Message:
+class ChatMessage:
     """One message of a conversation, written by the user or by the assistant."""
 
     role: Literal["user", "assistant"]
@@ -116,7 +116,7 @@ class AgentRequest:
     occurrence: str
     job: str | None = None
     due: datetime | None = None
-    history: tuple[Message, ...] = ()
+    history: tuple[ChatMessage, ...] = ()
     model: str = ""
     question: int = 1
     fallback: int = 0

@@ -27,7 +27,7 @@ Kind = Literal["request", "tool"]
 
 
 @dataclass(frozen=True, order=True)
-class Position:
+class StepPosition:
     """Place of a step in a run, the same in each attempt.
 
     ``agent`` is `AgentRequest.fallback`, and ``question`` is `AgentRequest.question`. ``request``
@@ -51,7 +51,7 @@ class Position:
         return ".".join([*marks, *numbers])
 
     @classmethod
-    def parse(cls, text: str) -> Position:
+    def parse(cls, text: str) -> StepPosition:
         """Return the position whose text is ``text``."""
         agent, question, numbers = 0, 1, list[int]()
         for part in text.split("."):
@@ -66,7 +66,7 @@ class Position:
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStep:
     """A step before it happens.
 
     ``name`` is the model's name, or the tool's name as the model uses it. ``facts`` are the parts
@@ -77,7 +77,7 @@ class Step:
     has approved it.
     """
 
-    position: Position
+    position: StepPosition
     kind: Kind
     name: str
     facts: Mapping[str, Any] = field(repr=False)
@@ -144,7 +144,7 @@ class Journal(Protocol):
         """Return whether a budget in US dollars limits the run."""
         ...
 
-    async def start(self, step: Step) -> StepReply | None:
+    async def start(self, step: PlannedStep) -> StepReply | None:
         """Record the start of ``step``. Return None if the step may happen now.
 
         If the step happened or may have happened in an earlier attempt, return the reply to use
@@ -158,7 +158,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def finish(self, step: Step, reply: StepReply) -> None:
+    async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         """Record the reply to the step that was started last at this position.
 
         If the reply to a request is useless, the agent calls `finish` again, with an error. Then
@@ -166,7 +166,7 @@ class Journal(Protocol):
         """
         ...
 
-    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+    async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
         """Record a step that a program has already started.
 
         No later attempt continues from this step. If ``reply`` is None, the caller calls `finish`
@@ -185,7 +185,7 @@ class Journal(Protocol):
     async def acting_agent(self) -> int | None:
         """Return the agent whose calls in earlier attempts may have had effects.
 
-        The result is a `Position.agent`; None if there were no such calls.
+        The result is a `StepPosition.agent`; None if there were no such calls.
         """
         ...
 

@@ -29,7 +29,14 @@ from pydantic_ai.usage import RequestUsage
 from daybook.agents import failures
 from daybook.agents.base import AgentRequest
 from daybook.agents.estimates import estimated_tokens
-from daybook.agents.journal import Journal, Position, Step, StepReply, arguments_text, digest_of
+from daybook.agents.journal import (
+    Journal,
+    PlannedStep,
+    StepPosition,
+    StepReply,
+    arguments_text,
+    digest_of,
+)
 from daybook.errors import AgentError
 from daybook.runs.usage import Amount
 
@@ -60,26 +67,26 @@ class Steps:
         self._calls: list[str] = []
         self.replayed_requests = self.replayed_calls = 0
         """Numbers of requests and successful calls for which an earlier attempt has paid."""
-        self.last_answered: tuple[Step, StepReply] | None = None
+        self.last_answered: tuple[PlannedStep, StepReply] | None = None
         """The last answered request and its reply; None if a tool was called after it."""
 
-    def next_request(self) -> Position:
+    def next_request(self) -> StepPosition:
         """Return the position of the next request."""
         self._requests += 1
         self._calls = []
-        return Position(self._agent, self._question, self._requests)
+        return StepPosition(self._agent, self._question, self._requests)
 
     def answered(self, response: ModelResponse) -> None:
         """Store the order of the response's tool calls for `next_call`."""
         self._calls = [part.tool_call_id for part in _tool_calls(response)]
 
-    def next_call(self, call_id: str | None) -> Position:
+    def next_call(self, call_id: str | None) -> StepPosition:
         """Return the position of this call of the last response, in any order of execution."""
         index = self._calls.index(call_id) if call_id in self._calls else len(self._calls)
         if index < len(self._calls):
             # If two calls have this id, the next search finds the second one.
             self._calls[index] = ""
-        return Position(self._agent, self._question, self._requests, index + 1)
+        return StepPosition(self._agent, self._question, self._requests, index + 1)
 
     async def reject_last(self, error: str) -> None:
         """Record that the last response was useless, so that the next attempt asks again.
@@ -118,7 +125,7 @@ class JournaledModel(WrapperModel):
         }
         text = _text_of(messages[-1])
         estimate = self._estimate(messages, model_settings, model_request_parameters)
-        step = Step(
+        step = PlannedStep(
             position, "request", self.model_name, facts, text, repeatable=True, estimate=estimate
         )
         recorded = await journal.start(step)
@@ -154,7 +161,7 @@ class JournaledModel(WrapperModel):
             arguments = call.args if isinstance(call.args, str) else call.args_as_dict()
             facts = {"tool": call.tool_name, "arguments": arguments}
             at, text = self._steps.next_call(call.tool_call_id), _arguments_text(call)
-            step = Step(at, "tool", call.tool_name, facts, text, repeatable=True)
+            step = PlannedStep(at, "tool", call.tool_name, facts, text, repeatable=True)
             if await journal.start(step) is None:
                 await journal.finish(step, StepReply(error=error, value=error))
 

@@ -21,7 +21,7 @@ from pydantic_ai.toolsets import AbstractToolset, ToolsetTool
 from pydantic_core import SchemaValidator, core_schema
 
 from daybook.agents.base import Tool
-from daybook.agents.journal import Step, StepReply, arguments_text
+from daybook.agents.journal import PlannedStep, StepReply, arguments_text
 from daybook.agents.model_steps import Steps
 from daybook.errors import DaybookError
 
@@ -121,9 +121,9 @@ class OfferedTools(AbstractToolset[Any]):
 
     def _step(
         self, steps: Steps, name: str, arguments: dict[str, Any], ctx: RunContext[Any]
-    ) -> Step:
+    ) -> PlannedStep:
         tool = self._tools[name]
-        return Step(
+        return PlannedStep(
             steps.next_call(ctx.tool_call_id),
             "tool",
             name,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from daybook.processes import pipes
 from daybook.processes.ending import wait_shielded
-from daybook.processes.group import Group
+from daybook.processes.group import ProcessGroup
 from daybook.processes.pipes import LinePipe
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
@@ -61,7 +61,9 @@ async def run(
     Raise OSError or ValueError if the program cannot be started. If the caller is cancelled, even
     repeatedly, raise CancelledError only after the group has ended.
     """
-    group = Group(arguments, folder=folder, environment=environment, with_input=stdin is not None)
+    group = ProcessGroup(
+        arguments, folder=folder, environment=environment, with_input=stdin is not None
+    )
     was_cancelled = asyncio.Event()
     # Run the program in a separate task, which the caller's cancellation never reaches.
     task = asyncio.create_task(_keep(group, was_cancelled, stdin, seconds, lines))
@@ -69,7 +71,7 @@ async def run(
 
 
 async def _keep(
-    group: Group,
+    group: ProcessGroup,
     was_cancelled: asyncio.Event,
     stdin: bytes | None,
     seconds: float,
@@ -97,7 +99,7 @@ async def _keep(
     )
 
 
-async def _ended_in_time(group: Group, was_cancelled: asyncio.Event, seconds: float) -> bool:
+async def _ended_in_time(group: ProcessGroup, was_cancelled: asyncio.Event, seconds: float) -> bool:
     """Return whether the program exited, or the caller was cancelled, before the timeout."""
     waits = {asyncio.create_task(each.wait()) for each in (group.exited, was_cancelled)}
     try:

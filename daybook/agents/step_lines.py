@@ -33,7 +33,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from daybook.agents.base import AgentRequest
-from daybook.agents.journal import Position, ProgramSession, Step, StepReply, digest_of
+from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition, StepReply, digest_of
 from daybook.ledger.views import TOKENS
 from daybook.runs import usage
 
@@ -59,7 +59,7 @@ Json = Mapping[str, Any]
 class StepEvent:
     """A step that started (``is_new``), a step that ended (then it has a ``reply``), or both."""
 
-    step: Step
+    step: PlannedStep
     reply: StepReply | None
     is_new: bool
 
@@ -90,7 +90,7 @@ class StepLines(ABC):
         self._remarks: list[str] = []
         self._request = request
         self._requests = self._calls = 0
-        self._open: dict[str, Step] = {}
+        self._open: dict[str, PlannedStep] = {}
         self._events: list[StepEvent] = []
 
     def read(self, line: bytes) -> list[StepEvent]:
@@ -143,25 +143,27 @@ class StepLines(ABC):
         taken, self._events = self._events, []
         return taken
 
-    def _begin_request(self, key: str, name: str) -> Step:
+    def _begin_request(self, key: str, name: str) -> PlannedStep:
         """Add the start of a request to a model. Only the first request has a known input."""
         self._requests += 1
         asked = self._request.prompt if self._requests == 1 else ""
         at = self._position(self._requests)
-        return self._begin(key, Step(at, "request", name, {"id": key}, asked, repeatable=True))
+        return self._begin(
+            key, PlannedStep(at, "request", name, {"id": key}, asked, repeatable=True)
+        )
 
-    def _begin_call(self, key: str, name: str, arguments: Any, position: Position) -> None:
+    def _begin_call(self, key: str, name: str, arguments: Any, position: StepPosition) -> None:
         self._calls += 1
         written = arguments if isinstance(arguments, str) else _json(arguments)
         # Store only the digest of the arguments, which may be long, because no attempt replays the
         # call.
         facts = {"tool": name, "arguments": digest_of(arguments)}
-        self._begin(key, Step(position, "tool", name, facts, written, repeatable=False))
+        self._begin(key, PlannedStep(position, "tool", name, facts, written, repeatable=False))
 
-    def _position(self, request: int, call: int = 0) -> Position:
-        return Position(self._request.fallback, self._request.question, request, call)
+    def _position(self, request: int, call: int = 0) -> StepPosition:
+        return StepPosition(self._request.fallback, self._request.question, request, call)
 
-    def _begin(self, key: str, step: Step) -> Step:
+    def _begin(self, key: str, step: PlannedStep) -> PlannedStep:
         self._open[key] = step
         self._events.append(StepEvent(step, None, is_new=True))
         return step
@@ -191,7 +193,7 @@ class StepLines(ABC):
 class _Response:
     """A response of the model, which arrives in one or more lines."""
 
-    step: Step
+    step: PlannedStep
     calls: int = 0
     texts: list[str] = field(default_factory=list)
     error: str = ""

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import owners
-from daybook.errors import InvalidInput, NotFound, UnreadableJob, one_line
+from daybook.errors import InvalidInput, NotFound, UnreadableJob
 from daybook.jobs import limits, provenance, store
 from daybook.jobs.model import Job, edit
 from daybook.jobs.store import StoredJob
@@ -29,6 +29,7 @@ from daybook.ledger.references import Match, Noun
 from daybook.policies.policy import matches, tools_of
 from daybook.runs import history
 from daybook.runs.history import RunAndJob
+from daybook.short_text import one_line
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ TEST_TEXT = "This is a test message from Daybook: this channel works."
 _SUBJECT = "Daybook: test message"
 
 
-class Channel(BaseModel, frozen=True):
+class ListedChannel(BaseModel, frozen=True):
     """A channel, with the names of the ``jobs`` that send messages to it.
 
     ``kind`` is `inbox`, `file`, `console` or the slug of the block's type. ``chat_id`` is True if a
@@ -46,7 +46,7 @@ class ChannelTest(BaseModel, frozen=True):
 
 
 async def names(within: float) -> dict[str, str]:
-    """Return the `Channel.kind` of each channel, by the channel's name.
+    """Return the `ListedChannel.kind` of each channel, by the channel's name.
 
     Raise `TimeoutError` if Prefect does not answer within ``within`` seconds.
     """
@@ -55,7 +55,7 @@ async def names(within: float) -> dict[str, str]:
         return await registry.names(client)
 
 
-async def list_channels() -> list[Channel]:
+async def list_channels() -> list[ListedChannel]:
     """Return all channels, sorted by name; the built-in channels are first."""
     references = await _references()
     async with prefect.connected() as client:
@@ -69,7 +69,7 @@ async def list_channels() -> list[Channel]:
             except NotDelivered as error:
                 problem = str(error)
             listed.append(
-                Channel(
+                ListedChannel(
                     name=name,
                     kind=kind,
                     chat_id=channel.needs_chat_id if channel else False,
@@ -81,7 +81,7 @@ async def list_channels() -> list[Channel]:
         return listed
 
 
-async def add(name: str, url: str, *, replace: bool = False) -> Channel:
+async def add(name: str, url: str, *, replace: bool = False) -> ListedChannel:
     """Store a channel as a Prefect block. With ``replace``, replace a channel that `add` stored.
 
     Raise `InvalidInput`; then nothing was stored, and the error's text does not contain the URL.
@@ -97,7 +97,7 @@ async def add(name: str, url: str, *, replace: bool = False) -> Channel:
             )
         made = await apprise.add(client, name, url, replace=replace)
     kind = apprise.STORE.slug
-    return Channel(
+    return ListedChannel(
         name=name,
         kind=kind,
         chat_id=made.needs_chat_id,

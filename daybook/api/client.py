@@ -379,11 +379,11 @@ class Client(Operations, FeatureOperations):
         with ``wait``, `PrefectUnreachable`.
         """
         from daybook.files import sources
-        from daybook.files.jobs_file import Source
+        from daybook.files.jobs_file import FileText
 
         is_text = isinstance(jobs, str)
         paths = [] if is_text else [fspath(jobs)]
-        texts = [Source("text", str(jobs))] if is_text else sources.of_paths(paths)
+        texts = [FileText("text", str(jobs))] if is_text else sources.of_paths(paths)
         return await api.files.apply(
             texts,
             set_name=set_name,

@@ -11,7 +11,8 @@ from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 
 from daybook import api
-from daybook.errors import DaybookError, InvalidInput, one_line
+from daybook.errors import DaybookError, InvalidInput
+from daybook.short_text import one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")

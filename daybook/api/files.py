@@ -23,17 +23,17 @@ from daybook.errors import (
     InvalidInput,
     Mistake,
     PrefectUnreachable,
-    one_line,
 )
 from daybook.files import export as exports
 from daybook.files import jobs_file
 from daybook.files import plan as plans
-from daybook.files.jobs_file import Source
-from daybook.files.plan import Plan, Step, Verb
+from daybook.files.jobs_file import FileText
+from daybook.files.plan import Plan, PlanStep, Verb
 from daybook.jobs import store
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.runs import outcomes
+from daybook.short_text import first_names, one_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -65,7 +65,7 @@ class PlannedChange(BaseModel, frozen=True):
     overwrites: list[FieldChange]
 
     @classmethod
-    def of(cls, step: Step) -> PlannedChange:
+    def of(cls, step: PlanStep) -> PlannedChange:
         return cls(
             action=step.verb,
             job=step.name,
@@ -104,7 +104,7 @@ class Drift(BaseModel, frozen=True):
 
 
 async def apply(
-    sources: Sequence[Source],
+    sources: Sequence[FileText],
     *,
     set_name: str | None = None,
     default_set: str = "",
@@ -244,11 +244,14 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
                     mistakes += step.entry.mistakes
     if mistakes:
         raise InvalidFiles(mistakes)
-    return [f"{_names(named)}: {note}" for note, named in notes.items()]
+    return [f"{first_names(named, MAX_NAMES_IN_NOTE)}: {note}" for note, named in notes.items()]
 
 
 async def _preflight(
-    client: PrefectClient | None, step: Step, owner: str, known: dict[str, list[str] | InvalidInput]
+    client: PrefectClient | None,
+    step: PlanStep,
+    owner: str,
+    known: dict[str, list[str] | InvalidInput],
 ) -> list[str]:
     """Return the notes of the checks that need an external system. Raise `InvalidInput`.
 
@@ -274,11 +277,6 @@ async def _preflight(
     if isinstance(result, InvalidInput):
         raise result
     return result
-
-
-def _names(names: Sequence[str]) -> str:
-    more = len(names) - MAX_NAMES_IN_NOTE
-    return ", ".join(names[:MAX_NAMES_IN_NOTE]) + (f" and {more} more" if more > 0 else "")
 
 
 async def _perform(session: AsyncSession, plan: Plan, now: datetime) -> list[StoredJob]:

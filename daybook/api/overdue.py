@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel
 
+from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, says_disk_full
 from daybook.keeper import leader_lease
 from daybook.keeper.cost import CycleCost
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import UtcTime, utc_text
-from daybook.schedules.descriptions import duration_in_words
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from daybook import api, owners
 from daybook.errors import InvalidInput
-from daybook.names import MAX_NAME_LENGTH, truncate
+from daybook.names import MAX_NAME_LENGTH
+from daybook.short_text import prefix
 
 if TYPE_CHECKING:
     from daybook.jobs.views import ChangedJob, ListedJob
@@ -60,7 +61,7 @@ async def save(given: dict[str, Any]) -> ChangedJob:
         existing = await _find(params)
         if existing is None:
             label = " ".join(f"{params['plugin_id']}: {params['key']}".split())
-            name = truncate(label, MAX_NAME_LENGTH)
+            name = prefix(label, MAX_NAME_LENGTH)
             try:
                 return await api.jobs.add({"name": name, **given})
             except InvalidInput as error:

@@ -16,8 +16,8 @@ from daybook.ledger import job_kinds
 from daybook.ledger.column_types import valid_json
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.runs.folders import overlap
+from daybook.short_text import first_names
 
-MAX_NAMES = 5
 WAITS = "so their runs wait for each other (--no-exclusive-dir: they do not)"
 SHARES = "and exclusive_dir is off, so both may change the same files at once"
 
@@ -52,7 +52,7 @@ async def notes(session: AsyncSession, drafts: Mapping[str, Job]) -> list[str]:
             other for other in used if other != name and overlap(paths[used[other]], own)
         )
         if others:
-            names = ", ".join(others[:MAX_NAMES]) + (", …" if len(others) > MAX_NAMES else "")
+            names = first_names(others)
             then = WAITS if job.policy.exclusive_dir else SHARES
             found.append(f"{name} works in the same folder as {names} ({own}), {then}")
     return found

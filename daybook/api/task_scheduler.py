@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from daybook.api import tasks
+from daybook.duration_text import duration_in_words
 from daybook.errors import InvalidInput
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.schedules import durations
-from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import counts, matching, notifier, queue, scheduler, sessions, statistics, wakes
 from daybook.tasks import cycle as cycles
 from daybook.tasks import pause as scheduler_pause
@@ -28,7 +28,7 @@ from daybook.tasks.model import PRIORITIES, redact_tokens
 from daybook.tasks.notifier import StarvingRun
 from daybook.tasks.pause import PauseState
 from daybook.tasks.policy import load_policy
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 from daybook.tasks.statistics import CycleSummary, RebuildResult
 from daybook.tasks.views import (
     Backlog,
@@ -116,7 +116,7 @@ async def drain(
 async def backlog(limit: int = 50) -> Backlog:
     """Return the counts of all queued runs, and the first ``limit`` queued runs in claim order."""
     async with open_ledger() as ledger, ledger.read() as session:
-        queued, now = await queue.runs(session, status=[Status.QUEUED]), ledger.now()
+        queued, now = await queue.runs(session, status=[TaskRunStatus.QUEUED]), ledger.now()
         live = await sessions.live_sessions(session, now)
         pause_state = await scheduler_pause.read(session)
     url = tasks.wake_url()

@@ -24,7 +24,7 @@ from daybook.names import Id
 from daybook.schedules import durations
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import model as task_model
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 from daybook.tasks.views import (
     ClaimedTaskRun,
     Task,
@@ -75,12 +75,12 @@ async def list_tasks(status: str | None = None, limit: int = 50) -> list[TaskWit
     claim order. Ended tasks are sorted by their end, the latest first. ``status`` selects the tasks
     whose newest run has that status. Raise `InvalidInput` for an unknown status.
     """
-    statuses = tuple(str(each) for each in Status)
+    statuses = tuple(str(each) for each in TaskRunStatus)
     if status is not None and status not in statuses:
         hint = f"use one of {', '.join(statuses)}"
         raise InvalidInput("status", f'"{status}" is not a status', hint)
     async with open_ledger() as ledger, ledger.read() as session:
-        selected = None if status is None else Status(status)
+        selected = None if status is None else TaskRunStatus(status)
         listed = await queue.list_tasks(session, selected, limit)
         names, now = await _names(session, [run for _, run in listed]), ledger.now()
         return [TaskWithRun.of(task, run, now, names) for task, run in listed]

@@ -12,10 +12,10 @@ from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from daybook.api.channels import Channel
+    from daybook.api.channels import ListedChannel
 
 
-def _print_channels(listed: list[Channel]) -> None:
+def _print_channels(listed: list[ListedChannel]) -> None:
     from daybook.delivery.channels.base import UNBOUNDED
 
     rows = [

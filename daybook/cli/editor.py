@@ -51,7 +51,7 @@ def document(job: ListedJob) -> Fields:
     }
 
 
-class Edit:
+class JobEdit:
     """The edit of one job.
 
     `changes` opens the editor; after an error it shows the error's message.

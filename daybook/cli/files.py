@@ -14,6 +14,7 @@ from daybook.cli import completion, output
 from daybook.cli.command import Answer, command
 from daybook.cli.formatting import counted
 from daybook.files import sources
+from daybook.short_text import clip
 
 if TYPE_CHECKING:
     from daybook.api.files import PlannedChange
@@ -179,5 +180,4 @@ def _is_long(value: Any) -> bool:
 
 
 def _value(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MAX_VALUE_LENGTH else text[:MAX_VALUE_LENGTH] + "…"
+    return clip(json.dumps(value, ensure_ascii=False), MAX_VALUE_LENGTH)

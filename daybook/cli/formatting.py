@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.errors import one_line
+from daybook.duration_text import short_duration
 from daybook.ledger.states import FAILURES
 from daybook.ledger.views import cost_in_words, tokens_in_words
+from daybook.money_text import COST_PLACES, money
+from daybook.short_text import one_line
 
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
@@ -105,14 +107,7 @@ def maintenance(window: MaintenanceWindow) -> str:
 
 def duration(seconds: float | None) -> str:
     """Return a duration such as `0.4 s`, `1 m 05 s` or `2 h 03 m`. Return a dash for None."""
-    if seconds is None:
-        return "-"
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} m {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} m"
+    return "-" if seconds is None else short_duration(seconds, aligned=True)
 
 
 def short_state(job: ListedJob) -> str:
@@ -265,12 +260,6 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else plural}"
 
 
-def shortened(names: Sequence[str]) -> str:
-    """Return the first five of the names, and the number of the others: `a, b, and 7 more`."""
-    more = [f"and {len(names) - 5:,} more"] if len(names) > 5 else []
-    return ", ".join([*names[:5], *more])
-
-
 def first_line(text: str | None) -> str:
     """Return the first line of ``text`` that is not blank; "" if there is none."""
     return next(filter(None, map(str.strip, (text or "").splitlines())), "")
@@ -295,7 +284,7 @@ def short_tokens(usage: dict[str, Any]) -> str:
 def short_cost(usage: dict[str, Any]) -> str:
     """Return the cost of ``usage`` for a table: `$0.0042`; a dash if the cost is not known."""
     dollars = usage.get("cost_usd")
-    return "-" if dollars is None else f"${dollars:.4f}"
+    return "-" if dollars is None else money(dollars, COST_PLACES)
 
 
 def spending(of: Spending) -> str:
@@ -303,7 +292,7 @@ def spending(of: Spending) -> str:
 
     An example is `$0.0042 and 1 run of unknown price, 1,400 tokens in, 80 out`.
     """
-    prices = [] if of.cost_usd is None else [f"${of.cost_usd:.4f}"]
+    prices = [] if of.cost_usd is None else [money(of.cost_usd, COST_PLACES)]
     if of.unpriced_runs:
         prices.append(f"{counted(of.unpriced_runs, 'run')} of unknown price")
     tokens_text = tokens_in_words(of.model_dump())
@@ -317,7 +306,7 @@ def short_spending(of: Spending) -> str:
     """
     if of.cost_usd is None:
         return "-"
-    return f"${of.cost_usd:.4f}" + ("+" if of.unpriced_runs else "")
+    return money(of.cost_usd, COST_PLACES) + ("+" if of.unpriced_runs else "")
 
 
 def usage_summary(run: Run) -> str:
@@ -353,8 +342,4 @@ _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
 def _date_and_time(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d} {_time_of_day(moment)}"
-
-
-def _time_of_day(moment: datetime) -> str:
-    return f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"
+    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment.second else f"{moment:%Y-%m-%d %H:%M}"

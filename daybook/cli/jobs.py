@@ -33,6 +33,7 @@ from daybook.jobs.model import FIELDS, ScheduleFields
 from daybook.jobs.notify import Notify
 from daybook.policies.policy import Policy
 from daybook.schedules.schedule import is_schedule
+from daybook.short_text import first_names
 
 if TYPE_CHECKING:
     from daybook.api.transcripts import Transcript
@@ -223,12 +224,12 @@ async def _edit_as_yaml(job: str, as_json: bool) -> int:
     the editor fails after it, or Ctrl-C stops the change, keep the text in a file. Raise
     `InvalidInput` for a removed job, and `EditorFailed`.
     """
-    from daybook.cli.editor import Edit, EditorFailed
+    from daybook.cli.editor import EditorFailed, JobEdit
 
     current = await api.jobs.show(job)
     if current.removed_at is not None:
         raise InvalidInput("job", f'"{current.name}" was removed', "add it again")
-    edit, problem = Edit(current), ""
+    edit, problem = JobEdit(current), ""
     try:
         while True:
             try:
@@ -325,7 +326,7 @@ async def _change_all(
 
     If a job cannot be changed, report the error and change the other jobs.
     """
-    names = formatting.shortened([each.name for each in jobs])
+    names = first_names([each.name for each in jobs])
     question = f"{verb} {formatting.counted(len(jobs), 'job')}: {names}"
     if jobs and not is_confirmed(question, yes):
         output.say("Nothing changed.")

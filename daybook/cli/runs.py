@@ -29,6 +29,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.ledger.states import LIVE, Status
 from daybook.ledger.views import tokens_in_words
+from daybook.short_text import first_names
 
 if TYPE_CHECKING:
     from daybook.api.preview import Preview
@@ -299,7 +300,7 @@ async def cancel_(
 async def _cancel_all(which: Selection, *, yes: bool, as_json: bool) -> int:
     filters = RunFilters(status=sorted(LIVE), **dict(which))
     live = await api.runs.history(None, _UNLIMITED, filters)
-    names = formatting.shortened(list(dict.fromkeys(map(formatting.job_label, live))))
+    names = first_names(list(dict.fromkeys(map(formatting.job_label, live))))
     question = f"Cancel {formatting.counted(len(live), 'run')} of {names}"
     if live and not is_confirmed(question, yes):
         output.say("Nothing cancelled.")

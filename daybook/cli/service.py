@@ -22,7 +22,7 @@ from daybook.operations import service_units
 
 if TYPE_CHECKING:
     from daybook.operations.service import ServiceState
-    from daybook.operations.service_units import Service
+    from daybook.operations.service_units import ServiceDefinition
 
 _SYSTEM = Parameter(
     name="--system", negative="--user", help="The system's service instead of this user's own."
@@ -125,7 +125,7 @@ def _use_home(system: bool | None) -> None:
         os.environ["DAYBOOK_HOME"] = str(service_units.SYSTEM_HOME)
 
 
-def _installed(system: bool | None) -> Service:
+def _installed(system: bool | None) -> ServiceDefinition:
     """Return the service of this home. Without --system or --user, prefer this user's service.
 
     With --system, or if this home has no service and neither option is given, use the home of the
@@ -152,7 +152,7 @@ def _offer_linger(yes: bool) -> None:
         services.enable_linger()
 
 
-async def _start(service: Service, as_json: bool) -> None:
+async def _start(service: ServiceDefinition, as_json: bool) -> None:
     if service.is_system:  # its files are another user's, so open none of them here
         output.say("Starting it")
         await asyncio.to_thread(services.start, service, restart=True)

@@ -20,6 +20,7 @@ from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.ledger.views import Approval, Run
 from daybook.policies.policy import ANSWER
 from daybook.schedules.zones import display_zone
+from daybook.short_text import one_line, shorten
 
 CALLBACK_VERSION = 1
 """Version of a callback's body."""
@@ -76,17 +77,10 @@ def answer_text(row: RunRow, output: str | None) -> str:
     return "" if is_silent(text) else text
 
 
-def truncate(text: str) -> str:
-    """Shorten ``text`` to `MAX_MESSAGE_LENGTH` characters; append the number of omitted ones."""
-    if len(text) <= MAX_MESSAGE_LENGTH:
-        return text
-    return f"{text[:MAX_MESSAGE_LENGTH]}\n… ({len(text) - MAX_MESSAGE_LENGTH:,} more characters)"
-
-
 def subject(row: RunRow, job: JobRow | None, corrects: str | None) -> str:
     """Return a subject such as `morning-brief: failed`."""
     was = f" (was {corrects})" if corrects else ""
-    return _line(f"{_name(row, job)}: {row.status.replace('_', ' ')}{was}")
+    return one_line(f"{_name(row, job)}: {row.status.replace('_', ' ')}{was}", MAX_SUBJECT_LENGTH)
 
 
 def message(
@@ -100,9 +94,9 @@ def message(
     if template:
         rendered = prompts.render(template, _values(row, stored, output), VARIABLES)
         if rendered.strip():
-            return truncate(rendered)
+            return shorten(rendered, MAX_MESSAGE_LENGTH)
     if event == "completed":
-        return truncate(answer_text(row, output))
+        return shorten(answer_text(row, output), MAX_MESSAGE_LENGTH)
     return failure(row, stored)
 
 
@@ -122,7 +116,7 @@ def failure(row: RunRow, stored: StoredJob | None) -> str:
     else:
         lines.append(f"due {_due(row.due, stored)}")
     lines.append(f"daybook show {row.id[:12]}")
-    return truncate("\n".join(lines))
+    return shorten("\n".join(lines), MAX_MESSAGE_LENGTH)
 
 
 def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
@@ -133,7 +127,8 @@ def paused(row: RunRow, stored: StoredJob) -> tuple[str, str]:
         f"To resume it: daybook resume {command_word(job)}",
         f"daybook show {row.id[:12]}",
     ]
-    return _line(f"{job.name}: paused"), truncate("\n".join(lines))
+    text = shorten("\n".join(lines), MAX_MESSAGE_LENGTH)
+    return one_line(f"{job.name}: paused", MAX_SUBJECT_LENGTH), text
 
 
 def approval(row: RunRow, stored: StoredJob | None, asked: ApprovalRow) -> tuple[str, str]:
@@ -150,7 +145,8 @@ def approval(row: RunRow, stored: StoredJob | None, asked: ApprovalRow) -> tuple
         f"To refuse it: daybook reject {row.id[:12]}.{asked.number} --reason WHY",
         f"Without a decision until {_due(asked.deadline, stored)} {refused}.",
     ]
-    return _line(f"{name}: approve {what}?"), truncate("\n".join(lines))
+    text = shorten("\n".join(lines), MAX_MESSAGE_LENGTH)
+    return one_line(f"{name}: approve {what}?", MAX_SUBJECT_LENGTH), text
 
 
 def _call(name: str, asked: Approval) -> str:
@@ -164,7 +160,7 @@ def recovered(row: RunRow, stored: StoredJob) -> tuple[str, str]:
     """Return the subject and the text of the message that a job succeeds again after an alert."""
     name = stored.row.name
     text = f"{name} succeeded again\ndue {_due(row.due, stored)}\ndaybook show {row.id[:12]}"
-    return _line(f"{name}: recovered"), text
+    return one_line(f"{name}: recovered", MAX_SUBJECT_LENGTH), text
 
 
 def _values(row: RunRow, stored: StoredJob | None, output: str | None) -> dict[str, str]:
@@ -186,8 +182,3 @@ def _name(row: RunRow, job: JobRow | None) -> str:
 def _due(instant: datetime, stored: StoredJob | None) -> str:
     local = instant.astimezone(display_zone(stored.job.schedule.timezone)) if stored else instant
     return local.isoformat(timespec="seconds")
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= MAX_SUBJECT_LENGTH else f"{line[: MAX_SUBJECT_LENGTH - 1]}…"

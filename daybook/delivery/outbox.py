@@ -43,6 +43,7 @@ from daybook.jobs.notify import CALLBACK_FIELDS, Event, Notify
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import JobRow, OutboxRow, RevisionRow, RunRow
+from daybook.short_text import shorten
 
 if TYPE_CHECKING:
     from daybook.ledger.states import Outcome
@@ -213,7 +214,7 @@ async def enqueue_message(
         address=channel,
         chat_id=chat_id,
         subject=subject,
-        body=messages.truncate(body),
+        body=shorten(body, messages.MAX_MESSAGE_LENGTH),
         next_at=now,
         created_at=now,
     )
@@ -270,20 +271,20 @@ def queue_of_url(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:  # an invalid URL must not prevent the recording of an outcome
-        return shorten(url.partition("?")[0])
-    return shorten(
+        return bounded_name(url.partition("?")[0])
+    return bounded_name(
         f"{parts.scheme.lower()}://{parts.netloc.rpartition('@')[2].lower()}{parts.path}"
     )
 
 
 def queue_of_channel(channel: str, chat_id: str = "") -> str:
     """Return the queue of a channel. Each chat of the channel has its own queue."""
-    return shorten(f"{QueueKind.CHANNEL}{channel}" + (f"/{chat_id}" if chat_id else ""))
+    return bounded_name(f"{QueueKind.CHANNEL}{channel}" + (f"/{chat_id}" if chat_id else ""))
 
 
 def queue_of_listener(name: str) -> str:
     """Return the queue of a listener, which gets one outcome at a time."""
-    return shorten(f"{QueueKind.LISTENER}{name}")
+    return bounded_name(f"{QueueKind.LISTENER}{name}")
 
 
 def queue_of_task_session(session_id: str) -> str:
@@ -310,7 +311,7 @@ def is_builtin_queue(queue: str) -> bool:
     return queue.partition("/")[0] in _BUILTIN_QUEUES
 
 
-def shorten(name: str) -> str:
+def bounded_name(name: str) -> str:
     """Return ``name``. If it is longer than `MAX_NAME_BYTES`, return its beginning and a digest."""
     data = name.encode()
     if len(data) <= MAX_NAME_BYTES:
@@ -349,7 +350,7 @@ async def put(session: AsyncSession, row: OutboxRow) -> OutboxRow | None:
 
     A row of the inbox that is due now is stored as delivered.
     """
-    row.key = shorten(row.key)
+    row.key = bounded_name(row.key)
     known = select(OutboxRow.id).where(col(OutboxRow.key) == row.key)
     if (await session.execute(known)).first() is not None:
         return None

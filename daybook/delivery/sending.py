@@ -480,7 +480,7 @@ class _Recording:
             col(OutboxRow.finished_at) >= hour,
         )
         count = (await self.session.execute(failed)).scalar_one()
-        key = outbox.shorten(f"undelivered:{queue}:{hour:%Y-%m-%dT%H}")
+        key = outbox.bounded_name(f"undelivered:{queue}:{hour:%Y-%m-%dT%H}")
         subject = f"undelivered: {count:,} to {queue}"
         body = f"Last error: {error}\ndaybook callbacks list --status failed"
         existing = select(OutboxRow).where(col(OutboxRow.key) == key)

@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
-from daybook.agents.base import Agent, AgentRequest, Message
+from daybook.agents.base import Agent, AgentRequest, ChatMessage
 from daybook.errors import AgentMisconfigured, AgentTimeout
 from daybook.execution import (
     agent_lookup,
@@ -105,7 +105,7 @@ async def prepare_request(
             # A fallback agent may have fewer tools than the job's own.
             expected = () if fallback else of_job
             selection = replace(selection, approve=approve, expected=expected)
-    history: tuple[Message, ...] = ()
+    history: tuple[ChatMessage, ...] = ()
     if granted.session_id:
         history_limits = policy.compression.over(found.compression)
         history = await conversation.session_history(granted, history_limits)

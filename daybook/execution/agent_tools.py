@@ -162,7 +162,7 @@ async def open_tools(
     Daybook's own tools act for ``actor``. Raise `AgentTemporary` if a server is unreachable or not
     ready in time, and `AgentMisconfigured` if the user has to change the tools or a server.
     """
-    calls = _Calls(occurrence, timeout)
+    calls = _AttemptCalls(occurrence, timeout)
     async with AsyncExitStack() as stack:
         sessions = [
             PooledSession(selected.server, selected.secrets) for selected in selection.servers
@@ -229,7 +229,7 @@ async def _connect(selection: ToolSelection, sessions: list[PooledSession], time
 
 
 def _server_tools(
-    agent: str, selected: ServerTools, server: PooledSession, calls: _Calls
+    agent: str, selected: ServerTools, server: PooledSession, calls: _AttemptCalls
 ) -> dict[str, Tool]:
     tools = {}
     for pattern in selected.patterns:
@@ -244,7 +244,7 @@ def _server_tools(
     return tools
 
 
-def _server_tool(server: PooledSession, name: str, calls: _Calls) -> Tool:
+def _server_tool(server: PooledSession, name: str, calls: _AttemptCalls) -> Tool:
     described = server.tools[name]
 
     async def call(arguments: dict[str, Any]) -> str:
@@ -262,7 +262,7 @@ def _server_tool(server: PooledSession, name: str, calls: _Calls) -> Tool:
     )
 
 
-def _python_tool(info: ToolInfo, calls: _Calls) -> Tool:
+def _python_tool(info: ToolInfo, calls: _AttemptCalls) -> Tool:
     async def call(arguments: dict[str, Any]) -> str:
         key = calls.key(info.name, arguments)
         called = await python_tools.call(info.name, arguments, key, timeout=calls.left())
@@ -289,7 +289,7 @@ def _acting_for(tool: Tool, actor: Actor) -> Tool:
     return replace(tool, call=call)
 
 
-class _Calls:
+class _AttemptCalls:
     """Idempotency keys of an attempt's calls, and the time left for them."""
 
     def __init__(self, occurrence: str, timeout: float) -> None:

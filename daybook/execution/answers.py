@@ -34,7 +34,7 @@ from typing import Any
 
 from daybook import json_text
 from daybook.agents.base import Agent, AgentReply, AgentRequest, Tool
-from daybook.agents.journal import Journal, Position, Step, StepReply
+from daybook.agents.journal import Journal, PlannedStep, StepPosition, StepReply
 from daybook.errors import (
     AgentError,
     AgentFailed,
@@ -89,7 +89,7 @@ async def ask(
     either, or if no tokens are left for the second request. Raise `AgentTimeout` if no time is left
     for it. The result or the error has the ``usage`` of both requests.
     """
-    calls = _Calls()
+    calls = _UnrepeatableCalls()
     request = replace(request, tools=tuple(calls.logged(tool) for tool in request.tools))
     try:
         answer = await _ask_agent(agent, request, form, schema)
@@ -131,7 +131,7 @@ def usage_adder(
     return report
 
 
-class _Calls:
+class _UnrepeatableCalls:
     """The calls of tools that may not be repeated.
 
     ``acted`` is True if there was such a call, perhaps in an earlier attempt; ``unanswered`` is
@@ -231,9 +231,9 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     steps = request.journal
     if steps is None or not getattr(agent, "is_program", False) or not await steps.limits_usd():
         return await agent.answer(request)
-    position = Position(request.fallback, request.question, 0)
+    position = StepPosition(request.fallback, request.question, 0)
     unpriced = Amount(unpriced=1)
-    step = Step(position, "request", agent.name, {}, "", repeatable=True, estimate=unpriced)
+    step = PlannedStep(position, "request", agent.name, {}, "", repeatable=True, estimate=unpriced)
     loop = asyncio.get_running_loop()
     end = loop.time() + request.timeout
     try:
@@ -250,7 +250,7 @@ async def _answer(agent: Agent, request: AgentRequest) -> AgentReply:
     return reply
 
 
-async def _finish(steps: Journal, step: Step, reply: StepReply) -> None:
+async def _finish(steps: Journal, step: PlannedStep, reply: StepReply) -> None:
     """Record the end of a program's answer. If the ledger stays unreachable, log that.
 
     The budgets then count the estimate of the step. The caller can still spool the outcome.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from prefect.artifacts import acreate_markdown_artifact
 from slugify import slugify
 
-from daybook import names
 from daybook.delivery.outbox import CALLBACK
-from daybook.errors import InvalidInput, one_line
+from daybook.duration_text import measured_in_words
+from daybook.errors import InvalidInput
 from daybook.execution.markdown import fenced_block, sanitize_markdown, shift_headings
 from daybook.jobs.actions import Action
 from daybook.jobs.model import read_parameters
@@ -22,7 +22,7 @@ from daybook.ledger.tables import OutboxRow, RunRow, StepRow
 from daybook.ledger.views import cost_in_words, tokens_in_words
 from daybook.prefect.address import ui_address
 from daybook.runs.claim_requests import Granted
-from daybook.schedules.descriptions import duration_in_words
+from daybook.short_text import one_line, prefix
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,9 @@ def _step_line(step: StepRow) -> str:
     verb = "asked" if step.kind == "request" else "called"
     parts = [f"{step.position} {verb} {sanitize_markdown(step.name)}: **{step.status}**"]
     if step.finished_at is not None:
-        parts.append(_duration(max((step.finished_at - step.started_at).total_seconds(), 0.0)))
+        parts.append(
+            measured_in_words(max((step.finished_at - step.started_at).total_seconds(), 0.0))
+        )
     parts += filter(None, [tokens_in_words(step.usage or {})])
     if step.replaced:
         parts.append("replaced")
@@ -117,7 +119,7 @@ def render(
         f"{'due' if trigger.has_due_time else 'requested'} {_utc_text(granted.due)}",
         str(trigger),
         sanitize_markdown(_target(granted, outcome)),
-        "" if seconds is None else f"took {_duration(seconds)}",
+        "" if seconds is None else f"took {measured_in_words(seconds)}",
         f"run `{granted.run_id[:8]}`",
         _job_link(job),
     ]
@@ -151,12 +153,6 @@ def render(
     return "\n\n".join(lines) + "\n"
 
 
-def _duration(seconds: float) -> str:
-    if round(seconds, 1) < 60:
-        return f"{seconds:.1f} s"
-    return duration_in_words(timedelta(seconds=round(seconds)))
-
-
 def _job_link(job: StoredJob | None) -> str:
     """Return a link to the job's deployment in Prefect's UI; empty if no deployment is known."""
     address = ui_address()
@@ -172,10 +168,10 @@ def log_lines(
 
     Without an error, the log has the reason. ``attempts`` and ``seconds`` are as in `render`.
     """
-    took = "" if seconds is None else _duration(seconds)
+    took = "" if seconds is None else measured_in_words(seconds)
     facts = [str(outcome.status), _target(granted, outcome), took, usage_line(outcome, attempts)]
     lines = (outcome.output or "").strip().splitlines()
-    shown = names.truncate("\n".join(lines[:MAX_LOGGED_LINES]), MAX_LOGGED_CHARACTERS)
+    shown = prefix("\n".join(lines[:MAX_LOGGED_LINES]), MAX_LOGGED_CHARACTERS)
     if len(shown) < len("\n".join(lines)):
         shown += "\n… (continues in the run's output)"
     why = outcome.error or outcome.reason

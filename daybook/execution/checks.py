@@ -54,6 +54,7 @@ from daybook.processes import environment, group, locations
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs import usage, watched
 from daybook.runs.claim_requests import Granted
+from daybook.short_text import clip
 from daybook.tools import calls
 from daybook.tools.server_blocks import PrefectServers
 
@@ -254,7 +255,7 @@ def _verdict_of_json(value: Any, whose: str) -> Verdict:
 
 def _quoted(value: object) -> str:
     text = repr(" ".join(value.split()) if isinstance(value, str) else value)
-    return text if len(text) <= MAX_QUOTED_CHARACTERS else f"{text[:MAX_QUOTED_CHARACTERS]}…"
+    return clip(text, MAX_QUOTED_CHARACTERS)
 
 
 # --- a tool
@@ -278,7 +279,7 @@ async def _tool(check: Check, granted: Granted, seconds: float) -> Verdict:
     result = outcome.result["result"] if isinstance(outcome.result, Mapping) else None
     text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
     verdict = _verdict_of_result(result, f"the tool {check.tool}")
-    return replace(verdict, found={"check": conversation.shorten(text)})
+    return replace(verdict, found={"check": conversation.stored_data(text)})
 
 
 def _verdict_of_result(value: Any, whose: str) -> Verdict:
@@ -311,7 +312,9 @@ async def _command(check: Check, granted: Granted, seconds: float) -> Verdict:
     ended = await _run_program(check.command, granted, seconds, (RUN_EXIT_CODE, SKIP_EXIT_CODE))
     printed = ended.output.decode(errors="replace").strip()
     why = printed.partition("\n")[0] or f"{check.command[0]} exited with code {ended.code}"
-    return Verdict(ended.code == RUN_EXIT_CODE, why, found={"check": conversation.shorten(printed)})
+    return Verdict(
+        ended.code == RUN_EXIT_CODE, why, found={"check": conversation.stored_data(printed)}
+    )
 
 
 async def _run_program(
@@ -378,5 +381,5 @@ async def _watch(check: Check, granted: Granted, seconds: float) -> Verdict:
         return Verdict(opens=False, reason=why, found=found)
     if granted.seen == content:
         return Verdict(opens=False, reason=f"{whose} has not changed")
-    found["change"] = conversation.shorten(watches.difference(granted.seen, content))
+    found["change"] = conversation.stored_data(watches.difference(granted.seen, content))
     return Verdict(opens=True, reason=f"{whose} has changed", found=found)

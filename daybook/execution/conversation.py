@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from daybook import settings
-from daybook.agents.base import Message
+from daybook.agents.base import ChatMessage
 from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
 from daybook.jobs import payloads, prompts
@@ -23,6 +23,7 @@ from daybook.runs import summaries
 from daybook.runs.claim_requests import Granted
 from daybook.runs.summaries import CompressedHistory
 from daybook.schedules.zones import display_zone
+from daybook.short_text import shorten
 
 MAX_DATA_CHARACTERS = 100_000
 """Maximum length of an external text in a prompt, in characters."""
@@ -55,13 +56,14 @@ def filled_prompt(granted: Granted) -> str:
     return prompt
 
 
-def _messages(rows: Iterable[MessageRow]) -> tuple[Message, ...]:
+def _messages(rows: Iterable[MessageRow]) -> tuple[ChatMessage, ...]:
     return tuple(
-        Message("assistant" if each.role == "assistant" else "user", each.content) for each in rows
+        ChatMessage("assistant" if each.role == "assistant" else "user", each.content)
+        for each in rows
     )
 
 
-async def session_history(granted: Granted, limits: Compression) -> tuple[Message, ...]:
+async def session_history(granted: Granted, limits: Compression) -> tuple[ChatMessage, ...]:
     """Return the messages of the run's session for a model, oldest first.
 
     All attempts of the run get the same messages. A summary in place of older messages appears as
@@ -79,8 +81,8 @@ async def session_history(granted: Granted, limits: Compression) -> tuple[Messag
     messages = _messages(found.messages)
     if found.summary is None:
         return messages
-    asked = Message("user", "Summarize our conversation so far.")
-    return (asked, Message("assistant", found.summary.content), *messages)
+    asked = ChatMessage("user", "Summarize our conversation so far.")
+    return (asked, ChatMessage("assistant", found.summary.content), *messages)
 
 
 async def program_session(granted: Granted, agent: str) -> ProgramSession | None:
@@ -125,21 +127,17 @@ def _values(granted: Granted, prompt: str) -> dict[str, str]:
 def _payload_values(granted: Granted, prompt: str) -> dict[str, str]:
     payload, values = granted.found.get(payloads.PAYLOAD), {}
     for name in prompts.payload_variables(prompt):
-        text = shorten(payloads.as_text(payloads.value_at(payload, name)))
+        text = stored_data(payloads.as_text(payloads.value_at(payload, name)))
         values[name] = as_data(name, text, granted.run_id)
     return values
 
 
-def shorten(text: str) -> str:
-    """Return an external text in the form that the ledger stores, cut to `MAX_DATA_CHARACTERS`.
+def stored_data(text: str) -> str:
+    """Return an external text in the form that the ledger stores: at most `MAX_DATA_CHARACTERS`.
 
     So each attempt has the same prompt, whether the text comes from the ledger or not.
     """
-    text = sanitize(text)
-    left_out = len(text) - MAX_DATA_CHARACTERS
-    if left_out <= 0:
-        return text
-    return f"{text[:MAX_DATA_CHARACTERS]}\n… ({left_out:,} more characters)"
+    return shorten(sanitize(text), MAX_DATA_CHARACTERS)
 
 
 def as_data(what: str, text: str, run_id: str) -> str:

@@ -49,14 +49,19 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from daybook.agents.journal import Position, ProgramSession, Step, StepReply, arguments_text
+from daybook.agents.journal import (
+    PlannedStep,
+    ProgramSession,
+    StepPosition,
+    StepReply,
+    arguments_text,
+)
 from daybook.clock import Clock
 from daybook.errors import (
     AgentFailed,
     AgentMisconfigured,
     InvalidInput,
     LedgerUnreachable,
-    one_line,
 )
 from daybook.jobs import limits
 from daybook.jobs.model import read_parameters
@@ -73,6 +78,7 @@ from daybook.runs.approvals import ApprovalNeeded, ApprovalStatus, Question
 from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
+from daybook.short_text import one_line, shorten
 from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
@@ -151,16 +157,16 @@ class RunJournal:
         # A first attempt that has waited for an approval has recorded steps, too.
         self._is_loaded = attempt == 1 and not granted.attempts
         self._last_number = 0
-        self._earlier: dict[Position, StepRow] = {}
+        self._earlier: dict[StepPosition, StepRow] = {}
         """The last step of the earlier attempts at each position, without replaced steps."""
-        self._approvals: dict[Position, ApprovalRow] = {}
+        self._approvals: dict[StepPosition, ApprovalRow] = {}
         """The last approval at each position, without approvals from before a divergence."""
         self._answer: Outcome | None = None
         self._unanswered: list[StepRow] = []
         """The tool calls of earlier attempts whose replies are not known."""
         self._replaced: list[StepRow] = []
         self._difference = ""
-        self._numbers: dict[Position, int] = {}
+        self._numbers: dict[StepPosition, int] = {}
         self._budget: RunBudget | None = None
         self._has_read_budget = False
         self._calls: dict[str, tuple[str, str]] = {}
@@ -182,7 +188,7 @@ class RunJournal:
             lines[MAX_WARNINGS:] = [f"calls of {left_out} more tools failed"]
         return tuple(lines)
 
-    async def start(self, step: Step) -> StepReply | None:
+    async def start(self, step: PlannedStep) -> StepReply | None:
         await self._load()
         row = self._earlier.get(step.position)
         diverged = ""
@@ -203,11 +209,11 @@ class RunJournal:
             await self._check_replaced(step)
         return refused
 
-    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+    async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
         await self._load()
         await self._record(step, "", reply)
 
-    async def finish(self, step: Step, reply: StepReply) -> None:
+    async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         self._note(step, reply.error)
         number = self._numbers[step.position]
         status = Status.FAILED if reply.error else Status.SUCCEEDED
@@ -221,8 +227,8 @@ class RunJournal:
                 number,
                 status,
                 usage=reply.usage,
-                error=shorten(reply.error) or None,
-                output=shorten(reply.output),
+                error=stored_text(reply.error) or None,
+                output=stored_text(reply.output),
                 reply=kept,
                 amount=amount,
                 budget=self._budget if exceeds else None,
@@ -271,7 +277,9 @@ class RunJournal:
         await self._load()
         facts = {"tool": call[0], "arguments": call[1]}
         refused = self._refusal(
-            Step(_OWN_CALL, "tool", call[0], facts, arguments_text(call[1]), repeatable=False)
+            PlannedStep(
+                _OWN_CALL, "tool", call[0], facts, arguments_text(call[1]), repeatable=False
+            )
         )
         return "" if refused is None else refused.error
 
@@ -288,9 +296,9 @@ class RunJournal:
         rows, asked = await self._retry(self._read)
         self._answer = approvals.answer(asked)
         of_calls = [each for each in asked if each.position != ANSWER]
-        self._approvals = {Position.parse(each.position): each for each in of_calls}
+        self._approvals = {StepPosition.parse(each.position): each for each in of_calls}
         for row in rows:
-            position = Position.parse(row.position)
+            position = StepPosition.parse(row.position)
             if row.replaced:
                 self._replaced.append(row)
             else:
@@ -308,7 +316,7 @@ class RunJournal:
         async with self._ledger.read() as session:
             return await steps.of_run(session, run_id), await approvals.of_run(session, run_id)
 
-    def _forget_approvals(self, position: Position, *, before: int) -> None:
+    def _forget_approvals(self, position: StepPosition, *, before: int) -> None:
         """Forget the approvals after ``position`` that were requested before step ``before``."""
         self._approvals = {
             at: each
@@ -316,7 +324,7 @@ class RunJournal:
             if at <= position or each.after >= before
         }
 
-    def _refusal(self, step: Step) -> StepReply | None:
+    def _refusal(self, step: PlannedStep) -> StepReply | None:
         """Return None if a person has approved the call; otherwise the reply that refuses it.
 
         The question contains the whole arguments, so refuse a call whose arguments are too long, or
@@ -349,7 +357,7 @@ class RunJournal:
         text = approvals.refusal(approval)
         return StepReply(error=text, value=text)
 
-    def _replayed(self, row: StepRow, step: Step) -> StepReply | None:
+    def _replayed(self, row: StepRow, step: PlannedStep) -> StepReply | None:
         """Return the reply to use instead of the step; None if the agent has to execute the step.
 
         The reply is the recorded reply of an earlier attempt. For a tool call without a recorded
@@ -370,7 +378,7 @@ class RunJournal:
         text = NOT_ANSWERED.format(count=count)
         return StepReply(error=text, value=text)
 
-    def _diverge(self, row: StepRow, step: Step) -> str:
+    def _diverge(self, row: StepRow, step: PlannedStep) -> str:
         """Replace the earlier steps from ``row`` on; return the difference as the reason."""
         facts = (row.reply or {}).get("facts") or {}
         self._difference = f"attempt {row.attempt} asked otherwise: {difference(facts, step)}"
@@ -438,7 +446,7 @@ class RunJournal:
             await self._clock.wait_until(self._clock.now() + delay)
             delay = min(2 * delay, MAX_BUDGET_DELAY)
 
-    def _may_repeat_an_effect(self, step: Step) -> bool:
+    def _may_repeat_an_effect(self, step: PlannedStep) -> bool:
         """Return whether ``step`` must not be made: it may repeat the effect of an earlier call.
 
         The earlier call is an equal call without a reply, or a replaced call that may have acted.
@@ -448,7 +456,7 @@ class RunJournal:
         is_repeated = any(each.digest == step.digest for each in self._unanswered)
         return is_repeated or any(map(_may_have_acted, self._replaced))
 
-    async def _check_replaced(self, step: Step) -> None:
+    async def _check_replaced(self, step: PlannedStep) -> None:
         """Raise `AgentFailed` if the call may repeat the effect of a call that was replaced."""
         names = dict.fromkeys(each.name for each in self._replaced if _may_have_acted(each))
         if names:
@@ -460,7 +468,9 @@ class RunJournal:
             await self.finish(step, StepReply(error=message))
             raise AgentFailed(message)
 
-    async def _record(self, step: Step, diverged: str, reply: StepReply | None = None) -> None:
+    async def _record(
+        self, step: PlannedStep, diverged: str, reply: StepReply | None = None
+    ) -> None:
         self._note(step, UNKNOWN if reply is None else reply.error)
         self._last_number += 1
         number = self._last_number
@@ -474,21 +484,21 @@ class RunJournal:
             digest=step.digest,
             repeatable=step.repeatable,
             started_at=self._clock.now(),
-            input=shorten(step.input),
+            input=stored_text(step.input),
             diverged=diverged,
             **asdict(step.estimate or Amount()),
         )
         if reply is not None:
             row.status = (Status.FAILED if reply.error else Status.SUCCEEDED).value
             row.usage = dict(reply.usage) if reply.usage is not None else None
-            row.error, row.output = shorten(reply.error) or None, shorten(reply.output)
+            row.error, row.output = stored_text(reply.error) or None, stored_text(reply.output)
             if reply.value is not None:  # it was refused, so it had no effect
                 row.reply, row.repeatable = {"facts": step.facts, "value": reply.value}, True
         replaced = [each.number for each in self._replaced] if diverged else []
         await self._start(row, replaced, is_counted=step.estimate is not None)
         self._numbers[step.position] = number
 
-    def _note(self, step: Step, error: str) -> None:
+    def _note(self, step: PlannedStep, error: str) -> None:
         if step.kind == "tool":
             self._calls[step.digest] = (step.name[:MAX_NAME_CHARACTERS], error)
 
@@ -508,7 +518,7 @@ class RunJournal:
             await self._clock.wait_until(self._clock.now() + RETRY_DELAY)
 
 
-def _amount(step: Step, reply: StepReply) -> tuple[Amount | None, bool]:
+def _amount(step: PlannedStep, reply: StepReply) -> tuple[Amount | None, bool]:
     """Return the amount that budgets count for a reply, and whether it exceeds the estimate.
 
     The amount is None if the estimate counts. Take from the estimate the tokens that the provider
@@ -537,7 +547,7 @@ def _warning(name: str, errors: list[str]) -> str:
     return f"tool {name} failed{count}: {why}{more}"
 
 
-_OWN_CALL = Position(agent=0, question=1, request=1)
+_OWN_CALL = StepPosition(agent=0, question=1, request=1)
 """Position of the one call that a job makes without an agent."""
 
 _DECIDED = (ApprovalStatus.APPROVED, ApprovalStatus.REJECTED, ApprovalStatus.EXPIRED)
@@ -547,7 +557,7 @@ def _may_have_acted(row: StepRow) -> bool:
     return row.kind == "tool" and not row.repeatable
 
 
-def difference(facts: Mapping[str, Any], step: Step) -> str:
+def difference(facts: Mapping[str, Any], step: PlannedStep) -> str:
     """Return a description of how ``step`` differs from the step of an earlier attempt."""
     now = step.facts
     if step.kind == "tool":
@@ -573,10 +583,6 @@ _FACTS = {
 }
 
 
-def shorten(text: str) -> str:
-    """Return a text of a step for the ledger: without tokens of tasks, and cut if it is long."""
-    text = redact_tokens(text)
-    left_out = len(text) - MAX_TEXT_CHARACTERS
-    if left_out <= 0:
-        return text
-    return f"{text[:MAX_TEXT_CHARACTERS]}\n… ({left_out:,} more characters)"
+def stored_text(text: str) -> str:
+    """Return a text of a step for the ledger: without tokens of tasks, and shortened."""
+    return shorten(redact_tokens(text), MAX_TEXT_CHARACTERS)

@@ -33,10 +33,11 @@ from typing import Any
 from sqlalchemy.exc import DBAPIError
 
 from daybook import home
-from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable, one_line
+from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims
+from daybook.short_text import one_line
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class SpooledOutcome:
 
 
 @dataclass
-class DrainResult:
+class SpoolResult:
     """Numbers of outcomes that were written, refused, set aside, or left for another ledger."""
 
     written: int = 0
@@ -136,13 +137,13 @@ def drop(file: Path | None) -> None:
             log.warning("cannot delete %s: %s", file, error, extra={"action": "spool_failed"})
 
 
-async def drain(ledger: Ledger, run_id: str = "") -> DrainResult:
+async def drain(ledger: Ledger, run_id: str = "") -> SpoolResult:
     """Write the spooled outcomes of ``ledger`` to it.
 
     With ``run_id``, write only the outcomes of this run. Raise `LedgerUnreachable`; the files of
     outcomes that were written before the error are deleted.
     """
-    result = DrainResult()
+    result = SpoolResult()
     for file in pending_files(run_id):
         try:
             spooled = _read(file)

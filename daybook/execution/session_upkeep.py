@@ -30,7 +30,7 @@ from daybook.agents.base import AgentReply, AgentRequest
 from daybook.agents.journal import digest_of
 from daybook.errors import AgentError, AgentFailed
 from daybook.execution import agent_lookup, answers, conversation, handover
-from daybook.execution.journal import shorten
+from daybook.execution.journal import stored_text
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import MessageRow, StepRow, SummaryRow
@@ -44,6 +44,7 @@ from daybook.runs import outcomes, sessions, steps, summaries, usage
 from daybook.runs.claim_requests import Granted, agent_name
 from daybook.runs.summaries import MAX_MESSAGE_CHARACTERS, Part
 from daybook.runs.usage import Amount
+from daybook.short_text import shorten
 
 log = logging.getLogger(__name__)
 
@@ -216,9 +217,9 @@ class _Upkeep:
             started_at=began,
             finished_at=self._ledger.now(),
             usage=used,
-            error=shorten(error) or None,
-            input=shorten(prompt),
-            output=shorten(output),
+            error=stored_text(error) or None,
+            input=stored_text(prompt),
+            output=stored_text(output),
             **asdict(Amount.of(used)),
         )
 
@@ -233,10 +234,8 @@ class _Upkeep:
 
 def _shortened(message: MessageRow) -> tuple[str, str]:
     """Return the role and the text of a message, as a request for a summary contains them."""
-    text, left_out = message.content, len(message.content) - MAX_MESSAGE_CHARACTERS
-    if left_out > 0:
-        text = f"{text[:MAX_MESSAGE_CHARACTERS]}\n… ({left_out:,} more characters)"
-    return ("Assistant" if message.role == "assistant" else "User"), text
+    who = "Assistant" if message.role == "assistant" else "User"
+    return who, shorten(message.content, MAX_MESSAGE_CHARACTERS)
 
 
 def _transcript(messages: list[tuple[str, str]]) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 
 from prefect.logging import get_run_logger
 
-from daybook import names
 from daybook.errors import DaybookError, InvalidInput
 from daybook.execution import conversation
 from daybook.execution.checks import NO_CHECK, Verdict
@@ -20,6 +19,7 @@ from daybook.jobs.actions import Action, AgentPrompt
 from daybook.jobs.model import read_parameters
 from daybook.policies.checks import Check
 from daybook.runs.claim_requests import Granted
+from daybook.short_text import prefix
 
 REASON = "execution is switched off"
 
@@ -58,7 +58,7 @@ def describe(kind: str, granted: Granted) -> str:
     if policy.work_dir:
         fields["work_dir"] = policy.work_dir
     text = json.dumps({"kind": kind, **fields}, indent=2, ensure_ascii=False)
-    shown = names.truncate(text, MAX_LOGGED_CHARACTERS)
+    shown = prefix(text, MAX_LOGGED_CHARACTERS)
     return f"Execution is switched off, so nothing was done. The run would have done:\n{shown}"
 
 

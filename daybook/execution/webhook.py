@@ -34,7 +34,7 @@ from daybook.jobs import payloads
 from daybook.ledger.states import Outcome, Status
 
 
-class Action(Protocol):
+class WebhookRequest(Protocol):
     """Request of a job. Headers may contain ``{{secret:name}}``, and the body ``{{payload}}``.
 
     The body is sent as UTF-8.
@@ -75,7 +75,7 @@ class WebhookResult:
     retry_after: float | None = None
 
 
-def check_action(action: Action, guard: Guard) -> None:
+def check_action(action: WebhookRequest, guard: Guard) -> None:
     """Raise `InvalidInput` for an invalid request of a new job or of a run; look up no DNS name."""
     if "{{" in action.url:
         raise InvalidInput(
@@ -97,7 +97,7 @@ def check_action(action: Action, guard: Guard) -> None:
 
 
 async def prepare(
-    action: Action, occurrence: str, guard: Guard, source: SecretStore, payload: Any = None
+    action: WebhookRequest, occurrence: str, guard: Guard, source: SecretStore, payload: Any = None
 ) -> PreparedWebhook:
     """Return the request, ready to be sent; call this between claim and begin.
 

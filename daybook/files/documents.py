@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import Position
+from daybook.short_text import clip
 
 if TYPE_CHECKING:
     import yaml
@@ -219,7 +220,9 @@ class _Builder:
         is_mapping = isinstance(event, yaml.MappingStartEvent)
         tag = f"{_TAG}map" if is_mapping else f"{_TAG}seq"
         if event.tag not in (None, "!", tag):
-            self._problem(event, f"the tag {_short(event.tag)} is not supported", "remove it")
+            self._problem(
+                event, f"the tag {clip(str(event.tag), 40)} is not supported", "remove it"
+            )
         if self._expects_key():
             self._problem(event, "a key is not a text", "write a text as the key")
             self._key(event, None)
@@ -253,7 +256,7 @@ class _Builder:
                 return str(event.value).lower() == "true"
             case "int" | "float":
                 return self._number(event, tag)
-        self._problem(event, f"the tag {_short(event.tag)} is not supported", "remove it")
+        self._problem(event, f"the tag {clip(event.tag, 40)} is not supported", "remove it")
         return None
 
     def _number(self, event: Any, tag: str) -> int | float | None:
@@ -264,7 +267,7 @@ class _Builder:
             self._problem(event, "is not a number", "write it in quotes")
             return None
         if isinstance(number, float) and not math.isfinite(number):
-            self._problem(event, f"{_short(event.value)} is not finite", "use a finite number")
+            self._problem(event, f"{clip(event.value, 40)} is not finite", "use a finite number")
             return None
         return number
 
@@ -319,11 +322,6 @@ class _Builder:
 
 def _position(event: Any) -> Position:
     return Position(event.start_mark.line + 1, event.start_mark.column + 1)
-
-
-def _short(text: object) -> str:
-    shown = str(text)
-    return shown if len(shown) <= 40 else shown[:39] + "…"
 
 
 def _size(value: Any) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from daybook import owners
-from daybook.errors import one_line
 from daybook.files.documents import to_yaml
 from daybook.files.jobs_file import JOBS, SET, fields_of
 from daybook.http import secrets
 from daybook.schedules.schedule import Every
+from daybook.short_text import one_line
 
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob

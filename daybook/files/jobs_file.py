@@ -22,6 +22,7 @@ from daybook.jobs.model import Job, ScheduleFields, default_fields
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.schedule import At
+from daybook.short_text import clip
 from daybook.validation import unknown_field
 
 RENAMED_FROM = "renamed_from"
@@ -46,7 +47,7 @@ _EARLIER = timedelta(days=400)
 
 
 @dataclass(frozen=True)
-class Source:
+class FileText:
     """Text of a jobs file, and the name of the file for messages."""
 
     file: str
@@ -108,7 +109,7 @@ class JobsFile:
     mistakes: list[Mistake] = field(default_factory=list)
 
 
-def read_file(source: Source) -> JobsFile:
+def read_file(source: FileText) -> JobsFile:
     """Return the jobs of a file, with the mistakes in the file."""
     document, found = read(source.text), JobsFile(source.file, [])
 
@@ -137,11 +138,11 @@ def read_file(source: Source) -> JobsFile:
             found.entries.append(_entry(source.file, document, path, job))
         else:
             hint = "write a mapping with a name, a schedule and a prompt"
-            mistake(document.position(path), JOBS, f"{_short(job)} is not a job", hint)
+            mistake(document.position(path), JOBS, f"{clip(repr(job), 60)} is not a job", hint)
     return found
 
 
-def job_fields(source: Source) -> list[dict[str, Any]]:
+def job_fields(source: FileText) -> list[dict[str, Any]]:
     """Return the jobs of a file as flat fields of `new_job`. Do not validate the values of fields.
 
     Raise `InvalidFiles` if `read_file` finds mistakes.
@@ -169,7 +170,9 @@ def _entry(file: str, document: Document, path: Path, job: dict[str, Any]) -> En
         fields.pop("name", None)
     if earlier is not None and not isinstance(earlier, str):
         hint = "write the job's earlier name"
-        entry.add_mistake(InvalidInput(RENAMED_FROM, f"{_short(earlier)} is not a text", hint))
+        entry.add_mistake(
+            InvalidInput(RENAMED_FROM, f"{clip(repr(earlier), 60)} is not a text", hint)
+        )
     if isinstance(schedule := fields.get("schedule"), dict):
         del fields["schedule"]
         for key, value in schedule.items():
@@ -321,8 +324,3 @@ def _schedule(job: Job) -> dict[str, Any]:
         fields["at"] = job.schedule.to_text().removeprefix("at ")
     timezone = {"timezone": fields.pop("timezone")}
     return {**({"on_demand": True} if kind == "on_demand" else {}), **fields, **timezone}
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:59] + "…"

@@ -42,7 +42,7 @@ Verb = Literal["add", "change", "remove"]
 
 
 @dataclass(frozen=True)
-class Step:
+class PlanStep:
     """One change of a job. ``entry`` and ``job`` are None if the step removes the job.
 
     ``applied`` is the value of `JobRow.applied` to record: the fields as the file has them.
@@ -71,7 +71,7 @@ class Plan:
     """
 
     owner: str
-    steps: list[Step] = field(default_factory=list)
+    steps: list[PlanStep] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     applied: list[tuple[StoredJob, dict[str, Any]]] = field(default_factory=list)
@@ -200,7 +200,7 @@ class _Planner:
             return
         if before is None:
             changes = [FieldChange(field=k, old=None, new=v) for k, v in fields_of(job).items()]
-            step = Step("add", job.name, tuple(changes), job, None, entry, flat(job))
+            step = PlanStep("add", job.name, tuple(changes), job, None, entry, flat(job))
             if job.enabled and job.schedule.has_passed(self.now):
                 disabled = job.model_copy(update={"enabled": False})
                 step = replace(step, job=disabled, reason=store.PASSED_REASON)
@@ -275,7 +275,7 @@ class _Planner:
         if changes:
             changed = {each.field for each in changes}
             lost = [each for each in drift(before) if each.field in changed]
-            step = Step(
+            step = PlanStep(
                 "change",
                 job.name,
                 tuple(changes),
@@ -318,7 +318,7 @@ class _Planner:
             if each.row.owner == self.plan.owner and each.id not in self.kept
         ]
         if prune:
-            self.plan.steps += [Step("remove", each.row.name, (), before=each) for each in left]
+            self.plan.steps += [PlanStep("remove", each.row.name, (), before=each) for each in left]
             for each in left:
                 del self.named[each.row.name]
         elif left:
@@ -362,11 +362,11 @@ def _named_jobs(job: Job) -> set[str]:
     return {*store.named_outputs(job), *filter(None, [store.runs_after(job)])}
 
 
-def _in_order(steps: list[Step]) -> list[Step]:
+def _in_order(steps: list[PlanStep]) -> list[PlanStep]:
     """Return the steps: first removals and renames, so that later steps can use the old names."""
     order = {"remove": 0, "change": 2, "add": 3}
 
-    def place(step: Step) -> int:
+    def place(step: PlanStep) -> int:
         return 1 if step.renamed_from else order[step.verb]
 
     return sorted(steps, key=place)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from daybook import plain_text
 from daybook.errors import InvalidInput
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 
 SUFFIXES = (".yaml", ".yml", ".json")
 SCHEMA_SUFFIX = ".schema.json"
@@ -17,25 +17,25 @@ STANDARD_INPUT = "-"
 
 def of_paths(
     paths: Sequence[str], read_standard_input: Callable[[], bytes] | None = None
-) -> list[Source]:
+) -> list[FileText]:
     """Return the texts of the files ``paths``, and of the jobs files in folders, sorted by name.
 
     With ``read_standard_input``, the path `-` means standard input. Of a folder, omit hidden files,
     subfolders, and schemas (`SCHEMA_SUFFIX`). Raise `InvalidInput` for a folder without a jobs
     file, and for a file that cannot be read, is not UTF-8, or is larger than `MAX_FILE_BYTES`.
     """
-    found = list[Source]()
+    found = list[FileText]()
     for path in paths:
         if path == STANDARD_INPUT and read_standard_input is not None:
-            found.append(Source("standard input", _decode(path, read_standard_input())))
+            found.append(FileText("standard input", _decode(path, read_standard_input())))
         elif Path(path).is_dir():
             names = _jobs_files(Path(path))
             if not names:
                 hint = f"its files must end in {', '.join(SUFFIXES)}"
                 raise InvalidInput("file", f"{path} has no jobs file", hint)
-            found += [Source(str(each), _read(each)) for each in sorted(names)]
+            found += [FileText(str(each), _read(each)) for each in sorted(names)]
         else:
-            found.append(Source(path, _read(Path(path))))
+            found.append(FileText(path, _read(Path(path))))
     return found
 
 

@@ -14,19 +14,19 @@ from daybook.http.transport import (
 )
 
 
-class _Backend(PinnedBackend, httpcore2.AsyncNetworkBackend):
+class _Httpx2Backend(PinnedBackend, httpcore2.AsyncNetworkBackend):
     pass
 
 
-class _Connection(PinnedConnection, httpcore2.AsyncNetworkStream):
+class _Httpx2Connection(PinnedConnection, httpcore2.AsyncNetworkStream):
     pass
 
 
-class _Body(ResponseBody, httpx2.AsyncByteStream):
+class _Httpx2Body(ResponseBody, httpx2.AsyncByteStream):
     pass
 
 
 class Httpx2Transport(GuardedTransport, httpx2.AsyncBaseTransport):
     """A `GuardedTransport` for `httpx2`, the HTTP client of the MCP library and of pydantic-ai."""
 
-    library = HttpLibrary(httpx2, httpcore2, _Backend, _Connection, _Body)
+    library = HttpLibrary(httpx2, httpcore2, _Httpx2Backend, _Httpx2Connection, _Httpx2Body)

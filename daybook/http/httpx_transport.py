@@ -14,15 +14,15 @@ from daybook.http.transport import (
 )
 
 
-class _Backend(PinnedBackend, httpcore.AsyncNetworkBackend):
+class _HttpxBackend(PinnedBackend, httpcore.AsyncNetworkBackend):
     pass
 
 
-class _Connection(PinnedConnection, httpcore.AsyncNetworkStream):
+class _HttpxConnection(PinnedConnection, httpcore.AsyncNetworkStream):
     pass
 
 
-class _Body(ResponseBody, httpx.AsyncByteStream):
+class _HttpxBody(ResponseBody, httpx.AsyncByteStream):
     pass
 
 
@@ -32,4 +32,4 @@ class HttpxTransport(GuardedTransport, httpx.AsyncBaseTransport):
     The checks of jobs also read watched pages with it (`daybook.execution.watches`).
     """
 
-    library = HttpLibrary(httpx, httpcore, _Backend, _Connection, _Body)
+    library = HttpLibrary(httpx, httpcore, _HttpxBackend, _HttpxConnection, _HttpxBody)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import InvalidInput
+from daybook.short_text import clip
 
 if TYPE_CHECKING:
     from jsonschema import Draft202012Validator
@@ -51,7 +52,7 @@ def mismatch(schema: Mapping[str, Any], value: Any) -> str:
     if error is None:
         return ""
     message = f"does not match the schema at {error.json_path}: {error.message}"
-    return message if len(message) <= _MAX_MESSAGE_LENGTH else f"{message[:_MAX_MESSAGE_LENGTH]} …"
+    return clip(message, _MAX_MESSAGE_LENGTH)
 
 
 def _validator(schema: Mapping[str, Any]) -> Draft202012Validator:

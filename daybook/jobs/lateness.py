@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
+from daybook.duration_text import duration_in_words
 from daybook.jobs.upcoming import next_due
 from daybook.policies.policy import Policy
-from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.schedule import Schedule
 
 ON_TIME_GRACE = timedelta(seconds=60)

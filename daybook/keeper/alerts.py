@@ -32,6 +32,7 @@ from sqlmodel import col, select
 from daybook import settings
 from daybook.delivery import outbox
 from daybook.delivery.alerts import ALERT_INTERVAL
+from daybook.duration_text import duration_in_words
 from daybook.errors import Unreachable
 from daybook.jobs import store
 from daybook.jobs.notify import Notify
@@ -41,9 +42,9 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import OutboxRow, RunRow
 from daybook.runs import overdue
 from daybook.runs.overdue import Overdue
-from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.schedule import Schedule
 from daybook.schedules.zones import display_zone
+from daybook.short_text import first_names
 
 log = logging.getLogger(__name__)
 
@@ -207,7 +208,6 @@ def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, st
     if not overdue_runs:
         return "nothing is overdue any more", "Every overdue run has started or has an outcome."
     names = list(dict.fromkeys(each.job.name for each in overdue_runs))
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
     lines = ["These runs are due and have not started:"]
     for each in overdue_runs[:MAX_LISTED]:
         due, late = _local_time(each.due, each.job.schedule), duration_in_words(now - each.due)
@@ -216,7 +216,7 @@ def _alert_text(overdue_runs: Sequence[Overdue], now: datetime) -> tuple[str, st
     if len(overdue_runs) > MAX_LISTED:
         lines.append(f"- and {len(overdue_runs) - MAX_LISTED} more")
     lines.append("To see why: daybook status")
-    return f"overdue: {names[0]}{others}", "\n".join(lines)
+    return f"overdue: {first_names(names, 1)}", "\n".join(lines)
 
 
 # --- progress

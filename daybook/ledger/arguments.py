@@ -1,7 +1,7 @@
 """Arguments of the call about which a question asks a person, as JSON and as texts.
 
 A model chooses the arguments and their order. So no argument may push another one out of the text:
-`shorten` cuts each argument by itself and lists all names. The ledger stores the arguments as
+`short` shortens each argument by itself and lists all names. The ledger stores the arguments as
 `write` returns them, which are the arguments of the call that an approval allows.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from daybook.ledger import texts
+from daybook.short_text import shorten
 
 MAX_BYTES = 65_536
 """Maximum size of the arguments of a call that a person has to approve, as JSON in UTF-8."""
@@ -54,27 +55,26 @@ def full(arguments: Mapping[str, Any]) -> str:
     return "\n".join(f"{_visible(name)}={_value(each)}" for name, each in arguments.items())
 
 
-def shorten(arguments: Mapping[str, Any]) -> str:
-    """Return the arguments as text for people, one line for each argument, each cut by itself."""
+def short(arguments: Mapping[str, Any]) -> str:
+    """Return the arguments as text for people, one shortened line for each argument."""
     longest = max(MIN_VALUE_CHARACTERS, MAX_SHORT_CHARACTERS // max(1, len(arguments)))
     return "\n".join(
-        f"{_cut(_visible(name), MAX_NAME_CHARACTERS)}={_cut(_value(each), longest)}"
+        f"{_short_name(name)}={shorten(_value(each), longest, inline=True)}"
         for name, each in arguments.items()
     )
 
 
 def names(arguments: Mapping[str, Any]) -> str:
     """Return the names of the arguments, on one line."""
-    return ", ".join(_cut(_visible(name), MAX_NAME_CHARACTERS) for name in arguments)
+    return ", ".join(map(_short_name, arguments))
+
+
+def _short_name(name: str) -> str:
+    return shorten(_visible(name), MAX_NAME_CHARACTERS, inline=True)
 
 
 def _value(value: Any) -> str:
     return _visible(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _cut(text: str, longest: int) -> str:
-    left_out = len(text) - longest
-    return text if left_out <= 0 else f"{text[:longest]}… ({left_out:,} more characters)"
 
 
 def _visible(text: str) -> str:

@@ -54,7 +54,7 @@ class Sqlite:
             json_serializer=texts.to_json,
             json_deserializer=texts.from_json,
             hide_parameters=True,
-            connect_args={"factory": _Connection, "async_creator_fn": _connect},
+            connect_args={"factory": _SqliteConnection, "async_creator_fn": _connect},
         )
         named = url.database
         self._path = Path(named).absolute() if named and named != ":memory:" else None
@@ -241,7 +241,7 @@ def _inode(path: str) -> int:
         return 0
 
 
-class _Connection(sqlite3.Connection):
+class _SqliteConnection(sqlite3.Connection):
     """A connection that creates no file and releases the lock when it is closed.
 
     If a task is cancelled, its connection is closed in the middle of a transaction. SQLite would

@@ -75,7 +75,7 @@ class Cursor(AsyncAdapt_aiosqlite_cursor):
         execute(self, operation, parameters)
 
 
-class Connection(AsyncAdapt_aiosqlite_connection):
+class DriverConnection(AsyncAdapt_aiosqlite_connection):
     """A connection that uses `Cursor`, and rolls back only if a transaction may be open.
 
     SQLAlchemy's pool rolls back each connection that returns to it. After a completed commit or
@@ -129,4 +129,4 @@ class Driver(aiosqlite.Connection):
 def connect(dialect: Dialect, arguments: Any, options: Any) -> Any:
     """Return a new connection, with the arguments of SQLAlchemy's event `do_connect`."""
     own: Any = dialect.connect(*arguments, **options)
-    return own if unlike_expected() else Connection(own.dbapi, own._connection)
+    return own if unlike_expected() else DriverConnection(own.dbapi, own._connection)

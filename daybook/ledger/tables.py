@@ -351,8 +351,8 @@ class StepRow(Table, table=True):
     """One step of an agent's run: a request to a model, or a call of a tool (`daybook.runs.steps`).
 
     ``number`` rises by one within the run, in the order of the starts. ``position`` is the place of
-    the step in the agent's work, the same in each attempt (`daybook.agents.journal.Position`). The
-    status is `running` until the step has ended: then succeeded, failed or unknown. If a later
+    the step in the agent's work, the same in each attempt (`daybook.agents.journal.StepPosition`).
+    The status is `running` until the step has ended: then succeeded, failed or unknown. If a later
     attempt does something else at a position, it replaces the steps from that position on.
     """
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
 from daybook.ledger import arguments, texts
 from daybook.ledger.states import FAILURES
+from daybook.money_text import money
 from daybook.policies.policy import ANSWER
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def cost_in_words(usage: Mapping[str, Any], unknown: str = "price unknown") -> s
     if not usage:
         return ""
     dollars = usage.get("cost_usd")
-    return unknown if dollars is None else f"${dollars:.6f}"
+    return unknown if dollars is None else money(dollars, 6)
 
 
 def columns(view: type[BaseModel], row: SQLModel) -> dict[str, Any]:
@@ -191,7 +192,7 @@ class Approval(BaseModel, frozen=True):
     @classmethod
     def of(cls, row: ApprovalRow) -> Self:
         given = arguments.read(row.input) if row.position != ANSWER else None
-        shown = row.input if given is None else arguments.shorten(given)
+        shown = row.input if given is None else arguments.short(given)
         if row.outcome is not None:
             output = row.outcome.get("output")
             text = output if output is not None else texts.to_json(row.outcome.get("result"))

@@ -162,7 +162,7 @@ def build_server(
     shutdown ends all streams.
     """
 
-    class Server(uvicorn.Server):
+    class AnnouncingServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             if self.started:
@@ -172,7 +172,9 @@ def build_server(
             guarded.wakes.end()
             await super().shutdown(sockets)
 
-    return Server(connections.server_config(guarded, graceful=5, log_config=None, **limits))
+    return AnnouncingServer(
+        connections.server_config(guarded, graceful=5, log_config=None, **limits)
+    )
 
 
 async def serve(address: str, host: str, port: int, names: Iterable[str] = ()) -> None:

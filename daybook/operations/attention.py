@@ -19,8 +19,7 @@ from sqlmodel import col
 
 from daybook import feature
 from daybook.api import authorization
-from daybook.errors import one_line
-from daybook.finding import Action, Finding, Severity
+from daybook.finding import Finding, FindingAction, Severity
 from daybook.jobs import store, stored_columns, summaries
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import open_ledger
@@ -29,6 +28,7 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.operations import findings, outbox_status
 from daybook.runs import approvals, history
+from daybook.short_text import one_line
 from daybook.tasks import counts as task_counts
 
 PERIOD = timedelta(hours=24)
@@ -36,7 +36,7 @@ _CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
 
 
 @dataclass(frozen=True)
-class Facts:
+class AttentionFacts:
     """The facts for the ``needs`` of features. A day is a day in the zone ``tz``."""
 
     session: AsyncSession
@@ -61,7 +61,7 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             silent = await history.without_answers(session, owner)
             outputs = await store.used_outputs(session)
             lost = await _lost(session, now, jobs)
-            facts = Facts(session, jobs, now, tz)
+            facts = AttentionFacts(session, jobs, now, tz)
             of_features = [await needs(facts) for needs in feature.loaded("needs")]
             tasks = await task_counts.read_counts(session, now)
             unreadable = await stored_columns.unreadable(session) if owner is None else []
@@ -120,7 +120,7 @@ async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]
                 kind=status,
                 job_id=job_id,
                 run_id=run_id,
-                action=Action.RUN,
+                action=FindingAction.RUN,
             )
         )
     return sorted(found, key=lambda each: (each.kind != Status.UNKNOWN, each.title.casefold()))
@@ -136,7 +136,7 @@ def _paused(jobs: Sequence[JobSummary]) -> list[Finding]:
             fix=f"daybook resume {command_word(job)}",
             kind="paused",
             job_id=job.id,
-            action=Action.RESUME,
+            action=FindingAction.RESUME,
         )
         for job in jobs
         if not job.enabled and not job.disabled_reason.startswith(_FINISHED)

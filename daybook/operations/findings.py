@@ -50,9 +50,10 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.api import overdue, task_scheduler
 from daybook.api.overdue import DelayFacts, OverdueRun
-from daybook.errors import FREE_SPACE, UnreadableJob, one_line
+from daybook.duration_text import duration_in_words
+from daybook.errors import FREE_SPACE, UnreadableJob
 from daybook.files import plan
-from daybook.finding import Action, Finding, Severity, passed, problem, warning
+from daybook.finding import Finding, FindingAction, Severity, passed, problem, warning
 from daybook.home import current_home
 from daybook.jobs.store import StoredJob
 from daybook.jobs.summaries import JobSummary
@@ -64,7 +65,7 @@ from daybook.ledger.views import utc_text
 from daybook.owners import namespace
 from daybook.policies.policy import ANSWER
 from daybook.runs import budget, history, leases
-from daybook.schedules.descriptions import duration_in_words
+from daybook.short_text import first_names, one_line
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.pause import UNREADABLE
 
@@ -95,10 +96,10 @@ def sync(jobs: Iterable[JobRow | JobSummary]) -> list[Finding]:
                 check="sync",
                 severity=Severity.PROBLEM,
                 title=f"{count} that Prefect does not have yet",
-                why=join(waiting),
+                why=first_names(waiting),
                 fix="daybook sync",
                 kind="pending",
-                action=Action.SYNC,
+                action=FindingAction.SYNC,
             )
         )
     return found
@@ -114,7 +115,7 @@ def _conflict(job: JobRow | JobSummary) -> Finding:
         fix=f"daybook sync {command_word(job)} --prefer ledger (or prefect)",
         kind="conflict",
         job_id=job.id,
-        action=Action.COMPARE,
+        action=FindingAction.COMPARE,
     )
 
 
@@ -140,7 +141,7 @@ def drift(stored: Iterable[StoredJob]) -> list[Finding]:
     if not drifted:
         return []
     fix = "daybook diff, then change the file, or daybook apply"
-    return [warning("jobs", f"changed outside their jobs file: {join(drifted)}", fix)]
+    return [warning("jobs", f"changed outside their jobs file: {first_names(drifted)}", fix)]
 
 
 def failing_jobs(
@@ -162,7 +163,7 @@ def failing_jobs(
             kind="failing",
             job_id=each.id,
             run_id=last_failures.get(each.id, (None, ""))[0],
-            action=Action.RUN,
+            action=FindingAction.RUN,
         )
         for each in sorted(jobs, key=lambda job: -job.consecutive_failures)
         if (count := each.consecutive_failures) and not budget.is_of_ended_day(each.last_error, now)
@@ -194,7 +195,7 @@ def without_answers(jobs: Iterable[tuple[str, str, str]]) -> list[Finding]:
             kind="empty",
             job_id=job_id,
             run_id=run_id,
-            action=Action.RUN,
+            action=FindingAction.RUN,
         )
         for job_id, name, run_id in jobs
     ]
@@ -225,7 +226,7 @@ def broken_chains(
                         fix=f"daybook edit {command_word(each)} {option}",
                         kind="chain",
                         job_id=each.id,
-                        action=Action.EDIT,
+                        action=FindingAction.EDIT,
                     )
                 )
     return found
@@ -259,7 +260,7 @@ def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None, quotes_answers:
         kind="approval",
         job_id=run.job_id,
         run_id=run.id,
-        action=Action.DECIDE,
+        action=FindingAction.DECIDE,
     )
 
 
@@ -404,12 +405,6 @@ def unset_command() -> str:
     if os.environ.get("PREFECT_API_URL"):
         return "unset PREFECT_API_URL"
     return "prefect config unset PREFECT_API_URL"
-
-
-def join(names: Sequence[str]) -> str:
-    """Return the first `MAX_LISTED` names as text, with the number of the others."""
-    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
 
 
 def few(found: Iterable[Finding]) -> list[Finding]:

@@ -68,7 +68,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
 @dataclass(frozen=True)
-class Session:
+class LoginSession:
     """The session of a logged-in browser.
 
     ``viewer`` is the id of a shared link's token, which permits only reading; it is empty for the
@@ -251,7 +251,7 @@ class BrowserLogin(ABC):
 
     # Sessions.
 
-    def session(self, scope: Scope, headers: Mapping[bytes, str]) -> Session | None:
+    def session(self, scope: Scope, headers: Mapping[bytes, str]) -> LoginSession | None:
         """Return the session of the browser that sent the request.
 
         Return None if it is not logged in. A browser sends the cookie to each port of this machine,
@@ -270,12 +270,12 @@ class BrowserLogin(ABC):
         if len(parts) != 4 or parts[2] != (PUBLIC if is_public else LOCAL):
             return None
         csrf = self._signature(f"csrf {content}")
-        found = Session(content, int(parts[0]), viewer=parts[3], csrf=csrf)
+        found = LoginSession(content, int(parts[0]), viewer=parts[3], csrf=csrf)
         if not self.is_current(found) or (not is_public and peers.is_another_user(scope)):
             return None
         return found
 
-    def is_current(self, session: Session) -> bool:
+    def is_current(self, session: LoginSession) -> bool:
         """Return whether ``session`` has not expired. Do not check the token of its link."""
         return self._clock() < session.expires_at
 

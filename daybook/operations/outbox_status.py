@@ -12,7 +12,7 @@ from daybook.delivery import history, sending
 from daybook.delivery.alerts import ALERT_EVENTS
 from daybook.delivery.outbox import is_outgoing
 from daybook.delivery.views import OutboxHealth
-from daybook.finding import Action, Finding, problem, warning
+from daybook.finding import Finding, FindingAction, problem, warning
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.ledger.views import utc_text
@@ -70,14 +70,14 @@ class OutboxStatus:
                     f", the last: {self.last_alert}" if unread > 1 else f": {self.last_alert}"
                 )
             fix = "daybook inbox shows them; daybook inbox --read marks them as read"
-            found.append(warning(_CHECK, message, fix, kind="inbox", action=Action.READ))
+            found.append(warning(_CHECK, message, fix, kind="inbox", action=FindingAction.READ))
         if failed := self.health.failed:
             message = f"{failed:,} " + (
                 "callback or message" if failed == 1 else "callbacks or messages"
             )
             fix = "daybook callbacks list --status failed; daybook callbacks retry --failed"
             message += " failed permanently"
-            found.append(warning(_CHECK, message, fix, kind=_CHECK, action=Action.RETRY))
+            found.append(warning(_CHECK, message, fix, kind=_CHECK, action=FindingAction.RETRY))
         return found
 
     def _next_attempt(self, at: datetime) -> str:

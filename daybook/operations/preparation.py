@@ -38,7 +38,7 @@ from daybook.api import runs
 from daybook.api.sync import SyncReport
 from daybook.errors import DaybookError, PageUnreachable, PrefectUnreachable
 from daybook.files import jobs_file
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 from daybook.jobs import store
 from daybook.jobs.model import Job, new_job
 from daybook.ledger.engine import Ledger, open_ledger
@@ -120,7 +120,7 @@ class Reporter(Protocol):
 # --- in `up`
 
 
-class Message(StrEnum):
+class MessageKind(StrEnum):
     """Kinds of the child's messages, besides the names of `Reporter`'s methods."""
 
     PREPARED = "prepared"
@@ -135,7 +135,7 @@ class Preparation:
     def __init__(self, child: children.Child, reader: asyncio.StreamReader, talk: Reporter) -> None:
         self._child, self._reader, self._talk = child, reader, talk
 
-    async def wait_for(self, expected: Message) -> Any:
+    async def wait_for(self, expected: MessageKind) -> Any:
         """Return the content of the next ``expected`` message; show the messages before it.
 
         Raise the error that the child reports. Raise `DaybookError` if the child ends without
@@ -145,7 +145,7 @@ class Preparation:
             kind, content = json.loads(line)
             if kind == expected:
                 return content
-            if kind == Message.ERROR:
+            if kind == MessageKind.ERROR:
                 raise _as_error(content)
             if kind == "synced":
                 content = SyncReport.model_validate(content)
@@ -229,13 +229,13 @@ async def _work(talk: _Pipe, *, link: bool) -> None:
     async with open_ledger() as ledger, connection.connected() as client:
         example = await prepare(ledger, client, talk)
         last_heartbeat = await worker.last_heartbeat(client, home)
-        talk.send(Message.PREPARED)
+        talk.send(MessageKind.PREPARED)
         await worker.wait_until_online(client, home, before=last_heartbeat, progress=talk.progress)
-        talk.send(Message.ONLINE)
+        talk.send(MessageKind.ONLINE)
         if example is not None:
             await runs.run(example, request_id=EXAMPLE_REQUEST_ID)
         facts = await read_facts(ledger, home.running() or {}, example=example, link=link)
-        talk.send(Message.FACTS, facts.model_dump(mode="json"))
+        talk.send(MessageKind.FACTS, facts.model_dump(mode="json"))
 
 
 def main(arguments: list[str]) -> int:
@@ -249,7 +249,7 @@ def main(arguments: list[str]) -> int:
         except DaybookError as error:
             name, text = type(error).__name__, str(error)
             content = {"class": name, "message": text, "attributes": vars(error)}
-            talk.send(Message.ERROR, content)
+            talk.send(MessageKind.ERROR, content)
             return error.exit_code
         except BrokenPipeError:
             raise
@@ -258,7 +258,7 @@ def main(arguments: list[str]) -> int:
             traceback.print_exc()
             text = f"the preparation of Prefect has failed: {error!r}; see logs/preparation.log"
             content = {"class": DaybookError.__name__, "message": text, "attributes": {}}
-            talk.send(Message.ERROR, content)
+            talk.send(MessageKind.ERROR, content)
             return 1
     return 0
 
@@ -354,7 +354,7 @@ async def add_example(ledger: Ledger) -> list[Job]:
             return []
         jobs, now = list[Job](), ledger.now()
         path = repository.root() / EXAMPLE_FILE
-        for fields in jobs_file.job_fields(Source(path.name, path.read_text())):
+        for fields in jobs_file.job_fields(FileText(path.name, path.read_text())):
             jobs.append(new_job(now=now, default_timezone=zone, **fields))
             stored = await store.add(session, jobs[-1], jobs[-1].name, now)
             key = claim_requests.request_key(stored.id, EXAMPLE_REQUEST_ID)

@@ -33,7 +33,7 @@ from daybook.operations.service_units import (
     START_TIMEOUT_SECONDS,
     STOP_TIMEOUT_SECONDS,
     SYSTEM_HOME,
-    Service,
+    ServiceDefinition,
     folder,
     is_macos,
     parse,
@@ -77,7 +77,7 @@ class ServiceState(BaseModel, frozen=True):
 # --- definition
 
 
-def define(*, system: bool, run_as: str = "") -> Service:
+def define(*, system: bool, run_as: str = "") -> ServiceDefinition:
     """Return the service for this home, this interpreter and this shell's PATH.
 
     ``run_as`` is the user of the system's service. The default is the user who called sudo; without
@@ -104,7 +104,7 @@ def define(*, system: bool, run_as: str = "") -> Service:
     if given.ledger_address.startswith("sqlite") and ledger:
         writable.append(str(Path(ledger).parent))
     home = current_home().path
-    service = Service(
+    service = ServiceDefinition(
         home,
         sys.executable,
         {
@@ -120,7 +120,7 @@ def define(*, system: bool, run_as: str = "") -> Service:
     return service
 
 
-def _check(service: Service) -> None:
+def _check(service: ServiceDefinition) -> None:
     paths = {"home": str(service.home), "interpreter": service.python}
     marked = markers.marked(settings.all_settings().model_fields, "folder")
     folders = {" or ".join(("allowed_work_dirs", *marked)): " ".join(service.writable)}
@@ -135,7 +135,7 @@ def _check(service: Service) -> None:
         raise InvalidInput("interpreter", f"systemd cannot start {service.python}", hint)
 
 
-def _check_folders(service: Service) -> None:
+def _check_folders(service: ServiceDefinition) -> None:
     """Raise `InvalidInput` if the home or the interpreter is in a temporary folder (systemd)."""
     for name, path in {"home": str(service.home), "interpreter": service.python}.items():
         if any(Path(path).is_relative_to(each) for each in TEMPORARY_FOLDERS):
@@ -184,7 +184,7 @@ def read_environment(home: Home) -> dict[str, str]:
     return variables
 
 
-def installed() -> list[Service]:
+def installed() -> list[ServiceDefinition]:
     """Return the services of Daybook that are installed for this user and for the system."""
     found = []
     for is_system in (False, True):
@@ -199,7 +199,7 @@ def installed() -> list[Service]:
     return found
 
 
-def find(home: Home, *, system: bool | None = None) -> Service | None:
+def find(home: Home, *, system: bool | None = None) -> ServiceDefinition | None:
     """Return the installed service of ``home``, preferably a user's own; None if there is none.
 
     ``system`` limits the search to the system's service, or to a user's own; None means both.
@@ -213,7 +213,7 @@ def find(home: Home, *, system: bool | None = None) -> Service | None:
 # --- the manager
 
 
-def shown_texts(service: Service) -> dict[Path, str]:
+def shown_texts(service: ServiceDefinition) -> dict[Path, str]:
     """Return the files that `install` would write: their texts, by path.
 
     If no service manager answers, they are for the installed version of systemd, and if there is
@@ -229,7 +229,7 @@ def shown_texts(service: Service) -> dict[Path, str]:
         return texts(service)
 
 
-def install(service: Service) -> None:
+def install(service: ServiceDefinition) -> None:
     """Write the definition of the service, and enable the service. `start` starts it.
 
     Raise `InvalidInput` if this user lacks the rights, if a path of the service is temporary, if
@@ -269,7 +269,7 @@ def install(service: Service) -> None:
         _systemctl(service, "enable", f"{service.name}.service")
 
 
-def start(service: Service, *, restart: bool = False) -> None:
+def start(service: ServiceDefinition, *, restart: bool = False) -> None:
     """Start an installed service, and return when the service has started.
 
     With ``restart``, also restart a service that runs. Raise `DaybookError` if the start fails.
@@ -280,7 +280,7 @@ def start(service: Service, *, restart: bool = False) -> None:
         _systemctl(service, "restart" if restart else "start", f"{service.name}.service")
 
 
-def uninstall(service: Service) -> list[Path]:
+def uninstall(service: ServiceDefinition) -> list[Path]:
     """Stop the service and remove its definition; return the removed files.
 
     The home stays. Raise `InvalidInput` if this user lacks the rights, and `DaybookError` if the
@@ -299,13 +299,13 @@ def uninstall(service: Service) -> list[Path]:
     return files
 
 
-def _files(service: Service) -> list[Path]:
+def _files(service: ServiceDefinition) -> list[Path]:
     """Return the existing files of the service, including files of an earlier definition."""
     largest = replace(service, command_server=not is_macos())
     return [path for path in texts(largest) if path.exists()]
 
 
-def state(service: Service) -> ServiceState:
+def state(service: ServiceDefinition) -> ServiceState:
     """Return the state of an installed service.
 
     Raise `DaybookError` if no service manager answers.
@@ -340,13 +340,13 @@ def state(service: Service) -> ServiceState:
     )
 
 
-def is_alive(service: Service) -> bool:
+def is_alive(service: ServiceDefinition) -> bool:
     """Return whether the manager runs or starts the service; raise the error of `state`."""
     shown = state(service)
     return shown.running or shown.state.startswith("activating")
 
 
-def log_command(service: Service, lines: int, *, follow: bool = False) -> list[str]:
+def log_command(service: ServiceDefinition, lines: int, *, follow: bool = False) -> list[str]:
     """Return the command that shows the log of the service."""
     if is_macos():
         log = str(Home(service.home).logs / "up.log")
@@ -356,7 +356,7 @@ def log_command(service: Service, lines: int, *, follow: bool = False) -> list[s
     return ["journalctl", *scope, *words, *(["--follow"] if follow else ["--no-pager"])]
 
 
-def log_tail(service: Service) -> str:
+def log_tail(service: ServiceDefinition) -> str:
     """Return the last `TAIL_LINES` lines of the log for an error message.
 
     Return an empty string if this user cannot read the log. Raise `DaybookError` if there is no
@@ -367,7 +367,7 @@ def log_tail(service: Service) -> str:
     return _run(log_command(service, TAIL_LINES), check=False).rstrip()
 
 
-def lingers(service: Service) -> bool:
+def lingers(service: ServiceDefinition) -> bool:
     """Return whether the service runs while its user is not logged in."""
     return service.is_system or is_macos() or (LINGER / user_name()).exists()
 
@@ -381,14 +381,14 @@ def enable_linger() -> None:
     _run(linger_command())
 
 
-def _require_rights(service: Service, verb: str) -> None:
+def _require_rights(service: ServiceDefinition, verb: str) -> None:
     if service.is_system and os.geteuid() != 0:
         program = shlex.quote(str(Path(sys.executable).with_name("daybook")))
         hint = f"run it with sudo: `sudo {program} service {verb} --system`"
         raise InvalidInput("system", "needs an administrator", hint)
 
 
-def _version(service: Service) -> int:
+def _version(service: ServiceDefinition) -> int:
     """Return the service manager's version; 0 on macOS.
 
     Raise `DaybookError` if the manager does not answer.
@@ -403,15 +403,15 @@ def _number(text: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _domain(service: Service) -> str:
+def _domain(service: ServiceDefinition) -> str:
     return "system" if service.is_system else f"gui/{os.getuid()}"
 
 
-def _target(service: Service) -> str:
+def _target(service: ServiceDefinition) -> str:
     return f"{_domain(service)}/{service.name}"
 
 
-def _systemctl(service: Service, *words: str, check: bool = True) -> str:
+def _systemctl(service: ServiceDefinition, *words: str, check: bool = True) -> str:
     scope = [] if service.is_system else ["--user"]
     return _run(["systemctl", *scope, *words], check=check)
 
@@ -475,7 +475,7 @@ def findings() -> list[Finding]:
     return found
 
 
-def findings_of(service: Service) -> list[Finding]:
+def findings_of(service: ServiceDefinition) -> list[Finding]:
     """Return findings about changes since the installation of the service."""
     scope = " --system" if service.is_system else ""
     again, name = f"daybook service install{scope}", f"the service {service.name}"
@@ -514,7 +514,7 @@ def _is_gone(path: Path) -> bool:
     return False
 
 
-def _missing_folders(service: Service) -> list[tuple[str, str]]:
+def _missing_folders(service: ServiceDefinition) -> list[tuple[str, str]]:
     """Return the settings whose folder the service of this home cannot create, with the folder.
 
     A service may write only to certain folders.
@@ -536,7 +536,7 @@ def _missing_folders(service: Service) -> list[tuple[str, str]]:
     return found
 
 
-def _wanted_folders(service: Service) -> tuple[str, ...]:
+def _wanted_folders(service: ServiceDefinition) -> tuple[str, ...]:
     """Return the folders to which the present settings let the service write.
 
     Return () if the service belongs to another home, if the settings are invalid, or on macOS.

@@ -41,7 +41,7 @@ WATCHDOG_SECONDS = 120
 
 
 @dataclass(frozen=True)
-class Service:
+class ServiceDefinition:
     """Definition of a service; ``python`` is its interpreter, ``home`` its `DAYBOOK_HOME`.
 
     ``variables`` are further environment variables, including PATH. ``writable`` has the folders to
@@ -88,7 +88,7 @@ def background_command(started_by: Literal["detach", "service"], python: str = "
 # --- systemd: the texts
 
 
-def systemd_units(service: Service, version: int = BACKOFF_VERSION) -> dict[str, str]:
+def systemd_units(service: ServiceDefinition, version: int = BACKOFF_VERSION) -> dict[str, str]:
     """Return the units of the service for this version of systemd: their texts, by file name."""
     units = {f"{service.name}.service": _up_unit(service, version)}
     if service.command_server:
@@ -96,7 +96,7 @@ def systemd_units(service: Service, version: int = BACKOFF_VERSION) -> dict[str,
     return units
 
 
-def _up_unit(service: Service, version: int) -> str:
+def _up_unit(service: ServiceDefinition, version: int) -> str:
     scope = "" if service.is_system else "--user "
     network = ["Wants=network-online.target", "After=network-online.target postgresql.service"]
     lines = [
@@ -131,7 +131,7 @@ def _up_unit(service: Service, version: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _command_unit(service: Service) -> str:
+def _command_unit(service: ServiceDefinition) -> str:
     command = [service.python, "-P", "-m", "daybook.cli.command_server"]
     lines = [
         "# Written by `daybook service install`, which replaces changes.",
@@ -151,7 +151,7 @@ def _command_unit(service: Service) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _process_lines(service: Service, command: Sequence[str]) -> list[str]:
+def _process_lines(service: ServiceDefinition, command: Sequence[str]) -> list[str]:
     assignments = (f"{name}={value}" for name, value in service.environment.items())
     return [
         f"ExecStart={' '.join([_quoted(command[0]), *command[1:]])}",
@@ -168,7 +168,7 @@ def _delay_lines(version: int) -> list[str]:
     return ["RestartSec=30"]
 
 
-def _confinement(service: Service) -> list[str]:
+def _confinement(service: ServiceDefinition) -> list[str]:
     has_state_directory = service.is_system and service.home == SYSTEM_HOME
     # With "-", systemd accepts a missing folder.
     folders = [f"-{each}" for each in service.writable]
@@ -222,7 +222,7 @@ def _quoted(text: str) -> str:
 # --- launchd: the text
 
 
-def launchd_job(service: Service) -> dict[str, str]:
+def launchd_job(service: ServiceDefinition) -> dict[str, str]:
     """Return the property list of the service, by file name."""
     log = str(Home(service.home).logs / "up.log")
     job = {
@@ -241,7 +241,7 @@ def launchd_job(service: Service) -> dict[str, str]:
     return {f"{service.name}.plist": plistlib.dumps(job).decode()}
 
 
-def texts(service: Service, version: int = BACKOFF_VERSION) -> dict[Path, str]:
+def texts(service: ServiceDefinition, version: int = BACKOFF_VERSION) -> dict[Path, str]:
     """Return the files of the service on this system: their texts, by path."""
     found = launchd_job(service) if is_macos() else systemd_units(service, version)
     return {folder(service.is_system) / name: text for name, text in found.items()}
@@ -258,7 +258,7 @@ def folder(is_system: bool) -> Path:
     return SYSTEM_UNITS if is_system else Path(config) / "systemd" / "user"
 
 
-def parse(text: str, *, is_system: bool) -> Service | None:
+def parse(text: str, *, is_system: bool) -> ServiceDefinition | None:
     """Return the service that a unit or property list defines; None if it is not Daybook's."""
     if text.startswith("<?xml"):
         return _parse_job(text)
@@ -276,7 +276,7 @@ def parse(text: str, *, is_system: bool) -> Service | None:
     folders = [each for line in values.get("ReadWritePaths", []) for each in line]
     users = [each for line in values.get("User", []) for each in line]
     wants = [each for line in values.get("Wants", []) for each in line]
-    return Service(
+    return ServiceDefinition(
         Path(home),
         command[0],
         variables,
@@ -293,7 +293,7 @@ def _words(text: str) -> list[str]:
         return []
 
 
-def _parse_job(text: str) -> Service | None:
+def _parse_job(text: str) -> ServiceDefinition | None:
     try:
         job = plistlib.loads(text.encode())
         variables = dict(job["EnvironmentVariables"])
@@ -304,7 +304,9 @@ def _parse_job(text: str) -> Service | None:
     if command[1:] != background_command("service")[1:]:
         return None
     variables.pop("PYTHONUNBUFFERED", None)
-    return Service(home, command[0], variables, (), job.get("UserName", ""), command_server=False)
+    return ServiceDefinition(
+        home, command[0], variables, (), job.get("UserName", ""), command_server=False
+    )
 
 
 def is_macos() -> bool:

@@ -58,7 +58,7 @@ from daybook.operations import (
     worker,
 )
 from daybook.operations.checks import home as home_checks
-from daybook.operations.preparation import Message, Preparation, StartedBy, UpFacts
+from daybook.operations.preparation import MessageKind, Preparation, StartedBy, UpFacts
 from daybook.operations.service_manager import ServiceManager
 from daybook.processes import children, garbage, group, image
 from daybook.processes.children import Child
@@ -234,7 +234,7 @@ async def detach(talk: UpReporter, within: float = BACKGROUND_TIMEOUT_SECONDS) -
 
 
 async def show_service_start(
-    installed: service_units.Service,
+    installed: service_units.ServiceDefinition,
     talk: UpReporter,
     within: float = BACKGROUND_TIMEOUT_SECONDS,
     *,
@@ -428,7 +428,7 @@ async def _run(
         async with preparation.start(
             home, prefect, record, talk, link=link, forked_from=forked_from
         ) as prepared:
-            await prepared.wait_for(Message.PREPARED)
+            await prepared.wait_for(MessageKind.PREPARED)
             talk.say("Starting the worker")
             child = await worker.start(home, prefect, forked_from)
             await supervision.record_or_end(record, child)
@@ -442,7 +442,7 @@ async def _run(
             record.set_ready(SYSTEM_CLOCK.now())
             manager.notify("READY=1")
             await stack.enter_async_context(_background(manager.report_alive(ledger)))
-            facts = UpFacts.model_validate(await prepared.wait_for(Message.FACTS))
+            facts = UpFacts.model_validate(await prepared.wait_for(MessageKind.FACTS))
         talk.ready(facts)
         garbage.settle_soon()
         # A service has a second unit for the command server, because the command server is less
@@ -459,7 +459,7 @@ async def _run(
 
 async def _until_online(prepared: Preparation, child: Child, api_url: str) -> None:
     """Wait until the worker is online; raise `PrefectUnreachable` if the worker ends first."""
-    online = asyncio.create_task(prepared.wait_for(Message.ONLINE))
+    online = asyncio.create_task(prepared.wait_for(MessageKind.ONLINE))
     ended = asyncio.create_task(child.wait())
     try:
         await asyncio.wait({online, ended}, return_when=asyncio.FIRST_COMPLETED)

@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from daybook.errors import InvalidInput
+from daybook.money_text import money
 from daybook.validation import from_pydantic
 
 Unit = Literal["tokens", "usd"]
@@ -122,14 +123,6 @@ class Limit:
     @property
     def period(self) -> str:
         return f"day{self.of}" if self.is_daily else "run"
-
-
-def money(dollars: float) -> str:
-    """Return US dollars as text: `$2`, `$2.50`, `$0.0125`, `$0.000018`."""
-    dollars = round(dollars, 6)  # a sum of costs, such as 0.1 + 0.2, has digits that mean nothing
-    if dollars == round(dollars, 2):
-        return f"${dollars:,.2f}".removesuffix(".00")
-    return f"${dollars:,.4f}" if dollars == round(dollars, 4) or dollars >= 1 else f"${dollars:.6f}"
 
 
 def limits(

@@ -36,7 +36,7 @@ from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.jobs.model import Job, read_parameters
 from daybook.ledger.engine import Ledger
-from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_new_name
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, validate_new_name
 from daybook.prefect import client as prefect
 from daybook.prefect import deployment, links, parameter_schema, projection
 from daybook.prefect.deployments import ListedDeployment
@@ -44,6 +44,7 @@ from daybook.prefect.fingerprints import RETRY_INTERVAL_SECONDS
 from daybook.prefect.report import ReconcileReport
 from daybook.prefect.summary import without_summary
 from daybook.processes import locations
+from daybook.short_text import prefix
 from daybook.validation import raising_invalid_input
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ def _job(
         tag for tag in observed.tags if tag.strip() and not tag.startswith(RESERVED_TAG_PREFIX)
     ]
     try:
-        name = validate_new_name(truncate(existing.name.strip(), MAX_NAME_LENGTH))
+        name = validate_new_name(prefix(existing.name.strip(), MAX_NAME_LENGTH))
     except InvalidInput:
         name = default_name(existing.name)
     is_default = observed.description == parameter_schema.FLOW_DESCRIPTION

@@ -65,7 +65,7 @@ def configure_sqlite(connection_url: str) -> bool:
         ):
             raise LookupError("the database configuration is not as expected")
 
-        class Configuration(AioSqliteConfiguration):
+        class ImmediateConfiguration(AioSqliteConfiguration):
             def setup_sqlite(self, conn: Any, record: Any) -> None:
                 super().setup_sqlite(conn, record)
                 with closing(conn.cursor()) as cursor:
@@ -74,7 +74,7 @@ def configure_sqlite(connection_url: str) -> bool:
             def begin_transaction(self, session: Any, with_for_update: bool = False) -> Any:
                 return super().begin_transaction(session, with_for_update=True)
 
-        slots["database_config"] = Configuration(connection_url=connection_url)
+        slots["database_config"] = ImmediateConfiguration(connection_url=connection_url)
     except (ImportError, AttributeError, LookupError, TypeError) as error:
         logger.warning("Prefect's SQLite keeps deferred transactions and its cache: %s", error)
         return False

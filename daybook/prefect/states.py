@@ -18,11 +18,11 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.states import Cancelling, Scheduled
 
-from daybook import names
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import rows
+from daybook.short_text import prefix
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def outcome_message(
         first = text.partition("\n")[0]
         shown = first if any(map(str.isalnum, first)) else text
         line = " ".join(shown.lstrip("#").split())
-        short = names.truncate(line, MAX_MESSAGE_LENGTH)
+        short = prefix(line, MAX_MESSAGE_LENGTH)
         if short:
             return short if short == line else f"{short}…"
         return f"run {str(run_id)[:8]} succeeded"

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 
-from daybook import names
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
 from daybook.policies.policy import Policy
+from daybook.short_text import prefix
 
 _STARTS = (*(f"- {each.opening}" for each in ACTIONS.values()), "- Policy: ", "- Notifies: ")
 """Starts of the lines after the first line of a summary."""
@@ -63,7 +63,7 @@ def without_summary(description: str) -> str:
 def _action(job: Job) -> str:
     *words, last = job.action.sentence()
     text = " ".join(last.split())
-    shown = names.truncate(text, MAX_PROMPT_CHARACTERS)
+    shown = prefix(text, MAX_PROMPT_CHARACTERS)
     return _in_code(*words, shown) + ("" if shown == text else " …")
 
 

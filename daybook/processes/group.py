@@ -44,7 +44,7 @@ _MAX_POLL_INTERVAL_SECONDS = 0.05  # seconds between two checks of a group that 
 _PROC = Path("/proc")
 
 
-class Group:
+class ProcessGroup:
     """Child process that leads a process group, from its start until it is reaped.
 
     ``exited`` is set when the leader has exited; `end` or `kill` reaps the leader.

@@ -200,7 +200,7 @@ class Image:
 
 
 @dataclass(frozen=True)
-class _Hooks:
+class _ForkHooks:
     after_fork: Callable[[], None]
     is_current: Callable[[], bool]
 
@@ -228,10 +228,10 @@ def fork(
     if pid:
         there.close()
         return Image(here, pid)
-    forked.exit_with(lambda: _serve(here, there, _Hooks(after_fork, is_current)))
+    forked.exit_with(lambda: _serve(here, there, _ForkHooks(after_fork, is_current)))
 
 
-def _serve(client: socket.socket, requests: socket.socket, hooks: _Hooks) -> NoReturn:
+def _serve(client: socket.socket, requests: socket.socket, hooks: _ForkHooks) -> NoReturn:
     """Fork children until the client has ended."""
     client.close()
     os.setsid()
@@ -273,7 +273,7 @@ def _report_ends(replies: dict[int, socket.socket]) -> None:
                 reply.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
-def _handle(descriptors: list[int], replies: dict[int, socket.socket], hooks: _Hooks) -> None:
+def _handle(descriptors: list[int], replies: dict[int, socket.socket], hooks: _ForkHooks) -> None:
     reply = socket.socket(fileno=descriptors[0])
     with open(descriptors[1], "rb") as file:
         file.seek(0)
@@ -306,7 +306,7 @@ def _run(
     request: dict[str, Any],
     reply: socket.socket,
     descriptors: list[int],
-    hooks: _Hooks,
+    hooks: _ForkHooks,
 ) -> int:
     """Become the requested process, in a child that was just forked."""
     os.setsid()
@@ -338,7 +338,7 @@ def _run(
     return 0
 
 
-def _set_environment(environment: dict[str, str], hooks: _Hooks) -> None:
+def _set_environment(environment: dict[str, str], hooks: _ForkHooks) -> None:
     os.environ.clear()
     os.environ.update(environment)
     time.tzset()
@@ -360,7 +360,7 @@ def _take_descriptors(received: list[int], numbers: list[int]) -> None:
         os.close(null)
 
 
-_current: list[_Hooks] = []
+_current: list[_ForkHooks] = []
 
 
 def fork_again() -> Image | None:

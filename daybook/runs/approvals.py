@@ -47,6 +47,7 @@ from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
 from daybook.names import validate_line
 from daybook.policies.policy import ANSWER
 from daybook.schedules.zones import local_text
+from daybook.short_text import shorten
 
 EVENT = "approval"
 """The event of the message that asks for an approval."""
@@ -96,9 +97,7 @@ class Question:
         """Return the question about the answer of a succeeded attempt, with its ``outcome``."""
         text = outcome.output if outcome.output is not None else texts.to_json(outcome.result)
         digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
-        left_out = len(text) - MAX_ANSWER_CHARACTERS
-        if left_out > 0:
-            text = f"{text[:MAX_ANSWER_CHARACTERS]}\n… ({left_out:,} more characters)"
+        text = shorten(text, MAX_ANSWER_CHARACTERS)
         return cls(ANSWER, digest, 0, ANSWER, text, within, asdict(outcome))
 
 

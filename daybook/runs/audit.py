@@ -178,7 +178,7 @@ async def miss_until(session: AsyncSession, job_id: str, now: datetime) -> int:
 
 
 @dataclass(frozen=True)
-class _Due:
+class _DueTime:
     """A due time, the job in the revision in force then, and that revision's next due time."""
 
     stored: StoredJob
@@ -186,7 +186,9 @@ class _Due:
     following: datetime | None
 
 
-def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime) -> Iterator[_Due]:
+def _due_times(
+    revisions: Sequence[StoredJob], after: datetime, up_to: datetime
+) -> Iterator[_DueTime]:
     """Yield the due times in (``after``, ``up_to``], each by the revision in force at that time.
 
     A revision in which the job is disabled has no due times.
@@ -202,7 +204,7 @@ def _due_times(revisions: Sequence[StoredJob], after: datetime, up_to: datetime)
         for due, following in pairwise(chain(times, [None])):
             if due is None or due > up_to or (end is not None and due >= end):
                 break
-            yield _Due(stored, due, following)
+            yield _DueTime(stored, due, following)
 
 
 @dataclass
@@ -247,7 +249,7 @@ class _Audit:
     _templates: dict[int, dict[str, Any]] = field(default_factory=dict)
     _new_rows: list[dict[str, Any]] = field(default_factory=list)
 
-    async def run(self, chunk: Sequence[_Due]) -> None:
+    async def run(self, chunk: Sequence[_DueTime]) -> None:
         existing = await self._rows(chunk[-1].due)
         # A claim may have extended a range beyond the watermark.
         judged = await missed_ranges.range_covering(self.session, self.newest.id, chunk[0].due)
@@ -287,7 +289,7 @@ class _Audit:
         )
         return {row.due: row for row in (await self.session.execute(of_job)).scalars()}
 
-    def judge(self, each: _Due) -> _Verdict:
+    def judge(self, each: _DueTime) -> _Verdict:
         """Decide about a due time that no process claimed: apply `_JUDGES` in the claim's order."""
         if self.restore is not None and each.due <= self.restore.at:
             return _Verdict(Status.MISSED, self.restore.reason)
@@ -296,15 +298,15 @@ class _Audit:
                 return verdict
         return _Verdict(Status.WAITING, NOT_RUN_REASON)
 
-    def skipped(self, each: _Due) -> _Verdict | None:
+    def skipped(self, each: _DueTime) -> _Verdict | None:
         why = eligibility.skip_reason(self.newest, each.due, self.max_runs_reason)
         return _Verdict(Status.SKIPPED, why) if why else None
 
-    def maintenance(self, each: _Due) -> _Verdict | None:
+    def maintenance(self, each: _DueTime) -> _Verdict | None:
         why = self.windows.skip_reason(each.stored, each.due)
         return _Verdict(Status.SKIPPED, why) if why else None
 
-    def late(self, each: _Due) -> _Verdict | None:
+    def late(self, each: _DueTime) -> _Verdict | None:
         job = each.stored.job
         stagger = upcoming.stagger_offset(self.newest.id, job.policy.stagger)
         late = lateness.judge(
@@ -314,7 +316,7 @@ class _Audit:
             return _Verdict(Status.MISSED, f"{NOT_RUN_REASON}, and {late.why}")
         return _Verdict(Status.WAITING, late.reason, late=True) if late.reason else None
 
-    async def _add_to_range(self, each: _Due, status: Status, reason: str) -> None:
+    async def _add_to_range(self, each: _DueTime, status: Status, reason: str) -> None:
         open_range = self._open_range
         if (
             open_range is not None
@@ -357,7 +359,7 @@ class _Audit:
             row.unmirrored = True
             self.session.add(row)
 
-    async def _add_waiting(self, each: _Due, row: RunRow | None, verdict: _Verdict) -> None:
+    async def _add_waiting(self, each: _DueTime, row: RunRow | None, verdict: _Verdict) -> None:
         policy, late = each.stored.job.policy, verdict.late
         if late and policy.catch_up == "latest":
             await self._supersede(each.due)
@@ -414,7 +416,7 @@ class _Audit:
         return rows.of_job(stored, key, "schedule", due, self.now)
 
 
-_JUDGES: dict[Rule, Callable[[_Audit, _Due], _Verdict | None]] = {
+_JUDGES: dict[Rule, Callable[[_Audit, _DueTime], _Verdict | None]] = {
     claim_rules.switched_off: _Audit.skipped,
     claim_rules.skipped_by_maintenance: _Audit.maintenance,
     claim_rules.too_late: _Audit.late,

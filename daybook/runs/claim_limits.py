@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, or_, select
 
 from daybook import owners
-from daybook.errors import InvalidInput, one_line
+from daybook.errors import InvalidInput
 from daybook.jobs import limits
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
@@ -23,6 +23,7 @@ from daybook.ledger.tables import RunRow
 from daybook.runs import claim_requests
 from daybook.runs.claim_requests import ClaimRequest
 from daybook.schedules import durations
+from daybook.short_text import one_line
 
 log = logging.getLogger(__name__)
 

@@ -200,7 +200,7 @@ def _keep_evidence(
     session: AsyncSession, row: RunRow, fence: int, outcome: Outcome, now: datetime
 ) -> None:
     evidence = {"fence": fence, "status": str(outcome.status), "reason": outcome.reason}
-    evidence |= {"error": outcome.error, "output": outcomes.shorten(outcome.output)}
+    evidence |= {"error": outcome.error, "output": outcomes.stored_output(outcome.output)}
     if outcome.usage:
         evidence["usage"] = outcome.usage
     row.evidence = [*row.evidence, evidence | {"at": now.isoformat()}]

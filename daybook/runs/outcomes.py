@@ -25,6 +25,7 @@ from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import approvals, chains, claim_requests, rows, slots, steps, usage, watched
 from daybook.runs.usage import Amount
+from daybook.short_text import shorten
 
 MAX_OUTPUT_CHARACTERS = 8_000
 """Maximum length of an answer in the ledger, in characters; Prefect's artifact has the full text.
@@ -40,17 +41,11 @@ _CUT_SHORT = (Status.TIMED_OUT, Status.CANCELLED, Status.UNKNOWN)
 """Outcomes of an attempt whose process did not end by itself."""
 
 
-def shorten(text: str | None) -> str | None:
-    """Return ``text`` cut to `MAX_OUTPUT_CHARACTERS`, with the number of characters left out.
-
-    A text within the limit, and None, are returned unchanged.
-    """
-    if text is None or len(text) <= MAX_OUTPUT_CHARACTERS:
-        return text
-    kept = text[:MAX_OUTPUT_CHARACTERS]
-    return (
-        f"{kept}\n… ({len(text) - MAX_OUTPUT_CHARACTERS:,} more characters, in the run's artifact)"
-    )
+def stored_output(output: str | None) -> str | None:
+    """Return an answer as the ledger stores it: at most `MAX_OUTPUT_CHARACTERS`, and a note."""
+    if output is None:
+        return None
+    return shorten(output, MAX_OUTPUT_CHARACTERS, where=", in the run's artifact")
 
 
 async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: datetime) -> None:
@@ -72,7 +67,7 @@ async def record(session: AsyncSession, row: RunRow, outcome: Outcome, now: date
     row.finished_at = now
     row.until, row.waits_for = None, waits.UNTIL.name
     row.lease_until, row.suspected_at = None, None
-    row.output = shorten(outcome.output)
+    row.output = stored_output(outcome.output)
     row.result, row.error = outcome.result, outcome.error
     row.warnings = list(outcome.warnings)
     row.agent = outcome.agent or row.agent

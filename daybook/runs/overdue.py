@@ -112,8 +112,8 @@ class DueTimeCache:
     """
 
     jobs: dict[str, ScheduledJob] = field(default_factory=dict)
-    firsts: dict[str, _Due] = field(default_factory=dict)
-    coming: dict[str, _Due] = field(default_factory=dict)
+    firsts: dict[str, _FirstDue] = field(default_factory=dict)
+    coming: dict[str, _FirstDue] = field(default_factory=dict)
 
     async def update(self, session: AsyncSession) -> None:
         """Read the live jobs again, and drop the due times of changed jobs."""
@@ -137,18 +137,20 @@ class DueTimeCache:
         """Return how many jobs have a scheduled due time in (``now``, ``now`` + ``within``]."""
         return sum(due <= now + within for _, due in self.next_due_times(now))
 
-    def _after(self, known: dict[str, _Due], job: ScheduledJob, start: datetime) -> datetime | None:
+    def _after(
+        self, known: dict[str, _FirstDue], job: ScheduledJob, start: datetime
+    ) -> datetime | None:
         if not is_known(job.schedule.timezone):
             return None  # the audit and the list report such a job
         each = known.get(job.id)
         if each is None or not each.is_first_after(start):
-            each = _Due(start, upcoming.next_due(job.schedule, job.policy, start))
+            each = _FirstDue(start, upcoming.next_due(job.schedule, job.policy, start))
             known[job.id] = each
         return each.due
 
 
 @dataclass(frozen=True)
-class _Due:
+class _FirstDue:
     """The first due time after ``start``; None if there is none."""
 
     start: datetime

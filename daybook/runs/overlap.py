@@ -48,13 +48,13 @@ from sqlalchemy import or_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.errors import one_line
 from daybook.jobs import upcoming
 from daybook.ledger import triggers, waits
 from daybook.ledger.states import HELD, LIVE, Outcome, Status
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.policies import policy
 from daybook.runs import claim_requests, leases, outcomes, slots
+from daybook.short_text import one_line
 from daybook.timing import TIMING
 
 RETRY_INTERVAL = timedelta(seconds=30)

@@ -42,6 +42,7 @@ from daybook.owners import USER
 from daybook.policies.compression import KEPT_MESSAGES
 from daybook.runs import leases, slots
 from daybook.runs.claim_requests import agent_name
+from daybook.short_text import one_line
 
 MAX_TITLE_LENGTH = 80
 """Maximum length of a session's title, in characters."""
@@ -200,8 +201,7 @@ def title_of(text: str) -> str:
     Return an empty title if all lines are blank.
     """
     line = next(filter(None, map(str.strip, text.splitlines())), "")
-    line = " ".join(line.split())
-    return line if len(line) <= MAX_TITLE_LENGTH else f"{line[: MAX_TITLE_LENGTH - 2].rstrip()} …"
+    return one_line(line, MAX_TITLE_LENGTH, " …")
 
 
 async def set_title(session: AsyncSession, session_id: str, title: str) -> None:

@@ -1,4 +1,4 @@
-"""Times and durations in English: "at 09:00 on weekdays", "43 minutes".
+"""Times in English: "at 09:00 on weekdays", "14:30 on Friday 15 January 2027".
 
 This module describes common shapes of cron expressions in words. It quotes an expression that has
 no exact and readable description (`cron "…"`). `schedule.parse` reads every description as a
@@ -8,7 +8,7 @@ English in any locale.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import lru_cache
 
 from daybook.errors import InvalidInput
@@ -32,7 +32,6 @@ MONTHS = (
     "December",
 )
 _NTH = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", -1: "last"}
-_UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
 _MOST_TIMES = 6
 _MOST_DAYS = 5
 _ANY_TIME = datetime(2000, 1, 1)  # noqa: DTZ001  wall-clock time without a zone
@@ -59,20 +58,6 @@ def cron_in_words(expr: str) -> str:
     # Words can lose a difference: `5,*/20 9` is real time, and `0,5,20,40 9` is not.
     is_exact = isinstance(again, str) and cron.read_fields(again).meaning == fields.meaning
     return words if is_exact else quoted
-
-
-def duration_in_words(length: timedelta) -> str:
-    """Return a length of time in words, floored to the second: "43 minutes", "1 hour 5 minutes".
-
-    A negative length counts as zero.
-    """
-    left = max(length // timedelta(seconds=1), 0)
-    parts: list[str] = []
-    for name, unit in _UNITS:
-        count, left = divmod(left, unit)
-        if count:
-            parts.append(f"{count} {name}{'s' if count > 1 else ''}")
-    return " ".join(parts) or "0 seconds"
 
 
 def instant_in_words(instant: datetime, timezone: str) -> str:

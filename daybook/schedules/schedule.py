@@ -28,6 +28,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo
 
+from daybook.duration_text import duration_in_words
 from daybook.errors import InvalidInput
 from daybook.names import validate_name
 from daybook.schedules import cron as expressions
@@ -232,7 +233,7 @@ class Every(_Schedule):
         return due.interval_times(self.anchor, self.every, floor)
 
     def describe(self) -> str:
-        return f"every {descriptions.duration_in_words(self.every)}"
+        return f"every {duration_in_words(self.every)}"
 
     def to_text(self) -> str:
         return f"every {durations.to_text(self.every)}"

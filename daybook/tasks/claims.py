@@ -31,15 +31,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, or_, select
 
 from daybook import owners
-from daybook.errors import NothingClaimable, TokenRefused, one_line
+from daybook.errors import NothingClaimable, TokenRefused
 from daybook.ledger import references
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
 from daybook.names import MAX_LINE_LENGTH, validate_line
+from daybook.short_text import one_line
 from daybook.tasks import lease_expiry, matching, model, rows, selection, sessions, states
 from daybook.tasks.matching import Candidate, RunRequirements
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ async def claim(
             rows.record_event(session, run, "claimed", now, actor=actor, reason=again, of=row)
         elif isinstance(selected, tuple):
             task, run = selected
-            states.check(run.id, Status(run.status), Status.CLAIMED)
-            run.status = Status.CLAIMED
+            states.check(run.id, TaskRunStatus(run.status), TaskRunStatus.CLAIMED)
+            run.status = TaskRunStatus.CLAIMED
             run.session_id, run.token_digest = row.id, digest(token)
             run.lease_seconds, run.lease_until = seconds, now + timedelta(seconds=seconds)
             run.claimed_at = now
@@ -147,7 +148,7 @@ async def complete(ledger: Ledger, run_ref: str, token: str, output: str = "") -
     """
     model.check_text(output, "output")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.change_status(run, Status.COMPLETED, now)
+        rows.change_status(run, TaskRunStatus.COMPLETED, now)
         run.output, run.done_by = output, row.name
         rows.record_event(
             session, run, "completed", now, actor=owners.current_actor().owner, of=row
@@ -162,7 +163,7 @@ async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> Tas
     """
     model.check_text(error, "error")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.change_status(run, Status.FAILED, now)
+        rows.change_status(run, TaskRunStatus.FAILED, now)
         run.error, run.done_by = error, row.name
         actor = owners.current_actor().owner
         # The reason of the event is the first line that is not blank, without tokens.
@@ -180,7 +181,7 @@ async def release(ledger: Ledger, run_ref: str, token: str, reason: str = "") ->
     """
     reason = validate_line(reason, "reason")
     async with _held(ledger, run_ref, token) as (session, run, row, now):
-        rows.change_status(run, Status.QUEUED, now)
+        rows.change_status(run, TaskRunStatus.QUEUED, now)
         actor = owners.current_actor().owner
         rows.record_event(session, run, "released", now, actor=actor, reason=reason, of=row)
     return run
@@ -212,7 +213,7 @@ async def _select_again(
     if is_held and run.lease_until is not None and run.lease_until > now:
         return await rows.task_of(session, run), run
     state = "claimed, but its lease has expired" if is_held else run.status
-    if not is_held and run.status == Status.CLAIMED:
+    if not is_held and run.status == TaskRunStatus.CLAIMED:
         state = "claimed by another session"
     return (
         f"the idempotency key was used for run {run.id[:8]}, which is {state}; "

@@ -13,7 +13,7 @@ from sqlmodel import col, select
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import matching, pause, sessions
 from daybook.tasks.pause import PauseState
-from daybook.tasks.states import ENDED, LIVE, Status
+from daybook.tasks.states import ENDED, LIVE, TaskRunStatus
 
 DAY = timedelta(days=1)
 
@@ -30,8 +30,8 @@ class TaskCounts:
     prompting and hold no run; ``busy`` counts the other live sessions.
     """
 
-    live: dict[Status, int]
-    ended_last_day: dict[Status, int]
+    live: dict[TaskRunStatus, int]
+    ended_last_day: dict[TaskRunStatus, int]
     oldest: datetime | None
     starving: int
     attention: int
@@ -56,10 +56,10 @@ async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
         .where(col(run.finished_at).is_(None))
     )
     live = {
-        Status(row[0]): row[1:]
+        TaskRunStatus(row[0]): row[1:]
         for row in (await session.execute(by_status.group_by(col(run.status)))).all()
     }
-    queued = live.get(Status.QUEUED, (0, None, 0, 0))
+    queued = live.get(TaskRunStatus.QUEUED, (0, None, 0, 0))
     ended = select(run.status, func.count()).where(col(run.finished_at) >= now - DAY)
     last_day = dict((await session.execute(ended.group_by(run.status))).tuples().all())
     candidates = [each for _, each in await sessions.live_sessions(session, now)]
@@ -69,7 +69,7 @@ async def read_counts(session: AsyncSession, now: datetime) -> TaskCounts:
         ended_last_day={each: last_day.get(each, 0) for each in sorted(ENDED)},
         oldest=queued[1],
         starving=int(queued[2]),
-        attention=int(queued[3]) + live.get(Status.NEEDS_ATTENTION, (0,))[0],
+        attention=int(queued[3]) + live.get(TaskRunStatus.NEEDS_ATTENTION, (0,))[0],
         free=free,
         busy=len(candidates) - free,
         pause=await pause.read(session),

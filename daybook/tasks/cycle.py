@@ -32,18 +32,18 @@ from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import col, select
 
 from daybook import owners
+from daybook.duration_text import duration_in_words
 from daybook.errors import InvalidInput, Unreachable
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks import matching, pause, rows, sessions, statistics, wakes, worker_requests
 from daybook.tasks.lease_expiry import expire_leases
 from daybook.tasks.matching import Candidate, RunRequirements
 from daybook.tasks.notifier import EventRejected, Notifier, StarvingRun
 from daybook.tasks.policy import SchedulerPolicy, escalate
-from daybook.tasks.states import LIVE, Status
+from daybook.tasks.states import LIVE, TaskRunStatus
 from daybook.tasks.statistics import CycleReport
 from daybook.tasks.wakes import WakeTarget
 from daybook.tasks.worker_requests import AgentCapabilities
@@ -148,12 +148,12 @@ async def _inspect(ledger: Ledger, policy: SchedulerPolicy) -> _Findings:
         live_runs = (await session.execute(live)).all()
     for status, id_, lease_until, attention, queued_at, starved, tiers, only_waits in live_runs:
         findings.report.scanned += 1
-        findings.report.pending += status == Status.QUEUED
-        findings.report.active += status == Status.CLAIMED
+        findings.report.pending += status == TaskRunStatus.QUEUED
+        findings.report.active += status == TaskRunStatus.CLAIMED
         findings.has_expired_leases |= lease_until is not None and lease_until <= now
-        if status == Status.NEEDS_ATTENTION or attention:
+        if status == TaskRunStatus.NEEDS_ATTENTION or attention:
             findings.report.add(NEEDS_ATTENTION, id_)
-        if status == Status.QUEUED and not paused and not only_waits:
+        if status == TaskRunStatus.QUEUED and not paused and not only_waits:
             owed = escalate(policy, now - queued_at, starved, tiers)
             findings.may_need_worker |= REQUEST_WORKER in owed.steps
     findings.anything = bool(findings.report.pending or findings.has_expired_leases or under_way)
@@ -170,7 +170,7 @@ async def _expire_leases(ledger: Ledger, policy: SchedulerPolicy, report: CycleR
             now = ledger.now()
             expired = await expire_leases(session, now, policy)
             recovered = [run.id for run in expired]
-            marked = sum(run.status == Status.NEEDS_ATTENTION for run in expired)
+            marked = sum(run.status == TaskRunStatus.NEEDS_ATTENTION for run in expired)
     except Unreachable:
         raise
     except Exception as error:  # continue with matching and waking
@@ -247,7 +247,10 @@ class _Cycle:
         waiting = (
             select(TaskRunRow, TaskRow)
             .join(TaskRow, col(TaskRow.id) == col(TaskRunRow.task_id))
-            .where(col(TaskRunRow.status) == Status.QUEUED, col(TaskRunRow.finished_at).is_(None))
+            .where(
+                col(TaskRunRow.status) == TaskRunStatus.QUEUED,
+                col(TaskRunRow.finished_at).is_(None),
+            )
             .options(defer(TaskRow.instructions))  # type: ignore[arg-type]
         )
         pairs = (await self.session.execute(waiting)).tuples().all()
@@ -261,11 +264,11 @@ class _Cycle:
         )
         live_runs = (await self.session.execute(live)).tuples().all()
         self.report.pending, self.report.scanned = pending, len(live_runs)
-        self.report.active = sum(status == Status.CLAIMED for _, status, _ in live_runs)
+        self.report.active = sum(status == TaskRunStatus.CLAIMED for _, status, _ in live_runs)
         self.report.runs[NEEDS_ATTENTION] = [
             id_
             for id_, status, attention in live_runs
-            if status == Status.NEEDS_ATTENTION or attention
+            if status == TaskRunStatus.NEEDS_ATTENTION or attention
         ]
 
     async def _match(self, queued: Sequence[tuple[TaskRunRow, TaskRow]]) -> list[str]:
@@ -481,7 +484,7 @@ async def _notify(
         for each in sent:
             run = await session.get(TaskRunRow, each.run_id)
             # If a run was claimed in the meantime, its escalation starts again.
-            same = run is not None and (run.status, run.fence) == (Status.QUEUED, each.fence)
+            same = run is not None and (run.status, run.fence) == (TaskRunStatus.QUEUED, each.fence)
             if run is not None and same and "starved" not in run.tiers:
                 reason = f"after {each.cycles} cycles"
                 if each.run_id in rejected:

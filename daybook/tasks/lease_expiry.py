@@ -16,7 +16,7 @@ from daybook.ledger.task_tables import TaskRunRow
 from daybook.schedules import durations
 from daybook.tasks import rows
 from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
-from daybook.tasks.states import MAX_EXPIRIES, Status
+from daybook.tasks.states import MAX_EXPIRIES, TaskRunStatus
 
 
 async def expire_leases(
@@ -28,7 +28,7 @@ async def expire_leases(
     reason.
     """
     expired = select(TaskRunRow).where(
-        col(TaskRunRow.status) == Status.CLAIMED, col(TaskRunRow.lease_until) <= now
+        col(TaskRunRow.status) == TaskRunStatus.CLAIMED, col(TaskRunRow.lease_until) <= now
     )
     oldest = expired.order_by(col(TaskRunRow.lease_until), col(TaskRunRow.id)).limit(
         policy.sweep_limit
@@ -58,7 +58,7 @@ async def expire_lease(
         rows.requeue(run, now)
         rows.record_event(session, run, "expired", now, actor=actor, reason=reason, of=session_row)
     else:
-        rows.change_status(run, Status.NEEDS_ATTENTION, now)
+        rows.change_status(run, TaskRunStatus.NEEDS_ATTENTION, now)
         run.attention = f"its lease expired {run.expiries} times"
         rows.record_event(session, run, "expired", now, actor=actor, reason=reason, of=session_row)
         rows.record_event(session, run, "needs_attention", now, actor=actor, reason=run.attention)

@@ -18,6 +18,7 @@ from typing import Self
 
 from daybook import owners
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
+from daybook.short_text import first_names
 from daybook.tasks import model
 
 IDLE = "idle"
@@ -135,8 +136,7 @@ def why_waiting(wanted: RunRequirements, there: Sequence[Candidate], now: dateti
     if reason := _blocked_reason(wanted):
         return reason
     if free := [each.name for each in there if not refusal_reason(wanted, each, now)]:
-        more = f" and {len(free) - 3} more" if len(free) > 3 else ""
-        return f"{', '.join(free[:3])}{more} could claim it"
+        return f"{first_names(free, 3)} could claim it"
     fitting = [each for each in there if not mismatch_reason(wanted, each)]
     if fitting:
         return "; ".join(f"{each.name}: {busy_reason(each, now)}" for each in fitting[:3])

@@ -21,7 +21,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow
 from daybook.names import check_id_form, validate_line
 from daybook.tasks import model, rows
-from daybook.tasks.states import ENDED, LIVE, RETRYABLE, Status
+from daybook.tasks.states import ENDED, LIVE, RETRYABLE, TaskRunStatus
 
 MAX_TITLE_LENGTH = 200
 
@@ -68,7 +68,9 @@ async def add(
         task = TaskRow(**values, created_by=actor, created_at=now)
         session.add(task)
         await session.flush()
-        run = TaskRunRow(task_id=task.id, status=Status.QUEUED, created_at=now, queued_at=now)
+        run = TaskRunRow(
+            task_id=task.id, status=TaskRunStatus.QUEUED, created_at=now, queued_at=now
+        )
         session.add(run)
         await session.flush()
         rows.record_event(session, run, "added", now, actor=actor)
@@ -78,7 +80,7 @@ async def add(
 async def runs(
     session: AsyncSession,
     *,
-    status: Collection[Status] | None = None,
+    status: Collection[TaskRunStatus] | None = None,
     limit: int | None = None,
 ) -> list[TaskAndRun]:
     """Return at most ``limit`` runs in the states ``status``, with their tasks.
@@ -99,7 +101,9 @@ async def runs(
     return list((await session.execute(query.limit(limit))).tuples())
 
 
-async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -> list[TaskAndRun]:
+async def list_tasks(
+    session: AsyncSession, status: TaskRunStatus | None, limit: int
+) -> list[TaskAndRun]:
     """Return at most ``limit`` tasks with their newest runs: first live tasks, then ended tasks.
 
     Of the live tasks, those that need attention come first, then claimed tasks, then queued tasks,
@@ -119,8 +123,8 @@ async def list_tasks(session: AsyncSession, status: Status | None, limit: int) -
     )
     run = TaskRunRow
     status_rank = case(
-        (col(run.status) == Status.NEEDS_ATTENTION, 0),
-        (col(run.status) == Status.CLAIMED, 1),
+        (col(run.status) == TaskRunStatus.NEEDS_ATTENTION, 0),
+        (col(run.status) == TaskRunStatus.CLAIMED, 1),
         else_=2,
     )
     live = (status_rank, col(TaskRow.priority), col(run.queued_at), col(run.id))
@@ -204,13 +208,13 @@ async def retry(ledger: Ledger, ref: str) -> TaskRunRow:
         if old.number >= model.MAX_RUNS_PER_TASK:
             problem = f"has had {model.MAX_RUNS_PER_TASK} runs, the maximum"
             raise InvalidInput("task", problem, "add the task again")
-        if old.status == Status.NEEDS_ATTENTION:
-            rows.change_status(old, Status.CANCELLED, now)
+        if old.status == TaskRunStatus.NEEDS_ATTENTION:
+            rows.change_status(old, TaskRunStatus.CANCELLED, now)
             rows.record_event(session, old, "cancelled", now, actor=actor, reason="retried")
         run = TaskRunRow(
             task_id=task.id,
             number=old.number + 1,
-            status=Status.QUEUED,
+            status=TaskRunStatus.QUEUED,
             created_at=now,
             queued_at=now,
         )
@@ -233,10 +237,10 @@ async def recover(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
     async with ledger.write() as session:
         _, run = await find(session, ref)
         now, actor = ledger.now(), owners.current_actor().owner
-        if not (run.status == Status.QUEUED and run.attention):
-            _require_status(run, {Status.CLAIMED, Status.NEEDS_ATTENTION})
+        if not (run.status == TaskRunStatus.QUEUED and run.attention):
+            _require_status(run, {TaskRunStatus.CLAIMED, TaskRunStatus.NEEDS_ATTENTION})
         holder = await rows.holder(session, run)
-        if run.status == Status.QUEUED:
+        if run.status == TaskRunStatus.QUEUED:
             run.queued_at = now
         else:
             rows.requeue(run, now)
@@ -256,14 +260,14 @@ async def cancel(ledger: Ledger, ref: str, reason: str = "") -> TaskRunRow:
         now, actor = ledger.now(), owners.current_actor().owner
         _require_status(run, LIVE)
         holder = await rows.holder(session, run)
-        rows.change_status(run, Status.CANCELLED, now)
+        rows.change_status(run, TaskRunStatus.CANCELLED, now)
         rows.record_event(session, run, "cancelled", now, actor=actor, reason=reason, of=holder)
         return run
 
 
-def _require_status(run: TaskRunRow, legal: Collection[Status]) -> None:
+def _require_status(run: TaskRunRow, legal: Collection[TaskRunStatus]) -> None:
     if run.status not in legal:
-        names = ", ".join(status for status in Status if status in legal)
+        names = ", ".join(status for status in TaskRunStatus if status in legal)
         raise InvalidInput(
             "run", f"{run.id[:8]} is {run.status}", f"use a run in one of the states {names}"
         )

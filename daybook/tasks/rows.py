@@ -13,10 +13,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
-from daybook.errors import one_line
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
+from daybook.short_text import one_line
 from daybook.tasks import states
-from daybook.tasks.states import ENDED, Status
+from daybook.tasks.states import ENDED, TaskRunStatus
 
 
 def is_leased(now: datetime) -> ColumnElement[bool]:
@@ -44,16 +44,16 @@ async def holder(session: AsyncSession, run: TaskRunRow) -> TaskSessionRow | Non
     return None if run.session_id is None else await session.get(TaskSessionRow, run.session_id)
 
 
-def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
+def change_status(run: TaskRunRow, new: TaskRunStatus, now: datetime) -> None:
     """Move a run to a state in which no session holds it, and make its token invalid.
 
     Unlike `requeue`, this function leaves a run that is queued again at its position in the queue.
     Raise `IllegalTransition`.
     """
-    states.check(run.id, Status(run.status), new)
+    states.check(run.id, TaskRunStatus(run.status), new)
     run.status = new
     run.session_id = run.token_digest = run.lease_until = run.lease_seconds = None
-    if new is Status.QUEUED:
+    if new is TaskRunStatus.QUEUED:
         run.claimed_at = None
     if new in ENDED:
         run.finished_at, run.attention = now, ""
@@ -61,7 +61,7 @@ def change_status(run: TaskRunRow, new: Status, now: datetime) -> None:
 
 def requeue(run: TaskRunRow, now: datetime) -> None:
     """Queue the run again as if it had just arrived."""
-    change_status(run, Status.QUEUED, now)
+    change_status(run, TaskRunStatus.QUEUED, now)
     run.queued_at = now
 
 
@@ -109,7 +109,7 @@ async def alert_operator(session: AsyncSession, run: TaskRunRow, what: str, now:
         session,
         key=f"task-attention:{run.id}:{run.fence}:{what}",
         purpose=outbox.ALERT,
-        event=Status.NEEDS_ATTENTION,
+        event=TaskRunStatus.NEEDS_ATTENTION,
         channel=outbox.operator_channel(),
         subject=f"task needs attention: {one_line(task.title, 200)}",
         body=f"{reason}\ndaybook task show {run.id[:12]}",

@@ -19,7 +19,7 @@ from daybook.tasks import sessions, statistics, wakes
 from daybook.tasks.cycle import CapabilityLoader, cycle
 from daybook.tasks.notifier import Notifier
 from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 from daybook.tasks.statistics import CycleReport, RebuildResult
 
 
@@ -88,8 +88,8 @@ async def rebuild(ledger: Ledger, policy: SchedulerPolicy) -> RebuildResult:
         by_status = dict((await session.execute(counted)).tuples().all())
         return RebuildResult(
             at=now,
-            pending=by_status.get(Status.QUEUED, 0),
-            active=by_status.get(Status.CLAIMED, 0),
+            pending=by_status.get(TaskRunStatus.QUEUED, 0),
+            active=by_status.get(TaskRunStatus.CLAIMED, 0),
             sessions=len(await sessions.live_sessions(session, now)),
             cleared=len(cleared),
             statistics=await statistics.read(session),

@@ -18,7 +18,7 @@ from daybook import owners
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import matching, model, pause, sessions
 from daybook.tasks.matching import Candidate, RunRequirements
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 
 FIRST_BATCH_SIZE = 100
 """Number of runs that are read first. The others are read only if none of the first ones fits."""
@@ -45,7 +45,7 @@ async def claim_refusal_reason(
     return ""
 
 
-_QUEUED = (col(TaskRunRow.status) == Status.QUEUED) & col(TaskRunRow.finished_at).is_(None)
+_QUEUED = (col(TaskRunRow.status) == TaskRunStatus.QUEUED) & col(TaskRunRow.finished_at).is_(None)
 _REQUIREMENTS = (
     select(
         TaskRunRow.id,

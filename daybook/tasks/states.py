@@ -3,8 +3,8 @@
 `check` raises `IllegalTransition` for a transition that `TRANSITIONS` does not list. Every
 operation checks the state of its run first, so this error means a bug in an operation.
 
-To add a state, add a member to `Status`, add it to `LIVE` if it is not an outcome, and list its
-transitions here. `counts` and `views.TaskTotals` count the live states, and `queue.list_tasks`
+To add a state, add a member to `TaskRunStatus`, add it to `LIVE` if it is not an outcome, and list
+its transitions here. `counts` and `views.TaskTotals` count the live states, and `queue.list_tasks`
 orders them.
 """
 
@@ -15,7 +15,7 @@ from enum import StrEnum
 from daybook.errors import IllegalTransition
 
 
-class Status(StrEnum):
+class TaskRunStatus(StrEnum):
     """State of a task run, as in `task_runs.status`. The three live states come first."""
 
     QUEUED = "queued"
@@ -26,34 +26,36 @@ class Status(StrEnum):
     CANCELLED = "cancelled"
 
 
-LIVE = frozenset({Status.QUEUED, Status.CLAIMED, Status.NEEDS_ATTENTION})
-ENDED = frozenset(Status) - LIVE
-RETRYABLE = frozenset({Status.FAILED, Status.CANCELLED, Status.NEEDS_ATTENTION})
+LIVE = frozenset({TaskRunStatus.QUEUED, TaskRunStatus.CLAIMED, TaskRunStatus.NEEDS_ATTENTION})
+ENDED = frozenset(TaskRunStatus) - LIVE
+RETRYABLE = frozenset(
+    {TaskRunStatus.FAILED, TaskRunStatus.CANCELLED, TaskRunStatus.NEEDS_ATTENTION}
+)
 """States of a task's newest run in which the operator may request another run."""
 
 MAX_EXPIRIES = 3
 """Number of lease expiries after which a run needs attention. Then no session can claim it."""
 
-TRANSITIONS: dict[Status, dict[Status, str]] = {
-    Status.QUEUED: {
-        Status.CLAIMED: "claimed by a session",
-        Status.CANCELLED: "cancelled by the operator",
+TRANSITIONS: dict[TaskRunStatus, dict[TaskRunStatus, str]] = {
+    TaskRunStatus.QUEUED: {
+        TaskRunStatus.CLAIMED: "claimed by a session",
+        TaskRunStatus.CANCELLED: "cancelled by the operator",
     },
-    Status.CLAIMED: {
-        Status.QUEUED: "released, its lease expired, or recovered",
-        Status.COMPLETED: "completed with the claim's token",
-        Status.FAILED: "failed with the claim's token",
-        Status.NEEDS_ATTENTION: f"its lease expired for the {MAX_EXPIRIES}rd time",
-        Status.CANCELLED: "cancelled by the operator",
+    TaskRunStatus.CLAIMED: {
+        TaskRunStatus.QUEUED: "released, its lease expired, or recovered",
+        TaskRunStatus.COMPLETED: "completed with the claim's token",
+        TaskRunStatus.FAILED: "failed with the claim's token",
+        TaskRunStatus.NEEDS_ATTENTION: f"its lease expired for the {MAX_EXPIRIES}rd time",
+        TaskRunStatus.CANCELLED: "cancelled by the operator",
     },
-    Status.NEEDS_ATTENTION: {
-        Status.QUEUED: "recovered by the operator",
-        Status.CANCELLED: "cancelled, or retried, by the operator",
+    TaskRunStatus.NEEDS_ATTENTION: {
+        TaskRunStatus.QUEUED: "recovered by the operator",
+        TaskRunStatus.CANCELLED: "cancelled, or retried, by the operator",
     },
 }
 
 
-def check(run: str, old: Status, new: Status) -> None:
+def check(run: str, old: TaskRunStatus, new: TaskRunStatus) -> None:
     """Raise `IllegalTransition` unless `TRANSITIONS` has a transition from ``old`` to ``new``."""
     if new not in TRANSITIONS.get(old, {}):
         raise IllegalTransition(run, old, new)

@@ -17,8 +17,8 @@ from pydantic import AwareDatetime, BaseModel, ValidationError
 from pydantic import Field as PydanticField
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.errors import one_line
 from daybook.ledger.tables import Fact
+from daybook.short_text import one_line
 
 FACT_KEY = "tasks.statistics"
 MAX_ERRORS = 10

@@ -15,7 +15,7 @@ from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSe
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.model import PRIORITIES
 from daybook.tasks.pause import PauseState
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 from daybook.tasks.statistics import Statistics
 
 
@@ -25,10 +25,10 @@ class _Head(BaseModel, frozen=True):
 
 class _HeadWithRun(_Head, frozen=True):
     run_id: str
-    status: Status
+    status: TaskRunStatus
 
 
-class _Body(BaseModel, frozen=True):
+class _TaskBody(BaseModel, frozen=True):
     title: str
     instructions: str
     priority: str
@@ -55,7 +55,7 @@ class TaskRun(BaseModel, frozen=True):
     run_id: str
     task_id: str
     number: int
-    status: Status
+    status: TaskRunStatus
     created_at: datetime
     queued_at: datetime
     queued_seconds: float | None
@@ -76,7 +76,7 @@ class TaskRun(BaseModel, frozen=True):
     @classmethod
     def of(cls, row: TaskRunRow, now: datetime, names: Mapping[str, str], **more: object) -> Self:
         """Return the run at ``now``. ``names`` are the names of sessions by their ids."""
-        queued = row.status == Status.QUEUED
+        queued = row.status == TaskRunStatus.QUEUED
         return cls.model_validate(
             row.model_dump()
             | {
@@ -99,7 +99,7 @@ class TitledTaskRun(TaskRun, frozen=True):
 
 
 # Pydantic orders the fields of base classes from the last one to the first.
-class Task(_Body, _Head, frozen=True):
+class Task(_TaskBody, _Head, frozen=True):
     """A task: the work, and the sessions that may do it."""
 
     @classmethod
@@ -107,7 +107,7 @@ class Task(_Body, _Head, frozen=True):
         return cls.model_validate(row.model_dump() | {"priority": PRIORITIES[row.priority]})
 
 
-class TaskWithRun(_Body, _HeadWithRun, frozen=True):
+class TaskWithRun(_TaskBody, _HeadWithRun, frozen=True):
     """A task with its newest run, or with the run that the caller named.
 
     ``run_id`` and ``status`` are those of this run.
@@ -226,9 +226,9 @@ class TaskTotals(BaseModel, frozen=True):
     @classmethod
     def of(cls, counts: TaskCounts, now: datetime) -> Self:
         return cls(
-            claimed=counts.live[Status.CLAIMED],
-            needs_attention=counts.live[Status.NEEDS_ATTENTION],
-            queued=counts.live[Status.QUEUED],
+            claimed=counts.live[TaskRunStatus.CLAIMED],
+            needs_attention=counts.live[TaskRunStatus.NEEDS_ATTENTION],
+            queued=counts.live[TaskRunStatus.QUEUED],
             oldest_seconds=None if counts.oldest is None else seconds(now - counts.oldest),
             starving=counts.starving,
             attention=counts.attention,

@@ -35,7 +35,7 @@ from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSe
 from daybook.tasks import rows
 from daybook.tasks.model import PRIORITIES
 from daybook.tasks.policy import SchedulerPolicy
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 
 WAKE_TIMEOUT = timedelta(seconds=60)
 """Time after which a wake is withdrawn, unless a process is sending it."""
@@ -149,7 +149,7 @@ async def recently_woken(
         .join(TaskRunRow, col(TaskRunRow.id) == col(TaskEventRow.run_id))
         .join(OutboxRow, col(OutboxRow.id) == col(TaskEventRow.outbox_id))
         .where(
-            col(TaskRunRow.status) == Status.QUEUED,
+            col(TaskRunRow.status) == TaskRunStatus.QUEUED,
             col(TaskRunRow.finished_at).is_(None),
             col(TaskEventRow.event) == WOKEN,
             col(TaskEventRow.at) > since,

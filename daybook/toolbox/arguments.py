@@ -14,6 +14,7 @@ from typing import Any
 
 from daybook import json_text
 from daybook.errors import InvalidInput
+from daybook.short_text import clip
 from daybook.validation import unknown_field
 
 Arguments = dict[str, Any]
@@ -72,7 +73,9 @@ class Argument:
         if isinstance(value, int | float) and not isinstance(value, bool):
             value = str(value)  # the value is, for example, the id of a chat
         if not isinstance(value, str):
-            raise InvalidInput(self.name, f"{_short(value)} is not a string", "pass a string")
+            raise InvalidInput(
+                self.name, f"{clip(repr(value), 60)} is not a string", "pass a string"
+            )
         if not value.strip():
             return self._missing()
         if self.legal and value not in self.legal:
@@ -98,7 +101,7 @@ class Argument:
             value = int(value)
         hint = f"use {self.least} to {self.most}"
         if not isinstance(value, int) or isinstance(value, bool):
-            raise InvalidInput(self.name, f"{_short(value)} is not a whole number", hint)
+            raise InvalidInput(self.name, f"{clip(repr(value), 60)} is not a whole number", hint)
         if not self.least <= value <= self.most:
             raise InvalidInput(self.name, f"{value} is out of range", hint)
         return value
@@ -149,8 +152,3 @@ def _with_commas(value: object) -> object:
     if isinstance(value, list) and all(isinstance(each, str) for each in value):
         return ",".join(value)
     return value
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"

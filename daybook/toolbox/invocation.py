@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from daybook import owners
 from daybook.agents.base import Tool
-from daybook.errors import DaybookError, NotFound, TokenRefused, Unreachable, one_line
+from daybook.errors import DaybookError, NotFound, TokenRefused, Unreachable
+from daybook.short_text import one_line
 from daybook.tasks.model import redact_tokens
 from daybook.toolbox import arguments
 from daybook.toolbox.arguments import Argument, Arguments

@@ -12,11 +12,13 @@ from contextvars import ContextVar
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from daybook.duration_text import measured_in_words
 from daybook.jobs.views import ChangedJob, DueTimes, JobDetails, ListedJob
 from daybook.ledger import triggers
 from daybook.ledger.views import Run, utc_text
 from daybook.schedules.descriptions import WEEKDAYS
 from daybook.schedules.zones import display_zone
+from daybook.short_text import shorten
 
 if TYPE_CHECKING:
     from daybook.api.approvals import WaitingApproval
@@ -56,7 +58,7 @@ def job(found: ChangedJob | JobDetails, begin: str = "") -> str:
     lines.append(f"schedule: {found.words}")
     lines.append(f"next due: {next_due(found)}")
     facts = [(label, text) for label, text in found.action.facts() if text]
-    lines += [f"{label}: {truncated(text, MAX_BRIEF_CHARACTERS)}" for label, text in facts]
+    lines += [f"{label}: {_beginning(text)}" for label, text in facts]
     lines += _recipient_lines(found)
     if isinstance(found, ChangedJob):
         lines += [f"note: {each}" for each in found.notes]
@@ -78,7 +80,7 @@ def full_job(found: JobDetails) -> str:
     if found.last_run:
         lines.append(f"last run: {_run_line(found.last_run, found.schedule.timezone)}")
     if found.last_error:
-        lines.append(f"last error: {truncated(found.last_error, MAX_BRIEF_CHARACTERS)}")
+        lines.append(f"last error: {_beginning(found.last_error)}")
     return "\n".join(lines)
 
 
@@ -152,13 +154,13 @@ def run(found: Run, timezone: str, begin: str, longest: int = MAX_OUTPUT_CHARACT
     """Describe one run of a job: its outcome and its output. Times are in ``timezone``."""
     lines = [f"{begin}{_run_line(found, timezone)}"]
     lines += [
-        f"{label}: {truncated(why, MAX_BRIEF_CHARACTERS)}"
+        f"{label}: {_beginning(why)}"
         for label, why in zip(("why", "note"), found.reasons(), strict=False)
     ]
     if found.delivery != "not_requested":
         lines.append(f"delivery: {found.delivery}")
     if found.output:
-        lines.append(f"output: {truncated(found.output, longest)}")
+        lines.append(f"output: {_beginning(found.output, longest)}")
     return "\n".join(lines)
 
 
@@ -187,10 +189,10 @@ def session(found: SessionDetails) -> str:
     """Describe a session: its summary and its last messages, oldest first."""
     lines = [f"Session {_session_line(found)}"]
     if found.summary is not None:
-        content = truncated(found.summary.content, MAX_OUTPUT_CHARACTERS)
+        content = _beginning(found.summary.content, MAX_OUTPUT_CHARACTERS)
         lines.append(f"summary of the messages up to {found.summary.through}: {content}")
     lines += [
-        f"{each.number} {each.role}: {truncated(each.content, MAX_OUTPUT_CHARACTERS)}"
+        f"{each.number} {each.role}: {_beginning(each.content, MAX_OUTPUT_CHARACTERS)}"
         for each in found.history
     ]
     return "\n".join(lines)
@@ -201,22 +203,15 @@ def _session_line(found: Session) -> str:
     return f"{found.id}{title}, {found.messages} messages with {found.agent}"
 
 
-def truncated(text: str, longest: int) -> str:
-    """Return ``text``.
-
-    If it is too long, return its beginning and the number of omitted characters.
-    """
-    text = text.strip()
-    if len(text) <= longest:
-        return text
-    return f"{text[:longest]}… ({len(text) - longest:,} more characters)"
+def _beginning(text: str, longest: int = MAX_BRIEF_CHARACTERS) -> str:
+    return shorten(text.strip(), longest, inline=True)
 
 
 def _run_line(found: Run, timezone: str) -> str:
     when = "due" if triggers.of(found.trigger).has_due_time else "requested"
     text = f"run {found.id[:8]}: {found.status}, {when} {due(found.scheduled_for, timezone)}"
     if found.duration_seconds is not None:
-        text += f", took {found.duration_seconds:.1f} s"
+        text += f", took {measured_in_words(found.duration_seconds)}"
     return f"{text}, trigger {found.trigger}"
 
 

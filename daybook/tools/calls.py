@@ -31,6 +31,7 @@ from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.jobs import payloads
 from daybook.ledger.states import Outcome, Status
 from daybook.redaction import hide_in
+from daybook.short_text import clip
 from daybook.tools import answers, catalog, connection, python_tools
 from daybook.tools.base import CallResult
 from daybook.tools.connection import CallFailed, CallUnanswered
@@ -165,7 +166,9 @@ async def _call_server(
             prepared.tool, prepared.values, prepared.occurrence, timeout=timeout
         )
     except CallFailed as error:
-        return CallResult(Outcome(Status.FAILED, error=_short(hide(str(error)))))
+        return CallResult(
+            Outcome(Status.FAILED, error=clip(hide(str(error)), MAX_ERROR_CHARACTERS))
+        )
     except CallUnanswered as error:
         message = str(error)
         if error.sent and not idempotent:
@@ -175,7 +178,7 @@ async def _call_server(
         return CallResult(Outcome(status, error=message), not error.refused, error.retry_after)
     text, result = answers.from_mcp(answer, hide)
     if answer.is_error:
-        reason = _short(text.kept) or "the tool failed without a message"
+        reason = clip(text.kept, MAX_ERROR_CHARACTERS) or "the tool failed without a message"
         return CallResult(
             Outcome(Status.FAILED, text.remark, output=text.kept, result=result, error=reason)
         )
@@ -201,7 +204,3 @@ def _stored_outcome(outcome: Outcome, prepared: PreparedCall) -> Outcome:
         output=None if outcome.output is None else hide(outcome.output),
         result=result if succeeded or outcome.result is not None else None,
     )
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_ERROR_CHARACTERS else f"{text[:MAX_ERROR_CHARACTERS]} …"

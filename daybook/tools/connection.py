@@ -29,6 +29,7 @@ from daybook.names import hidden_character
 from daybook.processes import environment
 from daybook.processes.ending import wait_shielded
 from daybook.redaction import hide_in, remember
+from daybook.short_text import clip
 from daybook.tools.answers import HideSecrets
 from daybook.tools.server_settings import ToolServerSettings
 from daybook.tools.wire import Wire
@@ -374,8 +375,4 @@ def _printable(text: str) -> str:
     Shorten it to `MAX_DESCRIPTION_LENGTH` characters.
     """
     cleaned = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
-    return (
-        cleaned
-        if len(cleaned) <= MAX_DESCRIPTION_LENGTH
-        else f"{cleaned[:MAX_DESCRIPTION_LENGTH]} …"
-    )
+    return clip(cleaned, MAX_DESCRIPTION_LENGTH)

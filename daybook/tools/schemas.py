@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import InvalidInput
 from daybook.http import secrets
+from daybook.short_text import clip
 from daybook.tools.base import PYTHON, ToolInfo
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_PROBLEM_CHARACTERS = 500
 """Maximum length of a text from the params or the schema in the message of an error."""
+_short = partial(clip, longest=MAX_PROBLEM_CHARACTERS)
 
 MAX_SCHEMA_CHARACTERS = 200_000
 """Maximum length of a server's schema. Validation with a schema of this length takes a second."""
@@ -131,10 +134,6 @@ def _without_dialects(schema: Any) -> Any:
 def _is_unresolved_secret(error: Any) -> bool:
     """Return whether the value that does not match is a string with a reference to a secret."""
     return isinstance(error.instance, str) and bool(secrets.references("params", error.instance))
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= MAX_PROBLEM_CHARACTERS else f"{text[:MAX_PROBLEM_CHARACTERS]} …"
 
 
 def _unusable(info: ToolInfo, why: str) -> InvalidInput:

@@ -27,7 +27,7 @@ from anyio.abc import ObjectReceiveStream, ObjectSendStream
 from daybook.errors import InvalidInput, ToolUnreachable
 from daybook.processes import environment, locations, pipes
 from daybook.processes.ending import wait_shielded
-from daybook.processes.group import TEMPORARY_ERRNOS, Group, describe_exit, describe_prints
+from daybook.processes.group import TEMPORARY_ERRNOS, ProcessGroup, describe_exit, describe_prints
 from daybook.tools.answers import HideSecrets
 from daybook.tools.server_settings import ToolServerSettings
 from daybook.tools.wire import CALL_METHOD, MAX_MESSAGE_BYTES, Fault
@@ -68,7 +68,7 @@ class ProgramWire:
         self._no_messages = b""
         self._input = _Input()
         self._folder_stack = ExitStack()
-        self._group: Group | None = None
+        self._group: ProcessGroup | None = None
         self._reading: asyncio.BaseTransport | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._limit_exceeded = ""
@@ -133,14 +133,14 @@ class ProgramWire:
     def _program(self) -> str:
         return Path(self._settings.command[0]).name
 
-    def _start(self) -> Group:
+    def _start(self) -> ProcessGroup:
         command = self._settings.command
         try:
             folder = self._folder_stack.enter_context(
                 locations.run_folder(self._settings.work_dir, prefix="daybook-tool-")
             )
             program = locations.find_program(command[0], folder, self._variables)
-            return Group([program, *command[1:]], folder=folder, environment=self._variables)
+            return ProcessGroup([program, *command[1:]], folder=folder, environment=self._variables)
         except (OSError, ValueError) as error:
             self._folder_stack.close()
             reason = str(error)

@@ -14,7 +14,7 @@ from daybook.operations.health import HealthMonitor
 from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.processes import output, proc
 from daybook.web import login, pages
-from daybook.web.app import Guard, application, build_server
+from daybook.web.app import RequestGuard, application, build_server
 from daybook.web.endpoint import Endpoint
 from daybook.web.pages.site import Site
 
@@ -45,7 +45,7 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
     endpoints: list[Endpoint] = [
         make(configured.ledger_address) for make in feature.loaded("endpoint")
     ]
-    guarded = Guard(
+    guarded = RequestGuard(
         application(watch, endpoints, browser_pages, site.close),
         names,
         endpoints=endpoints,

@@ -28,7 +28,7 @@ def application(
     pages: ASGIApp | None = None,
     on_close: Callable[[], Awaitable[None]] | None = None,
 ) -> Starlette:
-    """Return the application. The caller has to wrap it in `Guard`.
+    """Return the application. The caller has to wrap it in `RequestGuard`.
 
     The application starts ``watch`` when the server starts. When the server stops, it closes
     ``endpoints`` and ``watch``, and calls ``on_close``. ``pages`` answers every path that is not an
@@ -78,7 +78,7 @@ def application(
     )
 
 
-class Server(connections.Server):
+class PageServer(connections.Server):
     """HTTP server that calls ``on_stop`` when its shutdown starts, so that streams can end."""
 
     on_stop: Callable[[], None] | None = None
@@ -94,7 +94,7 @@ def build_server(
     guarded: ASGIApp,
     endpoints: Sequence[Endpoint] = (),
     on_stop: Callable[[], None] | None = None,
-) -> Server:
+) -> PageServer:
     """Return the HTTP server for the guarded application with these ``endpoints``."""
     paths = tuple(each.path for each in endpoints)
     config = connections.server_config(
@@ -104,7 +104,7 @@ def build_server(
         log_level="warning",
         log_config=None,
     )
-    server = Server(config)
+    server = PageServer(config)
     server.on_stop = on_stop
     return server
 
@@ -112,7 +112,7 @@ def build_server(
 _CLOSE = {"connection": "close"}
 
 
-class Guard:
+class RequestGuard:
     """ASGI middleware that accepts only GET and HEAD without a body, for the allowed host names.
 
     It ignores web sockets. `AllowedNames` documents ``names`` and ``any_address``. There are two

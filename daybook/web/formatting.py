@@ -12,6 +12,9 @@ from zoneinfo import ZoneInfo
 
 from markupsafe import Markup, escape
 
+from daybook.duration_text import short_duration
+from daybook.money_text import rounded_money
+
 NONE = "–"
 MAX_COMPARED_LINES = 400
 """Maximum number of lines of each value of a change that the page shows."""
@@ -94,34 +97,13 @@ def short(length: timedelta) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration: `0.4 s`, `12 s`, `3 min 4 s`, `2 h 5 min`. Return a dash for None."""
-    if seconds is None:
-        return NONE
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3_600:
-        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
-    hours, minutes = divmod(whole // 60, 60)
-    return f"{hours:,} h {minutes} min" if minutes else f"{hours:,} h"
+    """Return a duration, such as `3 min 4 s`. Return a dash for None."""
+    return NONE if seconds is None else short_duration(seconds)
 
 
 def money(dollars: float | None) -> str:
-    """Return US dollars as text: `$0`, `$0.0042`, `$1.23`, `$1,234`. Return a dash for None.
-
-    Return `< $0.0001` for a smaller amount than $0.0001 that is not 0.
-    """
-    if dollars is None:
-        return NONE
-    if dollars == 0:
-        return "$0"
-    if dollars < 0.0001:
-        return "< $0.0001"
-    if dollars < 0.1:
-        return f"${dollars:.4f}"
-    return f"${dollars:,.2f}" if dollars < 1_000 else f"${dollars:,.0f}"
+    """Return US dollars as `rounded_money` does. Return a dash for None."""
+    return NONE if dollars is None else rounded_money(dollars)
 
 
 def number(value: float | None) -> str:

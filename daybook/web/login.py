@@ -41,7 +41,7 @@ from daybook.operations.login import (
     LOGIN_PATH,
     SAFE_METHODS,
     BrowserLogin,
-    Session,
+    LoginSession,
     is_from_own_page,
     send_page,
 )
@@ -169,7 +169,7 @@ class PageLogin(BrowserLogin):
     async def viewer_of(self, token: str) -> str:
         return "" if self.viewers is None else await self.viewers.viewer_of(token)
 
-    def is_current(self, session: Session) -> bool:
+    def is_current(self, session: LoginSession) -> bool:
         return super().is_current(session) and session.content not in self._logged_out
 
     def _is_from_own_page(self, headers: Mapping[bytes, str], *, safe: bool) -> bool:
@@ -181,7 +181,7 @@ class PageLogin(BrowserLogin):
             return True
         return origin.lower() == self.public_url
 
-    async def _is_admitted(self, session: Session, send: Send) -> bool:
+    async def _is_admitted(self, session: LoginSession, send: Send) -> bool:
         """Return True if the session has no shared link, or if the token of its link exists.
 
         Otherwise send a page with the error, and return False.
@@ -237,11 +237,15 @@ class PageLogin(BrowserLogin):
         elif await self._is_admitted(session, send):
             await self._forward(session, scope, receive, send)
 
-    async def _forward(self, session: Session, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _forward(
+        self, session: LoginSession, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         scope["daybook"] = Admitted(session, lambda: self.is_current(session))
         await self.application(scope, receive, send)
 
-    async def _log_out(self, session: Session, headers: Mapping[bytes, str], send: Send) -> None:
+    async def _log_out(
+        self, session: LoginSession, headers: Mapping[bytes, str], send: Send
+    ) -> None:
         """End the session in this browser. Refuse its cookie until this server ends.
 
         After `MAX_LOGGED_OUT` later logouts, the server no longer refuses the cookie.
@@ -256,7 +260,7 @@ class PageLogin(BrowserLogin):
 class Admitted:
     """The session of a request to the pages. ``is_current`` returns whether it is still valid."""
 
-    session: Session
+    session: LoginSession
     is_current: Callable[[], bool]
 
 

@@ -37,7 +37,7 @@ class BodyRefused(Exception):
 
 
 @dataclass(eq=False)
-class _Body:
+class _ReceivedBody:
     """A body that is being received (``timeout`` is active), or processed."""
 
     timeout: asyncio.Timeout
@@ -56,7 +56,7 @@ class RequestBodies:
 
     def __init__(self, most: int) -> None:
         self.most = most
-        self._receiving: set[_Body] = set()
+        self._receiving: set[_ReceivedBody] = set()
         self._bytes = 0
 
     @asynccontextmanager
@@ -66,14 +66,14 @@ class RequestBodies:
         Raise `BodyRefused` if the body is too large, does not arrive in time, or is the slowest one
         while a limit is exceeded.
         """
-        body = _Body(asyncio.timeout(BODY_TIMEOUT_SECONDS))
+        body = _ReceivedBody(asyncio.timeout(BODY_TIMEOUT_SECONDS))
         try:
             await self._read(request, body)
             yield b"".join(body.parts)
         finally:
             self._remove(body)
 
-    async def _read(self, request: Request, body: _Body) -> None:
+    async def _read(self, request: Request, body: _ReceivedBody) -> None:
         """Read the body.
 
         Read a body that is too large up to `MAX_RECEIVED_BYTES`, but do not keep it. Otherwise the
@@ -107,7 +107,7 @@ class RequestBodies:
         if received > self.most:
             raise too_large
 
-    def _keep(self, body: _Body, part: bytes) -> None:
+    def _keep(self, body: _ReceivedBody, part: bytes) -> None:
         body.parts.append(part)
         body.size += len(part)
         self._bytes += len(part)
@@ -123,11 +123,11 @@ class RequestBodies:
             if not slowest.timeout.expired():
                 slowest.timeout.reschedule(asyncio.get_running_loop().time())
 
-    def _remove(self, body: _Body) -> None:
+    def _remove(self, body: _ReceivedBody) -> None:
         self._receiving.discard(body)
         self._drop(body)
 
-    def _drop(self, body: _Body) -> None:
+    def _drop(self, body: _ReceivedBody) -> None:
         self._bytes -= body.size
         body.size = 0
         body.parts.clear()

@@ -82,7 +82,7 @@ class ParentConfig:
 
 
 @dataclass
-class Child:
+class ForkedChild:
     """A child, its exit ``code``, and the time to kill its process tree (``kill_at``).
 
     ``kill_at`` is in seconds of the monotonic clock.
@@ -113,7 +113,7 @@ class Parent:
         self._frames, self._outgoing = FrameDecoder(), bytearray()
         self._folder = os.getcwd()
         self._descriptors: list[int] = []
-        self._unreaped: dict[int, Child] = {}
+        self._unreaped: dict[int, ForkedChild] = {}
         self._untouchable: set[int] = set()
         self._last_message, self._silent, self._gone = time.monotonic(), False, False
         self._bell, bell = socket.socketpair()
@@ -267,7 +267,7 @@ class Parent:
             os.waitpid(pid, 0)
             self._send({"number": number, "refused": str(error)})
             return
-        self._unreaped[pid] = Child(pid, process)
+        self._unreaped[pid] = ForkedChild(pid, process)
         self._send({"number": number, "pid": pid, "start": process.started})
         with suppress(OSError):
             child.sendall(child_setup.GO)
@@ -352,7 +352,7 @@ class Parent:
                 self._kill(child)
                 child.kill_at = now + 1.0
 
-    def _kill(self, child: Child) -> None:
+    def _kill(self, child: ForkedChild) -> None:
         """Send SIGKILL to the child and its descendants.
 
         Without a free descriptor, send it only to the child's group; when the child has ended,

@@ -47,7 +47,7 @@ class StopCause(StrEnum):
 
 
 @dataclass
-class Facts:
+class ReportedFacts:
     """Facts that the process has reported so far (`daybook.execution.handover`)."""
 
     attempt: int = 0
@@ -79,7 +79,7 @@ class SupervisedRun:
     run_id: str = ""
     holder: str = ""
     policy: Policy = field(default_factory=Policy)
-    facts: Facts = field(default_factory=Facts)
+    facts: ReportedFacts = field(default_factory=ReportedFacts)
     ends_at: float | None = None
     cause: StopCause | None = None
     exit_code: int | None = None

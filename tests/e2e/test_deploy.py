@@ -16,7 +16,7 @@ from prefect.client.orchestration import PrefectClient
 from sqlmodel import select
 
 from daybook import repository
-from daybook.files.jobs_file import Source, job_fields
+from daybook.files.jobs_file import FileText, job_fields
 from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.jobs import store as stored
 from daybook.jobs.actions import ACTIONS
@@ -241,7 +241,7 @@ def test_every_example_file_is_a_valid_job() -> None:
     folder = repository.root() / "deployments" / "jobs"
     files = sorted(folder.glob("*.yaml"))
     assert [file.name for file in files] == ["example.yaml"]
-    (fields,) = job_fields(Source(files[0].name, files[0].read_text()))
+    (fields,) = job_fields(FileText(files[0].name, files[0].read_text()))
     job = new_job(now=SYSTEM_CLOCK.now(), default_timezone="America/New_York", **fields)
     assert job.name == "first-light"
     assert job.schedule.describe() == "at 09:00 every day, America/New_York"

@@ -56,7 +56,7 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
     python = build_environment(tmp_path / "venv", built.wheel)
     home = Home(tmp_path / "home").make()
     variables = environment(home.path) | {"PYTHONPATH": ""}  # nothing of the checkout
-    unit = service_units.systemd_units(service_units.Service(home.path, str(python)))
+    unit = service_units.systemd_units(service_units.ServiceDefinition(home.path, str(python)))
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 

@@ -11,7 +11,7 @@ import pytest
 
 from daybook.api import files, jobs
 from daybook.files.documents import to_yaml
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 from daybook.keeper.observer import observe
 from daybook.operations.preparation import EXAMPLE_FILE
 from daybook.prefect import deployment
@@ -87,7 +87,7 @@ async def test_a_users_deployment_with_the_name_of_a_new_job_is_not_overwritten(
     flow = await world.client.create_flow_from_name("agent-prompt")
     theirs = await world.client.create_deployment(flow, "two", tags=["mine"])
 
-    report = await files.apply([Source("x.yaml", text("First."))], set_name="team", wait=True)
+    report = await files.apply([FileText("x.yaml", text("First."))], set_name="team", wait=True)
 
     assert (report.failed, report.pending) == ({}, [])
     slugs = {job.name: job.deployment.partition("/")[2] for job in await jobs.list_jobs()}

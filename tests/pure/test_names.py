@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import pytest
-import regex  # type: ignore[import-untyped]
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_name
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, validate_name
 
 FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code points
 
@@ -45,37 +42,6 @@ FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code po
 )
 def test_a_default_name_is_made_from_the_prompt(prompt: str, name: str) -> None:
     assert default_name(prompt) == name
-
-
-PIECES = st.sampled_from(
-    [
-        "a",
-        " ",
-        "é",
-        "u\u0308",
-        FAMILY,
-        "🇩🇪",
-        "👍🏽",
-        "한",
-        "\u1112\u1161\u11ab",
-        "ก็",
-        "1\ufe0f\u20e3",
-    ]
-)
-
-
-@pytest.mark.floor("E", "A default name splits no character")
-@given(st.lists(PIECES, min_size=1, max_size=40).map("".join), st.integers(8, 60))
-@example("🇩🇪" * 30, 9)
-def test_truncation_splits_no_character(text: str, length: int) -> None:
-    """The expected text uses the grapheme clusters of the `regex` package (Unicode's UAX 29)."""
-    clusters = regex.findall(r"\X", text)
-    expected = ""
-    for cluster in clusters:
-        if len(expected) + len(cluster) > length:
-            break
-        expected += cluster
-    assert truncate(text, length) == (expected if expected == text else expected.rstrip())
 
 
 def test_a_taken_name_gets_the_next_free_number() -> None:

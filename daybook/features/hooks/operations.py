@@ -166,7 +166,7 @@ async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) ->
     return kept if rotates else {"secret": old.secret}
 
 
-class _Hooks(Documents[HookDetails]):
+class _HookDocuments(Documents[HookDetails]):
     """The hooks, each with its job."""
 
     async def more(
@@ -176,7 +176,7 @@ class _Hooks(Documents[HookDetails]):
         return lambda name, data: _unstored(name, data, jobs.get(str(data.get("job"))))
 
 
-_HOOKS = _Hooks(STORE, HookDetails)
+_HOOKS = _HookDocuments(STORE, HookDetails)
 list_hooks, show, remove = _HOOKS.list, _HOOKS.show, _HOOKS.remove
 
 

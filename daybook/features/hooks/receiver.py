@@ -43,7 +43,7 @@ from daybook import home as homes
 from daybook import settings
 from daybook.clock import Clock
 from daybook.delivery.home_secret import new_secret
-from daybook.errors import DaybookError, InvalidInput, NotFound, UnreadableJob, one_line
+from daybook.errors import DaybookError, InvalidInput, NotFound, UnreadableJob
 from daybook.features.hooks import filters, operations, signatures
 from daybook.features.hooks.documents import STORE, Hook
 from daybook.features.hooks.index import HookIndex
@@ -52,6 +52,7 @@ from daybook.features.hooks.signatures import SCHEMES, Signed
 from daybook.jobs import payloads
 from daybook.ledger.engine import Ledger
 from daybook.operations.connections import RequestSlots
+from daybook.short_text import one_line
 from daybook.web.request_bodies import BodyRefused, RequestBodies
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, NoReturn
 
-from daybook.errors import InvalidInput, one_line
+from daybook.errors import InvalidInput
 from daybook.features.imports.source import (
     FIX_HINT,
     UPDATE_HINT,
@@ -25,6 +25,7 @@ from daybook.features.imports.source import (
 )
 from daybook.jobs.action_fields import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
 from daybook.ledger.states import Status
+from daybook.short_text import first_names, one_line
 
 MAX_SHOWN_NAME = 60
 """Maximum number of characters of the name of an unknown field in a note."""
@@ -261,9 +262,7 @@ def unknown_note(what: str, names: Iterable[str]) -> list[str]:
 
 def in_words(names: Sequence[str]) -> str:
     """Return the names of fields for a note: the first `MAX_SHOWN_NAMES`, each shortened."""
-    shown = ", ".join(one_line(name, MAX_SHOWN_NAME) for name in names[:MAX_SHOWN_NAMES])
-    more = len(names) - MAX_SHOWN_NAMES
-    return shown + (f" and {more:,} more" if more > 0 else "")
+    return first_names([one_line(name, MAX_SHOWN_NAME) for name in names], MAX_SHOWN_NAMES)
 
 
 def versioned(path: Path, version: int, key: str) -> tuple[list[Any], list[str]]:

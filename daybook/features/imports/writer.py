@@ -37,10 +37,11 @@ from daybook.ledger import triggers
 from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RunRow
-from daybook.names import MAX_NAME_LENGTH, default_name, free_name, truncate, validate_new_name
+from daybook.names import MAX_NAME_LENGTH, default_name, free_name, validate_new_name
 from daybook.processes import locations
 from daybook.runs import outcomes
 from daybook.schedules.zones import zone
+from daybook.short_text import prefix, shorten
 
 OnConflict = Literal["skip", "rename", "replace"]
 """Treatment of a job whose name a job from elsewhere already has."""
@@ -273,7 +274,7 @@ def _planned(
 
 def _valid_name(name: str) -> str:
     """Return the name. If Daybook does not accept it, return a shortened or rewritten name."""
-    one_line = truncate(" ".join(name.split()), MAX_NAME_LENGTH)
+    one_line = prefix(" ".join(name.split()), MAX_NAME_LENGTH)
     for candidate in (one_line, default_name(name)):
         try:
             return validate_new_name(candidate)
@@ -505,10 +506,7 @@ async def _perform(session: AsyncSession, system: System, planned: _Planned, now
 
 def _run_row(job: JobRow, run: SourceRun) -> RunRow:
     """Return the row of a finished run. The run has no flow run in Prefect, and no deliveries."""
-    output = run.output or None
-    if output is not None and len(output) > outcomes.MAX_OUTPUT_CHARACTERS:
-        more = len(output) - outcomes.MAX_OUTPUT_CHARACTERS
-        output = f"{output[: outcomes.MAX_OUTPUT_CHARACTERS]}\n… ({more:,} more characters)"
+    output = shorten(run.output or "", outcomes.MAX_OUTPUT_CHARACTERS) or None
     return RunRow(
         occurrence=_occurrence(job.id, run),
         job_id=job.id,

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Absolute
+from daybook.money_text import COST_PLACES, money
 
 if TYPE_CHECKING:
     from daybook.features.spend.operations import GroupSpending, SpendingReport
@@ -61,7 +62,7 @@ def _print(found: SpendingReport, absolute: bool) -> None:
 
 def _row(group: GroupSpending, by: str) -> tuple[str, ...]:
     unpriced = f" + {group.unpriced_runs:,} unpriced" if group.unpriced_runs else ""
-    cost = "unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}{unpriced}"
+    cost = "unknown" if group.cost_usd is None else money(group.cost_usd, COST_PLACES) + unpriced
     cached = (group.cache_read_tokens, group.cache_write_tokens)
     counts = (group.runs, group.input_tokens, *cached, group.output_tokens)
     return (group.label(by), *(f"{count:,}" for count in counts), cost)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from daybook.duration_text import duration_in_words
 from daybook.features.spend import operations
-from daybook.finding import Action, Finding, warning
+from daybook.finding import Finding, FindingAction, warning
 from daybook.ledger.references import command_word
-from daybook.operations.attention import Facts
+from daybook.operations.attention import AttentionFacts
 from daybook.runs import budget
-from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.zones import midnight, wall_time
 
 
-async def budgets(facts: Facts) -> list[Finding]:
+async def budgets(facts: AttentionFacts) -> list[Finding]:
     """Return a finding for each of today's budgets that is nearly spent (`budget.NEARLY_SPENT`)."""
     today = wall_time(facts.now, facts.tz).date()
     found = await operations.budgets_of(facts.session, facts.jobs, today, facts.tz)
@@ -31,7 +31,7 @@ async def budgets(facts: Facts) -> list[Finding]:
             why=f"{each.words()}; the day ends in {words}",
             kind="budget",
             job_id=each.job_id,
-            action=Action.EDIT if each.job_id else None,
+            action=FindingAction.EDIT if each.job_id else None,
         )
         for each in found
         if each.share >= budget.NEARLY_SPENT

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from daybook.ledger.views import tokens_in_words
+from daybook.money_text import COST_PLACES, money
 from daybook.toolbox.arguments import Argument
 from daybook.toolbox.invocation import define_tool
 from daybook.toolbox.text import MAX_JOBS, due
@@ -36,7 +37,7 @@ def text(found: SpendingReport) -> str:
 def _spent(group: GroupSpending) -> str:
     if not group.runs:
         return "nothing"
-    cost = "cost unknown" if group.cost_usd is None else f"${group.cost_usd:.4f}"
+    cost = "cost unknown" if group.cost_usd is None else money(group.cost_usd, COST_PLACES)
     if group.cost_usd is not None and group.unpriced_runs:
         cost += f" and {group.unpriced_runs} runs of unknown price"
     return f"{cost}, {group.runs} runs, {tokens_in_words(group.model_dump())}"

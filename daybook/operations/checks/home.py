@@ -12,12 +12,12 @@ from pathlib import Path
 
 from daybook import settings as operator_settings
 from daybook.clock import SYSTEM_CLOCK
+from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, InvalidInput
 from daybook.finding import Finding, passed, problem, warning
 from daybook.home import current_home, full_disk, is_disk_full
 from daybook.jobs import limits
 from daybook.operations import findings, home_lock, ledger_move, prefect_database
-from daybook.schedules.descriptions import duration_in_words
 from daybook.tasks.policy import load_policy
 
 RECENT = timedelta(hours=1)

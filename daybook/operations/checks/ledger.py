@@ -37,6 +37,7 @@ from daybook.resources import copies as block_copies
 from daybook.resources import mirror
 from daybook.resources import secrets as secret_blocks
 from daybook.runs import history
+from daybook.short_text import first_names
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -215,7 +216,7 @@ async def agents(client: PrefectClient) -> list[Finding]:
     found = await asyncio.gather(*map(partial(_problem_of, client), users))
     for ref, reason in zip(users, found, strict=True):
         if reason:
-            used = ", ".join(users[ref][: findings.MAX_LISTED])
+            used = first_names(users[ref])
             fix = f"correct it, or: daybook agents edit {shlex.quote(ref)} …"
             message = f"the agent {ref.rpartition('/')[2]} of {used} cannot answer: {reason}"
             problems.append(problem("agents", message, fix))

@@ -30,6 +30,7 @@ from daybook.operations.findings import unset_command
 from daybook.prefect import work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.work_pool import WorkPool
+from daybook.short_text import first_names
 
 if TYPE_CHECKING:
     from httpx import Response
@@ -195,7 +196,7 @@ async def worker(client: PrefectClient) -> list[Finding]:
         message = f"these workers of another Daybook run none of our jobs: {state.names_of_others}"
         return [warning("worker", message)]
     names = [each.name for each in state.workers if each.ours]
-    return findings.worker(state) or [passed("worker", findings.join(names))]
+    return findings.worker(state) or [passed("worker", first_names(names))]
 
 
 async def runs(client: PrefectClient) -> list[Finding]:

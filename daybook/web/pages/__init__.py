@@ -15,8 +15,8 @@ its noun, add it to that module's `ROUTES`, and write its template. To add a nou
 
 `today` also reads `operations.attention` and the health report.
 
-Each form that changes something is an `Action` in the `ACTIONS` of its module, except the form to
-log out, whose request `web.login` answers. `daybook.web.pages.actions` checks the CSRF token and
+Each form that changes something is a `PageAction` in the `ACTIONS` of its module, except the form
+to log out, whose request `web.login` answers. `daybook.web.pages.actions` checks the CSRF token and
 shows errors of actions. `Site.handle` turns other errors of `daybook.api` into pages.
 
 A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read all data that a live

@@ -11,7 +11,7 @@
     303 to the page that `do` names, with one of `forms.MESSAGES`
 
 To add an action, write ``async def verb(ref: str, form: Form) -> Done`` in the module of its noun,
-and add an `Action` to that module's `ACTIONS`. The template of its page writes the form with
+and add an `PageAction` to that module's `ACTIONS`. The template of its page writes the form with
 `ui.action`. This module checks the CSRF token for all actions, so no action can omit the check.
 """
 
@@ -31,7 +31,7 @@ from daybook import owners
 from daybook.errors import DaybookError, InvalidInput, NotFound, Unreachable
 from daybook.jobs.views import FieldChange
 from daybook.web.login import read_form
-from daybook.web.pages.forms import Form, Mistake
+from daybook.web.pages.forms import Form, FormError
 from daybook.web.pages.site import Handler, Site
 
 ACTOR = owners.Actor(via="web")
@@ -51,7 +51,7 @@ class Done:
 
 
 @dataclass(frozen=True)
-class Action:
+class PageAction:
     """A path with its function ``do``.
 
     If the field of an error is in ``fields``, ``page`` shows the error at this field. ``aliases``
@@ -69,7 +69,7 @@ class Action:
     uses_prefect: bool = False
 
 
-def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Response]]:
+def perform(site: Site, action: PageAction) -> Callable[[Request], Awaitable[Response]]:
     """Return the endpoint of an action."""
 
     async def handler(site: Site, request: Request) -> Response:
@@ -83,7 +83,7 @@ def perform(site: Site, action: Action) -> Callable[[Request], Awaitable[Respons
             with owners.acting_as(ACTOR):
                 done = await action.do(request.path_params.get("ref", ""), form)
         except DaybookError as error:
-            request.state.mistake = Mistake.of(error, action.fields, action.aliases)
+            request.state.mistake = FormError.of(error, action.fields, action.aliases)
             request.state.typed = form
             response = await action.page(site, request)
             response.status_code = status_of(error)

@@ -17,8 +17,8 @@ from daybook.api.agents import AgentDetails
 from daybook.errors import ChangedMeanwhile, NotFound, UnknownName
 from daybook.jobs.views import FieldChange
 from daybook.ledger.states import FAILURES, Status
-from daybook.web.pages.actions import Action, Done, load_prefect
-from daybook.web.pages.edits import SHOWN, Edit, digests
+from daybook.web.pages.actions import Done, PageAction, load_prefect
+from daybook.web.pages.edits import SHOWN, SubmittedEdit, digests
 from daybook.web.pages.fields import Field, fields_of, text_of
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, Site
@@ -27,7 +27,7 @@ REPLACE_HELP = "Its settings are not kept, and its key, if it has one, is delete
 
 
 @dataclass
-class Agent:
+class AgentSummary:
     """An agent with the number of jobs that name it, and its runs of the last 30 days.
 
     ``cost_usd`` is None if no cost is known.
@@ -46,12 +46,12 @@ class Agent:
 
 async def index(site: Site, request: Request) -> Response:
     """List the agents."""
-    found = {name: Agent(name, is_stored=True) for name in await api.agents.stored_names()}
+    found = {name: AgentSummary(name, is_stored=True) for name in await api.agents.stored_names()}
     for name, count in (await api.job_pages.jobs_by_agent()).items():
-        found.setdefault(name, Agent(name)).jobs = count
+        found.setdefault(name, AgentSummary(name)).jobs = count
     for total in await site.totals():
         if total.agent:
-            agent = found.setdefault(total.agent, Agent(total.agent))
+            agent = found.setdefault(total.agent, AgentSummary(total.agent))
             agent.runs += total.runs
             agent.succeeded += total.runs if total.status == Status.SUCCEEDED else 0
             agent.failed += total.runs if total.status in FAILURES else 0
@@ -108,7 +108,7 @@ async def show_edit(site: Site, request: Request) -> Response:
     form, values = typed(request), _texts(agent)
     shown, meanwhile = digests(values), list[tuple[FieldChange, bool]]()
     if form.has(SHOWN):
-        edit = Edit(_fields(agent.kind), values, form)
+        edit = SubmittedEdit(_fields(agent.kind), values, form)
         values, meanwhile = edit.texts(), edit.changed_meanwhile()
         shown = shown if meanwhile else form.get(SHOWN)
     fields = [each.name for each in _fields(agent.kind)]
@@ -181,7 +181,7 @@ async def edit(ref: str, form: Form) -> Done:
     `InvalidInput` for a form without its hidden fields.
     """
     agent = await _stored(ref)
-    edit = Edit(_fields(agent.kind), _texts(agent), form)
+    edit = SubmittedEdit(_fields(agent.kind), _texts(agent), form)
     if edit.changed_meanwhile():
         raise ChangedMeanwhile("agent", agent.name)
     if not (changes := edit.changes()):
@@ -204,7 +204,7 @@ ROUTES = (
     Page("/agents/{ref:path}/edit", show_edit),
 )
 ACTIONS = (
-    Action("/agents/new", add, new, _ALL, uses_prefect=True),
-    Action("/agents/{ref:path}/edit", edit, show_edit, _ALL, uses_prefect=True),
-    Action("/agents/{ref:path}/remove", remove, show_edit, uses_prefect=True),
+    PageAction("/agents/new", add, new, _ALL, uses_prefect=True),
+    PageAction("/agents/{ref:path}/edit", edit, show_edit, _ALL, uses_prefect=True),
+    PageAction("/agents/{ref:path}/remove", remove, show_edit, uses_prefect=True),
 )

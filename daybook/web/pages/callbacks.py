@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from daybook import api
 from daybook.ledger.states import Delivery
-from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
@@ -46,6 +46,6 @@ async def retry_failed(ref: str, form: Form) -> Done:
 ROUTES = (Page("/callbacks", index, live=True), Page("/callbacks/{ref}", show, live=True))
 
 ACTIONS = (
-    Action("/callbacks/{ref}/retry", retry, show),
-    Action("/callbacks/retry", retry_failed, index),
+    PageAction("/callbacks/{ref}/retry", retry, show),
+    PageAction("/callbacks/retry", retry_failed, index),
 )

@@ -34,7 +34,7 @@ def incomplete() -> InvalidInput:
     return InvalidInput("form", "is incomplete", "open the page again")
 
 
-class Edit:
+class SubmittedEdit:
     """A submitted form: the typed texts, and the digests of the texts that the form had shown.
 
     ``current`` are the current texts of the ``fields``. The constructor raises `InvalidInput` for a

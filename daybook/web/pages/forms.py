@@ -68,7 +68,7 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Mistake:
+class FormError:
     """The reason why an action changed nothing. ``field`` is empty if no field caused it."""
 
     text: str
@@ -80,7 +80,7 @@ class Mistake:
         error: DaybookError,
         fields: Collection[str],
         aliases: Mapping[str, str] = MappingProxyType({}),
-    ) -> Mistake:
+    ) -> FormError:
         """Return the mistake that caused ``error``, in a form with these fields.
 
         ``aliases`` maps names in errors to fields. If a mistake concerns several fields, it is

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from daybook import api
 from daybook.errors import InvalidInput
-from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
@@ -45,6 +45,6 @@ async def read_shown(ref: str, form: Form) -> Done:
 ROUTES = (Page("/inbox", index, live=True), Page("/inbox/{ref}", show, live=True))
 
 ACTIONS = (
-    Action("/inbox/{ref}/read", read, show),
-    Action("/inbox/read", read_shown, index),
+    PageAction("/inbox/{ref}/read", read, show),
+    PageAction("/inbox/read", read_shown, index),
 )

@@ -30,8 +30,8 @@ from daybook.jobs.notify import Notify
 from daybook.jobs.views import ChangedJob, DueTimes, FieldChange, ListedJob
 from daybook.policies import policy as policies
 from daybook.schedules import bounds
-from daybook.web.pages.actions import Action, Done
-from daybook.web.pages.edits import SHOWN, Edit, digests, incomplete
+from daybook.web.pages.actions import Done, PageAction
+from daybook.web.pages.edits import SHOWN, SubmittedEdit, digests, incomplete
 from daybook.web.pages.fields import Field, fields_of
 from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import Page, Site
@@ -51,7 +51,7 @@ The form has the schedule as one text.
 
 
 @dataclass(frozen=True)
-class Group:
+class FieldGroup:
     """Fields of the form that are shown together, below a title. The first group has no title."""
 
     title: str
@@ -62,19 +62,21 @@ class Group:
         return sum(values[each.name] != defaults[each.name] for each in self.fields)
 
 
-def groups_of(kind: str) -> list[Group]:
+def groups_of(kind: str) -> list[FieldGroup]:
     """Return the fields of the form for a job of ``kind``, in groups."""
     action = actions.ACTIONS[kind].model_fields
     first = [name for name, field in action.items() if field.is_required() or name in _FIRST]
     execution = [name for name in policies.FIELDS if name not in _BOUNDS]
     described = [name for name in Job.model_fields if name not in ("name", "kind", "enabled")]
     found = (
-        Group("", fields_of(FIELDS, ("name", *_WHEN, *first))),
-        Group("More settings", fields_of(action, [name for name in action if name not in first])),
-        Group("Bounds of the schedule", fields_of(policies.FIELDS, _BOUNDS)),
-        Group("Limits, retries and overlap", fields_of(policies.FIELDS, execution)),
-        Group("Notifications", fields_of(Notify.model_fields)),
-        Group("Description and tags", fields_of(Job.model_fields, described)),
+        FieldGroup("", fields_of(FIELDS, ("name", *_WHEN, *first))),
+        FieldGroup(
+            "More settings", fields_of(action, [name for name in action if name not in first])
+        ),
+        FieldGroup("Bounds of the schedule", fields_of(policies.FIELDS, _BOUNDS)),
+        FieldGroup("Limits, retries and overlap", fields_of(policies.FIELDS, execution)),
+        FieldGroup("Notifications", fields_of(Notify.model_fields)),
+        FieldGroup("Description and tags", fields_of(Job.model_fields, described)),
     )
     return [each for each in found if each.fields]
 
@@ -122,7 +124,7 @@ def _values(job: ListedJob) -> dict[str, Any]:
     }
 
 
-class Submitted(Edit):
+class Submitted(SubmittedEdit):
     """A submitted form of a job.
 
     ``updated_at`` is the time of the last change that the form has shown. ``is_stale`` is true if
@@ -294,8 +296,8 @@ async def edit(ref: str, form: Form) -> Done:
 
 ROUTES = (Page("/jobs/new", new), Page("/jobs/{ref}/edit", show_edit))
 ACTIONS = (
-    Action("/jobs/new", add, new, ALL_FIELDS, _ALIASES, uses_prefect=True),
-    Action("/jobs/new/preview", preview_new, new, ALL_FIELDS, _ALIASES),
-    Action("/jobs/{ref}/edit", edit, show_edit, ALL_FIELDS, _ALIASES, uses_prefect=True),
-    Action("/jobs/{ref}/edit/preview", preview, show_edit, ALL_FIELDS, _ALIASES),
+    PageAction("/jobs/new", add, new, ALL_FIELDS, _ALIASES, uses_prefect=True),
+    PageAction("/jobs/new/preview", preview_new, new, ALL_FIELDS, _ALIASES),
+    PageAction("/jobs/{ref}/edit", edit, show_edit, ALL_FIELDS, _ALIASES, uses_prefect=True),
+    PageAction("/jobs/{ref}/edit/preview", preview, show_edit, ALL_FIELDS, _ALIASES),
 )

@@ -14,7 +14,7 @@ from daybook.api.job_pages import STATES, Choice, DayStrip
 from daybook.jobs.views import ListedJob
 from daybook.runs import daily
 from daybook.web import formatting
-from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
@@ -165,13 +165,13 @@ def _done(job: ListedJob, message: str) -> Done:
 
 ROUTES = (Page("/jobs", index, live=True), Page("/jobs/{ref}", show, live=True))
 ACTIONS = (
-    Action("/jobs/{ref}/run", run, show, uses_prefect=True),
-    Action("/jobs/{ref}/pause", pause, show, fields=("note",), uses_prefect=True),
-    Action("/jobs/{ref}/resume", resume, show, uses_prefect=True),
-    Action("/jobs/{ref}/skip", skip, show),
-    Action("/jobs/{ref}/unskip", unskip, show),
-    Action("/jobs/{ref}/snooze", snooze, show, fields=("until",)),
-    Action("/jobs/{ref}/unsnooze", unsnooze, show),
-    Action("/jobs/{ref}/remove", remove, show, uses_prefect=True),
-    Action("/jobs/{ref}/resolve", resolve, show, uses_prefect=True),
+    PageAction("/jobs/{ref}/run", run, show, uses_prefect=True),
+    PageAction("/jobs/{ref}/pause", pause, show, fields=("note",), uses_prefect=True),
+    PageAction("/jobs/{ref}/resume", resume, show, uses_prefect=True),
+    PageAction("/jobs/{ref}/skip", skip, show),
+    PageAction("/jobs/{ref}/unskip", unskip, show),
+    PageAction("/jobs/{ref}/snooze", snooze, show, fields=("until",)),
+    PageAction("/jobs/{ref}/unsnooze", unsnooze, show),
+    PageAction("/jobs/{ref}/remove", remove, show, uses_prefect=True),
+    PageAction("/jobs/{ref}/resolve", resolve, show, uses_prefect=True),
 )

@@ -14,7 +14,7 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.model import read_parameters
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.names import Id
-from daybook.web.pages.actions import Action, Done, load_prefect
+from daybook.web.pages.actions import Done, PageAction, load_prefect
 from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
@@ -144,8 +144,8 @@ ROUTES = (
 )
 
 ACTIONS = (
-    Action("/runs/{ref}/cancel", cancel, show, uses_prefect=True),
-    Action("/runs/{ref}/retry", retry, show, uses_prefect=True),
-    Action("/runs/{ref}/approve", approve, show, ("reason",)),
-    Action("/runs/{ref}/reject", reject, show, ("reason",)),
+    PageAction("/runs/{ref}/cancel", cancel, show, uses_prefect=True),
+    PageAction("/runs/{ref}/retry", retry, show, uses_prefect=True),
+    PageAction("/runs/{ref}/approve", approve, show, ("reason",)),
+    PageAction("/runs/{ref}/reject", reject, show, ("reason",)),
 )

@@ -81,7 +81,7 @@ class OnlyShown(DaybookError):
 
 @dataclass(frozen=True)
 class Page:
-    """A path with its handler. The handler changes nothing; only an `actions.Action` may do so.
+    """A path with its handler. The handler changes nothing; only an `actions.PageAction` may do so.
 
     A ``live`` page updates itself when the ledger changes (`daybook.web.live`).
     """

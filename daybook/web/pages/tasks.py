@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api
-from daybook.tasks.states import LIVE, RETRYABLE, Status
-from daybook.web.pages.actions import Action, Done
+from daybook.tasks.states import LIVE, RETRYABLE, TaskRunStatus
+from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
 
@@ -24,7 +24,7 @@ async def index(site: Site, request: Request) -> Response:
         tasks=await api.tasks.list_tasks(status or None, PER_PAGE),
         sessions=await api.tasks.list_sessions(),
         status=status,
-        statuses=list(Status),
+        statuses=list(TaskRunStatus),
     )
 
 
@@ -53,6 +53,6 @@ async def cancel(ref: str, form: Form) -> Done:
 ROUTES = (Page("/tasks", index, live=True), Page("/tasks/{ref}", show, live=True))
 
 ACTIONS = (
-    Action("/tasks/{ref}/retry", retry, show),
-    Action("/tasks/{ref}/cancel", cancel, show, fields=("reason",)),
+    PageAction("/tasks/{ref}/retry", retry, show),
+    PageAction("/tasks/{ref}/cancel", cancel, show, fields=("reason",)),
 )

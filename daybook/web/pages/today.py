@@ -12,7 +12,7 @@ from daybook import api, finding
 from daybook.finding import Finding, Severity
 from daybook.operations import attention
 from daybook.web import formatting
-from daybook.web.pages.actions import Action, Done
+from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
 from daybook.web.pages.jobs import choice_of, page_number
 from daybook.web.pages.site import Page, Site
@@ -31,14 +31,14 @@ class Button:
 
 
 _BUTTONS = {
-    finding.Action.COMPARE: Button("Compare", "/jobs/{job_id}#conflict", is_link=True),
-    finding.Action.DECIDE: Button("Decide", "/runs/{run_id}#approvals", is_link=True),
-    finding.Action.EDIT: Button("Edit", "/jobs/{job_id}/edit", is_link=True),
-    finding.Action.READ: Button("Read", "/inbox", is_link=True),
-    finding.Action.RESUME: Button("Resume", "/jobs/{job_id}/resume"),
-    finding.Action.RETRY: Button("Send again", "/callbacks/retry"),
-    finding.Action.RUN: Button("Run now", "/jobs/{job_id}/run"),
-    finding.Action.SYNC: Button("Sync now", "/sync"),
+    finding.FindingAction.COMPARE: Button("Compare", "/jobs/{job_id}#conflict", is_link=True),
+    finding.FindingAction.DECIDE: Button("Decide", "/runs/{run_id}#approvals", is_link=True),
+    finding.FindingAction.EDIT: Button("Edit", "/jobs/{job_id}/edit", is_link=True),
+    finding.FindingAction.READ: Button("Read", "/inbox", is_link=True),
+    finding.FindingAction.RESUME: Button("Resume", "/jobs/{job_id}/resume"),
+    finding.FindingAction.RETRY: Button("Send again", "/callbacks/retry"),
+    finding.FindingAction.RUN: Button("Run now", "/jobs/{job_id}/run"),
+    finding.FindingAction.SYNC: Button("Sync now", "/sync"),
 }
 """The button of each action; its path contains the ids of the finding's job and run."""
 _STATES = {
@@ -95,4 +95,4 @@ async def sync(ref: str, form: Form) -> Done:
 
 
 ROUTES = (Page("/", show, live=True),)
-ACTIONS = (Action("/sync", sync, show, uses_prefect=True),)
+ACTIONS = (PageAction("/sync", sync, show, uses_prefect=True),)

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from daybook.agents import kinds
-from daybook.agents.base import Agent, AgentReply, AgentRequest, Message
+from daybook.agents.base import Agent, AgentReply, AgentRequest, ChatMessage
 from daybook.agents.command import CommandAgent
 from daybook.agents.offline import OfflineAgent
 from daybook.errors import AgentMisconfigured
@@ -91,7 +91,7 @@ async def test_an_agent_propagates_cancellation(agent: Agent) -> None:
 
 
 async def test_an_agent_answers_a_request_with_history(agent: Agent) -> None:
-    history = (Message("user", "I am Ada."), Message("assistant", "Hello, Ada."))
+    history = (ChatMessage("user", "I am Ada."), ChatMessage("assistant", "Hello, Ada."))
     reply = await agent.answer(replace(_request("Who am I?"), history=history))
     assert reply.text.strip()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic_ai.messages import ModelResponse, TextPart, ToolCallPart
 
 from daybook.agents.base import AgentRequest
-from daybook.agents.journal import Position, ProgramSession, Step, StepReply
+from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition, StepReply
 from daybook.agents.model_steps import Steps
 
 
@@ -13,7 +13,7 @@ class NoJournal:
     async def limits_usd(self) -> bool:
         raise AssertionError
 
-    async def start(self, step: Step) -> StepReply | None:
+    async def start(self, step: PlannedStep) -> StepReply | None:
         raise AssertionError
 
     async def program_session(self, session: ProgramSession, *, resumed: bool) -> None:
@@ -22,10 +22,10 @@ class NoJournal:
     async def acting_agent(self) -> int | None:
         raise AssertionError
 
-    async def finish(self, step: Step, reply: StepReply) -> None:
+    async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         raise AssertionError
 
-    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+    async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
         raise AssertionError
 
 
@@ -46,6 +46,6 @@ def test_positions_of_calls_are_those_in_the_response_in_whatever_order_they_are
 
 def test_positions_are_in_the_order_of_the_work() -> None:
     order = [(0, 1, 1, 0), (0, 1, 1, 1), (0, 1, 2, 0), (0, 1, 10, 0), (0, 2, 1, 0), (1, 1, 1, 0)]
-    positions = [Position(*each) for each in order]
+    positions = [StepPosition(*each) for each in order]
     assert sorted(positions, reverse=True) == positions[::-1]
-    assert [Position.parse(str(each)) for each in positions] == positions
+    assert [StepPosition.parse(str(each)) for each in positions] == positions

@@ -10,7 +10,7 @@ import pytest
 from daybook.errors import MAX_LISTED, InvalidFiles, Mistake
 from daybook.files import plan
 from daybook.files.documents import read
-from daybook.files.jobs_file import Source, job_fields, read_file
+from daybook.files.jobs_file import FileText, job_fields, read_file
 from daybook.files.schema import schema
 from tests import rows
 
@@ -19,7 +19,7 @@ HEAD = "jobs:\n  - name: brief\n    prompt: Say hello.\n"
 
 
 def mistakes(*texts: str) -> list[Mistake]:
-    files = [read_file(Source(f"{n}.yaml", text)) for n, text in enumerate(texts, start=1)]
+    files = [read_file(FileText(f"{n}.yaml", text)) for n, text in enumerate(texts, start=1)]
     made = plan.make(files, [], "team", now=NOW, timezone="UTC")
     return list(InvalidFiles(made.mistakes).mistakes)
 
@@ -146,7 +146,7 @@ def test_a_file_that_the_schema_refuses_has_a_mistake() -> None:
 
 def test_job_fields_raises_all_mistakes() -> None:
     with pytest.raises(InvalidFiles, match="2 mistakes, so nothing was stored") as raised:
-        job_fields(Source("x.yaml", "jobs:\n  - 1\n  - prompt: x\n"))
+        job_fields(FileText("x.yaml", "jobs:\n  - 1\n  - prompt: x\n"))
     assert [each.position.line for each in raised.value.mistakes] == [2, 3]
 
 

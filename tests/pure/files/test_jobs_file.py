@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from daybook.clock import SYSTEM_CLOCK
-from daybook.files.jobs_file import Source, job_fields
+from daybook.files.jobs_file import FileText, job_fields
 from daybook.jobs.actions import ToolCall, Webhook
 from daybook.jobs.model import new_job
 
@@ -24,7 +24,7 @@ jobs:
 def test_a_jobs_file_with_a_webhook_and_a_tool_call_is_read() -> None:
     export, renew = (
         new_job(now=SYSTEM_CLOCK.now(), **fields)
-        for fields in job_fields(Source("jobs.yaml", FILE))
+        for fields in job_fields(FileText("jobs.yaml", FILE))
     )
     assert export.action == Webhook(url="https://api.example.org/export")
     assert renew.name == "renew-index"

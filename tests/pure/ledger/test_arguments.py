@@ -10,7 +10,7 @@ from daybook.ledger import arguments
 @pytest.mark.parametrize("size", [10, 10_000, 60_000])
 def test_a_long_argument_hides_no_other_one(size: int) -> None:
     given = {"text": "x" * size, "cc": ["eve@example.org"], "to": "ann"}
-    shown = arguments.shorten(given).splitlines()
+    shown = arguments.short(given).splitlines()
     assert [each.partition("=")[0] for each in shown] == ["text", "cc", "to"]
     assert shown[1:] == ['cc=["eve@example.org"]', 'to="ann"']
     assert ("more characters)" in shown[0]) == (size > 10)
@@ -20,7 +20,7 @@ def test_a_long_argument_hides_no_other_one(size: int) -> None:
 
 def test_all_names_are_listed() -> None:
     given = {f"name{number}": "x" * 100 for number in range(500)}
-    assert [each.partition("=")[0] for each in arguments.shorten(given).splitlines()] == [*given]
+    assert [each.partition("=")[0] for each in arguments.short(given).splitlines()] == [*given]
     assert arguments.names(given) == ", ".join(given)
 
 
@@ -28,7 +28,7 @@ def test_all_names_are_listed() -> None:
 def test_no_character_forges_an_argument_or_hides_one(hidden: str) -> None:
     """A line break would begin a line that looks like another argument."""
     given = {f"a{hidden}b": f'ann"{hidden}to="eve'}
-    for text in (arguments.shorten(given), arguments.full(given), arguments.names(given)):
+    for text in (arguments.short(given), arguments.full(given), arguments.names(given)):
         assert text.isprintable() and len(text.splitlines()) == 1
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from daybook.operations import service_units
-from daybook.operations.service_units import SYSTEM_HOME, Service
+from daybook.operations.service_units import SYSTEM_HOME, ServiceDefinition
 from tests.stand_in import unit_values
 
 HARD = 'a b%n 100% "x" \\y $HOME ü\\'
@@ -22,9 +22,9 @@ HARD = 'a b%n 100% "x" \\y $HOME ü\\'
 
 def service(
     home: str = "/home/ann/.daybook", python: str = "/opt/d b/$x%n/python", **more: object
-) -> Service:
+) -> ServiceDefinition:
     fields = {"variables": {"PATH": f"/opt/{HARD}:/usr/bin"}, "writable": (f"/home/ann/{HARD}",)}
-    return Service(Path(home), python, **(fields | more))  # type: ignore[arg-type]
+    return ServiceDefinition(Path(home), python, **(fields | more))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("user", ["", "daybook"])

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from daybook.errors import InvalidInput
 from daybook.schedules import schedule as schedules
-from daybook.schedules.descriptions import duration_in_words
 from daybook.schedules.due import due_times
 from daybook.schedules.schedule import After, At, Cron, Every, OnDemand, Schedule
 from tests.costs import examples
@@ -194,20 +193,3 @@ def test_a_zone_in_the_schedule_and_another_zone_are_refused() -> None:
     assert str(refused.value) == (
         "timezone: differs from Europe/Berlin in the schedule (give one zone)"
     )
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [
-        (0, "0 seconds"),
-        (-5, "0 seconds"),
-        (1, "1 second"),
-        (43 * 60, "43 minutes"),
-        (43 * 60 + 10.7, "43 minutes 10 seconds"),
-        (3_900, "1 hour 5 minutes"),
-        (3_905, "1 hour 5 minutes 5 seconds"),
-        (2 * 86_400 + 0.5, "2 days"),
-    ],
-)
-def test_a_duration_is_described_in_words(seconds: float, words: str) -> None:
-    assert duration_in_words(timedelta(seconds=seconds)) == words

@@ -10,7 +10,7 @@ import pytest
 
 from daybook.api.changes import Changes
 from daybook.errors import DaybookError
-from daybook.operations.login import Session
+from daybook.operations.login import LoginSession
 from daybook.web import live
 from daybook.web.live import LiveUpdates
 from daybook.web.login import Admitted
@@ -49,7 +49,7 @@ class Viewer:
         self.reads.set()
         self.sent = asyncio.Queue[str]()
         self._leave = asyncio.Event()
-        admitted = Admitted(Session(session, 0, token_id), lambda: self.is_current)
+        admitted = Admitted(LoginSession(session, 0, token_id), lambda: self.is_current)
         scope: Any = {"type": "http", "method": "GET", "path": live.PATH, "daybook": admitted}
         self.task = asyncio.create_task(
             updates({**scope, "headers": []}, self._receive, self._send)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from genai_prices.data_snapshot import get_snapshot
 
-from daybook.agents.base import Message, Tool
+from daybook.agents.base import ChatMessage, Tool
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from tests.providers import KEY, WAIT, Answer, Hang, Page, Provider, Status
 from tests.timings import expire_timeout
@@ -39,8 +39,8 @@ async def test_a_prompt_makes_one_request_and_its_answer_is_returned(
 async def test_a_request_contains_system_prompt_history_and_prompt_in_this_order(
     fake_provider: Provider, protocol: str
 ) -> None:
-    talk = [Message("user", "One"), Message("assistant", "1"), Message("user", "Two")]
-    talk += [Message("assistant", "2")]
+    talk = [ChatMessage("user", "One"), ChatMessage("assistant", "1"), ChatMessage("user", "Two")]
+    talk += [ChatMessage("assistant", "2")]
     history = tuple(talk)
     await agent(fake_provider, protocol, system_prompt="Count.").answer(
         request("Three", history=history)
@@ -61,7 +61,7 @@ async def test_an_empty_answer_is_returned_and_an_empty_history_entry_is_not_sen
     fake_provider: Provider, protocol: str
 ) -> None:
     fake_provider.script = [Answer("")]
-    history = (Message("user", "Any news?"), Message("assistant", ""))
+    history = (ChatMessage("user", "Any news?"), ChatMessage("assistant", ""))
     reply = await agent(fake_provider, protocol).answer(request(history=history))
     assert reply.text == ""
     (received,) = fake_provider.requests

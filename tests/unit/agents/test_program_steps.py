@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from daybook.agents.base import AgentReply, AgentRequest, Message
+from daybook.agents.base import AgentReply, AgentRequest, ChatMessage
 from daybook.agents.command import CommandAgent, CommandSettings
-from daybook.agents.journal import ProgramSession, Step, StepReply
+from daybook.agents.journal import PlannedStep, ProgramSession, StepReply
 from daybook.errors import AgentFailed, AgentTimeout, FenceRefused
 from tests.printed_steps import (
     CODEX_END,
@@ -51,7 +51,7 @@ class Notes:
     async def limits_usd(self) -> bool:
         return False
 
-    async def start(self, step: Step) -> StepReply | None:
+    async def start(self, step: PlannedStep) -> StepReply | None:
         raise AssertionError("a program's step cannot be prevented")
 
     async def program_session(self, session: ProgramSession, *, resumed: bool) -> None:
@@ -60,13 +60,13 @@ class Notes:
     async def acting_agent(self) -> int | None:
         raise AssertionError
 
-    async def report(self, step: Step, reply: StepReply | None = None) -> None:
+    async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
         await self._tell("began", step, reply)
 
-    async def finish(self, step: Step, reply: StepReply) -> None:
+    async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         await self._tell("ended", step, reply)
 
-    async def _tell(self, verb: str, step: Step, reply: StepReply | None) -> None:
+    async def _tell(self, verb: str, step: PlannedStep, reply: StepReply | None) -> None:
         words = [f"{step.position} {step.name} {verb}"]
         if reply is not None:
             words.append(reply.error or reply.output)
@@ -171,7 +171,7 @@ async def test_a_conversation_is_continued_if_the_program_still_has_it(
         f"print(json.dumps(result)); print(json.dumps({done}))",
         "print(json.dumps({'type': 'turn.completed', 'usage': {}}))",
     )
-    history = (Message("user", "My name is Ada."), Message("assistant", "Hello Ada."))
+    history = (ChatMessage("user", "My name is Ada."), ChatMessage("assistant", "Hello Ada."))
     request = replace(REQUEST, history=history, resume=ProgramSession("abc-1"))
     reply = await ask(command, request=request, **{"work_dir": str(tmp_path)} | given)
     was_resumed, asked = json.loads(reply.text)
@@ -192,7 +192,7 @@ async def test_a_continued_conversation_that_has_begun_is_not_asked_again(
     program: Program, tmp_path: Path, printed: str
 ) -> None:
     command = program(printed, "sys.exit(1)")
-    request = replace(REQUEST, history=(Message("user", "Hi"),), resume=ProgramSession("abc-1"))
+    request = replace(REQUEST, history=(ChatMessage("user", "Hi"),), resume=ProgramSession("abc-1"))
     counted = tmp_path / "count"
     command[-1:] = [str(tmp_path / "counting.py")]
     text_of = (tmp_path / "program.py").read_text()
@@ -234,7 +234,7 @@ async def test_runs_that_continue_a_thread_of_codex_count_each_token_once(
     program: Program, tmp_path: Path, failure: str
 ) -> None:
     command, session = program(CODEX_PROGRAM), None
-    history = (Message("user", "My name is Ada."), Message("assistant", "Hello Ada."))
+    history = (ChatMessage("user", "My name is Ada."), ChatMessage("assistant", "Hello Ada."))
 
     async def run(prompt: str) -> tuple[int | None, str, tuple[str, ...]]:
         nonlocal session
@@ -278,7 +278,7 @@ FULL = [
 
 
 def resuming(session: ProgramSession) -> AgentRequest:
-    return replace(REQUEST, history=(Message("user", "I am Ada."),), resume=session)
+    return replace(REQUEST, history=(ChatMessage("user", "I am Ada."),), resume=session)
 
 
 @pytest.mark.parametrize(("output", "refused", "answered"), FULL)

@@ -16,7 +16,7 @@ from daybook import Client
 from daybook.api import files, jobs
 from daybook.errors import InvalidFiles, InvalidInput, PrefectUnreachable
 from daybook.files.documents import read, to_yaml
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
@@ -42,7 +42,7 @@ def ledger(
 
 async def apply(*given: dict[str, Any], **options: Any) -> files.ApplyReport:
     text = to_yaml({"jobs": list(given)})
-    return await files.apply([Source("x.yaml", text)], **{"set_name": "team", **options})
+    return await files.apply([FileText("x.yaml", text)], **{"set_name": "team", **options})
 
 
 def changes(report: files.ApplyReport) -> list[tuple[str, str]]:
@@ -129,7 +129,7 @@ async def test_an_export_can_be_applied_after_a_job_that_it_names_was_removed() 
     await apply(BRIEF, AFTER)
     await jobs.remove("brief")
     text = await exported()
-    report = await files.apply([Source("x.yaml", text)], set_name="team")
+    report = await files.apply([FileText("x.yaml", text)], set_name="team")
     assert (changes(report), report.unchanged) == ([], 1)
     with pytest.raises(InvalidFiles, match='unknown job "brief"'):
         await apply({**AFTER, "name": "new"})
@@ -287,7 +287,7 @@ async def test_apply_needs_a_set_a_person_and_for_wait_prefect() -> None:
         await apply(BRIEF, set_name=None)
     with pytest.raises(InvalidInput, match="is not a name of a set"):
         await apply(BRIEF, set_name="a b")
-    two = [Source(name, f"set: {name}\njobs: []") for name in ("a", "b")]
+    two = [FileText(name, f"set: {name}\njobs: []") for name in ("a", "b")]
     with pytest.raises(InvalidInput, match="the files name several sets: a, b"):
         await files.apply(two)
     assert (await files.apply(two[:1], default_set="c")).set == "a"
@@ -402,7 +402,7 @@ async def test_a_b_a_ends_where_it_began_and_applying_an_export_changes_nothing(
     text = await exported()
     assert read(text).data == read(at_first).data
     before = await writes()
-    report = await files.apply([Source("export", text)], prune=True)
+    report = await files.apply([FileText("export", text)], prune=True)
     assert (report.set, report.changes, report.unchanged) == ("team", [], len(first))
     assert await writes() == before
     assert await files.drift() == []

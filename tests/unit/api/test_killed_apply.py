@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from daybook.api import files, jobs
 from daybook.files.documents import read, to_yaml
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 from daybook.home import Home
 from tests.costs import examples
 from tests.databases import Database
@@ -54,7 +54,7 @@ def variables(
 
 
 async def apply(given: list[dict[str, Any]]) -> files.ApplyReport:
-    source = Source("x.yaml", to_yaml({"jobs": given}))
+    source = FileText("x.yaml", to_yaml({"jobs": given}))
     return await files.apply([source], set_name="team", prune=True)
 
 

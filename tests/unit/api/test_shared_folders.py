@@ -10,7 +10,7 @@ import pytest
 from daybook import home
 from daybook.agents import kinds
 from daybook.api import files, jobs, shared_folders
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 from daybook.resources import copies
 from tests.world import World
 
@@ -56,7 +56,7 @@ async def test_add_edit_and_apply_name_the_other_jobs(world: World, project: Pat
     job = f"kind: agent-prompt, prompt: x, schedule: {{every: 1h}}, policy: {{work_dir: {project}}}"
     text = f"jobs:\n  - {{name: three, {job}}}\n  - {{name: four, {job}}}\n"
     for dry_run in (True, False):
-        report = await files.apply([Source("x.yaml", text)], set_name="team", dry_run=dry_run)
+        report = await files.apply([FileText("x.yaml", text)], set_name="team", dry_run=dry_run)
         assert about_folders(report.notes) == [
             "three works in the same folder as four, one, two",
             "four works in the same folder as one, three, two",

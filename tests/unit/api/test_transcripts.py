@@ -11,7 +11,7 @@ import pytest
 from daybook.api import transcripts
 from daybook.api.transcripts import Transcript, to_markdown
 from daybook.errors import InvalidInput, NotFound
-from daybook.execution.journal import shorten
+from daybook.execution.journal import stored_text
 from daybook.keeper import retention
 from daybook.ledger.engine import sharing
 from daybook.ledger.states import Status
@@ -110,7 +110,7 @@ async def test_no_text_ends_its_quotation(world: World) -> None:
 
 
 async def test_a_cut_text_says_what_is_missing(world: World) -> None:
-    granted = await answered(world, output=shorten("y" * 2_500))
+    granted = await answered(world, output=stored_text("y" * 2_500))
     assert "(500 more characters)" in to_markdown(await read(world, granted.run_id))
 
 

@@ -15,7 +15,7 @@ from sqlmodel import col
 from daybook import api
 from daybook.errors import InvalidFiles, UnreadableJob
 from daybook.files.documents import to_yaml
-from daybook.files.jobs_file import Source
+from daybook.files.jobs_file import FileText
 from daybook.home import Home
 from daybook.jobs import scheduled
 from daybook.ledger.engine import Ledger, open_ledger
@@ -122,8 +122,8 @@ async def test_a_jobs_file_adds_no_second_job_with_the_name_of_an_unreadable_one
     after = {"name": "next", "prompt": "z", "after": "bad"}
     for jobs in ([same], [same, after]):
         with pytest.raises(InvalidFiles, match="bad is stored with an invalid value"):
-            await api.files.apply([Source("x.yaml", to_yaml({"jobs": jobs}))], set_name="team")
+            await api.files.apply([FileText("x.yaml", to_yaml({"jobs": jobs}))], set_name="team")
     report = await api.files.apply(
-        [Source("x.yaml", to_yaml({"jobs": [after]}))], set_name="team", dry_run=True
+        [FileText("x.yaml", to_yaml({"jobs": [after]}))], set_name="team", dry_run=True
     )
     assert [each.job for each in report.changes] == ["next"]

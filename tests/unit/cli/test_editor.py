@@ -60,7 +60,7 @@ async def test_only_the_changed_fields_are_returned(
         "text = text.replace('Say hello.', 'Say goodbye.')"
         ".replace('0 9 * * 1', 'every Friday at 16:00')"
     )
-    assert editor.Edit(weekly).changes() == {
+    assert editor.JobEdit(weekly).changes() == {
         "prompt": "Say goodbye.",
         "schedule": "every Friday at 16:00",
     }
@@ -70,12 +70,12 @@ async def test_only_the_changed_fields_of_an_object_are_returned_and_an_empty_va
     weekly: ListedJob, use_editor: SetEditor
 ) -> None:
     use_editor("text = text.replace('overlap: skip', 'overlap: allow').replace('- team', '')")
-    assert editor.Edit(weekly).changes() == {"tags": "", "overlap": "allow"}
+    assert editor.JobEdit(weekly).changes() == {"tags": "", "overlap": "allow"}
 
 
 async def test_another_channel_keeps_the_chat_id_of_the_document(use_editor: SetEditor) -> None:
     job = new_job(now=MADE, prompt="x", every="1h", channel="team", chat_id="7")
-    edit = editor.Edit(job)  # type: ignore[arg-type]
+    edit = editor.JobEdit(job)  # type: ignore[arg-type]
     use_editor("text = text.replace('channel: team', 'channel: ops')")
     changes = edit.changes()
     assert changes == {"channel": "ops", "chat_id": "7"}
@@ -93,7 +93,7 @@ async def test_the_text_is_kept_in_a_private_file(
     weekly: ListedJob, use_editor: SetEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    edit = editor.Edit(weekly)
+    edit = editor.JobEdit(weekly)
     use_editor("text = text.replace('Say hello.', 'Say goodbye.')")
     edit.changes()
     file = edit.keep()
@@ -105,13 +105,13 @@ async def test_an_untouched_document_changes_nothing(
     weekly: ListedJob, use_editor: SetEditor
 ) -> None:
     use_editor("text = '# a comment\\n' + text")
-    assert editor.Edit(weekly).changes() == {}
+    assert editor.JobEdit(weekly).changes() == {}
 
 
 async def test_a_problem_is_shown_above_the_text_that_the_user_wrote(
     weekly: ListedJob, use_editor: SetEditor, tmp_path: Path
 ) -> None:
-    edit = editor.Edit(weekly)
+    edit = editor.JobEdit(weekly)
     use_editor("text = text.replace('0 9 * * 1', 'every Fryday')")
     assert edit.changes() == {"schedule": "every Fryday"}
     use_editor(f"pathlib.Path({str(tmp_path / 'seen')!r}).write_text(text)")
@@ -127,14 +127,14 @@ async def test_text_that_is_no_yaml_mapping_is_refused(
 ) -> None:
     use_editor(f"text = {text!r}")
     with pytest.raises(InvalidInput, match=r"^document: "):
-        editor.Edit(weekly).changes()
+        editor.JobEdit(weekly).changes()
 
 
 async def test_text_that_is_not_utf_8_is_refused_and_kept(
     weekly: ListedJob, use_editor: SetEditor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    edit, latin = editor.Edit(weekly), "prompt: café".encode("latin-1")
+    edit, latin = editor.JobEdit(weekly), "prompt: café".encode("latin-1")
     use_editor(f"file.write_bytes({latin!r}); sys.exit()")
     with pytest.raises(InvalidInput, match=r"^document: is not UTF-8 text"):
         edit.changes()
@@ -157,7 +157,7 @@ async def test_an_editor_that_fails_changes_nothing(
 ) -> None:
     monkeypatch.setenv("VISUAL", command)
     with pytest.raises(DaybookError, match=problem):
-        editor.Edit(weekly).changes()
+        editor.JobEdit(weekly).changes()
 
 
 JOBS = [

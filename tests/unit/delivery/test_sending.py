@@ -187,7 +187,7 @@ async def test_each_try_is_recorded_with_its_result(world: World) -> None:
 
 
 async def test_failures_of_a_destination_with_a_long_name_are_in_the_inbox(world: World) -> None:
-    queue = outbox.shorten("https://long.example.org/" + "x" * 3_000)
+    queue = outbox.bounded_name("https://long.example.org/" + "x" * 3_000)
     await enqueue(world, queue, 2)
     for row, count in zip(await claimed(world), (1, 2), strict=True):
         await record(world, [row], FAILED)

@@ -17,7 +17,7 @@ from typing import Any
 
 from daybook.agents import model_steps, model_tools
 from daybook.agents.base import Tool
-from daybook.agents.journal import Step, StepReply
+from daybook.agents.journal import PlannedStep, StepReply
 from daybook.agents.model import ModelAgent
 from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SYSTEM_CLOCK
@@ -66,13 +66,13 @@ def watch(killer: Killer) -> None:
     """Let the journal's writes be events."""
     started, finished = journal.RunJournal.start, journal.RunJournal.finish
 
-    async def start(self: journal.RunJournal, step: Step) -> StepReply | None:
+    async def start(self: journal.RunJournal, step: PlannedStep) -> StepReply | None:
         reply = await started(self, step)
         if reply is None:
             killer.event("start")
         return reply
 
-    async def finish(self: journal.RunJournal, step: Step, reply: StepReply) -> None:
+    async def finish(self: journal.RunJournal, step: PlannedStep, reply: StepReply) -> None:
         await finished(self, step, reply)
         killer.event("finish")
 

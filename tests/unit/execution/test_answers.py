@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from daybook.agents import kinds
-from daybook.agents.base import AgentReply, AgentRequest, Message, Tool
+from daybook.agents.base import AgentReply, AgentRequest, ChatMessage, Tool
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, AgentFailed, AgentTemporary, AgentTimeout
 from daybook.execution import answers
@@ -25,7 +25,9 @@ SCHEMA = {
     "properties": {"title": {"type": "string"}, "count": {"type": "integer"}},
     "required": ["title", "count"],
 }
-REQUEST = AgentRequest("How many?", timeout=30, occurrence="o", history=(Message("user", "Hi"),))
+REQUEST = AgentRequest(
+    "How many?", timeout=30, occurrence="o", history=(ChatMessage("user", "Hi"),)
+)
 
 
 class Says:

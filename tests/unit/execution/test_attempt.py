@@ -206,7 +206,7 @@ async def test_a_process_waiting_for_the_ledger_has_already_spooled_its_outcome(
         assert [each.name for each in outcome_spool.pending_files()] == [
             f"{active.granted.run_id}-1-1.json"
         ]
-    assert await outcome_spool.drain(active.ledger) == outcome_spool.DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger) == outcome_spool.SpoolResult(written=1)
     written = await active.row()
     assert written.status == "succeeded"
     # A process that survives records it again without a change.

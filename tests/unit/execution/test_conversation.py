@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from daybook.agents.base import Message
+from daybook.agents.base import ChatMessage
 from daybook.agents.journal import ProgramSession
 from daybook.errors import InvalidInput
 from daybook.execution import conversation, journal
@@ -78,7 +78,7 @@ async def test_a_slash_command_is_sent_unchanged(daybook_home: Home) -> None:
     before = (message(1, "user", "/reset"), message(2, "assistant", "/quit"))
     given = granted("/reset", history=before)
     assert conversation.filled_prompt(given) == "/reset"
-    expected = (Message("user", "/reset"), Message("assistant", "/quit"))
+    expected = (ChatMessage("user", "/reset"), ChatMessage("assistant", "/quit"))
     assert await conversation.session_history(given, Compression()) == expected
 
 

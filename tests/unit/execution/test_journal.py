@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from daybook.agents.base import AgentReply, Tool
-from daybook.agents.journal import Position, ProgramSession, Step
+from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, FenceRefused, InvalidInput
 from daybook.execution import journal
@@ -133,7 +133,7 @@ async def test_a_failed_request_and_a_failed_call_are_recorded_with_their_errors
 async def test_a_step_without_a_reply_at_the_end_of_its_attempt_is_unknown(
     active: ActiveRun,
 ) -> None:
-    step = Step(Position(0, 1, 1), "request", "gpt-6-luna", {}, "Hello", repeatable=True)
+    step = PlannedStep(StepPosition(0, 1, 1), "request", "gpt-6-luna", {}, "Hello", repeatable=True)
     with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK):
         current = journal.current()
     assert current is not None

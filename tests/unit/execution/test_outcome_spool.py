@@ -15,7 +15,7 @@ import pytest
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import LedgerUnreachable
 from daybook.execution import outcome_spool
-from daybook.execution.outcome_spool import DrainResult, SpooledOutcome
+from daybook.execution.outcome_spool import SpooledOutcome, SpoolResult
 from daybook.ledger.states import Outcome, Status
 from tests.unit.execution.conftest import ActiveRun
 
@@ -40,7 +40,7 @@ def known(active: ActiveRun, outcome: Outcome = DONE, **changes: Any) -> Spooled
 async def test_drain_records_the_whole_outcome_and_removes_its_file(active: ActiveRun) -> None:
     outcome_spool.put(known(active))
 
-    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(written=1)
 
     row = await active.row()
     assert (row.status, row.output, row.result) == ("succeeded", DONE.output, DONE.result)
@@ -116,7 +116,7 @@ async def test_an_outcome_whose_file_was_not_removed_is_recorded_only_once(
     before = await active.row()
 
     file.write_text(text)
-    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(written=1)
 
     assert await active.row() == before
     assert before.evidence == []
@@ -128,7 +128,7 @@ async def test_a_drain_without_a_reachable_ledger_keeps_the_file(active: ActiveR
         await outcome_spool.drain(active.ledger)
 
     assert file.exists()
-    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(written=1)
 
 
 async def test_an_outcome_with_an_old_fencing_token_is_kept_as_evidence(
@@ -137,7 +137,7 @@ async def test_an_outcome_with_an_old_fencing_token_is_kept_as_evidence(
     outcome_spool.put(known(active))
     active.take_over()
 
-    assert await outcome_spool.drain(active.ledger) == DrainResult(refused=1)
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(refused=1)
 
     row = await active.row()
     assert (row.status, [each["status"] for each in row.evidence]) == ("running", ["succeeded"])
@@ -181,10 +181,10 @@ async def test_an_unreadable_file_is_set_aside_and_the_others_are_recorded(
     bad.write_text(spoil(bad.read_text()))
     outcome_spool.put(known(active))
 
-    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1, aside=1)
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(written=1, aside=1)
 
     assert outcome_spool.set_aside_files() == [bad.with_suffix(".aside")]
-    assert await outcome_spool.drain(active.ledger) == DrainResult()
+    assert await outcome_spool.drain(active.ledger) == SpoolResult()
 
 
 async def test_only_the_last_files_that_were_set_aside_are_kept(
@@ -204,7 +204,7 @@ async def test_only_the_last_files_that_were_set_aside_are_kept(
 async def test_outcomes_of_another_ledger_wait_for_it(active: ActiveRun) -> None:
     file = outcome_spool.put(known(active, ledger_id="another"))
 
-    assert await outcome_spool.drain(active.ledger) == DrainResult(left=1)
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(left=1)
 
     assert file.exists()
     assert (await active.row()).status == "running"
@@ -214,7 +214,7 @@ async def test_a_drain_for_one_run_leaves_the_files_of_other_runs(active: Active
     other = outcome_spool.put(known(active, run_id="0" * 32))
     outcome_spool.put(known(active))
 
-    assert await outcome_spool.drain(active.ledger, active.granted.run_id) == DrainResult(written=1)
+    assert await outcome_spool.drain(active.ledger, active.granted.run_id) == SpoolResult(written=1)
 
     assert outcome_spool.pending_files() == [other]
 
@@ -239,15 +239,15 @@ async def test_a_draft_is_left_to_its_writer_until_it_is_too_old(
     draft = file.with_suffix(".4711.new")
     file.rename(draft)
 
-    assert await outcome_spool.drain(active.ledger) == DrainResult()
+    assert await outcome_spool.drain(active.ledger) == SpoolResult()
     assert draft.exists()
     _aged(draft, outcome_spool.MAX_DRAFT_AGE_SECONDS + 1)
-    assert await outcome_spool.drain(active.ledger) == DrainResult()
+    assert await outcome_spool.drain(active.ledger) == SpoolResult()
     assert not draft.exists()
 
 
 async def test_a_home_without_a_spool_has_nothing_to_drain(active: ActiveRun) -> None:
-    assert await outcome_spool.drain(active.ledger) == DrainResult()
+    assert await outcome_spool.drain(active.ledger) == SpoolResult()
     assert not outcome_spool.folder().exists()
 
 
@@ -263,6 +263,6 @@ async def test_a_failing_disk_ends_no_run_that_has_its_outcome(
     with monkeypatch.context() as disk:
         disk.setattr(Path, fails, broken)
         first = await outcome_spool.drain(active.ledger)
-    assert first == DrainResult(written=int(fails == "unlink"))
-    assert await outcome_spool.drain(active.ledger) == DrainResult(written=1)
+    assert first == SpoolResult(written=int(fails == "unlink"))
+    assert await outcome_spool.drain(active.ledger) == SpoolResult(written=1)
     assert (await active.row()).status == "succeeded"

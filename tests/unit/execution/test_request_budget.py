@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from daybook.agents.base import AgentReply, AgentRequest
-from daybook.agents.journal import Journal, Step, StepReply
+from daybook.agents.journal import Journal, PlannedStep, StepReply
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import (
     AgentError,
@@ -216,7 +216,7 @@ class Reserved:
     async def limits_usd(self) -> bool:
         return True
 
-    async def start(self, _: Step) -> StepReply | None:
+    async def start(self, _: PlannedStep) -> StepReply | None:
         await asyncio.Event().wait()
         raise AssertionError
 

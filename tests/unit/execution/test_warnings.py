@@ -18,7 +18,7 @@ import pytest
 
 from daybook.agents.base import Tool
 from daybook.agents.command import CommandAgent, CommandSettings
-from daybook.agents.journal import Position, Step, StepReply
+from daybook.agents.journal import PlannedStep, StepPosition, StepReply
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentFailed
 from daybook.execution import attempt, journal, outcome_spool
@@ -36,7 +36,7 @@ from tests.printed_steps import (
     lines,
 )
 from tests.providers import Answer, Page, Provider, provider
-from tests.providers import Step as Reply
+from tests.providers import PlannedStep as Reply
 from tests.unit.agents.asking import agent, request
 from tests.unit.execution.conftest import ActiveRun
 from tests.unit.execution.test_journal import recorded
@@ -197,7 +197,7 @@ async def test_a_job_may_refuse_a_success_with_a_failed_call(active: ActiveRun) 
 async def test_a_call_without_a_reply_is_a_warning_in_the_attempt_that_continues(
     active: ActiveRun,
 ) -> None:
-    step = Step(Position(0, 1, 1, 1), "tool", "mail", {"to": "a"}, "", repeatable=False)
+    step = PlannedStep(StepPosition(0, 1, 1, 1), "tool", "mail", {"to": "a"}, "", repeatable=False)
     with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as first:
         await first.start(step)
         assert first.warnings() == ("the outcome of tool mail is unknown",)
@@ -213,7 +213,7 @@ async def test_a_call_without_a_reply_is_a_warning_in_the_attempt_that_continues
 async def test_a_failure_of_an_earlier_attempt_that_is_replayed_is_a_warning(
     active: ActiveRun,
 ) -> None:
-    step = Step(Position(0, 1, 1, 1), "tool", "mail", {"to": "a"}, "", repeatable=False)
+    step = PlannedStep(StepPosition(0, 1, 1, 1), "tool", "mail", {"to": "a"}, "", repeatable=False)
     with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as first:
         await first.start(step)
         await first.finish(step, StepReply(error="no such address", value="no such address"))
@@ -227,8 +227,8 @@ async def test_a_failure_of_an_earlier_attempt_that_is_replayed_is_a_warning(
 async def test_warnings_are_few_and_short_and_have_no_line_breaks(active: ActiveRun) -> None:
     with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as opened:
         for number in range(25):
-            at = Position(0, 1, 1, number + 1)
-            step = Step(at, "tool", f"t{number}", {"number": number}, "", repeatable=False)
+            at = StepPosition(0, 1, 1, number + 1)
+            step = PlannedStep(at, "tool", f"t{number}", {"number": number}, "", repeatable=False)
             await opened.report(step, StepReply(error="no\n" * 1_000))
     *first, last = opened.warnings()
     assert len(first) == journal.MAX_WARNINGS
@@ -239,7 +239,9 @@ async def test_warnings_are_few_and_short_and_have_no_line_breaks(active: Active
 async def test_a_step_of_a_program_is_recorded_with_its_outcome_at_once_and_never_continued(
     active: ActiveRun,
 ) -> None:
-    step = Step(Position(0, 1, 1, 1), "tool", "Bash", {"asked": "x"}, "ls", repeatable=False)
+    step = PlannedStep(
+        StepPosition(0, 1, 1, 1), "tool", "Bash", {"asked": "x"}, "ls", repeatable=False
+    )
     with journal.recording(active.ledger, active.granted, 1, SYSTEM_CLOCK) as first:
         await first.report(step, StepReply("a", usage=None))
     with journal.recording(active.ledger, active.granted, 2, SYSTEM_CLOCK) as second:

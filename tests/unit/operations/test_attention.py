@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from daybook.finding import Action
+from daybook.finding import FindingAction
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from daybook.operations import attention, findings
@@ -74,7 +74,7 @@ async def test_failures_missed_due_times_and_paused_jobs_are_listed_with_a_fix(
     ]
     first = (await attention.read(UTC))[0]
     assert (first.why, first.fix) == ("out of luck", "daybook show 'my failing job'")
-    assert first.action is Action.RUN
+    assert first.action is FindingAction.RUN
     assert first.job_id == failing.id
 
 

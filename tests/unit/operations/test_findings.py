@@ -111,11 +111,6 @@ def test_a_failed_job_is_a_warning_with_its_error() -> None:
     assert {each.severity for each in found} == {Severity.WARNING}
 
 
-def test_a_list_of_more_than_five_names_is_shortened() -> None:
-    assert findings.join(list("abcde")) == "a, b, c, d, e"
-    assert findings.join(list("abcdefg")) == "a, b, c, d, e and 2 more"
-
-
 @pytest.mark.parametrize(
     ("position", "text", "quoted", "unquoted"),
     [

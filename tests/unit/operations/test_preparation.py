@@ -16,7 +16,7 @@ from daybook.api.sync import SyncReport
 from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import preparation
-from daybook.operations.preparation import Message, Preparation
+from daybook.operations.preparation import MessageKind, Preparation
 from daybook.prefect.report import ReconcileReport
 from daybook.processes import children
 
@@ -61,12 +61,12 @@ async def test_up_shows_what_the_child_reports_until_the_expected_message() -> N
     async with piped(talk) as (pipe, prepared):
         pipe.say("Created the agent `default`")
         pipe.synced(report)
-        pipe.send(Message.PREPARED)
+        pipe.send(MessageKind.PREPARED)
         pipe.say("later")
-        pipe.send(Message.FACTS, {"jobs": 1})
-        assert await prepared.wait_for(Message.PREPARED) is None
+        pipe.send(MessageKind.FACTS, {"jobs": 1})
+        assert await prepared.wait_for(MessageKind.PREPARED) is None
         assert talk.shown == ["Created the agent `default`", report]
-        assert await prepared.wait_for(Message.FACTS) == {"jobs": 1}
+        assert await prepared.wait_for(MessageKind.FACTS) == {"jobs": 1}
     assert talk.shown[2:] == ["later"]
 
 
@@ -87,7 +87,7 @@ async def test_an_error_of_the_child_is_raised_in_up(
             error.exit_code
         )
         with pytest.raises(type(error)) as raised:
-            await prepared.wait_for(Message.ONLINE)
+            await prepared.wait_for(MessageKind.ONLINE)
     assert (str(raised.value), vars(raised.value)) == (str(error), vars(error))
 
 
@@ -102,7 +102,7 @@ async def test_an_unexpected_error_of_the_child_is_named_in_up(
         descriptor = os.dup(pipe._file.fileno())
         assert await asyncio.to_thread(preparation.main, ["--report", str(descriptor)]) == 1
         with pytest.raises(DaybookError, match=r"has failed: LookupError\('no such table'\)"):
-            await prepared.wait_for(Message.ONLINE)
+            await prepared.wait_for(MessageKind.ONLINE)
     assert "Traceback" in capsys.readouterr().err
 
 
@@ -112,7 +112,7 @@ async def test_a_child_that_ends_without_a_message_is_an_error_with_its_log() ->
         with pytest.raises(
             DaybookError, match="the preparation of Prefect has ended\nno space left"
         ):
-            await prepared.wait_for(Message.PREPARED)
+            await prepared.wait_for(MessageKind.PREPARED)
 
 
 async def test_a_child_whose_up_has_ended_ends_too(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.finding import Severity
 from daybook.home import Home
 from daybook.operations import doctor, home_lock, service, service_units
-from daybook.operations.service_units import Service
+from daybook.operations.service_units import ServiceDefinition
 from tests.commands import Daybook
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the fakes are of systemd")
@@ -55,7 +55,7 @@ def calls(daybook_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return take
 
 
-def install() -> Service:
+def install() -> ServiceDefinition:
     defined = service.define(system=False)
     service.install(defined)
     return defined

@@ -23,7 +23,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
 from daybook.ledger.tokens import digest
 from daybook.tasks import claims, pause, queue, selection, sessions
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 from tests.waiting import becomes_true
 from tests.world import World
 from tests.world.tasks import AGENT, OTHER
@@ -522,7 +522,7 @@ async def test_a_run_of_another_agent_is_not_found_even_with_its_token(world: Wo
             await claims.complete(world.ledger, own.run.id, own.token)
 
     await claims.complete(world.ledger, theirs.run.id, theirs.token)  # as the operator
-    assert (await world.tasks.run(theirs.run.id)).status == Status.COMPLETED
+    assert (await world.tasks.run(theirs.run.id)).status == TaskRunStatus.COMPLETED
 
 
 async def test_an_agent_cannot_use_the_token_of_another_owners_session(world: World) -> None:

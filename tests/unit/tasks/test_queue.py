@@ -11,7 +11,7 @@ from daybook import owners
 from daybook.errors import Ambiguous, InvalidInput, NotFound, NothingClaimable
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.tasks import claims, counts, queue
-from daybook.tasks.states import Status
+from daybook.tasks.states import TaskRunStatus
 from tests import rows
 from tests.world import World
 from tests.world.tasks import AGENT
@@ -91,16 +91,16 @@ async def test_live_runs_are_listed_in_claim_order_and_ended_runs_newest_first(
     claimed = await world.tasks.claim()
     await queue.cancel(world.ledger, "c")
 
-    async def titles(status: list[Status] | None, limit: int | None = None) -> list[str]:
+    async def titles(status: list[TaskRunStatus] | None, limit: int | None = None) -> list[str]:
         async with world.ledger.read() as session:
             found = await queue.runs(session, status=status, limit=limit)
         return [task.title for task, _ in found]
 
     assert claimed.task.title == "b"
     assert await titles(None) == ["b", "a"]
-    assert await titles([Status.QUEUED]) == ["a"]
-    assert await titles(list(Status)) == ["c", "b", "a"]
-    assert await titles(list(Status), 2) == ["c", "b"]
+    assert await titles([TaskRunStatus.QUEUED]) == ["a"]
+    assert await titles(list(TaskRunStatus)) == ["c", "b", "a"]
+    assert await titles(list(TaskRunStatus), 2) == ["c", "b"]
     assert await titles([]) == []
 
 

@@ -22,7 +22,7 @@ from daybook.prefect import reconcile
 from daybook.prefect.reconcile import ReconcileReport
 from daybook.web import login
 from daybook.web import pages as site
-from daybook.web.app import Guard, application, build_server
+from daybook.web.app import RequestGuard, application, build_server
 from daybook.web.login import PageLogin
 from daybook.web.pages.site import Site
 from tests.unit.resources.prefect_blocks import FakePrefect, Steps
@@ -48,7 +48,7 @@ async def served(
     """
     watch = HealthMonitor(address, clock=clock, fresh=fresh, patience=patience)
     endpoints = [make(address, clock) for make in feature.loaded("endpoint")]
-    guarded = Guard(
+    guarded = RequestGuard(
         application(watch, endpoints), names, endpoints=endpoints, any_address=any_address
     )
     listener, server = web.listen("127.0.0.1", 0), build_server(guarded, endpoints)

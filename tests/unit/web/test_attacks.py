@@ -80,7 +80,7 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
     server = login.protect(application, 4280)
     endpoints = [make(address, world.clock) for make in feature.loaded("endpoint")]
     whole = app.application(HealthMonitor(address, clock=world.clock), endpoints, server)
-    guarded = app.Guard(whole, accepts_writes=login.accepts_writes, endpoints=endpoints)
+    guarded = app.RequestGuard(whole, accepts_writes=login.accepts_writes, endpoints=endpoints)
     found = Target(server, guarded, routes_of(whole.routes))
     job = await world.jobs.add("secret-plan")
     await dispute(world, job)

@@ -12,7 +12,7 @@ from daybook.home import Home
 from daybook.operations import connections, web
 from daybook.operations.health import HealthMonitor
 from daybook.web import live, login, pages
-from daybook.web.app import Guard, application, build_server
+from daybook.web.app import RequestGuard, application, build_server
 from daybook.web.pages.site import Site
 from tests.unit.web.conftest import no_health
 from tests.world import World
@@ -32,7 +32,7 @@ async def test_two_hundred_streams_of_one_client_leave_room_and_end_with_the_ser
     listener = web.listen("127.0.0.1", 0)
     host, port = listener.getsockname()
     protected = login.protect(application_of_pages, port, site)
-    guarded = Guard(
+    guarded = RequestGuard(
         application(watch, (), protected, site.close),
         accepts_writes=login.accepts_writes,
     )

@@ -15,7 +15,7 @@ from daybook.ledger.engine import sharing
 from daybook.operations import peers
 from daybook.web import live, login, pages
 from daybook.web.__main__ import public_names
-from daybook.web.app import Guard
+from daybook.web.app import RequestGuard
 from daybook.web.login import PageLogin
 from tests.unit.web.conftest import OWN, no_health
 from tests.world import World
@@ -54,7 +54,7 @@ def as_this_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def browser_of(server: PageLogin, url: str = PUBLIC) -> httpx.AsyncClient:
-    guarded = Guard(
+    guarded = RequestGuard(
         server,
         public_names(settings.load()),
         accepts_writes=login.accepts_writes,

@@ -22,7 +22,7 @@ from daybook.prefect import state_mirror
 from daybook.runs import claim_requests, claims
 from daybook.runs.claim_requests import ClaimRequest, Granted
 from daybook.worker import exit_handling
-from daybook.worker.supervision import Facts, StopCause, SupervisedRun
+from daybook.worker.supervision import ReportedFacts, StopCause, SupervisedRun
 
 pytestmark = pytest.mark.anyio
 
@@ -115,7 +115,9 @@ async def test_the_exit_of_a_process_ends_only_the_claim_of_its_own_flow_run(
     assert (row.state, row.fence) == (expected, again.fence)
 
 
-async def killed_at_its_timeout(path: Path, kind: str, policy: Policy, facts: Facts) -> RunRow:
+async def killed_at_its_timeout(
+    path: Path, kind: str, policy: Policy, facts: ReportedFacts
+) -> RunRow:
     """Return the row of a run whose first attempt the worker has killed at its timeout."""
     async with Ledger(f"sqlite+aiosqlite:///{path / 'ledger.db'}") as ledger:
         granted = await claimed(ledger, FIRST, kind)
@@ -150,7 +152,7 @@ async def test_a_killed_call_that_may_have_had_an_effect_is_retried_only_if_idem
     tmp_path: Path, kind: str, changed: bool, idempotent: bool, expected: Status
 ) -> None:
     policy = Policy(retries=3, idempotent=idempotent)
-    row = await killed_at_its_timeout(tmp_path, kind, policy, Facts(changed=changed))
+    row = await killed_at_its_timeout(tmp_path, kind, policy, ReportedFacts(changed=changed))
     assert (row.state, row.attempts) == (expected, 1)
 
 
@@ -158,7 +160,9 @@ async def test_a_killed_call_that_may_have_had_an_effect_is_retried_only_if_idem
 async def test_a_killed_attempt_is_followed_by_another_while_retries_are_left(
     tmp_path: Path, retries: int, expected: Status
 ) -> None:
-    row = await killed_at_its_timeout(tmp_path, "agent-prompt", Policy(retries=retries), Facts())
+    row = await killed_at_its_timeout(
+        tmp_path, "agent-prompt", Policy(retries=retries), ReportedFacts()
+    )
     assert (row.state, row.attempts) == (expected, 1)
 
 
@@ -195,7 +199,7 @@ async def test_a_run_that_the_worker_ends_gets_an_artifact(
             HERE,
             exit_code=-9,
             cause=cause,
-            facts=Facts(ended=ended),
+            facts=ReportedFacts(ended=ended),
         )
         await exit_handling.handle_exit(ledger, cast(Any, prefect), watched)
         assert (await row_of(ledger, granted.run_id)).state is status
@@ -241,7 +245,7 @@ async def test_the_usage_that_a_process_reported_is_recorded_when_it_dies(
             HERE,
             exit_code=-9,
             cause=cause,
-            facts=Facts(took={"input_tokens": 70, "output_tokens": 7}),
+            facts=ReportedFacts(took={"input_tokens": 70, "output_tokens": 7}),
         )
         await exit_handling.handle_exit(ledger, cast(Any, UnreachableLedger()), watched)
 
