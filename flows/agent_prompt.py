@@ -11,6 +11,7 @@ It runs from a deployment (also by `run_deployment("agent-prompt/<slug>")`), or 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from daybook import home
@@ -22,16 +23,9 @@ from prefect.client.schemas.objects import State
 
 from daybook import repository
 from daybook.agents.base import Tool
-from daybook.execution import conversation
-from daybook.execution.agent_request import success_outcome
-from daybook.execution.attempt import Act
+from daybook.execution.agent_act import prepare_act
 from daybook.execution.execute import carry_out
-from daybook.execution.fallback import prepare_agents
-from daybook.jobs.actions import AgentPrompt
-from daybook.jobs.model import read_parameters
-from daybook.ledger.states import Outcome
 from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, takes_parameters_of
-from daybook.runs.claim_requests import Granted
 
 repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
@@ -43,30 +37,10 @@ repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 @takes_parameters_of("agent-prompt")
 async def agent_prompt(**parameters: Any) -> State[Any]:
     """Send one prompt to one agent, or to a fallback agent if the first is unavailable."""
-    return await carry_out("agent-prompt", parameters, _prepare)
+    return await carry_out("agent-prompt", parameters, partial(prepare_act, own=_own_tools))
 
 
-def _own() -> Sequence[Tool]:
+def _own_tools() -> Sequence[Tool]:
     from daybook.toolbox import TOOLS
 
     return TOOLS
-
-
-async def _prepare(granted: Granted) -> Act:
-    """Prepare the request to the agent; nothing is sent yet."""
-    action, _, _ = read_parameters("agent-prompt", granted.parameters)
-    assert isinstance(action, AgentPrompt)
-    prompt = conversation.filled_prompt(granted)
-    asking = await prepare_agents(
-        granted,
-        (action.agent, *action.fallback_agents),
-        prompt,
-        model=action.model,
-        own=_own,
-    )
-
-    async def ask() -> Outcome:
-        answer = await asking.ask(action.output_format, action.output_schema)
-        return success_outcome(answer, prompt)
-
-    return ask

@@ -17,7 +17,7 @@ It runs from a deployment (also by `run_deployment("heartbeat/<slug>")`), or in 
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 from daybook import home
@@ -28,11 +28,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from daybook import repository
+from daybook.agents.base import Tool
 from daybook.execution import heartbeat as beat
+from daybook.execution.agent_act import prepare_act
 from daybook.execution.attempt import Act
 from daybook.execution.execute import carry_out
-from daybook.jobs.actions import Heartbeat
-from daybook.jobs.model import read_parameters
 from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, takes_parameters_of
 from daybook.runs.claim_requests import Granted
 
@@ -48,12 +48,12 @@ async def heartbeat(**parameters: Any) -> State[Any]:
     return await carry_out("heartbeat", parameters, _prepare, check=beat.check)
 
 
+def _own_tools() -> Sequence[Tool]:
+    from daybook.toolbox import TOOLS
+
+    return TOOLS
+
+
 async def _prepare(granted: Granted) -> Act:
     """Prepare the request, whose prompt contains the orders; nothing is sent yet."""
-    action, _, _ = read_parameters("heartbeat", granted.parameters)
-    assert isinstance(action, Heartbeat)
-    asked = {name: granted.parameters[name] for name in beat.SHARED_PARAMETERS}
-    asked["prompt"] = beat.prompt(action.file)
-    prepare = repository.load_entry_point("flows/agent_prompt.py")._prepare
-    act: Act = await prepare(replace(granted, parameters=asked))
-    return act
+    return await prepare_act(beat.as_agent_prompt(granted), _own_tools)
