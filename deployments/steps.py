@@ -71,7 +71,7 @@ def make_pool_when_deploying() -> None:
 async def _make_pool() -> None:
     from prefect.client.orchestration import get_client
 
-    from daybook.operations import worker
+    from daybook.prefect import work_pool
 
     async with get_client() as client:
-        await worker.ensure_pool(client)
+        await work_pool.ensure(client)
