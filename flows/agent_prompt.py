@@ -21,15 +21,12 @@ home.configure_prefect()  # before Prefect is imported: Prefect reads its enviro
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from daybook import repository
 from daybook.agents.base import Tool
 from daybook.execution.agent_act import prepare_act
 from daybook.execution.execute import carry_out
 from daybook.jobs.notify import Notify
 from daybook.policies.policy import Policy
 from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, describes_parameters_of
-
-repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 # Results are not persisted, because Prefect's Retry executes no run that already has a result. The

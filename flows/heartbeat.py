@@ -27,7 +27,6 @@ home.configure_prefect()  # before Prefect is imported: Prefect reads its enviro
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from daybook import repository
 from daybook.agents.base import Tool
 from daybook.execution import heartbeat as beat
 from daybook.execution.agent_act import prepare_act
@@ -37,8 +36,6 @@ from daybook.jobs.notify import Notify
 from daybook.policies.policy import Policy
 from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, describes_parameters_of
 from daybook.runs.claim_requests import Granted
-
-repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(

@@ -21,7 +21,6 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
-from daybook import repository
 from daybook.execution.agent_lookup import guard_of
 from daybook.execution.attempt import Act, AttemptResult
 from daybook.execution.execute import carry_out
@@ -36,8 +35,6 @@ from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
 from daybook.tools import calls
 from daybook.tools.server_blocks import PrefectServers
-
-repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(

@@ -21,7 +21,6 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 
-from daybook import repository
 from daybook.execution import webhook as request
 from daybook.execution.agent_lookup import guard_of
 from daybook.execution.attempt import Act, AttemptResult
@@ -36,8 +35,6 @@ from daybook.policies.policy import Policy
 from daybook.prefect.parameter_schema import FLOW_DESCRIPTION, describes_parameters_of
 from daybook.resources.secrets import PrefectSecretStore
 from daybook.runs.claim_requests import Granted
-
-repository.load_entry_point("deployments/steps.py").make_pool_when_deploying()
 
 
 @flow(

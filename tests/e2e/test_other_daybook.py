@@ -24,7 +24,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.operations import doctor, setup, status
-from daybook.prefect import parameter_schema, reconcile, states, work_pool
+from daybook.prefect import parameter_schema, reconcile, states, work_pool, work_queues
 from daybook.runs import claims
 from tests.world.prefect import forget_workers
 
@@ -200,10 +200,15 @@ async def test_doctor_names_a_pool_of_another_type(client: Any, own_ledger: Ledg
     try:
         (of_pool,) = await findings("pool")
         assert "has the type process, but our worker needs daybook" in of_pool.message
-        assert of_pool.fix.startswith(f"prefect work-pool delete {parameter_schema.WORK_POOL}")
+        assert of_pool.fix == "prefect work-pool delete daybook; daybook sync"
+        with pytest.raises(InvalidInput, match="has the type process"):
+            await sync.sync()
     finally:
         await client.delete_work_pool(parameter_schema.WORK_POOL)
-        await work_pool.ensure(client)
+        await sync.sync()
+    assert all(each.ok for each in await findings("pool"))
+    queues = await client.read_work_queues(work_pool_name=parameter_schema.WORK_POOL)
+    assert {each.name for each in queues} >= set(work_queues.CLASS_QUEUES)
 
 
 class Hears:
