@@ -22,6 +22,7 @@ from daybook.home import CLIENT_CREDENTIAL, Home
 from daybook.operations import server
 from daybook.operations import worker as daybook_worker
 from daybook.operations.prefect_selection import SelectedPrefect
+from daybook.prefect import work_pool
 from daybook.processes import children
 from daybook.processes.children import Child
 
@@ -139,7 +140,7 @@ class Testbed:
     async def prepare(self) -> None:
         """Register the block types, and create the work pool and the default agent, like `up`."""
         await repository.load_entry_point("blocks/__init__.py").register(self.client)
-        await daybook_worker.ensure_pool(self.client)
+        await work_pool.ensure(self.client)
         await documents.ensure_default(self.client)
 
     def worker_command(self, name: str, limit: int) -> tuple[list[str], dict[str, str]]:

@@ -33,6 +33,7 @@ from benchmarks import usage
 from benchmarks.report import header, p99, p99_label, progress, row, short
 from benchmarks.testbed import POLL_INTERVAL_SECONDS, Cost, Testbed, Worker
 from daybook.operations import worker as daybook_worker
+from daybook.prefect import work_pool
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -176,7 +177,7 @@ def contenders(bed: Testbed, python: str, plan: Plan) -> list[Contender]:
         Contender(
             "Daybook's worker",
             daybook_worker.POOL,
-            daybook_worker.POOL_TYPE,
+            work_pool.POOL_TYPE,
             command,
             environment,
             poll_seconds=2.0,
@@ -275,8 +276,8 @@ async def _deploy(bed: Testbed, folder: Path, contender: Contender) -> UUID:
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.workers.process import ProcessWorker
 
-    if contender.pool_type == daybook_worker.POOL_TYPE:
-        await daybook_worker.ensure_pool(bed.client)
+    if contender.pool_type == work_pool.POOL_TYPE:
+        await work_pool.ensure(bed.client)
     else:
         template = ProcessWorker.get_default_base_job_template()
         pool = WorkPoolCreate(

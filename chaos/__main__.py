@@ -69,7 +69,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
     from chaos import callbacks, cluster, edits, effects, restarts, verdict, workload
     from daybook import repository
     from daybook.ledger.engine import Ledger
-    from daybook.operations import worker
+    from daybook.prefect import work_pool
 
     # A separate stream: the duration of the edits must not change the faults that the seed draws.
     walk = edits.EditWalk(random.Random(seed + 1), options.edits)
@@ -86,7 +86,7 @@ async def _run(home: Home, options: argparse.Namespace, seed: int, address: str)
             await members.start(options.workers, options.keepers, concurrency=options.concurrency)
             async with Ledger(ledger_url) as ledger, get_client() as client:
                 await repository.load_entry_point("blocks/__init__.py").register(client)
-                await worker.ensure_pool(client)
+                await work_pool.ensure(client)
 
                 async def add_jobs(plan: Plan) -> Workload:
                     return await workload.add(client, counted, receiver, home.path, plan)

@@ -1,22 +1,20 @@
 """Deploy steps of `prefect.yaml`, which create the resources that a deployment needs.
 
-A step that runs again changes nothing.
+A step that runs again changes nothing. `prefect deploy` checks the work pool before it runs a step,
+so no step can create the pool: `daybook up` and `daybook sync` do.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-
-from anyio.from_thread import start_blocking_portal
 
 
 async def prepare() -> dict[str, str]:
-    """Migrate the ledger, register the block types, create the work pool and the agent `default`.
+    """Migrate the ledger, register the block types, and create the agent `default`.
 
-    The step also restores lost blocks. In `prefect.yaml`, write
-    ``build: [{"deployments.steps.prepare": {}}]``. Return the address of the ``ledger``. Raise
-    `daybook.errors.InvalidInput` if a pool of another type has the pool's name.
+    The step also restores lost blocks, and creates the missing queues of the work pool. In
+    `prefect.yaml`, write ``push: [{"deployments.steps.prepare": {}}]``. Return the address of the
+    ``ledger``. Raise `daybook.errors.InvalidInput` if the pool has another type.
     """
     from prefect.client.orchestration import get_client
 
@@ -55,23 +53,3 @@ async def apply_jobs(
     for name, why in report.failed.items():
         print(f"{name}: not in Prefect: {why}")
     return {"jobs": report.unchanged + sum(each.action != "remove" for each in report.changes)}
-
-
-def make_pool_when_deploying() -> None:
-    """Create the work pool if this process is `prefect deploy`.
-
-    That command needs the pool before it runs any deploy step, but imports the flow's file even
-    earlier. So the flow's file calls this function.
-    """
-    if "prefect" in Path(sys.argv[0]).parts[-2:] and "deploy" in sys.argv[1:]:
-        with start_blocking_portal("asyncio") as portal:  # the command's own loop is busy
-            portal.call(_make_pool)
-
-
-async def _make_pool() -> None:
-    from prefect.client.orchestration import get_client
-
-    from daybook.operations import worker
-
-    async with get_client() as client:
-        await worker.ensure_pool(client)

@@ -1,4 +1,4 @@
-"""Generator of the pages of docs/ that come from the code, and of two modules.
+"""Generator of the pages of docs/ that come from the code, and of modules and parts of modules.
 
 `python docs/generate.py` writes the pages that changed. With `--check` it writes nothing, lists the
 outdated pages, and exits with 1 if there are any. `PAGES` has a function for each page, which
@@ -17,12 +17,13 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
 from daybook.schedules.durations import to_text
-from docs import client_fields, floor, picture, reference_pages
+from docs import client_fields, floor, flow_parameters, picture, reference_pages
 from docs.page_text import FOLDER, NOTE, between, cell, summary
 
 if TYPE_CHECKING:
@@ -237,6 +238,10 @@ PAGES: dict[str, Callable[[], str]] = {
     "../daybook/api/__init__.py": api,
     "../daybook/api/feature_operations.py": feature_operations,
     "../daybook/api/job_fields.py": client_fields.module,
+    "../flows/agent_prompt.py": partial(flow_parameters.module, "agent-prompt"),
+    "../flows/heartbeat.py": partial(flow_parameters.module, "heartbeat"),
+    "../flows/tool_call.py": partial(flow_parameters.module, "tool-call"),
+    "../flows/webhook.py": partial(flow_parameters.module, "webhook"),
     "design.md": design,
     "decisions/index.md": decisions,
     "floor.md": floor.page,

@@ -19,7 +19,7 @@ import blocks
 from daybook.agents import documents
 from daybook.cli.main import main
 from daybook.home import CLIENT_CREDENTIAL
-from daybook.operations import worker
+from daybook.prefect import work_pool
 from daybook.resources.store import BlockStore
 
 
@@ -75,7 +75,7 @@ async def prepare(client: PrefectClient) -> None:
     if address not in _PREPARED:
         await register_blocks(client)
         await documents.ensure_default(client)
-        await worker.ensure_pool(client)
+        await work_pool.ensure(client)
         _PREPARED.add(address)
 
 

@@ -53,15 +53,15 @@ class DecidedSyncReport(SyncReport, frozen=True):
 
 
 async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
-    """Reconcile all jobs in both directions. Return a report.
+    """Create the work pool if it is missing, and reconcile all jobs in both directions.
 
-    With ``prefer`` (`ledger` or `prefect`), also decide all remaining conflicts in favour of that
-    side, and return a `DecidedSyncReport`. With ``ref``, decide only the conflict of this job.
-    Raise `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer`` and for an unknown
-    ``prefer``, and the errors of `conflicts.decide`.
+    Return a report. With ``prefer`` (`ledger` or `prefect`), also decide all remaining conflicts in
+    favour of that side, and return a `DecidedSyncReport`. With ``ref``, decide only the conflict of
+    this job. Raise `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer``, for an
+    unknown ``prefer`` and for a pool of another type, and the errors of `conflicts.decide`.
     """
     from daybook.prefect import client as prefect
-    from daybook.prefect import reconcile
+    from daybook.prefect import reconcile, work_pool
 
     if ref is not None and prefer is None:
         raise InvalidInput("JOB", "needs --prefer", "add --prefer ledger or --prefer prefect")
@@ -70,6 +70,7 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
         async with reading() as session:
             ref = (await authorization.find_job(session, ref)).id
     async with open_ledger() as ledger, prefect.answering() as client:
+        await work_pool.ensure(client)
         report = await reconcile.reconcile_all(ledger, client)
         if side is None:
             return SyncReport.of(report)

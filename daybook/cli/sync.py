@@ -31,8 +31,8 @@ async def sync_(
 ) -> Answer:
     """Reconcile the ledger and Prefect in both directions.
 
-    If a job was changed on both sides, the ledger's values are kept, and `daybook conflicts` shows
-    both. Exits with 1 if a job cannot be reconciled.
+    If the work pool is missing, creates it. If a job was changed on both sides, the ledger's values
+    are kept, and `daybook conflicts` shows both. Exits with 1 if a job cannot be reconciled.
 
     Example: daybook sync --prefer prefect morning-brief
     """

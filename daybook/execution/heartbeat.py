@@ -23,7 +23,7 @@ from daybook.jobs.actions import Heartbeat
 from daybook.jobs.model import read_parameters
 from daybook.runs.claim_requests import Granted
 
-SHARED_PARAMETERS = (
+_SHARED_PARAMETERS = (
     "agent",
     "fallback_agents",
     "model",
@@ -47,11 +47,19 @@ few words what is worth knowing. If there is nothing to report, answer with [SIL
 """
 
 
-def prompt(file: str) -> str:
-    """Return the prompt of the run's agent, in which the variables are not filled in yet.
+def as_agent_prompt(granted: Granted) -> Granted:
+    """Return the claim of a heartbeat with the parameters of an agent prompt, for `prepare_act`.
 
-    Raise `InvalidInput` if there are no orders, and the `InvalidInput` of `read`.
+    The prompt contains the standing orders; its variables are not filled in yet. Raise
+    `InvalidInput` if there are no orders, and the `InvalidInput` of `read`.
     """
+    action, _, _ = read_parameters("heartbeat", granted.parameters)
+    assert isinstance(action, Heartbeat)
+    parameters = {name: granted.parameters[name] for name in _SHARED_PARAMETERS}
+    return replace(granted, parameters=parameters | {"prompt": _prompt(action.file)})
+
+
+def _prompt(file: str) -> str:
     try:
         text = read(file)
     except FileNotFoundError:

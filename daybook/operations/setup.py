@@ -8,7 +8,7 @@ from daybook import repository
 from daybook.errors import LedgerKeyMissing
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.ledger.engine import open_ledger
-from daybook.operations import worker
+from daybook.prefect import work_pool
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -34,7 +34,7 @@ async def prepare(client: PrefectClient) -> list[str]:
             "The ledger's copies of agents and secrets cannot be used here: "
             f"{report.key_problem}.{not_restored} `daybook doctor` prints the fix"
         )
-    await worker.ensure_pool(client)
+    await work_pool.ensure(client)
     try:
         return lines + await _first_agent(client)
     except LedgerKeyMissing:  # a message above reports the missing key

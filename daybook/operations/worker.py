@@ -14,12 +14,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from daybook import home as homes
-from daybook.errors import InvalidInput, PrefectUnreachable
+from daybook.errors import PrefectUnreachable
 from daybook.home import Home
 from daybook.operations import home_lock
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.operations.server import absolute_python_path
-from daybook.prefect import parameter_schema, work_queues
+from daybook.prefect import parameter_schema
 from daybook.processes import children, image
 from daybook.timing import TIMING
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
 
 POOL = parameter_schema.WORK_POOL
-POOL_TYPE = "daybook"
 POLL_INTERVAL_SECONDS = 0.2
 GRACE_SECONDS = home_lock.CHILD_GRACE_SECONDS["worker"]
 """Time from SIGTERM to SIGKILL of the worker.
@@ -83,40 +82,6 @@ def environment(home: Home, here: SelectedPrefect) -> dict[str, str]:
         for profile in ("PREFECT_PROFILE", "PREFECT_PROFILES_PATH"):
             inherited.pop(profile, None)
     return {**inherited, **fixed}
-
-
-async def ensure_pool(client: PrefectClient) -> None:
-    """Create the work pool and its queues if they are missing.
-
-    Raise `InvalidInput` if the pool has another type.
-    """
-    from prefect.client.schemas.actions import WorkPoolCreate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-    from prefect.workers.base import BaseWorker
-
-    try:
-        pool = await client.read_work_pool(POOL)
-    except ObjectNotFound:
-        # Prefect finds the type by its entry point, because this package may not import
-        # `daybook.worker`.
-        worker_type = BaseWorker.get_worker_class_from_type(POOL_TYPE)
-        new_pool = WorkPoolCreate(
-            name=POOL,
-            type=POOL_TYPE,
-            description="Daybook's jobs run in this pool",
-            base_job_template=worker_type.get_default_base_job_template() if worker_type else {},
-        )
-        try:
-            pool = await client.create_work_pool(new_pool)
-        except ObjectAlreadyExists:  # another process was faster
-            pool = await client.read_work_pool(POOL)
-    if pool.type != POOL_TYPE:
-        raise InvalidInput(
-            "work pool",
-            f'"{POOL}" has the type {pool.type} instead of {POOL_TYPE}',
-            f"run `prefect work-pool delete {POOL}`, then `daybook sync`",
-        )
-    await work_queues.ensure(client)
 
 
 async def start(

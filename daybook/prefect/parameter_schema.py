@@ -1,7 +1,8 @@
 """Parameters of the flows, derived from the models of a job, and the location of each flow.
 
 A flow takes the fields of its kind's action (`daybook.jobs.actions.ACTIONS`), `policy` and
-`notify`. Prefect builds the parameter form of its UI from a function's signature and docstring.
+`notify`. Prefect builds the parameter form of its UI from a function's signature and docstring. The
+package imports no flow, so `schema` makes the same form from the models.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import Field
+from pydantic.fields import FieldInfo
 
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
@@ -31,44 +33,60 @@ PULL_STEPS: list[dict[str, Any]] = [{"daybook.repository.enter": {}}]
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def takes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
-    """Return a decorator that gives a function with ``**parameters`` the parameters of a kind.
+def signature(kind: str) -> inspect.Signature:
+    """Return the signature of a kind's flow; `make docs` writes it into the flow's file.
 
-    The signature has plain types without the models' validators: invalid parameters reach the
-    function, which records them as the reason of a failed run. Every parameter has a default,
-    because Prefect's UI offers "Quick run" only then; the default of a required parameter is the
-    empty string. The deployment has every value anyway. A default is in a `Field`, because Prefect
-    takes the name as the title, and only `json_schema_extra` replaces it.
+    It has plain types without the models' validators: invalid parameters reach the flow, which
+    records them as the reason of a failed run. Every parameter has a default, because Prefect's UI
+    offers "Quick run" only then; the default of a required parameter is the empty string. The
+    deployment has every value anyway.
     """
-    fields = dict(ACTIONS[kind].model_fields)
-    defaults = {
-        name: "" if field.is_required() else field.get_default(call_default_factory=True)
-        for name, field in fields.items()
-    }
-    fields |= {name: Job.model_fields[name] for name in ("policy", "notify")}
-    defaults |= {
-        "policy": Policy.model_validate(ACTIONS[kind].default_policy),
-        "notify": Job.model_fields["notify"].default,
-    }
-    signature = inspect.Signature(
+    policy = Policy.model_validate(ACTIONS[kind].default_policy)
+    return inspect.Signature(
         [
             inspect.Parameter(
                 name,
                 inspect.Parameter.KEYWORD_ONLY,
-                default=Field(defaults[name], json_schema_extra={"title": field.title}),
+                default=policy if name == "policy" else _default(field),
                 annotation=field.annotation,
             )
-            for name, field in fields.items()
+            for name, field in _fields(kind).items()
         ]
     )
+
+
+def describes_parameters_of(kind: str) -> Callable[[_Function], _Function]:
+    """Return a decorator that adds a kind's titles and descriptions to the parameters of a flow.
+
+    The titles are in the defaults, each of which becomes a `Field`, because Prefect takes a
+    parameter's name as its title, and only `json_schema_extra` replaces it. The descriptions are in
+    the docstring.
+    """
+    fields = _fields(kind)
     described = "".join(f"\n    {name}: {field.description}" for name, field in fields.items())
 
     def decorate(function: _Function) -> _Function:
-        function.__signature__ = signature  # type: ignore[attr-defined]
+        written = inspect.signature(function, eval_str=True)
+        titled = [
+            each.replace(
+                default=Field(each.default, json_schema_extra={"title": fields[name].title})
+            )
+            for name, each in written.parameters.items()
+        ]
+        function.__signature__ = written.replace(parameters=titled)  # type: ignore[attr-defined]
         function.__doc__ = f"{inspect.getdoc(function) or kind}\n\nArgs:{described}\n"
         return function
 
     return decorate
+
+
+def _fields(kind: str) -> dict[str, FieldInfo]:
+    shared = {name: Job.model_fields[name] for name in ("policy", "notify")}
+    return ACTIONS[kind].model_fields | shared
+
+
+def _default(field: FieldInfo) -> Any:
+    return "" if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def entrypoint(kind: str) -> str:
@@ -89,12 +107,13 @@ def kind_of(entrypoint: str | None) -> str | None:
 
 @cache
 def schema(kind: str) -> dict[str, Any]:
-    """Return the parameter schema of a kind's flow, as Prefect derives it from a signature."""
+    """Return the parameter schema of a kind's flow, as Prefect derives it from the flow."""
     from prefect.utilities.callables import parameter_schema
 
-    def prototype(**parameters: Any) -> None: ...
+    def prototype() -> None: ...
 
-    return parameter_schema(takes_parameters_of(kind)(prototype)).model_dump_for_openapi()
+    prototype.__signature__ = signature(kind)  # type: ignore[attr-defined]
+    return parameter_schema(describes_parameters_of(kind)(prototype)).model_dump_for_openapi()
 
 
 def execution_fields(kind: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The work pool: its workers, and the ledgers that have jobs in it.
+"""The work pool: its creation, its workers, and the ledgers that have jobs in it.
 
 Two homes may share one Prefect, and each worker runs only the jobs of its own ledger (promise 15).
 So an online worker of another Daybook runs no jobs of this Daybook.
@@ -18,11 +18,15 @@ from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.ledger.views import UtcTime
+from daybook.prefect import work_queues
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.projection import ledger_tag
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
+
+POOL_TYPE = "daybook"
+"""Type of the work pool: the type of Daybook's worker."""
 
 MAX_DEPLOYMENTS_READ = 200
 """Maximum number of deployments that are read to find the tags of other ledgers."""
@@ -107,6 +111,40 @@ async def read(client: PrefectClient, ledger_id: str) -> WorkPool:
     paused += [f"the work queue {each.name}" for each in queues if each.is_paused]
     unserved = tuple(each.name for each in queues if each.status == WorkQueueStatus.NOT_READY)
     return WorkPool(str(pool.type), workers, has_ours, others, tuple(paused), unserved)
+
+
+async def ensure(client: PrefectClient) -> None:
+    """Create the work pool and its queues if they are missing.
+
+    Raise `InvalidInput` if the pool has another type.
+    """
+    from prefect.client.schemas.actions import WorkPoolCreate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.workers.base import BaseWorker
+
+    try:
+        pool = await client.read_work_pool(WORK_POOL)
+    except ObjectNotFound:
+        # Prefect finds the type by its entry point, because this package may not import
+        # `daybook.worker`.
+        worker_type = BaseWorker.get_worker_class_from_type(POOL_TYPE)
+        new_pool = WorkPoolCreate(
+            name=WORK_POOL,
+            type=POOL_TYPE,
+            description="Daybook's jobs run in this pool",
+            base_job_template=worker_type.get_default_base_job_template() if worker_type else {},
+        )
+        try:
+            pool = await client.create_work_pool(new_pool)
+        except ObjectAlreadyExists:  # another process was faster
+            pool = await client.read_work_pool(WORK_POOL)
+    if pool.type != POOL_TYPE:
+        raise InvalidInput(
+            "work pool",
+            f'"{WORK_POOL}" has the type {pool.type} instead of {POOL_TYPE}',
+            f"run `prefect work-pool delete {WORK_POOL}`, then `daybook sync`",
+        )
+    await work_queues.ensure(client)
 
 
 async def ledgers_in_pool(

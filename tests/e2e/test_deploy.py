@@ -63,6 +63,9 @@ class Machine:
     def client(self) -> PrefectClient:
         return PrefectClient(self.api_url, auth_string=self.home.credential())
 
+    async def sync(self) -> str:
+        return await self.run(sys.executable, "-m", "daybook", "sync")
+
     async def deploy(self) -> str:
         # The script that pip installs puts its own folder on the path, not the current one.
         script = Path(sys.executable).parent / "prefect"
@@ -104,6 +107,12 @@ async def test_a_second_deploy_all_changes_nothing_and_its_deployment_runs(
 ) -> None:
     from prefect.deployments import run_deployment
 
+    missing = r"work\s+pool\s+'daybook'\s+which\s+does\s+not\s+exist"
+    with pytest.raises(AssertionError, match=missing):
+        await machine.deploy()
+    async with machine.client() as client:
+        assert await client.read_work_pools() == []  # the import of a flow creates nothing
+    await machine.sync()
     output = await machine.deploy()
     assert "'agent-prompt/on-demand' successfully created" in output
     assert machine.home.path.joinpath("ledger.db").exists()
@@ -180,6 +189,7 @@ async def test_a_deployment_with_a_prompt_is_adopted_and_stays_the_same_job(
     file.write_text(yaml.safe_dump(content))
     team = machine.clone / "deployments" / "jobs" / "team.yaml"
     team.write_text(TEAM)
+    await machine.sync()
     assert "add job standup" in await machine.deploy()
     address = f"sqlite+aiosqlite:///{machine.home.path / 'ledger.db'}"
     async with Ledger(address) as ledger, machine.client() as client:
@@ -233,6 +243,7 @@ def test_prefect_yaml_has_the_same_execution_fields_as_sync() -> None:
         assert deployment["work_pool"] == {"name": parameter_schema.WORK_POOL}
         # Without the key, `prefect deploy` asks a person at a terminal for schedules.
         assert deployment["schedules"] is None
+    assert "build" not in content
 
 
 def test_every_example_file_is_a_valid_job() -> None:

@@ -21,9 +21,9 @@ from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.operations import doctor, setup, worker
+from daybook.operations import doctor, setup
 from daybook.operations.checks import prefect
-from daybook.prefect import parameter_schema
+from daybook.prefect import parameter_schema, work_pool
 from daybook.processes import children
 from tests.world.prefect import forget_workers
 
@@ -41,7 +41,7 @@ async def client(prefect_server: Any, daybook_home: Home) -> AsyncIterator[Any]:
     async with get_client() as client:
         for each in await client.read_deployments():  # from other tests' ledgers
             await client.delete_deployment(each.id)
-        await worker.ensure_pool(client)
+        await work_pool.ensure(client)
         await forget_workers(client)
         yield client
 

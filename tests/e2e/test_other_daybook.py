@@ -23,8 +23,8 @@ from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.operations import doctor, setup, status, worker
-from daybook.prefect import parameter_schema, reconcile, states, work_pool
+from daybook.operations import doctor, setup, status
+from daybook.prefect import parameter_schema, reconcile, states, work_pool, work_queues
 from daybook.runs import claims
 from tests.world.prefect import forget_workers
 
@@ -199,11 +199,16 @@ async def test_doctor_names_a_pool_of_another_type(client: Any, own_ledger: Ledg
     await client.create_work_pool(WorkPoolCreate(name=parameter_schema.WORK_POOL, type="process"))
     try:
         (of_pool,) = await findings("pool")
-        assert f"has the type process, but our worker needs {worker.POOL_TYPE}" in of_pool.message
-        assert of_pool.fix.startswith(f"prefect work-pool delete {parameter_schema.WORK_POOL}")
+        assert "has the type process, but our worker needs daybook" in of_pool.message
+        assert of_pool.fix == "prefect work-pool delete daybook; daybook sync"
+        with pytest.raises(InvalidInput, match="has the type process"):
+            await sync.sync()
     finally:
         await client.delete_work_pool(parameter_schema.WORK_POOL)
-        await worker.ensure_pool(client)
+        await sync.sync()
+    assert all(each.ok for each in await findings("pool"))
+    queues = await client.read_work_queues(work_pool_name=parameter_schema.WORK_POOL)
+    assert {each.name for each in queues} >= set(work_queues.CLASS_QUEUES)
 
 
 class Hears:

@@ -14,6 +14,7 @@ from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.operations import worker
 from daybook.operations.prefect_selection import SelectedPrefect
+from daybook.prefect import work_pool
 from daybook.processes import proc
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]
@@ -46,9 +47,9 @@ async def test_the_work_pool_is_created_once_and_another_type_is_refused(
 ) -> None:
     from prefect.client.schemas.actions import WorkPoolCreate
 
-    await worker.ensure_pool(client)
+    await work_pool.ensure(client)
     first = await client.read_work_pool(worker.POOL)
-    await worker.ensure_pool(client)
+    await work_pool.ensure(client)
     # Prefect itself changes the status of a pool.
     again = await client.read_work_pool(worker.POOL)
     kept = {"id", "name", "type", "description", "base_job_template"}
@@ -56,9 +57,9 @@ async def test_the_work_pool_is_created_once_and_another_type_is_refused(
     assert first.type == "daybook"
     assert "working_dir" in first.base_job_template["variables"]["properties"]
     await client.create_work_pool(WorkPoolCreate(name="other-pool", type="docker"))
-    monkeypatch.setattr(worker, "POOL", "other-pool")
+    monkeypatch.setattr(work_pool, "WORK_POOL", "other-pool")
     with pytest.raises(InvalidInput, match="type docker"):
-        await worker.ensure_pool(client)
+        await work_pool.ensure(client)
 
 
 @pytest.mark.slow
@@ -67,7 +68,7 @@ async def test_a_worker_comes_online_and_its_runs_end_with_it(
 ) -> None:
     from prefect.states import Scheduled
 
-    await worker.ensure_pool(client)
+    await work_pool.ensure(client)
     before = await worker.last_heartbeat(client, daybook_home)
     assert before is None
     selected = SelectedPrefect(prefect_server.api_url, prefect_server.ui_url)

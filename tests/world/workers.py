@@ -19,6 +19,7 @@ from prefect.client.orchestration import PrefectClient
 from daybook.home import Home
 from daybook.operations import worker
 from daybook.operations.prefect_selection import SelectedPrefect
+from daybook.prefect import work_pool
 from daybook.processes import children, proc
 from tests.gate import Gate, opened
 from tests.timings import SHORT
@@ -83,7 +84,7 @@ class Workers:
             variables["DAYBOOK_MAX_CONCURRENT"] = str(most)
         command = worker.command(self.home, queues=queues, name=name, limit=limit)
         if by_prefect:
-            words = f"worker start --pool {worker.POOL} --type {worker.POOL_TYPE} --name {name}"
+            words = f"worker start --pool {worker.POOL} --type {work_pool.POOL_TYPE} --name {name}"
             command = [sys.executable, "-m", "prefect", *words.split()]
             command += [f"--work-queue={each}" for each in queues]
         log = self.home.logs / f"worker-{len(self.all) + 1}.log"

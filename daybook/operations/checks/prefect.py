@@ -29,7 +29,7 @@ from daybook.operations.checks.facts import fact
 from daybook.operations.findings import unset_command
 from daybook.prefect import work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
-from daybook.prefect.work_pool import WorkPool
+from daybook.prefect.work_pool import POOL_TYPE, WorkPool
 from daybook.short_text import first_names
 
 if TYPE_CHECKING:
@@ -173,8 +173,6 @@ async def pool(client: PrefectClient) -> list[Finding]:
 
     Warn about a pool or queues that are paused in Prefect.
     """
-    from daybook.operations.worker import POOL_TYPE
-
     jobs, state = await ledger.stored_jobs(), await pool_state(client)
     found = findings.pool(state, _api_address(client), has_jobs=bool(jobs))
     if state.type not in ("", POOL_TYPE):

@@ -9,7 +9,6 @@ import pytest
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
-from daybook.operations import worker
 from daybook.prefect import scheduled_runs, work_pool, work_queues
 from daybook.prefect.parameter_schema import WORK_POOL
 from daybook.prefect.work_queues import CLASS_QUEUES, QueuesState
@@ -37,12 +36,12 @@ async def delete_queue(world: PrefectWorld, name: str) -> None:
 
 @pytest.fixture
 async def world(world: PrefectWorld) -> Any:
-    await worker.ensure_pool(world.client)
+    await work_pool.ensure(world.client)
     world.prefect.traffic.writes.clear()
     yield world
     for name in (await queues(world)).keys() - {"default"}:
         await delete_queue(world, name)
-    await worker.ensure_pool(world.client)
+    await work_pool.ensure(world.client)
 
 
 async def test_each_class_has_a_queue_in_the_order_of_the_priorities(world: PrefectWorld) -> None:

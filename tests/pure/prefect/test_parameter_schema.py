@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from prefect.flows import Flow
@@ -38,6 +38,15 @@ def test_each_kind_has_the_parameter_schema_of_its_flow() -> None:
         assert form.schema(kind) == parameter_schema(flow).model_dump_for_openapi()
         file, _, function = form.entrypoint(kind).partition(":")
         assert f"def {function}(" in (repository.root() / file).read_text()
+
+
+def test_each_flow_writes_out_the_types_and_defaults_of_its_kind() -> None:
+    for kind, flow in FLOWS.items():
+        parameters = form.signature(kind).parameters
+        hints = get_type_hints(flow.fn)
+        del hints["return"]
+        assert hints == {name: each.annotation for name, each in parameters.items()}
+        assert flow.fn.__kwdefaults__ == {name: each.default for name, each in parameters.items()}
 
 
 @pytest.mark.parametrize("kind", ACTIONS)
