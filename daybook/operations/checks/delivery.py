@@ -16,7 +16,7 @@ from daybook.ledger.references import command_word
 from daybook.ledger.tables import JobRow
 from daybook.operations import outbox_status
 from daybook.operations.checks import ledger as ledger_checks
-from daybook.operations.findings import join
+from daybook.short_text import first_names
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -46,7 +46,7 @@ async def channels(client: PrefectClient) -> list[Finding]:
             await check_channel(client, name, chat_id, owner=owner)
         except InvalidInput as error:
             edit = f"daybook edit {command_word(jobs[0])} --channel <name>"
-            names = join([each.name for each in jobs])
+            names = first_names([each.name for each in jobs])
             message = f"{names} cannot send to the channel {name}: {error}"
             problems.append(problem("channels", message, f"daybook channels list; {edit}"))
     try:
@@ -90,7 +90,7 @@ async def destinations(client: PrefectClient) -> list[Finding]:
             fix = f"mv {shlex.quote(str(file))} {shlex.quote(f'{file}.broken')}"
             problems.append(problem("destinations", str(error), fix))
     text = (
-        f"callbacks of {join(unsigned)} are signed with the home's secret, because their addresses "
-        "have no secret of their own"
+        f"callbacks of {first_names(unsigned)} are signed with the home's secret, because their "
+        "addresses have no secret of their own"
     )
     return [*problems, warning("destinations", text, "daybook callbacks destinations add <url>")]

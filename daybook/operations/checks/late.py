@@ -17,8 +17,8 @@ from daybook.ledger.views import utc_text
 from daybook.operations import findings
 from daybook.operations.checks import ledger as ledger_checks
 from daybook.operations.checks import prefect
-from daybook.operations.findings import join
 from daybook.runs import overdue as run_overdue
+from daybook.short_text import first_names
 from daybook.tasks import counts as task_counts
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ async def ledger_clock() -> list[Finding]:
         until = utc_text(max(each.row.audited_until for each in ahead))
         message = (
             "a clock ran ahead and was set back; due times of these jobs are already audited "
-            f"up to {until}: {join([each.row.name for each in ahead])}"
+            f"up to {until}: {first_names([each.row.name for each in ahead])}"
         )
         fix = (
             "wait, because no due time of these jobs runs until then; or run daybook remove for "

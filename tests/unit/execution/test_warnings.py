@@ -36,7 +36,7 @@ from tests.printed_steps import (
     lines,
 )
 from tests.providers import Answer, Page, Provider, provider
-from tests.providers import PlannedStep as Reply
+from tests.providers import Step as Reply
 from tests.unit.agents.asking import agent, request
 from tests.unit.execution.conftest import ActiveRun
 from tests.unit.execution.test_journal import recorded
