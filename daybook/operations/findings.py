@@ -238,7 +238,7 @@ def approvals(
     """Warn about calls and answers that wait for a person (`runs.approvals.waiting`).
 
     With ``quotes_answers``, the finding of an answer has its beginning: only for a reader who may
-    see what nobody has approved yet.
+    see an answer without an approval.
     """
     return [_approval(*each, quotes_answers) for each in asked]
 

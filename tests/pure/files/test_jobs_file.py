@@ -1,4 +1,4 @@
-"""A jobs file in the format of `docs/design.md`."""
+"""A jobs file with a webhook and a tool call."""
 
 from __future__ import annotations
 

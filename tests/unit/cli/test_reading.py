@@ -32,7 +32,7 @@ from tests.unit.conftest import view
 
 pytestmark = pytest.mark.usefixtures("stored")
 
-# docs/design.md, "What a command says"
+# Fields that scripts rely on; docs/reference/json.md lists all fields.
 JOB = {"id", "name", "kind", "enabled", "deployment", "schedule", "next_due"}
 RUN = {
     *("id", "job", "kind", "trigger", "status", "reason", "delivery", "scheduled_for"),

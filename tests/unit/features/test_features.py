@@ -39,7 +39,7 @@ GREETINGS = {
         """,
     "commands.py": """
         def greet_() -> int:
-            "Greet everybody."
+            "Greet a person."
             print("hello from a command")
             return 0
         """,
@@ -61,7 +61,7 @@ GREETINGS = {
         async def _greet(given):
             return "hello from a tool"
 
-        TOOLS = (define_tool("greet", "Greet everybody.", _greet, read_only=True),)
+        TOOLS = (define_tool("greet", "Greet a person.", _greet, read_only=True),)
         """,
     "page.py": """
         from daybook.web.pages.site import Page
@@ -75,7 +75,7 @@ GREETINGS = {
         from daybook.finding import warning
 
         async def greetings(facts):
-            return [warning("greetings", "Nobody was greeted", "daybook greet", kind="greeting")]
+            return [warning("greetings", "A person waits for a greeting", "daybook greet", kind="greeting")]
         """,
     "templates/greetings.html": "hello from a page",
 }
@@ -178,7 +178,7 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
         "operation": "hello Ann from an operation",
         "blocking": "hello Bob from an operation",
         "tool": "hello from a tool",
-        "needs": ["Nobody was greeted"],
+        "needs": ["A person waits for a greeting"],
         "template": "hello from a page",
     }
 
