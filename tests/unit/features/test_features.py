@@ -75,7 +75,7 @@ GREETINGS = {
         from daybook.finding import warning
 
         async def greetings(facts):
-            return [warning("greetings", "A person waits for a greeting", "daybook greet", kind="greeting")]
+            return [warning("greetings", "Ann waits", "daybook greet", kind="greeting")]
         """,
     "templates/greetings.html": "hello from a page",
 }
@@ -178,7 +178,7 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
         "operation": "hello Ann from an operation",
         "blocking": "hello Bob from an operation",
         "tool": "hello from a tool",
-        "needs": ["A person waits for a greeting"],
+        "needs": ["Ann waits"],
         "template": "hello from a page",
     }
 
