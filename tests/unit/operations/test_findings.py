@@ -62,7 +62,7 @@ def test_a_leader_that_has_not_observed_prefect_lately_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize(
-    ("runs", "last"), [("3", None), (4, "1 more run is"), (6, "3 more runs are")]
+    ("runs", "last"), [(3, None), (4, "1 more run is"), (6, "3 more runs are")]
 )
 def test_at_most_three_overdue_runs_are_described(runs: int, last: str | None) -> None:
     late = OverdueRun(
