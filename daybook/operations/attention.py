@@ -67,7 +67,7 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             unreadable = await stored_columns.unreadable(session) if owner is None else []
         outbox = await outbox_status.read_status(ledger)
     groups = (
-        findings.approvals(asked, quotes_answers=True),
+        findings.approvals(asked, quotes=True),
         findings.unreadable_jobs(unreadable),
         findings.failing_jobs(jobs, now, last_failures),
         findings.without_answers(silent),

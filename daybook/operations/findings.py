@@ -233,43 +233,38 @@ def broken_chains(
 
 
 def approvals(
-    asked: Iterable[tuple[ApprovalRow, RunRow, JobRow | None]], *, quotes_answers: bool = False
+    asked: Iterable[tuple[ApprovalRow, RunRow, JobRow | None]], *, quotes: bool = False
 ) -> list[Finding]:
     """Warn about calls and answers that wait for a person (`runs.approvals.waiting`).
 
-    With ``quotes_answers``, the finding of an answer has its beginning: only for a reader who may
-    see an answer without an approval.
+    With ``quotes``, a finding has the beginning of the answer, or of arguments that cannot be read:
+    only for a reader who may see an answer without an approval.
     """
-    return [_approval(*each, quotes_answers) for each in asked]
+    return [_approval(*each, quotes) for each in asked]
 
 
-def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None, quotes_answers: bool) -> Finding:
+def _approval(row: ApprovalRow, run: RunRow, job: JobRow | None, quotes: bool) -> Finding:
     name = job.name if job else "A direct call"
     ref = f"{run.id[:12]}.{row.number}"
-    if row.position == ANSWER:
-        title, asked = f"{name} has an answer", row.input if quotes_answers else ""
+    given = None if row.position == ANSWER else arguments.read(row.input)
+    if given is None:
+        asked = one_line(row.input, MAX_WHY) if quotes else ""
     else:
-        title, asked = f"{name} wants to call {row.tool}", _given_names(row)
+        asked = f"with {arguments.names(given)}" if given else "without arguments"
     until = f"until {utc_text(row.deadline.replace(microsecond=0))}"
     return Finding(
         check="approvals",
         severity=Severity.WARNING,
-        title=title,
-        why=f"{one_line(asked, MAX_WHY)} ({until})" if asked else until,
+        title=f"{name} has an answer"
+        if row.position == ANSWER
+        else f"{name} wants to call {row.tool}",
+        why=f"{asked} ({until})" if asked else until,
         fix=f"daybook approve {ref}, or daybook reject {ref}",
         kind="approval",
         job_id=run.job_id,
         run_id=run.id,
         action=FindingAction.DECIDE,
     )
-
-
-def _given_names(row: ApprovalRow) -> str:
-    """Return the names of the call's arguments, without their values."""
-    given = arguments.read(row.input)
-    if given is None:
-        return ""
-    return f"with {arguments.names(given)}" if given else "without arguments"
 
 
 def prefect_silent(seconds: float) -> Finding:

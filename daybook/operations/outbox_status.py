@@ -17,7 +17,6 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.ledger.views import utc_text
 
-_CHECK = "outbox"
 UNSENT_GRACE = timedelta(seconds=60)
 """Time that a message that can be sent may wait. A longer wait is a problem."""
 
@@ -52,14 +51,14 @@ class OutboxStatus:
             title = (
                 f"Callbacks or messages have been waiting since {since}, and no process sends them"
             )
-            found.append(problem(_CHECK, title, "daybook keeper, or daybook up", kind=_CHECK))
+            found.append(problem("outbox", title, "daybook keeper, or daybook up", kind="outbox"))
         found += [
             problem(
-                _CHECK,
+                "outbox",
                 f"Delivery to {each.queue.removeprefix('channel:')} failed {each.failures} "
                 f"times in a row, {self._next_attempt(each.paused_until)}: {each.error}",
                 "check that it responds; daybook callbacks retry ID sends one at once",
-                kind=_CHECK,
+                kind="outbox",
             )
             for each in self.health.paused
         ]
@@ -70,14 +69,14 @@ class OutboxStatus:
                     f", the last: {self.last_alert}" if unread > 1 else f": {self.last_alert}"
                 )
             fix = "daybook inbox shows them; daybook inbox --read marks them as read"
-            found.append(warning(_CHECK, message, fix, kind="inbox", action=FindingAction.READ))
+            found.append(warning("outbox", message, fix, kind="inbox", action=FindingAction.READ))
         if failed := self.health.failed:
             message = f"{failed:,} " + (
                 "callback or message" if failed == 1 else "callbacks or messages"
             )
             fix = "daybook callbacks list --status failed; daybook callbacks retry --failed"
             message += " failed permanently"
-            found.append(warning(_CHECK, message, fix, kind=_CHECK, action=FindingAction.RETRY))
+            found.append(warning("outbox", message, fix, kind="outbox", action=FindingAction.RETRY))
         return found
 
     def _next_attempt(self, at: datetime) -> str:

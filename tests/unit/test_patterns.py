@@ -123,30 +123,38 @@ CASES: dict[str, Case] = {
         "match", "1", "in ", "at ", "2026-01-01 ", Text("1", "at "), Text(" ", "at 1")
     ),
     "daybook/http/request.py:_SECONDS": case("fullmatch", "1", Text("1", "1."), "1."),
-    "daybook/imports/crontab.py:_RANDOM": case("sub", "1", "~", "1~", "1~1", "-1~"),
-    "daybook/imports/on_calendar.py:re.sub('\\\\b0')": case("sub", "0", "0 ", "a0"),
-    "daybook/imports/shell.py:_INTERPRETERS": case("fullmatch", "1", "sh", Text("1.", "python")),
-    "daybook/imports/shell.py:_SCRIPT": case("fullmatch", "a", "/", "a/", "$", Text("a/", "", " ")),
-    "daybook/imports/shell.py:_SECRET_OPTION": case(
+    "daybook/features/imports/crontab.py:_RANDOM": case("sub", "1", "~", "1~", "1~1", "-1~"),
+    "daybook/features/imports/on_calendar.py:re.sub('\\\\b0')": case("sub", "0", "0 ", "a0"),
+    "daybook/features/imports/shell.py:_INTERPRETERS": case(
+        "fullmatch", "1", "sh", Text("1.", "python")
+    ),
+    "daybook/features/imports/shell.py:_SCRIPT": case(
+        "fullmatch", "a", "/", "a/", "$", Text("a/", "", " ")
+    ),
+    "daybook/features/imports/shell.py:_SECRET_OPTION": case(
         "finditer", "a", Text("a-", "--"), Text("a", "--"), "--token ", Text(" ", "--token", "-")
     ),
-    "daybook/imports/shell.py:_SECRET_VARIABLE": case(
+    "daybook/features/imports/shell.py:_SECRET_VARIABLE": case(
         "finditer", "a", "KEY", Text("_", "", "KEY=")
     ),
-    "daybook/imports/shell.py:_SECRET_IN_URL": case(
+    "daybook/features/imports/shell.py:_SECRET_IN_URL": case(
         "finditer", "a", "a://", "a://a:", Text("a", "a://"), Text(":", "a://"), Text("a", "a://:")
     ),
-    "daybook/imports/shell.py:_SECRET_HEADER": case(
+    "daybook/features/imports/shell.py:_SECRET_HEADER": case(
         "finditer", "a", "token", "token:", Text(" ", "token:"), Text(" ", "token: Bearer")
     ),
-    "daybook/imports/shell.py:_CURL_SECRET": case(
+    "daybook/features/imports/shell.py:_CURL_SECRET": case(
         "finditer", "curl ", Text(" ", "curl"), Text("a", "curl -u"), "curl -u ", "-u "
     ),
-    "daybook/imports/shell.py:_MYSQL_SECRET": case(
+    "daybook/features/imports/shell.py:_MYSQL_SECRET": case(
         "finditer", "mysql ", Text(" ", "mysql"), Text("a", "mysql"), "mysql -p "
     ),
-    "daybook/imports/shell.py:_SSHPASS_SECRET": case("finditer", "sshpass ", Text(" ", "sshpass")),
-    "daybook/imports/shell.py:_SCRIPT_SUFFIX": case("fullmatch", "s", ".s", Text("s", ".", "h")),
+    "daybook/features/imports/shell.py:_SSHPASS_SECRET": case(
+        "finditer", "sshpass ", Text(" ", "sshpass")
+    ),
+    "daybook/features/imports/shell.py:_SCRIPT_SUFFIX": case(
+        "fullmatch", "s", ".s", Text("s", ".", "h")
+    ),
     "daybook/operations/prefect_login.py:_DOCUMENTATION": case(
         "fullmatch", "/", "/api", Text("/", "/api/docs"), Text("a", "/docs/", "\n")
     ),
@@ -257,27 +265,35 @@ CASES: dict[str, Case] = {
         "finditer", "{", "{a", "{{a", Text("a", "{{"), "{{a}"
     ),
     # --- imports
-    "daybook/imports/on_calendar.py:_ITEM": case(
+    "daybook/features/imports/on_calendar.py:_ITEM": case(
         "fullmatch", "1", Text("1", "1.."), Text("1", "1/"), "1..1/"
     ),
-    "daybook/imports/on_calendar.py:_TIME": case("fullmatch", "1", ":", "1:", Text("1", "1:1:")),
-    "daybook/imports/on_calendar.py:re.fullmatch('[A-Za-z]+/.+')": case("fullmatch", "a", "a/"),
-    "daybook/imports/on_calendar.py:re.split('\\\\.\\\\.|-')": case("split", ".", "-", "a.", "a-"),
-    "daybook/imports/systemd.py:_SPAN": case("findall", "1", "1 ", Text(" ", "1"), "1a"),
-    "daybook/imports/systemd.py:_PROMPT_BRACE": case("sub", "{", "a{", "{a"),
-    "daybook/imports/systemd.py:_SPLIT_VARIABLE": case("search", "$", "a$", " $", "$1", "$a"),
-    "daybook/imports/systemd.py:_WHOLE_VARIABLE": case(
+    "daybook/features/imports/on_calendar.py:_TIME": case(
+        "fullmatch", "1", ":", "1:", Text("1", "1:1:")
+    ),
+    "daybook/features/imports/on_calendar.py:re.fullmatch('[A-Za-z]+/.+')": case(
+        "fullmatch", "a", "a/"
+    ),
+    "daybook/features/imports/on_calendar.py:re.split('\\\\.\\\\.|-')": case(
+        "split", ".", "-", "a.", "a-"
+    ),
+    "daybook/features/imports/systemd.py:_SPAN": case("findall", "1", "1 ", Text(" ", "1"), "1a"),
+    "daybook/features/imports/systemd.py:_PROMPT_BRACE": case("sub", "{", "a{", "{a"),
+    "daybook/features/imports/systemd.py:_SPLIT_VARIABLE": case(
+        "search", "$", "a$", " $", "$1", "$a"
+    ),
+    "daybook/features/imports/systemd.py:_WHOLE_VARIABLE": case(
         "fullmatch", "$", "$a", Text("a", "$"), Text("$a", "$")
     ),
-    "daybook/imports/systemd.py:_VARIABLE": case(
+    "daybook/features/imports/systemd.py:_VARIABLE": case(
         "finditer", "$", "${", "${a", Text("a", "${"), "$a"
     ),
-    "daybook/imports/systemd.py:_WORD": case(
+    "daybook/features/imports/systemd.py:_WORD": case(
         "match", " ", "a", '"', "'", "\\", '"a', '"\\', Text("a", '"'), Text("\\a", "'"), "a'"
     ),
-    "daybook/imports/systemd.py:re.match('[-@:+!|]*')": case("match", "-", "a"),
-    "daybook/imports/systemd.py:re.sub('%(.?)')": case("sub", "%", "%a"),
-    "daybook/imports/systemd.py:re.sub('\\\\s')": case("sub", " ", "a "),
+    "daybook/features/imports/systemd.py:re.match('[-@:+!|]*')": case("match", "-", "a"),
+    "daybook/features/imports/systemd.py:re.sub('%(.?)')": case("sub", "%", "%a"),
+    "daybook/features/imports/systemd.py:re.sub('\\\\s')": case("sub", " ", "a "),
     # --- channels
     "daybook/delivery/channels/builtin.py:_NAME": case("match", "a", " ", "a ", Text("a", "", "!")),
     "daybook/delivery/channels/apprise.py:_CHAT": case(
@@ -432,20 +448,22 @@ CASES: dict[str, Case] = {
         "match", "1", "1.", Text("1", "1.", "a"), Text("1", "1e", "a"), Text("1", ".", "a"), ".inf"
     ),
     "daybook/files/export.py:_NOT_IN_A_NAME": case("sub", "-", "a", "a-"),
-    "daybook/imports/crontab.py:_VARIABLE": case(
+    "daybook/features/imports/crontab.py:_VARIABLE": case(
         "fullmatch", "a", Text(" ", "a"), Text('a"', '"'), Text("=", "a"), Text("'", "'", "="), " a"
     ),
-    "daybook/imports/picobot.py:_WEEKDAY": case("sub", "1", "/", "/1", "1/"),
-    "daybook/imports/records.py:_GO_DURATION": case(
+    "daybook/features/imports/picobot.py:_WEEKDAY": case("sub", "1", "/", "/1", "1/"),
+    "daybook/features/imports/records.py:_GO_DURATION": case(
         "findall", "1", "1.", ".", ".1", "1h", Text("1", "1."), "1m1"
     ),
-    "daybook/imports/records.py:_GO_ZONE": case(
+    "daybook/features/imports/records.py:_GO_ZONE": case(
         "fullmatch", "a", "TZ=", Text("a", "TZ="), Text(" ", "TZ=a"), Text("a ", "TZ=")
     ),
-    "daybook/imports/writer.py:_OF_SCHEDULE": case(
+    "daybook/features/imports/writer.py:_OF_SCHEDULE": case(
         "search", "a", "tz", "_tz", Text("a", "_t", "!"), Text("a", "start", "!")
     ),
-    "daybook/imports/writer.py:_CAMEL_CASE": case("sub", "a", "aA", "A", Text("aA", "", "1")),
+    "daybook/features/imports/writer.py:_CAMEL_CASE": case(
+        "sub", "a", "aA", "A", Text("aA", "", "1")
+    ),
     "daybook/owners.py:_SET_NAME": case("fullmatch", "a", "-", "a.", Text("a", "", "/")),
     # --- CLI, repository, settings
     "daybook/cli/output.py:re.sub('[\\x7f-\\x9f]')": case("sub", "a", "\x7f"),

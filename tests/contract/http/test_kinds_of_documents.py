@@ -54,9 +54,9 @@ class NoteOptions(FieldOptions):
     """Options of a command that adds a note."""
 
 
-list_ = documents.list_command("notes", "List notes.", print)
-show_ = documents.show_command("notes", "note", "Show a note.", print)
-remove_ = documents.remove_command("notes", "note", "Remove a note.")
+list_ = documents.list_command("daybook.api.notes:list_notes", "List notes.", print)
+show_ = documents.show_command("daybook.api.notes:show", "note", "Show a note.", print)
+remove_ = documents.remove_command("daybook.api.notes:remove", "note", "Remove a note.")
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from daybook.operations import status as service_status
 from daybook.operations import up as service_up
 from daybook.operations.browser import LoginLink
 from daybook.prefect import client as connection
-from daybook.prefect import reconcile
+from daybook.prefect import reconcile, work_pool
 from daybook.prefect.report import ReconcileReport
 from daybook.processes.image import Image
 from tests.unit.cli.conftest import MADE
@@ -488,6 +488,7 @@ def test_sync_prints_each_change_and_exits_with_1_on_a_failure(
     monkeypatch.setattr(connection, "connected", nullcontext)
     monkeypatch.setattr(connection, "check_connection", answers)
     monkeypatch.setattr(reconcile, "reconcile_all", everything)
+    monkeypatch.setattr(work_pool, "ensure", answers)
     result = daybook("sync")
     assert result.out.splitlines() == [
         "created in Prefect: a",

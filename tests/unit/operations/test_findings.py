@@ -116,7 +116,7 @@ def test_a_failed_job_is_a_warning_with_its_error() -> None:
     [
         (ANSWER, "The key is 1234", "The key is 1234 (until ", "until "),
         ("3", '{"to": "ann@example.com"}', "with to (until ", "with to (until "),
-        ("3", '{"to": "ann@exa', "until ", "until "),
+        ("3", '{"to": "ann@exa', '{"to": "ann@exa (until ', "until "),
     ],
     ids=["answer", "call", "damaged call"],
 )
@@ -139,6 +139,6 @@ def test_only_a_reader_who_may_see_an_answer_gets_it_before_its_approval(
         deadline=NOW,
     )
     for quotes, start in ((True, quoted), (False, unquoted)):
-        (found,) = findings.approvals([(row, run, None)], quotes_answers=quotes)
+        (found,) = findings.approvals([(row, run, None)], quotes=quotes)
         assert found.why.startswith(start)
         assert found.why.count("until") == 1

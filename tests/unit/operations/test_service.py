@@ -217,7 +217,7 @@ def test_the_folders_of_backups_and_of_anna_are_writable(
     monkeypatch.setenv("DAYBOOK_ALLOWED_WORK_DIRS", "~")
     messages = [each.message for each in service.findings()]
     assert f"may not write to {', '.join(sorted([str(anna), str(backups)]))}," in messages[0]
-    assert f"cannot create {backups}, the folder of the nightly backups" in messages[1]
+    assert f"cannot create {backups}, the folder of the setting backup_folder" in messages[1]
 
     defined = install()
     assert {str(backups), str(anna)} <= set(defined.writable)

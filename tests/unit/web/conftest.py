@@ -18,7 +18,7 @@ from daybook.home import Home
 from daybook.operations import peers, web
 from daybook.operations.health import HealthMonitor, HealthReport
 from daybook.prefect import client as connection
-from daybook.prefect import reconcile
+from daybook.prefect import reconcile, work_pool
 from daybook.prefect.reconcile import ReconcileReport
 from daybook.web import login
 from daybook.web import pages as site
@@ -139,3 +139,4 @@ def nothing_to_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "check_connection", report)
     monkeypatch.setattr(reconcile, "reconcile_all", report)
     monkeypatch.setattr(reconcile, "reconcile_changed_job", report)
+    monkeypatch.setattr(work_pool, "ensure", report)
