@@ -77,10 +77,8 @@ async def wait_for_claim(
                     return granted
                 case ShowEnd(end):
                     return end
-                case WaitHere(until):
-                    # Wait for a duration, not until an instant, because the ledger's clock may
-                    # differ.
-                    await clock.wait_until(clock.now() + (until - ledger.now()))
+                case WaitHere(duration):
+                    await clock.wait_until(clock.now() + duration)
                 case Suspend(waiting):
                     await suspend_flow_run(
                         str(request.flow_run_id), waiting.until, waiting.why, ledger

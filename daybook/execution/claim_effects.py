@@ -77,9 +77,9 @@ class Start:
 
 @dataclass(frozen=True)
 class WaitHere:
-    """Wait in this process until ``until``, by the ledger's clock, then claim again."""
+    """Wait in this process for ``duration``, then claim again."""
 
-    until: datetime
+    duration: timedelta
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,11 @@ def _effects_of_wait(answer: Waiting, caller: Caller, now: datetime) -> tuple[Ef
     first = (RequestCancellation(answer.cancel, answer.why),) if answer.cancel else ()
     if isinstance(caller, Worker):
         return *first, Suspend(answer), *((WakeEarlier(),) if answer.free else ())
-    if answer.until - now > caller.patience:
+    # A duration, not an instant, because the caller's clock may differ from the ledger's.
+    duration = answer.until - now
+    if duration > caller.patience:
         return *first, Suspend(answer)
-    latest = now + DECISION_INTERVAL if answer.for_person else answer.until
-    return *first, WaitHere(min(answer.until, latest))
+    return *first, WaitHere(min(duration, DECISION_INTERVAL) if answer.for_person else duration)
 
 
 def _may_be_retry(caller: Caller, *, is_own: bool) -> bool:

@@ -61,22 +61,22 @@ CANCEL = RequestCancellation(("a", "b"), "replaced")
 ROWS: list[tuple[ClaimResult, Caller, tuple[Effect, ...]]] = [
     *((GRANTED, caller, (Start(GRANTED),)) for caller in (WORKER, FLOW, UNSTARTED, DIRECT)),
     (BRIEF, WORKER, (Suspend(BRIEF),)),
-    (BRIEF, FLOW, (WaitHere(SOON),)),
+    (BRIEF, FLOW, (WaitHere(SOON - NOW),)),
     (BRIEF, UNSTARTED, (Suspend(BRIEF),)),
-    (Waiting(NOW, "now"), UNSTARTED, (WaitHere(NOW),)),
-    (BRIEF, DIRECT, (WaitHere(SOON),)),
+    (Waiting(NOW, "now"), UNSTARTED, (WaitHere(timedelta(0)),)),
+    (BRIEF, DIRECT, (WaitHere(SOON - NOW),)),
     (LONG, WORKER, (Suspend(LONG),)),
     (LONG, FLOW, (Suspend(LONG),)),
-    (LONG, DIRECT, (WaitHere(LATER),)),
+    (LONG, DIRECT, (WaitHere(LATER - NOW),)),
     (FREE, WORKER, (Suspend(FREE), WakeEarlier())),
-    (FREE, FLOW, (WaitHere(SOON),)),
+    (FREE, FLOW, (WaitHere(SOON - NOW),)),
     (CANCELLING, WORKER, (CANCEL, Suspend(CANCELLING))),
     (CANCELLING, FLOW, (CANCEL, Suspend(CANCELLING))),
-    (CANCELLING, DIRECT, (CANCEL, WaitHere(LATER))),
+    (CANCELLING, DIRECT, (CANCEL, WaitHere(LATER - NOW))),
     (ASKING, WORKER, (Suspend(ASKING),)),
     (ASKING, FLOW, (Suspend(ASKING),)),
-    (ASKING, DIRECT, (WaitHere(NOW + DECISION_INTERVAL),)),
-    (Waiting(NOW, "decided", for_person=True), DIRECT, (WaitHere(NOW),)),
+    (ASKING, DIRECT, (WaitHere(DECISION_INTERVAL),)),
+    (Waiting(NOW, "decided", for_person=True), DIRECT, (WaitHere(timedelta(0)),)),
     (DONE, WORKER, (ReadRetries(), ShowEnd(DONE))),
     (DONE, Worker("own", has_retries=True), (ShowEnd(DONE),)),
     (DONE, FLOW, (ShowEnd(DONE),)),
@@ -105,5 +105,5 @@ def test_each_answer_has_its_effects_for_each_caller() -> None:
 def test_the_wait_of_a_flow_ends_its_patience() -> None:
     at_limit = Waiting(NOW + FLOW.patience, "max 4", "run")
     beyond = Waiting(at_limit.until + timedelta(microseconds=1), "max 4", "run")
-    assert effects(at_limit, FLOW, NOW) == (WaitHere(at_limit.until),)
+    assert effects(at_limit, FLOW, NOW) == (WaitHere(FLOW.patience),)
     assert effects(beyond, FLOW, NOW) == (Suspend(beyond),)
