@@ -132,10 +132,7 @@ def features() -> tuple[Feature, ...]:
 
 
 failures: dict[str, str] = {}
-"""Why a feature of another distribution is left out, by the name of its entry point.
-
-Also why its commands are left out, by its package.
-"""
+"""Why features of other distributions, or parts of them, are left out, by their names."""
 
 
 def _is_group_used() -> bool:
@@ -154,9 +151,19 @@ def _is_group_used() -> bool:
 
 
 def loaded(field: str) -> Iterator[Any]:
-    """Yield the objects that the ``field`` of each feature names; imports their modules."""
+    """Yield the objects that the ``field`` of each feature names; imports their modules.
+
+    Leave out an object of another distribution that cannot be imported (`failures`).
+    """
     for each in features():
         paths = getattr(each, field)
         for path in (paths,) if isinstance(paths, str) else paths:
-            if path:
-                yield each.load(path)
+            try:
+                found = each.load(path) if path else None
+            except Exception as error:
+                if each.package.startswith(f"{PACKAGE}."):
+                    raise
+                failures[f"{field} of {each.name}"] = f"{type(error).__name__}: {error}"
+            else:
+                if found is not None:
+                    yield found

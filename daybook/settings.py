@@ -485,7 +485,14 @@ def config_file() -> Path:
 @cache
 def all_settings() -> type[Settings]:
     """Return the class of all settings: `Settings`, and those that features add."""
-    return type("AllSettings", (*feature.loaded("settings"), Settings), {"__module__": __name__})
+    parts, taken = list[type](), set(Settings.model_fields)
+    for each in feature.loaded("settings"):
+        if same := taken & each.model_fields.keys():
+            feature.failures[f"settings of {each.__module__}"] = f"{sorted(same)} exist already"
+            continue
+        parts.append(each)
+        taken |= each.model_fields.keys()
+    return type("AllSettings", (*parts, Settings), {"__module__": __name__})
 
 
 def part(kind: type[T]) -> T:

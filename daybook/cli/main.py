@@ -203,7 +203,7 @@ def _register_commands() -> None:
                 path = f"{package}.{commands.module}:{name}_"
                 _add_lazy_command(parent, path, name, group=section, sort_key=next(order))
         except CommandCollisionError as error:  # of another distribution
-            failures[package] = str(error)
+            failures[f"commands of {package}"] = str(error)
     for flag in ("--help", "--version"):
         app[flag].group = (_OPTIONS,)
 

@@ -19,7 +19,9 @@ from sqlmodel import col
 
 from daybook import feature
 from daybook.api import authorization
-from daybook.finding import Finding, FindingAction, Severity
+from daybook.errors import DaybookError
+from daybook.feature import Feature
+from daybook.finding import Finding, FindingAction, Severity, problem
 from daybook.jobs import store, stored_columns, summaries
 from daybook.jobs.summaries import JobSummary
 from daybook.ledger.engine import open_ledger
@@ -62,7 +64,7 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             outputs = await store.used_outputs(session)
             lost = await _lost(session, now, jobs)
             facts = AttentionFacts(session, jobs, now, tz)
-            of_features = [await needs(facts) for needs in feature.loaded("needs")]
+            of_features = [await _ask(each, facts) for each in feature.features() if each.needs]
             tasks = await task_counts.read_counts(session, now)
             unreadable = await stored_columns.unreadable(session) if owner is None else []
         outbox = await outbox_status.read_status(ledger)
@@ -80,6 +82,19 @@ async def read(tz: ZoneInfo) -> list[Finding]:
         _paused(jobs),
     )
     return findings.few(each for group in groups for each in group)
+
+
+async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
+    """Return the findings of a feature. Its failure is a finding, because the others are useful."""
+    try:
+        found: list[Finding] = await of_feature.load(of_feature.needs)(facts)
+    except DaybookError:
+        raise
+    except Exception as error:
+        title = f"The feature {of_feature.name} cannot say what needs you"
+        why = one_line(f"{type(error).__name__}: {error}", findings.MAX_WHY)
+        return [problem("features", title, "daybook doctor", why=why, kind="feature")]
+    return found
 
 
 async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Finding]:

@@ -15,10 +15,12 @@ import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 from daybook import feature, home
 from daybook.errors import InvalidInput, LedgerError, LedgerUnreachable
+from daybook.feature import Feature
 from daybook.finding import Finding, passed, problem, skipped
 from daybook.ledger.engine import open_ledger, sharing
 from daybook.operations import service
@@ -104,8 +106,10 @@ async def _run_groups() -> list[Finding]:
     found = await _run_checks(LOCAL_CHECKS)
     ledger = await _run_checks(LEDGER_CHECKS[:1])
     found += ledger
-    of_features = [
-        (name, each.load(path)) for each in feature.features() for name, path in each.ledger_checks
+    of_features: list[tuple[str, Check]] = [
+        (name, partial(_call, each, path))
+        for each in feature.features()
+        for name, path in each.ledger_checks
     ]
     others = (*LEDGER_CHECKS[1:], *of_features)
     if not _is_sound(ledger):
@@ -190,6 +194,12 @@ async def _run_checks(
 
     found = await asyncio.gather(*(run(name, check) for name, check in checks))
     return [each for of_check in found for each in of_check]
+
+
+def _call(of_feature: Feature, path: str) -> list[Finding] | Awaitable[list[Finding]]:
+    """Call a feature's check. An error of its import is an error of the check."""
+    result: list[Finding] | Awaitable[list[Finding]] = of_feature.load(path)()
+    return result
 
 
 def _skip(checks: Sequence[tuple[str, Check]], why: str) -> list[Finding]:

@@ -325,8 +325,14 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
     """
     for line in await setup.prepare(client):
         talk.say(line)
-    for start in feature.loaded("at_start"):
-        await start(ledger, talk.say)
+    for each in feature.features():
+        try:
+            if each.at_start:
+                await each.load(each.at_start)(ledger, talk.say)
+        except DaybookError:
+            raise
+        except Exception as error:  # the jobs of the other parts can run
+            talk.say(f"The feature {each.name} failed: {type(error).__name__}: {error}")
     for job in await add_example(ledger):
         talk.say(f"Added the example job {job.name}: {job.schedule.describe()}")
     report = await reconcile.reconcile_all(ledger, client, most_seconds=SYNC_SECONDS)

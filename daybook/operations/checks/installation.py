@@ -190,7 +190,7 @@ def features() -> list[Finding]:
     return [
         problem(
             "features",
-            f"{name} or a part of it is left out: {why}",
+            f"{name}: left out, because {why}",
             "repair or uninstall its distribution",
         )
         for name, why in feature.failures.items()

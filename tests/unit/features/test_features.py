@@ -35,6 +35,8 @@ GREETINGS = {
             pages="page",
             links=(("/greetings", "Greetings"),),
             needs="needs:greetings",
+            settings="settings:Taken",
+            loops="loops:LOOPS",
         )
         """,
     "commands.py": """
@@ -77,6 +79,13 @@ GREETINGS = {
         async def greetings(facts):
             return [warning("greetings", "Ann waits", "daybook greet", kind="greeting")]
         """,
+    "settings.py": """
+        from pydantic import BaseModel
+
+        class Taken(BaseModel):
+            timezone: str = "Mars/Olympus"
+        """,
+    "loops.py": "LOOPS = 1 / 0",
     "templates/greetings.html": "hello from a page",
 }
 PROGRAM = """
@@ -84,6 +93,7 @@ import asyncio, json
 import daybook
 from daybook import feature, toolbox
 from daybook.cli.main import main
+from daybook.keeper import services
 from daybook.ledger.engine import open_ledger
 from daybook.operations import attention, doctor
 from daybook.schedules.zones import zone
@@ -92,6 +102,7 @@ from daybook.web import pages
 async def read():
     async with open_ledger():
         pass
+    services.loops()
     site = pages.application(None).state.site
     return {
         "operation": await daybook.Client().greetings.hello("Ann"),
@@ -166,14 +177,20 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     own = [each.name for each in features()]
     assert found.pop("features") == [*own, "greetings"]
     assert found.pop("links")[-1] == "Greetings"
-    broken, taken, command = [each.partition(": ")[::2] for each in found.pop("findings")]
-    assert broken[0] == "broken or a part of it is left out"
-    assert broken[1].startswith("ModuleNotFoundError")
-    assert taken[1] == "ValueError: another feature is called hooks"
-    assert command == (
-        "greetings or a part of it is left out",
-        'Command "list" already registered.',
-    )
+    left_out = [each.partition(": left out, because ")[::2] for each in found.pop("findings")]
+    assert [name for name, _ in left_out] == [
+        "broken",
+        "taken",
+        "commands of greetings",
+        "settings of greetings.settings",
+        "loops of greetings",
+    ]
+    why = dict(left_out)
+    assert why["broken"].startswith("ModuleNotFoundError")
+    assert why["taken"] == "ValueError: another feature is called hooks"
+    assert why["commands of greetings"] == 'Command "list" already registered.'
+    assert why["settings of greetings.settings"] == "['timezone'] exist already"
+    assert why["loops of greetings"] == "ZeroDivisionError: division by zero"
     assert found == {
         "operation": "hello Ann from an operation",
         "blocking": "hello Bob from an operation",
