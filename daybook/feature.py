@@ -24,7 +24,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules, resolve_name
@@ -92,6 +92,11 @@ class Feature:
     @property
     def name(self) -> str:
         return self.package.rpartition(".")[2]
+
+    @property
+    def is_own(self) -> bool:
+        """Return whether this is a feature of Daybook, and not of another distribution."""
+        return self.package.startswith(f"{PACKAGE}.")
 
     def load(self, path: str) -> Any:
         """Return the object at ``path``, ``"module:name"`` in the feature's package."""
@@ -161,9 +166,31 @@ def loaded(field: str) -> Iterator[Any]:
             try:
                 found = each.load(path) if path else None
             except Exception as error:
-                if each.package.startswith(f"{PACKAGE}."):
+                if each.is_own:
                     raise
                 failures[f"{field} of {each.name}"] = f"{type(error).__name__}: {error}"
             else:
                 if found is not None:
                     yield found
+
+
+def load_others() -> None:
+    """Load all objects of the features of other distributions, so that `failures` is complete."""
+    for each in features():
+        if each.is_own:
+            continue
+        named = {each_field.name: getattr(each, each_field.name) for each_field in fields(each)}
+        paths = [(name, value) for name, value in named.items() if isinstance(value, str)]
+        paths += [(name, path) for name in ("documents", "blocks") for path in named[name]]
+        paths += [(f"check {name}", path) for name, path in each.ledger_checks]
+        paths += [
+            (f"command {name}", f"{given.module}:{name}_")
+            for given in each.commands
+            for name in given.names
+        ]
+        for name, path in paths:
+            if path and name != "package":
+                try:
+                    each.load(path)
+                except Exception as error:
+                    failures[f"{name} of {each.name}"] = f"{type(error).__name__}: {error}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    BaseModel,
     BeforeValidator,
     Field,
     PositiveInt,
@@ -34,7 +35,7 @@ from pydantic_settings import (
 )
 
 from daybook import feature, plain_text, zone_names
-from daybook.errors import InvalidInput
+from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home, home_path
 
 T = TypeVar("T")
@@ -487,21 +488,32 @@ def all_settings() -> type[Settings]:
     """Return the class of all settings: `Settings`, and those that features add."""
     parts, taken = list[type](), set(Settings.model_fields)
     for each in feature.loaded("settings"):
-        if same := taken & each.model_fields.keys():
-            feature.failures[f"settings of {each.__module__}"] = f"{sorted(same)} exist already"
+        if why := _unsuitable(each, taken):
+            feature.failures[f"settings of {each.__module__}"] = why
             continue
         parts.append(each)
         taken |= each.model_fields.keys()
     return type("AllSettings", (*parts, Settings), {"__module__": __name__})
 
 
+def _unsuitable(part: Any, taken: set[str]) -> str:
+    """Return why these settings of a feature cannot be used; empty if they can."""
+    if not (isinstance(part, type) and issubclass(part, BaseModel)):
+        return "this is no pydantic model"
+    if same := taken & part.model_fields.keys():
+        return f"{', '.join(sorted(same))}: a setting has this name already"
+    required = sorted(name for name, each in part.model_fields.items() if each.is_required())
+    return f"{', '.join(required)}: a setting needs a default" if required else ""
+
+
 def part(kind: type[T]) -> T:
     """Return the settings of this process as ``kind``, the class that a feature adds.
 
-    Raise the errors of `load`.
+    Raise the errors of `load`, and `DaybookError` if the class is left out.
     """
     loaded = load()
-    assert isinstance(loaded, kind)
+    if not isinstance(loaded, kind):
+        raise DaybookError(f"the settings {kind.__name__} are left out; `daybook doctor` says why")
     return loaded
 
 
@@ -552,8 +564,9 @@ def _read_file() -> dict[str, Any]:
         hint = 'write lines such as timezone = "UTC"'
         raise InvalidInput(str(file), f"is not valid TOML: {error}", hint) from error
     known = sorted(all_settings().model_fields.keys() - {"home"})
-    if unknown := [key for key in values if key not in known]:
+    unknown = [key for key in values if key not in known]
+    if unknown and not feature.failures:  # a feature that is left out may know them
         raise InvalidInput(
             str(file), f"unknown settings: {', '.join(unknown)}", f"known: {', '.join(known)}"
         )
-    return values
+    return {key: value for key, value in values.items() if key in known}

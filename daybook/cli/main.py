@@ -188,6 +188,8 @@ _ALIASES = {"list": ("ls",), "remove": ("rm",)}
 
 _MAX_COMMANDS_IN_HELP = 8
 _group_apps: dict[str, App] = {}
+_of_others: set[tuple[str, str]] = set()
+"""Groups and names of the commands of other distributions."""
 
 
 def _register_commands() -> None:
@@ -202,6 +204,8 @@ def _register_commands() -> None:
             for name in commands.names:
                 path = f"{package}.{commands.module}:{name}_"
                 _add_lazy_command(parent, path, name, group=section, sort_key=next(order))
+                if not package.startswith("daybook."):
+                    _of_others.add((parent.name[0], name))
         except CommandCollisionError as error:  # of another distribution
             failures[f"commands of {package}"] = str(error)
     for flag in ("--help", "--version"):
@@ -216,7 +220,7 @@ def _all_commands() -> list[tuple[str, Commands]]:
 
 def _add_group(commands: Commands, section: Group | None, order: int) -> App:
     parent_path, _, name = commands.group.rpartition(" ")
-    group = _group_apps[commands.group] = App(
+    group = App(
         name=name,
         help=f"{commands.help}: {_command_names(commands)}",
         help_epilogue="",
@@ -225,6 +229,7 @@ def _add_group(commands: Commands, section: Group | None, order: int) -> App:
         sort_key=order,
     )
     _group_apps.get(parent_path, app).command(group)
+    _group_apps[commands.group] = group
     return group
 
 
@@ -324,8 +329,14 @@ def _load_for_help(tokens: list[str]) -> None:
         group, depth = subgroup, depth + 1
     next_tokens = tokens[depth : depth + 1]
     if not next_tokens or next_tokens[0] in ("-h", "--help"):
-        for name in group:
-            group[name]
+        for name in list(group):
+            try:
+                group[name]
+            except Exception as error:
+                if (group.name[0], name) not in _of_others:
+                    raise
+                failures[f"command {name}"] = f"{type(error).__name__}: {error}"
+                del group[name]
 
 
 def _choose_help(tokens: list[str]) -> list[str]:

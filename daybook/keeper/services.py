@@ -430,4 +430,6 @@ LOOPS = (
 
 def loops() -> tuple[Loop, ...]:
     """Return all loops of a keeper, with those of features. They run concurrently."""
-    return (*LOOPS, *(each for of_feature in feature.loaded("loops") for each in of_feature))
+    found = [each for each in feature.loaded("loops") if isinstance(each, tuple)]
+    of_features = [each for loops_of_one in found for each in loops_of_one]
+    return (*LOOPS, *(each for each in of_features if isinstance(each, Loop)))

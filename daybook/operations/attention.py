@@ -7,6 +7,7 @@ of the scheduler itself are in the health report (`operations.health`), which th
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -19,7 +20,7 @@ from sqlmodel import col
 
 from daybook import feature
 from daybook.api import authorization
-from daybook.errors import DaybookError
+from daybook.errors import Unreachable
 from daybook.feature import Feature
 from daybook.finding import Finding, FindingAction, Severity, problem
 from daybook.jobs import store, stored_columns, summaries
@@ -32,6 +33,8 @@ from daybook.operations import findings, outbox_status
 from daybook.runs import approvals, history
 from daybook.short_text import one_line
 from daybook.tasks import counts as task_counts
+
+log = logging.getLogger(__name__)
 
 PERIOD = timedelta(hours=24)
 _CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
@@ -63,10 +66,11 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             silent = await history.without_answers(session, owner)
             outputs = await store.used_outputs(session)
             lost = await _lost(session, now, jobs)
-            facts = AttentionFacts(session, jobs, now, tz)
-            of_features = [await _ask(each, facts) for each in feature.features() if each.needs]
             tasks = await task_counts.read_counts(session, now)
             unreadable = await stored_columns.unreadable(session) if owner is None else []
+            # Last, because a failed query may end the transaction.
+            facts = AttentionFacts(session, jobs, now, tz)
+            of_features = [await _ask(each, facts) for each in feature.features() if each.needs]
         outbox = await outbox_status.read_status(ledger)
     groups = (
         findings.approvals(asked, quotes=True),
@@ -76,9 +80,9 @@ async def read(tz: ZoneInfo) -> list[Finding]:
         lost,
         outbox.findings({each.name for each in jobs if each.consecutive_failures}),
         findings.sync(jobs),
+        *of_features,
         findings.tasks(tasks, now),
         findings.broken_chains(jobs, outputs),
-        *of_features,
         _paused(jobs),
     )
     return findings.few(each for group in groups for each in group)
@@ -88,12 +92,13 @@ async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
     """Return the findings of a feature. Its failure is a finding, because the others are useful."""
     try:
         found: list[Finding] = await of_feature.load(of_feature.needs)(facts)
-    except DaybookError:
+    except Unreachable:
         raise
     except Exception as error:
+        log.exception("the feature %s failed", of_feature.name)
         title = f"The feature {of_feature.name} cannot say what needs you"
-        why = one_line(f"{type(error).__name__}: {error}", findings.MAX_WHY)
-        return [problem("features", title, "daybook doctor", why=why, kind="feature")]
+        why = type(error).__name__  # a text from outside may contain a secret
+        return [problem("features", title, "read the log", why=why, kind="feature")]
     return found
 
 

@@ -35,7 +35,6 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("versions", installation.versions),
     ("entry points", installation.entry_points),
     ("settings", home_checks.settings),
-    ("features", installation.features),
     ("plugins", installation.plugins),
     ("service", service.findings),
     ("home", home_checks.home),
@@ -46,7 +45,10 @@ LOCAL_CHECKS: tuple[tuple[str, Check], ...] = (
     ("processes", home_checks.processes),
     ("outcomes", late.outcomes),
 )
-SLOW_CHECKS: tuple[tuple[str, Check], ...] = (("worker imports", installation.worker_imports),)
+SLOW_CHECKS: tuple[tuple[str, Check], ...] = (
+    ("worker imports", installation.worker_imports),
+    ("features", installation.features),
+)
 """Checks that run at the same time as all others, because each starts an interpreter."""
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("ledger", ledger_checks.ledger),

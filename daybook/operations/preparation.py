@@ -36,7 +36,7 @@ from pydantic import BaseModel, Field
 from daybook import errors, feature, repository, settings
 from daybook.api import runs
 from daybook.api.sync import SyncReport
-from daybook.errors import DaybookError, PageUnreachable, PrefectUnreachable
+from daybook.errors import DaybookError, PageUnreachable, PrefectUnreachable, Unreachable
 from daybook.files import jobs_file
 from daybook.files.jobs_file import FileText
 from daybook.jobs import store
@@ -329,7 +329,7 @@ async def prepare(ledger: Ledger, client: PrefectClient, talk: Reporter) -> str 
         try:
             if each.at_start:
                 await each.load(each.at_start)(ledger, talk.say)
-        except DaybookError:
+        except Unreachable:
             raise
         except Exception as error:  # the jobs of the other parts can run
             talk.say(f"The feature {each.name} failed: {type(error).__name__}: {error}")

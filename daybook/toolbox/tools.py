@@ -310,8 +310,13 @@ _OPERATOR_TOOLS: tuple[Tool, ...] = (
 @cache
 def operator_tools() -> tuple[Tool, ...]:
     """Return the tools that only the operator has: an agent can neither see nor call them."""
-    of_features = [each for tools in feature.loaded("operator_tools") for each in tools]
-    return (*_OPERATOR_TOOLS, *of_features)
+    found = list(_OPERATOR_TOOLS)
+    for each in [each for tools in feature.loaded("operator_tools") for each in tools]:
+        if each.name in {known.name for known in (*TOOLS, *found)}:
+            feature.failures[f"tool {each.name}"] = "a tool has this name already"
+        else:
+            found.append(each)
+    return tuple(found)
 
 
 @cache

@@ -8,7 +8,7 @@
                                                     ▼
                                                   Guard ──► app ──► operations.health
                                                                 ├──► metrics
-                                                                ├──► hooks ──► api.hooks
+                                                                ├──► endpoints of features
                                                                 └──► login ──► pages ──► api
 
 The server is a process of its own, so it answers even if the worker, the keeper or Prefect does

@@ -7,15 +7,14 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-from daybook import feature, settings
+from daybook import settings
 from daybook.errors import DaybookError
 from daybook.operations import web
 from daybook.operations.health import HealthMonitor
 from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.processes import output, proc
-from daybook.web import login, pages
+from daybook.web import endpoint, login, pages
 from daybook.web.app import RequestGuard, application, build_server
-from daybook.web.endpoint import Endpoint
 from daybook.web.pages.site import Site
 
 
@@ -42,9 +41,7 @@ def run(listener: socket.socket, host: str, names: list[str], *, is_child: bool 
         if not is_reachable or has_private_url(configured.public_url)
         else None
     )
-    endpoints: list[Endpoint] = [
-        make(configured.ledger_address) for make in feature.loaded("endpoint")
-    ]
+    endpoints = endpoint.of_features(configured.ledger_address)
     guarded = RequestGuard(
         application(watch, endpoints, browser_pages, site.close),
         names,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -60,11 +60,12 @@ def application(
         try:
             yield
         finally:
-            for each in endpoints:
-                await each.close()
-            await watch.close()
-            if on_close is not None:
-                await on_close()
+            async with AsyncExitStack() as stack:  # it calls all, even if one of them fails
+                if on_close is not None:
+                    stack.push_async_callback(on_close)
+                stack.push_async_callback(watch.close)
+                for each in endpoints:
+                    stack.push_async_callback(each.close)
 
     return Starlette(
         routes=[

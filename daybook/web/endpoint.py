@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Protocol
 
 from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 from starlette.responses import Response
+
+from daybook.feature import failures, features
 
 
 class Endpoint(Protocol):
@@ -31,3 +34,27 @@ class Endpoint(Protocol):
 
     def metrics(self) -> Iterator[Metric]:
         """Yield the metrics of the requests. They need no ledger."""
+
+
+def of_features(address: str) -> list[Endpoint]:
+    """Return the endpoints of all features, for the ledger at ``address``.
+
+    Leave out an endpoint of another distribution whose path is not a word of its own, such as
+    `/hooks/`, because requests to this path pass the guard.
+    """
+    found = list[Endpoint]()
+    for each in features():
+        try:
+            if not each.endpoint:
+                continue
+            made: Endpoint = each.load(each.endpoint)(address)
+            is_free = made.path not in [known.path for known in found]
+            if not re.fullmatch(r"/[a-z][a-z0-9-]*/", made.path) or not is_free:
+                raise ValueError(f"{made.path!r} cannot be the path of an endpoint")
+        except Exception as error:
+            if each.is_own:
+                raise
+            failures[f"endpoint of {each.name}"] = f"{type(error).__name__}: {error}"
+        else:
+            found.append(made)
+    return found

@@ -23,6 +23,7 @@ counters, because retention removes runs.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 
@@ -37,6 +38,8 @@ from daybook.ledger.states import LIVE, TERMINAL
 from daybook.ledger.views import COST, TOKENS
 from daybook.operations.health import HealthSnapshot
 from daybook.web.endpoint import Endpoint
+
+log = logging.getLogger(__name__)
 
 
 def page(
@@ -67,7 +70,10 @@ class _MetricsCollector(Collector):
             yield from _outbox(self._snapshot)
             yield from _tasks(self._snapshot)
         for each in self._endpoints:
-            yield from each.metrics()
+            try:
+                yield from list(each.metrics())
+            except Exception:  # the other metrics are still useful
+                log.exception("the metrics of %s failed", each.path)
 
 
 def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from daybook import settings
+from daybook import feature, settings
 from daybook.errors import InvalidInput
 from daybook.home import Home, current_home
 from daybook.operations import ledger_setting
@@ -255,3 +256,35 @@ def test_a_settings_file_of_another_form_stays_as_it_is(tmp_path: Path, text: st
     with pytest.raises(InvalidInput, match="write it on one line"):
         ledger_setting.set_ledger_url(file, "x")
     assert file.read_text() == text
+
+
+def test_a_key_of_a_feature_that_is_left_out_stops_nothing(
+    daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (daybook_home.path / "config.toml").write_text('greeting = "hello"\nmax_light = 3\n')
+    with pytest.raises(InvalidInput, match="unknown settings: greeting"):
+        settings.load()
+    monkeypatch.setitem(feature.failures, "greetings", "ModuleNotFoundError")
+    assert settings.load().max_light == 3
+
+
+class _Required(BaseModel):
+    greeting: str
+
+
+class _Taken(BaseModel):
+    timezone: str = ""
+
+
+@pytest.mark.parametrize(
+    ("part", "why"),
+    [
+        (object(), "this is no pydantic model"),
+        (_Required, "greeting: a setting needs a default"),
+        (_Taken, "timezone: a setting has this name already"),
+    ],
+)
+def test_settings_of_a_feature_that_would_stop_every_command_are_left_out(
+    part: object, why: str
+) -> None:
+    assert settings._unsuitable(part, {"timezone"}) == why

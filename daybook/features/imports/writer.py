@@ -46,7 +46,6 @@ from daybook.short_text import prefix, shorten
 OnConflict = Literal["skip", "rename", "replace"]
 """Treatment of a job whose name a job from elsewhere already has."""
 
-"""The trigger of the runs of an imported history."""
 CREATED_BY = "import"
 
 UNKNOWN_REASON = "it had not ended when it was imported"

@@ -7,6 +7,7 @@ their only source.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import subprocess
@@ -184,17 +185,47 @@ def _install(requirement: Requirement) -> str:
     return f"{shlex.quote(sys.executable)} -m pip install {wanted}"
 
 
-def features() -> list[Finding]:
-    """Check that the features of other distributions can be used."""
-    feature.features()
+async def features() -> list[Finding]:
+    """Check that the features of other distributions can be used, in a process of its own.
+
+    Importing them here could import Prefect before this process has configured it.
+    """
+    if all(each.is_own for each in feature.features()) and not feature.failures:
+        return []
+    process = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-c", _LOAD_FEATURES],
+        env={**os.environ, **absolute_python_path()},
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_TIMEOUT_SECONDS,
+        check=False,
+    )
+    lines = process.stdout.splitlines()
+    if process.returncode or not lines:
+        why = (process.stderr.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        return [problem("features", f"they cannot be loaded: {why}", _REPAIR)]
+    found: dict[str, str] = json.loads(lines[-1])
     return [
-        problem(
-            "features",
-            f"{name}: left out, because {why}",
-            "repair or uninstall its distribution",
-        )
-        for name, why in feature.failures.items()
+        problem("features", f"{name}: left out, because {why}", _REPAIR)
+        for name, why in found.items()
     ]
+
+
+_REPAIR = "repair or uninstall the distribution of the feature"
+_LOAD_FEATURES = """
+import json
+from daybook import feature, home, settings
+home.configure_prefect()
+import daybook.cli.main, daybook.toolbox.tools
+from daybook import Client
+feature.load_others()
+settings.all_settings(), daybook.toolbox.tools.operator_tools()
+for each in feature.features():
+    if each.operations and hasattr(Client, each.name):
+        feature.failures[f"operations of {each.name}"] = "the client has this name already"
+print(json.dumps(feature.failures))
+"""
 
 
 def plugins() -> list[Finding]:

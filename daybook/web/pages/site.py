@@ -29,7 +29,7 @@ from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
-from daybook.feature import features
+from daybook.feature import failures, features
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
@@ -296,9 +296,14 @@ class Site:
     @cached_property
     def _templates(self) -> Environment:
         with_pages = [each for each in features() if each.pages]
-        packages = ["daybook.web", *(each.package for each in with_pages)]
+        loaders = [PackageLoader("daybook.web")]
+        for each in with_pages:
+            try:
+                loaders.append(PackageLoader(each.package))
+            except ValueError as error:  # its package has no templates
+                failures[f"pages of {each.name}"] = str(error)
         environment = Environment(
-            loader=ChoiceLoader([PackageLoader(each) for each in packages]),
+            loader=ChoiceLoader(loaders),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,

@@ -37,6 +37,7 @@ GREETINGS = {
             needs="needs:greetings",
             settings="settings:Taken",
             loops="loops:LOOPS",
+            endpoint="endpoint:Everything",
         )
         """,
     "commands.py": """
@@ -63,7 +64,10 @@ GREETINGS = {
         async def _greet(given):
             return "hello from a tool"
 
-        TOOLS = (define_tool("greet", "Greet a person.", _greet, read_only=True),)
+        TOOLS = (
+            define_tool("greet", "Greet a person.", _greet, read_only=True),
+            define_tool("cron_list", "Not the real one.", _greet, read_only=True),
+        )
         """,
     "page.py": """
         from daybook.web.pages.site import Page
@@ -86,6 +90,13 @@ GREETINGS = {
             timezone: str = "Mars/Olympus"
         """,
     "loops.py": "LOOPS = 1 / 0",
+    "endpoint.py": """
+        class Everything:
+            path, help = "/", ""
+
+            def __init__(self, address):
+                pass
+        """,
     "templates/greetings.html": "hello from a page",
 }
 PROGRAM = """
@@ -97,7 +108,7 @@ from daybook.keeper import services
 from daybook.ledger.engine import open_ledger
 from daybook.operations import attention, doctor
 from daybook.schedules.zones import zone
-from daybook.web import pages
+from daybook.web import endpoint, pages
 
 async def read():
     async with open_ledger():
@@ -110,6 +121,8 @@ async def read():
         "needs": [each.title for each in await attention.read(zone("Etc/UTC"))],
         "template": site._templates.get_template("greetings.html").render(),
         "links": [name for _, name in site._templates.globals["navigation"]],
+        "endpoints": [each.path.strip("/") for each in endpoint.of_features("")],
+        "not served": feature.failures["endpoint of greetings"],
         "findings": [each.message for each in await doctor.doctor() if each.check == "features"],
     }
 
@@ -177,20 +190,19 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     own = [each.name for each in features()]
     assert found.pop("features") == [*own, "greetings"]
     assert found.pop("links")[-1] == "Greetings"
-    left_out = [each.partition(": left out, because ")[::2] for each in found.pop("findings")]
-    assert [name for name, _ in left_out] == [
-        "broken",
-        "taken",
-        "commands of greetings",
-        "settings of greetings.settings",
-        "loops of greetings",
-    ]
-    why = dict(left_out)
-    assert why["broken"].startswith("ModuleNotFoundError")
-    assert why["taken"] == "ValueError: another feature is called hooks"
-    assert why["commands of greetings"] == 'Command "list" already registered.'
-    assert why["settings of greetings.settings"] == "['timezone'] exist already"
-    assert why["loops of greetings"] == "ZeroDivisionError: division by zero"
+    why = dict(each.partition(": left out, because ")[::2] for each in found.pop("findings"))
+    assert why.pop("broken").startswith("ModuleNotFoundError")
+    assert why == {
+        "taken": "ValueError: another feature is called hooks",
+        "commands of greetings": 'Command "list" already registered.',
+        "command list of greetings": "AttributeError: module 'greetings.commands' has no attribute "
+        "'list_'",
+        "settings of greetings.settings": "timezone: a setting has this name already",
+        "loops of greetings": "ZeroDivisionError: division by zero",
+        "tool cron_list": "a tool has this name already",
+    }
+    assert found.pop("endpoints") == [each.name for each in features() if each.endpoint]
+    assert found.pop("not served") == "ValueError: '/' cannot be the path of an endpoint"
     assert found == {
         "operation": "hello Ann from an operation",
         "blocking": "hello Bob from an operation",

@@ -53,10 +53,10 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
     found = await doctor.doctor()
     assert [each.check for each in found] == [
         "worker imports",
+        "features",
         "versions",
         "entry points",
         "settings",
-        "features",
         "plugins",
         "service",
         "home",
