@@ -483,6 +483,9 @@ CASES: dict[str, Case] = {
         Text("1", "https://a:"),
         "https://a.",
     ),
+    "daybook/web/endpoint.py:re.fullmatch('/[a-z][a-z0-9-]*/')": case(
+        "fullmatch", "/a", Text("a", "/"), Text("-", "/a", "/")
+    ),
     "daybook/web/formatting.py:_BACKTICKS": case("sub", "`", "`a", "`a`", Text("a", "`")),
     "daybook/settings.py:re.sub('([?&])sslmode=')": case("sub", "?", "?sslmode", "&sslmode="),
     "daybook/settings.py:re.search('field \"(\\\\w+)\"')": case(
