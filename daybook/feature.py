@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
@@ -140,6 +140,20 @@ failures: dict[str, str] = {}
 """Why features of other distributions, or parts of them, are left out, by their names."""
 
 
+@contextmanager
+def leaving_out(feature: Feature | None, part: str) -> Iterator[None]:
+    """Leave out ``part`` of a feature of another distribution if the block fails (`failures`).
+
+    An error in a feature of Daybook, or in no feature (None), is raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        if feature is None or feature.is_own:
+            raise
+        failures[f"{part} of {feature.name}"] = f"{type(error).__name__}: {error}"
+
+
 def _is_group_used() -> bool:
     """Return whether a distribution may have entry points of `GROUP`.
 
@@ -163,15 +177,12 @@ def loaded(field: str) -> Iterator[Any]:
     for each in features():
         paths = getattr(each, field)
         for path in (paths,) if isinstance(paths, str) else paths:
-            try:
-                found = each.load(path) if path else None
-            except Exception as error:
-                if each.is_own:
-                    raise
-                failures[f"{field} of {each.name}"] = f"{type(error).__name__}: {error}"
-            else:
-                if found is not None:
-                    yield found
+            found = None
+            if path:
+                with leaving_out(each, field):
+                    found = each.load(path)
+            if found is not None:
+                yield found
 
 
 def load_others() -> None:
@@ -190,7 +201,5 @@ def load_others() -> None:
         ]
         for name, path in paths:
             if path and name != "package":
-                try:
+                with leaving_out(each, name):
                     each.load(path)
-                except Exception as error:
-                    failures[f"{name} of {each.name}"] = f"{type(error).__name__}: {error}"

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from itertools import count, takewhile
 from typing import Any
 
-from cyclopts import App, CommandCollisionError, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter
 
 from daybook import __version__
 from daybook.errors import DaybookError, DiskFull, InvalidInput, NotFound
-from daybook.feature import Commands, failures, features
+from daybook.feature import Commands, Feature, features, leaving_out
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -188,34 +188,34 @@ _ALIASES = {"list": ("ls",), "remove": ("rm",)}
 
 _MAX_COMMANDS_IN_HELP = 8
 _group_apps: dict[str, App] = {}
-_of_others: set[tuple[str, str]] = set()
-"""Groups and names of the commands of other distributions."""
+_features_of_commands: dict[tuple[str, str], Feature] = {}
+"""The features by the groups and names of their commands."""
 
 
 def _register_commands() -> None:
     order = count()
-    for package, commands in _all_commands():
-        section = _SECTIONS.get(commands.section)
-        parent = app
-        try:
-            if commands.group:
-                parent = _add_group(commands, section, next(order))
-                section = None
-            for name in commands.names:
-                path = f"{package}.{commands.module}:{name}_"
-                _add_lazy_command(parent, path, name, group=section, sort_key=next(order))
-                if not package.startswith("daybook."):
-                    _of_others.add((parent.name[0], name))
-        except CommandCollisionError as error:  # of another distribution
-            failures[f"commands of {package}"] = str(error)
+    for commands in _COMMANDS:
+        _add_commands("daybook.cli", commands, order, None)
+    for each in features():
+        for commands in each.commands:
+            with leaving_out(each, "commands"):  # another command may have the name
+                _add_commands(each.package, commands, order, each)
     for flag in ("--help", "--version"):
         app[flag].group = (_OPTIONS,)
 
 
-def _all_commands() -> list[tuple[str, Commands]]:
-    """Return all commands with the package of their modules."""
-    of_features = [(each.package, given) for each in features() for given in each.commands]
-    return [*(("daybook.cli", each) for each in _COMMANDS), *of_features]
+def _add_commands(
+    package: str, commands: Commands, order: Iterator[int], of_feature: Feature | None
+) -> None:
+    section, parent = _SECTIONS.get(commands.section), app
+    if commands.group:
+        parent = _add_group(commands, section, next(order))
+        section = None
+    for name in commands.names:
+        path = f"{package}.{commands.module}:{name}_"
+        _add_lazy_command(parent, path, name, group=section, sort_key=next(order))
+        if of_feature is not None:
+            _features_of_commands[parent.name[0], name] = of_feature
 
 
 def _add_group(commands: Commands, section: Group | None, order: int) -> App:
@@ -234,7 +234,9 @@ def _add_group(commands: Commands, section: Group | None, order: int) -> App:
 
 
 def _command_names(commands: Commands) -> str:
-    subgroups = (each.group.partition(f"{commands.group} ")[2] for _, each in _all_commands())
+    of_features = (given for each in features() for given in each.commands)
+    all_commands = (*_COMMANDS, *of_features)
+    subgroups = (each.group.partition(f"{commands.group} ")[2] for each in all_commands)
     names = [*commands.names, *filter(None, subgroups)]
     if len(names) > _MAX_COMMANDS_IN_HELP:
         return f"{', '.join(names[:4])}, …"
@@ -330,12 +332,12 @@ def _load_for_help(tokens: list[str]) -> None:
     next_tokens = tokens[depth : depth + 1]
     if not next_tokens or next_tokens[0] in ("-h", "--help"):
         for name in list(group):
-            try:
+            of_feature = _features_of_commands.get((group.name[0], name))
+            is_usable = False
+            with leaving_out(of_feature, f"command {name}"):
                 group[name]
-            except Exception as error:
-                if (group.name[0], name) not in _of_others:
-                    raise
-                failures[f"command {name}"] = f"{type(error).__name__}: {error}"
+                is_usable = True
+            if not is_usable:
                 del group[name]
 
 

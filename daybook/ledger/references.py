@@ -33,7 +33,8 @@ from sqlmodel import col, select
 
 from daybook import owners
 from daybook.errors import Ambiguous, NotFound
-from daybook.ledger.tables import JobRow, RunRow, SessionRow, TokenRow
+from daybook.ledger.credential_tables import TokenRow
+from daybook.ledger.tables import JobRow, RunRow, SessionRow
 from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.names import MIN_ID_LENGTH, Id
 

@@ -1,4 +1,5 @@
-"""The tables of the ledger, except the tables of tasks (`task_tables`).
+"""The tables of the ledger, except those of tasks (`task_tables`) and of tokens and copies of
+blocks (`credential_tables`).
 
 A job's next due time is not stored, because it follows from the schedule. Ids made by `new_id` are
 32 hexadecimal digits.
@@ -590,35 +591,3 @@ class SummaryRow(Table, table=True):
     usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
     run_id: str
     at: datetime = Field(sa_type=Instant)
-
-
-class TokenRow(Table, table=True):
-    """Token for MCP over HTTP or for a shared link (`owners.VIEWER`), stored as its digest."""
-
-    __tablename__ = "tokens"
-
-    id: str = Field(default_factory=new_id, primary_key=True)
-    name: str = Field(unique=True)
-    owner: str
-    user_id: str = ""
-    # SHA-256 of the token, 64 hexadecimal digits. The token has 256 random bits: no salt is needed.
-    digest: str = Field(unique=True, repr=False)
-    created_at: datetime = Field(sa_type=Instant)
-    used_at: datetime | None = Field(default=None, sa_type=Instant)
-
-
-class BlockCopyRow(Table, table=True):
-    """The copy of one Prefect block document, complete enough to restore it in Prefect.
-
-    ``type_id`` is Prefect's id of the block type with which the document was last seen. A Prefect
-    server that lost its database gives the type another id (`daybook.resources.mirror`).
-    """
-
-    __tablename__ = "block_copies"
-
-    slug: str = Field(primary_key=True)
-    name: str = Field(primary_key=True)
-    type_id: str
-    # The document's data as JSON, encrypted: `daybook.resources.encryption`.
-    sealed: str = Field(repr=False)
-    updated_at: datetime = Field(sa_type=Instant)

@@ -16,7 +16,7 @@ from sqlmodel import col, select
 
 from daybook.errors import InvalidInput
 from daybook.ledger import references
-from daybook.ledger.tables import TokenRow
+from daybook.ledger.credential_tables import TokenRow
 from daybook.names import free_name
 
 USE_RECORD_INTERVAL = timedelta(minutes=1)

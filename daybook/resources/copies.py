@@ -19,7 +19,8 @@ from sqlmodel import col, delete, select
 
 from daybook.errors import LedgerKeyMissing
 from daybook.home import Home
-from daybook.ledger.tables import BlockCopyRow, Fact
+from daybook.ledger.credential_tables import BlockCopyRow
+from daybook.ledger.tables import Fact
 from daybook.resources import encryption
 from daybook.resources.encryption import Key
 

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from starlette.requests import Request
 from starlette.responses import Response
 
-from daybook.feature import failures, features
+from daybook.feature import features, leaving_out
 
 
 class Endpoint(Protocol):
@@ -44,17 +44,12 @@ def of_features(address: str) -> list[Endpoint]:
     """
     found = list[Endpoint]()
     for each in features():
-        try:
-            if not each.endpoint:
-                continue
+        if not each.endpoint:
+            continue
+        with leaving_out(each, "endpoint"):
             made: Endpoint = each.load(each.endpoint)(address)
             is_free = made.path not in [known.path for known in found]
             if not re.fullmatch(r"/[a-z][a-z0-9-]*/", made.path) or not is_free:
                 raise ValueError(f"{made.path!r} cannot be the path of an endpoint")
-        except Exception as error:
-            if each.is_own:
-                raise
-            failures[f"endpoint of {each.name}"] = f"{type(error).__name__}: {error}"
-        else:
             found.append(made)
     return found

@@ -30,6 +30,6 @@ FEATURE = Feature(
     operations="client:Hooks",
     documents=("documents:STORE",),
     blocks=("block:HookBlock",),
-    settings="settings:HookSizes",
+    settings="operator_settings:HookSizes",
     endpoint="receiver:HookReceiver.of",
 )

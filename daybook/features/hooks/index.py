@@ -13,7 +13,7 @@ from daybook.errors import CopyDamaged, DaybookError, InvalidInput
 from daybook.features.hooks.documents import STORE, Hook, build
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import BlockCopyRow
+from daybook.ledger.credential_tables import BlockCopyRow
 from daybook.resources import copies
 from daybook.resources.copies import CopyVersion
 

@@ -47,7 +47,7 @@ from daybook.errors import DaybookError, InvalidInput, NotFound, UnreadableJob
 from daybook.features.hooks import filters, operations, signatures
 from daybook.features.hooks.documents import STORE, Hook
 from daybook.features.hooks.index import HookIndex
-from daybook.features.hooks.settings import HookSizes
+from daybook.features.hooks.operator_settings import HookSizes
 from daybook.features.hooks.signatures import SCHEMES, Signed
 from daybook.jobs import payloads
 from daybook.ledger.engine import Ledger

@@ -72,14 +72,3 @@ def check_secret(scheme: SchemeName, secret: str) -> None:
     own = f"use one line of at least {MIN_SECRET_LENGTH} characters"
     hint = SIGNING_SECRET_FORMAT if scheme == "standard" else own
     raise InvalidInput("secret", f"is not a secret of the scheme {scheme}", hint)
-
-
-class HookSizes(BaseModel):
-    """The setting of this machine for hooks."""
-
-    max_hook_body: int = Field(
-        default=1,
-        ge=1,
-        le=25,
-        description="Maximum size of a request to a hook, in MiB. GitHub sends up to 25.",
-    )

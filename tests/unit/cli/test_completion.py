@@ -16,7 +16,7 @@ from daybook.cli import completion
 from daybook.delivery.channels import registry
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
-from daybook.ledger.tables import BlockCopyRow
+from daybook.ledger.credential_tables import BlockCopyRow
 from tests.commands import Daybook
 
 
