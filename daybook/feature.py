@@ -4,11 +4,13 @@ The `__init__.py` of the folder has a descriptor, `FEATURE`, which lists what th
 rest of Daybook names no feature, but goes through `features`::
 
     commands          `cli.main`              operations  `api.client`
-    operator_tools    `toolbox.tools`         documents   `keeper.blocks`
+    tools             `toolbox.tools`         documents   `keeper.blocks`
+    operator_tools    `toolbox.tools`         blocks      `blocks`
     pages, links      `web.pages`             needs       `operations.attention`
-    endpoint          `web.app`               at_start    `operations.preparation`
+    endpoint          `web.app`               metrics     `operations.health`
     settings          `settings`              loops       `keeper.services`
-    ledger_checks     `operations.doctor`     blocks      `blocks`
+    tables            `ledger.feature_tables` retention   `keeper.retention`
+    ledger_checks     `operations.doctor`     at_start    `operations.preparation`
 
 A descriptor names each object as a text, ``"module:name"`` with the module in the feature's folder.
 So a process imports only the modules that it uses, and `daybook --help` stays fast.
@@ -27,6 +29,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from pkgutil import iter_modules, resolve_name
 from typing import Any
 
@@ -58,7 +61,8 @@ class Feature:
     - ``package`` is its package (``__name__``).
     - ``operations`` is a subclass of `api.client_methods.Operations`, and the attribute of `Client`
       with the feature's name. For `SyncClient`, the module has a class with the prefix `Sync`.
-    - ``operator_tools`` are `agents.base.Tool`s that only the operator has.
+    - ``tools`` are `agents.base.Tool`s for agents and the operator, and ``operator_tools`` are
+      those that only the operator has.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` (`web.pages`); its templates are in
       the feature's folder ``templates``. ``links`` are the paths and names of its pages.
     - ``needs`` is a coroutine function of `attention.AttentionFacts`, which returns findings for
@@ -69,6 +73,12 @@ class Feature:
       (`settings.part`). Its module imports neither Prefect nor a database.
     - ``loops`` are `keeper.services.Loop`s.
     - ``ledger_checks`` are the names of checks of `doctor` that need the ledger, with the check.
+    - ``metrics`` is a coroutine function of a session of the ledger and of the ledger's time. It
+      returns Prometheus metrics (`prometheus_client.Metric`) whose names begin with `daybook_`.
+    - ``tables`` is a module of `ledger.table_parts.Table`s, and the feature's folder `migrations`
+      has their migrations (`ledger.feature_tables`).
+    - ``retention`` is a coroutine function of the ledger and of `runs.retention.RetentionLimits`.
+      It deletes one batch of old rows, and returns their number: 0 if none are left.
     - ``endpoint`` returns its `web.endpoint.Endpoint`.
     - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
       calls it before the first sync. It must be idempotent.
@@ -77,6 +87,7 @@ class Feature:
     package: str
     commands: tuple[Commands, ...] = ()
     operations: str = ""
+    tools: str = ""
     operator_tools: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()
@@ -86,6 +97,9 @@ class Feature:
     settings: str = ""
     loops: str = ""
     ledger_checks: tuple[tuple[str, str], ...] = ()
+    metrics: str = ""
+    tables: str = ""
+    retention: str = ""
     endpoint: str = ""
     at_start: str = ""
 
@@ -98,6 +112,10 @@ class Feature:
         """Return whether this is a feature of Daybook, and not of another distribution."""
         return self.package.startswith(f"{PACKAGE}.")
 
+    @property
+    def folder(self) -> Path:
+        return Path(import_module(self.package).__path__[0])
+
     def load(self, path: str) -> Any:
         """Return the object at ``path``, ``"module:name"`` in the feature's package."""
         return resolve_name(f"{self.package}.{path}")
@@ -108,13 +126,17 @@ class Feature:
         return self.load(f"{module}:{'Sync' * blocking}{name}")
 
 
-@cache
 def features() -> tuple[Feature, ...]:
     """Return the features of Daybook, and then those of other distributions, sorted by name.
 
-    Leave out a feature of another distribution that cannot be imported (`failures`), or whose name
-    is taken.
+    Leave out a feature of another distribution that cannot be imported (`failures`), whose name is
+    taken, or that was left out since (`leaving_out`).
     """
+    return tuple(each for each in _installed() if each.name not in left_out)
+
+
+@cache
+def _installed() -> tuple[Feature, ...]:
     folder = import_module(PACKAGE).__path__
     names = sorted(each.name for each in iter_modules(folder, f"{PACKAGE}."))
     own: list[Feature] = [import_module(each).FEATURE for each in names]
@@ -140,11 +162,16 @@ failures: dict[str, str] = {}
 """Why features of other distributions, or parts of them, are left out, by their names."""
 
 
+left_out: set[str] = set()
+"""Names of the features of other distributions that this process leaves out as a whole."""
+
+
 @contextmanager
-def leaving_out(feature: Feature | None, part: str) -> Iterator[None]:
+def leaving_out(feature: Feature | None, part: str, *, whole: bool = False) -> Iterator[None]:
     """Leave out ``part`` of a feature of another distribution if the block fails (`failures`).
 
-    An error in a feature of Daybook, or in no feature (None), is raised.
+    With ``whole``, leave out the whole feature from now on. An error in a feature of Daybook, or in
+    no feature (None), is raised.
     """
     try:
         yield
@@ -152,6 +179,8 @@ def leaving_out(feature: Feature | None, part: str) -> Iterator[None]:
         if feature is None or feature.is_own:
             raise
         failures[f"{part} of {feature.name}"] = f"{type(error).__name__}: {error}"
+        if whole:
+            left_out.add(feature.name)
 
 
 def _is_group_used() -> bool:

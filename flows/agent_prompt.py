@@ -54,6 +54,6 @@ async def agent_prompt(
 
 
 def _own_tools() -> Sequence[Tool]:
-    from daybook.toolbox import TOOLS
+    from daybook.toolbox import agent_tools
 
-    return TOOLS
+    return agent_tools()

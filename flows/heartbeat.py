@@ -61,9 +61,9 @@ async def heartbeat(
 
 
 def _own_tools() -> Sequence[Tool]:
-    from daybook.toolbox import TOOLS
+    from daybook.toolbox import agent_tools
 
-    return TOOLS
+    return agent_tools()
 
 
 async def _prepare(granted: Granted) -> Act:

@@ -33,11 +33,11 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.aiosqlite import SQLiteDialect_aiosqlite
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util import LRUCache
-from sqlmodel import SQLModel
 
 from daybook.clock import Clock
 from daybook.ledger import postgresql, schema, sqlite
 from daybook.ledger.engine import Ledger
+from daybook.ledger.feature_tables import all_tables
 from daybook.ledger.tables import new_id
 
 KINDS = ("sqlite", "postgresql")
@@ -210,7 +210,7 @@ def _is_of(item: pytest.Item, request: pytest.FixtureRequest) -> bool:
 
 def _emptying(ledger_id: str) -> list[str]:
     """Return the statements that make a ledger a new one with that id."""
-    tables = [each.name for each in reversed(SQLModel.metadata.sorted_tables)]
+    tables = [each.name for each in reversed(all_tables())]
     clear = [f"DELETE FROM {name}" for name in tables if name != "facts"]
     return [*clear, "DELETE FROM facts WHERE key <> 'id'", _FRESH_ID.format(ledger_id)]
 

@@ -7,15 +7,20 @@ Prefect server that Daybook starts deletes its own old runs at the same age
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 
+from daybook.errors import Unreachable
+from daybook.feature import features
 from daybook.ledger.engine import Ledger
 from daybook.runs import retention as runs
 from daybook.runs.retention import RetentionLimits
 from daybook.tasks import retention as tasks
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -31,6 +36,7 @@ class PruneReport:
         steps        steps, and questions to a person, whose texts were removed
         jobs         names of the archived jobs that were deleted
         removed      names of the disabled jobs that were archived
+        features     rows that features deleted, by the names of the features
         left         true if a limit of time or number stopped the last cycle
 
     The wakes and task sessions that a cycle deleted are not counted.
@@ -43,11 +49,12 @@ class PruneReport:
     steps: int = 0
     jobs: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    features: dict[str, int] = field(default_factory=dict)
     left: bool = False
 
     def __bool__(self) -> bool:
         counts = self.runs or self.messages or self.deliveries or self.tasks
-        return bool(counts or self.steps or self.jobs or self.removed)
+        return bool(counts or self.steps or self.jobs or self.removed or self.features)
 
 
 async def prune(
@@ -96,6 +103,19 @@ async def prune(
     done.tasks += await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
     await in_batches(partial(tasks.delete_old_wakes, ledger))
     await in_batches(partial(tasks.delete_expired_sessions, ledger))
+    for each in features():
+        if each.retention:
+            try:
+                count = await in_batches(partial(each.load(each.retention), ledger, settings))
+            except Unreachable:
+                raise
+            except Exception:
+                if each.is_own:
+                    raise
+                log.exception("the retention of the feature %s failed", each.name)
+            else:
+                if count:
+                    done.features[each.name] = done.features.get(each.name, 0) + count
     if not done.left:
         jobs = await runs.prune_archived_jobs(ledger, settings)
         done.jobs += jobs

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import settings
 from daybook.clock import Clock
 from daybook.errors import LedgerOlder, LedgerUnreachable
-from daybook.ledger import database, in_use, migration_copies, schema, texts
+from daybook.ledger import database, feature_tables, in_use, migration_copies, schema, texts
 from daybook.ledger.in_use import InUse
 from daybook.ledger.tables import Fact
 from daybook.timing import TIMING
@@ -197,15 +197,21 @@ class Ledger:
                     raise error
             connection = await session.connection()
             if await connection.run_sync(schema.current) == schema.head():
-                return await connection.run_sync(schema.ledger_id)
+                if await connection.run_sync(feature_tables.are_current):
+                    return await connection.run_sync(schema.ledger_id)
         async with schema.exclusive(), self.write() as session:
             connection = await session.connection()
             earlier = await connection.run_sync(schema.earlier_version)
+            if earlier is not None and in_use is not None:
+                raise LedgerOlder(self.place)
+            if earlier is None and in_use is None:
+                if await connection.run_sync(feature_tables.are_old):
+                    earlier = schema.head()
             if earlier is not None:
-                if in_use is not None:
-                    raise LedgerOlder(self.place)
                 await migration_copies.create(session, self.address, self.place, earlier)
-            return await connection.run_sync(schema.upgrade)
+            ledger_id = await connection.run_sync(schema.upgrade)
+            await connection.run_sync(feature_tables.upgrade, is_in_use=in_use is not None)
+            return ledger_id
 
     def skew(self) -> timedelta:
         """Return how far the database's clock is ahead of this machine's; zero on SQLite."""

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.errors import LedgerUnreachable
 from daybook.home import current_home, sync_folder
-from daybook.ledger import schema
+from daybook.ledger import feature_tables, schema
 
 KEPT_COPIES = 3
 _BATCH_SIZE = 500
@@ -79,9 +79,10 @@ def _copy_rows(source: Connection, file: Path, version: str) -> None:
     engine = create_engine(f"sqlite:///{file}", hide_parameters=True)
     try:
         with engine.begin() as target:
-            schema.migrate(target, version)
+            schema.ledger_line().migrate(target, version)
+            feature_tables.copy_schema(source, target)
             for table in inspect(target).get_table_names():
-                if table == schema.VERSION_TABLE:
+                if table.startswith(schema.VERSION_TABLE):
                     continue
                 columns = inspect(source).get_columns(table)
                 names = ", ".join(f'"{each["name"]}"' for each in columns)

@@ -11,6 +11,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,14 +35,61 @@ POLL_INTERVAL_SECONDS = 0.01
 _MIGRATING = threading.Lock()
 
 
-def head() -> str:
-    """Return the newest schema version that this program supports.
+@dataclass(frozen=True)
+class Line:
+    """One line of migrations, and the table that has the version of its tables.
 
-    The version is in a file, so that two migrations written at the same time cause a merge
-    conflict. This module reads the file once, when it is imported, so a process keeps its version
-    even if another version of Daybook is installed meanwhile.
+    The folder has the migrations in `versions`. Its file HEAD has the newest version, so that two
+    migrations written at the same time cause a merge conflict, and so that Alembic is imported only
+    if there is something to do.
     """
-    return _read_head(MIGRATIONS)
+
+    folder: Path
+    version_table: str = VERSION_TABLE
+
+    def head(self) -> str:
+        """Return the newest version that this program supports.
+
+        A process reads it once, so it keeps its version even if another version of the program is
+        installed meanwhile.
+        """
+        return _read_head(self.folder)
+
+    def current(self, connection: Connection) -> str | None:
+        """Return the version of the tables; None if there are none yet."""
+        if not inspect(connection).has_table(self.version_table):
+            return None
+        query = text(f"SELECT version_num FROM {self.version_table}")
+        version = connection.execute(query).scalar()
+        return None if version is None else str(version)
+
+    def knows(self, version: str) -> bool:
+        """Return whether the program has a migration to this version."""
+        from alembic.script import ScriptDirectory
+
+        scripts = ScriptDirectory.from_config(self._config())
+        return version in {script.revision for script in scripts.walk_revisions()}
+
+    def migrate(self, connection: Connection, version: str) -> None:
+        """Migrate to ``version``, in the transaction of ``connection``."""
+        from alembic import command
+
+        config = self._config()
+        config.attributes |= {"connection": connection, "version_table": self.version_table}
+        command.upgrade(config, version)
+
+    def _config(self) -> Config:
+        from alembic.config import Config
+
+        config = Config()
+        # Config interpolates names between percent signs.
+        for option, folder in (
+            ("script_location", MIGRATIONS),
+            ("version_locations", self.folder / "versions"),
+        ):
+            config.set_main_option(option, str(folder).replace("%", "%%"))
+        config.set_main_option("path_separator", "newline")
+        return config
 
 
 @cache
@@ -49,14 +97,22 @@ def _read_head(folder: Path) -> str:
     return (folder / "HEAD").read_text().split()[0]
 
 
+def ledger_line() -> Line:
+    """Return the migrations of the ledger's own tables."""
+    return Line(MIGRATIONS)
+
+
+def head() -> str:
+    """Return the newest version of the ledger's schema that this program supports."""
+    return ledger_line().head()
+
+
 head()
 
 
 def current(connection: Connection) -> str | None:
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return None
-    version = connection.execute(text(f"SELECT version_num FROM {VERSION_TABLE}")).scalar()
-    return None if version is None else str(version)
+    """Return the version of the ledger's schema; None if the database is empty."""
+    return ledger_line().current(connection)
 
 
 def ledger_id(connection: Connection) -> str:
@@ -65,10 +121,7 @@ def ledger_id(connection: Connection) -> str:
 
 def check_known(version: str) -> None:
     """Raise `LedgerNewer` for a version of the schema that this program has no migration for."""
-    from alembic.script import ScriptDirectory
-
-    scripts = ScriptDirectory.from_config(_config())
-    if version not in {script.revision for script in scripts.walk_revisions()}:
+    if not ledger_line().knows(version):
         raise LedgerNewer(version, head())
 
 
@@ -84,24 +137,6 @@ def earlier_version(connection: Connection) -> str | None:
     return version
 
 
-def migrate(connection: Connection, version: str) -> None:
-    """Migrate the schema to ``version``, in the transaction of ``connection``."""
-    from alembic import command
-
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, version)
-
-
-def _config() -> Config:
-    from alembic.config import Config
-
-    config = Config()
-    # Config interpolates names between percent signs.
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    return config
-
-
 def upgrade(connection: Connection) -> str:
     """Migrate to the newest version, and return the ledger's id.
 
@@ -111,7 +146,7 @@ def upgrade(connection: Connection) -> str:
     if version != head():
         if version is not None:
             check_known(version)
-        migrate(connection, head())
+        ledger_line().migrate(connection, head())
     parameters = {"id": new_id()[:12]}
     connection.execute(
         text("INSERT INTO facts (key, value) VALUES ('id', :id) ON CONFLICT (key) DO NOTHING"),

@@ -12,19 +12,15 @@ from pathlib import Path
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import SQLModel
 
 from daybook.errors import LedgerUnreachable
-from daybook.ledger import migration_copies, task_tables
+from daybook.ledger import migration_copies
 from daybook.ledger.engine import Ledger
+from daybook.ledger.feature_tables import all_tables
 from daybook.ledger.tables import Fact
 
 BATCH_SIZE = 500
 """Maximum number of rows in memory at a time."""
-
-assert task_tables.TaskRow.metadata is SQLModel.metadata
-TABLES = SQLModel.metadata.sorted_tables
-"""All tables; a table comes after the tables that its foreign keys refer to."""
 
 
 def sqlite_address(file: Path) -> str:
@@ -34,7 +30,7 @@ def sqlite_address(file: Path) -> str:
 
 async def is_empty(session: AsyncSession) -> bool:
     """Return whether the ledger contains nothing but facts, like a new ledger."""
-    for table in TABLES:
+    for table in all_tables():
         if table.name == Fact.__tablename__:
             continue
         if (await session.execute(select(*table.primary_key).limit(1))).first() is not None:
@@ -44,7 +40,7 @@ async def is_empty(session: AsyncSession) -> bool:
 
 async def count_rows(session: AsyncSession) -> int:
     """Return the total number of rows in all tables of the ledger."""
-    counts = [select(func.count()).select_from(table) for table in TABLES]
+    counts = [select(func.count()).select_from(table) for table in all_tables()]
     return sum([(await session.execute(each)).scalar_one() for each in counts])
 
 
@@ -53,10 +49,10 @@ async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
 
     ``target`` is a session of `Ledger.write`, so either all rows are replaced, or none.
     """
-    for table in reversed(TABLES):
+    for table in reversed(all_tables()):
         await target.execute(delete(table))
     count = 0
-    for table in TABLES:
+    for table in all_tables():
         result = await source.stream(select(table).execution_options(yield_per=BATCH_SIZE))
         async for batch in result.mappings().partitions():
             await target.execute(insert(table), [dict(row) for row in batch])

@@ -26,10 +26,10 @@ import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel
@@ -39,7 +39,8 @@ from daybook.api.overdue import DelayFacts, OverdueRun, observed_at, without_cat
 from daybook.clock import Clock
 from daybook.delivery import history
 from daybook.delivery.views import OutboxHealth
-from daybook.errors import DaybookError, LedgerUnreachable
+from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
+from daybook.feature import features
 from daybook.finding import Finding, problem
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import Leader
@@ -55,6 +56,9 @@ from daybook.tasks import counts as task_counts
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.views import TaskTotals
 from daybook.timing import TIMING
+
+if TYPE_CHECKING:
+    from prometheus_client import Metric
 
 log = logging.getLogger(__name__)
 
@@ -109,6 +113,8 @@ class HealthSnapshot:
     """Reason why the ledger cannot be written, or "". It is checked only while no keeper leads."""
     full_disk: Path | None = None
     """Folder of Daybook whose disk is full. None means that no disk is full."""
+    of_features: tuple[Metric, ...] = ()
+    """The metrics of features."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -399,7 +405,7 @@ class HealthMonitor:
                 self._outcomes.remember(await counts.last_missed(session))
             self._outcomes.add(await counts.outcomes_since(session, self._outcomes.since), now)
             late = await overdue.find_all(session, self._due_times, now)
-            return HealthSnapshot(
+            found = HealthSnapshot(
                 at=now,
                 ledger_id=ledger.id,
                 ahead=ledger.skew(),
@@ -418,6 +424,23 @@ class HealthMonitor:
                 unwritable=unwritable,
                 full_disk=homes.full_disk(self._folders),
             )
+        return replace(found, of_features=await _metrics_of_features(ledger, found.at))
+
+
+async def _metrics_of_features(ledger: Ledger, now: datetime) -> tuple[Metric, ...]:
+    """Return the metrics of all features, without those of a feature whose metrics fail."""
+    found = list[Metric]()
+    for each in features():
+        if each.metrics:
+            try:
+                # A session of its own, because a failed query may end the transaction.
+                async with ledger.read() as session:
+                    found += await each.load(each.metrics)(session, now)
+            except Unreachable:
+                raise
+            except Exception:
+                log.exception("the metrics of the feature %s failed", each.name)
+    return tuple(found)
 
 
 def findings_of(snapshot: HealthSnapshot) -> list[Finding]:

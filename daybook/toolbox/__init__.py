@@ -5,7 +5,7 @@ returns its answer as text for a model. `daybook.mcp` serves the tools. `toolset
 `schedule_tool` offer them to the agents of programs, and the `agent-prompt` flow offers them to the
 agent of a run. The tools act for `owners.current_actor()`, through `daybook.api`.
 
-`TOOLS` are the tools for all callers, and `operator_tools` those that no agent has. `call`
+`agent_tools` are the tools for all callers, and `operator_tools` those that no agent has. `call`
 calls a tool by name; for an invalid name or argument it returns an answer and raises no error.
 Importing this package imports neither Prefect nor a database.
 
@@ -13,13 +13,13 @@ To add a tool, write its definition in `tools`, the function that it calls in `c
 of its answer in `text`. Tools for task sessions are in `task_tools`, `task_calls`, `task_text`. The
 flags of a definition (`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP
 annotations, and each `Argument` has the limits of its value. All clients then have a tool of
-`TOOLS`, and the operator's clients have a tool of `operator_tools`. Describe it in
+`agent_tools`, and the operator's clients have a tool of `operator_tools`. Describe it in
 docs/guides/mcp.md, add its name to tests/unit/toolbox/test_definitions.py, and update
 tests/snapshots/mcp-tools.json, which records the tools as MCP clients see them. Add a tool that
 only reads also to tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py.
 """
 
 from daybook.toolbox.invocation import NotDone, ToolAnswer
-from daybook.toolbox.tools import TOOLS, by_name, call, operator_tools, tools_of
+from daybook.toolbox.tools import agent_tools, by_name, call, operator_tools, tools_of
 
-__all__ = ["TOOLS", "NotDone", "ToolAnswer", "by_name", "call", "operator_tools", "tools_of"]
+__all__ = ["NotDone", "ToolAnswer", "agent_tools", "by_name", "call", "operator_tools", "tools_of"]

@@ -21,7 +21,7 @@ from daybook.agents.base import Tool
 from daybook.api import context
 from daybook.errors import DaybookError, InvalidInput
 from daybook.owners import Actor
-from daybook.toolbox import TOOLS, NotDone, calls, text
+from daybook.toolbox import NotDone, agent_tools, calls, text, tools
 from daybook.toolbox.arguments import Argument, Arguments, schema
 from daybook.toolbox.invocation import guarded
 
@@ -42,7 +42,7 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
     ``agent`` is the id of the agent that uses the tools. It owns the jobs that it adds, and is
     subject to the operator's limits. The default is the agent of `daybook.context`; outside a
     context it is `program`. ``user`` is the id of the agent's user. ``tools`` are the names of the
-    tools to offer; the default is all of `daybook.toolbox.TOOLS`. The model receives errors as
+    tools to offer; the default is all of `daybook.toolbox.agent_tools`. The model receives errors as
     text. Raise `InvalidInput` for an unknown tool name, or an invalid agent or user.
     """
     from daybook.agents.model_tools import OfferedTools
@@ -179,7 +179,7 @@ def _actor(agent: str, user: str) -> Actor:
 
 
 def _chosen(names: Iterable[str]) -> list[Tool]:
-    known = {tool.name: tool for tool in TOOLS}
+    known = {tool.name: tool for tool in agent_tools()}
     for name in (wanted := list(names)):
         if name not in known:
             raise InvalidInput("tools", f'unknown "{name}"', f"known: {', '.join(known)}")
@@ -187,7 +187,7 @@ def _chosen(names: Iterable[str]) -> list[Tool]:
 
 
 _ADD_DESCRIPTIONS = {
-    each: TOOLS[0].schema["properties"][each]["description"]
+    each: tools.JOB_TOOLS[0].schema["properties"][each]["description"]
     for each in ("schedule", "timezone", "name", "chat_id")
 }
 _ARGUMENTS = (

@@ -245,8 +245,6 @@ JOB_TOOLS: tuple[Tool, ...] = (
     ),
 )
 
-TOOLS: tuple[Tool, ...] = (*JOB_TOOLS, *task_tools.TASK_TOOLS)
-
 _SESSION = Argument(
     "session",
     "Session id, unique id prefix or key, or a job for the session that it continues.",
@@ -308,11 +306,22 @@ _OPERATOR_TOOLS: tuple[Tool, ...] = (
 
 
 @cache
+def agent_tools() -> tuple[Tool, ...]:
+    """Return the tools for agents, which the operator has, too."""
+    return _with_features("tools", (*JOB_TOOLS, *task_tools.TASK_TOOLS), ())
+
+
+@cache
 def operator_tools() -> tuple[Tool, ...]:
     """Return the tools that only the operator has: an agent can neither see nor call them."""
-    found = list(_OPERATOR_TOOLS)
-    for each in [each for tools in feature.loaded("operator_tools") for each in tools]:
-        if each.name in {known.name for known in (*TOOLS, *found)}:
+    return _with_features("operator_tools", _OPERATOR_TOOLS, agent_tools())
+
+
+def _with_features(field: str, own: tuple[Tool, ...], others: tuple[Tool, ...]) -> tuple[Tool, ...]:
+    """Return the ``own`` tools, and then those that features add and whose names are free."""
+    found = list(own)
+    for each in [each for tools in feature.loaded(field) for each in tools]:
+        if each.name in {known.name for known in (*others, *found)}:
             feature.failures[f"tool {each.name}"] = "a tool has this name already"
         else:
             found.append(each)
@@ -322,12 +331,12 @@ def operator_tools() -> tuple[Tool, ...]:
 @cache
 def by_name() -> dict[str, Tool]:
     """Return all tools by name."""
-    return {each.name: each for each in (*TOOLS, *operator_tools())}
+    return {each.name: each for each in (*agent_tools(), *operator_tools())}
 
 
 def tools_of(actor: Actor) -> tuple[Tool, ...]:
     """Return the tools that ``actor`` may call."""
-    return TOOLS if actor.is_agent else (*TOOLS, *operator_tools())
+    return agent_tools() if actor.is_agent else tuple(by_name().values())
 
 
 async def call(name: str, given: Mapping[str, Any] | None = None) -> ToolAnswer:

@@ -3,7 +3,8 @@
 `docs/operations/monitoring.md` has alert rules that use them.
 
 To add a metric, yield it in one of the functions below, which read only the `HealthSnapshot`, or in
-the `Endpoint` of a feature. The place of a new fact depends on its subject:
+the function `metrics` of a feature, or, if it counts requests, in the feature's `Endpoint`. The
+place of a new fact depends on its subject:
 
 - jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`operations.health`), with its
   query in `runs.counts`
@@ -69,6 +70,7 @@ class _MetricsCollector(Collector):
             yield from _keeper(self._snapshot)
             yield from _outbox(self._snapshot)
             yield from _tasks(self._snapshot)
+            yield from self._snapshot.of_features
         for each in self._endpoints:
             try:
                 yield from list(each.metrics())

@@ -20,7 +20,7 @@ from typing import Any
 from sqlalchemy import insert
 
 from daybook.home import Home
-from daybook.ledger import transfer
+from daybook.ledger import feature_tables, transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import RunRow
 from daybook.processes import proc
@@ -66,7 +66,7 @@ async def _fill(ledger_file: Path, url: str, jobs: int) -> None:
 async def _content(address: str) -> dict[str, list[Row]]:
     async with Ledger(address) as ledger, ledger.read() as session:
         found = {}
-        for table in transfer.TABLES:
+        for table in feature_tables.all_tables():
             rows = (await session.execute(table.select())).tuples().all()
             found[table.name] = sorted((tuple(row) for row in rows), key=repr)
         found["facts"] = [row for row in found["facts"] if "id" not in row]

@@ -26,12 +26,7 @@ from sqlmodel import SQLModel
 
 from daybook.errors import LedgerNewer, LedgerOlder, LedgerUnreachable
 from daybook.home import Home
-from daybook.ledger import (
-    migration_copies,
-    schema,
-    task_tables,  # noqa: F401 - tables to be compared
-    transfer,
-)
+from daybook.ledger import feature_tables, migration_copies, schema, transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.operations import home_lock
@@ -277,7 +272,7 @@ async def _rows(address: str) -> dict[str, list[tuple[Any, ...]]]:
     async with Ledger(address) as ledger, ledger.read() as session:
         return {
             table.name: sorted(map(tuple, await session.execute(select(table))), key=repr)
-            for table in transfer.TABLES
+            for table in feature_tables.all_tables()
         }
 
 

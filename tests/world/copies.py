@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sqlalchemy import RowMapping, Table, exists, literal, select, union_all
-from sqlmodel import SQLModel
 
+from daybook.ledger.feature_tables import all_tables
 from tests.world import World
 
 
@@ -38,6 +38,6 @@ async def copy(world: World) -> Copy:
     async with world.ledger.read() as session:
         rows = [
             (table, list((await session.execute(table.select())).mappings()))
-            for table in SQLModel.metadata.sorted_tables
+            for table in all_tables()
         ]
     return Copy(world, rows)

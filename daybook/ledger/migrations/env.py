@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from alembic import context
 
-from daybook.ledger.schema import VERSION_TABLE
-
 context.configure(
     connection=context.config.attributes["connection"],
-    version_table=VERSION_TABLE,
+    version_table=context.config.attributes["version_table"],
     render_as_batch=True,
 )
 context.run_migrations()

@@ -220,7 +220,7 @@ home.configure_prefect()
 import daybook.cli.main, daybook.toolbox.tools
 from daybook import Client
 feature.load_others()
-settings.all_settings(), daybook.toolbox.tools.operator_tools()
+settings.all_settings(), daybook.toolbox.tools.by_name()
 for each in feature.features():
     if each.operations and hasattr(Client, each.name):
         feature.failures[f"operations of {each.name}"] = "the client has this name already"

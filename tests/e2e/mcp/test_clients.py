@@ -14,7 +14,7 @@ from daybook.api import channels
 from daybook.delivery.channels import apprise
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
-from daybook.toolbox import TOOLS
+from daybook.toolbox import agent_tools
 from tests.e2e.mcp.clients import Talk, Where, by_fastmcp, by_javascript, by_mcp, sdk_in
 from tests.e2e.mcp.conftest import Place
 from tests.world.agents import FOR_EVER
@@ -71,7 +71,7 @@ async def test_an_mcp_client_manages_jobs_from_add_to_remove(
     owner = f"agent:{client}-{how}"
     where = await place.over(how, owner)
     async with talking(client, where, request) as talk:
-        assert len(talk.tools) == len(TOOLS)
+        assert len(talk.tools) == len(agent_tools())
         assert {name for name, read_only in talk.tools.items() if read_only} == READ_ONLY
 
         async def answer_text(tool: str, /, **given: object) -> str:

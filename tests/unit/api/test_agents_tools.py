@@ -18,14 +18,14 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.home import Home
 from daybook.jobs.actions import AgentPrompt
 from daybook.jobs.views import JobDetails
-from daybook.toolbox import TOOLS
+from daybook.toolbox import agent_tools
 from daybook.toolbox import text as answers
 from tests.unit.api.playing import plays
 from tests.unit.conftest import view
 
 pytestmark = pytest.mark.anyio
 
-NAMES = [tool.name for tool in TOOLS]
+NAMES = [tool.name for tool in agent_tools()]
 
 
 async def test_a_toolset_offers_all_tools_and_returns_their_answers(daybook_home: Home) -> None:
@@ -198,4 +198,4 @@ print(len(found), {"prefect", "sqlalchemy", "pydantic_ai"} & set(sys.modules))
         text=True,
         check=False,
     )
-    assert (done.stdout, done.stderr) == (f"{1 + len(TOOLS)} set()\n", "")
+    assert (done.stdout, done.stderr) == (f"{1 + len(agent_tools())} set()\n", "")

@@ -31,7 +31,11 @@ GREETINGS = {
                 Commands("More", "commands", ("list",)),
             ),
             operations="client:Greetings",
-            operator_tools="tools:TOOLS",
+            tools="tools:TOOLS",
+            operator_tools="tools:OPERATOR_TOOLS",
+            tables="tables",
+            metrics="greeted:metrics",
+            retention="greeted:delete_old",
             pages="page",
             links=(("/greetings", "Greetings"),),
             needs="needs:greetings",
@@ -64,8 +68,9 @@ GREETINGS = {
         async def _greet(given):
             return "hello from a tool"
 
-        TOOLS = (
-            define_tool("greet", "Greet a person.", _greet, read_only=True),
+        TOOLS = (define_tool("greet", "Greet a person.", _greet, read_only=True),)
+        OPERATOR_TOOLS = (
+            define_tool("greet_all", "Greet all people.", _greet, read_only=True),
             define_tool("cron_list", "Not the real one.", _greet, read_only=True),
         )
         """,
@@ -90,6 +95,37 @@ GREETINGS = {
             timezone: str = "Mars/Olympus"
         """,
     "loops.py": "LOOPS = 1 / 0",
+    "tables.py": """
+        from sqlmodel import Field
+        from daybook.ledger.table_parts import Table
+
+        class GreetingRow(Table, table=True):
+            __tablename__ = "greetings_given"
+            name: str = Field(primary_key=True)
+        """,
+    "migrations/HEAD": "1",
+    "migrations/versions/1_first.py": """
+        import sqlalchemy as sa
+        from alembic import op
+
+        revision, down_revision = "1", None
+
+        def upgrade():
+            op.create_table("greetings_given", sa.Column("name", sa.String(), primary_key=True))
+        """,
+    "greeted.py": """
+        from prometheus_client.core import GaugeMetricFamily
+        from sqlmodel import delete, func, select
+        from greetings.tables import GreetingRow
+
+        async def metrics(session, now):
+            given = (await session.execute(select(func.count()).select_from(GreetingRow))).scalar()
+            return [GaugeMetricFamily("daybook_greetings", "Greetings.", value=given)]
+
+        async def delete_old(ledger, keep):
+            async with ledger.write() as session:
+                return (await session.execute(delete(GreetingRow))).rowcount
+        """,
     "endpoint.py": """
         class Everything:
             path, help = "/", ""
@@ -104,20 +140,34 @@ import asyncio, json
 import daybook
 from daybook import feature, toolbox
 from daybook.cli.main import main
-from daybook.keeper import services
+from daybook.keeper import retention, services
 from daybook.ledger.engine import open_ledger
 from daybook.operations import attention, doctor
+from daybook.operations.health import HealthMonitor
 from daybook.schedules.zones import zone
-from daybook.web import endpoint, pages
+from daybook.web import endpoint, metrics, pages
+
+async def metric(ledger):
+    monitor = HealthMonitor(ledger.address)
+    text, _ = metrics.page(await monitor.snapshot(), "")
+    await monitor.close()
+    return [each for each in text.decode().splitlines() if each.startswith("daybook_greetings")]
 
 async def read():
-    async with open_ledger():
-        pass
+    async with open_ledger() as ledger:
+        from greetings.tables import GreetingRow
+        async with ledger.write() as session:
+            session.add(GreetingRow(name="Ann"))
+        given = await metric(ledger)
+        pruned = (await retention.prune(ledger)).features
     services.loops()
     site = pages.application(None).state.site
     return {
         "operation": await daybook.Client().greetings.hello("Ann"),
+        "metrics": given,
+        "pruned": pruned,
         "tool": (await toolbox.call("greet")).text,
+        "tools of agents": [each.name for each in toolbox.agent_tools() if "greet" in each.name],
         "needs": [each.title for each in await attention.read(zone("Etc/UTC"))],
         "template": site._templates.get_template("greetings.html").render(),
         "links": [name for _, name in site._templates.globals["navigation"]],
@@ -207,6 +257,9 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
         "operation": "hello Ann from an operation",
         "blocking": "hello Bob from an operation",
         "tool": "hello from a tool",
+        "tools of agents": ["greet"],
+        "metrics": ["daybook_greetings 1.0"],
+        "pruned": {"greetings": 1},
         "needs": ["Ann waits"],
         "template": "hello from a page",
     }

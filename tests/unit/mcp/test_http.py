@@ -16,7 +16,7 @@ from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.mcp import http
-from daybook.toolbox import TOOLS, operator_tools
+from daybook.toolbox import agent_tools, operator_tools
 from tests.unit.mcp.conftest import HEADERS, Served, served
 
 WRONG = "db_" + "x" * 43
@@ -35,14 +35,14 @@ async def test_a_client_with_a_token_gets_the_list_of_tools(
     answer = await daybook_server.post(token)
     assert answer.status_code == 200
     tools = answer.json()["result"]["tools"]
-    assert [each["name"] for each in tools] == [each.name for each in TOOLS]
+    assert [each["name"] for each in tools] == [each.name for each in agent_tools()]
     assert {each["name"] for each in tools if each["annotations"]["readOnlyHint"]} == {
         "cron_list",
         "cron_get",
         "cron_runs",
         "cron_next",
     }
-    assert tools[0]["inputSchema"] == TOOLS[0].schema
+    assert tools[0]["inputSchema"] == agent_tools()[0].schema
 
 
 async def test_only_a_token_of_the_operator_has_the_tools_for_sessions(
@@ -50,7 +50,7 @@ async def test_only_a_token_of_the_operator_has_the_tools_for_sessions(
 ) -> None:
     operator = (await tokens.add("user")).token
     tools = (await daybook_server.post(operator)).json()["result"]["tools"]
-    assert [each["name"] for each in tools] == [each.name for each in (*TOOLS, *operator_tools())]
+    assert [each["name"] for each in tools] == [each.name for each in (*agent_tools(), *operator_tools())]
     assert await daybook_server.call(operator, "session_list") == "There are no sessions."
     refused = await daybook_server.call(token, "session_list")
     assert refused.startswith("there is no tool session_list (known: cron_add, ")

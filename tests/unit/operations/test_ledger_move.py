@@ -18,7 +18,7 @@ from daybook import settings
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.keeper import leader_lease
-from daybook.ledger import transfer
+from daybook.ledger import feature_tables, transfer
 from daybook.ledger.column_types import MAX_BIG_INTEGER, MAX_INTEGER, Instant
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
@@ -58,7 +58,7 @@ async def _content(address: str) -> dict[str, list[dict[str, Any]]]:
     """Return all rows of a ledger, by table, but for its id."""
     async with Ledger(address) as ledger, ledger.read() as session:
         content = {}
-        for table in transfer.TABLES:
+        for table in feature_tables.all_tables():
             rows = (await session.execute(select(table))).mappings()
             content[table.name] = sorted(
                 (dict(row) for row in rows if row.get("key") != "id"), key=str
@@ -116,7 +116,7 @@ async def test_the_extremes_of_all_columns_move_to_postgresql_and_back(
     here: World, there: Database, tmp_path: Path
 ) -> None:
     async with here.ledger.write() as session:
-        for table in transfer.TABLES:
+        for table in feature_tables.all_tables():
             for end in (0, 1):
                 row = {each.name: _extreme(each, end) for each in table.columns}
                 await session.execute(sqlalchemy.insert(table).values(row))

@@ -13,7 +13,7 @@ import pytest
 from daybook.agents.base import Tool
 from daybook.mcp.server import _listed
 from daybook.owners import Actor
-from daybook.toolbox import TOOLS, operator_tools, tools_of
+from daybook.toolbox import agent_tools, operator_tools, tools_of
 
 CRON_ADD = (
     "prompt",
@@ -30,14 +30,14 @@ CRON_ADD = (
 )
 READ_ONLY = {"cron_list", "cron_get", "cron_runs", "cron_next"}
 
-ALL_TOOLS = (*TOOLS, *operator_tools())
+ALL_TOOLS = (*agent_tools(), *operator_tools())
 
 each_tool = pytest.mark.parametrize("tool", ALL_TOOLS, ids=lambda tool: tool.name)
 
 
 @pytest.mark.floor("E", "The six tools cron_add, cron_list, cron_remove and so on")
 def test_the_toolbox_has_exactly_these_tools() -> None:
-    assert [tool.name for tool in TOOLS] == [
+    assert [tool.name for tool in agent_tools()] == [
         "cron_add",
         "cron_add_webhook",
         "cron_add_tool",
@@ -63,7 +63,7 @@ def test_the_toolbox_has_exactly_these_tools() -> None:
 
 def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
     names = [tool.name for tool in tools_of(Actor(via="mcp"))]
-    assert names[len(TOOLS) :] == [
+    assert names[len(agent_tools()) :] == [
         "session_list",
         "session_get",
         "session_send",
@@ -72,19 +72,19 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
         "spend",
     ]
     assert (
-        tools_of(Actor("agent:eva", via="mcp")) == tools_of(Actor("agent:eva", via="run")) == TOOLS
+        tools_of(Actor("agent:eva", via="mcp")) == tools_of(Actor("agent:eva", via="run")) == agent_tools()
     )
 
 
 def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
-    assert {tool.name for tool in TOOLS if tool.read_only} == READ_ONLY
+    assert {tool.name for tool in agent_tools() if tool.read_only} == READ_ONLY
     read_only = {tool.name for tool in operator_tools() if tool.read_only}
     assert read_only == {"session_list", "session_get", "approval_list", "spend"}
 
 
 @pytest.mark.floor("E", "The arguments are flat: one schedule text and a timezone")
 def test_cron_add_requires_prompt_and_schedule_and_has_nine_optional_fields() -> None:
-    (tool,) = [each for each in TOOLS if each.name == "cron_add"]
+    (tool,) = [each for each in agent_tools() if each.name == "cron_add"]
     assert tuple(tool.schema["properties"]) == CRON_ADD
     assert tool.schema["required"] == ["prompt", "schedule"]
 
@@ -127,7 +127,7 @@ def test_the_definitions_of_each_group_of_tools_stay_small(of: str, most: int) -
 
 def test_the_definitions_import_neither_prefect_nor_a_database() -> None:
     tell = (
-        "import sys; from daybook.toolbox import TOOLS; assert TOOLS; "
+        "import sys; from daybook.toolbox import agent_tools; assert agent_tools(); "
         "print(*{'prefect', 'sqlalchemy', 'fastmcp', 'mcp'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True)

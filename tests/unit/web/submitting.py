@@ -10,8 +10,8 @@ from urllib.parse import urlencode, urlsplit
 
 import httpx
 import sqlalchemy
-from sqlmodel import SQLModel
 
+from daybook.ledger.feature_tables import all_tables
 from tests.unit.web.conftest import OWN
 from tests.world import World
 
@@ -129,5 +129,5 @@ async def everything(world: World) -> dict[str, list[Any]]:
     async with world.ledger.read() as session:
         return {
             each.name: sorted((await session.execute(sqlalchemy.select(each))).all(), key=str)
-            for each in SQLModel.metadata.sorted_tables
+            for each in all_tables()
         }

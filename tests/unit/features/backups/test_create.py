@@ -19,7 +19,7 @@ from sqlalchemy import select
 from daybook.errors import DiskFull, InvalidInput, LedgerKeyMissing, LedgerUnreachable
 from daybook.features.backups import archive, create
 from daybook.home import Home
-from daybook.ledger import transfer
+from daybook.ledger import feature_tables, transfer
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 from daybook.resources import copies
@@ -71,7 +71,7 @@ async def test_a_backup_has_the_ledger_the_settings_and_the_keys(
         copy.read() as session,
         world.ledger.read() as original,
     ):
-        for table in transfer.TABLES:
+        for table in feature_tables.all_tables():
             there = (await session.execute(select(table))).mappings().all()
             assert there == (await original.execute(select(table))).mappings().all()
     assert _backups(home.path, ".backup-*") == []
