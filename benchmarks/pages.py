@@ -28,12 +28,12 @@ import sqlalchemy
 
 from benchmarks import hooks, usage
 from benchmarks.report import header, progress, row, short
+from daybook.diagnosis.health import HealthReport
 from daybook.errors import DaybookError
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.operations.health import HealthReport
 
 JOB_COUNT = 1_000
 RUN_COUNT = 200_000

@@ -6,11 +6,11 @@ rest of Daybook names no feature, but goes through `features`::
     commands          `cli.main`              operations  `api.client`
     tools             `toolbox.tools`         documents   `keeper.blocks`
     operator_tools    `toolbox.tools`         blocks      `blocks`
-    pages, links      `web.pages`             needs       `operations.attention`
-    endpoint          `web.app`               metrics     `operations.health`
+    pages, links      `web.pages`             needs       `diagnosis.attention`
+    endpoint          `web.app`               metrics     `diagnosis.health`
     settings          `settings`              loops       `keeper.services`
     tables            `ledger.feature_tables` retention   `keeper.retention`
-    ledger_checks     `operations.doctor`     at_start    `operations.preparation`
+    ledger_checks     `diagnosis.doctor`     at_start    `operations.preparation`
 
 A descriptor names each object as a text, ``"module:name"`` with the module in the feature's folder.
 So a process imports only the modules that it uses, and `daybook --help` stays fast.

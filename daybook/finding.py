@@ -1,7 +1,7 @@
 """A finding: what a check of this Daybook has found, and what a person can do about it.
 
 `doctor`, `status`, `/health`, the page Today, Prefect's table and the ping select findings from the
-same functions (`operations.findings`).
+same functions (`diagnosis.findings`).
 """
 
 from __future__ import annotations

@@ -261,7 +261,7 @@ def _tree(root: type[Any], module: ModuleType) -> Iterator[type[Any]]:
 def http() -> str:
     """Return the page of the HTTP endpoints and metrics, from the web application."""
     from daybook import feature
-    from daybook.operations.health import HealthMonitor
+    from daybook.diagnosis.health import HealthMonitor
     from daybook.web.app import application
     from daybook.web.endpoint import Endpoint
 

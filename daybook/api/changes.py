@@ -22,9 +22,9 @@ from sqlmodel import col
 
 from daybook import owners
 from daybook.delivery import outbox
+from daybook.ledger.credential_tables import TokenRow
 from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE, Delivery, Status
-from daybook.ledger.credential_tables import TokenRow
 from daybook.ledger.tables import Fact, JobRow, OutboxRow, QueueRow, RunRow
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.tasks import pause

@@ -18,9 +18,9 @@ from daybook.short_text import one_line
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
     from daybook.delivery.views import InboxMessage, ListedRun, Notification
+    from daybook.diagnosis.status import DueJob
     from daybook.jobs.views import ListedJob
     from daybook.ledger.views import Run, Spending
-    from daybook.operations.status import DueJob
 
 MAX_VALUE_LENGTH = 60
 """Maximum number of characters of a field's value on one line."""

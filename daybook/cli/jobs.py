@@ -63,7 +63,7 @@ async def add_(
 
     Example: daybook add "every weekday at 9:00" "Name one thing to learn today" --channel inbox
     """
-    from daybook.operations import status
+    from daybook.diagnosis import status
 
     fields = _new_job_fields(schedule, prompt, options.fields())
     if idempotency_key is not None:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from daybook.api.overdue import KeeperStatus
     from daybook.api.sync import SyncReport
     from daybook.delivery.views import OutboxHealth
+    from daybook.diagnosis.status import StatusReport
     from daybook.ledger.views import Run
     from daybook.operations.preparation import StartedBy, UpFacts
-    from daybook.operations.status import StatusReport
     from daybook.operations.up import UpReporter
     from daybook.prefect.work_pool import OnlineWorker
     from daybook.processes import image
@@ -57,11 +57,10 @@ def up_(
 
     Example: daybook up --no-browser
     """
-    from daybook.operations import service
-    from daybook.operations.checks import installation
+    from daybook.operations import service, versions
 
     inherited = dict(os.environ)
-    installation.require_versions()
+    versions.require_versions()
     if started_by == "service":
         os.environ.update(service.read_environment(homes.current_home()))
     homes.forget_stopped_server()
@@ -213,7 +212,7 @@ async def status_(
     Example: daybook status --json
     """
     prepare_prefect()
-    from daybook.operations import status
+    from daybook.diagnosis import status
 
     report = await output.show(
         status.status,
@@ -252,9 +251,9 @@ def worker_(
     """
     if limit is not None:
         check_limit(limit)
-    from daybook.operations.checks import installation
+    from daybook.operations import versions
 
-    installation.require_versions()
+    versions.require_versions()
     prepare_prefect()
     from daybook.operations import worker
 
@@ -276,14 +275,15 @@ async def keeper_() -> int:
 
     Example: daybook keeper
     """
-    from daybook.operations.checks import installation
+    from daybook.operations import versions
 
-    installation.require_versions()
+    versions.require_versions()
     prepare_prefect()
+    from daybook.diagnosis import status
     from daybook.operations import keeper
 
     environment.set_search_path()
-    await keeper.run_keeper(output.say)
+    await keeper.run_keeper(output.say, status.overview)
     return 0
 
 
@@ -302,7 +302,7 @@ async def doctor_(
 
     Example: daybook doctor
     """
-    from daybook.operations import doctor
+    from daybook.diagnosis import doctor
 
     findings = await doctor.doctor()
     yield findings, 0 if all(each.ok for each in findings) else 1

@@ -10,7 +10,7 @@ from daybook.cli.command import Answer, command
 from daybook.cli.options import Absolute
 
 if TYPE_CHECKING:
-    from daybook.operations.today import Today
+    from daybook.diagnosis.today import Today
 
 _OUTCOMES = {"timed_out": "timed out", "unknown": "of unknown outcome"}
 """Words for the outcomes whose name does not fit into a sentence."""
@@ -22,7 +22,7 @@ async def today_(*, absolute: Absolute = False) -> Answer:
 
     Example: daybook today
     """
-    from daybook.operations.today import today
+    from daybook.diagnosis.today import today
 
     found = await today()
     yield found

@@ -77,7 +77,7 @@ class QueueKind(StrEnum):
     - if jobs name the recipient: rows from `_Notifications` here, a field in `jobs.notify`, a line
       in `delivery.views.recipients`, a check for agents in `jobs.limits`, which the sender repeats,
       and a check for operators in `api.preflight` (for edits, `api.jobs` lists the fields) and
-      `operations.checks.delivery`
+      `diagnosis.checks.delivery`
     - if the recipient is an address: the address in `jobs.provenance.target_parts`, and no tokens
       of the address in `execution.artifact`
     """

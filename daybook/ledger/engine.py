@@ -196,17 +196,17 @@ class Ledger:
                 if error is not None:
                     raise error
             connection = await session.connection()
-            if await connection.run_sync(schema.current) == schema.head():
-                if await connection.run_sync(feature_tables.are_current):
-                    return await connection.run_sync(schema.ledger_id)
+            is_current = await connection.run_sync(schema.current) == schema.head()
+            if is_current and await connection.run_sync(feature_tables.are_current):
+                return await connection.run_sync(schema.ledger_id)
         async with schema.exclusive(), self.write() as session:
             connection = await session.connection()
             earlier = await connection.run_sync(schema.earlier_version)
-            if earlier is not None and in_use is not None:
-                raise LedgerOlder(self.place)
-            if earlier is None and in_use is None:
-                if await connection.run_sync(feature_tables.are_old):
-                    earlier = schema.head()
+            if in_use is not None:
+                if earlier is not None:
+                    raise LedgerOlder(self.place)
+            elif earlier is None and await connection.run_sync(feature_tables.are_old):
+                earlier = schema.head()
             if earlier is not None:
                 await migration_copies.create(session, self.address, self.place, earlier)
             ledger_id = await connection.run_sync(schema.upgrade)

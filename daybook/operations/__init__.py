@@ -1,4 +1,4 @@
-"""Operation of Daybook on one machine: its processes, reports on their state, and its servers.
+"""Operation of Daybook on one machine: its processes, its ledger, and its servers.
 
 ::
 
@@ -16,14 +16,8 @@
                 service            `up` as a service: `service_units` has its texts, and
                                    `service_manager` the reports of `up` to systemd
                 keeper             a keeper as a process of its own
+                versions           the versions that this installation requires
     the ledger  ledger_move        copies the ledger to another database, and changes the setting
-                restore            restores a backup into an empty home
-    reports     findings           the model of a finding, and the diagnoses that reports share
-                status             running processes, due times, and findings
-                today, attention   the last day and the next due times; problems for a person
-                doctor             all checks: `checks` has one module per subject
-                health             state and metrics for monitors; callers share a `shared_query`
-                outbox_status      the outbox, with its findings
     servers     login, peers, browser     access to our pages and our Prefect server
                 prefect_login             the login for our Prefect server
                 host_names, connections   guards and limits of our own HTTP servers

@@ -9,17 +9,18 @@ from contextlib import AsyncExitStack, suppress
 
 from daybook.keeper import leadership
 from daybook.keeper.keeper import Keeper
+from daybook.keeper.overview import ReadOverview
 from daybook.ledger.engine import open_ledger
-from daybook.operations import status
 from daybook.prefect import client as connection
 from daybook.prefect import private_names, work_pool
 from daybook.prefect.parameter_schema import WORK_POOL
 
 
-async def run_keeper(say: Callable[[str], None]) -> None:
+async def run_keeper(say: Callable[[str], None], read_overview: ReadOverview) -> None:
     """Run a keeper until SIGINT or SIGTERM.
 
-    ``say`` gets a line when the keeper starts or stops, and when it starts or stops leading. Raise
+    ``say`` gets a line when the keeper starts or stops, and when it starts or stops leading.
+    ``read_overview`` returns the data of Prefect's artifact of the ledger, as in `Keeper`. Raise
     `PrefectUnreachable` and `LedgerUnreachable`. Raise `InvalidInput` if Prefect has jobs of
     another ledger and none of this ledger (promise 15: a deployment belongs to one ledger).
     """
@@ -29,7 +30,7 @@ async def run_keeper(say: Callable[[str], None]) -> None:
         async with connection.connected() as client:
             await connection.check_connection(client)
             await work_pool.check_ledger(client, WORK_POOL, ledger.id)
-        keeper = Keeper(ledger, leadership.new_holder(), read_overview=status.overview)
+        keeper = Keeper(ledger, leadership.new_holder(), read_overview=read_overview)
         work = asyncio.create_task(keeper.run())
         reporting = asyncio.create_task(_report(keeper, say))
         loop = asyncio.get_running_loop()

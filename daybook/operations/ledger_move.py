@@ -24,6 +24,7 @@ first move was killed after it had deleted `.moving`.
 from __future__ import annotations
 
 import os
+import shlex
 from datetime import datetime
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from sqlmodel import col, select, update
 from daybook import settings
 from daybook.api import authorization
 from daybook.errors import InvalidInput
+from daybook.finding import Finding, warning
 from daybook.home import current_home, replace_private_file
 from daybook.ledger import transfer
 from daybook.ledger.engine import Ledger
@@ -131,6 +133,24 @@ def interrupted() -> tuple[str, bool] | None:
     if (marker := _read(current_home().moving)) is None:
         return None
     return marker.new, Ledger(settings.load().ledger_address).place == marker.new
+
+
+def finding() -> list[Finding]:
+    """Return the finding of an interrupted move, or []. Do not call this while one is running."""
+    try:
+        move = interrupted()
+    except InvalidInput:  # the check of the settings reports the error
+        return []
+    if move is None:
+        return []
+    place, moved = move
+    message = f"a `daybook ledger move` to {place} was interrupted"
+    fix = "daybook down, then the same `daybook ledger move` again"
+    if moved:
+        message += ", and the old ledger still has the same id"
+    else:
+        fix += f", or rm {shlex.quote(str(current_home().moving))}"
+    return [warning("leftovers", message, fix)]
 
 
 def _read(file: Path) -> _Marker | None:

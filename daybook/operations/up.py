@@ -46,6 +46,7 @@ from daybook.ledger.tables import JobRow, RunRow
 from daybook.ledger.views import Run
 from daybook.operations import (
     home_lock,
+    ledger_move,
     liveness,
     prefect_selection,
     preparation,
@@ -57,7 +58,6 @@ from daybook.operations import (
     web,
     worker,
 )
-from daybook.operations.checks import home as home_checks
 from daybook.operations.preparation import MessageKind, Preparation, StartedBy, UpFacts
 from daybook.operations.service_manager import ServiceManager
 from daybook.processes import children, garbage, group, image
@@ -393,7 +393,7 @@ async def _run(
     running_version = upgrade.installed()
     for name in await record.end_leftovers():
         talk.say(f"Ended a {name} left over from an earlier `daybook up`")
-    for each in home_checks.interrupted_move():
+    for each in ledger_move.finding():
         talk.say(f"! {each}")
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(_background(children.keep_logs_short(home.logs, talk.say)))

@@ -29,6 +29,7 @@ from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.ledger import schema
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import HELD
+from daybook.operations import versions
 from daybook.operations.server import absolute_python_path
 from daybook.runs import history
 
@@ -139,10 +140,8 @@ def main() -> int:
 
     Print the version. If the check fails, print the reason. Return the exit code.
     """
-    from daybook.operations.checks import installation
-
     try:
-        installation.require_versions()
+        versions.require_versions()
         schema.check_known(sys.argv[1])
     except DaybookError as error:
         print(str(error).replace("\n", " "), file=sys.stderr)

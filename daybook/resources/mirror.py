@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from daybook import home, repository
 from daybook.errors import CopyDamaged, InvalidInput, LedgerKeyMissing
-from daybook.ledger.engine import Ledger
 from daybook.ledger.credential_tables import BlockCopyRow
+from daybook.ledger.engine import Ledger
 from daybook.resources import copies
 from daybook.resources.copies import CopyVersion, DocumentRef
 from daybook.resources.encryption import Key

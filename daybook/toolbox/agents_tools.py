@@ -42,8 +42,8 @@ def toolset(*, agent: str = "", user: str = "", tools: Collection[str] = ()) -> 
     ``agent`` is the id of the agent that uses the tools. It owns the jobs that it adds, and is
     subject to the operator's limits. The default is the agent of `daybook.context`; outside a
     context it is `program`. ``user`` is the id of the agent's user. ``tools`` are the names of the
-    tools to offer; the default is all of `daybook.toolbox.agent_tools`. The model receives errors as
-    text. Raise `InvalidInput` for an unknown tool name, or an invalid agent or user.
+    tools to offer; the default is all of `toolbox.agent_tools`. The model receives errors as text.
+    Raise `InvalidInput` for an unknown tool name, or an invalid agent or user.
     """
     from daybook.agents.model_tools import OfferedTools
 

@@ -217,7 +217,7 @@ async def _worker_note() -> str:
 
     Raise no error, because the job is already stored.
     """
-    from daybook.operations import status
+    from daybook.diagnosis import status
 
     try:
         if await status.worker_online():

@@ -6,7 +6,7 @@
     `daybook web` ────────────────────┴──► python -m daybook.web
                                                     │
                                                     ▼
-                                                  Guard ──► app ──► operations.health
+                                                  Guard ──► app ──► diagnosis.health
                                                                 ├──► metrics
                                                                 ├──► endpoints of features
                                                                 └──► login ──► pages ──► api

@@ -8,9 +8,9 @@ import sys
 from urllib.parse import urlsplit
 
 from daybook import settings
+from daybook.diagnosis.health import HealthMonitor
 from daybook.errors import DaybookError
 from daybook.operations import web
-from daybook.operations.health import HealthMonitor
 from daybook.operations.host_names import LOOPBACK_NAMES
 from daybook.processes import output, proc
 from daybook.web import endpoint, login, pages

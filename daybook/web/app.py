@@ -12,9 +12,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from daybook.diagnosis.health import HealthMonitor
 from daybook.errors import DaybookError
 from daybook.operations import connections
-from daybook.operations.health import HealthMonitor
 from daybook.operations.host_names import AllowedNames
 from daybook.web import live, metrics
 from daybook.web.endpoint import Endpoint

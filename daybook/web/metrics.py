@@ -6,7 +6,7 @@ To add a metric, yield it in one of the functions below, which read only the `He
 the function `metrics` of a feature, or, if it counts requests, in the feature's `Endpoint`. The
 place of a new fact depends on its subject:
 
-- jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`operations.health`), with its
+- jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`diagnosis.health`), with its
   query in `runs.counts`
 - tasks: a field of `tasks.counts.TaskCounts`
 - the outbox: a field of `delivery.views.OutboxHealth`, set in `delivery.history.health`; `status
@@ -35,9 +35,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from daybook import __version__
+from daybook.diagnosis.health import HealthSnapshot
 from daybook.ledger.states import LIVE, TERMINAL
 from daybook.ledger.views import COST, TOKENS
-from daybook.operations.health import HealthSnapshot
 from daybook.web.endpoint import Endpoint
 
 log = logging.getLogger(__name__)

@@ -480,7 +480,7 @@ class WorkerLoop:
 
 
 async def _read_overview() -> Overview:
-    from daybook.operations import status  # needed only in the worker that leads
+    from daybook.diagnosis import status  # needed only in the worker that leads
 
     return await status.overview()
 

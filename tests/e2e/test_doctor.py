@@ -17,12 +17,13 @@ import pytest
 
 from daybook.agents import documents
 from daybook.clock import SYSTEM_CLOCK
+from daybook.diagnosis import doctor
+from daybook.diagnosis.checks import prefect
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.operations import doctor, setup
-from daybook.operations.checks import prefect
+from daybook.operations import setup
 from daybook.prefect import parameter_schema, work_pool
 from daybook.processes import children
 from tests.world.prefect import forget_workers

@@ -10,13 +10,13 @@ import pytest
 from daybook.api import destinations as service
 from daybook.delivery import destinations
 from daybook.delivery.destination_settings import DEFAULT_TIMEOUT_SECONDS
+from daybook.diagnosis.checks import delivery
 from daybook.finding import Severity
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.operations import setup
-from daybook.operations.checks import delivery
 from daybook.resources.store import create_in_prefect
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e]

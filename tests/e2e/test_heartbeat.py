@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from daybook.agents import documents
+from daybook.diagnosis.checks import ledger
 from daybook.home import Home
 from daybook.operations import setup
-from daybook.operations.checks import ledger
 from daybook.policies.checks import Check
 from tests import rows
 from tests.at_prefect import with_client

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from daybook.api import ledger as ledger_operations
+from daybook.diagnosis.checks import home as machine
+from daybook.diagnosis.checks import ledger as book
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.finding import Severity
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.operations import setup
-from daybook.operations.checks import home as machine
-from daybook.operations.checks import ledger as book
 from daybook.resources import copies, secrets
 from tests.at_prefect import add_document
 

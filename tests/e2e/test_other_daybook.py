@@ -17,13 +17,14 @@ import pytest
 
 from daybook.api import runs, sync
 from daybook.clock import SYSTEM_CLOCK
+from daybook.diagnosis import doctor, status
 from daybook.errors import InvalidInput
 from daybook.finding import Finding
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
-from daybook.operations import doctor, setup, status
+from daybook.operations import setup
 from daybook.prefect import parameter_schema, reconcile, states, work_pool, work_queues
 from daybook.runs import claims
 from tests.world.prefect import forget_workers

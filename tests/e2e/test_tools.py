@@ -15,9 +15,9 @@ import pytest
 
 from daybook.agents import documents
 from daybook.cli.main import main
+from daybook.diagnosis.checks import ledger
 from daybook.home import Home
 from daybook.operations import setup
-from daybook.operations.checks import ledger
 from daybook.tools.server_blocks import STORE, PrefectServers
 from tests import rows
 from tests.at_prefect import with_client

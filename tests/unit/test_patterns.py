@@ -403,7 +403,7 @@ CASES: dict[str, Case] = {
     "daybook/processes/environment.py:VARIABLE_NAME": case("fullmatch", "a", Text("a", "", "-")),
     "daybook/processes/environment.py:_SECRET": case("search", "KE", "TOK", "A", "CREDENTIA"),
     "daybook/operations/host_names.py:_HOST": case("match", "a", "[", ":1", Text("1", "a:", "a")),
-    "daybook/operations/checks/prefect.py:SUBMIT_MESSAGE": case(
+    "daybook/diagnosis/checks/prefect.py:SUBMIT_MESSAGE": case(
         "match", "Worker '", Text("a", "Worker '"), Text("' submitting flow", "Worker 'a")
     ),
     "daybook/prefect/work_pool.py:re.fullmatch(f'{own_name}(-\\\\d+)?')": case(

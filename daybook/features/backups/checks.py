@@ -6,13 +6,13 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from daybook import settings
+from daybook.diagnosis.checks import ledger
 from daybook.features.backups import archive
 from daybook.features.backups import create as nightly
 from daybook.features.backups import settings as backup_settings
 from daybook.finding import Finding, passed, problem, warning
 from daybook.home import current_home
 from daybook.ledger.engine import open_ledger
-from daybook.operations.checks import ledger
 
 MAX_BACKUP_AGE = timedelta(days=1)
 """Maximum age of the newest backup, counted from the last night. A higher age is a problem.

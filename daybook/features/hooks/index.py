@@ -12,8 +12,8 @@ from sqlmodel import col, select
 from daybook.errors import CopyDamaged, DaybookError, InvalidInput
 from daybook.features.hooks.documents import STORE, Hook, build
 from daybook.home import Home
-from daybook.ledger.engine import Ledger
 from daybook.ledger.credential_tables import BlockCopyRow
+from daybook.ledger.engine import Ledger
 from daybook.resources import copies
 from daybook.resources.copies import CopyVersion
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from daybook.diagnosis.attention import AttentionFacts
 from daybook.duration_text import duration_in_words
 from daybook.features.spend import operations
 from daybook.finding import Finding, FindingAction, warning
 from daybook.ledger.references import command_word
-from daybook.operations.attention import AttentionFacts
 from daybook.runs import budget
 from daybook.schedules.zones import midnight, wall_time
 

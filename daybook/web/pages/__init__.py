@@ -13,7 +13,7 @@ To add a page: write ``async def name(site: Site, request: Request) -> Response`
 its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
 `MODULES`, and its link to `site.NAVIGATION`.
 
-`today` also reads `operations.attention` and the health report.
+`today` also reads `diagnosis.attention` and the health report.
 
 Each form that changes something is a `PageAction` in the `ACTIONS` of its module, except the form
 to log out, whose request `web.login` answers. `daybook.web.pages.actions` checks the CSRF token and
@@ -38,8 +38,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from daybook import feature
+from daybook.diagnosis.health import HealthReport
 from daybook.ledger.engine import Ledger
-from daybook.operations.health import HealthReport
 from daybook.web import live
 from daybook.web.login import LOGOUT_PATH
 from daybook.web.pages import (

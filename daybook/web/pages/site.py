@@ -28,12 +28,12 @@ from daybook import api, settings
 from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
+from daybook.diagnosis.health import HealthReport
 from daybook.errors import DaybookError, InvalidInput, LedgerUnreachable, NotFound, Unreachable
 from daybook.feature import failures, features
 from daybook.jobs.views import FieldChange
 from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
-from daybook.operations.health import HealthReport
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
 from daybook.web import charts, formatting, markdown

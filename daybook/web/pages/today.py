@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from daybook import api, finding
+from daybook.diagnosis import attention
 from daybook.finding import Finding, Severity
-from daybook.operations import attention
 from daybook.web import formatting
 from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form

@@ -19,13 +19,13 @@ from daybook.agents.command import CommandAgent
 from daybook.agents.offline import OfflineAgent
 from daybook.api import preflight
 from daybook.clock import SYSTEM_CLOCK
+from daybook.diagnosis.checks import ledger as checks
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, NotFound, UnknownName
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import Job, new_job
 from daybook.keeper.blocks import BLOCK_TYPES
 from daybook.ledger.engine import open_ledger
-from daybook.operations.checks import ledger as checks
 
 pytestmark = pytest.mark.anyio
 

@@ -15,11 +15,11 @@ from daybook.agents import documents
 from daybook.api import preflight
 from daybook.api.run_life import show as show_life
 from daybook.cli.approvals import approve_
+from daybook.diagnosis import attention
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.execution.agent_request import actor_of
 from daybook.jobs.model import new_job
 from daybook.ledger import arguments
-from daybook.operations import attention
 from daybook.owners import Actor, acting_as
 from daybook.policies.policy import ANSWER
 from daybook.runs import claims

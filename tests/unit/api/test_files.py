@@ -14,6 +14,7 @@ from sqlmodel import col, select, update
 
 from daybook import Client
 from daybook.api import files, jobs
+from daybook.diagnosis import findings
 from daybook.errors import InvalidFiles, InvalidInput, PrefectUnreachable
 from daybook.files.documents import read, to_yaml
 from daybook.files.jobs_file import FileText
@@ -21,7 +22,6 @@ from daybook.home import Home
 from daybook.jobs import store
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.tables import JobRow, RevisionRow
-from daybook.operations import findings
 from daybook.owners import Actor, acting_as
 from tests.costs import examples
 from tests.databases import Database

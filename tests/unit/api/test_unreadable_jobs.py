@@ -13,6 +13,8 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from daybook import api
+from daybook.diagnosis import status
+from daybook.diagnosis.checks import ledger as checks
 from daybook.errors import InvalidFiles, UnreadableJob
 from daybook.files.documents import to_yaml
 from daybook.files.jobs_file import FileText
@@ -21,8 +23,6 @@ from daybook.jobs import scheduled
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RevisionRow
-from daybook.operations import status
-from daybook.operations.checks import ledger as checks
 from daybook.runs import audit, overdue
 from tests import rows
 from tests.world import World

@@ -31,7 +31,7 @@ from daybook.runs import claims, outcomes, rows
 from daybook.toolbox import call
 from tests.receiver import Request, answer, serving
 from tests.timings import change
-from tests.unit.operations.checks.conftest import as_prefect
+from tests.unit.diagnosis.checks.conftest import as_prefect
 
 GIVEN: dict[str, Any] = {"prompt": "Hello?", "every": "1h"}
 

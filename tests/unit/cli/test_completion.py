@@ -15,8 +15,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from daybook.cli import completion
 from daybook.delivery.channels import registry
 from daybook.home import Home
-from daybook.ledger.engine import Ledger
 from daybook.ledger.credential_tables import BlockCopyRow
+from daybook.ledger.engine import Ledger
 from tests.commands import Daybook
 
 

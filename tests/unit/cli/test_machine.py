@@ -23,13 +23,13 @@ from daybook.api.sync import SyncReport
 from daybook.cli import machine, runs
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
+from daybook.diagnosis import doctor as service_doctor
+from daybook.diagnosis import status as service_status
 from daybook.finding import Finding
 from daybook.ledger.views import Run
 from daybook.operations import browser as browsers
-from daybook.operations import doctor as service_doctor
 from daybook.operations import keeper as service_keeper
 from daybook.operations import preload, preparation
-from daybook.operations import status as service_status
 from daybook.operations import up as service_up
 from daybook.operations.browser import LoginLink
 from daybook.prefect import client as connection

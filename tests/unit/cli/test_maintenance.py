@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from daybook import Client
+from daybook.diagnosis.checks import late
 from daybook.errors import InvalidInput
 from daybook.finding import Finding, Severity
-from daybook.operations.checks import late
 from tests.unit.cli.conftest import fill
 
 pytestmark = pytest.mark.usefixtures("home")

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.diagnosis import today as operation
+from daybook.diagnosis.today import Today
 from daybook.finding import warning
-from daybook.operations import today as operation
-from daybook.operations.today import Today
 
 MESSAGE = {
     "id": "msg_0123456789abcdef",

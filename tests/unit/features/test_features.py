@@ -142,8 +142,8 @@ from daybook import feature, toolbox
 from daybook.cli.main import main
 from daybook.keeper import retention, services
 from daybook.ledger.engine import open_ledger
-from daybook.operations import attention, doctor
-from daybook.operations.health import HealthMonitor
+from daybook.diagnosis import attention, doctor
+from daybook.diagnosis.health import HealthMonitor
 from daybook.schedules.zones import zone
 from daybook.web import endpoint, metrics, pages
 

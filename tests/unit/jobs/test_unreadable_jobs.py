@@ -11,6 +11,7 @@ from sqlalchemy import text, update
 from sqlmodel import col
 
 from daybook.api import shared_folders
+from daybook.diagnosis import findings
 from daybook.errors import UnreadableJob
 from daybook.features.backups import uncertain
 from daybook.jobs import scheduled, store, stored_columns, summaries
@@ -18,7 +19,6 @@ from daybook.jobs.store import StoredJob
 from daybook.jobs.views import ListedJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, RevisionRow
-from daybook.operations import findings
 from daybook.prefect import deployment, scheduled_runs
 from daybook.runs import audit, claims, outcomes, overdue, prefect_ends, retention
 from daybook.runs.approvals import Question

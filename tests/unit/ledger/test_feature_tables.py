@@ -93,9 +93,7 @@ class Notes:
 
 
 @pytest.fixture
-def notes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daybook_home: Home
-) -> Iterator[Notes]:
+def notes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, daybook_home: Home) -> Iterator[Notes]:
     made = Notes(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     own = feature.features()

@@ -50,7 +50,9 @@ async def test_only_a_token_of_the_operator_has_the_tools_for_sessions(
 ) -> None:
     operator = (await tokens.add("user")).token
     tools = (await daybook_server.post(operator)).json()["result"]["tools"]
-    assert [each["name"] for each in tools] == [each.name for each in (*agent_tools(), *operator_tools())]
+    assert [each["name"] for each in tools] == [
+        each.name for each in (*agent_tools(), *operator_tools())
+    ]
     assert await daybook_server.call(operator, "session_list") == "There are no sessions."
     refused = await daybook_server.call(token, "session_list")
     assert refused.startswith("there is no tool session_list (known: cron_add, ")

@@ -15,6 +15,7 @@ import sqlmodel
 from sqlalchemy import select
 
 from daybook import settings
+from daybook.diagnosis.checks import home as home_checks
 from daybook.errors import InvalidInput
 from daybook.home import Home
 from daybook.keeper import leader_lease
@@ -23,7 +24,6 @@ from daybook.ledger.column_types import MAX_BIG_INTEGER, MAX_INTEGER, Instant
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.operations import home_lock, ledger_move
-from daybook.operations.checks import home as home_checks
 from daybook.operations.ledger_move import move
 from daybook.testing import ManualClock
 from daybook.timing import TIMING

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from daybook import home as homes
+from daybook.diagnosis.checks import home as home_checks
 from daybook.home import Home
 from daybook.operations import prefect_database
-from daybook.operations.checks import home as home_checks
 
 KEPT = 20
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from daybook.diagnosis import doctor
 from daybook.errors import DaybookError, InvalidInput
 from daybook.finding import Severity
 from daybook.home import Home
-from daybook.operations import doctor, home_lock, service, service_units
+from daybook.operations import home_lock, service, service_units
 from daybook.operations.service_units import ServiceDefinition
 from tests.commands import Daybook
 

@@ -10,9 +10,9 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from daybook.clock import SYSTEM_CLOCK
+from daybook.diagnosis.checks import home as home_checks
 from daybook.home import Home
 from daybook.operations import home_lock, liveness, supervision
-from daybook.operations.checks import home as home_checks
 from daybook.operations.supervision import Watch
 from daybook.processes import children, proc
 from tests import timings

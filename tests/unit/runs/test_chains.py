@@ -9,13 +9,13 @@ from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
+from daybook.diagnosis import findings
 from daybook.errors import InvalidInput, UnknownName
 from daybook.jobs import store, summaries
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, JobRow, RunRow
-from daybook.operations import findings
 from daybook.runs import slots
 from daybook.runs.claim_requests import Finished, Waiting
 from tests.world import World

@@ -72,7 +72,9 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
         "spend",
     ]
     assert (
-        tools_of(Actor("agent:eva", via="mcp")) == tools_of(Actor("agent:eva", via="run")) == agent_tools()
+        tools_of(Actor("agent:eva", via="mcp"))
+        == tools_of(Actor("agent:eva", via="run"))
+        == agent_tools()
     )
 
 

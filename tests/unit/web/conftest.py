@@ -13,10 +13,10 @@ import pytest
 from daybook import feature
 from daybook.agents import kinds
 from daybook.clock import Clock
+from daybook.diagnosis.health import HealthMonitor, HealthReport
 from daybook.errors import DaybookError
 from daybook.home import Home
 from daybook.operations import peers, web
-from daybook.operations.health import HealthMonitor, HealthReport
 from daybook.prefect import client as connection
 from daybook.prefect import reconcile, work_pool
 from daybook.prefect.reconcile import ReconcileReport

@@ -16,7 +16,7 @@ import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
 from daybook import api, feature
-from daybook.operations.health import HealthMonitor
+from daybook.diagnosis.health import HealthMonitor
 from daybook.operations.login import LINKS_PATH, LOGIN_PATH
 from daybook.web import app, login
 from daybook.web import pages as site

@@ -15,11 +15,11 @@ import httpx
 import pytest
 
 from daybook.api import overdue as causes
+from daybook.diagnosis import health as monitor
 from daybook.home import Home
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.states import Status
-from daybook.operations import health as monitor
 from daybook.operations import server
 from daybook.runs import audit, overdue
 from daybook.runs.overdue import MISSED_MAX_AGE, OVERDUE_GRACE

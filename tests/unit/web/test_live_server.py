@@ -8,9 +8,9 @@ from collections import Counter
 import httpx
 import pytest
 
+from daybook.diagnosis.health import HealthMonitor
 from daybook.home import Home
 from daybook.operations import connections, web
-from daybook.operations.health import HealthMonitor
 from daybook.web import live, login, pages
 from daybook.web.app import RequestGuard, application, build_server
 from daybook.web.pages.site import Site

@@ -1,0 +1,167 @@
+"""What needs a person: failures, missed due times, undelivered messages and others.
+
+Each finding has its cause, and the command or the action that helps. All facts come from the ledger
+and the settings, with a number of queries that does not depend on the number of jobs. The problems
+of the scheduler itself are in the health report (`diagnosis.health`), which the caller adds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import sqlalchemy
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col
+
+from daybook import feature
+from daybook.api import authorization
+from daybook.diagnosis import findings, outbox_status
+from daybook.errors import Unreachable
+from daybook.feature import Feature
+from daybook.finding import Finding, FindingAction, Severity, problem
+from daybook.jobs import store, stored_columns, summaries
+from daybook.jobs.summaries import JobSummary
+from daybook.ledger.engine import open_ledger
+from daybook.ledger.references import command_word
+from daybook.ledger.states import Status
+from daybook.ledger.tables import RunRow
+from daybook.runs import approvals, history
+from daybook.short_text import one_line
+from daybook.tasks import counts as task_counts
+
+log = logging.getLogger(__name__)
+
+PERIOD = timedelta(hours=24)
+_CANNOT_RUN = (Status.MISSED, Status.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class AttentionFacts:
+    """The facts for the ``needs`` of features. A day is a day in the zone ``tz``."""
+
+    session: AsyncSession
+    jobs: Sequence[JobSummary]
+    now: datetime
+    tz: ZoneInfo
+
+
+async def read(tz: ZoneInfo) -> list[Finding]:
+    """Return what needs a person, the most urgent first.
+
+    The day of a budget is a day in the zone ``tz``.
+    """
+    owner = authorization.visible_owner()
+    async with open_ledger() as ledger:
+        async with ledger.read() as session:
+            now = ledger.now()
+            jobs = await summaries.read(session, owner)
+            failing = [each.id for each in jobs if each.consecutive_failures]
+            last_failures = await history.last_failures(session, failing)
+            asked = await approvals.waiting(session, now, owner)
+            silent = await history.without_answers(session, owner)
+            outputs = await store.used_outputs(session)
+            lost = await _lost(session, now, jobs)
+            tasks = await task_counts.read_counts(session, now)
+            unreadable = await stored_columns.unreadable(session) if owner is None else []
+            # Last, because a failed query may end the transaction.
+            facts = AttentionFacts(session, jobs, now, tz)
+            of_features = [await _ask(each, facts) for each in feature.features() if each.needs]
+        outbox = await outbox_status.read_status(ledger)
+    groups = (
+        findings.approvals(asked, quotes=True),
+        findings.unreadable_jobs(unreadable),
+        findings.failing_jobs(jobs, now, last_failures),
+        findings.without_answers(silent),
+        lost,
+        outbox.findings({each.name for each in jobs if each.consecutive_failures}),
+        findings.sync(jobs),
+        *of_features,
+        findings.tasks(tasks, now),
+        findings.broken_chains(jobs, outputs),
+        _paused(jobs),
+    )
+    return findings.few(each for group in groups for each in group)
+
+
+async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
+    """Return the findings of a feature. Its failure is a finding, because the others are useful."""
+    try:
+        found: list[Finding] = await of_feature.load(of_feature.needs)(facts)
+    except Unreachable:
+        raise
+    except Exception as error:
+        log.exception("the feature %s failed", of_feature.name)
+        title = f"The feature {of_feature.name} cannot say what needs you"
+        why = type(error).__name__  # a text from outside may contain a secret
+        return [problem("features", title, "read the log", why=why, kind="feature")]
+    return found
+
+
+async def _lost(session: AsyncSession, now: datetime, jobs: Sequence[JobSummary]) -> list[Finding]:
+    """Return findings about missed and unknown runs in `PERIOD`, at most two for each job."""
+    run = RunRow
+    group = (col(run.job_id), col(run.status))
+    newest_first = (col(run.finished_at).desc(), col(run.id))
+    ranked = (
+        sqlalchemy.select(
+            *group,
+            func.sum(col(run.count)).over(partition_by=group).label("total"),
+            col(run.id),
+            col(run.reason),
+            func.row_number().over(partition_by=group, order_by=newest_first).label("rank"),
+        )
+        .where(col(run.finished_at) >= now - PERIOD, col(run.status).in_(_CANNOT_RUN))
+        .subquery()
+    )
+    by_id = {each.id: each for each in jobs}
+    query = sqlalchemy.select(*list(ranked.c)[:5]).where(ranked.c.rank == 1)
+    found = list[Finding]()
+    for job_id, status, count, run_id, reason in (await session.execute(query)).all():
+        job = by_id.get(job_id)
+        if job is None:
+            continue  # the job was removed, or the run had none
+        times = "a due time" if count == 1 else f"{count:,} due times"
+        title = f"{job.name} missed {times}"
+        if status == Status.UNKNOWN:
+            runs = "A run" if count == 1 else f"{count:,} runs"
+            title = f"{runs} of {job.name} may have had an effect: the outcome is unknown"
+        found.append(
+            Finding(
+                check="jobs",
+                severity=Severity.WARNING,
+                title=title,
+                why=one_line(reason, findings.MAX_WHY),
+                fix=f"daybook run {command_word(job)}",
+                kind=status,
+                job_id=job_id,
+                run_id=run_id,
+                action=FindingAction.RUN,
+            )
+        )
+    return sorted(found, key=lambda each: (each.kind != Status.UNKNOWN, each.title.casefold()))
+
+
+def _paused(jobs: Sequence[JobSummary]) -> list[Finding]:
+    return [
+        Finding(
+            check="jobs",
+            severity=Severity.WARNING,
+            title=f"{job.name} is paused",
+            why=one_line(job.disabled_reason, findings.MAX_WHY),
+            fix=f"daybook resume {command_word(job)}",
+            kind="paused",
+            job_id=job.id,
+            action=FindingAction.RESUME,
+        )
+        for job in jobs
+        if not job.enabled and not job.disabled_reason.startswith(_FINISHED)
+    ]
+
+
+_FINISHED = (store.FIRED_REASON, store.PASSED_REASON, store.MAX_RUNS_REASON)
+"""First words of the reasons for disabling a job that has no run left."""
