@@ -53,6 +53,7 @@ SLOW_CHECKS: tuple[tuple[str, Check], ...] = (
 LEDGER_CHECKS: tuple[tuple[str, Check], ...] = (
     ("ledger", ledger_checks.ledger),
     ("ledger key", ledger_checks.ledger_key),
+    ("feature tables", installation.feature_tables),
     ("sync", ledger_checks.sync),
     ("jobs", ledger_checks.jobs),
     ("leases", ledger_checks.leases),

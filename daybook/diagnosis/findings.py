@@ -35,7 +35,7 @@ To add a finding, write a check in a module of `checks` and list it in one of th
 `doctor`, or in the `ledger_checks` of a feature. If `status` or `/health` should report it too,
 write its diagnosis here as a function, add a row above, and call the function in the check and in
 `status.status` or `health.findings_of`.
-`tests/unit/operations/test_doctor.py` lists the checks that need no Prefect.
+`tests/unit/diagnosis/test_doctor.py` lists the checks that need no Prefect.
 """
 
 from __future__ import annotations

@@ -27,6 +27,9 @@ from daybook.ledger.schema import Line
 
 assert credential_tables.TokenRow.metadata is task_tables.TaskRow.metadata is SQLModel.metadata
 
+TABLES = "tables"
+"""The part of a feature that `feature.failures` names if its tables cannot be used."""
+
 
 def all_tables() -> list[Table]:
     """Return all tables of the ledger and of features.
@@ -42,7 +45,7 @@ def all_tables() -> list[Table]:
 def are_current(connection: Connection) -> bool:
     """Return whether the tables of all features that are in use have their newest version."""
     for each, line in _lines():
-        with leaving_out(each, "tables", whole=True):
+        with leaving_out(each, TABLES, whole=True):
             version = line.current(connection)
             if version != line.head():
                 _check_known(line, version)
@@ -64,7 +67,7 @@ def upgrade(connection: Connection, *, is_in_use: bool) -> None:
     While a `daybook up` uses the ledger, leave out a feature whose tables have an earlier version.
     """
     for each, line in _lines():
-        with leaving_out(each, "tables", whole=True):
+        with leaving_out(each, TABLES, whole=True):
             version = line.current(connection)
             if version == line.head():
                 continue

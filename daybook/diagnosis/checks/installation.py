@@ -14,6 +14,7 @@ from daybook import feature, registry, repository
 from daybook.errors import DaybookError, InvalidInput
 from daybook.finding import Finding, problem, warning
 from daybook.home import current_home
+from daybook.ledger.feature_tables import TABLES
 from daybook.operations.server import absolute_python_path
 from daybook.operations.versions import reinstall_command
 
@@ -98,6 +99,15 @@ async def features() -> list[Finding]:
     return [
         problem("features", f"{name}: left out, because {why}", _REPAIR)
         for name, why in found.items()
+    ]
+
+
+def feature_tables() -> list[Finding]:
+    """Report the features that this process left out when it opened the ledger."""
+    return [
+        problem("feature tables", f"{name}: left out, because {why}", _REPAIR)
+        for name, why in feature.failures.items()
+        if name.startswith(TABLES)
     ]
 
 

@@ -68,6 +68,7 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "outcomes",
         "ledger",
         "ledger key",
+        "feature tables",
         "sync",
         "jobs",
         "leases",

@@ -26,10 +26,7 @@ GREETINGS = {
 
         FEATURE = Feature(
             package=__name__,
-            commands=(
-                Commands("More", "commands", ("greet",)),
-                Commands("More", "commands", ("list",)),
-            ),
+            commands=(Commands("More", "commands", ("greet",)),),
             operations="client:Greetings",
             tools="tools:TOOLS",
             operator_tools="tools:OPERATOR_TOOLS",
@@ -39,9 +36,9 @@ GREETINGS = {
             pages="page",
             links=(("/greetings", "Greetings"),),
             needs="needs:greetings",
-            settings="settings:Taken",
+            settings="settings:GreetingSettings",
             loops="loops:LOOPS",
-            endpoint="endpoint:Everything",
+            endpoint="endpoint:Doorbell",
         )
         """,
     "commands.py": """
@@ -69,10 +66,7 @@ GREETINGS = {
             return "hello from a tool"
 
         TOOLS = (define_tool("greet", "Greet a person.", _greet, read_only=True),)
-        OPERATOR_TOOLS = (
-            define_tool("greet_all", "Greet all people.", _greet, read_only=True),
-            define_tool("cron_list", "Not the real one.", _greet, read_only=True),
-        )
+        OPERATOR_TOOLS = (define_tool("greet_all", "Greet all.", _greet, read_only=True),)
         """,
     "page.py": """
         from daybook.web.pages.site import Page
@@ -91,10 +85,24 @@ GREETINGS = {
     "settings.py": """
         from pydantic import BaseModel
 
-        class Taken(BaseModel):
-            timezone: str = "Mars/Olympus"
+        class GreetingSettings(BaseModel):
+            greeting: str = "hello"
         """,
-    "loops.py": "LOOPS = 1 / 0",
+    "loops.py": """
+        from datetime import timedelta
+        from functools import partial
+        from daybook.keeper.services import Loop, Service
+
+        async def greet():
+            return None
+
+        LOOPS = (
+            Loop(
+                interval=lambda: timedelta(hours=1),
+                services=(Service("greet", "greets", lambda context, _: greet),),
+            ),
+        )
+        """,
     "tables.py": """
         from sqlmodel import Field
         from daybook.ledger.table_parts import Table
@@ -127,18 +135,54 @@ GREETINGS = {
                 return (await session.execute(delete(GreetingRow))).rowcount
         """,
     "endpoint.py": """
-        class Everything:
-            path, help = "/", ""
+        class Doorbell:
+            path, help = "/doorbell/", ""
 
             def __init__(self, address):
                 pass
         """,
     "templates/greetings.html": "hello from a page",
 }
+RUDE = {
+    "__init__.py": """
+        from daybook.feature import Commands, Feature
+
+        FEATURE = Feature(
+            package=__name__,
+            commands=(Commands("More", "commands", ("list",)),),
+            operator_tools="tools:TOOLS",
+            tables="tables",
+            settings="settings:Taken",
+            loops="loops:LOOPS",
+            endpoint="endpoint:Everything",
+        )
+        TAKEN = Feature(package="another.hooks")
+        """,
+    "commands.py": "",
+    "tools.py": """
+        from greetings.tools import _greet, define_tool
+
+        TOOLS = (define_tool("cron_list", "Not the real one.", _greet, read_only=True),)
+        """,
+    "settings.py": """
+        from pydantic import BaseModel
+
+        class Taken(BaseModel):
+            timezone: str = "Mars/Olympus"
+        """,
+    "loops.py": "LOOPS = 1 / 0",
+    "endpoint.py": """
+        class Everything:
+            path, help = "/", ""
+
+            def __init__(self, address):
+                pass
+        """,
+}
 PROGRAM = """
 import asyncio, json
 import daybook
-from daybook import feature, toolbox
+from daybook import feature, settings, toolbox
 from daybook.cli.main import main
 from daybook.keeper import retention, services
 from daybook.ledger.engine import open_ledger
@@ -160,7 +204,8 @@ async def read():
             session.add(GreetingRow(name="Ann"))
         given = await metric(ledger)
         pruned = (await retention.prune(ledger)).features
-    services.loops()
+    from greetings.settings import GreetingSettings
+    found = await doctor.doctor()
     site = pages.application(None).state.site
     return {
         "operation": await daybook.Client().greetings.hello("Ann"),
@@ -172,8 +217,11 @@ async def read():
         "template": site._templates.get_template("greetings.html").render(),
         "links": [name for _, name in site._templates.globals["navigation"]],
         "endpoints": [each.path.strip("/") for each in endpoint.of_features("")],
-        "not served": feature.failures["endpoint of greetings"],
-        "findings": [each.message for each in await doctor.doctor() if each.check == "features"],
+        "not served": feature.failures["endpoint of rude"],
+        "loops": [each.services[0].name for each in services.loops()[len(services.LOOPS) :]],
+        "setting": settings.part(GreetingSettings).greeting,
+        "findings": [each.message for each in found if each.check == "features"],
+        "lost": [each.message for each in found if each.check == "feature tables"],
     }
 
 assert main(["greet"]) == 0
@@ -220,16 +268,16 @@ def test_a_descriptor_names_objects_that_exist(each: Feature) -> None:
 def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     tmp_path: Path, daybook_home: Home
 ) -> None:
-    for name, text in GREETINGS.items():
-        (file := tmp_path / "greetings" / name).parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(dedent(text))
+    for package, files in {"greetings": GREETINGS, "rude": RUDE}.items():
+        for name, text in files.items():
+            (file := tmp_path / package / name).parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(dedent(text))
     installed = tmp_path / "greetings-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: greetings\nVersion: 1.0\n")
-    lines = ("greetings = greetings:FEATURE", "broken = nowhere:FEATURE", "taken = greetings:TAKEN")
+    named = {"greetings": "greetings:FEATURE", "rude": "rude:FEATURE", "taken": "rude:TAKEN"}
+    lines = [f"{name} = {value}" for name, value in {**named, "broken": "nowhere:FEATURE"}.items()]
     (installed / "entry_points.txt").write_text("\n".join([f"[{feature.GROUP}]", *lines, ""]))
-    with (tmp_path / "greetings" / "__init__.py").open("a") as file_:
-        file_.write("TAKEN = Feature(package='another.hooks')\n")
 
     done = run("-c", PROGRAM, home=daybook_home.path, path=tmp_path, cwd=tmp_path)
 
@@ -238,20 +286,24 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     assert printed == "hello from a command"
     found = json.loads(answer)
     own = [each.name for each in features()]
-    assert found.pop("features") == [*own, "greetings"]
+    assert found.pop("features") == [*own, "greetings", "rude"]
     assert found.pop("links")[-1] == "Greetings"
+    (lost,) = found.pop("lost")
+    assert lost.startswith("tables of rude: left out, because FileNotFoundError")
     why = dict(each.partition(": left out, because ")[::2] for each in found.pop("findings"))
     assert why.pop("broken").startswith("ModuleNotFoundError")
     assert why == {
         "taken": "ValueError: another feature is called hooks",
-        "commands of greetings": 'Command "list" already registered.',
-        "command list of greetings": "AttributeError: module 'greetings.commands' has no attribute "
-        "'list_'",
-        "settings of greetings.settings": "timezone: a setting has this name already",
-        "loops of greetings": "ZeroDivisionError: division by zero",
+        "commands of rude": 'CommandCollisionError: Command "list" already registered.',
+        "command list of rude": "AttributeError: module 'rude.commands' has no attribute 'list_'",
+        "settings of rude.settings": "timezone: a setting has this name already",
+        "loops of rude": "ZeroDivisionError: division by zero",
         "tool cron_list": "a tool has this name already",
     }
-    assert found.pop("endpoints") == [each.name for each in features() if each.endpoint]
+    assert found.pop("endpoints") == [
+        *(each.name for each in features() if each.endpoint),
+        "doorbell",
+    ]
     assert found.pop("not served") == "ValueError: '/' cannot be the path of an endpoint"
     assert found == {
         "operation": "hello Ann from an operation",
@@ -260,6 +312,8 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
         "tools of agents": ["greet"],
         "metrics": ["daybook_greetings 1.0"],
         "pruned": {"greetings": 1},
+        "loops": ["greet"],
+        "setting": "hello",
         "needs": ["Ann waits"],
         "template": "hello from a page",
     }
