@@ -19,11 +19,11 @@ synchronous, and `runs.logs` returns an iterator. An operation returns models wi
 operations return are in `jobs.views`, `ledger.views`, `delivery.views` and `tasks.views`. If only
 one operation returns a model, the model is defined above this operation. If Prefect is unreachable,
 an operation that changes something in Prefect raises `PrefectUnreachable` before it writes
-anything. There are two exceptions. The operations that change jobs (`jobs`, `heartbeat`,
-`plugin_jobs`, `imports.run`, `files.apply` without ``wait``, `ledger.prune` without
-``disabled_for``) store the change, which the keeper applies to Prefect later. `runs.cancel` can
-still cancel a waiting run. Operations that only read the ledger work without Prefect. Programs
-import `Client`, `SyncClient`, `context`, `Recurring` and `listening` from `daybook`.
+anything. There are two exceptions. The operations that change jobs (`jobs`, `plugin_jobs`,
+`files.apply` without ``wait``, `ledger.prune` without ``disabled_for``) store the change, which the
+keeper applies to Prefect later. `runs.cancel` can still cancel a waiting run. Operations that only
+read the ledger work without Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring`
+and `listening` from `daybook`.
 
 To add a noun, write its module in this package; `make docs` adds the module to the imports under
 `TYPE_CHECKING`. If programs should also use an operation, add a method for it to `Client`.
@@ -63,7 +63,6 @@ if TYPE_CHECKING:
         feature_operations as feature_operations,
         files as files,
         filters as filters,
-        heartbeat as heartbeat,
         inbox as inbox,
         job_fields as job_fields,
         job_pages as job_pages,

@@ -84,13 +84,6 @@ _COMMANDS = (
     ),
     Commands(
         _MORE,
-        "heartbeat",
-        ("on", "off", "status"),
-        "heartbeat",
-        "Manage an agent's standing orders",
-    ),
-    Commands(
-        _MORE,
         "callbacks",
         ("list", "show", "retry"),
         "callbacks",

@@ -1,8 +1,4 @@
-"""Operations on the heartbeat: on, off, status.
-
-The heartbeat is an ordinary job of the kind `heartbeat`. The job does not exist until `on` or
-`jobs.add` adds it, so nothing runs by default.
-"""
+"""Operations on the heartbeat: on, off, status."""
 
 from __future__ import annotations
 

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from daybook import api
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.job_options import HeartbeatOptions
 
 if TYPE_CHECKING:
-    from daybook.api.heartbeat import HeartbeatStatus
+    from daybook.features.heartbeat.operations import HeartbeatStatus
 
 Name = Annotated[str, Parameter(help="Name of the heartbeat. [default: heartbeat]")]
 _NO_OPTIONS = HeartbeatOptions()
@@ -32,7 +31,9 @@ async def on_(
 
     Example: daybook heartbeat on --every 10m --gate-agent fast --channel inbox
     """
-    status = await api.heartbeat.on(options.fields(), name)
+    from daybook.features.heartbeat import operations
+
+    status = await operations.on(options.fields(), name)
     yield status
     for note in status.notes:
         output.say(note)
@@ -45,7 +46,9 @@ async def off_(*, name: Name = "heartbeat") -> Answer:
 
     Example: daybook heartbeat off
     """
-    yield (answer := await api.heartbeat.off(name))
+    from daybook.features.heartbeat import operations
+
+    yield (answer := await operations.off(name))
     _print_status(answer)
 
 
@@ -57,7 +60,9 @@ async def status_(*, name: Name = "heartbeat") -> Answer:
 
     Example: daybook heartbeat status
     """
-    yield (answer := await api.heartbeat.status(name))
+    from daybook.features.heartbeat import operations
+
+    yield (answer := await operations.status(name))
     _print_status(answer)
 
 
