@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +15,7 @@ import pytest
 from daybook import feature
 from daybook.feature import Feature, features
 from daybook.home import Home
-
-REPOSITORY = Path(__file__).parents[3]
-ENTRY_POINTS = ("flows", "blocks", "deployments", "prefect.yaml", "pyproject.toml")
+from tests.amputation import copied_without
 
 GREETINGS = {
     "__init__.py": """
@@ -320,14 +317,7 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
 
 
 def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home: Home) -> None:
-    copy = tmp_path / "copy"
-    without_caches = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(REPOSITORY / "daybook", copy / "daybook", ignore=without_caches)
-    for each in features():
-        shutil.rmtree(copy.joinpath(*each.package.split(".")))
-    for name in ENTRY_POINTS:
-        source = REPOSITORY / name
-        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+    copy = copied_without(features(), tmp_path / "copy")
 
     def daybook(*tokens: str) -> subprocess.CompletedProcess[str]:
         options: dict[str, Any] = {"home": daybook_home.path, "path": copy, "cwd": copy}
