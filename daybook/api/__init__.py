@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from daybook.api import (
         advice as advice,
         agents as agents,
-        approvals as approvals,
         authorization as authorization,
         backfill as backfill,
         callbacks as callbacks,

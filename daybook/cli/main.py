@@ -50,7 +50,6 @@ _COMMANDS = (
     Commands(_FIRST, "due", ("next",)),
     Commands(_FIRST, "runs", ("run", "runs", "logs", "cancel")),
     Commands(_MORE, "runs", ("ask", "retry")),
-    Commands(_MORE, "approvals", ("approve", "reject")),
     Commands(_MORE, "machine", ("open",)),
     Commands(_MORE, "skips", ("skip", "snooze")),
     Commands(_MORE, "backfill", ("backfill",)),

@@ -1,4 +1,4 @@
-"""Functions of the tools for jobs, sessions and approvals.
+"""Functions of the tools for jobs and sessions.
 
 Each function takes the parsed arguments, calls operations of `daybook.api` for
 `owners.current_actor()`, and returns the answer as text.
@@ -264,19 +264,3 @@ async def send_to_session(given: Arguments) -> str:
 def _log_failure(sending: asyncio.Task[RunDetails]) -> None:
     if not sending.cancelled() and (error := sending.exception()) is not None:
         log.warning("a message to a session failed: %s", error, extra={"action": "send_failed"})
-
-
-async def list_approvals(given: Arguments) -> str:
-    found = await api.approvals.list_waiting()
-    if ref := given.get("approval"):
-        return text.approvals([each for each in found if each.ref == ref], full=True)
-    return text.approvals(found)
-
-
-async def decide_approval(given: Arguments) -> str:
-    is_approved = given["decision"] == "approve"
-    run = await api.approvals.decide(
-        given["approval"], approve=is_approved, reason=given.get("reason", "")
-    )
-    last = run.approvals[-1]
-    return f"{last.status.capitalize()}: {last.tool}. The run {run.id[:8]} goes on within seconds."

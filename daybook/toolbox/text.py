@@ -1,4 +1,4 @@
-"""Answers of the tools for jobs, sessions and approvals.
+"""Answers of the tools for jobs and sessions.
 
 Each function turns a result of `daybook.api` into a short text, with ids, due times in the job's
 zone, and recipients.
@@ -21,7 +21,6 @@ from daybook.schedules.zones import display_zone
 from daybook.short_text import shorten
 
 if TYPE_CHECKING:
-    from daybook.api.approvals import WaitingApproval
     from daybook.api.sessions import Session, SessionDetails
 
 MAX_DUE_TIMES = 3
@@ -101,22 +100,6 @@ def jobs(found: Sequence[ListedJob], status: str) -> str:
         )
     if len(found) > MAX_JOBS:
         lines.append(f"… and {len(found) - MAX_JOBS} more; filter by status.")
-    return "\n".join(lines)
-
-
-def approvals(found: Sequence[WaitingApproval], *, full: bool = False) -> str:
-    """Describe the calls and answers that wait for a person, with one line for each argument."""
-    if not found:
-        return "Nothing waits for an approval."
-    lines = []
-    for each in found:
-        lines.append(
-            f"- {each.ref}: {each.job or 'a direct call'} asks for {each.tool}; refused "
-            f"without a decision until {due(each.deadline)}"
-        )
-        lines += [f"  {line}" for line in (each.full_input if full else each.input).splitlines()]
-        if not full and each.full_input != each.input:
-            lines.append("  (cut; pass approval to approval_list to read all)")
     return "\n".join(lines)
 
 

@@ -278,30 +278,6 @@ _OPERATOR_TOOLS: tuple[Tool, ...] = (
         Argument("prompt", "What to say.", None, write="write what to say"),
         open_world=True,
     ),
-    _tool(
-        "approval_list",
-        "List the tool calls of runs that wait for a person's approval.",
-        calls.list_approvals,
-        Argument("approval", "Id of one approval, to read its whole arguments.", longest=_LINE),
-        read_only=True,
-    ),
-    _tool(
-        "approval_decide",
-        "Approve or reject a tool call or an answer, as the user decided. The first counts.",
-        calls.decide_approval,
-        Argument(
-            "approval", "Id from approval_list.", None, write="see approval_list", longest=_LINE
-        ),
-        Argument(
-            "decision",
-            "approve or reject.",
-            None,
-            write="approve or reject",
-            legal=("approve", "reject"),
-        ),
-        Argument("reason", "Why; the agent reads the reason of a rejection.", longest=500),
-        open_world=True,
-    ),
 )
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from daybook import api
 from daybook.errors import InvalidInput
+from daybook.features.approvals import operations
 from daybook.jobs.store import StoredJob
 from daybook.prefect import scheduled_runs
 from daybook.prefect.links import DELETED_REASON
@@ -56,9 +57,9 @@ async def test_a_call_is_made_once_after_its_approval_and_never_without(
     assert (row.status, row.waits_for, row.holder) == ("waiting", "approval", "")
     assert (notes.exists(), len(fake_provider.requests)) == (False, 1)
 
-    (waiting,) = await api.approvals.list_waiting()
+    (waiting,) = await operations.list_waiting()
     assert (waiting.tool, waiting.input) == ("note", 'text="rain"')
-    await api.approvals.decide(waiting.ref, approve=approve, reason="so be it")
+    await operations.decide(waiting.ref, approve=approve, reason="so be it")
     moved = await scheduled_runs.ensure_all(world.ledger, world.client)
     assert moved.moved == [str(run.id)]  # the keeper starts it now, and not at the deadline
     state = await world.executions.complete_here(await world.prefect.run(run))
@@ -85,9 +86,9 @@ async def test_the_call_of_a_job_is_made_once_after_its_approval_and_never_witho
     assert (row.status, row.waits_for, row.holder) == ("waiting", "approval", "")
     assert not notes.exists()
 
-    (waiting,) = await api.approvals.list_waiting()
+    (waiting,) = await operations.list_waiting()
     assert (waiting.tool, waiting.input) == ("note", 'text="rain"')
-    await api.approvals.decide(waiting.ref, approve=approve, reason="so be it")
+    await operations.decide(waiting.ref, approve=approve, reason="so be it")
     await scheduled_runs.ensure_all(world.ledger, world.client)
     state = await world.executions.complete_here(await world.prefect.run(run))
 
@@ -162,9 +163,9 @@ async def test_a_run_by_hand_of_a_disabled_job_makes_its_approved_call(
     assert (await world.executions.complete_here(run)).is_scheduled()
     if not is_before:
         await keeper_disables(world, way, stored)
-    (waiting,) = await api.approvals.list_waiting()
+    (waiting,) = await operations.list_waiting()
 
-    await api.approvals.decide(waiting.ref, approve=True)
+    await operations.decide(waiting.ref, approve=True)
     await keeper_works(world)
 
     state = await world.executions.complete_here(await world.prefect.run(run))
@@ -183,13 +184,13 @@ async def test_a_run_that_waits_is_skipped_at_once_if_its_deployment_is_deleted(
     requested = await api.runs.run(stored.id)
     run = await world.prefect.run(requested.flow_run_id)
     assert (await world.executions.complete_here(run)).is_scheduled()
-    (waiting,) = await api.approvals.list_waiting()
+    (waiting,) = await operations.list_waiting()
 
     await keeper_disables(world, deleted_in_prefect, stored)
 
-    assert await api.approvals.list_waiting() == []
+    assert await operations.list_waiting() == []
     row = await world.runs.row()
     assert (row.status, row.reason) == ("skipped", f"the job is disabled: {DELETED_REASON}")
     with pytest.raises(InvalidInput, match="withdrawn"):
-        await api.approvals.decide(waiting.ref, approve=True)
+        await operations.decide(waiting.ref, approve=True)
     assert not notes.exists()

@@ -13,7 +13,6 @@ from daybook.api.run_life import RunLife
 from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.model import read_parameters
 from daybook.ledger.states import LIVE, TERMINAL, Status
-from daybook.names import Id
 from daybook.web.pages.actions import Done, PageAction, load_prefect
 from daybook.web.pages.forms import Form
 from daybook.web.pages.site import Page, Site
@@ -101,22 +100,6 @@ async def retry(ref: str, form: Form) -> Done:
     return Done(f"/runs/{run.id}", "requested")
 
 
-async def approve(ref: str, form: Form) -> Done:
-    """Approve the call or answer that the page has shown."""
-    return await _decide(ref, form, approve=True)
-
-
-async def reject(ref: str, form: Form) -> Done:
-    """Reject the call or answer that the page has shown."""
-    return await _decide(ref, form, approve=False)
-
-
-async def _decide(ref: str, form: Form, *, approve: bool) -> Done:
-    approval = Id(f"{ref}.{form.get('number')}")
-    run = await api.approvals.decide(approval, approve=approve, reason=form.get("reason"))
-    return Done(f"/runs/{run.id}", "approved" if approve else "rejected")
-
-
 def sent(life: RunLife) -> list[tuple[str, str]]:
     """Return the texts that the run sent to its agent, tool or URL, each with a label.
 
@@ -146,6 +129,4 @@ ROUTES = (
 ACTIONS = (
     PageAction("/runs/{ref}/cancel", cancel, show, uses_prefect=True),
     PageAction("/runs/{ref}/retry", retry, show, uses_prefect=True),
-    PageAction("/runs/{ref}/approve", approve, show, ("reason",)),
-    PageAction("/runs/{ref}/reject", reject, show, ("reason",)),
 )

@@ -15,12 +15,14 @@ from sqlmodel import col
 
 from daybook import api
 from daybook.errors import Ambiguous, InvalidInput, NotFound, TokenRefused
+from daybook.feature import features
+from daybook.features.approvals import operations as approving
 from daybook.jobs import store
 from daybook.ledger import references
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow
 from daybook.names import Id
-from tests.unit.api.test_approvals import asked
+from tests.unit.features.approvals.test_operations import asked
 from tests.world import World
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger", "daybook_home")]
@@ -53,15 +55,23 @@ class Operation:
 
 
 def operations() -> Iterator[Operation]:
-    """Return each operation of `daybook.api` that takes a reference."""
-    for module in iter_modules(api.__path__):
-        loaded = import_module(f"daybook.api.{module.name}")
+    """Return each operation of `daybook.api` and of features that takes a reference."""
+    modules = {
+        each.name: import_module(f"daybook.api.{each.name}") for each in iter_modules(api.__path__)
+    }
+    modules |= {
+        of_feature.name: import_module(f"{of_feature.package}.{each.name}")
+        for of_feature in features()
+        for each in iter_modules([str(of_feature.folder)])
+        if each.name.endswith("operations")
+    }
+    for noun, loaded in modules.items():
         for name, function in inspect.getmembers(loaded, inspect.isfunction):
             parameters = inspect.signature(function).parameters
             given = next((each for each in PARAMETERS if each in parameters), None)
             is_public = function.__module__ == loaded.__name__ and not name.startswith("_")
             needs_ledger = {"session", "ledger", "client"} & parameters.keys()
-            label = f"{module.name}.{name}"
+            label = f"{noun}.{name}"
             if not given or not is_public or needs_ledger or label in NOT_REFERENCES:
                 continue
             if parameters[given].annotation not in ("str", "str | None", "Sequence[str]"):
@@ -136,7 +146,7 @@ async def test_a_whole_id_stands_for_its_object_and_for_no_name(world: World) ->
     assert (await api.jobs.show_job_or_run(run_id)).id == run_id
     with pytest.raises(NotFound):
         await api.jobs.show("f" * 32)
-    assert (await api.approvals.decide(f"{run_id}.1", approve=True)).id == run_id
+    assert (await approving.decide(f"{run_id}.1", approve=True)).id == run_id
     with pytest.raises(NotFound):
         await api.jobs.show(Id("brief"))
 
@@ -145,7 +155,7 @@ async def test_an_ambiguous_reference_names_each_candidate(world: World) -> None
     run_id = await asked(world)
     decoy_id = await decoy(world, f"{run_id[:12]}.1")
     with pytest.raises(Ambiguous) as ambiguous:
-        await api.approvals.decide(f"{run_id[:12]}.1", approve=True)
+        await approving.decide(f"{run_id[:12]}.1", approve=True)
     hint = str(ambiguous.value)
     assert f"run {run_id}.1 (brief, of user)" in hint
     assert f"job {decoy_id} ({run_id[:12]}.1, of agent:eve)" in hint

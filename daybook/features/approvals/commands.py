@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from daybook import api
 from daybook.cli import completion, formatting, output
 from daybook.cli.options import Absolute, Json
 from daybook.cli.selection import act_on_each
@@ -14,8 +13,8 @@ from daybook.errors import InvalidInput
 from daybook.policies.policy import ANSWER
 
 if TYPE_CHECKING:
-    from daybook.api.approvals import WaitingApproval
     from daybook.delivery.views import RunWithSteps
+    from daybook.features.approvals.operations import WaitingApproval
 
 _RUN_HELP = "Run id or unique prefix, perhaps with the number of the approval, or a job."
 _REASON_HELP = "Why; the agent reads the reason of a rejection."
@@ -47,7 +46,9 @@ async def approve_(
         return await _decide(runs, reason, approve=True, as_json=as_json)
     if reason:
         raise InvalidInput("run", "is missing", "name the run to approve")
-    waiting = await api.approvals.list_waiting()
+    from daybook.features.approvals import operations
+
+    waiting = await operations.list_waiting()
     if as_json:
         output.print_json(waiting)
     elif waiting:
@@ -78,8 +79,10 @@ async def reject_(
 
 
 async def _decide(runs: tuple[str, ...], reason: str, *, approve: bool, as_json: bool) -> int:
+    from daybook.features.approvals import operations
+
     async def decide(run: str) -> RunWithSteps:
-        return await api.approvals.decide(run, approve=approve, reason=reason)
+        return await operations.decide(run, approve=approve, reason=reason)
 
     return await act_on_each(runs, decide, _print_decision, as_json=as_json)
 

@@ -14,10 +14,11 @@ from daybook import api
 from daybook.agents import documents
 from daybook.api import preflight
 from daybook.api.run_life import show as show_life
-from daybook.cli.approvals import approve_
 from daybook.diagnosis import attention
 from daybook.errors import Ambiguous, InvalidInput, NotFound
 from daybook.execution.agent_request import actor_of
+from daybook.features.approvals import operations
+from daybook.features.approvals.commands import approve_
 from daybook.jobs.model import new_job
 from daybook.ledger import arguments
 from daybook.owners import Actor, acting_as
@@ -48,25 +49,25 @@ async def again(world: World, name: str, job_id: str) -> str:
 
 async def test_the_operator_decides_and_the_run_says_who_and_when(world: World) -> None:
     run_id = await asked(world)
-    (waiting,) = await api.approvals.list_waiting()
+    (waiting,) = await operations.list_waiting()
     assert (waiting.ref, waiting.job, waiting.tool) == (f"{run_id[:12]}.1", "brief", "mail_send")
     with acting_as(Actor(user_id="maria", via="mcp")):
-        run = await api.approvals.decide(waiting.ref, approve=False, reason="not now")
+        run = await operations.decide(waiting.ref, approve=False, reason="not now")
     (approval,) = run.approvals
     assert (approval.status, approval.decided_by, approval.reason) == (
         *("rejected", "maria (mcp)", "not now"),
     )
     assert run.reason == "approval: mail_send was rejected by maria (mcp): not now"
-    assert await api.approvals.list_waiting() == []
+    assert await operations.list_waiting() == []
     with pytest.raises(InvalidInput, match=r"was rejected by maria \(mcp\): not now"):
-        await api.approvals.decide(run_id, approve=True)
+        await operations.decide(run_id, approve=True)
 
 
 async def test_a_name_of_a_program_or_a_page_is_the_operators(world: World) -> None:
     for via in ("web", "api"):
         run_id = await asked(world, via)
         with acting_as(Actor(via=via)):
-            run = await api.approvals.decide(run_id, approve=True)
+            run = await operations.decide(run_id, approve=True)
         assert run.approvals[0].decided_by == f"the operator ({via})"
 
 
@@ -75,8 +76,8 @@ async def test_an_agent_neither_decides_nor_sees_the_tools(world: World, tool: s
     run_id = await asked(world, owner="agent:ann")
     with acting_as(AGENT):
         for operation in (
-            api.approvals.list_waiting(),
-            api.approvals.decide(run_id, approve=True),
+            operations.list_waiting(),
+            operations.decide(run_id, approve=True),
         ):
             with pytest.raises(InvalidInput, match="an agent cannot call this operation"):
                 await operation
@@ -141,7 +142,7 @@ async def test_the_list_shows_each_argument_and_the_whole_ones_on_request(
     granted = await world.runs.running(await world.runs.request(stored))
     question = replace(MAIL, input=arguments.write(given))
     await claims.wait_for_approval(world.ledger, granted.run_id, granted.fence, question)
-    (waiting,) = await api.approvals.list_waiting()
+    (waiting,) = await operations.list_waiting()
     assert waiting.arguments == given
 
     for is_full in (False, True):
@@ -179,16 +180,16 @@ async def test_a_run_a_prefix_a_number_or_a_job_names_the_approval(world: World)
     run_id = await asked(world)
     job_id = str((await world.runs.row(run_id)).job_id)
     with pytest.raises(InvalidInput, match="2 is no approval"):
-        await api.approvals.decide(f"{run_id[:12]}.2", approve=True)
+        await operations.decide(f"{run_id[:12]}.2", approve=True)
     other = await again(world, "brief", job_id)
     with pytest.raises(Ambiguous) as ambiguous:
-        await api.approvals.decide("brief", approve=True)
+        await operations.decide("brief", approve=True)
     assert all(f"{each}.1" in str(ambiguous.value) for each in (run_id, other))
-    await api.approvals.decide(run_id[:10], approve=True)
-    assert (await api.approvals.decide("brief", approve=True)).id == other
+    await operations.decide(run_id[:10], approve=True)
+    assert (await operations.decide("brief", approve=True)).id == other
     for unknown in ("nobody", "ffffffff.1"):
         with pytest.raises(NotFound):
-            await api.approvals.decide(unknown, approve=True)
+            await operations.decide(unknown, approve=True)
 
 
 async def test_an_open_approval_needs_the_operator_and_is_an_event_of_its_run(
@@ -201,7 +202,7 @@ async def test_an_open_approval_needs_the_operator_and_is_an_event_of_its_run(
     assert need.why == 'to="ann" (until 2026-01-15T13:00:00Z)'
     ref = f"{run_id[:12]}.1"
     assert need.fix == f"daybook approve {ref}, or daybook reject {ref}"
-    await api.approvals.decide(run_id, approve=True)
+    await operations.decide(run_id, approve=True)
     assert "approval" not in {each.kind for each in await attention.read(ZoneInfo("UTC"))}
     life = await show_life(run_id)
     what = [each.what for each in life.events]
