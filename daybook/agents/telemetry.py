@@ -29,8 +29,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from daybook.redaction import hide_in, redact_remembered
-from daybook.tasks.model import redact_tokens
+from daybook.redaction import hide_in, redact_remembered, redact_tokens
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider

@@ -18,13 +18,14 @@ from daybook.errors import InvalidInput
 from daybook.keeper import leader_lease
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
+from daybook.redaction import redact_tokens
 from daybook.schedules import durations
 from daybook.tasks import counts, matching, notifier, queue, scheduler, sessions, statistics, wakes
 from daybook.tasks import cycle as cycles
 from daybook.tasks import pause as scheduler_pause
 from daybook.tasks.counts import TaskCounts
 from daybook.tasks.matching import Candidate, RunRequirements
-from daybook.tasks.model import PRIORITIES, redact_tokens
+from daybook.tasks.model import PRIORITIES
 from daybook.tasks.notifier import StarvingRun
 from daybook.tasks.pause import PauseState
 from daybook.tasks.policy import load_policy

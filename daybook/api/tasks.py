@@ -21,6 +21,7 @@ from daybook.errors import InvalidInput, NothingClaimable
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.names import Id
+from daybook.redaction import redact_tokens
 from daybook.schedules import durations
 from daybook.tasks import claims, queue, sessions
 from daybook.tasks import model as task_model
@@ -114,7 +115,7 @@ async def pause(ref: str, reason: str = "") -> TaskWithRun:
     `InvalidInput` for an invalid reason.
     """
     async with open_ledger() as ledger:
-        _, run = await queue.pause(ledger, ref, task_model.redact_tokens(reason))
+        _, run = await queue.pause(ledger, ref, redact_tokens(reason))
         return await _read_task(ledger, Id(run.id))
 
 
@@ -144,7 +145,7 @@ async def recover(ref: str, reason: str = "") -> TaskWithRun:
     invalid reason.
     """
     async with open_ledger() as ledger:
-        run = await queue.recover(ledger, ref, task_model.redact_tokens(reason))
+        run = await queue.recover(ledger, ref, redact_tokens(reason))
         return await _read_task(ledger, Id(run.id))
 
 
@@ -155,7 +156,7 @@ async def cancel(ref: str, reason: str = "") -> TaskWithRun:
     `InvalidInput` for a run that has ended or an invalid reason.
     """
     async with open_ledger() as ledger:
-        run = await queue.cancel(ledger, ref, task_model.redact_tokens(reason))
+        run = await queue.cancel(ledger, ref, redact_tokens(reason))
         return await _read_task(ledger, Id(run.id))
 
 
@@ -225,7 +226,7 @@ async def complete(run: str, token: str, output: str = "") -> TitledTaskRun:
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid output.
     """
-    text = task_model.redact_tokens(task_model.check_text(output, "output"))
+    text = redact_tokens(task_model.check_text(output, "output"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.complete(ledger, run, token, text))
 
@@ -235,7 +236,7 @@ async def fail(run: str, token: str, error: str) -> TitledTaskRun:
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid error text.
     """
-    text = task_model.redact_tokens(task_model.check_text(error, "error"))
+    text = redact_tokens(task_model.check_text(error, "error"))
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.fail(ledger, run, token, text))
 
@@ -245,7 +246,7 @@ async def release(run: str, token: str, reason: str = "") -> TitledTaskRun:
 
     Raise `TokenRefused`, `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid reason.
     """
-    text = task_model.redact_tokens(reason)
+    text = redact_tokens(reason)
     async with open_ledger() as ledger:
         return await _read_run(ledger, await claims.release(ledger, run, token, text))
 

@@ -47,7 +47,7 @@ from daybook.jobs import answer_schema
 from daybook.jobs.actions import OutputFormat
 from daybook.runs import usage
 from daybook.runs.usage import Amount
-from daybook.tasks.model import redact_tokens
+from daybook.redaction import redact_tokens
 
 log = logging.getLogger(__name__)
 

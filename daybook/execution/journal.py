@@ -79,7 +79,7 @@ from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
 from daybook.short_text import one_line, shorten
-from daybook.tasks.model import redact_tokens
+from daybook.redaction import redact_tokens
 
 log = logging.getLogger(__name__)
 

@@ -37,6 +37,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskEventRow, TaskRow, TaskRunRow, TaskSessionRow
 from daybook.ledger.tokens import digest
 from daybook.names import MAX_LINE_LENGTH, validate_line
+from daybook.redaction import TOKEN_PREFIX, redact_tokens
 from daybook.short_text import one_line
 from daybook.tasks import lease_expiry, matching, model, rows, selection, sessions, states
 from daybook.tasks.matching import Candidate, RunRequirements
@@ -84,7 +85,7 @@ async def claim(
         if touch_due:
             await _touch_session(ledger, session_name)
         raise NothingClaimable(reason)
-    token = model.TOKEN_PREFIX + secrets.token_urlsafe(32)
+    token = TOKEN_PREFIX + secrets.token_urlsafe(32)
     async with ledger.write() as session:
         # Check everything again, because the ledger may have changed since the read.
         row, now = await sessions.find(session, session_name), ledger.now()
@@ -169,7 +170,7 @@ async def fail(ledger: Ledger, run_ref: str, token: str, error: str = "") -> Tas
         # The reason of the event is the first line that is not blank, without tokens.
         first = next((line for line in error.splitlines() if line.strip()), "")
         shown = "".join(each if each.isprintable() else " " for each in first)
-        reason = one_line(model.redact_tokens(shown), MAX_LINE_LENGTH)
+        reason = one_line(redact_tokens(shown), MAX_LINE_LENGTH)
         rows.record_event(session, run, "failed", now, actor=actor, reason=reason, of=row)
     return run
 

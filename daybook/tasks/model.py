@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from datetime import timedelta
 
 from daybook import owners
@@ -40,14 +38,7 @@ DEFAULT_LEASE_DURATION, MIN_LEASE_DURATION, MAX_LEASE_DURATION = (
 
 MAX_TEXT_LENGTH = 20_000
 """Maximum length of a task's instructions, and of a run's output or error, in characters."""
-MAX_CAPABILITIES = 50
 MAX_WORD_LENGTH = 100
-
-TOKEN_PREFIX = "dbt_"
-"""Prefix of a claim's token. The text after it is the result of `token_urlsafe` for 32 bytes."""
-
-_TOKEN = re.compile(rf"{TOKEN_PREFIX}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
-_CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
 
 
 def priority_index(word: str, field: str = "priority") -> int:
@@ -78,18 +69,6 @@ def check_owner(owner: str) -> str:
     raise InvalidInput("owner", f'"{owner}" is not an owner', hint)
 
 
-def check_capabilities(given: Iterable[str], field: str = "capabilities") -> list[str]:
-    """Return the capabilities sorted and without duplicates. Raise `InvalidInput`."""
-    unique = sorted({each.strip() for each in given})
-    for each in unique:
-        if not _CAPABILITY.match(each):
-            hint = "use up to 64 letters, digits and . _ : / + -, starting with a letter or digit"
-            raise InvalidInput(field, f'"{each}" is not a capability', hint)
-    if len(unique) > MAX_CAPABILITIES:
-        raise InvalidInput(field, f"has {len(unique)} values", f"use at most {MAX_CAPABILITIES}")
-    return unique
-
-
 def check_word(value: str, field: str) -> str:
     """Return a workspace, channel, type or reason without leading or trailing spaces.
 
@@ -117,14 +96,6 @@ def check_text(value: str, field: str) -> str:
             field, f"has {len(value):,} characters", f"use at most {MAX_TEXT_LENGTH:,}"
         )
     return value
-
-
-def redact_tokens(said: str) -> str:
-    """Return the text with each claim token shortened to its prefix.
-
-    No token may be stored or logged.
-    """
-    return _TOKEN.sub(f"{TOKEN_PREFIX}…", said)
 
 
 def check_state(value: str) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 from sqlmodel import col, select
 
-from daybook import owners
+from daybook import names, owners
 from daybook.errors import InvalidInput
 from daybook.ledger import references
 from daybook.ledger.engine import Ledger
@@ -59,8 +59,8 @@ async def add(
         "owner": model.check_owner(owner),
         "workspace": model.check_word(workspace, "workspace"),
         "channel": model.check_word(channel, "channel"),
-        "capabilities": model.check_capabilities(capabilities),
-        "preferred": model.check_capabilities(preferred, "preferred"),
+        "capabilities": names.validate_capabilities(capabilities),
+        "preferred": names.validate_capabilities(preferred, "preferred"),
         "paused": paused,
     }
     async with ledger.write() as session:

@@ -20,7 +20,7 @@ from sqlalchemy import ColumnElement, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook import owners
+from daybook import names, owners
 from daybook.errors import InvalidInput, NotFound
 from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow, TaskSessionRow
@@ -58,7 +58,7 @@ async def register(
         "type": model.check_word(type, "type"),
         "workspace": model.check_word(workspace, "workspace"),
         "channel": model.check_word(channel, "channel"),
-        "capabilities": model.check_capabilities(capabilities),
+        "capabilities": names.validate_capabilities(capabilities),
     }
     async with ledger.write() as session:
         now = ledger.now()

@@ -14,7 +14,7 @@ from daybook import owners
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, NotFound, TokenRefused, Unreachable
 from daybook.short_text import one_line
-from daybook.tasks.model import redact_tokens
+from daybook.redaction import redact_tokens
 from daybook.toolbox import arguments
 from daybook.toolbox.arguments import Argument, Arguments
 from daybook.toolbox.text import hint

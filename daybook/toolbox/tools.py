@@ -17,7 +17,7 @@ from daybook.jobs.model import FIELDS
 from daybook.owners import Actor
 from daybook.schedules import cron
 from daybook.schedules.schedule import SYNTAX_HINT
-from daybook.tasks.model import redact_tokens
+from daybook.redaction import redact_tokens
 from daybook.toolbox import calls, invocation, task_tools
 from daybook.toolbox.arguments import Argument
 from daybook.toolbox.invocation import ToolAnswer

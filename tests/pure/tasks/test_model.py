@@ -34,10 +34,6 @@ def test_an_owner_is_normalized(given: str, expected: str) -> None:
     assert model.check_owner(given) == expected
 
 
-def test_capabilities_are_sorted_without_duplicates() -> None:
-    assert model.check_capabilities(["python", " git ", "python"]) == ["git", "python"]
-
-
 @pytest.mark.parametrize(
     ("lease", "expected"),
     [(None, 300), ("60s", 60), ("1s", 1), ("24h", 86_400), (timedelta(minutes=2), 120)],
@@ -56,10 +52,6 @@ def test_a_lease_is_a_duration_with_a_default_of_five_minutes(
         (lambda: model.check_owner("agent:"), "owner"),
         (lambda: model.check_owner("agent:a:b"), "owner"),
         (lambda: model.check_owner("session:"), "owner"),
-        (lambda: model.check_capabilities(["two words"]), "capabilities"),
-        (lambda: model.check_capabilities([""]), "capabilities"),
-        (lambda: model.check_capabilities(["x" * 65], "preferred"), "preferred"),
-        (lambda: model.check_capabilities([f"c{number}" for number in range(51)]), "capabilities"),
         (lambda: model.check_state("busy"), "state"),
         (lambda: model.lease_duration("24h1s"), "lease"),
         (lambda: model.lease_duration(timedelta(milliseconds=999)), "lease"),

@@ -17,7 +17,7 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.task_tables import TaskRunRow
 from daybook.owners import Actor, acting_as
 from daybook.tasks import claims, pause, queue, sessions
-from daybook.tasks.model import redact_tokens
+from daybook.redaction import redact_tokens
 from daybook.toolbox import ToolAnswer, call, task_calls
 from tests.waiting import becomes_true
 
@@ -370,19 +370,6 @@ async def test_nothing_is_claimed_while_the_scheduler_is_paused(ledger: Ledger) 
         await pause.pause(ledger, "a release")
     answer = await answer_of("task_next", session="hers")
     assert "the task scheduler is paused: a release" in answer
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (f"by {WRONG}, it", "by dbt_…, it"),
-        (f"{WRONG}{WRONG}x", "dbt_…dbt_…x"),
-        ("dbt_project_evaluator_of_marts_and_their_sources", None),
-        ("dbt_run", None),
-    ],
-)
-def test_redact_tokens_masks_only_tokens(text: str, expected: str | None) -> None:
-    assert redact_tokens(text) == (text if expected is None else expected)
 
 
 async def test_redact_tokens_masks_the_token_of_a_claim(ledger: Ledger) -> None:
