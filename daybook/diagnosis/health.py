@@ -34,6 +34,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, SerializeAsAny
 
+from daybook import feature
 from daybook import home as homes
 from daybook.api.overdue import DelayFacts, OverdueRun, observed_at, without_catch_up
 from daybook.clock import Clock
@@ -316,6 +317,8 @@ class HealthMonitor:
         patience: float = ANSWER_TIMEOUT_SECONDS,
         folders: Collection[Path] = (),
     ) -> None:
+        for each in ("metrics", "status"):
+            list(feature.loaded(each))  # import their modules now, so that the first query is fast
         self._folders = folders
         self._open_ledger: Ledger | None = None
         self._patience = patience

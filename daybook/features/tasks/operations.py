@@ -19,6 +19,7 @@ from daybook import settings
 from daybook.errors import InvalidInput, NothingClaimable
 from daybook.features.tasks import claims, queue, sessions
 from daybook.features.tasks import model as task_model
+from daybook.features.tasks.settings import TaskSettings
 from daybook.features.tasks.states import TaskRunStatus
 from daybook.features.tasks.tables import TaskRow, TaskRunRow, TaskSessionRow
 from daybook.features.tasks.views import (
@@ -330,7 +331,7 @@ def wake_url() -> str:
 
     Return "" if the setting is empty.
     """
-    return str(settings.load().tasks.get("wake_url") or "")
+    return str(settings.part(TaskSettings).tasks.get("wake_url") or "")
 
 
 # --- results

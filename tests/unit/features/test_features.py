@@ -252,7 +252,7 @@ from daybook.schedules.zones import zone
 from daybook.web import endpoint, metrics, pages
 
 async def metric(ledger):
-    monitor = HealthMonitor(ledger.address)
+    monitor = HealthMonitor(ledger.address, patience=60)
     text, _ = metrics.page(await monitor.snapshot(), "")
     await monitor.close()
     return [each for each in text.decode().splitlines() if each.startswith("daybook_greetings")]
