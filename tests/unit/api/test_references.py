@@ -17,7 +17,8 @@ from daybook import api
 from daybook.errors import Ambiguous, InvalidInput, NotFound, TokenRefused
 from daybook.feature import features
 from daybook.features.approvals import operations as approving
-from daybook.features.tasks import operations, tables
+from daybook.features.tasks import operations as tasks
+from daybook.features.tasks import tables
 from daybook.jobs import store
 from daybook.ledger import references
 from daybook.ledger.states import Status
@@ -61,7 +62,7 @@ def operations() -> Iterator[Operation]:
         each.name: import_module(f"daybook.api.{each.name}") for each in iter_modules(api.__path__)
     }
     modules |= {
-        of_feature.name: import_module(f"{of_feature.package}.{each.name}")
+        f"{of_feature.name}.{each.name}": import_module(f"{of_feature.package}.{each.name}")
         for of_feature in features()
         for each in iter_modules([str(of_feature.folder)])
         if each.name.endswith("operations")
@@ -212,7 +213,7 @@ async def test_a_new_name_has_not_the_form_of_an_id(world: World, name: str) -> 
     for refused in (
         api.jobs.add({**given, "name": name}),
         api.tokens.add("agent:ann", name),
-        operations.add(name),
+        tasks.add(name),
     ):
         with pytest.raises(InvalidInput, match=f'"{name}" has the form of an id'):
             await refused
