@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from daybook.features.tasks import page as task_page
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Status
 from daybook.ledger.tables import JobRow, OutboxRow
@@ -265,7 +266,7 @@ async def test_a_task_is_cancelled_and_queued_again(
     assert (await world.tasks.run(first.id)).status == "cancelled"
     assert (await world.tasks.events(first.id))[-1].reason == "not needed"
     _, after = await submit(browser, page, f"{page}/retry")
-    assert after.status == MESSAGES["queued"]
+    assert after.status == task_page.MESSAGES["queued"]
     assert {each.id: each.status for each in await world.tasks.runs()}.pop(first.id) == "cancelled"
     assert sorted(each.status for each in await world.tasks.runs()) == ["cancelled", "queued"]
 

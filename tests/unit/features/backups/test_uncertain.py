@@ -46,7 +46,7 @@ async def test_due_times_up_to_the_restore_are_missed_and_later_ones_run(world: 
     stored = await world.jobs.add(cron=HOURLY, catch_up="all")
     recorded = await _restore(world)
 
-    assert recorded == Recorded(missed=3)
+    assert recorded == Recorded(missed=3, paused={"tasks": 0})
     (row,) = await world.runs.rows()
     assert (row.status, row.reason, row.count) == ("missed", REASON, 3)
     assert (await world.jobs.row(stored.id)).audited_until == world.clock.now()
@@ -291,7 +291,7 @@ async def test_a_later_restore_records_what_became_due_meanwhile(world: World) -
         world.passes(hours=hours)
         async with world.ledger.write() as session:
             recorded = await uncertain.record(session, Restore(backup=backup, at=world.clock.now()))
-        assert recorded == Recorded(missed=hours)
+        assert recorded == Recorded(missed=hours, paused={"tasks": 0})
     assert [row.count for row in await world.runs.rows()] == [3]
 
 
