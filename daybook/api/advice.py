@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import home
+from daybook.agents import kinds
 from daybook.errors import CopyDamaged, LedgerKeyMissing
 from daybook.jobs import store
 from daybook.jobs.actions import Action
@@ -17,6 +18,7 @@ from daybook.jobs.notify import Notify
 from daybook.jobs.store import StoredJob
 from daybook.ledger.engine import reading
 from daybook.ledger.references import command_word
+from daybook.resources import copies
 
 UNREAD = "its answers are not sent anywhere; to get them: daybook edit {} --channel inbox"
 OFFLINE = (
@@ -62,8 +64,6 @@ async def _about_agent(session: AsyncSession, action: Action) -> list[str]:
 
     An agent without a copy that this home can read gets no hint.
     """
-    from daybook.agents import kinds
-
     prefix, _, name = action.agents()[0][1].rpartition("/")
     found = {
         slug: data
@@ -78,8 +78,6 @@ async def _about_agent(session: AsyncSession, action: Action) -> list[str]:
 
 
 async def _settings(session: AsyncSession, slug: str, name: str) -> dict[str, Any] | None:
-    from daybook.resources import copies
-
     row = await copies.get(session, (slug, name))
     try:
         key = await copies.key(session, home.current_home()) if row is not None else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook import markers
+from daybook import api, markers, prefect
 from daybook.api import authorization
 from daybook.errors import NotFound
 from daybook.jobs import store
@@ -141,15 +141,12 @@ async def send(ref: str, prompt: str) -> RunDetails:
     `InvalidInput` (also for an agent), and the errors of `runs.ask`. If the run fails, return the
     failed run and raise no error.
     """
-    from daybook.api import runs
-    from daybook.prefect import occurrence
-
     authorization.require_operator()
     async with reading() as session:
         listed = await _find(session, ref)
         parameters = await _parameters(session, listed)
-    with occurrence.continuing(listed.row.id):
-        return await runs.ask_here({**parameters, "prompt": prompt})
+    with prefect.occurrence.continuing(listed.row.id):
+        return await api.runs.ask_here({**parameters, "prompt": prompt})
 
 
 _CONTINUED_FIELDS = markers.marked(AgentPrompt.model_fields, "is_continued")

@@ -30,7 +30,7 @@ from types import FrameType
 from typing import Any
 
 from daybook import __version__
-from daybook.errors import InvalidInput
+from daybook.errors import DaybookError, InvalidInput
 from daybook.home import current_home
 from daybook.processes import garbage, init, open_files
 
@@ -138,7 +138,6 @@ def _run_on_server(arguments: list[str]) -> int | None:
             signal.signal(forwarded[-1], signal.SIG_DFL)
             os.kill(os.getpid(), forwarded[-1])
     from daybook.cli.main import report_error
-    from daybook.errors import DaybookError
 
     return report_error(
         DaybookError(
