@@ -429,7 +429,7 @@ class HealthMonitor:
 
 async def _metrics_of_features(ledger: Ledger, now: datetime) -> tuple[Metric, ...]:
     """Return the metrics of all features, without those of a feature whose metrics fail."""
-    found = list[Metric]()
+    found: list[Metric] = []
     for each in features():
         if each.metrics:
             try:

@@ -22,7 +22,7 @@ from daybook.jobs.views import JobDetails
 from daybook.operations import up, web
 from tests import sentences
 from tests.unit.cli.conftest import fill
-from tests.unit.diagnosis.checks.test_installation import installed
+from tests.unit.operations.test_versions import installed
 
 # Nothing listens on port 9 (discard) of a machine that runs tests.
 NOWHERE = "http://127.0.0.1:9/api"

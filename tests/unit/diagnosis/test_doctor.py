@@ -21,7 +21,7 @@ from daybook.finding import Finding, problem, warning
 from daybook.home import Home
 from daybook.jobs import store
 from daybook.ledger.engine import Ledger
-from tests.unit.diagnosis.checks.test_installation import installed
+from tests.unit.operations.test_versions import installed
 
 pytestmark = pytest.mark.anyio
 

@@ -148,7 +148,6 @@ RUDE = {
             package=__name__,
             commands=(Commands("More", "commands", ("list",)),),
             operator_tools="tools:TOOLS",
-            tables="tables",
             settings="settings:Taken",
             loops="loops:LOOPS",
             endpoint="endpoint:Everything",
@@ -175,6 +174,14 @@ RUDE = {
             def __init__(self, address):
                 pass
         """,
+}
+UNMIGRATED = {
+    "__init__.py": """
+        from daybook.feature import Feature
+
+        FEATURE = Feature(package=__name__, tables="tables")
+        """,
+    "tables.py": "",
 }
 PROGRAM = """
 import asyncio, json
@@ -215,7 +222,7 @@ async def read():
         "links": [name for _, name in site._templates.globals["navigation"]],
         "endpoints": [each.path.strip("/") for each in endpoint.of_features("")],
         "not served": feature.failures["endpoint of rude"],
-        "loops": [each.services[0].name for each in services.loops()[len(services.LOOPS) :]],
+        "loop": services.loops()[-1].services[0].name,
         "setting": settings.part(GreetingSettings).greeting,
         "findings": [each.message for each in found if each.check == "features"],
         "lost": [each.message for each in found if each.check == "feature tables"],
@@ -265,14 +272,15 @@ def test_a_descriptor_names_objects_that_exist(each: Feature) -> None:
 def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     tmp_path: Path, daybook_home: Home
 ) -> None:
-    for package, files in {"greetings": GREETINGS, "rude": RUDE}.items():
+    packages = {"greetings": GREETINGS, "rude": RUDE, "unmigrated": UNMIGRATED}
+    for package, files in packages.items():
         for name, text in files.items():
             (file := tmp_path / package / name).parent.mkdir(parents=True, exist_ok=True)
             file.write_text(dedent(text))
     installed = tmp_path / "greetings-1.0.dist-info"
     installed.mkdir()
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: greetings\nVersion: 1.0\n")
-    named = {"greetings": "greetings:FEATURE", "rude": "rude:FEATURE", "taken": "rude:TAKEN"}
+    named = {each: f"{each}:FEATURE" for each in packages} | {"taken": "rude:TAKEN"}
     lines = [f"{name} = {value}" for name, value in {**named, "broken": "nowhere:FEATURE"}.items()]
     (installed / "entry_points.txt").write_text("\n".join([f"[{feature.GROUP}]", *lines, ""]))
 
@@ -286,7 +294,7 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     assert found.pop("features") == [*own, "greetings", "rude"]
     assert found.pop("links")[-1] == "Greetings"
     (lost,) = found.pop("lost")
-    assert lost.startswith("tables of rude: left out, because FileNotFoundError")
+    assert lost.startswith("tables of unmigrated: left out, because FileNotFoundError")
     why = dict(each.partition(": left out, because ")[::2] for each in found.pop("findings"))
     assert why.pop("broken").startswith("ModuleNotFoundError")
     assert why == {
@@ -309,7 +317,7 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
         "tools of agents": ["greet"],
         "metrics": ["daybook_greetings 1.0"],
         "pruned": {"greetings": 1},
-        "loops": ["greet"],
+        "loop": "greet",
         "setting": "hello",
         "needs": ["Ann waits"],
         "template": "hello from a page",

@@ -135,7 +135,7 @@ async def test_a_copy_of_the_ledger_has_the_rows_of_features(
 
     async with Ledger(transfer.sqlite_address(copy)) as ledger, ledger.read() as session:
         (table,) = [each for each in all_tables() if each.name == notes.table]
-        assert (await session.execute(table.select())).all() == [("milk",)]
+        assert list(map(tuple, await session.execute(table.select()))) == [("milk",)]
 
 
 async def test_a_next_version_migrates_the_tables_and_copies_the_ledger_first(
@@ -153,7 +153,7 @@ async def test_a_next_version_migrates_the_tables_and_copies_the_ledger_first(
     (notes.folder / "migrations" / "versions" / "2_next.py").unlink()
     async with Ledger(transfer.sqlite_address(copy)) as ledger, ledger.read() as session:
         (table,) = [each for each in all_tables() if each.name == notes.table]
-        assert (await session.execute(table.select())).all() == [("milk",)]
+        assert list(map(tuple, await session.execute(table.select()))) == [("milk",)]
 
 
 async def test_newer_tables_leave_out_the_feature_and_the_ledger_works(
