@@ -5,8 +5,6 @@ Works without Prefect: the agents' settings are those of their copies in the led
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import home
@@ -16,6 +14,7 @@ from daybook.jobs import store
 from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import reading
 from daybook.ledger.references import command_word
 from daybook.resources import copies
@@ -77,7 +76,7 @@ async def _about_agent(session: AsyncSession, action: Action) -> list[str]:
     return []
 
 
-async def _settings(session: AsyncSession, slug: str, name: str) -> dict[str, Any] | None:
+async def _settings(session: AsyncSession, slug: str, name: str) -> JsonObject | None:
     row = await copies.get(session, (slug, name))
     try:
         key = await copies.key(session, home.current_home()) if row is not None else None

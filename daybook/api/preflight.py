@@ -24,6 +24,7 @@ from daybook.jobs import limits, payloads
 from daybook.jobs.actions import Action
 from daybook.jobs.model import FIELDS, Job
 from daybook.jobs.notify import Notify
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.policies.checks import Check
 from daybook.policies.policy import ANSWER, tools_of
@@ -152,7 +153,7 @@ async def check_notify(client: PrefectClient | None, notify: Notify, owner: str)
 
 
 async def _check_tool(
-    client: PrefectClient | None, name: str, params: dict[str, Any], owner: str
+    client: PrefectClient | None, name: str, params: JsonObject, owner: str
 ) -> list[str]:
 
     secrets.refuse_literal_params(params)

@@ -20,6 +20,7 @@ from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import edit, read_parameters
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
@@ -153,7 +154,7 @@ async def ask(
     return await ask_here(given)
 
 
-async def ask_here(given: dict[str, Any]) -> RunDetails:
+async def ask_here(given: JsonObject) -> RunDetails:
     """Run an agent prompt with these parameters, without a job, in this process. Return the run.
 
     Raise the errors of `ask`.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel
 
 from daybook import prefect
 from daybook.api import authorization, conflicts
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import open_ledger, reading
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class SyncReport(BaseModel, frozen=True):
     deleted: list[str]
     removed: list[str]
     remade: list[str]
-    conflicts: dict[str, dict[str, Any]]
+    conflicts: dict[str, JsonObject]
     refused: dict[str, str]
     foreign: dict[str, str]
     failed: dict[str, str]
