@@ -19,6 +19,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from pkgutil import iter_modules
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
@@ -97,13 +98,13 @@ def policies() -> str:
         return policies_page(asyncio.run(ten_due_times.all_of_them(address)))
 
 
-def api() -> str:
-    """Return `daybook/api/__init__.py` with its current modules, which type checkers need."""
-    folder = FOLDER.parent / "daybook" / "api"
-    names = sorted(each.stem for each in folder.glob("[a-z]*.py"))
+def package(name: str) -> str:
+    """Return the package's `__init__.py` with its current modules, which type checkers need."""
+    folder = FOLDER.parent / "daybook" / name
+    names = sorted(each.name for each in iter_modules([str(folder)]))
     listed = "".join(f"        {name} as {name},\n" for name in names)
     text = (folder / "__init__.py").read_text(encoding="utf-8")
-    return re.sub(r"(from daybook\.api import \(\n)[^)]*", rf"\1{listed}    ", text)
+    return re.sub(rf"(from daybook\.{name} import \([^\n]*\n)[^)]*", rf"\1{listed}    ", text)
 
 
 def feature_operations() -> str:
@@ -233,7 +234,10 @@ _BINDING = ["0001", "0002", "0009", "0013", "0014", "0018", "0022", "0026", "003
 
 
 PAGES: dict[str, Callable[[], str]] = {
-    "../daybook/api/__init__.py": api,
+    "../daybook/api/__init__.py": partial(package, "api"),
+    "../daybook/diagnosis/__init__.py": partial(package, "diagnosis"),
+    "../daybook/operations/__init__.py": partial(package, "operations"),
+    "../daybook/prefect/__init__.py": partial(package, "prefect"),
     "../daybook/api/feature_operations.pyi": feature_operations,
     "../daybook/api/job_fields.py": client_fields.module,
     "../flows/agent_prompt.py": partial(flow_parameters.module, "agent-prompt"),
