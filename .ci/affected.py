@@ -39,7 +39,7 @@ PROCESSES = {
     "tests/e2e/keeper": [*_RUNS, "daybook.keeper"],
     "tests/e2e/prefect": ["daybook.prefect", "daybook.jobs", "daybook.ledger", "daybook.schedules"],
     "tests/e2e/delivery": ["daybook.delivery", "daybook.http", "daybook.keeper", "daybook.ledger"],
-    "tests/e2e/mcp": ["daybook.mcp", "daybook.toolbox", "daybook.api", "daybook.tasks"],
+    "tests/e2e/mcp": ["daybook.mcp", "daybook.toolbox", "daybook.api", "daybook.features.tasks"],
     **{
         f"tests/e2e/test_{name}.py": [f"daybook.{package}" for package in packages.split()]
         for name, packages in {
@@ -53,7 +53,7 @@ PROCESSES = {
             "model_agents": "agents resources api cli",
             "plugins": "registry tools delivery api execution",
             "secrets": "resources http api cli execution",
-            "tasks_cli": "tasks api cli ledger",
+            "tasks_cli": "features.tasks api cli ledger",
             "tool_jobs": "tools jobs api cli execution",
             "tools": "tools resources api cli",
             "web": "web diagnosis operations mcp",

@@ -6,11 +6,13 @@ rest of Daybook names no feature, but goes through `features`::
     commands          `cli.main`              operations  `api.client`
     tools             `toolbox.tools`         documents   `keeper.blocks`
     operator_tools    `toolbox.tools`         blocks      `blocks`
+    resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
-    endpoint          `web.app`               metrics     `diagnosis.health`
-    settings          `settings`              loops       `keeper.services`
-    tables            `ledger.feature_tables` retention   `keeper.retention`
-    ledger_checks     `diagnosis.doctor`     at_start    `operations.preparation`
+    changes           `api.changes`           metrics     `diagnosis.health`
+    endpoint          `web.app`               loops       `keeper.services`
+    settings          `settings`              retention   `keeper.retention`
+    tables            `ledger.feature_tables` restored    `features.backups`
+    ledger_checks     `diagnosis.doctor`      at_start    `operations.preparation`
 
 A descriptor names each object as a text, ``"module:name"`` with the module in the feature's folder.
 So a process imports only the modules that it uses, and `daybook --help` stays fast.
@@ -63,22 +65,31 @@ class Feature:
       with the feature's name. For `SyncClient`, the module has a class with the prefix `Sync`.
     - ``tools`` are `agents.base.Tool`s for agents and the operator, and ``operator_tools`` are
       those that only the operator has.
-    - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` (`web.pages`); its templates are in
-      the feature's folder ``templates``. ``links`` are the paths and names of its pages.
+    - ``resources`` is a class of `mcp.resources.Resources`.
+    - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
+      its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
+      its pages. Today links a finding whose `check` is the feature's name to the first of them.
+    - ``changes`` returns the queries that detect changes of its live pages (`api.changes.part`).
+    - ``status`` is a class of `diagnosis.feature_status.FeatureStatus`.
     - ``needs`` is a coroutine function of `attention.AttentionFacts`, which returns findings for
       Today.
     - ``documents`` are the `BlockStore`s of its settings documents, and ``blocks`` are the Prefect
       blocks of these.
     - ``settings`` is a pydantic model whose fields are settings of the operator
-      (`settings.part`). Its module imports neither Prefect nor a database.
+      (`settings.part`). Its module imports neither Prefect nor a database. If the model has a
+      method `check`, then `up`, workers and `doctor` call it; it raises `InvalidInput`.
     - ``loops`` are `keeper.services.Loop`s.
     - ``ledger_checks`` are the names of checks of `doctor` that need the ledger, with the check.
     - ``metrics`` is a coroutine function of a session of the ledger and of the ledger's time. It
       returns Prometheus metrics (`prometheus_client.Metric`) whose names begin with `daybook_`.
     - ``tables`` is a module of `ledger.table_parts.Table`s, and the feature's folder `migrations`
-      has their migrations (`ledger.feature_tables`).
+      has their migrations (`ledger.feature_tables`). The module's `NOUNS` are the kinds of rows
+      whose ids people may shorten (`ledger.references.Noun`).
     - ``retention`` is a coroutine function of the ledger and of `runs.retention.RetentionLimits`.
       It deletes one batch of old rows, and returns their number: 0 if none are left.
+    - ``restored`` is a coroutine function of a write session of a restored ledger, and of its
+      `runs.restored.Restore`. It pauses the work that may have been done since the backup, and
+      returns the number of paused objects.
     - ``endpoint`` returns its `web.endpoint.Endpoint`.
     - ``at_start`` is a coroutine function of the ledger, and of a function that shows a line. `up`
       calls it before the first sync. It must be idempotent.
@@ -89,8 +100,11 @@ class Feature:
     operations: str = ""
     tools: str = ""
     operator_tools: str = ""
+    resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()
+    changes: str = ""
+    status: str = ""
     needs: str = ""
     documents: tuple[str, ...] = ()
     blocks: tuple[str, ...] = ()
@@ -100,6 +114,7 @@ class Feature:
     metrics: str = ""
     tables: str = ""
     retention: str = ""
+    restored: str = ""
     endpoint: str = ""
     at_start: str = ""
 

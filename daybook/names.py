@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from daybook.errors import InvalidInput
 from daybook.short_text import prefix
@@ -190,3 +190,19 @@ def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
     if len(text) > longest or not text.isprintable():
         raise InvalidInput(field, "is not valid", f"use one line of at most {longest} characters")
     return text
+
+
+MAX_CAPABILITIES = 50
+_CAPABILITY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+-]{0,63}\Z")
+
+
+def validate_capabilities(given: Iterable[str], field: str = "capabilities") -> list[str]:
+    """Return the capabilities of an agent, sorted and without duplicates. Raise `InvalidInput`."""
+    unique = sorted({each.strip() for each in given})
+    for each in unique:
+        if not _CAPABILITY.match(each):
+            hint = "use up to 64 letters, digits and . _ : / + -, starting with a letter or digit"
+            raise InvalidInput(field, f'"{each}" is not a capability', hint)
+    if len(unique) > MAX_CAPABILITIES:
+        raise InvalidInput(field, f"has {len(unique)} values", f"use at most {MAX_CAPABILITIES}")
+    return unique

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 HIDDEN = "********"
 """The replacement for a secret that has no name."""
 
+
+TOKEN_PREFIX = "dbt_"
+"""Prefix of a claim's token. The text after it is the result of `token_urlsafe` for 32 bytes."""
+
+_TOKEN = re.compile(rf"{TOKEN_PREFIX}(?=[a-z0-9_-]{{0,42}}[A-Z])[A-Za-z0-9_-]{{43}}")
 
 MIN_PART_LENGTH = 4
 """Minimum length, in characters, of the part of a secret that is replaced at the end of a text."""
@@ -51,6 +57,14 @@ def spellings(secret: str) -> Iterator[str]:
     yield json.dumps(secret, ensure_ascii=False)[1:-1]
     yield repr(secret)[1:-1]
     yield repr(f'"{secret}')[2:-1]  # the secret stands beside a quotation mark
+
+
+def redact_tokens(text: str) -> str:
+    """Return the text with each claim token shortened to its prefix.
+
+    No token may be stored or logged.
+    """
+    return _TOKEN.sub(f"{TOKEN_PREFIX}…", text)
 
 
 _remembered: dict[str, str] = {}

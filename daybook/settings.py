@@ -76,10 +76,10 @@ MIN_PROCESS_MEMORY = 512
 """Minimum of the setting `max_process_memory`, in MB; some processes use half of this when idle."""
 STATUS_FINDINGS = (
     *("prefect", "pool", "worker", "clock", "ledger clock", "one prefect", "ledger", "disk"),
-    *("keeper", "sync", "jobs", "leases", "outbox", "tasks", "settings", "leftovers", "processes"),
+    *("keeper", "sync", "jobs", "leases", "outbox", "settings", "leftovers", "processes"),
     *("prefect database", "late", "approvals"),
 )
-"""Names of the findings of `daybook status`."""
+"""Names of the findings of `daybook status`, without those of features."""
 
 
 def default_limits() -> dict[str, Any]:
@@ -89,11 +89,6 @@ def default_limits() -> dict[str, Any]:
 
 def default_budget() -> dict[str, Any]:
     """Return the defaults in docs/guides/budgets.md."""
-    return {}
-
-
-def default_tasks() -> dict[str, Any]:
-    """Return the defaults in docs/guides/tasks.md."""
     return {}
 
 
@@ -154,8 +149,8 @@ class Settings(BaseSettings):
     alert_channel: str = Field(
         default="inbox",
         min_length=1,
-        description="Channel for alerts to the operator: failures of jobs whose own channel does "
-        "not receive them, late runs, and tasks that starve or expire.",
+        description="Channel for alerts to the operator, such as failures of jobs whose own "
+        "channel does not receive them, and late runs.",
     )
     ping_url: SecretStr = Field(
         default=SecretStr(""),
@@ -167,7 +162,8 @@ class Settings(BaseSettings):
         default="",
         description="Findings, comma-separated, that stop the ping: "
         + ", ".join(f"`{each}`" for each in STATUS_FINDINGS)
-        + ". A named finding stops it even if it is only a warning. Empty: all, without warnings.",
+        + ", or the name of a feature in `daybook status --json`. A named finding stops it even if "
+        "it is only a warning. Empty: all, without warnings.",
     )
     webhook_secret: SecretStr = Field(
         default=SecretStr(""),
@@ -204,11 +200,6 @@ class Settings(BaseSettings):
         default_factory=default_limits,
         description="Limits of agents' own jobs: a table, `[limits]` in `config.toml`, or JSON. "
         "docs/guides/limits.md lists the keys.",
-    )
-    tasks: dict[str, Any] = Field(
-        default_factory=default_tasks,
-        description="Escalation of tasks that no session claims, and how task sessions are woken: "
-        "a table, `[tasks]` in `config.toml`, or JSON. docs/guides/tasks.md lists the keys.",
     )
     user_jobs: bool = Field(
         default=True,
@@ -395,9 +386,10 @@ class Settings(BaseSettings):
     @field_validator("ping_findings")
     @classmethod
     def _check_ping_findings(cls, value: str) -> str:
+        names = [*STATUS_FINDINGS, *(each.name for each in feature.features() if each.status)]
         for name in entries(value):
-            if name not in STATUS_FINDINGS:
-                known = ", ".join(STATUS_FINDINGS)
+            if name not in names:
+                known = ", ".join(names)
                 raise ValueError(f'"{name}" is not a finding; write some of {known}')
         return value
 
@@ -515,6 +507,17 @@ def part(kind: type[T]) -> T:
     if not isinstance(loaded, kind):
         raise DaybookError(f"the settings {kind.__name__} are left out; `daybook doctor` says why")
     return loaded
+
+
+def check_features() -> None:
+    """Raise `InvalidInput` if a feature cannot use its settings: call the `check` of their class.
+
+    Raise also the errors of `load`.
+    """
+    loaded = load()
+    for each in all_settings().__bases__:
+        if check := vars(each).get("check"):
+            check(loaded)
 
 
 def load(**given: Any) -> Settings:

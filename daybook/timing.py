@@ -5,8 +5,7 @@ All processes that share a ledger have to use the same timing, because one proce
 that another process renews. So the timing is not a user setting. Only tests change it, to start
 processes with shorter times.
 
-To change the lease of runs, change `run_lease` in this module. (The user chooses the lease of a
-task; `tasks.model.DEFAULT_LEASE_DURATION` is the default.) `run_lease` affects:
+To change the lease of runs, change `run_lease` in this module, which affects:
 
 - Values that it limits: `run_lease_renewal`, `run_lease_renewal_delay`, `stop_grace` (through
   `rerun_stop`) and `worker_signal`, which `Timing` checks, and

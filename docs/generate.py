@@ -57,7 +57,7 @@ def budgets() -> str:
 
 def tasks() -> str:
     """Return the page of tasks with a current table of `[tasks]`."""
-    from daybook.tasks.policy import SchedulerPolicy
+    from daybook.features.tasks.policy import SchedulerPolicy
 
     plain = SchedulerPolicy().model_dump()
     lines = ["| key | default | meaning |", "|---|---|---|"]
@@ -115,7 +115,8 @@ def feature_operations() -> str:
     imports, asynchronous, blocking = [], [], []
     for each in adding:
         module, _, name = each.operations.partition(":")
-        imports.append(f"from {each.package}.{module} import {name}, Sync{name}")
+        names = ", ".join(sorted((name, f"Sync{name}")))
+        imports.append(f"from {each.package}.{module} import {names}")
         asynchronous.append(f"    {each.name}: {name}")
         blocking.append(f"    {each.name}: Sync{name}")
     return _FEATURE_OPERATIONS.format(

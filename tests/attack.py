@@ -14,11 +14,11 @@ from typing import Any
 
 from daybook.api.runs import LogLine
 from daybook.clock import SYSTEM_CLOCK
+from daybook.features.tasks import queue
 from daybook.jobs import store as jobs
 from daybook.jobs.model import edit, new_job
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow, MessageRow, OutboxRow, RevisionRow, SessionRow
-from daybook.tasks import queue
 from tests import morning
 
 TITLE = "666"

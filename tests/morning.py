@@ -12,6 +12,7 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from daybook.features.tasks import queue, sessions
 from daybook.jobs import store
 from daybook.jobs.model import edit, new_job
 from daybook.jobs.store import StoredJob
@@ -27,7 +28,6 @@ from daybook.ledger.tables import (
     SessionRow,
     StepRow,
 )
-from daybook.tasks import queue, sessions
 from tests.world.runs import step_of
 
 ATTACK = "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

@@ -23,8 +23,8 @@ CONTEXT.set_forkserver_preload(
         "tests.unit.ledger.still",
         "tests.unit.runs.claimers",
         "tests.unit.runs.talkers",
-        "tests.unit.tasks.claimers",
-        "tests.unit.tasks.killed",
+        "tests.unit.features.tasks.claimers",
+        "tests.unit.features.tasks.killed",
     ]
 )
 

@@ -11,13 +11,13 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, Field
 
+from daybook import names
 from daybook.agents.journal import Journal, ProgramSession
 from daybook.errors import AgentMisconfigured
 from daybook.json_text import JsonObject
 from daybook.ledger.states import Usage
 from daybook.markers import Marker
 from daybook.policies.compression import Compression
-from daybook.tasks import model as task_model
 from daybook.validation import raising_pydantic_error
 
 
@@ -231,7 +231,7 @@ def refuse_model(name: str, kind: str, model: str) -> None:
 
 def _check_capabilities(value: list[str]) -> list[str]:
     with raising_pydantic_error():
-        return task_model.check_capabilities(value)
+        return names.validate_capabilities(value)
 
 
 OWN_TOOLS = "daybook"

@@ -13,7 +13,7 @@ spans in batches. So if the endpoint does not respond, it delays a run by at mos
 `MAX_FLUSH_SECONDS`. Spans that it has not accepted by then are lost.
 
 The spans contain the texts of prompts, replies and tools only if the operator sets the variable
-`CONTENT_VARIABLE`. No part of a span contains the tokens of claims on tasks, or a secret that this
+`CONTENT_VARIABLE`. No part of a span contains the tokens of claims, or a secret that this
 process has got (`redaction.remember`): a tool, a model or an error may repeat it.
 """
 
@@ -29,8 +29,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from daybook.redaction import hide_in, redact_remembered
-from daybook.tasks.model import redact_tokens
+from daybook.redaction import hide_in, redact_remembered, redact_tokens
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -163,7 +162,7 @@ def _new_provider() -> TracerProvider:
 
 
 def _redacted(span: ReadableSpan) -> ReadableSpan:
-    """Return the span without secrets and without the tokens of claims on tasks."""
+    """Return the span without secrets and without the tokens of claims."""
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.trace import Status
 

@@ -6,7 +6,7 @@
 
     agents … tools                           operations
     client, context                          `Client`, `SyncClient`, `context`
-    client_operations, client_methods        `Client.tasks`; methods without `await`
+    client_operations, client_methods        `Client.sessions`; methods without `await`
     recurring, listening                     `Recurring`, `listening`, over `sync_wrapper`
     advice, authorization, documents,        parts that several operations share
     filters, overdue, preflight,
@@ -16,14 +16,14 @@
 Contract: an operation is an async function that takes plain values. But `due.of_schedule` is
 synchronous, and `runs.logs` returns an iterator. An operation returns models with the fields that
 `--json` prints, in the same order, or raises an error of `daybook.errors`. Models that several
-operations return are in `jobs.views`, `ledger.views`, `delivery.views` and `tasks.views`. If only
-one operation returns a model, the model is defined above this operation. If Prefect is unreachable,
-an operation that changes something in Prefect raises `PrefectUnreachable` before it writes
-anything. There are two exceptions. The operations that change jobs (`jobs`, `plugin_jobs`,
-`files.apply` without ``wait``, `ledger.prune` without ``disabled_for``) store the change, which the
-keeper applies to Prefect later. `runs.cancel` can still cancel a waiting run. Operations that only
-read the ledger work without Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring`
-and `listening` from `daybook`.
+operations return are in `jobs.views`, `ledger.views` and `delivery.views`. If only one operation
+returns a model, the model is defined above this operation. If Prefect is unreachable, an operation
+that changes something in Prefect raises `PrefectUnreachable` before it writes anything. There are
+two exceptions. The operations that change jobs (`jobs`, `plugin_jobs`, `files.apply` without
+``wait``, `ledger.prune` without ``disabled_for``) store the change, which the keeper applies to
+Prefect later. `runs.cancel` can still cancel a waiting run. Operations that only read the ledger
+work without Prefect. Programs import `Client`, `SyncClient`, `context`, `Recurring` and `listening`
+from `daybook`.
 
 To add a noun, write its module in this package; `make docs` adds the module to the imports under
 `TYPE_CHECKING`. If programs should also use an operation, add a method for it to `Client`.
@@ -80,8 +80,6 @@ if TYPE_CHECKING:
         skips as skips,
         sync as sync,
         sync_wrapper as sync_wrapper,
-        task_scheduler as task_scheduler,
-        tasks as tasks,
         timeline as timeline,
         tokens as tokens,
         tools as tools,

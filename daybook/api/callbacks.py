@@ -32,9 +32,9 @@ async def list_callbacks(
 ) -> list[Notification]:
     """Return up to ``limit`` callbacks, messages, alerts and listener calls, newest first.
 
-    ``job`` selects the deliveries of one job, which may have been removed. Wakes of task sessions
-    are not included. Raise `InvalidInput` for an unknown status, and `NotFound` or `Ambiguous` for
-    the job.
+    ``job`` selects the deliveries of one job, which may have been removed. Wakes of live
+    agents are not included. Raise `InvalidInput` for an unknown status, and `NotFound` or
+    `Ambiguous` for the job.
     """
     if status is not None and status not in STATES:
         raise InvalidInput(

@@ -3,7 +3,7 @@
 The modification time of the ledger's file cannot serve this purpose: the keeper writes leases,
 leadership and the audit's watermarks to the ledger every few seconds. So the query reads counts,
 sums and newest times of the data that the pages show. Each part of the query uses an index or reads
-only a few rows: live runs, jobs, pending deliveries, queued tasks.
+only a few rows: live runs, jobs, pending deliveries. Features add parts for their pages.
 
 The query misses some changes. For example, it does not notice if the audit adds a due time to an
 existing row of missed due times. `daybook.web.live` also updates the pages every minute, so they
@@ -20,14 +20,12 @@ from sqlalchemy import CompoundSelect, Select, String, case, cast, func, literal
 from sqlalchemy import select as select_columns
 from sqlmodel import col
 
-from daybook import owners
+from daybook import feature, owners
 from daybook.delivery import outbox
 from daybook.ledger.credential_tables import TokenRow
 from daybook.ledger.engine import reading
 from daybook.ledger.states import LIVE, Delivery, Status
-from daybook.ledger.tables import Fact, JobRow, OutboxRow, QueueRow, RunRow
-from daybook.ledger.task_tables import TaskRow, TaskRunRow, TaskSessionRow
-from daybook.tasks import pause
+from daybook.ledger.tables import JobRow, OutboxRow, QueueRow, RunRow
 
 _VIEWER = "viewer"
 _COLUMNS = 8
@@ -55,68 +53,49 @@ async def read() -> Changes:
 
 @cache
 def _query() -> CompoundSelect[Any]:
-    runs, jobs, sent, tasks = RunRow, JobRow, OutboxRow, TaskRunRow
+    runs, jobs, sent = RunRow, JobRow, OutboxRow
     failed = col(sent.status) == outbox.sql_literal(Delivery.FAILED)
     return union_all(
-        _part(_VIEWER, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
-        _part(
+        part(_VIEWER, TokenRow.id).where(col(TokenRow.owner) == owners.VIEWER),
+        part(
             "live runs",
             func.count(col(runs.id)),
-            func.sum(_one_if(col(runs.status) == Status.RUNNING)),
-            func.sum(_one_if(col(runs.status) == Status.WAITING)),
+            func.sum(one_if(col(runs.status) == Status.RUNNING)),
+            func.sum(one_if(col(runs.status) == Status.WAITING)),
             func.sum(runs.fence),
             func.sum(runs.attempts),
             func.max(runs.queued_at),
         ).where(col(runs.status).in_([*LIVE])),
-        _part("ended runs", func.max(runs.finished_at)).where(col(runs.finished_at).is_not(None)),
-        _part(
+        part("ended runs", func.max(runs.finished_at)).where(col(runs.finished_at).is_not(None)),
+        part(
             "jobs",
             func.count(col(jobs.archived_at)),
             func.max(jobs.updated_at),
             func.sum(jobs.revision),
             func.sum(jobs.run_count),
             func.count(col(jobs.conflict)),
-            func.sum(_one_if(col(jobs.sync_pending))),
+            func.sum(one_if(col(jobs.sync_pending))),
             func.max(jobs.snoozed_until),
             func.sum(func.length(cast(jobs.skips, String))),
         ),
-        _part("deliveries", func.max(sent.created_at)),
-        _part(
+        part("deliveries", func.max(sent.created_at)),
+        part(
             "pending", func.count(col(sent.id)), func.min(sent.next_at), func.max(sent.next_at)
         ).where(outbox.PENDING),
-        _part("failed", func.count(col(sent.id)), func.max(sent.finished_at)).where(failed),
-        _part("unread", func.count(col(sent.id))).where(outbox.UNREAD),
-        _part("destinations", func.count(col(QueueRow.queue)), func.max(QueueRow.paused_until)),
-        _part(
-            "queued tasks",
-            func.count(col(tasks.id)),
-            func.count(col(tasks.session_id)),
-            func.sum(tasks.fence),
-            func.sum(tasks.expiries),
-            func.max(tasks.queued_at),
-            func.sum(_one_if(col(tasks.attention) != "")),
-            func.sum(_one_if(col(TaskRow.paused))),
-        )
-        .join(TaskRow, col(TaskRow.id) == col(tasks.task_id))
-        .where(col(tasks.finished_at).is_(None)),
-        _part("ended tasks", func.max(tasks.finished_at)),
-        _part(
-            "task sessions",
-            func.count(col(TaskSessionRow.id)),
-            func.max(TaskSessionRow.registered_at),
-            func.max(TaskSessionRow.idle_since),
-            func.sum(_one_if(col(TaskSessionRow.prompting))),
-        ),
-        _part("task scheduler", Fact.value).where(col(Fact.key) == pause.FACT_KEY),
+        part("failed", func.count(col(sent.id)), func.max(sent.finished_at)).where(failed),
+        part("unread", func.count(col(sent.id))).where(outbox.UNREAD),
+        part("destinations", func.count(col(QueueRow.queue)), func.max(QueueRow.paused_until)),
+        *(each for parts in feature.loaded("changes") for each in parts()),
     )
 
 
-def _part(name: str, *values: Any) -> Select[Any]:
+def part(name: str, *values: Any) -> Select[Any]:
     """Return a query for a row of `_COLUMNS` + 1 texts: ``name``, ``values``, and nulls."""
     texts = [cast(each, String) for each in values]
     texts += [cast(null(), String)] * (_COLUMNS - len(values))
     return select_columns(literal(name), *texts)
 
 
-def _one_if(condition: Any) -> Any:
+def one_if(condition: Any) -> Any:
+    """Return 1 if the condition is true, otherwise 0."""
     return case((condition, 1), else_=0)

@@ -16,12 +16,7 @@ from daybook.errors import InvalidInput
 from daybook.feature import features
 
 if TYPE_CHECKING:
-    from daybook.api.client_operations import (
-        Sessions,
-        SyncSessions,
-        SyncTasks,
-        Tasks,
-    )
+    from daybook.api.client_operations import Sessions, SyncSessions
     from daybook.api.feature_operations import FeatureOperations, SyncFeatureOperations
     from daybook.api.files import ApplyReport, Drift
     from daybook.api.job_fields import (
@@ -409,19 +404,6 @@ class Client(Operations, FeatureOperations):
         text, _ = await api.files.export(jobs)
         return text
 
-    # --- tasks
-
-    @cached_property
-    def tasks(self) -> Tasks:
-        """Return the operations of `daybook task`. Results are the models of `daybook.tasks.views`.
-
-        `tasks.sessions` has the operations on task sessions, and `tasks.scheduler` the operations
-        on the scheduler.
-        """
-        from daybook.api.client_operations import Tasks
-
-        return Tasks(self._acting_as)
-
     # --- sessions
 
     @cached_property
@@ -475,13 +457,6 @@ class SyncClient(Blocking, Client, SyncFeatureOperations):
         print(client.run(job.id, wait=True).status)
 
     """
-
-    @cached_property
-    def tasks(self) -> SyncTasks:
-        """Return `Client.tasks` without `await`."""
-        from daybook.api.client_operations import SyncTasks
-
-        return SyncTasks(self._acting_as)
 
     @cached_property
     def sessions(self) -> SyncSessions:

@@ -60,19 +60,21 @@ async def rekey(*, discard: bool = False) -> KeyRenewal:
     return KeyRenewal(copied=report.copied, discarded=lost)
 
 
-class PruneResult(BaseModel, frozen=True):
-    """The numbers of deleted runs, session messages, outbox rows (``deliveries``) and task runs.
+class PruneResult(BaseModel, frozen=True, extra="allow"):
+    """The numbers of deleted runs, session messages and outbox rows (``deliveries``).
 
     ``steps`` counts the steps, and the questions to a person, whose texts were deleted. ``removed``
     are the names of the jobs that were removed; with ``dry_run``, of the jobs that would be
     removed. ``jobs`` are the names of the archived jobs that were deleted with their last run.
+    Further fields are the numbers of rows that features deleted, by the names of the features.
     """
+
+    __pydantic_extra__: dict[str, int]
 
     removed: list[str]
     runs: int
     messages: int
     deliveries: int
-    tasks: int
     steps: int
     jobs: list[str]
     dry_run: bool
@@ -98,7 +100,8 @@ async def prune(*, disabled_for: str | None = None, dry_run: bool = False) -> Pr
             total = await _prune(ledger, keep)
         else:
             total = await _prune_and_delete_deployments(ledger, keep)
-    return PruneResult(**vars(total), dry_run=dry_run)
+    counts = {name: each for name, each in vars(total).items() if name not in ("features", "left")}
+    return PruneResult.model_validate({**total.features, **counts, "dry_run": dry_run})
 
 
 async def _removable(ledger: Ledger, keep: RetentionLimits) -> list[str]:

@@ -26,7 +26,7 @@ async def prune_(
         bool, Parameter(help="Only list the disabled jobs that would be removed.")
     ] = False,
 ) -> Answer:
-    """Remove old runs, session messages, deliveries, tasks and texts of steps.
+    """Remove old runs, session messages, deliveries, texts of steps, and rows of features.
 
     DAYBOOK_KEEP_DAYS, DAYBOOK_KEEP_RUNS, DAYBOOK_KEEP_TRANSCRIPT_DAYS and
     DAYBOOK_KEEP_DISABLED_DAYS set what to keep. The keeper does the same every hour. A job is
@@ -42,6 +42,7 @@ async def prune_(
     yield result
     for name in result.removed:
         output.line(f"{'Would remove' if dry_run else 'Removed'} {name}")
+    of_features = result.__pydantic_extra__.items()
     if dry_run:
         output.say("Nothing was changed.")
     else:
@@ -49,7 +50,7 @@ async def prune_(
             formatting.counted(result.runs, "run"),
             formatting.counted(result.messages, "message"),
             formatting.counted(result.deliveries, "delivery"),
-            formatting.counted(result.tasks, "task"),
+            *(formatting.counted(count, name.removesuffix("s")) for name, count in of_features),
         )
         output.line(f"Deleted {', '.join(first)} and {last}")
     if result.steps:

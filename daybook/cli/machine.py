@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from daybook.operations.up import UpReporter
     from daybook.prefect.work_pool import OnlineWorker
     from daybook.processes import image
-    from daybook.tasks.views import TaskTotals
 
 
 def up_(
@@ -477,21 +476,6 @@ def _outbox(outbox: OutboxHealth, when: formatting.TimeFormat) -> str:
     return "; ".join(filter(None, parts)) or "nothing pending"
 
 
-def _task_fields(tasks: TaskTotals) -> list[tuple[str, str]]:
-    """Return the field `tasks`, such as `2 queued, 1 claimed; sessions: 1 free, 1 busy`.
-
-    Return no field if there are neither tasks nor sessions.
-    """
-    live = _counts(
-        ("queued", tasks.queued),
-        ("claimed", tasks.claimed),
-        ("needs attention", tasks.needs_attention),
-    )
-    sessions = _counts(("free", tasks.free), ("busy", tasks.busy))
-    parts = [live or "none", f"sessions: {sessions}" if sessions else ""]
-    return [("tasks", "; ".join(filter(None, parts)))] if live or sessions else []
-
-
 def _counts(*counts: tuple[str, int]) -> str:
     return ", ".join(f"{count} {state}" for state, count in counts if count)
 
@@ -499,6 +483,7 @@ def _counts(*counts: tuple[str, int]) -> str:
 def _print_status(report: StatusReport, absolute: bool) -> None:
     when = formatting.time_format(absolute)
     prefect, ledger = report.prefect, report.ledger
+    of_features = report.__pydantic_extra__.items()
     ready = report.ready
     output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
     where = prefect.ui_url or prefect.api_url
@@ -515,7 +500,7 @@ def _print_status(report: StatusReport, absolute: bool) -> None:
             *(("maintenance", formatting.maintenance(each)) for each in report.maintenance[:1]),
             ("outbox", _outbox(report.outbox, when)),
             ("inbox", f"{report.outbox.unread} unread"),
-            *_task_fields(report.tasks),
+            *((name, line) for name, each in of_features if (line := each.line())),
             *formatting.time_zone_field(absolute),
         ]
     )

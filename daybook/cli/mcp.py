@@ -56,7 +56,7 @@ async def mcp_(
         ),
     ] = None,
 ) -> int:
-    """Serve MCP tools for jobs and tasks, such as cron_add and task_next.
+    """Serve Daybook's tools to MCP clients, such as cron_add.
 
     Uses stdio unless --http is given. docs/guides/mcp.md lists the tools and shows an example.
 

@@ -6,7 +6,7 @@
 an address that is not allowed      failed: a later attempt is not allowed either
 anything else                       retried by `backoff`, and failed after the last attempt
 ↳ with a ``Retry-After``            retried no earlier than that time
-↳ for the wake of a task session    failed: the next cycle sends the next wake
+↳ for the wake of a live agent      failed: another wake follows
 ==================================  ============================================================
 
 Daybook follows no redirect, so a callback goes only to the URL that the job names. Daybook sends

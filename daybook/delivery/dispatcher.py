@@ -11,7 +11,7 @@
     URL           `callbacks.CallbackSender`          the keeper, and the process of a run
     CHANNEL       `outgoing.ChannelSender`            the keeper, and the process of a run
     LISTENER      `listener_calls.ListenerSender`     the keeper, programs that listen, direct calls
-    TASK_SESSION  `daybook.mcp.wakes.WakeNotifier`    the MCP server that has the connection
+    CLIENT        a feature's `mcp.resources`         the MCP server that has the connection
 
 Prefect stores the destinations, with their signing secrets, and the channel blocks. While Prefect
 does not respond, rows that need them stay pending, and their attempts are not counted. Rows for a

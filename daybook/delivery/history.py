@@ -72,7 +72,7 @@ async def recent(
 ) -> list[OutboxRow]:
     """Return at most ``limit`` rows, newest first, of one job or all, with one status or any.
 
-    Omit wakes of task sessions, because Daybook shows them with their tasks. Raise ValueError for
+    Omit wakes of live agents, because the feature that sends them shows them. Raise ValueError for
     an unknown status.
     """
     rows = select(OutboxRow).where(col(OutboxRow.purpose) != outbox.WAKE)
@@ -139,7 +139,7 @@ async def mark_read(ledger: Ledger, ids: Collection[str] | None = None) -> int:
 async def health(session: AsyncSession, now: datetime) -> OutboxHealth:
     """Return the counts of the outbox, its paused queues, and the unread messages of the inbox."""
     # Select by queue, because the index of pending rows contains the queue and not the purpose.
-    wakes = col(OutboxRow.queue).startswith(outbox.queue_of_task_session(""))
+    wakes = col(OutboxRow.queue).startswith(outbox.queue_of_client(""))
     pending = select(func.count(), func.min(OutboxRow.created_at)).where(PENDING, ~wakes)
     count, oldest = (await session.execute(pending)).one()
     failed = select(func.count()).where(sending.retryable())

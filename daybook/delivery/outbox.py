@@ -11,11 +11,11 @@
                               └──────► suppressed            withdrawn before it was sent
 
 `enqueue_message` stores the other rows: alerts of the keeper and about budgets, questions to a
-person, reports of undelivered rows, and messages about tasks. A run's `delivery` combines the
+person, reports of undelivered rows, and messages of features. A run's `delivery` combines the
 status of its callbacks and messages. Alerts to the operator, rows of listeners (`listeners`) and
-wakes of task sessions (`daybook.tasks.wakes`) do not count. The inbox is the ledger itself, so its
-rows need no sender, and count as delivered when they are due. `alerts` decides when to alert about
-failures, and `messages` creates the texts.
+wakes of live agents (`WAKE`) do not count. The inbox is the ledger itself, so its rows need no
+sender, and count as delivered when they are due. `alerts` decides when to alert about failures, and
+`messages` creates the texts.
 
 A destination queue (column ``queue``) groups the rows for one destination that may be unavailable
 as a whole. `daybook.delivery.sending` explains these queues.
@@ -85,14 +85,14 @@ class QueueKind(StrEnum):
     URL = ""
     CHANNEL = "channel:"
     LISTENER = "listener:"
-    TASK_SESSION = "task-session:"
+    CLIENT = "task-session:"
 
 
 CALLBACK, MESSAGE, ALERT, LISTENER = "callback", "message", "alert", "listener"
 WAKE = "wake"
-"""Purpose of a row that wakes a task session (`daybook.tasks.wakes`).
+"""Purpose of a row that wakes a live agent (`daybook.features.tasks.wakes`).
 
-Such a row has only one attempt, because the next cycle of the task scheduler sends the next wake.
+Such a row has only one attempt, because another wake follows.
 """
 COUNTED_PURPOSES = (CALLBACK, MESSAGE)
 """The purposes of the rows that count for a run's `delivery`."""
@@ -287,12 +287,12 @@ def queue_of_listener(name: str) -> str:
     return bounded_name(f"{QueueKind.LISTENER}{name}")
 
 
-def queue_of_task_session(session_id: str) -> str:
-    """Return the queue of a task session.
+def queue_of_client(session_id: str) -> str:
+    """Return the queue of the task session of a connected client.
 
-    The MCP server to which the session is connected sends its rows.
+    The MCP server to which the client is connected sends its rows.
     """
-    return f"{QueueKind.TASK_SESSION}{session_id}"
+    return f"{QueueKind.CLIENT}{session_id}"
 
 
 def kind_of_queue(queue: str) -> QueueKind:

@@ -20,7 +20,7 @@ from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
 class Notification(BaseModel, frozen=True):
     """A callback, message, alert, listener call or wake. ``job`` is None if it concerns no job.
 
-    ``to`` is a channel, a listener, a task session (`task-session:<id>`) or an address. The query
+    ``to`` is a channel, a listener, a client of MCP or an address. The query
     of an address is omitted, because it may contain tokens. ``next_at`` is None unless the delivery
     is pending.
     """

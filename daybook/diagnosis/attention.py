@@ -32,7 +32,6 @@ from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
 from daybook.runs import approvals, history
 from daybook.short_text import one_line
-from daybook.tasks import counts as task_counts
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +65,6 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             silent = await history.without_answers(session, owner)
             outputs = await store.used_outputs(session)
             lost = await _lost(session, now, jobs)
-            tasks = await task_counts.read_counts(session, now)
             unreadable = await stored_columns.unreadable(session) if owner is None else []
             # Last, because a failed query may end the transaction.
             facts = AttentionFacts(session, jobs, now, tz)
@@ -81,7 +79,6 @@ async def read(tz: ZoneInfo) -> list[Finding]:
         outbox.findings({each.name for each in jobs if each.consecutive_failures}),
         findings.sync(jobs),
         *of_features,
-        findings.tasks(tasks, now),
         findings.broken_chains(jobs, outputs),
         _paused(jobs),
     )

@@ -18,7 +18,6 @@ ledger nor Prefect::
     prefect database  x       x              the size of Prefect's database (`checks.home`)
     keeper            x       x        x     no keeper leads; /health reports this without delay
     outbox            x       x              `outbox_status.OutboxStatus.findings`
-    tasks             x       x              paused scheduler, tasks that need attention
     approvals                 x              calls that wait for a person
     maintenance       x                      the current or the next maintenance window
     processes         x       x              restarts by `up` in the last hour (`checks.home`)
@@ -29,7 +28,7 @@ ledger nor Prefect::
     late              x       x        x     overdue runs (`runs.overdue`, as the keeper's alerts)
 
 Checks that only `doctor` makes, and the check of the settings, are in `checks`. The metrics count
-the same facts.
+the same facts. Features add findings to `doctor` (`ledger_checks`) and to `status` (`status`).
 
 To add a finding, write a check in a module of `checks` and list it in one of the tables of
 `doctor`, or in the `ledger_checks` of a feature. If `status` or `/health` should report it too,
@@ -48,7 +47,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from daybook.api import overdue, task_scheduler
+from daybook.api import overdue
 from daybook.api.overdue import DelayFacts, OverdueRun
 from daybook.duration_text import duration_in_words
 from daybook.errors import FREE_SPACE, UnreadableJob
@@ -66,8 +65,6 @@ from daybook.owners import namespace
 from daybook.policies.policy import ANSWER
 from daybook.runs import budget, history, leases
 from daybook.short_text import first_names, one_line
-from daybook.tasks.counts import TaskCounts
-from daybook.tasks.pause import UNREADABLE
 
 if TYPE_CHECKING:
     from daybook.api.maintenance import MaintenanceWindow
@@ -355,20 +352,6 @@ def no_keeper(leader: Leader | None, now: datetime) -> Finding:
     if leader is not None:
         message += f"; the last lease expired {duration_in_words(now - leader.until)} ago"
     return problem("keeper", message, "daybook keeper")
-
-
-def tasks(state: TaskCounts, now: datetime) -> list[Finding]:
-    """Report a paused task scheduler, and tasks that starve or need attention."""
-    return [
-        Finding(
-            check="tasks",
-            severity=Severity.PROBLEM if UNREADABLE in each.what else Severity.WARNING,
-            title=sentence(each.what),
-            fix=each.command,
-            kind="task",
-        )
-        for each in task_scheduler.problems(state, now)
-    ]
 
 
 def maintenance(windows: Sequence[MaintenanceWindow]) -> list[Finding]:

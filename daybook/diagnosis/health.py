@@ -24,7 +24,7 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -32,14 +32,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializeAsAny
 
+from daybook import feature
 from daybook import home as homes
 from daybook.api.overdue import DelayFacts, OverdueRun, observed_at, without_catch_up
 from daybook.clock import Clock
 from daybook.delivery import history
 from daybook.delivery.views import OutboxHealth
-from daybook.diagnosis import findings
+from daybook.diagnosis import feature_status, findings
+from daybook.diagnosis.feature_status import FeatureStatus
 from daybook.diagnosis.shared_query import LoopThread, SharedQuery
 from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
 from daybook.feature import features
@@ -52,9 +54,6 @@ from daybook.ledger.views import COST, TOKENS
 from daybook.runs import counts, overdue
 from daybook.runs.counts import RecordedOutcome
 from daybook.runs.overdue import Overdue
-from daybook.tasks import counts as task_counts
-from daybook.tasks.counts import TaskCounts
-from daybook.tasks.views import TaskTotals
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
@@ -108,13 +107,14 @@ class HealthSnapshot:
     failing: dict[str, int]
     outbox: OutboxHealth
     leader: Leader | None
-    tasks: TaskCounts
     unwritable: str
     """Reason why the ledger cannot be written, or "". It is checked only while no keeper leads."""
     full_disk: Path | None = None
     """Folder of Daybook whose disk is full. None means that no disk is full."""
     of_features: tuple[Metric, ...] = ()
     """The metrics of features."""
+    states: Mapping[str, FeatureStatus] = field(default_factory=dict)
+    """The states of features, by the names of the features."""
 
     @property
     def overdue(self) -> list[Overdue]:
@@ -195,8 +195,13 @@ class PrefectHealth(BaseModel, frozen=True):
         return [findings.prefect_silent(self.silent_seconds)]
 
 
-class HealthReport(BaseModel, frozen=True):
-    """The response of `/health`. If the ledger does not answer, its values are None."""
+class HealthReport(BaseModel, frozen=True, extra="allow"):
+    """The response of `/health`. If the ledger does not answer, its values are None.
+
+    Further fields are the states of features, by the names of the features.
+    """
+
+    __pydantic_extra__: dict[str, SerializeAsAny[FeatureStatus] | None]
 
     status: Literal["ok", "failing"]
     problems: list[Finding]
@@ -205,13 +210,12 @@ class HealthReport(BaseModel, frozen=True):
     late: int | None
     overdue: int | None
     outbox: OutboxCounts | None
-    tasks: TaskTotals | None
     prefect: PrefectHealth
 
     @classmethod
     def of(cls, snapshot: HealthSnapshot, prefect: PrefectHealth) -> Self:
         problems = [*findings_of(snapshot), *prefect.problems]
-        return cls(
+        report = cls(
             status="failing" if problems else "ok",
             problems=problems,
             ledger=LedgerHealth(
@@ -231,13 +235,13 @@ class HealthReport(BaseModel, frozen=True):
                 failed=snapshot.outbox.failed,
                 paused=len(snapshot.outbox.paused),
             ),
-            tasks=TaskTotals.of(snapshot.tasks, snapshot.at),
             prefect=prefect,
         )
+        return feature_status.with_states(report, snapshot.states)
 
     @classmethod
     def without_ledger(cls, why: str, prefect: PrefectHealth) -> Self:
-        return cls(
+        report = cls(
             status="failing",
             problems=[problem("ledger", why, "daybook doctor"), *prefect.problems],
             ledger=LedgerHealth(answers=False, id=None, clock_ahead_seconds=None),
@@ -245,9 +249,10 @@ class HealthReport(BaseModel, frozen=True):
             late=None,
             overdue=None,
             outbox=None,
-            tasks=None,
             prefect=prefect,
         )
+        unknown = {each.name: None for each in features() if each.status}
+        return feature_status.with_states(report, unknown)
 
 
 @dataclass
@@ -312,6 +317,8 @@ class HealthMonitor:
         patience: float = ANSWER_TIMEOUT_SECONDS,
         folders: Collection[Path] = (),
     ) -> None:
+        for each in ("metrics", "status"):
+            list(feature.loaded(each))  # import their modules now, so that the first query is fast
         self._folders = folders
         self._open_ledger: Ledger | None = None
         self._patience = patience
@@ -420,11 +427,14 @@ class HealthMonitor:
                 failing=await counts.failing_jobs(session, MAX_FAILING_JOBS),
                 outbox=await history.health(session, now),
                 leader=leader,
-                tasks=await task_counts.read_counts(session, now),
                 unwritable=unwritable,
                 full_disk=homes.full_disk(self._folders),
             )
-        return replace(found, of_features=await _metrics_of_features(ledger, found.at))
+        return replace(
+            found,
+            of_features=await _metrics_of_features(ledger, found.at),
+            states=await feature_status.read_all(ledger, found.at),
+        )
 
 
 async def _metrics_of_features(ledger: Ledger, now: datetime) -> tuple[Metric, ...]:

@@ -28,7 +28,7 @@ class OutboxStatus:
     ``last_alert`` is the subject of the newest unread alert, or empty. It says if its job has
     recovered since. If a message has waited longer than `UNSENT_GRACE` and no process sends
     messages, ``waits_since`` is the time at which the oldest such message became due; otherwise it
-    is None. ``waits_since`` ignores wakes of task sessions. It also ignores calls to listeners,
+    is None. ``waits_since`` ignores wakes of live agents. It also ignores calls to listeners,
     because a listener may be absent for a day.
     """
 

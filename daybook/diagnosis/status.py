@@ -7,7 +7,7 @@ from datetime import datetime
 from heapq import nsmallest
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializeAsAny
 
 from daybook import home as homes
 from daybook import settings
@@ -21,8 +21,9 @@ from daybook.api.overdue import (
     without_catch_up,
 )
 from daybook.delivery.views import OutboxHealth
-from daybook.diagnosis import findings, outbox_status
+from daybook.diagnosis import feature_status, findings, outbox_status
 from daybook.diagnosis.checks import home as home_checks
+from daybook.diagnosis.feature_status import FeatureStatus
 from daybook.errors import PrefectUnreachable
 from daybook.finding import Finding, problem
 from daybook.jobs import store, stored_columns, summaries
@@ -35,8 +36,6 @@ from daybook.prefect import instances, work_pool
 from daybook.prefect.work_pool import OnlineWorker
 from daybook.runs import approvals, history, maintenance, overdue
 from daybook.schedules.schedule import zone
-from daybook.tasks import counts as task_counts
-from daybook.tasks.views import TaskTotals
 from daybook.timing import TIMING
 
 if TYPE_CHECKING:
@@ -83,7 +82,7 @@ class DueJob(BaseModel, frozen=True):
     due: UtcTime
 
 
-class StatusReport(BaseModel, frozen=True):
+class StatusReport(BaseModel, frozen=True, extra="allow"):
     """The running processes, the next due times, and the findings.
 
     - ``ready`` is true if Prefect answers, a worker of this Daybook is online, and this Daybook's
@@ -94,7 +93,10 @@ class StatusReport(BaseModel, frozen=True):
     - ``late`` has the due times whose run has not started. It also has the due times that the
       keeper recently marked as missed because no process claimed them.
     - ``problems`` has the findings that are problems or warnings.
+    - Further fields are the states of features, by the names of the features.
     """
+
+    __pydantic_extra__: dict[str, SerializeAsAny[FeatureStatus]]
 
     ready: bool
     prefect: PrefectStatus
@@ -102,7 +104,6 @@ class StatusReport(BaseModel, frozen=True):
     keeper: KeeperStatus
     ledger: LedgerStatus
     outbox: OutboxHealth
-    tasks: TaskTotals
     due_soon: list[DueJob]
     maintenance: list[MaintenanceWindow]
     late: list[OverdueRun]
@@ -142,10 +143,10 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
             unreadable = await stored_columns.unreadable(session)
             memory = overdue.DueTimeCache()
             overdue_runs = await overdue.find_all(session, memory, now)
-            tasks = await task_counts.read_counts(session, now)
             windows = await maintenance.read(session)
             asked = await approvals.waiting(session, now)
             servers = instances.conflict(await instances.in_use(session, now))
+        of_features = await feature_status.read_all(ledger, now)
         outbox = await outbox_status.read_status(ledger)
         prefect, pool, known, found = await _prefect(ledger)
         leader = await leader_lease.read(ledger, leader_lease.LEADERSHIP_NAME)
@@ -180,7 +181,7 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
     found += outbox.findings({each.name for each in jobs if each.consecutive_failures})
     found += home_checks.settings() + home_checks.disk() + home_checks.prefect_size()
     found += home_checks.processes()
-    found += findings.tasks(tasks, now)
+    found += [finding for each in of_features.values() for finding in each.findings()]
     found += findings.late(late)
     report = StatusReport(
         ready=online > 0 and not (jobs and pool and pool.foreign),
@@ -195,13 +196,12 @@ async def _read(max_due: int = MAX_LISTED) -> tuple[StatusReport, list[Finding]]
             live={str(state): sum(row.state is state for row in live) for state in _LIVE},
         ),
         outbox=outbox.health,
-        tasks=TaskTotals.of(tasks, now),
         due_soon=_due_soon(memory, now, max_due),
         maintenance=maintenance_api.views(windows, now),
         late=late,
         problems=found,
     )
-    return report, found
+    return feature_status.with_states(report, of_features), found
 
 
 async def worker_online() -> bool:

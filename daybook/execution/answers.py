@@ -18,8 +18,8 @@ the next attempt continues after the call (`execution.journal`). But if the call
 the request has no journal, a temporary error is final. If the request is repeatable, none of these
 restrictions applies.
 
-An agent's output is stored in many places. So `ask` first removes the tokens of claims on tasks
-(`daybook.tasks`) from the output.
+An agent's output is stored in many places. So `ask` first removes the tokens of claims
+(`redaction.redact_tokens`) from the output.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ from daybook.jobs import answer_schema
 from daybook.jobs.actions import OutputFormat
 from daybook.json_text import JsonObject
 from daybook.ledger.states import Usage
+from daybook.redaction import redact_tokens
 from daybook.runs import usage
 from daybook.runs.usage import Amount
-from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 `recording` opens the journal for an attempt, and `current` returns it to the code that asks agents.
 A step whose start cannot be recorded must not happen, so an unreachable ledger delays the step, at
-most until the attempt's timeout. The texts for people are bounded, and contain no token of a claim
-on a task.
+most until the attempt's timeout. The texts for people are bounded, and contain no token of a
+claim.
 
 A further attempt of the run continues from the steps of the earlier attempts. For each position, it
 compares the new step with the recorded step::
@@ -72,6 +72,7 @@ from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, AttemptRow, StepRow
 from daybook.policies.policy import ANSWER, matches, tools_of
 from daybook.processes.ending import wait_shielded
+from daybook.redaction import redact_tokens
 from daybook.runs import approvals, steps
 from daybook.runs import budget as budgets
 from daybook.runs.approvals import ApprovalNeeded, ApprovalStatus, Question
@@ -79,7 +80,6 @@ from daybook.runs.budget import RunBudget
 from daybook.runs.claim_requests import Granted
 from daybook.runs.usage import Amount
 from daybook.short_text import one_line, shorten
-from daybook.tasks.model import redact_tokens
 
 log = logging.getLogger(__name__)
 
@@ -584,5 +584,5 @@ _FACTS = {
 
 
 def stored_text(text: str) -> str:
-    """Return a text of a step for the ledger: without tokens of tasks, and shortened."""
+    """Return a text of a step for the ledger: without tokens of claims, and shortened."""
     return shorten(redact_tokens(text), MAX_TEXT_CHARACTERS)

@@ -15,7 +15,6 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any, NoReturn
 
 import httpx
@@ -23,7 +22,6 @@ from prefect.client.orchestration import PrefectClient
 from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
-from daybook.agents import documents
 from daybook.errors import LeadershipLost, LedgerUnreachable, Unreachable
 from daybook.keeper import event_stream, leadership, overview
 from daybook.keeper.cost import CpuBudget, CycleCost, MeteredCoroutine
@@ -32,8 +30,6 @@ from daybook.keeper.services import CYCLE_TIMEOUT_SECONDS, Cycle, Loop, Service,
 from daybook.keeper.term import Context, Signal, Term
 from daybook.ledger.engine import Ledger
 from daybook.prefect import instances
-from daybook.tasks import notifier, policy
-from daybook.tasks.scheduler import Scheduler
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -96,18 +92,11 @@ class Keeper:
 
     def context(self, client: PrefectClient) -> Context:
         """Return the context of this process's services."""
-        scheduler = Scheduler(
-            self._ledger,
-            policy=policy.load_policy,
-            notifier=notifier.prefect_notifier(client),  # the client checks the leadership first
-            capabilities_of=partial(documents.capabilities, client),
-        )
         return Context(
             self._ledger,
             client,
             self.leadership.holder,
             self._supervised,
-            scheduler,
             self._signals,
             read_overview=self._read_overview,
         )

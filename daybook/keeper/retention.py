@@ -1,4 +1,4 @@
-"""Retention service: the rules of `runs.retention` and `tasks.retention`, applied in small batches.
+"""Retention service: the rules of `runs.retention` and of features, applied in small batches.
 
 The service changes nothing in Prefect; the observer deletes the deployments of removed jobs. The
 Prefect server that Daybook starts deletes its own old runs at the same age
@@ -18,7 +18,6 @@ from daybook.feature import features
 from daybook.ledger.engine import Ledger
 from daybook.runs import retention as runs
 from daybook.runs.retention import RetentionLimits
-from daybook.tasks import retention as tasks
 
 log = logging.getLogger(__name__)
 
@@ -32,29 +31,27 @@ class PruneReport:
         runs         deleted runs
         messages     deleted messages of sessions; a deleted session counts as one message
         deliveries   deleted rows of the outbox
-        tasks        deleted task runs
         steps        steps, and questions to a person, whose texts were removed
         jobs         names of the archived jobs that were deleted
         removed      names of the disabled jobs that were archived
-        features     rows that features deleted, by the names of the features
+        features     rows that features deleted, by the names of the features with a retention
         left         true if a limit of time or number stopped the last cycle
-
-    The wakes and task sessions that a cycle deleted are not counted.
     """
 
     runs: int = 0
     messages: int = 0
     deliveries: int = 0
-    tasks: int = 0
     steps: int = 0
     jobs: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    features: dict[str, int] = field(default_factory=dict)
+    features: dict[str, int] = field(
+        default_factory=lambda: {each.name: 0 for each in features() if each.retention}
+    )
     left: bool = False
 
     def __bool__(self) -> bool:
-        counts = self.runs or self.messages or self.deliveries or self.tasks
-        return bool(counts or self.steps or self.jobs or self.removed or self.features)
+        counts = self.runs or self.messages or self.deliveries or any(self.features.values())
+        return bool(counts or self.steps or self.jobs or self.removed)
 
 
 async def prune(
@@ -100,22 +97,17 @@ async def prune(
             partial(runs.prune_messages, ledger, conversation, settings)
         )
     done.deliveries += await in_batches(partial(runs.prune_outbox, ledger, settings))
-    done.tasks += await in_batches(partial(tasks.delete_ended_tasks, ledger, settings))
-    await in_batches(partial(tasks.delete_old_wakes, ledger))
-    await in_batches(partial(tasks.delete_expired_sessions, ledger))
     for each in features():
         if each.retention:
             try:
-                count = await in_batches(partial(each.load(each.retention), ledger, settings))
+                batch = partial(each.load(each.retention), ledger, settings)
+                done.features[each.name] += await in_batches(batch)
             except Unreachable:
                 raise
             except Exception:
                 if each.is_own:
                     raise
                 log.exception("the retention of the feature %s failed", each.name)
-            else:
-                if count:
-                    done.features[each.name] = done.features.get(each.name, 0) + count
     if not done.left:
         jobs = await runs.prune_archived_jobs(ledger, settings)
         done.jobs += jobs

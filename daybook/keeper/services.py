@@ -12,8 +12,7 @@ Each service has its own state, which `Service.start` creates; services share on
     of a service of the leader; `Term`     a term of leadership, because another leader may change
                                            the ledger and Prefect before the next term
     of a service with `everywhere`         the process
-    of the context: the last valid policy  the process
-    of the scheduler; the signals
+    the signals of the context             the process
 
 After a loss of the state, for example by `kill -9`, the services read the ledger and Prefect again.
 Only the delivery results that Prefect did not show yet stay unshown.
@@ -57,8 +56,6 @@ from daybook.prefect import (
 from daybook.prefect.fingerprints import Fingerprints
 from daybook.resources.mirror import ComparisonCache
 from daybook.runs import counts, disabled_jobs
-from daybook.tasks import policy
-from daybook.tasks.scheduler import Scheduler
 from daybook.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -174,11 +171,6 @@ async def _audit(
 async def _prune(ledger: Ledger) -> float | None:
     report = await retention.prune(ledger)
     return TIMING.jobs_interval.total_seconds() if report.left else None
-
-
-async def _schedule_tasks(scheduler: Scheduler) -> float:
-    await scheduler.cycle()
-    return scheduler.interval.total_seconds()
 
 
 async def _ping(
@@ -366,16 +358,6 @@ LOOPS = (
                     context.holder,
                     listeners.ListenersState(),
                 ),
-            ),
-        ),
-    ),
-    Loop(
-        interval=lambda: policy.DEFAULTS.interval,
-        services=(
-            Service(
-                "tasks",
-                "expires leases of tasks, and wakes task sessions",
-                lambda context, _: partial(_schedule_tasks, context.scheduler),
             ),
         ),
     ),

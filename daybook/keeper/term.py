@@ -16,7 +16,6 @@ from prefect.client.orchestration import PrefectClient
 from daybook.keeper import overview
 from daybook.keeper.alerts import AlertState
 from daybook.ledger.engine import Ledger
-from daybook.tasks.scheduler import Scheduler
 
 
 class Signal(Enum):
@@ -34,7 +33,6 @@ class Context:
     client: PrefectClient
     holder: str
     supervised: Callable[[], Collection[str]]
-    scheduler: Scheduler
     signals: Mapping[Signal, asyncio.Event]
     read_overview: overview.ReadOverview = overview.read_nothing
 

@@ -22,10 +22,10 @@ from sqlmodel.main import default_registry
 
 from daybook import feature
 from daybook.feature import Feature, features, leaving_out
-from daybook.ledger import credential_tables, schema, task_tables
+from daybook.ledger import credential_tables, schema
 from daybook.ledger.schema import Line
 
-assert credential_tables.TokenRow.metadata is task_tables.TaskRow.metadata is SQLModel.metadata
+assert credential_tables.TokenRow.metadata is SQLModel.metadata
 
 TABLES = "tables"
 """The part of a feature that `feature.failures` names if its tables cannot be used."""

@@ -1,4 +1,4 @@
-"""References: the object that a user's word for a job, run, approval, task or session stands for.
+"""References: the object that a user's word for a job, run, approval or session stands for.
 
 ::
 
@@ -31,11 +31,10 @@ from sqlalchemy import ColumnElement, Select, null, true
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook import owners
+from daybook import feature, owners
 from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.credential_tables import TokenRow
 from daybook.ledger.tables import JobRow, RunRow, SessionRow
-from daybook.ledger.task_tables import TaskRow, TaskRunRow
 from daybook.names import MIN_ID_LENGTH, Id
 
 MAX_MATCHES = 20
@@ -84,17 +83,6 @@ RUN = Noun(
     col(RunRow.id),
     select(col(RunRow.id), *_JOB, null()).outerjoin(JobRow, col(JobRow.id) == col(RunRow.job_id)),
 )
-TASK = Noun(
-    "task",
-    col(TaskRow.id),
-    select(col(TaskRow.id), col(TaskRow.title), col(TaskRow.created_by), null()),
-    lambda ref: col(TaskRow.title) == ref,
-)
-TASK_RUN = Noun(
-    "task run",
-    col(TaskRunRow.id),
-    select(col(TaskRunRow.id), null(), null(), null()),
-)
 SESSION = Noun(
     "session",
     col(SessionRow.id),
@@ -109,8 +97,15 @@ TOKEN = Noun(
     lambda ref: col(TokenRow.name) == ref,
 )
 
-NOUNS = (JOB, RUN, TASK, TASK_RUN, TOKEN)
-"""The nouns with ids of hexadecimal digits."""
+NOUNS = (JOB, RUN, TOKEN)
+"""The nouns with ids of hexadecimal digits, without those of features."""
+
+
+def nouns() -> tuple[Noun, ...]:
+    """Return `NOUNS`, and those in the modules `tables` of features."""
+    modules = feature.loaded("tables")
+    return (*NOUNS, *(each for module in modules for each in getattr(module, "NOUNS", ())))
+
 
 Scope = Mapping[Noun, ColumnElement[bool]]
 """The kinds of objects that a reference may stand for, each with a condition."""
@@ -194,7 +189,7 @@ async def matches(session: AsyncSession, ref: str, scope: Scope) -> list[Match]:
     is_short = _SHORT_ID.fullmatch(digits) is not None
     if found and is_short and not owners.current_actor().is_agent:
         # The name may also be the id of an object that is not in the scope.
-        others = NOUNS if number is None else (RUN,)
+        others = nouns() if number is None else (RUN,)
         by_id = {noun: true() for noun in others} | by_id
     for noun, condition in by_id.items():
         if is_short or not noun.has_hex_id:

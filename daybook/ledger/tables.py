@@ -1,5 +1,5 @@
-"""The tables of the ledger, except those of tasks (`task_tables`) and of tokens and copies of
-blocks (`credential_tables`).
+"""The tables of the ledger, except those of tokens and copies of blocks (`credential_tables`) and
+of features (`feature_tables`).
 
 A job's next due time is not stored, because it follows from the schedule. Ids made by `new_id` are
 32 hexadecimal digits.
@@ -8,9 +8,9 @@ To add a column, add a field here, and a new migration in `ledger/migrations/ver
 revision id is also in `migrations/HEAD`. Released migrations never change. A test compares the
 tables with the result of the migrations, and with `tests/snapshots/ledger-*.txt`; another one
 upgrades a ledger of each released version (`tests/migrations/released`). To show the column in
-`--json`, add a field of the same name to the view (`jobs.views`, `ledger.views`, `delivery.views`,
-`tasks.views`). Code that inserts rows without these models has to set every column, because the
-database has no defaults.
+`--json`, add a field of the same name to the view (`jobs.views`, `ledger.views`, `delivery.views`).
+Code that inserts rows without these models has to set every column, because the database has no
+defaults.
 """
 
 from __future__ import annotations
@@ -477,7 +477,7 @@ class OutboxRow(Table, table=True):
     id: str = Field(default_factory=new_message_id, primary_key=True)
     key: str = Field(unique=True)
     # A `callback` and a `message` belong to the job, and determine its run's delivery status. An
-    # `alert` is for the operator, a `listener` call for a function, a `wake` for a task session.
+    # `alert` is for the operator, a `listener` call for a function, a `wake` for a live agent.
     purpose: str
     event: str
     run_id: str | None = None

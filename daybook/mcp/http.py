@@ -3,7 +3,7 @@
 The server has no sessions, so no client can use the session of another token. It keeps no state
 between requests, so it allows only POST. The response to `subscriptions/listen` is a stream. The
 stream ends if the client disconnects or does not read, if its token becomes invalid, if one of its
-task sessions is deleted, or if this server stops. A client with a protocol version before
+resources is deleted, or if this server stops. A client with a protocol version before
 2026-07-28 may request a stream by GET; it gets the status 405.
 """
 
@@ -26,8 +26,7 @@ from daybook.api import tokens
 from daybook.errors import LedgerError, LedgerUnreachable
 from daybook.ledger.engine import Ledger
 from daybook.mcp import server
-from daybook.mcp.resources import Context, SessionResources
-from daybook.mcp.wakes import WakeNotifier
+from daybook.mcp.resources import AllResources, Clients, Context
 from daybook.operations import connections, web
 from daybook.operations.host_names import AllowedNames
 from daybook.owners import Actor
@@ -66,10 +65,15 @@ class BearerGuard:
 
     def __init__(self, ledger: Ledger, names: AllowedNames) -> None:
         self._ledger, self._names = ledger, names
-        self.wakes = WakeNotifier(lambda: nullcontext(ledger), MAX_STREAMS, MAX_STREAMS_PER_OWNER)
-        self._application = _application(
-            SessionResources(_actor_of, self.wakes, self._still_allowed)
+        clients = Clients(
+            _actor_of,
+            lambda: nullcontext(ledger),
+            MAX_STREAMS,
+            MAX_STREAMS_PER_OWNER,
+            self._still_allowed,
         )
+        self.resources = AllResources(clients)
+        self._application = _application(clients, self.resources)
         self._owners = connections.RequestSlots(MAX_REQUESTS, MAX_REQUESTS_PER_OWNER)
 
     @property
@@ -134,9 +138,9 @@ def application(ledger: Ledger, names: AllowedNames) -> BearerGuard:
     return BearerGuard(ledger, names)
 
 
-def _application(sessions: SessionResources) -> ASGIApp:
+def _application(clients: Clients, resources: AllResources) -> ASGIApp:
     manager = StreamableHTTPSessionManager(
-        server.build_server(_actor_of, sessions, keeps=False),
+        server.build_server(clients, resources, keeps=False),
         json_response=True,
         stateless=True,
         max_request_body_size=MAX_BODY_BYTES,
@@ -169,7 +173,7 @@ def build_server(
                 started()
 
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            guarded.wakes.end()
+            guarded.resources.end()
             await super().shutdown(sockets)
 
     return AnnouncingServer(

@@ -1,77 +1,42 @@
-"""Task sessions as MCP resources `daybook://task-sessions/<name>`: list, read, subscribe.
+"""The MCP resources of features: list, read, subscribe.
 
 ::
 
     2026-07-28       subscriptions/listen ──► a stream of its own     stdio, HTTP
     before that      resources/subscribe ───► the one pipe            stdio
 
-When Daybook wakes a session, the server notifies the clients that have subscribed to the session
-(`wakes`). A client may subscribe only to sessions of its actor, because a wake of one agent does
-not concern another agent.
+Each feature with resources has a class of `Resources`; its URIs begin with a prefix of its own, by
+which `AllResources` finds it. A stream has the resources of one feature.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import quote, unquote
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mcp.server.context import ServerRequestContext
-from mcp.server.subscriptions import (
-    InMemorySubscriptionBus,
-    ListenHandler,
-    ResourceUpdated,
-    ServerEvent,
-)
-from mcp.shared.exceptions import MCPError
 from mcp_types import (
-    INTERNAL_ERROR,
-    INVALID_PARAMS,
     EmptyResult,
     ListResourcesResult,
     PaginatedRequestParams,
     ReadResourceRequestParams,
     ReadResourceResult,
-    Resource,
     SubscribeRequestParams,
-    SubscriptionFilter,
     SubscriptionsListenRequestParams,
     SubscriptionsListenResult,
-    TextResourceContents,
     UnsubscribeRequestParams,
 )
 
-from daybook import api
-from daybook.errors import DaybookError, NotFound
-from daybook.mcp.wakes import Subscription, WakeNotifier
-from daybook.owners import Actor, acting_as
+from daybook import feature
+from daybook.owners import Actor
 
 if TYPE_CHECKING:
-    from daybook.tasks.views import TaskSession
-
-URI_PREFIX = "daybook://task-sessions/"
-
-MAX_URIS = 20
-"""Maximum number of resources of one stream."""
-
-MAX_BUFFERED_EVENTS = 2 * MAX_URIS
-"""Maximum number of events buffered for a client that does not read.
-
-If there are more events, the client's stream ends, and the client has to subscribe again. Before
-the handler of a stream runs, all sessions of the stream may be woken, and some of them twice. A
-wake counts as delivered as soon as it is buffered, so these wakes must not end the stream.
-"""
-
-_JSON = "application/json"
+    from daybook.ledger.engine import Ledger
 
 Context = ServerRequestContext[Any]
-ActorOf = Callable[[Context], Actor]
-MayContinue = Callable[[Context], Awaitable[bool]]
-Result = TypeVar("Result")
 
 
 async def always_allowed(_: Context) -> bool:
@@ -79,181 +44,113 @@ async def always_allowed(_: Context) -> bool:
     return True
 
 
-class SessionResources:
-    """Request handlers of one server.
+@dataclass(frozen=True)
+class Clients:
+    """The clients of a server.
 
-    ``may_continue`` is a function that returns whether a client may keep its stream.
+    ``actor_of`` returns the actor of a request, and ``may_continue`` whether its client may keep
+    its stream. There are at most ``max_streams`` concurrent subscriptions, and at most
+    ``max_streams_per_owner`` for each owner. ``open_ledger`` opens the ledger.
     """
 
-    def __init__(
-        self, whose: ActorOf, wakes: WakeNotifier, may_continue: MayContinue = always_allowed
-    ) -> None:
-        self._actor_of, self._wakes, self._may_continue = whose, wakes, may_continue
-        self._subscribed: dict[str, AsyncExitStack] = {}
-        self._changing = asyncio.Lock()
-        """Lock for `_subscribed`, because requests of a pipe are handled concurrently."""
-        self._ending: set[asyncio.Task[None]] = set()
+    actor_of: Callable[[Context], Actor]
+    open_ledger: Callable[[], AbstractAsyncContextManager[Ledger]]
+    max_streams: int
+    max_streams_per_owner: int
+    may_continue: Callable[[Context], Awaitable[bool]] = always_allowed
+
+
+class Resources(ABC):
+    """The resources of a feature for the clients of a server. Each method handles a request.
+
+    ``uri_prefix`` is the start of all URIs. ``instructions`` are sentences for the models of the
+    clients.
+    """
+
+    uri_prefix: ClassVar[str]
+    instructions: ClassVar[str] = ""
+
+    @abstractmethod
+    def __init__(self, clients: Clients) -> None: ...
+
+    @abstractmethod
+    async def listed(
+        self, context: Context, params: PaginatedRequestParams | None
+    ) -> ListResourcesResult:
+        """Return the resources that the actor can see."""
+
+    @abstractmethod
+    async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+        """Return a resource. Raise `MCPError` if the actor cannot see it."""
+
+    @abstractmethod
+    async def listen(
+        self, context: Context, params: SubscriptionsListenRequestParams
+    ) -> SubscriptionsListenResult:
+        """Serve a stream until its client disconnects or is no longer allowed to have it."""
+
+    @abstractmethod
+    async def subscribe(self, context: Context, params: SubscribeRequestParams) -> EmptyResult:
+        """Notify the client of changes of a resource, over the connection of this request."""
+
+    @abstractmethod
+    async def unsubscribe(
+        self, context: Context, params: UnsubscribeRequestParams
+    ) -> EmptyResult: ...
+
+    @abstractmethod
+    def end(self) -> None:
+        """End all streams, because the server stops."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Remove the subscriptions of `subscribe`, because the client has disconnected."""
+
+
+class AllResources:
+    """The resources of all features, for the clients of one server."""
+
+    def __init__(self, clients: Clients) -> None:
+        self._all: Sequence[Resources] = [kind(clients) for kind in feature.loaded("resources")]
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    @property
+    def instructions(self) -> str:
+        return " ".join(each.instructions for each in self._all if each.instructions)
 
     async def listed(
-        self, context: Context, _: PaginatedRequestParams | None
+        self, context: Context, params: PaginatedRequestParams | None
     ) -> ListResourcesResult:
-        with acting_as(self._actor_of(context)):
-            rows = await _translate_errors(api.tasks.list_sessions())
-        return ListResourcesResult(resources=[_resource(each) for each in rows])
+        found = [await each.listed(context, params) for each in self._all]
+        return ListResourcesResult(resources=[one for each in found for one in each.resources])
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        with acting_as(self._actor_of(context)):
-            row = await self._find(params.uri)
-            waits = await _translate_errors(api.tasks.is_claimable(row.name))
-        content = row.model_dump(mode="json") | {"something_waits": waits}
-        text = json.dumps(content, ensure_ascii=False)
-        contents = TextResourceContents(uri=params.uri, mime_type=_JSON, text=text)
-        return ReadResourceResult(contents=[contents])
+        return await self._of(params.uri).read(context, params)
 
     async def listen(
         self, context: Context, params: SubscriptionsListenRequestParams
     ) -> SubscriptionsListenResult:
-        """Serve a stream until its client disconnects or is no longer allowed to have it.
-
-        Raise `MCPError` for a stream without resources, which would use one of the allowed streams
-        for nothing. Raise it also, for example, for too many resources or for a session of another
-        owner.
-        """
-        uris = list(dict.fromkeys(params.notifications.resource_subscriptions or []))
-        if not uris:
-            message = (
-                f"subscribe to the resource of one of your sessions ({URI_PREFIX}…); "
-                "other resources send no notifications"
-            )
-            raise MCPError(INVALID_PARAMS, message)
-        if len(uris) > MAX_URIS:
-            raise MCPError(INVALID_PARAMS, f"a stream covers at most {MAX_URIS} resources")
-        bus = _StreamBus()
-
-        async def notify(uri: str) -> None:
-            await bus.publish(ResourceUpdated(uri))
-
-        stream = ListenHandler(bus, max_buffered_events=MAX_BUFFERED_EVENTS)
-        subscription = await self._subscription(context, uris, notify, stream.close)
-        # The server sends no other kind of notification.
-        notifications = SubscriptionFilter(resource_subscriptions=list(subscription.uris.values()))
-        async with _subscribed_for(self._wakes, subscription):
-            return await stream(context, params.model_copy(update={"notifications": notifications}))
+        uris = params.notifications.resource_subscriptions or [""]
+        return await self._of(uris[0]).listen(context, params)
 
     async def subscribe(self, context: Context, params: SubscribeRequestParams) -> EmptyResult:
-        async with self._changing:
-            if params.uri not in self._subscribed:
-                notify, end = (
-                    context.session.send_resource_updated,
-                    partial(self._unsubscribe_soon, params.uri),
-                )
-                subscription = await self._subscription(context, [params.uri], notify, end)
-                stack = AsyncExitStack()
-                await stack.enter_async_context(_subscribed_for(self._wakes, subscription))
-                self._subscribed[params.uri] = stack
-        return EmptyResult()
+        return await self._of(params.uri).subscribe(context, params)
 
-    async def unsubscribe(self, _: Context, params: UnsubscribeRequestParams) -> EmptyResult:
-        await self._unsubscribe(params.uri)
-        return EmptyResult()
+    async def unsubscribe(self, context: Context, params: UnsubscribeRequestParams) -> EmptyResult:
+        return await self._of(params.uri).unsubscribe(context, params)
+
+    def end(self) -> None:
+        """End all streams, because the server stops."""
+        for each in self._all:
+            each.end()
 
     async def close(self) -> None:
-        """Remove all subscriptions, because the client has disconnected."""
-        for uri in list(self._subscribed):
-            await self._unsubscribe(uri)
+        """Remove all subscriptions of a pipe, because its client has disconnected."""
+        for each in self._all:
+            await each.close()
 
-    # --- helpers of one request
-
-    async def _find(self, uri: str) -> TaskSession:
-        """Return the session with this URI. Raise `MCPError` if the actor cannot see it."""
-        name = unquote(uri.removeprefix(URI_PREFIX)) if uri.startswith(URI_PREFIX) else ""
-        try:
-            return await api.tasks.find_session(name)
-        except NotFound:
-            raise MCPError(INVALID_PARAMS, f"there is no resource {uri[:200]!r}") from None
-        except DaybookError as error:
-            raise MCPError(INTERNAL_ERROR, str(error)) from None
-
-    async def _subscription(
-        self,
-        context: Context,
-        wanted: Iterable[str],
-        notify: Callable[[str], Awaitable[None]],
-        end: Callable[[], None],
-    ) -> Subscription:
-        """Build a subscription to the sessions with the URIs ``wanted``.
-
-        Raise `MCPError`, for example for a session of another owner.
-        """
-        actor, uris = self._actor_of(context), {}
-        with acting_as(actor):
-            for each in wanted:
-                row = await self._find(each)
-                if row.owner != actor.owner:
-                    # The operator can see the session, but gets no notifications of its wakes.
-                    owner = row.owner
-                    raise MCPError(INVALID_PARAMS, f"{row.name!r} belongs to {owner}")
-                uris[row.id] = each
-        return Subscription(actor, uris, notify, partial(self._may_continue, context), end)
-
-    def _unsubscribe_soon(self, uri: str) -> None:
-        self._ending.add(task := asyncio.create_task(self._unsubscribe(uri)))
-        task.add_done_callback(self._ending.discard)
-
-    async def _unsubscribe(self, uri: str) -> None:
-        async with self._changing:
-            if (stack := self._subscribed.pop(uri, None)) is not None:
-                await stack.aclose()
-
-
-class _StreamBus(InMemorySubscriptionBus):
-    """Bus of one stream. An event that is published before the stream opens waits until it opens.
-
-    The sessions of a stream count as connected shortly before the stream opens. If events did not
-    wait, a wake at that time would reach no listener, but would count as delivered.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._is_open = asyncio.Event()
-
-    def subscribe(self, listener: Callable[[ServerEvent], None]) -> Callable[[], None]:
-        self._is_open.set()
-        return super().subscribe(listener)
-
-    async def publish(self, event: ServerEvent) -> None:
-        await self._is_open.wait()
-        await super().publish(event)
-
-
-@asynccontextmanager
-async def _subscribed_for(wakes: WakeNotifier, held: Subscription) -> AsyncIterator[None]:
-    """Enter `WakeNotifier.holding`, and raise its errors as `MCPError`."""
-    async with AsyncExitStack() as stack:
-        await _translate_errors(stack.enter_async_context(wakes.holding(held)))
-        yield
-
-
-async def _translate_errors(work: Awaitable[Result]) -> Result:
-    """Await ``work`` and return its result. Raise Daybook's errors as `MCPError`."""
-    try:
-        return await work
-    except NotFound as error:
-        raise MCPError(INVALID_PARAMS, str(error)) from None
-    except DaybookError as error:
-        raise MCPError(INTERNAL_ERROR, str(error)) from None
-
-
-def session_uri(name: str) -> str:
-    """Return the URI of the session with this name."""
-    return URI_PREFIX + quote(name, safe="")
-
-
-def _resource(found: TaskSession) -> Resource:
-    names = ", ".join(found.capabilities) or "none"
-    return Resource(
-        name=found.name,
-        uri=session_uri(found.name),
-        description=f"Task session of {found.agent or found.owner}; capabilities: {names}",
-        mime_type=_JSON,
-    )
+    def _of(self, uri: str) -> Resources:
+        """Return the resources with this URI. For an unknown URI, return any: they refuse it."""
+        return next((each for each in self._all if uri.startswith(each.uri_prefix)), self._all[0])

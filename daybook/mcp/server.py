@@ -1,6 +1,6 @@
 """The MCP server for any transport. It lists the tools, and calls them for the request's actor.
 
-It also serves the task sessions as resources (`resources`).
+It also serves the resources of features (`resources`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mcp_types import Tool as Listed
 
 from daybook import __version__, toolbox
 from daybook.agents.base import Tool
-from daybook.mcp.resources import ActorOf, Context, SessionResources
+from daybook.mcp.resources import AllResources, Clients, Context
 from daybook.owners import acting_as
 from daybook.toolbox import ToolAnswer
 
@@ -31,18 +31,17 @@ SERVER_NAME = "daybook"
 INSTRUCTIONS = (
     "Daybook runs prompts, webhooks and tool calls on a schedule and records the outcome of each "
     "run. Add a job with cron_add; at the due time the agent knows only its prompt. Pass the "
-    "user's time zone if you know it. An error says what to write instead. To do queued tasks, "
-    "call task_session_register, then task_next; subscribe to the resource of your session to be "
-    "notified when a task waits for it."
+    "user's time zone if you know it. An error says what to write instead."
 )
 
 
-def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> Server[Any]:
-    """Return a server that handles each request as the actor that ``whose`` returns for it.
+def build_server(clients: Clients, resources: AllResources, *, keeps: bool) -> Server[Any]:
+    """Return a server that handles each request as the actor that ``clients`` return for it.
 
     ``keeps`` is true if the connection stays open after a request. Only then can the server notify
     a client of a protocol version before 2026-07-28.
     """
+    whose = clients.actor_of
 
     async def listed(context: Context, _: PaginatedRequestParams | None) -> ListToolsResult:
         return ListToolsResult(tools=[_listed(each) for each in toolbox.tools_of(whose(context))])
@@ -60,14 +59,14 @@ def build_server(whose: ActorOf, sessions: SessionResources, *, keeps: bool) -> 
         SERVER_NAME,
         version=__version__,
         title="Daybook",
-        instructions=INSTRUCTIONS,
+        instructions=f"{INSTRUCTIONS} {resources.instructions}".strip(),
         on_list_tools=listed,
         on_call_tool=called,
-        on_list_resources=sessions.listed,
-        on_read_resource=sessions.read,
-        on_subscriptions_listen=sessions.listen,
-        on_subscribe_resource=sessions.subscribe if keeps else None,
-        on_unsubscribe_resource=sessions.unsubscribe if keeps else None,
+        on_list_resources=resources.listed if resources else None,
+        on_read_resource=resources.read if resources else None,
+        on_subscriptions_listen=resources.listen if resources else None,
+        on_subscribe_resource=resources.subscribe if resources and keeps else None,
+        on_unsubscribe_resource=resources.unsubscribe if resources and keeps else None,
     )
 
 

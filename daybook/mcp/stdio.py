@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 from mcp.server.stdio import stdio_server
 
 from daybook.mcp import server
-from daybook.mcp.resources import SessionResources
-from daybook.mcp.wakes import WakeNotifier
+from daybook.mcp.resources import AllResources, Clients
 from daybook.owners import Actor
 
 if TYPE_CHECKING:
@@ -26,15 +25,14 @@ async def serve(actor: Actor) -> None:
     While the server runs, file descriptor 1 is stderr, so only the protocol uses stdout. When the
     client disconnects, the server cancels calls in progress. The stored data stays consistent.
     """
-    sessions = SessionResources(
-        lambda _: actor, WakeNotifier(_ledger, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS)
-    )
-    mcp_server = server.build_server(lambda _: actor, sessions, keeps=True)
+    clients = Clients(lambda _: actor, _ledger, MAX_SUBSCRIPTIONS, MAX_SUBSCRIPTIONS)
+    resources = AllResources(clients)
+    mcp_server = server.build_server(clients, resources, keeps=True)
     try:
         async with stdio_server() as (reads, writes):
             await mcp_server.run(reads, writes, mcp_server.create_initialization_options())
     finally:
-        await sessions.close()
+        await resources.close()
 
 
 @asynccontextmanager

@@ -63,7 +63,6 @@ from daybook.operations.service_manager import ServiceManager
 from daybook.processes import children, garbage, group, image
 from daybook.processes.children import Child
 from daybook.runs import history
-from daybook.tasks.policy import load_policy
 
 EXAMPLE_TIMEOUT_SECONDS = 60.0
 """Maximum time that `up --detach` waits for the outcome of the example's first run."""
@@ -121,7 +120,7 @@ async def up(
     - `DaybookError` if another `up` in the background ends before it is ready.
     """
     limits.load_rules()
-    load_policy()
+    settings.check_features()
     home, manager = homes.current_home(), ServiceManager.take_from_environment()
     running = home.running() or {}
     if running.get("started_by") and not started_by:

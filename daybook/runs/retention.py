@@ -36,8 +36,8 @@ To add a rule for one of these tables, add a condition to its function: `_deleta
 a limit, add a setting (`daybook.settings`) and a field of `RetentionLimits`. To prune another
 table, write a function that deletes one batch and returns the number of rows; call it in
 `keeper.retention.prune`, which adds the number to `PruneReport`. `api.ledger` adds these reports up
-in `PruneResult`, which `cli.ledger` prints and names in its help. `tasks.retention` deletes tasks;
-`operations.server` sets the retention of Prefect's own runs.
+in `PruneResult`, which `cli.ledger` prints and names in its help. A feature has a `retention` of
+its own (`daybook.feature`); `operations.server` sets the retention of Prefect's own runs.
 """
 
 from __future__ import annotations

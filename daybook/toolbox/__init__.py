@@ -10,13 +10,13 @@ calls a tool by name; for an invalid name or argument it returns an answer and r
 Importing this package imports neither Prefect nor a database.
 
 To add a tool, write its definition in `tools`, the function that it calls in `calls`, and the text
-of its answer in `text`. Tools for task sessions are in `task_tools`, `task_calls`, `task_text`. The
-flags of a definition (`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP
-annotations, and each `Argument` has the limits of its value. All clients then have a tool of
-`agent_tools`, and the operator's clients have a tool of `operator_tools`. Describe it in
-docs/guides/mcp.md, add its name to tests/unit/toolbox/test_definitions.py, and update
-tests/snapshots/mcp-tools.json, which records the tools as MCP clients see them. Add a tool that
-only reads also to tests/e2e/mcp/test_clients.py and tests/unit/mcp/test_http.py.
+of its answer in `text`. A feature adds tools, too (`daybook.feature`). The flags of a definition
+(`read_only`, `destructive`, `idempotent`, `open_world`) become its MCP annotations, and each
+`Argument` has the limits of its value. All clients then have a tool of `agent_tools`, and the
+operator's clients have a tool of `operator_tools`. Describe it in docs/guides/mcp.md, add its name
+to tests/unit/toolbox/test_definitions.py, and update tests/snapshots/mcp-tools.json, which records
+the tools as MCP clients see them. Add a tool that only reads also to tests/e2e/mcp/test_clients.py
+and tests/unit/mcp/test_http.py.
 """
 
 from daybook.toolbox.invocation import NotDone, ToolAnswer

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from daybook import owners
 from daybook.agents.base import Tool
-from daybook.errors import DaybookError, NotFound, TokenRefused, Unreachable
+from daybook.errors import DaybookError, NotFound, Unreachable
+from daybook.redaction import redact_tokens
 from daybook.short_text import one_line
-from daybook.tasks.model import redact_tokens
 from daybook.toolbox import arguments
 from daybook.toolbox.arguments import Argument, Arguments
 from daybook.toolbox.text import hint
@@ -73,13 +73,6 @@ def define_tool(
 def _error_text(error: DaybookError) -> str:
     text = redact_tokens(one_line(error))
     match error:
-        case NotFound(noun="task session"):
-            text += hint("task_session_register", "; register one with {}")
-        case NotFound(noun="task run"):
-            text += hint("task_next", "; claim one with {}")
-        case TokenRefused():
-            text += "; the run is not yours: stop working on it"
-            text += hint("task_next", ", and claim another with {}")
         case NotFound(noun="job"):
             text += hint("cron_list", "; {} lists your jobs")
         case NotFound() if "run" in error.noun:

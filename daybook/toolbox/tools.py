@@ -1,7 +1,7 @@
-"""The definitions of all tools except those for tasks, which `task_tools` has.
+"""The definitions of the tools for jobs and conversations. Features define the others.
 
 Every conversation of an agent contains the definitions, so each word costs tokens. The job tools
-have less than 12 KB together, and the task tools less than 5 KB.
+have less than 12 KB together.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from daybook.agents.base import Tool
 from daybook.errors import DaybookError
 from daybook.jobs.model import FIELDS
 from daybook.owners import Actor
+from daybook.redaction import redact_tokens
 from daybook.schedules import cron
 from daybook.schedules.schedule import SYNTAX_HINT
-from daybook.tasks.model import redact_tokens
-from daybook.toolbox import calls, invocation, task_tools
+from daybook.toolbox import calls, invocation
 from daybook.toolbox.arguments import Argument
 from daybook.toolbox.invocation import ToolAnswer
 from daybook.toolbox.invocation import define_tool as _tool
@@ -284,7 +284,7 @@ _OPERATOR_TOOLS: tuple[Tool, ...] = (
 @cache
 def agent_tools() -> tuple[Tool, ...]:
     """Return the tools for agents, which the operator has, too."""
-    return _with_features("tools", (*JOB_TOOLS, *task_tools.TASK_TOOLS), ())
+    return _with_features("tools", JOB_TOOLS, ())
 
 
 @cache

@@ -8,7 +8,6 @@ place of a new fact depends on its subject:
 
 - jobs or runs: a field of `HealthSnapshot`, set in `HealthMonitor` (`diagnosis.health`), with its
   query in `runs.counts`
-- tasks: a field of `tasks.counts.TaskCounts`
 - the outbox: a field of `delivery.views.OutboxHealth`, set in `delivery.history.health`; `status
   --json` shows this field, too
 
@@ -62,14 +61,13 @@ class _MetricsCollector(Collector):
         self._snapshot, self._endpoints = snapshot, endpoints
 
     def collect(self) -> Iterator[Metric]:
-        yield _gauge("ledger_up", "Whether the ledger answers.", self._snapshot is not None)
+        yield gauge("ledger_up", "Whether the ledger answers.", self._snapshot is not None)
         if self._snapshot is not None:
             yield from _info(self._snapshot)
             yield from _jobs(self._snapshot)
             yield from _runs(self._snapshot)
             yield from _keeper(self._snapshot)
             yield from _outbox(self._snapshot)
-            yield from _tasks(self._snapshot)
             yield from self._snapshot.of_features
         for each in self._endpoints:
             try:
@@ -84,7 +82,7 @@ def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
         "Version of Daybook, and the id of its ledger.",
         value={"version": __version__, "ledger": snapshot.ledger_id},
     )
-    yield _gauge(
+    yield gauge(
         "clock_skew_seconds",
         "Seconds by which the ledger's clock is ahead of this machine's.",
         snapshot.ahead,
@@ -93,19 +91,19 @@ def _info(snapshot: HealthSnapshot) -> Iterator[Metric]:
 
 def _jobs(snapshot: HealthSnapshot) -> Iterator[Metric]:
     enabled = {"true": snapshot.jobs[True], "false": snapshot.jobs[False]}
-    yield _labelled_gauge("jobs", "Jobs, by whether they are enabled.", "enabled", enabled)
-    yield _gauge("due_soon", "Jobs that are due within five minutes.", snapshot.due_soon)
-    yield _gauge(
+    yield labelled_gauge("jobs", "Jobs, by whether they are enabled.", "enabled", enabled)
+    yield gauge("due_soon", "Jobs that are due within five minutes.", snapshot.due_soon)
+    yield gauge(
         "late",
         "Due times that passed at least 90 s ago without a started run.",
         len(snapshot.late),
     )
-    yield _gauge(
+    yield gauge(
         "overdue",
         "Late due times that no limit explains: an operator has to act.",
         len(snapshot.overdue),
     )
-    yield _labelled_gauge(
+    yield labelled_gauge(
         "consecutive_failures",
         "Consecutive failures of each failing job; at most 100 jobs.",
         "job",
@@ -115,7 +113,7 @@ def _jobs(snapshot: HealthSnapshot) -> Iterator[Metric]:
 
 def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
     live = {str(status): snapshot.live.get(status, 0) for status in sorted(LIVE)}
-    yield _labelled_gauge("live_runs", "Runs that have not ended, by status.", "status", live)
+    yield labelled_gauge("live_runs", "Runs that have not ended, by status.", "status", live)
     ended = CounterMetricFamily(
         "daybook_ended_runs",
         "Outcomes recorded since this process started; each missed due time counts as one.",
@@ -144,17 +142,17 @@ def _runs(snapshot: HealthSnapshot) -> Iterator[Metric]:
         value=snapshot.used[COST],
     )
     day = {str(status): snapshot.ended_last_day.get(status, 0) for status in sorted(TERMINAL)}
-    yield _labelled_gauge("ended_runs_last_day", "Outcomes of the last 24 hours.", "status", day)
+    yield labelled_gauge("ended_runs_last_day", "Outcomes of the last 24 hours.", "status", day)
 
 
 def _keeper(snapshot: HealthSnapshot) -> Iterator[Metric]:
-    yield _gauge("keeper_leads", "Whether a keeper leads.", snapshot.has_leader)
-    yield _gauge(
+    yield gauge("keeper_leads", "Whether a keeper leads.", snapshot.has_leader)
+    yield gauge(
         "keeper_lease_age_seconds",
         "Seconds since the keeper renewed its lease: every 10 s; it expires after 30 s.",
         snapshot.renewed_ago,
     )
-    yield _gauge(
+    yield gauge(
         "keeper_observed_age_seconds",
         "Seconds since the keeper started its last complete observation of Prefect.",
         snapshot.observed_ago,
@@ -165,61 +163,30 @@ def _outbox(snapshot: HealthSnapshot) -> Iterator[Metric]:
     outbox = snapshot.outbox
     oldest = outbox.oldest_pending_at
     age = 0.0 if oldest is None else (snapshot.at - oldest).total_seconds()
-    yield _gauge("outbox_pending", "Callbacks and messages not sent yet.", outbox.pending)
-    yield _gauge(
+    yield gauge("outbox_pending", "Callbacks and messages not sent yet.", outbox.pending)
+    yield gauge(
         "outbox_oldest_seconds",
         "Age of the oldest pending callback or message in seconds.",
         max(0.0, age),
     )
-    yield _gauge("outbox_failed", "Callbacks and messages that failed permanently.", outbox.failed)
-    yield _gauge(
+    yield gauge("outbox_failed", "Callbacks and messages that failed permanently.", outbox.failed)
+    yield gauge(
         "outbox_queues_paused",
         "Destination queues that are paused after repeated failures.",
         len(outbox.paused),
     )
-    yield _gauge("inbox_unread_alerts", "Unread alerts.", outbox.unread_alerts)
+    yield gauge("inbox_unread_alerts", "Unread alerts.", outbox.unread_alerts)
 
 
-def _tasks(snapshot: HealthSnapshot) -> Iterator[Metric]:
-    tasks = snapshot.tasks
-    age = 0.0 if tasks.oldest is None else (snapshot.at - tasks.oldest).total_seconds()
-    live = {str(status): count for status, count in tasks.live.items()}
-    yield _labelled_gauge(
-        "tasks_live", "Runs of tasks that have not ended, by status.", "status", live
-    )
-    yield _gauge(
-        "tasks_oldest_queued_seconds",
-        "Age of the oldest queued run of a task in seconds.",
-        max(0.0, age),
-    )
-    yield _gauge(
-        "tasks_starving",
-        "Queued runs of tasks that have starved since their last claim or recovery, except those "
-        "of paused tasks.",
-        tasks.starving,
-    )
-    yield _gauge("tasks_attention", "Runs of tasks that need an operator.", tasks.attention)
-    yield _labelled_gauge(
-        "tasks_sessions",
-        "Task sessions, by whether they can claim a run now.",
-        "state",
-        {"free": tasks.free, "busy": tasks.busy},
-    )
-    yield _gauge("tasks_paused", "Whether the task scheduler is paused.", tasks.pause.paused)
-    day = {str(status): count for status, count in tasks.ended_last_day.items()}
-    yield _labelled_gauge(
-        "tasks_ended_last_day", "Runs of tasks that ended in the last 24 hours.", "status", day
-    )
-
-
-def _gauge(name: str, help_text: str, value: float | timedelta | None) -> Metric:
+def gauge(name: str, help_text: str, value: float | timedelta | None) -> Metric:
     """Return a gauge. If the value is None, it is unknown, and the gauge has no sample."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
     return GaugeMetricFamily(f"daybook_{name}", help_text, value=value)
 
 
-def _labelled_gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
+def labelled_gauge(name: str, help_text: str, label: str, values: Mapping[str, float]) -> Metric:
+    """Return a gauge with a sample for each value of the ``label``."""
     family = GaugeMetricFamily(f"daybook_{name}", help_text, labels=[label])
     for each, value in values.items():
         family.add_metric([each], value)

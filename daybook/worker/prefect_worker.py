@@ -37,7 +37,6 @@ from daybook.processes import proc
 from daybook.processes.ending import wait_shielded
 from daybook.processes.image import Image
 from daybook.runs import holders
-from daybook.tasks.policy import load_policy
 from daybook.worker.launcher import open_launcher
 from daybook.worker.messages import ProcessSpec
 from daybook.worker.worker_loop import WorkerConfig, WorkerLoop
@@ -96,7 +95,7 @@ class DaybookWorker(BaseWorker[Configuration, Variables, BaseWorkerResult]):
         proc.deny_inspection()
         os.environ.setdefault("DO_NOT_TRACK", "1")
         limits.load_rules()
-        load_policy()
+        settings.check_features()
         private_names.cache_time_zones()
         async with AsyncExitStack() as stack:
             if with_healthcheck:

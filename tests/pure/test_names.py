@@ -6,7 +6,13 @@ import pytest
 
 from daybook import owners
 from daybook.errors import InvalidInput
-from daybook.names import MAX_NAME_LENGTH, default_name, free_name, validate_name
+from daybook.names import (
+    MAX_NAME_LENGTH,
+    default_name,
+    free_name,
+    validate_capabilities,
+    validate_name,
+)
 
 FAMILY = "👨‍👩‍👧‍👦"  # four people and three joiners: 7 code points
 
@@ -95,3 +101,22 @@ def test_the_names_of_agents_sets_and_users_have_the_same_rule() -> None:
                 check(f"agent:a{hidden}" if check is owners.validate_owner else f"a{hidden}")
     assert owners.validate_owner("agent:Zoë") == "agent:Zoë"
     assert owners.of_file_set("größe") == "file:größe"
+
+
+def test_capabilities_are_sorted_without_duplicates() -> None:
+    assert validate_capabilities(["python", " git ", "python"]) == ["git", "python"]
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (["two words"], "capabilities"),
+        ([""], "capabilities"),
+        (["x" * 65], "preferred"),
+        ([f"c{number}" for number in range(51)], "capabilities"),
+    ],
+)
+def test_an_invalid_capability_is_refused(given: list[str], field: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        validate_capabilities(given, field)
+    assert refused.value.field == field

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from daybook import home, json_text, settings
-from daybook.cli import documents, editor, field_options, options, task
+from daybook.cli import documents, editor, field_options, options
+from daybook.features.tasks import commands
 from daybook.delivery import home_secret
 from daybook.execution import heartbeat
 from daybook.features.imports import crontab, systemd
@@ -126,7 +127,7 @@ TYPED: dict[str, Callable[[], Any]] = {
         "secret", "Secret", "secret.txt"
     ),
     "--key-stdin, --token-stdin": lambda: field_options._read_secret("key", None, True),
-    "the token of a task": lambda: task._read_token((), None),
+    "the token of a task": lambda: commands._read_token((), None),
 }
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from daybook.redaction import redact
+from daybook.redaction import TOKEN_PREFIX, redact, redact_tokens
+
+TOKEN = f"{TOKEN_PREFIX}{'a' * 42}B"
 
 
 def test_each_secret_is_replaced_by_its_own_text_and_the_longest_first() -> None:
@@ -31,3 +33,16 @@ def test_the_start_of_a_secret_at_the_end_of_a_cut_text_is_replaced(text: str, s
 def test_the_start_of_a_secret_at_the_end_of_a_whole_text_is_kept() -> None:
     assert redact("this is my", {"my secret": "[KEY]"}, is_cut=True) == "this is my"
     assert redact("this is my secre", {"my secret": "[KEY]"}) == "this is my secre"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"by {TOKEN}, it", "by dbt_…, it"),
+        (f"{TOKEN}{TOKEN}x", "dbt_…dbt_…x"),
+        ("dbt_project_evaluator_of_marts_and_their_sources", None),
+        ("dbt_run", None),
+    ],
+)
+def test_only_the_tokens_of_claims_are_redacted(text: str, shown: str | None) -> None:
+    assert redact_tokens(text) == (text if shown is None else shown)

@@ -21,10 +21,10 @@ from typing import Any
 
 import pytest
 
+from daybook import redaction
 from daybook.errors import InvalidInput
 from daybook.execution import checks, markdown
 from daybook.http import request, secrets
-from daybook.tasks import model
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("daybook", "flows", "blocks", "deployments")
@@ -240,8 +240,8 @@ CASES: dict[str, Case] = {
     "daybook/schedules/schedule.py:_RFC3339": case(
         "fullmatch", "1", Text("1", "2026-01-01T00:00:00.", "!")
     ),
-    "daybook/tasks/model.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
-    "daybook/tasks/model.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
+    "daybook/names.py:_CAPABILITY": case("match", "a", "-", Text("a", "", "!")),
+    "daybook/redaction.py:_TOKEN": case("sub", "dbt_", "dbt_a", "a", Text("a", "dbt_"), "dbt_-"),
     # --- agents
     "daybook/agents/step_lines.py:_CLAUDE_CODE_FULL": case(
         "search", "prompt is too ", "exceed context ", "exceed", "a"
@@ -622,7 +622,7 @@ _MARKDOWN = _texts(
 @pytest.mark.parametrize(
     ("read", "texts"),
     [
-        (model.redact_tokens, _texts("dbt_", "dbt_a")),
+        (redaction.redact_tokens, _texts("dbt_", "dbt_a")),
         (_headers, _texts("eyJ-", Text(" ", "Bearer", "a"), "a")),
         (secrets.refuse_literal_params, _texts("eyJ-", Text("a", "eyJ"))),
         (

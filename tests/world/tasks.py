@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from sqlmodel import select
 
 from daybook import owners
-from daybook.ledger.task_tables import TaskEventRow, TaskRunRow, TaskSessionRow
-from daybook.tasks import claims, queue, sessions
-from daybook.tasks import lease_expiry as sweep
-from daybook.tasks.policy import DEFAULTS, SchedulerPolicy
+from daybook.features.tasks import claims, queue, sessions
+from daybook.features.tasks import lease_expiry as sweep
+from daybook.features.tasks.policy import DEFAULTS, SchedulerPolicy
+from daybook.features.tasks.tables import TaskEventRow, TaskRunRow, TaskSessionRow
 
 if TYPE_CHECKING:
     from tests.world import World

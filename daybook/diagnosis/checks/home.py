@@ -19,7 +19,6 @@ from daybook.finding import Finding, passed, problem, warning
 from daybook.home import current_home, full_disk, is_disk_full
 from daybook.jobs import limits
 from daybook.operations import home_lock, ledger_move, prefect_database
-from daybook.tasks.policy import load_policy
 
 RECENT = timedelta(hours=1)
 """Age up to which the check of the processes reports a restart."""
@@ -31,7 +30,7 @@ def settings() -> list[Finding]:
     """Check that every setting is valid. Warn if the execution of runs is switched off."""
     try:
         rules = limits.load_rules()
-        load_policy()
+        operator_settings.check_features()
     except InvalidInput as error:
         fix = f"edit {_quoted([operator_settings.config_file()])}"
         fix = f"unset {error.field}" if error.field in os.environ else fix

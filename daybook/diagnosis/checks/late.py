@@ -1,4 +1,4 @@
-"""Checks for delays: keeper, clocks, spooled outcomes, overdue runs, tasks, maintenance windows."""
+"""Checks for delays: keeper, clocks, spooled outcomes, overdue runs, maintenance windows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import utc_text
 from daybook.runs import overdue as run_overdue
 from daybook.short_text import first_names
-from daybook.tasks import counts as task_counts
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -100,13 +99,6 @@ async def late(client: PrefectClient) -> list[Finding]:
         overdue_runs = overdue.without_catch_up(overdue_runs, leader, known.now)
     found = findings.late([OverdueRun.of(each, known) for each in overdue_runs])
     return [each.model_copy(update={"fix": "daybook status"}) for each in found]
-
-
-async def tasks() -> list[Finding]:
-    """Check that the task scheduler is not paused, and that no task starves or needs attention."""
-    async with open_ledger() as ledger, ledger.read() as session:
-        now = ledger.now()
-        return findings.tasks(await task_counts.read_counts(session, now), now)
 
 
 async def maintenance() -> list[Finding]:

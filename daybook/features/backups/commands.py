@@ -81,6 +81,7 @@ async def restore_(
         ledger_url=url,
     )
     yield done
+    paused = done.__pydantic_extra__.items()
     output.line(f"Restored {done.home} from the backup of {done.backup_at:%Y-%m-%d %H:%M:%S} UTC")
     output.fields(
         [
@@ -88,7 +89,10 @@ async def restore_(
             ("missed", formatting.counted(done.missed, "due time or waiting run")),
             ("unknown", formatting.counted(done.unknown, "run")),
             ("not sent", formatting.counted(done.messages, "message")),
-            ("paused", formatting.counted(done.tasks, "task")),
+            *(
+                ("paused", formatting.counted(count, name.removesuffix("s")))
+                for name, count in paused
+            ),
         ]
     )
     output.say("Next: `daybook doctor`, then `daybook up`.")

@@ -47,13 +47,15 @@ _IGNORED = {"up.lock", "up.json", "up.new", "backup.lock"}
 """Files that may exist in an empty home. They contain nothing about jobs."""
 
 
-class RestoreResult(BaseModel, frozen=True):
+class RestoreResult(BaseModel, frozen=True, extra="allow"):
     """The restored home, its ledger, and the numbers of uncertain outcomes.
 
     ``missed`` counts due times, and ``unknown`` counts runs, that may have run since the backup.
-    ``messages`` counts messages that Daybook may have sent since then. ``tasks`` counts paused
-    tasks.
+    ``messages`` counts messages that Daybook may have sent since then. Further fields are the
+    numbers of what features have paused, by the names of the features.
     """
+
+    __pydantic_extra__: dict[str, int]
 
     home: str
     ledger: str
@@ -62,7 +64,6 @@ class RestoreResult(BaseModel, frozen=True):
     missed: int
     unknown: int
     messages: int
-    tasks: int
 
 
 async def restore(
@@ -211,12 +212,17 @@ async def _record(
         recorded = await uncertain.record(session, Restore(backup=manifest.at, at=now))
         # Otherwise the server of the backup would count as in use beside the one of this home.
         await instances.forget_all(session)
-    return RestoreResult(
-        home=str(home.path),
-        ledger=place,
-        backup_at=manifest.at,
-        restored_at=now,
-        **asdict(recorded),
+    counts = asdict(recorded)
+    paused = counts.pop("paused")
+    return RestoreResult.model_validate(
+        {
+            **paused,
+            "home": str(home.path),
+            "ledger": place,
+            "backup_at": manifest.at,
+            "restored_at": now,
+            **counts,
+        }
     )
 
 

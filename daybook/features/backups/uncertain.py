@@ -9,7 +9,7 @@ that each run that was due by the restore has happened (`docs/promise.md`, rule 
     waiting after an attempt, claimed, running     unknown
     a message that was not delivered               failed, and can be retried by hand; a message to
                                                    a built-in channel, such as the inbox, stays
-    a task that was not done                       paused, until the operator resumes it
+    work of a feature that was not done            paused, until the operator resumes it
     everything that has ended                      unchanged
 
 One transaction makes all of these changes. The outcomes that a restore records start no other job.
@@ -21,23 +21,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from sqlalchemy import ColumnElement, update
+from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from daybook.delivery import outbox
 from daybook.errors import UnreadableJob
+from daybook.feature import features
 from daybook.ledger import states
 from daybook.ledger.states import HELD, Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow
-from daybook.ledger.task_tables import TaskRow, TaskRunRow
-from daybook.owners import current_actor
 from daybook.runs import audit, outcomes, restored
 from daybook.runs.restored import Restore
-from daybook.tasks import rows as task_rows
-from daybook.tasks.states import LIVE as LIVE_TASKS
 
 _C, _R = Status.CLAIMED, Status.RUNNING
 FENCE_STEP = 1_000_000
@@ -52,14 +49,14 @@ class Recorded:
     """Numbers of changes by a restore.
 
     ``missed`` and ``unknown`` are the numbers of due times and runs that now have this outcome.
-    ``messages`` is the number of messages that are now failed, and ``tasks`` is the number of tasks
-    that are now paused.
+    ``messages`` is the number of messages that are now failed, and ``paused`` has the numbers of
+    what features have paused, by the names of the features.
     """
 
     missed: int = 0
     unknown: int = 0
     messages: int = 0
-    tasks: int = 0
+    paused: dict[str, int] = field(default_factory=dict)
 
 
 async def record(session: AsyncSession, restore: Restore) -> Recorded:
@@ -78,7 +75,7 @@ async def record(session: AsyncSession, restore: Restore) -> Recorded:
         missed=missed,
         unknown=unknown,
         messages=await _fail_messages(session, restore),
-        tasks=await _pause_tasks(session, restore),
+        paused=await _pause(session, restore),
     )
 
 
@@ -144,22 +141,10 @@ async def _fail_messages(session: AsyncSession, restore: Restore) -> int:
     return len(found)
 
 
-async def _pause_tasks(session: AsyncSession, restore: Restore) -> int:
-    """Pause the tasks that are queued or claimed, because a session may have done them meanwhile.
-
-    Return their number.
-    """
-    live = (
-        select(TaskRunRow)
-        .join(TaskRow, col(TaskRow.id) == col(TaskRunRow.task_id))
-        .where(col(TaskRunRow.status).in_(LIVE_TASKS), ~col(TaskRow.paused))
-    )
-    found = (await session.execute(live)).scalars().all()
-    actor = current_actor().owner
-    for run in found:
-        task_rows.record_event(
-            session, run, "paused", restore.at, actor=actor, reason=restore.reason
-        )
-    paused = update(TaskRow).where(col(TaskRow.id).in_([run.task_id for run in found]))
-    await session.execute(paused.values(paused=True, paused_reason=restore.reason))
-    return len({run.task_id for run in found})
+async def _pause(session: AsyncSession, restore: Restore) -> dict[str, int]:
+    """Let features pause their work (`Feature.restored`). Return the numbers by feature."""
+    return {
+        each.name: await each.load(each.restored)(session, restore)
+        for each in features()
+        if each.restored
+    }

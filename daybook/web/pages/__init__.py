@@ -7,7 +7,8 @@
                                                         │ shares a ledger ▼
                                                         └──────────── site.render("….html", …)
 
-A feature adds a module with `ROUTES` and `ACTIONS`, its links, and templates (`daybook.feature`).
+A feature adds a module with `ROUTES`, `ACTIONS` and `MESSAGES`, its links, and templates
+(`daybook.feature`).
 
 To add a page: write ``async def name(site: Site, request: Request) -> Response`` in the module of
 its noun, add it to that module's `ROUTES`, and write its template. To add a noun, add its module to
@@ -19,9 +20,10 @@ Each form that changes something is a `PageAction` in the `ACTIONS` of its modul
 to log out, whose request `web.login` answers. `daybook.web.pages.actions` checks the CSRF token and
 shows errors of actions. `Site.handle` turns other errors of `daybook.api` into pages.
 
-A ``live`` page updates itself (`daybook.web.live`). `api.changes` has to read all data that a live
-page shows. The rows and groups of the page have an ``id``, by which htmx finds them again. A part
-that must not change while a user reads it has ``hx-morph-skip``.
+A ``live`` page updates itself (`daybook.web.live`). `api.changes`, or the ``changes`` of a feature,
+has to read all data that a live page shows. The rows and groups of the page have an ``id``, by
+which htmx finds them again. A part that must not change while a user reads it has
+``hx-morph-skip``.
 
 No template has a script, a style or an event handler of its own, because the policy
 (`login.POLICY`) does not permit them. Positions are classes (`assets.POSITIONS`), and charts are
@@ -51,13 +53,12 @@ from daybook.web.pages import (
     jobs,
     runs,
     sessions,
-    tasks,
     today,
 )
 from daybook.web.pages.actions import perform
 from daybook.web.pages.site import Site
 
-MODULES = (today, job_form, jobs, runs, inbox, callbacks, tasks, sessions, agents)
+MODULES = (today, job_form, jobs, runs, inbox, callbacks, sessions, agents)
 
 
 def application(

@@ -39,7 +39,7 @@ ACTOR = owners.Actor(via="web")
 
 @dataclass(frozen=True)
 class Done:
-    """The address of the next page, and the key of its message in `forms.MESSAGES`.
+    """The address of the next page, and the key of its message in `MESSAGES`.
 
     The page also shows the ``changes`` and ``notes``.
     """

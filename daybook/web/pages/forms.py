@@ -33,8 +33,6 @@ MESSAGES = {
     "rejected": "The call is rejected. The run goes on without it.",
     "retried": "It is sent again now.",
     "read": "Marked as read.",
-    "queued": "The task is queued again.",
-    "task-cancelled": "The task is cancelled.",
 }
 """Messages that a page shows after an action, by the value of `done` in its address.
 

@@ -24,7 +24,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from daybook import api, settings
+from daybook import api, feature, settings
 from daybook import home as homes
 from daybook.api.changes import Changes
 from daybook.clock import SYSTEM_CLOCK
@@ -58,7 +58,6 @@ NAVIGATION = (
     ("/runs", "Runs"),
     ("/inbox", "Inbox"),
     ("/callbacks", "Callbacks"),
-    ("/tasks", "Tasks"),
     ("/sessions", "Sessions"),
     ("/agents", "Agents"),
 )
@@ -218,7 +217,12 @@ class Site:
         given = request.query_params
         at = given.get("at", "")
         age = int(self.now().timestamp()) - int(at) if at.isdecimal() and len(at) < 12 else math.inf
-        return MESSAGES.get(given.get("done", ""), "") if abs(age) <= NOTICE_SECONDS else ""
+        return self._messages.get(given.get("done", ""), "") if abs(age) <= NOTICE_SECONDS else ""
+
+    @cached_property
+    def _messages(self) -> dict[str, str]:
+        of_features = (getattr(each, "MESSAGES", {}) for each in feature.loaded("pages"))
+        return dict(MESSAGES) | {key: text for each in of_features for key, text in each.items()}
 
     def failed(self, request: Request, code: int, title: str, error: Exception) -> Response:
         """Return a page about an error."""
@@ -313,6 +317,7 @@ class Site:
         environment.filters |= formatting.filters(self.tz, self.now) | {"markdown": markdown.render}
         environment.globals |= {
             "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
+            "pages_of_features": {each.name: each.links[0][0] for each in with_pages if each.links},
             "asset": assets.url,
             "charts": charts,
             "zone_name": self.tz.key,

@@ -14,12 +14,12 @@ from daybook.delivery import home_secret
 from daybook.delivery import outbox as book
 from daybook.delivery.dispatcher import DispatchResult
 from daybook.delivery.outgoing import dispatch_outgoing
+from daybook.features.tasks import cycle, queue, sessions
+from daybook.features.tasks.notifier import StarvingRun
+from daybook.features.tasks.policy import SchedulerPolicy
+from daybook.features.tasks.statistics import CycleReport
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
-from daybook.tasks import cycle, queue, sessions
-from daybook.tasks.notifier import StarvingRun
-from daybook.tasks.policy import SchedulerPolicy
-from daybook.tasks.statistics import CycleReport
 from tests.e2e.delivery.conftest import ReceiverProcess
 from tests.world.prefect_world import PrefectWorld
 

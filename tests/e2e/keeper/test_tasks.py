@@ -12,15 +12,15 @@ import pytest
 
 import blocks
 from daybook.agents import documents
+from daybook.features.tasks import notifier, queue, sessions
+from daybook.features.tasks.notifier import StarvingRun
+from daybook.features.tasks.tables import TaskRunRow
 from daybook.home import Home
 from daybook.keeper import leader_lease
-from daybook.ledger.task_tables import TaskRunRow
 from daybook.operations import worker
 from daybook.operations.prefect_selection import SelectedPrefect
 from daybook.processes import children
 from daybook.processes.children import Child
-from daybook.tasks import notifier, queue, sessions
-from daybook.tasks.notifier import StarvingRun
 from tests.conftest import PrefectServer
 from tests.waiting import becomes_true
 from tests.world.prefect_world import PrefectWorld

@@ -25,11 +25,10 @@ from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 from sqlmodel import select
 
 from daybook.agents import documents
-from daybook.api import tasks
+from daybook.features.tasks import operations, resources
+from daybook.features.tasks.tables import TaskEventRow, TaskRunRow
+from daybook.features.tasks.views import TaskWithRun
 from daybook.ledger.tables import OutboxRow, RunRow
-from daybook.ledger.task_tables import TaskEventRow, TaskRunRow
-from daybook.mcp import resources
-from daybook.tasks.views import TaskWithRun
 from tests.e2e.mcp.conftest import Place
 from tests.providers import KEY, Answer, ModelRequest, Provider, provider
 from tests.waiting import becomes_true
@@ -127,8 +126,8 @@ async def test_sessions_are_woken_for_matching_tasks_and_a_worker_does_the_rest(
 ) -> None:
     tokens: list[str] = []
     async with live(place, "pia", "python") as pia, live(place, "dora", "design") as dora:
-        fix = await tasks.add("Fix the parser", capabilities=["python"])
-        draw = await tasks.add("Draw a plan", capabilities=["design"])
+        fix = await operations.add("Fix the parser", capabilities=["python"])
+        draw = await operations.add("Draw a plan", capabilities=["design"])
         for one, task in ((pia, fix), (dora, draw)):
             await one.woken()
             claim = claim_of(await one.call("task_next", session=one.name))
@@ -196,7 +195,7 @@ async def worked(place: Place, model: Provider, tokens: list[str]) -> TaskWithRu
         completes,
         lambda _: Answer(f"Done, with {tokens[-1]}."),
     ]
-    search = await tasks.add(
+    search = await operations.add(
         "Find the paper", instructions="That on leases.", capabilities=["research"]
     )
 

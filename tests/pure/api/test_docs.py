@@ -10,7 +10,7 @@ import pytest
 
 import daybook
 from daybook import registry
-from daybook.api import client_operations
+from daybook.features.tasks import client as task_client
 from tests.conftest import REPOSITORY
 
 TEXT = (REPOSITORY / "docs" / "guides" / "programs.md").read_text()
@@ -32,9 +32,9 @@ OWNERS: dict[str, object] = {
     "daybook": daybook,
     "client": daybook.Client,
     "daybook.Client()": daybook.Client,
-    "client.tasks": client_operations.Tasks,
-    "client.tasks.sessions": client_operations.TaskSessions,
-    "client.tasks.scheduler": client_operations.TaskScheduler,
+    "client.tasks": task_client.Tasks,
+    "client.tasks.sessions": task_client.TaskSessions,
+    "client.tasks.scheduler": task_client.TaskScheduler,
     "tasks": daybook.Recurring,
 }
 

@@ -11,11 +11,11 @@ import pytest
 import sqlalchemy
 
 from daybook.api import changes, tokens
+from daybook.features.tasks import pause
 from daybook.ledger.engine import Ledger, sharing
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import JobRow, OutboxRow
 from daybook.runs import claims, leases
-from daybook.tasks import pause
 from tests.world import World
 
 pytestmark = pytest.mark.anyio

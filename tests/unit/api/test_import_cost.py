@@ -56,6 +56,6 @@ def test_every_public_name_exists_and_an_unknown_one_raises() -> None:
 def test_the_api_imports_each_module_at_its_first_use() -> None:
     assert not _imported("from daybook import api") & (HEAVY | {"pydantic"})
     assert "sqlalchemy" in _imported("from daybook import api; api.jobs")
-    assert {"jobs", "tasks", "client"} <= set(dir(api))
+    assert {"jobs", "tokens", "client"} <= set(dir(api))
     with pytest.raises(AttributeError, match="no attribute 'job'"):
         _ = api.job  # type: ignore[attr-defined]

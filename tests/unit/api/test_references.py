@@ -17,6 +17,7 @@ from daybook import api
 from daybook.errors import Ambiguous, InvalidInput, NotFound, TokenRefused
 from daybook.feature import features
 from daybook.features.approvals import operations as approving
+from daybook.features.tasks import operations, tables
 from daybook.jobs import store
 from daybook.ledger import references
 from daybook.ledger.states import Status
@@ -211,7 +212,7 @@ async def test_a_new_name_has_not_the_form_of_an_id(world: World, name: str) -> 
     for refused in (
         api.jobs.add({**given, "name": name}),
         api.tokens.add("agent:ann", name),
-        api.tasks.add(name),
+        operations.add(name),
     ):
         with pytest.raises(InvalidInput, match=f'"{name}" has the form of an id'):
             await refused
@@ -226,3 +227,4 @@ async def test_a_new_name_has_not_the_form_of_an_id(world: World, name: str) -> 
 async def test_each_kind_of_object_with_an_id_of_digits_is_searched() -> None:
     nouns = {each for each in vars(references).values() if isinstance(each, references.Noun)}
     assert {each for each in nouns if each.has_hex_id} == {*references.NOUNS}
+    assert {*references.nouns()} == {*references.NOUNS, *tables.NOUNS}

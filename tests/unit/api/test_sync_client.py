@@ -51,11 +51,7 @@ def test_the_sync_client_has_the_methods_of_the_client_and_blocks(daybook_home: 
     for name in (each for each in vars(daybook.Client) if not each.startswith("_")):
         method, twin = getattr(client, name), getattr(sync, name)
         assert inspect.getdoc(method)
-        if name in (
-            "tasks",
-            "sessions",
-            "hooks",
-        ):  # test_client_operations.py covers their operations
+        if name == "sessions":  # test_client_operations.py covers its operations
             assert isinstance(twin, type(method)) and type(twin) is not type(method)
             continue
         assert inspect.getdoc(twin) == inspect.getdoc(method)

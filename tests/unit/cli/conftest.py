@@ -6,22 +6,17 @@ import asyncio
 import io
 import os
 import signal
-import sqlite3
-import sys
 from collections.abc import Collection
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from daybook.home import Home
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
 from daybook.runs import claims, outcomes
-from tests.commands import CommandResult, Daybook
 
 STRUCTURED = {"output_format": "structured", "output_schema": {"type": "object"}}
 MADE = datetime(2026, 11, 2, 8, 0, tzinfo=UTC)
@@ -76,43 +71,3 @@ async def fill(file: Path, removed: Collection[str] = ()) -> None:
         async with ledger.write() as session:
             for name in removed:
                 await outcomes.archive_job(session, await store.find(session, name), MADE)
-
-
-class TaskCommands:
-    """`daybook task` in its own home; `json` returns the output of a command with `--json`."""
-
-    def __init__(self, home: Path, say: Daybook, patch: pytest.MonkeyPatch) -> None:
-        self.home, self.say, self._patch = home, say, patch
-
-    def json(self, *tokens: str, code: int = 0) -> Any:
-        result = self.say("task", *tokens, "--json")
-        assert result.code == code, result.err
-        return result.json
-
-    def __call__(self, *tokens: str) -> CommandResult:
-        return self.say("task", *tokens)
-
-    def shows(self, token: str = "", stdin: str = "") -> None:
-        """Set the token in the environment and the standard input of the next commands."""
-        self._patch.setenv("DAYBOOK_TASK_TOKEN", token)
-        self._patch.setattr(sys, "stdin", io.StringIO(stdin))
-
-    def claimed(self, *options: str) -> dict[str, Any]:
-        """Claim a task for the session `alpha`, and set its token for the next commands."""
-        self.json("session", "register", "alpha", "--capability", "python")
-        self.json("add", "Review pull request 12", "--capability", "python")
-        found: dict[str, Any] = self.json("next", "--session", "alpha", *options)
-        self.shows(found["token"])
-        return found
-
-    def execute(self, statement: str, *values: str) -> list[Any]:
-        with closing(sqlite3.connect(self.home / "ledger.db")) as file:
-            rows = file.execute(statement, values).fetchall()
-            file.commit()
-            return rows
-
-
-@pytest.fixture
-def tasks(daybook_home: Home, daybook: Daybook, monkeypatch: pytest.MonkeyPatch) -> TaskCommands:
-    monkeypatch.delenv("DAYBOOK_TASK_TOKEN", raising=False)
-    return TaskCommands(daybook_home.path, daybook, monkeypatch)

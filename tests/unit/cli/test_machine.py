@@ -25,6 +25,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
 from daybook.diagnosis import doctor as service_doctor
 from daybook.diagnosis import status as service_status
+from daybook.features.tasks.status import QueueStatus
 from daybook.finding import Finding
 from daybook.ledger.views import Run
 from daybook.operations import browser as browsers
@@ -377,7 +378,8 @@ def test_status_prints_services_counts_due_times_and_problems(
     }
 
     async def status() -> service_status.StatusReport:
-        return service_status.StatusReport.model_validate(found)
+        tasks = QueueStatus.model_validate(found["tasks"])
+        return service_status.StatusReport.model_validate({**found, "tasks": tasks})
 
     monkeypatch.setattr(service_status, "status", status)
     result = daybook("status")

@@ -18,8 +18,8 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.testing import ManualClock
 from tests.commands import Daybook
-from tests.unit.cli.conftest import TaskCommands
 from tests.unit.features.imports import files
+from tests.unit.features.tasks.conftest import TaskCommands
 from tests.world import World
 
 Snapshot = Callable[[str, str], None]

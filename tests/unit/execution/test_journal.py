@@ -14,8 +14,8 @@ from daybook.errors import AgentError, FenceRefused, InvalidInput
 from daybook.execution import journal
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import StepRow
+from daybook.redaction import TOKEN_PREFIX
 from daybook.runs import claims, rows, steps
-from daybook.tasks.model import TOKEN_PREFIX
 from tests.providers import Answer, Provider, provider
 from tests.providers import Status as HttpStatus
 from tests.unit.agents.asking import agent, request

@@ -20,7 +20,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentTemporary
 from daybook.execution import attempt, journal
 from daybook.ledger.states import Outcome, Status
-from daybook.tasks.model import TOKEN_PREFIX
+from daybook.redaction import TOKEN_PREFIX
 from tests.providers import KEY, Answer, Provider, provider
 from tests.providers import Status as HttpStatus
 from tests.receiver import Receiver, hang, serving

@@ -27,9 +27,13 @@ GREETINGS = {
             operations="client:Greetings",
             tools="tools:TOOLS",
             operator_tools="tools:OPERATOR_TOOLS",
+            resources="resources:People",
             tables="tables",
+            changes="greeted:changes",
+            status="greeted:GreetingStatus",
             metrics="greeted:metrics",
             retention="greeted:delete_old",
+            restored="greeted:pause",
             pages="page",
             links=(("/greetings", "Greetings"),),
             needs="needs:greetings",
@@ -84,6 +88,10 @@ GREETINGS = {
 
         class GreetingSettings(BaseModel):
             greeting: str = "hello"
+
+            def check(self):
+                if self.greeting != "hello":
+                    raise ValueError(self.greeting)
         """,
     "loops.py": """
         from datetime import timedelta
@@ -118,10 +126,51 @@ GREETINGS = {
         def upgrade():
             op.create_table("greetings_given", sa.Column("name", sa.String(), primary_key=True))
         """,
+    "resources.py": """
+        from mcp_types import ListResourcesResult, Resource
+        from daybook.mcp.resources import Resources
+
+        class People(Resources):
+            uri_prefix, instructions = "greetings://", "Greet people."
+
+            def __init__(self, clients):
+                pass
+
+            async def listed(self, context, params):
+                return ListResourcesResult(resources=[Resource(name="Ann", uri="greetings://ann")])
+
+            async def read(self, context, params):
+                return "Ann"
+
+            listen = subscribe = unsubscribe = end = close = read
+        """,
     "greeted.py": """
         from prometheus_client.core import GaugeMetricFamily
         from sqlmodel import delete, func, select
+        from daybook.api.changes import part
+        from daybook.diagnosis.feature_status import FeatureStatus
+        from daybook.finding import warning
         from greetings.tables import GreetingRow
+
+        def changes():
+            return [part("greetings", func.count(GreetingRow.name))]
+
+        class GreetingStatus(FeatureStatus, frozen=True):
+            given: int
+
+            @classmethod
+            async def read(cls, session, now):
+                query = select(func.count()).select_from(GreetingRow)
+                return cls(given=(await session.execute(query)).scalar())
+
+            def findings(self):
+                return [warning("greetings", "Ann was greeted")]
+
+            def line(self):
+                return f"{self.given} given"
+
+        async def pause(session, restore):
+            return 7
 
         async def metrics(session, now):
             given = (await session.execute(select(func.count()).select_from(GreetingRow))).scalar()
@@ -185,18 +234,25 @@ UNMIGRATED = {
 }
 PROGRAM = """
 import asyncio, json
+from datetime import timedelta
+from types import SimpleNamespace
 import daybook
 from daybook import feature, settings, toolbox
+from daybook.api import changes
 from daybook.cli.main import main
+from daybook.features.backups import uncertain
 from daybook.keeper import retention, services
 from daybook.ledger.engine import open_ledger
-from daybook.diagnosis import attention, doctor
+from daybook.diagnosis import attention, doctor, status
 from daybook.diagnosis.health import HealthMonitor
+from daybook.mcp.resources import AllResources, Clients
+from daybook.owners import Actor
+from daybook.runs.restored import Restore
 from daybook.schedules.zones import zone
 from daybook.web import endpoint, metrics, pages
 
 async def metric(ledger):
-    monitor = HealthMonitor(ledger.address)
+    monitor = HealthMonitor(ledger.address, patience=60)
     text, _ = metrics.page(await monitor.snapshot(), "")
     await monitor.close()
     return [each for each in text.decode().splitlines() if each.startswith("daybook_greetings")]
@@ -207,14 +263,30 @@ async def read():
         async with ledger.write() as session:
             session.add(GreetingRow(name="Ann"))
         given = await metric(ledger)
+        reported = await status.status()
+        seen = (await changes.read()).text
+        async with ledger.write() as session:
+            at = ledger.now()
+            restore = Restore(backup=at - timedelta(hours=1), at=at)
+            paused = (await uncertain.record(session, restore)).paused
         pruned = (await retention.prune(ledger)).features
     from greetings.settings import GreetingSettings
+    settings.check_features()
+    resources = AllResources(Clients(lambda _: Actor(), None, 1, 1))
     found = await doctor.doctor()
     site = pages.application(None).state.site
     return {
         "operation": await daybook.Client().greetings.hello("Ann"),
         "metrics": given,
         "pruned": pruned,
+        "paused": paused,
+        "status": reported.model_dump()["greetings"],
+        "line": reported.greetings.line(),
+        "problems": [each.title for each in reported.problems if each.check == "greetings"],
+        "seen": "('greetings', '1'" in seen,
+        "resources": [each.name for each in (await resources.listed(None, None)).resources][-1],
+        "instructions": resources.instructions.partition(" Greet")[1:],
+        "read": await resources.read(None, SimpleNamespace(uri="greetings://ann")),
         "tool": (await toolbox.call("greet")).text,
         "tools of agents": [each.name for each in toolbox.agent_tools() if "greet" in each.name],
         "needs": [each.title for each in await attention.read(zone("Etc/UTC"))],
@@ -316,7 +388,15 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
         "tool": "hello from a tool",
         "tools of agents": ["greet"],
         "metrics": ["daybook_greetings 1.0"],
-        "pruned": {"greetings": 1},
+        "pruned": {"greetings": 1, "tasks": 0},
+        "paused": {"greetings": 7, "tasks": 0},
+        "status": {"given": 1},
+        "line": "1 given",
+        "problems": ["Ann was greeted"],
+        "seen": True,
+        "resources": "Ann",
+        "instructions": [" Greet", " people."],
+        "read": "Ann",
         "loop": "greet",
         "setting": "hello",
         "needs": ["Ann waits"],
@@ -354,3 +434,7 @@ def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home:
     assert [each["name"] for each in json.loads(daybook("list", "--json").stdout)] == ["hello"]
     found = json.loads(daybook("doctor", "--json").stdout)
     assert [each for each in found if "check itself failed" in each["title"]] == []
+    names = {each.name for each in features()}
+    for tokens in (("status",), ("ledger", "prune")):
+        reported = json.loads(daybook(*tokens, "--json").stdout)
+        assert reported and names.isdisjoint(reported)

@@ -17,9 +17,7 @@ from daybook.keeper.services import RUNS, Cycle, Loop, Service, loops
 from daybook.keeper.term import Context, ImportProgress, Signal, Term
 from daybook.ledger.tables import RunRow
 from daybook.runs import counts
-from daybook.tasks.policy import SchedulerPolicy
 from daybook.timing import TIMING
-from tests.unit.tasks.cycling import Cycling
 from tests.world import World
 
 
@@ -195,15 +193,6 @@ async def test_a_service_can_have_a_timeout_of_its_own(world: World) -> None:
     assert keeper.costs["a"].error == "timed out after 0.001 s"
 
 
-@pytest.mark.floor("D", "WithInterval sets the interval")
-@pytest.mark.anyio
-async def test_the_next_cycle_of_tasks_comes_after_their_interval(world: World) -> None:
-    scheduler = Cycling(world, SchedulerPolicy.of({"interval": "7s"})).scheduler()
-    context = Context(world.ledger, NOTHING, "here:1", NOTHING, scheduler, {})
-    (loop,) = [each for each in loops() if each.services[0].name == "tasks"]
-    assert await cycle(Keeper(world.ledger, "here:1:a"), loop, context) == 7.0
-
-
 @pytest.mark.anyio
 async def test_a_loop_with_a_short_interval_waits_longer_after_a_failure(world: World) -> None:
     keeper, made = Keeper(world.ledger, "here:1:a"), Services()
@@ -231,9 +220,9 @@ def test_the_audit_goes_no_further_than_the_ends_in_prefect_were_read() -> None:
 
 
 def test_services_share_only_the_context_and_the_state_of_the_term() -> None:
-    ledger, client, supervised, scheduler = [cast("Any", object()) for _ in range(4)]
+    ledger, client, supervised = [cast("Any", object()) for _ in range(3)]
     signals = dict.fromkeys(Signal, NOTHING)
-    context = Context(ledger, client, "here:1", supervised, scheduler, signals)
+    context = Context(ledger, client, "here:1", supervised, signals)
     services = [each for loop in loops() for each in loop.services]
     own, users = list[object](), dict[str, set[str]]()
     for term in (Term(1), Term(2)):

@@ -23,8 +23,8 @@ from mcp_types import (
     UnsubscribeRequestParams,
 )
 
+from daybook.features.tasks import resources
 from daybook.ledger.engine import Ledger
-from daybook.mcp import resources
 from tests.costs import one_in
 from tests.unit.mcp.test_subscriptions import (
     BUSY,

@@ -29,16 +29,18 @@ from mcp_types import (
 )
 
 from daybook import settings
-from daybook.api import tasks, tokens
+from daybook.api import tokens
 from daybook.delivery import outbox
+from daybook.features.tasks import operations, queue, resources, sessions
+from daybook.features.tasks import wake_notifier as wakes
+from daybook.features.tasks.tables import TaskSessionRow
 from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import OutboxRow, QueueRow
-from daybook.ledger.task_tables import TaskSessionRow
-from daybook.mcp import http, resources, wakes
+from daybook.mcp import http
+from daybook.mcp.resources import Clients
 from daybook.operations import connections
 from daybook.owners import Actor, acting_as
-from daybook.tasks import queue, sessions
 from tests.timings import change
 from tests.unit.mcp.conftest import HEADERS, Served, served
 from tests.waiting import becomes_true
@@ -84,7 +86,7 @@ async def woken(ledger: Ledger, session_id: str) -> str:
             key=f"wake:{session_id}:{now.isoformat()}",
             purpose=outbox.WAKE,
             event="task.wake",
-            queue=outbox.queue_of_task_session(session_id),
+            queue=outbox.queue_of_client(session_id),
             address="",
             next_at=now,
             created_at=now,
@@ -97,6 +99,12 @@ async def woken(ledger: Ledger, session_id: str) -> str:
 async def state(ledger: Ledger, row_id: str) -> str:
     async with ledger.read() as session:
         return (await session.get_one(OutboxRow, row_id)).status
+
+
+def notifier_of(daybook_server: Served) -> wakes.WakeNotifier:
+    (found,) = daybook_server.gate.resources._all
+    assert isinstance(found, resources.SessionResources)
+    return found._wakes
 
 
 async def connected(ledger: Ledger, session_id: str) -> bool:
@@ -137,7 +145,7 @@ async def test_a_subscription_gets_only_the_wakes_of_its_own_session(
 
         assert await becomes_true(is_disconnected, BUSY)
     async with ledger.read() as session:
-        assert await session.get(QueueRow, outbox.queue_of_task_session(hers)) is None
+        assert await session.get(QueueRow, outbox.queue_of_client(hers)) is None
 
 
 async def test_the_resource_of_a_session_has_its_state_its_run_and_no_token(
@@ -158,7 +166,7 @@ async def test_the_resource_of_a_session_has_its_state_its_run_and_no_token(
         )
         await queue.add(ledger, "Fix it", capabilities=["python"])
         assert (await read())["something_waits"] is True
-        from daybook.tasks import claims
+        from daybook.features.tasks import claims
 
         claimed = await claims.claim(ledger, "hers")
         (found,) = (await cleo.read_resource(resources.session_uri("hers"))).contents
@@ -291,7 +299,7 @@ async def test_each_owner_has_a_limit_of_open_streams(
 async def test_a_stream_needs_at_least_one_and_at_most_20_resources(
     daybook_server: Served, token: str, ledger: Ledger
 ) -> None:
-    gate = daybook_server.gate
+    notifier = notifier_of(daybook_server)
     names = [f"s{number}" for number in range(resources.MAX_URIS + 1)]
     for each in names:
         await registered(ledger, "agent:cleo", each)
@@ -303,7 +311,7 @@ async def test_a_stream_needs_at_least_one_and_at_most_20_resources(
         with pytest.raises(MCPError, match="at most 20 resources"):
             async with cleo.listen(resource_subscriptions=uris):
                 pass
-        assert gate.wakes._held == []
+        assert notifier._held == []
         async with cleo.listen(resource_subscriptions=uris[1:]) as stream:
             assert stream.honored.resource_subscriptions == uris[1:]
 
@@ -370,7 +378,7 @@ async def test_a_client_that_does_not_read_its_wakes_delays_no_other_client(
 async def test_a_cancelled_task_next_claims_no_run(
     daybook_server: Served, token: str, ledger: Ledger, mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began, ended, until = asyncio.Event(), asyncio.Event(), tasks.wait_until_claimable
+    began, ended, until = asyncio.Event(), asyncio.Event(), operations.wait_until_claimable
 
     async def watched(name: str, seconds: float, priority_min: str) -> bool:
         began.set()
@@ -379,7 +387,7 @@ async def test_a_cancelled_task_next_claims_no_run(
         finally:
             ended.set()
 
-    monkeypatch.setattr(tasks, "wait_until_claimable", watched)
+    monkeypatch.setattr(operations, "wait_until_claimable", watched)
     await registered(ledger, "agent:cleo", "hers")
     async with client(daybook_server, token) as cleo:
         given = {"session": "hers", "wait_seconds": 25}
@@ -442,15 +450,15 @@ async def test_a_client_that_does_not_read_is_disconnected(
         reader, writer = await asyncio.open_connection(sock=wire, limit=1_000)
         writer.write("".join(f"{line}\r\n" for line in [*lines, ""]).encode() + body)
         assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 200")
-        gate = daybook_server.gate
-        (held,) = gate.wakes._held
+        notifier = notifier_of(daybook_server)
+        (held,) = notifier._held
 
         async def is_disconnected() -> bool:
             for _ in range(500):
                 await held.notify(resources.session_uri(name))
                 for _ in range(turns):  # turns of the event loop, in which it is sent
                     await checkpoint()
-            return held not in gate.wakes._held and not await connected(ledger, id_)
+            return held not in notifier._held and not await connected(ledger, id_)
 
         assert await becomes_true(is_disconnected, BUSY)
         writer.close()
@@ -460,13 +468,13 @@ async def test_a_session_stays_connected_while_one_of_its_two_streams_is_open(
     daybook_server: Served, token: str, ledger: Ledger
 ) -> None:
     id_ = await registered(ledger, "agent:cleo", "hers")
-    uri, held = resources.session_uri("hers"), daybook_server.gate.wakes._held
+    uri, held = resources.session_uri("hers"), notifier_of(daybook_server)._held
     async with client(daybook_server, token) as one, one.listen(resource_subscriptions=[uri]):
         async with client(daybook_server, token) as two, two.listen(resource_subscriptions=[uri]):
             assert len(held) == 2
 
         async def is_notified() -> bool:  # whether the server noticed that the second client left
-            written = not daybook_server.gate.wakes._writes.locked()
+            written = not notifier_of(daybook_server)._writes.locked()
             return len(held) == 1 and written and sum(daybook_server.gate.owners.values()) == 1
 
         assert await becomes_true(is_notified, BUSY)
@@ -520,7 +528,8 @@ class Pipe:
 
 
 def session_resources(notifier: Any) -> resources.SessionResources:
-    return resources.SessionResources(lambda _: Actor("agent:cleo", via="mcp"), notifier)
+    clients = Clients(lambda _: Actor("agent:cleo", via="mcp"), cast(Any, None), 5, 5)
+    return resources.SessionResources(clients, notifier)
 
 
 async def test_concurrent_requests_of_a_pipe_leave_one_subscription_or_none(

@@ -16,15 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlmodel import delete, select
 
 from daybook.delivery import outbox
+from daybook.features.tasks import claims, pause, queue, sessions
+from daybook.features.tasks import states as tasks_states
+from daybook.features.tasks.tables import TaskRunRow
 from daybook.home import Home
 from daybook.keeper import leader_lease
 from daybook.keeper.leader_lease import LEADERSHIP_NAME
 from daybook.ledger.states import Status
 from daybook.ledger.tables import AttemptRow, QueueRow, RunRow
-from daybook.ledger.task_tables import TaskRunRow
 from daybook.runs import audit, leases
-from daybook.tasks import claims, pause, queue, sessions
-from daybook.tasks import states as tasks_states
 from tests.unit.web.conftest import Served, served
 from tests.world import World
 

@@ -14,13 +14,13 @@ from daybook.execution import outcome_spool
 from daybook.execution.outcome_spool import SpooledOutcome
 from daybook.features.backups import uncertain
 from daybook.features.backups.uncertain import Recorded
+from daybook.features.tasks import queue
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import OutboxRow
 from daybook.runs import audit, claims, prefect_ends
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted, flow_key
 from daybook.runs.prefect_ends import EndInPrefect
 from daybook.runs.restored import Restore
-from daybook.tasks import queue
 from tests.world import World, copies
 
 pytestmark = pytest.mark.anyio
@@ -205,7 +205,7 @@ async def test_tasks_wait_for_the_operator(world: World) -> None:
     claimed = await world.tasks.claimed("one")
     queued = await world.tasks.add("sweep")
     recorded = await _restore(world)
-    assert recorded.tasks == 2
+    assert recorded.paused == {"tasks": 2}
 
     await world.tasks.sweep()
     await world.tasks.register("two")

@@ -1,0 +1,66 @@
+"""The state of a feature in `daybook status` and `/health`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Self, TypeVar
+
+from pydantic import BaseModel
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from daybook.errors import Unreachable
+from daybook.feature import features
+from daybook.finding import Finding
+from daybook.ledger.engine import Ledger
+
+log = logging.getLogger(__name__)
+
+Report = TypeVar("Report", bound=BaseModel)
+
+
+class FeatureStatus(BaseModel, frozen=True):
+    """The state of a feature. Its fields are in the JSON of both reports, under the name."""
+
+    @classmethod
+    async def read(cls, session: AsyncSession, now: datetime) -> Self:
+        """Return the state at ``now``, the ledger's time."""
+        raise NotImplementedError
+
+    def findings(self) -> list[Finding]:
+        """Return the problems and warnings for `status`; `check` is the feature's name."""
+        return []
+
+    def line(self) -> str:
+        """Return one line for `daybook status`; "" for none."""
+        return ""
+
+
+def with_states(report: Report, states: Mapping[str, FeatureStatus | None]) -> Report:
+    """Return ``report`` with the states of features as further fields.
+
+    A feature of another distribution may have the name of a field, which stays as it is.
+    """
+    fields = type(report).model_fields
+    return report.model_copy(
+        update={name: each for name, each in states.items() if name not in fields}
+    )
+
+
+async def read_all(ledger: Ledger, now: datetime) -> dict[str, FeatureStatus]:
+    """Return the states of all features by name, without features whose state cannot be read."""
+    found = dict[str, FeatureStatus]()
+    for each in features():
+        if each.status:
+            try:
+                # A session of its own, because a failed query may end the transaction.
+                async with ledger.read() as session:
+                    found[each.name] = await each.load(each.status).read(session, now)
+            except Unreachable:
+                raise
+            except Exception:
+                if each.is_own:
+                    raise
+                log.exception("the status of the feature %s failed", each.name)
+    return found
