@@ -57,7 +57,6 @@ if TYPE_CHECKING:
         destinations as destinations,
         documents as documents,
         due as due,
-        feature_operations as feature_operations,
         files as files,
         filters as filters,
         inbox as inbox,
