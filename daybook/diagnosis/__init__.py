@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         attention as attention,
         checks as checks,
         doctor as doctor,
+        feature_status as feature_status,
         findings as findings,
         health as health,
         outbox_status as outbox_status,

@@ -12,11 +12,11 @@ import pytest
 
 from daybook import home, json_text, settings
 from daybook.cli import documents, editor, field_options, options
-from daybook.features.tasks import commands
 from daybook.delivery import home_secret
 from daybook.execution import heartbeat
 from daybook.features.imports import crontab, systemd
 from daybook.features.imports import source as import_source
+from daybook.features.tasks import commands
 from daybook.files import sources
 from daybook.home import Home
 from daybook.operations import ledger_setting, service
