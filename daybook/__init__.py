@@ -10,6 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
     from daybook.api.client import Client, SyncClient
     from daybook.api.context import context
     from daybook.api.listening import listening
@@ -55,3 +58,29 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+def modules_at_first_use(
+    package: str,
+) -> tuple[Callable[[str], ModuleType], Callable[[], list[str]]]:
+    """Return the `__getattr__` and `__dir__` of a package that imports a module at its first use.
+
+    So a caller writes `from daybook import api` at the top, and `api.jobs.add(…)` where it needs
+    the module. `make docs` lists the modules in the package, for type checkers.
+    """
+
+    def get_module(name: str) -> ModuleType:
+        try:
+            return import_module(f"{package}.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != f"{package}.{name}":
+                raise
+            raise AttributeError(f"module {package!r} has no attribute {name!r}") from None
+
+    def names() -> list[str]:
+        from pkgutil import iter_modules
+
+        found = import_module(package)
+        return sorted({*vars(found), *(each.name for each in iter_modules(found.__path__))})
+
+    return get_module, names

@@ -486,7 +486,7 @@ class ToolUnreachable(Temporary):
 class AgentError(DaybookError):
     """The agent failed.
 
-    ``usage`` is the usage of the failed answer, in the form of `AgentReply.usage`, None if unknown.
+    ``usage`` is the usage of the failed answer, as `ledger.states.Usage`, None if unknown.
     The other attributes are flags:
 
     - ``final``: a tool call that may have had an effect got no reply. Neither a retry nor a

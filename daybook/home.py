@@ -30,7 +30,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from daybook import plain_text
@@ -51,6 +51,44 @@ _DIRECT_HOSTS = ("localhost", "127.0.0.1", "::1")
 """Hosts to which no process of Daybook connects through a proxy."""
 _CERTIFICATE_FILES = ("SSL_CERT_FILE", "PREFECT_API_SSL_CERT_FILE")
 """Variables with a file of certificates that every client of Prefect reads."""
+
+
+class RecordedChild(TypedDict):
+    """A child of `daybook up` in `up.json`: `home_lock.ChildEntry`."""
+
+    name: str
+    pid: int
+    started: str
+
+
+class RecordedRestart(TypedDict):
+    """A restart of a child in `up.json`: `home_lock.Restart`."""
+
+    name: str
+    at: str
+    why: str
+
+
+class RunningUp(TypedDict, total=False):
+    """The content of `up.json`: `home_lock.UpRecord`.
+
+    An `up` of another version may omit some keys.
+    """
+
+    pid: int
+    started: str
+    api_url: str
+    ui_url: str
+    pages_url: str
+    own_server: bool
+    web_url: str
+    ledger: dict[str, Any]
+    children: list[RecordedChild]
+    leftovers: list[RecordedChild]
+    restarts: list[RecordedRestart]
+    ready_at: str | None
+    started_by: Literal["", "detach", "service"]
+    command: str
 
 
 @dataclass(frozen=True)
@@ -185,12 +223,11 @@ class Home:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self
 
-    def running(self) -> dict[str, Any] | None:
+    def running(self) -> RunningUp | None:
         """Return the state that this home's running `daybook up` wrote; None if no `up` runs.
 
-        The state is the content of `up.json`. It is empty until `up` has written the file. While
-        another command holds the lock (`up_lock`), the command counts as an `up`. An `up` of
-        another version may omit some keys.
+        The state is empty until `up` has written `up.json`. While another command holds the lock
+        (`up_lock`), the command counts as an `up`.
         """
         try:
             with self.up_lock.open() as lock:
@@ -200,10 +237,15 @@ class Home:
             pass
         except (FileNotFoundError, NotADirectoryError):
             return None
+        return self.recorded()  # empty if its state is not written yet
+
+    def recorded(self) -> RunningUp:
+        """Return the content of `up.json`, whose `up` may have been killed; empty without one."""
         try:
-            return dict(json.loads(self.up_file.read_text()))
+            content: RunningUp = json.loads(self.up_file.read_text())
         except (FileNotFoundError, ValueError):
-            return {}  # running, but its state is not written yet
+            return {}
+        return content
 
 
 def free_bytes(path: Path) -> int:

@@ -19,6 +19,9 @@ from typing import Any
 
 from daybook import plain_text
 
+JsonObject = dict[str, Any]
+"""A JSON object. Another program, a user or a model chooses its keys, or its model lists them."""
+
 MAX_DEPTH = 100
 """Maximum nesting of lists and objects. Any program can then serialize the value."""
 

@@ -8,6 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from daybook import api
+from daybook.files import sources
+from daybook.ledger.engine import open_ledger
+from daybook.operations import setup
+from daybook.operations.preparation import EXAMPLE_FILE
+
 
 async def prepare() -> dict[str, str]:
     """Migrate the ledger, register the block types, and create the agent `default`.
@@ -17,9 +23,6 @@ async def prepare() -> dict[str, str]:
     ``ledger``. Raise `daybook.errors.InvalidInput` if the pool has another type.
     """
     from prefect.client.orchestration import get_client
-
-    from daybook.ledger.engine import open_ledger
-    from daybook.operations import setup
 
     async with open_ledger() as ledger, get_client() as client:
         for line in await setup.prepare(client):
@@ -38,10 +41,6 @@ async def apply_jobs(
     the number of ``jobs`` in the files. Raise `daybook.errors.InvalidFiles` with all mistakes; then
     nothing was stored.
     """
-    from daybook import api
-    from daybook.files import sources
-    from daybook.operations.preparation import EXAMPLE_FILE
-
     path = Path(__file__).parent / folder
     example = Path(EXAMPLE_FILE).name
     found = [each for each in sources.of_paths([str(path)]) if Path(each.file).name != example]

@@ -14,6 +14,8 @@ from pydantic import AfterValidator, Field
 from daybook import names
 from daybook.agents.journal import Journal, ProgramSession
 from daybook.errors import AgentMisconfigured
+from daybook.json_text import JsonObject
+from daybook.ledger.states import Usage
 from daybook.markers import Marker
 from daybook.policies.compression import Compression
 from daybook.validation import raising_pydantic_error
@@ -50,15 +52,15 @@ class Tool:
 
     name: str
     description: str
-    schema: dict[str, Any] = field(hash=False)
-    call: Callable[[dict[str, Any]], Awaitable[str]]
+    schema: JsonObject = field(hash=False)
+    call: Callable[[JsonObject], Awaitable[str]]
     read_only: bool = False
     destructive: bool = False
     idempotent: bool = False
     open_world: bool = False
     may_wait: bool = False
     needs_approval: bool = False
-    skipped: Callable[[dict[str, Any]], None] = field(default=lambda _: None, compare=False)
+    skipped: Callable[[JsonObject], None] = field(default=lambda _: None, compare=False)
 
     @property
     def is_repeatable(self) -> bool:
@@ -75,7 +77,7 @@ class McpServers:
     are secret.
     """
 
-    config: dict[str, Any] = field(hash=False, repr=False)
+    config: JsonObject = field(hash=False, repr=False)
     variables: dict[str, str] = field(default_factory=dict, hash=False, repr=False)
     secrets: frozenset[str] = field(default=frozenset(), repr=False)
 
@@ -98,7 +100,7 @@ class AgentRequest:
     - ``tools``: tools that the agent may call while it answers.
     - ``tokens``: maximum sum of the input and output tokens of all requests; None without a limit.
     - ``repeatable``: true if the whole request may be retried after its tools were called.
-    - ``took``: function that gets the usage so far, in the format of `AgentReply.usage`. A model
+    - ``took``: function that gets the usage so far, in the format of `ledger.states.Usage`. A model
       agent calls it before each tool call, and a command agent whenever the usage changes.
     - ``servers``: MCP servers for an agent that is a program; such an agent gets no ``tools``.
     - ``work_dir``: real path of the job's work directory. A program runs there. If it is empty, the
@@ -123,7 +125,7 @@ class AgentRequest:
     tools: tuple[Tool, ...] = ()
     tokens: int | None = None
     repeatable: bool = False
-    took: Callable[[dict[str, Any]], None] | None = field(default=None, compare=False)
+    took: Callable[[Usage], None] | None = field(default=None, compare=False)
     servers: McpServers | None = None
     work_dir: str = ""
     once: bool = False
@@ -157,21 +159,13 @@ class AgentReply:
     value of the answer. ``model`` is the model's name, and ``usage`` is the usage of the answer;
     each is None if it is unknown. If ``text`` is only the beginning of the answer, ``cut`` is the
     reason; otherwise it is empty. ``warnings`` are remarks about the reply for the run.
-
-    Keys of ``usage``:
-
-    - ``requests``
-    - ``input_tokens``, ``output_tokens``: None if the provider reported none
-    - ``cache_read_tokens``, ``cache_write_tokens``: parts of the input tokens, omitted when 0
-    - ``tool_calls``: omitted when 0
-    - ``cost_usd``: in US dollars; None if the price is not known
     """
 
     text: str
     agent: str
     result: Any = None
     model: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     cut: str = ""
     warnings: tuple[str, ...] = ()
 

@@ -32,6 +32,7 @@ from daybook.errors import (
     UnknownName,
 )
 from daybook.jobs.actions import DEFAULT_AGENT
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.resources import mirror
 from daybook.settings import load
@@ -52,7 +53,7 @@ class AgentInfo(BaseModel, frozen=True):
     name: str
     kind: str
     type: str
-    settings: dict[str, Any]
+    settings: JsonObject
     problem: str | None
 
 
@@ -145,7 +146,7 @@ async def add(
                 await kinds.KINDS[other].remove(client, name)
 
 
-async def read(client: PrefectClient, name: str) -> tuple[kinds.AgentKind, str, dict[str, Any]]:
+async def read(client: PrefectClient, name: str) -> tuple[kinds.AgentKind, str, JsonObject]:
     """Return the agent's kind, name and stored settings, with secrets.
 
     The settings may be invalid. Omit fields that the kind does not have. Raise `UnknownName` and

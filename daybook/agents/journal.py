@@ -97,7 +97,7 @@ class StepReply:
     """The reply to a step: ``output`` is a text for people.
 
     If the step failed, there is an ``error``. ``usage`` is the usage of a request to a model, in
-    the format of `AgentReply.usage`. ``value`` is the complete reply as JSON, from which a later
+    the format of `ledger.states.Usage`. ``value`` is the complete reply as JSON, from which a later
     attempt can continue; None if no attempt can. ``may_cost`` is true if a request without a known
     usage may have cost something. Then budgets continue to count its estimate. ``amount`` is the
     amount that budgets count, if it differs from the usage of this step.

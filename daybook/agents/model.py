@@ -20,6 +20,7 @@ from daybook.errors import (
     AgentTimeout,
     LedgerError,
 )
+from daybook.ledger.states import Usage
 from daybook.policies.compression import Compression
 from daybook.redaction import remember
 from daybook.runs import usage as usages
@@ -256,21 +257,17 @@ class ModelAgent:
 
         return sent
 
-    def _usage(
-        self, usage: RunUsage, request: AgentRequest, steps: Steps | None = None
-    ) -> dict[str, Any]:
-        """Return the usage in the format of `AgentReply.usage`, without impossible numbers."""
+    def _usage(self, usage: RunUsage, request: AgentRequest, steps: Steps | None = None) -> Usage:
+        """Return the usage in the format of `ledger.states.Usage`, without impossible numbers."""
         return usages.checked(self._reported(usage, request, steps))[0]
 
-    def _reported(
-        self, usage: RunUsage, request: AgentRequest, steps: Steps | None
-    ) -> dict[str, Any]:
+    def _reported(self, usage: RunUsage, request: AgentRequest, steps: Steps | None) -> Usage:
         """Return the usage as the provider reported it. Unreported token counts are None.
 
         The usage does not include replayed ``steps``, which an earlier attempt has counted.
         """
         known = not usage.unmeasured_requests
-        result: dict[str, Any] = {
+        result: Usage = {
             "requests": usage.requests - (steps.replayed_requests if steps else 0),
             "input_tokens": usage.input_tokens if known else None,
             "output_tokens": usage.output_tokens if known else None,
@@ -283,7 +280,7 @@ class ModelAgent:
                 result[name] = count
         return result | {"cost_usd": self._cost_usd(usage, request) if known else None}
 
-    def _usage_of(self, response: ModelResponse, request: AgentRequest) -> dict[str, Any]:
+    def _usage_of(self, response: ModelResponse, request: AgentRequest) -> Usage:
         """Return the usage of one response, with its cost."""
         from pydantic_ai import RunUsage
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic import (
 
 from daybook.agents import base
 from daybook.agents.base import Capabilities
+from daybook.json_text import JsonObject
 from daybook.markers import Marker
 from daybook.policies.compression import HistoryTokens, SummarizeAfterMessages, SummarizeAfterTokens
 
@@ -79,7 +80,7 @@ class ModelSettings(BaseModel):
         description="Instructions sent with every request, before the session's messages.",
         json_schema_extra={"format": "textarea"},
     )
-    options: dict[str, Any] = Field(
+    options: JsonObject = Field(
         default={},
         title="Options",
         description=(
@@ -183,7 +184,7 @@ class ModelSettings(BaseModel):
 
     @field_validator("options")
     @classmethod
-    def _sendable(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _sendable(cls, value: JsonObject) -> JsonObject:
         try:
             return Options.model_validate(value).model_dump(exclude_none=True)
         except ValidationError as error:

@@ -38,6 +38,7 @@ from daybook.agents.journal import (
     digest_of,
 )
 from daybook.errors import AgentError
+from daybook.json_text import JsonObject
 from daybook.runs.usage import Amount
 
 _PER_ATTEMPT_SETTINGS = ("timeout", "max_retries", "extra_headers")
@@ -52,7 +53,7 @@ _PER_ATTEMPT_FIELDS = ("timestamp", "run_id", "conversation_id", "instructions")
 _REJECT_TIMEOUT_SECONDS = 10.0
 
 Priced = Callable[[ModelResponse], Mapping[str, Any]]
-"""Function that returns the usage of a response, in the format of `AgentReply.usage`."""
+"""Function that returns the usage of a response, in the format of `ledger.states.Usage`."""
 Translate = Callable[[Exception], AgentError]
 """Function that translates an error of pydantic-ai into an agent error."""
 
@@ -233,7 +234,7 @@ def _tool_digests(parameters: ModelRequestParameters) -> dict[str, str]:
 
 def _facts(
     messages: Sequence[ModelMessage], settings: ModelSettings | None, *, is_first: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the facts that identify a request, by name, except its model and tools.
 
     For later requests of an answer, include only the last message, because the earlier steps

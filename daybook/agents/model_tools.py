@@ -24,6 +24,7 @@ from daybook.agents.base import Tool
 from daybook.agents.journal import PlannedStep, StepReply, arguments_text
 from daybook.agents.model_steps import Steps
 from daybook.errors import DaybookError
+from daybook.json_text import JsonObject
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ class OfferedTools(AbstractToolset[Any]):
         }
 
     async def call_tool(
-        self, name: str, tool_args: dict[str, Any], ctx: RunContext[Any], tool: ToolsetTool[Any]
+        self, name: str, tool_args: JsonObject, ctx: RunContext[Any], tool: ToolsetTool[Any]
     ) -> Any:
         if self._steps is not None:
             reply = await self._call_once(self._steps, name, tool_args, ctx)
@@ -87,7 +88,7 @@ class OfferedTools(AbstractToolset[Any]):
         return reply.output
 
     async def _call_once(
-        self, steps: Steps, name: str, arguments: dict[str, Any], ctx: RunContext[Any]
+        self, steps: Steps, name: str, arguments: JsonObject, ctx: RunContext[Any]
     ) -> StepReply:
         """Call the tool, and record the call.
 
@@ -104,7 +105,7 @@ class OfferedTools(AbstractToolset[Any]):
         steps.last_answered = None
         return reply
 
-    async def _call(self, name: str, arguments: dict[str, Any]) -> StepReply:
+    async def _call(self, name: str, arguments: JsonObject) -> StepReply:
         self.at_work = name
         self._before()
         try:
@@ -120,7 +121,7 @@ class OfferedTools(AbstractToolset[Any]):
         return reply
 
     def _step(
-        self, steps: Steps, name: str, arguments: dict[str, Any], ctx: RunContext[Any]
+        self, steps: Steps, name: str, arguments: JsonObject, ctx: RunContext[Any]
     ) -> PlannedStep:
         tool = self._tools[name]
         return PlannedStep(

@@ -34,6 +34,7 @@ from typing import Any, ClassVar
 
 from daybook.agents.base import AgentRequest
 from daybook.agents.journal import PlannedStep, ProgramSession, StepPosition, StepReply, digest_of
+from daybook.ledger.states import Usage
 from daybook.ledger.views import TOKENS
 from daybook.runs import usage
 
@@ -51,7 +52,6 @@ _CODEX_FULL = re.compile(
     re.IGNORECASE,
 )
 
-Usage = dict[str, Any]
 Json = Mapping[str, Any]
 
 
@@ -69,7 +69,7 @@ class StepLines(ABC):
 
     ``text`` is the answer; None until the program has printed its result. ``error`` is the error
     that the result reports; empty if there is none. ``usage`` is the usage so far, in the format of
-    `AgentReply.usage`. ``model`` and ``usage`` are None until the program has printed them.
+    `ledger.states.Usage`. ``model`` and ``usage`` are None until the program has printed them.
     ``session`` is the program's own conversation, with which it can be resumed. ``unread`` is the
     number of lines that are not JSON objects, and ``plain`` is the end of these lines. ``warnings``
     are remarks about ``usage`` and ``session``.
@@ -471,7 +471,7 @@ def _claude_model_tokens(usage: Json) -> Usage:
 
 
 def _counts(fresh: Any, answered: Any, read: Any, written: Any) -> Usage:
-    """Return the counts in the format of `AgentReply.usage`. Input tokens include cache tokens."""
+    """Return the counts as `Usage`. Input tokens include cache tokens."""
     known = [_count(each) or 0 for each in (fresh, answered, read, written)]
     if not any(known):
         return {}
@@ -495,7 +495,7 @@ def _sum(usages: list[Usage]) -> Usage:
 
 
 def _tokens_of(tokens: Json) -> Usage:
-    """Return the counts in the format of `AgentReply.usage`.
+    """Return the counts in the format of `ledger.states.Usage`.
 
     Unknown counts of input and output tokens are None. Cache counts of 0 are omitted.
     """

@@ -36,14 +36,12 @@ import api`, then `api.jobs.add(…)`.
 
 from __future__ import annotations
 
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from types import ModuleType  # noqa: I001 - one line for each name
+from daybook import modules_at_first_use
 
-    from daybook.api import (
+if TYPE_CHECKING:
+    from daybook.api import (  # noqa: I001 - one line for each name
         advice as advice,
         agents as agents,
         authorization as authorization,
@@ -59,7 +57,6 @@ if TYPE_CHECKING:
         destinations as destinations,
         documents as documents,
         due as due,
-        feature_operations as feature_operations,
         files as files,
         filters as filters,
         inbox as inbox,
@@ -91,14 +88,4 @@ if TYPE_CHECKING:
     )
 
 else:  # hide this from mypy, which would accept any name
-
-    def __getattr__(name: str) -> ModuleType:
-        try:
-            return import_module(f"{__name__}.{name}")
-        except ModuleNotFoundError as error:
-            if error.name != f"{__name__}.{name}":
-                raise
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-
-    def __dir__() -> list[str]:
-        return sorted({*globals(), *(each.name for each in iter_modules(__path__))})
+    __getattr__, __dir__ = modules_at_first_use(__name__)

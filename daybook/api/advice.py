@@ -5,18 +5,19 @@ Works without Prefect: the agents' settings are those of their copies in the led
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook import home
+from daybook.agents import kinds
 from daybook.errors import CopyDamaged, LedgerKeyMissing
 from daybook.jobs import store
 from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import reading
 from daybook.ledger.references import command_word
+from daybook.resources import copies
 
 UNREAD = "its answers are not sent anywhere; to get them: daybook edit {} --channel inbox"
 OFFLINE = (
@@ -62,8 +63,6 @@ async def _about_agent(session: AsyncSession, action: Action) -> list[str]:
 
     An agent without a copy that this home can read gets no hint.
     """
-    from daybook.agents import kinds
-
     prefix, _, name = action.agents()[0][1].rpartition("/")
     found = {
         slug: data
@@ -77,9 +76,7 @@ async def _about_agent(session: AsyncSession, action: Action) -> list[str]:
     return []
 
 
-async def _settings(session: AsyncSession, slug: str, name: str) -> dict[str, Any] | None:
-    from daybook.resources import copies
-
+async def _settings(session: AsyncSession, slug: str, name: str) -> JsonObject | None:
     row = await copies.get(session, (slug, name))
     try:
         key = await copies.key(session, home.current_home()) if row is not None else None

@@ -18,6 +18,7 @@ from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.execution import agent_tools, mcp_config
 from daybook.jobs.store import StoredJob
+from daybook.ledger.states import Usage
 from daybook.ledger.tables import new_id
 from daybook.ledger.texts import sanitize
 from daybook.prefect import client as prefect
@@ -60,7 +61,7 @@ class AgentTest(BaseModel, frozen=True):
     cut: str
     result: Any
     model: str | None
-    usage: dict[str, Any]
+    usage: Usage
 
 
 async def add(

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from daybook.api import authorization
 from daybook.errors import InvalidInput
 from daybook.jobs import store
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger
 from daybook.ledger.views import LocalTime
 from daybook.prefect import import_edits, links, projection
@@ -50,7 +51,7 @@ class Conflict(BaseModel, frozen=True):
     fields: dict[str, FieldVersions]
 
     @classmethod
-    def of(cls, stored: StoredJob, conflict: dict[str, Any], ledger_id: str) -> Self:
+    def of(cls, stored: StoredJob, conflict: JsonObject, ledger_id: str) -> Self:
         """Return the view of ``conflict``, which the job's row stores."""
         in_ledger = projection.of_job(stored, ledger_id).as_dict()
         fields = {

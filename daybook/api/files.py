@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from daybook import owners, settings
-from daybook.api import authorization, preflight, shared_folders
+from daybook import api, owners, prefect, settings
+from daybook.api import authorization
 from daybook.errors import (
     DaybookError,
     InvalidFiles,
@@ -149,7 +149,7 @@ async def apply(
         async with ledger.read() as session:
             current = await store.all_jobs(session, [each.id for each in changed])
             drafts = {each.name: each.job for each in plan.steps if each.job is not None}
-            notes += await shared_folders.notes(session, drafts)
+            notes += await api.shared_folders.notes(session, drafts)
         return ApplyReport(
             set=name,
             dry_run=dry_run,
@@ -224,13 +224,11 @@ async def _checked(ledger: Ledger, plan: Plan, *, needs_prefect: bool) -> list[s
     Raise `InvalidFiles` with all mistakes of the plan and of these checks. With ``needs_prefect``,
     raise `PrefectUnreachable` if there is such a job and Prefect does not answer.
     """
-    from daybook.prefect import client as prefect
-
     notes, mistakes = dict[str, list[str]](), list[Mistake](plan.mistakes)
     if any(step.job for step in plan.steps) or (needs_prefect and plan.steps):
-        async with prefect.connected_if_reachable() as client:
+        async with prefect.client.connected_if_reachable() as client:
             if client is None and needs_prefect:
-                async with prefect.answering():  # this raises an error with the reason
+                async with prefect.client.answering():  # this raises an error with the reason
                     pass
             known = dict[str, list[str] | InvalidInput]()
             for step in plan.steps:
@@ -261,14 +259,14 @@ async def _preflight(
     assert step.job is not None
     changed = {each.field for each in step.changes}
     is_new = step.before is None
-    action = is_new or not preflight.ACTION_FIELDS.isdisjoint(changed)
-    notify = is_new or not preflight.NOTIFY_FIELDS.isdisjoint(changed)
+    action = is_new or not api.preflight.ACTION_FIELDS.isdisjoint(changed)
+    notify = is_new or not api.preflight.NOTIFY_FIELDS.isdisjoint(changed)
     fields = jobs_file.flat(step.job)
-    checked = preflight.ACTION_FIELDS | preflight.NOTIFY_FIELDS | {"kind"}
+    checked = api.preflight.ACTION_FIELDS | api.preflight.NOTIFY_FIELDS | {"kind"}
     key = json.dumps([action, notify, {name: fields.get(name) for name in sorted(checked)}])
     if key not in known:
         try:
-            known[key] = await preflight.check(
+            known[key] = await api.preflight.check(
                 client, step.job, owner, action=action, notify=notify
             )
         except InvalidInput as error:
@@ -335,13 +333,8 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
     Return the jobs that Prefect refused, with the reasons. Raise `PrefectUnreachable` if Prefect
     stops answering; then the remaining jobs stay pending.
     """
-    from daybook.prefect import client as prefect
-    from daybook.prefect import deployment, private_names
-    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
-    from daybook.prefect.reconcile_job import create_deployment, reconcile_by_id
-
-    private_names.cache_time_zones()
-    report, done = ReconcileReport(), 0
+    prefect.private_names.cache_time_zones()
+    report, done = prefect.report.ReconcileReport(), 0
 
     # Start with the last job, because a keeper that notices the changes starts with the first one.
     left = list(changed)
@@ -355,8 +348,8 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
         """
         async with taking:
             if not checked and left:
-                part = left[-deployment.MAX_NAMES :]
-                del left[-deployment.MAX_NAMES :]
+                part = left[-prefect.deployment.MAX_NAMES :]
+                del left[-prefect.deployment.MAX_NAMES :]
                 free = await _free_names(client, part)
                 checked.extend((each, each.id in free) for each in part)
             return checked.pop() if checked else None
@@ -365,24 +358,28 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
         nonlocal done
         address = str(client.api_url)
         while True:
-            with prefect.raising_daybook_errors(address):
+            with prefect.client.raising_daybook_errors(address):
                 taken = await take(client)
             if taken is None:
                 return
             each, is_new = taken
             try:
-                with prefect.raising_daybook_errors(address):
-                    send = create_deployment if is_new else reconcile_by_id
+                with prefect.client.raising_daybook_errors(address):
+                    send = (
+                        prefect.reconcile_job.create_deployment
+                        if is_new
+                        else prefect.reconcile_job.reconcile_by_id
+                    )
                     await send(ledger, client, each.id, report)
             except Exception as error:
-                if not prefect.is_job_error(error):
+                if not prefect.client.is_job_error(error):
                     raise
-                report.fail(each.row.name, prefect.describe_error(error))
+                report.fail(each.row.name, prefect.client.describe_error(error))
             done += 1
             progress(done, len(changed))
 
-    async with prefect.connected() as client:
-        await delete_leftover_deployments(ledger, client, report)
+    async with prefect.client.connected() as client:
+        await prefect.reconcile.delete_leftover_deployments(ledger, client, report)
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(MAX_CONCURRENT_SYNCS, len(changed))):
@@ -397,8 +394,6 @@ async def _free_names(client: PrefectClient, jobs: Sequence[StoredJob]) -> set[s
 
     Send one request for all jobs.
     """
-    from daybook.prefect import deployment
-
     names = {each.id: (each.row.kind, each.row.slug) for each in jobs if not each.row.deployment_id}
-    taken = await deployment.taken_names(client, names.values()) if names else set()
+    taken = await prefect.deployment.taken_names(client, names.values()) if names else set()
     return {each for each, name in names.items() if name not in taken}

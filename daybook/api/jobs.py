@@ -15,8 +15,8 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from daybook import names, owners, settings
-from daybook.api import advice, authorization, preflight, shared_folders
+from daybook import api, names, owners, prefect, settings
+from daybook.api import authorization
 from daybook.api.filters import JobFilters
 from daybook.delivery.views import RunWithSteps, recipients
 from daybook.errors import (
@@ -99,8 +99,6 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
     - A request of a model without a key is a repetition if the same model sent the same fields
       within the last minute.
     """
-    from daybook.prefect import client as prefect
-
     actor, zone = owners.current_actor(), settings.load().timezone
     idempotency_key = _idempotency_key(fields)
     fields = {name: value for name, value in fields.items() if name != "idempotency_key"}
@@ -116,18 +114,18 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
             repeated = await _job_of(session, request, actor.owner, ledger.now())
             if repeated is None:
                 await authorization.check_job_count(session, actor.owner, draft.name)
-        async with prefect.connected_if_reachable() as client:
+        async with prefect.client.connected_if_reachable() as client:
             notes: list[str] = []
             if repeated is None:
-                if own_agent and await preflight.has_agent(client, ledger, own_agent):
+                if own_agent and await api.preflight.has_agent(client, ledger, own_agent):
                     fields = {**fields, "agent": own_agent}
                 elif own_agent:
                     draft = by_default
                     authorization.check_limits(draft, actor.owner, ledger.now())
                 with authorization.log_refusals(actor.owner, draft.name):
-                    notes = await preflight.check(client, draft, actor.owner)
+                    notes = await api.preflight.check(client, draft, actor.owner)
                 if own_agent and client is None and "agent" not in fields:
-                    notes.append(preflight.DEFAULT_AGENT_NOTE.format(own_agent))
+                    notes.append(api.preflight.DEFAULT_AGENT_NOTE.format(own_agent))
                 async with ledger.write() as session:
                     repeated = await _job_of(session, request, actor.owner, ledger.now())
                     if repeated is None:
@@ -159,8 +157,8 @@ async def add(fields: Mapping[str, Any]) -> ChangedJob:
                 raise
         notes += _frequency_notes(draft, ledger.now())
         async with ledger.read() as session:
-            notes += await advice.of_stored(session, stored)
-            notes += await shared_folders.notes(session, {stored.row.name: stored.job})
+            notes += await api.advice.of_stored(session, stored)
+            notes += await api.shared_folders.notes(session, {stored.row.name: stored.job})
         return await _changed(ledger, stored.id, notes)
 
 
@@ -191,8 +189,8 @@ async def edit_job(
         return job if "enabled" in changes else store.enable_again(stored, job)
 
     action_changes, notify_changes = (
-        not preflight.ACTION_FIELDS.isdisjoint(changes),
-        not preflight.NOTIFY_FIELDS.isdisjoint(changes),
+        not api.preflight.ACTION_FIELDS.isdisjoint(changes),
+        not api.preflight.NOTIFY_FIELDS.isdisjoint(changes),
     )
     return await _change(
         ref, changed, check_action=action_changes, check_notify=notify_changes, limits="changed"
@@ -247,21 +245,21 @@ async def remove(ref: str) -> ListedJob:
     If Prefect is unreachable, the deployment stays until the keeper's next sync; until then, none
     of its runs starts. Raise `NotFound`, `Ambiguous` and `PrefectRefused`.
     """
-    from daybook.prefect import client as prefect
-    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
     from daybook.runs import outcomes
 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             job_id = (await authorization.find_removable_job(session, ref)).id
-        async with prefect.connected_if_reachable() as client:
+        async with prefect.client.connected_if_reachable() as client:
             async with ledger.write() as session:
                 stored = await authorization.find_removable_job(session, job_id)
                 removed = await view(session, stored, ledger.now())
                 await outcomes.archive_job(session, stored, ledger.now())
             # If the process dies after this point, the next sync deletes the deployment.
             if client is not None:
-                await delete_leftover_deployments(ledger, client, ReconcileReport())
+                await prefect.reconcile.delete_leftover_deployments(
+                    ledger, client, prefect.report.ReconcileReport()
+                )
         return removed
 
 
@@ -303,13 +301,11 @@ async def show(ref: str) -> JobDetails:
 
 async def show_job_or_run(ref: str) -> JobDetails | RunWithSteps:
     """Return one job, even a removed one, or one run. Raise `NotFound`, `Ambiguous`."""
-    from daybook.api import runs
-
     async with reading() as session:
         match = await authorization.find_job_or_run(
             session, ref, archived=True, noun=references.JOB
         )
-    return await (runs.show if match.noun is references.RUN else show)(match.id)
+    return await (api.runs.show if match.noun is references.RUN else show)(match.id)
 
 
 async def view(session: AsyncSession, stored: StoredJob, now: datetime) -> ListedJob:
@@ -403,8 +399,6 @@ async def _change(
     check_notify: bool = False,
     limits: Literal["", "changed", "as it is"] = "",
 ) -> ChangedJob:
-    from daybook.prefect import client as prefect
-
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             draft = await authorization.find_job(session, ref)
@@ -415,9 +409,9 @@ async def _change(
         owner = draft.row.owner
         if limits:
             authorization.check_limits(drafted, owner, ledger.now(), changes=limits == "changed")
-        async with prefect.connected_if_reachable() as client:
+        async with prefect.client.connected_if_reachable() as client:
             with authorization.log_refusals(owner, drafted.name):
-                notes = await preflight.check(
+                notes = await api.preflight.check(
                     client, drafted, owner, action=check_action, notify=check_notify
                 )
             async with ledger.write() as session:
@@ -452,9 +446,11 @@ async def _change(
         if any(each.field == "schedule" for each in changes):
             notes = [*notes, *_frequency_notes(job, ledger.now())]
         async with ledger.read() as session:
-            notes += await advice.of_stored(session, new, action=check_action, notify=check_notify)
+            notes += await api.advice.of_stored(
+                session, new, action=check_action, notify=check_notify
+            )
             if check_action:
-                notes += await shared_folders.notes(session, {new.row.name: new.job})
+                notes += await api.shared_folders.notes(session, {new.row.name: new.job})
         return await _changed(ledger, new.id, notes, changes)
 
 
@@ -467,17 +463,17 @@ async def _deploy(ledger: Ledger, client: PrefectClient | None, stored: StoredJo
         return
     import httpx
 
-    from daybook.prefect import client as prefect
-    from daybook.prefect import deployment
-    from daybook.prefect.reconcile import ReconcileReport, reconcile_job
-
     try:
-        with prefect.raising_daybook_errors(str(client.api_url)):
+        with prefect.client.raising_daybook_errors(str(client.api_url)):
             deployment_id = stored.row.deployment_id
-            existing = await deployment.read(client, deployment_id) if deployment_id else None
-            await reconcile_job(ledger, client, stored, existing, ReconcileReport())
+            existing = (
+                await prefect.deployment.read(client, deployment_id) if deployment_id else None
+            )
+            await prefect.reconcile.reconcile_job(
+                ledger, client, stored, existing, prefect.report.ReconcileReport()
+            )
     except httpx.HTTPStatusError as error:
-        problem = f"Prefect rejected it: {prefect.describe_refusal(error)}"
+        problem = f"Prefect rejected it: {prefect.client.describe_refusal(error)}"
         raise InvalidInput("job", problem) from error
     except PrefectRefused:
         raise

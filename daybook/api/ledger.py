@@ -7,6 +7,7 @@ from dataclasses import replace
 from pydantic import BaseModel
 
 from daybook import home as homes
+from daybook import prefect
 from daybook.errors import InvalidInput, LedgerKeyMissing
 from daybook.keeper import retention
 from daybook.keeper.retention import PruneReport
@@ -36,9 +37,8 @@ async def rekey(*, discard: bool = False) -> KeyRenewal:
     home's key holds no key. If the process dies halfway, the keeper completes the work.
     """
     from daybook.keeper import blocks
-    from daybook.prefect import client as prefect
 
-    async with open_ledger() as ledger, prefect.answering() as client:
+    async with open_ledger() as ledger, prefect.client.answering() as client:
         async with ledger.read() as session:
             try:
                 await copies.key(session, homes.current_home())
@@ -124,11 +124,10 @@ async def _prune_and_delete_deployments(ledger: Ledger, keep: RetentionLimits) -
 
     Raise `PrefectUnreachable` before anything is deleted.
     """
-    from daybook.prefect import client as prefect
-    from daybook.prefect.reconcile import ReconcileReport, delete_leftover_deployments
-
-    async with prefect.answering() as client:
+    async with prefect.client.answering() as client:
         total = await _prune(ledger, keep)
         # If the process dies after this point, the next sync deletes the deployments.
-        await delete_leftover_deployments(ledger, client, ReconcileReport())
+        await prefect.reconcile.delete_leftover_deployments(
+            ledger, client, prefect.report.ReconcileReport()
+        )
     return total

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook import api, owners
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 from daybook.names import MAX_NAME_LENGTH
 from daybook.short_text import prefix
 
@@ -28,7 +29,7 @@ _IDENTITY = ("plugin_id", "key")
 
 def action_fields(
     plugin_id: str, key: str, runtime_name: str, payload: Any, tool: str = ""
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return the action fields of a plugin's job.
 
     Raise `InvalidInput` for a blank plugin or key.
@@ -45,7 +46,7 @@ def action_fields(
     }
 
 
-async def save(given: dict[str, Any]) -> ChangedJob:
+async def save(given: JsonObject) -> ChangedJob:
     """Add the plugin's job, or change its ``given`` fields. Return the job.
 
     Raise the errors of `jobs.add` and `jobs.edit_job`. If the actor is an agent, raise
@@ -71,7 +72,7 @@ async def save(given: dict[str, Any]) -> ChangedJob:
         return await api.jobs.edit_job(existing.id, given)
 
 
-async def _find(params: dict[str, Any]) -> ListedJob | None:
+async def _find(params: JsonObject) -> ListedJob | None:
     from daybook.jobs.actions import ToolCall
 
     identity = [params[name] for name in _IDENTITY]

@@ -13,22 +13,30 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from daybook import markers, owners
+from daybook.agents import documents, kinds
+from daybook.delivery import channels
+from daybook.delivery.outbox import BUILTIN_CHANNELS
 from daybook.errors import AgentMisconfigured, Ambiguous, InvalidInput, UnknownName
+from daybook.execution import agent_tools
 from daybook.http import secrets
+from daybook.http.guard import Guard, Rule
 from daybook.jobs import limits, payloads
 from daybook.jobs.actions import Action
 from daybook.jobs.model import FIELDS, Job
 from daybook.jobs.notify import Notify
+from daybook.json_text import JsonObject
+from daybook.ledger.engine import Ledger, open_ledger
 from daybook.policies.checks import Check
 from daybook.policies.policy import ANSWER, tools_of
 from daybook.processes import locations
+from daybook.resources import copies
+from daybook.resources import secrets as secret_blocks
+from daybook.tools import catalog, worker_tools
 from daybook.tools.base import PYTHON, ToolUnreachable
+from daybook.tools.server_blocks import PrefectServers
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-
-    from daybook.http.guard import Guard
-    from daybook.ledger.engine import Ledger
 
 
 NOTIFY_FIELDS = frozenset({"notify", *markers.marked(Notify.model_fields, "is_checked")})
@@ -63,7 +71,6 @@ async def check(
 
 def _unchecked_names(job: Job, *, action: bool, notify: bool) -> list[str]:
     """Return the names in a job that only Prefect can check, in words such as `the agents`."""
-    from daybook.delivery.outbox import BUILTIN_CHANNELS
 
     given = {
         "agents": action and bool(job.action.agents() or job.policy.check.agent),
@@ -128,8 +135,6 @@ async def check_notify(client: PrefectClient | None, notify: Notify, owner: str)
 
     Raise also the other errors of `channels.check`.
     """
-    from daybook.delivery import channels
-    from daybook.delivery.outbox import BUILTIN_CHANNELS
 
     guard = _guard(owner)
     for field, url in notify.callbacks.items():
@@ -148,10 +153,8 @@ async def check_notify(client: PrefectClient | None, notify: Notify, owner: str)
 
 
 async def _check_tool(
-    client: PrefectClient | None, name: str, params: dict[str, Any], owner: str
+    client: PrefectClient | None, name: str, params: JsonObject, owner: str
 ) -> list[str]:
-    from daybook.tools import catalog
-    from daybook.tools.server_blocks import PrefectServers
 
     secrets.refuse_literal_params(params)
     if client is None:
@@ -167,8 +170,6 @@ async def _check_tool(
 
 async def _missing_at_worker(tool: str) -> list[str]:
     """Return a note if a running worker does not have this Python tool."""
-    from daybook.ledger.engine import open_ledger
-    from daybook.tools import worker_tools
 
     async with open_ledger() as ledger, ledger.read() as session:
         workers = await worker_tools.workers_without(session, tool, ledger.now())
@@ -184,7 +185,6 @@ async def _missing_at_worker(tool: str) -> list[str]:
 
 async def _missing_secrets(client: PrefectClient | None, named_in: Any) -> list[str]:
     """Return hints for secrets that a job names and that do not exist yet."""
-    from daybook.resources import secrets as secret_blocks
 
     named = secrets.referenced_names(named_in)
     if not named or client is None:
@@ -202,8 +202,6 @@ async def has_agent(client: PrefectClient | None, ledger: Ledger, name: str) -> 
 
     Without Prefect, return whether the ledger has its copy.
     """
-    from daybook.agents import documents, kinds
-    from daybook.resources import copies
 
     if client is not None:
         return name in await documents.names(client)
@@ -213,7 +211,6 @@ async def has_agent(client: PrefectClient | None, ledger: Ledger, name: str) -> 
 
 
 async def _require_agent(client: PrefectClient | None, name: str, field: str) -> None:
-    from daybook.agents import documents
 
     if client is None:
         return
@@ -227,7 +224,6 @@ async def _require_agent(client: PrefectClient | None, name: str, field: str) ->
 
 async def _check_model(client: PrefectClient | None, action: Action) -> None:
     """Raise `InvalidInput` if the action's agent cannot use the action's model."""
-    from daybook.agents import documents
 
     model = getattr(action, "model", "")
     if not model or client is None:
@@ -242,8 +238,6 @@ async def _check_approve(client: PrefectClient | None, entries: Sequence[str]) -
     """Raise `InvalidInput` for an entry whose server or Python tool does not exist."""
     if client is None or not entries:
         return
-    from daybook.execution import agent_tools
-    from daybook.tools.server_blocks import PrefectServers
 
     named = [each for each in entries if not set(each.partition(".")[0]) & set("*?[")]
     try:
@@ -266,7 +260,6 @@ def _guard(owner: str) -> Guard:
     If that owner is an agent, or if a model writes the job for another owner, the guard has the
     strict rule. The owner's limits restrict the hosts, as they do in the run.
     """
-    from daybook.http.guard import Guard, Rule
 
     whose = _judged_owner(owner)
     return Guard.from_settings(

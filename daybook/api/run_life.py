@@ -13,6 +13,7 @@ from sqlmodel import col, select
 from daybook.api import authorization
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, NotificationDetails
+from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
@@ -65,7 +66,7 @@ class RunLife(BaseModel, frozen=True):
     """
 
     run: ListedRun
-    parameters: dict[str, Any] = Field(repr=False)
+    parameters: JsonObject = Field(repr=False)
     deployment_id: str | None
     tokens: int | None
     attempts: list[Attempt]
@@ -73,7 +74,7 @@ class RunLife(BaseModel, frozen=True):
     approvals: list[Approval]
     deliveries: list[NotificationDetails]
     events: list[RunEvent]
-    evidence: list[dict[str, Any]]
+    evidence: list[JsonObject]
 
     @property
     def is_scheduled(self) -> bool:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from daybook import owners, repository
+from daybook import owners, prefect, repository
 from daybook.api import authorization
 from daybook.api.filters import RunFilters
 from daybook.delivery import history as deliveries
@@ -20,6 +20,7 @@ from daybook.errors import DaybookError, InvalidInput, PrefectUnreachable
 from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import edit, read_parameters
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, open_ledger, reading
 from daybook.ledger.states import LIVE, TERMINAL, Status
 from daybook.ledger.tables import JobRow, RunRow, new_id
@@ -153,15 +154,14 @@ async def ask(
     return await ask_here(given)
 
 
-async def ask_here(given: dict[str, Any]) -> RunDetails:
+async def ask_here(given: JsonObject) -> RunDetails:
     """Run an agent prompt with these parameters, without a job, in this process. Return the run.
 
     Raise the errors of `ask`.
     """
     read_parameters("agent-prompt", given)
-    from daybook.prefect import client as prefect
 
-    async with prefect.answering():
+    async with prefect.client.answering():
         pass
     flow = repository.load_entry_point("flows/agent_prompt.py").agent_prompt
     state = await flow(**given, return_state=True)
@@ -181,9 +181,7 @@ async def _run(
     wait: bool,
     talk: WaitObserver | None,
 ) -> RunDetails:
-    from daybook.prefect import client as prefect
-
-    async with prefect.answering() as client:
+    async with prefect.client.answering() as client:
         row = await request(ledger, stored)
         if row.state is Status.WAITING and row.flow_run_id is None:
             await _start(ledger, client, stored, row)
@@ -226,9 +224,6 @@ async def cancel(ref: str, within: float = 30.0) -> RunDetails:
     """
     from prefect.states import Cancelling
 
-    from daybook.prefect import client as prefect
-    from daybook.prefect import state_mirror
-
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             live, _ = await authorization.find_live_run(session, ref)
@@ -242,10 +237,10 @@ async def cancel(ref: str, within: float = 30.0) -> RunDetails:
         if row.state is Status.CANCELLED:
             # If Prefect is unreachable, the keeper of `daybook up` mirrors the outcome later.
             with suppress(PrefectUnreachable):
-                async with prefect.connected() as client:
-                    await state_mirror.mirror_run(ledger, client, row.id)
+                async with prefect.client.connected() as client:
+                    await prefect.state_mirror.mirror_run(ledger, client, row.id)
         elif row.flow_run_id is not None:
-            async with prefect.connected() as client:
+            async with prefect.client.connected() as client:
                 await client.set_flow_run_state(UUID(row.flow_run_id), Cancelling())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(within):
@@ -293,14 +288,12 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[LogLine]:
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
     from prefect.client.schemas.sorting import LogSort
 
-    from daybook.prefect import client as prefect
-
     async with reading() as session:
         with owners.acting_as(actor):
             row, _ = await authorization.find_logged_run(session, ref)
     only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(row.flow_run_id)]))
     page, offset = 200, 0
-    async with prefect.connected() as client:
+    async with prefect.client.connected() as client:
         while True:
             found = await client.read_logs(
                 log_filter=only, limit=page, offset=offset, sort=LogSort.TIMESTAMP_ASC
@@ -315,21 +308,21 @@ async def _logs(ref: str, actor: Actor) -> AsyncIterator[LogLine]:
 async def _start(
     ledger: Ledger, client: PrefectClient, stored: store.StoredJob, row: RunRow
 ) -> None:
-    from daybook.prefect import deployment, run_names
-    from daybook.prefect.reconcile import ReconcileReport, reconcile_for_run
 
     # If a process dies after the request, a second request with this key returns the same flow run.
     key = f"{ledger.id}:{row.occurrence}:{row.prefect_runs + 1}"
-    name = run_names.of_row(stored, row)
+    name = prefect.run_names.of_row(stored, row)
     known, flow_run_id = stored.row.deployment_id, None
     if known is not None and not stored.row.sync_pending:
-        flow_run_id = await deployment.start_run(client, known, key, row.parameters, name)
+        flow_run_id = await prefect.deployment.start_run(client, known, key, row.parameters, name)
     if flow_run_id is None:  # the deployment is not in Prefect yet, or a user deleted it there
-        found = await deployment.read(client, known) if known else None
-        await reconcile_for_run(ledger, client, stored, found, ReconcileReport())
+        found = await prefect.deployment.read(client, known) if known else None
+        await prefect.reconcile.reconcile_for_run(
+            ledger, client, stored, found, prefect.report.ReconcileReport()
+        )
         async with ledger.read() as session:
             created = str((await store.find(session, stored.id)).row.deployment_id)
-        flow_run_id = await deployment.start_run(client, created, key, row.parameters, name)
+        flow_run_id = await prefect.deployment.start_run(client, created, key, row.parameters, name)
     if flow_run_id is not None:
         await claims.link_prefect_run(ledger, row, flow_run_id)
 
@@ -362,8 +355,6 @@ async def _waiting_reason(
     ledger: Ledger, client: PrefectClient, row: RunRow, state: State[Any] | None
 ) -> str:
     """Return the reason why a waiting run does not start; empty if the reason is unknown."""
-    from daybook.prefect.states import WAITING_NAME
-
     pool = await work_pool.read(client, ledger.id)
     if pool.idle:
         return f"{pool.idle}; `daybook up` starts one"
@@ -371,7 +362,11 @@ async def _waiting_reason(
         return row.reason
     # A worker of one of Prefect's own types postponed the run, so the ledger does not have the
     # reason.
-    return (state.message or "") if state is not None and state.name == WAITING_NAME else ""
+    return (
+        (state.message or "")
+        if state is not None and state.name == prefect.states.WAITING_NAME
+        else ""
+    )
 
 
 async def _view(ledger: Ledger, run_id: str) -> RunDetails:

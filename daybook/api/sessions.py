@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook import markers
+from daybook import api, markers, prefect
 from daybook.api import authorization
 from daybook.errors import NotFound
 from daybook.jobs import store
 from daybook.jobs.actions import AgentPrompt
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import reading
+from daybook.ledger.states import Usage
 from daybook.ledger.tables import RunRow
 from daybook.ledger.views import UtcTime, columns
 from daybook.policies import policy
@@ -87,7 +89,7 @@ class Summary(BaseModel, frozen=True):
     content: str
     agent: str
     model: str | None
-    usage: dict[str, Any] | None
+    usage: Usage | None
     run_id: str
     at: UtcTime
 
@@ -141,24 +143,21 @@ async def send(ref: str, prompt: str) -> RunDetails:
     `InvalidInput` (also for an agent), and the errors of `runs.ask`. If the run fails, return the
     failed run and raise no error.
     """
-    from daybook.api import runs
-    from daybook.prefect import occurrence
-
     authorization.require_operator()
     async with reading() as session:
         listed = await _find(session, ref)
         parameters = await _parameters(session, listed)
-    with occurrence.continuing(listed.row.id):
-        return await runs.ask_here({**parameters, "prompt": prompt})
+    with prefect.occurrence.continuing(listed.row.id):
+        return await api.runs.ask_here({**parameters, "prompt": prompt})
 
 
 _CONTINUED_FIELDS = markers.marked(AgentPrompt.model_fields, "is_continued")
 _CONTINUED_POLICY = markers.marked(policy.FIELDS, "is_continued")
 
 
-async def _parameters(session: AsyncSession, listed: SessionSummary) -> dict[str, Any]:
+async def _parameters(session: AsyncSession, listed: SessionSummary) -> JsonObject:
     """Return the parameters of a run that continues a session, without its prompt."""
-    found: dict[str, Any] = {}
+    found: JsonObject = {}
     if listed.row.job_id and (stored := await store.get(session, listed.row.job_id)):
         found = stored.job.parameters()
     if claim_requests.agent_name(found) != listed.row.agent:

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.api import authorization
+from daybook.execution import folders
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import Job
 from daybook.ledger import job_kinds
@@ -24,8 +25,6 @@ SHARES = "and exclusive_dir is off, so both may change the same files at once"
 
 async def notes(session: AsyncSession, drafts: Mapping[str, Job]) -> list[str]:
     """Return a note for each of ``drafts`` (by name) whose folder other jobs use too."""
-    from daybook.execution import folders
-
     asking = {name: job for name, job in drafts.items() if job_kinds.asks_agent(job.kind)}
     if not asking:
         return []

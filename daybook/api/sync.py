@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel
 
+from daybook import prefect
 from daybook.api import authorization, conflicts
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import open_ledger, reading
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ class SyncReport(BaseModel, frozen=True):
     deleted: list[str]
     removed: list[str]
     remade: list[str]
-    conflicts: dict[str, dict[str, Any]]
+    conflicts: dict[str, JsonObject]
     refused: dict[str, str]
     foreign: dict[str, str]
     failed: dict[str, str]
@@ -60,23 +62,20 @@ async def sync(prefer: str | None = None, ref: str | None = None) -> SyncReport:
     this job. Raise `PrefectUnreachable`, `InvalidInput` for ``ref`` without ``prefer``, for an
     unknown ``prefer`` and for a pool of another type, and the errors of `conflicts.decide`.
     """
-    from daybook.prefect import client as prefect
-    from daybook.prefect import reconcile, work_pool
-
     if ref is not None and prefer is None:
         raise InvalidInput("JOB", "needs --prefer", "add --prefer ledger or --prefer prefect")
     side = conflicts.parse_side(prefer) if prefer is not None else None
     if ref is not None:  # before the sync, which may adopt a job of this name
         async with reading() as session:
             ref = (await authorization.find_job(session, ref)).id
-    async with open_ledger() as ledger, prefect.answering() as client:
-        await work_pool.ensure(client)
-        report = await reconcile.reconcile_all(ledger, client)
+    async with open_ledger() as ledger, prefect.client.answering() as client:
+        await prefect.work_pool.ensure(client)
+        report = await prefect.reconcile.reconcile_all(ledger, client)
         if side is None:
             return SyncReport.of(report)
         decided, refused = await conflicts.decide(ledger, side, ref)
         if side == "prefect":
             for job_id in decided:
-                await reconcile.reconcile_changed_job(ledger, client, job_id, report)
+                await prefect.reconcile.reconcile_changed_job(ledger, client, job_id, report)
     report.refused |= refused
     return DecidedSyncReport.of(report, decided=list(decided.values()))

@@ -15,6 +15,7 @@ from daybook.errors import DaybookError, UnknownName
 from daybook.http.guard import Guard, Rule
 from daybook.jobs.actions import ToolCall
 from daybook.jobs.model import read_parameters
+from daybook.json_text import JsonObject
 from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
 from daybook.processes import locations
@@ -40,7 +41,7 @@ class ListedTool(BaseModel, frozen=True, serialize_by_alias=True):
 
     name: str
     description: str
-    json_schema: dict[str, Any] = Field(serialization_alias="schema")
+    json_schema: JsonObject = Field(serialization_alias="schema")
     source: str
 
     @classmethod

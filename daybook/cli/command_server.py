@@ -168,7 +168,7 @@ def _serve(listener: socket.socket, connection: socket.socket, key: str) -> NoRe
     forked.exit_with(work, send_code)
 
 
-def _accept(connection: socket.socket, key: str) -> dict[str, Any] | None:
+def _accept(connection: socket.socket, key: str) -> entry.CommandRequest | None:
     """Return the request, after adopting its environment and streams.
 
     Return None if this child must end.
@@ -180,7 +180,7 @@ def _accept(connection: socket.socket, key: str) -> dict[str, Any] | None:
     text = connection.makefile("rb").readline()
     if not text.endswith(b"\n"):
         return None
-    request: dict[str, Any] = json.loads(text)
+    request: entry.CommandRequest = json.loads(text)
     if not hmac.compare_digest(str(request.get("key")).encode(), key.encode()):
         return None
     if not _adopt(request):
@@ -233,7 +233,7 @@ def _rights(pid: int) -> dict[str, str]:
     return rights
 
 
-def _adopt(request: dict[str, Any]) -> bool:
+def _adopt(request: entry.CommandRequest) -> bool:
     """Adopt the client's environment. Return whether the command would have the same result.
 
     If the result is False, this process must end.

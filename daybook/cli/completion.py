@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from cyclopts import Parameter
 
+from daybook import api, home
 from daybook.cli import output
+from daybook.errors import InvalidInput
 
 if TYPE_CHECKING:
     from cyclopts.completion import CompletionContext
@@ -52,7 +54,6 @@ def completion_(
     from cyclopts.completion import ShellDetectionError, detect_shell
 
     from daybook.cli.main import app
-    from daybook.errors import InvalidInput
 
     try:
         chosen = shell or detect_shell()
@@ -76,16 +77,12 @@ def of_choices(choices: Iterable[str]) -> Completer:
 
 
 def jobs(context: CompletionContext) -> Names:
-    from daybook import api
-
     if not _has_ledger():
         return []
     return [(job.name, job.words) for job in _result(api.jobs.list_jobs())]
 
 
 def jobs_and_runs(context: CompletionContext) -> Names:
-    from daybook import api
-
     if not _has_ledger():
         return []
     newest = _result(api.runs.history(limit=_RUNS_OFFERED))
@@ -96,8 +93,6 @@ def documents(noun: str) -> Completer:
     """Return the completer of names of settings documents. ``noun`` is their `BlockStore.noun`."""
 
     def complete(context: CompletionContext) -> Names:
-        from daybook import api
-
         return [(name, "") for name in _result(api.documents.names(noun))] if _has_ledger() else []
 
     return complete
@@ -107,7 +102,6 @@ agents, secrets, tool_servers = documents("agent"), documents("secret"), documen
 
 
 def channels(context: CompletionContext) -> Names:
-    from daybook import api, home
     from daybook.processes import proc
 
     # `daybook.cli.options.prepare_prefect` does the same, but that module imports this module.
@@ -117,8 +111,6 @@ def channels(context: CompletionContext) -> Names:
 
 
 def tokens(context: CompletionContext) -> Names:
-    from daybook import api
-
     if not _has_ledger():
         return []
     return [(each.name, each.owner) for each in _result(api.tokens.list_tokens())]

@@ -27,10 +27,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any
+from typing import Any, TypedDict
 
 from daybook import __version__
-from daybook.errors import InvalidInput
+from daybook.errors import DaybookError, InvalidInput
 from daybook.home import current_home
 from daybook.processes import garbage, init, open_files
 
@@ -49,6 +49,22 @@ OWN_PROCESS = frozenset(
 
 Most of them are servers, or start or end processes. `completion` inspects its parent, the shell.
 """
+
+
+class CommandRequest(TypedDict):
+    """A command as the client sends it to the server, with the environment of the client."""
+
+    arguments: list[str]
+    key: str
+    identity: list[Any]
+    folder: str
+    umask: int
+    nice: int
+    ignored_signals: list[int]
+    environment: dict[str, str]
+    search_path: list[str]
+    streams: list[list[Any]]
+    """The encoding and other properties of stdin, stdout and stderr (`_request`)."""
 
 
 def main() -> int:
@@ -138,7 +154,6 @@ def _run_on_server(arguments: list[str]) -> int | None:
             signal.signal(forwarded[-1], signal.SIG_DFL)
             os.kill(os.getpid(), forwarded[-1])
     from daybook.cli.main import report_error
-    from daybook.errors import DaybookError
 
     return report_error(
         DaybookError(
@@ -166,10 +181,12 @@ def _connect(connection: socket.socket) -> None:
         os.close(folder)
 
 
-def _request(arguments: list[str]) -> dict[str, Any]:
+def _request(arguments: list[str]) -> CommandRequest:
     os.umask(umask := os.umask(0o077))
     streams: tuple[Any, ...] = sys.stdin, sys.stdout, sys.stderr
-    ignored = [each for each in FORWARDED_SIGNALS if signal.getsignal(each) is signal.SIG_IGN]
+    ignored: list[int] = [
+        each for each in FORWARDED_SIGNALS if signal.getsignal(each) is signal.SIG_IGN
+    ]
     return {
         "arguments": arguments,
         "key": current_home().command_key_file.read_text(encoding="ascii"),

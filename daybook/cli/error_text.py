@@ -10,7 +10,6 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import takewhile
-from typing import Any
 
 from cyclopts import App, CycloptsError
 from cyclopts.exceptions import (
@@ -22,6 +21,7 @@ from cyclopts.exceptions import (
 
 from daybook.cli import other_words
 from daybook.errors import MAX_LISTED, DaybookError, InvalidFiles, InvalidInput, nearest_name
+from daybook.json_text import JsonObject
 
 COMMAND_LINE = "command line"
 """The field of an `InvalidInput` about the whole command line."""
@@ -87,12 +87,12 @@ def other_meaning(tokens: Sequence[str]) -> str:
     return f"; {other_words.sentence(instead)}" if instead else ""
 
 
-def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> dict[str, Any]:
+def error_as_json(error: DaybookError, typed: Mapping[str, str]) -> JsonObject:
     """Return `{"error": {"code", "message", "field"?, "mistakes"?}}`.
 
     ``field`` is as in `daybook.api`. Only `InvalidFiles` has ``mistakes``, at most `MAX_LISTED`.
     """
-    body: dict[str, Any] = {"code": error.code, "message": error_message(error, typed)}
+    body: JsonObject = {"code": error.code, "message": error_message(error, typed)}
     if isinstance(error, InvalidInput):
         body["field"] = error.field
     if isinstance(error, InvalidFiles):

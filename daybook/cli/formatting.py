@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.duration_text import short_duration
-from daybook.ledger.states import FAILURES
+from daybook.ledger.states import FAILURES, Usage
 from daybook.ledger.views import cost_in_words, tokens_in_words
 from daybook.money_text import COST_PLACES, money
 from daybook.short_text import one_line
@@ -270,18 +270,18 @@ def attempts(run: Run) -> str:
     return f"{run.attempts} attempts" if run.attempts > 1 else ""
 
 
-def cost(usage: dict[str, Any]) -> str:
+def cost(usage: Usage) -> str:
     """Return the cost of ``usage``, such as `$0.000018`, or `PRICE_UNKNOWN`; "" without usage."""
     return cost_in_words(usage, PRICE_UNKNOWN)
 
 
-def short_tokens(usage: dict[str, Any]) -> str:
+def short_tokens(usage: Usage) -> str:
     """Return the sum of input and output tokens for a table: `1,302`; a dash if it is not known."""
     counts = [usage.get("input_tokens"), usage.get("output_tokens")]
     return "-" if counts == [None, None] else f"{sum(filter(None, counts)):,}"
 
 
-def short_cost(usage: dict[str, Any]) -> str:
+def short_cost(usage: Usage) -> str:
     """Return the cost of ``usage`` for a table: `$0.0042`; a dash if the cost is not known."""
     dollars = usage.get("cost_usd")
     return "-" if dollars is None else money(dollars, COST_PLACES)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from daybook import api
+from daybook import api, diagnosis
 from daybook.api.filters import JobFilters, Selection
 from daybook.cli import completion, formatting, output
 from daybook.cli.command import Answer, command
@@ -63,8 +63,6 @@ async def add_(
 
     Example: daybook add "every weekday at 9:00" "Name one thing to learn today" --channel inbox
     """
-    from daybook.diagnosis import status
-
     fields = _new_job_fields(schedule, prompt, options.fields())
     if idempotency_key is not None:
         fields["idempotency_key"] = idempotency_key
@@ -87,7 +85,7 @@ async def add_(
             (
                 "worker",
                 "online"
-                if await status.worker_online()
+                if await diagnosis.status.worker_online()
                 else "offline, so no job runs; start `daybook up`",
             ),
         ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook import api
+from daybook import api, operations
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.options import prepare_prefect, text_or_file
@@ -97,9 +97,7 @@ async def move_(
 
     Example: daybook ledger move postgresql://daybook@localhost/daybook
     """
-    from daybook.operations.ledger_move import move
-
-    moved = await move(text_or_file("url", url).strip())
+    moved = await operations.ledger_move.move(text_or_file("url", url).strip())
     yield moved
     if moved.moved_from == moved.moved_to:
         output.line(f"The ledger is already at {moved.moved_to}; nothing was moved.")

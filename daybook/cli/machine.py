@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from daybook import api, settings
+from daybook import api, diagnosis, operations, settings
 from daybook import home as homes
 from daybook.cli import formatting, output, sync
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Absolute, Json, Watch, check_limit, prepare_prefect
 from daybook.cli.runs import print_run
 from daybook.errors import InvalidInput
-from daybook.operations import browser as browsers
-from daybook.operations import preload
 from daybook.prefect import address as prefect_address
 from daybook.processes import environment
 from daybook.processes import output as log_output
@@ -56,12 +54,10 @@ def up_(
 
     Example: daybook up --no-browser
     """
-    from daybook.operations import service, versions
-
     inherited = dict(os.environ)
-    versions.require_versions()
+    operations.versions.require_versions()
     if started_by == "service":
-        os.environ.update(service.read_environment(homes.current_home()))
+        os.environ.update(operations.service.read_environment(homes.current_home()))
     homes.forget_stopped_server()
     prepare_prefect()
     environment.set_search_path()
@@ -72,15 +68,13 @@ def up_(
         return _detach(reporter)
     # Do this before there is an event loop, because a fork would share its descriptors.
     is_shown = bool(homes.current_home().running()) and not started_by
-    forked_from = None if is_shown else preload.fork_image()
+    forked_from = None if is_shown else operations.preload.fork_image()
     with_link = not (as_json or started_by)
     return _up(reporter, inherited, link=with_link, started_by=started_by, forked_from=forked_from)
 
 
 async def _detach(reporter: UpReporter) -> int:
-    from daybook.operations import up
-
-    await up.detach(reporter)
+    await operations.up.detach(reporter)
     return 0
 
 
@@ -92,17 +86,15 @@ async def _up(
     started_by: StartedBy,
     forked_from: image.Image | None,
 ) -> int:
-    from daybook.operations import up, upgrade
-
     try:
-        is_upgraded = await up.up(
+        is_upgraded = await operations.up.up(
             reporter, link=link, started_by=started_by, forked_from=forked_from
         )
     finally:
         if forked_from is not None:
             forked_from.close()
     if is_upgraded:
-        upgrade.restart(inherited)
+        operations.upgrade.restart(inherited)
     return 0
 
 
@@ -137,7 +129,11 @@ async def open_(
 
     is_public = not prefect and bool(settings.load().public_url)
     is_public &= as_json or not browser or not sees_browser()
-    link = await (browsers.prefect_link() if prefect else browsers.link(is_public=is_public))
+    link = await (
+        operations.browser.prefect_link()
+        if prefect
+        else operations.browser.link(is_public=is_public)
+    )
     if as_json:
         output.print_json(link)
         return 0
@@ -193,9 +189,7 @@ async def down_() -> Answer:
 
     Example: daybook down
     """
-    from daybook.operations.up import down
-
-    stopped = await down()
+    stopped = await operations.up.down()
     yield {"stopped": stopped}
     output.say("Stopped." if stopped else "Nothing was running.")
 
@@ -211,10 +205,9 @@ async def status_(
     Example: daybook status --json
     """
     prepare_prefect()
-    from daybook.diagnosis import status
 
     report = await output.show(
-        status.status,
+        diagnosis.status.status,
         lambda found: _print_status(found, absolute),
         as_json=as_json,
         watch=watch,
@@ -250,13 +243,11 @@ def worker_(
     """
     if limit is not None:
         check_limit(limit)
-    from daybook.operations import versions
 
-    versions.require_versions()
+    operations.versions.require_versions()
     prepare_prefect()
-    from daybook.operations import worker
 
-    command = worker.command(
+    command = operations.worker.command(
         homes.current_home(), pool=pool, queues=queue or (), limit=limit, name=name, once=once
     )
     environment = dict(os.environ)
@@ -274,15 +265,11 @@ async def keeper_() -> int:
 
     Example: daybook keeper
     """
-    from daybook.operations import versions
-
-    versions.require_versions()
+    operations.versions.require_versions()
     prepare_prefect()
-    from daybook.diagnosis import status
-    from daybook.operations import keeper
 
     environment.set_search_path()
-    await keeper.run_keeper(output.say, status.overview)
+    await operations.keeper.run_keeper(output.say, diagnosis.status.overview)
     return 0
 
 
@@ -301,9 +288,7 @@ async def doctor_(
 
     Example: daybook doctor
     """
-    from daybook.diagnosis import doctor
-
-    findings = await doctor.doctor()
+    findings = await diagnosis.doctor.doctor()
     yield findings, 0 if all(each.ok for each in findings) else 1
     shown = [each for each in findings if verbose or each.severity != "ok"]
     width = max((len(each.check) for each in shown), default=0)

@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from daybook import __version__
 from daybook.errors import DaybookError, DiskFull, InvalidInput, NotFound
 from daybook.feature import Commands, Feature, features, leaving_out
+from daybook.home import home_path, is_disk_full
 
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
@@ -255,12 +256,13 @@ def _run_command_line(tokens: list[str]) -> int:
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            from daybook.home import home_path, is_disk_full
-
-            # If the error names no file, the full disk may be the disk of the output.
-            if error.filename or is_disk_full(home_path()):
-                return report_error(DiskFull(str(error.filename or home_path())), tokens)
+        # If the error names no file, the full disk may be the disk of the output.
+        if (
+            isinstance(error, OSError)
+            and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            and (error.filename or is_disk_full(home_path()))
+        ):
+            return report_error(DiskFull(str(error.filename or home_path())), tokens)
         if sys.flags.dev_mode:
             raise
         text = " ".join(f"{type(error).__name__}: {error}".split())

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook import owners
+from daybook import operations, owners
 from daybook.cli import output
 from daybook.errors import InvalidInput
 from daybook.mcp import clients
@@ -95,10 +95,11 @@ async def mcp_(
 async def _serve_http(host: str | None, port: int, names: list[str]) -> None:
     from daybook import settings
     from daybook.mcp import http
-    from daybook.operations import server
 
     address = settings.load().ledger_address
-    await http.serve(address, (host or server.HOST).strip() or server.HOST, port, names)
+    await http.serve(
+        address, (host or operations.server.HOST).strip() or operations.server.HOST, port, names
+    )
 
 
 def _checked_port(port: int | None) -> int:
@@ -109,9 +110,7 @@ def _checked_port(port: int | None) -> int:
 
 
 def _url(host: str | None, port: int | None) -> str:
-    from daybook.operations import server, web
-
-    return f"{web.url(host or server.HOST, _checked_port(port))}/mcp"
+    return f"{operations.web.url(host or operations.server.HOST, _checked_port(port))}/mcp"
 
 
 def _print_config(client: str, owner: str | None, user_id: str, url: str | None) -> int:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook import plain_text
+from daybook import home, json_text, plain_text
 from daybook.cli import completion
 from daybook.errors import InvalidInput
 
@@ -177,8 +177,6 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
 
     If the text is `@` and a path, return that in the file.
     """
-    from daybook import json_text
-
     if text.startswith("@"):
         text = _read_file(field, text[1:])
     try:
@@ -198,7 +196,6 @@ def prepare_prefect() -> None:
     After this call, the process may have a credential in memory. So this function also prevents
     other processes of this user from inspecting the process.
     """
-    from daybook import home
     from daybook.processes import proc
 
     proc.deny_inspection()

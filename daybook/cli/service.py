@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from daybook import home as homes
+from daybook import operations
 from daybook.cli import output
 from daybook.cli.command import Answer, command
 from daybook.cli.machine import JsonReporter, TerminalReporter
@@ -163,10 +164,9 @@ async def _start(service: ServiceDefinition, as_json: bool) -> None:
         output.say(f"It runs. To use it: sudo -u {service.user} {variable} {program} status")
         return
     prepare_prefect()
-    from daybook.operations import up
 
     reporter = JsonReporter() if as_json else TerminalReporter(browser=False)
-    await up.show_service_start(service, reporter, restart=True)
+    await operations.up.show_service_start(service, reporter, restart=True)
 
 
 def _print_state(state: ServiceState) -> None:

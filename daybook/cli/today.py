@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from daybook import diagnosis
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Absolute
@@ -22,9 +23,7 @@ async def today_(*, absolute: Absolute = False) -> Answer:
 
     Example: daybook today
     """
-    from daybook.diagnosis.today import today
-
-    found = await today()
+    found = await diagnosis.today.today()
     yield found
     output.line(_summary(found.ended), style="bold")
     for problem in found.problems:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from daybook import settings
+from daybook import operations, settings
 from daybook.errors import InvalidInput
 
 
@@ -34,13 +34,11 @@ def web_(
 
     Example: daybook web --port 4290
     """
-    from daybook.operations import server, web
-
     loaded = settings.load()
     number = loaded.web_port if port is None else port
     if not 0 < number < 2**16:
         raise InvalidInput("port", f"{number} is out of range", "use 1 to 65535")
     if host is not None and not host.strip():
         raise InvalidInput("host", "is empty", "use 0.0.0.0 for all addresses of this machine")
-    command = web.command(host or server.HOST, number, name or ())
+    command = operations.web.command(host or operations.server.HOST, number, name or ())
     os.execv(command[0], command)

@@ -35,6 +35,7 @@ from daybook.delivery.destination_settings import (
 from daybook.delivery.home_secret import ROTATION_GRACE, new_secret, rotated, rotating_until
 from daybook.errors import InvalidInput
 from daybook.http.addresses import DEFAULT_PORTS
+from daybook.json_text import JsonObject
 from daybook.ledger.views import UtcTime
 from daybook.resources.store import BlockStore, DocumentView, block_data
 
@@ -137,7 +138,7 @@ _UrlParts = tuple[str, str, int, str]
 class DestinationIndex:
     """All destinations and their secrets, as they were at one time."""
 
-    documents: tuple[tuple[_UrlParts, str, dict[str, Any]], ...] = field(default=(), repr=False)
+    documents: tuple[tuple[_UrlParts, str, JsonObject], ...] = field(default=(), repr=False)
 
     @classmethod
     def read(cls, documents: Iterable[BlockDocument]) -> Self:
@@ -211,7 +212,7 @@ async def list_destinations(client: PrefectClient, now: datetime) -> list[Destin
     ]
 
 
-def unstored(data: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+def unstored(data: Mapping[str, Any], now: datetime) -> JsonObject:
     """Return the fields of `DestinationInfo` that are not copied from the stored settings."""
     return {"token": data.get("token") or "", "rotating_until": rotating_until(STORE, data, now)}
 

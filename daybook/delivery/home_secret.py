@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from daybook import plain_text, settings
 from daybook.errors import InvalidInput
 from daybook.home import Home, make_private_file, write_private_draft
+from daybook.json_text import JsonObject
 
 if TYPE_CHECKING:
     from daybook.resources.store import BlockStore
@@ -102,7 +103,7 @@ def check_rotation(valid: list[str], keep: timedelta) -> None:
         )
 
 
-def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> dict[str, Any]:
+def rotated(valid: list[str], new: str, now: datetime, keep: timedelta) -> JsonObject:
     """Return the changed fields of a settings document that gets the secret ``new``.
 
     ``valid`` are the document's secrets that are valid now, newest first. The newest of them stays

@@ -7,12 +7,12 @@ lower, the channel truncates the message when it sends it.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from daybook import owners
 from daybook.jobs import prompts
 from daybook.jobs.notify import VARIABLES, Event, is_silent
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger import texts
 from daybook.ledger.references import command_word
 from daybook.ledger.states import FAILURES, Status
@@ -63,8 +63,8 @@ def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | N
     return texts.to_json(_run(row, job, event, corrects))
 
 
-def _run(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> dict[str, Any]:
-    data: dict[str, Any] = {"version": CALLBACK_VERSION, "event": event, "corrects": corrects}
+def _run(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> JsonObject:
+    data: JsonObject = {"version": CALLBACK_VERSION, "event": event, "corrects": corrects}
     data |= Run.of(row, job).model_dump(mode="json")
     del data["delivery"]  # the delivery status is not known before this row is delivered
     return data

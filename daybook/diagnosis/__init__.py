@@ -9,3 +9,26 @@
     health             state and metrics for monitors; callers share a `shared_query`
     outbox_status      the outbox, with its findings
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daybook import modules_at_first_use
+
+if TYPE_CHECKING:
+    from daybook.diagnosis import (  # noqa: I001 - one line for each name
+        attention as attention,
+        checks as checks,
+        doctor as doctor,
+        feature_status as feature_status,
+        findings as findings,
+        health as health,
+        outbox_status as outbox_status,
+        shared_query as shared_query,
+        status as status,
+        today as today,
+    )
+
+else:  # hide this from mypy, which would accept any name
+    __getattr__, __dir__ = modules_at_first_use(__name__)

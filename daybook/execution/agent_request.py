@@ -34,7 +34,7 @@ from daybook.execution.answers import AgentAnswer
 from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
-from daybook.ledger.states import Outcome, Status
+from daybook.ledger.states import Outcome, Status, Usage
 from daybook.owners import AGENT_PREFIX, Actor, is_agent
 from daybook.policies.policy import Policy, tools_of
 from daybook.processes import locations
@@ -146,7 +146,7 @@ def _refuse_approvals(
         )
 
 
-def _report_usage(usage: dict[str, Any]) -> None:
+def _report_usage(usage: Usage) -> None:
     """Report the usage so far to the worker, which records it if this process is killed."""
     handover.report(took=usage)
 

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Literal
 
 from daybook.agents import base
 from daybook.agents.base import Tool
@@ -34,6 +34,7 @@ from daybook.errors import (
     ToolUnreachable,
     UnknownName,
 )
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
 from daybook.policies.policy import matches
@@ -247,7 +248,7 @@ def _server_tools(
 def _server_tool(server: PooledSession, name: str, calls: _AttemptCalls) -> Tool:
     described = server.tools[name]
 
-    async def call(arguments: dict[str, Any]) -> str:
+    async def call(arguments: JsonObject) -> str:
         key = calls.key(f"{server.name}.{name}", arguments)
         return await server.call(name, arguments, key, calls.left())
 
@@ -263,7 +264,7 @@ def _server_tool(server: PooledSession, name: str, calls: _AttemptCalls) -> Tool
 
 
 def _python_tool(info: ToolInfo, calls: _AttemptCalls) -> Tool:
-    async def call(arguments: dict[str, Any]) -> str:
+    async def call(arguments: JsonObject) -> str:
         key = calls.key(info.name, arguments)
         called = await python_tools.call(info.name, arguments, key, timeout=calls.left())
         outcome = called.outcome
@@ -282,7 +283,7 @@ def _python_tool(info: ToolInfo, calls: _AttemptCalls) -> Tool:
 
 
 def _acting_for(tool: Tool, actor: Actor) -> Tool:
-    async def call(arguments: dict[str, Any]) -> str:
+    async def call(arguments: JsonObject) -> str:
         with acting_as(actor):
             return await tool.call(arguments)
 
@@ -304,7 +305,7 @@ class _AttemptCalls:
         """
         return self._end + _CALL_GRACE_SECONDS - asyncio.get_running_loop().time()
 
-    def key(self, tool: str, arguments: dict[str, Any]) -> str:
+    def key(self, tool: str, arguments: JsonObject) -> str:
         """Return the call's idempotency key, which is the same in every attempt.
 
         A call that repeats an earlier call of the same attempt gets another key.
@@ -315,7 +316,7 @@ class _AttemptCalls:
         repeat = f".{self._key_counts[digest]}" if self._key_counts[digest] > 1 else ""
         return f"{self._occurrence}/{digest}{repeat}"
 
-    def skip(self, tool: str, arguments: dict[str, Any]) -> None:
+    def skip(self, tool: str, arguments: JsonObject) -> None:
         """Use up the key of a call that an earlier attempt has made."""
         self.key(tool, arguments)
 

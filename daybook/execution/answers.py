@@ -45,6 +45,8 @@ from daybook.errors import (
 from daybook.execution import handover
 from daybook.jobs import answer_schema
 from daybook.jobs.actions import OutputFormat
+from daybook.json_text import JsonObject
+from daybook.ledger.states import Usage
 from daybook.redaction import redact_tokens
 from daybook.runs import usage
 from daybook.runs.usage import Amount
@@ -71,9 +73,6 @@ class AgentAnswer:
 
     reply: AgentReply
     remark: str = ""
-
-
-Usage = dict[str, Any]
 
 
 class _Mismatch(Exception):
@@ -148,7 +147,7 @@ class _UnrepeatableCalls:
         if it has to end this process during a call.
         """
 
-        async def call(arguments: dict[str, Any]) -> str:
+        async def call(arguments: JsonObject) -> str:
             # Log no arguments, because they may contain anything.
             log.info("the agent calls %s", tool.name, extra={"action": "agent_tool_called"})
             if tool.is_repeatable:
@@ -163,7 +162,7 @@ class _UnrepeatableCalls:
             self._replied()
             return text
 
-        def skipped(arguments: dict[str, Any]) -> None:
+        def skipped(arguments: JsonObject) -> None:
             self.acted = self.acted or not tool.is_repeatable
             tool.skipped(arguments)
 

@@ -47,7 +47,7 @@ from daybook.http.guard import origin
 from daybook.jobs import provenance
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.payloads import PAYLOAD
-from daybook.ledger.states import Status
+from daybook.ledger.states import Status, Usage
 from daybook.ledger.texts import sanitize
 from daybook.policies.checks import Check
 from daybook.processes import environment, group, locations
@@ -85,7 +85,7 @@ class Verdict:
 
     opens: bool
     reason: str = ""
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     found: Mapping[str, Any] | None = field(default=None, repr=False)
 
     def apply(self, granted: Granted) -> Granted:
@@ -122,7 +122,7 @@ class CheckFailed(DaybookError):
 
     code = "check_failed"
 
-    def __init__(self, message: str, usage: dict[str, Any] | None = None) -> None:
+    def __init__(self, message: str, usage: Usage | None = None) -> None:
         self.usage = usage
         super().__init__(message)
 
@@ -185,7 +185,7 @@ async def ask_agent(
     agent: Agent,
     prompt: str,
     granted: Granted,
-    took: dict[str, Any] | None = None,
+    took: Usage | None = None,
     seconds: float = 0.0,
 ) -> Verdict:
     """Ask an agent whether there is anything to do.

@@ -64,6 +64,7 @@ from daybook.execution.claim import MAX_IN_PROCESS_WAIT, NO_LEDGER_DELAY
 from daybook.execution.handover import Handover
 from daybook.execution.recording import OutcomeUnwritten
 from daybook.jobs.model import normal_parameters
+from daybook.json_text import JsonObject
 from daybook.ledger import job_kinds, triggers
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Outcome, Status
@@ -109,7 +110,7 @@ class _Run:
     flow_run: FlowRun
     given: Handover | None
     kind: str
-    parameters: dict[str, Any]
+    parameters: JsonObject
     refused: str
     check: checks.CheckCallable
     prepare: Prepare
@@ -127,7 +128,7 @@ class _Run:
 
 async def carry_out(
     kind: str,
-    parameters: dict[str, Any],
+    parameters: JsonObject,
     prepare: Prepare,
     *,
     check: checks.CheckCallable = checks.check_job,

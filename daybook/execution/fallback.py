@@ -32,6 +32,7 @@ from daybook.execution.agent_request import PreparedRequest, prepare_request
 from daybook.execution.agent_tools import OwnTools
 from daybook.execution.answers import AgentAnswer
 from daybook.jobs.actions import OutputFormat
+from daybook.ledger.states import Usage
 from daybook.runs import usage
 from daybook.runs.claim_requests import Granted
 
@@ -119,7 +120,7 @@ async def prepare_agents(
 
 
 def _with_rest(
-    agent: PreparedRequest, seconds: float, spent: dict[str, Any] | None
+    agent: PreparedRequest, seconds: float, spent: Usage | None
 ) -> PreparedRequest | None:
     """Return the request with the rest of the attempt's time and tokens; None if either is used up.
 

@@ -10,7 +10,6 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from daybook.agents import base
 from daybook.agents.base import McpServers
@@ -19,6 +18,7 @@ from daybook.home import CLIENT_CREDENTIAL, current_home, home_path
 from daybook.http import secrets as references
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import FilledSecrets, SecretDestination
+from daybook.json_text import JsonObject
 from daybook.owners import Actor
 from daybook.processes import environment
 from daybook.tools.pool import PreloadedSecrets
@@ -72,7 +72,7 @@ async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
     """
     filled = FilledSecrets()
     variables: dict[str, str] = {}
-    entries: dict[str, Any] = {}
+    entries: JsonObject = {}
     for server, secrets in configuration.servers:
         settings = server.settings
         if settings.command:
@@ -101,7 +101,7 @@ async def build(configuration: McpConfiguration, actor: Actor) -> McpServers:
     return McpServers({"mcpServers": entries}, variables, frozenset(filled.values))
 
 
-def _program_entry(command: list[str], variables: Mapping[str, str]) -> dict[str, Any]:
+def _program_entry(command: list[str], variables: Mapping[str, str]) -> JsonObject:
     program, *arguments = command
     return {"command": os.path.expanduser(program), "args": arguments, "env": dict(variables)}
 

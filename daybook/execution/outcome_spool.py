@@ -28,12 +28,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from daybook import home
 from daybook.errors import FenceRefused, IllegalTransition, LedgerUnreachable
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Outcome, Status
 from daybook.runs import claims
@@ -222,7 +222,7 @@ def _delete_abandoned(files: list[Path]) -> None:
                     each.unlink()
 
 
-def _as_json(spooled: SpooledOutcome) -> dict[str, Any]:
+def _as_json(spooled: SpooledOutcome) -> JsonObject:
     until = None if spooled.until is None else spooled.until.isoformat()
     return {
         "ledger": spooled.ledger_id,

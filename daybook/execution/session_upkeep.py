@@ -19,7 +19,6 @@ import logging
 import textwrap
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
@@ -32,7 +31,7 @@ from daybook.errors import AgentError, AgentFailed
 from daybook.execution import agent_lookup, answers, conversation, handover
 from daybook.execution.journal import stored_text
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Outcome, Status
+from daybook.ledger.states import Outcome, Status, Usage
 from daybook.ledger.tables import MessageRow, StepRow, SummaryRow
 from daybook.policies.compression import (
     KEPT_MESSAGES,
@@ -198,7 +197,7 @@ class _Upkeep:
         name: str,
         prompt: str,
         began: datetime,
-        used: dict[str, Any] | None,
+        used: Usage | None,
         *,
         output: str = "",
         error: str = "",
@@ -223,7 +222,7 @@ class _Upkeep:
             **asdict(Amount.of(used)),
         )
 
-    async def _record(self, used: dict[str, Any] | None, made: StepRow | None) -> None:
+    async def _record(self, used: Usage | None, made: StepRow | None) -> None:
         """Add the usage of a request to the run's usage, and the step ``made`` to its steps."""
         self._used += usage.tokens(used)
         async with self._ledger.write() as session:

@@ -31,6 +31,7 @@ from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import NoResponse, Response
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.jobs import payloads
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Outcome, Status
 
 
@@ -191,7 +192,7 @@ def _result_without_answer(
     return WebhookResult(outcome, temporary=not error.misconfigured)
 
 
-def _result_json(answer: Response, prepared: PreparedWebhook, *, is_cut: bool) -> dict[str, Any]:
+def _result_json(answer: Response, prepared: PreparedWebhook, *, is_cut: bool) -> JsonObject:
     text = bodies.decode_text(answer.body, answer.headers)
     body = prepared.filled.hide(text, is_cut=is_cut)
     return {"status_code": answer.status, "body": body}

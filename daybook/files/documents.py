@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from daybook.errors import Position
+from daybook.json_text import JsonObject
 from daybook.short_text import clip
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ class _Open:
     ``key`` is a key whose value is not read yet.
     """
 
-    data: dict[str, Any] | list[Any]
+    data: JsonObject | list[Any]
     path: Path
     anchor: str | None
     key: str | None = None
@@ -177,7 +178,7 @@ class _Builder:
     def __init__(self, document: Document) -> None:
         self._document = document
         self._stack = list[_Open]()
-        self._anchors = dict[str, Any]()
+        self._anchors = JsonObject()
         self._count, self._has_root = 0, False
 
     def add(self, event: Any) -> bool:
@@ -229,7 +230,7 @@ class _Builder:
             path: Path = (*self._stack[-1].path, "?")
             self._stack.append(_Open({} if is_mapping else [], path, None))
             return
-        data: dict[str, Any] | list[Any] = {} if is_mapping else []
+        data: JsonObject | list[Any] = {} if is_mapping else []
         path = self._value(event, data)
         self._stack.append(_Open(data, path, event.anchor))
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from daybook import owners
 from daybook.files.documents import to_yaml
 from daybook.files.jobs_file import JOBS, SET, fields_of
 from daybook.http import secrets
+from daybook.jobs.model import JobFields
+from daybook.json_text import JsonObject
 from daybook.schedules.schedule import Every
 from daybook.short_text import one_line
 
@@ -30,7 +32,7 @@ def set_of(jobs: Sequence[StoredJob]) -> str:
     return owner.removeprefix(owners.FILE_PREFIX) if owners.is_file(owner) else DEFAULT_SET
 
 
-def document(jobs: Sequence[StoredJob]) -> dict[str, Any]:
+def document(jobs: Sequence[StoredJob]) -> JsonObject:
     """Return the jobs as the data of a jobs file, with references in place of literal secrets."""
     return {SET: set_of(jobs), JOBS: [_fields(each)[0] for each in jobs]}
 
@@ -72,7 +74,7 @@ def _comments(stored: StoredJob) -> list[str]:
     return found
 
 
-def _fields(stored: StoredJob) -> tuple[dict[str, Any], list[str]]:
+def _fields(stored: StoredJob) -> tuple[JobFields, list[str]]:
     """Return the fields of a job for an export, and comments on replaced secrets.
 
     The fields have a reference in place of each literal secret. The comments name the new

@@ -18,7 +18,7 @@ from daybook import markers
 from daybook.errors import InvalidFiles, InvalidInput, Mistake, Position
 from daybook.files.documents import Document, Path, read
 from daybook.jobs.actions import ACTIONS
-from daybook.jobs.model import Job, ScheduleFields, default_fields
+from daybook.jobs.model import Job, JobFields, ScheduleFields, default_fields
 from daybook.schedules import bounds
 from daybook.schedules import schedule as schedules
 from daybook.schedules.schedule import At
@@ -66,7 +66,7 @@ class Entry:
     path: Path
     name: str
     renamed_from: str
-    fields: dict[str, Any]
+    fields: JobFields
     mistakes: list[Mistake] = field(default_factory=list)
 
     def position(self, field: str, *, of_key: bool = False) -> Position:
@@ -142,7 +142,7 @@ def read_file(source: FileText) -> JobsFile:
     return found
 
 
-def job_fields(source: FileText) -> list[dict[str, Any]]:
+def job_fields(source: FileText) -> list[JobFields]:
     """Return the jobs of a file as flat fields of `new_job`. Do not validate the values of fields.
 
     Raise `InvalidFiles` if `read_file` finds mistakes.
@@ -154,7 +154,7 @@ def job_fields(source: FileText) -> list[dict[str, Any]]:
     return [entry.fields for entry in found.entries]
 
 
-def _entry(file: str, document: Document, path: Path, job: dict[str, Any]) -> Entry:
+def _entry(file: str, document: Document, path: Path, job: JobFields) -> Entry:
     name, earlier = job.get("name"), job.get(RENAMED_FROM)
     fields = {key: value for key, value in job.items() if key != RENAMED_FROM}
     entry = Entry(
@@ -225,7 +225,7 @@ def _is_consequence(error: InvalidInput, left_out: Iterable[str]) -> bool:
     return any(f" {name.replace('_', ' ')} " in words for name in left_out)
 
 
-def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
+def _leave_out(fields: JobFields, names: list[str]) -> bool:
     """Remove the named fields, or replace required ones by placeholders.
 
     Return False if the fields do not change.
@@ -248,7 +248,7 @@ def _leave_out(fields: dict[str, Any], names: list[str]) -> bool:
     return fields != before
 
 
-def _check_time(fields: dict[str, Any], job: Job) -> None:
+def _check_time(fields: JobFields, job: Job) -> None:
     """Raise `InvalidInput` for a one-time schedule that depends on the time of the application."""
     if not isinstance(job.schedule, At):
         return
@@ -268,7 +268,7 @@ def _check_time(fields: dict[str, Any], job: Job) -> None:
         raise InvalidInput(name, problem, f"write the time, such as {job.schedule.to_text()[3:]}")
 
 
-def flat(job: Job) -> dict[str, Any]:
+def flat(job: Job) -> JobFields:
     """Return all fields of a job, as a file may have them. The schedule is one text.
 
     Omit the phase of an interval, because a file cannot contain it.
@@ -280,7 +280,7 @@ def flat(job: Job) -> dict[str, Any]:
     return {"name": name, "kind": kind, **schedule, **fields, **action, **policy, **notify}
 
 
-def fields_of(job: Job) -> dict[str, Any]:
+def fields_of(job: Job) -> JobFields:
     """Return the fields of a job that differ from their defaults, in the format of an export.
 
     The name, the kind, and the schedule with its time zone are always included.
@@ -315,7 +315,7 @@ def _as_list(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _schedule(job: Job) -> dict[str, Any]:
+def _schedule(job: Job) -> JobFields:
     schedule = job.schedule.to_json()
     kind = schedule.pop("kind")
     renamed = {"expr": "cron", "job": "after"}

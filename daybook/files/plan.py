@@ -34,6 +34,7 @@ from daybook.files.jobs_file import RENAMED_FROM, Entry, JobsFile, build, fields
 from daybook.jobs import store
 from daybook.jobs.model import Job, new_job
 from daybook.jobs.views import FieldChange
+from daybook.json_text import JsonObject
 
 if TYPE_CHECKING:
     from daybook.jobs.store import StoredJob
@@ -56,7 +57,7 @@ class PlanStep:
     job: Job | None = None
     before: StoredJob | None = None
     entry: Entry | None = None
-    applied: dict[str, Any] | None = None
+    applied: JsonObject | None = None
     overwrites: tuple[FieldChange, ...] = ()
     reason: str = ""
     renamed_from: str = ""
@@ -74,7 +75,7 @@ class Plan:
     steps: list[PlanStep] = field(default_factory=list)
     mistakes: list[Mistake] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    applied: list[tuple[StoredJob, dict[str, Any]]] = field(default_factory=list)
+    applied: list[tuple[StoredJob, JsonObject]] = field(default_factory=list)
     unchanged: int = 0
 
 

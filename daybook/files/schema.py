@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -11,6 +9,7 @@ from daybook.files.jobs_file import JOBS, RENAMED_FROM, SET
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import FIELDS, Job, ScheduleFields
 from daybook.jobs.notify import Notify
+from daybook.json_text import JsonObject
 from daybook.policies.policy import Policy
 
 DIALECT = GenerateJsonSchema.schema_dialect
@@ -18,14 +17,14 @@ _MORE = ("on", "timezone")
 """Fields of a schedule that alone define no due time."""
 
 
-def schema() -> dict[str, Any]:
+def schema() -> JsonObject:
     """Return the JSON schema of a jobs file, for editors.
 
     The schema has the fields, their types and choices. Only `daybook apply` checks rules that
     depend on other fields or on the ledger.
     """
-    definitions: dict[str, Any] = {}
-    properties: dict[str, Any] = {}
+    definitions: JsonObject = {}
+    properties: JsonObject = {}
     for model in (Job, *ACTIONS.values(), ScheduleFields, Policy, Notify):
         for name, each in _properties(model, definitions).items():
             properties.setdefault(name, each)
@@ -71,23 +70,23 @@ def schema() -> dict[str, Any]:
     return whole | {"$defs": {"Job": job, **_used(job, definitions)}}
 
 
-def _properties(model: type[BaseModel], definitions: dict[str, Any]) -> dict[str, Any]:
+def _properties(model: type[BaseModel], definitions: JsonObject) -> JsonObject:
     """Return the schemas of a model's fields, and add the definitions that they refer to."""
     found = model.model_json_schema(mode="validation")
     definitions.update(found.pop("$defs", {}))
     return dict(found["properties"])
 
 
-def _requires(kind: str, model: type[BaseModel]) -> dict[str, Any]:
+def _requires(kind: str, model: type[BaseModel]) -> JsonObject:
     needed = [name for name, field in model.model_fields.items() if field.is_required()]
     if needed:
         return {"required": needed}
     return {"required": ["kind"], "properties": {"kind": {"const": kind}}}
 
 
-def _used(top: object, definitions: dict[str, Any]) -> dict[str, Any]:
+def _used(top: object, definitions: JsonObject) -> JsonObject:
     """Return the definitions that ``top`` refers to, directly or indirectly."""
-    found, left = dict[str, Any](), [top]
+    found, left = JsonObject(), [top]
     while left:
         each = left.pop()
         if isinstance(each, list):

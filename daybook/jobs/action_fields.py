@@ -12,12 +12,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 from daybook.markers import Marker
 from daybook.names import validate_line
 from daybook.validation import raising_pydantic_error
@@ -237,7 +238,7 @@ OrdersFile = Annotated[str, AfterValidator(_file)]
 # --- JSON
 
 
-def _params(params: dict[str, Any]) -> dict[str, Any]:
+def _params(params: JsonObject) -> JsonObject:
     """Check that the parameters are strict JSON, and that Prefect stores them unchanged."""
     with raising_pydantic_error():
         check_json(params, "params", MAX_BODY_LENGTH)
@@ -304,5 +305,5 @@ def _check_json(value: object, field: str, depth: int) -> None:
             )
 
 
-Arguments = Annotated[dict[str, Any], AfterValidator(_params)]
+Arguments = Annotated[JsonObject, AfterValidator(_params)]
 """Arguments of a tool."""

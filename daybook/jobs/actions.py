@@ -37,6 +37,7 @@ from daybook.jobs.action_fields import (
     check_session,
     is_address,
 )
+from daybook.json_text import JsonObject
 from daybook.markers import Facts, Marker, Uses
 from daybook.validation import STORED, raising_pydantic_error
 
@@ -84,7 +85,7 @@ class BaseAction(BaseModel, ABC):
         """Return the tools that the job's runs call themselves."""
         return []
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         """Return the arguments of the tools that the job's runs call themselves."""
         return {}
 
@@ -92,7 +93,7 @@ class BaseAction(BaseModel, ABC):
         """Return the URLs that the job's runs request."""
         return []
 
-    def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]] | None:
+    def own_call(self, payload: Any = None) -> tuple[str, JsonObject] | None:
         """Return name and arguments of the call that a run makes without an agent, or None.
 
         The field `approve` refers to the call by this name. The arguments are for display: they
@@ -163,7 +164,7 @@ class AgentPrompt(BaseAction):
         description="Required form of the answer: text, any JSON, or JSON that matches the output "
         "schema (structured).",
     )
-    output_schema: dict[str, Any] = Field(
+    output_schema: JsonObject = Field(
         default_factory=dict,
         title="Output schema",
         description="JSON schema that a structured answer must match.",
@@ -259,7 +260,7 @@ class Webhook(BaseAction):
     def urls(self) -> Uses:
         return [("url", self.url)]
 
-    def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]]:
+    def own_call(self, payload: Any = None) -> tuple[str, JsonObject]:
         shown = {"method": self.method, "url": self.url, "headers": self.headers}
         return WEBHOOK, {**shown, "body": payloads.fill_body(self.body, payload)}
 
@@ -309,10 +310,10 @@ class ToolCall(BaseAction):
     def tools(self) -> Uses:
         return [("tool", self.tool)]
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         return self.params
 
-    def own_call(self, payload: Any = None) -> tuple[str, dict[str, Any]]:
+    def own_call(self, payload: Any = None) -> tuple[str, JsonObject]:
         return self.tool, payloads.fill(self.params, payload)
 
     def values_with_secrets(self) -> list[object]:

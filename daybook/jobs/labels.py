@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from daybook.errors import InvalidInput
 from daybook.jobs import action_fields
+from daybook.json_text import JsonObject
 from daybook.validation import raising_pydantic_error
 
 RESERVED_TAG_PREFIX = "daybook:"
@@ -33,7 +33,7 @@ def check_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(tag.strip() for tag in tags))
 
 
-def check_metadata(metadata: object) -> dict[str, Any]:
+def check_metadata(metadata: object) -> JsonObject:
     """Return the metadata. Raise a pydantic error unless it is a JSON object that can be stored."""
     with raising_pydantic_error():
         if not isinstance(metadata, Mapping):

@@ -46,6 +46,7 @@ from daybook.jobs import action_fields, actions, payloads, prompts, upcoming
 from daybook.jobs.actions import ACTIONS, DEFAULT_AGENT, Action, AgentPrompt, Kind
 from daybook.jobs.labels import check_metadata, check_tags
 from daybook.jobs.notify import Notify
+from daybook.json_text import JsonObject
 from daybook.markers import Marker
 from daybook.names import default_name, free_name, validate_name, validate_new_name
 from daybook.policies import checks
@@ -90,7 +91,7 @@ class Job(BaseModel):
     tags: Annotated[tuple[str, ...], AfterValidator(check_tags), Marker(option="tag")] = Field(
         default=(), description="Tag of the job and its deployment."
     )
-    metadata: Annotated[dict[str, Any], BeforeValidator(check_metadata), Marker(syntax="pairs")] = (
+    metadata: Annotated[JsonObject, BeforeValidator(check_metadata), Marker(syntax="pairs")] = (
         Field(default_factory=dict, description="Data that a program stores with the job.")
     )
     enabled: Annotated[bool, Marker(option="disabled")] = Field(
@@ -212,8 +213,11 @@ FIELDS: dict[str, FieldInfo] = {
 }
 """Flat fields that `new_job` and `edit` accept; `daybook add` derives its options from them."""
 
+JobFields = dict[str, Any]
+"""Values of flat fields of a job, by the names in `FIELDS`, before they are validated."""
 
-def default_fields(kind: str) -> dict[str, Any]:
+
+def default_fields(kind: str) -> JobFields:
     """Return the defaults of a kind's action, policy and notifications by field, as JSON."""
     action = {
         name: to_jsonable_python(field.get_default(call_default_factory=True))

@@ -22,6 +22,7 @@ from daybook.errors import InvalidInput, UnreadableJob
 from daybook.jobs.actions import ACTIONS, AgentPrompt
 from daybook.jobs.model import Job
 from daybook.jobs.notify import Notify
+from daybook.json_text import JsonObject
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 from daybook.names import validate_name
 from daybook.policies.policy import Policy
@@ -48,7 +49,7 @@ class _Synced(BaseModel):
 
 class _Conflict(BaseModel):
     at: Time
-    fields: dict[str, Any]
+    fields: JsonObject
     invalid: dict[str, str] = {}
 
 
@@ -56,7 +57,7 @@ class _Columns(BaseModel):
     skips: Skips
     conflict: _Conflict | None
     synced: _Synced | None
-    applied: dict[str, Any] | None
+    applied: JsonObject | None
     written_by: dict[str, str]
 
 
@@ -204,7 +205,7 @@ def valid_tags(value: Any) -> list[str]:
     return value if _is_valid(_TAGS, value) else []
 
 
-def valid_conflict(value: Any) -> dict[str, Any] | None:
+def valid_conflict(value: Any) -> JsonObject | None:
     """Return the conflict of a job; None if there is none, or if it is not valid."""
     return value if _is_valid(_CONFLICT, value) else None
 

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.jobs import stored_columns
+from daybook.json_text import JsonObject
 from daybook.ledger.column_types import is_json_number, json_count, valid_json
 from daybook.ledger.tables import NEWEST_REVISION, JobRow, RevisionRow
 
@@ -46,7 +47,7 @@ class JobSummary:
     last_error: str | None
     consecutive_failures: int
     sync_pending: bool
-    conflict: dict[str, Any] | None
+    conflict: JsonObject | None
     snoozed_until: datetime | None
     tokens_per_day: int
     usd_per_day: float

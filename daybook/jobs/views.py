@@ -23,6 +23,7 @@ from pydantic import (
 from daybook.jobs.actions import Action
 from daybook.jobs.notify import Notify
 from daybook.jobs.upcoming import starts
+from daybook.json_text import JsonObject
 from daybook.ledger.views import NOTHING_SPENT, LocalTime, Run, Spending, UtcTime, columns
 from daybook.policies.policy import Policy
 from daybook.schedules.schedule import Schedule, zone
@@ -107,7 +108,7 @@ class ListedJob(BaseModel, frozen=True):
     snoozed_until: LocalTime | None
     description: str
     tags: list[str]
-    metadata: dict[str, Any] = Field(repr=False)
+    metadata: JsonObject = Field(repr=False)
     owner: str
     user_id: str
     created_by: str
@@ -177,8 +178,8 @@ class ListedJob(BaseModel, frozen=True):
         )
 
     @model_serializer(mode="wrap")
-    def _with_fields_of_the_action(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        flat: dict[str, Any] = {}
+    def _with_fields_of_the_action(self, handler: SerializerFunctionWrapHandler) -> JsonObject:
+        flat: JsonObject = {}
         for name, value in handler(self).items():
             flat |= value if name == "action" else {name: value}
         return flat
@@ -206,7 +207,7 @@ def changes_between(old: Job, new: Job) -> list[FieldChange]:
     ]
 
 
-def _flat(job: Job) -> dict[str, Any]:
+def _flat(job: Job) -> JsonObject:
     fields = job.model_dump(mode="json", exclude={"kind", "schedule"})
     action, policy, notify = (fields.pop(each) for each in ("action", "policy", "notify"))
     return {"schedule": job.schedule.describe(), **fields, **action, **policy, **notify}

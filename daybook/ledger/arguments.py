@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from daybook.json_text import JsonObject
 from daybook.ledger import texts
 from daybook.short_text import shorten
 
@@ -36,7 +37,7 @@ def is_storable(arguments: Mapping[str, Any]) -> bool:
     return bool(texts.sanitize(dict(arguments)) == arguments)
 
 
-def read(text: str) -> dict[str, Any] | None:
+def read(text: str) -> JsonObject | None:
     """Return the arguments that `write` has written; None for another text."""
     try:
         found = json.loads(text)

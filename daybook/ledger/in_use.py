@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from daybook import home
+from daybook.json_text import JsonObject
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class InUse:
     inode: int = 0
     wal: bool = False
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return asdict(self)
 
 

@@ -139,6 +139,19 @@ def as_markdown() -> str:
     return "\n".join(lines) + "\n"
 
 
+Usage = dict[str, Any]
+"""The usage of a model, as a JSON object with these keys:
+
+- ``requests``
+- ``input_tokens``, ``output_tokens``: None if the provider reported none
+- ``cache_read_tokens``, ``cache_write_tokens``: parts of the input tokens, omitted when 0
+- ``tool_calls``: omitted when 0
+- ``cost_usd``: in US dollars; None if the price is not known
+
+A program that answers for an agent may report more keys (`daybook.runs.usage`).
+"""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The end of a run. ``output`` is the full text, which the ledger shortens if it is long.
@@ -160,7 +173,7 @@ class Outcome:
     error: str | None = None
     agent: str | None = None
     model: str | None = None
-    usage: dict[str, Any] | None = None
+    usage: Usage | None = None
     prompt: str | None = None
     warnings: tuple[str, ...] = ()
 

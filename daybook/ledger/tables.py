@@ -22,9 +22,10 @@ from typing import Any
 from sqlalchemy import JSON, BigInteger, Index, UniqueConstraint, text
 from sqlmodel import Field, col
 
+from daybook.json_text import JsonObject
 from daybook.ledger import job_kinds, triggers
 from daybook.ledger.column_types import NULLABLE_JSON, Instant
-from daybook.ledger.states import Delivery, Status
+from daybook.ledger.states import Delivery, Status, Usage
 from daybook.ledger.table_parts import Table, partial_index
 from daybook.ledger.triggers import Trigger
 from daybook.ledger.waits import REASONS, WaitReason
@@ -95,7 +96,7 @@ class JobRow(Table, table=True):
     description: str = ""
     tags: list[str] = Field(default_factory=list, sa_type=JSON)
     # A program's own metadata; SQLAlchemy reserves the name `metadata`.
-    meta: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
+    meta: JsonObject = Field(default_factory=dict, repr=False, sa_type=JSON)
     # The owner (`daybook.owners`), the user that the owner works for, and the creating interface.
     owner: str = "user"
     user_id: str = ""
@@ -116,10 +117,10 @@ class JobRow(Table, table=True):
 
     # The link to Prefect: the last version that both sides had is the base of the three-way diff.
     deployment_id: str | None = None
-    synced: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    synced: JsonObject | None = Field(default=None, sa_type=NULLABLE_JSON)
     sync_pending: bool = True
     # The version from Prefect that lost a conflict: {"at": ISO time, "fields": {name: value}}.
-    conflict: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    conflict: JsonObject | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # The last run and the counters of the job.
     last_run_id: str | None = None
@@ -143,7 +144,7 @@ class JobRow(Table, table=True):
 
     # For a job from a jobs file, the fields that were last applied
     # (`daybook.files.jobs_file.flat`), so that Daybook can show changes made elsewhere.
-    applied: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+    applied: JsonObject | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
     # The job's `updated_at` when the file was applied.
     applied_at: datetime | None = Field(default=None, sa_type=Instant)
 
@@ -161,10 +162,10 @@ class RevisionRow(Table, table=True):
     number: int = Field(primary_key=True)
     effective_from: datetime = Field(sa_type=Instant)
     enabled: bool
-    schedule: dict[str, Any] = Field(sa_type=JSON)
-    action: dict[str, Any] = Field(sa_type=JSON)
-    policy: dict[str, Any] = Field(sa_type=JSON)
-    notify: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
+    schedule: JsonObject = Field(sa_type=JSON)
+    action: JsonObject = Field(sa_type=JSON)
+    policy: JsonObject = Field(sa_type=JSON)
+    notify: JsonObject = Field(default_factory=dict, repr=False, sa_type=JSON)
     # The author: the writer of `owners.Actor`, `prefect` for Prefect's UI, or `daybook`, which
     # disables jobs.
     source: str = "daybook"
@@ -249,7 +250,7 @@ class RunRow(Table, table=True):
     unmirrored: bool = False
     retry_of: str | None = None
 
-    parameters: dict[str, Any] = Field(default_factory=dict, repr=False, sa_type=JSON)
+    parameters: JsonObject = Field(default_factory=dict, repr=False, sa_type=JSON)
     attempts: int = 0
     # The maximum number of tokens from the last claim on; None if unlimited.
     tokens: int | None = Field(default=None, sa_type=BigInteger)
@@ -264,20 +265,20 @@ class RunRow(Table, table=True):
     session_id: str | None = None
     agent: str | None = None
     model: str | None = None
-    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    usage: Usage | None = Field(default=None, sa_type=NULLABLE_JSON)
 
     # The findings of the run's check, until the outcome is known: {"check": text, "change": text,
     # "source": the watched source, "at": time}; the last three only for a watch
     # (`daybook.runs.watched`). Also {"payload": JSON}, the payload of the request to a hook
     # (`daybook.features.hooks`), which stays after the outcome.
-    found: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+    found: JsonObject | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
     # The real path of its program's folder, since its last claim: `daybook.runs.folders`.
     work_dir: str = ""
     # The last conversation of its program, by the program's own id, and what the last program that
     # answered in it has printed about it: the fields of `daybook.agents.journal.ProgramSession`.
     program_session: str = ""
-    program_state: dict[str, Any] | None = Field(
+    program_state: JsonObject | None = Field(
         default=None, repr=False, sa_type=NULLABLE_JSON, nullable=True
     )
 
@@ -285,7 +286,7 @@ class RunRow(Table, table=True):
     delivery: str = Delivery.NOT_REQUESTED.value
 
     # Refused outcomes, kept as evidence: their writers had lost the claim, or came too late.
-    evidence: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    evidence: list[JsonObject] = Field(default_factory=list, sa_type=JSON)
 
     @property
     def state(self) -> Status:
@@ -295,7 +296,7 @@ class RunRow(Table, table=True):
     @property
     def policy(self) -> Policy:
         """Return the policy in ``parameters``; it is read once for each value of the column."""
-        read: tuple[dict[str, Any], Policy] | None = self.__dict__.get("_policy")
+        read: tuple[JsonObject, Policy] | None = self.__dict__.get("_policy")
         if read is None or read[0] is not self.parameters:
             read = self.parameters, policy_from_parameters(self.parameters)
             self.__dict__["_policy"] = read
@@ -337,7 +338,7 @@ class AttemptRow(Table, table=True):
     started_at: datetime = Field(sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     error: str | None = None
-    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    usage: Usage | None = Field(default=None, sa_type=NULLABLE_JSON)
     # For budgets (`daybook.runs.budget`): the run's job, and the agent that the run asks first.
     job_id: str | None = None
     agent: str | None = None
@@ -386,7 +387,7 @@ class StepRow(Table, table=True):
     started_at: datetime = Field(sa_type=Instant)
     finished_at: datetime | None = Field(default=None, sa_type=Instant)
     # As in `AttemptRow`; None for a tool.
-    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    usage: Usage | None = Field(default=None, sa_type=NULLABLE_JSON)
     error: str | None = None
     # The beginnings of the request or call and of its reply, for people. Retention removes both and
     # the error; then `input` is None.
@@ -399,7 +400,7 @@ class StepRow(Table, table=True):
 
     # Must stay last: SQLite is slow to read columns that follow a long one. The data for a later
     # attempt: {"facts": the step's facts, "value": the complete reply}. Removed with the outcome.
-    reply: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+    reply: JsonObject | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
 class ApprovalRow(Table, table=True):
@@ -425,7 +426,7 @@ class ApprovalRow(Table, table=True):
     reason: str = ""
     # Must stay last: SQLite is slow to read columns that follow a long one. The outcome whose
     # answer is to be approved, as JSON, until the run has its outcome.
-    outcome: dict[str, Any] | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
+    outcome: JsonObject | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 
 class OutboxRow(Table, table=True):
@@ -509,7 +510,7 @@ class OutboxRow(Table, table=True):
     error: str | None = None
     note: str = ""
     # The last attempts: {"at", "seconds", "status_code", "error"}, oldest first.
-    tries: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
+    tries: list[JsonObject] = Field(default_factory=list, sa_type=JSON)
 
     # Must stay last: SQLite is slow to read columns that follow a long one.
     subject: str = ""
@@ -568,7 +569,7 @@ class MessageRow(Table, table=True):
     number: int = Field(primary_key=True)
     role: str
     content: str
-    source: dict[str, Any] = Field(sa_type=JSON)
+    source: JsonObject = Field(sa_type=JSON)
     run_id: str
     at: datetime = Field(sa_type=Instant)
 
@@ -588,6 +589,6 @@ class SummaryRow(Table, table=True):
     content: str
     agent: str
     model: str | None = None
-    usage: dict[str, Any] | None = Field(default=None, sa_type=NULLABLE_JSON)
+    usage: Usage | None = Field(default=None, sa_type=NULLABLE_JSON)
     run_id: str
     at: datetime = Field(sa_type=Instant)

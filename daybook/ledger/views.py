@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, Field, PlainSerializer
 
+from daybook.json_text import JsonObject
 from daybook.ledger import arguments, texts
 from daybook.ledger.states import FAILURES
 from daybook.money_text import money
@@ -171,7 +172,7 @@ class Approval(BaseModel, frozen=True):
     position: str
     tool: str
     input: str = Field(repr=False)
-    arguments: dict[str, Any] | None = Field(repr=False)
+    arguments: JsonObject | None = Field(repr=False)
     status: str
     asked_at: UtcTime
     deadline: UtcTime

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 
 TOKEN_VARIABLE = "DAYBOOK_MCP_TOKEN"
 """The environment variable from which clients read the token."""
@@ -133,7 +134,7 @@ def stdio_config(name: str, arguments: list[str]) -> str:
     # PATH.
     path = Path(sys.executable).with_name("daybook")
     command, *first = [str(path)] if path.exists() else [sys.executable, "-P", "-m", "daybook"]
-    entry: dict[str, Any] = {"command": command, "args": [*first, "mcp", *arguments]}
+    entry: JsonObject = {"command": command, "args": [*first, "mcp", *arguments]}
     if variables := {each: os.environ[each] for each in _PASSED_VARIABLES if os.environ.get(each)}:
         entry["env"] = variables
     return _rendered(name, entry)
@@ -147,7 +148,7 @@ def http_config(name: str, url: str) -> str:
     client = find(name)
     if not client.header:
         raise InvalidInput("print_config", f"{name} cannot refer to a token", "leave out --http")
-    entry: dict[str, Any] = {client.url_key: url}
+    entry: JsonObject = {client.url_key: url}
     if client.render is not _codex:
         entry["headers"] = {"Authorization": client.header}
     if name == "claude-code":

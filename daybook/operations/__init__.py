@@ -43,3 +43,42 @@ process group (`processes.proc.process_tree`). The worker needs time to record t
 runs that it ends (`worker.GRACE_SECONDS`). `home_lock` does not import Prefect, so that `down` is
 fast.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daybook import modules_at_first_use
+
+if TYPE_CHECKING:
+    from daybook.operations import (  # noqa: I001 - one line for each name
+        browser as browser,
+        connections as connections,
+        home_lock as home_lock,
+        host_names as host_names,
+        keeper as keeper,
+        ledger_move as ledger_move,
+        ledger_setting as ledger_setting,
+        liveness as liveness,
+        login as login,
+        peers as peers,
+        prefect_database as prefect_database,
+        prefect_login as prefect_login,
+        prefect_selection as prefect_selection,
+        preload as preload,
+        preparation as preparation,
+        server as server,
+        service as service,
+        service_manager as service_manager,
+        service_units as service_units,
+        setup as setup,
+        supervision as supervision,
+        up as up,
+        upgrade as upgrade,
+        versions as versions,
+        web as web,
+        worker as worker,
+    )
+
+else:  # hide this from mypy, which would accept any name
+    __getattr__, __dir__ = modules_at_first_use(__name__)

@@ -24,10 +24,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Literal
 
 from daybook.errors import InvalidInput
-from daybook.home import Home
+from daybook.home import Home, RunningUp
+from daybook.json_text import JsonObject
 from daybook.ledger.in_use import InUse
 from daybook.processes import proc
 from daybook.processes.children import Child
@@ -76,7 +77,7 @@ class UpRecord:
     pages_url: str = ""
     own_server: bool = False
     web_url: str = ""
-    ledger: dict[str, Any] = field(default_factory=dict)
+    ledger: JsonObject = field(default_factory=dict)
     children: list[ChildEntry] = field(default_factory=list)
     leftovers: list[ChildEntry] = field(default_factory=list)
     restarts: list[Restart] = field(default_factory=list)
@@ -160,7 +161,7 @@ class UpRecord:
 
 def already_running(home: Home) -> InvalidInput:
     """Return the error that an `up`, or another command with the lock, is running for ``home``."""
-    command = _load(home).get("command", "up")
+    command = home.recorded().get("command", "up")
     problem = f"`daybook {command}` is already running for {home.path}"
     hint = "stop it with `daybook down`" if command == "up" else "wait until it has ended"
     return InvalidInput("home", problem, hint)
@@ -183,7 +184,7 @@ def hold(
     try:
         if not _acquire_lock(descriptor, patience):
             raise already_running(home)
-        previous = _load(home)
+        previous = home.recorded()
         self_process = proc.find(os.getpid())
         record = UpRecord(
             home, os.getpid(), self_process.started if self_process is not None else ""
@@ -205,7 +206,7 @@ def leftover_children(home: Home) -> list[ChildEntry]:
     """Return the running children of a killed `up`. Return [] while an `up` runs."""
     if home.running() is not None:
         return []
-    content = _load(home)
+    content = home.recorded()
     entries = _entries(content, "children") + _entries(content, "leftovers")
     return [entry for entry in entries if proc.find(entry.pid, entry.started) is not None]
 
@@ -239,7 +240,7 @@ async def stop_running(home: Home, within: float = 60.0) -> bool:
             pass
         # Read the file each time, because just after the start of an `up` it may still contain the
         # record of a dead `up`.
-        content = _load(home)
+        content = home.recorded()
         up = proc.find(content.get("pid", 0), content.get("started"))
         holder = content.get("command", "up")
         if up is not None and holder not in ("up", "down"):
@@ -268,14 +269,7 @@ def _acquire_lock(descriptor: int, within: float) -> bool:
             time.sleep(0.02)
 
 
-def _load(home: Home) -> dict[str, Any]:
-    try:
-        return dict(json.loads(home.up_file.read_text()))
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
-def _entries(content: dict[str, Any], which: str) -> list[ChildEntry]:
+def _entries(content: RunningUp, which: Literal["children", "leftovers"]) -> list[ChildEntry]:
     entries = []
     for entry in content.get(which, []):
         # Omit an entry of another version that lacks a field: it does not identify a process.

@@ -23,7 +23,7 @@ from daybook.prefect import private_names
 from daybook.processes import garbage, image
 
 PACKAGE = Path(daybook.__file__).parent
-_PACKAGES = ("cli", "api", "operations", "delivery", "prefect", "features")
+_PACKAGES = ("cli", "api", "operations", "diagnosis", "delivery", "prefect", "features")
 """Packages of daybook whose modules are imported, with all modules that these import."""
 _LATE_IMPORTS = (
     "anyio._backends._asyncio",

@@ -268,7 +268,7 @@ def is_first_run(row: RunRow) -> bool:
 
 
 async def read_facts(
-    ledger: Ledger, running: Mapping[str, Any], *, example: str | None, link: bool = True
+    ledger: Ledger, running: homes.RunningUp, *, example: str | None, link: bool = True
 ) -> UpFacts:
     """Return the facts about a running `up`.
 
@@ -302,7 +302,7 @@ async def read_facts(
     )
 
 
-async def _until_pages_answer(running: Mapping[str, Any]) -> Mapping[str, Any]:
+async def _until_pages_answer(running: homes.RunningUp) -> homes.RunningUp:
     """Wait until the web server answers, and return the new record of `up`.
 
     Wait at most `PAGES_TIMEOUT_SECONDS`. The web server starts at the same time as the worker, and

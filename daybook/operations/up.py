@@ -23,7 +23,7 @@ import asyncio
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -170,9 +170,7 @@ async def _until_requested(
     return False
 
 
-async def _attach(
-    home: homes.Home, running: Mapping[str, Any], talk: UpReporter, link: bool
-) -> None:
+async def _attach(home: homes.Home, running: homes.RunningUp, talk: UpReporter, link: bool) -> None:
     """Show the `up` in the background that wrote ``running``, until that `up` ends or restarts.
 
     Raise `DaybookError` if that `up` ends before it is ready.
@@ -191,7 +189,7 @@ async def _attach(
     talk.say("Daybook has stopped, or restarts, in the background")
 
 
-async def _until_ended(home: homes.Home, ready_at: str) -> None:
+async def _until_ended(home: homes.Home, ready_at: str | None) -> None:
     while True:
         if (home.running() or {}).get("ready_at") != ready_at:
             return
@@ -271,8 +269,8 @@ async def _until_ready(
     is_alive: Callable[[], bool],
     talk: UpReporter,
     within: float = BACKGROUND_TIMEOUT_SECONDS,
-    is_expected: Callable[[Mapping[str, Any]], bool] = lambda record: True,
-) -> dict[str, Any] | None:
+    is_expected: Callable[[homes.RunningUp], bool] = lambda record: True,
+) -> homes.RunningUp | None:
     """Wait until the `up` in the background is ready; return its record.
 
     Return None after ``within`` seconds, or as soon as ``is_alive`` returns False. Ignore a record
@@ -288,7 +286,7 @@ async def _until_ready(
     return None
 
 
-async def _show_started(running: Mapping[str, Any], talk: UpReporter, since: datetime) -> None:
+async def _show_started(running: homes.RunningUp, talk: UpReporter, since: datetime) -> None:
     """Show the `up` in the background, and the outcome of the example job's first run."""
     homes.configure_prefect()
     async with open_ledger() as ledger:

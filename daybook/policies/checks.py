@@ -11,11 +11,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 from daybook.markers import Marker, Uses
 from daybook.validation import raising_pydantic_error
 
@@ -35,7 +36,7 @@ class Check(BaseModel):
         title="Tool",
         description="Tool that decides: true starts the run, false skips it.",
     )
-    params: Annotated[dict[str, Any], Marker(is_target=True)] = Field(
+    params: Annotated[JsonObject, Marker(is_target=True)] = Field(
         default_factory=dict, title="Parameters", description="Arguments of the tool."
     )
     prompt: str = Field(
@@ -96,7 +97,7 @@ class Check(BaseModel):
         """Return the tool that decides, with the name of its field."""
         return [("tool", self.tool)] if self.tool else []
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> JsonObject:
         """Return the arguments of the tool."""
         return self.params
 

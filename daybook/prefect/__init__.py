@@ -41,3 +41,48 @@ Pitfalls (measured): any write to a deployment deletes its future auto-scheduled
 requests scheduling right afterwards, with a start time before the write. An edit of a schedule in
 Prefect emits no event and does not change the deployment's `updated`.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daybook import modules_at_first_use
+
+if TYPE_CHECKING:
+    from daybook.prefect import (  # noqa: I001 - one line for each name
+        address as address,
+        adoption as adoption,
+        client as client,
+        console as console,
+        corrections as corrections,
+        deployment as deployment,
+        deployments as deployments,
+        diff as diff,
+        ended_runs as ended_runs,
+        fingerprints as fingerprints,
+        flow_runs as flow_runs,
+        import_edits as import_edits,
+        instances as instances,
+        links as links,
+        occurrence as occurrence,
+        parameter_schema as parameter_schema,
+        plan as plan,
+        private_names as private_names,
+        projection as projection,
+        reconcile as reconcile,
+        reconcile_job as reconcile_job,
+        report as report,
+        run_log as run_log,
+        run_names as run_names,
+        scheduled_runs as scheduled_runs,
+        stale_runs as stale_runs,
+        state_mirror as state_mirror,
+        states as states,
+        summary as summary,
+        unmirrored as unmirrored,
+        work_pool as work_pool,
+        work_queues as work_queues,
+    )
+
+else:  # hide this from mypy, which would accept any name
+    __getattr__, __dir__ = modules_at_first_use(__name__)

@@ -22,6 +22,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.prefect import parameter_schema, projection, work_queues
 from daybook.prefect.projection import SCHEDULE_SLUG, Projection
 from daybook.schedules.due import next_due
@@ -97,7 +98,7 @@ def execution_fields_differ(stored: StoredJob, found: DeploymentResponse) -> boo
     return bool(_changed_execution_fields(stored, found))
 
 
-def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) -> dict[str, Any]:
+def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) -> JsonObject:
     fields = parameter_schema.execution_fields(stored.row.kind)
     fields["work_queue_name"] = work_queues.queue_of(stored.job, existing)
     if existing is not None and existing.work_pool_name not in {None, parameter_schema.WORK_POOL}:
@@ -108,7 +109,7 @@ def _execution_fields(stored: StoredJob, existing: DeploymentResponse | None) ->
     return fields
 
 
-def _changed_execution_fields(stored: StoredJob, existing: DeploymentResponse) -> dict[str, Any]:
+def _changed_execution_fields(stored: StoredJob, existing: DeploymentResponse) -> JsonObject:
     fields = _execution_fields(stored, existing)
     changed = {name: value for name, value in fields.items() if getattr(existing, name) != value}
     if changed.keys() & _ROUTING_FIELDS:
@@ -190,7 +191,7 @@ def _schedule_from(stored: StoredJob) -> datetime:
     return min(now, changed + _TICK) if one_time or now - changed <= ON_TIME_GRACE else now
 
 
-def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> dict[str, Any]:
+def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> JsonObject:
     """Return our schedule as a request body; with ``slug``, it always gets a slug.
 
     The UI shows a slug instead of the schedule's description. So without ``slug``, our schedule
@@ -225,7 +226,7 @@ async def _create(
         for each in (existing.schedules if existing else ())
         if each is not ours
     ]
-    body: dict[str, Any] = {
+    body: JsonObject = {
         "name": stored.row.slug,
         "flow_id": await _flow_id(client, stored.row.kind),
         "schedules": [_schedule_body(stored, target, slug=bool(other_schedules))]
@@ -314,7 +315,7 @@ async def delete(client: PrefectClient, deployment_id: str) -> None:
 
 
 async def start_run(
-    client: PrefectClient, deployment_id: str, key: str, parameters: dict[str, Any], name: str
+    client: PrefectClient, deployment_id: str, key: str, parameters: JsonObject, name: str
 ) -> str | None:
     """Request a run now with this ``name``; return its id, or None if the deployment was deleted.
 
@@ -328,7 +329,7 @@ async def create_run(
     client: PrefectClient,
     deployment_id: str,
     key: str,
-    parameters: dict[str, Any],
+    parameters: JsonObject,
     *,
     name: str,
     state: State[Any] | None = None,

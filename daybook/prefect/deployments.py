@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
+from daybook.json_text import JsonObject
 from daybook.prefect.projection import ledger_tag
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ Schedules include their update times, because a save without a change also delet
 class ListedDeployment:
     """One deployment as the API returned it; ``mark`` is its fingerprint."""
 
-    raw: dict[str, Any]
+    raw: JsonObject
     mark: bytes
 
     @property
@@ -108,7 +109,7 @@ async def read(client: PrefectClient, ledger_id: str) -> DeploymentList:
                 "offset": offset,
             },
         )
-        page: list[dict[str, Any]] = response.json()
+        page: list[JsonObject] = response.json()
         for raw in page:
             compared = json.dumps([raw.get(name) for name in _COMPARED_FIELDS]).encode()
             each = ListedDeployment(raw, hashlib.blake2b(compared, digest_size=16).digest())

@@ -25,6 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from daybook.json_text import JsonObject
 from daybook.prefect.projection import Projection
 from daybook.prefect.summary import without_summary
 
@@ -34,13 +35,13 @@ class Difference:
     """Fields to import (``pull``), and Prefect's losing values of the fields in conflict."""
 
     pull: tuple[str, ...] = ()
-    conflicts: dict[str, Any] = field(default_factory=dict)
+    conflicts: JsonObject = field(default_factory=dict)
 
 
-def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | None) -> Difference:
+def compare(ours: Projection, base: JsonObject | None, theirs: Projection | None) -> Difference:
     """Compare ``ours`` (ledger), ``theirs`` (Prefect) and ``base``, the last reconciled state."""
     pull: list[str] = []
-    conflicts: dict[str, Any] = {}
+    conflicts: JsonObject = {}
     if theirs is None:
         return Difference()
     observed, differ = theirs.as_dict(), differing_fields(ours, theirs)
@@ -57,7 +58,7 @@ def compare(ours: Projection, base: dict[str, Any] | None, theirs: Projection | 
     return Difference(tuple(pull), conflicts)
 
 
-def _of_user(fields: dict[str, Any] | None, name: str) -> Any:
+def _of_user(fields: JsonObject | None, name: str) -> Any:
     """Return a field's value (of a description, the user's part), or None if it is missing."""
     value = (fields or {}).get(name)
     if name == "description" and value is not None:

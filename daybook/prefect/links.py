@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import ColumnElement
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -22,12 +21,13 @@ from sqlmodel import col, select
 
 from daybook.jobs import store
 from daybook.jobs.model import Job
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import Fact, JobRow, RunRow
 from daybook.owners import PREFECT
 from daybook.runs import outcomes
 
-NO_DEPLOYMENT: dict[str, Any] = {}
+NO_DEPLOYMENT: JsonObject = {}
 DELETED_REASON = "its deployment was deleted in Prefect"
 """Reason recorded for a job that is disabled because its deployment was deleted."""
 TAKEN_REASON = "its deployment belongs to another Daybook now"
@@ -157,7 +157,7 @@ async def add_adopted_job(
     now: datetime,
     *,
     deployment_id: str,
-    projection: dict[str, Any],
+    projection: JsonObject,
     disabled_reason: str = "",
 ) -> store.StoredJob | None:
     """Store a deployment of Prefect as a new job, with ``projection`` as its last reconciled state.
@@ -186,9 +186,7 @@ async def add_adopted_job(
     return stored
 
 
-def record_conflict(
-    row: JobRow, losing: dict[str, Any], now: datetime, *, invalid: str = ""
-) -> None:
+def record_conflict(row: JobRow, losing: JsonObject, now: datetime, *, invalid: str = "") -> None:
     """Record Prefect's values of these fields, which are about to be overwritten.
 
     ``invalid`` is the reason why no job can have these values; empty if a job can. Earlier recorded
@@ -256,7 +254,7 @@ async def record_agreement(
     session: AsyncSession,
     job_id: str,
     deployment_id: str | None,
-    projection: dict[str, Any] | None,
+    projection: JsonObject | None,
     as_of: datetime,
     *,
     written: Collection[str] = (),
@@ -276,7 +274,7 @@ async def record_agreement(
         session.add(row)
 
 
-async def record_intention(session: AsyncSession, job_id: str, projection: dict[str, Any]) -> None:
+async def record_intention(session: AsyncSession, job_id: str, projection: JsonObject) -> None:
     """Record the projection of the deployment that the caller is about to create.
 
     Do nothing if the job has a recorded deployment, or is recorded as having none.

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
@@ -20,6 +19,7 @@ from prefect.context import FlowRunContext
 from daybook.errors import InvalidInput
 from daybook.jobs import store
 from daybook.jobs.model import normal_parameters
+from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.engine import Ledger
 from daybook.prefect import flow_runs, links, reconcile, states
@@ -86,7 +86,7 @@ def belongs_to_other_ledger(run: FlowRun, ledger_id: str) -> bool:
 async def build_claim_request(
     ledger: Ledger,
     run: FlowRun,
-    parameters: dict[str, Any],
+    parameters: JsonObject,
     *,
     holder: str,
     starts: int,
@@ -151,8 +151,8 @@ def _waited(run: FlowRun) -> str:
 
 
 async def _read_parameters(
-    ledger: Ledger, job_id: str | None, parameters: dict[str, Any]
-) -> tuple[str, dict[str, Any], str]:
+    ledger: Ledger, job_id: str | None, parameters: JsonObject
+) -> tuple[str, JsonObject, str]:
     """Return the job's kind, the parameters in normal form, and the problem with them, or "".
 
     Parameters with a problem are returned as they are. Without a job, the kind is empty.

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 
 from daybook.jobs.actions import ACTIONS
 from daybook.jobs.model import Job
+from daybook.json_text import JsonObject
 from daybook.policies.policy import Policy
 
 WORK_POOL = "daybook"
@@ -28,7 +29,7 @@ FLOW_DESCRIPTION = "A flow of Daybook. Each of its deployments is a job."
 Prefect would otherwise use the flow's docstring, which describes every parameter.
 """
 
-PULL_STEPS: list[dict[str, Any]] = [{"daybook.repository.enter": {}}]
+PULL_STEPS: list[JsonObject] = [{"daybook.repository.enter": {}}]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -106,7 +107,7 @@ def kind_of(entrypoint: str | None) -> str | None:
 
 
 @cache
-def schema(kind: str) -> dict[str, Any]:
+def schema(kind: str) -> JsonObject:
     """Return the parameter schema of a kind's flow, as Prefect derives it from the flow."""
     from prefect.utilities.callables import parameter_schema
 
@@ -116,7 +117,7 @@ def schema(kind: str) -> dict[str, Any]:
     return parameter_schema(describes_parameters_of(kind)(prototype)).model_dump_for_openapi()
 
 
-def execution_fields(kind: str) -> dict[str, Any]:
+def execution_fields(kind: str) -> JsonObject:
     """Return the deployment fields that define how jobs of a kind run; users do not edit them."""
     return {
         "entrypoint": entrypoint(kind),

@@ -28,6 +28,7 @@ from zoneinfo import ZoneInfo
 from daybook.errors import InvalidInput
 from daybook.jobs.labels import RESERVED_TAG_PREFIX
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.prefect.summary import summary
 from daybook.schedules.cron import read_fields
 from daybook.schedules.schedule import At, Cron, Every, OnDemand, Schedule
@@ -51,12 +52,12 @@ class Projection:
     """Fields of a deployment that a job determines; ``schedule`` is in Daybook's normal form."""
 
     enabled: bool
-    schedule: dict[str, Any]
-    parameters: dict[str, Any]
+    schedule: JsonObject
+    parameters: JsonObject
     tags: list[str]
     description: str
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Return the projection in the form in which the ledger stores it."""
         return asdict(self)
 
@@ -134,7 +135,7 @@ def describe_unmanaged(found: DeploymentResponse) -> list[str]:
     return descriptions
 
 
-def _describe(normal: dict[str, Any]) -> str:
+def _describe(normal: JsonObject) -> str:
     return str(
         normal.get("foreign") or ", ".join(f"{key} {value}" for key, value in normal.items())
     )
@@ -155,7 +156,7 @@ def to_prefect_cron(expr: str) -> str:
     return " ".join([*fields[1:], fields[0]])
 
 
-def _normal_form(schedule: Schedule) -> dict[str, Any]:
+def _normal_form(schedule: Schedule) -> JsonObject:
     match schedule:
         case Cron():
             return {"cron": to_prefect_cron(schedule.expr), "timezone": schedule.timezone}
@@ -168,7 +169,7 @@ def _normal_form(schedule: Schedule) -> dict[str, Any]:
             return {}
 
 
-def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
+def _read_schedule(given: DeploymentSchedule) -> JsonObject:
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
     schedule = given.schedule
@@ -201,7 +202,7 @@ def _read_schedule(given: DeploymentSchedule) -> dict[str, Any]:
     return {"at": local.astimezone(UTC).strftime(_STAMP)}
 
 
-def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
+def to_prefect_schedules(plain: JsonObject) -> list[Any]:
     """Return the Prefect schedules for a normal form from `of_job`: one schedule, or none."""
     from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 
@@ -217,7 +218,7 @@ def to_prefect_schedules(plain: dict[str, Any]) -> list[Any]:
     return []
 
 
-def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
+def to_schedule(plain: JsonObject, timezone: str, edited_at: datetime) -> Schedule:
     """Return the `Schedule` for a normal form.
 
     ``timezone`` is the job's time zone, for a normal form that has no zone. An interval is anchored
@@ -234,7 +235,7 @@ def to_schedule(plain: dict[str, Any], timezone: str, edited_at: datetime) -> Sc
         ) from error
 
 
-def _schedule_of(normal: dict[str, Any], timezone: str, edited_at: datetime) -> Schedule:
+def _schedule_of(normal: JsonObject, timezone: str, edited_at: datetime) -> Schedule:
     if "foreign" in normal:
         raise InvalidInput(
             "schedule",

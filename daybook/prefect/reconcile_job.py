@@ -25,10 +25,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow
 from daybook.names import free_name
@@ -214,12 +215,12 @@ def is_in_agreement(ledger: Ledger, stored: StoredJob, found: DeploymentResponse
     )
 
 
-def _agreement(expected: Projection, existing: DeploymentResponse | None) -> dict[str, Any]:
+def _agreement(expected: Projection, existing: DeploymentResponse | None) -> JsonObject:
     unmanaged = projection.describe_unmanaged(existing) if existing else []
     return expected.as_dict() | ({"foreign": unmanaged} if unmanaged else {})
 
 
-def _is_recorded(stored: StoredJob, agreed: dict[str, Any], deployment_id: str) -> bool:
+def _is_recorded(stored: StoredJob, agreed: JsonObject, deployment_id: str) -> bool:
     row = stored.row
     same = row.deployment_id == deployment_id and row.synced == agreed
     return same and not row.sync_pending

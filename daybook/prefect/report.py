@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+
+from daybook.json_text import JsonObject
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class ReconcileReport:
     adopted: list[str] = field(default_factory=list)
     deleted: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    conflicts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    conflicts: dict[str, JsonObject] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
@@ -50,7 +51,7 @@ class ReconcileReport:
         """Return the number of deployments that were written or deleted."""
         return len(self.created) + len(self.updated) + len(self.removed)
 
-    def conflict(self, name: str, losing: dict[str, Any]) -> None:
+    def conflict(self, name: str, losing: JsonObject) -> None:
         """Report that both sides changed these fields; ``losing`` has Prefect's values."""
         self.conflicts[name] = losing
         words = f"changed in the ledger and in Prefect; keeping the ledger's {', '.join(losing)}"

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
@@ -27,6 +26,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.jobs import store
 from daybook.jobs.lateness import ON_TIME_GRACE
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import JobRow, RunRow
 from daybook.prefect import flow_runs
@@ -223,7 +223,7 @@ def _due(run: FlowRun) -> float:
 
 
 async def _page(
-    client: PrefectClient, tag: str, made_by: dict[str, Any], limit: int, offset: int = 0
+    client: PrefectClient, tag: str, made_by: JsonObject, limit: int, offset: int = 0
 ) -> list[FlowRun]:
     query = FlowRunFilter.model_validate(
         {

@@ -18,6 +18,7 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.exceptions import Abort, ObjectNotFound
 from prefect.states import Cancelling, Scheduled
 
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL, Status
 from daybook.ledger.tables import RunRow
@@ -80,7 +81,7 @@ def outcome_message(
     return error or reason
 
 
-def terminal_state(status: Status, message: str, data: dict[str, Any] | None = None) -> State[Any]:
+def terminal_state(status: Status, message: str, data: JsonObject | None = None) -> State[Any]:
     """Return the terminal Prefect state of a terminal status.
 
     The UI shows ``message`` with the state; ``data`` is the flow's result. A state that is not
@@ -97,7 +98,7 @@ def of_row(row: RunRow) -> State[Any]:
     return terminal_state(row.state, message)
 
 
-def of_direct_call(status: Status, message: str, data: dict[str, Any]) -> State[Any]:
+def of_direct_call(status: Status, message: str, data: JsonObject) -> State[Any]:
     """Return the terminal state of a flow that was called directly, in a script or as a subflow.
 
     The type of a skipped call is COMPLETED, because Prefect raises `CancelledRun` in the caller of

@@ -19,6 +19,7 @@ from sqlmodel import col, delete, select
 
 from daybook.errors import LedgerKeyMissing
 from daybook.home import Home
+from daybook.json_text import JsonObject
 from daybook.ledger.credential_tables import BlockCopyRow
 from daybook.ledger.tables import Fact
 from daybook.resources import encryption
@@ -116,9 +117,9 @@ async def put(
     return CopyVersion(type_id, sealed)
 
 
-def decrypt(row: BlockCopyRow, key: Key) -> dict[str, Any]:
+def decrypt(row: BlockCopyRow, key: Key) -> JsonObject:
     """Return the document's data from a copy, with secrets in plain text; raise `CopyDamaged`."""
-    document_data: dict[str, Any] = json.loads(key.unseal(_label((row.slug, row.name)), row.sealed))
+    document_data: JsonObject = json.loads(key.unseal(_label((row.slug, row.name)), row.sealed))
     return document_data
 
 

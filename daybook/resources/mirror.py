@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook import home, repository
 from daybook.errors import CopyDamaged, InvalidInput, LedgerKeyMissing
+from daybook.json_text import JsonObject
 from daybook.ledger.credential_tables import BlockCopyRow
 from daybook.ledger.engine import Ledger
 from daybook.resources import copies
@@ -53,7 +54,7 @@ class _Document:
     ref: DocumentRef
     type_id: str
     updated: str
-    data: dict[str, Any] = field(repr=False)
+    data: JsonObject = field(repr=False)
 
 
 @dataclass

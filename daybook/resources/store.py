@@ -24,6 +24,7 @@ from pydantic import BaseModel, SecretStr, ValidationError
 
 from daybook import home, settings
 from daybook.errors import InvalidInput, LedgerKeyMissing, NotFound, UnknownName
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.redaction import HIDDEN
 from daybook.resources import copies
@@ -79,7 +80,7 @@ class DocumentInfo(DocumentView, frozen=True):
     """A document with its settings, without secrets; ``problem`` is None if they are valid."""
 
     name: str
-    settings: dict[str, Any]
+    settings: JsonObject
     problem: str | None
 
 
@@ -138,7 +139,7 @@ class BlockStore(Generic[Model]):
         except InvalidInput as error:
             return None, f"{error.field}: {error.problem}"
 
-    def displayed(self, data: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    def displayed(self, data: Mapping[str, Any]) -> tuple[JsonObject, str | None]:
         """Return a document's settings for display, without secrets, and their problem, if any.
 
         ``data`` must include the secrets: without secrets, Prefect returns the same text for an
@@ -170,7 +171,7 @@ class BlockStore(Generic[Model]):
             raise InvalidInput(self.field or self.noun, problem, "edit the block in Prefect's UI")
         return found
 
-    def read_block(self, block: Block) -> tuple[str, dict[str, Any]]:
+    def read_block(self, block: Block) -> tuple[str, JsonObject]:
         """Return the name and the data of a block; the name is "unsaved" if it has none."""
         data = {name: getattr(block, name) for name in self.model.model_fields}
         return block._block_document_name or "unsaved", data
@@ -307,7 +308,7 @@ class BlockStore(Generic[Model]):
         return problem, "register it with `daybook up`, or `prefect deploy --all` in the repository"
 
 
-def block_data(settings: BaseModel) -> dict[str, Any]:
+def block_data(settings: BaseModel) -> JsonObject:
     """Return the settings as block data, with secrets in plain text, which Prefect encrypts."""
     data = settings.model_dump(mode="json")
     for name, value in settings:

@@ -31,7 +31,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any
 
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -41,6 +40,7 @@ from daybook import owners
 from daybook.delivery import messages, outbox
 from daybook.errors import DaybookError, InvalidInput
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger import texts, waits
 from daybook.ledger.states import Outcome, Status
 from daybook.ledger.tables import ApprovalRow, JobRow, RunRow
@@ -90,7 +90,7 @@ class Question:
     tool: str
     input: str
     within: timedelta
-    outcome: dict[str, Any] | None = None
+    outcome: JsonObject | None = None
 
     @classmethod
     def of_answer(cls, outcome: Outcome, within: timedelta) -> Question:
@@ -175,7 +175,7 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
     error = f"the answer was rejected by {last.decided_by}{why}"
     if last.status == ApprovalStatus.EXPIRED:
         error = "the answer was not approved: no person decided before the deadline"
-    facts: dict[str, Any] = {name: last.outcome.get(name) for name in ("agent", "model", "usage")}
+    facts: JsonObject = {name: last.outcome.get(name) for name in ("agent", "model", "usage")}
     return Outcome(Status.FAILED, error=error, **facts)
 
 

@@ -23,6 +23,7 @@ from sqlmodel import col
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.limits import AgentLimits
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.ledger.tables import MessageRow, RunRow
 from daybook.policies.policy import Policy, policy_from_parameters
@@ -105,7 +106,7 @@ class ClaimRequest:
     trigger: str
     due: datetime
     holder: str
-    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters: JsonObject = field(default_factory=dict)
     job_id: str | None = None
     flow_run_id: str | None = None
     flow_starts: int = 1
@@ -148,7 +149,7 @@ class Granted:
 
     run_id: str
     fence: int
-    parameters: dict[str, Any]
+    parameters: JsonObject
     occurrence: str
     due: datetime
     trigger: str

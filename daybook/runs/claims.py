@@ -33,9 +33,10 @@ from sqlmodel import col, select
 from daybook.errors import FenceRefused, IllegalTransition, InvalidInput
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import TERMINAL, Outcome, Status
+from daybook.ledger.states import TERMINAL, Outcome, Status, Usage
 from daybook.ledger.tables import AttemptRow, RunRow
 from daybook.runs import (
     approvals,
@@ -80,7 +81,7 @@ async def begin(
     run_id: str,
     fence: int,
     *,
-    usage: dict[str, Any] | None = None,
+    usage: Usage | None = None,
     found: Mapping[str, Any] | None = None,
 ) -> int:
     """Write `running`, immediately before the effect; return the attempt's number.
@@ -147,7 +148,7 @@ async def finish(
     return outcome.status
 
 
-def _with_found(row: RunRow, found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _with_found(row: RunRow, found: Mapping[str, Any] | None) -> JsonObject | None:
     """Return the payload with the check's result ``found``; the row's old value if it is None."""
     return row.found if found is None else {**(rows.payload_of(row) or {}), **found}
 
@@ -171,7 +172,7 @@ async def holder_died(
     why: str,
     error: str | None = None,
     *,
-    usage: dict[str, Any] | None = None,
+    usage: Usage | None = None,
 ) -> Status:
     """Record that the holder's process group has exited; return the status that the run has now.
 
@@ -322,7 +323,7 @@ async def request(
     request_id: str,
     trigger: str,
     *,
-    parameters: dict[str, Any] | None = None,
+    parameters: JsonObject | None = None,
     retry_of: str | None = None,
 ) -> RunRow:
     """Request a run now; a repeated request with the same id returns the same run.

@@ -15,7 +15,7 @@ from daybook.errors import Ambiguous, NotFound
 from daybook.jobs import store
 from daybook.ledger import job_kinds, references
 from daybook.ledger.references import Match, Noun
-from daybook.ledger.states import FAILURES, HELD, LIVE, Status
+from daybook.ledger.states import FAILURES, HELD, LIVE, Status, Usage
 from daybook.ledger.tables import JobRow, RunRow
 
 MAX_EMPTY_ANSWERS = 3
@@ -212,7 +212,7 @@ async def ended_since(
 
 async def ended_runs(
     session: AsyncSession, instant: datetime
-) -> Sequence[tuple[str, int, dict[str, Any] | None]]:
+) -> Sequence[tuple[str, int, Usage | None]]:
     """Return the outcome, number of due times and usage of each run that ended since ``instant``.
 
     ``instant`` is in UTC.

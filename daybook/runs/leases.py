@@ -27,7 +27,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import or_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -36,7 +35,7 @@ from sqlmodel import col, select
 from daybook.errors import LedgerUnreachable
 from daybook.ledger import states, waits
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import HELD, Outcome, Status
+from daybook.ledger.states import HELD, Outcome, Status, Usage
 from daybook.ledger.tables import RunRow
 from daybook.ledger.waits import WaitReason
 from daybook.policies import policy
@@ -172,7 +171,7 @@ async def release_lost(
     why: str,
     *,
     error: str | None = None,
-    usage: dict[str, Any] | None = None,
+    usage: Usage | None = None,
 ) -> None:
     """Release a held ``row`` whose holder recorded no outcome, as in the module's diagram.
 

@@ -21,7 +21,7 @@ from daybook.errors import IllegalTransition
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
 from daybook.ledger import states, waits
-from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status
+from daybook.ledger.states import FAILURES, TERMINAL, Outcome, Status, Usage
 from daybook.ledger.tables import AttemptRow, JobRow, RevisionRow, RunRow
 from daybook.runs import approvals, chains, claim_requests, rows, slots, steps, usage, watched
 from daybook.runs.usage import Amount
@@ -150,7 +150,7 @@ async def _started_again(session: AsyncSession, row: RunRow) -> bool:
     return (await session.execute(later.limit(1))).first() is not None
 
 
-def new_attempt(row: RunRow, number: int, now: datetime, used: dict[str, Any] | None) -> AttemptRow:
+def new_attempt(row: RunRow, number: int, now: datetime, used: Usage | None) -> AttemptRow:
     """Return the row of an attempt that begins now; ``used`` is the usage of its run's check."""
     spent = Amount.of(used)
     return AttemptRow(
@@ -259,7 +259,7 @@ def _correct(
     attempt: AttemptRow,
     requests: Sequence[steps.Request],
     of_steps: Mapping[str, Any] | None,
-    reported: dict[str, Any] | None,
+    reported: Usage | None,
 ) -> None:
     """Correct the usage of an attempt by its late report, without counting its steps again."""
     said = Amount.of(reported)
@@ -273,9 +273,7 @@ def _correct(
         attempt.usage = {**attempt.usage, "cost_usd": None}
 
 
-def _larger(
-    reported: dict[str, Any] | None, counted: dict[str, Any] | None
-) -> dict[str, Any] | None:
+def _larger(reported: Usage | None, counted: Usage | None) -> Usage | None:
     """Return the usage with more tokens; if that is ``counted``, with the higher known price.
 
     A program reports the price of its whole answer, but not the price of a single step. Return None

@@ -16,6 +16,7 @@ from sqlmodel import col, select
 from daybook.errors import FenceRefused, NotFound
 from daybook.jobs import payloads, store
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger import states, waits
 from daybook.ledger.states import HELD, LIVE, TERMINAL, Status
 from daybook.ledger.tables import RunRow
@@ -122,7 +123,7 @@ def of_unreadable_job(stored: StoredJob, occurrence: str, trigger: str, due: dat
     )
 
 
-def _new(stored: StoredJob | None, *, parameters: dict[str, Any], **columns: Any) -> RunRow:
+def _new(stored: StoredJob | None, *, parameters: JsonObject, **columns: Any) -> RunRow:
     return RunRow(
         **columns,
         parameters=parameters,
@@ -142,7 +143,7 @@ def wait(row: RunRow, until: datetime, why: str, reason: WaitReason = waits.UNTI
     return row
 
 
-def payload_of(row: RunRow) -> dict[str, Any] | None:
+def payload_of(row: RunRow) -> JsonObject | None:
     """Return the part of `RunRow.found` to keep with the outcome: a hook's payload, or None."""
     found = row.found or {}
     return {payloads.PAYLOAD: found[payloads.PAYLOAD]} if payloads.PAYLOAD in found else None

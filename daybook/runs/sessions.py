@@ -33,6 +33,7 @@ from daybook.delivery import outbox
 from daybook.errors import NotFound
 from daybook.jobs import store
 from daybook.jobs.store import StoredJob
+from daybook.json_text import JsonObject
 from daybook.ledger import job_kinds, references, triggers
 from daybook.ledger.references import Match
 from daybook.ledger.states import HELD, Status
@@ -212,7 +213,7 @@ async def set_title(session: AsyncSession, session_id: str, title: str) -> None:
         session.add(stored)
 
 
-async def _source(session: AsyncSession, row: RunRow) -> dict[str, Any]:
+async def _source(session: AsyncSession, row: RunRow) -> JsonObject:
     """Return the origin of a message; `user` is the job's user id, or None."""
     stored = await store.get_readable(session, row.job_id)
     job = stored.row if stored else None

@@ -29,8 +29,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.errors import FenceRefused
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
-from daybook.ledger.states import Status
+from daybook.ledger.states import Status, Usage
 from daybook.ledger.tables import RunRow, StepRow
 from daybook.runs import budget as budgets
 from daybook.runs import rows
@@ -114,7 +115,7 @@ async def finish(
     usage: Mapping[str, Any] | None = None,
     error: str | None = None,
     output: str | None = None,
-    reply: dict[str, Any] | None = None,
+    reply: JsonObject | None = None,
     amount: Amount | None = None,
     budget: RunBudget | None = None,
 ) -> None:
@@ -194,7 +195,7 @@ async def of_run(session: AsyncSession, run_id: str) -> list[StepRow]:
 class Request:
     """Usage of a request to a model, and the amount that budgets count for the request."""
 
-    usage: dict[str, Any] | None
+    usage: Usage | None
     amount: Amount
 
 

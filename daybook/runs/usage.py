@@ -1,6 +1,6 @@
 """Sums of the usage of attempts, and the amounts that budgets count.
 
-A usage has the keys of `daybook.agents.base.AgentReply.usage`. A sum has one more key,
+A usage has the keys of `daybook.ledger.states.Usage`. A sum has one more key,
 `KNOWN_TOKENS`, if the total of the tokens is unknown but some of its parts are known.
 """
 
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
+
+from daybook.ledger.states import Usage
 
 KNOWN_TOKENS = "known_tokens"
 """Key for the sum of the reported tokens, in and out, if some were not reported.
@@ -24,7 +26,7 @@ _MAX_WRITTEN = 10**300  # a larger integer may not fit into a float
 _TOKENS = ("input_tokens", "output_tokens")
 
 
-def checked(reported: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def checked(reported: Mapping[str, Any]) -> tuple[Usage, str]:
     """Return a provider's or program's report without impossible numbers, and a warning.
 
     An impossible number of tokens, and an impossible cost, are unknown (None). So every sum of
@@ -77,7 +79,7 @@ class Amount:
         )
 
 
-def total(parts: Iterable[Mapping[str, Any] | None]) -> dict[str, Any] | None:
+def total(parts: Iterable[Mapping[str, Any] | None]) -> Usage | None:
     """Return the sum of ``parts``; None if all of them are None.
 
     A missing key counts as 0. If one value is None (unknown, such as a price), the sum is None. Of
@@ -102,7 +104,7 @@ def tokens(usage: Mapping[str, Any] | None) -> int:
     return int(reported.get(KNOWN_TOKENS) or sum(int(reported.get(name) or 0) for name in _TOKENS))
 
 
-def _sum(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+def _sum(first: Usage, second: Usage) -> Usage:
     names = {**first, **second}
     return {name: _plus(first.get(name, 0), second.get(name, 0)) for name in names}
 

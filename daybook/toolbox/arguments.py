@@ -14,6 +14,7 @@ from typing import Any
 
 from daybook import json_text
 from daybook.errors import InvalidInput
+from daybook.json_text import JsonObject
 from daybook.short_text import clip
 from daybook.validation import unknown_field
 
@@ -45,10 +46,10 @@ class Argument:
     longest: int = 0
 
     @property
-    def schema(self) -> dict[str, Any]:
+    def schema(self) -> JsonObject:
         """Return the JSON schema of the argument: a plain type, without nesting or alternatives."""
         number = isinstance(self.default, int)
-        schema: dict[str, Any] = {"type": "integer" if number else "string"}
+        schema: JsonObject = {"type": "integer" if number else "string"}
         schema["description"] = self.description
         if self.legal:
             schema["enum"] = list(self.legal)
@@ -106,7 +107,7 @@ class Argument:
             raise InvalidInput(self.name, f"{value} is out of range", hint)
         return value
 
-    def _object(self, value: object) -> dict[str, Any]:
+    def _object(self, value: object) -> JsonObject:
         if isinstance(value, str):
             try:
                 value = json_text.read(value)
@@ -117,9 +118,9 @@ class Argument:
         return value
 
 
-def schema(arguments: tuple[Argument, ...]) -> dict[str, Any]:
+def schema(arguments: tuple[Argument, ...]) -> JsonObject:
     """Return the JSON schema of an object with these arguments."""
-    result: dict[str, Any] = {
+    result: JsonObject = {
         "type": "object",
         "properties": {each.name: each.schema for each in arguments},
     }

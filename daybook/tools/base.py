@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from daybook.errors import ToolUnreachable
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Outcome
 
 __all__ = ["PYTHON", "CallResult", "ToolInfo", "ToolUnreachable"]
@@ -25,7 +25,7 @@ class ToolInfo:
 
     name: str
     description: str
-    schema: dict[str, Any] = field(hash=False)
+    schema: JsonObject = field(hash=False)
     source: str
     idempotent: bool = False
 

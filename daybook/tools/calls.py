@@ -29,6 +29,7 @@ from daybook.http import secrets as references
 from daybook.http.guard import Guard
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.jobs import payloads
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Outcome, Status
 from daybook.redaction import hide_in
 from daybook.short_text import clip
@@ -58,9 +59,9 @@ class PreparedCall:
 
     name: str
     tool: str
-    params: dict[str, Any]
+    params: JsonObject
     occurrence: str
-    values: dict[str, Any] = field(repr=False)
+    values: JsonObject = field(repr=False)
     filled: FilledSecrets = field(repr=False)
     connection: Connection | None = field(default=None, repr=False)
     failed: CallResult | None = None
@@ -76,7 +77,7 @@ class PreparedCall:
 
 async def prepare(  # noqa: PLR0917
     name: str,
-    params: dict[str, Any],
+    params: JsonObject,
     occurrence: str,
     servers: ToolServers,
     secrets: SecretStore,

@@ -23,6 +23,7 @@ from daybook import registry
 from daybook.errors import InvalidInput, ToolUnreachable, UnknownName
 from daybook.http.guard import Guard, Rule
 from daybook.jobs.action_fields import is_address
+from daybook.json_text import JsonObject
 from daybook.tools import connection, python_tools, schemas
 from daybook.tools.base import ToolInfo
 from daybook.tools.connection import ToolLocation
@@ -50,7 +51,7 @@ async def find(name: str, servers: ToolServers, guard: Guard) -> ToolInfo:
         return describe(location, opened)
 
 
-def check_params(info: ToolInfo, params: dict[str, Any], hide: Callable[[str], str] = str) -> None:
+def check_params(info: ToolInfo, params: JsonObject, hide: Callable[[str], str] = str) -> None:
     """Raise `InvalidInput` if the params do not match the schema, or if the schema is not usable.
 
     ``hide`` replaces the secrets of the params in the message.

@@ -25,6 +25,7 @@ from daybook.http.guard import Guard
 from daybook.http.request import IDEMPOTENCY_KEY, idempotency_key
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
 from daybook.http.transport import SECRET_BODY
+from daybook.json_text import JsonObject
 from daybook.names import hidden_character
 from daybook.processes import environment
 from daybook.processes.ending import wait_shielded
@@ -82,7 +83,7 @@ class ToolDescription:
     """
 
     description: str
-    schema: dict[str, Any] = field(hash=False)
+    schema: JsonObject = field(hash=False)
     read_only: bool = False
     idempotent: bool = False
 
@@ -165,7 +166,7 @@ class Connection:
         raise self._opening_error(keeper.exception())
 
     async def call(
-        self, tool: str, params: dict[str, Any], occurrence: str, *, timeout: float
+        self, tool: str, params: JsonObject, occurrence: str, *, timeout: float
     ) -> CallToolResult:
         """Call the tool once, within ``timeout`` seconds.
 

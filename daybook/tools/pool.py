@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from daybook.errors import DaybookError
 from daybook.http import secrets as references
 from daybook.http.guard import Guard, Rule
 from daybook.http.secrets import FilledSecrets, Secret, SecretStore
+from daybook.json_text import JsonObject
 from daybook.processes import environment
 from daybook.tools import answers, connection
 from daybook.tools.connection import (
@@ -82,7 +83,7 @@ class PooledSession:
         self._open = await connection.connect(self._place, self._secrets, filled=self._filled)
         self.tools = self._open.tools
 
-    async def call(self, tool: str, params: dict[str, Any], key: str, timeout: float) -> str:
+    async def call(self, tool: str, params: JsonObject, key: str, timeout: float) -> str:
         """Call the tool once, within ``timeout`` seconds.
 
         ``key`` is the idempotency key of the call. The timeout includes the time to open a
@@ -103,7 +104,7 @@ class PooledSession:
         return text_for_model
 
     async def _call_or_reopen(
-        self, tool: str, params: dict[str, Any], key: str, timeout: float
+        self, tool: str, params: JsonObject, key: str, timeout: float
     ) -> CallToolResult:
         """Call the tool, over a new connection if none is open.
 

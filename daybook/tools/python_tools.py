@@ -29,6 +29,7 @@ from pydantic_core import ArgsKwargs
 
 from daybook import registry
 from daybook.errors import InvalidInput, Temporary
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Outcome, Status
 from daybook.processes.ending import wait_shielded
 from daybook.tools import OCCURRENCE, answers
@@ -61,7 +62,7 @@ def info(name: str) -> ToolInfo:
 
 async def call(
     name: str,
-    params: dict[str, Any],
+    params: JsonObject,
     occurrence: str,
     *,
     timeout: float,
@@ -108,7 +109,7 @@ class _Work:
     ``ended`` becomes true when the function has returned, or has raised an error of its own.
     """
 
-    def __init__(self, function: TypeAdapter[Any], params: dict[str, Any], occurrence: str) -> None:
+    def __init__(self, function: TypeAdapter[Any], params: JsonObject, occurrence: str) -> None:
         self.ended = False
         self._function = function
         self._params = params

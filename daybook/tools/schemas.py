@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from daybook.errors import InvalidInput
 from daybook.http import secrets
+from daybook.json_text import JsonObject
 from daybook.short_text import clip
 from daybook.tools.base import PYTHON, ToolInfo
 
@@ -109,7 +110,7 @@ def _bounded_validator(known: Any) -> Any:
             return ()
         return known.VALIDATORS["additionalProperties"](validator, others, instance, schema)
 
-    changed: dict[str, Any] = {
+    changed: JsonObject = {
         word: bounded_keyword(word) for word in _REFERENCES if word in known.VALIDATORS
     }
     changed |= dict.fromkeys(_BY_PATTERN, lambda *_: ())

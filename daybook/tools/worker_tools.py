@@ -11,7 +11,6 @@ import json
 import os
 import sys
 from datetime import datetime, timedelta
-from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -19,6 +18,7 @@ from sqlmodel import col, select
 
 from daybook import registry, settings
 from daybook.delivery import listener_calls
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.ledger.tables import Fact
 
@@ -89,6 +89,6 @@ def _environment() -> list[str | None]:
     return [sys.prefix, os.environ.get("DAYBOOK_PLUGINS"), folders]
 
 
-async def _recorded(session: AsyncSession) -> dict[str, Any]:
+async def _recorded(session: AsyncSession) -> JsonObject:
     facts = select(Fact).where(col(Fact.key).startswith(_PREFIX))
     return {fact.key: json.loads(fact.value) for fact in (await session.execute(facts)).scalars()}

@@ -56,6 +56,7 @@ from daybook.execution.claim_effects import (
     Worker,
 )
 from daybook.jobs import store
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.tables import RunRow
@@ -439,7 +440,7 @@ class Dispatcher:
         return watched
 
 
-def _json(run: FlowRun, state: State[Any]) -> dict[str, Any]:
+def _json(run: FlowRun, state: State[Any]) -> JsonObject:
     return run.model_copy(update={"state": state}).model_dump(mode="json")
 
 

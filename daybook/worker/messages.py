@@ -18,7 +18,10 @@ import json
 import struct
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from daybook.json_text import JsonObject
 
 _LENGTH = struct.Struct("!I")
 
@@ -41,17 +44,17 @@ class LaunchRequest:
     process sets ``parent_pid``.
     """
 
-    flow_run: dict[str, Any]
+    flow_run: JsonObject
     mode: Literal["ours", "engine", "hooks"]
     kind: str = ""
-    handover: dict[str, Any] | None = None
+    handover: JsonObject | None = None
     environment: dict[str, str] = field(default_factory=dict)
     folder: str = ""
     command: str = ""
     hook: Literal["", "crashed", "cancelled"] = ""
     parent_pid: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         return asdict(self)
 
 
@@ -67,7 +70,7 @@ class FrameDecoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[dict[str, Any]]:
+    def feed(self, data: bytes) -> list[JsonObject]:
         """Return the messages that ``data`` completes."""
         self._buffer += data
         complete = []

@@ -42,8 +42,9 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
+from daybook.json_text import JsonObject
 from daybook.processes import forked, garbage, proc
 from daybook.worker import child_setup
 from daybook.worker.messages import FrameDecoder, LaunchRequest, frame
@@ -203,7 +204,7 @@ class Parent:
         gc.freeze()
         self._last_message = time.monotonic()
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: JsonObject) -> None:
         self._outgoing += frame(message)
         self._flush()
 

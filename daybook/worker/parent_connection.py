@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from daybook.json_text import JsonObject
 from daybook.processes import children, group, image
 from daybook.processes.environment import split_secrets
 from daybook.processes.proc import Process
@@ -220,7 +221,7 @@ class ParentConnection:
             watching.add_done_callback(self._tasks.discard)
         self._children.clear()
 
-    def _handle(self, message: dict[str, Any]) -> None:
+    def _handle(self, message: JsonObject) -> None:
         if "pid" in message:
             pending = self._pending.pop(message["number"])
             process = Process(message["pid"], message["start"])

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from daybook.json_text import JsonObject
 from daybook.processes import proc
 from daybook.processes.proc import Process
 
@@ -60,7 +61,7 @@ class RunProcess:
         """
         return await asyncio.shield(self._code)
 
-    async def facts(self) -> AsyncIterator[dict[str, Any]]:
+    async def facts(self) -> AsyncIterator[JsonObject]:
         """Yield the JSON objects that the process writes to its status pipe, to a single reader.
 
         The pipe has one object per line. Stop when the process has ended and all its lines were
@@ -203,7 +204,7 @@ async def _retry_lookups(work: Callable[[], Awaitable[None]]) -> None:
         await asyncio.sleep(_CHECK_SECONDS)
 
 
-def _parse_fact(line: bytes) -> dict[str, Any] | None:
+def _parse_fact(line: bytes) -> JsonObject | None:
     try:
         fact = json.loads(line)
     except ValueError:

@@ -22,7 +22,7 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
-from daybook.ledger.states import TERMINAL, Status
+from daybook.ledger.states import TERMINAL, Status, Usage
 from daybook.policies.policy import Policy
 from daybook.processes import group
 from daybook.processes.children import read_tail
@@ -53,7 +53,7 @@ class ReportedFacts:
     attempt: int = 0
     running_since: float | None = None
     ended: str = ""
-    took: dict[str, Any] | None = None
+    took: Usage | None = None
     changed: bool = False
     summarizing: bool = False
 

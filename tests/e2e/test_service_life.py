@@ -16,7 +16,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -96,7 +95,7 @@ class ServiceOfHome:
 
     def pids(self) -> dict[str, int]:
         """Return the processes of the service that a kill can hit, by name."""
-        running: dict[str, Any] = self.home.running() or {}
+        running = self.home.running() or {}
         found = {each["name"]: int(each["pid"]) for each in running.get("children", [])}
         if "worker" in found:
             found["parent of the runs"] = _parent_of_the_runs(found["worker"])

@@ -71,7 +71,7 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
 
     with StandIn(unit["daybook-" + home.mark + ".service"], tmp_path, 2.0) as started:
         started.until("READY=1", within=240)
-        before = dict(home.running() or {})
+        before = home.running() or {}
         command("agents", "add", "slow", "--command", f"cat {fifo}")
         command("add", "Wait.", "--name", "long", "--on-demand", "--agent", "slow")
         command("run", "long")
@@ -88,9 +88,9 @@ async def test_a_service_restarts_on_the_version_that_pip_installs_and_finishes_
 
         started.until("READY=1", within=240)
         started.until("WATCHDOG=1", within=30)
-        after = dict(home.running() or {})
+        after = home.running() or {}
         assert after["pid"] == before["pid"] == started.process.pid
-        assert after["ready_at"] > before["ready_at"]
+        assert before["ready_at"] and after["ready_at"] and after["ready_at"] > before["ready_at"]
         assert after["api_url"] == before["api_url"]
         assert not {each["pid"] for each in after["children"]} & {
             each["pid"] for each in before["children"]

@@ -39,6 +39,7 @@ from daybook.resources import mirror
 from daybook.resources import secrets as secret_blocks
 from daybook.runs import history
 from daybook.short_text import first_names
+from daybook.tools.server_blocks import PrefectServers
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
@@ -237,7 +238,6 @@ async def tools(client: PrefectClient) -> list[Finding]:
     """Check that every tool that a job names is installed or on a saved server. Call no tool."""
     from daybook.http.guard import Guard, Rule
     from daybook.tools import catalog
-    from daybook.tools.server_blocks import PrefectServers
 
     servers, guard = PrefectServers(client), Guard.from_settings(Rule.OPERATOR)
     problems = []
@@ -257,8 +257,6 @@ async def tools(client: PrefectClient) -> list[Finding]:
 
 async def secrets(client: PrefectClient) -> list[Finding]:
     """Check that each secret that a job or a saved server uses exists and is valid."""
-    from daybook.tools.server_blocks import PrefectServers
-
     known = {each.name: each.problem for each in await secret_blocks.list_secrets(client)}
     users: list[tuple[str, Any]] = [
         (each.row.name, each.job.values_with_secrets()) for each in await stored_jobs()

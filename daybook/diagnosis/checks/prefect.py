@@ -11,6 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
 
+from daybook import prefect
 from daybook.api.overdue import MAX_CLOCK_SKEW
 from daybook.clock import SYSTEM_CLOCK
 from daybook.diagnosis import findings
@@ -53,14 +54,12 @@ async def server(client: PrefectClient) -> list[Finding]:
 
     If this home's `up` is running, this process must use the same server as `up`.
     """
-    from daybook.prefect import client as connection
-
     address = str(client.api_url).rstrip("/")
     running_url = str((current_home().running() or {}).get("api_url") or "").rstrip("/")
     if running_url and running_url != address:
         message = f"this process uses Prefect at {address}, but `daybook up` uses {running_url}"
         return [problem("prefect", message, unset_command())]
-    if why := await connection.local_problem(address, connection.ANSWER_TIMEOUT_SECONDS):
+    if why := await prefect.client.local_problem(address, prefect.client.ANSWER_TIMEOUT_SECONDS):
         return [_no_answer(address, why)]
     failure = await client.api_healthcheck()
     if failure is not None:
@@ -217,9 +216,6 @@ async def runs(client: PrefectClient) -> list[Finding]:
     from prefect.client.schemas.objects import StateType
     from prefect.client.schemas.sorting import FlowRunSort, LogSort
 
-    from daybook.prefect import states
-    from daybook.prefect.occurrence import belongs_to_other_ledger
-
     ledger_id, _ = await ledger.id_and_jobs()
     ended = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
     runs = await client.read_flow_runs(
@@ -230,8 +226,15 @@ async def runs(client: PrefectClient) -> list[Finding]:
         sort=FlowRunSort.END_TIME_DESC,
         limit=MAX_RUNS_READ,
     )
-    candidates = (run for run in runs if not states.is_being_cancelled(run.state))
-    last = next((run for run in candidates if not belongs_to_other_ledger(run, ledger_id)), None)
+    candidates = (run for run in runs if not prefect.states.is_being_cancelled(run.state))
+    last = next(
+        (
+            run
+            for run in candidates
+            if not prefect.occurrence.belongs_to_other_ledger(run, ledger_id)
+        ),
+        None,
+    )
     if last is None or last.run_count or last.state_type != StateType.CRASHED:
         return []
     logs = await client.read_logs(

@@ -25,6 +25,7 @@ from daybook.features.hooks.requests import HookRequest
 from daybook.features.hooks.settings import DEFAULT_RATE
 from daybook.features.hooks.signatures import SchemeName
 from daybook.jobs import payloads, store
+from daybook.json_text import JsonObject
 from daybook.ledger.engine import Ledger, reading
 from daybook.ledger.tables import JobRow
 from daybook.ledger.views import UtcTime
@@ -143,7 +144,7 @@ async def add(
     )
 
 
-async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> dict[str, Any]:
+async def _kept_secrets(client: PrefectClient, name: str, scheme: SchemeName) -> JsonObject:
     """Return the secrets of the hook with this name; {} if there is no such hook or no secret.
 
     Raise `InvalidInput` if the secrets are invalid in ``scheme``. Creating a new secret would not
@@ -285,7 +286,7 @@ async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
     return names
 
 
-def _unstored(name: str, data: Mapping[str, Any], job: str | None) -> dict[str, Any]:
+def _unstored(name: str, data: Mapping[str, Any], job: str | None) -> JsonObject:
     """Return the fields of a hook's view that are not settings.
 
     ``job`` is the name of the hook's job.

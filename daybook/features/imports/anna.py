@@ -35,6 +35,8 @@ from daybook.features.imports.source import (
     read_json,
     read_tables,
 )
+from daybook.jobs.model import JobFields
+from daybook.json_text import JsonObject
 
 JOBS_FILE = "jobs.json"
 PLUGIN_PREFIX = "__anna_plugin_job__:"
@@ -118,11 +120,11 @@ def _job(record: Record, schedule_of: Callable[[Record], Record]) -> SourceJob |
     )
 
 
-def _session(record: Record) -> dict[str, Any]:
+def _session(record: Record) -> JsonObject:
     return {"session": record.choice(("reuse", "new"), "session_mode", "reuse", "new")}
 
 
-def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None:
+def _plugin(record: Record, message: str, payload: Any) -> JobFields | None:
     """Return the action fields of a plugin's job. Return None if the job is not a plugin's."""
     if isinstance(payload, str):
         payload = record.json_mapping("payload")
@@ -144,7 +146,7 @@ def _plugin(record: Record, message: str, payload: Any) -> dict[str, Any] | None
     return {"kind": "tool-call", "tool": plugin_id, "params": params, "description": description}
 
 
-def _schedule(schedule: Record, record: Record) -> dict[str, Any]:
+def _schedule(schedule: Record, record: Record) -> JobFields:
     cron = schedule.text("cron", "schedule_cron")
     every = schedule.text("every", "schedule_every")
     at = schedule.text("at", "schedule_at")

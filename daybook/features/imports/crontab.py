@@ -25,11 +25,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from daybook import plain_text
 from daybook.features.imports import shell
 from daybook.features.imports.source import COPY_HINT, Source, SourceJob, broken, read_bytes
+from daybook.jobs.model import JobFields
 from daybook.names import default_name
 from daybook.processes import environment
 from daybook.schedules.cron import ALIASES, DAY, HOUR, MINUTE, MONTH, WEEKDAY, FieldKind
@@ -195,7 +195,7 @@ def _job(
     if unlike := _unlike_cron(expr):
         reason = reason or f"imported: {unlike}"
         notes.append(f"it is disabled, because no schedule here is the same as {expr!r}")
-    fields: dict[str, Any] = {
+    fields: JobFields = {
         **shell.fields(command, variables=given, folder=given.get("HOME", ""), stdin=stdin),
         "cron": expr,
         "timeout": shell.TIMEOUT,

@@ -25,6 +25,7 @@ from daybook.features.imports.source import (
     file_in,
     read_json,
 )
+from daybook.jobs.model import JobFields
 from daybook.names import default_name
 
 JOBS_FILE, SCRIPTS_FOLDER = "jobs.json", "scripts"
@@ -135,7 +136,7 @@ def _job(record: Record, scripts: Path) -> SourceJob:
     )
 
 
-def _prompt(record: Record, notes: list[str]) -> tuple[dict[str, Any], str]:
+def _prompt(record: Record, notes: list[str]) -> tuple[JobFields, str]:
     """Return the fields of an agent's job, and the reason to disable the job, or ""."""
     skills = record.value("skills") or ([skill] if (skill := record.text("skill")) else [])
     prompt = record.text("prompt").strip()
@@ -157,7 +158,7 @@ def _prompt(record: Record, notes: list[str]) -> tuple[dict[str, Any], str]:
     return fields, ""
 
 
-def _script(record: Record, scripts: Path) -> dict[str, Any]:
+def _script(record: Record, scripts: Path) -> JobFields:
     """Return the fields of a job that runs a script in Hermes' folder of scripts."""
     path = scripts / record.needed("script")
     record.ignore("prompt")
@@ -168,12 +169,12 @@ def _script(record: Record, scripts: Path) -> dict[str, Any]:
     return shell.fields(command, folder=folder) | {"timeout": SCRIPT_TIMEOUT, "retries": 0}
 
 
-def _schedule(schedule: Record) -> dict[str, Any]:
+def _schedule(schedule: Record) -> JobFields:
     kind = schedule.needed("kind")
     if kind == "once":
         if (moment := schedule.instant("run_at")) is None:
             schedule.fail("run_at is missing")
-        fields: dict[str, Any] = {"at": moment.replace(microsecond=0).isoformat()}
+        fields: JobFields = {"at": moment.replace(microsecond=0).isoformat()}
     elif kind == "interval":
         fields = {
             "every": interval(schedule, "minutes", Fraction(schedule.integer("minutes") * 60))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from daybook.errors import InvalidInput
 from daybook.features.imports.records import (
@@ -18,7 +17,9 @@ from daybook.features.imports.records import (
     versioned,
 )
 from daybook.features.imports.source import Source, SourceJob, SourceRun, file_in, parse_json
+from daybook.jobs.model import JobFields
 from daybook.jobs.notify import CALLBACK_FIELDS, DEFAULT_EVENTS, Event
+from daybook.json_text import JsonObject
 from daybook.names import default_name
 
 JOBS_FILE, RUNS_FILE, VERSION = "jobs.json", "runs.json", 1
@@ -45,7 +46,7 @@ def _job(record: Record) -> SourceJob:
     job_id = record.needed("id")
     record.where += f" ({job_id})"
     prompt, notes = record.needed("prompt"), list[str]()
-    fields: dict[str, Any] = {
+    fields: JobFields = {
         "prompt": prompt,
         **go_cron(record, "cron_expr", record.needed("cron_expr")),
     }
@@ -60,7 +61,7 @@ def _job(record: Record) -> SourceJob:
     if events := [_EVENTS[each] for each in record.choices(_EVENTS, "notify_on")]:
         fields["events"] = events
     called = {CALLBACK_FIELDS[event] for event in events or DEFAULT_EVENTS}
-    kept = dict[str, Any]()
+    kept = JsonObject()
     for callback in ("on_complete", "on_fail"):
         if (url := record.text(callback)) and callback in called:
             fields[callback] = url
@@ -86,8 +87,8 @@ def _job(record: Record) -> SourceJob:
     )
 
 
-def _policy(record: Record, notes: list[str]) -> dict[str, Any]:
-    fields = dict[str, Any]()
+def _policy(record: Record, notes: list[str]) -> JobFields:
+    fields = JobFields()
     if work_dir := record.text("work_dir"):
         fields["work_dir"] = work_dir
     if run_class := record.choice(("", *_CLASSES), "type", "", ""):
@@ -102,7 +103,7 @@ def _policy(record: Record, notes: list[str]) -> dict[str, Any]:
     return fields
 
 
-def _output(record: Record, notes: list[str]) -> dict[str, Any]:
+def _output(record: Record, notes: list[str]) -> JobFields:
     output_format = record.choice(_FORMATS, "output_format", "text", "text")
     schema = record.text("output_schema")
     if output_format != "structured":

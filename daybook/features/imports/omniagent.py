@@ -29,6 +29,7 @@ from daybook.features.imports.source import (
     read_json,
     read_tables,
 )
+from daybook.jobs.model import JobFields
 
 KEY_PREFIX = "cron:job:"
 
@@ -96,7 +97,7 @@ def _job(record: Record, id_in_key: str) -> SourceJob:
     )
 
 
-def _schedule(record: Record) -> dict[str, Any]:
+def _schedule(record: Record) -> JobFields:
     cron, once = record.text("cron"), record.instant("once")
     every = go_duration(record, "interval", record.value("interval"))
     if (given := bool(cron) + (once is not None) + (every > 0)) != 1:
@@ -108,12 +109,12 @@ def _schedule(record: Record) -> dict[str, Any]:
     return {"every": interval(record, "interval", every)}
 
 
-def _action(record: Record, notes: list[str]) -> dict[str, Any]:
+def _action(record: Record, notes: list[str]) -> JobFields:
     kind = record.needed("type")
     if kind not in _ACTIONS:
         record.fail(f"type is {kind!r}, which Daybook does not know")
     if kind == "send_message":
-        fields: dict[str, Any] = {
+        fields: JobFields = {
             "prompt": record.needed("message"),
             **key_of_session(record.text("session_id"), notes),
         }

@@ -44,6 +44,8 @@ from daybook.features.imports.source import (
     read_json,
     read_tables,
 )
+from daybook.jobs.model import JobFields
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.processes import environment
 
@@ -84,7 +86,7 @@ def read(path: Path) -> Source:
     return _source(records, states, runs, notes)
 
 
-def _states(file: Path) -> dict[str, Any]:
+def _states(file: Path) -> JsonObject:
     """Return the states in `jobs-state.json` by the jobs' ids.
 
     Return {} if there is no such file.
@@ -115,7 +117,7 @@ def _of_database(file: Path) -> Source:
     tables = read_tables(file, (_JOBS_TABLE, _RUNS_TABLE))
     if _JOBS_TABLE not in tables:
         raise broken(file.name, f"has no table {_JOBS_TABLE}", COPY_HINT)
-    records, states = list[Record](), dict[str, Any]()
+    records, states = list[Record](), JsonObject()
     for number, row in enumerate(tables[_JOBS_TABLE], 1):
         where = f"{_JOBS_TABLE}, row {number}"
         values = _json(f"{where}, job_json", row.get("job_json"))
@@ -133,14 +135,14 @@ def _of_database(file: Path) -> Source:
 
 
 def _source(
-    records: list[Record], states: dict[str, Any], runs: Iterable[Record], notes: list[str]
+    records: list[Record], states: JsonObject, runs: Iterable[Record], notes: list[str]
 ) -> Source:
     jobs, refused, more = read_jobs(records, lambda each: _job(each, states))
     found = {(run.job_id, run.id): run for each in runs if (run := _run(each)) is not None}
     return Source.of("openclaw", jobs, found.values(), notes + more, refused)
 
 
-def _job(record: Record, states: dict[str, Any]) -> SourceJob | str:
+def _job(record: Record, states: JsonObject) -> SourceJob | str:
     job_id = record.needed("id", "jobId")
     record.where += f" ({job_id})"
     own = record.mapping("state")
@@ -150,7 +152,7 @@ def _job(record: Record, states: dict[str, Any]) -> SourceJob | str:
         return f"left out {job_id}: a schedule {kind!r} has no due times"
     if (kind := payload.needed("kind")) in _PROGRAMS_OF_OPENCLAW:
         return f"left out {job_id}: only OpenClaw runs a {kind!r}"
-    notes, kept = list[str](), dict[str, Any]()
+    notes, kept = list[str](), JsonObject()
     created = record.instant("createdAtMs")
     last_run, next_run = state.instant("lastRunAtMs"), state.instant("nextRunAtMs")
     if state.instant("runningAtMs"):
@@ -190,7 +192,7 @@ def _job(record: Record, states: dict[str, Any]) -> SourceJob | str:
     )
 
 
-def _session(record: Record, notes: list[str]) -> dict[str, Any]:
+def _session(record: Record, notes: list[str]) -> JsonObject:
     target = record.text("sessionTarget") or MAIN_AGENT
     prefix, colon, key = target.partition(":")
     if prefix == "session" and colon:
@@ -200,8 +202,8 @@ def _session(record: Record, notes: list[str]) -> dict[str, Any]:
     return {"session": "new" if target == "isolated" else "reuse"}
 
 
-def _schedule(schedule: Record, record: Record, notes: list[str]) -> dict[str, Any]:
-    kind, fields = schedule.needed("kind"), dict[str, Any]()
+def _schedule(schedule: Record, record: Record, notes: list[str]) -> JobFields:
+    kind, fields = schedule.needed("kind"), JobFields()
     if kind == "at":
         if (moment := schedule.instant("at", "atMs")) is None:
             schedule.fail("at is missing")
@@ -224,10 +226,10 @@ def _schedule(schedule: Record, record: Record, notes: list[str]) -> dict[str, A
     return fields
 
 
-def _payload(payload: Record, notes: list[str], kept: dict[str, Any]) -> dict[str, Any]:
+def _payload(payload: Record, notes: list[str], kept: JsonObject) -> JsonObject:
     kind = payload.needed("kind")
     if kind == "systemEvent":
-        fields: dict[str, Any] = {"prompt": payload.needed("text", "message")}
+        fields: JobFields = {"prompt": payload.needed("text", "message")}
     elif kind == "agentTurn":
         fields = {"prompt": payload.needed("message", "text")}
     elif kind == "command":
@@ -249,7 +251,7 @@ def _payload(payload: Record, notes: list[str], kept: dict[str, Any]) -> dict[st
     return fields
 
 
-def _command(payload: Record, notes: list[str]) -> dict[str, Any]:
+def _command(payload: Record, notes: list[str]) -> JobFields:
     """Return the fields of a command. `disabled` is the reason to disable the job, or ""."""
     argv = payload.value("argv")
     if not isinstance(argv, list) or not argv or not all(isinstance(each, str) for each in argv):
@@ -267,8 +269,8 @@ def _command(payload: Record, notes: list[str]) -> dict[str, Any]:
     return fields | {"retries": 0, "disabled": reason}
 
 
-def _delivery(record: Record, notes: list[str], kept: dict[str, Any]) -> dict[str, Any]:
-    fields = dict[str, Any]()
+def _delivery(record: Record, notes: list[str], kept: JsonObject) -> JsonObject:
+    fields = JobFields()
     if record.value("delivery") is None:
         return fields
     delivery = record.record("delivery")

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from daybook import settings
+from daybook import prefect, settings
 from daybook.agents import documents, kinds
 from daybook.api import authorization, preflight
 from daybook.api.jobs import PENDING_NOTE
@@ -72,8 +72,6 @@ async def run(
     imported, and if another agent has the name `shell.AGENT`. After this error, no job and
     no run was written.
     """
-    from daybook.prefect import client as prefect
-
     authorization.require_operator()
     reader = readers.READERS.get(system)  # type: ignore[call-overload]
     if reader is None:
@@ -94,7 +92,7 @@ async def run(
             report = await writer.write(session, source, ledger.now(), **options, dry_run=True)
         if dry_run:
             return report
-        async with prefect.connected_if_reachable() as client:
+        async with prefect.client.connected_if_reachable() as client:
             notes = await _prepare_shell(client, source)
             async with ledger.write() as session:
                 report = await writer.write(session, source, ledger.now(), **options)
@@ -240,8 +238,6 @@ async def _deploy(
     ledger: Ledger, client: PrefectClient | None, report: ImportReport
 ) -> ImportReport:
     """Deploy the imported jobs. Return the report, with notes on jobs whose runs would fail."""
-    from daybook.prefect import reconcile
-
     notes = list(report.notes)
     new = {job.id for job in report.jobs if job.result in ("added", "replaced")}
     if not new:
@@ -250,7 +246,7 @@ async def _deploy(
     if client is None:
         notes.append(PENDING_NOTE)
     else:
-        done = await reconcile.reconcile_all(ledger, client)
+        done = await prefect.reconcile.reconcile_all(ledger, client)
         notes += [f"not deployed to Prefect: {name} ({why})" for name, why in done.failed.items()]
     return report.model_copy(update={"jobs": jobs, "notes": notes})
 

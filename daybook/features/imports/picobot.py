@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from daybook.features.imports.records import Record, interval, phase, read_jobs, read_runs
 from daybook.features.imports.source import (
@@ -21,6 +20,8 @@ from daybook.features.imports.source import (
     broken,
     read_tables,
 )
+from daybook.jobs.model import JobFields
+from daybook.json_text import JsonObject
 from daybook.names import default_name
 
 _TABLES = {"scheduled_jobs": "job_runs", "schedules": "schedule_executions"}
@@ -66,7 +67,7 @@ def _job(record: Record) -> SourceJob:
     next_run = record.instant("next_run_at", "next_run_at_ms")
     last_run = record.instant("last_run_at", "last_run_at_ms")
     created = record.instant("created_at", "created_at_ms")
-    fields: dict[str, Any] = {"prompt": prompt, **_schedule(record, notes)}
+    fields: JobFields = {"prompt": prompt, **_schedule(record, notes)}
     disabled = fields.pop("disabled", "")
     if model := record.text("model"):
         fields["model"] = model
@@ -76,7 +77,7 @@ def _job(record: Record) -> SourceJob:
     fields["enabled"] = record.needed_flag("enabled")
     fields["description"] = record.text("description")
     fields["metadata"] = record.json_mapping("metadata_json", "metadata")
-    kept: dict[str, Any] = {
+    kept: JsonObject = {
         name: str(value) for name in _KEPT if (value := record.value(name)) is not None
     }
     if principal := record.json_mapping("creator_principal", "creator"):
@@ -104,7 +105,7 @@ def _job(record: Record) -> SourceJob:
     )
 
 
-def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
+def _schedule(record: Record, notes: list[str]) -> JobFields:
     """Return the schedule fields.
 
     If they have `disabled`, this is the reason to disable the job.
@@ -112,7 +113,7 @@ def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
     every, cron = record.integer("every_ms"), record.text("cron_expr", "cron")
     at, zone = record.instant("at_ms", "run_at_ms", "at"), record.text("timezone", "tz")
     kind, expr = record.text("schedule_type", "schedule_kind", "kind"), record.text("schedule_expr")
-    fields: dict[str, Any] = {"timezone": zone} if zone else {}
+    fields: JobFields = {"timezone": zone} if zone else {}
     if expr and kind == "interval":
         if not expr.strip().isascii() or not expr.strip().isdigit():
             record.fail(f"schedule_expr is {expr!r} and not a number of seconds")
@@ -130,7 +131,7 @@ def _schedule(record: Record, notes: list[str]) -> dict[str, Any]:
     return {"timezone": "UTC"} | fields | _cron(record, cron, notes)
 
 
-def _cron(record: Record, expr: str, notes: list[str]) -> dict[str, Any]:
+def _cron(record: Record, expr: str, notes: list[str]) -> JobFields:
     """Return the fields of an expression of Rust's `cron`: `[zone|]seconds … weekday [year]`.
 
     In such an expression, Sunday is 1, and both the day of the month and the weekday have to match.

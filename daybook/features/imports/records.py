@@ -24,6 +24,7 @@ from daybook.features.imports.source import (
     read_json,
 )
 from daybook.jobs.action_fields import MAX_KEY_LENGTH, RESERVED_KEY_PREFIXES
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.short_text import first_names, one_line
 
@@ -71,7 +72,7 @@ class Record:
             raise broken(where, f"is {kind_of(values)} and not an object")
         self.where, self._values, self._read = where, values, set[str]()
         self._zone = zone
-        self._inner, self._unknown = list[tuple[str, Record]](), dict[str, Any]()
+        self._inner, self._unknown = list[tuple[str, Record]](), JsonObject()
 
     def fail(self, problem: str, hint: str = FIX_HINT) -> NoReturn:
         raise broken(self.where, problem, hint)
@@ -142,13 +143,13 @@ class Record:
             pass
         self.fail(f"{names[0]} is {found!r} and not a time")
 
-    def mapping(self, *names: str) -> dict[str, Any]:
+    def mapping(self, *names: str) -> JsonObject:
         found = self.value(*names)
         if found is not None and not isinstance(found, Mapping):
             self.fail(f"{names[0]} is {kind_of(found)} and not an object")
         return dict(found or {})
 
-    def json_mapping(self, *names: str) -> dict[str, Any]:
+    def json_mapping(self, *names: str) -> JsonObject:
         """Return an object that the field contains as JSON text; {} if it is missing or blank.
 
         Raise `InvalidInput` if the text is not a JSON object or null.
@@ -200,7 +201,7 @@ class Record:
         """Mark fields that mean nothing for Daybook as read."""
         self._read.update(names)
 
-    def unknown(self) -> dict[str, Any]:
+    def unknown(self) -> JsonObject:
         """Return the unknown values of this record and of its inner records, by path.
 
         These are the texts that `choice` does not know, and the values that no method has read,

@@ -11,16 +11,17 @@ import shlex
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import PurePosixPath
-from typing import Any
 
 from daybook.errors import InvalidInput
 from daybook.http import secrets
+from daybook.jobs.model import JobFields
+from daybook.json_text import JsonObject
 from daybook.processes import environment
 
 AGENT = "shell"
 """Name of the agent."""
 PROGRAM = "/bin/sh"
-SETTINGS: dict[str, Any] = {"command": [PROGRAM], "work_dir": "~", "history": "none"}
+SETTINGS: JsonObject = {"command": [PROGRAM], "work_dir": "~", "history": "none"}
 """Settings of the agent. It has no history, because the script must not contain earlier answers."""
 ADD_COMMAND = f"daybook agents add {AGENT} --work-dir '~' --history none --command {PROGRAM}"
 
@@ -93,7 +94,7 @@ def fields(
     variables: Mapping[str, str] | None = None,
     folder: str = "",
     stdin: str | None = None,
-) -> dict[str, Any]:
+) -> JobFields:
     """Return the fields of a job that runs a shell command in ``folder``, by default in `~`.
 
     If ``stdin`` is None, the command's standard input is empty.

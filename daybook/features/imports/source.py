@@ -19,6 +19,8 @@ from typing import Any, Literal
 from daybook import json_text, owners
 from daybook.errors import InvalidInput
 from daybook.files.documents import MAX_DEPTH
+from daybook.jobs.model import JobFields
+from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 
 System = Literal[
@@ -48,7 +50,7 @@ class SourceJob:
     id: str
     name: str
     where: str
-    fields: dict[str, Any]
+    fields: JobFields
     anchor: datetime | None = None
     owner: str = owners.USER
     user_id: str = ""
@@ -58,8 +60,8 @@ class SourceJob:
     created_at: datetime | None = None
     last_run_at: datetime | None = None
     last_error: str = ""
-    kept: dict[str, Any] = field(default_factory=dict)
-    unknown: dict[str, Any] = field(default_factory=dict)
+    kept: JsonObject = field(default_factory=dict)
+    unknown: JsonObject = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -196,7 +198,7 @@ def array(where: str, found: object) -> list[Any]:
 
 def read_tables(
     path: Path, names: Collection[str], max_version: int | None = None
-) -> dict[str, list[dict[str, Any]]]:
+) -> dict[str, list[JsonObject]]:
     """Return the rows of the named tables, read in one transaction. Omit missing tables.
 
     Raise `InvalidInput` if the file is not a complete and intact SQLite database, or if its

@@ -17,7 +17,6 @@ import shlex
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from daybook import plain_text
 from daybook.errors import InvalidInput
@@ -30,6 +29,7 @@ from daybook.features.imports.source import (
     broken,
     read_bytes,
 )
+from daybook.jobs.model import JobFields
 from daybook.processes import environment
 from daybook.schedules import durations
 
@@ -152,7 +152,7 @@ def _jobs(file: Path, notes_of_source: list[str]) -> Iterator[SourceJob]:
         )
 
 
-def _command(unit: str, service: Section, notes: list[str]) -> dict[str, Any]:
+def _command(unit: str, service: Section, notes: list[str]) -> JobFields:
     """Return the fields of a job that runs the commands of a service.
 
     `disabled_reason` is the reason to disable the job, or "". Raise `InvalidInput` for a service

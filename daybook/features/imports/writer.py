@@ -17,7 +17,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -32,7 +32,8 @@ from daybook.http import secrets
 from daybook.jobs import prompts, store, upcoming
 from daybook.jobs.action_fields import check_json
 from daybook.jobs.labels import MAX_METADATA_LENGTH
-from daybook.jobs.model import IMPORTED_FROM, Job, new_job
+from daybook.jobs.model import IMPORTED_FROM, Job, JobFields, new_job
+from daybook.json_text import JsonObject
 from daybook.ledger import triggers
 from daybook.ledger.column_types import MAX_INTEGER
 from daybook.ledger.states import Status
@@ -346,16 +347,16 @@ def _assignment(name: str, value: object) -> str:
     return f"{name} = {value!r}"
 
 
-def _origin(planned: _Planned, system: System, kept: dict[str, Any]) -> dict[str, Any]:
+def _origin(planned: _Planned, system: System, kept: JsonObject) -> JsonObject:
     """Return the values of the job that are only kept, with ``kept``, and add notes on them.
 
     Leave out literal secrets, and values for which the metadata of a job has no room.
     """
     source, lost = planned.source, list[str]()
-    origin: dict[str, Any] = {"system": system, "id": source.id}
+    origin: JsonObject = {"system": system, "id": source.id}
     if source.created_at is not None:
         origin["created_at"] = source.created_at.isoformat()
-    unknown = dict[str, Any]()
+    unknown = JsonObject()
     for group, values in ((origin, source.kept | kept), (unknown, source.unknown)):
         for name, value in values.items():
             try:
@@ -395,7 +396,7 @@ def _has_foreign_variable(prompt: str) -> bool:
     return False
 
 
-def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
+def _leave_out_secrets(planned: _Planned, fields: JobFields) -> None:
     """Remove literal secrets from ``fields``, because Daybook stores secrets only by reference.
 
     If there are any, the job is disabled, with a note.
@@ -415,7 +416,7 @@ def _leave_out_secrets(planned: _Planned, fields: dict[str, Any]) -> None:
         )
 
 
-def _leave_out_work_dir(planned: _Planned, fields: dict[str, Any]) -> dict[str, Any]:
+def _leave_out_work_dir(planned: _Planned, fields: JobFields) -> JobFields:
     """Remove a work directory that no run could use from ``fields``, and return it.
 
     The job is then disabled, with a note, because its program must not run in another folder.

@@ -43,7 +43,7 @@ def test_a_public_name_imports_neither_prefect_nor_a_database(name: str) -> None
 
 def test_doctor_does_not_import_the_packages_that_it_checks() -> None:
     checked = HEAVY - {"sqlalchemy", "sqlmodel"} | {"standardwebhooks", "cryptography", "apprise"}
-    assert not _imported("from daybook.operations import doctor") & checked
+    assert not _imported("from daybook.diagnosis import doctor") & checked
 
 
 def test_every_public_name_exists_and_an_unknown_one_raises() -> None:

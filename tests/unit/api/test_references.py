@@ -56,13 +56,15 @@ class Operation:
     call: Callable[[str], Awaitable[Any]]
 
 
-def operations() -> Iterator[Operation]:
+def operations_with_a_reference() -> Iterator[Operation]:
     """Return each operation of `daybook.api` and of features that takes a reference."""
     modules = {
         each.name: import_module(f"daybook.api.{each.name}") for each in iter_modules(api.__path__)
     }
     modules |= {
-        f"{of_feature.name}.{each.name}": import_module(f"{of_feature.package}.{each.name}")
+        f"{of_feature.name}.{each.name}".removesuffix(".operations"): import_module(
+            f"{of_feature.package}.{each.name}"
+        )
         for of_feature in features()
         for each in iter_modules([str(of_feature.folder)])
         if each.name.endswith("operations")
@@ -121,7 +123,9 @@ async def test_no_operation_acts_on_a_job_of_an_agent_that_is_named_like_an_id(
 
     refused = dict[str, int]()
     # The token is one of the targets, so remove it last.
-    for operation in sorted(operations(), key=lambda each: each.name == "tokens.remove"):
+    for operation in sorted(
+        operations_with_a_reference(), key=lambda each: each.name == "tokens.remove"
+    ):
         for ref in short:
             try:
                 found = await operation.call(ref)

@@ -185,7 +185,7 @@ def test_up_and_keeper_add_the_folder_of_the_interpreter_to_path(
 ) -> None:
     urls: list[str] = []
 
-    async def started(_: object, **_options: object) -> None:
+    async def started(*_: object, **_options: object) -> None:
         urls.append(os.environ["PATH"])
 
     monkeypatch.setenv("PATH", "/usr/bin:/bin")

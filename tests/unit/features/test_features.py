@@ -416,7 +416,7 @@ def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home:
         from daybook import repository
         names = [each.name for each in pkgutil.walk_packages(daybook.__path__, "daybook.")]
         for name in names:
-            if not name.endswith(("__main__", "feature_operations")) and "migrations" not in name:
+            if not name.endswith("__main__") and "migrations" not in name:
                 importlib.import_module(name)
         repository.load_flows()
         repository.load_entry_point("blocks/__init__.py")
