@@ -17,10 +17,10 @@ from prefect.client.orchestration import PrefectClient, get_client
 
 import blocks
 from daybook.agents import documents
-from daybook.cli.main import main
 from daybook.home import CLIENT_CREDENTIAL
 from daybook.prefect import work_pool
 from daybook.resources.store import BlockStore
+from tests.commands import main
 
 
 def basic(credential: str | None = None) -> httpx.BasicAuth:

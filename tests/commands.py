@@ -1,15 +1,42 @@
-"""Command lines that run in the test's process."""
+"""Command lines that run in the test's process.
+
+A process of the command line reads the signature of one command once. To read it anew for each of
+thousands of commands would be most of their cost, so this module keeps what was read.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
 from typing import Any, NamedTuple
 
 import pytest
+from cyclopts.argument import ArgumentCollection
 
 from daybook.cli.main import main
+
+_read: Any = vars(ArgumentCollection)["_from_callable"].__func__
+_READ = dict[Any, tuple[Any, ArgumentCollection]]()
+
+
+def _read_once(
+    cls: type[ArgumentCollection], function: Any, *parameters: Any, **given: Any
+) -> ArgumentCollection:
+    given["reserved"] = tuple(given.get("reserved") or ())
+    asked = (parameters, given)
+    key = (function, given.get("parse_docstring"), given.get("_resolve_groups"))
+    if (known := _READ.get(key)) is None or known[0] != asked:
+        known = _READ[key] = (asked, _read(cls, function, *parameters, **given))
+    copies = {id(each): copy(each) for each in known[1]}
+    for each in copies.values():
+        each.tokens = []
+        each.children = cls(copies[id(child)] for child in each.children)
+    return cls(copies.values())
+
+
+ArgumentCollection._from_callable = classmethod(_read_once)  # type: ignore[assignment]
 
 
 class CommandResult(NamedTuple):

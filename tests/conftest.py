@@ -89,9 +89,10 @@ os.environ.update(_patient.environment())
 
 
 def _trust_one_authority() -> None:
-    """Make this process's HTTP clients load the certificate of one authority, and not all 140.
+    """Make HTTP clients load the certificate of one authority, and not all 140.
 
-    No test connects to a public address, and each client needs 20 ms of CPU to load them all.
+    No test connects to a public address, and each client needs 20 ms of CPU to load them all. So
+    does each command, and each process that a test starts, to check the file of `SSL_CERT_FILE`.
     """
     end = "-----END CERTIFICATE-----\n"
     first, _, _ = Path(certifi.where()).read_text().partition(end)
@@ -105,6 +106,7 @@ def _trust_one_authority() -> None:
             named["cafile"] = str(one)
         return create(*given, **named)
 
+    os.environ["SSL_CERT_FILE"] = str(one)
     paths = ssl.get_default_verify_paths()._replace(openssl_cafile=str(one), openssl_capath="")
     ssl.create_default_context = create_default_context
     ssl.get_default_verify_paths = lambda: paths

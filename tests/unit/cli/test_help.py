@@ -49,6 +49,8 @@ def test_the_page_of_a_job_has_its_arguments_and_common_options_first(
 ) -> None:
     short, whole = daybook(command, "--help").out, daybook("help", command, "--all").out
     assert "PROMPT --prompt" in short
+    assert f"Example: daybook {command}" in short
+    assert "--json" in short
     assert f"daybook {command} --help --all" in short
     options = {name for name in described(short) if name.startswith("--")}
     assert options <= COMMON_OPTIONS

@@ -9,11 +9,10 @@ import os
 import pty
 import re
 import sqlite3
-import subprocess
 import sys
 import time
 import unicodedata
-from contextlib import closing
+from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from daybook.cli.runs import print_run, print_run_details
 from daybook.delivery.views import RunWithSteps
 from daybook.jobs.views import JobDetails
 from daybook.ledger.views import Run, Step
-from tests.costs import one_in
+from tests.commands import main
 from tests.unit.cli.conftest import MADE, fill
 from tests.unit.conftest import view
 
@@ -177,17 +176,16 @@ def test_an_empty_list_says_how_to_add_a_job(
 def on_a_terminal(columns: int, *typed: str) -> list[str]:
     """Run a command on a terminal of ``columns`` columns, and return its lines without colours."""
     terminal, theirs = pty.openpty()
-    environment = {**os.environ, "COLUMNS": str(columns), "TERM": "xterm"}
-    command = [sys.executable, "-m", "daybook", *typed]
-    with subprocess.Popen(command, stdout=theirs, env=environment) as child:
-        os.close(theirs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", str(columns))
+        patch.setenv("TERM", "xterm")
+        with os.fdopen(theirs, "w") as stdout:
+            patch.setattr(sys, "stdout", stdout)
+            assert main(typed) == 0
         shown = b""
-        try:
+        with suppress(OSError):  # how Linux signals a closed terminal
             while part := os.read(terminal, 4096):
                 shown += part
-        except OSError:  # how Linux signals a closed terminal
-            pass
-        assert child.wait() == 0
     os.close(terminal)
     assert "\x1b[1m" in shown.decode()  # the bold header proves that the command saw a terminal
     return re.sub(r"\x1b\[[\d;]*m", "", shown.decode()).splitlines()
@@ -206,7 +204,7 @@ def test_a_narrow_terminal_still_shows_the_state_and_the_next_due_time() -> None
     assert any(re.search(r" in \d+ (s|min|h|days) ", line) for line in lines)
 
 
-@pytest.mark.parametrize("columns", one_in(3, [40, 80, 120]))
+@pytest.mark.parametrize("columns", [40, 80, 120])
 def test_a_run_is_one_line_however_narrow_the_terminal(columns: int) -> None:
     head, run = on_a_terminal(columns, "runs")
     assert head.split()[:4] == ["RUN", "JOB", "DUE", "STATUS"]

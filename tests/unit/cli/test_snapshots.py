@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from daybook.home import Home
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.testing import ManualClock
+from tests import rows
 from tests.commands import Daybook
+from tests.conftest import REPOSITORY
 from tests.unit.features.imports import files
 from tests.unit.features.tasks.conftest import TaskCommands
 from tests.world import World
@@ -42,6 +45,39 @@ def test_the_help_of_every_command_matches_the_snapshot(
         assert result.code == 0, path
         helps.append(f"$ {' '.join(['daybook', *path, '--help --all'])}\n{result.out.strip()}\n")
     snapshot("cli-help.txt", "\n".join(line.rstrip() for line in "\n".join(helps).splitlines()))
+
+
+VERBS = [
+    *("up", "down", "status", "doctor", "sync", "add", "list", "show", "edit", "pause", "resume"),
+    *("remove", "next", "run", "runs", "logs", "cancel", "today"),
+    *(f"agents {verb}" for verb in ("add", "list", "show", "test", "remove")),
+    "ledger prune",
+    "ledger rekey",
+]
+
+
+def _helps() -> dict[str, str]:
+    """Return the help of each command from the snapshot."""
+    text = (REPOSITORY / "tests" / "snapshots" / "cli-help.txt").read_text()
+    pages = [each.partition("\n") for each in text.split("$ daybook")[1:]]
+    return {head.removesuffix("--help --all").strip(): page for head, _, page in pages}
+
+
+def test_the_help_of_a_command_has_an_example_and_json() -> None:
+    helps = _helps()
+    for verb, row in rows.each(VERBS):
+        with row:
+            assert f"Example: daybook {verb}" in helps[verb]
+            assert "--json" in helps[verb]
+
+
+def test_help_texts_are_wrapped_only_at_the_width_of_the_terminal() -> None:
+    """Check that no line of a paragraph had room for the first word of the next line."""
+    for (verb, page), row in rows.each(_helps().items()):
+        with row:
+            for line, following in pairwise(page.partition("╭")[0].splitlines()):
+                if line and following:
+                    assert len(line) + 1 + len(following.split()[0]) > 80, (verb, line)
 
 
 def _shape(value: Any) -> Any:

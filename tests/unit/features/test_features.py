@@ -404,37 +404,50 @@ def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     }
 
 
+WITHOUT_FEATURES = """
+import contextlib, importlib, io, json, pkgutil
+import daybook
+from daybook import repository
+from daybook.cli.main import main
+
+def command(*typed):
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        assert main(typed) in (0, 1), typed
+    return output.getvalue()
+
+help_ = command("--help", "--all")
+added = command("add", "every day at 9:00", "Say hello", "--name", "hello", "--json")
+shown = {
+    "file": daybook.__file__,
+    "help": help_,
+    "added": json.loads(added),
+    "list": json.loads(command("list", "--json")),
+    "doctor": json.loads(command("doctor", "--json")),
+    "status": json.loads(command("status", "--json")),
+    "prune": json.loads(command("ledger", "prune", "--json")),
+}
+for name in [each.name for each in pkgutil.walk_packages(daybook.__path__, "daybook.")]:
+    if not name.endswith("__main__") and "migrations" not in name:
+        importlib.import_module(name)
+repository.load_flows()
+repository.load_entry_point("blocks/__init__.py")
+print(json.dumps(shown))
+"""
+
+
 def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home: Home) -> None:
     copy = copied_without(features(), tmp_path / "copy")
-
-    def daybook(*tokens: str) -> subprocess.CompletedProcess[str]:
-        options: dict[str, Any] = {"home": daybook_home.path, "path": copy, "cwd": copy}
-        return run("-P", "-m", "daybook", *tokens, **options)
-
-    everything = """
-        import importlib, pkgutil, daybook
-        from daybook import repository
-        names = [each.name for each in pkgutil.walk_packages(daybook.__path__, "daybook.")]
-        for name in names:
-            if not name.endswith("__main__") and "migrations" not in name:
-                importlib.import_module(name)
-        repository.load_flows()
-        repository.load_entry_point("blocks/__init__.py")
-        print(daybook.__file__)
-        """
-    imported = run("-c", dedent(everything), home=daybook_home.path, path=copy, cwd=copy)
-    assert imported.stdout.strip() == str(copy / "daybook" / "__init__.py"), imported.stderr
-    help_ = daybook("--help", "--all")
-    words = {line.split()[1] for line in help_.stdout.splitlines() if line.startswith("│ ")}
+    done = run("-P", "-c", WITHOUT_FEATURES, home=daybook_home.path, path=copy, cwd=copy)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert shown["file"] == str(copy / "daybook" / "__init__.py")
+    words = {line.split()[1] for line in shown["help"].splitlines() if line.startswith("│ ")}
     commands = [each for of_feature in features() for each in of_feature.commands]
     assert words.isdisjoint(each.group or each.names[0] for each in commands)
     assert "sync" in words
-    added = daybook("add", "every day at 9:00", "Say hello", "--name", "hello", "--json")
-    assert added.returncode == 0, added.stderr
-    assert [each["name"] for each in json.loads(daybook("list", "--json").stdout)] == ["hello"]
-    found = json.loads(daybook("doctor", "--json").stdout)
-    assert [each for each in found if "check itself failed" in each["title"]] == []
+    assert shown["added"]["name"] == "hello"
+    assert [each["name"] for each in shown["list"]] == ["hello"]
+    assert [each for each in shown["doctor"] if "check itself failed" in each["title"]] == []
     names = {each.name for each in features()}
-    for tokens in (("status",), ("ledger", "prune")):
-        reported = json.loads(daybook(*tokens, "--json").stdout)
-        assert reported and names.isdisjoint(reported)
+    for report in ("status", "prune"):
+        assert shown[report] and names.isdisjoint(shown[report])
