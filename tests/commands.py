@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import pytest
 from cyclopts.argument import ArgumentCollection
 
-from daybook.cli.main import main as main
+from daybook.cli.main import main as main  # noqa: PLC0414 - a part of this module
 
 _read: Any = vars(ArgumentCollection)["_from_callable"].__func__
 _READ = dict[Any, tuple[Any, ArgumentCollection]]()
