@@ -1,6 +1,6 @@
 """Operator settings: `DAYBOOK_…` variables, or `config.toml` in the home.
 
-A variable overrides the file. A new setting is a field of `Settings`, or of the class that a
+A variable overrides the file. To add a setting, write a field of `Settings`, or of the class that a
 feature adds; `docs/reference/settings.md` is generated from the fields. The docstring of
 `runs.retention` explains how to add a retention rule.
 """

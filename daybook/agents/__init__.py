@@ -22,9 +22,10 @@ To add a kind of agent, change these files:
 - this package: a module with its settings and its class (a `base.StoredAgent`), and an entry in
   `kinds.KINDS`;
 - `blocks/agents.py`: its block class (`blocks/__init__.py` registers all classes of that module);
-- `cli/agents.py`: its options in `add_`, which also lists the kinds;
+- `cli/agents.py` and `cli/agent_options.py`: its options in `add_`, which also lists the kinds;
 - `api/agents.py`: `_check` and `_check_tools`, if its settings need a check before they are stored,
-  and `KINDS`, if the web pages should have a form for it;
+  and `KINDS`, if the web pages should have a form for it, whose tab `web/templates/agent_form.html`
+  names;
 - `tests/contract/agents/test_agent.py`: an entry in `AGENTS`;
 - `tests/pure/agents/test_kinds.py`: the list of kinds.
 """

@@ -2,6 +2,7 @@
 
 The fields of `JobFilters` and `RunFilters` are options of `daybook list` and `daybook runs`, and
 arguments of `Client.list` and `Client.runs`. A job or run must match all filters that are given.
+To add a filter, write a field and its condition here; `make docs` adds it to `Client`.
 """
 
 from __future__ import annotations

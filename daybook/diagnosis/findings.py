@@ -33,7 +33,7 @@ the same facts. Features add findings to `doctor` (`ledger_checks`) and to `stat
 To add a finding, write a check in a module of `checks` and list it in one of the tables of
 `doctor`, or in the `ledger_checks` of a feature. If `status` or `/health` should report it too,
 write its diagnosis here as a function, add a row above, and call the function in the check and in
-`status.status` or `health.findings_of`.
+`status.status` (with its name in `settings.STATUS_FINDINGS`) or `health.findings_of`.
 `tests/unit/diagnosis/test_doctor.py` lists the checks that need no Prefect.
 """
 

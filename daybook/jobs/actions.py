@@ -1,8 +1,8 @@
 """Actions of jobs: an agent prompt, a webhook, a tool call or a heartbeat, one model per kind.
 
 Each action returns the agents, tools, URLs and secrets that its runs use, and the texts that
-describe it (`BaseAction`). A new kind needs its model here (in `Kind`, `Action` and `ACTIONS`), its
-flow `flows/<kind>.py`, and perhaps a module `execution/<kind>.py`.
+describe it (`BaseAction`). To add a kind, write its model here (in `Kind`, `Action` and `ACTIONS`),
+its flow `flows/<kind>.py`, and perhaps a module `execution/<kind>.py`.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@
 `InvalidInput` naming the field, and change nothing. `None` always means that a field was not given,
 and so does False for `on_demand`.
 
-A new field of an action, of the policy or of the notifications is one line in its model (`actions`,
-`policy`, `notify`). Options, flow parameters, `--json` and the page of fields are derived from the
-models; the field's marker (`markers`) contains further facts about it. A new field of `Job` itself
-is one line in `Job`, and needs:
+To add a field of an action, of the policy or of the notifications, write one line in its model
+(`actions`, `policy`, `notify`). Options, flow parameters, `--json` and the page of fields are
+derived from the models; the field's marker (`markers`) contains further facts about it. To add a
+field of `Job` itself, write one line in `Job`; it is no parameter of the flow, and needs:
 
 - a column of the same name in `ledger.tables`, with a migration: in `RevisionRow` if a change makes
   a new revision, else in `JobRow` (`jobs.store` copies the columns by name)

@@ -6,8 +6,8 @@ a `WaitReason`). Code asks the reason (``row.wait_reason.claims_early``), and qu
 it sets itself.
 
 To add a reason, add a `WaitReason` with its answers to `REASONS`, and write the code that ends the
-wait. `make docs` makes a table of `docs/concepts/states.md` from `REASONS`. No migration is needed,
-because the column is a text.
+wait; a wait until a time needs only `claim.wait` in its rule. `make docs` makes a table of
+`docs/concepts/states.md` from `REASONS`. No migration is needed, because the column is a text.
 """
 
 from __future__ import annotations

@@ -9,6 +9,10 @@ One `Budget` has four fields, and four places set one::
 
 All of these budgets apply. Every day begins at midnight in `DAYBOOK_TIMEZONE`.
 `daybook.runs.budget` adds up the used tokens and dollars, and decides about claims and requests.
+
+To add a scope, write it in `Scope`, its budget in `HomeBudget`, its limits in `limits`, the query
+of its runs and its alert in `runs.budget`, and its words in `features.spend`. The sums have the
+scope as their key, so a run has at most one budget of each scope.
 """
 
 from __future__ import annotations

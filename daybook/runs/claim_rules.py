@@ -3,11 +3,12 @@
 A rule takes the `Decision` about one run. If it returns a result, the claim ends with that result;
 if it returns None, the next rule is applied. If no rule returns a result, the claim is granted.
 
-A new rule is a function here, with an entry in `RULES`, the only list that sets the order. The
-first paragraph of its docstring becomes its row in the table of `docs/concepts/states.md`
-(`make docs`). If the audit should also apply the rule, to due times that no process claimed, add an
-entry to `audit._JUDGES`. Put a condition that the audit or `overdue` also checks into
-`eligibility`, and a limit of the operator into `claim_limits`.
+To add a rule, write a function here, with an entry in `RULES`, the only list that sets the order.
+The first paragraph of its docstring becomes its row in the table of `docs/concepts/states.md`
+(`make docs`). A condition under which a due time has no row at all is no rule, but a bound of the
+schedule (`schedules.bounds`). If the audit should also apply the rule, to due times that no process
+claimed, add an entry to `audit._JUDGES`. Put a condition that the audit or `overdue` also checks
+into `eligibility`, and a limit of the operator into `claim_limits`.
 
 A rule that makes the run wait until a fixed time needs nothing else. If the wait may end earlier,
 the rule names a `WaitReason` of `daybook.ledger.waits`.

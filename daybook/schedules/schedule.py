@@ -5,12 +5,14 @@ changes. Errors name the field as the user wrote it. `make` names an argument su
 names all arguments that exclude each other, and `schedule` if none is given. `parse` names
 `schedule` or `timezone`.
 
-A new kind of schedule needs:
+To add a kind of schedule, write:
 
 - its model here, with its due times and words, in `Schedule`, `make`, `parse`, `SYNTAX_HINT` and
   `FIELD_NAMES`
 - its field in `jobs.model.ScheduleFields`, which `daybook add` offers as an option
-- its translation to and from Prefect in `prefect.projection`, if Prefect has such schedules
+- its translation to and from Prefect in `prefect.projection`, if Prefect has such schedules; if
+  not, `prefect.corrections` has to queue its runs
+- its form in a jobs file (`files.jobs_file`, `files.schema`), if it has several fields
 - a line in the guides jobs.md and mcp.md, and in concepts/job.md; tests quote the hints of `make`
 
 The options of `daybook add`, `edit` and `next` and the arguments of agents' tools follow from

@@ -16,8 +16,8 @@
 - A channel never splits a message. If it truncates a message, it adds a mark.
 - No error and no log contains a secret of a block, unless it has fewer than 4 characters.
 
-A service that apprise supports needs no code: the operator adds a channel with the service's URL. A
-new built-in channel needs a class in `builtin`, and its name in `outbox.BUILTIN_CHANNELS`,
+A service that apprise supports needs no code: the operator adds a channel with the service's URL.
+To add a built-in channel, write a class in `builtin`, and its name in `outbox.BUILTIN_CHANNELS`,
 `registry.BUILTIN` and the description of `jobs.notify.Notify.channel`. If agents may not use the
 channel, its name also belongs in `jobs.limits.FORBIDDEN_CHANNELS`.
 
