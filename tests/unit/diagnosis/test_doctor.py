@@ -75,9 +75,9 @@ async def test_doctor_lists_every_check_and_a_passed_one_has_no_fix(nowhere: Hom
         "one prefect",
         "ledger clock",
         "outbox",
-        "tasks",
         "maintenance",
         "backups",
+        "tasks",
         "prefect",
     ]
     for each in found[:-1]:
