@@ -25,6 +25,7 @@ add something else, add a field to `Feature`, and loop over it in one place.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -38,6 +39,8 @@ from typing import Any
 PACKAGE = "daybook.features"
 GROUP = "daybook.features"
 """Group of the entry points by which other distributions add features: ``module:FEATURE``."""
+NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
+"""The form of a feature's name, which is a part of the names of tables."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,9 @@ class Feature:
     - ``tables`` is a module of `ledger.table_parts.Table`s, and the feature's folder `migrations`
       has their migrations (`ledger.feature_tables`). The module's `NOUNS` are the kinds of rows
       whose ids people may shorten (`ledger.references.Noun`).
-    - ``retention`` is a coroutine function of the ledger and of `runs.retention.RetentionLimits`.
-      It deletes one batch of old rows, and returns their number: 0 if none are left.
+    - ``retention`` are coroutine functions of the ledger and of `runs.retention.RetentionLimits`.
+      Each deletes one batch of old rows, and returns their number: 0 if none are left. The numbers
+      of the first one are in the report.
     - ``restored`` is a coroutine function of a write session of a restored ledger, and of its
       `runs.restored.Restore`. It pauses the work that may have been done since the backup, and
       returns the number of paused objects.
@@ -113,7 +117,7 @@ class Feature:
     ledger_checks: tuple[tuple[str, str], ...] = ()
     metrics: str = ""
     tables: str = ""
-    retention: str = ""
+    retention: tuple[str, ...] = ()
     restored: str = ""
     endpoint: str = ""
     at_start: str = ""
@@ -164,6 +168,8 @@ def _installed() -> tuple[Feature, ...]:
                 feature = each.load()
                 if not isinstance(feature, Feature):
                     raise TypeError(f"{each.value} is no daybook.feature.Feature")
+                if not NAME.fullmatch(feature.name) or not feature.folder.is_dir():
+                    raise ValueError(f"{feature.package} is no package with a lower-case name")
                 if feature.name in found:
                     raise ValueError(f"another feature is called {feature.name}")
             except Exception as error:  # Daybook works without it
@@ -236,7 +242,9 @@ def load_others() -> None:
             continue
         named = {each_field.name: getattr(each, each_field.name) for each_field in fields(each)}
         paths = [(name, value) for name, value in named.items() if isinstance(value, str)]
-        paths += [(name, path) for name in ("documents", "blocks") for path in named[name]]
+        paths += [
+            (name, path) for name in ("documents", "blocks", "retention") for path in named[name]
+        ]
         paths += [(f"check {name}", path) for name, path in each.ledger_checks]
         paths += [
             (f"command {name}", f"{given.module}:{name}_")

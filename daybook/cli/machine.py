@@ -483,7 +483,8 @@ def _counts(*counts: tuple[str, int]) -> str:
 def _print_status(report: StatusReport, absolute: bool) -> None:
     when = formatting.time_format(absolute)
     prefect, ledger = report.prefect, report.ledger
-    of_features = report.__pydantic_extra__.items()
+    from daybook.diagnosis import feature_status
+
     ready = report.ready
     output.line("ready" if ready else "not ready", style="bold green" if ready else "bold red")
     where = prefect.ui_url or prefect.api_url
@@ -500,7 +501,7 @@ def _print_status(report: StatusReport, absolute: bool) -> None:
             *(("maintenance", formatting.maintenance(each)) for each in report.maintenance[:1]),
             ("outbox", _outbox(report.outbox, when)),
             ("inbox", f"{report.outbox.unread} unread"),
-            *((name, line) for name, each in of_features if (line := each.line())),
+            *feature_status.lines_of(report.__pydantic_extra__ or {}),
             *formatting.time_zone_field(absolute),
         ]
     )

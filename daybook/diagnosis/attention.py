@@ -66,7 +66,6 @@ async def read(tz: ZoneInfo) -> list[Finding]:
             outputs = await store.used_outputs(session)
             lost = await _lost(session, now, jobs)
             unreadable = await stored_columns.unreadable(session) if owner is None else []
-            # Last, because a failed query may end the transaction.
             facts = AttentionFacts(session, jobs, now, tz)
             of_features = [await _ask(each, facts) for each in feature.features() if each.needs]
         outbox = await outbox_status.read_status(ledger)
@@ -88,10 +87,12 @@ async def read(tz: ZoneInfo) -> list[Finding]:
 async def _ask(of_feature: Feature, facts: AttentionFacts) -> list[Finding]:
     """Return the findings of a feature. Its failure is a finding, because the others are useful."""
     try:
-        found: list[Finding] = await of_feature.load(of_feature.needs)(facts)
-    except Unreachable:
-        raise
+        async with facts.session.begin_nested():  # a failed query would end the transaction
+            found: list[Finding] = await of_feature.load(of_feature.needs)(facts)
     except Exception as error:
+        # A foreign mistake in SQL looks like an unreachable ledger.
+        if of_feature.is_own and isinstance(error, Unreachable):
+            raise
         log.exception("the feature %s failed", of_feature.name)
         title = f"The feature {of_feature.name} cannot say what needs you"
         why = type(error).__name__  # a text from outside may contain a secret

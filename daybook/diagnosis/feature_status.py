@@ -10,8 +10,7 @@ from typing import Self, TypeVar
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.errors import Unreachable
-from daybook.feature import features
+from daybook.feature import features, leaving_out
 from daybook.finding import Finding
 from daybook.ledger.engine import Ledger
 
@@ -57,10 +56,28 @@ async def read_all(ledger: Ledger, now: datetime) -> dict[str, FeatureStatus]:
                 # A session of its own, because a failed query may end the transaction.
                 async with ledger.read() as session:
                     found[each.name] = await each.load(each.status).read(session, now)
-            except Unreachable:
-                raise
-            except Exception:
+            except Exception:  # a foreign mistake in SQL looks like an unreachable ledger
                 if each.is_own:
                     raise
                 log.exception("the status of the feature %s failed", each.name)
     return found
+
+
+def findings_of(states: Mapping[str, FeatureStatus]) -> list[Finding]:
+    """Return the findings of all features, without those of a foreign feature that fails."""
+    found = list[Finding]()
+    for each in features():
+        if each.name in states:
+            with leaving_out(each, "findings"):
+                found += states[each.name].findings()
+    return found
+
+
+def lines_of(states: Mapping[str, FeatureStatus]) -> list[tuple[str, str]]:
+    """Return the names and lines of all features that have a line, in the same way."""
+    found = list[tuple[str, str]]()
+    for each in features():
+        if each.name in states:
+            with leaving_out(each, "line"):
+                found.append((each.name, states[each.name].line()))
+    return [each for each in found if each[1]]

@@ -43,7 +43,7 @@ from daybook.delivery.views import OutboxHealth
 from daybook.diagnosis import feature_status, findings
 from daybook.diagnosis.feature_status import FeatureStatus
 from daybook.diagnosis.shared_query import LoopThread, SharedQuery
-from daybook.errors import DaybookError, LedgerUnreachable, Unreachable
+from daybook.errors import DaybookError, LedgerUnreachable
 from daybook.feature import features
 from daybook.finding import Finding, problem
 from daybook.keeper import leader_lease
@@ -439,16 +439,21 @@ class HealthMonitor:
 
 async def _metrics_of_features(ledger: Ledger, now: datetime) -> tuple[Metric, ...]:
     """Return the metrics of all features, without those of a feature whose metrics fail."""
+    from prometheus_client import Metric
+
     found: list[Metric] = []
     for each in features():
         if each.metrics:
             try:
                 # A session of its own, because a failed query may end the transaction.
                 async with ledger.read() as session:
-                    found += await each.load(each.metrics)(session, now)
-            except Unreachable:
-                raise
-            except Exception:
+                    read = list(await each.load(each.metrics)(session, now))
+                if not all(isinstance(metric, Metric) for metric in read):
+                    raise TypeError(f"{each.metrics} returned something that is no metric")
+                found += read
+            except Exception:  # a foreign mistake in SQL looks like an unreachable ledger
+                if each.is_own:
+                    raise
                 log.exception("the metrics of the feature %s failed", each.name)
     return tuple(found)
 

@@ -81,6 +81,8 @@ class Keeper:
                 context = self.context(client)
                 group.create_task(self.leadership.keep())
                 for loop in loops():
+                    if loop.prepare is not None:
+                        loop.prepare()
                     group.create_task(self._repeat(loop, context))
                 group.create_task(event_stream.listen(_EDITS, self._on_edit))
         finally:

@@ -94,7 +94,8 @@ class Loop:
     ``signal`` ends the pause early, but not before ``min_pause``. ``charged`` returns whether a
     cycle is charged to the loop's CPU budget, which may extend the pause. The loop with
     ``checks_prefect`` releases the leadership if Prefect does not answer. A loop with
-    ``everywhere`` runs in every process, without leadership.
+    ``everywhere`` runs in every process, without leadership. ``prepare`` is called once when a
+    keeper starts, which may be long before it leads; it raises no error.
     """
 
     interval: Callable[[], timedelta]
@@ -104,6 +105,7 @@ class Loop:
     charged: Callable[[Term], bool] | None = None
     checks_prefect: bool = False
     everywhere: bool = False
+    prepare: Callable[[], object] | None = None
 
     def start(self, context: Context, term: Term) -> list[Cycle]:
         """Return the cycle of each service, with new, empty state."""

@@ -197,18 +197,33 @@ class Ledger:
                     raise error
             connection = await session.connection()
             is_current = await connection.run_sync(schema.current) == schema.head()
-            if is_current and await connection.run_sync(feature_tables.are_current):
-                return await connection.run_sync(schema.ledger_id)
+            if is_current:
+                ledger_id = await connection.run_sync(schema.ledger_id)
+                if await connection.run_sync(feature_tables.are_current):
+                    return ledger_id
+        try:
+            return await self._upgrade(in_use)
+        except LedgerUnreachable as error:
+            if not is_current:
+                raise
+            async with self.read() as session:  # only tables of features are not current
+                connection = await session.connection()
+                await connection.run_sync(feature_tables.leave_out_old, error)
+            return ledger_id
+
+    async def _upgrade(self, in_use: InUse | None) -> str:
         async with schema.exclusive(), self.write() as session:
             connection = await session.connection()
             earlier = await connection.run_sync(schema.earlier_version)
-            if in_use is not None:
-                if earlier is not None:
-                    raise LedgerOlder(self.place)
-            elif earlier is None and await connection.run_sync(feature_tables.are_old):
-                earlier = schema.head()
-            if earlier is not None:
-                await migration_copies.create(session, self.address, self.place, earlier)
+            if in_use is not None and earlier is not None:
+                raise LedgerOlder(self.place)
+            of_features = ""
+            if in_use is None:
+                of_features = await connection.run_sync(feature_tables.old_versions)
+            if earlier is not None or of_features:
+                await migration_copies.create(
+                    session, self.address, self.place, earlier or schema.head(), of_features
+                )
             ledger_id = await connection.run_sync(schema.upgrade)
             await connection.run_sync(feature_tables.upgrade, is_in_use=in_use is not None)
             return ledger_id

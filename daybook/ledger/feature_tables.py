@@ -6,7 +6,8 @@ feature's tables is in a table of its own. A feature of Daybook without this fol
 in the ledger's migrations.
 
 The name of a table begins with the feature's name and an underscore. A table has no foreign key to
-a table of the ledger, because the ledger deletes rows without asking features: store the id.
+a table of the ledger, because the ledger deletes rows without asking features: store the id. The
+migrations work with SQLite and PostgreSQL, because a ledger may move.
 
 `Ledger` creates and migrates the tables when it is opened. If this is impossible, or if the tables
 are newer than the program, a feature of another distribution is left out, and `doctor` says why.
@@ -14,9 +15,12 @@ are newer than the program, a feature of another distribution is left out, and `
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Table, inspect
+from sqlalchemy.schema import sort_tables
 from sqlmodel import SQLModel
 from sqlmodel.main import default_registry
 
@@ -26,6 +30,8 @@ from daybook.ledger import credential_tables, schema
 from daybook.ledger.schema import Line
 
 assert credential_tables.TokenRow.metadata is SQLModel.metadata
+
+log = logging.getLogger(__name__)
 
 TABLES = "tables"
 """The part of a feature that `feature.failures` names if its tables cannot be used."""
@@ -39,13 +45,15 @@ def all_tables() -> list[Table]:
     for _ in feature.loaded("tables"):
         pass
     found = _of_packages(("daybook", *(each.package for each in features())))
-    return [each for each in SQLModel.metadata.sorted_tables if each.name in found]
+    # Not `sorted_tables`, which fails if a table of a feature that is left out refers to nothing.
+    tables = sorted(SQLModel.metadata.tables.items())
+    return sort_tables(table for name, table in tables if name in found)
 
 
 def are_current(connection: Connection) -> bool:
     """Return whether the tables of all features that are in use have their newest version."""
     for each, line in _lines():
-        with leaving_out(each, TABLES, whole=True):
+        with _leaving_out(each, connection):
             version = line.current(connection)
             if version != line.head():
                 _check_known(line, version)
@@ -55,13 +63,30 @@ def are_current(connection: Connection) -> bool:
     return True
 
 
-def are_old(connection: Connection) -> bool:
-    """Return whether `upgrade` migrates a table that may have rows."""
+def old_versions(connection: Connection) -> str:
+    """Return the names and versions of the tables that `upgrade` migrates; "" if there are none."""
+    found = list[str]()
+    for each, line in _lines():
+        with _leaving_out(each, connection):
+            version = line.current(connection)
+            if version not in (None, line.head()):
+                found.append(f"{each.name}-{version}")
+    return "-".join(found)
+
+
+def leave_out_old(connection: Connection, why: Exception) -> None:
+    """Leave out the features whose tables `upgrade` could not make current, because of ``why``."""
     for each, line in _lines():
         with leaving_out(each, TABLES, whole=True):
-            if line.current(connection) not in (None, line.head()):
-                return True
-    return False
+            if line.current(connection) != line.head():
+                raise why
+
+
+def unused(connection: Connection) -> list[str]:
+    """Return the features that have tables in the ledger and are not in use."""
+    versions = f"{schema.VERSION_TABLE}_"
+    found = {each for each in inspect(connection).get_table_names() if each.startswith(versions)}
+    return sorted(found - {line.version_table for _, line in _lines()})
 
 
 def upgrade(connection: Connection, *, is_in_use: bool) -> None:
@@ -70,7 +95,7 @@ def upgrade(connection: Connection, *, is_in_use: bool) -> None:
     While a `daybook up` uses the ledger, leave out a feature whose tables have an earlier version.
     """
     for each, line in _lines():
-        with leaving_out(each, TABLES, whole=True):
+        with _leaving_out(each, connection):
             version = line.current(connection)
             if version == line.head():
                 continue
@@ -79,16 +104,28 @@ def upgrade(connection: Connection, *, is_in_use: bool) -> None:
                 raise ValueError(f"`daybook up` uses version {version}: restart it to migrate them")
             if strange := [name for name in _names(each) if not name.startswith(f"{each.name}_")]:
                 raise ValueError(f"{strange[0]}: the name of a table begins with {each.name}_")
-            with connection.begin_nested():
-                line.migrate(connection, line.head())
+            line.migrate(connection, line.head())
 
 
 def copy_schema(source: Connection, target: Connection) -> None:
     """Create the tables of features in ``target``, in the versions that ``source`` has."""
-    for _, line in _lines():
-        version = line.current(source)
-        if version is not None and line.knows(version):
-            line.migrate(target, version)
+    for each, line in _lines():
+        try:
+            with target.begin_nested():
+                version = line.current(source)
+                if version is not None and line.knows(version):
+                    line.migrate(target, version)
+        except Exception:  # the copy is of the ledger; the feature's rows are not in it
+            if each.is_own:
+                raise
+            log.exception("the tables of the feature %s cannot be copied", each.name)
+
+
+@contextmanager
+def _leaving_out(each: Feature, connection: Connection) -> Iterator[None]:
+    """Leave out the feature if the block fails, and undo what the block has done."""
+    with leaving_out(each, TABLES, whole=True), connection.begin_nested():
+        yield
 
 
 def _lines() -> list[tuple[Feature, Line]]:

@@ -30,15 +30,23 @@ KEPT_COPIES = 3
 _BATCH_SIZE = 500
 
 
-async def create(session: AsyncSession, address: str, place: str, version: str) -> Path:
+async def create(
+    session: AsyncSession, address: str, place: str, version: str, of_features: str = ""
+) -> Path:
     """Write the copy of a ledger with the schema ``version``; return its path.
+
+    ``of_features`` are the features whose tables are to be migrated, with their versions. If there
+    is such a copy already, because their migration has failed, keep it.
 
     ``session`` is a session of `Ledger.write` that has changed nothing yet. Replace the copy of an
     earlier attempt. Raise `LedgerUnreachable` if the copy cannot be written.
     """
     connection = await session.connection()
     ledger_id = await connection.run_sync(schema.ledger_id)
-    file = current_home().path / "backups" / f"{ledger_id}-{version}.db"
+    name = "-".join(filter(None, [ledger_id, version, of_features]))
+    file = current_home().path / "backups" / f"{name}.db"
+    if of_features and file.exists():
+        return file
     draft = file.with_suffix(".draft")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

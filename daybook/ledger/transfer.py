@@ -13,8 +13,8 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from daybook.errors import LedgerUnreachable
-from daybook.ledger import migration_copies
+from daybook.errors import InvalidInput, LedgerUnreachable
+from daybook.ledger import feature_tables, migration_copies
 from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
 from daybook.ledger.tables import Fact
@@ -47,8 +47,13 @@ async def count_rows(session: AsyncSession) -> int:
 async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
     """Replace all rows of ``target`` by the rows of ``source``; return the number of rows.
 
-    ``target`` is a session of `Ledger.write`, so either all rows are replaced, or none.
+    ``target`` is a session of `Ledger.write`, so either all rows are replaced, or none. Raise
+    `InvalidInput` if ``source`` has tables of a feature that is not in use: its rows would be lost.
     """
+    connection = await source.connection()
+    if unused := await connection.run_sync(feature_tables.unused):
+        problem = f"it has tables of features that are not in use ({', '.join(unused)})"
+        raise InvalidInput("ledger", problem, "`daybook doctor` names them; repair or install them")
     for table in reversed(all_tables()):
         await target.execute(delete(table))
     count = 0

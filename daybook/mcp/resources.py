@@ -12,7 +12,7 @@ which `AllResources` finds it. A stream has the resources of one feature.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -111,7 +111,11 @@ class AllResources:
     """The resources of all features, for the clients of one server."""
 
     def __init__(self, clients: Clients) -> None:
-        self._all: Sequence[Resources] = [kind(clients) for kind in feature.loaded("resources")]
+        self._all = list[Resources]()
+        for each in feature.features():
+            if each.resources:
+                with feature.leaving_out(each, "resources"):
+                    self._all.append(each.load(each.resources)(clients))
 
     def __bool__(self) -> bool:
         return bool(self._all)

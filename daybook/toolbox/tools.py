@@ -296,7 +296,8 @@ def operator_tools() -> tuple[Tool, ...]:
 def _with_features(field: str, own: tuple[Tool, ...], others: tuple[Tool, ...]) -> tuple[Tool, ...]:
     """Return the ``own`` tools, and then those that features add and whose names are free."""
     found = list(own)
-    for each in [each for tools in feature.loaded(field) for each in tools]:
+    loaded = [tools for tools in feature.loaded(field) if isinstance(tools, tuple)]
+    for each in [each for tools in loaded for each in tools]:
         if each.name in {known.name for known in (*others, *found)}:
             feature.failures[f"tool {each.name}"] = "a tool has this name already"
         else:

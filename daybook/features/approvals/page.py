@@ -11,6 +11,10 @@ from daybook.web.pages.actions import Done, PageAction
 from daybook.web.pages.forms import Form
 
 ROUTES = ()
+MESSAGES = {
+    "approved": "The call is approved. The run goes on within seconds.",
+    "rejected": "The call is rejected. The run goes on without it.",
+}
 
 
 async def decide(ref: str, form: Form, *, approve: bool) -> Done:

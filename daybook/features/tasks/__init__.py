@@ -127,6 +127,10 @@ FEATURE = Feature(
     settings="settings:TaskSettings",
     loops="services:LOOPS",
     tables="tables",
-    retention="retention:delete_old",
+    retention=(
+        "retention:delete_ended_tasks",
+        "retention:delete_old_wakes",
+        "retention:delete_expired_sessions",
+    ),
     restored="restored:pause_tasks",
 )

@@ -7,7 +7,7 @@
     a session        a week after it expired, if it holds no run
 
 To add a rule for one of these, add a condition to its function here. For another table, write a
-function that deletes one batch and returns the number of rows, and call it in `delete_old`. Tasks
+function that deletes one batch and returns the number of rows, and name it in the descriptor. Tasks
 have the age limit of `runs.retention.RetentionLimits`.
 """
 
@@ -27,16 +27,6 @@ from daybook.runs.retention import BATCH_SIZE, RetentionLimits
 
 MAX_RETENTION_AGE = timedelta(days=7)
 """Age up to which wakes and expired sessions are kept."""
-
-
-async def delete_old(ledger: Ledger, keep: RetentionLimits) -> int:
-    """Delete all old wakes and expired sessions, and one batch of ended tasks.
-
-    Return the number of deleted runs of tasks. Wakes and sessions do not count.
-    """
-    while await delete_old_wakes(ledger) or await delete_expired_sessions(ledger):
-        pass
-    return await delete_ended_tasks(ledger, keep)
 
 
 async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
@@ -67,7 +57,7 @@ async def delete_ended_tasks(ledger: Ledger, keep: RetentionLimits) -> int:
         return len(runs)
 
 
-async def delete_old_wakes(ledger: Ledger) -> int:
+async def delete_old_wakes(ledger: Ledger, _: RetentionLimits | None = None) -> int:
     """Delete one batch of old wakes with their task events. Return the number of deleted wakes."""
     before = ledger.now() - MAX_RETENTION_AGE
     old = (
@@ -89,7 +79,7 @@ async def delete_old_wakes(ledger: Ledger) -> int:
         return len(ids)
 
 
-async def delete_expired_sessions(ledger: Ledger) -> int:
+async def delete_expired_sessions(ledger: Ledger, _: RetentionLimits | None = None) -> int:
     """Delete one batch of sessions that expired long ago and hold no run. Return their number."""
     holds = exists().where(col(TaskRunRow.session_id) == col(TaskSessionRow.id))
     expired = (

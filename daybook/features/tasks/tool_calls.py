@@ -38,7 +38,7 @@ def with_next_step(does: ToolFunction) -> ToolFunction:
         try:
             return await does(given)
         except (NotFound, TokenRefused) as error:
-            if not (step := tool_text.step_after(error)):
+            if (step := tool_text.step_after(error)) is None:
                 raise
             raise NotDone(redact_tokens(one_line(error)) + step) from error
 

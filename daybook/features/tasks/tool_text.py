@@ -63,8 +63,11 @@ def required_first(session: TaskSession) -> str:
     return ""
 
 
-def step_after(error: NotFound | TokenRefused) -> str:
-    """Return the step after such an error, as the end of its text; "" if there is none."""
+def step_after(error: NotFound | TokenRefused) -> str | None:
+    """Return the step after such an error, as the end of its text; None for another error.
+
+    It is empty if the tool of the next step is not offered.
+    """
     match error:
         case NotFound(noun="task session"):
             return hint("task_session_register", "; register one with {}")
@@ -73,7 +76,7 @@ def step_after(error: NotFound | TokenRefused) -> str:
         case TokenRefused():
             another = hint("task_next", ", and claim another with {}")
             return f"; the run is not yours: stop working on it{another}"
-    return ""
+    return None
 
 
 def renewed(found: TitledTaskRun) -> str:

@@ -29,8 +29,6 @@ MESSAGES = {
     "synced": "The jobs and their deployments in Prefect agree.",
     "cancelled": "The run is cancelled.",
     "cancelling": "The run has not ended yet. Reload the page to see whether its worker ended it.",
-    "approved": "The call is approved. The run goes on within seconds.",
-    "rejected": "The call is rejected. The run goes on without it.",
     "retried": "It is sent again now.",
     "read": "Marked as read.",
 }

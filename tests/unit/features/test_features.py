@@ -32,7 +32,7 @@ GREETINGS = {
             changes="greeted:changes",
             status="greeted:GreetingStatus",
             metrics="greeted:metrics",
-            retention="greeted:delete_old",
+            retention=("greeted:delete_old",),
             restored="greeted:pause",
             pages="page",
             links=(("/greetings", "Greetings"),),
@@ -334,7 +334,7 @@ def test_a_descriptor_names_objects_that_exist(each: Feature) -> None:
             assert callable(each.load(f"{commands.module}:{name}_"))
     texts = [getattr(each, name) for name in Feature.__dataclass_fields__ if name != "package"]
     paths = [path for path in texts if isinstance(path, str) and path]
-    paths += [*each.documents, *each.blocks]
+    paths += [*each.documents, *each.blocks, *each.retention]
     for path in paths:
         assert each.load(path) is not None
     if each.operations:

@@ -84,3 +84,24 @@ async def test_expired_sessions_are_deleted_unless_they_hold_a_run(world: World)
     assert not done
     names = {row[1] for row in world.database.query("SELECT id, name FROM task_sessions")}
     assert names == {"holder", "new"}
+
+
+async def test_the_limit_of_time_ends_the_deletion_of_wakes(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cycling = Cycling(world)
+    await world.tasks.add()
+    await cycling.there()
+    await cycling.cycle()
+    await cycling.end()
+    await cycling.there("two")
+    await cycling.cycle()
+    world.clock.move(retention.MAX_RETENTION_AGE + TICK)
+    monkeypatch.setattr(retention, "BATCH_SIZE", 1)
+    wakes = "SELECT count(*) FROM outbox WHERE purpose = 'wake'"
+    assert world.database.query(wakes) == [(2,)]
+
+    done = await keeper.prune(world.ledger, DAYS_90, most_seconds=0)
+
+    assert (done.left, done.features["tasks"]) == (True, 0)
+    assert world.database.query(wakes) == [(1,)]

@@ -34,3 +34,16 @@ async def test_the_last_valid_policy_applies_also_in_the_next_term(
     await keeper.cycle(loop, loop.start(context, Term(1)))
     monkeypatch.setenv("DAYBOOK_TASKS", '{"interval": "soon"}')
     assert await keeper.cycle(loop, loop.start(context, Term(2))) == 8.0
+
+
+async def test_a_standby_keeps_the_policy_that_was_valid_at_its_start(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAYBOOK_TASKS", '{"interval": "9s"}')
+    keeper, (loop,) = Keeper(world.ledger, "here:1:a"), LOOPS
+    assert loop.prepare is not None
+    loop.prepare()
+    monkeypatch.setenv("DAYBOOK_TASKS", '{"interval": "soon"}')
+    loop.prepare()
+    context = Context(world.ledger, NOTHING, "here:1", NOTHING, {})
+    assert await keeper.cycle(loop, loop.start(context, Term(1))) == 9.0
