@@ -168,10 +168,10 @@ def _installed() -> tuple[Feature, ...]:
                 feature = each.load()
                 if not isinstance(feature, Feature):
                     raise TypeError(f"{each.value} is no daybook.feature.Feature")
-                if not NAME.fullmatch(feature.name) or not feature.folder.is_dir():
-                    raise ValueError(f"{feature.package} is no package with a lower-case name")
                 if feature.name in found:
                     raise ValueError(f"another feature is called {feature.name}")
+                if not NAME.fullmatch(feature.name) or not feature.folder.is_dir():
+                    raise ValueError(f"{feature.package} is no package with a lower-case name")
             except Exception as error:  # Daybook works without it
                 failures[each.name] = f"{type(error).__name__}: {error}"
             else:

@@ -47,7 +47,7 @@ def all_tables() -> list[Table]:
     found = _of_packages(("daybook", *(each.package for each in features())))
     # Not `sorted_tables`, which fails if a table of a feature that is left out refers to nothing.
     tables = sorted(SQLModel.metadata.tables.items())
-    return sort_tables(table for name, table in tables if name in found)
+    return sort_tables([table for name, table in tables if name in found])
 
 
 def are_current(connection: Connection) -> bool:
