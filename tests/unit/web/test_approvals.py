@@ -8,10 +8,10 @@ from datetime import timedelta
 import httpx
 import pytest
 
+from daybook.features.approvals.page import MESSAGES
 from daybook.ledger import arguments
 from daybook.runs import approvals, claims
 from daybook.runs.approvals import Question
-from daybook.web.pages.forms import MESSAGES
 from tests.unit.web.submitting import Forms, post, submit
 from tests.world import World
 
