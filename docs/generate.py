@@ -100,7 +100,7 @@ def policies() -> str:
 
 def package(name: str) -> str:
     """Return the package's `__init__.py` with its current modules, which type checkers need."""
-    folder = FOLDER.parent / "daybook" / name
+    folder = FOLDER.parent.joinpath("daybook", *name.split("."))
     names = sorted(each.name for each in iter_modules([str(folder)]))
     listed = "".join(f"        {name} as {name},\n" for name in names)
     text = (folder / "__init__.py").read_text(encoding="utf-8")
@@ -237,6 +237,7 @@ _BINDING = ["0001", "0002", "0009", "0013", "0014", "0018", "0022", "0026", "003
 PAGES: dict[str, Callable[[], str]] = {
     "../daybook/api/__init__.py": partial(package, "api"),
     "../daybook/diagnosis/__init__.py": partial(package, "diagnosis"),
+    "../daybook/features/tasks/__init__.py": partial(package, "features.tasks"),
     "../daybook/operations/__init__.py": partial(package, "operations"),
     "../daybook/prefect/__init__.py": partial(package, "prefect"),
     "../daybook/api/feature_operations.pyi": feature_operations,

@@ -73,7 +73,57 @@ Guarantees:
     status          the state in `status` and `/health`, and findings; `metrics`
 """
 
+from typing import TYPE_CHECKING
+
+from daybook import modules_at_first_use
 from daybook.feature import Commands, Feature
+
+if TYPE_CHECKING:
+    from daybook.features.tasks import (  # noqa: I001 - one line for each name
+        changes as changes,
+        claims as claims,
+        client as client,
+        commands as commands,
+        counts as counts,
+        cycle as cycle,
+        lease_expiry as lease_expiry,
+        matching as matching,
+        metrics as metrics,
+        model as model,
+        notifier as notifier,
+        operations as operations,
+        page as page,
+        pause as pause,
+        policy as policy,
+        printing as printing,
+        queue as queue,
+        resources as resources,
+        restored as restored,
+        retention as retention,
+        rows as rows,
+        scheduler as scheduler,
+        scheduler_commands as scheduler_commands,
+        scheduler_operations as scheduler_operations,
+        selection as selection,
+        services as services,
+        session_commands as session_commands,
+        sessions as sessions,
+        settings as settings,
+        states as states,
+        statistics as statistics,
+        status as status,
+        tables as tables,
+        tool_calls as tool_calls,
+        tool_text as tool_text,
+        tools as tools,
+        views as views,
+        wake_notifier as wake_notifier,
+        wakes as wakes,
+        worker_requests as worker_requests,
+    )
+
+else:  # hide this from mypy, which would accept any name
+    __getattr__, __dir__ = modules_at_first_use(__name__)
 
 FEATURE = Feature(
     package=__name__,

@@ -13,6 +13,7 @@ from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Limit, check_limit, on_interrupt, text_or_file
 from daybook.errors import InvalidInput
+from daybook.features import tasks
 from daybook.features.tasks import printing
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ async def add_(
 
     Example: daybook task add "Review pull request 12" --capability python --priority high
     """
-    from daybook.features.tasks import operations
-
-    task = await operations.add(
+    task = await tasks.operations.add(
         title,
         instructions=text_or_file("instructions", instructions),
         priority=priority,
@@ -118,11 +117,9 @@ async def list_(
 
     Example: daybook task list --status queued
     """
-    from daybook.features.tasks import operations
-
     check_limit(limit)
 
-    listed = await operations.list_tasks(status, limit)
+    listed = await tasks.operations.list_tasks(status, limit)
     yield listed
     if listed:
         printing.print_tasks(listed)
@@ -140,9 +137,7 @@ async def show_(task: Ref, /) -> Answer:
 
     Example: daybook task show "Review pull request 12"
     """
-    from daybook.features.tasks import operations
-
-    details = await operations.show(task)
+    details = await tasks.operations.show(task)
     yield details
     printing.print_task(details)
     printing.print_history(details)
@@ -172,9 +167,7 @@ async def next_(
 
     Example: daybook task next --session alpha --lease 60s --json
     """
-    from daybook.features.tasks import operations
-
-    claimed = await operations.next_run(
+    claimed = await tasks.operations.next_run(
         session,
         lease,
         priority_min=priority_min,
@@ -203,11 +196,9 @@ async def heartbeat_(
 
     Example: daybook task heartbeat 0f3a9c21 --lease 10m
     """
-    from daybook.features.tasks import operations
-
     run_token = _read_token(more, token)
 
-    held_run = await operations.heartbeat(run, run_token, lease)
+    held_run = await tasks.operations.heartbeat(run, run_token, lease)
     yield held_run
     until = formatting.local_time(held_run.lease_until)
     output.line(f"{held_run.session} holds {held_run.title} until {until}")
@@ -229,12 +220,10 @@ async def complete_(
 
     Example: daybook task complete 0f3a9c21 --output "Merged, two remarks"
     """
-    from daybook.features.tasks import operations
-
     run_token = _read_token(more, token)
     text = text_or_file("output", result)
 
-    yield (answer := await operations.complete(run, run_token, text))
+    yield (answer := await tasks.operations.complete(run, run_token, text))
     _print_result(answer, "is done")
 
 
@@ -252,12 +241,10 @@ async def fail_(
 
     Example: daybook task fail 0f3a9c21 --error "the branch was deleted"
     """
-    from daybook.features.tasks import operations
-
     run_token = _read_token(more, token)
     text = text_or_file("error", error)
 
-    yield (answer := await operations.fail(run, run_token, text))
+    yield (answer := await tasks.operations.fail(run, run_token, text))
     _print_result(answer, "failed")
 
 
@@ -275,11 +262,9 @@ async def release_(
 
     Example: daybook task release 0f3a9c21 --reason "needs access to production"
     """
-    from daybook.features.tasks import operations
-
     run_token = _read_token(more, token)
 
-    yield (answer := await operations.release(run, run_token, reason))
+    yield (answer := await tasks.operations.release(run, run_token, reason))
     _print_result(answer, "is queued again")
 
 
@@ -291,9 +276,7 @@ async def retry_(task: Ref, /) -> Answer:
 
     Example: daybook task retry "Review pull request 12"
     """
-    from daybook.features.tasks import operations
-
-    yield (answer := await operations.retry(task))
+    yield (answer := await tasks.operations.retry(task))
     _print_result(answer, "is queued again")
 
 
@@ -305,9 +288,7 @@ async def recover_(task: Ref, /, *, reason: Reason = "") -> Answer:
 
     Example: daybook task recover 0f3a9c21 --reason "alpha hangs"
     """
-    from daybook.features.tasks import operations
-
-    yield (answer := await operations.recover(task, reason))
+    yield (answer := await tasks.operations.recover(task, reason))
     _print_result(answer, "is queued again")
 
 
@@ -317,9 +298,7 @@ async def cancel_(task: Ref, /, *, reason: Reason = "") -> Answer:
 
     Example: daybook task cancel 0f3a9c21 --reason "done by hand"
     """
-    from daybook.features.tasks import operations
-
-    yield (answer := await operations.cancel(task, reason))
+    yield (answer := await tasks.operations.cancel(task, reason))
     _print_result(answer, "is cancelled")
 
 
@@ -329,9 +308,7 @@ async def pause_(task: Ref, /, *, reason: Reason = "") -> Answer:
 
     Example: daybook task pause 0f3a9c21 --reason "wait for the release"
     """
-    from daybook.features.tasks import operations
-
-    yield (answer := await operations.pause(task, reason))
+    yield (answer := await tasks.operations.pause(task, reason))
     _print_result(answer, "is paused")
 
 
@@ -341,9 +318,7 @@ async def resume_(task: Ref, /) -> Answer:
 
     Example: daybook task resume 0f3a9c21
     """
-    from daybook.features.tasks import operations
-
-    yield (answer := await operations.resume(task))
+    yield (answer := await tasks.operations.resume(task))
     _print_result(answer, "is resumed")
 
 

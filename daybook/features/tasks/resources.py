@@ -45,6 +45,7 @@ from mcp_types import (
 )
 
 from daybook.errors import DaybookError, NotFound
+from daybook.features import tasks
 from daybook.features.tasks.wake_notifier import Subscription, WakeNotifier
 from daybook.mcp.resources import Clients, Context, Resources
 from daybook.owners import acting_as
@@ -92,18 +93,14 @@ class SessionResources(Resources):
     async def listed(
         self, context: Context, _: PaginatedRequestParams | None
     ) -> ListResourcesResult:
-        from daybook.features.tasks import operations
-
         with acting_as(self._actor_of(context)):
-            rows = await _translate_errors(operations.list_sessions())
+            rows = await _translate_errors(tasks.operations.list_sessions())
         return ListResourcesResult(resources=[_resource(each) for each in rows])
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
-        from daybook.features.tasks import operations
-
         with acting_as(self._actor_of(context)):
             row = await self._find(params.uri)
-            waits = await _translate_errors(operations.is_claimable(row.name))
+            waits = await _translate_errors(tasks.operations.is_claimable(row.name))
         content = row.model_dump(mode="json") | {"something_waits": waits}
         text = json.dumps(content, ensure_ascii=False)
         contents = TextResourceContents(uri=params.uri, mime_type=_JSON, text=text)
@@ -167,11 +164,9 @@ class SessionResources(Resources):
 
     async def _find(self, uri: str) -> TaskSession:
         """Return the session with this URI. Raise `MCPError` if the actor cannot see it."""
-        from daybook.features.tasks import operations
-
         name = unquote(uri.removeprefix(URI_PREFIX)) if uri.startswith(URI_PREFIX) else ""
         try:
-            return await operations.find_session(name)
+            return await tasks.operations.find_session(name)
         except NotFound:
             raise MCPError(INVALID_PARAMS, f"there is no resource {uri[:200]!r}") from None
         except DaybookError as error:

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
 from daybook.cli.options import Limit, check_limit
+from daybook.features import tasks
 
 if TYPE_CHECKING:
     from daybook.features.tasks.pause import PauseState
@@ -35,9 +36,7 @@ async def status_() -> Answer:
 
     Example: daybook task scheduler status
     """
-    from daybook.features.tasks import scheduler_operations
-
-    status = await scheduler_operations.status()
+    status = await tasks.scheduler_operations.status()
     yield status
     _print_status(status)
 
@@ -48,9 +47,7 @@ async def pause_(*, reason: Reason = "") -> Answer:
 
     Example: daybook task scheduler pause --reason "the repository moves"
     """
-    from daybook.features.tasks import scheduler_operations
-
-    yield (answer := await scheduler_operations.pause(reason))
+    yield (answer := await tasks.scheduler_operations.pause(reason))
     _print_switch(answer)
 
 
@@ -60,9 +57,7 @@ async def resume_() -> Answer:
 
     Example: daybook task scheduler resume
     """
-    from daybook.features.tasks import scheduler_operations
-
-    yield (answer := await scheduler_operations.resume())
+    yield (answer := await tasks.scheduler_operations.resume())
     _print_switch(answer)
 
 
@@ -79,9 +74,7 @@ async def drain_(
 
     Example: daybook task scheduler drain --timeout 10m
     """
-    from daybook.features.tasks import scheduler_operations
-
-    result = await scheduler_operations.drain(timeout, reason, on_change=_print_remaining)
+    result = await tasks.scheduler_operations.drain(timeout, reason, on_change=_print_remaining)
     yield result, 0 if result.drained else 1
     if result.drained:
         output.line("No session holds a run.")
@@ -104,11 +97,9 @@ async def backlog_(
 
     Example: daybook task scheduler backlog
     """
-    from daybook.features.tasks import scheduler_operations
-
     check_limit(limit)
 
-    backlog = await scheduler_operations.backlog(limit)
+    backlog = await tasks.scheduler_operations.backlog(limit)
     yield backlog
     if not backlog.pending:
         output.say("No run is queued.")
@@ -149,9 +140,7 @@ async def cycle_() -> Answer:
 
     Example: daybook task scheduler cycle
     """
-    from daybook.features.tasks import scheduler_operations
-
-    report = await scheduler_operations.cycle()
+    report = await tasks.scheduler_operations.cycle()
     yield report
     output.fields(_counter_fields(report))
     for each in report.errors:
@@ -166,9 +155,7 @@ async def rebuild_() -> Answer:
 
     Example: daybook task scheduler rebuild
     """
-    from daybook.features.tasks import scheduler_operations
-
-    result = await scheduler_operations.rebuild()
+    result = await tasks.scheduler_operations.rebuild()
     yield result
     cleared = formatting.counted(result.cleared, "recent wake")
     output.line(f"Forgot {cleared}. The next cycle may wake every session.")

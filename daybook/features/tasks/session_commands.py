@@ -8,6 +8,7 @@ from cyclopts import Parameter
 
 from daybook.cli import formatting, output
 from daybook.cli.command import Answer, command
+from daybook.features import tasks
 from daybook.features.tasks import printing
 from daybook.features.tasks.commands import repeated_values
 
@@ -44,9 +45,7 @@ async def register_(
 
     Example: daybook task session register alpha --agent claude --capability python
     """
-    from daybook.features.tasks import operations
-
-    session = await operations.register(
+    session = await tasks.operations.register(
         name,
         agent=agent,
         type=type_,
@@ -75,9 +74,7 @@ async def report_(
 
     Example: daybook task session report alpha --state idle
     """
-    from daybook.features.tasks import operations
-
-    session = await operations.report(name, state=state, prompting=prompting)
+    session = await tasks.operations.report(name, state=state, prompting=prompting)
     yield session
     output.line(f"{session.name} ({printing.session_state(session)})")
 
@@ -88,9 +85,7 @@ async def list_() -> Answer:
 
     Example: daybook task session list
     """
-    from daybook.features.tasks import operations
-
-    listed = await operations.list_sessions()
+    listed = await tasks.operations.list_sessions()
     yield listed
     if listed:
         printing.print_sessions(listed)
@@ -104,9 +99,7 @@ async def show_(name: Name, /) -> Answer:
 
     Example: daybook task session show alpha
     """
-    from daybook.features.tasks import operations
-
-    session = await operations.find_session(name)
+    session = await tasks.operations.find_session(name)
     yield session
     printing.print_session(session)
 
@@ -117,9 +110,7 @@ async def remove_(name: Name, /) -> Answer:
 
     Example: daybook task session remove alpha
     """
-    from daybook.features.tasks import operations
-
-    removed = await operations.remove_session(name)
+    removed = await tasks.operations.remove_session(name)
     yield removed
     requeued = f"; run {removed.run_id[:8]} is queued again" if removed.run_id else ""
     output.line(f"Removed session {removed.name}{requeued}")

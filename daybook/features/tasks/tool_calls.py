@@ -10,6 +10,7 @@ import anyio
 
 from daybook import owners
 from daybook.errors import NotFound, NothingClaimable, TokenRefused
+from daybook.features import tasks
 from daybook.features.tasks import model, tool_text
 from daybook.redaction import redact_tokens
 from daybook.short_text import one_line
@@ -61,8 +62,6 @@ async def claim(given: Arguments) -> str:
     first, if its idempotency key gets no run any more, or if too many calls of its owner are
     waiting.
     """
-    from daybook.features.tasks import operations
-
     loop, owner = asyncio.get_running_loop(), owners.current_actor().owner
     deadline = loop.time() + given["wait_seconds"]
     while True:
@@ -70,7 +69,7 @@ async def claim(given: Arguments) -> str:
             return tool_text.claimed(await _claimed(given))
         except NothingClaimable as error:
             why, is_final = error.why, error.is_final
-        required = tool_text.required_first(await operations.find_session(given["session"]))
+        required = tool_text.required_first(await tasks.operations.find_session(given["session"]))
         left = deadline - loop.time()
         if required or is_final or left <= 0:
             then = required or (tool_text.FINAL_HINT if is_final else "")
@@ -80,7 +79,7 @@ async def claim(given: Arguments) -> str:
         _waiting[owner] += 1
         try:
             lowest = given.get("priority_min", model.LOWEST)
-            if not await operations.wait_until_claimable(given["session"], left, lowest):
+            if not await tasks.operations.wait_until_claimable(given["session"], left, lowest):
                 return tool_text.nothing_claimable(why)
         finally:
             _waiting[owner] -= 1
@@ -88,10 +87,8 @@ async def claim(given: Arguments) -> str:
 
 async def _claimed(given: Arguments) -> ClaimedTaskRun:
     """Claim a run. If this call is cancelled, let the claim finish, and then release the run."""
-    from daybook.features.tasks import operations
-
     claim = asyncio.ensure_future(
-        operations.next_run(
+        tasks.operations.next_run(
             given["session"],
             given.get("lease"),
             priority_min=given.get("priority_min", model.LOWEST),
@@ -105,52 +102,42 @@ async def _claimed(given: Arguments) -> ClaimedTaskRun:
             await asyncio.wait({claim})
             if not claim.cancelled() and claim.exception() is None:
                 claimed = claim.result()
-                await operations.release(claimed.run_id, claimed.token, "the client disconnected")
+                await tasks.operations.release(
+                    claimed.run_id, claimed.token, "the client disconnected"
+                )
         raise
 
 
 async def heartbeat(given: Arguments) -> str:
-    from daybook.features.tasks import operations
-
-    renewed = await operations.heartbeat(given["run_id"], given["token"], given.get("lease"))
+    renewed = await tasks.operations.heartbeat(given["run_id"], given["token"], given.get("lease"))
     return tool_text.renewed(renewed)
 
 
 async def complete(given: Arguments) -> str:
-    from daybook.features.tasks import operations
-
     output = given.get("output", "")
-    return tool_text.ended(await operations.complete(given["run_id"], given["token"], output))
+    return tool_text.ended(await tasks.operations.complete(given["run_id"], given["token"], output))
 
 
 async def fail(given: Arguments) -> str:
-    from daybook.features.tasks import operations
-
     error = given["error"]
-    return tool_text.ended(await operations.fail(given["run_id"], given["token"], error))
+    return tool_text.ended(await tasks.operations.fail(given["run_id"], given["token"], error))
 
 
 async def release(given: Arguments) -> str:
-    from daybook.features.tasks import operations
-
     reason = given.get("reason", "")
-    return tool_text.ended(await operations.release(given["run_id"], given["token"], reason))
+    return tool_text.ended(await tasks.operations.release(given["run_id"], given["token"], reason))
 
 
 async def register(given: Arguments) -> str:
     """Register a task session. The answer states whether the task session can claim a run now."""
-    from daybook.features.tasks import operations
-
     capabilities = [each.strip() for each in given.pop("capabilities", "").split(",")]
-    registered = await operations.register(
+    registered = await tasks.operations.register(
         **given, capabilities=[each for each in capabilities if each]
     )
-    return tool_text.registered(registered, await operations.is_claimable(registered.name))
+    return tool_text.registered(registered, await tasks.operations.is_claimable(registered.name))
 
 
 async def report(given: Arguments) -> str:
-    from daybook.features.tasks import operations
-
     name, prompting = given["session"], given.get("prompting") == YES
-    reported = await operations.report(name, state=given["state"], prompting=prompting)
-    return tool_text.session(reported, "Reported. ", await operations.is_claimable(name))
+    reported = await tasks.operations.report(name, state=given["state"], prompting=prompting)
+    return tool_text.session(reported, "Reported. ", await tasks.operations.is_claimable(name))
