@@ -25,7 +25,6 @@ add something else, add a field to `Feature`, and loop over it in one place.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,8 +38,6 @@ from typing import Any
 PACKAGE = "daybook.features"
 GROUP = "daybook.features"
 """Group of the entry points by which other distributions add features: ``module:FEATURE``."""
-NAME = re.compile(r"[a-z][a-z0-9_]{0,40}")
-"""The form of a feature's name, which is a part of the names of tables."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,8 @@ def _installed() -> tuple[Feature, ...]:
                     raise TypeError(f"{each.value} is no daybook.feature.Feature")
                 if feature.name in found:
                     raise ValueError(f"another feature is called {feature.name}")
-                if not NAME.fullmatch(feature.name) or not feature.folder.is_dir():
+                # The name is a part of the names of tables.
+                if not _is_lower(feature.name) or not feature.folder.is_dir():
                     raise ValueError(f"{feature.package} is no package with a lower-case name")
             except Exception as error:  # Daybook works without it
                 failures[each.name] = f"{type(error).__name__}: {error}"
@@ -181,6 +179,10 @@ def _installed() -> tuple[Feature, ...]:
 
 failures: dict[str, str] = {}
 """Why features of other distributions, or parts of them, are left out, by their names."""
+
+
+def _is_lower(name: str) -> bool:
+    return name.isascii() and name.isidentifier() and name == name.lower()
 
 
 left_out: set[str] = set()
