@@ -35,8 +35,7 @@ async def create(
 ) -> Path:
     """Write the copy of a ledger with the schema ``version``; return its path.
 
-    ``of_features`` are the features whose tables are to be migrated, with their versions. If there
-    is such a copy already, because their migration has failed, keep it.
+    ``of_features`` are the features whose tables are to be migrated, with their versions.
 
     ``session`` is a session of `Ledger.write` that has changed nothing yet. Replace the copy of an
     earlier attempt. Raise `LedgerUnreachable` if the copy cannot be written.
@@ -45,8 +44,6 @@ async def create(
     ledger_id = await connection.run_sync(schema.ledger_id)
     name = "-".join(filter(None, [ledger_id, version, of_features]))
     file = current_home().path / "backups" / f"{name}.db"
-    if of_features and file.exists():
-        return file
     draft = file.with_suffix(".draft")
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from importlib import import_module
 from itertools import count
@@ -224,7 +226,6 @@ async def test_tables_that_up_uses_are_made_but_not_migrated(
 async def test_the_name_of_a_table_begins_with_the_name_of_its_feature(
     database: Database, notes: Notes
 ) -> None:
-    notes.feature = Feature(package=notes.name, tables="tables")
     (notes.folder / "tables.py").write_text(
         (notes.folder / "tables.py").read_text().replace(notes.table, "jobs_of_notes")
     )
@@ -238,23 +239,33 @@ async def test_the_name_of_a_table_begins_with_the_name_of_its_feature(
     assert not notes.is_used()
 
 
-async def test_a_migration_that_fails_again_makes_no_second_copy_and_needs_no_lock(
+async def test_only_a_migration_that_works_makes_a_copy_which_has_the_last_rows(
     database: Database, notes: Notes, daybook_home: Home
 ) -> None:
     ledger_id = await id_of(database.address)
-    database.query(f"INSERT INTO {notes.table} VALUES ('milk')")
     notes.migration("2", _SECOND, failure="1 / 0")
-    assert await id_of(database.address) == ledger_id
-    (copy,) = (daybook_home.path / "backups").iterdir()
-    made = copy.stat().st_mtime_ns
     for _ in range(2):
         feature.left_out.clear()
         assert await id_of(database.address) == ledger_id
-        assert [each.stat().st_mtime_ns for each in copy.parent.iterdir()] == [made]
+        assert not (daybook_home.path / "backups").exists()
+    database.query(f"INSERT INTO {notes.table} VALUES ('milk')")
+    notes.migration("2", _SECOND, failure="")
 
     feature.left_out.clear()
+    assert await id_of(database.address) == ledger_id
+
+    (copy,) = (daybook_home.path / "backups").iterdir()
+    with closing(sqlite3.connect(copy)) as opened:
+        assert opened.execute(f"SELECT * FROM {notes.table}").fetchall() == [("milk",)]
+    assert rows_of(database, notes) == [("milk", "unknown")]
+
+
+async def test_a_locked_ledger_opens_without_the_feature_whose_tables_are_old(
+    database: Database, notes: Notes
+) -> None:
+    ledger_id = await id_of(database.address)
     async with Ledger(database.address) as other, other.write():
-        feature.left_out.clear()
+        notes.migration("2", _SECOND, failure="")
         async with Ledger(database.address, busy=timedelta(milliseconds=50)) as ledger:
             assert ledger.id == ledger_id
     assert "LedgerUnreachable" in feature.failures[notes.failure]
@@ -277,7 +288,7 @@ async def test_rows_of_a_feature_that_is_left_out_are_not_lost_by_a_copy(
                 await transfer.copy_rows(source, target)
 
 
-async def test_a_table_that_refers_to_nothing_leaves_out_its_feature(
+async def test_a_table_that_refers_to_nothing_breaks_no_other_table(
     database: Database, notes: Notes
 ) -> None:
     text = (notes.folder / "tables.py").read_text()
