@@ -23,6 +23,7 @@ from prefect.events import Event
 from prefect.events.filters import EventFilter, EventNameFilter
 
 from daybook.errors import LeadershipLost, LedgerUnreachable, Unreachable
+from daybook.feature import leaving_out
 from daybook.keeper import event_stream, leadership, overview
 from daybook.keeper.cost import CpuBudget, CycleCost, MeteredCoroutine
 from daybook.keeper.leadership import Leadership
@@ -81,9 +82,7 @@ class Keeper:
                 context = self.context(client)
                 group.create_task(self.leadership.keep())
                 for loop in loops():
-                    if loop.prepare is not None:
-                        loop.prepare()
-                    group.create_task(self._repeat(loop, context))
+                    group.create_task(self._run_loop(loop, context))
                 group.create_task(event_stream.listen(_EDITS, self._on_edit))
         finally:
             with suppress(TimeoutError, LedgerUnreachable):
@@ -105,6 +104,17 @@ class Keeper:
 
     async def _on_edit(self, event: Event) -> None:
         self._signals[Signal.EDITED].set()
+
+    async def _run_loop(self, loop: Loop, context: Context) -> None:
+        """Repeat ``loop``; return only if it is left out, because a foreign part of it fails."""
+        with leaving_out(loop.feature, "loops"):
+            try:
+                if loop.prepare is not None:
+                    loop.prepare()
+                await self._repeat(loop, context)
+            except Exception:
+                log.exception("a loop of the keeper ends", extra={"action": "pass_failed"})
+                raise
 
     async def _repeat(self, loop: Loop, context: Context) -> NoReturn:
         budget = CpuBudget()

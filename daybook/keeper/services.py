@@ -22,15 +22,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from prefect.client.orchestration import PrefectClient
 
-from daybook import feature
 from daybook.execution import outcome_spool
+from daybook.feature import Feature, features, leaving_out
 from daybook.keeper import (
     alerts,
     auditor,
@@ -95,7 +95,8 @@ class Loop:
     cycle is charged to the loop's CPU budget, which may extend the pause. The loop with
     ``checks_prefect`` releases the leadership if Prefect does not answer. A loop with
     ``everywhere`` runs in every process, without leadership. ``prepare`` is called once when a
-    keeper starts, which may be long before it leads; it raises no error.
+    keeper starts, which may be long before it leads. ``feature`` is the feature that adds the loop;
+    a loop of another distribution that fails is left out.
     """
 
     interval: Callable[[], timedelta]
@@ -106,6 +107,7 @@ class Loop:
     checks_prefect: bool = False
     everywhere: bool = False
     prepare: Callable[[], object] | None = None
+    feature: Feature | None = None
 
     def start(self, context: Context, term: Term) -> list[Cycle]:
         """Return the cycle of each service, with new, empty state."""
@@ -414,6 +416,9 @@ LOOPS = (
 
 def loops() -> tuple[Loop, ...]:
     """Return all loops of a keeper, with those of features. They run concurrently."""
-    found = [each for each in feature.loaded("loops") if isinstance(each, tuple)]
-    of_features = [each for loops_of_one in found for each in loops_of_one]
-    return (*LOOPS, *(each for each in of_features if isinstance(each, Loop)))
+    found = list(LOOPS)
+    for each in features():
+        if each.loops:
+            with leaving_out(each, "loops"):
+                found += [replace(loop, feature=each) for loop in each.load(each.loops)]
+    return tuple(found)

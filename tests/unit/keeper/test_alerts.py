@@ -14,12 +14,13 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from sqlmodel import col, select
 
-from daybook import settings
+from daybook import feature, settings
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.dispatcher import dispatch
 from daybook.delivery.outbox import QueueKind
 from daybook.delivery.outgoing import ChannelSender
 from daybook.errors import InvalidInput, Unreachable
+from daybook.feature import Feature
 from daybook.finding import problem, warning
 from daybook.home import Home
 from daybook.jobs import store
@@ -432,11 +433,29 @@ def prefect_away() -> Iterator[None]:
         yield
 
 
+def _fail() -> None:
+    raise OSError("no sensor")
+
+
+def _interval_that_fails() -> timedelta:
+    raise OSError("no interval")
+
+
+LOOPS_THAT_FAIL = (
+    services.Loop(interval=lambda: HOUR, everywhere=True, services=(), prepare=_fail),
+    services.Loop(interval=_interval_that_fails, everywhere=True, services=()),
+)
+
+
 @pytest.mark.usefixtures("prefect_away", "daybook_home")
-async def test_the_leader_sends_alerts_while_prefect_is_unreachable(
+async def test_the_leader_sends_alerts_without_prefect_and_beside_foreign_loops_that_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     change(monkeypatch, services, alert_interval=0.05)
+    foreign = Feature(package=__name__, loops="LOOPS_THAT_FAIL")
+    monkeypatch.setattr(Feature, "load", lambda _, name: globals()[name])
+    monkeypatch.setattr(services, "features", lambda: (foreign,))
+    monkeypatch.setattr(feature, "failures", {})
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:
         made = ledger.now() - HOUR
         async with ledger.write() as session:
@@ -451,6 +470,7 @@ async def test_the_leader_sends_alerts_while_prefect_is_unreachable(
             keeping.cancel()
             await asyncio.wait({keeping})
     assert [row.subject for row in found] == ["overdue: brief"]
+    assert "OSError" in feature.failures["loops of test_alerts"]
 
 
 # --- the ping
