@@ -30,7 +30,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 from urllib.parse import urlsplit
 
 from daybook import plain_text
@@ -242,10 +242,10 @@ class Home:
     def recorded(self) -> RunningUp:
         """Return the content of `up.json`, whose `up` may have been killed; empty without one."""
         try:
-            content: RunningUp = json.loads(self.up_file.read_text())
+            content = json.loads(self.up_file.read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        return content
+        return cast("RunningUp", content) if isinstance(content, dict) else {}
 
 
 def free_bytes(path: Path) -> int:

@@ -62,6 +62,13 @@ def running(home: Home, **facts: Any) -> Iterator[None]:
     home.up_file.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"up"', "7"])
+def test_a_record_of_up_that_is_no_object_counts_as_empty(daybook_home: Home, text: str) -> None:
+    with home_lock.hold(daybook_home):
+        daybook_home.up_file.write_text(text)
+        assert daybook_home.recorded() == {} == daybook_home.running()
+
+
 def test_the_credential_is_created_once_and_only_its_owner_can_read_it(daybook_home: Home) -> None:
     assert daybook_home.credential() == ""
     made = daybook_home.ensure_credential()
