@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Self, TypeVar
@@ -19,13 +20,13 @@ log = logging.getLogger(__name__)
 Report = TypeVar("Report", bound=BaseModel)
 
 
-class FeatureStatus(BaseModel, frozen=True):
+class FeatureStatus(BaseModel, ABC, frozen=True):
     """The state of a feature. Its fields are in the JSON of both reports, under the name."""
 
     @classmethod
+    @abstractmethod
     async def read(cls, session: AsyncSession, now: datetime) -> Self:
         """Return the state at ``now``, the ledger's time."""
-        raise NotImplementedError
 
     def findings(self) -> list[Finding]:
         """Return the problems and warnings for `status`; `check` is the feature's name."""
