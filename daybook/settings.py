@@ -514,18 +514,18 @@ def check_features() -> None:
 
     Raise also the errors of `load`.
     """
-    loaded = load()
+    loaded, invalid = load(), list[InvalidInput]()
     for each in feature.features():
-        if each.settings and isinstance(loaded, kind := each.load(each.settings)):
-            refused = None
+        if each.settings:
             with feature.leaving_out(each, "settings"):
-                try:
-                    if check := vars(kind).get("check"):
+                kind = each.load(each.settings)
+                if isinstance(loaded, kind) and (check := vars(kind).get("check")):
+                    try:
                         check(loaded)
-                except InvalidInput as error:
-                    refused = error
-            if refused is not None:
-                raise refused
+                    except InvalidInput as error:
+                        invalid.append(error)
+    if invalid:
+        raise invalid[0]
 
 
 def load(**given: Any) -> Settings:

@@ -31,6 +31,7 @@ from mcp_types import (
 )
 
 from daybook import feature
+from daybook.feature import Feature
 from daybook.owners import Actor
 
 if TYPE_CHECKING:
@@ -111,11 +112,12 @@ class AllResources:
     """The resources of all features, for the clients of one server."""
 
     def __init__(self, clients: Clients) -> None:
-        self._all = list[Resources]()
+        self._features = dict[Resources, Feature]()
         for each in feature.features():
             if each.resources:
                 with feature.leaving_out(each, "resources"):
-                    self._all.append(each.load(each.resources)(clients))
+                    self._features[each.load(each.resources)(clients)] = each
+        self._all = list(self._features)
 
     def __bool__(self) -> bool:
         return bool(self._all)
@@ -127,8 +129,11 @@ class AllResources:
     async def listed(
         self, context: Context, params: PaginatedRequestParams | None
     ) -> ListResourcesResult:
-        found = [await each.listed(context, params) for each in self._all]
-        return ListResourcesResult(resources=[one for each in found for one in each.resources])
+        found = ListResourcesResult(resources=[])
+        for each in self._all:
+            with feature.leaving_out(self._features[each], "resources"):
+                found.resources += (await each.listed(context, params)).resources
+        return found
 
     async def read(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
         return await self._of(params.uri).read(context, params)

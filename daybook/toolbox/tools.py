@@ -296,12 +296,14 @@ def operator_tools() -> tuple[Tool, ...]:
 def _with_features(field: str, own: tuple[Tool, ...], others: tuple[Tool, ...]) -> tuple[Tool, ...]:
     """Return the ``own`` tools, and then those that features add and whose names are free."""
     found = list(own)
-    loaded = [tools for tools in feature.loaded(field) if isinstance(tools, tuple)]
-    for each in [each for tools in loaded for each in tools]:
-        if each.name in {known.name for known in (*others, *found)}:
-            feature.failures[f"tool {each.name}"] = "a tool has this name already"
-        else:
-            found.append(each)
+    for each in feature.features():
+        if path := getattr(each, field):
+            with feature.leaving_out(each, field):
+                for tool in each.load(path):
+                    if tool.name in {known.name for known in (*others, *found)}:
+                        feature.failures[f"tool {tool.name}"] = "a tool has this name already"
+                    else:
+                        found.append(tool)
     return tuple(found)
 
 

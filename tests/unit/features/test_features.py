@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from daybook import feature
+from daybook import feature, settings
 from daybook.feature import Feature, features
 from daybook.home import Home
 from tests.amputation import copied_without
+
+OWN = features()
 
 GREETINGS = {
     "__init__.py": """
@@ -451,3 +453,15 @@ def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home:
     names = {each.name for each in features()}
     for report in ("status", "prune"):
         assert shown[report] and names.isdisjoint(shown[report])
+
+
+def test_foreign_settings_that_cannot_be_imported_stop_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    foreign = Feature(package="nowhere", settings="settings:Lost")
+    monkeypatch.setattr(feature, "_installed", lambda: (foreign, *OWN))
+    monkeypatch.setattr(feature, "failures", {})
+
+    settings.check_features()
+
+    assert feature.failures["settings of nowhere"].startswith("ModuleNotFoundError")
