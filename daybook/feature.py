@@ -6,6 +6,7 @@ rest of Daybook names no feature, but goes through `features`::
     commands          `cli.main`              operations  `api.client`
     tools             `toolbox.tools`         documents   `keeper.blocks`
     operator_tools    `toolbox.tools`         blocks      `blocks`
+    agent_tools       `execution.builtin_tools`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     changes           `api.changes`           metrics     `diagnosis.health`
@@ -65,6 +66,8 @@ class Feature:
       with the feature's name. For `SyncClient`, the module has a class with the prefix `Sync`.
     - ``tools`` are `agents.base.Tool`s for agents and the operator, and ``operator_tools`` are
       those that only the operator has.
+    - ``agent_tools`` are words for the setting `tools` of agents, each with a coroutine function of
+      `execution.builtin_tools.ToolContext`, which returns the `agents.base.Tool`s of this word.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
@@ -101,6 +104,7 @@ class Feature:
     operations: str = ""
     tools: str = ""
     operator_tools: str = ""
+    agent_tools: tuple[tuple[str, str], ...] = ()
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()
@@ -248,6 +252,7 @@ def load_others() -> None:
             (name, path) for name in ("documents", "blocks", "retention") for path in named[name]
         ]
         paths += [(f"check {name}", path) for name, path in each.ledger_checks]
+        paths += [(f"tool {name}", path) for name, path in each.agent_tools]
         paths += [
             (f"command {name}", f"{given.module}:{name}_")
             for given in each.commands

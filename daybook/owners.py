@@ -115,15 +115,16 @@ class Actor:
     """The owner that makes a request, and the interface that it uses.
 
     The interface, ``via``, is `cli`, `web`, `mcp`, `api`, or `run` for the tools of a run.
-    ``user_id`` is the id that an agent or a program has for its user, or "". ``approve`` has the
-    entries of `approve` of the job whose run makes the request; jobs that it adds or changes
-    inherit them.
+    ``user_id`` is the id that an agent or a program has for its user, or "". ``approve`` and
+    ``only_tools`` have the entries of these fields of the job whose run makes the request; jobs
+    that it adds or changes inherit them.
     """
 
     owner: str = USER
     user_id: str = ""
     via: str = "cli"
     approve: tuple[str, ...] = ()
+    only_tools: tuple[str, ...] = ()
 
     @property
     def is_agent(self) -> bool:

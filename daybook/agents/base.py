@@ -46,8 +46,9 @@ class Tool:
     - ``open_world``: it affects systems other than Daybook.
     - ``may_wait``: it may wait before it changes something. If the client disconnects, the server
       cancels it.
-    - ``needs_approval``: a run makes it only after a person has approved it
+    - ``needs_approval`` returns whether a run makes it only after a person has approved it
       (`daybook.runs.approvals`).
+    - ``is_untrusted``: its answer may contain texts of strangers, such as a page of the web.
     """
 
     name: str
@@ -59,7 +60,8 @@ class Tool:
     idempotent: bool = False
     open_world: bool = False
     may_wait: bool = False
-    needs_approval: bool = False
+    needs_approval: Callable[[], bool] = field(default=lambda: False, compare=False)
+    is_untrusted: bool = False
     skipped: Callable[[JsonObject], None] = field(default=lambda _: None, compare=False)
 
     @property

@@ -79,7 +79,7 @@ class OfferedTools(AbstractToolset[Any]):
     ) -> Any:
         if self._steps is not None:
             reply = await self._call_once(self._steps, name, tool_args, ctx)
-        elif self._tools[name].needs_approval:
+        elif self._tools[name].needs_approval():
             reply = StepReply(error="This call was not made: no person can be asked to approve it.")
         else:
             reply = await self._call(name, tool_args)
@@ -131,5 +131,5 @@ class OfferedTools(AbstractToolset[Any]):
             {"tool": name, "arguments": arguments},
             arguments_text(arguments),
             repeatable=tool.is_repeatable or self._repeatable,
-            needs_approval=tool.needs_approval,
+            needs_approval=tool.needs_approval(),
         )

@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook import owners
 from daybook.errors import InvalidInput, NotFound, UnreadableJob
 from daybook.jobs import limits, provenance, store
+from daybook.jobs.actions import WEBHOOK
 from daybook.jobs.model import Job, edit
 from daybook.jobs.store import StoredJob
 from daybook.ledger import references
@@ -155,30 +156,45 @@ def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -
             limits.check(job, each, limits.load_limits(each), now)
 
 
-def inherit_approvals(job: Job, now: datetime) -> Job:
-    """Return a job that the actor adds or changes, with the actor's entries of `approve`.
+def inherit_tool_rules(job: Job, now: datetime) -> Job:
+    """Return a job that the actor adds or changes, with the actor's `approve` and `only_tools`.
 
-    Otherwise a run could let another job make the calls for which the run itself has to wait. For a
-    job that makes only one call, leave out the entries that do not name the call.
+    Otherwise a run could let another job make the calls for which the run itself has to wait, or
+    that it must not make. For a job that makes only one call, leave out the entries of `approve`
+    that do not name the call. Raise `InvalidInput` if the job names tools that the actor's run may
+    not call.
     """
-    call, given = job.action.own_call(), owners.current_actor().approve
+    actor, call = owners.current_actor(), job.action.own_call()
+    given, only = actor.approve, job.policy.only_tools
     if call is not None:
         given = tuple(each for each in tools_of(given) if matches(call[0], each))
-    entries = list(dict.fromkeys((*job.policy.approve, *given)))
-    return edit(job, {"approve": entries}, now=now) if given else job
+    if actor.only_tools:
+        called = [] if call is None or call[0] == WEBHOOK else [("tool", call[0])]
+        for field, each in [*called, *(("only_tools", entry) for entry in only)]:
+            if not any(matches(each, entry) for entry in actor.only_tools):
+                hint = f"use {', '.join(actor.only_tools)}"
+                raise InvalidInput(field, f'this run may not call "{each}"', hint)
+    changes: dict[str, object] = {}
+    if given:
+        changes["approve"] = list(dict.fromkeys((*job.policy.approve, *given)))
+    if actor.only_tools and job.action.agents() and not only:
+        changes["only_tools"] = list(actor.only_tools)
+    return edit(job, changes, now=now) if changes else job
 
 
-def check_approvals(before: Job, after: Job) -> None:
-    """Raise `InvalidInput` if an agent changes the job's rules for approvals.
+def check_tool_rules(before: Job, after: Job) -> None:
+    """Raise `InvalidInput` if an agent changes the job's rules for its tools.
 
-    The job may inherit entries of `approve` from the run that changes it.
+    The job may inherit entries of `approve` and `only_tools` from the run that changes it.
     """
     actor = owners.current_actor()
     if not actor.is_agent:
         return
     inherited = (*before.policy.approve, *actor.approve)
-    for field in ("approve", "approve_within"):
+    for field in ("approve", "approve_within", "only_tools"):
         old, new = getattr(before.policy, field), getattr(after.policy, field)
+        if field == "only_tools" and not old and new == actor.only_tools:
+            continue
         if field == "approve" and set(before.policy.approve) <= set(new) <= set(inherited):
             continue
         if old != new:

@@ -52,6 +52,7 @@ class CommonFields(TypedDict, total=False):
     usd_per_day: float
     approve: Sequence[str]
     approve_within: str | timedelta
+    only_tools: Sequence[str]
     summarize_after_messages: int
     summarize_after_tokens: int
     history_tokens: int

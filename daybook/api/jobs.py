@@ -166,7 +166,7 @@ def _new_job(
     fields: Mapping[str, Any], zone: str, now: datetime, taken: Collection[str] = ()
 ) -> Job:
     job = new_job(now=now, default_timezone=zone, taken=taken, **fields)
-    return authorization.inherit_approvals(job, now)
+    return authorization.inherit_tool_rules(job, now)
 
 
 async def edit_job(
@@ -185,7 +185,7 @@ async def edit_job(
         if base is not None and stored.row.updated_at != base:
             raise ChangedMeanwhile("job", stored.row.name)
         job = edit(stored.job, changes, now=now, taken=taken)
-        job = authorization.inherit_approvals(job, now)
+        job = authorization.inherit_tool_rules(job, now)
         return job if "enabled" in changes else store.enable_again(stored, job)
 
     action_changes, notify_changes = (
@@ -404,7 +404,7 @@ async def _change(
             draft = await authorization.find_job(session, ref)
             others = (await store.taken_names(session, draft.row.owner)) - {draft.row.name}
             drafted = change(draft, others, ledger.now())
-            authorization.check_approvals(draft.job, drafted)
+            authorization.check_tool_rules(draft.job, drafted)
             authorization.check_enabling(draft, drafted)
         owner = draft.row.owner
         if limits:
@@ -422,7 +422,7 @@ async def _change(
                 previous_authors = dict(old.revision.written_by)
                 previous_columns = {name: getattr(old.row, name) for name in _CHANGED_COLUMNS}
                 job = change(old, others, now)
-                authorization.check_approvals(previous, job)
+                authorization.check_tool_rules(previous, job)
                 authorization.check_enabling(old, job)
                 if limits:
                     authorization.check_limits(job, old.row.owner, now, changes=limits == "changed")

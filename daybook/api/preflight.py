@@ -92,7 +92,8 @@ async def check_action(client: PrefectClient | None, job: Job, owner: str) -> li
     notes += await _check_target(client, job.action, owner)
     await _check_model(client, job.action)
     if job.action.own_call() is None:
-        await _check_approve(client, tools_of(job.policy.approve))
+        await _check_tools(client, "approve", tools_of(job.policy.approve), [ANSWER])
+        await _check_tools(client, "only_tools", job.policy.only_tools)
     return notes + await _check_precondition(client, job.policy.check, owner)
 
 
@@ -234,7 +235,9 @@ async def _check_model(client: PrefectClient | None, action: Action) -> None:
         raise InvalidInput("model", str(error)) from None
 
 
-async def _check_approve(client: PrefectClient | None, entries: Sequence[str]) -> None:
+async def _check_tools(
+    client: PrefectClient | None, field: str, entries: Sequence[str], others: Sequence[str] = ()
+) -> None:
     """Raise `InvalidInput` for an entry whose server or Python tool does not exist."""
     if client is None or not entries:
         return
@@ -243,9 +246,9 @@ async def _check_approve(client: PrefectClient | None, entries: Sequence[str]) -
     try:
         await agent_tools.check(named, PrefectServers(client))
     except UnknownName as error:
-        raise UnknownName("approve", error.name, [*error.known, ANSWER]) from None
+        raise UnknownName(field, error.name, [*error.known, *others]) from None
     except InvalidInput as error:
-        raise InvalidInput("approve", error.problem, error.hint) from None
+        raise InvalidInput(field, error.problem, error.hint) from None
 
 
 def _judged_owner(owner: str) -> str:

@@ -31,6 +31,7 @@ from daybook.execution import (
 )
 from daybook.execution.agent_tools import OwnTools, ToolSelection
 from daybook.execution.answers import AgentAnswer
+from daybook.execution.builtin_tools import ToolContext
 from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
@@ -91,6 +92,8 @@ async def prepare_request(
     policy = Policy.model_validate(granted.parameters["policy"])
     owner = granted.job.row.owner if granted.job else ""
     approve = tools_of(limits.approvals_of(policy, owner))
+    of_owner = limits.load_limits(owner)
+    work_dir = locations.job_folder(policy.work_dir)
     # A job of an agent may have inherited entries for tools that its own agent does not have.
     of_job = () if is_agent(owner) else tools_of(policy.approve)
     async with get_client() as client:
@@ -99,12 +102,20 @@ async def prepare_request(
         selection, configuration = ToolSelection(found.name), McpConfiguration()
         if found.is_program:
             _refuse_approvals(found.name, found.tools, of_job, approve)
+            _refuse_only_tools(found.name, policy.only_tools)
             configuration = await mcp_config.find(found.tools, servers)
         else:
-            selection = await agent_tools.find(found.name, found.tools, servers, own)
+            context = ToolContext(granted, found.name, work_dir, secrets=servers.secrets)
+            selection = await agent_tools.find(found.name, found.tools, servers, own, context)
             # A fallback agent may have fewer tools than the job's own.
             expected = () if fallback else of_job
-            selection = replace(selection, approve=approve, expected=expected)
+            selection = replace(
+                selection,
+                only=policy.only_tools,
+                approve=approve,
+                approve_after_web=of_owner.approve_after_web if of_owner else (),
+                expected=expected,
+            )
     history: tuple[ChatMessage, ...] = ()
     if granted.session_id:
         history_limits = policy.compression.over(found.compression)
@@ -125,7 +136,7 @@ async def prepare_request(
         repeatable=policy.idempotent,
         took=_report_usage,
         servers=await mcp_config.build(configuration, actor),
-        work_dir=locations.job_folder(policy.work_dir),
+        work_dir=work_dir,
     )
     return PreparedRequest(found, request, selection, actor)
 
@@ -146,6 +157,15 @@ def _refuse_approvals(
         )
 
 
+def _refuse_only_tools(name: str, only: Sequence[str]) -> None:
+    """Raise `AgentMisconfigured` if a job should limit the tools of a program."""
+    if only:
+        raise AgentMisconfigured(
+            f'only_tools: agent "{name}" is a program, which calls its tools itself; use a model '
+            "agent, or limit the tools in the program's own settings"
+        )
+
+
 def _report_usage(usage: Usage) -> None:
     """Report the usage so far to the worker, which records it if this process is killed."""
     handover.report(took=usage)
@@ -159,7 +179,8 @@ def actor_of(granted: Granted, agent: str) -> Actor:
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     user_id = (row.user_id or "") if row is not None else ""
-    return Actor(owner, user_id, "run", granted.policy.approve)
+    policy = granted.policy
+    return Actor(owner, user_id, "run", policy.approve, policy.only_tools)
 
 
 def success_outcome(answer: AgentAnswer, prompt: str) -> Outcome:

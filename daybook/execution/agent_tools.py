@@ -19,9 +19,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -34,6 +34,8 @@ from daybook.errors import (
     ToolUnreachable,
     UnknownName,
 )
+from daybook.execution import builtin_tools
+from daybook.execution.builtin_tools import ToolContext
 from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
@@ -72,22 +74,29 @@ class ServerTools:
 class ToolSelection:
     """Tools that the agent named ``agent`` may call.
 
-    A person has to approve each call of a tool that an entry of ``approve`` names. Each entry of
-    ``expected`` has to name a tool of the agent.
+    ``builtin`` are tools of features (`builtin_tools`), by their full names. If ``only`` has
+    entries, the agent may call only the tools that one of them names.
+
+    A person has to approve each call of a tool that an entry of ``approve`` names, and, after a
+    call of an untrusted tool, of one that an entry of ``approve_after_web`` names. Each entry of
+    ``expected`` and of ``only`` has to name a tool of the agent.
     """
 
     agent: str
     servers: tuple[ServerTools, ...] = ()
     python: tuple[ToolInfo, ...] = ()
     own: tuple[Tool, ...] = ()
+    builtin: Mapping[str, Tool] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
     approve: tuple[str, ...] = ()
+    approve_after_web: tuple[str, ...] = ()
     expected: tuple[str, ...] = ()
 
 
 async def find(
-    agent: str, entries: Iterable[str], servers: ToolServers, own: OwnTools
+    agent: str, entries: Iterable[str], servers: ToolServers, own: OwnTools, context: ToolContext
 ) -> ToolSelection:
-    """Look up the tools that ``entries`` name.
+    """Look up the tools that ``entries`` name. ``context`` is for the tools of features.
 
     Raise `InvalidInput` for an entry that is unknown or ambiguous, for a server with invalid
     settings and for a missing secret, and the errors of Prefect's client.
@@ -97,6 +106,7 @@ async def find(
         return ToolSelection(agent)
     saved, functions = await servers.names(), python_tools.names()
     own_tools: dict[str, Tool] = {}
+    builtin: dict[str, Tool] = {}
     python: list[ToolInfo] = []
     patterns: dict[str, list[str]] = {}
     for entry in entries:
@@ -104,6 +114,8 @@ async def find(
         match _source(entry, saved, functions):
             case "own":
                 own_tools |= {each.name: each for each in _matching_own(entry, pattern, own())}
+            case "builtin":
+                builtin |= await builtin_tools.find(entry, context)
             case "python":
                 python.append(python_tools.info(entry))
             case _:
@@ -114,7 +126,7 @@ async def find(
         selected.append(
             ServerTools(server, tuple(fitting), await PreloadedSecrets.of(server, servers.secrets))
         )
-    return ToolSelection(agent, tuple(selected), tuple(python), tuple(own_tools.values()))
+    return ToolSelection(agent, tuple(selected), tuple(python), tuple(own_tools.values()), builtin)
 
 
 async def check(entries: Iterable[str], servers: ToolServers) -> None:
@@ -130,21 +142,27 @@ async def check(entries: Iterable[str], servers: ToolServers) -> None:
 
 def _source(
     entry: str, saved: Sequence[str], functions: Sequence[str]
-) -> Literal["own", "python", "server"]:
+) -> Literal["own", "builtin", "python", "server"]:
     name = entry.partition(".")[0]
     if name == base.OWN_TOOLS:
         return "own"
-    if entry in functions and name in saved:
-        raise InvalidInput(
-            "tools",
-            f'"{entry}" is ambiguous: it is a Python tool, and "{name}" is a saved server',
-            "save the server under another name",
-        )
+    known = builtin_tools.words()
+    meanings = {
+        "a tool of Daybook": name in known,
+        "a Python tool": entry in functions,
+        f'of the saved server "{name}"': name in saved,
+    }
+    if sum(meanings.values()) > 1:
+        means = " and ".join(meaning for meaning, is_one in meanings.items() if is_one)
+        hint = "save the server, or register the Python tool, under another name"
+        raise InvalidInput("tools", f'"{entry}" is ambiguous: it is {means}', hint)
+    if name in known:
+        return "builtin"
     if entry in functions:
         return "python"
     if name in saved:
         return "server"
-    raise UnknownName("tool", entry, [base.OWN_TOOLS, *saved, *functions])
+    raise UnknownName("tool", entry, [base.OWN_TOOLS, *known, *saved, *functions])
 
 
 def _matching_own(entry: str, pattern: str, tools: Sequence[Tool]) -> list[Tool]:
@@ -174,9 +192,13 @@ async def open_tools(
         for selected, server in zip(selection.servers, sessions, strict=True):
             tools |= _server_tools(selection.agent, selected, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in selection.python}
+        tools |= selection.builtin
         own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in selection.own}
-        _check_expected(selection, [*own, *tools])
-        own, tools = _with_approvals(selection, own), _with_approvals(selection, tools)
+        _check_expected("approve", selection.expected, selection.agent, [*own, *tools])
+        _check_expected("only_tools", selection.only, selection.agent, [*own, *tools])
+        untrusted = list[str]()
+        own = _chosen(selection, own, untrusted)
+        tools = _chosen(selection, tools, untrusted)
         offered = [*own.values(), *tools.values()]
         if len(offered) > MAX_TOOLS:
             raise AgentMisconfigured(
@@ -196,21 +218,49 @@ async def open_tools(
         yield (*own.values(), *(replace(t, name=names[full]) for full, t in tools.items()))
 
 
-def _check_expected(selection: ToolSelection, names: Sequence[str]) -> None:
-    """Raise `AgentMisconfigured` for an expected entry that names no tool: it protects nothing."""
-    for entry in selection.expected:
+def _check_expected(field: str, entries: Sequence[str], agent: str, names: Sequence[str]) -> None:
+    """Raise `AgentMisconfigured` for an entry of a job's ``field`` that names no tool."""
+    for entry in entries:
         if not any(matches(name, entry) for name in names):
             has = ", ".join(sorted(names)[:12]) or "none"
             raise AgentMisconfigured(
-                f'approve: "{entry}" names no tool of agent "{selection.agent}" (it has: {has})'
+                f'{field}: "{entry}" names no tool of agent "{agent}" (it has: {has})'
             )
 
 
-def _with_approvals(selection: ToolSelection, tools: dict[str, Tool]) -> dict[str, Tool]:
+def _chosen(
+    selection: ToolSelection, tools: dict[str, Tool], untrusted: list[str]
+) -> dict[str, Tool]:
+    """Return the tools that the job allows, each with its rule for approvals.
+
+    ``untrusted`` are the names of the untrusted tools that the answer has called. A call that an
+    earlier attempt made is among them.
+    """
+    only = selection.only
     return {
-        name: replace(tool, needs_approval=any(matches(name, each) for each in selection.approve))
+        name: _judged(name, tool, selection, untrusted)
         for name, tool in tools.items()
+        if not only or any(matches(name, each) for each in only)
     }
+
+
+def _judged(name: str, tool: Tool, selection: ToolSelection, untrusted: list[str]) -> Tool:
+    always = any(matches(name, each) for each in selection.approve)
+    after_web = any(matches(name, each) for each in selection.approve_after_web)
+    tool = replace(tool, needs_approval=lambda: always or (after_web and bool(untrusted)))
+    if not tool.is_untrusted:
+        return tool
+    make, skip = tool.call, tool.skipped
+
+    async def call(arguments: JsonObject) -> str:
+        untrusted.append(name)
+        return await make(arguments)
+
+    def skipped(arguments: JsonObject) -> None:
+        untrusted.append(name)
+        skip(arguments)
+
+    return replace(tool, call=call, skipped=skipped)
 
 
 async def _connect(selection: ToolSelection, sessions: list[PooledSession], timeout: float) -> None:

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 from daybook.agents import base
 from daybook.agents.base import McpServers
-from daybook.errors import UnknownName
+from daybook.errors import InvalidInput, UnknownName
+from daybook.execution import builtin_tools
 from daybook.home import CLIENT_CREDENTIAL, current_home, home_path
 from daybook.http import secrets as references
 from daybook.http.guard import Guard, Rule
@@ -57,6 +58,9 @@ async def find(entries: Iterable[str], servers: ToolServers) -> McpConfiguration
     for name in names:
         if name == base.OWN_TOOLS:
             continue
+        if name not in saved and name in builtin_tools.words():
+            hint = "leave it out, because the program has tools of its own"
+            raise InvalidInput("tools", f'only a model agent can have "{name}"', hint)
         if name not in saved:
             raise UnknownName("tool server", name, [base.OWN_TOOLS, *saved])
         server = await servers.read(name)

@@ -71,7 +71,7 @@ class Response:
     ``cut`` is the reason why ``body`` is incomplete; empty if it is complete. ``redirects``
     describes each followed redirect, such as "308 to https://example.org". ``had_effect`` is true
     if a redirect reported that the request had its effect. Then this is the response to a request
-    that followed the redirect.
+    that followed the redirect. ``moved_to`` is the URL of the last redirect, "" if there is none.
     """
 
     status: int
@@ -80,6 +80,7 @@ class Response:
     cut: str = ""
     redirects: tuple[str, ...] = ()
     had_effect: bool = False
+    moved_to: str = ""
 
 
 class NoResponse(DaybookError):
@@ -226,6 +227,7 @@ class _Exchange:
             body.cut,
             self.progress.redirects,
             self.progress.had_effect,
+            self.progress.moved_to,
         )
 
 

@@ -50,12 +50,14 @@ class Progress:
     ``sent`` is true from the first byte of a request on, because the request may then have had its
     effect. ``sent`` becomes false again if a redirect reports that the request had no effect and
     has to be sent to another URL. ``had_effect`` becomes true if a redirect reports that a request
-    had an effect. ``redirects`` describes each followed redirect.
+    had an effect. ``redirects`` describes each followed redirect, and ``moved_to`` is the URL
+    of the last one, "" if there is none.
     """
 
     sent: bool = False
     had_effect: bool = False
     redirects: tuple[str, ...] = ()
+    moved_to: str = ""
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class GuardedTransport:
             if following.method != request.method:
                 description += f", sent as {following.method}"
             progress.redirects += (description,)
+            progress.moved_to = str(following.url)
             request = self._next(request, following)
 
     async def aclose(self) -> None:

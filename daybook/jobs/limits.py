@@ -107,6 +107,11 @@ class Limits(BaseModel):
         "besides those that a job's own `approve` names; `webhook` for each webhook (its jobs may "
         "then have no callbacks), `answer` for each answer.",
     )
+    approve_after_web: Patterns = Field(
+        default=("shell", "notify"),
+        description="Tools whose calls in its jobs a person has to approve after the run has read "
+        "the web, because a page may tell the model what to do; empty: none.",
+    )
     channels: Patterns = Field(
         default=("*",),
         description="Channels that its jobs may use; `file` and `console` are never allowed.",

@@ -344,8 +344,9 @@ def edit(
     names of the other jobs. Raise `InvalidInput` naming the field.
     """
     given = dict(_known(changes))
-    if given.get("approve") in ("", [""], ("",)):  # clears the list; a new job may not have it
-        given["approve"] = ()
+    for name in ("approve", "only_tools"):  # a blank clears the list; a new job may not have it
+        if given.get(name) in ("", [""], ("",)):
+            given[name] = ()
     if given.get("kind", job.kind) != job.kind:
         raise InvalidInput("kind", "cannot be changed", "add a new job instead")
     update: dict[str, object] = {}
@@ -444,6 +445,9 @@ def _check_variables(action: Action, policy: Policy) -> None:
             if entry == ANSWER or not matches(call[0], entry):
                 problem = f'"{entry}" does not name the call of this job'
                 raise InvalidInput("approve", problem, f"use {call[0]}, or leave it out")
+    if policy.only_tools and not asks:
+        problem = "applies only to the tools of an agent, and this job asks none"
+        raise InvalidInput("only_tools", problem, "leave it out")
     if policy.work_dir and not (asks or check.prompt or check.command or check.watch_command):
         problem = "applies only to agents and to the commands of checks, and this job has neither"
         raise InvalidInput("work_dir", problem, "leave it out")

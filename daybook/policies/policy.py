@@ -50,7 +50,7 @@ Overlap = Literal["skip", "queue_one", "queue_all", "cancel_running", "allow"]
 MAX_RETRIES = 10
 MAX_RETRY_DELAY = timedelta(minutes=5)
 MAX_PATH_LENGTH = 1_000
-MAX_APPROVE_ENTRIES, MAX_APPROVE_LENGTH = 50, 200
+MAX_TOOL_ENTRIES, MAX_TOOL_LENGTH = 50, 200
 ANSWER = "answer"
 """The entry of `approve` for a run's answer, which is delivered only if a person approves it.
 
@@ -65,20 +65,30 @@ def _without_blanks(texts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_approve(entries: tuple[str, ...]) -> tuple[str, ...]:
+    # A blank entry may be an unset variable of a shell, and then no call would wait.
+    return _checked_tools("approve", entries)
+
+
+def _check_only_tools(entries: tuple[str, ...]) -> tuple[str, ...]:
+    return _checked_tools("only_tools", entries)
+
+
+def _checked_tools(field: str, entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the entries without repetitions. Raise ValueError for one that names no tool."""
     entries = tuple(dict.fromkeys(map(str.strip, entries)))
     with raising_pydantic_error():
-        if "" in entries:  # perhaps an unset variable of a shell: no call would wait
-            raise InvalidInput("approve", "is blank", "name a tool, or leave it out")
-        if len(entries) > MAX_APPROVE_ENTRIES:
-            hint = f"use at most {MAX_APPROVE_ENTRIES}, perhaps with *"
-            raise InvalidInput("approve", f"has {len(entries)} entries", hint)
+        if "" in entries:
+            raise InvalidInput(field, "is blank", "name a tool, or leave it out")
+        if len(entries) > MAX_TOOL_ENTRIES:
+            hint = f"use at most {MAX_TOOL_ENTRIES}, perhaps with *"
+            raise InvalidInput(field, f"has {len(entries)} entries", hint)
         for entry in entries:
-            if len(entry) > MAX_APPROVE_LENGTH or not entry.isprintable() or " " in entry:
+            if len(entry) > MAX_TOOL_LENGTH or not entry.isprintable() or " " in entry:
                 hint = "use server, server.tool or the name of a Python tool"
-                raise InvalidInput("approve", f"{entry[:MAX_APPROVE_LENGTH]!r} is no tool", hint)
+                raise InvalidInput(field, f"{entry[:MAX_TOOL_LENGTH]!r} is no tool", hint)
             if "://" in entry:
                 hint = "save the server with `daybook tools add`, and use its name"
-                raise InvalidInput("approve", f'"{entry}" is a URL', hint)
+                raise InvalidInput(field, f'"{entry}" is a URL', hint)
     return entries
 
 
@@ -293,6 +303,16 @@ class Policy(BaseModel):
         description="Time in which a person can approve a call, such as 30m or 2d. Then it is "
         "refused.",
         json_schema_extra={"default": "1d"},
+    )
+    only_tools: Annotated[
+        tuple[str, ...],
+        AfterValidator(_check_only_tools),
+        Marker(option="only-tool", is_checked=True, is_continued=True),
+    ] = Field(
+        default=(),
+        title="Only these tools",
+        description="Tools of the agent that it may call for this job: web, server.tool, or with * "
+        "as a wildcard. Empty: all tools of the agent.",
     )
     summarize_after_messages: SummarizeAfterMessages = 0
     summarize_after_tokens: SummarizeAfterTokens = 0

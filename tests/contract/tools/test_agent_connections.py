@@ -6,19 +6,24 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
 from daybook.agents.base import Tool
 from daybook.errors import AgentMisconfigured, AgentTemporary, DaybookError
 from daybook.execution import agent_tools
-from daybook.http.secrets import Secret
+from daybook.execution.builtin_tools import ToolContext
+from daybook.http.secrets import Secret, SecretStore
 from daybook.owners import Actor
 from daybook.redaction import HIDDEN
+from daybook.runs.claim_requests import Granted
 from tests.contract.tools.conftest import OCCURRENCE, Caller, Saved, runs
 from tests.toolbox import nobody_there
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
+
+CONTEXT = ToolContext(cast("Granted", None), "brief", secrets=cast("SecretStore", None))
 
 
 @asynccontextmanager
@@ -26,7 +31,7 @@ async def held(
     caller: Caller, *entries: str, timeout: float = 60
 ) -> AsyncIterator[dict[str, Tool]]:
     """Yield the tools by the names under which a model calls them."""
-    selection = await agent_tools.find("brief", entries or ("ours",), caller.saved, tuple)
+    selection = await agent_tools.find("brief", entries or ("ours",), caller.saved, tuple, CONTEXT)
     async with agent_tools.open_tools(selection, OCCURRENCE, Actor(), timeout) as tools:
         yield {each.name: each for each in tools}
 
@@ -142,7 +147,7 @@ async def test_a_server_that_does_not_start_in_time_is_a_temporary_error(
     report_pipe: object,
 ) -> None:
     silent = Saved({"silent": {"command": ["sleep", "1000"]}})
-    selection = await agent_tools.find("brief", ["silent"], silent, tuple)
+    selection = await agent_tools.find("brief", ["silent"], silent, tuple, CONTEXT)
     with pytest.raises(AgentTemporary, match="not ready within 1 s; the agent was not asked"):
         async with agent_tools.open_tools(selection, OCCURRENCE, Actor(), 1.0):
             pass

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -15,9 +19,13 @@ from daybook.agents import base
 from daybook.agents.base import Tool
 from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
 from daybook.execution import agent_tools
-from daybook.execution.agent_tools import legal_names
+from daybook.execution.agent_tools import ToolSelection, legal_names
+from daybook.execution.builtin_tools import ToolContext
+from daybook.home import Home
+from daybook.http.secrets import Secret, SecretStore
 from daybook.owners import Actor
 from daybook.processes import group
+from daybook.runs.claim_requests import Granted
 from daybook.tools import stdio
 from daybook.tools.pool import PreloadedSecrets
 from daybook.tools.server_blocks import ToolServer
@@ -77,12 +85,13 @@ async def _whose(arguments: dict[str, Any]) -> str:
     return f"{actor.owner} {actor.user_id} {actor.via}"
 
 
+CONTEXT = ToolContext(cast("Granted", None), "brief", secrets=cast("SecretStore", None))
 OWN = [Tool("cron_list", "", {}, _whose, read_only=True), Tool("cron_add", "", {}, _whose)]
 
 
 async def test_entries_select_tools_of_servers_and_of_daybook_without_duplicates() -> None:
     entries = ["search.find", "search.get_*", "search.find", "daybook.cron_l*", "daybook.cron_list"]
-    found = await agent_tools.find("brief", entries, Saved("search", "mail"), lambda: OWN)
+    found = await agent_tools.find("brief", entries, Saved("search", "mail"), lambda: OWN, CONTEXT)
     assert [(each.server.name, each.patterns) for each in found.servers] == [
         ("search", ("find", "get_*"))
     ]
@@ -92,17 +101,17 @@ async def test_entries_select_tools_of_servers_and_of_daybook_without_duplicates
 @pytest.mark.parametrize("entry", ["seerch", "search2.find", "find", "daybook.launch"])
 async def test_an_entry_that_matches_no_tool_is_refused_and_named(entry: str) -> None:
     with pytest.raises(UnknownName, match=entry):
-        await agent_tools.find("brief", [entry], Saved("search"), lambda: OWN)
+        await agent_tools.find("brief", [entry], Saved("search"), lambda: OWN, CONTEXT)
 
 
 async def test_the_entry_daybook_selects_daybooks_tools_even_if_a_server_has_that_name() -> None:
-    found = await agent_tools.find("brief", ["daybook"], Saved("daybook"), lambda: OWN)
+    found = await agent_tools.find("brief", ["daybook"], Saved("daybook"), lambda: OWN, CONTEXT)
     assert found.servers == ()
     assert [each.name for each in found.own] == ["cron_list", "cron_add"]
 
 
 async def test_daybooks_tools_act_as_the_actor_of_the_run() -> None:
-    selection = await agent_tools.find("brief", ["daybook"], Saved(), lambda: OWN)
+    selection = await agent_tools.find("brief", ["daybook"], Saved(), lambda: OWN, CONTEXT)
     actor = Actor("agent:brief", "ana", "run")
     async with agent_tools.open_tools(selection, "flow:1", actor, 5.0) as tools:
         assert [await each.call({}) for each in tools] == ["agent:brief ana run"] * 2
@@ -115,7 +124,7 @@ async def test_daybooks_own_tools_count_towards_the_limits(
     limit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = [Tool(name, "Ten chars.", {}, _whose) for name in ("cron_list", "cron_add")]
-    selection = await agent_tools.find("brief", ["daybook"], Saved(), lambda: own)
+    selection = await agent_tools.find("brief", ["daybook"], Saved(), lambda: own, CONTEXT)
     monkeypatch.setattr(agent_tools, limit, 1)
     with pytest.raises(AgentMisconfigured, match="but the limit is 1"):
         async with agent_tools.open_tools(selection, "flow:1", Actor(), 5.0):
@@ -123,7 +132,7 @@ async def test_daybooks_own_tools_count_towards_the_limits(
 
 
 async def test_without_an_allow_list_there_are_no_tools() -> None:
-    selection = await agent_tools.find("brief", [], Saved("search"), lambda: OWN)
+    selection = await agent_tools.find("brief", [], Saved("search"), lambda: OWN, CONTEXT)
     async with agent_tools.open_tools(selection, "flow:1", Actor(), 5.0) as tools:
         assert tools == ()
 
@@ -157,8 +166,8 @@ async def test_a_python_tool_and_a_server_with_the_same_name_are_refused_as_ambi
     (tmp_path / "ambiguous.py").write_text("def find(what: str) -> str: ...\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InvalidInput, match="ambiguous"):
-        await agent_tools.find("brief", ["search.find"], Saved("search"), tuple)
-    found = await agent_tools.find("brief", ["search.find"], Saved("mail"), tuple)
+        await agent_tools.find("brief", ["search.find"], Saved("search"), tuple, CONTEXT)
+    found = await agent_tools.find("brief", ["search.find"], Saved("mail"), tuple, CONTEXT)
     assert [each.name for each in found.python] == ["search.find"]
     await agent_tools.check(["search.find", "mail.send", "daybook.anything"], Saved("mail"))
     with pytest.raises(UnknownName, match="post"):
@@ -201,3 +210,65 @@ async def test_all_servers_are_terminated_at_the_same_time(
         began = loop.time()
     # One after the other would take at least 4 × GRACE on any machine.
     assert loop.time() - began < 4 * group.TERM_GRACE_SECONDS
+
+
+# --- tools of features
+
+
+async def _answered(arguments: dict[str, Any]) -> str:
+    return f"answered {arguments}"
+
+
+WEB = Tool("fetch", "", {}, _answered, read_only=True, is_untrusted=True)
+SHELL = Tool("run", "", {}, _answered)
+
+
+@asynccontextmanager
+async def opened(**given: Any) -> AsyncIterator[dict[str, Tool]]:
+    selection = ToolSelection("brief", builtin={"web.fetch": WEB, "shell.run": SHELL}, **given)
+    async with agent_tools.open_tools(selection, "flow:1", Actor(), 5.0) as tools:
+        yield {each.name: each for each in tools}
+
+
+async def test_an_entry_names_a_feature_s_tools_or_one_of_them(daybook_home: Home) -> None:
+    entries = ["web.f*", "daybook.cron_list"]
+    context = replace(CONTEXT, granted=cast("Granted", SimpleNamespace(job=None)), secrets=NONE)
+    found = await agent_tools.find("brief", entries, Saved(), lambda: OWN, context)
+    assert list(found.builtin) == ["web.fetch"]
+    with pytest.raises(UnknownName, match=r"web\.fech"):
+        await agent_tools.find("brief", ["web.fech"], Saved(), lambda: OWN, context)
+    with pytest.raises(InvalidInput, match="ambiguous: it is a tool of Daybook and of the saved"):
+        await agent_tools.check(["web"], Saved("web"))
+
+
+class NoSecrets:
+    async def read(self, name: str) -> Secret:
+        raise UnknownName("secret", name, [])
+
+
+NONE = NoSecrets()
+
+
+async def test_a_job_narrows_the_tools_of_its_agent() -> None:
+    async with opened() as tools:
+        assert list(tools) == ["web_fetch", "shell_run"]
+    async with opened(only=("web",)) as tools:
+        assert list(tools) == ["web_fetch"]
+    with pytest.raises(AgentMisconfigured, match='only_tools: "mail" names no tool of agent'):
+        async with opened(only=("web", "mail")):
+            pass
+
+
+@pytest.mark.parametrize("how", ["call", "skipped"])
+async def test_a_call_waits_for_a_person_after_the_run_has_read_the_web(how: str) -> None:
+    async with opened(approve_after_web=("shell",)) as tools:
+        web, shell = tools["web_fetch"], tools["shell_run"]
+        assert not shell.needs_approval()
+        if how == "call":
+            await web.call({"url": "http://a"})
+        else:  # an earlier attempt made the call
+            web.skipped({"url": "http://a"})
+        assert (shell.needs_approval(), web.needs_approval()) == (True, False)
+    async with opened() as tools:
+        await tools["web_fetch"].call({})
+        assert not tools["shell_run"].needs_approval()

@@ -51,7 +51,7 @@ class AskingRun:
 
     def __init__(self, active: ActiveRun, fake_provider: Provider, *tools: Tool) -> None:
         self.active, self.fake_provider = active, fake_provider
-        self.tools = tuple(replace(each, needs_approval=True) for each in tools)
+        self.tools = tuple(replace(each, needs_approval=lambda: True) for each in tools)
         self.number = 1
 
     async def act(self) -> Outcome:
@@ -322,14 +322,14 @@ async def test_a_killed_process_asks_again_only_what_was_not_recorded(active: Ac
         def killed() -> None:
             raise Killed
 
-        run.tools = (replace(Mail(before=killed).tool, needs_approval=True),)
+        run.tools = (replace(Mail(before=killed).tool, needs_approval=lambda: True),)
         with (
             journal.recording(active.ledger, active.granted, run.number, SYSTEM_CLOCK),
             pytest.raises(Killed),
         ):
             await run.act()
         await lost(run)
-        run.tools = (replace(mail.tool, needs_approval=True),)
+        run.tools = (replace(mail.tool, needs_approval=lambda: True),)
         await run.goes_on()
         assert journal.UNKNOWN in str(fake_provider.requests[-1].body)
     assert mail.sent == [] and len(await run.asked()) == 1
@@ -363,7 +363,7 @@ async def test_a_call_without_a_journal_is_refused(active: ActiveRun) -> None:
     mail = Mail()
     with provider() as fake_provider:
         fake_provider.script = [sends("a"), "No."]
-        tool = replace(mail.tool, needs_approval=True)
+        tool = replace(mail.tool, needs_approval=lambda: True)
         await agent(fake_provider).answer(request(tools=(tool,), timeout=100.0))
         assert "no person can be asked" in str(fake_provider.requests[-1].body)
     assert mail.sent == []
@@ -407,7 +407,7 @@ async def test_own_tools_need_an_approval_by_their_full_names() -> None:
     own = tuple(replace(Mail().tool, name=name) for name in ("cron_add", "cron_list"))
     selection = ToolSelection("brief", own=own, approve=("daybook.cron_add",))
     async with agent_tools.open_tools(selection, "key", Actor(), 5.0) as tools:
-        assert [(each.name, each.needs_approval) for each in tools] == [
+        assert [(each.name, each.needs_approval()) for each in tools] == [
             *[("cron_add", True), ("cron_list", False)],
         ]
 

@@ -120,7 +120,7 @@ async def test_an_attempt_that_waits_for_a_person_has_not_failed(
         variables.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.address)
         with provider() as fake_provider:
             fake_provider.script = script()
-            await ran(active, fake_provider, replace(Mail().tool, needs_approval=True))
+            await ran(active, fake_provider, replace(Mail().tool, needs_approval=lambda: True))
         assert attributes(spans_of(receiver)["run agent-prompt"])["daybook.run.status"] == "waiting"
 
 

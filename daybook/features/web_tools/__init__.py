@@ -1,0 +1,13 @@
+"""Tools with which a model reads the web: `web.fetch` and `web.search`. They only read.
+
+To add a search engine, add a row to `search.ENGINES`, and a line to its table in
+`docs/guides/agent-tools.md`.
+"""
+
+from daybook.feature import Feature
+
+FEATURE = Feature(
+    package=__name__,
+    agent_tools=(("web", "tools:web_tools"),),
+    settings="settings:WebSettings",
+)
