@@ -84,7 +84,7 @@ def read(response: Response, url: str) -> PageText:
     except ConversionError as error:
         raise UnreadablePage(f"its HTML cannot be read ({type(error).__name__})") from None
     title, of_page = _described(found.metadata)
-    body = _without_metadata(found.content)
+    body = _without_metadata(found.content or "")
     return PageText(body.strip(), title, of_page or date)
 
 
