@@ -64,6 +64,6 @@ async def find(entry: str, context: ToolContext) -> dict[str, Tool]:
     tools: Sequence[Tool] = await load(context)
     found = {f"{word}.{each.name}": each for each in tools}
     chosen = {n: t for n, t in found.items() if fnmatchcase(t.name, pattern or "*")}
-    if not chosen:
+    if pattern and not chosen:
         raise UnknownName("tool", entry, list(found))
     return chosen

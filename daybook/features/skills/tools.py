@@ -1,0 +1,78 @@
+"""Each skill as a tool: a model sees its name and description, and loads its text and files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from daybook.agents.base import Tool
+from daybook.errors import InvalidInput
+from daybook.execution.builtin_tools import ToolContext
+from daybook.features.skills import folder, operations
+from daybook.features.skills.folder import SKILL_FILE
+from daybook.features.skills.operations import SkillSummary
+from daybook.json_text import JsonObject
+
+MAX_PART_CHARACTERS = 20_000
+MAX_LISTED_FILES = 100
+_DIGEST_CHARACTERS = 12
+
+_SCHEMA: JsonObject = {
+    "type": "object",
+    "properties": {
+        "file": {
+            "type": "string",
+            "default": "",
+            "description": "A file of the skill; empty for its instructions and the list of files.",
+        },
+        "start": {
+            "type": "integer",
+            "minimum": 0,
+            "default": 0,
+            "description": "Character at which to begin, for the next part of a long file.",
+        },
+    },
+    "additionalProperties": False,
+}
+
+
+async def skill_tools(context: ToolContext) -> Sequence[Tool]:
+    """Return a tool for each skill. Raise the errors of the ledger."""
+    return [_tool(each) for each in await operations.list_skills()]
+
+
+def _tool(skill: SkillSummary) -> Tool:
+    async def call(arguments: JsonObject) -> str:
+        return await _load(skill.name, arguments)
+
+    description = f"Load the instructions of this skill before you use it. {skill.description}"
+    return Tool(skill.name, description, _SCHEMA, call, read_only=True)
+
+
+async def _load(name: str, arguments: JsonObject) -> str:
+    file, start = arguments.get("file", ""), arguments.get("start", 0)
+    if not isinstance(file, str):
+        raise InvalidInput("file", "is no text", "name a file of the skill, or leave it out")
+    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
+        raise InvalidInput("start", "is no number of a character", "use 0, or leave it out")
+    skill = await operations.show(name)
+    head = f"Skill {name}, version {skill.digest[:_DIGEST_CHARACTERS]}"
+    if not file or file == SKILL_FILE:
+        text = skill.text
+        others = [each.path for each in skill.files if each.path != SKILL_FILE]
+        if others:
+            more = len(others) - MAX_LISTED_FILES
+            head += f"\nFiles: {', '.join(others[:MAX_LISTED_FILES])}"
+            head += f" and {more} more" if more > 0 else ""
+    else:
+        content = await operations.read_file(name, file)
+        if content is None:
+            known = ", ".join(each.path for each in skill.files[:MAX_LISTED_FILES])
+            raise InvalidInput("file", f"the skill has no {file[:200]!r}", f"use one of: {known}")
+        found = folder.text_of(content)
+        if found is None:
+            raise InvalidInput("file", "is no text", "load a file of text")
+        text, head = found, f"{head}\nFile: {file}"
+    part = text[start : start + MAX_PART_CHARACTERS]
+    end = start + len(part)
+    more = f"\nNext part: start={end} of {len(text):,}" if end < len(text) else ""
+    return f"{head}{more}\n\n{part}"
