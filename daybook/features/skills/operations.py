@@ -147,7 +147,7 @@ async def _fetched(source: str, folder: str) -> AsyncIterator[Path]:
         yield Path(source) / folder
         return
     with tempfile.TemporaryDirectory(prefix="daybook-skill-") as made:
-        yield await asyncio.to_thread(_clone, source, Path(made).resolve() / "clone", folder)
+        yield await asyncio.to_thread(_clone, source, Path(made, "clone"), folder)
 
 
 def _clone(address: str, clone: Path, folder: str) -> Path:
@@ -179,6 +179,6 @@ def _clone(address: str, clone: Path, folder: str) -> Path:
         why = one_line(error.stderr, 300)
         raise InvalidInput("skill", f"git cannot clone it: {why}", "check the address") from None
     found = (clone / folder).resolve()
-    if not found.is_relative_to(clone):
+    if not found.is_relative_to(clone.resolve()):
         raise InvalidInput("folder", "leaves the repository", "name a folder inside of it")
     return found
