@@ -1,0 +1,134 @@
+"""The templates: their files, and the job that answers give."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from string import Template as Text
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from daybook.errors import InvalidInput, UnknownName
+from daybook.home import current_home
+from daybook.validation import from_pydantic
+
+FILE = "template.yaml"
+MAX_FILE_BYTES = 100_000
+MAX_ANSWER_CHARACTERS = 2_000
+_LIBRARY = Path(__file__).parent / "library"
+
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+\Z")
+
+
+class Question(BaseModel, frozen=True):
+    """A question, and the kind of its answer. Without a ``default``, an answer is required."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ask: str
+    default: str = ""
+    kind: Literal["text", "addresses", "repository"] = "text"
+
+    def checked(self, name: str, answer: str) -> str:
+        """Return the answer, or the default for a blank one.
+
+        Raise `InvalidInput` for an answer that is missing or is not of the question's kind.
+        """
+        text = " ".join(answer.split()) or self.default
+        if not text:
+            raise InvalidInput(name, "has no answer", f"write --set '{name}=…': {self.ask}")
+        if len(text) > MAX_ANSWER_CHARACTERS:
+            raise InvalidInput(name, "is too long", f"use {MAX_ANSWER_CHARACTERS:,} characters")
+        if "{{" in text:
+            raise InvalidInput(name, "contains {{", "leave the braces out")
+        if self.kind == "addresses":
+            for each in text.split():
+                if not each.startswith(("http://", "https://")):
+                    raise InvalidInput(name, f'"{each}" is no address', "write https://…")
+        if self.kind == "repository" and not _REPOSITORY.match(text):
+            raise InvalidInput(name, f'"{text}" is no repository', "write owner/name")
+        return text
+
+
+class Template(BaseModel, frozen=True):
+    """A template. ``does`` is one sentence; ``tools`` are the tools that its agent needs.
+
+    ``job`` has the fields of a job, as a jobs file has them. In its texts, ``${name}`` stands for
+    the answer to the question ``name``, and ``$$`` for a dollar sign.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    title: str
+    does: str
+    tools: tuple[str, ...] = ()
+    questions: dict[str, Question] = Field(default={})
+    job: dict[str, Any]
+
+    def fill(self, answers: Mapping[str, str]) -> dict[str, Any]:
+        """Return the fields of the job. Raise `InvalidInput` that names a wrong answer."""
+        if unknown := sorted(answers.keys() - self.questions.keys()):
+            raise UnknownName("question", unknown[0], list(self.questions))
+        checked = {
+            name: question.checked(name, answers.get(name, ""))
+            for name, question in self.questions.items()
+        }
+        filled: dict[str, Any] = _filled(self.job, checked)
+        return filled
+
+
+def templates() -> dict[str, Template]:
+    """Return all templates by name, sorted; one of the user replaces one of Daybook's.
+
+    Raise `InvalidInput` for a file that is no template.
+    """
+    folders = [_LIBRARY, current_home().path / "templates"]
+    files = [each for folder in folders for each in sorted(folder.glob(f"*/{FILE}"))]
+    found = {each.parent.name: _read(each) for each in files}
+    return dict(sorted(found.items()))
+
+
+def template(name: str) -> Template:
+    """Return the template of this name. Raise `UnknownName`, and the errors of `templates`."""
+    known = templates()
+    if name not in known:
+        raise UnknownName("template", name, list(known))
+    return known[name]
+
+
+def _read(file: Path) -> Template:
+    try:
+        with file.open("rb") as opened:
+            read = yaml.safe_load(opened.read(MAX_FILE_BYTES).decode())
+        given = {**read, "name": file.parent.name} if isinstance(read, dict) else {}
+        found = Template.model_validate(given)
+        found.fill({name: each.default or _example(each) for name, each in found.questions.items()})
+    except ValidationError as error:
+        problem = from_pydantic(error.errors()[0], Template.model_fields)
+        raise InvalidInput(f"{file}: {problem.field}", problem.problem, problem.hint) from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        why = type(error).__name__
+        raise InvalidInput("template", f"{file} cannot be read ({why})", "repair it") from None
+    except (KeyError, ValueError) as error:  # of `string.Template`
+        problem = f"{file}: job: {error} is no question"
+        raise InvalidInput("template", problem, "add the question, or write $$") from None
+    return found
+
+
+def _example(question: Question) -> str:
+    return {"addresses": "https://example.org", "repository": "a/b"}.get(question.kind, "a")
+
+
+def _filled(value: Any, answers: Mapping[str, str]) -> Any:
+    match value:
+        case str():
+            return Text(value).substitute(answers)
+        case dict():
+            return {name: _filled(each, answers) for name, each in value.items()}
+        case list():
+            return [_filled(each, answers) for each in value]
+    return value

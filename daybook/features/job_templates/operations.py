@@ -1,0 +1,100 @@
+"""Operations on templates: list them, show the job that answers give, and add it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from daybook import api
+from daybook.features.job_templates import library
+from daybook.features.job_templates.library import Question, Template
+from daybook.files.documents import to_yaml
+from daybook.jobs.actions import DEFAULT_AGENT
+from daybook.jobs.views import ChangedJob
+
+
+class TemplateInfo(BaseModel, frozen=True):
+    """A template. ``questions`` maps the name of each question to the question."""
+
+    name: str
+    title: str
+    does: str
+    tools: tuple[str, ...]
+    questions: dict[str, Question]
+
+
+class TemplateJob(BaseModel, frozen=True):
+    """The job that answers give, before it is added.
+
+    ``job`` has its fields, and ``file`` is the jobs file with it. ``missing_tools`` are the tools
+    that the job needs and its agent does not have. ``is_program`` is true for an agent that has
+    tools of its own.
+    """
+
+    job: dict[str, Any]
+    file: str
+    agent: str
+    missing_tools: tuple[str, ...]
+    is_program: bool
+
+
+class AddedJob(BaseModel, frozen=True):
+    """A job that was added from a template. ``added_tools`` are those that its agent has got."""
+
+    job: ChangedJob
+    added_tools: tuple[str, ...]
+
+
+async def list_templates() -> list[TemplateInfo]:
+    """Return all templates, sorted by name. Raise `InvalidInput` for one that cannot be read."""
+    return [_info(each) for each in library.templates().values()]
+
+
+async def prepare(
+    name: str, answers: Mapping[str, str], *, agent: str = DEFAULT_AGENT, job: str = ""
+) -> TemplateJob:
+    """Return the job that the template ``name`` gives. Store nothing.
+
+    ``agent`` answers it, and ``job`` is its name, by default that of the template. Raise
+    `UnknownName` for an unknown template, question or agent, `InvalidInput` for an answer, and the
+    errors of an unreachable Prefect.
+    """
+    template = library.template(name)
+    fields = template.fill(answers) | {"agent": agent}
+    if job:
+        fields["name"] = job
+    known = await api.agents.show(agent)
+    tools = known.settings.get("tools", [])
+    words = {each.partition(".")[0] for each in tools if each.partition(".")[2] in ("", "*")}
+    missing = tuple(each for each in template.tools if each not in {*tools, *words})
+    is_program = known.kind == "command"
+    return TemplateJob(
+        job=fields,
+        file=to_yaml({"jobs": [fields]}),
+        agent=agent,
+        missing_tools=() if is_program else missing,
+        is_program=is_program,
+    )
+
+
+async def add(
+    name: str, answers: Mapping[str, str], *, agent: str = DEFAULT_AGENT, job: str = ""
+) -> AddedJob:
+    """Add the job of `prepare`, and give its agent the tools that it lacks.
+
+    Raise the errors of `prepare` and of `daybook.api.jobs.add`. After an error of the latter, the
+    agent has the tools.
+    """
+    prepared = await prepare(name, answers, agent=agent, job=job)
+    if prepared.missing_tools:
+        known = await api.agents.show(agent)
+        tools = [*known.settings.get("tools", []), *prepared.missing_tools]
+        await api.agents.edit(agent, {"tools": tools})
+    added = await api.jobs.add(prepared.job)
+    return AddedJob(job=added, added_tools=prepared.missing_tools)
+
+
+def _info(template: Template) -> TemplateInfo:
+    return TemplateInfo(**template.model_dump(exclude={"job"}))

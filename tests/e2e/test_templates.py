@@ -1,0 +1,135 @@
+"""Each template of Daybook, from `daybook new` to an answer with facts that only the sites have."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from tests.e2e.first_light import Up
+from tests.providers import KEY, Answer, ModelRequest, provider
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
+
+DAYBOOK = f"{sys.executable} -m daybook"
+ADDRESS = re.compile(r"http://127\.0\.0\.1:\d{1,5}/[^\s>)]*")
+PULLS = "/repos/a/b/pulls?state=all&sort=updated&direction=desc&per_page=30"
+ISSUES = PULLS.replace("pulls", "issues")
+ADVISORIES = "/advisories?ecosystem=pip&affects=NAME@VERSION,NAME@VERSION"
+FAILED = "/repos/a/b/actions/runs?status=failure&per_page=20"
+FACTS = {
+    "/news": ("text/html", "<h1>News</h1><p>The lighthouse was painted green.</p>"),
+    "/feed": ("application/rss+xml", "<rss><item><title>Ferry at 17:45</title></item></rss>"),
+    PULLS: ("application/json", json.dumps([{"number": 4711, "title": "Paint it green"}])),
+    ISSUES: ("application/json", json.dumps([{"number": 815, "title": "The lamp is dark"}])),
+    "/lock.txt": ("text/plain", "lanterna==1.2.3"),
+    ADVISORIES: ("application/json", json.dumps([{"ghsa_id": "GHSA-lamp-0001"}])),
+    FAILED: ("application/json", json.dumps([{"name": "tests", "head_branch": "green-paint"}])),
+    "/price": ("text/html", "<p>The lamp costs 12.50 euros.</p>"),
+}
+"""Content type and content of each page of the site."""
+
+
+class Site(BaseHTTPRequestHandler):
+    """A site with the pages of `FACTS`, GitHub's API among them."""
+
+    def do_GET(self) -> None:
+        kind, content = FACTS.get(self.path, ("text/html", ""))
+        body = content.encode()
+        self.send_response(200 if content else 404)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def site() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def reads(request: ModelRequest) -> Answer:
+    """Read each address of the prompt, one after the other, and answer with what they contain."""
+    prompts = [text for role, text in request.messages if role == "user"]
+    pages = [text for role, text in request.messages if role == "tool"]
+    addresses = list(dict.fromkeys(ADDRESS.findall(prompts[-1])))
+    if len(pages) < len(addresses):
+        return Answer("", tool="web_fetch", arguments={"url": addresses[len(pages)].rstrip(".")})
+    return Answer("\n".join(pages))
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
+    """Yield a home whose agent `default` is a model that reads, and the address of the site."""
+    variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
+    home, empty = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty")
+    with site() as address, provider() as model:
+        model.script = [reads]
+        running = Up(home, empty, variables=variables)
+        try:
+            running.until(lambda lines: any(each.startswith("Ready") for each in lines), 120)
+            words = ("agents", "add", "default", "--replace", "--model", "openai:gpt-6-luna")
+            given = ("--base-url", model.address, "--key-stdin")
+            running.daybook_json(*words, *given, given=KEY)
+            yield running, address
+        finally:
+            running.end()
+
+
+TEMPLATES = {
+    "morning-brief": ({"pages": "{site}/news {site}/feed"}, ["painted green", "17:45"]),
+    "pull-requests": ({"repository": "a/b", "api": "{site}"}, ["4711", "lamp is dark"]),
+    "security-check": (
+        {"manifest": "{site}/lock.txt", "api": "{site}"},
+        ["lanterna==1.2.3", "GHSA-lamp-0001"],
+    ),
+    "failed-ci": ({"repository": "a/b", "api": "{site}"}, ["green-paint"]),
+    "limit": ({"page": "{site}/price", "what": "the price", "limit": "below 20"}, ["12.50"]),
+    "page-watch": ({"page": "{site}/price"}, []),
+}
+"""The answers to each template's questions, and the facts in the answer of its first run."""
+
+
+def test_every_template_is_tried(local: tuple[Up, str]) -> None:
+    up, _ = local
+    listed = up.daybook_json("new")
+    assert [each["name"] for each in listed] == sorted(TEMPLATES)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
+    local: tuple[Up, str], name: str
+) -> None:
+    up, address = local
+    answers, facts = TEMPLATES[name]
+    sets = [f"--set '{each}={text.format(site=address)}'" for each, text in answers.items()]
+
+    done = up.shell(f"{DAYBOOK} new {name} {' '.join(sets)}")
+
+    assert done.returncode == 0, done.stderr
+    assert f"Added {name}" in done.stdout
+    if name == "page-watch":  # the first look at a page is no change
+        assert f"{name}: skipped" in done.stdout, done.stdout
+    else:
+        assert f"{name}: succeeded" in done.stdout, done.stdout
+    for fact in facts:
+        assert fact in done.stdout
+    shown = up.daybook_json("agents", "show", "default")
+    assert ("web" in shown["settings"]["tools"]) or name == "page-watch"

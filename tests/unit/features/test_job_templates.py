@@ -1,0 +1,110 @@
+"""Templates of jobs: their files, and the jobs that answers give."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from daybook.errors import InvalidInput, UnknownName
+from daybook.features.job_templates import library
+from daybook.features.job_templates.library import Template
+from daybook.home import Home
+from daybook.jobs.model import new_job
+
+pytestmark = pytest.mark.usefixtures("daybook_home")
+
+NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
+ANSWERS = {"addresses": "https://example.org/a", "repository": "a/b", "text": "a value"}
+
+
+def given(template: Template) -> dict[str, str]:
+    return {
+        name: question.default or ANSWERS[question.kind]
+        for name, question in template.questions.items()
+    }
+
+
+@pytest.mark.parametrize("name", library.templates())
+def test_each_template_gives_a_valid_job_that_contains_every_answer(name: str) -> None:
+    template = library.template(name)
+    fields = template.fill(given(template))
+    job = new_job(now=NOW, default_timezone="Europe/Berlin", **fields)
+    assert job.name == name
+    for answer in given(template).values():
+        assert answer in str(fields)
+    assert template.title
+    assert 2 <= len(template.questions) <= 3
+
+
+@pytest.mark.parametrize(
+    ("answers", "words"),
+    [
+        ({}, "page: has no answer"),
+        ({"page": " "}, "page: has no answer"),
+        ({"page": "example.org"}, 'page: "example.org" is no address'),
+        ({"page": "https://a {{secret:x}}"}, "page: contains"),
+        ({"page": "https://" + "a" * 2_000}, "page: is too long"),
+        ({"page": "https://a.org", "pages": "x"}, "pages"),
+    ],
+)
+def test_a_wrong_answer_is_refused_with_its_question(answers: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        library.template("page-watch").fill(answers)
+
+
+def test_a_repository_is_owner_and_name() -> None:
+    template = library.template("pull-requests")
+    for wrong in ("uv", "a/b/c", "https://github.com/a/b", "a/b?x=1", "a b/c"):
+        with pytest.raises(InvalidInput, match="is no repository"):
+            template.fill({"repository": wrong})
+
+
+def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UnknownName, match="morning-brief"):
+        library.template("morning-brif")
+
+
+def own(home: Home, name: str, text: str) -> Path:
+    folder = home.path / "templates" / name
+    folder.mkdir(parents=True)
+    (folder / "template.yaml").write_text(text)
+    return folder
+
+
+OWN = """
+title: Tides
+does: Reports the tides.
+questions: {port: {ask: "Which port?"}}
+job: {name: tides, schedule: every day at 6:00, prompt: "Tides of ${port} for $$5"}
+"""
+
+
+def test_a_user_adds_a_template_and_replaces_one(daybook_home: Home) -> None:
+    own(daybook_home, "tides", OWN)
+    own(daybook_home, "limit", OWN)
+    assert library.template("limit").title == "Tides"
+    fields = library.template("tides").fill({"port": "Husum ${port} $x"})
+    assert fields["prompt"] == "Tides of Husum ${port} $x for $5"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "- a",
+        "title: [",
+        "\x00",
+        OWN.replace("title: Tides", ""),
+        OWN + "more: 1",
+        OWN.replace("${port}", "${prt}"),
+        OWN.replace("$$5", "$"),
+        OWN.replace('"Which port?"', "x, kind: number"),
+        OWN.replace("job: {", "job: [").replace('$$5"}', '$$5"]'),
+    ],
+)
+def test_a_file_that_is_no_template_is_named(daybook_home: Home, text: str) -> None:
+    own(daybook_home, "tides", text)
+    with pytest.raises(InvalidInput, match="tides"):
+        library.templates()
