@@ -88,7 +88,7 @@ TURNS: tuple[tuple[str, tuple[Answer, ...]], ...] = (
         ),
     ),
     (
-        "Run it once all the same.",
+        "Run it once now.",
         (
             calls("cron_trigger", job_id=NAME),
             Answer(SUMMARY),
@@ -107,6 +107,9 @@ TURNS: tuple[tuple[str, tuple[Answer, ...]], ...] = (
         (calls("cron_remove", job_id=NAME), Answer("It is removed.")),
     ),
 )
+
+DOCUMENTED = (TURNS[0], TURNS[2], TURNS[4])
+"""The turns that the page shows: a job is added, changed and run."""
 
 
 @pytest.fixture
@@ -169,7 +172,8 @@ async def test_a_model_manages_a_job_as_in_the_documented_conversation(
                 done = await agent.run(prompt, message_history=history)
                 assert done.output == steps[-1].text
                 history = done.all_messages()
-                page.append(respond(prompt, done.new_messages()))
+                if (prompt, steps) in DOCUMENTED:
+                    page.append(respond(prompt, done.new_messages()))
     finally:
         await documents.remove(client, "assistant")
     asked = [request for request in model.requests if request.prompt.endswith(PROMPT)]
