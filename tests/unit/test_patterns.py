@@ -262,9 +262,9 @@ def _has(node: Node, letter: str) -> bool:
     op, value = node
     match str(op):
         case "LITERAL":
-            return ord(letter) == value
+            return bool(ord(letter) == value)
         case "NOT_LITERAL":
-            return ord(letter) != value
+            return bool(ord(letter) != value)
         case "RANGE":
             return bool(value[0] <= ord(letter) <= value[1])
         case "CATEGORY":
