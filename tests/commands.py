@@ -10,9 +10,11 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import copy
+from functools import cache
 from typing import Any, NamedTuple
 
 import pytest
+from cyclopts import Parameter
 from cyclopts.argument import ArgumentCollection
 
 from daybook.cli.main import main as main  # noqa: PLC0414 - a part of this module
@@ -26,7 +28,8 @@ def _read_once(
 ) -> ArgumentCollection:
     given["reserved"] = tuple(given.get("reserved") or ())
     asked = (parameters, given)
-    key = (function, given.get("parse_docstring"), given.get("_resolve_groups"))
+    # An error reads the signature too, with other parameters.
+    key = (function, repr(parameters), given.get("parse_docstring"), given.get("_resolve_groups"))
     if (known := _READ.get(key)) is None or known[0] != asked:
         known = _READ[key] = (asked, _read(cls, function, *parameters, **given))
     copies = {id(each): copy(each) for each in known[1]}
@@ -37,6 +40,7 @@ def _read_once(
 
 
 ArgumentCollection._from_callable = classmethod(_read_once)  # type: ignore[assignment]
+Parameter.get_negatives = cache(Parameter.get_negatives)  # type: ignore[method-assign]
 
 
 class CommandResult(NamedTuple):

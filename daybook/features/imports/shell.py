@@ -78,7 +78,7 @@ _CURL_SECRET = re.compile(
     r"\bcurl\s(?:[^|;&]{0,500}\s)?(?P<name>-u|--user|--proxy-user)(?:=|\s*)[^\s:]+:" + _LITERAL
 )
 _MYSQL_SECRET = re.compile(
-    r"\b(?:mysql|mariadb)[\w-]*\s(?:[^|;&]{0,500}\s)?(?P<name>-p)" + _LITERAL
+    r"\b(?:mysql|mariadb)[\w-]{0,60}\s(?:[^|;&]{0,500}\s)?(?P<name>-p)" + _LITERAL
 )
 _SSHPASS_SECRET = re.compile(r"\bsshpass\s+(?P<name>-p)\s*" + _LITERAL)
 _SECRETS = (

@@ -224,10 +224,11 @@ def test_a_change_is_stored_if_prefect_is_unreachable(
         assert connection.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
 
 
-def test_status_is_not_ready_if_prefect_is_unreachable(stored: Path) -> None:
-    result = process("status", "--json", PREFECT_API_URL=NOWHERE)
-    status = json.loads(result.stdout)
-    assert (result.returncode, result.stderr) == (1, "")
+@pytest.mark.usefixtures("stored", "prefect_is_away")
+def test_status_is_not_ready_if_prefect_is_unreachable(daybook: Any) -> None:
+    result = daybook("status", "--json")
+    status = result.json
+    assert (result.code, result.err) == (1, "")
     assert status.keys() >= {"ready", "prefect", "worker", "keeper", "ledger", "due_soon"}
     assert status["ready"] is False
     assert any(NOWHERE in each for each in sentences.of(status["problems"]))
@@ -473,11 +474,15 @@ def test_up_detach_starts_this_daybook_in_any_working_directory(
     assert "another one" not in done.stderr
 
 
-@pytest.mark.parametrize("typed", [["--version"], ["list", "--json"]])
-def test_a_full_disk_is_reported_once(typed: list[str], stored: Path) -> None:
+@pytest.mark.usefixtures("stored")
+def test_a_full_disk_is_reported_once() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
-            [*DAYBOOK, *typed], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            [*DAYBOOK, "list", "--json"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
     assert done.returncode == 1
     assert done.stderr.startswith("daybook: OSError: [Errno 28]")

@@ -21,7 +21,6 @@ from tests.commands import Daybook
 from tests.costs import one_in
 from tests.unit.cli.conftest import MADE
 from tests.unit.cli.test_callbacks import row
-from tests.unit.cli.test_imports import imported
 from tests.unit.cli.test_reading import on_a_terminal
 
 ONE = {
@@ -168,13 +167,6 @@ def test_an_invalid_command_is_refused_and_marks_nothing_as_read(
     assert (result.code, result.out) == (refused[0], "")
     assert refused[1] in result.err
     assert unread() == set(ids)
-
-
-@pytest.mark.usefixtures("ids")
-def test_inbox_does_not_import_prefect() -> None:
-    names = imported("inbox")
-    assert "sqlalchemy" in names
-    assert not names & {"prefect", "rich"}
 
 
 def test_an_empty_inbox_says_that_there_are_no_messages(

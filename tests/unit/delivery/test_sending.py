@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from sqlalchemy import event, text
@@ -26,6 +27,7 @@ from daybook.errors import Ambiguous, NotFound
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, QueueRow
 from daybook.timing import TIMING
+from tests import rows
 from tests.unit.delivery import senders
 from tests.unit.ledger.killed import When
 from tests.world import World
@@ -138,7 +140,7 @@ async def test_a_deleted_row_does_not_prevent_recording_the_others(world: World)
 async def test_concurrent_senders_never_claim_the_same_row(world: World) -> None:
     ids = [id_ for number in range(20) for id_ in await enqueue(world, f"queue {number}", 10)]
 
-    results = senders.at_once(world.ledger.address, world.clock, 12)
+    results = senders.at_once(world.ledger.address, world.clock, 4)
 
     sent = [each for one in results for each in one]
     assert Counter(sent) == Counter({(id_, 1): 1 for id_ in ids})
@@ -340,73 +342,69 @@ async def test_a_claim_for_one_run_takes_only_the_rows_of_that_run(world: World)
 
 # --- unreachable destinations
 
+FIVE = FAILURES_BEFORE_PAUSE * ["later"]
+PAUSE, RETRY = ["after the pause"], ["retried by a user"]
+ALL, FEW = MAX_IN_FLIGHT_PER_QUEUE, MAX_IN_FLIGHT_AFTER_FAILURE
 
-async def fail(world: World, times: int, queue: str = "a") -> None:
-    """Let the rows of ``queue`` fail ``times`` times, one after the other."""
-    for _ in range(times):
-        first = next(each for each in await claimed(world) if each.queue == queue)
-        await sending.release(world.ledger, [e for e in await _leased(world) if e.id != first.id])
-        await record(world, [first], PENDING, world.clock.now())
-
-
-async def _leased(world: World) -> list[OutboxRow]:
-    return [each for each in await _all(world) if each.lease_until is not None]
-
-
-async def test_a_failing_destination_is_paused_and_the_others_are_not(world: World) -> None:
-    await enqueue(world, "a", 50)
-    await fail(world, 1)
-    assert len(await claimed(world)) == MAX_IN_FLIGHT_AFTER_FAILURE
-    await sending.release(world.ledger, await _leased(world))
-    await fail(world, FAILURES_BEFORE_PAUSE - 1)
-
-    ids = await enqueue(world, "b", 2)
-    assert [each.id for each in await claimed(world)] == ids
-    state = (await queues(world))["a"]
-    assert (state.failures, state.error) == (FAILURES_BEFORE_PAUSE, "answered 500")
-    assert state.paused_until == world.clock.now() + 30 * SECOND
-    # A waiting row uses no tries.
-    assert sum(each.attempts for each in await _all(world)) == FAILURES_BEFORE_PAUSE
+PLAYS: list[tuple[list[list[str]], tuple[int, int, int]]] = [
+    # The results of each transaction; then the failures in a row, the seconds of the pause, and the
+    # number of rows that may be sent now.
+    ([["later"]], (1, 0, FEW)),
+    (FAILURES_BEFORE_PAUSE * [["later"]], (5, 30, 0)),
+    # Failures of rows in flight do not extend the pause, and a success among them ends it.
+    ([ALL * ["later"]], (5, 30, 0)),
+    ([[*FIVE, "ok"]], (0, 0, ALL)),
+    # These failures say nothing about the other rows of the destination.
+    ([10 * ["gone"]], (0, 0, ALL)),
+    ([10 * ["refused"]], (0, 0, ALL)),
+    # After the pause, one row is sent as a probe. If it fails, the next pause is longer.
+    ([FIVE, PAUSE], (5, 0, 1)),
+    ([FIVE, *(4 * [PAUSE, ["later"]])], (9, 480, 0)),
+    ([FIVE, *(6 * [PAUSE, ["later"]])], (11, 600, 0)),
+    ([FIVE, PAUSE, ["ok"]], (0, 0, ALL)),
+    ([FAILURES_BEFORE_PAUSE * ["final"], RETRY], (5, 0, 1)),
+]
 
 
-async def test_after_the_pause_one_row_is_sent_as_a_probe(world: World) -> None:
-    await enqueue(world, "a", 50)
-    await fail(world, FAILURES_BEFORE_PAUSE)
-    pauses = []
-    for _ in range(7):
-        state = (await queues(world))["a"]
-        assert state.paused_until is not None
-        pauses.append(int((state.paused_until - world.clock.now()).total_seconds()))
-        world.clock.set(state.paused_until - SECOND)
-        assert await claimed(world) == []
-        world.clock.move(SECOND)
-        (probe,) = await claimed(world)
-        assert await claimed(world) == []
-        await record(world, [probe], PENDING, world.clock.now())
-    assert pauses == [30, 60, 120, 240, 480, 600, 600]
-
-    world.clock.move(10 * MINUTE)
-    (probe,) = await claimed(world)
-    await record(world, [probe], DELIVERED)
-    assert await queues(world) == {}
-    assert len(await claimed(world)) == MAX_IN_FLIGHT_PER_QUEUE
+async def test_a_destination_that_fails_is_paused_and_the_others_are_not(world: World) -> None:
+    for (play, (failures, seconds, free)), row in rows.each(PLAYS):
+        with row:
+            queue = f"queue {uuid4().hex}"
+            await _play(world, queue, play)
+            now = world.clock.now()
+            state = (await queues(world)).get(queue, QueueRow(queue=queue, since=now))
+            pause = max((state.paused_until or now) - now, timedelta())
+            may_be_sent = await claimed(world, wanted=queue.__eq__)
+            assert (state.failures, pause) == (failures, seconds * SECOND)
+            assert len(may_be_sent) == free
 
 
-async def test_failures_of_rows_in_flight_do_not_extend_the_pause(
-    world: World,
-) -> None:
-    await enqueue(world, "a", MAX_IN_FLIGHT_PER_QUEUE)
-    await record(world, await claimed(world), PENDING, world.clock.now())
-    state = (await queues(world))["a"]
-    assert state.paused_until == world.clock.now() + 30 * SECOND
-
-
-async def test_a_delivery_during_the_pause_ends_it(world: World) -> None:
-    await enqueue(world, "a", FAILURES_BEFORE_PAUSE + 1)
-    *failing, well = await claimed(world)
-    await record(world, failing, PENDING, world.clock.now())
-    await record(world, [well], DELIVERED)
-    assert await queues(world) == {}
+async def _play(world: World, queue: str, play: list[list[str]]) -> None:
+    """Record these results for rows of the destination, in this order."""
+    ids = await enqueue(world, queue, 2 * ALL)
+    for results in play:
+        if results == RETRY:
+            await sending.retry(world.ledger, ids)
+            continue
+        if results == PAUSE:
+            until = (await queues(world))[queue].paused_until
+            assert until is not None
+            world.clock.set(until - SECOND)
+            assert await claimed(world, wanted=queue.__eq__) == []
+            world.clock.set(until)
+            continue
+        free = await claimed(world, wanted=queue.__eq__)
+        tries = {
+            "later": lambda row: tried(row, PENDING, world.clock.now()),
+            "final": lambda row: tried(row, FAILED),
+            "gone": lambda row: tried(row, FAILED, status_code=410),
+            "refused": lambda row: tried(row, FAILED, status_code=None, went_out=False),
+            "ok": lambda row: tried(row, DELIVERED),
+        }
+        done = [tries[each](row) for each, row in zip(results, free, strict=False)]
+        assert len(done) == len(results)
+        await sending.record(world.ledger, done)
+        await sending.release(world.ledger, free[len(done) :])
 
 
 async def test_failures_are_counted_from_the_last_success_even_within_a_batch(world: World) -> None:
@@ -418,35 +416,6 @@ async def test_failures_are_counted_from_the_last_success_even_within_a_batch(wo
     await sending.record(world.ledger, [tried(second, DELIVERED), tried(third, PENDING, now)])
     state = (await queues(world))["a"]
     assert (state.failures, state.since) == (1, now)
-
-
-async def test_a_permanent_refusal_does_not_pause_the_destination(world: World) -> None:
-    await enqueue(world, "a", 2 * FAILURES_BEFORE_PAUSE)
-    rows = await claimed(world)
-    await sending.record(
-        world.ledger, [tried(each, FAILED, status_code=410, error="gone") for each in rows]
-    )
-    assert await queues(world) == {}
-
-
-async def test_a_row_refused_before_sending_does_not_pause_the_destination(world: World) -> None:
-    await enqueue(world, "a", 2 * FAILURES_BEFORE_PAUSE, owner="agent:default")
-    rows = await claimed(world)
-    await sending.record(
-        world.ledger,
-        [tried(each, FAILED, status_code=None, error="refused", went_out=False) for each in rows],
-    )
-    assert await queues(world) == {}
-    assert {each.status for each in await _all(world) if each.queue == "a"} == {"failed"}
-
-
-async def test_a_retry_ends_the_pause(world: World) -> None:
-    await enqueue(world, "a", FAILURES_BEFORE_PAUSE)
-    await record(world, await claimed(world), FAILED)
-    assert await sending.retry(world.ledger) == FAILURES_BEFORE_PAUSE
-    (probe,) = await claimed(world)
-    await record(world, [probe], DELIVERED)
-    assert len(await claimed(world)) == FAILURES_BEFORE_PAUSE - 1
 
 
 async def test_rows_of_a_destination_that_accepted_nothing_for_a_day_fail(world: World) -> None:
@@ -530,7 +499,7 @@ async def test_a_hanging_destination_does_not_delay_nineteen_others(world: World
         await record(world, well, DELIVERED)
         sent += len(well)
     assert sent == 190
-    assert len(await _leased(world)) == MAX_IN_FLIGHT_PER_QUEUE
+    assert (await health(world)).in_flight == MAX_IN_FLIGHT_PER_QUEUE
 
 
 # --- the next time to claim

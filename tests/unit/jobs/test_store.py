@@ -17,7 +17,7 @@ from daybook.ledger.tables import JobRow, RevisionRow
 from daybook.prefect import links
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+pytestmark = pytest.mark.anyio
 
 
 async def rename_id(world: World, old: str, new: str) -> None:
@@ -34,6 +34,7 @@ async def _find(world: World, ref: str) -> store.StoredJob:
         return await store.find(session, ref)
 
 
+@pytest.mark.dialect
 @pytest.mark.floor("B", "GetJob finds a job by its id")
 @pytest.mark.floor("E", "A job is named by id, unique id prefix or name")
 async def test_a_job_is_found_by_name_id_and_unique_prefix(world: World) -> None:
@@ -76,6 +77,7 @@ async def test_an_unknown_reference_is_not_found(world: World, ref: str) -> None
         await _find(world, ref)
 
 
+@pytest.mark.dialect
 @pytest.mark.floor("C", "A removed job is not found any more")
 async def test_a_removed_job_is_not_found_and_its_name_is_free(world: World) -> None:
     old = await world.jobs.add("brief")
@@ -133,6 +135,7 @@ async def test_the_last_removed_job_of_a_name_is_found_if_no_live_job_has_it(wor
         await find("")
 
 
+@pytest.mark.dialect
 @pytest.mark.floor("E", "A given name in use is refused")
 async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> None:
     await world.jobs.add("one")
@@ -148,6 +151,7 @@ async def test_a_taken_name_is_refused_and_nothing_is_stored(world: World) -> No
         assert await store.taken_names(session, "user") == {"one", "two"}
 
 
+@pytest.mark.dialect
 @pytest.mark.floor("B", "A stored job is read again without loss")
 async def test_a_job_is_stored_without_loss(world: World) -> None:
     added = await world.jobs.add(
@@ -213,6 +217,7 @@ async def test_an_outdated_reconcile_records_only_what_it_wrote(world: World) ->
     assert row.sync_pending
 
 
+@pytest.mark.dialect
 async def test_naive_instants_are_refused_and_nothing_is_stored(world: World) -> None:
     naive = datetime(2026, 1, 15, 12, 0)  # noqa: DTZ001
     row = JobRow(
@@ -232,6 +237,7 @@ async def test_naive_instants_are_refused_and_nothing_is_stored(world: World) ->
         assert await store.taken_names(session, "user") == set()
 
 
+@pytest.mark.dialect
 async def test_instants_are_read_in_utc_to_the_microsecond(world: World) -> None:
     from zoneinfo import ZoneInfo
 

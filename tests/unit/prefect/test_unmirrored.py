@@ -16,7 +16,7 @@ from daybook.runs import audit, claim_requests, claims, leases
 from daybook.runs.claim_requests import ClaimRequest, Finished, Granted
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+pytestmark = pytest.mark.anyio
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -95,6 +95,7 @@ async def test_a_live_run_is_not_marked_as_unmirrored(world: World) -> None:
     assert [each.id for each in await _marked(world)] == [granted.run_id]
 
 
+@pytest.mark.dialect
 async def test_unmirrored_rows_are_limited_by_end_time_and_sorted_oldest_first(
     world: World,
 ) -> None:
@@ -112,6 +113,7 @@ async def test_unmirrored_rows_are_limited_by_end_time_and_sorted_oldest_first(
     assert [each.id for each in await _marked(world, limit=2)] == ended[:2]
 
 
+@pytest.mark.dialect
 async def test_a_cleared_mark_is_not_returned_again(world: World) -> None:
     rows = [await _ended(world, Status.SUCCEEDED)]
     world.clock.move(timedelta(seconds=5))
@@ -186,6 +188,7 @@ async def test_a_row_whose_deployment_was_deleted_is_returned_to_be_cleared(worl
     assert await _marked(world) == [missed]
 
 
+@pytest.mark.dialect
 async def test_the_query_for_unmirrored_rows_uses_its_index(world: World) -> None:
     # A partial index is used only if the query has exactly its condition.
     statements: list[tuple[str, Any]] = []
@@ -225,6 +228,7 @@ async def test_the_query_for_unmirrored_rows_uses_its_index(world: World) -> Non
     assert "runs_unmirrored" in str(plan)
 
 
+@pytest.mark.dialect
 async def test_clearing_no_marks_takes_no_lock(world: World) -> None:
     async with world.ledger.write():
         await unmirrored.clear_marks(world.ledger, [])

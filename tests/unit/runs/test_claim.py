@@ -14,12 +14,13 @@ from daybook.testing import ManualClock
 from daybook.timing import TIMING
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+pytestmark = pytest.mark.anyio
 
 SECOND = timedelta(seconds=1)
 MICROSECOND = timedelta(microseconds=1)
 
 
+@pytest.mark.dialect
 async def test_a_claim_at_the_due_time_succeeds_with_the_jobs_parameters(world: World) -> None:
     stored = await world.jobs.add(prompt="What is new?", cron="0 * * * *")
     claim_request = world.runs.claim_request(stored)
@@ -132,6 +133,7 @@ async def test_a_schedule_changed_exactly_at_the_due_time_decides_whether_it_is_
     assert await world.runs.claim(claim_request) == Finished(Status.SKIPPED, "not due")
 
 
+@pytest.mark.dialect
 async def test_two_edits_in_one_microsecond_make_two_ordered_revisions(world: World) -> None:
     stored = await world.jobs.add(prompt="First", cron="0 * * * *")
     second = await world.jobs.edit(stored.id, prompt="Second")
@@ -411,6 +413,7 @@ async def test_the_outcome_of_a_run_does_not_undo_an_edit_of_its_job(world: Worl
     assert after.row.last_status == "succeeded"
 
 
+@pytest.mark.dialect
 async def test_the_same_request_twice_is_one_run(world: World) -> None:
     stored = await world.jobs.add()
 
@@ -457,6 +460,7 @@ async def test_link_prefect_run_counts_only_prefect_runs_of_a_waiting_row(world:
     assert (found.prefect_runs, found.flow_run_id) == (2, "second")
 
 
+@pytest.mark.dialect
 async def test_a_prefect_run_that_is_linked_twice_counts_once(world: World) -> None:
     row = await claims.request(world.ledger, await world.jobs.add(), "1", "manual")
     assert await claims.link_prefect_run(world.ledger, row, "first")

@@ -14,7 +14,7 @@ from daybook.runs.claim_requests import Finished, Granted, Waiting
 from daybook.timing import TIMING
 from tests.world import World
 
-pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+pytestmark = pytest.mark.anyio
 
 MICROSECOND = timedelta(microseconds=1)
 
@@ -24,6 +24,7 @@ def test_lease_and_renewal_durations_are_those_of_promise_5() -> None:
     assert timedelta(seconds=20) == TIMING.run_lease_renewal
 
 
+@pytest.mark.dialect
 async def test_a_renewed_lease_counts_from_the_renewal(world: World) -> None:
     granted = await world.runs.running(await world.jobs.add())
     world.clock.move(timedelta(seconds=59))
@@ -69,6 +70,7 @@ async def test_a_run_on_a_machine_that_slept_is_not_declared_lost(world: World) 
     assert await world.runs.finish(granted, Status.SUCCEEDED) is Status.SUCCEEDED
 
 
+@pytest.mark.dialect
 @pytest.mark.parametrize("fence", [0, 2])
 async def test_only_the_current_fencing_token_renews_a_lease(world: World, fence: int) -> None:
     granted = await world.runs.running(await world.jobs.add())
@@ -228,6 +230,7 @@ async def test_a_postponed_run_waits_and_refuses_writes_of_its_former_holder(wor
         await claims.begin(world.ledger, granted.run_id, granted.fence)
 
 
+@pytest.mark.dialect
 async def test_expire_job_expires_only_the_leases_of_that_job(world: World) -> None:
     one, two = await world.jobs.add("one"), await world.jobs.add("two")
     await world.runs.running(one)

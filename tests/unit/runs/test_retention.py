@@ -34,7 +34,7 @@ from daybook.runs.retention import RetentionLimits
 from tests.world import World
 from tests.world.runs import step_of
 
-pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+pytestmark = pytest.mark.anyio
 
 DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 NOON = datetime(2026, 1, 15, 12, tzinfo=UTC)
@@ -81,6 +81,7 @@ async def count(world: World, table: Any) -> int:
         return len((await session.execute(select(table))).all())
 
 
+@pytest.mark.dialect
 @pytest.mark.floor("C", "Retention by count keeps the newest runs of each job")
 @pytest.mark.floor("C", "Retention leaves the runs of other jobs alone")
 @pytest.mark.floor("E", "Runs beyond a count per job are deleted")
@@ -113,6 +114,7 @@ async def test_retention_by_age_deletes_runs_that_ended_before_the_limit(world: 
     assert not await retention.prune(world.ledger, RetentionLimits(None, None))
 
 
+@pytest.mark.dialect
 async def test_a_backlog_is_deleted_in_batches_until_the_time_limit(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,6 +128,7 @@ async def test_a_backlog_is_deleted_in_batches_until_the_time_limit(
     assert (rest.runs, rest.left, await left(world)) == (6, False, ids[-1:])
 
 
+@pytest.mark.dialect
 async def test_retention_keeps_waiting_unmirrored_retried_and_recently_requested_runs(
     world: World,
 ) -> None:
@@ -184,6 +187,7 @@ async def test_a_custom_run_is_kept_until_ends_are_read_two_days_past_it(world: 
     assert "flow:f" not in [row.occurrence for row in await world.runs.rows()]
 
 
+@pytest.mark.dialect
 async def test_runs_after_the_watermark_stay_and_deleted_ones_are_not_audited_again(
     world: World,
 ) -> None:
@@ -246,6 +250,7 @@ async def numbers(world: World, session_id: str) -> Sequence[int]:
         return await _numbers(session, session_id)
 
 
+@pytest.mark.dialect
 async def test_a_long_session_is_cut_but_keeps_the_messages_that_a_model_receives(
     world: World,
 ) -> None:
@@ -325,6 +330,7 @@ async def test_the_session_of_a_single_run_is_deleted_with_the_run(world: World)
 # --- jobs
 
 
+@pytest.mark.dialect
 async def test_an_archived_job_is_deleted_when_nothing_of_it_is_left(world: World) -> None:
     stored, other = await world.jobs.add("gone"), await world.jobs.add("there")
     await world.jobs.edit(stored.id, prompt="Another")

@@ -62,7 +62,6 @@ def kind_of(path: str) -> str:
     return re.sub(r"(?<=/)[^/]*[0-9a-f]{8,}[^/]*", "ID", path)
 
 
-@pytest.mark.dialect
 async def test_every_page_answers_and_shows_what_is_stored_as_text(
     world: World, browser: httpx.AsyncClient
 ) -> None:

@@ -432,7 +432,7 @@ async def test_a_job_that_had_all_its_runs_is_disabled(world: World, tmp_path: P
     assert stored.row.disabled_reason.startswith(store.MAX_RUNS_REASON)
 
 
-@pytest.mark.parametrize("at", ["INSERT INTO jobs", "INSERT INTO runs", COMMIT])
+@pytest.mark.parametrize("at", ["INSERT INTO runs", COMMIT])
 @pytest.mark.floor("A", "The migration is one transaction")
 async def test_a_killed_import_leaves_nothing_and_can_be_repeated(
     world: World, at: str, tmp_path: Path

@@ -28,7 +28,7 @@ from tests.waiting import becomes_true
 from tests.world import World
 from tests.world.tasks import AGENT, OTHER
 
-pytestmark = [pytest.mark.anyio, pytest.mark.dialect]
+pytestmark = pytest.mark.anyio
 
 Act = Callable[..., Awaitable[TaskRunRow]]
 ACTS: list[Act] = [claims.heartbeat, claims.complete, claims.fail, claims.release]
@@ -84,6 +84,7 @@ async def test_a_claim_refuses_a_lease_below_1_second_or_above_24_hours(world: W
     assert claimed.run.lease_until == world.ledger.now() + timedelta(hours=24)
 
 
+@pytest.mark.dialect
 async def test_claims_go_by_priority_and_then_by_time_in_the_queue(world: World) -> None:
     late_urgent = None
     priorities = ["low", "medium", "high"]
@@ -101,6 +102,7 @@ async def test_claims_go_by_priority_and_then_by_time_in_the_queue(world: World)
     assert (await world.tasks.run(late_urgent.id)).status == "claimed"
 
 
+@pytest.mark.dialect
 async def test_runs_queued_at_the_same_instant_are_claimed_in_order_of_id(world: World) -> None:
     ids = sorted([(await world.tasks.add(f"t{number}")).id for number in range(4)])
     got = []
@@ -111,6 +113,7 @@ async def test_runs_queued_at_the_same_instant_are_claimed_in_order_of_id(world:
     assert got == ids
 
 
+@pytest.mark.dialect
 async def test_a_claim_finds_a_fitting_run_beyond_the_first_batch(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,6 +180,7 @@ async def test_claims_without_a_result_renew_the_session_at_most_once_a_minute(
     assert (await world.tasks.session()).expires_at == world.ledger.now() + sessions.SESSION_TIMEOUT
 
 
+@pytest.mark.dialect
 async def test_a_claim_without_a_result_does_not_wait_for_another_writer(world: World) -> None:
     await world.tasks.register()
     await world.tasks.add(capabilities=["gpu"])
@@ -185,6 +189,7 @@ async def test_a_claim_without_a_result_does_not_wait_for_another_writer(world: 
             await world.tasks.claim()
 
 
+@pytest.mark.dialect
 async def test_a_claim_that_waited_to_write_evaluates_the_queue_again(world: World) -> None:
     run = await world.tasks.add()
     await world.tasks.register()
@@ -223,6 +228,7 @@ async def test_a_paused_scheduler_refuses_claims_but_held_runs_continue(world: W
 # --- the lease
 
 
+@pytest.mark.dialect
 @pytest.mark.floor("D", "lease_until <= now is expired")
 async def test_a_lease_expires_exactly_at_its_end(world: World) -> None:
     claimed = await world.tasks.claimed(lease="60s")
@@ -476,6 +482,7 @@ async def test_a_token_is_never_stored_in_the_ledger(world: World) -> None:
         assert (claimed.run.token_digest or "none") not in repr(claimed)
 
 
+@pytest.mark.dialect
 async def test_a_run_is_found_by_a_prefix_of_its_id(world: World) -> None:
     claimed = await world.tasks.claimed()
     await world.tasks.add("another")
@@ -488,6 +495,7 @@ async def test_a_run_is_found_by_a_prefix_of_its_id(world: World) -> None:
     assert run.id == claimed.run.id
 
 
+@pytest.mark.dialect
 async def test_an_id_prefix_of_several_runs_is_refused(world: World) -> None:
     claimed = await world.tasks.claimed()
     other = await world.tasks.add("other")
