@@ -292,10 +292,9 @@ class ModelAgent:
         return self._usage(usage, request)
 
     def _cost_usd(self, usage: RunUsage, request: AgentRequest) -> float | None:
-        """Return the cost in US dollars; None if the price is unknown.
+        """Return the cost in US dollars, or None: by the agent's prices, if any, for its own model.
 
-        If the agent has prices of its own, they apply to its own model. Otherwise, pydantic-ai's
-        price table applies.
+        For other models, pydantic-ai's price table applies.
         """
         prices = (self.settings.input_price, self.settings.output_price)
         if any(prices) and providers.is_own(self.settings, request.model):

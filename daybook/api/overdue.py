@@ -121,8 +121,8 @@ def without_catch_up(
 ) -> list[Overdue]:
     """Return the overdue runs without those of an outage that ended when ``leader`` took over.
 
-    Of the due times before the takeover, omit the missed ones. During `CATCH_UP_GRACE`, also omit
-    the due times that the leader has not audited yet.
+    These are the missed due times before the takeover and, during `CATCH_UP_GRACE`, those not
+    audited.
     """
     since = leader.since if leader is not None and leader.leads(now) else None
     if since is None:
@@ -167,10 +167,7 @@ def clock_problem(known: DelayFacts) -> str:
 
 
 def clock_skew(whose: str, ahead: timedelta) -> str:
-    """Describe the skew of a clock from this machine's clock.
-
-    Return "" if the skew is at most `MAX_CLOCK_SKEW`.
-    """
+    """Describe a clock that differs from this machine's by more than `MAX_CLOCK_SKEW`; else ""."""
     if abs(ahead) <= MAX_CLOCK_SKEW:
         return ""
     side = "ahead of" if ahead > timedelta(0) else "behind"

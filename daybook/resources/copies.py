@@ -88,10 +88,8 @@ async def key(session: AsyncSession, home: Home) -> Key | None:
 async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
     """Return the key for a new copy; call this function in a write transaction.
 
-    If the ledger has no key yet, record the home's key as the ledger's key. If the home has no key
-    either, create it.
-
-    Raise the errors of `key`, and OSError if the key's file cannot be created.
+    A ledger without a key gets the home's key, which is created if it is missing. Raise the errors
+    of `key`, and OSError if the key's file cannot be created.
     """
     ledger_key = await key(session, home)
     if ledger_key is None:

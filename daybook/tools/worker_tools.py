@@ -80,10 +80,7 @@ def _package(function: object) -> str:
 
 
 def _environment() -> list[str | None]:
-    """Return the values of this process on which it depends which tools a process can call.
-
-    These are the installation, the plugins, and the search path.
-    """
+    """Return what a process's tools depend on: its installation, plugins and search path."""
     path = os.environ.get("PYTHONPATH")
     folders = path and os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
     return [sys.prefix, os.environ.get("DAYBOOK_PLUGINS"), folders]

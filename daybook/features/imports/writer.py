@@ -378,10 +378,7 @@ def _origin(planned: _Planned, system: System, kept: JsonObject) -> JsonObject:
 
 
 def _refuse_variables(source: SourceJob, command: str) -> None:
-    """Raise `InvalidInput` for a command with a variable of a prompt.
-
-    Daybook would replace the variable, but cron does not.
-    """
+    """Raise `InvalidInput` for a command with a prompt's variable, which Daybook would replace."""
     if variables := prompts.used(command):
         problem = f"{source.where}: its command has {variables[0]}, a variable of Daybook's prompts"
         hint = "nothing was imported; divide its braces for the shell, such as '{''{job}}'"
