@@ -182,16 +182,13 @@ def keeper_problem(known: DelayFacts) -> str:
     """
     leader = known.leader
     if leader is None or leader.until + TIMING.leader_lease < known.now:
-        return ledger_write_problem(known.unwritable) if known.unwritable else NO_KEEPER
+        if not (why := known.unwritable):
+            return NO_KEEPER
+        return f"the ledger is not writable ({why}), so no keeper leads; {ledger_write_fix(why)}"
     observed = observed_at(leader)
     if observed is not None and known.now - observed > MAX_OBSERVATION_AGE:
         return f"Prefect was last observed {duration_in_words(known.now - observed)} ago"
     return ""
-
-
-def ledger_write_problem(why: str) -> str:
-    """Return one sentence: why the ledger cannot be written, the consequence, and the fix."""
-    return f"the ledger is not writable ({why}), so no keeper leads; {ledger_write_fix(why)}"
 
 
 def ledger_write_fix(why: str) -> str:

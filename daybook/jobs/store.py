@@ -151,7 +151,8 @@ async def taken_names(session: AsyncSession, owner: str) -> set[str]:
 
 def _in_namespace(owner: str) -> ColumnElement[bool]:
     """Return the condition for the live jobs in ``owner``'s namespace."""
-    condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_owned_by_agent()
+    of_agent = col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
+    condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~of_agent
     return condition & col(JobRow.archived_at).is_(None)
 
 
@@ -336,10 +337,6 @@ async def find(
     stored = await get(session, (await references.resolve(session, ref, scope)).id)
     assert stored is not None
     return stored
-
-
-def _owned_by_agent() -> ColumnElement[bool]:
-    return col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
 
 
 async def get_readable(session: AsyncSession, job_id: str | None) -> StoredJob | None:

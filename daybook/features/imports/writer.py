@@ -133,7 +133,9 @@ async def write(
     plan = await _plan(session, source, now, default_timezone, on_conflict)
     if disabled:
         for each in plan:
-            _disable(each)
+            if each.job is not None:
+                each.job = each.job.model_copy(update={"enabled": False})
+                each.reason = each.reason or DISABLED_REASON
     if not dry_run:
         for each in plan:
             await _perform(session, source.system, each, now)
@@ -169,12 +171,6 @@ def _without(source: Source, leave_out: Sequence[str]) -> Source:
             ),
         ),
     )
-
-
-def _disable(planned: _Planned) -> None:
-    if planned.job is not None:
-        planned.job = planned.job.model_copy(update={"enabled": False})
-        planned.reason = planned.reason or DISABLED_REASON
 
 
 def _refusal(refused: Sequence[RefusedJob]) -> InvalidInput:
