@@ -511,9 +511,8 @@ class AgentError(DaybookError):
     def allows_fallback(self) -> bool:
         """Return whether another agent may answer in the same attempt: this one did nothing.
 
-        `AgentFailed` allows no fallback, because the prompt may have caused it. An agent whose
-        program was started raises neither `AgentTemporary` nor `AgentMisconfigured`, unless it had
-        ``answered``.
+        The prompt may have caused `AgentFailed`. An agent whose program was started raises neither
+        `AgentTemporary` nor `AgentMisconfigured`, unless it had ``answered``.
         """
         unavailable = isinstance(self, AgentTemporary | AgentMisconfigured)
         return unavailable and not (self.final or self.acted or self.answered)

@@ -149,8 +149,8 @@ class Feature:
 def features() -> tuple[Feature, ...]:
     """Return the features of Daybook, and then those of other distributions, sorted by name.
 
-    Leave out a feature of another distribution that cannot be imported (`failures`), whose name is
-    taken, or that was left out since (`leaving_out`).
+    Leave out those of others that cannot be imported (`failures`), whose name is taken, or that
+    were left out since (`leaving_out`).
     """
     return tuple(each for each in _installed() if each.name not in left_out)
 

@@ -216,8 +216,7 @@ class Home:
     def make(self) -> Home:
         """Create the folders, readable by their owner only. An existing folder keeps its mode.
 
-        An existing folder may contain other files. `daybook doctor` warns if other users can read
-        the folder.
+        It may contain other files; `daybook doctor` warns if other users can read it.
         """
         for folder in (self.path, self.prefect, self.logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -256,10 +255,7 @@ def free_bytes(path: Path) -> int:
 
 
 def is_disk_full(path: Path) -> bool:
-    """Return whether the disk of ``path`` has too little space for the files of a database.
-
-    Return False if the free space cannot be read.
-    """
+    """Return whether the disk of ``path`` has too little space for a database; False if unknown."""
     try:
         return free_bytes(path) < MIN_FREE_BYTES
     except OSError:

@@ -79,8 +79,8 @@ def validate_name(name: str, *, stored: bool = False) -> str:
 def hidden_character(text: str) -> str:
     """Return the first character of a name that could make it look like another name; "" if none.
 
-    Such a character is invisible, a filler that looks like a space, private (each font shows
-    another sign), or unassigned in Unicode. New emoji may be unassigned in this version of Python.
+    It is invisible, a filler that looks like a space, private (each font shows another sign), or
+    unassigned in this Python's Unicode, as new emoji may be.
     """
     if text.isascii():
         return ""
@@ -106,10 +106,7 @@ def validate_new_name(name: str, current: str | None = None) -> str:
 
 
 def check_id_form(name: str, field: str) -> str:
-    """Return the name. Raise `InvalidInput` if it has the form of an id.
-
-    In the place of an id, such a name could stand for another object.
-    """
+    """Return the name. Raise `InvalidInput` if it could stand for another object's id."""
     if has_id_form(name):
         raise InvalidInput(field, f'"{name}" has the form of an id', f'write "{name}-job"')
     return name
@@ -183,8 +180,8 @@ MAX_LINE_LENGTH = 200
 def validate_line(text: str, field: str, longest: int = MAX_LINE_LENGTH) -> str:
     """Return ``text`` without leading or trailing whitespace.
 
-    Raise `InvalidInput` if the text is longer than ``longest`` characters, or has a line break or
-    another character that is not printable.
+    Raise `InvalidInput` for more than ``longest`` characters, a line break, or another unprintable
+    character.
     """
     text = text.strip()
     if len(text) > longest or not text.isprintable():

@@ -49,10 +49,9 @@ def is_file(owner: str) -> bool:
 
 
 def of_file_set(name: str) -> str:
-    """Return the owner of the jobs of the set ``name``.
+    """Return the owner of the jobs of the set ``name``, a word that needs no quotes in a shell.
 
-    A name is a word of letters, digits, dots, dashes and underscores, so that a shell needs no
-    quotes for it. Raise `InvalidInput` for the field `set` if ``name`` is not valid.
+    Raise `InvalidInput` for the field `set` otherwise.
     """
     is_word = _SET_NAME.fullmatch(name) is not None and not hidden_character(name)
     if not is_word or len(name) > MAX_SET_LENGTH:
@@ -62,10 +61,7 @@ def of_file_set(name: str) -> str:
 
 
 def namespace(owner: str) -> str:
-    """Return the namespace of the owner's job names: each agent has one, all other owners share "".
-
-    No two live jobs of one namespace have the same name.
-    """
+    """Return the namespace, an agent's own or "", in which live jobs have unique names."""
     return owner if is_agent(owner) else ""
 
 
@@ -146,10 +142,7 @@ def current_actor() -> Actor:
 
 @contextmanager
 def acting_as(actor: Actor) -> Iterator[Actor]:
-    """Make ``actor`` the current actor inside the context.
-
-    The change applies to this asyncio task, and to tasks that it creates inside the context.
-    """
+    """Make ``actor`` current in this asyncio task, and in tasks created inside the context."""
     token = _CURRENT.set(actor)
     try:
         yield actor

@@ -141,8 +141,8 @@ def is_idempotent(name: str) -> bool:
 def installed(group: str) -> dict[str, tuple[EntryPoint, ...]]:
     """Return a mapping of each name in a group to its entry points.
 
-    A name has several entry points if they refer to different objects. The result is cached for
-    each value of `sys.path`, because a lookup takes about 40 ms.
+    A name has several if they refer to different objects. The lookup takes about 40 ms, so the
+    result is cached for each value of `sys.path`.
     """
     return _installed(group, tuple(sys.path))
 

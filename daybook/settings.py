@@ -501,7 +501,7 @@ def _unsuitable(part: Any, taken: set[str]) -> str:
 def part(kind: type[T]) -> T:
     """Return the settings of this process as ``kind``, the class that a feature adds.
 
-    Raise the errors of `load`, and `DaybookError` if the class is left out.
+    Raise the errors of `load`, and `DaybookError` if it is left out.
     """
     loaded = load()
     if not isinstance(loaded, kind):

@@ -42,26 +42,20 @@ def prefix(text: str, longest: int) -> str:
 
 
 def clip(text: str, longest: int, mark: str = "…") -> str:
-    """Return ``text``; if it is longer than ``longest`` characters, a prefix of it with ``mark``.
-
-    The result, with its mark, has at most ``longest`` characters.
-    """
+    """Return ``text``, or a prefix of it with ``mark``, in at most ``longest`` characters."""
     return text if len(text) <= longest else prefix(text, max(longest - len(mark), 0)) + mark
 
 
 def one_line(text: object, longest: int = MAX_LINE_CHARACTERS, mark: str = "…") -> str:
-    """Return text from an untrusted source as one line, so it cannot forge log lines.
-
-    A line of more than ``longest`` characters is clipped.
-    """
+    """Return text from an untrusted source as one clipped line, so it cannot forge log lines."""
     return clip(" ".join(str(text).split()), longest, mark)
 
 
 def shorten(text: str, longest: int, *, inline: bool = False, where: str = "") -> str:
-    """Return the first ``longest`` characters of ``text``, and the number of the others.
+    """Return ``text``; if it is longer than ``longest``, that much and the number of the rest.
 
-    A text within the limit is returned unchanged. The number is on a line of its own or, with
-    ``inline``, on the line of the text. ``where`` follows the number: the place of the whole text.
+    The number is on a line of its own unless ``inline``. ``where``, the place of the whole text,
+    follows it.
     """
     left_out = len(text) - longest
     if left_out <= 0:

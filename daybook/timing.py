@@ -177,9 +177,9 @@ class Timing:
 
     @property
     def rerun_stop(self) -> timedelta:
-        """Return the time after the last renewal at which a run with `on_lost: rerun` is stopped.
+        """Return how long after the last renewal a run with `on_lost: rerun` is stopped.
 
-        So the run's process group is dead before a rerun may start.
+        So its process group is dead before a rerun may start.
         """
         return self.run_lease - 1.5 * self.stop_grace
 

@@ -34,7 +34,6 @@ M = TypeVar("M", bound=BaseModel)
 def parse_stored(model: type[M], stored: Mapping[str, object]) -> M:
     """Return the instance of an immutable model that the ledger stores as JSON.
 
-    ``stored`` contains only values of the types that `json.loads` returns.
     Instances are cached, because validation takes long and many jobs share a policy and recipients.
     """
     return cast(M, _parse_stored(model, marshal.dumps(cast(Any, stored), _WITHOUT_REFERENCES)))
@@ -82,10 +81,9 @@ def raising_pydantic_error() -> AbstractContextManager[None]:
 
 @contextmanager
 def raising_invalid_input(known: Iterable[str] = ()) -> Iterator[None]:
-    """Convert pydantic's `ValidationError` to an `InvalidInput` for the first of its errors.
+    """Convert pydantic's `ValidationError` for user input to an `InvalidInput` for its first error.
 
-    Use this context manager where a model is built from user input. ``known`` has the model's
-    fields, as for `from_pydantic`.
+    ``known`` has the model's fields, as for `from_pydantic`.
     """
     try:
         yield

@@ -137,12 +137,11 @@ class AgentRequest:
     journal: Journal | None = field(default=None, compare=False, repr=False)
 
     def idempotency_key(self, step: int = 1) -> str:
-        """Return the idempotency key of an outgoing request for this question.
+        """Return the idempotency key of an outgoing request for this question, percent-encoded.
 
-        The key is the occurrence, and so the same in every attempt (promise 4: the effect carries
-        the occurrence). A fallback agent, a second question, and a later ``step`` of one answer
-        each need another key, because for the same key the receiver could return the first answer
-        again. Characters that a header cannot contain are percent-encoded.
+        It is the same in every attempt (promise 4: the effect carries the occurrence). A fallback
+        agent, a second question and a later ``step`` each have another key, because for the same
+        key a receiver could return the first answer again.
         """
         key = quote(self.occurrence, safe=_UNQUOTED)
         key += f"~{self.fallback}" if self.fallback else ""
@@ -219,10 +218,9 @@ class StoredAgent(Agent, Protocol):
 
 
 def refuse_model(name: str, kind: str, model: str) -> None:
-    """Raise `AgentMisconfigured` unless ``model`` is empty.
+    """Raise `AgentMisconfigured` if a job requests a ``model``, of which the agent has no choice.
 
-    Agents without a choice of models call this function. ``kind`` describes the agent in the
-    message, such as "a command".
+    ``kind`` describes the agent, such as "a command".
     """
     if model:
         raise AgentMisconfigured(

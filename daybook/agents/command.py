@@ -463,8 +463,5 @@ def _without_result(program: str, output: str, completed: process.ProgramResult)
 
 
 def _marked(text: str, ended: process.ProgramResult) -> str:
-    """Return the text for an error.
-
-    If the text was shortened, add a note, because errors have no `cut`.
-    """
+    """Return the text for an error, with a note if it was shortened: errors have no `cut`."""
     return f"{text}\n[cut here: {_cut(ended)}]" if ended.dropped else text

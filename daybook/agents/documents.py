@@ -70,10 +70,7 @@ async def names(client: PrefectClient) -> dict[str, list[str]]:
 
 
 def matches(known: Mapping[str, list[str]], ref: str) -> list[str]:
-    """Return the full reference, `<slug>/<name>`, of each agent that ``ref`` can mean.
-
-    ``known`` is the result of `names`.
-    """
+    """Return the full reference of each agent in ``known`` (see `names`) that ``ref`` can mean."""
     slug, _, name = ref.rpartition("/")
     return [f"{each}/{name}" for each in known.get(name, []) if slug in ("", each)]
 
@@ -109,8 +106,8 @@ async def tool_entries(client: PrefectClient) -> list[tuple[str, list[str]]]:
 async def get(client: PrefectClient, name: str) -> StoredAgent:
     """Return the agent with this name.
 
-    Raise `UnknownName` with the known names, `Ambiguous` if agents of several kinds have the name,
-    and `AgentMisconfigured` if the settings are invalid, for example after an edit in Prefect's UI.
+    Raise `UnknownName`, `Ambiguous` if agents of several kinds have the name, and
+    `AgentMisconfigured` for invalid settings, for example after an edit in Prefect's UI.
     """
     kind, document = await _find(client, name, secrets=True)
     return kinds.build(kind.slug, document.name or name, document.data)
@@ -149,8 +146,7 @@ async def add(
 async def read(client: PrefectClient, name: str) -> tuple[kinds.AgentKind, str, JsonObject]:
     """Return the agent's kind, name and stored settings, with secrets.
 
-    The settings may be invalid. Omit fields that the kind does not have. Raise `UnknownName` and
-    `Ambiguous`.
+    The settings may be invalid; unknown fields are left out. Raise `UnknownName` and `Ambiguous`.
     """
     kind, document = await _find(client, name, secrets=True)
     data = {each: document.data[each] for each in kind.model.model_fields if each in document.data}

@@ -20,9 +20,8 @@ def estimated_tokens(
 ) -> tuple[int, int]:
     """Return the expected input and output tokens of the next request of an answer.
 
-    ``answered`` has the input and output tokens of each earlier request of the answer, as the
-    provider counted them. ``lengths`` has the number of characters of each text that the provider
-    has not counted yet. ``max_tokens`` limits the output; None means no limit.
+    ``answered`` has the input and output tokens of each earlier request, by the provider's count;
+    ``lengths`` has the number of characters of each text not counted yet.
     """
     counted = sum(answered[-1]) if answered else 0
     outputs = [out for _, out in answered]

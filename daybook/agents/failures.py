@@ -123,8 +123,7 @@ def no_answer_error(
 ) -> AgentFailed:
     """Return the error for a response that is valid HTTP but contains no answer.
 
-    ``text`` is the part of the answer that arrived. ``reason`` is the reason that the provider
-    gave, or "".
+    ``text`` is the part that arrived, ``reason`` the provider's reason, or "".
     """
     if reason:
         return AgentFailed(early_end(agent, model, reason, secrets), text)

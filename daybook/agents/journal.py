@@ -191,10 +191,6 @@ class Journal(Protocol):
 
 
 def digest_of(value: Any) -> str:
-    """Return the SHA-256 digest of a JSON value, in hexadecimal digits.
-
-    The digest is that of the value as the ledger stores it, because a later attempt reads the
-    stored value.
-    """
+    """Return the SHA-256 digest, in hexadecimal, of a JSON value as the ledger stores it."""
     written = json.dumps(texts.sanitize(value), sort_keys=True, default=str)
     return hashlib.sha256(written.encode()).hexdigest()

@@ -29,10 +29,7 @@ class AgentKind(BlockStore[Any]):
     noun: str = "agent"
 
     def problem(self, data: Mapping[str, Any]) -> str | None:
-        """Return why an agent with these stored settings cannot answer here; None if it can.
-
-        The reason is an invalid setting, or a program that this machine cannot start.
-        """
+        """Return the invalid setting, or the program that cannot start here, or None."""
         settings, problem = self.check(data)
         if isinstance(settings, CommandSettings):
             problem = locations.program_problem(settings.command, settings.work_dir) or None
@@ -79,8 +76,7 @@ def find_kind(name: str) -> AgentKind:
 def build(slug: str, name: str, data: Mapping[str, Any]) -> StoredAgent:
     """Build the agent from stored settings. Raise `AgentMisconfigured` if they are invalid.
 
-    Stored settings can become invalid, because Prefect's server does not validate a block that a
-    person edits in its UI.
+    Prefect's server does not validate a block that a person edits in its UI.
     """
     kind = KINDS[slug]
     settings, problem = kind.check(data)

@@ -222,7 +222,8 @@ class ModelAgent:
         if "error" in (reason, provider_reason) or (not text and reason != "stop"):
             raise failures.no_answer_error(self.name, model, text, reason_text, secrets)
         cut = _CUT if reason == "length" else ""
-        if reason is None and provider_reason and not _is_complete(reason_text):
+        is_complete = reason_text.lower().startswith(_COMPLETE_REASONS)
+        if reason is None and provider_reason and not is_complete:
             cut = failures.early_end(self.name, model, reason_text, secrets)
         used, impossible = usages.checked(self._reported(usage, request, steps))
         return AgentReply(
@@ -292,20 +293,15 @@ class ModelAgent:
         return self._usage(usage, request)
 
     def _cost_usd(self, usage: RunUsage, request: AgentRequest) -> float | None:
-        """Return the cost in US dollars; None if the price is unknown.
+        """Return the cost in US dollars, or None: by the agent's prices, if any, for its own model.
 
-        If the agent has prices of its own, they apply to its own model. Otherwise, pydantic-ai's
-        price table applies.
+        For other models, pydantic-ai's price table applies.
         """
         prices = (self.settings.input_price, self.settings.output_price)
         if any(prices) and providers.is_own(self.settings, request.model):
             tokens = (usage.input_tokens, usage.output_tokens)
             return sum(n * price for n, price in zip(tokens, prices, strict=True)) / 1_000_000
         return None if usage.cost is None else float(usage.cost)
-
-
-def _is_complete(provider_reason: str) -> bool:
-    return provider_reason.lower().startswith(_COMPLETE_REASONS)
 
 
 def _check_tokens_left(tokens: int, usage: RunUsage) -> None:

@@ -118,7 +118,10 @@ class JournaledModel(WrapperModel):
     ) -> ModelResponse:
         journal, position = self._steps.journal, self._steps.next_request()
         if self._tools is None:  # all requests of an answer have the same tools
-            self._tools = _tool_digests(model_request_parameters)
+            self._tools = {
+                tool.name: digest_of([tool.description, tool.parameters_json_schema])[:16]
+                for tool in model_request_parameters.function_tools
+            }
         facts = {
             "model": f"{self.system}:{self.model_name}",
             **_facts(messages, model_settings, is_first=position.request == 1),
@@ -223,13 +226,6 @@ def _decoded(value: Any) -> ModelResponse:
     assert isinstance(response, ModelResponse)
     response.usage = RequestUsage()
     return response
-
-
-def _tool_digests(parameters: ModelRequestParameters) -> dict[str, str]:
-    return {
-        tool.name: digest_of([tool.description, tool.parameters_json_schema])[:16]
-        for tool in parameters.function_tools
-    }
 
 
 def _facts(

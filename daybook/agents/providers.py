@@ -217,9 +217,8 @@ def secrets(settings: ModelSettings, model: Model) -> list[str]:
 def is_unfinished(model: Model, text: str) -> bool:
     """Return whether ``text``, which arrived without a finish reason, is incomplete.
 
-    If a connection to Anthropic is closed in the middle, pydantic-ai treats the stream as complete.
-    Google sends a finish reason only at the end, so a text without a finish reason is incomplete. A
-    response of Google without text does not count as incomplete, because it contains no answer.
+    pydantic-ai treats a stream as complete if a connection to Anthropic is closed in the middle.
+    Google sends a finish reason only at the end; without text its response contains no answer.
     """
     return model.system == "anthropic" or (model.system.startswith("google") and bool(text))
 

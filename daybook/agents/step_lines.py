@@ -495,10 +495,7 @@ def _sum(usages: list[Usage]) -> Usage:
 
 
 def _tokens_of(tokens: Json) -> Usage:
-    """Return the counts in the format of `ledger.states.Usage`.
-
-    Unknown counts of input and output tokens are None. Cache counts of 0 are omitted.
-    """
+    """Return the counts as a `Usage`: None for unknown input or output, without caches of 0."""
     used = {name: tokens.get(name) for name in TOKENS[:2]}
     return used | {name: tokens[name] for name in TOKENS[2:] if tokens.get(name)}
 

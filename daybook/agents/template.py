@@ -48,10 +48,10 @@ def takes_config(command: Sequence[str]) -> bool:
 
 
 def fill(command: Sequence[str], values: Mapping[str, str]) -> list[str]:
-    """Return the arguments with ``values`` filled in. Do not replace placeholders inside a value.
+    """Return the arguments with ``values`` filled in. Leave placeholders inside a value.
 
-    An agent may have written the prompt, so a value must not turn an argument into an option. If an
-    argument starts with a value, and the value starts with a dash, put a space before it.
+    An agent may have written the prompt, so a value must not turn an argument into an option: a
+    space precedes a value that starts with a dash at the start of an argument.
     """
     return [_fill(argument, values) for argument in command]
 

@@ -205,9 +205,9 @@ def _check(kind: str, fields: Mapping[str, Any]) -> tuple[BaseModel, list[str]]:
 async def _details(
     client: PrefectClient, name: str, jobs: Iterable[StoredJob] | None = None
 ) -> AgentDetails:
-    """Return the agent, with the names of the jobs that use it.
+    """Return the agent, with the names of its users in ``jobs``, by default all jobs.
 
-    Search ``jobs``, by default all jobs. Raise `UnknownName`, `Ambiguous`.
+    Raise `UnknownName`, `Ambiguous`.
     """
     described = await documents.describe(client, name)
     return AgentDetails(

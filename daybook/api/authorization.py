@@ -135,10 +135,7 @@ async def recent_runs(
     conditions: Sequence[ColumnElement[bool]] = (),
     order: ColumnElement[Any] | None = None,
 ) -> list[RunAndJob]:
-    """Return the last ``limit`` runs (see `history.recent`) of the jobs that the actor may see.
-
-    ``job_id`` selects the runs of one job; None selects the runs of all these jobs.
-    """
+    """Return the last runs (`history.recent`) that the actor may see, of one job or all."""
     found = await history.recent(
         session, job_id, limit, owner=visible_owner(), conditions=conditions, order=order
     )
@@ -148,7 +145,7 @@ async def recent_runs(
 def check_limits(job: Job, whose: str, now: datetime, *, changes: bool = True) -> None:
     """Raise `InvalidInput` if the job exceeds the limits of its owner ``whose``.
 
-    With ``changes``, the actor changes the job's fields; then the actor's own limits apply as well.
+    With ``changes``, the actor's own limits apply as well.
     """
     actor = owners.current_actor().owner
     for each in filter(owners.is_agent, dict.fromkeys((whose, actor) if changes else (whose,))):
@@ -160,9 +157,8 @@ def inherit_tool_rules(job: Job, now: datetime) -> Job:
     """Return a job that the actor adds or changes, with the actor's `approve` and `only_tools`.
 
     Otherwise a run could let another job make the calls for which the run itself has to wait, or
-    that it must not make. For a job that makes only one call, leave out the entries of `approve`
-    that do not name the call. Raise `InvalidInput` if the job names tools that the actor's run may
-    not call.
+    that it must not make. A job that makes only one call gets only the entries that name it. Raise
+    `InvalidInput` if the job names tools that the actor's run may not call.
     """
     actor, call = owners.current_actor(), job.action.own_call()
     given, only = actor.approve, job.policy.only_tools

@@ -84,8 +84,5 @@ async def retry(refs: Sequence[str] = (), *, failed: bool = False) -> int:
 
 
 async def job_of(session: AsyncSession, row: OutboxRow) -> JobRow | None:
-    """Return the job of the delivery, even if the job was removed.
-
-    None means that there is no job.
-    """
+    """Return the job of the delivery, even if it was removed; None if there is no job."""
     return await session.get(JobRow, row.job_id) if row.job_id else None

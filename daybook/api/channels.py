@@ -46,7 +46,7 @@ class ChannelTest(BaseModel, frozen=True):
 
 
 async def names(within: float) -> dict[str, str]:
-    """Return the `ListedChannel.kind` of each channel, by the channel's name.
+    """Return the `ListedChannel.kind` of each channel by name.
 
     Raise `TimeoutError` if Prefect does not answer within ``within`` seconds.
     """
@@ -170,7 +170,7 @@ async def _references() -> list[tuple[str, str]]:
 
 
 def _users_of(name: str, kind: str, references: list[tuple[str, str]]) -> list[str]:
-    """Return the users whose reference can mean this channel; each is a name or ``<slug>/<name>``.
+    """Return the users whose reference, a name or ``<slug>/<name>``, can mean this channel.
 
     The name of a built-in channel never means a block.
     """

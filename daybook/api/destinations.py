@@ -156,10 +156,7 @@ list_destinations = _DESTINATIONS.list
 
 
 def home_secret_location() -> str:
-    """Return the variable or the file that contains the home's secret.
-
-    This secret signs the callbacks to destinations that have no secret of their own.
-    """
+    """Return the variable or file with the secret that signs where a destination has none."""
     if home_settings.load().webhook_secret.get_secret_value():
         return "DAYBOOK_WEBHOOK_SECRET"
     return str(homes.current_home().webhook_secret)

@@ -52,17 +52,11 @@ class Documents(Generic[View]):
     async def more(
         self, client: PrefectClient, documents: Sequence[BlockDocument]
     ) -> Callable[[str, Mapping[str, Any]], Mapping[str, Any]]:
-        """Return a function that returns further fields of a document's view.
-
-        The function gets the document's name and data.
-        """
+        """Return a function from a document's name and data to further fields of its view."""
         return lambda name, data: {}
 
     async def users(self, client: PrefectClient, name: str) -> list[str]:
-        """Return the users of a document, as job names or as phrases such as `the agent ops`.
-
-        `remove` refuses to delete a document that has users.
-        """
+        """Return users that forbid a document's removal, as job names or as `the agent ops`."""
         return []
 
     async def add(self, name: str, settings: Mapping[str, Any], *, replace: bool = False) -> View:
@@ -108,9 +102,9 @@ class Documents(Generic[View]):
 
 
 async def names(noun: str) -> list[str]:
-    """Return the sorted names of the documents of a kind that have a copy in the ledger.
+    """Return the sorted names of the documents of a kind (`BlockStore.noun`) in the ledger.
 
-    ``noun`` is the kind's `BlockStore.noun`. Works without Prefect. Raise `LedgerUnreachable`.
+    Works without Prefect. Raise `LedgerUnreachable`.
     """
     slugs = [each.slug for each in blocks.BLOCK_TYPES if each.noun == noun]
     async with reading() as session:

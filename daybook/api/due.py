@@ -79,9 +79,9 @@ async def of_changes(
 async def of_job(ref: str, *, after: str | None = None, count: int = DUE_TIMES_SHOWN) -> DueTimes:
     """Return up to ``count`` due times of a job after ``after`` (default: now).
 
-    ``after`` is an RFC 3339 time; without an offset, it is in the job's time zone. The result does
-    not contain skipped or snoozed due times. If the job is disabled, return the due times that it
-    would have if it were enabled. Raise `NotFound`, `Ambiguous`, `InvalidInput`.
+    ``after`` is an RFC 3339 time; without an offset, it is in the job's time zone. Skipped and
+    snoozed due times are left out, and a disabled job counts as enabled. Raise `NotFound`,
+    `Ambiguous`, `InvalidInput`.
     """
     from daybook.ledger.engine import reading
 

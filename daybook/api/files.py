@@ -390,10 +390,7 @@ async def _sync(ledger: Ledger, changed: list[StoredJob], progress: Progress) ->
 
 
 async def _free_names(client: PrefectClient, jobs: Sequence[StoredJob]) -> set[str]:
-    """Return the ids of the new jobs whose names no deployment has.
-
-    Send one request for all jobs.
-    """
+    """Return the ids of the new jobs whose names no deployment has, with one request for all."""
     names = {each.id: (each.row.kind, each.row.slug) for each in jobs if not each.row.deployment_id}
     taken = await prefect.deployment.taken_names(client, names.values()) if names else set()
     return {each for each, name in names.items() if name not in taken}

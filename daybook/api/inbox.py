@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 async def list_messages(
     job: str | None = None, *, unread_only: bool = True, limit: int = 20
 ) -> list[InboxMessage]:
-    """Return up to ``limit`` inbox messages, newest first. By default, return only unread messages.
+    """Return up to ``limit`` inbox messages, newest first; by default, only unread ones.
 
-    ``job`` selects the messages of one job, which may have been removed. Raise `NotFound` or
-    `Ambiguous` for the job.
+    ``job`` may have been removed. Raise `NotFound` or `Ambiguous` for it.
     """
     async with reading() as session:
         job_id = (await authorization.find_job(session, job, archived=True)).id if job else None
@@ -36,9 +35,9 @@ async def list_messages(
 
 
 async def show(ref: str) -> InboxMessage:
-    """Return one message in full. ``ref`` is its id or a unique id prefix.
+    """Return one message by its id or a unique prefix; it stays unread.
 
-    The message stays unread. Raise `NotFound`, `Ambiguous`.
+    Raise `NotFound`, `Ambiguous`.
     """
     async with reading() as session:
         row = await _find(session, ref)
@@ -46,10 +45,9 @@ async def show(ref: str) -> InboxMessage:
 
 
 async def mark_read(refs: Sequence[str] = ()) -> int:
-    """Mark the messages ``refs`` as read, or all messages if ``refs`` is empty.
+    """Mark the messages ``refs``, or all, as read. Return the number of those that were unread.
 
-    Each ref is an id or a unique id prefix. Return the number of messages that were unread. Raise
-    `NotFound` or `Ambiguous`; after an error, no message was marked.
+    Each ref is an id or a unique prefix. Raise `NotFound` or `Ambiguous`, and then mark nothing.
     """
     async with open_ledger() as ledger:
         async with ledger.read() as session:

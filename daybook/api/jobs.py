@@ -200,9 +200,8 @@ async def edit_job(
 async def pause(ref: str, note: str = "") -> ChangedJob:
     """Disable the job, with a note as the reason. Return the job.
 
-    If the job is already disabled, a call without a note keeps the earlier reason. Raise
-    `InvalidInput` for a note that is too long or has more than one line, and `NotFound`,
-    `Ambiguous` and `Unreachable`.
+    Without a note, a disabled job keeps its reason. Raise `InvalidInput` for a note of several
+    lines or too many characters, `NotFound`, `Ambiguous` and `Unreachable`.
     """
     note = names.validate_line(note, "note")
 
@@ -373,11 +372,7 @@ def _hash(value: object) -> str:
 
 
 def _agent_of_owner(job: Job, fields: Mapping[str, Any], actor: Actor) -> str:
-    """Return the name of the agent that adds the job, if the job should ask this agent.
-
-    Return an empty string if no agent adds the job, if the job asks no agent, or if ``fields`` name
-    the agent to ask.
-    """
+    """Return the agent that adds the job, if the job asks an agent and ``fields`` name none."""
     asks = isinstance(job.action, AgentPrompt) and fields.get("agent") is None
     return owners.agent_id(actor.owner) if asks else ""
 

@@ -121,8 +121,8 @@ def without_catch_up(
 ) -> list[Overdue]:
     """Return the overdue runs without those of an outage that ended when ``leader`` took over.
 
-    Of the due times before the takeover, omit the missed ones. During `CATCH_UP_GRACE`, also omit
-    the due times that the leader has not audited yet.
+    These are the missed due times before the takeover and, during `CATCH_UP_GRACE`, those not
+    audited.
     """
     since = leader.since if leader is not None and leader.leads(now) else None
     if since is None:
@@ -167,10 +167,7 @@ def clock_problem(known: DelayFacts) -> str:
 
 
 def clock_skew(whose: str, ahead: timedelta) -> str:
-    """Describe the skew of a clock from this machine's clock.
-
-    Return "" if the skew is at most `MAX_CLOCK_SKEW`.
-    """
+    """Describe a clock that differs from this machine's by more than `MAX_CLOCK_SKEW`; else ""."""
     if abs(ahead) <= MAX_CLOCK_SKEW:
         return ""
     side = "ahead of" if ahead > timedelta(0) else "behind"
@@ -185,16 +182,13 @@ def keeper_problem(known: DelayFacts) -> str:
     """
     leader = known.leader
     if leader is None or leader.until + TIMING.leader_lease < known.now:
-        return ledger_write_problem(known.unwritable) if known.unwritable else NO_KEEPER
+        if not (why := known.unwritable):
+            return NO_KEEPER
+        return f"the ledger is not writable ({why}), so no keeper leads; {ledger_write_fix(why)}"
     observed = observed_at(leader)
     if observed is not None and known.now - observed > MAX_OBSERVATION_AGE:
         return f"Prefect was last observed {duration_in_words(known.now - observed)} ago"
     return ""
-
-
-def ledger_write_problem(why: str) -> str:
-    """Return one sentence: why the ledger cannot be written, the consequence, and the fix."""
-    return f"the ledger is not writable ({why}), so no keeper leads; {ledger_write_fix(why)}"
 
 
 def ledger_write_fix(why: str) -> str:

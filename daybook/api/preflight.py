@@ -260,8 +260,7 @@ def _judged_owner(owner: str) -> str:
 def _guard(owner: str) -> Guard:
     """Return the address guard of the owner whose rules apply.
 
-    If that owner is an agent, or if a model writes the job for another owner, the guard has the
-    strict rule. The owner's limits restrict the hosts, as they do in the run.
+    It is strict for an agent, and if a model writes the job. The owner's limits restrict the hosts.
     """
 
     whose = _judged_owner(owner)

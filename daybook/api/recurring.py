@@ -87,7 +87,7 @@ class Recurring(SyncWrapper):
     def every(self, every: str, function: Callable[[], Any], *, name: str = "") -> RecurringTask:
         """Call ``function`` every `30s`, `10m`, `1h30m`, …, for the first time after one interval.
 
-        Raise `InvalidInput` for a string that is not a duration of whole seconds.
+        Raise `InvalidInput` unless ``every`` is a duration of whole seconds.
         """
         return self._add(make(every=every, timezone="UTC", now=self._clock.now()), function, name)
 

@@ -41,10 +41,7 @@ async def recent(
 
 
 async def of_job(session: AsyncSession, job_id: str, limit: int) -> list[ListedRun]:
-    """Return up to ``limit`` runs of one job: first the live runs, then the ended runs.
-
-    The ended runs are sorted by their due time, latest first.
-    """
+    """Return the first ``limit`` runs of a job: live ones, then ended ones, the latest first."""
     return await _recent(session, limit, [col(RunRow.job_id) == job_id], col(RunRow.due).desc())
 
 

@@ -142,12 +142,11 @@ async def retry(
 async def ask(
     prompt: str, *, agent: str = DEFAULT_AGENT, model: str = "", session_key: str = ""
 ) -> RunDetails:
-    """Ask an agent once, without a job, in this process. Return the run.
+    """Ask an agent once, without a job, in this process. Return the run, even if it failed.
 
-    With ``session_key``, the question continues the conversation with this key. Raise
-    `InvalidInput` for a field that a job could not have, and `PrefectUnreachable`. If the run
-    fails, return the failed run and raise no error. If the flow ended before the run was claimed,
-    raise `DaybookError`.
+    ``session_key`` continues the conversation with this key. Raise `InvalidInput` for a field that
+    a job could not have, `PrefectUnreachable`, and `DaybookError` if the flow ended before the
+    claim.
     """
     given = {"prompt": prompt, "agent": agent, "model": model, "session_key": session_key}
     given = {name: value for name, value in given.items() if value}
@@ -277,8 +276,8 @@ async def find_logged(ref: str) -> Run:
 def logs(ref: str) -> AsyncIterator[LogLine]:
     """Return an iterator over the log lines of a run in Prefect, oldest line first.
 
-    ``ref`` is a run, or a job (possibly removed). For a job, the run is the job's last run that has
-    a flow run in Prefect. The iteration raises `NotFound`, `Ambiguous` and `PrefectUnreachable`.
+    ``ref`` is a run, or a job (possibly removed): then the run is its last one with a flow run. The
+    iteration raises `NotFound`, `Ambiguous` and `PrefectUnreachable`.
     """
     # Pass the actor of this call, because another actor may be current during the iteration.
     return _logs(ref, owners.current_actor())

@@ -134,14 +134,12 @@ async def show(ref: str, limit: int = 20) -> SessionDetails:
 
 
 async def send(ref: str, prompt: str) -> RunDetails:
-    """Continue any session with ``prompt``. Return the run with the answer.
+    """Continue any session with ``prompt`` in this process. Return the run, even if it failed.
 
-    ``ref`` is as for `show`. The session's agent answers in this process. Its model, work directory
-    and limits are those of the session's job. If the session has no job, or if the job now asks
-    another agent, they are those of the session's last run. The job itself does not run: nothing is
-    sent to its channel, and no other job starts after it. Raise `NotFound`, `Ambiguous`,
-    `InvalidInput` (also for an agent), and the errors of `runs.ask`. If the run fails, return the
-    failed run and raise no error.
+    ``ref`` is as for `show`. Agent, model, work directory and limits are those of the session's job
+    or, if there is none or it now asks another agent, those of the session's last run. The job
+    itself does not run: nothing is sent to its channel, and no other job starts after it. Raise
+    `NotFound`, `Ambiguous`, `InvalidInput` (also for an agent), and the errors of `runs.ask`.
     """
     authorization.require_operator()
     async with reading() as session:

@@ -53,11 +53,11 @@ async def skip(ref: str, *, undo: bool = False) -> ListedJob:
 
 
 async def snooze(ref: str, until: str | None) -> ListedJob:
-    """Skip all due times of a job before ``until``; if ``until`` is None, end the snooze.
+    """Skip all due times of a job before ``until``; None ends the snooze. Return the job.
 
-    Return the job. ``until`` is an RFC 3339 time, a duration from now such as `2h`, or a day such
-    as `tomorrow`. A day means its start in the job's time zone. A due time exactly at ``until`` is
-    not skipped. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for an invalid or past time.
+    ``until`` is an RFC 3339 time, a duration from now such as `2h`, or a day such as `tomorrow`,
+    which means its start in the job's time zone. Raise `NotFound`, `Ambiguous`, and `InvalidInput`
+    for an invalid or past time.
     """
 
     def change(stored: StoredJob, now: datetime) -> None:

@@ -138,10 +138,7 @@ async def read(choice: Choice, number: int = 1) -> Timeline:
 
 
 def order(jobs: Sequence[JobSummary]) -> list[JobSummary]:
-    """Sort the jobs: enabled before disabled, then failing before others.
-
-    Jobs that are equal in both respects stay in their order.
-    """
+    """Sort the jobs, stably: enabled before disabled, then failing before others."""
     return sorted(jobs, key=lambda each: (not each.enabled, not each.consecutive_failures))
 
 

@@ -124,9 +124,9 @@ async def list_tokens() -> list[TokenInfo]:
 
 
 async def remove(ref: str) -> TokenInfo:
-    """Delete a token, and return it. Daybook rejects the token from now on.
+    """Delete a token by its name or a unique id prefix, and return it.
 
-    ``ref`` is the token's name or a unique id prefix. Raise `NotFound`, `Ambiguous`.
+    Raise `NotFound`, `Ambiguous`.
     """
     async with open_ledger() as ledger, ledger.write() as session:
         return TokenInfo.of(await tokens.remove(session, ref))

@@ -159,10 +159,9 @@ async def call(name: str, params: Mapping[str, Any], timeout: float = 30.0) -> T
 
 
 async def test(name: str | None = None) -> list[ToolServerTest]:
-    """Connect to the saved server ``name``, or to all saved servers, and list their tools.
+    """Connect to the saved server ``name``, or to all, and list their tools, or the server's error.
 
-    If a server does not answer, its result contains the error. Raise `UnknownName` for an unknown
-    server.
+    Raise `UnknownName` for an unknown server.
     """
     async with _servers() as servers:
         return [

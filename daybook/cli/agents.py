@@ -126,11 +126,7 @@ async def test_(
 
 
 def _setting_text(value: Any) -> str:
-    """Return a setting as text.
-
-    A list becomes its items, and an object its fields, such as `temperature 0.2`. The setting may
-    be any JSON value, because users can edit agents in Prefect's UI.
-    """
+    """Return a setting, which may be any JSON value, as text: `temperature 0.2` for an object."""
     if isinstance(value, dict):
         return ", ".join(f"{name.replace('_', ' ')} {each}" for name, each in value.items())
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -211,9 +211,8 @@ def _sees_the_same(pid: int) -> bool:
 def _has_the_same_rights(pid: int) -> bool:
     """Return whether the process ``pid`` has the same rights as this process (Linux).
 
-    The system does not show whether Landlock restricts a process. A process without the rights of
-    an administrator can use Landlock only if it has given up new privileges (`NoNewPrivs`). So
-    return False for such a process.
+    False also for a process with `NoNewPrivs`: Landlock may restrict it, which the system does not
+    show.
     """
     try:
         theirs = _rights(pid)

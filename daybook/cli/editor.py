@@ -83,10 +83,7 @@ class JobEdit:
         return changed
 
     def keep(self) -> Path:
-        """Write the text to a new file that only its owner can read.
-
-        Return the path of the file.
-        """
+        """Write the text to a new file that only its owner can read. Return its path."""
         handle, path = tempfile.mkstemp(prefix="daybook-edit-", suffix=".yaml")
         with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(self._text)

@@ -97,7 +97,7 @@ def identity() -> list[Any]:
 def peer_pid(connection: socket.socket) -> int:
     """Return the pid of the other end if it is a process of this user, otherwise 0 (Linux).
 
-    Return 0 also for a process in another container, unless that container is inside this one.
+    It is 0 also for a process in a container beside or around this one.
     """
     size = struct.calcsize("3i")
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)

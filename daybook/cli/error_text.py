@@ -79,10 +79,7 @@ def error_message(error: DaybookError, typed: Mapping[str, str]) -> str:
 
 
 def other_meaning(tokens: Sequence[str]) -> str:
-    """Return a hint for ``tokens`` that are a command of another program; "" if they are not.
-
-    The hint is the end of a sentence: a semicolon, and the right command.
-    """
+    """Return "; " and the right command for ``tokens`` of another program; "" if they are not."""
     instead = other_words.INSTEAD_OF_JOBS.get(" ".join(tokens[:2]), "")
     return f"; {other_words.sentence(instead)}" if instead else ""
 

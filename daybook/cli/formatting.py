@@ -89,10 +89,9 @@ def due_time(moment: datetime) -> str:
 
 
 def due_time_with_utc(moment: datetime) -> str:
-    """Return a due time in its job's time zone. If the zone's offset is not zero, add it in UTC.
+    """Return a due time in its job's zone, and in UTC if the zone has an offset.
 
-    Examples are `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC` and `Fri 2026-11-20 09:00
-    UTC`.
+    `Fri 2026-11-20 09:00 +01:00  =  2026-11-20 08:00 UTC`, or `Fri 2026-11-20 09:00 UTC`.
     """
     if not moment.utcoffset():
         return f"{_DAYS[moment.weekday()]} {_date_and_time(moment)} UTC"
@@ -106,7 +105,7 @@ def maintenance(window: MaintenanceWindow) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration such as `0.4 s`, `1 m 05 s` or `2 h 03 m`. Return a dash for None."""
+    """Return a duration such as `0.4 s`, `1 m 05 s` or `2 h 03 m`; a dash for None."""
     return "-" if seconds is None else short_duration(seconds, aligned=True)
 
 
@@ -117,9 +116,9 @@ def short_state(job: ListedJob) -> str:
 
 
 def last_outcome(job: ListedJob) -> str:
-    """Return the outcome of the last run, with the number of failures in a row: `failed × 3`.
+    """Return the last outcome, with the failures in a row.
 
-    If the last run has not failed, it was for instance cancelled: `cancelled, failed × 3 before`.
+    `failed × 3`, or after another last outcome `cancelled, failed × 3 before`.
     """
     count, last = job.consecutive_failures, job.last_status or "-"
     if last not in FAILURES:
@@ -145,10 +144,7 @@ def run_summary(run: Run, when: TimeFormat = local_time) -> str:
 
 
 def run_due_time(run: Run, when: TimeFormat = local_time) -> str:
-    """Return the due time of a run.
-
-    For several due times, return the first, the last and the number.
-    """
+    """Return the due time of a run; of several due times the first, the last and the number."""
     first, last = when(run.scheduled_for), run.scheduled_to
     return first if last is None else f"{first} to {when(last)}, {run.count:,} times"
 
@@ -161,10 +157,7 @@ def due_jobs(due_soon: Sequence[DueJob], when: TimeFormat) -> str:
 
 
 def job_label(of: Run | Notification | InboxMessage, none: str = "-") -> str:
-    """Return the job's name, with a mark if the job was removed.
-
-    If there is no job, return ``none``.
-    """
+    """Return the job's name, with a mark if the job was removed; ``none`` without a job."""
     return f"{of.job} (removed)" if of.job_removed else of.job or none
 
 
@@ -174,10 +167,7 @@ def short_reason(run: Run) -> str:
 
 
 def delivery_summary(run: ListedRun) -> str:
-    """Return the state of a run's callbacks and messages, or of its alert, for a table.
-
-    Examples are `delivered` and `alert delivered`. Return a dash if there are no deliveries.
-    """
+    """Return the state of a run's deliveries: `delivered`, `alert delivered`, or a dash."""
     if run.delivery != "not_requested":
         return run.delivery
     return f"alert {run.alert}" if run.alert else "-"
@@ -216,10 +206,7 @@ def delivery_state(each: Notification) -> str:
 
 
 def next_try(*at: datetime | None) -> str:
-    """Return the latest of the instants in this machine's time zone.
-
-    Return `now` if the latest instant has passed, or if all instants are None.
-    """
+    """Return the latest instant in this machine's zone; `now` if it has passed or there is none."""
     latest = max(filter(None, at), default=SYSTEM_CLOCK.now())
     return local_time(latest) if latest > SYSTEM_CLOCK.now() else "now"
 
@@ -300,10 +287,7 @@ def spending(of: Spending) -> str:
 
 
 def short_spending(of: Spending) -> str:
-    """Return the cost of runs for a table, such as `$0.0042`; a dash if no cost is known.
-
-    If the price of some runs is unknown, add a plus sign: `$0.0042+`.
-    """
+    """Return a cost: `$0.0042`, `$0.0042+` if some prices are unknown, or a dash."""
     if of.cost_usd is None:
         return "-"
     return money(of.cost_usd, COST_PLACES) + ("+" if of.unpriced_runs else "")
@@ -322,10 +306,7 @@ def field_text(of: Any) -> str:
 
 
 def value_text(value: Any) -> str:
-    """Return a field's value as one line of at most `MAX_VALUE_LENGTH` characters and an ellipsis.
-
-    Return `none` for None and for an empty value.
-    """
+    """Return a value as a line of at most `MAX_VALUE_LENGTH` characters, or `none` if empty."""
     if value in (None, "", [], {}):
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

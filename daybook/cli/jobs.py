@@ -440,10 +440,7 @@ _ALWAYS_SHOWN = ("timeout", "retries", "retry_delay", "overlap", "catch_up")
 
 
 def _policy(policy: Policy) -> str:
-    """Return the policy as one line, without its check, which has a line of its own.
-
-    The line has the fields in `_ALWAYS_SHOWN`, and the fields that differ from their defaults.
-    """
+    """Return the fields in `_ALWAYS_SHOWN` or unlike their default, without the check."""
     shown = policy.facts(Policy(), _ALWAYS_SHOWN)
     return ", ".join(" ".join(filter(None, each)) for each in shown)
 

@@ -428,8 +428,8 @@ def open_browser(url: str) -> bool:
     """Open ``url`` if the user of this terminal would see it. Return whether it was opened.
 
     Other users can read the arguments of a browser. On Linux, the server does not accept the link
-    from other users (`daybook.operations.peers`). On other systems, for a link with a query, the
-    browser opens a file in the home that redirects to the link.
+    from them (`daybook.operations.peers`); elsewhere the browser opens a file in the home that
+    redirects to a link with a query.
     """
     if not url or not sees_browser():
         return False

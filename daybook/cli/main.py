@@ -273,10 +273,7 @@ def _run_command_line(tokens: list[str]) -> int:
 
 
 def _with_stdin_as_file(tokens: list[str]) -> list[str]:
-    """Return the tokens with `@-` in place of the prompt `-`.
-
-    The parser would read `-` as an option.
-    """
+    """Return the tokens with `@-` for the prompt `-`, which the parser would read as an option."""
     is_prompt = tokens[:1] in (["add"], ["edit"], ["run"], ["ask"])
     if not (is_prompt or tokens[:2] == ["session", "send"]) or "--" in tokens:
         return tokens

@@ -125,9 +125,9 @@ def header(text: str) -> tuple[str, str]:
 
 
 def text_or_file(field: str, text: str) -> str:
-    """Return the text. If it is `@` and a path, return the content of that file.
+    """Return the text; for `@` and a path the content of the file, for `@-` standard input.
 
-    `@-` means standard input. If the text begins with `@@`, return it without the first `@`.
+    `@@` at the beginning stands for one `@`.
     """
     if text.startswith("@@"):
         return text[1:]
@@ -191,10 +191,9 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
 
 
 def prepare_prefect() -> None:
-    """Set the server that Prefect uses. Call this before importing any part of Prefect.
+    """Set Prefect's server and deny inspection of this process, which may then have a credential.
 
-    After this call, the process may have a credential in memory. So this function also prevents
-    other processes of this user from inspecting the process.
+    Call this before importing any part of Prefect.
     """
     from daybook.processes import proc
 

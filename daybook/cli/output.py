@@ -130,10 +130,9 @@ def say(text: str) -> None:
 
 
 def progress(text: str) -> None:
-    """Show the progress of an operation on stderr.
+    """Show progress on stderr: on a terminal in one line, which the next `say` or `line` clears.
 
-    On a terminal, each call rewrites one line, which the next `say` or `line` clears. Otherwise,
-    print a plain line, at most once in `PROGRESS_INTERVAL_SECONDS`.
+    Otherwise, print a plain line, at most once in `PROGRESS_INTERVAL_SECONDS`.
     """
     _PROGRESS.show(_escaped(text))
 

@@ -64,10 +64,9 @@ def failed(
 ) -> DeliveryResult:
     """Return the result of a failed attempt: pending if another attempt follows, otherwise failed.
 
-    ``seconds`` is the duration of the attempt. ``final`` means that no later attempt can succeed.
-    Such a failure concerns this row only, so other rows of its queue may be sent. A wake has one
-    attempt, because the next cycle sends the next wake. ``asked`` and ``tries`` are as for
-    `next_attempt_at`.
+    ``seconds`` is its duration. ``final`` means that no later attempt of this row can succeed;
+    other rows of its queue may be sent. A wake has one attempt, because the next cycle sends the
+    next wake. ``asked`` and ``tries`` are as for `next_attempt_at`.
     """
     last = final or row.purpose == WAKE
     next_at = None if last else next_attempt_at(row, now, asked, tries)

@@ -198,9 +198,8 @@ class CallbackSender:
 def _has_token(row: OutboxRow, destination: Destination) -> bool:
     """Return whether the callback contains the destination's token.
 
-    An agent chooses its job's URL, and below the destination's URL there may be URLs that only the
-    operator may request. So an agent's callback contains the token only if it goes to exactly the
-    destination's URL.
+    An agent chooses its job's URL, which may be below the destination's URL and only for the
+    operator. So its callback contains the token only if it goes to exactly the destination's URL.
     """
     allowed = Rule.for_owner(row.owner, row.writer) is not Rule.AGENT or destination.is_at(
         row.address

@@ -196,7 +196,7 @@ async def load_index(client: PrefectClient) -> DestinationIndex:
 async def find(client: PrefectClient, url: str) -> Destination | None:
     """Return the destination that applies to ``url``, or None.
 
-    Raise `InvalidInput` if the settings of the destination are invalid.
+    Raise `InvalidInput` if its settings are invalid.
     """
     return (await load_index(client)).find(url)
 
@@ -247,9 +247,9 @@ async def rotate(
 ) -> Destination:
     """Give the destination a new secret, and return the destination.
 
-    The old secret also signs callbacks until ``keep`` has passed. If ``keep`` is zero, all old
-    secrets expire at once. Raise `NotFound`. Raise `InvalidInput` if the stored settings are
-    invalid, or if another rotation is in progress and ``keep`` is not zero.
+    The old secret also signs until ``keep`` has passed; zero expires all old secrets. Raise
+    `NotFound`, and `InvalidInput` for invalid stored settings or, unless ``keep`` is zero, during
+    another rotation.
     """
     document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))

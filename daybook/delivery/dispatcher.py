@@ -108,11 +108,10 @@ async def dispatch(
 ) -> DispatchResult:
     """Send all due rows that ``senders`` can send. Return when no such row is left.
 
-    With ``run_id``, send only the rows of that run. ``accepts`` returns whether the caller sends to
-    the queue with this name now. ``holder`` is the name of this process in leases. Start no attempt
-    after ``claims_for`` seconds, and send at most ``most`` rows at a time. If ``sent`` is given,
-    also write the result to it, so that the caller has the result even after an error. If no row is
-    due, write nothing to the ledger. Raise `LedgerUnreachable`.
+    ``run_id`` limits this to the rows of one run, ``accepts`` to the queues for which it is true.
+    ``holder`` is the name of this process in leases. Start no attempt after ``claims_for`` seconds,
+    and send at most ``most`` rows at a time. The result is also in ``sent``, even after an error.
+    If no row is due, write nothing. Raise `LedgerUnreachable`.
     """
     dispatcher = _Dispatcher(ledger, holder, senders, accepts=accepts, most=most, sent=sent)
     try:
@@ -275,7 +274,7 @@ class _Dispatcher:
             self.sent.ended[row.run_id] = None
 
     async def close(self) -> None:
-        """Record the results and release the rows that were not sent, even after a cancellation.
+        """Record the results and release the unsent rows, even after a cancellation.
 
         If the results cannot be recorded, the rows are not released, and their leases expire.
         """

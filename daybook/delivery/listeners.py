@@ -50,7 +50,7 @@ _FACT = "listeners"
 async def enqueue(
     session: AsyncSession, row: RunRow, stored: StoredJob | None, now: datetime, *, late: bool
 ) -> None:
-    """Enqueue a row for every listener about the outcome that ``row`` just got.
+    """Enqueue a row for every listener about the new outcome of ``row``.
 
     ``late`` is true if the outcome corrects an `unknown`.
     """

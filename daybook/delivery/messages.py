@@ -56,9 +56,9 @@ def callback_body(row: RunRow, job: JobRow | None, event: str, corrects: str | N
 
 
 def listener_body(row: RunRow, job: JobRow | None, event: str, corrects: str | None) -> str:
-    """Return the body for a listener, which contains the answer even if an agent owns the job.
+    """Return the body for a listener, with the answer even of an agent's job.
 
-    Listeners belong to the operator, but the receivers of callbacks may belong to others.
+    Listeners belong to the operator; the receivers of callbacks may belong to others.
     """
     return texts.to_json(_run(row, job, event, corrects))
 

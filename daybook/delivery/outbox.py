@@ -102,10 +102,7 @@ MAX_NAME_BYTES = 400
 
 
 def sql_literal(word: str) -> ColumnElement[str]:
-    """Return ``word`` as an SQL literal.
-
-    With a parameter in its place, the database could not use partial indexes.
-    """
+    """Return ``word`` as an SQL literal: a parameter prevents the use of partial indexes."""
     return literal_column(f"'{word}'")
 
 
@@ -288,10 +285,7 @@ def queue_of_listener(name: str) -> str:
 
 
 def queue_of_client(session_id: str) -> str:
-    """Return the queue of the task session of a connected client.
-
-    The MCP server to which the client is connected sends its rows.
-    """
+    """Return the queue of a connected client's task session, which its MCP server sends."""
     return f"{QueueKind.CLIENT}{session_id}"
 
 
@@ -324,10 +318,7 @@ _BUILTIN_QUEUES = frozenset(map(queue_of_channel, BUILTIN_CHANNELS))
 
 
 def chat_id_of(notify: Notify, job: JobRow | None) -> str:
-    """Return the chat id for the job's channel.
-
-    For the channel `file` without a chat id, return the name of the job's own file.
-    """
+    """Return the chat id for the job's channel; by default, for `file`, the job's own file."""
     if notify.channel == FILE and not notify.chat_id and job is not None:
         return f"{job.slug}.md"
     return notify.chat_id
@@ -336,8 +327,8 @@ def chat_id_of(notify: Notify, job: JobRow | None) -> str:
 def notify_of(parameters: Mapping[str, object], stored: StoredJob | None) -> Notify:
     """Return the notification settings in the run's parameters, otherwise the job's settings.
 
-    Ignore settings that cannot be read. Another version may have stored the run, and this must not
-    stop the process that handles all runs.
+    Ignore unreadable settings, perhaps of another version, because this must not stop the process
+    that handles all runs.
     """
     try:
         return Notify.model_validate(parameters["notify"])

@@ -189,10 +189,7 @@ def _free(now: datetime) -> ColumnElement[bool]:
 
 
 def retryable() -> ColumnElement[bool]:
-    """Return the condition that the row failed and may be retried.
-
-    Wakes are left out, because a later cycle wakes the session.
-    """
+    """Return the condition that the row failed, and is no wake, which a later cycle replaces."""
     failed = col(OutboxRow.status) == outbox.sql_literal(Delivery.FAILED)
     return failed & (col(OutboxRow.purpose) != outbox.WAKE)
 
@@ -297,10 +294,7 @@ async def _deliver_to_inbox(session: AsyncSession, now: datetime) -> None:
 
 
 async def next_due(ledger: Ledger, wanted: Callable[[str], bool] | None = None) -> datetime | None:
-    """Return the earliest time at which a row may be claimed; None if no such row is pending.
-
-    ``wanted`` returns whether to include the rows of the queue with this name; None includes all.
-    """
+    """Return when a row of a ``wanted`` queue, by default any, may first be claimed; or None."""
     return min((await due_times_by_queue(ledger, wanted)).values(), default=None)
 
 

@@ -84,12 +84,12 @@ PREFECT_TIMEOUT_SECONDS = 5.0
 
 
 async def doctor() -> list[Finding]:
-    """Run all checks, and return the findings of all checks, at least one for each check.
+    """Run all checks, and return the findings, at least one for each check.
 
-    The checks of a group run at the same time. If the ledger or Prefect cannot be used, skip the
-    checks that need it. If a check can report a problem, raise no error. The caller must not have
-    called `daybook.home.configure_prefect`, which creates the home; this function calls it after
-    the checks of the home.
+    The checks of a group run at the same time. Skip those that need an unusable ledger or Prefect.
+    If a check can report a problem, raise no error. The caller must not have called
+    `daybook.home.configure_prefect`, which creates the home; this function calls it after the
+    checks of the home.
     """
     with read_once():
         return await _find()

@@ -38,10 +38,7 @@ class FeatureStatus(BaseModel, ABC, frozen=True):
 
 
 def with_states(report: Report, states: Mapping[str, FeatureStatus | None]) -> Report:
-    """Return ``report`` with the states of features as further fields.
-
-    A feature of another distribution may have the name of a field, which stays as it is.
-    """
+    """Return ``report`` with the states of features as further fields; its own fields stay."""
     fields = type(report).model_fields
     return report.model_copy(
         update={name: each for name, each in states.items() if name not in fields}

@@ -234,8 +234,8 @@ def approvals(
 ) -> list[Finding]:
     """Warn about calls and answers that wait for a person (`runs.approvals.waiting`).
 
-    With ``quotes``, a finding has the beginning of the answer, or of arguments that cannot be read:
-    only for a reader who may see an answer without an approval.
+    ``quotes``, only for a reader who may see an answer without an approval, adds the beginning of
+    the answer or of unreadable arguments.
     """
     return [_approval(*each, quotes) for each in asked]
 
@@ -323,10 +323,7 @@ def unwritable(why: str) -> Finding:
 
 
 def full_disk(folder: Path | None) -> list[Finding]:
-    """Report the ``folder`` whose disk is full, so that the worker starts no run.
-
-    Return [] for None.
-    """
+    """Report the ``folder`` whose disk is full, so that the worker starts no run; [] for None."""
     if folder is None:
         return []
     return [problem("disk", f"the disk of {folder} is full, so no job starts", FREE_SPACE)]

@@ -127,10 +127,7 @@ class HealthSnapshot:
 
     @property
     def renewed_ago(self) -> timedelta | None:
-        """Return the time since the last renewal or release of the leadership.
-
-        Return None if there has never been a leader.
-        """
+        """Return the time since the leadership was last renewed or released; None if never."""
         if self.leader is None:
             return None
         lease = TIMING.leader_lease if self.leader.holder else timedelta(0)
@@ -138,10 +135,7 @@ class HealthSnapshot:
 
     @property
     def observed_ago(self) -> timedelta | None:
-        """Return the time since the start of the last complete observation of Prefect.
-
-        Return None if it is unknown.
-        """
+        """Return the time since the last complete observation of Prefect began; None if unknown."""
         seen = observed_at(self.leader) if self.leader else None
         return None if seen is None else self.at - seen
 

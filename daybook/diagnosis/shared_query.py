@@ -73,7 +73,7 @@ class SharedQuery(Generic[T]):
     async def stop(self, patience: float) -> None:
         """Wait up to ``patience`` seconds for the query, then cancel it.
 
-        Do not cancel the query at once, because an interrupted database driver may never answer.
+        An interrupted database driver may never answer.
         """
         if self._task is not None and not self._task.done():
             await asyncio.wait({self._task}, timeout=patience)

@@ -111,9 +111,9 @@ class StatusReport(BaseModel, frozen=True, extra="allow"):
 
 
 async def status() -> StatusReport:
-    """Return the state of this Daybook.
+    """Return the state of this Daybook, also if Prefect does not answer.
 
-    If Prefect does not answer, report this in the result. Raise `LedgerUnreachable`.
+    Raise `LedgerUnreachable`.
     """
     return (await _read())[0]
 

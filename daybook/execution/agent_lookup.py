@@ -34,11 +34,10 @@ async def find_agent(client: PrefectClient, name: str) -> StoredAgent:
 
 
 def guard_of(granted: Granted, parts: tuple[str, ...] = provenance.ACTION_PARTS) -> Guard:
-    """Return the guard for the run's outgoing addresses.
+    """Return the guard for the run's outgoing addresses; the operator's for a direct call.
 
-    Its rule is the stricter one of two: the rule for the job's owner, and the rule for the last
-    writer of the job's ``parts``. The owner's limits contain the allowed hosts. For a direct call,
-    the operator's rule applies.
+    Its rule is the stricter of those for the job's owner and for the last writer of the job's
+    ``parts``. The owner's limits contain the allowed hosts.
     """
     if granted.job is None:
         return Guard.from_settings(Rule.OPERATOR)

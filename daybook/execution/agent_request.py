@@ -172,10 +172,7 @@ def _report_usage(usage: Usage) -> None:
 
 
 def actor_of(granted: Granted, agent: str) -> Actor:
-    """Return the actor that calls Daybook's own tools.
-
-    Its owner is the job's owner if that is an agent; otherwise it is ``agent``.
-    """
+    """Return the actor that calls Daybook's own tools: an agent that owns the job, or ``agent``."""
     row = granted.job.row if granted.job else None
     owner = row.owner if row is not None and is_agent(row.owner) else f"{AGENT_PREFIX}{agent}"
     user_id = (row.user_id or "") if row is not None else ""

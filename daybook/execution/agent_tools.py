@@ -132,8 +132,7 @@ async def find(
 async def check(entries: Iterable[str], servers: ToolServers) -> None:
     """Raise `InvalidInput` for an entry whose Python tool or server is unknown or ambiguous.
 
-    Do not connect to a server, and do not check which tools it has. Also raise the errors of
-    Prefect's client.
+    Connect to no server. Also raise the errors of Prefect's client.
     """
     saved, functions = await servers.names(), python_tools.names()
     for entry in entries:
@@ -349,7 +348,7 @@ class _AttemptCalls:
         self._end = asyncio.get_running_loop().time() + timeout
 
     def left(self) -> float:
-        """Return the seconds left for a call: 30 more than the seconds left for the attempt.
+        """Return the seconds left for a call: 30 more than for the attempt.
 
         So the attempt's timeout, whose error names the tool, ends a call that hangs.
         """

@@ -70,10 +70,7 @@ def render_delivery(title: str, run: RunRow, rows: Sequence[OutboxRow]) -> str:
 
 
 def step_lines(steps: Sequence[StepRow]) -> list[str]:
-    """Return one line of Markdown for each step, without its input and output.
-
-    Leave out the steps after the first `MAX_STEPS`, and add a line with their number.
-    """
+    """Return a line of Markdown for each of the first `MAX_STEPS` steps, and one for the others."""
     shown = [f"- {_step_line(step)}" for step in steps[:MAX_STEPS]]
     left_out = len(steps) - MAX_STEPS
     return [*shown, f"- … {left_out:,} more"] if left_out > 0 else shown

@@ -171,10 +171,7 @@ async def _run(check: Check, granted: Granted, seconds: float) -> Verdict:
 
 
 def _key(granted: Granted) -> str:
-    """Return the check's idempotency key.
-
-    With the run's own key, a receiver could later return the check's answer as the run's answer.
-    """
+    """Return the check's own key, so that no receiver returns its answer as the run's answer."""
     return f"{granted.occurrence}#check"
 
 

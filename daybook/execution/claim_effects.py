@@ -175,10 +175,10 @@ def _effects_of_wait(answer: Waiting, caller: Caller, now: datetime) -> tuple[Ef
 
 
 def _may_be_retry(caller: Caller, *, is_own: bool) -> bool:
-    """Return whether a user may have chosen Retry, and the claim request does not contain this.
+    """Return whether a user may have chosen Retry, without a sign of it in the claim request.
 
-    A run that has ended but is scheduled was retried, or Prefect does not show the end yet. The
-    run's history in Prefect shows which case it is.
+    A run that has ended but is scheduled was retried, or Prefect does not show the end yet; the
+    run's history in Prefect shows which.
     """
     if isinstance(caller, Flow) or caller.has_retries:
         return False
@@ -188,8 +188,8 @@ def _may_be_retry(caller: Caller, *, is_own: bool) -> bool:
 def _end_to_show(answer: Finished, *, is_own: bool) -> Finished:
     """Return the end to show for a Prefect run whose occurrence already has an outcome.
 
-    If another Prefect run executed the occurrence, that run shows the outcome, and this run ends as
-    skipped. Every Prefect run of a skipped or missed occurrence shows that outcome.
+    Only the Prefect run that executed the occurrence shows it, and another one is skipped. Every
+    Prefect run of a skipped or missed occurrence shows that outcome.
     """
     if is_own or answer.status in {Status.SKIPPED, Status.MISSED}:
         return answer

@@ -133,7 +133,7 @@ def _payload_values(granted: Granted, prompt: str) -> dict[str, str]:
 
 
 def stored_data(text: str) -> str:
-    """Return an external text in the form that the ledger stores: at most `MAX_DATA_CHARACTERS`.
+    """Return an external text as the ledger stores it, at most `MAX_DATA_CHARACTERS`.
 
     So each attempt has the same prompt, whether the text comes from the ledger or not.
     """
@@ -141,10 +141,7 @@ def stored_data(text: str) -> str:
 
 
 def as_data(what: str, text: str, run_id: str) -> str:
-    """Return an external text between marks with the run's id, which its author cannot predict.
-
-    Return an empty text if the text is blank.
-    """
+    """Return a text, unless blank, between marks with the run's id, unknown to its author."""
     if not text.strip():
         return ""
     mark = run_id[:12]

@@ -67,10 +67,7 @@ def receive(flow_run_id: str, run_id: str, fence: int, holder: str, descriptor: 
 
 
 def received_for(flow_run_id: str) -> Handover | None:
-    """Return the handover for this flow run, or None if the flow run has to claim for itself.
-
-    A subflow, which is another flow run in the same process, has no handover.
-    """
+    """Return the handover for this flow run; None if it must claim itself, as a subflow does."""
     return next((each for each in _received if each.flow_run_id == flow_run_id), None)
 
 
@@ -89,9 +86,9 @@ def cancel_on_sigterm() -> Iterator[None]:
     Prefect's own handler raises an exception at any point, usually in the event loop itself. The
     loop then shuts down, and an agent's program would get SIGKILL without SIGTERM.
 
-    After the block, however it ended, ignore SIGTERM, because Prefect would report a crash. By
-    then, the run has its outcome or waits again, or its worker handles the exit
-    (`worker.exit_handling`). The sender of the SIGTERM sends SIGKILL next.
+    After the block, however it ended, ignore SIGTERM, because Prefect would report a crash: the run
+    has its outcome or waits again, or its worker handles the exit (`worker.exit_handling`). The
+    sender of the SIGTERM sends SIGKILL next.
     """
     task, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert task is not None

@@ -50,8 +50,8 @@ few words what is worth knowing. If there is nothing to report, answer with [SIL
 def as_agent_prompt(granted: Granted) -> Granted:
     """Return the claim of a heartbeat with the parameters of an agent prompt, for `prepare_act`.
 
-    The prompt contains the standing orders; its variables are not filled in yet. Raise
-    `InvalidInput` if there are no orders, and the `InvalidInput` of `read`.
+    The variables of the standing orders in it are not filled in yet. Raise `InvalidInput` without
+    orders, and the `InvalidInput` of `read`.
     """
     action, _, _ = read_parameters("heartbeat", granted.parameters)
     assert isinstance(action, Heartbeat)
@@ -107,7 +107,7 @@ MAX_CHARACTERS = 100_000
 def path_of(file: str) -> Path:
     """Return the file's path; a relative path is relative to the home.
 
-    Raise `InvalidInput` if the path begins with ~ and the user's home directory cannot be found.
+    Raise `InvalidInput` if ~ cannot be resolved.
     """
     try:
         return home.current_home().path / Path(file).expanduser()

@@ -254,7 +254,7 @@ class RunJournal:
     async def decided_answer(self) -> Outcome | None:
         """Return the attempt's outcome if a person has decided about its answer; otherwise None.
 
-        If there is an outcome, the agent has answered already, and must not be asked again.
+        With an outcome, the agent must not be asked again.
         """
         if job_kinds.asks_agent(self._granted.kind):
             await self._load()
@@ -447,9 +447,9 @@ class RunJournal:
             delay = min(2 * delay, MAX_BUDGET_DELAY)
 
     def _may_repeat_an_effect(self, step: PlannedStep) -> bool:
-        """Return whether ``step`` must not be made: it may repeat the effect of an earlier call.
+        """Return whether ``step`` may repeat an effect, and so must not be made.
 
-        The earlier call is an equal call without a reply, or a replaced call that may have acted.
+        The earlier call is an equal one without a reply, or a replaced one that may have acted.
         """
         if step.kind != "tool" or step.repeatable:
             return False

@@ -80,10 +80,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def position(self, path: Path, *, of_key: bool = False) -> Position:
-        """Return the position of a value or of its key.
-
-        If it is missing, return the position of its nearest parent, or the start of the document.
-        """
+        """Return the position of a value or its key, of its nearest parent, or of the start."""
         known = self.keys if of_key else self.values
         while path and path not in known:
             path = path[:-1]

@@ -131,10 +131,9 @@ def make(
 
 
 def drift(stored: StoredJob) -> list[FieldChange]:
-    """Return the fields that were changed after the job was applied from its file.
+    """Return the fields, except a pause, that were changed after the job was applied from its file.
 
-    The list is empty for a job that no file owns, for a job that was never applied, and for a job
-    that cannot be read. A pause of the job does not count as a change.
+    There are none for a job that no file owns, that was never applied, or that cannot be read.
     """
     applied = stored.row.applied
     if not owners.is_file(stored.row.owner) or applied is None or stored.problem is not None:

@@ -40,11 +40,7 @@ def of_paths(
 
 
 def default_set(paths: Sequence[str]) -> str:
-    """Return the default name of the set for these files.
-
-    If there is only one file, return its name without the suffix. If there is only one folder,
-    return the folder's name. Otherwise, or for standard input, return "".
-    """
+    """Return the name of the only folder, or of the only file without its suffix; otherwise ""."""
     if len(paths) != 1 or paths[0] == STANDARD_INPUT:
         return ""
     path = Path(paths[0])

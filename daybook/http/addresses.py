@@ -168,8 +168,7 @@ def non_public_reason(address: Address) -> str:
 def may_be_public(address: Address) -> bool:
     """Return whether packets for ``address`` may go to a public address.
 
-    Every network can announce a route to the tunnels of 6to4 and Teredo, so their addresses
-    count, too.
+    Every network can announce a route to the tunnels of 6to4 and Teredo, so they count.
     """
     if address in _6TO4 or address in _TEREDO:
         return True

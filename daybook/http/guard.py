@@ -57,8 +57,8 @@ class Rule(StrEnum):
     def for_owner(cls, owner: str, writer: str = "") -> Rule:
         """Return the rule for a job of ``owner`` with a URL that ``writer`` wrote.
 
-        ``writer`` is an interface (`owners.Actor.writer`), or empty if it is unknown. If a model
-        wrote the URL with its tools, the rule is that of an agent, for any owner.
+        ``writer`` is an `owners.Actor.writer`, or empty. A URL that a model wrote with its tools
+        has the rule of an agent, for any owner.
         """
         if owners.is_agent(owner) or owners.is_model(writer):
             return cls.AGENT
@@ -81,7 +81,7 @@ class Resolver(Protocol):
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Return the IP addresses of ``host`` by this machine's resolver, including its `hosts` file.
+    """Return the addresses of ``host`` by this machine's resolver and `hosts` file.
 
     Raise `OSError` if the lookup fails.
     """
@@ -112,10 +112,7 @@ class AllowedHosts:
         return any(address in network for network in self.networks)
 
     def lists_exactly(self, address: Address) -> bool:
-        """Return whether the setting lists exactly this address.
-
-        A listed network that contains the address is not enough.
-        """
+        """Return whether the setting lists the address itself, not a network around it."""
         return any(address in each for each in self.networks if each.num_addresses == 1)
 
 
@@ -159,16 +156,13 @@ class Guard:
     def from_settings(cls, rule: Rule, limits: Limits | None = None) -> Self:
         """Return a guard with the exceptions in this home's settings.
 
-        ``limits`` restrict the hosts of an agent; redirects cannot bypass them. Raise
-        `InvalidInput` if the setting with the exceptions is malformed.
+        ``limits`` restrict the hosts of an agent, also in redirects. Raise `InvalidInput` if the
+        setting is malformed.
         """
         return cls(rule, AllowedHosts.parse(settings.load().allowed_hosts), limits=limits)
 
     def for_operator(self) -> Guard:
-        """Return a guard for a URL that the operator chose.
-
-        It has the operator's rule, the same allowed hosts as this guard, and no agent's limits.
-        """
+        """Return a guard with the same allowed hosts for a URL that the operator chose."""
         return Guard(Rule.OPERATOR, self._allowed, self._resolver)
 
     def check(self, url: str | httpx.URL) -> httpx.URL:

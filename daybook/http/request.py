@@ -269,10 +269,9 @@ def status_text(status: int) -> str:
 
 
 def retry_after(text: str, now: datetime) -> float | None:
-    """Return the seconds in the value of a ``Retry-After`` header, which may be a number or a date.
+    """Return the seconds in the value of a ``Retry-After`` header, a number or a date, or None.
 
-    The standard allows only whole seconds, but servers also send fractions. Return None for any
-    other text.
+    The standard allows only whole seconds, but servers also send fractions.
     """
     if _SECONDS.fullmatch(text.strip()):
         return float(text)
@@ -282,8 +281,8 @@ def retry_after(text: str, now: datetime) -> float | None:
 
 
 def idempotency_key(occurrence: str) -> str:
-    """Return ``occurrence`` as the value of the header `Idempotency-Key`.
+    """Return ``occurrence`` for the header `Idempotency-Key`, percent-encoded.
 
-    Percent-encode `%`, and all characters except ASCII letters, digits and punctuation.
+    Only ASCII letters, digits and punctuation except `%` stay.
     """
     return quote(occurrence, safe=_UNQUOTED)

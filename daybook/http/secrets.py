@@ -114,9 +114,9 @@ class FilledSecrets:
     values: set[str] = field(default_factory=set, repr=False)
 
     def hide(self, text: str, *, is_cut: bool = False) -> str:
-        """Return ``text`` with each secret of at least `_MIN_HIDDEN_LENGTH` characters replaced.
+        """Replace each secret of at least `_MIN_HIDDEN_LENGTH` characters in ``text``.
 
-        A server may send back a secret that it has received. For ``is_cut``, see `redact`.
+        A server may send back a secret. For ``is_cut``, see `redact`.
         """
         return redact(text, self.replacements(), is_cut=is_cut)
 
@@ -194,11 +194,9 @@ async def fill_params(
 
 
 def refuse_literal_headers(headers: Mapping[str, str]) -> None:
-    """Raise `InvalidInput` if a header contains a literal secret.
+    """Raise `InvalidInput` if the form of a header's value, or its name, shows a literal secret.
 
-    The form of a value can show that it is a secret. If the name of the header belongs to a secret,
-    its value counts as a secret unless it is a reference. For such a header, raise `InvalidInput`
-    also for a misspelt reference.
+    If the name belongs to a secret, any value but a reference counts, even a misspelt one.
     """
     for name, value in headers.items():
         if _is_literal_header(name, value):
@@ -208,10 +206,7 @@ def refuse_literal_headers(headers: Mapping[str, str]) -> None:
 
 
 def refuse_literal_params(params: Any) -> None:
-    """Raise `InvalidInput` if the JSON value contains a literal secret or a misspelt reference.
-
-    The name of a field, or the form of its value, can show that the value is a secret.
-    """
+    """Raise `InvalidInput` for a literal secret, by its form or name, or a misspelt reference."""
     for path, value in _texts(params):
         if _is_literal_param(path, value):
             problem = f'the value of "{path or "params"}" looks like a secret'

@@ -115,8 +115,7 @@ class GuardedTransport:
     def client(self, **given: Any) -> Any:
         """Return the library's client with only this transport. ``given`` are its other arguments.
 
-        The client's ``trust_env`` is false. If it were true, the client would add proxies that
-        bypass its transport, and would read `.netrc`.
+        With ``trust_env``, it would add proxies that bypass its transport, and read `.netrc`.
         """
         given |= {"transport": self, "trust_env": False, "follow_redirects": False}
         return self.library.http.AsyncClient(**given)
@@ -430,10 +429,7 @@ def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
 
 
 def _default_ssl_context() -> ssl.SSLContext:
-    """Return a context with this machine's certificates, for either library.
-
-    The default context of httpcore itself has other certificates.
-    """
+    """Return a context with this machine's certificates, which that of httpcore itself lacks."""
     import httpcore2
 
     return httpcore2.default_ssl_context()

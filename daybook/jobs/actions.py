@@ -96,8 +96,8 @@ class BaseAction(BaseModel, ABC):
     def own_call(self, payload: Any = None) -> tuple[str, JsonObject] | None:
         """Return name and arguments of the call that a run makes without an agent, or None.
 
-        The field `approve` refers to the call by this name. The arguments are for display: they
-        contain the run's ``payload``, and references to secrets instead of the secrets.
+        The field `approve` refers to this name. The arguments, for display, contain the run's
+        ``payload``, and references instead of secrets.
         """
         return None
 

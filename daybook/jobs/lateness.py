@@ -47,11 +47,10 @@ class Following:
 
 
 def window(schedule: Schedule, due: datetime, policy: Policy | None = None) -> timedelta:
-    """Return the window in which this due time may still run late.
+    """Return the window in which this due time may still run late, if `catch_up = "latest"`.
 
-    The window is half the gap to the next due time, at least 60 s and at most 2 h. Without a next
-    due time it is 2 h, and for a one-time job 24 h. The window applies only to jobs with
-    `catch_up = "latest"`.
+    It is half the gap to the next due time, at least 60 s and at most 2 h; 2 h without a next due
+    time, 24 h for a one-time job.
     """
     return _window(schedule, due, next_due(schedule, policy or Policy(), due))
 

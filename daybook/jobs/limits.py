@@ -235,7 +235,7 @@ def check(job: Job, owner: str, limits: Limits | None, now: datetime) -> None:
 def check_callback(url: str, field: str, approve: Iterable[str]) -> None:
     """Raise `InvalidInput` naming ``field`` if a person has to approve the requests of webhooks.
 
-    A callback of an agent's job is such a request, but cannot wait. Do nothing without a ``url``.
+    A callback of an agent's job is such a request, but cannot wait.
     """
     if url and any(matches(WEBHOOK, each) for each in approve):
         hint = "leave it out; the request of a webhook job that runs after this one can wait"
@@ -275,10 +275,7 @@ def may_use(channel: str, limits: Limits) -> bool:
 
 
 def check_host(url: str, field: str, limits: Limits | None) -> None:
-    """Raise `InvalidInput` naming ``field`` if the limits do not allow the host of ``url``.
-
-    An empty URL is always allowed. If ``limits`` is None, every host is allowed.
-    """
+    """Raise `InvalidInput` naming ``field`` if the limits, if any, forbid the host of ``url``."""
     host = (urlsplit(url).hostname or "") if url else ""
     if url and limits is not None and not limits.has_host(host):
         raise _not_allowed(field, host, limits.hosts)
@@ -290,13 +287,12 @@ def matches_any(name: str, patterns: Patterns) -> bool:
 
 
 def smallest_interval(job: Job, now: datetime, enough: timedelta = _ZERO) -> timedelta | None:
-    """Return the smallest interval between two consecutive due times of the job's schedule.
+    """Return the smallest interval between two due times of the job's schedule, or None.
 
-    Examine at most `MAX_DUE_TIMES_CHECKED` due times, from the start of the UTC day of ``now``.
-    Return None if there are fewer than two due times. Return the first interval below ``enough`` as
-    soon as it is found. The search ignores the policy's bounds, which only remove due times,
-    perhaps on distant days. If the zone's clocks skip an hour, the search ignores that too: on that
-    day a daily due time still counts as daily.
+    Examine at most `MAX_DUE_TIMES_CHECKED` due times, from the start of the UTC day of ``now``, and
+    stop at the first interval below ``enough``. Ignore the policy's bounds, which only remove due
+    times, perhaps on distant days, and an hour that the zone's clocks skip: on that day a daily due
+    time still counts as daily.
     """
     return _smallest(job.schedule, now.astimezone(UTC).date(), enough)
 
@@ -424,6 +420,6 @@ def load_rules(found: Settings | None = None) -> AgentLimits:
 def load_limits(owner: str) -> Limits | None:
     """Return the limits of ``owner`` in this home; None if the owner is not an agent.
 
-    Raise the same errors as `load_rules`.
+    Raise the errors of `load_rules`.
     """
     return load_rules().for_owner(owner) if owners.is_agent(owner) else None

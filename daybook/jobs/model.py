@@ -118,10 +118,10 @@ class Job(BaseModel):
         return self
 
     def parameters(self) -> dict[str, JsonValue]:
-        """Return the parameters of the job's Prefect deployment: the whole behaviour of the job.
+        """Return the parameters of the job's Prefect deployment: the inverse of `read_parameters`.
 
         Keys: the fields of the kind's action (`actions.ACTIONS`), and the objects `policy` and
-        `notify`. `read_parameters` is the inverse.
+        `notify`.
         """
         parameters: dict[str, JsonValue] = self.action.model_dump(mode="json")
         parameters["policy"] = self.policy.model_dump(mode="json")
@@ -424,8 +424,8 @@ def _action_fields(kind: str, given: Mapping[str, object]) -> dict[str, object]:
 def _check_prompt(action: Action, before: Action | None) -> None:
     """Check the variables of a prompt that is new or changed.
 
-    The prompt of an imported job may contain other words in double braces, such as those of
-    `docker ps --format`, which are sent as they are. A changed prompt may keep them.
+    An imported prompt, and later versions of it, may contain other words in double braces, such as
+    those of `docker ps --format`, which are sent as they are.
     """
     if isinstance(action, AgentPrompt):
         old = before.prompt if isinstance(before, AgentPrompt) else None

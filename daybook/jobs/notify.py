@@ -70,9 +70,9 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, max_length=MAX_NA
 def is_silent(answer: str) -> bool:
     """Return whether an answer is not sent to the channel; the callback is still sent.
 
-    Such an answer is empty, or its last line is only one of `SILENT_MARKERS`, in upper or lower
-    case. Models often explain above the marker why they have nothing to report. An answer that
-    mentions a marker within a line is sent, and so is one that ends with a block that quotes it.
+    It is empty, or its last line is only one of `SILENT_MARKERS`, in upper or lower case, as models
+    often explain above why they have nothing to report. A marker within a line, or in a quoted
+    block at the end, does not count.
     """
     answer = answer.strip()
     last_line = (answer.splitlines() or [""])[-1]

@@ -38,11 +38,10 @@ def target_parts(job: Job) -> dict[str, object]:
 
 
 def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) -> dict[str, str]:
-    """Return the authors of the parts after ``writer`` changed ``before`` into ``after``.
+    """Return the authors of the parts, ``by`` before, after ``writer`` changed the job.
 
-    ``by`` has the authors before the change. If no part has changed, return a copy of ``by``.
-    Otherwise the author of each empty part is "", because it has no target, even if ``by`` does not
-    contain the part. Any other unchanged part that is not in ``by`` stays absent.
+    Once any part has changed, an empty part has the author "". Any other unchanged part that is not
+    in ``by`` stays absent.
     """
     old, new = target_parts(before), target_parts(after)
     if old == new:
@@ -52,10 +51,7 @@ def update_authors(before: Job, after: Job, by: Mapping[str, str], writer: str) 
 
 
 def author_of(by: Mapping[str, str], created_by: str, parts: Iterable[str]) -> str:
-    """Return the author of these parts, or an empty string if no part has an author.
-
-    If the parts have several authors, a model takes precedence.
-    """
+    """Return the author of these parts, or ""; of several authors, a model takes precedence."""
     wrote = [by.get(name, created_by) for name in parts]
     models = filter(owners.is_model, wrote)
     return next(models, None) or next(filter(None, wrote), "")

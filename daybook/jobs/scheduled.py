@@ -46,10 +46,7 @@ class ScheduledJob:
     policy: Policy
 
     def next_start(self, now: datetime) -> datetime | None:
-        """Return the first due time after ``now`` that is neither skipped nor snoozed.
-
-        Return None if there is none.
-        """
+        """Return the first due time after ``now`` that is neither skipped nor snoozed, or None."""
         left_out = (self.skips, self.snoozed_until)
         return next(upcoming.starts(self.schedule, self.policy, now, *left_out), None)
 

@@ -142,8 +142,8 @@ def _with_renamed_job(job: Job, old: str, new: str) -> Job:
 async def taken_names(session: AsyncSession, owner: str) -> set[str]:
     """Return the names of the live jobs in ``owner``'s namespace.
 
-    Each agent has its own namespace, so that a refusal reveals nothing about the jobs of other
-    owners. All owners that are not agents share one namespace.
+    Each agent has its own, so that a refusal reveals nothing about others' jobs. All other owners
+    share one.
     """
     query = select(JobRow.name).where(_in_namespace(owner))
     return set((await session.execute(query)).scalars())
@@ -151,7 +151,8 @@ async def taken_names(session: AsyncSession, owner: str) -> set[str]:
 
 def _in_namespace(owner: str) -> ColumnElement[bool]:
     """Return the condition for the live jobs in ``owner``'s namespace."""
-    condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~_owned_by_agent()
+    of_agent = col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
+    condition = col(JobRow.owner) == owner if owners.is_agent(owner) else ~of_agent
     return condition & col(JobRow.archived_at).is_(None)
 
 
@@ -163,7 +164,7 @@ async def named(session: AsyncSession, owner: str, name: str) -> JobRow | None:
 
 
 async def jobs_after(session: AsyncSession, owner: str, name: str) -> list[StoredJob]:
-    """Return the live jobs in ``owner``'s namespace that run after the job with this name.
+    """Return the live jobs in ``owner``'s namespace that run after this job.
 
     A job that cannot be read has a stand-in.
     """
@@ -211,10 +212,7 @@ async def live_names(session: AsyncSession, owner: str | None = None) -> list[st
 
 
 async def all_names(session: AsyncSession, owner: str | None = None) -> dict[str, str]:
-    """Return the names of all jobs by id, including archived jobs.
-
-    With ``owner``, return only the names of that owner's jobs.
-    """
+    """Return the names of all jobs, or those of ``owner``, by id, including archived jobs."""
     condition = true() if owner is None else col(JobRow.owner) == owner
     rows = await session.execute(select(JobRow.id, JobRow.name).where(condition))
     return dict(rows.tuples().all())
@@ -229,8 +227,8 @@ async def taken_slugs(session: AsyncSession, kind: str) -> set[str]:
 async def free_slug(session: AsyncSession, job: Job, owner: str) -> str:
     """Return a free name for a new job's deployment.
 
-    For an agent's job, the name begins with the id of the agent. Otherwise a number at the end
-    would reveal to the agent that another owner's job has this name.
+    That of an agent's job begins with the agent's id, or a number at its end would reveal that
+    another owner's job has this name.
     """
     from slugify import slugify
 
@@ -323,11 +321,7 @@ async def get(session: AsyncSession, job_id: str) -> StoredJob | None:
 
 
 def in_scope(*, archived: bool = False, owner: str | None = None) -> ColumnElement[bool]:
-    """Return the condition for the jobs that a reference may stand for.
-
-    These are the live jobs; with ``archived``, also the archived ones. With ``owner``, they are the
-    jobs of that owner.
-    """
+    """Return the condition for the live jobs, or all if ``archived``, of ``owner`` if given."""
     condition = true() if owner is None else col(JobRow.owner) == owner
     return condition if archived else condition & col(JobRow.archived_at).is_(None)
 
@@ -337,8 +331,7 @@ async def find(
 ) -> StoredJob:
     """Return the live job with this id, unique short id, or name (see `ledger.references`).
 
-    Raise `NotFound` if no job matches, and `Ambiguous`. With ``archived``, also search the archived
-    jobs. With ``owner``, search only the jobs of that owner.
+    The scope is that of `in_scope`. Raise `NotFound` and `Ambiguous`.
     """
     scope = {references.JOB: in_scope(archived=archived, owner=owner)}
     stored = await get(session, (await references.resolve(session, ref, scope)).id)
@@ -346,14 +339,10 @@ async def find(
     return stored
 
 
-def _owned_by_agent() -> ColumnElement[bool]:
-    return col(JobRow.owner).startswith(owners.AGENT_PREFIX, autoescape=True)
-
-
 async def get_readable(session: AsyncSession, job_id: str | None) -> StoredJob | None:
-    """Return the job as `get` does; None if it cannot be read, or if ``job_id`` is None.
+    """Return the job as `get` does; None without a ``job_id``, or if the job cannot be read.
 
-    For code that has to record something even if its job cannot be read.
+    For code that has to record something even then.
     """
     try:
         return await get(session, job_id) if job_id is not None else None
@@ -362,9 +351,9 @@ async def get_readable(session: AsyncSession, job_id: str | None) -> StoredJob |
 
 
 async def all_jobs(session: AsyncSession, only: Collection[str] | None = None) -> list[StoredJob]:
-    """Return the live jobs in their newest revisions, sorted by name.
+    """Return the live jobs, or those with the ids ``only``, in their newest revisions, by name.
 
-    With ``only``, return only the jobs with these ids. Leave out jobs that cannot be read.
+    Leave out jobs that cannot be read.
     """
     return [each for each in await read_all(session, only) if each.problem is None]
 

@@ -33,10 +33,9 @@ def due_times(
     after: datetime,
     inclusive: bool = False,
 ) -> Iterator[datetime]:
-    """Yield the due times after ``after`` (with ``inclusive``, also a due time at ``after``).
+    """Yield the due times, in UTC, strictly increasing, after (with ``inclusive``, from) ``after``.
 
-    The due times are in UTC and strictly increasing. The search ends after `MAX_SKIPS` excluded
-    ranges without a due time between them.
+    The search ends after `MAX_SKIPS` excluded ranges without a due time between them.
     """
     limits = bounds.read_bounds(policy, schedule.timezone)
     return _within(schedule, limits, after, inclusive=inclusive)

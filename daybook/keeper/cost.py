@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, PlainSerializer
@@ -54,7 +55,7 @@ class MeteredCoroutine(Generic[T]):
         self.seconds = 0.0
 
     def __await__(self) -> Generator[Any, Any, T]:
-        step: Callable[[], Any] = lambda: self._work.send(None)  # noqa: E731
+        step: Callable[[], Any] = partial(self._work.send, None)
         while True:
             began = time.thread_time()
             try:
@@ -66,17 +67,9 @@ class MeteredCoroutine(Generic[T]):
             try:
                 value = yield awaited
             except BaseException as error:
-                step = _step_throwing(self._work, error)
+                step = partial(self._work.throw, error)
             else:
-                step = _step_sending(self._work, value)
-
-
-def _step_sending(work: Coroutine[Any, Any, Any], value: Any) -> Callable[[], Any]:
-    return lambda: work.send(value)
-
-
-def _step_throwing(work: Coroutine[Any, Any, Any], error: BaseException) -> Callable[[], Any]:
-    return lambda: work.throw(error)
+                step = partial(self._work.send, value)
 
 
 class CountingClient:

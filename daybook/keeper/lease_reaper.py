@@ -38,8 +38,8 @@ class ExpiryReport:
 async def expire(ledger: Ledger, client: PrefectClient, limit: int = 200) -> ExpiryReport:
     """Run one cycle over at most ``limit`` expired leases and as many passed deadlines.
 
-    Errors of an unreachable Prefect propagate; `state_mirror` and `scheduled_runs` then write the
-    remaining results later.
+    Raise the errors of an unreachable Prefect; `state_mirror` and `scheduled_runs` then write the
+    rest.
     """
     return await _show_in_prefect(ledger, client, await leases.expire_all(ledger, limit))
 

@@ -52,9 +52,8 @@ class ImportProgress:
     def known(self) -> dict[str, datetime]:
         """Return, by job id, the instant up to which the ledger has Prefect's edits and ends.
 
-        The result is empty until this term has read the ends of runs. The ends matter, because the
-        auditor must not catch up a run that was cancelled in Prefect in advance, while no keeper
-        was the leader.
+        It is empty until this term has read the ends of runs, because the auditor must not catch up
+        a run that was cancelled in Prefect in advance, while no keeper was the leader.
         """
         read_to = self.ends_read
         if read_to is None:

@@ -95,7 +95,7 @@ def _is_number_in_sqlite(element: is_json_number, compiler: SQLCompiler, **optio
 
 
 def json_count(element: Any, maximum: int) -> ColumnElement[int]:
-    """Return the number in a JSON ``element`` as an integer; ``maximum`` for a larger one.
+    """Return the number in a JSON ``element`` as an integer of at most ``maximum``.
 
     SQLAlchemy's own `as_integer` has 32 bits on PostgreSQL: one larger number fails the query.
     """

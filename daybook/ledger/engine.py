@@ -252,8 +252,7 @@ _shared: ContextVar[Ledger | None] = ContextVar("shared_ledger", default=None)
 def sharing(ledger: Ledger) -> Iterator[None]:
     """Make `open_ledger` return ``ledger`` in the block and in the tasks that the block starts.
 
-    ``ledger`` stays open. Opening a ledger takes milliseconds, which is too slow for a server that
-    would open it for each request.
+    ``ledger`` stays open: to open one takes milliseconds, too slow for each request of a server.
     """
     token = _shared.set(ledger)
     try:

@@ -71,7 +71,7 @@ async def create(
 def vacuum_into(source: Path, file: Path) -> None:
     """Write the committed state of a SQLite ledger to ``file``, which is missing or empty.
 
-    Other processes may read and write meanwhile. Raise `sqlite3.Error` if the copy fails.
+    Others may read and write meanwhile. Raise `sqlite3.Error` if the copy fails.
     """
     # Like SQLite's backup API in one step, but the copy has no WAL and no free pages.
     name = f"{source.absolute().as_uri()}?mode=rw"

@@ -210,7 +210,7 @@ class Postgresql:
 def _refuse_closed(connection: Any, *_: Any) -> None:
     """Make the pool replace a connection that was cut while idle; the check costs no query.
 
-    Raise `DisconnectionError` for such a connection, which the pool handles.
+    The pool handles the `DisconnectionError`.
     """
     if connection.driver_connection.is_closed():
         raise DisconnectionError("it was closed")

@@ -144,10 +144,10 @@ class OwnedJob(Protocol):
 
 
 def command_word(job: OwnedJob) -> str:
-    """Return the word for the job in a command that Daybook suggests to a person.
+    """Return the word for the job in a command that Daybook suggests to a person: its quoted name.
 
-    It is the quoted name. It is the short id if the name looks like an option, and for a job of an
-    agent: with its name, the command could act on a job of another owner.
+    It is the short id if the name looks like an option, and for a job of an agent, whose name
+    another owner's job may have.
     """
     has_own_name = not owners.is_agent(job.owner) and not job.name.startswith("-")
     return shlex.quote(job.name) if has_own_name else job.id[:COMMAND_ID_LENGTH]

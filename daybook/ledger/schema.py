@@ -50,8 +50,7 @@ class Line:
     def head(self) -> str:
         """Return the newest version that this program supports.
 
-        A process reads it once, so it keeps its version even if another version of the program is
-        installed meanwhile.
+        It is read once, and so stays if another version of the program is installed meanwhile.
         """
         return _read_head(self.folder)
 
@@ -176,9 +175,8 @@ def _id_if_any(connection: Connection) -> str:
 async def exclusive() -> AsyncIterator[None]:
     """Allow only one migration at a time in this process, because Alembic's state is global.
 
-    Migrations may come from several event loops, so an asyncio lock does not suffice. A helper
-    thread must not acquire a lock for the task either: if the task were cancelled, nothing would
-    release the lock.
+    Migrations may come from several event loops, so an asyncio lock does not suffice. If a helper
+    thread acquired a lock for a task that is then cancelled, nothing would release the lock.
     """
     while not _MIGRATING.acquire(blocking=False):  # noqa: ASYNC110 - not an event of one loop
         await asyncio.sleep(POLL_INTERVAL_SECONDS)

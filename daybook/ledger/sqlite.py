@@ -192,8 +192,8 @@ class Sqlite:
     def _restore_wal(self) -> None:
         """Put the `-wal` file back if its own database file is back at the ledger's path.
 
-        A new database file may have the inode of the deleted file, but then its modification time
-        or size differs, and so does its stamp.
+        A new file may have the inode of the deleted one, but not its modification time and size,
+        and so another stamp.
         """
         stamp = self._stamp_now()
         if stamp and not self._inodes()[1]:

@@ -24,8 +24,8 @@ def partial_index(
 ) -> Index:
     """Return an index of the rows that match ``where``, on PostgreSQL ``postgresql_where``.
 
-    As soon as an index has an option for PostgreSQL, SQLAlchemy imports that dialect and asyncpg's,
-    which takes 30 ms. So `_add_option` sets the option when the tables are created.
+    With an option for PostgreSQL, SQLAlchemy imports that dialect and asyncpg's, which takes 30 ms.
+    So `_add_option` sets it when the tables are created.
     """
     info = {"where": where if postgresql_where is None else postgresql_where}
     return Index(name, *columns, unique=unique, sqlite_where=where, info=info)

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 
 def utc_text(instant: datetime | None) -> str | None:
-    """Return the instant as text, such as `2027-01-15T13:30:00Z`; None for None.
-
-    A fraction of a second is included only if it is not zero.
-    """
+    """Return the instant such as `2027-01-15T13:30:00Z`, with a fraction only if not zero."""
     return None if instant is None else instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
@@ -272,11 +269,10 @@ class Run(BaseModel, frozen=True):
         )
 
     def reasons(self) -> list[str]:
-        """Return why the run has its status, the most important text first.
+        """Return the reason and the error, the important one first, without a repetition.
 
-        These are the reason and the error, without a text that the other one repeats. The error of
-        a failure comes first, because its reason may be only a remark, for instance about an agent
-        that was unavailable.
+        The error of a failure comes first: its reason may be only a remark, for instance about an
+        agent that was unavailable.
         """
         reason, error = self.reason, self.error or ""
         if reason.startswith(error) or error.startswith(reason):

@@ -294,10 +294,7 @@ def limited_protocol(
     body: float = BODY_TIMEOUT_SECONDS,
     waiting: int = MAX_WAITING_CONNECTIONS,
 ) -> type[SlowClientProtocol]:
-    """Return the protocol of a server with these limits, for `uvicorn.Config`.
-
-    ``head`` and ``body`` are timeouts in seconds. ``waiting`` is a number of connections.
-    """
+    """Return a server's protocol for `uvicorn.Config`, with timeouts in seconds."""
     return type("Limited", (SlowClientProtocol,), {"head": head, "body": body, "waiting": waiting})
 
 

@@ -21,8 +21,8 @@ _HOST = re.compile(r"(?:\[([0-9a-fA-F:.]+)\]|([a-zA-Z0-9._-]+))(?::[0-9]{1,5})?\
 def host_name(host: str) -> str:
     """Return the name or address in a `Host` header, in lower case; "" if the header is invalid.
 
-    A valid header is a name or an address, and a port or nothing. Parsers of URLs read the name of
-    `127.0.0.1:80.evil.example` and `127.0.0.1/evil` differently.
+    Only a port may follow: parsers of URLs read the names of `127.0.0.1:80.evil.example` and
+    `127.0.0.1/evil` differently.
     """
     match = _HOST.match(host)
     return (match[1] or match[2]).lower().removesuffix(".") if match else ""

@@ -125,10 +125,9 @@ async def move(url: str) -> LedgerMove:
 
 
 def interrupted() -> tuple[str, bool] | None:
-    """Return the target of an interrupted move, and whether the settings name this target.
+    """Return the target of an interrupted move, if any, and whether the settings name it.
 
-    If the settings name the target, both ledgers have the same id until the move is repeated.
-    Return None if no move was interrupted.
+    If they do, both ledgers have the same id until the move is repeated.
     """
     if (marker := _read(current_home().moving)) is None:
         return None

@@ -87,10 +87,7 @@ def http_probe(host: str, port: int, path: str) -> Probe:
 
 
 async def has_pulse(child: Child) -> bool:
-    """Return whether the child has written to its pipe since the last call.
-
-    A child without a pipe always counts as answering.
-    """
+    """Return whether the child, if it has a pipe, has written to it since the last call."""
     return child.pulse is None or child.pulse.beats()
 
 

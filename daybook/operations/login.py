@@ -139,9 +139,9 @@ class BrowserLogin(ABC):
         return False
 
     async def viewer_of(self, token: str) -> str:
-        """Return the id of ``token`` if it belongs to a shared link, otherwise "".
+        """Return the id of ``token`` if it belongs to a shared link (by default, never), else "".
 
-        By default, there are no shared links. Raise `DaybookError` if the token cannot be checked.
+        Raise `DaybookError` if the token cannot be checked.
         """
         return ""
 

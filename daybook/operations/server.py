@@ -152,10 +152,9 @@ def _retention() -> dict[str, str]:
 def _ui_folder(home: Home) -> dict[str, str]:
     """Return the variable for a folder of the UI's files in the home, if Prefect needs one.
 
-    Prefect needs the folder if this process may not write beside Prefect's code. At the first
-    start, Prefect writes the UI's files there, and without them there is no UI. If another user ran
-    a server with this interpreter, the files beside the code belong to that user, and the server
-    would not start.
+    Prefect puts these files beside its code at the first start, so it needs the folder if this
+    process may not write there. Without the files there is no UI, and beside those of another user
+    the server does not start.
     """
     spec = importlib.util.find_spec("prefect")
     folder = Path(spec.origin).parent / "server" if spec and spec.origin else None

@@ -202,7 +202,7 @@ def installed() -> list[ServiceDefinition]:
 def find(home: Home, *, system: bool | None = None) -> ServiceDefinition | None:
     """Return the installed service of ``home``, preferably a user's own; None if there is none.
 
-    ``system`` limits the search to the system's service, or to a user's own; None means both.
+    ``system`` limits the search to one of the two.
     """
     for service in installed():
         if service.home == home.path and system in (None, service.is_system):
@@ -270,9 +270,9 @@ def install(service: ServiceDefinition) -> None:
 
 
 def start(service: ServiceDefinition, *, restart: bool = False) -> None:
-    """Start an installed service, and return when the service has started.
+    """Start an installed service, or with ``restart`` restart it, and return when it has started.
 
-    With ``restart``, also restart a service that runs. Raise `DaybookError` if the start fails.
+    Raise `DaybookError` if the start fails.
     """
     if is_macos():  # `install` has ended an older service
         _run(["launchctl", "kickstart", _target(service)])
@@ -357,10 +357,9 @@ def log_command(service: ServiceDefinition, lines: int, *, follow: bool = False)
 
 
 def log_tail(service: ServiceDefinition) -> str:
-    """Return the last `TAIL_LINES` lines of the log for an error message.
+    """Return the last `TAIL_LINES` lines of the log, or "" if this user cannot read it.
 
-    Return an empty string if this user cannot read the log. Raise `DaybookError` if there is no
-    `journalctl`.
+    Raise `DaybookError` if there is no `journalctl`.
     """
     if is_macos():
         return children.read_tail(Home(service.home).logs / "up.log", 0, TAIL_LINES)

@@ -70,10 +70,7 @@ async def _first_agent(client: PrefectClient) -> list[str]:
 
 
 async def model_steps(client: PrefectClient) -> list[tuple[str, str]]:
-    """Return descriptions and commands of the steps after which the agent `default` asks a model.
-
-    Return [] if the agent is not offline.
-    """
+    """Return the steps, with commands, from an offline agent `default` to a model."""
     from daybook.agents import documents, kinds, providers
 
     slugs = (await documents.names(client)).get(DEFAULT_AGENT)

@@ -145,10 +145,7 @@ async def record_or_end(record: UpRecord, child: Child) -> None:
 def _record_change(
     change: Callable[[Child], None], child: Child, say: Callable[[str], None]
 ) -> None:
-    """Apply ``change`` to the record. If the record cannot be written, report the error.
-
-    The next change also writes this one.
-    """
+    """Apply ``change`` to the record, or report why not; the next change also writes this one."""
     try:
         change(child)
     except OSError as error:

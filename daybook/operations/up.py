@@ -332,10 +332,9 @@ async def _show_first_run(ledger: Ledger, talk: UpReporter, since: datetime) -> 
 
 
 async def down() -> bool:
-    """Stop this home's `up`, and end the leftovers from a killed `up`.
+    """Stop this home's `up` and the leftovers of a killed one. Return False if nothing ran.
 
-    Return False if nothing ran. Raise `InvalidInput` if a `restore`, a `ledger move` or an unknown
-    process holds the lock.
+    Raise `InvalidInput` if a `restore`, a `ledger move` or an unknown process holds the lock.
     """
     return await home_lock.stop_running(homes.current_home())
 

@@ -126,10 +126,7 @@ async def _until_quiet(ledger: Ledger) -> None:
 
 
 def restart(environment: Mapping[str, str]) -> NoReturn:
-    """Replace this process with the same command of the installed version.
-
-    ``environment`` has the variables of the new process.
-    """
+    """Replace this process with the same command of the installed version, in ``environment``."""
     sys.stdout.flush()
     sys.stderr.flush()
     os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], dict(environment))

@@ -51,10 +51,9 @@ def command(
     name: str | None = None,
     once: bool = False,
 ) -> list[str]:
-    """Return the command line of a worker.
+    """Return the command line of a worker, by default with another name than that of `up`.
 
-    The worker's default name differs from the name of `up`'s worker. Without ``queues``, the worker
-    polls all queues; without ``limit``, the worker has no limit of its own.
+    Without ``queues``, it polls all queues; without ``limit``, it has no limit of its own.
     """
     arguments = [*image.PYTHON_MODULE, "daybook.worker", "--pool", pool]
     arguments += ["--name", name or f"{home.worker_name}-{os.getpid()}"]

@@ -117,10 +117,7 @@ class Limit:
         return f"{value:,.0f} tokens" if self.unit == "tokens" else money(value)
 
     def used(self, value: float) -> str:
-        """Return a text that names ``value`` and the limit.
-
-        For example `12,345 of 10,000 tokens per day of agent:scout`, or `$1.50 of $2 per run`.
-        """
+        """Return `12,345 of 10,000 tokens per day of agent:scout`, or `$1.50 of $2 per run`."""
         given = f"{value:,.0f}" if self.unit == "tokens" else money(value)
         return f"{given} of {self.amount(self.most)} per {self.period}"
 

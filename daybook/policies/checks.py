@@ -133,8 +133,7 @@ class Check(BaseModel):
 def merge_check(before: object, given: object) -> object:
     """Return the check ``before`` with the edit ``given`` applied.
 
-    A new tool, prompt, command or watch replaces the whole check; parameters or an agent alone are
-    added to ``before``.
+    A new tool, prompt, command or watch replaces the whole check; other fields are added to it.
     """
     if not isinstance(given, Mapping) or not isinstance(before, Mapping):
         return given

@@ -131,9 +131,9 @@ class Compression:
         return self.history or DEFAULT_HISTORY_TOKENS
 
     def over(self, other: Compression) -> Compression:
-        """Return the limits of a job, completed by ``other``, the limits of its agent.
+        """Return a job's limits, completed by those of its agent, ``other``.
 
-        The agent's ``messages`` and ``tokens`` apply only if the job sets neither of the two.
+        The agent's ``messages`` and ``tokens`` apply only if the job sets neither.
         """
         return replace(self or other, history=self.history or other.history)
 

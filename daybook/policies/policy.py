@@ -401,9 +401,9 @@ FIELDS = {field.alias or name: field for name, field in Policy.model_fields.item
 
 
 def policy_from_parameters(parameters: Mapping[str, object]) -> Policy:
-    """Return the policy in a run's parameters, or the default if it is absent or cannot be read.
+    """Return the policy in a run's parameters; the default if it is absent or unreadable.
 
-    A run that an earlier version stored must not stop a service that handles all runs.
+    A run of an earlier version must not stop a service that handles all runs.
     """
     try:
         return Policy.model_validate(parameters.get("policy") or {})

@@ -79,8 +79,7 @@ async def answering(
 ) -> AsyncIterator[PrefectClient]:
     """Open a client as `connected` does, and check that Prefect answers; use this before a change.
 
-    Also raise the errors of `check_connection`, and `PrefectUnreachable` if the answer takes longer
-    than ``within_seconds``.
+    Also raise the errors of `check_connection`, and `PrefectUnreachable` without an answer in time.
     """
     async with connected(within_seconds) as client:
         async with limited(within_seconds):
@@ -224,8 +223,8 @@ def unauthorized_error(address: str, status: int) -> PrefectRefused:
 def is_job_error(error: Exception) -> bool:
     """Return whether the error may concern one job only, so that other jobs can continue.
 
-    Return False if Prefect or the ledger is unreachable, and for any `DaybookError` other than
-    `InvalidInput` and `LedgerError`; the caller must then stop.
+    False if Prefect or the ledger is unreachable, and for any `DaybookError` other than
+    `InvalidInput` and `LedgerError`: the caller must stop.
     """
     if isinstance(error, httpx.HTTPStatusError):
         return error.response.status_code not in _UNAVAILABLE_CODES

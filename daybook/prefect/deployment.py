@@ -87,7 +87,7 @@ async def taken_names(
 def is_ours(found: DeploymentResponse, ledger_id: str) -> bool:
     """Return whether ``found`` has this ledger's tag and the entrypoint of a Daybook flow.
 
-    A copy that a user made in the UI has the tag, but no entrypoint.
+    A copy made in the UI has the tag, but no entrypoint.
     """
     entrypoints = {parameter_schema.entrypoint(kind) for kind in ACTIONS}
     return projection.ledger_tag(ledger_id) in found.tags and found.entrypoint in entrypoints
@@ -179,10 +179,9 @@ def _is_due_soon(stored: StoredJob) -> bool:
 def _schedule_from(stored: StoredJob) -> datetime:
     """Return the time from which Prefect should queue runs.
 
-    Return the time of the job's last change if a due time since then can still be on time.
-    Otherwise return now, so that the hundred runs that Prefect queues lie in the future. For a
-    one-time job, always return the time of the change, because the claim decides about its run even
-    if the run is late.
+    It is the job's last change if a due time since then can still be on time; otherwise now, so
+    that the hundred runs that Prefect queues lie in the future. For a one-time job, it is always
+    the change, because the claim decides even about a late run.
     """
     now, changed = SYSTEM_CLOCK.now(), stored.revision.effective_from
     one_time = stored.job.schedule.only_due is not None
@@ -194,10 +193,9 @@ def _schedule_from(stored: StoredJob) -> datetime:
 def _schedule_body(stored: StoredJob, target: Projection, *, slug: bool) -> JsonObject:
     """Return our schedule as a request body; with ``slug``, it always gets a slug.
 
-    The UI shows a slug instead of the schedule's description. So without ``slug``, our schedule
-    gets a slug only if the UI describes the schedule badly (a one-time job, cron with seconds).
-    Callers pass ``slug`` if our schedule must be distinguished from other schedules, or already has
-    a slug, which Prefect cannot remove.
+    The UI shows a slug instead of the schedule's description, so otherwise only a schedule that the
+    UI describes badly gets one (a one-time job, cron with seconds). Pass ``slug`` if our schedule
+    must be distinguished from others, or already has a slug, which Prefect cannot remove.
     """
     (schedule,) = projection.to_prefect_schedules(target.schedule)
     ours = stored.job.schedule
@@ -317,10 +315,7 @@ async def delete(client: PrefectClient, deployment_id: str) -> None:
 async def start_run(
     client: PrefectClient, deployment_id: str, key: str, parameters: JsonObject, name: str
 ) -> str | None:
-    """Request a run now with this ``name``; return its id, or None if the deployment was deleted.
-
-    The same ``key`` returns the same run.
-    """
+    """Request a run now, or return the run with the same ``key``; None without the deployment."""
     run = await create_run(client, deployment_id, key, parameters, name=name)
     return None if run is None else str(run.id)
 

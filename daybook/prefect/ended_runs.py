@@ -61,9 +61,9 @@ async def record_live_ends(
 ) -> int:
     """Record the ends of live rows, however long ago their runs ended.
 
-    Return how many of these runs have ended or are being cancelled in Prefect, even if nothing was
-    recorded for them. ``supervised`` has the flow runs whose processes the caller supervises; leave
-    them out, because the caller's own observations of the processes take precedence.
+    Return how many runs have ended or are being cancelled in Prefect, even if nothing was recorded.
+    Leave out the flow runs in ``supervised``, because the caller's own observations of their
+    processes take precedence.
     """
     async with ledger.read() as session:
         rows = {str(row.flow_run_id): row for row in await waiting_runs.live_in_prefect(session)}
@@ -211,7 +211,7 @@ async def make_wait(
 async def finish_cancellation(ledger: Ledger, client: PrefectClient, run: FlowRun) -> Status | None:
     """End a run that is being cancelled, and that has neither a live row nor a process.
 
-    Return the recorded status, or None if only the state in Prefect was set.
+    Return the recorded status; None if only the state in Prefect was set.
     """
     status = await _record(ledger, client, run, None)
     if status is None:

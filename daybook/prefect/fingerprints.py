@@ -53,7 +53,7 @@ class Fingerprints:
     def failed(self, stored: StoredJob, there: ListedDeployment | None, *, observed: bool) -> None:
         """Record that Prefect refused the job, or that the job cannot be compared.
 
-        ``there`` is None if no deployment was listed. ``observed`` is True if all edits made in
+        ``there`` is its listed deployment, if any. ``observed`` is True if all edits made in
         Prefect until then are in the ledger.
         """
         current = _Fingerprint(there.mark if there else None, stored.row.updated_at)

@@ -203,8 +203,8 @@ async def read_states(client: PrefectClient, flow_run_id: UUID) -> list[State[An
     """Return all states of a flow run, oldest first; empty if Prefect does not have the run.
 
     Prefect timestamps a state when the request arrives, and stores it once it acquires the database
-    lock. If two processes write at the same time, the state that was stored last can have the
-    earlier timestamp. Only the flow run itself reliably names its last state.
+    lock, so the last of two states written at the same time can have the earlier timestamp. Only
+    the flow run itself reliably names its last state.
     """
     states = await client.read_flow_run_states(flow_run_id)
     try:
@@ -226,11 +226,10 @@ def order_states(states: Sequence[State[Any]], current: State[Any] | None) -> li
 def retry_starts(states: Sequence[State[Any]], *, deployed: bool = True) -> tuple[int, ...]:
     """Return one number for each Retry in ``states``: the number of the run's starts before it.
 
-    Prefect counts a start when a run becomes RUNNING. A Retry of a ``deployed`` run is a SCHEDULED
-    state that directly follows an end, unless Daybook rescheduled the run (`WAITING_NAME`) or
-    Prefect's late-run service marked it late (`LATE_NAME`). A worker that lost its claim may still
-    set PENDING or RUNNING after the end, which is no Retry. A run without a deployment goes from
-    its end to RUNNING directly.
+    A start is a state RUNNING. A Retry of a ``deployed`` run is SCHEDULED right after an end,
+    unless Daybook rescheduled the run (`WAITING_NAME`) or Prefect's late-run service marked it late
+    (`LATE_NAME`). A worker that lost its claim may still set PENDING or RUNNING there, which is no
+    Retry. A run without a deployment goes from its end to RUNNING directly.
     """
     starts, starts_before = 0, list[int]()
     for state, following in pairwise(states):

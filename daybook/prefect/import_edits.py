@@ -140,9 +140,9 @@ def _disabled_reason(before: StoredJob, job: Job) -> str:
 def with_prefect_fields(
     job: Job, fields: Iterable[str], theirs: Projection, edited: datetime
 ) -> Job:
-    """Return ``job`` with the values that these fields have in Prefect.
+    """Return ``job`` with the values that these fields have in Prefect since ``edited``.
 
-    ``edited`` is the time of the edit. Raise `InvalidInput` if no job can have these values.
+    Raise `InvalidInput` if no job can have these values.
     """
     for name in fields:
         job = _with_field(job, name, theirs, edited)

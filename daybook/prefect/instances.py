@@ -51,10 +51,9 @@ class PrefectServer:
 
 
 async def record_server(ledger: Ledger, client: PrefectClient, holder: str) -> str:
-    """Record the server of ``client``; return the `conflict` of all servers in use.
+    """Record the server of ``client``, if it has a work pool; return the `conflict` of all servers.
 
-    If Prefect has no work pool yet, record nothing. Return an empty string in this case, and if
-    there is no conflict.
+    Return "" without a pool or a conflict.
     """
     current = await pool_id(client)
     if current is None:
@@ -79,10 +78,7 @@ async def record(ledger: Ledger, pool_id: str, api_url: str, holder: str) -> lis
 
 
 async def forget(ledger: Ledger, holder: str) -> None:
-    """Remove the servers that the ending process ``holder`` recorded.
-
-    If other processes use such a server, they record it again.
-    """
+    """Remove the servers of the ending process ``holder``; other users record them again."""
     async with ledger.write() as session:
         for each in await _all(session):
             if each.holder == holder:

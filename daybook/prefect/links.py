@@ -277,7 +277,7 @@ async def record_agreement(
 async def record_intention(session: AsyncSession, job_id: str, projection: JsonObject) -> None:
     """Record the projection of the deployment that the caller is about to create.
 
-    Do nothing if the job has a recorded deployment, or is recorded as having none.
+    Do nothing if a deployment, or none, is recorded for the job.
     """
     row = await session.get(JobRow, job_id)
     if row is not None and row.deployment_id is None and row.synced != NO_DEPLOYMENT:

@@ -43,8 +43,7 @@ def continuing(session_id: str) -> Iterator[None]:
 def _continued_session(run: FlowRun) -> str:
     """Return the session that a direct call has to continue; empty for the call's own session.
 
-    Only the first call continues the session, because an agent's tool may call another flow in the
-    same task.
+    Only the first call continues it: an agent's tool may call another flow in the same task.
     """
     if run.deployment_id is not None:
         return ""
@@ -182,7 +181,7 @@ async def _job_of(ledger: Ledger, run: FlowRun) -> str | None:
 async def read_retry_starts(run: FlowRun) -> tuple[int, ...]:
     """Return one number for each Retry of this run: the number of the run's starts before it.
 
-    The result is empty if there was no Retry. Raise `PrefectUnreachable` without an answer in time.
+    Raise `PrefectUnreachable` without an answer in time.
     """
     async with limited(), get_client() as client:
         found = await flow_runs.read_states(client, run.id)

@@ -216,8 +216,8 @@ def server_application() -> Any | None:
 def reload_settings() -> None:
     """Make an already imported Prefect read its environment again.
 
-    There is no fallback: if this fails, a `PREFECT_API_URL` that is set after the import has no
-    effect. Callers therefore also pass the address where they can.
+    If this fails, a `PREFECT_API_URL` that is set after the import has no effect. So callers also
+    pass the address where they can.
     """
     try:
         from prefect.context import refresh_global_settings_context

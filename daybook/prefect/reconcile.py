@@ -159,8 +159,8 @@ class _Reconciler:
     def _has_failed_recently(self, stored: StoredJob, entry: ListedDeployment | None) -> bool:
         """Return whether reconciling the job failed recently and nothing has changed since.
 
-        In this case, also add the job to `report.observed` if the ledger had all edits made in
-        Prefect at the time of the failure.
+        Then also add the job to `report.observed` if the ledger had all edits made in Prefect by
+        then.
         """
         if not self.seen.failed_recently(stored, entry):
             return False

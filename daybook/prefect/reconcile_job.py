@@ -299,9 +299,9 @@ def report_unmanaged(stored: StoredJob, found: DeploymentResponse, report: Recon
 async def reconcile_by_id(
     ledger: Ledger, client: PrefectClient, job_id: str, report: ReconcileReport
 ) -> StoredJob | None:
-    """Reconcile one job by its id; return it as it is now, or None if it does not exist.
+    """Reconcile a job unless it is archived; return it as it is now, or None if it does not exist.
 
-    Do not change an archived job. The errors are as in `reconcile_job`.
+    The errors are as in `reconcile_job`.
     """
     stored, found = await _observe(ledger, client, job_id)
     if stored is None or stored.row.archived_at is not None:

@@ -68,10 +68,9 @@ def of_call(kind: str, at: datetime, timezone: str) -> str:
 
 
 def of_new(stored: StoredJob, run: FlowRun, ledger_id: str) -> str | None:
-    """Return the name of a Prefect run that never started and may have no row yet.
+    """Return the name of a Prefect run that never started and may have no row yet, or None.
 
-    Return None if the run has started or has no expected start. Also return None for a run that
-    Daybook created and named, because that run may be scheduled for another time.
+    None also for a run that Daybook created and named, which may be scheduled for another time.
     """
     at, key = run.expected_start_time, run.idempotency_key or ""
     if at is None or run.start_time is not None or key.startswith(f"{ledger_id}:"):

@@ -153,7 +153,7 @@ async def ensure_rows(
 ) -> EnsureResult:
     """Ensure that waiting ``rows`` have their Prefect runs.
 
-    ``abandoned`` is True if the caller has made sure that no process executes these rows.
+    ``abandoned`` is True if the caller has made sure that no process executes them.
     """
     work = _EnsurePass(ledger, client, abandoned=abandoned)
     await work.do(rows)

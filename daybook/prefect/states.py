@@ -82,10 +82,10 @@ def outcome_message(
 
 
 def terminal_state(status: Status, message: str, data: JsonObject | None = None) -> State[Any]:
-    """Return the terminal Prefect state of a terminal status.
+    """Return the terminal Prefect state of a terminal status, which shows ``message`` in the UI.
 
-    The UI shows ``message`` with the state; ``data`` is the flow's result. A state that is not
-    COMPLETED has no data, so that Prefect builds the caller's error from the message.
+    Only COMPLETED has the flow's result, ``data``; otherwise Prefect builds the caller's error from
+    the message.
     """
     kind, name = _TERMINAL_STATES[status]
     result = data if kind is StateType.COMPLETED else None
@@ -101,8 +101,8 @@ def of_row(row: RunRow) -> State[Any]:
 def of_direct_call(status: Status, message: str, data: JsonObject) -> State[Any]:
     """Return the terminal state of a flow that was called directly, in a script or as a subflow.
 
-    The type of a skipped call is COMPLETED, because Prefect raises `CancelledRun` in the caller of
-    a cancelled flow. The mirror writes the usual type afterwards, when the caller has its answer.
+    A skipped call is COMPLETED, because Prefect raises `CancelledRun` in the caller of a cancelled
+    flow. The mirror writes the usual type once the caller has its answer.
     """
     if status is not Status.SKIPPED:
         return terminal_state(status, message, data)
@@ -138,8 +138,8 @@ async def request_cancellation(flow_run_ids: Collection[str], why: str) -> None:
 async def end_flow_run(flow_run_id: str, state: State[Any]) -> NoReturn:
     """Set the terminal state of this flow run and exit the flow.
 
-    Raise Prefect's `Abort`, which ends the process without an error. A flow that *returns* a state
-    of type FAILED or CANCELLED ends its process with a traceback and exit code 1.
+    Raise Prefect's `Abort`, which ends the process without an error; to *return* a state of type
+    FAILED or CANCELLED would end it with a traceback and exit code 1.
     """
     async with get_client() as client:
         await client.set_flow_run_state(UUID(flow_run_id), state)
@@ -151,9 +151,8 @@ async def suspend_flow_run(
 ) -> NoReturn:
     """Make this flow run wait in Prefect until ``until`` (UTC), and exit the flow.
 
-    If ``ledger`` is given, an outcome that was meanwhile recorded replaces the waiting state
-    (`show_recorded_outcome`). Raise Prefect's `Abort`, which ends the process and leaves the state
-    as it is.
+    With ``ledger``, an outcome that was recorded meanwhile replaces the waiting state
+    (`show_recorded_outcome`). Raise Prefect's `Abort`, which leaves the state as it is.
     """
     async with get_client() as client:
         await client.set_flow_run_state(UUID(flow_run_id), waiting_state(until, why), force=True)
@@ -165,12 +164,10 @@ async def suspend_flow_run(
 async def show_recorded_outcome(ledger: Ledger, client: PrefectClient, flow_run_id: str) -> None:
     """Set the terminal state of a run whose outcome was recorded while the caller made it wait.
 
-    Do nothing if the run has no outcome.
-
-    Prefect has no compare-and-set: if two states are set at the same time, Prefect may keep the
-    state that was requested first. So a process that makes a run wait reads the run's row again
-    afterwards. If the process dies before that, Prefect shows a waiting run until its scheduled
-    time; then a worker gets the run and sets the terminal state.
+    Prefect has no compare-and-set: of two states set at the same time, it may keep the one that was
+    requested first. So a process that makes a run wait reads the run's row again afterwards. If it
+    dies before that, Prefect shows a waiting run until its scheduled time; then a worker gets the
+    run and sets the terminal state.
     """
     async with ledger.read() as session:
         row = await rows.find(session, flow_run_id, None)

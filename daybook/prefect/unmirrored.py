@@ -71,8 +71,8 @@ async def record_flow_run(ledger: Ledger, run_id: str, flow_run_id: str) -> RunR
 async def clear_mark(ledger: Ledger, run_id: str, status: Status) -> None:
     """Clear the mark of this run, whose outcome ``status`` the caller has just set in Prefect.
 
-    A range keeps its mark, because its Prefect run must still show the other due times. A run that
-    got another outcome meanwhile keeps its mark, too.
+    A range keeps its mark, because its Prefect run must still show the other due times; so does a
+    run that got another outcome meanwhile.
     """
     statement = update(RunRow).where(
         col(RunRow.id) == run_id, col(RunRow.status) == status, col(RunRow.due_to).is_(None)

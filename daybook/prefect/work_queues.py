@@ -56,8 +56,8 @@ class QueuesState:
 def queue_of(job: Job, found: DeploymentResponse | None) -> str:
     """Return the queue of the job's deployment: an operator's queue, or the queue of its class.
 
-    ``found`` is the deployment as it is now. Its queue is an operator's queue if it is in our pool,
-    and neither the queue of a class nor Prefect's default queue.
+    The queue of ``found``, the present deployment, is an operator's if it is in our pool, and
+    neither the queue of a class nor Prefect's default queue.
     """
     if found is not None and found.work_pool_name == WORK_POOL:
         current = found.work_queue_name

@@ -47,9 +47,8 @@ _MIN_SECRET_LENGTH = 8
 def search_path() -> str:
     """Return this process's PATH, with the interpreter's own `bin` folder first.
 
-    That folder contains the programs of packages that are installed together with Daybook. A system
-    interpreter's folder that is already on the PATH keeps its position, because `/usr/bin` at the
-    front would hide other programs.
+    It contains the programs installed together with Daybook. That of a system interpreter keeps its
+    position, because `/usr/bin` at the front would hide other programs.
     """
     own = os.path.dirname(os.path.abspath(sys.executable))
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
@@ -91,27 +90,25 @@ def may_be_secret(name: str) -> bool:
 def split_secrets(given: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
     """Return two mappings: the variables without secrets, and the variables that may have one.
 
-    A process may get the first mapping at its start, when other processes of this user can still
-    read its environment. It must get the second mapping only after it has called
-    `daybook.processes.proc.deny_inspection`.
+    Other processes of this user can read the environment with which a process starts. So it must
+    get the second mapping only after it has called `daybook.processes.proc.deny_inspection`.
     """
     secret = {k: v for k, v in given.items() if may_be_secret(k)}
     return {k: v for k, v in given.items() if k not in secret}, secret
 
 
 def redact_values(text: str, environment: Mapping[str, str]) -> str:
-    """Return ``text`` with the values of variables replaced by their names in brackets.
+    """Replace the values of variables by their names in brackets.
 
-    Do not replace the values of `DEFAULT_NAMES`, and values of fewer than 8 characters.
+    Leave those of `DEFAULT_NAMES`, and of fewer than 8 characters.
     """
     return redact(text, value_replacements(environment))
 
 
 def redact_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """Return ``text`` with the values of secret variables replaced by their names in brackets.
+    """Replace the values of variables whose name `_SECRET` matches by their names in brackets.
 
-    A variable is secret if `_SECRET` matches its name (`_SECRET_NAMES` does not count here). Values
-    of fewer than 8 characters are not replaced.
+    `_SECRET_NAMES` does not count here. Leave values of fewer than 8 characters.
     """
     return redact(text, secret_replacements(environment))
 

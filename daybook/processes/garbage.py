@@ -20,18 +20,17 @@ _M_ARENA_MAX = -8
 def collect_rarely() -> None:
     """Collect garbage less often in this process; call it before the large imports.
 
-    A start creates several hundred thousand objects and almost no garbage. With Python's default
-    threshold, the collector examines these objects again and again. This takes a fifth of the CPU
-    time of a command, and of a start of Prefect's server.
+    A start creates several hundred thousand objects and almost no garbage. To examine them at
+    Python's default threshold takes a fifth of the CPU time of a command, and of a start of
+    Prefect's server.
     """
     gc.set_threshold(THRESHOLD)
 
 
 def use_one_arena() -> None:
-    """Let all threads of this process and of its forks allocate from one arena of memory (glibc).
+    """Let all threads of this process and of its forks allocate from one arena (glibc on Linux).
 
-    Otherwise each thread gets its own arena, which keeps the memory that the thread has freed. On
-    systems other than Linux, do nothing.
+    Otherwise each thread's own arena keeps the memory that the thread has freed.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):

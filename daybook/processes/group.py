@@ -104,10 +104,7 @@ class ProcessGroup:
         self.child.wait()  # at once: it has exited
 
     def kill(self) -> None:
-        """Kill the group and reap the leader without the loop, which may be closing.
-
-        Do nothing if the leader was already reaped.
-        """
+        """Kill the group and reap the leader, if needed, without the loop, which may be closing."""
         if self.child.returncode is None:
             self._signal(signal.SIGKILL)
             self.child.wait()

@@ -149,10 +149,10 @@ class Image:
         return _Fork(process, reader, writer, self._reap)
 
     async def adopt(self, environment: Mapping[str, str]) -> None:
-        """Give the image the environment that most of its next children will have.
+        """Give the image the environment of most of its next children.
 
-        A child with another environment has to update the values that modules have read from the
-        image's environment. Raise OSError if the image has ended.
+        Another child has to update the values that modules read from it. Raise OSError if the image
+        has ended.
         """
         await self._send({"adopt": dict(environment)}, [])
 

@@ -30,10 +30,7 @@ _NEW = f".{_NAMES}"
 
 
 def check(work_dir: str) -> None:
-    """Raise ValueError for a relative path, which would depend on the current folder.
-
-    An empty ``work_dir`` means a new temporary folder.
-    """
+    """Raise ValueError for a relative path; "" means a new temporary folder."""
     if work_dir and not work_dir.startswith(("/", "~")):
         raise ValueError(
             "is relative; use an absolute path or one that begins with ~, or leave it empty"
@@ -110,11 +107,10 @@ def _check_is_allowed(written: str, path: str) -> None:
 
 @contextmanager
 def run_folder(work_dir: str, prefix: str) -> Iterator[str]:
-    """Yield ``work_dir``, or a temporary folder if ``work_dir`` is empty, for a program to run in.
+    """Yield ``work_dir`` or, if it is empty, a new temporary folder, for a program to run in.
 
-    Remove the temporary folder afterwards. Without ``work_dir``, a program never runs in the user's
-    home or the worker's folder, so that it does not mix its files with others there. Raise
-    ValueError if ``work_dir`` is not a folder on this machine.
+    A program never runs in the user's home or the worker's folder by default, so that it does not
+    mix its files with others. Raise ValueError if ``work_dir`` is not a folder on this machine.
     """
     if not work_dir:
         with temporary_folder(prefix) as made:
@@ -179,10 +175,7 @@ def _remove(folder: str | Path) -> None:
 
 
 def _locked(folder: int) -> bool:
-    """Try to lock the folder; return whether this succeeded.
-
-    Return False if another process holds the lock, or if the file system has no locks.
-    """
+    """Try to lock the folder; False if a process holds it, or the file system has no locks."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -217,8 +210,7 @@ def resolve_command(command: Sequence[str], work_dir: str) -> tuple[list[str], s
 def program_problem(command: Sequence[str], work_dir: str) -> str:
     """Return why this machine cannot start the program of ``command``; empty if it can.
 
-    Also return an empty text for a relative path without ``work_dir``, because the folder of the
-    run determines the program.
+    Without ``work_dir``, the folder of the run determines a relative path, so return "".
     """
     if not work_dir and "/" in command[0] and not os.path.isabs(os.path.expanduser(command[0])):
         return ""
@@ -241,10 +233,9 @@ def _not_executable(path: str) -> str:
 
 
 def find_program(name: str, folder: str, variables: Mapping[str, str]) -> str:
-    """Return the path of the program ``name``; a relative path is relative to ``folder``.
+    """Return the path of a program, relative to ``folder`` or in the PATH of ``variables``.
 
-    A name without a slash is looked up in the PATH of ``variables``. Raise ValueError if the
-    program does not exist or is not executable, or if the system cannot start it
+    Raise ValueError if it does not exist, is not executable, or cannot be started
     (`script_problem`).
     """
     path = _find_executable(name, folder, variables)

@@ -24,8 +24,8 @@ class _LossyFile(io.FileIO):
 def survive_full_disk() -> None:
     """Make this process's stdout and stderr drop the data that a full disk cannot store.
 
-    Call it before other modules, such as log handlers, store references to these streams. A
-    terminal, or a stream that replaced the original one, does not change.
+    Call it before other modules, such as log handlers, store these streams. A terminal, or a stream
+    that replaced the original one, does not change.
     """
     sys.stdout, sys.stderr = _lossy(sys.stdout, 1), _lossy(sys.stderr, 2)
 

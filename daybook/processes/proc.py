@@ -34,9 +34,8 @@ _PR_SET_DUMPABLE = 4
 def deny_inspection() -> None:
     """Deny other processes of this user access to this process's memory and environment (Linux).
 
-    Other processes can then neither read `/proc/PID/environ` or `/proc/PID/mem` nor trace this
-    process, and this process dumps no core. A forked child inherits this protection; an executed
-    program does not. On other systems, do nothing.
+    They can then neither read `/proc/PID/environ` or `/proc/PID/mem` nor trace this process, and
+    this process dumps no core. A forked child inherits this; an executed program does not.
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
@@ -140,7 +139,7 @@ def process_tree(head: Process) -> list[Process]:
 def send_signal(processes: Iterable[Process], number: signal.Signals) -> None:
     """Send ``number`` to the processes that still exist and that this user may signal.
 
-    Skip a process of another user, such as a command with more privileges.
+    A command with more privileges is a process of another user.
     """
     for process in processes:
         if find(process.pid, process.started) is not None:
@@ -161,8 +160,8 @@ async def wait_gone(processes: Iterable[Process], within: float) -> list[Process
 async def end(head: Process, grace: float) -> None:
     """End ``head`` and its descendants: SIGTERM, then SIGKILL to the processes that are left.
 
-    Only ``head`` gets SIGTERM, so that it can end its children in its own order. SIGKILL follows
-    when ``head`` has ended, or after ``grace`` seconds.
+    Only ``head`` gets SIGTERM, and ends its children in its own order. SIGKILL follows when it has
+    ended, or after ``grace`` seconds.
     """
     members = process_tree(head)
     send_signal([head], signal.SIGTERM)

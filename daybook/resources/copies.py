@@ -62,20 +62,15 @@ async def get(session: AsyncSession, ref: DocumentRef) -> BlockCopyRow | None:
     return await session.get(BlockCopyRow, ref)
 
 
-async def key_id(session: AsyncSession) -> str | None:
-    """Return the id of the key of all copies; None if there is no key yet."""
-    fact = await session.get(Fact, _KEY_ID)
-    return None if fact is None else fact.value
-
-
 async def key(session: AsyncSession, home: Home) -> Key | None:
     """Return the key of this ledger's copies; None if the ledger has no key yet.
 
     Raise `LedgerKeyMissing` if the home has no valid key, or a different key.
     """
-    expected_id = await key_id(session)
-    if expected_id is None:
+    fact = await session.get(Fact, _KEY_ID)
+    if fact is None:
         return None
+    expected_id = fact.value
     ledger_key = encryption.read_key(home.ledger_key)
     if ledger_key is None:
         raise LedgerKeyMissing(f"{home.ledger_key} does not exist (the key's id is {expected_id})")
@@ -88,10 +83,8 @@ async def key(session: AsyncSession, home: Home) -> Key | None:
 async def get_or_create_key(session: AsyncSession, home: Home) -> Key:
     """Return the key for a new copy; call this function in a write transaction.
 
-    If the ledger has no key yet, record the home's key as the ledger's key. If the home has no key
-    either, create it.
-
-    Raise the errors of `key`, and OSError if the key's file cannot be created.
+    A ledger without a key gets the home's key, which is created if it is missing. Raise the errors
+    of `key`, and OSError if the key's file cannot be created.
     """
     ledger_key = await key(session, home)
     if ledger_key is None:

@@ -162,8 +162,7 @@ class BlockStore(Generic[Model]):
     def parse(self, name: str, data: Mapping[str, Any]) -> Model:
         """Return a document's settings; raise `InvalidInput` if they are invalid.
 
-        Stored settings can be invalid, because Prefect's server does not validate a block that is
-        edited in its UI.
+        Prefect's server does not validate a block that is edited in its UI.
         """
         found, problem = self.check(data)
         if found is None:
@@ -232,7 +231,7 @@ class BlockStore(Generic[Model]):
     ) -> BlockDocument:
         """Return the document with this name.
 
-        Raise `UnknownName`, with all names and with ``fix`` as advice, if there is none.
+        Raise `UnknownName`, with all names and with ``fix`` as advice.
         """
         found = await self.find(client, name, include_secrets=include_secrets)
         if found is None:

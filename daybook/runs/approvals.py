@@ -182,7 +182,7 @@ def answer(known: Sequence[ApprovalRow]) -> Outcome | None:
 async def of_answer(session: AsyncSession, run: RunRow) -> ApprovalRow | None:
     """Return the run's last approval if it is about the run's answer, else None.
 
-    Each question raises the fencing token, so a run with its first fencing token has no approvals.
+    Each question raises the fencing token, so a run with its first one has no approvals.
     """
     if run.fence <= 1 or not run.attempts or not run.asks_agent:
         return None
@@ -193,7 +193,7 @@ async def of_answer(session: AsyncSession, run: RunRow) -> ApprovalRow | None:
 async def is_answer_decided(session: AsyncSession, run: RunRow, now: datetime) -> bool:
     """Return whether a person or the deadline has decided about the stored answer of the run.
 
-    The attempt of such a run only records an outcome: it asks no agent and costs nothing.
+    The attempt of such a run asks no agent and costs nothing.
     """
     row = await of_answer(session, run)
     if row is None or row.outcome is None or row.status == ApprovalStatus.WITHDRAWN:
@@ -204,7 +204,7 @@ async def is_answer_decided(session: AsyncSession, run: RunRow, now: datetime) -
 async def forget(session: AsyncSession, run: RunRow) -> None:
     """Clear the outcomes that the approvals of an ended run store.
 
-    Each question raises the fencing token, so a run with its first fencing token has no approvals.
+    Each question raises the fencing token, so a run with its first one has no approvals.
     """
     if run.fence > 1 and run.attempts and run.asks_agent:
         table = ApprovalRow.__table__  # type: ignore[attr-defined]

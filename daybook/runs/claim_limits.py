@@ -35,7 +35,7 @@ _NOT_RUN = (Status.SKIPPED, Status.MISSED)
 def switched_off(row: RunRow, stored: StoredJob, rules: AgentLimits) -> str:
     """Return why disabled user jobs forbid an automatic run; empty if the run may start.
 
-    Jobs of plugins, heartbeats, and runs that have had an attempt are exempt.
+    Jobs of plugins, heartbeats, and runs that had an attempt are exempt.
     """
     if rules.user_jobs or row.attempts or not row.started_by.is_automatic:
         return ""

@@ -145,10 +145,9 @@ async def staggered(claim: Decision) -> ClaimResult | None:
 def _undecided(claim: Decision) -> bool:
     """Return whether the run can still be too late.
 
-    A new run can be too late. Of the waiting runs, only three kinds can, because nothing was
-    decided about them yet. One is a row written ahead of its due time. Another is a run that waited
-    for its staggered time. The third is a run that waited for a holder's state and was not claimed
-    within some minutes after its `until`.
+    A new run can, and three kinds of waiting runs about which nothing was decided yet: a row
+    written ahead of its due time, a run that waited for its staggered time, and a run that waited
+    for a holder's state and was not claimed within some minutes after its `until`.
     """
     row = claim.row
     if claim.is_new:

@@ -365,9 +365,8 @@ async def link_prefect_run(ledger: Ledger, seen: RunRow, flow_run_id: str) -> bo
 
     Write nothing if another process has recorded a Prefect run since the row was ``seen``, or if
     the run no longer waits. Two processes that create a Prefect run for the row at the same time
-    get the same Prefect run, because they use the same key. So the Prefect run counts once, and the
-    slower process does not replace a later Prefect run with an earlier one. Raise `NotFound` if
-    the row was deleted.
+    use the same key and get the same one. So it counts once, and the slower process does not
+    replace a later Prefect run with an earlier one. Raise `NotFound` if the row was deleted.
     """
     async with ledger.write() as session:
         row = await rows.get(session, seen.id)

@@ -35,7 +35,7 @@ async def skip_all(ledger: Ledger, max_batches: int = 50) -> int:
     """Skip the waiting runs of jobs that are disabled or snoozed; return their number.
 
     A run that a person started by hand keeps waiting. Skip at most ``max_batches`` times
-    `BATCH_SIZE` runs. Raise `LedgerUnreachable`; the batches before the error stay recorded.
+    `BATCH_SIZE` runs. Raise `LedgerUnreachable`; earlier batches stay recorded.
     """
     total = 0
     for _ in range(max_batches):

@@ -31,7 +31,7 @@ def skip_reason(
 ) -> str:
     """Return why a due time is skipped; empty if it may run.
 
-    A run that has started an attempt continues unless its job is disabled.
+    Once ``attempted``, a run continues unless its job is disabled.
     """
     if (why := job_off_reason(newest)) or attempted:
         return why
@@ -50,9 +50,8 @@ def needs_enabled_job(row: RunRow) -> bool:
 def off_reason(newest: StoredJob, row: RunRow) -> str:
     """Return why the claim skips a run because of its job or due time; empty if it does not.
 
-    Call this only for a run for which `needs_enabled_job` is True. The claim skips a backfill if
-    its job is disabled. It skips any other run without an attempt also if the user has snoozed or
-    skipped the due time.
+    Only for a run for which `needs_enabled_job` is True. A snooze or skip does not apply to a
+    backfill, nor to a run with an attempt.
     """
     if row.started_by.is_backfill:
         return job_off_reason(newest)

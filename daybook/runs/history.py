@@ -123,9 +123,9 @@ def in_scope(owner: str | None) -> ColumnElement[bool]:
 
 
 async def find(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the run with this id or unique short id; raise `NotFound`, `Ambiguous`.
+    """Return the run (of ``owner``'s jobs) with this id or unique short id.
 
-    With ``owner``, search only the runs of that owner's jobs.
+    Raise `NotFound`, `Ambiguous`.
     """
     match = await references.resolve(session, ref, {references.RUN: in_scope(owner)})
     return (await _all(session, _runs().where(col(RunRow.id) == match.id)))[0]
@@ -168,10 +168,9 @@ async def find_logged(session: AsyncSession, ref: str, *, owner: str | None = No
 
 
 async def find_live(session: AsyncSession, ref: str, *, owner: str | None = None) -> RunAndJob:
-    """Return the only live run of the job ``ref``, or the run ``ref``, live or ended.
+    """Return the only live run of the job ``ref``, or the run ``ref``, live or ended, of ``owner``.
 
-    With ``owner``, search only that owner's jobs and their runs. Raise `NotFound`, also for a job
-    without a live run, and `Ambiguous`, also for a job with several live runs.
+    Raise `NotFound` and `Ambiguous`, also for a job without or with several live runs.
     """
     match = await find_or_job(session, ref, owner=owner)
     if match.noun is references.RUN:
@@ -213,10 +212,7 @@ async def ended_since(
 async def ended_runs(
     session: AsyncSession, instant: datetime
 ) -> Sequence[tuple[str, int, Usage | None]]:
-    """Return the outcome, number of due times and usage of each run that ended since ``instant``.
-
-    ``instant`` is in UTC.
-    """
+    """Return outcome, due times and usage of each run that ended since ``instant`` (UTC)."""
     ended = select(RunRow.status, RunRow.count, RunRow.usage).where(
         col(RunRow.finished_at) >= instant, col(RunRow.status).not_in(LIVE)
     )

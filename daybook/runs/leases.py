@@ -94,8 +94,8 @@ async def renew_all(
 def is_expired(row: RunRow, now: datetime) -> bool:
     """Return whether the lease on ``row`` has expired; its holder may still be alive.
 
-    A lease that ends later than a lease that begins now has expired too, because the clock was set
-    back. A living holder renews its lease in time.
+    A lease that ends later than one that begins now has expired too, because the clock was set
+    back; a living holder renews it in time.
     """
     if row.state not in HELD or row.lease_until is None:
         return False
@@ -131,20 +131,16 @@ def next_check_at(row: RunRow) -> datetime | None:
 
 
 def holder_last_seen_at(row: RunRow) -> datetime | None:
-    """Return when the holder of ``row`` last restarted its lease; None without a lease.
-
-    A claim, a begin and a renewal each restart the lease.
-    """
+    """Return when a claim, begin or renewal last restarted the lease; None without one."""
     return None if row.lease_until is None else row.lease_until - TIMING.run_lease
 
 
 def holder_known_at(row: RunRow, now: datetime) -> datetime:
     """Return when a check can learn more about the holder of ``row``.
 
-    At first, this is the time at which the holder's next renewal counts as missed. After that time,
-    it is the end of the lease. After the end of the lease, it is the time at which a check can
-    declare the holder lost. After a call of `check_lease`, the result is later than ``now``.
-    Without a lease, it is one renewal interval after ``now``.
+    It is the time at which the holder's next renewal counts as missed, then the end of the lease,
+    then the time at which a check can declare the holder lost. After a call of `check_lease`, it is
+    later than ``now``. Without a lease, it is one renewal interval after ``now``.
     """
     seen_at = holder_last_seen_at(row)
     if seen_at is None or row.lease_until is None:
@@ -229,8 +225,8 @@ async def release_ended(
 def start_delay(starts: int) -> timedelta:
     """Return the delay before the next start, after ``starts`` starts without an attempt.
 
-    The first delay is zero and later delays grow, so that a run whose process dies at each start is
-    not restarted in a tight loop.
+    Only the first is zero, so a run whose process dies at each start is not restarted in a tight
+    loop.
     """
     return backoff(FIRST_RESTART_DELAY, starts - 2) if starts > 1 else timedelta(0)
 

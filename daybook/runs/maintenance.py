@@ -68,7 +68,7 @@ class Windows:
         """Return the time from which a run that could start at ``instant`` is expected to start.
 
         This is the end of the last maintenance that ends after ``instant`` and has begun by
-        ``now``, or ``instant`` if there is no such maintenance.
+        ``now``, or ``instant``.
         """
         ends = [self.end_at(each.begin) for each in self.windows if each.begin <= now]
         return max([instant, *(end for end in ends if end is not None and end > instant)])
@@ -76,7 +76,7 @@ class Windows:
     def skip_reason(self, stored: StoredJob, due: datetime) -> str:
         """Return why a due time in a window is skipped; empty if the job may run it.
 
-        The window skips a due time that the job would not catch up on at the end of the window.
+        It is skipped if the job would not catch up on it at the end of the window.
         """
         end = self.end_at(due)
         if end is None or judge_at(stored, due, end).runs:

@@ -59,8 +59,8 @@ async def range_before(
 def may_share_a_row(status: Status, one: str, other: str) -> bool:
     """Return whether adjacent due times with this outcome and these two reasons may share a row.
 
-    Skipped due times need the same reason. Of missed due times, the row shows only the last reason,
-    except that the reason of a restore stays: it says that the due times may have run.
+    Skipped due times need the same reason. A row shows only the last reason of missed ones, but
+    keeps that of a restore: it says that the due times may have run.
     """
     if one == other or status is not Status.MISSED:
         return one == other

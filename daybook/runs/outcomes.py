@@ -168,8 +168,7 @@ def new_attempt(row: RunRow, number: int, now: datetime, used: Usage | None) -> 
 async def open_attempt(session: AsyncSession, row: RunRow) -> AttemptRow | None:
     """Return the run's last attempt if it has not ended, else None.
 
-    If no process executes the attempt, the run waits for an approval, or has waited for an approval
-    and is due again.
+    Without a process, the run waits for an approval, or has waited for one and is due again.
     """
     attempt = await session.get(AttemptRow, (row.id, row.attempts)) if row.attempts else None
     return attempt if attempt is not None and attempt.finished_at is None else None
@@ -180,9 +179,8 @@ async def _with_usage_of_answer(
 ) -> Outcome:
     """Return ``outcome`` with the usage of the answer about which the run has asked a person.
 
-    A program has no steps, so only the approval has the usage of its answer. Without this usage,
-    the cost of the answer would vanish if the run were cancelled. Return a ``late`` outcome without
-    usage, because the first end has counted it.
+    A program has no steps, so without the usage in the approval, the cost of its answer would
+    vanish if the run were cancelled. A ``late`` outcome has no usage: the first end counted it.
     """
     asked = None if outcome.usage and not late else await approvals.of_answer(session, row)
     if asked is None:
@@ -247,8 +245,8 @@ def _spent(requests: Sequence[steps.Request], reported: Amount) -> Amount:
 async def _count_grant(session: AsyncSession, row: RunRow, attempt: AttemptRow) -> None:
     """Count all tokens that the claim granted to a cancelled attempt, if an agent owns the job.
 
-    The caller has found no usage of the attempt. If it did not count the grant, an agent could
-    evade its budget by cancelling its own runs.
+    The attempt has no usage, so otherwise an agent could evade its budget by cancelling its own
+    runs.
     """
     job = await session.get(JobRow, row.job_id) if row.job_id else None
     if job is not None and owners.is_agent(job.owner):
@@ -274,10 +272,9 @@ def _correct(
 
 
 def _larger(reported: Usage | None, counted: Usage | None) -> Usage | None:
-    """Return the usage with more tokens; if that is ``counted``, with the higher known price.
+    """Return the usage with more tokens; if that is ``counted``, with the higher price.
 
-    A program reports the price of its whole answer, but not the price of a single step. Return None
-    if both are None.
+    A program reports the price of its whole answer, but not of a single step.
     """
     if reported is None or counted is None or usage.tokens(reported) >= usage.tokens(counted):
         return counted if reported is None else reported

@@ -76,8 +76,8 @@ class Overdue:
     def overdue_since(self) -> datetime:
         """Return when the due time became overdue, or will become overdue if its run still waits.
 
-        From this time on, no limit of the operator explains the delay. For a missed due time, this
-        is the due time itself.
+        From then on, no limit of the operator explains the delay. A missed due time is overdue at
+        once.
         """
         row = self.run
         if self.missed:

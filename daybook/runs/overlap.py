@@ -222,10 +222,10 @@ async def _awaiting_holder(session: AsyncSession, row: RunRow, job_id: str) -> S
 
 
 async def skip_runs_awaiting_holder(session: AsyncSession, row: RunRow, now: datetime) -> None:
-    """Skip the runs that wait to learn whether the holder of ``row`` is alive.
+    """Skip the runs that wait to learn whether the holder of ``row`` is alive: its write proves it.
 
-    The holder's write proves that the holder is alive. Call this before the outcome of ``row`` is
-    written. Do nothing once the lease has expired, because then the waiting runs may begin.
+    Call this before the outcome of ``row`` is written. Do nothing once the lease has expired,
+    because then the waiting runs may begin.
     """
     if row.job_id is None or row.state not in HELD or leases.is_expired(row, now):
         return

@@ -330,9 +330,9 @@ async def advance(ledger: Ledger, to: datetime) -> None:
 
 
 async def first_job_created_at(session: AsyncSession) -> datetime | None:
-    """Return when the first job was created; None if there is no job.
+    """Return when the first job, even an archived one, was created, or None.
 
-    Archived jobs count too. No run of any job ended before that time.
+    No run of any job ended before.
     """
     created_at: datetime | None = (
         await session.execute(select(func.min(col(JobRow.created_at))))

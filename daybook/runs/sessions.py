@@ -197,10 +197,7 @@ async def append(
 
 
 def title_of(text: str) -> str:
-    """Return the first line of ``text`` that is not blank, shortened to a session's title.
-
-    Return an empty title if all lines are blank.
-    """
+    """Return the first line of ``text`` that is not blank, or "", as a session's title."""
     line = next(filter(None, map(str.strip, text.splitlines())), "")
     return one_line(line, MAX_TITLE_LENGTH, " …")
 

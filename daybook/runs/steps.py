@@ -176,8 +176,7 @@ async def record_program_session(
 async def append(session: AsyncSession, step: StepRow) -> None:
     """Add a step that was made after the outcome of its run; set its number and its attempt.
 
-    Adding the step needs no claim, and no attempt continues from it. Raise `NotFound` if the run
-    does not exist.
+    This needs no claim, and no attempt continues from it. Raise `NotFound` without the run.
     """
     step.attempt = (await rows.get(session, step.run_id)).attempts
     last = select(func.max(_TABLE.c.number)).where(_TABLE.c.run_id == step.run_id)

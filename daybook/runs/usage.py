@@ -27,10 +27,9 @@ _TOKENS = ("input_tokens", "output_tokens")
 
 
 def checked(reported: Mapping[str, Any]) -> tuple[Usage, str]:
-    """Return a provider's or program's report without impossible numbers, and a warning.
+    """Return a report with impossible numbers as None, and a warning, or "".
 
-    An impossible number of tokens, and an impossible cost, are unknown (None). So every sum of
-    reports fits into the ledger's columns. The warning is empty if all numbers are possible.
+    So every sum of reports fits into the ledger's columns.
     """
     wrong = {name: value for name, value in reported.items() if not _is_possible(name, value)}
     if not wrong:
@@ -96,10 +95,7 @@ def total(parts: Iterable[Mapping[str, Any] | None]) -> Usage | None:
 
 
 def tokens(usage: Mapping[str, Any] | None) -> int:
-    """Return the number of tokens that an answer, an attempt or a run used.
-
-    Unreported tokens count as 0.
-    """
+    """Return the tokens that an answer, an attempt or a run used; unreported ones count as 0."""
     reported = usage or {}
     return int(reported.get(KNOWN_TOKENS) or sum(int(reported.get(name) or 0) for name in _TOKENS))
 

@@ -100,10 +100,10 @@ class Bounds:
     def _next(self, local: datetime, after: datetime) -> datetime:
         """Return the first instant later than ``after`` at which the clocks show ``local``.
 
-        Return an earlier change of the offset instead: after it, the clocks may show an hour within
-        the bounds again. If the clocks skip ``local``, return the first instant after the gap. In a
-        repeated hour, the result may be the second occurrence. If no such instant is later than
-        ``after``, return ``after`` plus a second.
+        An earlier change of the offset comes first: after it, the clocks may show an hour within
+        the bounds again. If the clocks skip ``local``, return the first instant after the gap; in a
+        repeated hour, perhaps the second one. If no such instant is later than ``after``, return
+        ``after`` plus a second.
         """
         second = local.replace(tzinfo=self.tz, fold=1).astimezone(UTC)
         found = next(

@@ -133,10 +133,7 @@ class CronFields:
 
     @property
     def meaning(self) -> tuple[object, ...]:
-        """Return a value that is equal for two expressions with the same due times.
-
-        Expressions that differ in it may have the same due times too.
-        """
+        """Return a value whose equality proves, but does not require, the same due times."""
         six = (self.second, self.minute, self.hour, self.day, self.month, self.weekday)
         days = (self.day.last, self.day.free, self.weekday.nth, self.weekday.free)
         return (*(each.values for each in six), *days, self.real_time)

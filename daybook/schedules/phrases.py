@@ -120,11 +120,10 @@ def is_time(text: str) -> bool:
 
 
 def read(text: str, local_now: datetime, field: str = "schedule") -> str | Once:
-    """Return the cron expression of a phrase, or the only time that the phrase names.
+    """Return the cron expression of a phrase, or its only time, even one that has passed.
 
-    ``local_now`` is the present wall-clock time in the zone of the schedule, as a naive datetime. A
-    time that has passed is returned unchanged. Raise `InvalidInput` naming ``field`` if ``text``
-    is not a valid phrase.
+    ``local_now`` is the naive wall-clock time in the schedule's zone. Raise `InvalidInput` naming
+    ``field`` if ``text`` is not a valid phrase.
     """
     try:
         return _read(_words(text), local_now)

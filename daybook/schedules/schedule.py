@@ -438,11 +438,10 @@ def is_schedule(text: str) -> bool:
 
 
 def in_zone(schedule: Schedule, timezone: str) -> Schedule:
-    """Return the same schedule in another zone.
+    """Return the same schedule in another zone, in which a cron expression is then interpreted.
 
-    A cron expression is interpreted in the new zone. Other schedules keep their instants, and only
-    their display changes. The bounds of the job, which the schedule does not contain, apply in the
-    new zone. Raise `InvalidInput` for an unknown zone.
+    Other schedules keep their instants. The bounds of the job, which the schedule does not contain,
+    apply in the new zone. Raise `InvalidInput` for an unknown zone.
     """
     zone(timezone)
     return schedule.model_copy(update={"timezone": timezone})

@@ -90,8 +90,5 @@ def log_refusal(tool: str, text: str) -> None:
 
 
 def loggable(tool: str) -> str:
-    """Return the tool's name in a form that is safe to log.
-
-    The caller may have invented the name.
-    """
+    """Return a tool's name, perhaps an invented one, in a form that is safe to log."""
     return tool if tool.isidentifier() and len(tool) < 100 else repr(tool)[:100]

@@ -222,10 +222,9 @@ def offering(tools: Mapping[str, str]) -> Iterator[None]:
 
 
 def hint(tool: str, text: str) -> str:
-    """Return ``text`` with `{}` replaced by the caller's name for ``tool``.
+    """Return ``text`` with the caller's name for ``tool`` in `{}`, or "" if the caller lacks it.
 
-    If the caller does not have the tool, return "". Outside of `offering`, every caller has every
-    tool under its own name.
+    Outside of `offering`, every caller has every tool under its own name.
     """
     offered = _OFFERED.get()
     name = tool if offered is None else offered.get(tool)

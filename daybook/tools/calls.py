@@ -67,10 +67,7 @@ class PreparedCall:
     failed: CallResult | None = None
 
     async def close(self) -> None:
-        """Close the connection of a call that will not be made.
-
-        If the call is made, `call` closes the connection.
-        """
+        """Close the connection of a call that will not be made; `call` closes it otherwise."""
         if self.connection is not None:
             await self.connection.close()
 

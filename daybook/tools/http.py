@@ -197,8 +197,7 @@ class _TrackingTransport(Httpx2Transport):
     def record(self, body: bytearray, part: bytes) -> None:
         """Store a part of a body that arrives after the call, up to a limit.
 
-        If no call was sent yet, only count the bytes of all bodies, and raise `_TooLong` above the
-        limit.
+        Before the call, raise `_TooLong` if all bodies together exceed it.
         """
         self._read += len(part)
         if self.called:

@@ -188,7 +188,7 @@ def _failed_result(error: BaseException) -> CallResult:
 def _text(error: BaseException) -> str:
     """Return the text of an error, without the values that pydantic refused.
 
-    The values may contain secrets, and pydantic shows only parts of them, which `hide` cannot find.
+    They may contain secrets, of which pydantic shows only parts that `hide` cannot find.
     """
     if not isinstance(error, ValidationError):
         return str(error)
@@ -211,7 +211,7 @@ def _load(name: str) -> Callable[..., Any]:
 def _arguments(function: Callable[..., Any]) -> TypeAdapter[Any]:
     """Return an adapter that validates arguments by the annotations and calls ``function``.
 
-    Raise `TypeError` if pydantic cannot use the annotations.
+    Raise `TypeError` if this is impossible.
     """
     try:
         return TypeAdapter[Any](function)  # type: ignore[arg-type]  # a function is a type here

@@ -72,18 +72,12 @@ def _finds_new(tool: str, environment: list[str | None]) -> bool:
         return environment[0] == own[0]
     function = registry.find(registry.TOOLS, tool)
     packages = {each.strip().partition(".")[0] for each in settings.load().plugins.split(",")}
-    return environment == own and function is not None and _package(function) in packages
-
-
-def _package(function: object) -> str:
-    return str(getattr(function, "__module__", "")).partition(".")[0]
+    package = str(getattr(function, "__module__", "")).partition(".")[0]
+    return environment == own and function is not None and package in packages
 
 
 def _environment() -> list[str | None]:
-    """Return the values of this process on which it depends which tools a process can call.
-
-    These are the installation, the plugins, and the search path.
-    """
+    """Return what a process's tools depend on: its installation, plugins and search path."""
     path = os.environ.get("PYTHONPATH")
     folders = path and os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
     return [sys.prefix, os.environ.get("DAYBOOK_PLUGINS"), folders]

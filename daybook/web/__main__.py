@@ -61,7 +61,7 @@ def has_private_url(public_url: str) -> bool:
     """Return whether a server that other machines can reach may serve the pages at ``public_url``.
 
     Cookies and answers of models must not cross a network without encryption. So the URL has TLS,
-    or is of this machine, as that of a container's port that is published to this machine only.
+    or is of this machine, as a container's port that is published to it only.
     """
     return public_url.startswith("https:") or urlsplit(public_url).hostname in LOOPBACK_NAMES
 

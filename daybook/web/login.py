@@ -246,9 +246,9 @@ class PageLogin(BrowserLogin):
     async def _log_out(
         self, session: LoginSession, headers: Mapping[bytes, str], send: Send
     ) -> None:
-        """End the session in this browser. Refuse its cookie until this server ends.
+        """End the session in this browser, and refuse its cookie until this server ends.
 
-        After `MAX_LOGGED_OUT` later logouts, the server no longer refuses the cookie.
+        After `MAX_LOGGED_OUT` later logouts, it is no longer refused.
         """
         self._logged_out[session.content] = None
         if len(self._logged_out) > MAX_LOGGED_OUT:

@@ -20,10 +20,7 @@ from daybook import markdown_limits
 
 
 def render(text: str | None) -> Markup:
-    """Return the HTML of a Markdown text. If the text is not parsable, show it without rendering.
-
-    For None, return an empty text.
-    """
+    """Return the HTML of a Markdown text, if any; show an unparsable text without rendering."""
     text = text or ""
     if not markdown_limits.is_parsable(text):
         return Markup('<pre tabindex="0" class="text">{}</pre>').format(text)

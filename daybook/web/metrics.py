@@ -47,7 +47,7 @@ def page(
 ) -> tuple[bytes, str]:
     """Return the page and its content type, in the format that the header `Accept` requests.
 
-    If ``found`` is None, the ledger does not answer; then the page has only `daybook_ledger_up` and
+    Without ``found``, because the ledger does not answer, the page has only `daybook_ledger_up` and
     the metrics of the ``endpoints``.
     """
     registry = CollectorRegistry(auto_describe=False)

@@ -55,10 +55,7 @@ def load_program(name: str) -> Program:
 
 
 def adopt_orphans() -> None:
-    """Make this process, instead of init, adopt its orphaned descendants (Linux).
-
-    Then no descendant can leave the process tree. On other systems, do nothing.
-    """
+    """Adopt this process's orphaned descendants, so that none leaves its tree (Linux)."""
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -216,10 +216,7 @@ class Dispatcher:
         return True
 
     def waiting(self, row: RunRow) -> FlowRun | None:
-        """Return the Prefect run of ``row`` if this worker has rescheduled it; else None.
-
-        Also return None if a process has claimed the row since.
-        """
+        """Return the Prefect run of ``row``, rescheduled by this worker and not claimed since."""
         fence, run = self._waiting.get(str(row.flow_run_id), (None, None))
         return run if fence == row.fence else None
 
@@ -256,8 +253,7 @@ class Dispatcher:
     def _part_of_lease(part: float) -> asyncio.Timeout:
         """Return a timeout for a request about a claimed run without a process.
 
-        Nothing renews the lease of this run yet. After the end of the lease, another worker may
-        have executed the run.
+        Nothing renews its lease yet, and afterwards another worker may have executed the run.
         """
         return asyncio.timeout(part * TIMING.run_lease.total_seconds())
 
@@ -299,11 +295,10 @@ class Dispatcher:
         self._watch(watched)
 
     async def _propose_pending(self, run: FlowRun) -> State[Any] | None:
-        """Propose Pending; return the accepted state, or None if Prefect does not accept Pending.
+        """Propose Pending; return the accepted state, or None if Prefect does not accept it.
 
-        For example, Prefect refuses Pending if the run was cancelled, or if a concurrency limit has
-        no free slot. Raise `ObjectNotFound` if the run was deleted, and `httpx.HTTPError` if the
-        request fails.
+        Prefect refuses it for a cancelled run, or without a free slot of a concurrency limit. Raise
+        `ObjectNotFound` if the run was deleted, and `httpx.HTTPError` if the request fails.
         """
         # Set the time, because Prefect otherwise copies it from the previous state. If that state
         # was just moved to a later time, the process would wait until then.
@@ -367,8 +362,7 @@ class Dispatcher:
     async def _still_waits(self, answer: Waiting) -> bool:
         """Return whether the row still waits until the time of ``answer``.
 
-        Otherwise the run was claimed, woken or ended in the meantime, and the caller must not write
-        ``answer`` to Prefect.
+        If it was claimed, woken or ended, the caller must not write ``answer`` to Prefect.
         """
         async with self._ledger.read() as session:
             row = await session.get(RunRow, answer.run_id)
@@ -377,8 +371,7 @@ class Dispatcher:
     async def _set_back(self, run: FlowRun, answer: Waiting, job_id: str = "") -> None:
         """Reschedule a run that has to wait, and name it if its job is known.
 
-        Do not wait for `_ending`: behind the ends of many runs, the run could not be dispatched
-        when its turn comes.
+        Do not wait for `_ending`: behind the ends of many runs, it could miss its turn.
         """
         async with self._setting_back:
             await self._reschedule(run, answer)

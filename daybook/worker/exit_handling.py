@@ -128,9 +128,8 @@ async def _record(ledger: Ledger, client: PrefectClient, watched: SupervisedRun)
 def _holds_claim(row: RunRow, watched: SupervisedRun) -> bool:
     """Return whether the supervised process still has the claim.
 
-    The fencing token does not show that, because the process may have claimed the run again without
-    a report. The holder alone does not show it either, because this worker may hold the run in
-    another Prefect run.
+    The fencing token alone does not show it: the process may have claimed the run again without a
+    report. Nor does the holder: this worker may hold the run in another Prefect run.
     """
     return (row.holder, row.flow_run_id) == (watched.holder, watched.flow_run_id)
 

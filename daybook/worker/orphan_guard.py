@@ -28,10 +28,9 @@ _CHECK_SECONDS = 1.0
 def watch(status: int, parent_pid: int, grace: float = TIMING.stop_grace.total_seconds()) -> None:
     """End this process and its descendants when both its worker and its parent have died.
 
-    ``status`` is the write end of the status pipe. ``parent_pid`` is the parent's pid, as the
-    parent itself passed it, because the parent may have died since the fork. A daemon thread
-    watches, so that it does not delay the exit. Do nothing on a system that does not report a
-    closed read end.
+    ``status`` is the write end of the status pipe; ``parent_pid`` is as the parent itself passed
+    it, because it may have died since the fork. The thread is a daemon, so it does not delay the
+    exit. Do nothing on a system that does not report a closed read end.
     """
     thread = threading.Thread(
         target=_watch, args=(status, parent_pid, grace), name="orphaned", daemon=True

@@ -110,10 +110,7 @@ class ParentConnection:
             await asyncio.sleep(every)
 
     async def _send_imports(self, names: list[str]) -> None:
-        """Make the parent import these modules, which a child has imported.
-
-        Skip the modules that were sent before.
-        """
+        """Make the parent import these modules of a child, except those sent before."""
         if unknown := sorted(set(names) - self._learned):
             self._learned |= set(unknown)
             with suppress(OSError):

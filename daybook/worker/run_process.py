@@ -53,11 +53,10 @@ class RunProcess:
         return self.process.pid
 
     async def ended(self) -> int | None:
-        """Wait until the process has ended; return the exit code.
+        """Wait until the process has ended; return the exit code, or -N for signal N.
 
-        The parent kills the descendants left behind before it reports the end; without a parent,
-        `watch` kills them. The code is -N if signal N ended the process. It is None if the code is
-        unknown, because the parent was killed or stopped.
+        The parent, or without one `watch`, first kills the descendants left behind. The code is
+        None if it is unknown, because the parent was killed or stopped.
         """
         return await asyncio.shield(self._code)
 
@@ -121,11 +120,11 @@ class RunProcess:
                 loop.remove_reader(self._status)
 
     async def end(self, grace: float) -> None:
-        """End the process and all its descendants; return when none is left that can be killed.
+        """End the process and its descendants, in any group, as far as they can be killed.
 
-        Descendants may be in any group or session. Send SIGTERM to the group. After ``grace``
-        seconds, or as soon as the process has ended, send SIGKILL to the rest. If the process has
-        already ended, send nothing: the parent process, if alive, ends the descendants.
+        Send SIGTERM to the group and, after ``grace`` seconds or when the process has ended,
+        SIGKILL to the rest. If it has already ended, send nothing: the parent, if alive, ends the
+        descendants.
         """
         known, deadline = set[Process](), time.monotonic() + grace
         await _retry_lookups(lambda: self._end(known, deadline))
@@ -158,8 +157,8 @@ class RunProcess:
     async def watch(self) -> None:
         """Poll until the process has ended, because its parent can no longer report the end.
 
-        Then kill the descendants that it left behind, before the process counts as ended (promise
-        8: no attempt overlaps an earlier one).
+        Kill its descendants before it counts as ended (promise 8: no attempt overlaps an earlier
+        one).
         """
         known = set[Process]()
         await _retry_lookups(lambda: self._watch(known))

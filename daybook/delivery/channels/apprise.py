@@ -137,11 +137,10 @@ def validate(name: str, url: str) -> AppriseChannel:
 async def add(
     client: PrefectClient, name: str, url: str, *, replace: bool = False
 ) -> AppriseChannel:
-    """Save a channel, and return it.
+    """Save a channel, and a copy in the ledger; return the channel.
 
-    Raise `InvalidInput` for an invalid name, for a name that is in use (without ``replace``), and
-    for an invalid URL. Raise `LedgerUnreachable`, because the ledger stores a copy. Raise
-    `NotDelivered` if apprise does not load in time.
+    Raise `InvalidInput` for an invalid URL or name, or a name in use (without ``replace``),
+    `LedgerUnreachable`, and `NotDelivered` if apprise does not load in time.
     """
     channel = await threads.run_capturing_logs(lambda _: validate(name, url))
     await STORE.save(client, name, channel.settings, replace=replace)

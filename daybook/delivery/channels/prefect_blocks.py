@@ -171,10 +171,9 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _parts(url: str) -> Iterator[str]:
-    """Yield the password of a URL, and long parts of its user name, path, query and fragment.
+    """Yield the secret parts of a URL as written, decoded and encoded.
 
-    A host without a dot may be a token, so it counts as secret. Yield each part three times: as it
-    is written, decoded, and encoded.
+    These are the password, long parts of the other components, and a host without a dot.
     """
     for each in _split_url(url):
         decoded = unquote(each)

@@ -34,10 +34,7 @@ def length(text: str) -> int:
 
 
 def shorten_line(text: str, limit: int) -> str:
-    """Return the text as one line of at most ``limit`` code units.
-
-    If the text is truncated, it ends with a mark.
-    """
+    """Return the text as one line of at most ``limit`` code units; if truncated, with a mark."""
     line = " ".join(text.split())
     return line if length(line) <= limit else _longest_head(line, max(limit - 1, 0)).rstrip() + "…"
 
@@ -114,10 +111,7 @@ def _open_fence(markdown: str) -> str:
 
 
 def mute_mentions(text: str) -> str:
-    """Mute mentions that would notify a whole chat or a user.
-
-    A model may have written these mentions.
-    """
+    """Mute mentions, perhaps by a model, that would notify a whole chat or a user."""
     return _RINGS.sub(lambda found: found[0] + _ZERO_WIDTH_SPACE, text)
 
 
@@ -129,10 +123,7 @@ def as_html(text: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    """Return ``text`` with control characters escaped, so that it cannot control a terminal.
-
-    Line breaks and tabs stay unchanged.
-    """
+    """Escape control characters except line breaks and tabs, so that none controls a terminal."""
     return "".join(
         each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text
     )

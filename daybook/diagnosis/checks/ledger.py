@@ -86,7 +86,7 @@ async def ledger() -> list[Finding]:
 
 
 async def stored_jobs() -> list[StoredJob]:
-    """Return all jobs. Return [] if there is no ledger yet, because a check must not create one."""
+    """Return all jobs; [] if there is no ledger yet, because a check must not create one."""
     return (await id_and_jobs())[1]
 
 
@@ -100,11 +100,7 @@ async def id_and_jobs() -> tuple[str, list[StoredJob]]:
 
 
 def exists() -> bool:
-    """Return whether the ledger should exist.
-
-    An SQLite file may not have been created yet. But a running `up` has created the file, so then a
-    missing file is a problem.
-    """
+    """Return whether the ledger should exist: on SQLite, once its file exists or `up` runs."""
     files = home.ledger_files()
     if not files:
         return bool(home.ledger_address())

@@ -56,10 +56,7 @@ class WaitingApproval(Approval, frozen=True):
 
 
 async def list_waiting() -> list[WaitingApproval]:
-    """Return the approvals that wait for a person, the oldest first.
-
-    Raise `InvalidInput` if the actor is an agent.
-    """
+    """Return the waiting approvals, oldest first. Raise `InvalidInput` if the actor is an agent."""
     authorization.require_operator()
     async with open_ledger() as ledger, ledger.read() as session:
         found = await approvals.waiting(session, ledger.now())
@@ -67,16 +64,15 @@ async def list_waiting() -> list[WaitingApproval]:
 
 
 async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> RunWithSteps:
-    """Approve or reject the call or answer for which a run waits.
+    """Approve or reject the call or answer for which a run waits. Return the run, due at once.
 
-    The run is due at once; return it. ``ref`` is the id of a run, a unique short id, or a job with
-    one waiting run. To name one approval of the run, append a dot and the approval's number. ``by``
-    is the person who decides, by default the current user. Only the first decision counts.
+    ``ref`` is the id of a run, a unique short id, or a job with one waiting run; a dot and a number
+    name one approval of the run. ``by`` is the person who decides, by default the current user.
+    Only the first decision counts.
 
-    Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` if the actor is an agent, if ``reason``
-    is too long or has several lines, and if the run does not have the approval. Raise it also if
-    the approval is not open, because a user has decided, its deadline has passed, or the run has
-    ended.
+    Raise `NotFound` and `Ambiguous`, and `InvalidInput` if the actor is an agent, ``reason`` is too
+    long or has several lines, or the run has no such approval that is open: a user has decided, its
+    deadline has passed, or the run has ended.
     """
     authorization.require_operator()
     async with open_ledger() as ledger:

@@ -49,10 +49,9 @@ async def backups() -> list[Finding]:
 
 
 def _set_up_at() -> datetime | None:
-    """Return the time of the last change of this home's ledger key or settings file.
+    """Return when this home's ledger key or settings file last changed; None if neither exists.
 
-    Return None if neither file exists. This is so before the first `up` if the settings are in
-    variables.
+    Neither exists before the first `up` if the settings are in variables.
     """
     times = []
     for file in (current_home().ledger_key, settings.config_file()):

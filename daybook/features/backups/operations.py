@@ -14,9 +14,9 @@ from daybook.ledger.engine import open_ledger
 async def create(file: str | Path, *, passphrase: str = "", replace: bool = False) -> Backup:
     """Write an encrypted backup of this home to ``file``. Daybook's processes continue meanwhile.
 
-    ``passphrase`` is by default the setting `backup_passphrase`. Raise `InvalidInput` for an agent,
-    for a missing or short passphrase, if ``file`` cannot be written, or if ``file`` exists and
-    ``replace`` is false.
+    The default of ``passphrase`` is the setting `backup_passphrase`. Raise `InvalidInput` for an
+    agent, a missing or short passphrase, and a ``file`` that cannot be written, or exists without
+    ``replace``.
     """
     authorization.require_operator()
     passphrase = passphrase or settings.load().backup_passphrase.get_secret_value()

@@ -191,15 +191,11 @@ async def _record_and_copy(
                 known = marker.exists() and marker.read_text() == database.place
                 own = known and database.id == ledger.id
                 if not own and not await transfer.is_empty(writing):
-                    raise not_empty("ledger", database.place)
+                    problem = f"{database.place} contains a ledger"
+                    raise InvalidInput("ledger", problem, "use an empty database")
                 replace_private_file(marker, database.place)
                 await transfer.copy_rows(source, writing)
     return result
-
-
-def not_empty(field: str, place: str) -> InvalidInput:
-    """Return the error for a database that contains a ledger."""
-    return InvalidInput(field, f"{place} contains a ledger", "use an empty database")
 
 
 async def _record(

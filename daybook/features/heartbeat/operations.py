@@ -66,7 +66,7 @@ async def on(changes: Mapping[str, Any], name: str = DEFAULT_NAME) -> ChangedHea
 async def off(name: str = DEFAULT_NAME) -> HeartbeatStatus:
     """Turn the heartbeat off, if it exists. The job keeps its fields until the next `on`.
 
-    Raise the errors of `jobs.pause`, and `InvalidInput` if ``name`` is a job of another kind.
+    Raise the errors of `jobs.pause`, and `InvalidInput` for a job of another kind.
     """
     stored = await _find(name)
     if stored is not None:

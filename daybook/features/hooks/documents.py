@@ -53,10 +53,7 @@ class Hook:
         return [self.secret, *([self.previous_secret] if self.rotating_until(now) else [])]
 
     def rotating_until(self, now: datetime) -> datetime | None:
-        """Return the time until which the previous secret is valid.
-
-        Return None if it is invalid at ``now``.
-        """
+        """Return until when the previous secret is valid; None if it is invalid at ``now``."""
         until = self.previous_until
         return until if self.previous_secret and until and now < until else None
 
@@ -127,10 +124,10 @@ async def rotate(
     secret: str | None = None,
     keep: timedelta = ROTATION_GRACE,
 ) -> Hook:
-    """Give the hook a new secret, and return the hook. Keep the old secret valid for ``keep``.
+    """Give the hook a new secret, and return it. Keep the old secret valid for ``keep``.
 
-    Raise `NotFound`. Raise `InvalidInput` if the stored settings or the new ``secret`` are invalid,
-    or if another rotation is in progress and ``keep`` is not zero.
+    Raise `NotFound`, and `InvalidInput` for invalid stored settings, an invalid new ``secret`` or,
+    unless ``keep`` is zero, during another rotation.
     """
     document = await STORE.get(client, name, include_secrets=True)
     old = build(name, dict(document.data))

@@ -56,7 +56,7 @@ class Filter:
 
 
 def first_mismatch(filters: Iterable[str], payload: Any) -> str:
-    """Return the first of ``filters`` that the payload does not meet; "" if it meets all.
+    """Return the first of ``filters`` that the payload does not meet, or "".
 
     Raise `InvalidInput` for a text that is not a filter.
     """

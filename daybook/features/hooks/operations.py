@@ -184,11 +184,11 @@ list_hooks, show, remove = _HOOKS.list, _HOOKS.show, _HOOKS.remove
 async def rotate(
     name: str, *, secret: str | None = None, at_once: bool = False
 ) -> RotatedHookSecret:
-    """Replace a hook's secret by ``secret`` or a new one. The old secret stays valid for a day.
+    """Replace a hook's secret by ``secret`` or a new one.
 
-    With ``at_once``, the old secret is invalid from now on. Raise `NotFound`. Raise `InvalidInput`
-    for an invalid secret, and for invalid stored settings. Raise it also during an earlier
-    rotation, unless ``at_once`` is true.
+    The old secret stays valid for a day, unless ``at_once``. Raise `NotFound`, and `InvalidInput`
+    for an invalid secret, invalid stored settings or, unless ``at_once``, during an earlier
+    rotation.
     """
     now, keep = SYSTEM_CLOCK.now(), timedelta() if at_once else ROTATION_GRACE
     async with prefect.answering() as client:
@@ -256,17 +256,15 @@ async def test(
 async def find_run(ledger: Ledger, hook: Hook, delivery_id: str) -> str | None:
     """Return the id of the run that an earlier request with this id started, or None.
 
-    It does not matter whether the job has been paused or removed since then, and whether the hook
-    may start another run now. Raise `LedgerUnreachable`.
+    The job may have been paused or removed since. Raise `LedgerUnreachable`.
     """
     return await requests.find(ledger, hook.job, hook.name, delivery_id)
 
 
 async def deliver(ledger: Ledger, hook: Hook, delivery_id: str, payload: Any) -> HookRequest:
-    """Request a run for a delivery.
+    """Request a run for a delivery; a repeated delivery returns the first run.
 
-    If the delivery is a repetition, return the run of the first one. Raise `NotFound` if the job
-    was removed, and `LedgerUnreachable`.
+    Raise `NotFound` if the job was removed, and `LedgerUnreachable`.
     """
     async with ledger.read() as session:
         stored = await store.get(session, hook.job)
@@ -287,9 +285,6 @@ async def _job_names(ids: Sequence[Any]) -> dict[str, str]:
 
 
 def _unstored(name: str, data: Mapping[str, Any], job: str | None) -> JsonObject:
-    """Return the fields of a hook's view that are not settings.
-
-    ``job`` is the name of the hook's job.
-    """
+    """Return the fields of a hook's view that are not settings. ``job`` is the job's name."""
     until = rotating_until(STORE, data, SYSTEM_CLOCK.now())
     return {"path": f"{PATH}{name}", "job": job, "job_id": data.get("job"), "rotating_until": until}

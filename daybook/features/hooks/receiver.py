@@ -211,20 +211,19 @@ class HookReceiver:
     def _verified(
         self, hook: Hook | None, headers: Mapping[str, str], body: bytes, now: datetime
     ) -> Signed | None:
-        """Return the signed id and time.
+        """Return the signed id and time; None unless a secret of the hook signed the request.
 
-        Return None unless a secret of the hook signed the request. The number of computed
-        signatures is the same for each hook, even for a hook that does not exist. So the response
-        time does not show whether the hook exists.
+        Compute as many signatures for a hook that does not exist, so that the time of the response
+        does not show this.
         """
         valid = [] if hook is None else hook.secrets(now)
         scheme = SCHEMES["standard"] if hook is None else hook.scheme
         return scheme.verify([*valid, self._decoy, self._decoy][:2], headers, body)
 
     def _wait(self, hook: Hook, now: datetime) -> timedelta | None:
-        """Return how long the hook can start no run, if the ledger has said so; otherwise None.
+        """Return how long the hook can start no run, as far as the ledger has said; otherwise None.
 
-        So a sender of too many requests needs no transaction that writes. A wait of more than
+        So too many requests need no transaction that writes. A wait of more than
         `operations.RATE_PERIOD` was written before the clock was set back.
         """
         rate, until = self._full.get(hook.name, (0, now))

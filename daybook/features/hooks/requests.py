@@ -38,10 +38,7 @@ class HookRequest:
 
 
 async def find(ledger: Ledger, job_id: str, hook: str, delivery_id: str) -> str | None:
-    """Return the id of the run that an earlier request with ``delivery_id`` started, or None.
-
-    So a repetition is cheap: it does not need the write lock.
-    """
+    """Return the id of the run of an earlier equal request, without the write lock; or None."""
     async with ledger.read() as session:
         known = await rows.find(session, None, f"{_prefix(job_id, hook)}{delivery_id}")
     return None if known is None else known.id

@@ -52,10 +52,7 @@ class Signed:
     at: int | None
 
     def is_current(self, now: datetime) -> bool:
-        """Return whether the signed time differs from ``now`` by at most `TOLERANCE`.
-
-        If the scheme signs no time, return True.
-        """
+        """Return whether the signed time, if any, differs from ``now`` by at most `TOLERANCE`."""
         if self.at is None:
             return True
         return abs(now.timestamp() - self.at) <= TOLERANCE.total_seconds()
@@ -96,10 +93,7 @@ class Scheme(ABC):
         """Return the headers of a request of this scheme."""
 
     def id_in(self, payload: Any) -> Any:
-        """Return the delivery's id in the payload; None if the scheme has the id in a header.
-
-        The id may have any JSON type.
-        """
+        """Return the delivery's id, of any JSON type, in the payload; None if a header has it."""
         return None
 
     def is_probe(self, headers: Mapping[str, str]) -> bool:

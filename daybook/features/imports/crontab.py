@@ -171,8 +171,8 @@ def _split(where: str, line: str) -> tuple[str, str]:
 def _id(zone: str, expr: str, line: str, counts: Counter[str]) -> str:
     """Return an id that depends only on the time zone, schedule and command of a line.
 
-    So a repeated import recognises the line, even if it is at another place or has other variables.
-    ``counts`` has the numbers of equal lines so far; the second of them gets another id.
+    So a repeated import recognises the line at another place or with other variables. ``counts``
+    has the numbers of equal lines so far; the second of them gets another id.
     """
     digest = hashlib.sha256(f"{zone}\n{expr}\n{line}".encode()).hexdigest()[:12]
     counts[digest] += 1
@@ -232,8 +232,8 @@ def _number(found: re.Match[str], kind: FieldKind, job_id: str) -> str:
 def _unlike_cron(expr: str) -> str:
     """Return a note if cron combines the days of ``expr`` differently; "" if it does not.
 
-    The note describes how Daybook combines them. If the day of the month or the weekday begins with
-    `*`, cron requires both to match. Daybook does so only if one of them is exactly `*`.
+    If the day of the month or the weekday begins with `*`, cron requires both to match; Daybook
+    does so only if one of them is exactly `*`.
     """
     if expr.startswith("@"):
         return ""

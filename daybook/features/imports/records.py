@@ -78,10 +78,7 @@ class Record:
         raise broken(self.where, problem, hint)
 
     def value(self, *names: str) -> Any:
-        """Return the value of the first field that is neither missing nor null.
-
-        If there is none, return None.
-        """
+        """Return the value of the first field that is neither missing nor null, or None."""
         self._read.update(names)
         return next(
             (self._values[name] for name in names if self._values.get(name) is not None), None
@@ -173,9 +170,9 @@ class Record:
         return inner
 
     def choice(self, known: Collection[str], name: str, default: str, unknown: str) -> str:
-        """Return a text that is one of ``known``, or ``default`` if the field is missing or empty.
+        """Return a text in ``known``, or ``default`` for a missing or empty field.
 
-        For another text, return ``unknown``; the text is then one of the `unknown` values.
+        Another text becomes ``unknown``, and is one of the `unknown` values.
         """
         found = self.text(name) or default
         if found in known:
@@ -184,10 +181,7 @@ class Record:
         return unknown
 
     def choices(self, known: Collection[str], name: str) -> list[str]:
-        """Return the texts of a list that are in ``known``, each once.
-
-        The others are one of the `unknown` values.
-        """
+        """Return the texts of a list in ``known``, each once; the others are `unknown` values."""
         found = array(f"{self.where}, {name}", self.value(name))
         if unknown := [each for each in found if each not in known]:
             self._unknown[name] = unknown
@@ -310,10 +304,7 @@ def key_of_session(key: str, notes: list[str]) -> dict[str, str]:
 
 
 def interval(record: Record, field_name: str, seconds: Fraction) -> str:
-    """Return an interval in Daybook's format.
-
-    Raise `InvalidInput` for an interval below one second or with fractions of a second.
-    """
+    """Return an interval in Daybook's format; raise `InvalidInput` unless it has whole seconds."""
     if seconds < 1 or seconds.denominator != 1:
         record.fail(f"{field_name} is {float(seconds):g} seconds; an interval has whole seconds")
     return f"{seconds.numerator}s"
@@ -337,10 +328,9 @@ def go_cron(record: Record, field_name: str, expr: str) -> dict[str, str]:
 def phase(
     every: str | None, next_run: datetime | None, *earlier: datetime | None
 ) -> datetime | None:
-    """Return the anchor with which an interval is due at ``next_run``.
+    """Return the anchor with which an interval is due at ``next_run``, or None.
 
-    If ``next_run`` is None, return the first known instant of ``earlier``. Return None if there is
-    no interval, or if no instant is known.
+    Without ``next_run``, it is the first known instant of ``earlier``.
     """
     if every is None:
         return None

@@ -181,9 +181,9 @@ def _program_words(words: list[str]) -> Iterator[str]:
 
 
 def names_of_secrets(script: str) -> list[str]:
-    """Return the names of the options, variables and headers with a secret in a script, not values.
+    """Return the names of the options, variables and headers with a secret in a script.
 
-    A URL with a password has the name of its scheme: `https://`.
+    The name of a URL with a password is its scheme: `https://`.
     """
     found = (match["name"] for each in _SECRETS for match in each.finditer(script))
     return list(dict.fromkeys(found))

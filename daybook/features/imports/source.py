@@ -163,8 +163,7 @@ def is_sqlite(path: Path) -> bool:
 def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
-    Raise `InvalidInput` if the file cannot be read, is empty, or is not complete JSON, and if the
-    JSON is nested too deeply (`parse_json`).
+    Raise `InvalidInput` if it cannot be read, is empty or incomplete, or is nested too deeply.
     """
     content = read_bytes(path)
     if not content.strip():
@@ -187,9 +186,9 @@ def parse_json(where: str, text: str | bytes) -> Any:
 
 
 def array(where: str, found: object) -> list[Any]:
-    """Return the elements of a JSON array.
+    """Return the elements of a JSON array, or of null, as Go may write an empty one.
 
-    Null means an empty array, because Go may write it so. Raise `InvalidInput` for any other value.
+    Raise `InvalidInput` for any other value.
     """
     if found is not None and not isinstance(found, list):
         raise broken(where, f"is {kind_of(found)} and not an array", UPDATE_HINT)

@@ -304,9 +304,9 @@ def _quoted(word: str, *, variables: bool = True) -> str:
 
 
 def _literal(text: str, empty: str = "''") -> str:
-    """Return ``text`` quoted for the shell. If ``text`` is empty, return ``empty``.
+    """Return ``text`` quoted for the shell, or ``empty``.
 
-    Insert an empty quoted string into each `{{`, because it would begin a variable of a prompt.
+    An empty quoted string divides each `{{`, which would begin a variable of a prompt.
     """
     return _PROMPT_BRACE.sub("{''", shlex.quote(text)) if text else empty
 

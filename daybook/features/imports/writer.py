@@ -133,7 +133,9 @@ async def write(
     plan = await _plan(session, source, now, default_timezone, on_conflict)
     if disabled:
         for each in plan:
-            _disable(each)
+            if each.job is not None:
+                each.job = each.job.model_copy(update={"enabled": False})
+                each.reason = each.reason or DISABLED_REASON
     if not dry_run:
         for each in plan:
             await _perform(session, source.system, each, now)
@@ -169,12 +171,6 @@ def _without(source: Source, leave_out: Sequence[str]) -> Source:
             ),
         ),
     )
-
-
-def _disable(planned: _Planned) -> None:
-    if planned.job is not None:
-        planned.job = planned.job.model_copy(update={"enabled": False})
-        planned.reason = planned.reason or DISABLED_REASON
 
 
 def _refusal(refused: Sequence[RefusedJob]) -> InvalidInput:
@@ -378,10 +374,7 @@ def _origin(planned: _Planned, system: System, kept: JsonObject) -> JsonObject:
 
 
 def _refuse_variables(source: SourceJob, command: str) -> None:
-    """Raise `InvalidInput` for a command with a variable of a prompt.
-
-    Daybook would replace the variable, but cron does not.
-    """
+    """Raise `InvalidInput` for a command with a prompt's variable, which Daybook would replace."""
     if variables := prompts.used(command):
         problem = f"{source.where}: its command has {variables[0]}, a variable of Daybook's prompts"
         hint = "nothing was imported; divide its braces for the shell, such as '{''{job}}'"

@@ -98,10 +98,7 @@ def refusal_reason(wanted: RunRequirements, session: Candidate, now: datetime) -
 
 
 def mismatch_reason(wanted: RunRequirements, session: Candidate) -> str:
-    """Return the reason why the session would not fit the run even if it were free.
-
-    Return "" if it would fit.
-    """
+    """Return why the session would not fit the run even if it were free; "" if it would."""
     return _blocked_reason(wanted) or _unfit_reason(wanted, session)
 
 
@@ -119,11 +116,7 @@ def busy_reason(session: Candidate, now: datetime) -> str:
 
 
 def preference(wanted: RunRequirements, session: Candidate) -> tuple[int, datetime, str]:
-    """Return the sort key by which fitting sessions are woken.
-
-    Sessions with more preferred capabilities come first, then sessions that have been idle for
-    longer.
-    """
+    """Return the sort key for wakes: more preferred capabilities, then a longer idle time."""
     preferred_count = len(set(wanted.preferred) & set(session.capabilities))
     return (-preferred_count, session.idle_since, session.name)
 

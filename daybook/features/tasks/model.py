@@ -70,19 +70,15 @@ def check_owner(owner: str) -> str:
 
 
 def check_word(value: str, field: str) -> str:
-    """Return a workspace, channel, type or reason without leading or trailing spaces.
+    """Return a workspace, channel, type or reason, which may be empty, without outer spaces.
 
-    The value may be empty. Raise `InvalidInput` if it is not one line of at most `MAX_WORD_LENGTH`
-    characters.
+    Raise `InvalidInput` if it is not one line of at most `MAX_WORD_LENGTH` characters.
     """
     return validate_line(value, field, MAX_WORD_LENGTH)
 
 
 def check_key(value: str) -> str:
-    """Return an idempotency key. Raise `InvalidInput` if it is blank or too long.
-
-    Raise it also if the key is not one line of printable characters.
-    """
+    """Return an idempotency key. Raise `InvalidInput` if it is blank, too long or not printable."""
     key = validate_line(value, "idempotency_key", MAX_WORD_LENGTH)
     if not key:
         raise InvalidInput("idempotency_key", "is blank", "use a unique text, or leave it out")

@@ -111,8 +111,8 @@ async def show(ref: str) -> TaskDetails:
 async def pause(ref: str, reason: str = "") -> TaskWithRun:
     """Stop wakes and claims for a task until `resume`. Return the task.
 
-    A session that has already claimed the task's run continues. Raise `NotFound`, `Ambiguous`, and
-    `InvalidInput` for an invalid reason.
+    A session that holds the task's run continues. Raise `NotFound`, `Ambiguous`, and `InvalidInput`
+    for an invalid reason.
     """
     async with open_ledger() as ledger:
         _, run = await queue.pause(ledger, ref, redact_tokens(reason))
@@ -127,10 +127,10 @@ async def resume(ref: str) -> TaskWithRun:
 
 
 async def retry(ref: str) -> TaskWithRun:
-    """Queue another run of a task that failed, was cancelled, or needs attention.
+    """Queue another run of a task that failed, was cancelled, or needs attention. Return the task.
 
-    Return the task with the new run. Raise `NotFound` and `Ambiguous`. Raise `InvalidInput` for any
-    other task, for a run that is not the task's newest, and after the 10th run.
+    Raise `NotFound`, `Ambiguous`, and `InvalidInput` for any other task, a run that is not the
+    task's newest, and after the 10th run.
     """
     async with open_ledger() as ledger:
         run = await queue.retry(ledger, ref)
@@ -138,11 +138,10 @@ async def retry(ref: str) -> TaskWithRun:
 
 
 async def recover(ref: str, reason: str = "") -> TaskWithRun:
-    """Put a run that is claimed or needs attention back into the queue.
+    """Put a run that is claimed or needs attention back into the queue. Return its task.
 
-    Return the task with the run. For a queued run about which the operator was alerted, the waiting
-    time starts again. Raise `NotFound`, `Ambiguous`, and `InvalidInput` for any other run or an
-    invalid reason.
+    For a queued run about which the operator was alerted, the waiting time starts again. Raise
+    `NotFound`, `Ambiguous`, and `InvalidInput` for any other run or an invalid reason.
     """
     async with open_ledger() as ledger:
         run = await queue.recover(ledger, ref, redact_tokens(reason))
@@ -150,10 +149,9 @@ async def recover(ref: str, reason: str = "") -> TaskWithRun:
 
 
 async def cancel(ref: str, reason: str = "") -> TaskWithRun:
-    """Cancel a live run. Return the task with the run.
+    """Cancel a live run. Return the task. Later calls with the run's token are refused.
 
-    Daybook refuses later calls with the run's token. Raise `NotFound`, `Ambiguous`, and
-    `InvalidInput` for a run that has ended or an invalid reason.
+    Raise `NotFound`, `Ambiguous`, and `InvalidInput` for a run that has ended or an invalid reason.
     """
     async with open_ledger() as ledger:
         run = await queue.cancel(ledger, ref, redact_tokens(reason))
@@ -265,10 +263,10 @@ async def register(
 ) -> TaskSession:
     """Register a task session as idle and not prompting. Return the session.
 
-    The session expires 15 minutes after its last call, unless it has an open MCP stream. If the
-    same owner registers a name again, the call updates the session; the session keeps the run that
-    it holds. Raise `InvalidInput` for an invalid value. Raise it also if another owner's session
-    has the name, unless that session has expired and holds no run.
+    It expires 15 minutes after its last call, unless it has an open MCP stream. If its owner
+    registers it again, the session is updated and keeps the run that it holds. Raise `InvalidInput`
+    for an invalid value, and if another owner's session has the name, unless that session has
+    expired and holds no run.
     """
     async with open_ledger() as ledger:
         row = await sessions.register(
@@ -288,8 +286,8 @@ async def report(
 ) -> TaskSession:
     """Report a session's state: `idle` or `active`, and whether it waits for a person's answer.
 
-    None leaves a value unchanged. An expired session becomes live again. Return the session. Raise
-    `NotFound`, and `InvalidInput` for an unknown state.
+    None leaves a value unchanged. An expired session becomes live again. Raise `NotFound`, and
+    `InvalidInput` for an unknown state.
     """
     async with open_ledger() as ledger:
         row = await sessions.report(ledger, name, state=state, prompting=prompting)
@@ -327,10 +325,7 @@ async def remove_session(name: str) -> TaskSession:
 
 
 def wake_url() -> str:
-    """Return the address of the webhook that wakes sessions without an MCP connection.
-
-    Return "" if the setting is empty.
-    """
+    """Return the address of the webhook that wakes sessions without an MCP connection, or ""."""
     return str(settings.part(TaskSettings).tasks.get("wake_url") or "")
 
 

@@ -72,8 +72,7 @@ async def read(session: AsyncSession) -> PauseState:
 async def pause(ledger: Ledger, reason: str = "") -> PauseState:
     """Stop wakes and claims until `resume`. Return the pause state.
 
-    If the scheduler is already paused, keep the time of the pause and replace the reason. Raise
-    `InvalidInput` for an invalid reason.
+    A second pause replaces only the reason. Raise `InvalidInput` for an invalid reason.
     """
     return await _set_paused(ledger, paused=True, reason=model.check_word(reason, "reason"))
 

@@ -110,17 +110,11 @@ class SchedulerPolicy(BaseModel):
     )
 
     def sweep_text(self, reason: str) -> str:
-        """Return the reason for a lease's expiry, with the text of `sweep_reason` before it.
-
-        If `sweep_reason` is not set, return ``reason`` unchanged.
-        """
+        """Return the reason for a lease's expiry, after the text of `sweep_reason`, if any."""
         return ": ".join(filter(None, (self.sweep_reason, reason)))
 
     def wake_text(self, reason: str) -> str:
-        """Return the reason for a wake, with the text of `wake_reason` before it.
-
-        If `wake_reason` is not set, return ``reason`` unchanged.
-        """
+        """Return the reason for a wake, after the text of `wake_reason`, if any."""
         return ": ".join(filter(None, (self.wake_reason, reason)))
 
     @model_validator(mode="after")

@@ -169,7 +169,7 @@ async def events(session: AsyncSession, run_id: str) -> list[TaskEventRow]:
 async def pause(ledger: Ledger, ref: str, reason: str = "") -> TaskAndRun:
     """Stop wakes and claims for the task. A session that holds its run continues.
 
-    Raise `InvalidInput` for an invalid reason, and the same errors as `find`.
+    Raise `InvalidInput` for an invalid reason, and the errors of `find`.
     """
     reason = validate_line(reason, "reason")
     return await _set_paused(ledger, ref, True, reason)

@@ -163,9 +163,8 @@ async def backlog(limit: int = 50) -> Backlog:
 async def cycle() -> CycleSummary:
     """Run one cycle in this process, in addition to the keeper's cycles. Return its summary.
 
-    Two steps of a cycle need Prefect: the request for a worker, and the report about a starving
-    run. If Prefect is unreachable, a later cycle does these steps. Raise `InvalidInput` for invalid
-    settings in `[tasks]`.
+    Without Prefect, a later cycle requests the worker and reports a starving run. Raise
+    `InvalidInput` for invalid settings in `[tasks]`.
     """
     async with open_ledger() as ledger:
         report = await cycles.cycle(
@@ -195,8 +194,8 @@ async def _capabilities() -> AgentCapabilities:
 async def rebuild() -> RebuildResult:
     """Clear the record of recent wakes, so that the scheduler may wake every session again.
 
-    The counts and the completed steps of the escalation policy stay. Return the result. Raise
-    `InvalidInput` for invalid settings in `[tasks]`.
+    The counts and the completed steps of the escalation policy stay. Raise `InvalidInput` for
+    invalid settings in `[tasks]`.
     """
     policy = load_policy()
     async with open_ledger() as ledger:

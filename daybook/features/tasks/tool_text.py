@@ -38,11 +38,7 @@ TOO_MANY_WAITING_HINT = (
 
 
 def nothing_claimable(why: str, then: str = "") -> str:
-    """Return the answer if there is nothing to claim.
-
-    ``why`` is the reason, and ``then`` is the next step. If ``then`` is empty, the next step is to
-    wait.
-    """
+    """Return why there is nothing to claim, and the next step, by default to wait."""
     return f"Nothing to claim now: {why}. {then or WAIT_HINT}."
 
 

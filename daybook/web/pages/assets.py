@@ -32,10 +32,7 @@ def _content(name: str) -> bytes:
 
 @cache
 def url(name: str) -> str:
-    """Return the address of a static file.
-
-    The address changes with the content, so browsers may store the file.
-    """
+    """Return the address of a static file, by its content, so that browsers may store it."""
     return f"/static/{name}?v={hashlib.sha256(_content(name)).hexdigest()[:12]}"
 
 

@@ -67,11 +67,7 @@ class SubmittedEdit:
         }
 
     def changed_meanwhile(self) -> list[tuple[FieldChange, bool]]:
-        """Return the fields that another user has changed, each with a mark.
-
-        A field has the submitted and the current text. The mark is true if the user has changed the
-        field too.
-        """
+        """Return the fields that another user changed, and whether this user changed them too."""
         return [
             (FieldChange(field=name, old=self._typed.get(name), new=text), self.is_touched(name))
             for name, text in self.current.items()

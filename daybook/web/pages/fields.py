@@ -125,13 +125,6 @@ def _control(annotation: Any, *, is_long: bool = False) -> tuple[Control, tuple[
         return "text" if is_long else "line", ()
     if get_origin(annotation) is not None and get_args(annotation):
         # The items of a list may be `Annotated`.
-        return (
-            _control(get_args(annotation)[0], is_long=is_long)
-            if _is_annotated(annotation)
-            else None
-        )
+        is_annotated = hasattr(annotation, "__metadata__")
+        return _control(get_args(annotation)[0], is_long=is_long) if is_annotated else None
     return None
-
-
-def _is_annotated(annotation: Any) -> bool:
-    return hasattr(annotation, "__metadata__")

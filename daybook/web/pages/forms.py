@@ -77,10 +77,9 @@ class FormError:
         fields: Collection[str],
         aliases: Mapping[str, str] = MappingProxyType({}),
     ) -> FormError:
-        """Return the mistake that caused ``error``, in a form with these fields.
+        """Return the mistake that caused ``error``, at the first field that it concerns.
 
-        ``aliases`` maps names in errors to fields. If a mistake concerns several fields, it is
-        shown at the first of them.
+        ``aliases`` maps names in errors to fields.
         """
         named = error.field.split(" and ") if isinstance(error, InvalidInput) else []
         found = (aliases.get(each, each) for each in named)

@@ -60,10 +60,7 @@ async def index(site: Site, request: Request) -> Response:
 
 
 def _cost_per_day(strip: Sequence[DayStrip]) -> float | None:
-    """Return the mean cost of the days with runs, in US dollars.
-
-    Return None if no day has a known cost.
-    """
+    """Return the mean cost of the days with runs, in US dollars; None if no cost is known."""
     known = [each.cost_usd for each in strip if each.cost_usd is not None]
     return sum(known) / sum(bool(each.counts) for each in strip) if known else None
 

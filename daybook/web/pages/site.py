@@ -210,10 +210,7 @@ class Site:
         return key
 
     def _notice(self, request: Request) -> str:
-        """Return the message of the action before this page.
-
-        Return "" if there was no action, or if it was more than `NOTICE_SECONDS` ago.
-        """
+        """Return the message of the action before this page; "" if none in `NOTICE_SECONDS`."""
         given = request.query_params
         at = given.get("at", "")
         age = int(self.now().timestamp()) - int(at) if at.isdecimal() and len(at) < 12 else math.inf
