@@ -36,9 +36,10 @@ MAX_VERSION_CHARACTERS = 40
 MAX_MODEL_CHARACTERS = 200
 
 MACHINE_VARIABLE = "_DAYBOOK_MACHINE"
-"""Environment variable with another PATH and other ports of servers, in JSON. Only tests set it."""
-NO_MACHINE = {MACHINE_VARIABLE: json.dumps({"path": "", "ports": {}})}
-"""The variable with which neither a program nor a server is found."""
+"""Environment variable with another PATH and other ports of servers, in JSON. Only tests set it.
+
+With ``{"path": "", "ports": {}}``, neither a program nor a server is found.
+"""
 
 
 @dataclass(frozen=True)
