@@ -80,10 +80,19 @@ def find_keys(environment: Mapping[str, str]) -> list[FoundKey]:
     for variable, model in DEFAULT_MODELS.items():
         key = environment.get(variable, "").strip()
         if key and key.isascii() and key.isprintable() and " " not in key:
-            extra = model.partition(":")[0]
-            missing = extra in EXTRAS and not _is_importable(EXTRAS[extra])
-            found.append(FoundKey(variable, model, key, extra if missing else ""))
+            found.append(FoundKey(variable, model, key, _missing_extra(model)))
     return sorted(found, key=lambda each: bool(each.missing_extra))
+
+
+def models_with_sdk() -> list[str]:
+    """Return the models of `DEFAULT_MODELS` whose SDK is installed."""
+    return [each for each in dict.fromkeys(DEFAULT_MODELS.values()) if not _missing_extra(each)]
+
+
+def _missing_extra(model: str) -> str:
+    """Return the extra of Daybook that has to be installed for a model of `DEFAULT_MODELS`."""
+    extra = model.partition(":")[0]
+    return extra if extra in EXTRAS and not _is_importable(EXTRAS[extra]) else ""
 
 
 def _is_importable(module: str) -> bool:

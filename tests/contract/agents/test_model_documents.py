@@ -252,6 +252,18 @@ async def test_a_later_start_keeps_the_existing_default_agent(
     assert await documents.names(client) == {"default": [kinds.OFFLINE.slug]}
 
 
+async def test_the_name_default_is_free_until_an_agent_that_is_not_offline_has_it(
+    client: PrefectClient,
+) -> None:
+    offer = await api.agents.offer()
+    assert offer.is_default_free
+    assert (offer.found.candidates, "openai:gpt-6-luna" in offer.models) == ([], True)
+    await documents.ensure_default(client)
+    assert (await api.agents.offer()).is_default_free
+    await documents.add(client, "default", MODEL, SETTINGS, replace=True)
+    assert not (await api.agents.offer()).is_default_free
+
+
 # --- a Prefect that lost its block types, and with them their documents
 
 
