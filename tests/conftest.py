@@ -65,6 +65,8 @@ for _name in [n for n in os.environ if n.startswith(("PREFECT_", "DAYBOOK_"))]:
 # No test calls a provider of the developer, or creates an agent with their key.
 for _name in [n for n in os.environ if n.endswith(("_API_KEY", "_BASE_URL", "_AUTH_TOKEN"))]:
     del os.environ[_name]
+# Nor do they find a program or a local server of the developer for the agent `default`.
+os.environ["_DAYBOOK_MACHINE"] = '{"path": "", "ports": {}}'
 # Command output has the same width and no colours on every machine.
 for _name in ("COLUMNS", "LINES", "FORCE_COLOR", "TTY_COMPATIBLE"):
     os.environ.pop(_name, None)

@@ -43,6 +43,7 @@ class StandIn:
         assignments = [each for line in values["Environment"] for each in line]
         self._environment = {
             "HOME": os.environ["HOME"],  # a manager gives a service little else
+            "_DAYBOOK_MACHINE": os.environ["_DAYBOOK_MACHINE"],
             **dict(each.partition("=")[::2] for each in assignments),
             **variables,
             "NOTIFY_SOCKET": str(folder / "notify"),

@@ -235,6 +235,7 @@ class _Unit:
         notified.bind(address)
         environment = {
             "HOME": os.environ["HOME"],  # a manager gives a service little else
+            "_DAYBOOK_MACHINE": os.environ["_DAYBOOK_MACHINE"],
             **dict(each.partition("=")[::2] for each in self._words("Environment")),
             "NOTIFY_SOCKET": f"@{address[1:]}",
         }

@@ -14,9 +14,8 @@ they cannot.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -40,6 +39,10 @@ from daybook.settings import load
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import BlockDocument
+
+
+Choice = Callable[[], Awaitable[tuple[str, Mapping[str, Any]]]]
+"""Function that returns the kind and the settings of a new agent."""
 
 
 class AgentInfo(BaseModel, frozen=True):
@@ -183,23 +186,20 @@ async def describe(client: PrefectClient, name: str) -> AgentInfo:
     )
 
 
-async def ensure_default(
-    client: PrefectClient,
-    slug: str = kinds.OFFLINE.slug,
-    settings: Mapping[str, Any] = MappingProxyType({}),
-) -> bool:
+async def ensure_default(client: PrefectClient, choose: Choice | None = None) -> bool:
     """Create the agent `default` unless an agent has that name. Return whether it was created.
 
-    The default kind is the offline agent. ``settings`` have to be valid. If Prefect has lost its
-    database, restore the ledger's copy instead. Raise `LedgerKeyMissing` if the copy cannot be
-    decrypted.
+    ``choose`` returns the kind and the valid settings; without it, the agent is offline. It is only
+    called if the agent is missing. If Prefect has lost its database, restore the ledger's copy
+    instead. Raise `LedgerKeyMissing` if the copy cannot be decrypted.
     """
     if DEFAULT_AGENT in await names(client):
         return False
     if await _restore_default(client):
         return False
+    kind, settings = await choose() if choose else (kinds.OFFLINE.word, {})
     try:
-        await add(client, DEFAULT_AGENT, slug, settings)
+        await add(client, DEFAULT_AGENT, kind, settings)
     except InvalidInput:
         # The name and the settings are valid, so another process has created the agent.
         return False

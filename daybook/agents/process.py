@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from daybook.processes import pipes
 from daybook.processes.ending import wait_shielded
-from daybook.processes.group import ProcessGroup
+from daybook.processes.group import TERM_GRACE_SECONDS, ProcessGroup
 from daybook.processes.pipes import LinePipe
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
@@ -55,18 +55,22 @@ async def run(
     stdin: bytes | None,
     seconds: float,
     lines: LinePipe | None = None,
+    grace_seconds: float = TERM_GRACE_SECONDS,
 ) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed. ``lines`` reads its output.
 
-    Raise OSError or ValueError if the program cannot be started. If the caller is cancelled, even
-    repeatedly, raise CancelledError only after the group has ended.
+    The processes of the group have ``grace_seconds`` from SIGTERM to SIGKILL. Raise OSError or
+    ValueError if the program cannot be started. If the caller is cancelled, even repeatedly, raise
+    CancelledError only after the group has ended.
     """
     group = ProcessGroup(
         arguments, folder=folder, environment=environment, with_input=stdin is not None
     )
     was_cancelled = asyncio.Event()
     # Run the program in a separate task, which the caller's cancellation never reaches.
-    task = asyncio.create_task(_keep(group, was_cancelled, stdin, seconds, lines))
+    task = asyncio.create_task(
+        _keep(group, was_cancelled, stdin, seconds, lines, grace_seconds=grace_seconds)
+    )
     return await wait_shielded(task, cancelled=was_cancelled.set)
 
 
@@ -76,6 +80,8 @@ async def _keep(
     stdin: bytes | None,
     seconds: float,
     lines: LinePipe | None,
+    *,
+    grace_seconds: float,
 ) -> ProgramResult:
     """Run the group to its end. ``was_cancelled`` is set when the caller is cancelled."""
     output, errors = lines or pipes.HeadPipe(MAX_OUTPUT_BYTES), pipes.TailPipe(MAX_ERROR_BYTES)
@@ -83,7 +89,7 @@ async def _keep(
     try:
         await pipes.connect(group.child, output, errors, feed, stdin or b"")
         timed_out = not await _ended_in_time(group, was_cancelled, seconds)
-        await group.end()
+        await group.end(grace_seconds)
         if lines is not None:
             lines.finish()
         await pipes.wait_drained((output, errors), _DRAIN_TIMEOUT_SECONDS)

@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -35,7 +36,7 @@ DEFAULT_MODELS = {
 }
 """Models by environment variable.
 
-At the first start, `find_key` searches these variables for a key. Daybook then uses the model of
+At the first start, `find_keys` searches these variables for a key. Daybook then uses the model of
 the variable that has a key; it is a small model of the key's provider.
 """
 
@@ -70,34 +71,28 @@ class FoundKey:
     missing_extra: str = ""
 
 
-def find_key() -> FoundKey | None:
-    """Return the first usable key in the variables of `DEFAULT_MODELS`; None if there is no key.
+def find_keys(environment: Mapping[str, str]) -> list[FoundKey]:
+    """Return the usable keys in the variables of `DEFAULT_MODELS`.
 
-    Prefer a provider whose SDK is installed. Import no SDK.
+    The keys of providers whose SDK is installed come first. Import no SDK.
     """
     found = []
     for variable, model in DEFAULT_MODELS.items():
-        key = os.environ.get(variable, "").strip()
+        key = environment.get(variable, "").strip()
         if key and key.isascii() and key.isprintable() and " " not in key:
-            extra = model.partition(":")[0]
-            missing = extra in EXTRAS and not _is_importable(EXTRAS[extra])
-            found.append(FoundKey(variable, model, key, extra if missing else ""))
-    return next((each for each in found if not each.missing_extra), next(iter(found), None))
+            found.append(FoundKey(variable, model, key, _missing_extra(model)))
+    return sorted(found, key=lambda each: bool(each.missing_extra))
 
 
-def first_steps() -> list[tuple[str, str]]:
-    """Return the commands after which the agent `default` asks a model.
+def models_with_sdk() -> list[str]:
+    """Return the models of `DEFAULT_MODELS` whose SDK is installed."""
+    return [each for each in dict.fromkeys(DEFAULT_MODELS.values()) if not _missing_extra(each)]
 
-    Each entry is a description and its command. The model is that of the key in the environment
-    (`find_key`). If there is no key, it is a model of OpenAI, whose SDK is always installed.
-    """
-    found, replace = find_key(), "daybook agents add default --replace --model"
-    if found is None:
-        return [("ask a model", f"{replace} {DEFAULT_MODELS['OPENAI_API_KEY']} --key-stdin")]
-    ask = ("ask a model", f"{replace} {found.model} --key-env {found.variable}")
-    if not found.missing_extra:
-        return [ask]
-    return [("install its SDK", repository.install_command(found.missing_extra)), ask]
+
+def _missing_extra(model: str) -> str:
+    """Return the extra of Daybook that has to be installed for a model of `DEFAULT_MODELS`."""
+    extra = model.partition(":")[0]
+    return extra if extra in EXTRAS and not _is_importable(EXTRAS[extra]) else ""
 
 
 def _is_importable(module: str) -> bool:

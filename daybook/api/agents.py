@@ -1,14 +1,15 @@
-"""Operations on agents: add, list, show, edit, test, remove."""
+"""Operations on agents: offer, add, list, show, edit, test, remove."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from daybook.agents import documents, kinds, presets, providers
+from daybook.agents import candidates, documents, kinds, presets, providers
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
 from daybook.agents.documents import AgentInfo
@@ -17,6 +18,7 @@ from daybook.api.documents import names as names_of_documents
 from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.execution import agent_tools, mcp_config
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Usage
 from daybook.ledger.tables import new_id
@@ -62,6 +64,29 @@ class AgentTest(BaseModel, frozen=True):
     result: Any
     model: str | None
     usage: Usage
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The agents that the user can choose from.
+
+    ``models`` are the models of the other providers, for which the user has to type a key. The name
+    `default` is free if there is no such agent, or if it is offline.
+    """
+
+    found: candidates.Found
+    models: list[str]
+    is_default_free: bool
+
+
+async def offer() -> Offer:
+    """Return the agents that this machine has. Nothing is asked of them."""
+    async with prefect.connected() as client:
+        slugs = (await documents.names(client)).get(DEFAULT_AGENT, [])
+    found = await candidates.find(candidates.this_machine())
+    titles = {each.title for each in found.candidates}
+    models = [each for each in providers.models_with_sdk() if each not in titles]
+    return Offer(found, models, is_default_free=slugs in ([], [kinds.OFFLINE.slug]))
 
 
 async def add(

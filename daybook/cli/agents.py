@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from daybook import api
-from daybook.cli import completion, documents, formatting, output
+from daybook.cli import agent_dialog, completion, documents, formatting, output
 from daybook.cli.agent_options import AgentOptions
 from daybook.cli.command import Answer, command
 from daybook.errors import InvalidInput
@@ -20,7 +21,10 @@ if TYPE_CHECKING:
 
 @command(uses_prefect=True)
 async def add_(
-    name: documents.NewName,
+    name: Annotated[
+        str | None,
+        Parameter(help="Name of lowercase letters, digits and dashes.", show_default=False),
+    ] = None,
     /,
     *arguments: Annotated[str, Parameter(help="Program and its arguments, after --.")],
     offline: Annotated[
@@ -40,6 +44,7 @@ async def add_(
 ) -> Answer:
     """Add an agent: a model, or any program that reads a prompt and prints an answer.
 
+    In a terminal, `daybook agents add` without arguments offers the agents that this machine has.
     The program gets the prompt on standard input, or in place of {prompt} in an argument.
 
     Example: daybook agents add quick --model openai:gpt-6-luna --key-env OPENAI_API_KEY
@@ -51,6 +56,17 @@ async def add_(
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
     """
     settings = options.settings(arguments)
+    if name is None:
+        if settings or offline or preset or replace or not sys.stdin.isatty():
+            from daybook.cli.error_text import COMMAND_LINE
+
+            hint = "see `daybook agents add --help`"
+            raise InvalidInput(COMMAND_LINE, "NAME is missing", hint)
+        new = await agent_dialog.ask()
+        agent = await api.agents.add(new.name, new.kind, new.settings, replace=new.replace)
+        yield agent
+        _print_added(agent)
+        return
     kinds = (
         ("command", "command" in settings or preset),
         ("offline", offline),
@@ -65,11 +81,8 @@ async def add_(
         raise InvalidInput("preset and command", "cannot be combined", "use arguments after --")
     agent = await api.agents.add(name, given_kinds[0], settings, replace=replace, preset=preset)
     yield agent
-    _print_agent(agent)
-    if given_kinds == ["model"] and not agent.settings["api_key"]:
-        output.say(options.missing_key_note())
-    _say_notes(agent)
-    output.say(f"Try it: daybook agents test {name}")
+    is_without_key = given_kinds == ["model"] and not agent.settings["api_key"]
+    _print_added(agent, options.missing_key_note() if is_without_key else "")
 
 
 @command(uses_prefect=True)
@@ -143,6 +156,14 @@ def _print_agent(agent: AgentDetails) -> None:
     pairs.append(("problem", agent.problem or ""))
     pairs.append(("jobs", ", ".join(agent.jobs)))
     output.fields([(name, value) for name, value in pairs if value])
+
+
+def _print_added(agent: SavedAgent, note: str = "") -> None:
+    _print_agent(agent)
+    if note:
+        output.say(note)
+    _say_notes(agent)
+    output.say(f"Try it: daybook agents test {agent.name}")
 
 
 def _say_notes(agent: SavedAgent) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from daybook import repository
 from daybook.errors import LedgerKeyMissing
@@ -42,36 +43,33 @@ async def prepare(client: PrefectClient) -> list[str]:
 
 
 async def _first_agent(client: PrefectClient) -> list[str]:
-    """Create the agent `default` if it is missing; return messages for the user.
+    """Create the agent `default` if it is missing; return the messages for the user.
 
-    The agent asks a model if the environment has a provider's key and the provider's SDK is
-    installed. Otherwise the agent is offline.
+    It is the first candidate of this machine. If there is none, it is offline.
     """
-    from daybook.agents import documents, kinds, providers
+    from daybook.agents import candidates, documents, kinds
 
-    found = providers.find_key()
-    if found and not found.missing_extra:
-        settings = {"model": found.model, "api_key": found.key}
-        if await documents.ensure_default(client, kinds.MODEL.slug, settings):
-            return [
-                f"Created the agent `default` with the model {found.model}. Its block has the key "
-                f"from {found.variable}, encrypted by Prefect. To use another model: "
-                "daybook agents add default --replace --model PROVIDER:MODEL --key-env "
-                f"{found.variable}"
-            ]
-    elif await documents.ensure_default(client):
-        lines = ["Created the agent `default`, which is offline: it answers without a model"]
-        if found:
-            lines.append(
-                f"{found.variable} holds a key, but the SDK of its provider is not installed"
-            )
-        return lines
-    return []
+    found = candidates.Found([], [])
+
+    async def choose() -> tuple[str, Mapping[str, Any]]:
+        nonlocal found
+        found = await candidates.find(candidates.this_machine(), only_first=True)
+        first = next(iter(found.candidates), None)
+        return (first.kind, first.settings) if first else (kinds.OFFLINE.word, {})
+
+    if not await documents.ensure_default(client, choose):
+        return []
+    first = next(iter(found.candidates), None)
+    what = str(
+        first or "offline, so it answers without a model (there is no key, program or server)"
+    )
+    hints = [first.hint] if first and first.hint else []
+    return ["; ".join([f"agent {DEFAULT_AGENT}: {what}", *hints, *found.notes])]
 
 
 async def model_steps(client: PrefectClient) -> list[tuple[str, str]]:
     """Return the steps, with commands, from an offline agent `default` to a model."""
-    from daybook.agents import documents, kinds, providers
+    from daybook.agents import candidates, documents, kinds
 
     slugs = (await documents.names(client)).get(DEFAULT_AGENT)
-    return providers.first_steps() if slugs == [kinds.OFFLINE.slug] else []
+    return candidates.offline_steps() if slugs == [kinds.OFFLINE.slug] else []

@@ -3,7 +3,7 @@
 ::
 
     end the group:  anything alive? ──no─────────────────────────► SIGKILL ──► none alive ──► reap
-                         └─yes─► SIGTERM, up to TERM_GRACE_SECONDS ──┘
+                         └─yes─► SIGTERM, up to a grace period ──────┘
 
 This module does not use `asyncio.subprocess`, which reaps the leader as soon as the leader exits.
 From then on, the kernel may give the leader's pid to another process, and a signal to "the group"
@@ -31,7 +31,7 @@ from contextlib import suppress
 from pathlib import Path
 
 TERM_GRACE_SECONDS = 3.0
-"""Maximum number of seconds between SIGTERM and SIGKILL."""
+"""Maximum number of seconds between SIGTERM and SIGKILL, unless the caller sets another."""
 
 TEMPORARY_ERRNOS = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 """Errors of the start of a program after which a further try may succeed."""
@@ -85,13 +85,16 @@ class ProcessGroup:
         with suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(self.exited.set)
 
-    async def end(self) -> None:
-        """End all processes of the group and reap the leader. The caller must not cancel this."""
+    async def end(self, grace_seconds: float = TERM_GRACE_SECONDS) -> None:
+        """End all processes of the group and reap the leader. The caller must not cancel this.
+
+        They have ``grace_seconds`` from SIGTERM to SIGKILL.
+        """
         if self._alive():
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)  # a stopped process does not receive the SIGTERM
             with suppress(TimeoutError):
-                async with asyncio.timeout(TERM_GRACE_SECONDS):
+                async with asyncio.timeout(grace_seconds):
                     await self.exited.wait()
                     await self._until_none_alive()
         self._signal(signal.SIGKILL)

@@ -73,7 +73,18 @@ class Container:
             )
 
     def _program(self, words: list[str]) -> list[str]:
-        return ["env", "-i", *self._environment, "sh", "-c", 'cd /data && exec "$@"', "sh", *words]
+        no_agents = f"_DAYBOOK_MACHINE={os.environ['_DAYBOOK_MACHINE']}"
+        return [
+            "env",
+            "-i",
+            *self._environment,
+            no_agents,
+            "sh",
+            "-c",
+            'cd /data && exec "$@"',
+            "sh",
+            *words,
+        ]
 
     @property
     def pid(self) -> int:

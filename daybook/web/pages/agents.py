@@ -6,7 +6,9 @@ list comes from the ledger. The form of a stored agent shows the settings that P
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 from starlette.requests import Request
@@ -14,15 +16,19 @@ from starlette.responses import Response
 
 from daybook import api
 from daybook.api.agents import AgentDetails
-from daybook.errors import ChangedMeanwhile, NotFound, UnknownName
+from daybook.errors import ChangedMeanwhile, InvalidInput, NotFound, UnknownName
+from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.views import FieldChange
 from daybook.ledger.states import FAILURES, Status
+from daybook.web.login import admitted
 from daybook.web.pages.actions import Done, PageAction, load_prefect
 from daybook.web.pages.edits import SHOWN, SubmittedEdit, digests
 from daybook.web.pages.fields import Field, fields_of, text_of
 from daybook.web.pages.forms import Form, typed
-from daybook.web.pages.site import Page, Site
+from daybook.web.pages.site import OnlyShown, Page, Site
 
+MAX_ANSWER_CHARACTERS = 2_000
+PROMPT_HELP = "It gets this prompt outside of any job, and without its tools. Wait for its answer."
 REPLACE_HELP = "Its settings are not kept, and its key, if it has one, is deleted."
 
 
@@ -77,10 +83,22 @@ async def new(site: Site, request: Request) -> Response:
         "agent_form.html",
         **_shared(kind, "/agents/new"),
         agent=None,
-        kinds=api.agents.KINDS,
         name=Field("name", "Name", "", "line"),
         replace=Field("replace", "Replace the agent with this name", REPLACE_HELP, "switch"),
         values=values,
+    )
+
+
+async def found(site: Site, request: Request) -> Response:
+    """Show a form with the agents that this machine has. Nothing is asked of them."""
+    if admitted(request).session.viewer:
+        raise OnlyShown
+    await load_prefect()
+    return site.render(
+        request,
+        "agent_found.html",
+        offer=await api.agents.offer(),
+        name=Field("name", "Name", "", "line"),
     )
 
 
@@ -120,6 +138,7 @@ async def show_edit(site: Site, request: Request) -> Response:
         values=values,
         shown=shown,
         meanwhile=meanwhile,
+        prompt=Field("prompt", "Prompt", PROMPT_HELP, "text"),
         hidden=[name for name, value in agent.settings.items() if value and name not in fields],
     )
 
@@ -174,6 +193,30 @@ async def add(ref: str, form: Form) -> Done:
     return Done("/agents", "agent-added", notes=added.notes)
 
 
+async def add_found(ref: str, form: Form) -> Done:
+    """Add an agent that this machine has. It may replace an offline agent `default`."""
+    offer = await api.agents.offer()
+    chosen = [each for each in offer.found.candidates if str(each) == form.get("agent")]
+    if not chosen:
+        raise InvalidInput("agent", "is not on this machine any more", "choose another one")
+    (agent, *_), name = chosen, form.get("name").strip()
+    replace = name == DEFAULT_AGENT and offer.is_default_free
+    added = await api.agents.add(name, agent.kind, agent.settings, replace=replace)
+    notes = [agent.hint, *added.notes]
+    return Done(_address(added), "agent-added", notes=list(filter(None, notes)))
+
+
+async def ask(ref: str, form: Form) -> Done:
+    """Ask an agent once, outside of any job and without its tools."""
+    agent = await _stored(ref)
+    if agent.kind == "model":  # this imports its SDK, which takes seconds
+        await asyncio.to_thread(import_module, "daybook.agents.model_steps")
+    prompt = form.get("prompt").strip() or api.agents.TEST_PROMPT
+    answer = await api.agents.test(f"{agent.type}/{agent.name}", prompt)
+    lines = answer.output[:MAX_ANSWER_CHARACTERS].splitlines()
+    return Done(_address(agent), "agent-answered", notes=list(filter(str.strip, lines)))
+
+
 async def edit(ref: str, form: Form) -> Done:
     """Store the settings that the user changed.
 
@@ -201,10 +244,13 @@ _ALL = ("name", *{each.name: None for kind in api.agents.KINDS for each in _fiel
 ROUTES = (
     Page("/agents", index),
     Page("/agents/new", new),
+    Page("/agents/found", found),
     Page("/agents/{ref:path}/edit", show_edit),
 )
 ACTIONS = (
     PageAction("/agents/new", add, new, _ALL, uses_prefect=True),
+    PageAction("/agents/found", add_found, found, ("agent", "name"), uses_prefect=True),
+    PageAction("/agents/{ref:path}/ask", ask, show_edit, ("prompt",), uses_prefect=True),
     PageAction("/agents/{ref:path}/edit", edit, show_edit, _ALL, uses_prefect=True),
     PageAction("/agents/{ref:path}/remove", remove, show_edit, uses_prefect=True),
 )

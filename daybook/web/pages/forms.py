@@ -22,6 +22,7 @@ MESSAGES = {
     "resolved": "The conflict is resolved.",
     "added": "The job was added.",
     "agent-added": "The agent was added. Jobs can name it now.",
+    "agent-answered": "The agent answered:",
     "agent-edited": "The agent was changed. Runs use it from now on.",
     "agent-removed": "The agent was removed.",
     "edited": "The job was changed.",

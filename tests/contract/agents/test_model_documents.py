@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sqlite3
 import sys
 from pathlib import Path
@@ -13,7 +15,7 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 
 from blocks.agents import ModelAgentBlock
 from daybook import api
-from daybook.agents import documents, kinds
+from daybook.agents import candidates, documents, kinds
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandAgent
 from daybook.agents.model import ModelAgent
@@ -186,9 +188,10 @@ async def test_the_first_start_with_a_key_makes_the_default_agent_a_model_agent(
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     (line,) = await setup.prepare(client)
-    for words in ("anthropic:claude-haiku-5-5", "ANTHROPIC_API_KEY", "default --replace --model"):
-        assert words in line
-    assert KEY not in line
+    assert line == (
+        "agent default: anthropic:claude-haiku-5-5 (ANTHROPIC_API_KEY is set; Prefect stores the "
+        "key encrypted)"
+    )
     agent = await documents.get(client, "default")
     assert isinstance(agent, ModelAgent)
     assert agent.settings.model == "anthropic:claude-haiku-5-5"
@@ -202,10 +205,10 @@ async def test_the_first_start_without_the_sdk_of_its_key_names_the_missing_extr
 ) -> None:
     monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
     monkeypatch.setitem(sys.modules, "anthropic", None)
-    first, note = await setup.prepare(client)
-    assert "offline" in first
-    assert "ANTHROPIC_API_KEY holds a key, but the SDK" in note
-    assert KEY not in first + note
+    (line,) = await setup.prepare(client)
+    assert line.startswith("agent default: offline")
+    assert "ANTHROPIC_API_KEY is set, but the SDK" in line
+    assert KEY not in line
     assert isinstance(await documents.get(client, "default"), OfflineAgent)
 
 
@@ -214,10 +217,29 @@ async def test_the_first_start_without_a_key_makes_the_default_agent_offline(
     client: PrefectClient,
 ) -> None:
     (line,) = await setup.prepare(client)
-    assert "offline" in line
-    ((_, command),) = await setup.model_steps(client)
-    assert command.endswith("default --replace --model openai:gpt-6-luna --key-stdin")
+    assert line.startswith("agent default: offline")
+    assert await setup.model_steps(client) == candidates.offline_steps()
     assert isinstance(await documents.get(client, "default"), OfflineAgent)
+
+
+async def test_the_first_start_chooses_a_program_once(
+    client: PrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "PROBE_SECONDS", 60.0)  # for a loaded machine
+    codex, calls = tmp_path / "codex", tmp_path / "calls"
+    codex.write_text(f"#!/bin/sh\necho call >> '{calls}'\necho codex-cli 0.143.0\n")
+    codex.chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.defpath}"
+    monkeypatch.setenv(candidates.MACHINE_VARIABLE, json.dumps({"path": path, "ports": {}}))
+    (line,) = await setup.prepare(client)
+    assert line == "agent default: Codex (codex 0.143.0 is on the PATH)"
+    agent = await documents.get(client, "default")
+    assert isinstance(agent, CommandAgent)
+    assert agent.settings.command[0] == str(codex)
+    assert agent.settings.output == "codex"
+    assert await setup.model_steps(client) == []
+    assert await setup.prepare(client) == []
+    assert calls.read_text() == "call\n"
 
 
 @pytest.mark.slow
@@ -228,6 +250,18 @@ async def test_a_later_start_keeps_the_existing_default_agent(
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert await setup.prepare(client) == []
     assert await documents.names(client) == {"default": [kinds.OFFLINE.slug]}
+
+
+async def test_the_name_default_is_free_until_an_agent_that_is_not_offline_has_it(
+    client: PrefectClient,
+) -> None:
+    offer = await api.agents.offer()
+    assert offer.is_default_free
+    assert (offer.found.candidates, "openai:gpt-6-luna" in offer.models) == ([], True)
+    await documents.ensure_default(client)
+    assert (await api.agents.offer()).is_default_free
+    await documents.add(client, "default", MODEL, SETTINGS, replace=True)
+    assert not (await api.agents.offer()).is_default_free
 
 
 # --- a Prefect that lost its block types, and with them their documents

@@ -13,7 +13,7 @@ from genai_prices.data_snapshot import get_snapshot
 from pydantic import ValidationError
 from pydantic_ai.models import KnownModelName
 
-from daybook.agents import kinds, providers
+from daybook.agents import candidates, kinds, providers
 from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SystemClock
 from daybook.errors import AgentMisconfigured, InvalidInput
@@ -213,10 +213,22 @@ def test_the_command_that_installs_an_extra_works_where_it_is_shown(
     hide_sdk(monkeypatch, "anthropic", "anthropic")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "k-12345678")
     replace = "daybook agents add default --replace --model"
-    assert providers.first_steps() == [
+    assert candidates.offline_steps()[:2] == [
         ("install its SDK", command),
         ("ask a model", f"{replace} anthropic:claude-haiku-5-5 --key-env ANTHROPIC_API_KEY"),
     ]
+
+
+def test_three_commands_change_an_offline_agent(monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = "daybook agents add default --replace"
+    assert [command for _, command in candidates.offline_steps()] == [
+        f"{replace} --model openai:gpt-6-luna --key-stdin",
+        f"{replace} --preset claude-code",
+        f"{replace} --model MODEL --base-url http://127.0.0.1:11434/v1",
+    ]
+    monkeypatch.setenv("GOOGLE_API_KEY", "k-12345678")
+    _, command = candidates.offline_steps()[0]
+    assert command == f"{replace} --model google:gemini-3.8-flash --key-env GOOGLE_API_KEY"
 
 
 def test_an_agent_without_a_key_can_use_another_provider(
@@ -231,7 +243,7 @@ def test_an_agent_without_a_key_can_use_another_provider(
 
 
 def test_without_a_key_in_the_environment_none_is_found() -> None:
-    assert providers.find_key() is None
+    assert providers.find_keys({}) == []
 
 
 @pytest.mark.parametrize(
@@ -243,13 +255,8 @@ def test_without_a_key_in_the_environment_none_is_found() -> None:
         ({"GOOGLE_API_KEY": "c"}, "GOOGLE"),
     ],
 )
-def test_the_first_key_in_order_decides(
-    environment: dict[str, str], variable: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    found = providers.find_key()
-    assert found is not None
+def test_the_first_key_in_order_decides(environment: dict[str, str], variable: str) -> None:
+    found = providers.find_keys(environment)[0]
     assert found.variable == f"{variable}_API_KEY"
     assert found.key == environment[found.variable]
     assert "key=" not in repr(found)
@@ -266,10 +273,7 @@ def test_a_key_whose_sdk_is_missing_is_the_last_choice(
     others: dict[str, str], variable: str, missing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hide_sdk(monkeypatch, "anthropic", "anthropic")
-    for name, value in {"ANTHROPIC_API_KEY": "b", **others}.items():
-        monkeypatch.setenv(name, value)
-    found = providers.find_key()
-    assert found is not None
+    found = providers.find_keys({"ANTHROPIC_API_KEY": "b", **others})[0]
     assert (found.variable, found.missing_extra) == (variable, missing)
 
 
