@@ -102,7 +102,8 @@ class Candidate:
     """An agent that this machine can run.
 
     ``why`` says how it was found. ``kind`` and ``settings`` are those of the agent; the settings
-    may contain a key. ``hint`` says what else it needs.
+    may contain a key. ``hint`` says what else it needs. ``calls_tools`` is true for a model that
+    is known to call tools.
     """
 
     title: str
@@ -110,6 +111,7 @@ class Candidate:
     kind: str
     settings: Mapping[str, Any] = field(repr=False)
     hint: str = ""
+    calls_tools: bool = False
 
     def __str__(self) -> str:
         return f"{self.title} ({self.why})"
@@ -183,7 +185,8 @@ async def find(machine: Machine, *, only_first: bool = False) -> Found:
 
 def _of_key(key: FoundKey) -> Candidate:
     why = f"{key.variable} is set; Prefect stores the key encrypted"
-    return Candidate(key.model, why, "model", {"model": key.model, "api_key": key.key})
+    settings = {"model": key.model, "api_key": key.key}
+    return Candidate(key.model, why, "model", settings, calls_tools=True)
 
 
 async def _ask_program(machine: Machine, program: Program) -> Candidate | None:
@@ -236,7 +239,7 @@ async def _ask_server(machine: Machine, server: Server) -> Candidate | None:
     why = f"{server.title} answers on 127.0.0.1:{port}"
     why += "; the model can call tools" if model.has_tools else ""
     settings = {"model": model.name, "base_url": f"http://127.0.0.1:{port}/v1"}
-    return Candidate(model.name, why, "model", settings)
+    return Candidate(model.name, why, "model", settings, calls_tools=model.has_tools)
 
 
 @dataclass(frozen=True)

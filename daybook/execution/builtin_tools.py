@@ -48,6 +48,11 @@ def words() -> dict[str, Feature]:
     return {word: each for each in features() for word, _ in each.agent_tools}
 
 
+def first_tools() -> list[str]:
+    """Return the words of the tools that only read public sources, for a new home's first agent."""
+    return [word for each in features() for word in each.first_tools]
+
+
 async def find(entry: str, context: ToolContext) -> dict[str, Tool]:
     """Return the tools that ``entry`` names, such as `web` or `web.fetch`, by their full names.
 

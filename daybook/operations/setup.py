@@ -45,9 +45,11 @@ async def prepare(client: PrefectClient) -> list[str]:
 async def _first_agent(client: PrefectClient) -> list[str]:
     """Create the agent `default` if it is missing; return the messages for the user.
 
-    It is the first candidate of this machine. If there is none, it is offline.
+    It is the first candidate of this machine. If that is a model that calls tools, it has those of
+    `builtin_tools.first_tools`. If there is no candidate, the agent is offline.
     """
     from daybook.agents import candidates, documents, kinds
+    from daybook.execution import builtin_tools
 
     found = candidates.Found([], [])
 
@@ -55,7 +57,10 @@ async def _first_agent(client: PrefectClient) -> list[str]:
         nonlocal found
         found = await candidates.find(candidates.this_machine(), only_first=True)
         first = next(iter(found.candidates), None)
-        return (first.kind, first.settings) if first else (kinds.OFFLINE.word, {})
+        if first is None:
+            return kinds.OFFLINE.word, {}
+        tools = builtin_tools.first_tools() if first.calls_tools else []
+        return first.kind, {**first.settings, **({"tools": tools} if tools else {})}
 
     if not await documents.ensure_default(client, choose):
         return []

@@ -59,6 +59,8 @@ async def new_(
     prepared = await operations.prepare(template, answers, agent=agent, job=name)
     if asks:
         output.say(prepared.file.rstrip())
+        if prepared.note:
+            output.say(f"! {prepared.note}")
         if prepared.missing_tools:
             output.say(f"The agent {agent} gets the tools {', '.join(prepared.missing_tools)}.")
         if _ask("Add this job?", "yes").lower() not in ("y", "yes"):
@@ -69,7 +71,7 @@ async def new_(
     output.fields([("schedule", added.job.words), added.job.action.brief()])
     if added.added_tools:
         output.say(f"The agent {agent} has the tools {', '.join(added.added_tools)} now.")
-    for note in added.job.notes:
+    for note in filter(None, (prepared.note, *added.job.notes)):
         output.say(f"! {note}")
     if not run:
         return

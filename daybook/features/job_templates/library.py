@@ -23,10 +23,10 @@ _LIBRARY = Path(__file__).parent / "library"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+\Z")
 
 
-class Question(BaseModel, frozen=True):
+class Question(BaseModel):
     """A question, and the kind of its answer. Without a ``default``, an answer is required."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     ask: str
     default: str = ""
@@ -53,14 +53,14 @@ class Question(BaseModel, frozen=True):
         return text
 
 
-class Template(BaseModel, frozen=True):
+class Template(BaseModel):
     """A template. ``does`` is one sentence; ``tools`` are the tools that its agent needs.
 
     ``job`` has the fields of a job, as a jobs file has them. In its texts, ``${name}`` stands for
     the answer to the question ``name``, and ``$$`` for a dollar sign.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     title: str
@@ -108,8 +108,8 @@ def _read(file: Path) -> Template:
         found = Template.model_validate(given)
         found.fill({name: each.default or _example(each) for name, each in found.questions.items()})
     except ValidationError as error:
-        problem = from_pydantic(error.errors()[0], Template.model_fields)
-        raise InvalidInput(f"{file}: {problem.field}", problem.problem, problem.hint) from None
+        wrong = from_pydantic(error.errors()[0], Template.model_fields)
+        raise InvalidInput(f"{file}: {wrong.field}", wrong.problem, wrong.hint) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         why = type(error).__name__
         raise InvalidInput("template", f"{file} cannot be read ({why})", "repair it") from None

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from daybook import api
+from daybook.agents import kinds
 from daybook.features.job_templates import library
 from daybook.features.job_templates.library import Question, Template
 from daybook.files.documents import to_yaml
@@ -29,15 +30,15 @@ class TemplateJob(BaseModel, frozen=True):
     """The job that answers give, before it is added.
 
     ``job`` has its fields, and ``file`` is the jobs file with it. ``missing_tools`` are the tools
-    that the job needs and its agent does not have. ``is_program`` is true for an agent that has
-    tools of its own.
+    that the job needs and its agent, a model, does not have. ``note`` is a hint about an agent of
+    another kind, or "".
     """
 
     job: dict[str, Any]
     file: str
     agent: str
     missing_tools: tuple[str, ...]
-    is_program: bool
+    note: str = ""
 
 
 class AddedJob(BaseModel, frozen=True):
@@ -69,13 +70,13 @@ async def prepare(
     tools = known.settings.get("tools", [])
     words = {each.partition(".")[0] for each in tools if each.partition(".")[2] in ("", "*")}
     missing = tuple(each for each in template.tools if each not in {*tools, *words})
-    is_program = known.kind == "command"
+    is_model = known.kind == kinds.MODEL.word
     return TemplateJob(
         job=fields,
         file=to_yaml({"jobs": [fields]}),
         agent=agent,
-        missing_tools=() if is_program else missing,
-        is_program=is_program,
+        missing_tools=missing if is_model else (),
+        note=_note(known.kind, agent, missing) if missing and not is_model else "",
     )
 
 
@@ -94,6 +95,12 @@ async def add(
         await api.agents.edit(agent, {"tools": tools})
     added = await api.jobs.add(prepared.job)
     return AddedJob(job=added, added_tools=prepared.missing_tools)
+
+
+def _note(kind: str, agent: str, tools: tuple[str, ...]) -> str:
+    if kind == kinds.OFFLINE.word:
+        return f"the agent {agent} is offline, so its answer has no facts; add a model: daybook agents add"
+    return f"the agent {agent} is a program, which needs tools of its own for: {', '.join(tools)}"
 
 
 def _info(template: Template) -> TemplateInfo:

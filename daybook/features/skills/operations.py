@@ -66,10 +66,14 @@ async def add(source: str, *, folder: str = "", replace: bool = False) -> SkillS
         await session.execute(
             delete(SkillFileRow).where(col(SkillFileRow.skill) == skill.name)  # its old files
         )
-        row = known or SkillRow(name=skill.name, description="", source="", digest="")
-        row.description, row.digest = skill.description, skill.digest
-        row.source, row.added_at = source, ledger.now()
-        session.add(row)
+        row = SkillRow(
+            name=skill.name,
+            description=skill.description,
+            source=source,
+            digest=skill.digest,
+            added_at=ledger.now(),
+        )
+        row = await session.merge(row)
         await session.flush()  # the files refer to it
         session.add_all(_file_rows(skill))
         return _summary(row)

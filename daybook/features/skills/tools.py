@@ -11,6 +11,7 @@ from daybook.features.skills import folder, operations
 from daybook.features.skills.folder import SKILL_FILE
 from daybook.features.skills.operations import SkillSummary
 from daybook.json_text import JsonObject
+from daybook.short_text import first_names
 
 MAX_PART_CHARACTERS = 20_000
 MAX_LISTED_FILES = 100
@@ -60,9 +61,7 @@ async def _load(name: str, arguments: JsonObject) -> str:
         text = skill.text
         others = [each.path for each in skill.files if each.path != SKILL_FILE]
         if others:
-            more = len(others) - MAX_LISTED_FILES
-            head += f"\nFiles: {', '.join(others[:MAX_LISTED_FILES])}"
-            head += f" and {more} more" if more > 0 else ""
+            head += f"\nFiles: {first_names(others, MAX_LISTED_FILES)}"
     else:
         content = await operations.read_file(name, file)
         if content is None:

@@ -9,5 +9,6 @@ from daybook.feature import Feature
 FEATURE = Feature(
     package=__name__,
     agent_tools=(("web", "tools:web_tools"),),
+    first_tools=("web",),
     settings="settings:WebSettings",
 )
