@@ -99,7 +99,7 @@ async def add(
 
 def _note(kind: str, agent: str, tools: tuple[str, ...]) -> str:
     if kind == kinds.OFFLINE.word:
-        return f"the agent {agent} is offline, so its answer has no facts; add a model: daybook agents add"
+        return f"the agent {agent} is offline and reads nothing; choose a model: daybook agents add"
     return f"the agent {agent} is a program, which needs tools of its own for: {', '.join(tools)}"
 
 

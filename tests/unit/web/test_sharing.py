@@ -79,7 +79,7 @@ async def test_the_pages_of_a_link_have_no_form_that_writes(
         assert CSRF_FIELD not in answer.text, path
         assert "/jobs/new" not in answer.text, path
         assert "Log out" not in answer.text, path
-    for path in ("/jobs/new", login.LOGOUT_PATH):
+    for path in ("/jobs/new", "/agents/found", login.LOGOUT_PATH):
         answer = await display.get(path)
         assert (answer.status_code, Forms(answer.text).forms) == (403, []), path
         assert "cannot change anything" in answer.text, path
