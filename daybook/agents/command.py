@@ -328,7 +328,7 @@ class CommandAgent:
                 environment=variables,
                 stdin=None if by_argument else prompt,
                 seconds=request.timeout,
-                lines=lines,
+                output=lines,
             )
         except OSError as error:
             if error.errno == errno.E2BIG:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from daybook.processes import pipes
 from daybook.processes.ending import wait_shielded
 from daybook.processes.group import TERM_GRACE_SECONDS, ProcessGroup
-from daybook.processes.pipes import LinePipe
+from daybook.processes.pipes import EndsPipe, HeadPipe, LinePipe
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
 """Maximum number of bytes of standard output that `run` returns. It reads and drops the rest."""
@@ -35,9 +35,9 @@ _DRAIN_TIMEOUT_SECONDS = 1.0  # time for pipes that a process outside the group 
 class ProgramResult:
     """Result of a program. If a signal ended the program, ``code`` is negative (see `subprocess`).
 
-    ``dropped`` is the number of bytes of output beyond `MAX_OUTPUT_BYTES`. If the output was read
-    line by line, ``output`` is empty, and ``dropped`` is the number of bytes in lines that were too
-    long.
+    ``dropped`` is the number of bytes of output beyond the limit of its pipe. If the output was
+    read line by line, ``output`` is empty, and ``dropped`` is the number of bytes in lines that
+    were too long.
     """
 
     code: int
@@ -54,10 +54,10 @@ async def run(
     environment: Mapping[str, str],
     stdin: bytes | None,
     seconds: float,
-    lines: LinePipe | None = None,
+    output: LinePipe | EndsPipe | None = None,
     grace_seconds: float = TERM_GRACE_SECONDS,
 ) -> ProgramResult:
-    """Run the program until it exits or ``seconds`` have passed. ``lines`` reads its output.
+    """Run the program until it exits or ``seconds`` have passed. ``output`` reads its output.
 
     The processes of the group have ``grace_seconds`` from SIGTERM to SIGKILL. Raise OSError or
     ValueError if the program cannot be started. If the caller is cancelled, even repeatedly, raise
@@ -68,8 +68,9 @@ async def run(
     )
     was_cancelled = asyncio.Event()
     # Run the program in a separate task, which the caller's cancellation never reaches.
+    reader = output or HeadPipe(MAX_OUTPUT_BYTES)
     task = asyncio.create_task(
-        _keep(group, was_cancelled, stdin, seconds, lines, grace_seconds=grace_seconds)
+        _keep(group, was_cancelled, stdin, seconds, reader, grace_seconds=grace_seconds)
     )
     return await wait_shielded(task, cancelled=was_cancelled.set)
 
@@ -79,26 +80,25 @@ async def _keep(
     was_cancelled: asyncio.Event,
     stdin: bytes | None,
     seconds: float,
-    lines: LinePipe | None,
+    output: LinePipe | EndsPipe | HeadPipe,
     *,
     grace_seconds: float,
 ) -> ProgramResult:
     """Run the group to its end. ``was_cancelled`` is set when the caller is cancelled."""
-    output, errors = lines or pipes.HeadPipe(MAX_OUTPUT_BYTES), pipes.TailPipe(MAX_ERROR_BYTES)
-    feed = pipes.InputPipe()
+    errors, feed = pipes.TailPipe(MAX_ERROR_BYTES), pipes.InputPipe()
     try:
         await pipes.connect(group.child, output, errors, feed, stdin or b"")
         timed_out = not await _ended_in_time(group, was_cancelled, seconds)
         await group.end(grace_seconds)
-        if lines is not None:
-            lines.finish()
+        if isinstance(output, LinePipe):
+            output.finish()
         await pipes.wait_drained((output, errors), _DRAIN_TIMEOUT_SECONDS)
     finally:
         group.kill()
         await pipes.close((output, errors, feed))
     return ProgramResult(
         code=group.child.returncode,
-        output=b"" if lines else bytes(output.kept),
+        output=b"" if isinstance(output, LinePipe) else bytes(output.kept),
         dropped=output.dropped,
         errors=bytes(errors.kept),
         timed_out=timed_out,

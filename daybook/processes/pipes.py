@@ -37,6 +37,32 @@ class HeadPipe(Pipe):
         self.dropped += max(0, len(data) - room)
 
 
+class EndsPipe(Pipe):
+    """Output pipe that keeps the first and the last half of ``limit`` bytes.
+
+    ``dropped`` counts the bytes between them, and ``kept`` has their number in place of them.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.dropped = 0
+        self._head, self._tail = bytearray(), bytearray()
+        self._half = limit // 2
+
+    @property
+    def kept(self) -> bytes:
+        note = f"\n[… {self.dropped:,} bytes left out …]\n".encode() if self.dropped else b""
+        return bytes(self._head) + note + bytes(self._tail)
+
+    def data_received(self, data: bytes) -> None:
+        room = self._half - len(self._head)
+        self._head += data[:room]
+        self._tail += data[room:]
+        excess = max(len(self._tail) - self._half, 0)
+        self.dropped += excess
+        del self._tail[:excess]
+
+
 class LinePipe(Pipe):
     """Output pipe that calls ``read`` with each line, even with an incomplete last line.
 
