@@ -23,7 +23,7 @@ from daybook.features.memory import notebooks, operations
 from daybook.features.memory.notebooks import MAX_BYTES, MAX_VERSIONS
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
-from tests.unit.features.memory.conftest import Started, attempt
+from tests.unit.features.attempts import Started, attempt
 from tests.world import World
 
 pytestmark = pytest.mark.anyio
@@ -39,13 +39,13 @@ async def test_a_later_run_reads_what_an_earlier_one_has_written(
         await call("memory_append", text="Ann likes tea.")
         await call("memory_append", text="Ben likes Käse 🧀.\n")
         answer = await call("memory_replace", old="tea", new="coffee")
-        assert answer == "Version 3 of the notebook has 41 bytes."
+        assert answer == "Version 3 of the notebook has 40 bytes."
     await world.runs.finish(first, Status.SUCCEEDED)
 
     async with attempt(await running(), "memory") as call:
         text = await call("memory_read")
         assert text == "Ann likes coffee.\nBen likes Käse 🧀.\n"
-        assert len(text.encode()) == 41
+        assert len(text.encode()) == 40
         await call("memory_append", text="Cleo")
         assert (await call("memory_read")).splitlines()[2] == "Cleo"
     versions = await operations.history("brief")

@@ -1,12 +1,10 @@
-"""A run whose agent calls the tools of features."""
+"""Attempts of runs whose agents call the tools of features."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
-
-import pytest
 
 from daybook.agents.base import Tool
 from daybook.execution import agent_tools, builtin_tools
@@ -41,17 +39,16 @@ async def attempt(granted: Granted, *words: str) -> AsyncIterator[Answering]:
         yield Answering(granted, {each.name: each for each in tools})
 
 
-Started = Callable[..., Any]
+class Started:
+    """Starts runs of jobs, which it adds unless they exist."""
 
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._jobs: dict[str, StoredJob] = {}
 
-@pytest.fixture
-def running(world: World, shared_ledger: None) -> Started:
-    """Return a function that starts a run of a job, which it adds unless it exists."""
-    jobs: dict[str, StoredJob] = {}
-
-    async def start(name: str = "brief", owner: str = "user", **fields: Any) -> Granted:
-        if name not in jobs:
-            jobs[name] = await world.jobs.add(name, owner, on_demand=True, **fields)
-        return await world.runs.running(await world.runs.request(jobs[name]))
-
-    return start
+    async def __call__(self, name: str = "brief", owner: str = "user", **fields: Any) -> Granted:
+        if name not in self._jobs:
+            added = await self._world.jobs.add(name, owner, on_demand=True, **fields)
+            self._jobs[name] = added
+        row = await self._world.runs.request(self._jobs[name])
+        return await self._world.runs.running(row)
