@@ -10,6 +10,7 @@ actor may see.
 
 from __future__ import annotations
 
+import getpass
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -61,6 +62,18 @@ def require_operator() -> None:
             "an agent cannot call this operation",
             "ask the operator; a program can use a client without an agent",
         )
+
+
+def person() -> str:
+    """Return the person who acts, and the interface: `ann (cli)`, or `the operator (web)`."""
+    actor = owners.current_actor()
+    name = actor.user_id
+    if not name and actor.via == "cli":
+        try:
+            name = getpass.getuser()
+        except (OSError, KeyError):  # the user id has no name
+            name = ""
+    return f"{name or 'the operator'} ({actor.via})"
 
 
 async def find_job(session: AsyncSession, ref: str, *, archived: bool = False) -> StoredJob:

@@ -1,4 +1,4 @@
-"""A job as YAML in the user's editor, for `daybook edit JOB` without options.
+"""Texts in the user's editor, and a job as YAML there, for `daybook edit JOB` without options.
 
 The document has the flat fields of a job, except that the schedule is one text, and that `policy`
 and `notify` are objects. Daybook changes only the fields that the user has changed, also within
@@ -70,7 +70,7 @@ class JobEdit:
         text that is not a YAML mapping of texts, and `EditorFailed`.
         """
         comment = "".join(f"# {line}\n" for line in problem.splitlines())
-        written = _open_editor(f"{self._head}{comment}{self._text}")
+        written = open_editor(f"{self._head}{comment}{self._text}")
         lines = written.split("\n")
         self._text = "\n".join(line for line in lines if not line.startswith("#"))
         changed = _changed(self._before, _from_yaml(self._text))
@@ -83,11 +83,22 @@ class JobEdit:
         return changed
 
     def keep(self) -> Path:
-        """Write the text to a new file that only its owner can read. Return its path."""
-        handle, path = tempfile.mkstemp(prefix="daybook-edit-", suffix=".yaml")
-        with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(self._text)
-        return Path(path)
+        """Keep the text as `keep` does."""
+        return keep(self._text, ".yaml")
+
+
+def keep(text: str, suffix: str) -> Path:
+    """Write ``text`` to a new file that only its owner can read. Return the path of the file."""
+    handle, path = tempfile.mkstemp(prefix="daybook-edit-", suffix=suffix)
+    with open(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    return Path(path)
+
+
+def check_utf8(text: str) -> None:
+    """Raise `InvalidInput` for a text that the user has not saved as UTF-8."""
+    if any("\udc80" <= letter <= "\udcff" for letter in text):  # by `surrogateescape`
+        raise InvalidInput("document", "is not UTF-8 text", "save it as UTF-8")
 
 
 def _changed(before: Fields, after: Fields) -> Fields:
@@ -101,8 +112,7 @@ def _changed(before: Fields, after: Fields) -> Fields:
 def _from_yaml(text: str) -> Fields:
     import yaml
 
-    if any("\udc80" <= letter <= "\udcff" for letter in text):  # by `surrogateescape`
-        raise InvalidInput("document", "is not UTF-8 text", "save it as UTF-8")
+    check_utf8(text)
     try:
         fields = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -115,14 +125,14 @@ def _from_yaml(text: str) -> Fields:
     return fields
 
 
-def _open_editor(text: str) -> str:
+def open_editor(text: str, name: str = "job.yaml") -> str:
     """Return ``text`` after the user has edited it, in a file that only its owner can read.
 
-    Raise `EditorFailed`.
+    ``name`` is the name of the file. Raise `EditorFailed`.
     """
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     with tempfile.TemporaryDirectory(prefix="daybook-edit-") as folder:
-        file = Path(folder, "job.yaml")
+        file = Path(folder, name)
         file.write_text(text, encoding="utf-8", errors="surrogateescape")
         try:
             # Ctrl-C belongs to the editor. (An ignored signal would be ignored in the editor too.)

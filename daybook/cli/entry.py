@@ -112,6 +112,8 @@ def _is_servable(arguments: Sequence[str]) -> bool:
     if arguments[0] == "edit" and len(set(arguments) - {"--json", "--"}) < 3:
         # The command opens an editor.
         return False
+    if "edit" in arguments[1:2]:  # such as `daybook memory edit`
+        return False
     if sys.flags.dev_mode or sys.warnoptions or None in (sys.stdin, sys.stdout, sys.stderr):
         return False
     # `@<(…)` and /dev/tty are files of this process.

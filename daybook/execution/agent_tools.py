@@ -40,7 +40,7 @@ from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
 from daybook.policies.policy import matches
-from daybook.tools import pool, python_tools
+from daybook.tools import OCCURRENCE, pool, python_tools
 from daybook.tools.base import ToolInfo
 from daybook.tools.connection import CallFailed
 from daybook.tools.pool import PooledSession, PreloadedSecrets
@@ -191,7 +191,7 @@ async def open_tools(
         for selected, server in zip(selection.servers, sessions, strict=True):
             tools |= _server_tools(selection.agent, selected, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in selection.python}
-        tools |= selection.builtin
+        tools |= {n: _builtin_tool(n, each, calls) for n, each in selection.builtin.items()}
         own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in selection.own}
         _check_expected("approve", selection.expected, selection.agent, [*own, *tools])
         _check_expected("only_tools", selection.only, selection.agent, [*own, *tools])
@@ -329,6 +329,21 @@ def _python_tool(info: ToolInfo, calls: _AttemptCalls) -> Tool:
         idempotent=info.idempotent,
         skipped=lambda arguments: calls.skip(info.name, arguments),
     )
+
+
+def _builtin_tool(name: str, tool: Tool, calls: _AttemptCalls) -> Tool:
+    async def call(arguments: JsonObject) -> str:
+        token = OCCURRENCE.set(calls.key(name, arguments))
+        try:
+            return await tool.call(arguments)
+        finally:
+            OCCURRENCE.reset(token)
+
+    def skipped(arguments: JsonObject) -> None:
+        calls.skip(name, arguments)
+        tool.skipped(arguments)
+
+    return replace(tool, call=call, skipped=skipped)
 
 
 def _acting_for(tool: Tool, actor: Actor) -> Tool:

@@ -2,21 +2,41 @@
 
 An entry in the setting `tools` of an agent names one of these words (`web`), or single tools
 (`web.fetch`). To add a word, add it to the field `agent_tools` of a feature.
+
+A tool that writes to the ledger calls `ToolContext.write` and stores `call_key` with what it
+writes. So a call that an attempt repeats after it was killed finds what it has written, and the
+tool is idempotent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from fnmatch import fnmatchcase
+from typing import TypeVar
+
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.agents.base import Tool
-from daybook.errors import InvalidInput, UnknownName
+from daybook.clock import SYSTEM_CLOCK
+from daybook.errors import InvalidInput, LedgerUnreachable, UnknownName
 from daybook.feature import Feature, features
 from daybook.http.secrets import SecretStore
 from daybook.jobs import limits
 from daybook.jobs.limits import Limits
+from daybook.ledger.engine import Ledger, open_ledger
+from daybook.processes.ending import wait_shielded
+from daybook.runs import steps
 from daybook.runs.claim_requests import Granted
+from daybook.tools import occurrence
+
+T = TypeVar("T")
+
+RETRY_DELAY = timedelta(seconds=1)
+"""Delay before a tool repeats a write to an unreachable ledger."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +61,34 @@ class ToolContext:
     def limits(self) -> Limits | None:
         """Return the operator's limits on the owner's jobs; None if nothing limits them."""
         return limits.load_limits(self.owner)
+
+    async def write(self, work: Callable[[AsyncSession, Ledger], Awaitable[T]]) -> T:
+        """Do ``work`` in a write transaction of the ledger, if the process has its claim.
+
+        Repeat ``work`` while the ledger is unreachable, until the attempt's timeout cancels it. So
+        ``work`` looks for its `call_key` first: a commit may have lost only its response. Raise
+        `FenceRefused` if the claim was lost.
+        """
+
+        async def once(ledger: Ledger) -> T:
+            async with ledger.write() as session:
+                await steps.check_held(session, self.granted.run_id, self.granted.fence)
+                return await work(session, ledger)
+
+        async with open_ledger() as ledger:
+            while True:
+                try:
+                    # A cancelled transaction would lose its connection.
+                    return await wait_shielded(asyncio.create_task(once(ledger)))
+                except LedgerUnreachable:
+                    await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + RETRY_DELAY)
+
+
+def call_key() -> str:
+    """Return the key of the current call of a tool: 64 characters, the same in every attempt."""
+    key = occurrence()
+    assert key, "no agent calls this tool"
+    return hashlib.sha256(key.encode(errors="replace")).hexdigest()
 
 
 def words() -> dict[str, Feature]:

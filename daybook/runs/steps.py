@@ -93,12 +93,12 @@ async def start(
             estimate = Amount(step.tokens, step.usd, step.unpriced)
             judged = await budgets.judge(session, budget, step.started_at, estimate, step.number)
             if judged.refused or judged.held:
-                await _check_held(session, step.run_id, fence)
+                await check_held(session, step.run_id, fence)
                 return judged
         values = {name: getattr(step, name) for name in StepRow.model_fields}
         done = await session.execute(_START, values | _where(step.run_id, step.number, fence))
         if not _changed(done):
-            await _check_held(session, step.run_id, fence)
+            await check_held(session, step.run_id, fence)
         if replaced:
             of_run = (_TABLE.c.run_id == step.run_id) & _TABLE.c.number.in_(replaced)
             await session.execute(update(_TABLE).where(of_run).values(replaced=True))
@@ -140,7 +140,7 @@ async def finish(
         given = {f"new_{name}": value for name, value in values.items()}
         done = await session.execute(_FINISH, given | _where(run_id, number, fence))
         if not _changed(done):
-            await _check_held(session, run_id, fence)
+            await check_held(session, run_id, fence)
         elif budget is not None:
             await budgets.judge(session, budget, ledger.now())
 
@@ -163,7 +163,7 @@ async def record_program_session(
     Raise `NotFound`, and `FenceRefused` if the claim was lost.
     """
     async with ledger.write() as session:
-        await _check_held(session, run_id, fence)
+        await check_held(session, run_id, fence)
         row = await rows.get(session, run_id)
         row.program_session, row.program_state = program_session, dict(state)
         earlier = await session.get(RunRow, continued) if continued else None
@@ -241,7 +241,8 @@ def _changed(result: Any) -> bool:
     return bool(result.rowcount)
 
 
-async def _check_held(session: AsyncSession, run_id: str, fence: int) -> None:
+async def check_held(session: AsyncSession, run_id: str, fence: int) -> None:
+    """Raise `NotFound`, and `FenceRefused` if the claim was lost: then nothing may be written."""
     row = await rows.get(session, run_id)
     if row.fence != fence or row.state is not Status.RUNNING:
         raise FenceRefused(run_id, fence, row.fence)

@@ -159,4 +159,4 @@ def test_a_text_from_an_editor_has_no_byte_order_mark(
         "pathlib.Path(sys.argv[1]).write_bytes(b'\\xef\\xbb\\xbfname: x\\r\\n')\n"
     )
     monkeypatch.setenv("VISUAL", f"{sys.executable} {program}")
-    assert editor._open_editor("name: y\n") == "name: x\n"
+    assert editor.open_editor("name: y\n") == "name: x\n"

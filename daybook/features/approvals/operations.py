@@ -6,12 +6,10 @@ calls. They work without Prefect.
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field
 
-from daybook import owners
 from daybook.api import authorization, runs
 from daybook.delivery.views import RunWithSteps
 from daybook.errors import Ambiguous
@@ -78,7 +76,7 @@ async def decide(ref: str, *, approve: bool, reason: str = "", by: str = "") -> 
     async with open_ledger() as ledger:
         async with ledger.read() as session:
             run_id, number = await _find(session, ref)
-        person = by or _person()
+        person = by or authorization.person()
         await claims.decide_approval(
             ledger, run_id, number, approve=approve, by=person, reason=reason
         )
@@ -101,15 +99,3 @@ async def _find(session: AsyncSession, ref: str) -> tuple[str, int | None]:
         return found[0].run_id, found[0].number
     row, _ = await history.only_live(session, match.id, ref)
     return row.id, None
-
-
-def _person() -> str:
-    """Return the person who decides, and the interface: `ann (cli)`, or `the operator (web)`."""
-    actor = owners.current_actor()
-    name = actor.user_id
-    if not name and actor.via == "cli":
-        try:
-            name = getpass.getuser()
-        except (OSError, KeyError):  # the user id has no name
-            name = ""
-    return f"{name or 'the operator'} ({actor.via})"

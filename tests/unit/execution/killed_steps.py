@@ -3,7 +3,9 @@
 Arguments: the ledger's address, the address of the model provider, the file of the tool's effects.
 A line is JSON: ``{"run": name, "point": point, "at": n}``. The child claims the run's occurrence,
 and kills itself at the n-th ``finish`` or ``start`` of a step, or ``effect`` of the tool, or never.
-The answer on standard output is how the child ended: `0`, or the number of the signal.
+With ``"job"``, the id of a job, it is a run of this job whose agent has the tools `memory` and
+`notify` instead. The answer on standard output is how the child ended: `0`, or the number of the
+signal.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from daybook.agents import model_steps, model_tools
 from daybook.agents.base import Tool
@@ -21,12 +24,14 @@ from daybook.agents.journal import PlannedStep, StepReply
 from daybook.agents.model import ModelAgent
 from daybook.agents.model_settings import ModelSettings
 from daybook.clock import SYSTEM_CLOCK
-from daybook.execution import attempt, journal
+from daybook.execution import attempt, builtin_tools, journal
 from daybook.execution.agent_request import PreparedRequest, success_outcome
 from daybook.execution.agent_tools import ToolSelection
+from daybook.execution.builtin_tools import ToolContext
 from daybook.execution.fallback import PreparedAgents
 from daybook.execution.handover import Handover
-from daybook.ledger.engine import Ledger
+from daybook.http.secrets import SecretStore
+from daybook.ledger.engine import Ledger, sharing
 from daybook.ledger.states import Outcome
 from daybook.owners import Actor
 from daybook.runs import claim_requests, claims
@@ -35,17 +40,19 @@ from tests.providers import KEY
 from tests.unit.agents.asking import request
 
 PRELOADED = (model_steps, model_tools)
+NOTIFY = {"channel": "inbox"}
 POLICY = {"on_lost": "rerun", "retries": 10, "retry_delay": "1s"}
 
 
-def claim_request(run: str) -> ClaimRequest:
+def claim_request(run: str, job: str | None = None) -> ClaimRequest:
     return ClaimRequest(
         claim_requests.flow_key(run),
         "agent-prompt",
         "direct",
         SYSTEM_CLOCK.now(),
         "here:1",
-        {"prompt": "Send five mails.", "policy": POLICY},
+        {"prompt": "Send five mails.", "policy": POLICY, **({"notify": NOTIFY} if job else {})},
+        job_id=job,
     )
 
 
@@ -80,6 +87,23 @@ def watch(killer: Killer) -> None:
     journal.RunJournal.finish = finish  # type: ignore[method-assign]
 
 
+async def features_tools(granted: Granted, killer: Killer) -> dict[str, Tool]:
+    """Return the tools `memory` and `notify`; the end of each call is an ``effect``."""
+    context = ToolContext(granted, "brief", secrets=cast("SecretStore", None))
+    tools = {**await builtin_tools.find("memory", context)}
+    tools |= await builtin_tools.find("notify", context)
+    return {name: _watched(tool, killer) for name, tool in tools.items()}
+
+
+def _watched(tool: Tool, killer: Killer) -> Tool:
+    async def call(arguments: dict[str, Any]) -> str:
+        answer = await tool.call(arguments)
+        killer.event("effect")
+        return answer
+
+    return replace(tool, call=call)
+
+
 async def run(address: str, provider: str, effects: str, given: dict[str, Any]) -> None:
     killer = Killer(given["point"], given["at"])
     watch(killer)
@@ -94,20 +118,24 @@ async def run(address: str, provider: str, effects: str, given: dict[str, Any]) 
     tool = Tool("mail", "Sends a mail.", {"type": "object"}, call)
     settings = {"model": "openai:gpt-6-luna", "base_url": provider, "api_key": KEY}
     agent = ModelAgent("brief", ModelSettings.model_validate(settings))
-    asked = request(timeout=240.0)
-    prepared = PreparedRequest(agent, asked, ToolSelection("brief", own=(tool,)), Actor())
+    selection = ToolSelection("brief", own=(tool,))
 
     async def act() -> Outcome:
+        prepared = PreparedRequest(agent, asked, selection, Actor())
         return success_outcome(await PreparedAgents({"brief": prepared}).ask(), "Hello")
 
     async with Ledger(address) as ledger:
-        granted = await claims.claim(ledger, claim_request(given["run"]))
+        granted = await claims.claim(ledger, claim_request(given["run"], given.get("job")))
         assert isinstance(granted, Granted), granted
+        asked = replace(request(timeout=240.0), occurrence=granted.occurrence)
+        if "job" in given:
+            selection = ToolSelection("brief", builtin=await features_tools(granted, killer))
         number = await claims.begin(ledger, granted.run_id, granted.fence)
         there = Handover(
             "", granted.run_id, granted.fence, "here:1", os.open(os.devnull, os.O_WRONLY)
         )
-        await attempt.run_attempt(ledger, granted, number, act, SYSTEM_CLOCK, given=there)
+        with sharing(ledger):
+            await attempt.run_attempt(ledger, granted, number, act, SYSTEM_CLOCK, given=there)
 
 
 def main() -> None:

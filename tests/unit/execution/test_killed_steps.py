@@ -19,6 +19,7 @@ from tests.providers import Answer, ModelRequest, Provider, provider
 from tests.unit.execution import killed_steps
 from tests.unit.execution.conftest import ActiveRun
 from tests.unit.execution.test_journal import sends
+from tests.world.jobs import Jobs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
@@ -36,10 +37,10 @@ class Runner:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def attempt(self, run: str, point: str = "", at: int = 0) -> int:
+    def attempt(self, run: str, point: str = "", at: int = 0, **more: str) -> int:
         """Make an attempt in a process of its own; return the signal that ended it, or 0."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"run": run, "point": point, "at": at}) + "\n")
+        self._process.stdin.write(json.dumps({"run": run, "point": point, "at": at, **more}) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
@@ -106,3 +107,53 @@ async def test_a_killed_run_pays_no_finished_step_twice_and_repeats_no_effect(
                 made.remove("mail 2")
             assert done == Counter(made), name
             assert told == (point != "finish" and (point, at) != ("start", 3)), name
+
+
+CALLS = [
+    ("memory_append", {"text": "tea"}),
+    ("notify_send", {"text": "Half is done."}),
+    ("memory_append", {"text": "tea"}),  # a second equal call has an effect of its own
+    ("notify_send", {"text": "Half is done."}),
+    ("memory_replace", {"old": "tea\ntea", "new": "tea and tea"}),
+]
+
+
+def next_call(request: ModelRequest) -> Answer:
+    replies = sum(each["role"] == "tool" for each in request.body["messages"])
+    if replies == len(CALLS):
+        return Answer("All done.")
+    tool, arguments = CALLS[replies]
+    return Answer("", tool=tool, arguments=arguments)
+
+
+@pytest.mark.timeout(240)
+async def test_a_killed_run_repeats_no_note_and_no_message(
+    active: ActiveRun, tmp_path: Path
+) -> None:
+    active.query("UPDATE runs SET status = 'succeeded', lease_until = NULL")
+    (tmp_path / "effects").touch()
+    with (
+        provider() as fake_provider,
+        runner(active, fake_provider, tmp_path / "effects") as process,
+    ):
+        fake_provider.script = [next_call]
+        # The first call is the second step; after its effect, its reply is not recorded.
+        kills = [("effect", number) for number in range(1, len(CALLS) + 1)] + [("start", 2)]
+        for number, (point, at) in enumerate(kills):
+            name = f"{point}-{at}"
+            job = await Jobs(active.ledger).add(name, on_demand=True)
+            assert process.attempt(name, point, at, job=job.id) == 9, name
+            await lost(active, await row_of(active, name), with_worker=number % 2 == 0)
+            assert process.attempt(name, job=job.id) == 0, name
+
+            row = await row_of(active, name)
+            assert (row.status, row.output, row.attempts) == ("succeeded", "All done.", 2), name
+            texts = active.query(
+                "SELECT text FROM memory_versions JOIN memory_notebooks ON id = notebook_id "
+                f"WHERE job_id = '{job.id}' ORDER BY number"
+            )
+            assert texts == [("tea",), ("tea\ntea",), ("tea and tea",)], name
+            sent = active.query(
+                f"SELECT body FROM outbox WHERE run_id = '{row.id}' AND event = 'message'"
+            )
+            assert sent == [("Half is done.",)] * 2, name
