@@ -68,6 +68,23 @@ def tasks() -> str:
     return between("guides/tasks.md", lines)
 
 
+def tools() -> str:
+    """Return the page of tools with a current table of the presets of tool servers."""
+    from daybook.tools.server_presets import PRESETS, apply
+
+    lines = ["| preset | server | needs | tools that only read |", "|---|---|---|---|"]
+    for name, preset in PRESETS.items():
+        settings = apply(name, {"command": ["/FOLDER"]} if preset.needs_folder else {})
+        words = [each.removeprefix("/FOLDER") or "FOLDER" for each in settings.get("command", [])]
+        named = [f"`{each}`" for each in (settings.get("headers") or {}).values()]
+        named += [f"`{each}`" for each in preset.environment]
+        needs = f"{', '.join(named)}: {preset.source}" if preset.source else "-"
+        server = " ".join(words) or preset.url
+        reads = ", ".join(f"`{each}`" for each in preset.read_only)
+        lines.append(f"| `{name}` | `{server}` | {cell(needs)} | {reads} |")
+    return between("guides/tools.md", lines)
+
+
 def states() -> str:
     """Return the page of states, with current tables of the transitions and the claim rules."""
     from daybook.ledger import waits
@@ -255,6 +272,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "guides/limits.md": limits,
     "guides/budgets.md": budgets,
     "guides/tasks.md": tasks,
+    "guides/tools.md": tools,
     "operations/running.md": running,
     "reference/cli.md": reference_pages.cli,
     "reference/errors.md": reference_pages.errors,

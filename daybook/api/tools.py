@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
 
@@ -19,8 +21,9 @@ from daybook.json_text import JsonObject
 from daybook.ledger.tables import new_id
 from daybook.prefect import client as prefect
 from daybook.processes import locations
+from daybook.resources import secrets
 from daybook.resources.store import DocumentInfo
-from daybook.tools import calls, catalog
+from daybook.tools import calls, catalog, server_presets
 from daybook.tools.base import ToolInfo
 from daybook.tools.server_blocks import STORE, PrefectServers
 from daybook.tools.server_settings import ToolServerSettings
@@ -79,6 +82,12 @@ class ToolServerDetails(DocumentInfo, frozen=True):
 
     tools: list[str] | None
     jobs: list[str]
+
+
+class SavedToolServer(ToolServerDetails, frozen=True):
+    """A server that was added, with ``notes``, which are hints for the user."""
+
+    notes: list[str]
 
 
 class ToolServerTest(BaseModel, frozen=True):
@@ -213,7 +222,36 @@ class _ToolServers(Documents[ToolServerDetails]):
 
 
 _SERVERS = _ToolServers(STORE, ToolServerDetails)
-add, remove = _SERVERS.add, _SERVERS.remove
+remove = _SERVERS.remove
+
+
+async def add(
+    name: str, settings: Mapping[str, Any], *, replace: bool = False, preset: str = ""
+) -> SavedToolServer:
+    """Store a server and return it. With ``replace``, replace the server with this name.
+
+    ``preset`` is one of `server_presets.PRESETS`; a preset adds its settings to ``settings``. The
+    notes name what the preset needs and what this machine or Prefect does not have. Raise
+    `InvalidInput`; after this error, nothing was changed.
+    """
+    fields = server_presets.apply(preset, settings) if preset else settings
+    added = await _SERVERS.add(name, fields, replace=replace)
+    return SavedToolServer(**dict(added), notes=await _missing(preset) if preset else [])
+
+
+async def _missing(preset: str) -> list[str]:
+    """Return a note for each secret and each variable that the preset needs and that is missing."""
+    known = server_presets.PRESETS[preset]
+    if known.url:
+        async with prefect.connected() as client:
+            if preset in await secrets.STORE.names(client):
+                return []
+        host = urlsplit(known.url).hostname
+        command = f"daybook secrets add {preset} --host {host} < token.txt"
+        return [f"It needs a secret, {known.source}: {command}"]
+    variables = [each for each in known.environment if not os.environ.get(each)]
+    needed = f"It needs {known.source}: set {{}} in the worker's environment"
+    return [needed.format(", ".join(variables))] if variables else []
 
 
 @asynccontextmanager

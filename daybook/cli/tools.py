@@ -15,6 +15,7 @@ from daybook.cli.options import parse_json_object
 from daybook.cli.program_options import Command, ProgramOptions, environment_option
 from daybook.errors import InvalidInput
 from daybook.schedules import durations
+from daybook.tools.server_presets import PRESETS
 from daybook.tools.server_settings import ToolServerSettings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ _FIELDS = ToolServerSettings.model_fields
         "": [
             *options_of(_FIELDS, "url"),
             environment_option(_FIELDS),
-            *options_of(_FIELDS, "headers", "work_dir"),
+            *options_of(_FIELDS, "headers", "work_dir", "read_only"),
         ]
     }
 )
@@ -99,19 +100,31 @@ async def add_(
     name: documents.NewName,
     /,
     *arguments: Annotated[str, Parameter(help="Program and its arguments, after --.")],
+    preset: Annotated[
+        str,
+        Parameter(
+            help=f"Known server: {', '.join(PRESETS)}. Arguments after -- are added to its command."
+        ),
+    ] = "",
     options: ToolServerOptions = ToolServerOptions(),  # noqa: B008 - immutable
     replace: Annotated[bool, Parameter(help="Replace the existing server of this name.")] = False,
 ) -> Answer:
     """Save an MCP server (a program or a URL) so that jobs can call its tools.
 
     Example: daybook tools add time -- uvx mcp-server-time
+
+    Example: daybook tools add files --preset filesystem -- ~/project
     """
     settings = options.settings(arguments)
+    if preset and options.command is not None:
+        raise InvalidInput("preset and command", "cannot be combined", "use arguments after --")
     if "environment" in settings and settings.get("url") and "command" not in settings:
         raise InvalidInput("environment", "applies only to a program, but this server is a URL")
-    server = await api.tools.add(name, settings, replace=replace)
+    server = await api.tools.add(name, settings, replace=replace, preset=preset)
     yield server
     _print_server(server)
+    for note in server.notes:
+        output.say(f"! {note}")
     if server.tools:
         output.say(f"Show a tool's parameters: daybook tools show {server.tools[0]}")
 
@@ -166,7 +179,7 @@ def _print_server(server: ToolServerDetails) -> None:
     output.line(f"{server.name} (tool server)", style="bold")
     pairs = [
         (name.replace("_", " "), _setting_text(settings.get(name)))
-        for name in ("command", "url", "headers", "work_dir", "environment")
+        for name in ("command", "url", "headers", "work_dir", "environment", "read_only")
         if name != "environment" or settings.get("command")
     ]
     pairs += [

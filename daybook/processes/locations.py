@@ -282,4 +282,11 @@ def _find_executable(name: str, folder: str, variables: Mapping[str, str]) -> st
         raise ValueError(f"there is no program {path}")
     if found := shutil.which(name, path=variables.get("PATH", os.defpath)):
         return found
-    raise ValueError(f'there is no program "{name}" on its PATH')
+    raise ValueError(f'there is no program "{name}" on its PATH{_INSTALLATION.get(name, "")}')
+
+
+_INSTALLATION = {
+    "npx": "; install Node.js, which contains it",
+    "uvx": "; install uv, which contains it (`pip install uv`)",
+}
+"""How to install the programs that start most MCP servers."""

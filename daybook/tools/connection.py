@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import daybook
@@ -78,8 +79,8 @@ class ToolLocation:
 class ToolDescription:
     """A tool as its server describes it, without characters that a terminal would interpret.
 
-    ``read_only`` is True if, according to the server, the tool changes nothing. ``idempotent`` is
-    True if, according to the server, a second equal call has no further effect.
+    ``read_only`` is True if, according to the server or its settings, the tool changes nothing.
+    ``idempotent`` is True if, according to the server, a second equal call has no further effect.
     """
 
     description: str
@@ -128,13 +129,17 @@ class Connection:
 
     ``hide`` replaces secrets in the errors of `open` and in the descriptions of the tools, because
     a server may repeat a header or variable. A tool whose name contains a secret is left out.
+    ``read_only`` are patterns of tools that only read, besides those that the server marks.
     """
 
-    def __init__(self, shown: str, wire: Wire, hide: HideSecrets = str) -> None:
+    def __init__(
+        self, shown: str, wire: Wire, hide: HideSecrets = str, read_only: Sequence[str] = ()
+    ) -> None:
         self.tools: dict[str, ToolDescription] = {}
         self._shown = shown
         self._wire = wire
         self._hide = hide
+        self._read_only = read_only
         self._over = asyncio.Event()
         self._session: ClientSession | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -258,7 +263,10 @@ class Connection:
                 if is_usable and len(self.tools) < MAX_TOOLS:
                     description = _printable(self._hide(tool.description or tool.title or ""))
                     hints = tool.annotations
-                    read_only = hints is not None and hints.read_only_hint is True
+                    is_marked = hints is not None and hints.read_only_hint is True
+                    read_only = is_marked or any(
+                        fnmatchcase(tool.name, pattern) for pattern in self._read_only
+                    )
                     idempotent = hints is not None and hints.idempotent_hint is True
                     schema = hide_in(tool.input_schema, self._hide)
                     described = ToolDescription(description, schema, read_only, idempotent)
@@ -332,7 +340,7 @@ async def connect(
             return environment.redact_secrets(filled.hide(text), variables)
 
         wire = ProgramWire(place.source, settings, filled.hide)
-        opened = Connection(f'the tool server "{place.source}"', wire, hide)
+        opened = Connection(f'the tool server "{place.source}"', wire, hide, settings.read_only)
     else:
         url = place.guard.check(settings.url)
         where = SecretDestination.of_url(url)
@@ -349,7 +357,7 @@ async def connect(
         if secret_params:
             secret_headers.add(SECRET_BODY)
         wire = HttpWire(place.guard, str(url), headers, frozenset(secret_headers))
-        opened = Connection(wire.shown, wire, filled.hide)
+        opened = Connection(wire.shown, wire, filled.hide, settings.read_only)
     await opened.open()
     return opened
 

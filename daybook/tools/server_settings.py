@@ -58,6 +58,13 @@ class ToolServerSettings(BaseModel):
         description="For a URL: headers of every request. Write a secret as {{secret:name}}; the "
         "secret must list this host.",
     )
+    read_only: Annotated[list[str], Marker(option="read-only")] = Field(
+        default=[],
+        title="Read-only tools",
+        description="Tools that only read, although the server may not say so, with * as a "
+        "wildcard. After an interruption, Daybook may repeat their calls.",
+        examples=[["get_*", "search"]],
+    )
 
     @field_validator("command")
     @classmethod
@@ -104,6 +111,13 @@ class ToolServerSettings(BaseModel):
     @classmethod
     def _sendable(cls, value: dict[str, str]) -> dict[str, str]:
         _as_value_error(lambda: check_headers(value))
+        return value
+
+    @field_validator("read_only")
+    @classmethod
+    def _matching(cls, value: list[str]) -> list[str]:
+        if not all(map(str.strip, value)):
+            raise ValueError("contains a blank name; write a tool's name, or a pattern")
         return value
 
     @model_validator(mode="after")

@@ -180,3 +180,19 @@ def test_a_script_that_the_system_cannot_start_is_refused_with_the_reason(
     with pytest.raises(ValueError, match=re.escape(f"{script} {problem}")):
         locations.find_program(str(script), "", {})
     assert warning.startswith(f"{script} {problem}")
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("uvx", "on its PATH; install uv, which contains it (`pip install uv`)"),
+        ("npx", "on its PATH; install Node.js, which contains it"),
+        ("my-server", "on its PATH"),
+    ],
+)
+def test_the_error_for_a_missing_program_says_how_to_install_a_starter_of_servers(
+    program: str, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="there is no program") as missing:
+        locations.find_program(program, str(tmp_path), {"PATH": str(tmp_path)})
+    assert str(missing.value).endswith(expected)

@@ -64,6 +64,23 @@ async def test_the_death_of_a_server_is_not_mistaken_for_its_earlier_error(
         assert await held.call("reindex", {"what": "live"}, "k", 60) == "here"
 
 
+async def test_a_tool_that_the_settings_name_only_reads_although_its_server_does_not_mark_it(
+    tmp_path: Path,
+) -> None:
+    tools = [{"name": name, "inputSchema": {"type": "object"}} for name in ("get_mail", "send")]
+    tools.append({**tools[1], "name": "look", "annotations": {"readOnlyHint": True}})
+    script = tmp_path / "program.py"
+    changed = PROGRAM.replace("BEFORE", f"tools = {tools!r}")
+    script.write_text(changed.replace("CALLED", "pass").replace("LISTED", "pass"))
+    command = [sys.executable, "-I", "-S", str(script)]
+    for patterns, expected in ((["get_*"], {"get_mail", "look"}), ([], {"look"})):
+        settings = ToolServerSettings(command=command, read_only=patterns)
+        session = PooledSession(ToolServer("mail", settings), PreloadedSecrets())
+        await session.open()
+        await session.close()
+        assert {name for name, each in session.tools.items() if each.read_only} == expected
+
+
 async def test_a_server_that_times_out_is_ended_and_restarted(opens: Opens) -> None:
     says = 'text(str(os.getpid())) if params["arguments"] else signal.pause()'
     async with opens(says) as held:
