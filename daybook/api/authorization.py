@@ -178,17 +178,31 @@ def inherit_tool_rules(job: Job, now: datetime) -> Job:
     if call is not None:
         given = tuple(each for each in tools_of(given) if matches(call[0], each))
     if actor.only_tools:
+        check = job.policy.check
         called = [] if call is None or call[0] == WEBHOOK else [("tool", call[0])]
+        called += [("check", each) for _, each in check.tools()]
         for field, each in [*called, *(("only_tools", entry) for entry in only)]:
-            if not any(matches(each, entry) for entry in actor.only_tools):
+            if not _is_within(each, actor.only_tools):
                 hint = f"use {', '.join(actor.only_tools)}"
                 raise InvalidInput(field, f'this run may not call "{each}"', hint)
+        if check.prompt:
+            problem = "asks an agent, which may call tools that this run may not call"
+            raise InvalidInput("check", problem, "leave it out")
     changes: dict[str, object] = {}
     if given:
         changes["approve"] = list(dict.fromkeys((*job.policy.approve, *given)))
     if actor.only_tools and job.action.agents() and not only:
         changes["only_tools"] = list(actor.only_tools)
     return edit(job, changes, now=now) if changes else job
+
+
+def _is_within(entry: str, allowed: Sequence[str]) -> bool:
+    """Return whether ``entry``, a tool's name or a pattern, names only tools that are allowed.
+
+    Whether one pattern contains another is not decided: a pattern has to be one of ``allowed``.
+    """
+    is_pattern = any(mark in entry for mark in "*?[")
+    return entry in allowed or (not is_pattern and any(matches(entry, each) for each in allowed))
 
 
 def check_tool_rules(before: Job, after: Job) -> None:

@@ -92,9 +92,10 @@ async def prepare_request(
     policy = Policy.model_validate(granted.parameters["policy"])
     owner = granted.job.row.owner if granted.job else ""
     approve = tools_of(limits.approvals_of(policy, owner))
-    of_owner = limits.load_limits(owner)
+    of_owner, only = limits.load_limits(owner), policy.only_tools
     work_dir = locations.job_folder(policy.work_dir)
-    # A job of an agent may have inherited entries for tools that its own agent does not have.
+    # A job of an agent may have inherited entries for tools that its own agent does not have. It
+    # inherits `only_tools` too.
     of_job = () if is_agent(owner) else tools_of(policy.approve)
     async with get_client() as client:
         found = await agent_lookup.find_agent(client, agent)
@@ -102,16 +103,18 @@ async def prepare_request(
         selection, configuration = ToolSelection(found.name), McpConfiguration()
         if found.is_program:
             _refuse_approvals(found.name, found.tools, of_job, approve)
-            _refuse_only_tools(found.name, policy.only_tools)
+            _refuse_only_tools(found.name, only)
             configuration = await mcp_config.find(found.tools, servers)
         else:
             context = ToolContext(granted, found.name, work_dir, secrets=servers.secrets)
             selection = await agent_tools.find(found.name, found.tools, servers, own, context)
             # A fallback agent may have fewer tools than the job's own.
-            expected = () if fallback else of_job
+            by_field = {"approve": of_job, "only_tools": () if is_agent(owner) else only}
+            pairs = [(name, entry) for name, entries in by_field.items() for entry in entries]
+            expected = () if fallback else tuple(pairs)
             selection = replace(
                 selection,
-                only=policy.only_tools,
+                only=only,
                 approve=approve,
                 approve_after_web=of_owner.approve_after_web if of_owner else (),
                 expected=expected,

@@ -78,8 +78,8 @@ class ToolSelection:
     entries, the agent may call only the tools that one of them names.
 
     A person has to approve each call of a tool that an entry of ``approve`` names, and, after a
-    call of an untrusted tool, of one that an entry of ``approve_after_web`` names. Each entry of
-    ``expected`` and of ``only`` has to name a tool of the agent.
+    call of an untrusted tool, of one that an entry of ``approve_after_web`` names. Each entry in
+    ``expected``, pairs of a job's field and an entry of it, has to name a tool of the agent.
     """
 
     agent: str
@@ -90,7 +90,7 @@ class ToolSelection:
     only: tuple[str, ...] = ()
     approve: tuple[str, ...] = ()
     approve_after_web: tuple[str, ...] = ()
-    expected: tuple[str, ...] = ()
+    expected: tuple[tuple[str, str], ...] = ()
 
 
 async def find(
@@ -192,12 +192,14 @@ async def open_tools(
             tools |= _server_tools(selection.agent, selected, server, calls)
         tools |= {each.name: _python_tool(each, calls) for each in selection.python}
         tools |= {n: _builtin_tool(n, each, calls) for n, each in selection.builtin.items()}
-        own = {f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor) for each in selection.own}
-        _check_expected("approve", selection.expected, selection.agent, [*own, *tools])
-        _check_expected("only_tools", selection.only, selection.agent, [*own, *tools])
-        untrusted = list[str]()
-        own = _chosen(selection, own, untrusted)
-        tools = _chosen(selection, tools, untrusted)
+        read = _Read()
+        own = {
+            f"{base.OWN_TOOLS}.{each.name}": _acting_for(each, actor, selection, read)
+            for each in selection.own
+        }
+        _check_expected(selection, [*own, *tools])
+        own = _allowed(selection, own, read)
+        tools = _allowed(selection, tools, read)
         offered = [*own.values(), *tools.values()]
         if len(offered) > MAX_TOOLS:
             raise AgentMisconfigured(
@@ -217,46 +219,48 @@ async def open_tools(
         yield (*own.values(), *(replace(t, name=names[full]) for full, t in tools.items()))
 
 
-def _check_expected(field: str, entries: Sequence[str], agent: str, names: Sequence[str]) -> None:
-    """Raise `AgentMisconfigured` for an entry of a job's ``field`` that names no tool."""
-    for entry in entries:
+@dataclass
+class _Read:
+    """Whether the answer has called an untrusted tool, in this attempt or an earlier one."""
+
+    untrusted: bool = False
+
+
+def _check_expected(selection: ToolSelection, names: Sequence[str]) -> None:
+    """Raise `AgentMisconfigured` for an expected entry that names no tool."""
+    for field_name, entry in selection.expected:
         if not any(matches(name, entry) for name in names):
             has = ", ".join(sorted(names)[:12]) or "none"
             raise AgentMisconfigured(
-                f'{field}: "{entry}" names no tool of agent "{agent}" (it has: {has})'
+                f'{field_name}: "{entry}" names no tool of agent "{selection.agent}" '
+                f"(it has: {has})"
             )
 
 
-def _chosen(
-    selection: ToolSelection, tools: dict[str, Tool], untrusted: list[str]
-) -> dict[str, Tool]:
-    """Return the tools that the job allows, each with its rule for approvals.
-
-    ``untrusted`` are the names of the untrusted tools that the answer has called. A call that an
-    earlier attempt made is among them.
-    """
+def _allowed(selection: ToolSelection, tools: dict[str, Tool], read: _Read) -> dict[str, Tool]:
+    """Return the tools that the job allows, each with its rule for approvals."""
     only = selection.only
     return {
-        name: _judged(name, tool, selection, untrusted)
+        name: _with_rule(name, tool, selection, read)
         for name, tool in tools.items()
         if not only or any(matches(name, each) for each in only)
     }
 
 
-def _judged(name: str, tool: Tool, selection: ToolSelection, untrusted: list[str]) -> Tool:
+def _with_rule(name: str, tool: Tool, selection: ToolSelection, read: _Read) -> Tool:
     always = any(matches(name, each) for each in selection.approve)
     after_web = any(matches(name, each) for each in selection.approve_after_web)
-    tool = replace(tool, needs_approval=lambda: always or (after_web and bool(untrusted)))
+    tool = replace(tool, needs_approval=lambda: always or (after_web and read.untrusted))
     if not tool.is_untrusted:
         return tool
     make, skip = tool.call, tool.skipped
 
     async def call(arguments: JsonObject) -> str:
-        untrusted.append(name)
+        read.untrusted = True
         return await make(arguments)
 
     def skipped(arguments: JsonObject) -> None:
-        untrusted.append(name)
+        read.untrusted = True
         skip(arguments)
 
     return replace(tool, call=call, skipped=skipped)
@@ -346,9 +350,16 @@ def _builtin_tool(name: str, tool: Tool, calls: _AttemptCalls) -> Tool:
     return replace(tool, call=call, skipped=skipped)
 
 
-def _acting_for(tool: Tool, actor: Actor) -> Tool:
+def _acting_for(tool: Tool, actor: Actor, selection: ToolSelection, read: _Read) -> Tool:
+    """Return a tool of Daybook's own that acts for ``actor``.
+
+    After the answer has read the web, jobs that the tool adds or changes inherit the approvals that
+    the answer itself then needs.
+    """
+    after_web = replace(actor, approve=(*actor.approve, *selection.approve_after_web))
+
     async def call(arguments: JsonObject) -> str:
-        with acting_as(actor):
+        with acting_as(after_web if read.untrusted else actor):
             return await tool.call(arguments)
 
     return replace(tool, call=call)

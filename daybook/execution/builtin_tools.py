@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from daybook.agents.base import Tool
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, LedgerUnreachable, UnknownName
-from daybook.feature import Feature, features
+from daybook.feature import Feature, failures, features
 from daybook.http.secrets import SecretStore
 from daybook.jobs import limits
 from daybook.jobs.limits import Limits
@@ -34,6 +34,9 @@ from daybook.runs.claim_requests import Granted
 from daybook.tools import occurrence
 
 T = TypeVar("T")
+
+FIND_SECONDS = 60.0
+"""How long a feature may take to return its tools, for which it may ask Prefect and the ledger."""
 
 RETRY_DELAY = timedelta(seconds=1)
 """Delay before a tool repeats a write to an unreachable ledger."""
@@ -92,8 +95,16 @@ def call_key() -> str:
 
 
 def words() -> dict[str, Feature]:
-    """Return the features that add tools, by the words that name these."""
-    return {word: each for each in features() for word, _ in each.agent_tools}
+    """Return the features that add tools, by the words that name these.
+
+    Daybook's own features come first, and a later feature with the same word does not replace them.
+    """
+    found: dict[str, Feature] = {}
+    for each in features():
+        for word, _ in each.agent_tools:
+            if found.setdefault(word, each) is not each:
+                failures[f"tools {word} of {each.name}"] = "tools of this name exist already"
+    return found
 
 
 def first_tools() -> list[str]:
@@ -110,12 +121,14 @@ async def find(entry: str, context: ToolContext) -> dict[str, Tool]:
     feature = words()[word]
     try:
         load = feature.load(dict(feature.agent_tools)[word])
+        async with asyncio.timeout(FIND_SECONDS):
+            tools: Sequence[Tool] = await load(context)
+        found = {f"{word}.{each.name}": each for each in tools}
     except Exception as error:
         if feature.is_own:
             raise
-        raise InvalidInput("tools", f'"{word}" cannot be used: {error}', "leave it out") from None
-    tools: Sequence[Tool] = await load(context)
-    found = {f"{word}.{each.name}": each for each in tools}
+        problem = f'"{word}" cannot be used ({type(error).__name__}: {error})'
+        raise InvalidInput("tools", problem, "leave it out") from None
     chosen = {n: t for n, t in found.items() if fnmatchcase(t.name, pattern or "*")}
     if pattern and not chosen:
         raise UnknownName("tool", entry, list(found))

@@ -113,7 +113,10 @@ class Keeper:
                     loop.prepare()
                 await self._repeat(loop, context)
             except Exception:
-                log.exception("a loop of the keeper ends", extra={"action": "pass_failed"})
+                whose = f" of the feature {loop.feature.name}" if loop.feature else ""
+                log.exception(
+                    "a loop%s ends until the next start", whose, extra={"action": "pass_failed"}
+                )
                 raise
 
     async def _repeat(self, loop: Loop, context: Context) -> NoReturn:

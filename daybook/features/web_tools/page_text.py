@@ -1,30 +1,32 @@
 """The text of a page for a model: Markdown, with title, date and absolute links.
 
-Hidden elements, scripts and images are left out. The conversion is a pure function of
-the response; it takes about a second for the most hostile megabyte, in a thread of its own.
+Scripts, images and what a reader cannot see are left out. `convert_html` converts HTML in a
+process of its own, because a hostile page may exceed any memory and time.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypedDict
 
-from html_to_markdown import (
-    ConversionError,
-    ConversionOptions,
-    PreprocessingOptions,
-    convert,
-)
-
+from daybook.agents import process
 from daybook.errors import DaybookError
+from daybook.features.web_tools import convert_html
 from daybook.http.bodies import MAX_CONTENT_TYPE_CHARACTERS, decode_text
 from daybook.http.request import Response
 from daybook.short_text import one_line
 
 MAX_TITLE_CHARACTERS = 300
 MAX_DATE_CHARACTERS = 40
+MAX_BASE_CHARACTERS = 2_000
+CONVERSION_SECONDS = 20.0
+"""How long a conversion may take, on a busy machine."""
 
 _HTML = ("text/html", "application/xhtml+xml")
 _TEXT_ENDS = ("json", "xml", "yaml", "toml", "javascript", "ndjson")
@@ -55,36 +57,61 @@ class PageText:
     """
 
     text: str
+    address: str
     title: str = ""
     date: str = ""
-    address: str = ""
     cut: str = ""
 
 
-def read(response: Response, url: str) -> PageText:
+class Converted(TypedDict):
+    """The parts of a page, as `convert_html` prints them."""
+
+    text: str
+    title: str
+    meta: dict[str, str]
+    links: list[tuple[str, str]]
+    is_cut: bool
+
+
+async def read(response: Response, url: str) -> PageText:
     """Return the text of a response from ``url``. Raise `UnreadablePage` if it is not a text."""
     kind = _media_type(response.headers.get("content-type", ""))
     if kind and not kind.startswith("text/") and not kind.endswith(_TEXT_ENDS):
         size = f"{len(response.body):,} bytes"
         raise UnreadablePage(f"this is no text, but {kind[:100]} ({size}); look for a page of text")
     text = decode_text(response.body, response.headers)
-    date = response.headers.get("last-modified", "")[:MAX_DATE_CHARACTERS]
+    date = one_line(response.headers.get("last-modified", ""), MAX_DATE_CHARACTERS)
     if kind not in _HTML and (kind or not _looks_like_html(text)):
-        return PageText(text.strip(), date=date)
+        return PageText(text.strip(), url, date=date, cut=response.cut)
+    found = await convert(text, url)
+    title = one_line(found["title"], MAX_TITLE_CHARACTERS)
+    too_long = f"longer than {convert_html.MAX_TEXT_CHARACTERS:,} characters"
+    cut = response.cut or (too_long if found["is_cut"] else "")
+    return PageText(found["text"].strip(), url, title, _date(found["meta"]) or date, cut)
+
+
+async def convert(html: str, base: str) -> Converted:
+    """Return the parts of a page at the address ``base``.
+
+    Raise `UnreadablePage` if the conversion exceeds its limits.
+    """
+    packages = find_spec("html_to_markdown")
+    assert packages is not None
+    assert packages.origin is not None
+    program = [sys.executable, "-I", "-S", convert_html.__file__]
+    done = await process.run(
+        [*program, str(Path(packages.origin).parents[1]), base[:MAX_BASE_CHARACTERS]],
+        folder="/",
+        environment={},
+        stdin=html.encode(errors="replace"),
+        seconds=CONVERSION_SECONDS,
+        grace_seconds=0.0,
+    )
     try:
-        found = convert(
-            text,
-            ConversionOptions(
-                base_url=url,
-                skip_images=True,
-                preprocessing=PreprocessingOptions(remove_navigation=False, remove_forms=False),
-            ),
-        )
-    except ConversionError as error:
-        raise UnreadablePage(f"its HTML cannot be read ({type(error).__name__})") from None
-    title, of_page = _described(found.metadata)
-    body = _without_metadata(found.content or "")
-    return PageText(body.strip(), title, of_page or date)
+        found: Converted = json.loads(done.output)
+    except ValueError:  # the system has ended the program, or its output is too long
+        raise UnreadablePage("its HTML needs too much time or memory; read another page") from None
+    return found
 
 
 def _media_type(content_type: str) -> str:
@@ -98,19 +125,7 @@ def _looks_like_html(text: str) -> bool:
     return start.startswith(("<!doctype html", "<html"))
 
 
-def _described(metadata: Any) -> tuple[str, str]:
-    """Return title and date of a page, each as one line; "" if it is unknown."""
-    document = getattr(metadata, "document", None)
-    title = str(getattr(document, "title", None) or "")
-    tags: Mapping[str, str] = getattr(document, "meta_tags", None) or {}
-    named = {name.lower(): value for name, value in tags.items()}
-    date = next((named[each] for each in _DATES if named.get(each)), "")
-    return one_line(title, MAX_TITLE_CHARACTERS), one_line(date, MAX_DATE_CHARACTERS)
-
-
-def _without_metadata(markdown: str) -> str:
-    """Return the text without the YAML block of metadata at its start."""
-    if not markdown.startswith("---\n"):
-        return markdown
-    _, end, rest = markdown.partition("\n---\n")
-    return rest if end else markdown
+def _date(meta: Mapping[str, str]) -> str:
+    named = {name.lower(): value for name, value in meta.items()}
+    found = next((named[each] for each in _DATES if named.get(each)), "")
+    return one_line(found, MAX_DATE_CHARACTERS)

@@ -6,26 +6,28 @@
     a secret `tavily`, `exa`, `brave`  that service
     otherwise                          DuckDuckGo's page for browsers without JavaScript
 
-The secret has to list the service's host: `daybook secrets add tavily --host api.tavily.com`.
+The secret has to list the service's host: `daybook secrets add tavily --host api.tavily.com`. A
+secret of such a name that does not list it has another purpose.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from html_to_markdown import ConversionOptions, convert
+import httpx
 
-from daybook.errors import DaybookError, UnknownName
-from daybook.features.web_tools import settings
+from daybook.errors import DaybookError, InvalidInput
+from daybook.features.web_tools import page_text, settings
 from daybook.http import request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
 from daybook.http.request import Response
 from daybook.http.secrets import FilledSecrets, SecretDestination, SecretStore
+from daybook.jobs.limits import Limits
 from daybook.json_text import JsonObject
 from daybook.short_text import one_line
 from daybook.tools.pool import PreloadedSecrets
@@ -56,7 +58,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Search:
+class SearchRequest:
     """A request for a search. ``headers`` may refer to the service's secret."""
 
     url: str
@@ -66,29 +68,50 @@ class Search:
 
 @dataclass(frozen=True)
 class Engine:
-    """A search service. ``name`` is also the name of its secret; ``results`` reads its answer."""
+    """A search service. ``name`` is also the name of its secret.
+
+    ``request`` returns the request for a query, and ``results`` reads the answer. ``hint`` says
+    what helps if the service refuses.
+    """
 
     name: str
-    search: Callable[[str], Search]
-    results: Callable[[Response], Iterable[Result]]
+    request: Callable[[str], SearchRequest]
+    results: Callable[[Response], Awaitable[Iterable[Result]]]
+    hint: str = "check its key"
     needs_secret: bool = True
 
-
-def _rows(response: Response, *path: str) -> list[Mapping[str, Any]]:
-    """Return the objects of the list at ``path`` of a JSON answer."""
-    found: Any = json.loads(response.body)
-    for key in path:
-        found = found.get(key, {}) if isinstance(found, dict) else {}
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+    def destination(self) -> SecretDestination:
+        """Return the service's host, as a secret lists it."""
+        return SecretDestination.of_url(httpx.URL(self.request("").url))
 
 
-def _of_page(response: Response) -> list[Result]:
+def _rows(text: str, *path: str) -> Callable[[Response], Awaitable[list[Result]]]:
+    """Return a reader of a JSON answer with a list of objects at ``path``.
+
+    Each has a `title`, a `url`, and a part of the page's text under the name ``text``.
+    """
+
+    async def read(response: Response) -> list[Result]:
+        found: Any = json.loads(response.body)
+        for key in path:
+            found = found.get(key, {}) if isinstance(found, dict) else {}
+        rows = found if isinstance(found, list) else []
+        return [
+            Result.of(each.get("title"), each.get("url"), each.get(text))
+            for each in rows
+            if isinstance(each, dict)
+        ]
+
+    return read
+
+
+async def _of_page(response: Response) -> list[Result]:
     """Return the results on DuckDuckGo's page: each is a link with the page's address in `uddg`."""
-    found = convert(response.body.decode(errors="replace"), ConversionOptions(skip_images=True))
+    found = await page_text.convert(response.body.decode(errors="replace"), "")
     results: dict[str, Result] = {}
-    for link in getattr(found.metadata, "links", []):
-        (url, *_) = parse_qs(urlsplit(link.href).query).get("uddg", [""])
-        text = one_line(link.text, MAX_SNIPPET_CHARACTERS)
+    for address, shown in found["links"]:
+        (url, *_) = parse_qs(urlsplit(address).query).get("uddg", [""])
+        text = one_line(shown, MAX_SNIPPET_CHARACTERS)
         if not url or not text:
             continue
         if (known := results.get(url)) is None:
@@ -105,19 +128,16 @@ def _key(service: str) -> str:
 ENGINES = (
     Engine(
         "tavily",
-        lambda query: Search(
+        lambda query: SearchRequest(
             "https://api.tavily.com/search",
             {"Authorization": f"Bearer {_key('tavily')}"},
             {"query": query, "max_results": MAX_RESULTS},
         ),
-        lambda response: [
-            Result.of(each.get("title"), each.get("url"), each.get("content"))
-            for each in _rows(response, "results")
-        ],
+        _rows("content", "results"),
     ),
     Engine(
         "exa",
-        lambda query: Search(
+        lambda query: SearchRequest(
             "https://api.exa.ai/search",
             {"X-Api-Key": _key("exa")},
             {
@@ -126,26 +146,21 @@ ENGINES = (
                 "contents": {"text": {"maxCharacters": MAX_SNIPPET_CHARACTERS}},
             },
         ),
-        lambda response: [
-            Result.of(each.get("title"), each.get("url"), each.get("text"))
-            for each in _rows(response, "results")
-        ],
+        _rows("text", "results"),
     ),
     Engine(
         "brave",
-        lambda query: Search(
+        lambda query: SearchRequest(
             f"https://api.search.brave.com/res/v1/web/search?count={MAX_RESULTS}&q={quote(query)}",
             {"Accept": "application/json", "X-Subscription-Token": _key("brave")},
         ),
-        lambda response: [
-            Result.of(each.get("title"), each.get("url"), each.get("description"))
-            for each in _rows(response, "web", "results")
-        ],
+        _rows("description", "web", "results"),
     ),
     Engine(
         "duckduckgo",
-        lambda query: Search(f"https://html.duckduckgo.com/html/?q={quote(query)}"),
+        lambda query: SearchRequest(f"https://html.duckduckgo.com/html/?q={quote(query)}"),
         _of_page,
+        hint="it limits programs; save a key of Tavily, Exa or Brave",
         needs_secret=False,
     ),
 )
@@ -156,47 +171,51 @@ def _searxng(url: str) -> Engine:
     mark = "&" if urlsplit(url).query else "?"
     return Engine(
         "SearXNG",
-        lambda query: Search(f"{url}{mark}{urlencode({'q': query, 'format': 'json'})}"),
-        lambda response: [
-            Result.of(each.get("title"), each.get("url"), each.get("content"))
-            for each in _rows(response, "results")
-        ],
+        lambda query: SearchRequest(f"{url}{mark}{urlencode({'q': query, 'format': 'json'})}"),
+        _rows("content", "results"),
+        hint="its setting search.formats has to contain json",
         needs_secret=False,
     )
 
 
 @dataclass(frozen=True)
 class PreparedEngine:
-    """A service with its secret."""
+    """A service with its secret, and the limits on the hosts that the job may reach."""
 
     engine: Engine
     secrets: SecretStore = field(repr=False)
+    limits: Limits | None = None
+
+    @property
+    def name(self) -> str:
+        return self.engine.name
 
     @classmethod
-    async def choose(cls, store: SecretStore) -> PreparedEngine:
-        """Return the first service that is set up. Raise the errors of ``store``."""
+    async def choose(cls, store: SecretStore, limits: Limits | None = None) -> PreparedEngine:
+        """Return the first service that is set up. Raise the errors of an unreachable ``store``."""
         if url := settings.load().web_search_url:
-            return cls(_searxng(url), store)
+            return cls(_searxng(url), store, limits)
         for each in ENGINES:
             if not each.needs_secret:
                 break
             try:
                 secret = await store.read(each.name)
-            except UnknownName:
+            except InvalidInput:  # there is none, or it cannot be used
                 continue
-            return cls(each, PreloadedSecrets({each.name: secret}))
-        return cls(each, store)
+            if each.destination().known_as & set(map(str.lower, secret.hosts)):
+                return cls(each, PreloadedSecrets({each.name: secret}), limits)
+        return cls(each, store, limits)
 
     async def search(self, query: str) -> list[Result]:
         """Return at most `MAX_RESULTS` results.
 
-        Raise `SearchFailed`, `InvalidInput` for a secret that does not list the service's host, and
+        Raise `SearchFailed`, `OutgoingRefused` if the limits do not list the service's host, and
         the errors of `daybook.http.request.request`.
         """
-        asked = self.engine.search(query)
+        asked = self.engine.request(query)
         # The operator, not a model, has chosen the service.
-        transport = HttpxTransport(Guard.from_settings(Rule.OPERATOR), one_origin=True)
-        destination = SecretDestination.of_url(transport.guard.check(asked.url))
+        guard = Guard.from_settings(Rule.OPERATOR, self.limits)
+        destination = SecretDestination.of_url(guard.check(asked.url))
         filled, headers = FilledSecrets(), dict[str, str]()
         for name, value in asked.headers.items():
             headers[name] = await secrets.fill("headers", value, destination, self.secrets, filled)
@@ -204,7 +223,7 @@ class PreparedEngine:
         if asked.body is not None:
             body, headers["Content-Type"] = json.dumps(asked.body).encode(), "application/json"
         response = await request.request(
-            transport,
+            HttpxTransport(guard, one_origin=True),
             "POST" if body else "GET",
             asked.url,
             headers=headers,
@@ -213,11 +232,14 @@ class PreparedEngine:
             timeout=TIMEOUT_SECONDS,
         )
         if response.status != 200:
-            hint = "" if self.engine.needs_secret else "; save a key of Tavily, Exa or Brave"
             status = request.status_text(response.status)
-            raise SearchFailed(f"{self.engine.name} answered {status}{hint}")
+            raise SearchFailed(f"{self.name} answered {status}; {self.engine.hint}")
         try:
-            found = list(self.engine.results(response))
+            found = [each for each in await self.engine.results(response) if each.url]
         except (ValueError, RecursionError):
-            raise SearchFailed(f"the answer of {self.engine.name} cannot be read") from None
-        return [each for each in found if each.url][:MAX_RESULTS]
+            raise SearchFailed(f"the answer of {self.name} cannot be read") from None
+        hide = filled.hide  # a service may repeat its key
+        return [
+            Result(hide(each.title), hide(each.url), hide(each.text))
+            for each in found[:MAX_RESULTS]
+        ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlsplit
+
 from pydantic import BaseModel, Field, field_validator
 
 from daybook import settings
@@ -20,8 +22,11 @@ class WebSettings(BaseModel):
     @field_validator("web_search_url")
     @classmethod
     def _is_address(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")):
+        parts = urlsplit(value)
+        if value and (parts.scheme not in ("http", "https") or not parts.hostname):
             raise ValueError("is no address; write http://host/search")
+        if parts.username is not None or parts.fragment:
+            raise ValueError("contains a password or a #; write http://host/search")
         return value
 
 
