@@ -18,9 +18,10 @@ from daybook import owners
 from daybook.agents import base
 from daybook.agents.base import Tool
 from daybook.errors import AgentMisconfigured, InvalidInput, UnknownName
-from daybook.execution import agent_tools
+from daybook.execution import agent_tools, builtin_tools
 from daybook.execution.agent_tools import ToolSelection, legal_names
 from daybook.execution.builtin_tools import ToolContext
+from daybook.feature import Feature, features
 from daybook.home import Home
 from daybook.http.secrets import Secret, SecretStore
 from daybook.owners import Actor
@@ -232,7 +233,7 @@ async def opened(**given: Any) -> AsyncIterator[dict[str, Tool]]:
 
 async def test_an_entry_names_a_feature_s_tools_or_one_of_them(daybook_home: Home) -> None:
     entries = ["web.f*", "daybook.cron_list"]
-    context = replace(CONTEXT, granted=cast("Granted", SimpleNamespace(job=None)), secrets=NONE)
+    context = replace(CONTEXT, granted=cast("Granted", SimpleNamespace(job=None, run_id="1")), secrets=NONE)
     found = await agent_tools.find("brief", entries, Saved(), lambda: OWN, context)
     assert list(found.builtin) == ["web.fetch"]
     with pytest.raises(UnknownName, match=r"web\.fech"):
@@ -254,9 +255,12 @@ async def test_a_job_narrows_the_tools_of_its_agent() -> None:
         assert list(tools) == ["web_fetch", "shell_run"]
     async with opened(only=("web",)) as tools:
         assert list(tools) == ["web_fetch"]
+    mail = ("only_tools", "mail")
     with pytest.raises(AgentMisconfigured, match='only_tools: "mail" names no tool of agent'):
-        async with opened(only=("web", "mail")):
+        async with opened(only=("web", "mail"), expected=(mail,)):
             pass
+    async with opened(only=("mail",)) as tools:  # a fallback agent may have none of them
+        assert tools == {}
 
 
 @pytest.mark.parametrize("how", ["call", "skipped"])
@@ -272,3 +276,45 @@ async def test_a_call_waits_for_a_person_after_the_run_has_read_the_web(how: str
     async with opened() as tools:
         await tools["web_fetch"].call({})
         assert not tools["shell_run"].needs_approval()
+
+
+async def test_jobs_that_a_run_adds_after_it_has_read_the_web_need_the_same_approvals() -> None:
+    async def approvals(arguments: dict[str, Any]) -> str:
+        return " ".join(owners.current_actor().approve)
+
+    add = Tool("cron_add", "", {}, approvals)
+    selection = ToolSelection(
+        "brief", own=(add,), builtin={"web.fetch": WEB}, approve_after_web=("shell", "notify")
+    )
+    actor = Actor("agent:brief", via="run", approve=("mail",))
+    async with agent_tools.open_tools(selection, "flow:1", actor, 5.0) as opened_tools:
+        tools = {each.name: each for each in opened_tools}
+        assert await tools["cron_add"].call({}) == "mail"
+        await tools["web_fetch"].call({})
+        assert await tools["cron_add"].call({}) == "mail shell notify"
+
+
+def test_a_feature_of_another_distribution_does_not_replace_a_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = next(each for each in features() if each.name == "web_tools")
+    foreign = Feature(package="other.package", agent_tools=(("web", "tools:web"),))
+    failures: dict[str, str] = {}
+    monkeypatch.setattr(builtin_tools, "failures", failures)
+    monkeypatch.setattr(builtin_tools, "features", lambda: (own, foreign))
+    assert builtin_tools.words()["web"] is own
+    assert list(failures) == ["tools web of package"]
+
+
+@pytest.mark.parametrize("error", [OSError("gone"), TimeoutError()])
+async def test_tools_of_another_distribution_that_fail_are_named(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    async def fails(context: ToolContext) -> list[Tool]:
+        raise error
+
+    foreign = Feature(package="other.package", agent_tools=(("tides", "tools:tides"),))
+    monkeypatch.setattr(builtin_tools, "features", lambda: (foreign,))
+    monkeypatch.setattr(Feature, "load", lambda *_: fails)
+    with pytest.raises(InvalidInput, match=f'"tides" cannot be used .{type(error).__name__}'):
+        await builtin_tools.find("tides", CONTEXT)

@@ -413,7 +413,7 @@ async def test_own_tools_need_an_approval_by_their_full_names() -> None:
 
 
 async def test_a_misspelled_tool_fails_the_run_before_the_agent_is_asked() -> None:
-    selection = ToolSelection("brief", own=(Mail().tool,), expected=("daybook.maill",))
+    selection = ToolSelection("brief", own=(Mail().tool,), expected=(("approve", "daybook.maill"),))
     with pytest.raises(AgentMisconfigured, match=r'"daybook.maill" names no tool .*daybook.mail'):
         async with agent_tools.open_tools(selection, "key", Actor(), 5.0):
             pass

@@ -15,6 +15,7 @@ from daybook.http.request import Response
 
 pytestmark = pytest.mark.anyio
 
+PROGRAM = Path(convert_html.__file__).read_text()
 ADDRESS = "https://shop.example/list/a"
 
 
@@ -135,8 +136,9 @@ async def test_a_conversion_that_exceeds_its_limits_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     program = tmp_path / "convert_html.py"
-    text = Path(convert_html.__file__).read_text()
-    program.write_text(re.sub(rf"^{limit} = .*$", f"{limit} = {value}", text, flags=re.MULTILINE))
+    program.write_text(
+        re.sub(rf"^{limit} = .*$", f"{limit} = {value}", PROGRAM, flags=re.MULTILINE)
+    )
     monkeypatch.setattr(convert_html, "__file__", str(program))
     with pytest.raises(UnreadablePage, match="too much time or memory"):
         await read("<blockquote>x" * 3_000)
