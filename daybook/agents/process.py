@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from daybook.processes import pipes
 from daybook.processes.ending import wait_shielded
-from daybook.processes.group import TERM_GRACE_SECONDS, ProcessGroup
+from daybook.processes.group import ProcessGroup
 from daybook.processes.pipes import EndsPipe, HeadPipe, LinePipe
 
 MAX_OUTPUT_BYTES = 4 * 1024 * 1024
@@ -55,11 +55,11 @@ async def run(
     stdin: bytes | None,
     seconds: float,
     output: LinePipe | EndsPipe | None = None,
-    grace_seconds: float = TERM_GRACE_SECONDS,
+    grace_seconds: float | None = None,
 ) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed. ``output`` reads its output.
 
-    The processes of the group have ``grace_seconds`` from SIGTERM to SIGKILL. Raise OSError or
+    ``grace_seconds`` is as in `ProcessGroup.end`. Raise OSError or
     ValueError if the program cannot be started. If the caller is cancelled, even repeatedly, raise
     CancelledError only after the group has ended.
     """
@@ -82,7 +82,7 @@ async def _keep(
     seconds: float,
     output: LinePipe | EndsPipe | HeadPipe,
     *,
-    grace_seconds: float,
+    grace_seconds: float | None,
 ) -> ProgramResult:
     """Run the group to its end. ``was_cancelled`` is set when the caller is cancelled."""
     errors, feed = pipes.TailPipe(MAX_ERROR_BYTES), pipes.InputPipe()

@@ -85,11 +85,12 @@ class ProcessGroup:
         with suppress(RuntimeError):  # the loop has been closed
             loop.call_soon_threadsafe(self.exited.set)
 
-    async def end(self, grace_seconds: float = TERM_GRACE_SECONDS) -> None:
+    async def end(self, grace_seconds: float | None = None) -> None:
         """End all processes of the group and reap the leader. The caller must not cancel this.
 
-        They have ``grace_seconds`` from SIGTERM to SIGKILL.
+        They have ``grace_seconds``, by default `TERM_GRACE_SECONDS`, from SIGTERM to SIGKILL.
         """
+        grace_seconds = TERM_GRACE_SECONDS if grace_seconds is None else grace_seconds
         if self._alive():
             self._signal(signal.SIGTERM)
             self._signal(signal.SIGCONT)  # a stopped process does not receive the SIGTERM

@@ -233,7 +233,9 @@ async def opened(**given: Any) -> AsyncIterator[dict[str, Tool]]:
 
 async def test_an_entry_names_a_feature_s_tools_or_one_of_them(daybook_home: Home) -> None:
     entries = ["web.f*", "daybook.cron_list"]
-    context = replace(CONTEXT, granted=cast("Granted", SimpleNamespace(job=None, run_id="1")), secrets=NONE)
+    context = replace(
+        CONTEXT, granted=cast("Granted", SimpleNamespace(job=None, run_id="1")), secrets=NONE
+    )
     found = await agent_tools.find("brief", entries, Saved(), lambda: OWN, context)
     assert list(found.builtin) == ["web.fetch"]
     with pytest.raises(UnknownName, match=r"web\.fech"):
