@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field
 
@@ -235,23 +234,12 @@ async def add(
     `InvalidInput`; after this error, nothing was changed.
     """
     fields = server_presets.apply(preset, settings) if preset else settings
-    added = await _SERVERS.add(name, fields, replace=replace)
-    return SavedToolServer(**dict(added), notes=await _missing(preset) if preset else [])
-
-
-async def _missing(preset: str) -> list[str]:
-    """Return a note for each secret and each variable that the preset needs and that is missing."""
-    known = server_presets.PRESETS[preset]
-    if known.url:
+    added, notes = await _SERVERS.add(name, fields, replace=replace), list[str]()
+    if preset:
         async with prefect.connected() as client:
-            if preset in await secrets.STORE.names(client):
-                return []
-        host = urlsplit(known.url).hostname
-        command = f"daybook secrets add {preset} --host {host} < token.txt"
-        return [f"It needs a secret, {known.source}: {command}"]
-    variables = [each for each in known.environment if not os.environ.get(each)]
-    needed = f"It needs {known.source}: set {{}} in the worker's environment"
-    return [needed.format(", ".join(variables))] if variables else []
+            stored = await secrets.STORE.names(client)
+        notes = server_presets.missing(preset, str(added.settings["url"]), stored, os.environ)
+    return SavedToolServer(**dict(added), notes=notes)
 
 
 @asynccontextmanager

@@ -1,14 +1,15 @@
 """Table of the presets of tool servers: known MCP servers, what they need, and what only reads.
 
-To add a preset, add a row to `PRESETS`. If the server is on PyPI or npm, add a row to
-`tests/e2e/test_tool_presets.py`, which starts it.
+To add a preset, add a row to `PRESETS`. `tests/e2e/test_tool_presets.py` starts its program, so add
+the variables that the program needs there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
@@ -38,7 +39,10 @@ PRESETS = {
     "github": ServerPreset(
         url="https://api.githubcopilot.com/mcp/",
         source="an access token from https://github.com/settings/personal-access-tokens/new",
-        read_only=("actions_get", "actions_list", "get_*", "list_*", "search_*", "*_read"),
+        read_only=(
+            *("get_*", "list_*", "search_*", "issue_read", "issue_dependency_read"),
+            *("pull_request_read", "actions_get", "actions_list", "projects_get", "projects_list"),
+        ),
     ),
     "git": ServerPreset(
         command=("uvx", "mcp-server-git", "--repository"),
@@ -129,20 +133,15 @@ PRESETS = {
 """All presets, by their names."""
 
 
-def find(name: str) -> ServerPreset:
-    """Return the preset. Raise `InvalidInput`, with all names, if it does not exist."""
-    if name not in PRESETS:
-        raise InvalidInput("preset", f'unknown "{name}"', f"use one of: {', '.join(PRESETS)}")
-    return PRESETS[name]
-
-
 def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """Return the settings of a tool server: those of the preset, changed by ``fields``.
 
     The ``command`` in ``fields`` is a list of arguments to append to the preset's command. Raise
     `InvalidInput` for an unknown ``name`` of a preset, and if the path of its folder is missing.
     """
-    preset, arguments = find(name), fields.get("command", ())
+    preset, arguments = PRESETS.get(name), fields.get("command", ())
+    if preset is None:
+        raise InvalidInput("preset", f'unknown "{name}"', f"use one of: {', '.join(PRESETS)}")
     read_only = list(dict.fromkeys([*preset.read_only, *fields.get("read_only", ())]))
     merged = {**fields, "read_only": read_only}
     if preset.url:
@@ -159,3 +158,19 @@ def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         "command": [*preset.command, *arguments],
         "environment": list(dict.fromkeys([*names, *preset.environment])),
     }
+
+
+def missing(
+    name: str, url: str, stored_secrets: Collection[str], variables: Mapping[str, str]
+) -> list[str]:
+    """Return notes about what a server needs that is not there: its secret, or some variables.
+
+    ``url`` is the server's, perhaps another than that of the preset.
+    """
+    preset = PRESETS[name]
+    if url:
+        command = f"daybook secrets add {name} --host {urlsplit(url).netloc} < token.txt"
+        is_stored = name in stored_secrets
+        return [] if is_stored else [f"It needs a secret, {preset.source}: {command}"]
+    unset = ", ".join(each for each in preset.environment if not variables.get(each))
+    return [f"It needs {preset.source}: set {unset} in the worker's environment"] if unset else []

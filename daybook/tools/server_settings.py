@@ -58,7 +58,7 @@ class ToolServerSettings(BaseModel):
         description="For a URL: headers of every request. Write a secret as {{secret:name}}; the "
         "secret must list this host.",
     )
-    read_only: Annotated[list[str], Marker(option="read-only")] = Field(
+    read_only: list[str] = Field(
         default=[],
         title="Read-only tools",
         description="Tools that only read, although the server may not say so, with * as a "

@@ -18,7 +18,12 @@ from tests import rows
 FOLDER = {"command": ["/home/ana/project"]}
 
 WRITES = {
-    "github": ("issue_write", "create_branch", "delete_file", "actions_run_trigger"),
+    "github": (
+        "issue_write",
+        "create_branch",
+        "actions_run_trigger",
+        "mark_all_notifications_read",
+    ),
     "git": ("git_commit", "git_add", "git_reset", "git_create_branch", "git_checkout"),
     "filesystem": ("write_file", "edit_file", "create_directory", "move_file"),
     "memory": ("create_entities", "add_observations", "delete_relations"),
@@ -111,3 +116,24 @@ def test_a_preset_has_either_a_program_or_a_url(name: str) -> None:
 def test_a_blank_pattern_is_refused() -> None:
     with pytest.raises(ValueError, match="contains a blank name"):
         _settings("time", read_only=[" "])
+
+
+def test_a_missing_secret_is_noted_with_the_command_that_stores_it() -> None:
+    url = _settings("github").url
+    (note,) = server_presets.missing("github", url, ["gitlab"], {})
+    assert note == (
+        "It needs a secret, an access token from "
+        "https://github.com/settings/personal-access-tokens/new: "
+        "daybook secrets add github --host api.githubcopilot.com < token.txt"
+    )
+    assert server_presets.missing("github", url, ["github"], {}) == []
+    (note,) = server_presets.missing("sentry", "https://sentry.example.org:8443/mcp", [], {})
+    assert note.endswith("daybook secrets add sentry --host sentry.example.org:8443 < token.txt")
+
+
+def test_missing_variables_are_noted() -> None:
+    present = {"POSTGRES_HOST": "db", "POSTGRES_USER": "", "POSTGRES_DATABASE": "shop"}
+    (note,) = server_presets.missing("postgres", "", [], present)
+    assert note.endswith(": set POSTGRES_USER, POSTGRES_PASSWORD in the worker's environment")
+    assert server_presets.missing("memory", "", [], {"MEMORY_FILE_PATH": "/m.jsonl"}) == []
+    assert server_presets.missing("time", "", [], {}) == []
