@@ -43,7 +43,7 @@ With ``{"path": "", "ports": {}}``, neither a program nor a server is found.
 
 
 @dataclass(frozen=True)
-class Program:
+class KnownProgram:
     """A program that can be an agent, with its settings: those of a preset, or a ``command``.
 
     The command reads the prompt from standard input, prints only the answer to standard output, and
@@ -60,9 +60,9 @@ class Program:
 
 
 PROGRAMS = (
-    Program("claude", "Claude Code", preset="claude-code"),
-    Program("codex", "Codex", preset="codex"),
-    Program(
+    KnownProgram("claude", "Claude Code", preset="claude-code"),
+    KnownProgram("codex", "Codex", preset="codex"),
+    KnownProgram(
         "gemini",
         "Gemini CLI",
         # It has no terminal, so it reads the prompt from standard input; `-p` requires a text.
@@ -72,12 +72,12 @@ PROGRAMS = (
         "daybook agents edit default --work-dir FOLDER",
     ),
     # Without a terminal, it reads the message from standard input, and prints only texts.
-    Program("opencode", "opencode", command=("opencode", "run")),
+    KnownProgram("opencode", "opencode", command=("opencode", "run")),
 )
 
 
 @dataclass(frozen=True)
-class Server:
+class KnownServer:
     """A local server with an OpenAI-compatible API below ``/v1``.
 
     ``paths`` are the addresses of its list of models, the most detailed one first. If other
@@ -91,14 +91,14 @@ class Server:
 
 
 SERVERS = (
-    Server("Ollama", 11434, ("/api/tags",)),
-    Server("LM Studio", 1234, ("/api/v0/models", "/v1/models")),
-    Server("llama.cpp", 8080, ("/v1/models",), owner="llamacpp"),
+    KnownServer("Ollama", 11434, ("/api/tags",)),
+    KnownServer("LM Studio", 1234, ("/api/v0/models", "/v1/models")),
+    KnownServer("llama.cpp", 8080, ("/v1/models",), owner="llamacpp"),
 )
 
 
 @dataclass(frozen=True)
-class Candidate:
+class AgentCandidate:
     """An agent that this machine can run.
 
     ``why`` says how it was found. ``kind`` and ``settings`` are those of the agent; the settings
@@ -121,7 +121,7 @@ class Candidate:
 class Found:
     """The candidates, and the keys that are not usable because their SDKs are not installed."""
 
-    candidates: Sequence[Candidate]
+    candidates: Sequence[AgentCandidate]
     without_sdk: Sequence[FoundKey]
 
     @property
@@ -183,13 +183,13 @@ async def find(machine: Machine, *, only_first: bool = False) -> Found:
     return Found(found, [each for each in keys if each.missing_extra])
 
 
-def _of_key(key: FoundKey) -> Candidate:
+def _of_key(key: FoundKey) -> AgentCandidate:
     why = f"{key.variable} is set; Prefect stores the key encrypted"
     settings = {"model": key.model, "api_key": key.key}
-    return Candidate(key.model, why, "model", settings, calls_tools=True)
+    return AgentCandidate(key.model, why, "model", settings, calls_tools=True)
 
 
-async def _ask_program(machine: Machine, program: Program) -> Candidate | None:
+async def _ask_program(machine: Machine, program: KnownProgram) -> AgentCandidate | None:
     path = machine.which(program.name)
     if path is None or locations.script_problem(path):
         return None
@@ -207,7 +207,7 @@ async def _ask_program(machine: Machine, program: Program) -> Candidate | None:
         settings = {"command": [*program.command], "environment": names}
     settings["command"] = [path, *settings["command"][1:]]
     why = f"{program.name} {version} is on the PATH"
-    return Candidate(program.title, why, "command", settings, program.hint)
+    return AgentCandidate(program.title, why, "command", settings, program.hint)
 
 
 def _version_in(printed: str) -> str:
@@ -219,7 +219,7 @@ def _version_in(printed: str) -> str:
     return ""
 
 
-async def _ask_server(machine: Machine, server: Server) -> Candidate | None:
+async def _ask_server(machine: Machine, server: KnownServer) -> AgentCandidate | None:
     if (port := machine.ports.get(server.title)) is None:
         return None
     models = list[_LocalModel]()
@@ -239,7 +239,7 @@ async def _ask_server(machine: Machine, server: Server) -> Candidate | None:
     why = f"{server.title} answers on 127.0.0.1:{port}"
     why += "; the model can call tools" if model.has_tools else ""
     settings = {"model": model.name, "base_url": f"http://127.0.0.1:{port}/v1"}
-    return Candidate(model.name, why, "model", settings, calls_tools=model.has_tools)
+    return AgentCandidate(model.name, why, "model", settings, calls_tools=model.has_tools)
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class _LocalModel:
     is_loaded: bool
 
 
-def _models_in(listing: Any, server: Server) -> list[_LocalModel]:
+def _models_in(listing: Any, server: KnownServer) -> list[_LocalModel]:
     """Return the models of a list that can answer a prompt on this machine.
 
     Ollama lists models under `models`, with a `name`; the other servers under `data`, with an `id`.

@@ -59,9 +59,9 @@ async def run(
 ) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed. ``output`` reads its output.
 
-    ``grace_seconds`` is as in `ProcessGroup.end`. Raise OSError or
-    ValueError if the program cannot be started. If the caller is cancelled, even repeatedly, raise
-    CancelledError only after the group has ended.
+    ``grace_seconds`` is as in `ProcessGroup.end`. Raise OSError or ValueError if the program cannot
+    be started. If the caller is cancelled, even repeatedly, raise CancelledError only after the
+    group has ended.
     """
     group = ProcessGroup(
         arguments, folder=folder, environment=environment, with_input=stdin is not None

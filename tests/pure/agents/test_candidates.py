@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybook.agents import candidates, kinds, providers
-from daybook.agents.candidates import Candidate, Found, Machine
+from daybook.agents.candidates import AgentCandidate, Found, Machine
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ async def found(
     return await candidates.find(machine, only_first=only_first)
 
 
-async def first(*machine: Any) -> Candidate:
+async def first(*machine: Any) -> AgentCandidate:
     return (await found(*machine)).candidates[0]
 
 

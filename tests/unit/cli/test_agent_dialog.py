@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daybook import api
-from daybook.agents.candidates import Candidate, Found
+from daybook.agents.candidates import AgentCandidate, Found
 from daybook.agents.providers import FoundKey
 from daybook.api.agents import Offer, SavedAgent
 from tests.unit.cli.conftest import InterruptedTerminal, Terminal
@@ -17,8 +17,10 @@ from tests.unit.cli.conftest import InterruptedTerminal, Terminal
 pytestmark = pytest.mark.usefixtures("stored")
 
 KEY = "k-12345678"
-CLAUDE = Candidate("Claude Code", "claude 2.1.3 is on the PATH", "command", {"command": ["/c"]})
-LOCAL = Candidate("llama3", "Ollama answers", "model", {"model": "llama3"}, hint="it is slow")
+CLAUDE = AgentCandidate(
+    "Claude Code", "claude 2.1.3 is on the PATH", "command", {"command": ["/c"]}
+)
+LOCAL = AgentCandidate("llama3", "Ollama answers", "model", {"model": "llama3"}, hint="it is slow")
 MODELS = ["openai:gpt-6-luna", "google:gemini-3.8-flash"]
 
 Added = list[tuple[str, str, dict[str, Any], bool]]
