@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 AXE = "axe-core@4.14.1"
 THEMES = ("light", "dark")
 SIZES = ((1440, 900), (375, 812))
-LISTS = ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks", "/sessions", "/agents", "/spend")
+LISTS = (
+    "/",
+    "/jobs",
+    "/runs",
+    "/inbox",
+    "/callbacks",
+    "/tasks",
+    "/sessions",
+    "/agents",
+    "/memory",
+    "/spend",
+)
 
 pytestmark = [
     pytest.mark.e2e,

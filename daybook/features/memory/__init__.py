@@ -25,6 +25,8 @@ FEATURE = Feature(
     ),
     operations="client:Memory",
     agent_tools=(("memory", "tools:memory_tools"),),
+    pages="page",
+    links=(("/memory", "Memory"),),
     tables="tables",
     retention=("notebooks:delete_old_versions", "notebooks:delete_notebooks"),
 )

@@ -107,6 +107,7 @@ async def _fill(home: Home) -> None:
 JOBS = [
     *("list", "show brief", "runs brief", "next brief", "next --every 5m", "inbox"),
     *("callbacks list", "session list", "tokens list", "ledger prune --dry-run"),
+    *("memory create house", "memory list", "memory show house"),
 ]
 
 

@@ -27,7 +27,18 @@ from tests.world import World
 pytestmark = pytest.mark.anyio
 
 MAX_PAGES_OF_A_KIND = 3
-LISTS = ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks", "/sessions", "/agents", "/spend")
+LISTS = (
+    "/",
+    "/jobs",
+    "/runs",
+    "/inbox",
+    "/callbacks",
+    "/tasks",
+    "/sessions",
+    "/agents",
+    "/memory",
+    "/spend",
+)
 
 
 class Page(HTMLParser):

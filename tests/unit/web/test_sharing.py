@@ -23,7 +23,18 @@ from tests.world import World
 
 pytestmark = pytest.mark.anyio
 
-SHOWN = ("/", "/jobs", "/runs", "/inbox", "/callbacks", "/tasks", "/sessions", "/agents", "/spend")
+SHOWN = (
+    "/",
+    "/jobs",
+    "/runs",
+    "/inbox",
+    "/callbacks",
+    "/tasks",
+    "/sessions",
+    "/agents",
+    "/memory",
+    "/spend",
+)
 
 
 def path_of(url: str) -> str:
