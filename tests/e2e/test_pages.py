@@ -94,7 +94,7 @@ def details(watched: Watched) -> list[str]:
         first = watched.page.locator(link).first.get_attribute("href")
         assert first is not None
         found.append(first)
-    return [*found, f"{found[0]}/edit", "/jobs/new", "/agents/new", "/agents/found", "/nothing"]
+    return [*found, f"{found[0]}/edit", "/jobs/new", "/agents/new", "/nothing"]
 
 
 @pytest.mark.parametrize(
