@@ -186,6 +186,4 @@ async def remove_(notebook: Name, /) -> Answer:
 
 
 def _kind(notebook: Notebook) -> str:
-    if notebook.job_id:
-        return "the job"
-    return "all jobs" if notebook.owner == "user" else f"the jobs of {notebook.owner}"
+    return "the job" if notebook.job_id else f"the jobs of {notebook.owner}"
