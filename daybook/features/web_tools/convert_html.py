@@ -43,7 +43,7 @@ def converted(html: str, base: str) -> dict[str, Any]:
         "skip_images": True,
         "preprocessing": PreprocessingOptions(remove_navigation=False, remove_forms=False),
     }
-    # With metadata, the text begins with a block that cannot be told apart from the page's own.
+    # With metadata, the text begins with a block that cannot be distinguished from the page's own.
     text = convert(html, ConversionOptions(**options, extract_metadata=False)).content or ""
     found = convert(html, ConversionOptions(**options)).metadata
     document = getattr(found, "document", None)

@@ -59,7 +59,7 @@ def test_neither_a_tool_job_nor_a_check_makes_a_call_that_the_run_must_not_make(
 ) -> None:
     with pytest.raises(InvalidInput, match="may not call"):
         added(job(**fields))
-    assert added(job(**fields), Actor("agent:brief", via="run"))
+    assert added(job(**fields), Actor("agent:brief", via="run")).name == "a"
 
 
 def test_an_agent_may_not_change_the_entries_of_its_job() -> None:
