@@ -4,7 +4,7 @@
 
     src/a.py            in the work directory
     /home/ana/p/a.py    the same, or in a read-only folder
-    @reports/a.md       in the read-only folder whose name is reports
+    @manual/a.md        in the read-only folder whose name is manual
 
 A path has no `..`, because the folder before it may be a link.
 """

@@ -22,7 +22,7 @@ class WorkSettings(BaseModel):
         default="",
         description="Folders, comma-separated, that the tools `files` of model agents may read, "
         "besides the work directory of the job: absolute paths, or paths that begin with ~. A "
-        "model names a folder by its last part: `@reports/a.md` is in `/srv/reports`.",
+        "model names a folder by its last part: `@manual/a.md` is in `/srv/manual`.",
     )
 
     @field_validator("read_only_folders")

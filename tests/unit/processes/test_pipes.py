@@ -46,3 +46,17 @@ async def test_a_cancellation_in_any_iteration_of_the_loop_leaves_no_pipe_open(
     for file in (child.stdin, child.stdout, child.stderr):
         assert file is not None
         assert file.closed
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 7, 100])
+def test_of_a_long_output_both_ends_are_kept_however_it_arrives(size: int) -> None:
+    for length in (0, 3, 4, 5, 8, 9, 25):
+        data = bytes(range(65, 65 + length))
+        pipe = pipes.EndsPipe(8)
+        for start in range(0, length, size):
+            pipe.data_received(data[start : start + size])
+        if length <= 8:
+            assert (pipe.kept, pipe.dropped) == (data, 0)
+        else:
+            note = f"\n[… {length - 8} bytes left out …]\n".encode()
+            assert (pipe.kept, pipe.dropped) == (data[:4] + note + data[-4:], length - 8)

@@ -41,8 +41,6 @@ KILLS = (
     ("write", "start", 2, 0, True),
     ("write", "rename", 1, 0, True),
     ("write", "renamed", 1, 1, True),
-    ("write", "finish", 2, 1, False),
-    ("edit", "start", 2, 0, True),
     ("edit", "rename", 1, 0, True),
     ("edit", "renamed", 1, 1, True),
     ("edit", "finish", 2, 1, False),
@@ -50,7 +48,6 @@ KILLS = (
     ("command", "finish", 2, 1, False),
     ("killer", "never", 1, 1, True),
     ("read", "start", 2, 0, False),
-    ("read", "finish", 2, 0, False),
 )
 
 
