@@ -126,7 +126,7 @@ PRESETS = {
         # The only one of its ways to log in that needs no browser.
         environment=("GOOGLE_SERVICE_ACCOUNT_KEY_FILE", "USER_GOOGLE_EMAIL"),
         source="the key file of a service account with domain-wide delegation from "
-        "https://console.cloud.google.com/iam-admin/serviceaccounts, and the user that it represents",
+        "https://console.cloud.google.com/iam-admin/serviceaccounts, and its user's address",
         read_only=("get_*", "list_*", "read_*", "search_*"),
     ),
 }

@@ -67,7 +67,9 @@ async def test_the_death_of_a_server_is_not_mistaken_for_its_earlier_error(
 async def test_a_tool_that_the_settings_name_only_reads_although_its_server_does_not_mark_it(
     tmp_path: Path,
 ) -> None:
-    tools: list[dict[str, Any]] = [{"name": name, "inputSchema": {"type": "object"}} for name in ("get_mail", "send")]
+    tools: list[dict[str, Any]] = [
+        {"name": name, "inputSchema": {"type": "object"}} for name in ("get_mail", "send")
+    ]
     tools.append({**tools[1], "name": "look", "annotations": {"readOnlyHint": True}})
     script = tmp_path / "program.py"
     changed = PROGRAM.replace("BEFORE", f"tools = {tools!r}")
