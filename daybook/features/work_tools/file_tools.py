@@ -210,11 +210,11 @@ class FileTools:
         return _searched([*lines[:MAX_MATCHES], *more], 0, "matches", coverage)
 
     def _files(self, place: Place, wanted: Glob, coverage: Coverage) -> Iterator[Place]:
-        """Yield the files in a folder that match; only those that no link leads to."""
+        """Yield the files in a folder that match."""
         for visited in self._folders.visit(place, coverage):
             for entry in visited.entries:
                 here = visited.place / entry.name
-                if not entry.is_dir(follow_symlinks=False) and wanted.matches(
+                if entry.is_file(follow_symlinks=False) and wanted.matches(
                     here.parts[len(place.parts) :]
                 ):
                     yield here

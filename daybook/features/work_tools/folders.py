@@ -9,8 +9,8 @@ the way from `/` to a folder is opened name by name, each relative to the folder
 A link in the work directory is therefore an error ("is a link"), wherever it leads. A link that
 leads to the work directory is resolved before the run begins.
 
-A hard link cannot be told from a copy, and a process that creates one could have copied the file,
-so it may be read. It cannot be written through: a write creates a new file and gives it the name of
+A hard link is as good as a copy, and a process that creates one could have copied the file, so it
+may be read. It cannot be written through: a write creates a new file and gives it the name of
 the old one, which keeps its content under its other names.
 """
 
@@ -162,7 +162,7 @@ class Folders:
     def write(self, place: Place, content: bytes, *, create_folders: bool = False) -> None:
         """Create or replace a file, which keeps its mode. Raise `FileRefused`.
 
-        Whoever reads the file gets either the old or the new content.
+        Any reader of the file gets either the old or the new content.
         """
         if not place.parts:
             raise FileRefused(place, "is a folder")

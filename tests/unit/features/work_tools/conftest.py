@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -52,10 +50,3 @@ def work(tmp_path: Path) -> Path:
 @pytest.fixture
 async def files(work: Path, daybook_home: Home) -> Files:
     return Files(await tools("files", work), work)
-
-
-@contextmanager
-def shell_allowed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as changed:
-        changed.setenv("DAYBOOK_ALLOW_SHELL", "true")
-        yield

@@ -49,7 +49,7 @@ def watch_renames(killer: Killer, effects: str) -> None:
         os.write(file, f"rename {target}\n".encode())
         killer.event("renamed")
 
-    os.rename = rename
+    os.rename = rename  # type: ignore[assignment]
 
 
 async def run(address: str, provider: str, work: str, effects: str, given: dict[str, Any]) -> None:

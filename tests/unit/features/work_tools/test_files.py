@@ -17,14 +17,14 @@ import pytest
 
 from daybook import settings
 from daybook.errors import DaybookError, InvalidInput
-from daybook.features.work_tools import file_tools
+from daybook.features.work_tools import file_tools, folders
 from daybook.features.work_tools.patterns import Glob
 from tests import rows
 from tests.unit.features.work_tools.conftest import Files, tools
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
-WHOLE = file_tools.MAX_FILE_BYTES
+WHOLE = folders.MAX_FILE_BYTES
 
 
 async def refused(files: Files, name: str, **arguments: Any) -> str:
@@ -110,10 +110,10 @@ async def test_an_edit_replaces_a_text_that_occurs_as_often_as_expected(files: F
 
 
 async def test_an_edit_keeps_the_bytes_of_other_encodings(files: Files) -> None:
-    (files.path / "a.txt").write_bytes(b"caf\xe9 one")
+    (files.path / "a.txt").write_bytes(b"na\xefve one")
     problem = await refused(files, "edit", path="a.txt", old="one", new="two")
     assert "is no text in UTF-8" in problem
-    assert (files.path / "a.txt").read_bytes() == b"caf\xe9 one"
+    assert (files.path / "a.txt").read_bytes() == b"na\xefve one"
 
 
 async def test_too_long_contents_are_not_written(files: Files) -> None:
@@ -200,7 +200,7 @@ async def test_contents_that_are_no_short_text(files: Files) -> None:
         "empty": b"",
         "binary": b"PK\x00\x01",
         "utf16": "text".encode("utf-16"),
-        "latin": b"caf\xe9",
+        "latin": b"na\xefve",
         "huge": b"x" * (WHOLE + 1),
         "line": b"x" * 30_000,
     }
@@ -211,7 +211,7 @@ async def test_contents_that_are_no_short_text(files: Files) -> None:
     assert await files("read", path="empty") == "The file is empty."
     for name in ("binary", "utf16"):
         assert "binary" in await refused(files, "read", path=name)
-    assert (await files("read", path="latin")).endswith("caf\ufffd")
+    assert (await files("read", path="latin")).endswith("na\ufffdve")
     for name in ("huge", "sparse"):
         assert "the limit is 2,097,152 bytes" in await refused(files, "read", path=name)
     assert f"{2**40:,} bytes" in await refused(files, "read", path="sparse")
@@ -384,7 +384,7 @@ def test_invalid_read_only_folders_are_refused(value: str, monkeypatch: pytest.M
 
 @contextmanager
 def without_rights() -> Iterator[None]:
-    """Act as a user to whom the modes of files apply."""
+    """Act as a user for which the modes of files apply."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65_534)

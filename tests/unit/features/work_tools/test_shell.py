@@ -99,7 +99,8 @@ async def test_processes_in_the_background_end_with_the_command(run: Tool, work:
 
 
 async def test_the_end_of_the_attempt_ends_the_command(run: Tool, work: Path) -> None:
-    call = asyncio.create_task(run.call({"command": "echo $$ > child; exec sleep 600"}))
+    command = {"command": "echo $$ > child; exec sleep 600"}
+    call = asyncio.ensure_future(run.call(command))
 
     async def has_begun() -> bool:
         return "child" in os.listdir(work) and bool((work / "child").read_text())

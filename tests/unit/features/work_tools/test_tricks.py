@@ -51,7 +51,7 @@ SECRETS = (
     *("id_rsa", "ID_RSA", "id_rsa.old", "id_r\u017fa", "id_ed25519", "id_ed25519.pub", "id_ecdsa"),
     *(".ssh", ".git", ".aws"),
 )
-"""Names of secrets, and other spellings that some file systems do not tell apart."""
+"""Names of secrets, and other spellings that are the same names on some file systems."""
 
 
 class Ground:
