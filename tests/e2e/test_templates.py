@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -69,6 +70,8 @@ def reads(request: ModelRequest) -> Answer:
     """Read each address of the prompt, one after the other, and answer with what they contain."""
     prompts = [text for role, text in request.messages if role == "user"]
     pages = [text for role, text in request.messages if role == "tool"]
+    if "files_read" in request.tools and not pages:
+        return Answer("", tool="files_read", arguments={"path": "notes.md"})
     addresses = list(dict.fromkeys(ADDRESS.findall(prompts[-1])))
     if len(pages) < len(addresses):
         return Answer("", tool="web_fetch", arguments={"url": addresses[len(pages)].rstrip(".")})
@@ -103,6 +106,7 @@ TEMPLATES = {
     "failed-ci": ({"repository": "a/b", "api": "{site}"}, ["green-paint"]),
     "limit": ({"page": "{site}/price", "what": "the price", "limit": "below 20"}, ["12.50"]),
     "page-watch": ({"page": "{site}/price"}, []),
+    "weekly-report": ({"folder": "{folder}"}, ["The pier was closed."]),
 }
 """The answers to each template's questions, and the facts in the answer of its first run."""
 
@@ -115,11 +119,13 @@ def test_every_template_is_tried(local: tuple[Up, str]) -> None:
 
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
-    local: tuple[Up, str], name: str
+    local: tuple[Up, str], name: str, tmp_path: Path
 ) -> None:
     up, address = local
     answers, facts = TEMPLATES[name]
-    sets = [f"--set '{each}={text.format(site=address)}'" for each, text in answers.items()]
+    (tmp_path / "notes.md").write_text("The pier was closed.")
+    given = {"site": address, "folder": tmp_path}
+    sets = [f"--set '{each}={text.format(**given)}'" for each, text in answers.items()]
 
     done = up.shell(f"{DAYBOOK} new {name} {' '.join(sets)}")
 
@@ -131,5 +137,6 @@ def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
         assert f"{name}: succeeded" in done.stdout, done.stdout
     for fact in facts:
         assert fact in done.stdout
-    shown = up.daybook_json("agents", "show", "default")
-    assert ("web" in shown["settings"]["tools"]) or name == "page-watch"
+    tools = up.daybook_json("agents", "show", "default")["settings"]["tools"]
+    needed = {each["name"]: each["tools"] for each in up.daybook_json("new")}[name]
+    assert set(needed) <= set(tools)

@@ -14,6 +14,7 @@ from daybook.features.job_templates.library import Question, Template
 from daybook.files.documents import to_yaml
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.views import ChangedJob
+from daybook.policies.policy import matches
 
 
 class TemplateInfo(BaseModel, frozen=True):
@@ -68,8 +69,11 @@ async def prepare(
         fields["name"] = job
     known = await api.agents.show(agent)
     tools = known.settings.get("tools", [])
-    words = {each.partition(".")[0] for each in tools if each.partition(".")[2] in ("", "*")}
-    missing = tuple(each for each in template.tools if each not in {*tools, *words})
+    missing = tuple(
+        each
+        for each in template.tools
+        if f"{each}.*" not in tools and not any(matches(each, entry) for entry in tools)
+    )
     is_model = known.kind == kinds.MODEL.word
     return TemplateJob(
         job=fields,

@@ -16,7 +16,7 @@ from daybook.jobs.model import new_job
 pytestmark = pytest.mark.usefixtures("daybook_home")
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
-ANSWERS = {"addresses": "https://example.org/a", "repository": "a/b", "text": "a value"}
+ANSWERS = {"addresses": "https://example.org/a", "repository": "a/b", "text": "/a"}
 
 
 def given(template: Template) -> dict[str, str]:
