@@ -40,7 +40,7 @@ async def memory_tools(context: ToolContext) -> Sequence[Tool]:
             f'agent "{context.agent}" has the tool memory, and a run without a job has no '
             "notebook; add a job, or name an agent without this tool"
         )
-    memory = Memory(context, job)
+    memory = JobMemory(context, job)
     return (
         _tool(
             "read",
@@ -111,7 +111,7 @@ def _tool(
     )
 
 
-class Memory:
+class JobMemory:
     """The notebooks that the runs of one job may use."""
 
     def __init__(self, context: ToolContext, job: StoredJob) -> None:

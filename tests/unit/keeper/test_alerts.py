@@ -453,7 +453,12 @@ async def test_the_leader_sends_alerts_without_prefect_and_beside_foreign_loops_
 ) -> None:
     change(monkeypatch, services, alert_interval=0.05)
     foreign = Feature(package=__name__, loops="LOOPS_THAT_FAIL")
-    monkeypatch.setattr(Feature, "load", lambda _, name: globals()[name])
+    load = Feature.load
+    monkeypatch.setattr(
+        Feature,
+        "load",
+        lambda each, name: globals()[name] if each is foreign else load(each, name),
+    )
     monkeypatch.setattr(services, "features", lambda: (foreign,))
     monkeypatch.setattr(feature, "failures", {})
     async with Ledger(f"sqlite+aiosqlite:///{tmp_path}/ledger.db") as ledger:

@@ -17,6 +17,8 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from daybook import api, feature
 from daybook.diagnosis.health import HealthMonitor
+from daybook.features.memory import operations
+from daybook.ledger.engine import sharing
 from daybook.operations.login import LINKS_PATH, LOGIN_PATH
 from daybook.web import app, login
 from daybook.web import pages as site
@@ -90,11 +92,17 @@ async def target(world: World, of_this_user: None) -> AsyncIterator[Target]:
         "callbacks": await send(world, "a", "failed"),
         "inbox": await message(world, "b"),
         "tasks": (await world.tasks.add("tidy up")).task_id,
+        "memory": await notebook(world),
         "sessions": "none",
         "agents": "nobody",
     }
     yield found
     await application.state.site.close()
+
+
+async def notebook(world: World) -> str:
+    with sharing(world.ledger):
+        return (await operations.create("house")).id
 
 
 async def token_of(browser: httpx.AsyncClient) -> str:
