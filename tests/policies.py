@@ -30,6 +30,7 @@ DEFAULT: dict[str, object] = {
     "usd_per_day": 0.0,
     "approve": [],
     "approve_within": "1d",
+    "only_tools": [],
     "summarize_after_messages": 0,
     "summarize_after_tokens": 0,
     "history_tokens": 0,

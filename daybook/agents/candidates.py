@@ -48,7 +48,8 @@ class KnownProgram:
 
     The command reads the prompt from standard input, prints only the answer to standard output, and
     gives the program no rights besides its own defaults. ``environment`` has the names of further
-    variables for it. ``hint`` says what else the program needs.
+    variables for it. ``hint`` says what else the program needs. `up` does not choose a program that
+    is not ``automatic``.
     """
 
     name: str
@@ -57,6 +58,7 @@ class KnownProgram:
     command: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     hint: str = ""
+    automatic: bool = True
 
 
 PROGRAMS = (
@@ -69,10 +71,16 @@ PROGRAMS = (
         command=("gemini", "--output-format", "text"),
         environment=("GEMINI_API_KEY",),
         hint="it may refuse a folder that it does not trust; to set a trusted one: "
-        "daybook agents edit default --work-dir FOLDER",
+        "daybook agents edit NAME --work-dir FOLDER",
     ),
     # Without a terminal, it reads the message from standard input, and prints only texts.
-    KnownProgram("opencode", "opencode", command=("opencode", "run")),
+    KnownProgram(
+        "opencode",
+        "opencode",
+        command=("opencode", "run"),
+        hint="it runs commands and changes files without asking",
+        automatic=False,
+    ),
 )
 
 
@@ -168,7 +176,11 @@ def this_machine() -> Machine:
 
 
 async def find(machine: Machine, *, only_first: bool = False) -> Found:
-    """Return all candidates of the machine; with ``only_first``, the others may be missing."""
+    """Return all candidates of the machine.
+
+    With ``only_first``, return those that `up` may choose without a question; all but the first may
+    be missing.
+    """
     keys = providers.find_keys(machine.environment)
     models = {each.model: each for each in reversed(keys) if not each.missing_extra}
     found = [
@@ -177,7 +189,8 @@ async def find(machine: Machine, *, only_first: bool = False) -> Found:
         if model in models
     ]
     if not (found and only_first):
-        probes = [_ask_program(machine, each) for each in PROGRAMS]
+        programs = [each for each in PROGRAMS if each.automatic or not only_first]
+        probes = [_ask_program(machine, each) for each in programs]
         probes += [_ask_server(machine, each) for each in SERVERS]
         found += [each for each in await asyncio.gather(*probes) if each is not None]
     return Found(found, [each for each in keys if each.missing_extra])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, SecretStr
@@ -18,6 +18,7 @@ from daybook.api.documents import names as names_of_documents
 from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
 from daybook.execution import agent_tools, mcp_config
+from daybook.execution.builtin_tools import first_settings
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.store import StoredJob
 from daybook.ledger.states import Usage
@@ -84,6 +85,8 @@ async def offer() -> Offer:
     async with prefect.connected() as client:
         slugs = (await documents.names(client)).get(DEFAULT_AGENT, [])
     found = await candidates.find(candidates.this_machine())
+    chosen = [replace(each, settings=first_settings(each)) for each in found.candidates]
+    found = replace(found, candidates=chosen)
     titles = {each.title for each in found.candidates}
     models = [each for each in providers.models_with_sdk() if each not in titles]
     return Offer(found, models, is_default_free=slugs in ([], [kinds.OFFLINE.slug]))

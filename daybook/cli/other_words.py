@@ -41,7 +41,6 @@ COMMANDS = {
     "work-pool": "`daybook status`",
     # --- jobs
     "create": "`daybook add SCHEDULE PROMPT`",
-    "new": "`daybook add SCHEDULE PROMPT`",
     "schedule": "`daybook add SCHEDULE PROMPT`",
     "copy": "`daybook show JOB --json` has all fields for `daybook add`",
     "jobs": "`daybook list`",

@@ -16,11 +16,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.agents.base import Tool
+from daybook.agents.candidates import AgentCandidate
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, LedgerUnreachable, UnknownName
 from daybook.feature import Feature, failures, features
@@ -78,13 +79,13 @@ class ToolContext:
                 await steps.check_held(session, self.granted.run_id, self.granted.fence)
                 return await work(session, ledger)
 
-        async with open_ledger() as ledger:
-            while True:
-                try:
+        while True:
+            try:
+                async with open_ledger() as ledger:
                     # A cancelled transaction would lose its connection.
                     return await wait_shielded(asyncio.create_task(once(ledger)))
-                except LedgerUnreachable:
-                    await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + RETRY_DELAY)
+            except LedgerUnreachable:
+                await SYSTEM_CLOCK.wait_until(SYSTEM_CLOCK.now() + RETRY_DELAY)
 
 
 def call_key() -> str:
@@ -107,9 +108,13 @@ def words() -> dict[str, Feature]:
     return found
 
 
-def first_tools() -> list[str]:
-    """Return the words of the tools that only read public sources, for a new home's first agent."""
-    return [word for each in features() for word in each.first_tools]
+def first_settings(candidate: AgentCandidate) -> dict[str, Any]:
+    """Return the settings of a candidate; a model that calls tools has the features' `first_tools`.
+
+    These tools only read public sources.
+    """
+    tools = [word for each in features() for word in each.first_tools]
+    return {**candidate.settings, **({"tools": tools} if candidate.calls_tools and tools else {})}
 
 
 async def find(entry: str, context: ToolContext) -> dict[str, Tool]:
@@ -124,6 +129,10 @@ async def find(entry: str, context: ToolContext) -> dict[str, Tool]:
         async with asyncio.timeout(FIND_SECONDS):
             tools: Sequence[Tool] = await load(context)
         found = {f"{word}.{each.name}": each for each in tools}
+    except TimeoutError:
+        problem = f'"{word}" did not give its tools within {FIND_SECONDS:g} s'
+        hint = "check the folders, the ledger and Prefect, which it reads"
+        raise InvalidInput("tools", problem, hint) from None
     except Exception as error:
         if feature.is_own:
             raise

@@ -46,7 +46,7 @@ async def _first_agent(client: PrefectClient) -> list[str]:
     """Create the agent `default` if it is missing; return the messages for the user.
 
     It is the first candidate of this machine. If that is a model that calls tools, it has those of
-    `builtin_tools.first_tools`. If there is no candidate, the agent is offline.
+    `builtin_tools.first_settings`. If there is no candidate, the agent is offline.
     """
     from daybook.agents import candidates, documents, kinds
     from daybook.execution import builtin_tools
@@ -59,8 +59,7 @@ async def _first_agent(client: PrefectClient) -> list[str]:
         first = next(iter(found.candidates), None)
         if first is None:
             return kinds.OFFLINE.word, {}
-        tools = builtin_tools.first_tools() if first.calls_tools else []
-        return first.kind, {**first.settings, **({"tools": tools} if tools else {})}
+        return first.kind, builtin_tools.first_settings(first)
 
     if not await documents.ensure_default(client, choose):
         return []

@@ -55,8 +55,14 @@ async def _on(database: Database, call: Call) -> Any:
 
 
 def _differences(connection: Connection) -> list[Any]:
-    """Return the differences between the tables and the models."""
+    """Return the differences between the tables and the models.
+
+    The tables with the versions of features' tables have no model.
+    """
     options = {
+        "include_name": lambda name, kind, _: (
+            kind != "table" or not name.startswith(f"{schema.VERSION_TABLE}_")
+        ),
         "compare_type": True,
         "compare_server_default": True,
         "version_table": schema.VERSION_TABLE,

@@ -77,7 +77,10 @@ def test_common_forms_of_a_postgresql_address_are_accepted(
         ("timezone = 'UTC\xff'\n", ["is not valid TOML"]),
         (
             "zone = 'UTC'\n",
-            ["unknown settings: zone", "known: alert_channel, allowed_hosts, allowed_work_dirs,"],
+            [
+                "unknown settings: zone",
+                "known: alert_channel, allow_shell, allowed_hosts, allowed_work_dirs,",
+            ],
         ),
         ("[daybook]\ntimezone = 'UTC'\n", ["unknown settings: daybook", "known: alert_channel, "]),
         ("home = '/elsewhere'\n", ["unknown settings: home", "known: alert_channel, "]),

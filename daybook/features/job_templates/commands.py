@@ -12,8 +12,9 @@ from daybook.cli import output
 from daybook.cli.command import Answer, command
 from daybook.cli.options import on_interrupt
 from daybook.cli.runs import WaitReporter
-from daybook.errors import InvalidInput, UnknownName
+from daybook.errors import InvalidInput
 from daybook.jobs.actions import DEFAULT_AGENT
+from daybook.ledger.states import FAILURES
 
 if TYPE_CHECKING:
     from daybook.features.job_templates.operations import TemplateInfo
@@ -42,22 +43,20 @@ async def new_(
 
     Example: daybook new pull-requests --set repository=astral-sh/uv
     """
-    from daybook.features.job_templates import operations
+    from daybook.features.job_templates import library, operations
 
-    known = {each.name: each for each in await operations.list_templates()}
     if template is None:
-        yield list(known.values())
-        _print_templates(list(known.values()))
+        listed = await operations.list_templates()
+        yield listed
+        _print_templates(listed)
         return
-    if template not in known:
-        raise UnknownName("template", template, list(known))
     asks = sys.stdin.isatty() and not yes
     answers = _given(set_ or ())
-    for question, each in known[template].questions.items():
+    for question, each in library.template(template).questions.items():
         if question not in answers and asks:
             answers[question] = _ask(each.ask, each.default)
-    prepared = await operations.prepare(template, answers, agent=agent, job=name)
     if asks:
+        prepared = await operations.prepare(template, answers, agent=agent, job=name)
         output.say(prepared.file.rstrip())
         if prepared.note:
             output.say(f"! {prepared.note}")
@@ -66,25 +65,25 @@ async def new_(
         if _ask("Add this job?", "yes").lower() not in ("y", "yes"):
             raise InvalidInput("job", "was not added", "answer yes to add it")
     added = await operations.add(template, answers, agent=agent, job=name)
-    yield added
-    output.line(f"Added {added.job.name} ({added.job.id[:8]})")
-    output.fields([("schedule", added.job.words), added.job.action.brief()])
+    output.say(f"Added {added.job.name} ({added.job.id[:8]}): {added.job.words}")
     if added.added_tools:
         output.say(f"The agent {agent} has the tools {', '.join(added.added_tools)} now.")
-    for note in filter(None, (prepared.note, *added.job.notes)):
+    for note in added.notes:
         output.say(f"! {note}")
-    if not run:
-        return
-    if not await diagnosis.status.worker_online():
+    if run and not await diagnosis.status.worker_online():
         output.say("No worker is online, so the job does not run yet. Start one: daybook up")
-        return
-    made = await api.runs.run(added.job.id, wait=True, talk=WaitReporter(quiet=False))
-    output.line(f"{added.job.name}: {made.status}")
-    output.line((made.output or made.error or made.reason or "").rstrip())
+    elif run:
+        reporter = WaitReporter(quiet=False)
+        made = await api.runs.run(added.job.id, wait=True, talk=reporter)
+        added = added.model_copy(update={"run": made})
+    yield added, int(added.run is not None and added.run.status in FAILURES)
+    if (ended := added.run) is not None:
+        output.line(f"{added.job.name}: {ended.status}")
+        output.line((ended.output or ended.error or ended.reason or "").rstrip())
 
 
 def _print_templates(known: list[TemplateInfo]) -> None:
-    rows = [(each.name, each.does) for each in known]
+    rows = [(each.name, each.does or f"! {each.problem}") for each in known]
     output.table(("TEMPLATE", "WHAT ITS JOB DOES"), rows, whole=("TEMPLATE",))
     output.say("Add one: daybook new TEMPLATE")
 

@@ -23,14 +23,14 @@ _LIBRARY = Path(__file__).parent / "library"
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+\Z")
 
 
-class Question(BaseModel):
+class TemplateQuestion(BaseModel):
     """A question, and the kind of its answer. Without a ``default``, an answer is required."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     ask: str
     default: str = ""
-    kind: Literal["text", "addresses", "repository"] = "text"
+    kind: Literal["text", "address", "addresses", "repository"] = "text"
 
     def checked(self, name: str, answer: str) -> str:
         """Return the answer, or the default for a blank one.
@@ -44,7 +44,9 @@ class Question(BaseModel):
             raise InvalidInput(name, "is too long", f"use {MAX_ANSWER_CHARACTERS:,} characters")
         if "{{" in text:
             raise InvalidInput(name, "contains {{", "leave the braces out")
-        if self.kind == "addresses":
+        if self.kind in ("address", "addresses"):
+            if self.kind == "address" and " " in text:
+                raise InvalidInput(name, f'"{text}" is no address', "write only one")
             for each in text.split():
                 if not each.startswith(("http://", "https://")):
                     raise InvalidInput(name, f'"{each}" is no address', "write https://…")
@@ -66,7 +68,7 @@ class Template(BaseModel):
     title: str
     does: str
     tools: tuple[str, ...] = ()
-    questions: dict[str, Question] = Field(default={})
+    questions: dict[str, TemplateQuestion] = Field(default={})
     job: dict[str, Any]
 
     def fill(self, answers: Mapping[str, str]) -> dict[str, Any]:
@@ -81,46 +83,62 @@ class Template(BaseModel):
         return filled
 
 
-def templates() -> dict[str, Template]:
+def templates() -> dict[str, Template | InvalidInput]:
     """Return all templates by name, sorted; one of the user replaces one of Daybook's.
 
-    Raise `InvalidInput` for a file that is no template.
+    A file that is no template has the error of `template` in its place.
     """
-    folders = [_LIBRARY, current_home().path / "templates"]
-    files = [each for folder in folders for each in sorted(folder.glob(f"*/{FILE}"))]
-    found = {each.parent.name: _read(each) for each in files}
-    return dict(sorted(found.items()))
+    found: dict[str, Template | InvalidInput] = {}
+    for name, file in sorted(_files().items()):
+        try:
+            found[name] = _read(file)
+        except InvalidInput as error:
+            found[name] = error
+    return found
 
 
 def template(name: str) -> Template:
-    """Return the template of this name. Raise `UnknownName`, and the errors of `templates`."""
-    known = templates()
-    if name not in known:
-        raise UnknownName("template", name, list(known))
-    return known[name]
+    """Return the template of this name.
+
+    Raise `UnknownName`, and `InvalidInput` for a file that is no template.
+    """
+    files = _files()
+    if name not in files:
+        raise UnknownName("template", name, sorted(files))
+    return _read(files[name])
+
+
+def _files() -> dict[str, Path]:
+    folders = [_LIBRARY, current_home().path / "templates"]
+    return {each.parent.name: each for folder in folders for each in folder.glob(f"*/{FILE}")}
 
 
 def _read(file: Path) -> Template:
     try:
         with file.open("rb") as opened:
             read = yaml.safe_load(opened.read(MAX_FILE_BYTES).decode())
+    except (OSError, yaml.YAMLError, RecursionError, ValueError, AttributeError) as error:
+        why = type(error).__name__  # the values of tags such as !!timestamp raise the last two
+        raise InvalidInput("template", f"{file} cannot be read ({why})", "repair it") from None
+    try:
         given = {**read, "name": file.parent.name} if isinstance(read, dict) else {}
         found = Template.model_validate(given)
         found.fill({name: each.default or _example(each) for name, each in found.questions.items()})
     except ValidationError as error:
         wrong = from_pydantic(error.errors()[0], Template.model_fields)
         raise InvalidInput(f"{file}: {wrong.field}", wrong.problem, wrong.hint) from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        why = type(error).__name__
-        raise InvalidInput("template", f"{file} cannot be read ({why})", "repair it") from None
+    except InvalidInput as error:  # for a default
+        raise InvalidInput(f"{file}: {error.field}", error.problem, error.hint) from None
     except (KeyError, ValueError) as error:  # of `string.Template`
         problem = f"{file}: job: {error} is no question"
         raise InvalidInput("template", problem, "add the question, or write $$") from None
     return found
 
 
-def _example(question: Question) -> str:
-    return {"addresses": "https://example.org", "repository": "a/b"}.get(question.kind, "a")
+def _example(question: TemplateQuestion) -> str:
+    address = "https://example.org"
+    examples = {"address": address, "addresses": address, "repository": "a/b"}
+    return examples.get(question.kind, "a")
 
 
 def _filled(value: Any, answers: Mapping[str, str]) -> Any:

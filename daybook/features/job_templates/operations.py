@@ -7,24 +7,32 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from daybook import api
+from daybook import api, settings
 from daybook.agents import kinds
+from daybook.clock import SYSTEM_CLOCK
+from daybook.delivery.views import RunDetails
+from daybook.errors import InvalidInput
 from daybook.features.job_templates import library
-from daybook.features.job_templates.library import Question, Template
+from daybook.features.job_templates.library import Template, TemplateQuestion
 from daybook.files.documents import to_yaml
 from daybook.jobs.actions import DEFAULT_AGENT
+from daybook.jobs.model import new_job
 from daybook.jobs.views import ChangedJob
 from daybook.policies.policy import matches
 
 
 class TemplateInfo(BaseModel, frozen=True):
-    """A template. ``questions`` maps the name of each question to the question."""
+    """A template. ``questions`` maps the name of each question to the question.
+
+    If its file is no template, ``problem`` is the reason, and the other fields are empty.
+    """
 
     name: str
-    title: str
-    does: str
-    tools: tuple[str, ...]
-    questions: dict[str, Question]
+    title: str = ""
+    does: str = ""
+    tools: tuple[str, ...] = ()
+    questions: dict[str, TemplateQuestion] = {}
+    problem: str = ""
 
 
 class TemplateJob(BaseModel, frozen=True):
@@ -43,15 +51,20 @@ class TemplateJob(BaseModel, frozen=True):
 
 
 class AddedJob(BaseModel, frozen=True):
-    """A job that was added from a template. ``added_tools`` are those that its agent has got."""
+    """A job that was added from a template. ``added_tools`` are those that its agent has got.
+
+    ``run`` is its first run; None if it was not run. ``notes`` are hints for the user.
+    """
 
     job: ChangedJob
     added_tools: tuple[str, ...]
+    notes: tuple[str, ...]
+    run: RunDetails | None = None
 
 
 async def list_templates() -> list[TemplateInfo]:
-    """Return all templates, sorted by name. Raise `InvalidInput` for one that cannot be read."""
-    return [_info(each) for each in library.templates().values()]
+    """Return all templates, sorted by name."""
+    return [_info(name, each) for name, each in library.templates().items()]
 
 
 async def prepare(
@@ -72,7 +85,7 @@ async def prepare(
     missing = tuple(
         each
         for each in template.tools
-        if f"{each}.*" not in tools and not any(matches(each, entry) for entry in tools)
+        if not any(matches(each, entry) or entry.startswith(f"{each}.") for entry in tools)
     )
     is_model = known.kind == kinds.MODEL.word
     return TemplateJob(
@@ -80,7 +93,7 @@ async def prepare(
         file=to_yaml({"jobs": [fields]}),
         agent=agent,
         missing_tools=missing if is_model else (),
-        note=_note(known.kind, agent, missing) if missing and not is_model else "",
+        note="" if is_model else _note(known.kind, agent, missing),
     )
 
 
@@ -89,23 +102,30 @@ async def add(
 ) -> AddedJob:
     """Add the job of `prepare`, and give its agent the tools that it lacks.
 
-    Raise the errors of `prepare` and of `daybook.api.jobs.add`. After an error of the latter, the
-    agent has the tools.
+    Raise the errors of `prepare` and of `daybook.api.jobs.add`. The agent gets the tools first, so
+    that no run lacks them; if the job is then refused, for example for its name, it keeps them.
     """
     prepared = await prepare(name, answers, agent=agent, job=job)
+    zone = settings.load().timezone
+    new_job(now=SYSTEM_CLOCK.now(), default_timezone=zone, **prepared.job)  # raises first
     if prepared.missing_tools:
         known = await api.agents.show(agent)
         tools = [*known.settings.get("tools", []), *prepared.missing_tools]
         await api.agents.edit(agent, {"tools": tools})
     added = await api.jobs.add(prepared.job)
-    return AddedJob(job=added, added_tools=prepared.missing_tools)
+    notes = tuple(filter(None, (prepared.note, *added.notes)))
+    return AddedJob(job=added, added_tools=prepared.missing_tools, notes=notes)
 
 
 def _note(kind: str, agent: str, tools: tuple[str, ...]) -> str:
     if kind == kinds.OFFLINE.word:
         return f"the agent {agent} is offline and reads nothing; choose a model: daybook agents add"
+    if not tools:
+        return ""
     return f"the agent {agent} is a program, which needs tools of its own for: {', '.join(tools)}"
 
 
-def _info(template: Template) -> TemplateInfo:
-    return TemplateInfo(**template.model_dump(exclude={"job"}))
+def _info(name: str, found: Template | InvalidInput) -> TemplateInfo:
+    if isinstance(found, InvalidInput):
+        return TemplateInfo(name=name, problem=str(found))
+    return TemplateInfo(**found.model_dump(exclude={"job"}))

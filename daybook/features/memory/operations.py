@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 import sqlalchemy
 from pydantic import BaseModel, Field
 from sqlalchemy import Select, true
+from sqlalchemy.orm import defer
 from sqlmodel import SQLModel, col, select
 
 from daybook import names, owners
@@ -197,6 +198,7 @@ _WITH_VERSION: Select[tuple[NotebookRow, VersionRow, JobRow]] = (
         & (col(VersionRow.number) == col(NotebookRow.version)),
     )
     .outerjoin(JobRow, col(JobRow.id) == col(NotebookRow.job_id))
+    .options(defer(VersionRow.text))  # type: ignore[arg-type]  # up to 1 MB each
 )
 
 

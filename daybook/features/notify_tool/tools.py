@@ -68,7 +68,7 @@ async def notify_tools(context: ToolContext) -> Sequence[Tool]:
             sent = await _keys(session, run.id) | {key}
             if len(sent) > MAX_MESSAGES:
                 problem = f"this run has sent {MAX_MESSAGES} messages, which is the limit"
-                raise InvalidInput("message", problem, "put the rest into your answer")
+                raise InvalidInput("text", problem, "put the rest into your answer")
             if notify.silent or not notify.channel:
                 return _SILENT
             name = stored.row.name if stored else run.kind

@@ -35,7 +35,8 @@ async def add_(
     added = await operations.add(source, folder=folder, replace=replace)
     yield added
     output.line(f"Saved the skill {added.name}")
-    output.say(f"Let an agent use it: daybook agents edit NAME --tool skills.{added.name}")
+    output.say(f"An agent may load it if its tools contain skills or skills.{added.name}:")
+    output.say("daybook agents edit NAME --tool … (with all its tools)")
 
 
 @command()

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from daybook.errors import InvalidInput
+from daybook.short_text import one_line
 
 SKILL_FILE = "SKILL.md"
 MAX_BYTES = 10_000_000
@@ -27,7 +28,7 @@ _NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*\Z")
 
 
 @dataclass(frozen=True)
-class Skill:
+class SkillFolder:
     """A skill. ``files`` maps the path of each file, relative and with `/`, to its content."""
 
     name: str
@@ -44,7 +45,7 @@ class Skill:
         return found.hexdigest()
 
 
-def read(folder: Path) -> Skill:
+def read(folder: Path) -> SkillFolder:
     """Read and check the folder of a skill.
 
     Raise `InvalidInput` if it has no valid `SKILL.md`, is larger than `MAX_BYTES`, or contains a
@@ -53,8 +54,10 @@ def read(folder: Path) -> Skill:
     try:
         root = folder.expanduser().resolve(strict=True)
         files = _files(root)
-    except OSError as error:
-        raise _invalid(f"{folder} cannot be read ({error.strerror})", "name a folder") from None
+    except (OSError, RuntimeError, UnicodeError) as error:  # a loop of links, a name of bytes
+        why = getattr(error, "strerror", None) or type(error).__name__
+        hint = "name a folder whose files can be read"
+        raise _invalid(f"{folder} cannot be read ({why})", hint) from None
     if SKILL_FILE not in files:
         hint = f"name the folder of one skill, which has a {SKILL_FILE}"
         raise _invalid(f"{folder} has no {SKILL_FILE}", hint)
@@ -62,14 +65,15 @@ def read(folder: Path) -> Skill:
     name, description = head.get("name"), head.get("description")
     if not isinstance(name, str) or len(name) > MAX_NAME_CHARACTERS or not _NAME.match(name):
         hint = f"use at most {MAX_NAME_CHARACTERS} of a-z, 0-9 and single dashes"
-        raise _invalid(f"its name {name!r} is not valid", hint)
+        shown = f'"{one_line(name, 100)}"' if isinstance(name, str) else "no text"
+        raise _invalid(f"its name is {shown}, which is not valid", hint)
     if not isinstance(description, str) or not description.strip():
         hint = "say in the head of the file what the skill is for, and when to use it"
         raise _invalid("it has no description", hint)
     if len(description) > MAX_DESCRIPTION_CHARACTERS:
         hint = f"use at most {MAX_DESCRIPTION_CHARACTERS:,} characters"
         raise _invalid("its description is too long", hint)
-    return Skill(name, " ".join(description.split()), files)
+    return SkillFolder(name, " ".join(description.split()), files)
 
 
 def text_of(content: bytes) -> str | None:
@@ -104,8 +108,9 @@ def _files(root: Path) -> dict[str, bytes]:
     left = MAX_BYTES
     for path in _walk(root):
         name = path.relative_to(root).as_posix()
+        name.encode()
         real = path.resolve(strict=True)
-        if not real.is_relative_to(root):
+        if not real.is_relative_to(root) or {*_LEFT_OUT} & {*real.relative_to(root).parts}:
             raise _invalid(f"{name} is a link out of the folder", "copy the file into the folder")
         if not stat.S_ISREG(real.stat().st_mode):
             raise _invalid(f"{name} is no file", "remove it, or link to a file")

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 from sqlmodel import col, delete, select
 
+from daybook.agents import process
 from daybook.errors import InvalidInput, UnknownName
 from daybook.features.skills import folder as folders
-from daybook.features.skills.folder import Skill
+from daybook.features.skills.folder import SkillFolder
 from daybook.features.skills.tables import SkillFileRow, SkillRow
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.views import UtcTime
@@ -135,7 +136,7 @@ def _summary(row: SkillRow) -> SkillSummary:
     )
 
 
-def _file_rows(skill: Skill) -> list[SkillFileRow]:
+def _file_rows(skill: SkillFolder) -> list[SkillFileRow]:
     return [
         SkillFileRow(skill=skill.name, path=path, size=len(content), content=content)
         for path, content in skill.files.items()
@@ -147,42 +148,46 @@ async def _fetched(source: str, folder: str) -> AsyncIterator[Path]:
     """Yield the folder of the skill; clone a repository for the time of the block."""
     if not source.strip() or source.startswith("-"):
         raise InvalidInput("skill", f"{source!r} is no folder and no address", "name a folder")
-    if "://" not in source and not source.startswith("git@"):
+    if "://" not in source and not _is_ssh(source):
         yield Path(source) / folder
         return
+    if "@" in urlsplit(source).netloc:
+        hint = "leave it out; git asks its own credential helper"
+        raise InvalidInput("skill", "has a user or password in the address", hint)
     with tempfile.TemporaryDirectory(prefix="daybook-skill-") as made:
-        yield await asyncio.to_thread(_clone, source, Path(made, "clone"), folder)
+        yield await _clone(source, Path(made, "clone"), folder)
 
 
-def _clone(address: str, clone: Path, folder: str) -> Path:
+def _is_ssh(source: str) -> bool:
+    """Return whether ``source`` is an address such as `git@host:owner/name`."""
+    host, found, _ = source.partition(":")
+    return bool(found) and "@" in host and "/" not in host
+
+
+async def _clone(address: str, clone: Path, folder: str) -> Path:
     """Clone a repository, and return the path of the folder in it.
 
     Raise `InvalidInput` with git's error if it cannot be cloned, or if the folder is outside.
     """
-    command = ["git", "clone", "--quiet", "--depth=1", "--no-tags", "--", address, str(clone)]
-    environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"}
     try:
-        subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_CLONE_TIMEOUT_SECONDS,
-            check=True,
+        done = await process.run(
+            ["git", "clone", "--quiet", "--depth=1", "--no-tags", "--", address, str(clone)],
+            folder=str(clone.parent),
+            environment={**os.environ, "GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "1"},
+            stdin=None,
+            seconds=_CLONE_TIMEOUT_SECONDS,
         )
-    except FileNotFoundError:
+    except OSError:
         raise InvalidInput(
             "skill", "git is not installed", "install it, or name a folder"
         ) from None
-    except subprocess.TimeoutExpired:
+    if done.timed_out:
         problem = f"git did not clone it within {_CLONE_TIMEOUT_SECONDS:g} s"
-        raise InvalidInput("skill", problem, "clone it yourself, and name its folder") from None
-    except subprocess.CalledProcessError as error:
-        why = one_line(error.stderr, 300)
-        raise InvalidInput("skill", f"git cannot clone it: {why}", "check the address") from None
-    found = (clone / folder).resolve()
-    if not found.is_relative_to(clone.resolve()):
+        raise InvalidInput("skill", problem, "clone it yourself, and name its folder")
+    if done.code != 0:
+        why = one_line(done.errors.decode(errors="replace"), 300)
+        raise InvalidInput("skill", f"git cannot clone it: {why}", "check the address")
+    found = await asyncio.to_thread((clone / folder).resolve)
+    if not found.is_relative_to(await asyncio.to_thread(clone.resolve)):
         raise InvalidInput("folder", "leaves the repository", "name a folder inside of it")
     return found

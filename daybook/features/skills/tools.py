@@ -11,10 +11,12 @@ from daybook.features.skills import folder, operations
 from daybook.features.skills.folder import SKILL_FILE
 from daybook.features.skills.operations import SkillSummary
 from daybook.json_text import JsonObject
-from daybook.short_text import first_names
+from daybook.short_text import clip, first_names
 
 MAX_PART_CHARACTERS = 20_000
 MAX_LISTED_FILES = 100
+MAX_DESCRIPTION = 1_024
+"""Maximum length of a tool's description; some providers refuse a longer one."""
 _DIGEST_CHARACTERS = 12
 
 _SCHEMA: JsonObject = {
@@ -46,7 +48,7 @@ def _tool(skill: SkillSummary) -> Tool:
         return await _load(skill.name, arguments)
 
     description = f"Load the instructions of this skill before you use it. {skill.description}"
-    return Tool(skill.name, description, _SCHEMA, call, read_only=True)
+    return Tool(skill.name, clip(description, MAX_DESCRIPTION), _SCHEMA, call, read_only=True)
 
 
 async def _load(name: str, arguments: JsonObject) -> str:

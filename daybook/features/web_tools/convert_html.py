@@ -15,9 +15,10 @@ from typing import Any
 
 MAX_MEMORY_BYTES = 1_500_000_000
 MAX_CPU_SECONDS = 10
-MAX_TEXT_CHARACTERS = 1_000_000
-MAX_LINKS = 2_000
-MAX_FIELD_CHARACTERS = 2_000
+MAX_TEXT_CHARACTERS = 500_000
+MAX_FIELDS = 200
+MAX_FIELD_CHARACTERS = 1_000
+"""With these limits, the output has at most 4 MiB, of which `page_text` reads no more."""
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def main() -> None:
         resource.setrlimit(limit, (most, most))
     sys.path.insert(0, packages)
     html = sys.stdin.buffer.read().decode(errors="replace")
-    print(json.dumps(converted(html, base)))
+    found = json.dumps(converted(html, base), ensure_ascii=False)
+    sys.stdout.buffer.write(found.encode(errors="replace"))
 
 
 def converted(html: str, base: str) -> dict[str, Any]:
@@ -47,13 +49,13 @@ def converted(html: str, base: str) -> dict[str, Any]:
     text = convert(html, ConversionOptions(**options, extract_metadata=False)).content or ""
     found = convert(html, ConversionOptions(**options)).metadata
     document = getattr(found, "document", None)
-    links = [(each.href, each.text) for each in getattr(found, "links", [])[:MAX_LINKS]]
-    meta = dict(getattr(document, "meta_tags", None) or {})
+    links = [(each.href, each.text) for each in getattr(found, "links", [])[:MAX_FIELDS]]
+    meta = list((getattr(document, "meta_tags", None) or {}).items())[:MAX_FIELDS]
     return {
         "text": text[:MAX_TEXT_CHARACTERS],
         "is_cut": len(text) > MAX_TEXT_CHARACTERS,
         "title": (getattr(document, "title", None) or "")[:MAX_FIELD_CHARACTERS],
-        "meta": {name: str(value)[:MAX_FIELD_CHARACTERS] for name, value in meta.items()},
+        "meta": {name[:100]: value[:100] for name, value in meta},
         "links": [[each[:MAX_FIELD_CHARACTERS] for each in link] for link in links],
     }
 

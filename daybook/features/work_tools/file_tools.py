@@ -28,6 +28,7 @@ from daybook.features.work_tools.folders import (
 )
 from daybook.features.work_tools.paths import Place, Root, printable
 from daybook.features.work_tools.patterns import Glob, Searched
+from daybook.home import home_path
 from daybook.json_text import JsonObject
 from daybook.processes import locations
 from daybook.processes.ending import wait_shielded
@@ -65,6 +66,7 @@ def _folders(work_dir: str) -> Folders:
         (Root(work_dir), *read_only),
         closed=_identities(own),
         read_only=_identities(each.path for each in read_only),
+        home=_identities([os.fspath(home_path())]),
     )
 
 

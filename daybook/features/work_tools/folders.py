@@ -44,6 +44,8 @@ MAX_VISITED_ENTRIES = 50_000
 Identity = tuple[int, int]
 """Device and inode of a folder."""
 
+_TOKEN_BYTES = 8  # of the name of a new file
+
 # Only the last folder of a path has to be readable; the others need no more than the right to pass.
 _STEP = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
 _LAST = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_RDONLY
@@ -87,13 +89,15 @@ class Coverage:
 class Folders:
     """The folders of a run: ``roots``, of which the first is the work directory.
 
-    No tool opens a folder that is one of ``closed``, and none writes in one of ``read_only``. They
-    are compared by their identities, because a file system may ignore case.
+    No tool opens a folder that is one of ``closed``, or one below ``home``; and none writes in or
+    below one of ``read_only``. They are compared by their identities, because a file system may
+    ignore case. (The folder of the ledger's file is closed, but may be the user's home.)
     """
 
     roots: tuple[Root, ...]
     closed: Collection[Identity] = ()
     read_only: Collection[Identity] = ()
+    home: Collection[Identity] = ()
 
     def locate(self, path: str, field: str = "path") -> Place:
         return locate(path, self.roots, field)
@@ -199,15 +203,14 @@ class Folders:
                     following = _enter(opened, name, flags, creates=creates and number > depth)
                 os.close(opened)
                 opened = following
-                if number >= depth:
-                    self._check(here, opened, is_writing=is_writing)
+                self._check(here, opened, is_inside=number >= depth, is_writing=is_writing)
             yield opened
         finally:
             os.close(opened)
 
-    def _check(self, place: Place, opened: int, *, is_writing: bool) -> None:
+    def _check(self, place: Place, opened: int, *, is_inside: bool, is_writing: bool) -> None:
         identity = identity_of(os.fstat(opened))
-        if identity in self.closed:
+        if identity in self.home or (is_inside and identity in self.closed):
             raise FileRefused(place, "is a folder of Daybook itself", "no tool opens it")
         if is_writing and identity in self.read_only:
             raise FileRefused(place, "is read-only", "write elsewhere in the work directory")
@@ -316,7 +319,7 @@ def _version(status: os.stat_result) -> tuple[int, int, int]:
 def _new_file(folder: int, mode: int) -> tuple[str, int]:
     """Return name and descriptor of a new, locked file with a name that no tool opens."""
     while True:
-        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}{TEMPORARY_SUFFIX}"
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(_TOKEN_BYTES)}{TEMPORARY_SUFFIX}"
         opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, mode, dir_fd=folder)
         with suppress(OSError):  # the file system has no locks
             fcntl.flock(opened, fcntl.LOCK_EX)
@@ -325,10 +328,18 @@ def _new_file(folder: int, mode: int) -> tuple[str, int]:
         os.close(opened)  # another process has removed it before it was locked
 
 
+def _is_temporary(name: str) -> bool:
+    """Return whether a file has a name that `_new_file` gives, and not one of a user."""
+    middle = name.removeprefix(TEMPORARY_PREFIX).removesuffix(TEMPORARY_SUFFIX)
+    return name == f"{TEMPORARY_PREFIX}{middle}{TEMPORARY_SUFFIX}" and (
+        len(middle) == 2 * _TOKEN_BYTES and not middle.strip("0123456789abcdef")
+    )
+
+
 def _remove_abandoned(folder: int) -> None:
     """Remove new files of processes that were killed: those that no process has locked."""
     for name in os.listdir(folder):
-        if name.startswith(TEMPORARY_PREFIX) and name.endswith(TEMPORARY_SUFFIX):
+        if _is_temporary(name):
             with suppress(OSError):
                 opened = os.open(name, os.O_RDONLY | _FILE, dir_fd=folder)
                 try:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import prod
+from string import ascii_letters, digits
 from typing import Any
 
 import regex  # type: ignore[import-untyped]
@@ -20,7 +21,10 @@ from daybook.errors import InvalidInput
 from daybook.features.work_tools.folders import Coverage
 
 MAX_PATTERN_CHARACTERS = 500
+_FLAGS = ascii_letters + digits + "-"
 MAX_REPETITIONS = 10_000
+MAX_COST = 200_000
+"""Maximum product of a pattern's length and its repetitions: a compiled pattern unrolls them."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +73,13 @@ class Searched:
     def compile(cls, text: str, *, is_regex: bool, ignore_case: bool) -> Searched:
         """Return the expression. Raise `InvalidInput` if it is not valid or too costly."""
         _check_length("pattern", text)
-        if is_regex and _repetitions(text) > MAX_REPETITIONS:
-            hint = f"the product of all numbers in braces may be {MAX_REPETITIONS:,}"
+        if is_regex and _is_verbose(text):
+            # With this flag, blanks and comments may hide the numbers of repetitions.
+            raise InvalidInput("pattern", "sets the flag x", "leave it out")
+        repetitions = _repetitions(text) if is_regex else 1
+        if repetitions > MAX_REPETITIONS or repetitions * len(text) > MAX_COST:
+            most = min(MAX_REPETITIONS, MAX_COST // len(text))
+            hint = f"the product of all numbers in braces may be {most:,} here"
             raise InvalidInput("pattern", "repeats too much", hint)
         try:
             flags = regex.IGNORECASE if ignore_case else 0
@@ -97,6 +106,12 @@ def _repetitions(text: str) -> int:
         numbers = [int(n) for n in each.split("}")[0].split(",") if n.strip().isdecimal()]
         counts.append(max(numbers, default=1))
     return prod(max(each, 1) for each in counts)
+
+
+def _is_verbose(text: str) -> bool:
+    """Return whether the expression may set the flag `x`, as in `(?x)` or `(?i-s:…)`."""
+    groups = text.split("(?")[1:]
+    return any("x" in each[: len(each) - len(each.lstrip(_FLAGS))] for each in groups)
 
 
 def _check_length(field: str, text: str) -> None:

@@ -68,7 +68,7 @@ async def shell_tools(context: ToolContext) -> Sequence[Tool]:
             "run",
             "Run a command with /bin/sh in the work directory. Returns its exit code and its "
             "output, of which the middle is left out if it is long. Processes in the background "
-            "end with the command.",
+            "end with the command, except those in a session of their own.",
             {
                 "type": "object",
                 "properties": {

@@ -20,6 +20,7 @@ from daybook.errors import ChangedMeanwhile, InvalidInput, NotFound, UnknownName
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.views import FieldChange
 from daybook.ledger.states import FAILURES, Status
+from daybook.short_text import clip
 from daybook.web.login import admitted
 from daybook.web.pages.actions import Done, PageAction, load_prefect
 from daybook.web.pages.edits import SHOWN, SubmittedEdit, digests
@@ -28,7 +29,10 @@ from daybook.web.pages.forms import Form, typed
 from daybook.web.pages.site import OnlyShown, Page, Site
 
 MAX_ANSWER_CHARACTERS = 2_000
-PROMPT_HELP = "It gets this prompt outside of any job, and without its tools. Wait for its answer."
+PROMPT_HELP = (
+    "It gets this prompt outside of any job: a model without its tools, a program with its own. "
+    "Wait for its answer."
+)
 REPLACE_HELP = "Its settings are not kept, and its key, if it has one, is deleted."
 
 
@@ -207,13 +211,13 @@ async def add_found(ref: str, form: Form) -> Done:
 
 
 async def ask(ref: str, form: Form) -> Done:
-    """Ask an agent once, outside of any job and without its tools."""
+    """Ask an agent once, outside of any job; a model gets no tools."""
     agent = await _stored(ref)
     if agent.kind == "model":  # this imports its SDK, which takes seconds
         await asyncio.to_thread(import_module, "daybook.agents.model_steps")
     prompt = form.get("prompt").strip() or api.agents.TEST_PROMPT
     answer = await api.agents.test(f"{agent.type}/{agent.name}", prompt)
-    lines = answer.output[:MAX_ANSWER_CHARACTERS].splitlines()
+    lines = clip(answer.output, MAX_ANSWER_CHARACTERS).splitlines()
     return Done(_address(agent), "agent-answered", notes=list(filter(str.strip, lines)))
 
 

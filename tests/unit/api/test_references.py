@@ -17,6 +17,7 @@ from daybook import api
 from daybook.errors import Ambiguous, InvalidInput, NotFound, TokenRefused
 from daybook.feature import features
 from daybook.features.approvals import operations as approving
+from daybook.features.memory import tables as notebooks
 from daybook.features.tasks import operations as tasks
 from daybook.features.tasks import tables
 from daybook.jobs import store
@@ -46,7 +47,7 @@ ARGUMENTS: dict[str, Any] = {
     "until": "2h",
 }
 """Valid values of the other required parameters."""
-NOT_REFERENCES = {"destinations.test"}
+NOT_REFERENCES = {"destinations.test", "job_templates.add", "job_templates.prepare"}
 """Operations whose parameter of such a name is a name or a URL only."""
 
 
@@ -232,4 +233,4 @@ async def test_a_new_name_has_not_the_form_of_an_id(world: World, name: str) -> 
 async def test_each_kind_of_object_with_an_id_of_digits_is_searched() -> None:
     nouns = {each for each in vars(references).values() if isinstance(each, references.Noun)}
     assert {each for each in nouns if each.has_hex_id} == {*references.NOUNS}
-    assert {*references.nouns()} == {*references.NOUNS, *tables.NOUNS}
+    assert {*references.nouns()} == {*references.NOUNS, *tables.NOUNS, *notebooks.NOUNS}

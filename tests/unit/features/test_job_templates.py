@@ -16,7 +16,12 @@ from daybook.jobs.model import new_job
 pytestmark = pytest.mark.usefixtures("daybook_home")
 
 NOW = datetime(2026, 11, 28, 12, 0, tzinfo=UTC)
-ANSWERS = {"addresses": "https://example.org/a", "repository": "a/b", "text": "/a"}
+ANSWERS = {
+    "address": "https://example.org/a",
+    "addresses": "https://example.org/a",
+    "repository": "a/b",
+    "text": "/a",
+}
 
 
 def given(template: Template) -> dict[str, str]:
@@ -47,6 +52,7 @@ def test_each_template_gives_a_valid_job_that_contains_every_answer(name: str) -
         ({"page": "https://a {{secret:x}}"}, "page: contains"),
         ({"page": "https://" + "a" * 2_000}, "page: is too long"),
         ({"page": "https://a.org", "pages": "x"}, "pages"),
+        ({"page": "https://a.org https://b.org"}, "write only one"),
     ],
 )
 def test_a_wrong_answer_is_refused_with_its_question(answers: dict[str, str], words: str) -> None:
@@ -98,6 +104,9 @@ def test_a_user_adds_a_template_and_replaces_one(daybook_home: Home) -> None:
         "\x00",
         OWN.replace("title: Tides", ""),
         OWN + "more: 1",
+        OWN + "when: !!timestamp zz",
+        OWN + "when: 2026-99-99",
+        OWN.replace('"Which port?"', "x, kind: address, default: harbour"),
         OWN.replace("${port}", "${prt}"),
         OWN.replace("$$5", "$"),
         OWN.replace('"Which port?"', "x, kind: number"),
@@ -107,4 +116,6 @@ def test_a_user_adds_a_template_and_replaces_one(daybook_home: Home) -> None:
 def test_a_file_that_is_no_template_is_named(daybook_home: Home, text: str) -> None:
     own(daybook_home, "tides", text)
     with pytest.raises(InvalidInput, match="tides"):
-        library.templates()
+        library.template("tides")
+    assert library.template("limit")  # the others work
+    assert isinstance(library.templates()["tides"], InvalidInput)

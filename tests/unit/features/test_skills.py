@@ -14,7 +14,7 @@ from daybook.errors import InvalidInput, UnknownName
 from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
 from daybook.features.skills import folder, operations
-from daybook.features.skills.folder import Skill
+from daybook.features.skills.folder import SkillFolder
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -146,7 +146,7 @@ async def test_a_source_that_is_neither_folder_nor_address_is_refused(source: st
         ("# No head", "has no head"),
         ("---\nname: a\n", "has no head"),
         ("---\nname: [\n---\n", "no YAML"),
-        ("---\n- a\n---\n", "name None"),
+        ("---\n- a\n---\n", "name is no text"),
         ("---\nname: Release Notes\ndescription: x\n---\n", "not valid"),
         ("---\nname: a--b\ndescription: x\n---\n", "not valid"),
         ("---\nname: ../a\ndescription: x\n---\n", "not valid"),
@@ -201,10 +201,10 @@ def test_files_that_are_no_files_and_too_much_are_refused(
 
 
 def test_the_digest_tells_paths_and_contents_apart() -> None:
-    one = Skill("a", "b", {"x": b"1", "y": b"2"})
-    assert one.digest == Skill("c", "d", {"y": b"2", "x": b"1"}).digest
+    one = SkillFolder("a", "b", {"x": b"1", "y": b"2"})
+    assert one.digest == SkillFolder("c", "d", {"y": b"2", "x": b"1"}).digest
     others = [{"x": b"2", "y": b"1"}, {"x": b"12"}, {"xy": b"1", "": b"2"}, {}]
-    assert len({Skill("a", "b", each).digest for each in others} | {one.digest}) == 5
+    assert len({SkillFolder("a", "b", each).digest for each in others} | {one.digest}) == 5
 
 
 def test_published_skills_are_read() -> None:

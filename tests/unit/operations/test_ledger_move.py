@@ -102,6 +102,7 @@ EXTREMES: dict[type[Any], tuple[Any, Any]] = {
     sqlalchemy.Integer: (-MAX_INTEGER - 1, MAX_INTEGER),
     sqlalchemy.Float: (-sys.float_info.max, sys.float_info.max),
     sqlalchemy.Boolean: (False, True),
+    sqlalchemy.LargeBinary: (b"", bytes(range(256))),
     sqlalchemy.JSON: ({FIRST: [-sys.float_info.max]}, {LAST: [10**400, LAST]}),
     sqlmodel.AutoString: (FIRST, LAST),
     Instant: (datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)),

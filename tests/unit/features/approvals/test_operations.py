@@ -230,5 +230,5 @@ async def test_only_the_entries_that_name_tools_are_looked_up_when_a_job_is_stor
     await stored("answer", "mail.send")
     with pytest.raises(InvalidInput, match=r'approve: .*"maill"'):
         await stored("answer", "maill")
-    with pytest.raises(InvalidInput, match=r"known: answer, daybook, mail"):
+    with pytest.raises(InvalidInput, match=r"known: answer, daybook, files, mail"):
         await stored("answr")

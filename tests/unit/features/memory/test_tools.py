@@ -195,6 +195,14 @@ async def test_an_unreachable_ledger_delays_a_write(
         if lost:
             raise LedgerUnreachable("here", lost.pop())
 
+    entering, away = Ledger.__aenter__, ["away"]
+
+    async def opening(ledger: Ledger) -> Ledger:
+        if away:
+            raise LedgerUnreachable("here", away.pop())
+        return await entering(ledger)
+
+    monkeypatch.setattr(Ledger, "__aenter__", opening)
     monkeypatch.setattr(Ledger, "write", losing)
     monkeypatch.setattr(builtin_tools, "RETRY_DELAY", timedelta(0))
     async with attempt(granted, "memory") as call:

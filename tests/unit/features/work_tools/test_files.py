@@ -19,6 +19,7 @@ from daybook import settings
 from daybook.errors import DaybookError, InvalidInput
 from daybook.features.work_tools import file_tools, folders
 from daybook.features.work_tools.patterns import Glob
+from daybook.home import Home
 from tests import rows
 from tests.unit.features.work_tools.conftest import Files, tools
 
@@ -320,7 +321,12 @@ CATASTROPHIC = (
     "(?=(a+))a*b\\1",
     "(a{1,99}){1,99}b",
 )
-REFUSED = ("(?:(?:a{1000}){1000}){1000}", "a{99999}", "(a{200}){200}", "x{" + "9" * 400 + "}")
+REFUSED = (
+    *("(?:(?:a{1000}){1000}){1000}", "a{99999}", "(a{200}){200}", "x{" + "9" * 400 + "}"),
+    # With the flag x, blanks and comments in braces hide the numbers.
+    *("(?x)(?:(?:a b){1 0 0 0 0}c){1 0 0 0 0}", "(?x)a{1#}\n00000}", "(?i-s:b)(?ix:a{9 9 9 9 9})"),
+    "(?:(?:" + "a?" * 230 + "){100}){100}",
+)
 
 
 async def test_no_expression_takes_long(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -429,3 +435,31 @@ async def test_the_rights_of_the_user_apply(shared: Path) -> None:
         assert name in found.splitlines()[-1]
     for each in work.iterdir():
         each.chmod(0o700)
+
+
+async def test_a_work_directory_below_a_closed_or_read_only_folder_is_protected(
+    tmp_path: Path, daybook_home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    below_home = daybook_home.path / "out" / "mine"
+    below_home.mkdir(parents=True)
+    (below_home / "a.txt").write_text("secret")
+    with pytest.raises(DaybookError, match="a folder of Daybook itself"):
+        await (await tools("files", below_home))["files.read"].call({"path": "a.txt"})
+
+    shared = tmp_path / "shared" / "mine"
+    shared.mkdir(parents=True)
+    (shared / "a.txt").write_text("seen")
+    monkeypatch.setenv("DAYBOOK_READ_ONLY_FOLDERS", str(shared.parent))
+    found = await tools("files", shared)
+    assert "seen" in await found["files.read"].call({"path": "a.txt"})
+    with pytest.raises(DaybookError, match="is read-only"):
+        await found["files.write"].call({"path": "b.txt", "content": "x"})
+    assert not (shared / "b.txt").exists()
+
+
+async def test_a_write_removes_only_files_of_killed_writes(files: Files) -> None:
+    for name in (".daybook-mine.tmp", f".daybook-{'x' * 16}.tmp", f".daybook-{'0' * 16}.tmp"):
+        (files.path / name).write_text("x")
+    await files("write", path="a.txt", content="a")
+    left = sorted(each.name for each in files.path.iterdir())
+    assert left == sorted([".daybook-mine.tmp", f".daybook-{'x' * 16}.tmp", "a.txt"])
