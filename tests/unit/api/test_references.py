@@ -33,6 +33,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("shared_ledger", "daybo
 PARAMETERS = ("ref", "refs", "job", "run")
 """Names of the parameters that are references."""
 ARGUMENTS: dict[str, Any] = {
+    "text": "x",
     "approve": True,
     "changes": {"every": "3h"},
     "due_times": 1,
