@@ -273,4 +273,4 @@ async def test_no_program_gets_more_rights_than_its_defaults() -> None:
 async def test_gemini_gets_its_key_and_says_that_it_needs_a_trusted_folder() -> None:
     chosen = await first({}, {"gemini": "0.49.0"})
     assert "GEMINI_API_KEY" in chosen.settings["environment"]
-    assert "daybook agents edit default --work-dir" in chosen.hint
+    assert "daybook agents edit NAME --work-dir" in chosen.hint

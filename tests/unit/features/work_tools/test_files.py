@@ -342,7 +342,7 @@ async def test_no_expression_takes_long(files: Files, monkeypatch: pytest.Monkey
     assert stopped >= 2
     for pattern in REFUSED:
         problem = await refused(files, "grep", pattern=pattern, regex=True)
-        assert "repeats too much" in problem
+        assert "repeats too much" in problem or "sets the flag x" in problem
 
 
 async def test_a_search_of_many_files_ends_in_time(
