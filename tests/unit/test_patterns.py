@@ -388,15 +388,15 @@ def test_a_function_that_reads_outside_text_takes_linear_time(
 
 
 def _check_is_linear(use: Callable[[str], None], text: Text) -> None:
-    """Fail if a text takes too much longer than a quarter of it.
+    """Fail if a text takes too much longer than a quarter of it, at two lengths.
 
     Noise only adds to a measurement, so the smallest of several is compared.
     """
-    whole, quarter = text.of(SIZE), text.of(SIZE // 4)
-    short = max(min(_seconds(use, quarter) for _ in range(3)), NOTHING)
     steep = 0.0
-    for _ in range(3):
-        steep = _seconds(use, whole) / short
+    for size in (SIZE, 4 * SIZE):
+        whole, quarter = text.of(size), text.of(size // 4)
+        short = max(min(_seconds(use, quarter) for _ in range(3)), NOTHING)
+        steep = min(_seconds(use, whole) for _ in range(2)) / short
         if steep <= STEEPEST:
             return
     raise AssertionError(f"{steep:.0f} times as long for four times {text}")
