@@ -38,8 +38,8 @@ SIZE = 8_000
 """Characters. A pattern that takes quadratic time is slow at this length."""
 STEEPEST = 9.0
 """Four times the text may take so many times as long: 4 is linear, 16 is quadratic."""
-QUADRATIC = 13.0
-"""A longer text need not confirm that such a pattern is slow."""
+QUADRATIC, SURE_SECONDS = 13.0, 0.02
+"""A longer text need not confirm such a factor, if the text takes at least so many seconds."""
 NOTHING = 0.000_2
 """Seconds of CPU below which a measurement says nothing, and needs to say nothing."""
 
@@ -398,10 +398,11 @@ def _check_is_linear(use: Callable[[str], None], text: Text) -> None:
     for size in (SIZE, 4 * SIZE):
         whole, quarter = text.of(size), text.of(size // 4)
         short = max(min(_seconds(use, quarter) for _ in range(3)), NOTHING)
-        steep = min(_seconds(use, whole) for _ in range(2)) / short
+        long = min(_seconds(use, whole) for _ in range(3))
+        steep = long / short
         if steep <= STEEPEST:
             return
-        if steep >= QUADRATIC:
+        if steep >= QUADRATIC and long >= SURE_SECONDS:
             break
     raise AssertionError(f"{steep:.0f} times as long for four times {text}")
 
