@@ -132,7 +132,13 @@ def copy_schema(source: Connection, target: Connection) -> None:
 
 @contextmanager
 def _leaving_out(each: Feature, connection: Connection) -> Iterator[None]:
-    """Leave out the feature if the block fails, and undo what the block has done."""
+    """Leave out a feature of another distribution if the block fails, and undo what it has done.
+
+    An error in a feature of Daybook is raised, and ends the transaction.
+    """
+    if each.is_own:
+        yield
+        return
     with leaving_out(each, TABLES, whole=True), connection.begin_nested():
         yield
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from daybook import feature, settings
+from daybook.errors import LedgerUnreachable
 from daybook.feature import Feature, features
 from daybook.home import Home
 from tests.amputation import copied_without
@@ -465,3 +466,21 @@ def test_foreign_settings_that_cannot_be_imported_stop_nothing(
     settings.check_features()
 
     assert feature.failures["settings of nowhere"].startswith("ModuleNotFoundError")
+
+
+def test_an_unreachable_ledger_leaves_no_foreign_feature_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    foreign = Feature(package="nowhere")
+    monkeypatch.setattr(feature, "left_out", set())
+    monkeypatch.setattr(feature, "failures", {})
+
+    with (
+        pytest.raises(LedgerUnreachable),
+        feature.leaving_out(foreign, "tables", whole=True),
+    ):
+        raise LedgerUnreachable("ledger.db", "database is locked")
+    assert not feature.left_out
+    with feature.leaving_out(foreign, "tables", whole=True):
+        raise LookupError("the ledger lacks nowhere_rows")
+    assert feature.left_out == {"nowhere"}
