@@ -13,7 +13,7 @@
                        session that all runs of a live job continue
     the outbox         finished rows, together with their run, or if they are older than the age
                        limit; never a job's last answer (`only_changed` compares the next one with
-                       it); a pending row is kept, and so is its run
+                       it), nor a row of a live run; a pending row is kept, and so is its run
     a disabled job     is archived if it was neither edited nor run within the limit for disabled
                        jobs, and if no other job names it
     an archived job    if it is older than the age limit, audited up to its removal, its deployment
@@ -278,6 +278,10 @@ async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
     destinations without pending messages.
     """
     since = keep.since(ledger.now())
+    # A tool counts the messages of its run, and finds the one of a call that it repeats.
+    of_live_run = exists().where(
+        col(RunRow.id) == col(OutboxRow.run_id), col(RunRow.status).in_(LIVE)
+    )
     old = (
         select(OutboxRow.id)
         .where(
@@ -285,6 +289,7 @@ async def prune_outbox(ledger: Ledger, keep: RetentionLimits) -> int:
             col(OutboxRow.finished_at) < since,
             ~outbox.PENDING,
             ~_is_last_answer(),
+            ~of_live_run,
         )
         .order_by(col(OutboxRow.created_at))
         .limit(BATCH_SIZE)

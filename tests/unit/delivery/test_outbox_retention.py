@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from sqlmodel import select
 
 from daybook.delivery import outbox, sending
@@ -49,7 +50,7 @@ async def left_of(world: World, run_id: str) -> set[str]:
     return {row.purpose for row in await left(world, OutboxRow) if row.run_id == run_id}
 
 
-async def alert(world: World, key: str, channel: str = "inbox") -> None:
+async def alert(world: World, key: str, channel: str = "inbox", run_id: str | None = None) -> None:
     async with world.ledger.write() as session:
         await outbox.enqueue_message(
             session,
@@ -59,6 +60,7 @@ async def alert(world: World, key: str, channel: str = "inbox") -> None:
             channel=channel,
             subject=key,
             body=key,
+            run_id=run_id,
             now=world.clock.now(),
         )
 
@@ -102,6 +104,21 @@ async def test_a_row_without_a_run_is_pruned_by_its_age(world: World) -> None:
     assert {row.key for row in await left(world, OutboxRow)} == {"still to be sent", "new"}
     assert not await retention.prune(world.ledger, DAYS)
     assert not await retention.prune(world.ledger, RetentionLimits(None, None))
+
+
+async def test_a_message_of_a_live_run_is_not_pruned(world: World) -> None:
+    stored = await world.jobs.add(cron="0 * * * *")
+    granted = await world.runs.running(stored)
+    await alert(world, "sent", run_id=granted.run_id)
+    await send(world)
+    world.clock.move(100 * DAY)
+
+    assert (await retention.prune(world.ledger, DAYS)).deliveries == 0
+    assert {row.key for row in await left(world, OutboxRow)} == {"sent"}
+
+    async with world.ledger.write() as session:
+        await session.execute(update(RunRow).values(status=Status.FAILED, unmirrored=True))
+    assert (await retention.prune(world.ledger, DAYS)).deliveries == 1
 
 
 async def test_a_failed_row_is_pruned_after_the_retention_period(world: World) -> None:
