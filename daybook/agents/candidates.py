@@ -7,7 +7,7 @@
 3. a local server of `SERVERS` that lists a model on its usual port
 
 A program gets nothing but `--version`, and a server nothing but GET requests of its list of models.
-All of them are asked at the same time, and each has `PROBE_SECONDS` to answer.
+All of them are asked at the same time. Each has `PROGRAM_SECONDS` or `SERVER_SECONDS` to answer.
 
 To add a program or a server, add a row to its table.
 """
@@ -28,8 +28,10 @@ from daybook.agents.providers import FoundKey
 from daybook.http.bodies import BoundedBody
 from daybook.processes import environment, locations
 
-PROBE_SECONDS = 2.0
-"""How long a program or a server may take to answer."""
+PROGRAM_SECONDS = 5.0
+"""How long a program may take to answer: those in JavaScript start slowly."""
+SERVER_SECONDS = 2.0
+"""How long a server may take to answer."""
 MAX_LIST_BYTES = 1024 * 1024
 """Maximum length of a server's list of models; a longer list counts as no answer."""
 MAX_VERSION_CHARACTERS = 40
@@ -207,7 +209,7 @@ async def _ask_program(machine: Machine, program: KnownProgram) -> AgentCandidat
     if path is None or locations.script_problem(path):
         return None
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(PROGRAM_SECONDS):
             printed = await machine.version(path)
     except TimeoutError:
         return None
@@ -237,7 +239,7 @@ async def _ask_server(machine: Machine, server: KnownServer) -> AgentCandidate |
         return None
     models = list[_LocalModel]()
     try:
-        async with asyncio.timeout(PROBE_SECONDS):
+        async with asyncio.timeout(SERVER_SECONDS):
             for path in server.paths:
                 if models := _models_in(
                     await machine.get(f"http://127.0.0.1:{port}{path}"), server
@@ -324,7 +326,7 @@ async def _version(program: str, path: str) -> str:
                 folder=folder,
                 environment=variables,
                 stdin=None,
-                seconds=PROBE_SECONDS,
+                seconds=PROGRAM_SECONDS,
                 grace_seconds=0.0,
             )
     except (OSError, ValueError):
@@ -340,7 +342,7 @@ async def _get(url: str) -> Any:
     try:
         async with (
             # Without certificates, which are slow to read.
-            httpx.AsyncClient(trust_env=False, verify=False, timeout=PROBE_SECONDS) as client,
+            httpx.AsyncClient(trust_env=False, verify=False, timeout=SERVER_SECONDS) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             body = BoundedBody(response.headers, MAX_LIST_BYTES)

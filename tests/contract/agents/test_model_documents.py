@@ -225,7 +225,8 @@ async def test_the_first_start_without_a_key_makes_the_default_agent_offline(
 async def test_the_first_start_chooses_a_program_once(
     client: PrefectClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidates, "PROBE_SECONDS", 60.0)  # for a loaded machine
+    for limit in ("PROGRAM_SECONDS", "SERVER_SECONDS"):
+        monkeypatch.setattr(candidates, limit, 60.0)  # for a loaded machine
     codex, calls = tmp_path / "codex", tmp_path / "calls"
     codex.write_text(f"#!/bin/sh\necho call >> '{calls}'\necho codex-cli 0.143.0\n")
     codex.chmod(0o755)

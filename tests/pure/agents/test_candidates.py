@@ -13,6 +13,7 @@ from daybook.agents.candidates import AgentCandidate, Found, Machine
 
 pytestmark = pytest.mark.anyio
 
+LIMITS = "PROGRAM_SECONDS", "SERVER_SECONDS"
 HANG = object()
 """A program or a server that never answers."""
 OLLAMA = "http://127.0.0.1:11434/v1"
@@ -181,7 +182,7 @@ async def test_the_candidates_are_in_the_order_of_preference() -> None:
 
 async def test_with_a_key_up_asks_neither_a_program_nor_a_server() -> None:
     hanging = {"claude": HANG}, {"11434/api/tags": HANG}
-    async with asyncio.timeout(candidates.PROBE_SECONDS / 2):
+    async with asyncio.timeout(candidates.SERVER_SECONDS / 2):
         chosen = await found({"OPENAI_API_KEY": KEY}, *hanging, only_first=True)
     assert [each.title for each in chosen.candidates] == ["openai:gpt-6-luna"]
 
@@ -189,7 +190,8 @@ async def test_with_a_key_up_asks_neither_a_program_nor_a_server() -> None:
 async def test_what_hangs_does_not_answer_and_does_not_delay_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(candidates, "PROBE_SECONDS", 0.05)
+    for limit in LIMITS:
+        monkeypatch.setattr(candidates, limit, 0.05)
     programs = {"claude": HANG, "codex": "codex-cli 1.0"}
     servers = {"11434/api/tags": HANG, "8080/v1/models": HANG, **lm_studio({"id": "a"})}
     async with asyncio.timeout(10):

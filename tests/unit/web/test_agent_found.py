@@ -44,7 +44,8 @@ def prefect(monkeypatch: pytest.MonkeyPatch) -> FakePrefect:
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of this machine's programs: Codex and Gemini, which print their input."""
-    monkeypatch.setattr(candidates, "PROBE_SECONDS", 60.0)  # for a loaded machine
+    for limit in ("PROGRAM_SECONDS", "SERVER_SECONDS"):
+        monkeypatch.setattr(candidates, limit, 60.0)  # for a loaded machine
     for name, version in {"codex": "codex-cli 0.143.0", "gemini": "0.49.0"}.items():
         text = f'#!/bin/sh\n[ "$1" = --version ] && echo {version} || cat\n'
         (tmp_path / name).write_text(text)
