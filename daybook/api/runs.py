@@ -320,8 +320,11 @@ async def _start(
             ledger, client, stored, found, prefect.report.ReconcileReport()
         )
         async with ledger.read() as session:
-            created = str((await store.find(session, stored.id)).row.deployment_id)
-        flow_run_id = await prefect.deployment.start_run(client, created, key, row.parameters, name)
+            created = (await store.find(session, stored.id)).row.deployment_id
+        if created is not None:  # otherwise a dispatcher starts the run later
+            flow_run_id = await prefect.deployment.start_run(
+                client, created, key, row.parameters, name
+            )
     if flow_run_id is not None:
         await claims.link_prefect_run(ledger, row, flow_run_id)
 
