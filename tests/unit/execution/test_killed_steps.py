@@ -102,11 +102,11 @@ async def test_a_killed_run_pays_no_finished_step_twice_and_repeats_no_effect(
             assert len(fake_provider.requests) == MAILS + 1, name
             done = Counter(effects.read_text().splitlines())
             made = [f"mail {each}" for each in range(1, MAILS + 1)]
-            told = journal.UNKNOWN in str(fake_provider.requests[-1].body)
+            reads_unknown = journal.UNKNOWN in str(fake_provider.requests[-1].body)
             if (point, at) == ("start", 4):  # the second mail: started, but not sent
                 made.remove("mail 2")
             assert done == Counter(made), name
-            assert told == (point != "finish" and (point, at) != ("start", 3)), name
+            assert reads_unknown == (point != "finish" and (point, at) != ("start", 3)), name
 
 
 CALLS = [

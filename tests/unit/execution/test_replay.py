@@ -274,8 +274,8 @@ async def test_a_call_without_a_reply_is_not_repeated_and_the_model_reads_that(
         with pytest.raises(AgentTemporary):
             await attempted(active, 2, fake_provider, *script, tools=(mail.tool,))
         await attempted(active, 3, fake_provider, "Done.", tools=(mail.tool,))
-        told = [each.prompt for each in fake_provider.requests[1:]]
-    assert [journal.UNKNOWN in each or each for each in told] == [True, True, "sent b", "sent b"]
+        prompts = [each.prompt for each in fake_provider.requests[1:]]
+    assert [journal.UNKNOWN in each or each for each in prompts] == [True, True, "sent b", "sent b"]
     assert mail.sent == ["a", "b"]
 
 

@@ -137,8 +137,8 @@ async def test_a_killed_run_writes_and_runs_nothing_twice(
                 row = await row_of(active, name)
                 assert (row.status, row.output, row.attempts) == ("succeeded", "Done.", 2)
                 assert len(effects.read_text().splitlines()) == expected
-                told = journal.UNKNOWN in str(fake_provider.requests[-1].body)
-                assert told == is_unknown
+                reads_unknown = journal.UNKNOWN in str(fake_provider.requests[-1].body)
+                assert reads_unknown == is_unknown
                 content = (work / "a.txt").read_text()
                 is_done = bool(expected)
                 assert content == {
