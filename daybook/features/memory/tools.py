@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.agents.base import Tool
 from daybook.errors import AgentMisconfigured, InvalidInput
+from daybook.execution import tool_arguments
 from daybook.execution.builtin_tools import ToolContext, call_key
 from daybook.features.memory import notebooks
 from daybook.features.memory.notebooks import Writer
@@ -119,9 +120,7 @@ class JobMemory:
 
     async def read(self, arguments: JsonObject) -> str:
         """Return a part of the text, with its place. Raise `InvalidInput`."""
-        start = arguments.get("start", 0)
-        if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-            raise InvalidInput("start", "is no number of a character", "use 0, or leave it out")
+        start = tool_arguments.start(arguments)
         text = await self._text(arguments)
         if not text:
             return EMPTY
@@ -136,7 +135,7 @@ class JobMemory:
 
     async def search(self, arguments: JsonObject) -> str:
         """Return the lines that contain all words, with their numbers. Raise `InvalidInput`."""
-        given = _text(arguments, "words")
+        given = tool_arguments.text(arguments, "words")
         words = given.casefold().split() if len(given) <= MAX_WORDS_CHARACTERS else []
         if not words:
             raise InvalidInput("words", "is blank or too long", "use a few words")
@@ -158,7 +157,7 @@ class JobMemory:
 
     async def append(self, arguments: JsonObject) -> str:
         """Add a text on a new line. Raise `InvalidInput`."""
-        added = _text(arguments, "text")
+        added = tool_arguments.text(arguments, "text")
         if not added:
             raise InvalidInput("text", "is missing", "give it as a text")
         notebooks.check_size(added)
@@ -170,7 +169,10 @@ class JobMemory:
 
     async def replace(self, arguments: JsonObject) -> str:
         """Replace a text that occurs once. Raise `InvalidInput`."""
-        old, new = texts.sanitize(_text(arguments, "old")), _text(arguments, "new")
+        old, new = (
+            texts.sanitize(tool_arguments.text(arguments, "old")),
+            tool_arguments.text(arguments, "new"),
+        )
         notebooks.check_size(new)
 
         def replaced(text: str) -> str:
@@ -194,7 +196,9 @@ class JobMemory:
         name = arguments.get("notebook")
         if name in (None, ""):
             return await notebooks.of_job(session, self._job.id)
-        return await notebooks.shared(session, _text(arguments, "notebook"), self._job.owner)
+        return await notebooks.shared(
+            session, tool_arguments.text(arguments, "notebook"), self._job.owner
+        )
 
     async def _write(self, arguments: JsonObject, change: Callable[[str], str]) -> str:
         writer = Writer(self._context.granted.run_id, call_key())
@@ -213,10 +217,3 @@ class JobMemory:
 
 
 EMPTY = "The notebook is empty."
-
-
-def _text(arguments: JsonObject, name: str) -> str:
-    value = arguments.get(name)
-    if not isinstance(value, str):
-        raise InvalidInput(name, "is missing", "give it as a text")
-    return value

@@ -16,6 +16,7 @@ from daybook.agents.base import Tool
 from daybook.delivery import outbox
 from daybook.delivery.messages import MAX_MESSAGE_LENGTH, MAX_SUBJECT_LENGTH
 from daybook.errors import AgentMisconfigured, InvalidInput
+from daybook.execution import tool_arguments
 from daybook.execution.builtin_tools import ToolContext, call_key
 from daybook.jobs import store
 from daybook.json_text import JsonObject
@@ -53,7 +54,8 @@ async def notify_tools(context: ToolContext) -> Sequence[Tool]:
         )
 
     async def send(arguments: JsonObject) -> str:
-        text, subject = _text(arguments, "text"), _text(arguments, "subject", default="")
+        text = tool_arguments.text(arguments, "text")
+        subject = tool_arguments.text(arguments, "subject", default="")
         if not text.strip():
             raise InvalidInput("text", "is blank", "write the message")
         if len(text) > MAX_MESSAGE_LENGTH:
@@ -110,10 +112,3 @@ async def _keys(session: AsyncSession, run_id: str) -> set[str]:
         col(OutboxRow.run_id) == run_id, col(OutboxRow.event) == EVENT
     )
     return set((await session.execute(sent)).scalars())
-
-
-def _text(arguments: JsonObject, name: str, default: str | None = None) -> str:
-    value = arguments.get(name, default)
-    if not isinstance(value, str):
-        raise InvalidInput(name, "is missing", "give it as a text")
-    return value

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from daybook.agents.base import Tool
 from daybook.errors import InvalidInput
+from daybook.execution import tool_arguments
 from daybook.execution.builtin_tools import ToolContext
 from daybook.features.skills import folder, operations
 from daybook.features.skills.folder import SKILL_FILE
@@ -52,11 +53,7 @@ def _tool(skill: SkillSummary) -> Tool:
 
 
 async def _load(name: str, arguments: JsonObject) -> str:
-    file, start = arguments.get("file", ""), arguments.get("start", 0)
-    if not isinstance(file, str):
-        raise InvalidInput("file", "is no text", "name a file of the skill, or leave it out")
-    if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-        raise InvalidInput("start", "is no number of a character", "use 0, or leave it out")
+    file, start = tool_arguments.text(arguments, "file", ""), tool_arguments.start(arguments)
     skill = await operations.show(name)
     head = f"Skill {name}, version {skill.digest[:_DIGEST_CHARACTERS]}"
     if not file or file == SKILL_FILE:

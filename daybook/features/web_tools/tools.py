@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput
-from daybook.execution import conversation
+from daybook.execution import conversation, tool_arguments
 from daybook.execution.builtin_tools import ToolContext
 from daybook.features.web_tools import page_text
 from daybook.features.web_tools.page_text import PageText
@@ -107,9 +107,7 @@ class Pages:
 
         Raise `InvalidInput`, `OutgoingRefused`, `NoResponse`, `PageFailed` and `UnreadablePage`.
         """
-        url, start = _text(arguments, "url"), arguments.get("start", 0)
-        if not isinstance(start, int) or isinstance(start, bool) or start < 0:
-            raise InvalidInput("start", "is no number of a character", "use 0, or leave it out")
+        url, start = _text(arguments, "url"), tool_arguments.start(arguments)
         kept = self._kept.pop(url, None) if start else None
         page = self._kept[url] = kept or await self._read(url)
         while len(self._kept) > MAX_KEPT_PAGES:
@@ -147,7 +145,7 @@ def _lines(facts: Mapping[str, str]) -> str:
 
 
 def _text(arguments: JsonObject, name: str) -> str:
-    value = arguments.get(name)
-    if not isinstance(value, str) or not value.strip():
-        raise InvalidInput(name, "is missing", "give it as a text")
-    return value.strip()
+    value = tool_arguments.text(arguments, name).strip()
+    if not value:
+        raise InvalidInput(name, "is blank", "give it as a text")
+    return value

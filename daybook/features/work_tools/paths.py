@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from daybook.errors import InvalidInput
+from daybook.execution.tool_arguments import is_encodable
 
 MAX_PATH_CHARACTERS = 1_000
 
@@ -112,7 +113,7 @@ def locate(path: str, roots: Sequence[Root], field: str = "path") -> Place:
         hint = f"use 1 to {MAX_PATH_CHARACTERS:,} characters"
         raise InvalidInput(field, f"has {len(path):,} characters", hint)
     shown = printable(path)
-    if "\0" in path or not _is_encodable(path):
+    if "\0" in path or not is_encodable(path):
         raise InvalidInput(field, f'"{shown}" has a character that no name of a file contains')
     parts = tuple(each for each in path.split("/") if each not in ("", "."))
     if ".." in parts:
@@ -142,11 +143,3 @@ def _in_a_root(path: str, parts: tuple[str, ...], roots: Sequence[Root]) -> Plac
         if first == f"@{root.name}":
             return Place(root, parts[1:])
     return Place(roots[0], parts)
-
-
-def _is_encodable(path: str) -> bool:
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

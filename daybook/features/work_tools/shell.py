@@ -14,6 +14,7 @@ from daybook.agents import process
 from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput
 from daybook.execution.builtin_tools import ToolContext
+from daybook.execution.tool_arguments import is_encodable
 from daybook.features.work_tools import settings
 from daybook.json_text import JsonObject
 from daybook.processes import environment, group
@@ -97,17 +98,9 @@ def _command(arguments: JsonObject) -> str:
     if len(command) > MAX_COMMAND_CHARACTERS:
         hint = f"use {MAX_COMMAND_CHARACTERS:,} characters, or a script in a file"
         raise InvalidInput("command", "is too long", hint)
-    if "\0" in command or not _is_encodable(command):
+    if "\0" in command or not is_encodable(command):
         raise InvalidInput("command", "has a character that no command contains", "leave it out")
     return command
-
-
-def _is_encodable(command: str) -> bool:
-    try:
-        command.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _seconds(arguments: JsonObject, most: int) -> int:
