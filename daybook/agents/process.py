@@ -54,17 +54,22 @@ async def run(
     environment: Mapping[str, str],
     stdin: bytes | None,
     seconds: float,
-    output: LinePipe | EndsPipe | None = None,
+    output: LinePipe | EndsPipe | HeadPipe | None = None,
     grace_seconds: float | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> ProgramResult:
     """Run the program until it exits or ``seconds`` have passed. ``output`` reads its output.
 
-    ``grace_seconds`` is as in `ProcessGroup.end`. Raise OSError or ValueError if the program cannot
-    be started. If the caller is cancelled, even repeatedly, raise CancelledError only after the
-    group has ended.
+    ``grace_seconds`` is as in `ProcessGroup.end`, and ``pass_fds`` as in `ProcessGroup`. Raise
+    OSError or ValueError if the program cannot be started. If the caller is cancelled, even
+    repeatedly, raise CancelledError only after the group has ended.
     """
     group = ProcessGroup(
-        arguments, folder=folder, environment=environment, with_input=stdin is not None
+        arguments,
+        folder=folder,
+        environment=environment,
+        with_input=stdin is not None,
+        pass_fds=pass_fds,
     )
     was_cancelled = asyncio.Event()
     # Run the program in a separate task, which the caller's cancellation never reaches.

@@ -57,8 +57,11 @@ class ProcessGroup:
         folder: str,
         environment: Mapping[str, str],
         with_input: bool = True,
+        pass_fds: Sequence[int] = (),
     ) -> None:
-        """Start the program. Raise OSError and ValueError if it cannot be started.
+        """Start the program, which inherits the files ``pass_fds``.
+
+        Raise OSError and ValueError if it cannot be started.
 
         The caller must not await anything between this call and a block that ensures `end` or
         `kill`.
@@ -71,6 +74,7 @@ class ProcessGroup:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
+            pass_fds=pass_fds,
             bufsize=0,
         )
         self.number = self.child.pid  # a new session's leader: its number is also its group's

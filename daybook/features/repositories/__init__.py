@@ -1,0 +1,14 @@
+"""Repositories: each run works in a checkout of its own, and its change is recorded.
+
+::
+
+    store        a bare repository in the home, fetched from the job's repository
+    checkouts    the folder of a run: created before its agent, collected afterwards
+    git          commands that run nothing which a repository names
+
+No job uses them yet.
+"""
+
+from daybook.feature import Feature
+
+FEATURE = Feature(package=__name__)

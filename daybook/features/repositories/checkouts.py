@@ -1,0 +1,265 @@
+"""The folder of a run in which its agent works on a repository, and the change that it leaves.
+
+::
+
+    <home>/checkouts/RUN/work      the files, with a repository of the agent's own in `.git`
+                        /index     Daybook's index of these files
+
+`create` makes the folder before the first attempt, and a further attempt goes on in it. `collect`
+reads the change afterwards, into the store's branch of the run: the agent's commits, and a commit
+of what it has not committed.
+
+The agent's repository is not a worktree of git, which shares configuration, hooks, stash and locks
+with the repository that it belongs to. It borrows the store's objects, so its creation copies no
+history.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from daybook.features.repositories import git
+from daybook.features.repositories.git import GitFailed
+from daybook.features.repositories.store import Git, Store
+from daybook.home import current_home
+
+MAX_PATCH_BYTES = 2 * 2**20
+"""Maximum length of a patch that is kept."""
+COLLECT_SECONDS = 300.0
+_GITLINK = "160000"
+_AGENT_REF = "HEAD"
+
+
+@dataclass(frozen=True)
+class ChangedFile:
+    """A file of a change. The numbers of lines are None for a binary file."""
+
+    path: str
+    insertions: int | None
+    deletions: int | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a run has changed: the commits from ``base`` to ``head``, which are equal without one.
+
+    ``patch`` is a unified diff, cut at `MAX_PATCH_BYTES`. ``notes`` name what is not part of it.
+    """
+
+    base: str
+    head: str
+    branch: str
+    files: tuple[ChangedFile, ...] = ()
+    patch: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def insertions(self) -> int:
+        return sum(each.insertions or 0 for each in self.files)
+
+    @property
+    def deletions(self) -> int:
+        return sum(each.deletions or 0 for each in self.files)
+
+
+@dataclass(frozen=True)
+class Author:
+    """The author of a commit, and its time."""
+
+    name: str
+    email: str
+    at: datetime
+
+    def variables(self) -> dict[str, str]:
+        """Return the variables from which git takes author and committer."""
+        date = f"@{int(self.at.timestamp())} +0000"
+        return {
+            f"GIT_{role}_{part}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for part, value in (("NAME", self.name), ("EMAIL", self.email), ("DATE", date))
+        }
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """The folder of the run ``run_id``, which works on the branch ``branch`` from ``base``."""
+
+    store: Store
+    run_id: str
+    base: str
+    branch: str
+
+    @property
+    def folder(self) -> Path:
+        return folder_of(self.run_id)
+
+    @property
+    def work(self) -> Path:
+        return self.folder / "work"
+
+    async def create(self, author: Author) -> None:
+        """Create the folder, unless an earlier attempt has created it. Raise `GitFailed`."""
+        if await asyncio.to_thread(self.folder.exists):
+            return
+        made = self.folder.with_name(f"{self.folder.name}.new")
+        await asyncio.to_thread(remove_folder, made)
+        await asyncio.to_thread(made.mkdir, 0o700, parents=True)
+        work = made / "work"
+        repository = work / ".git"
+        await git.run("init", "--quiet", "--template=", "--", str(work))
+        alternates = repository / "objects" / "info" / "alternates"
+        alternates.parent.mkdir(exist_ok=True)
+        alternates.write_text(f"{self.store.objects}\n")
+        settings = {"user.name": author.name, "user.email": author.email, "gc.auto": "0"}
+        for name, value in settings.items():
+            await git.run("config", "--local", name, value, repository=repository)
+        head = f"refs/heads/{self.branch}"
+        await git.run("update-ref", head, self.base, repository=repository)
+        await git.run("symbolic-ref", "HEAD", head, repository=repository)
+        await git.run(
+            "reset",
+            "--quiet",
+            "--hard",
+            repository=repository,
+            variables={"GIT_WORK_TREE": str(work)},
+        )
+        made.rename(self.folder)
+
+    async def collect(self, message: str, author: Author) -> Change:
+        """Commit what is not committed, set the store's branch, and return the change.
+
+        A second call for the same files returns the same commits. Raise `GitFailed`.
+        """
+        async with self.store.writing() as run:
+            head, notes = await self._agents_head(run)
+            tree, left_out = await self._tree(run, head)
+            notes += left_out
+            if tree != (await run("rev-parse", f"{head}^{{tree}}")).text:
+                head = (
+                    await run(
+                        "commit-tree",
+                        "-p",
+                        head,
+                        "-m",
+                        message,
+                        tree,
+                        variables=author.variables(),
+                    )
+                ).text
+            if head == self.base:
+                return Change(self.base, head, self.branch, notes=notes)
+            await run("update-ref", f"refs/heads/{self.branch}", head)
+        return Change(
+            self.base, head, self.branch, await self._files(head), await self._patch(head), notes
+        )
+
+    async def _agents_head(self, run: Git) -> tuple[str, tuple[str, ...]]:
+        """Fetch the agent's commits; return the last one, or the base with a note."""
+        target = f"refs/daybook/runs/{self.run_id}"
+        try:
+            await run(
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--no-write-fetch-head",
+                "--upload-pack=git-upload-pack",
+                "--",
+                str(self.work / ".git"),
+                f"+{_AGENT_REF}:{target}",
+                protocols=["file"],
+                seconds=COLLECT_SECONDS,
+            )
+            return await self.store.commit_of(target), ()
+        except GitFailed as error:
+            return self.base, (f"the agent's own commits cannot be read: {error}",)
+
+    async def _tree(self, run: Git, head: str) -> tuple[str, tuple[str, ...]]:
+        """Return the hash of the tree of all files that are not ignored, with notes."""
+        # The lock that a killed command has left.
+        for name in ("index", "index.lock"):
+            await asyncio.to_thread((self.folder / name).unlink, missing_ok=True)
+        variables = {
+            "GIT_INDEX_FILE": str(self.folder / "index"),
+            "GIT_WORK_TREE": str(self.work),
+        }
+        await run("read-tree", head, variables=variables)
+        await run(
+            f"--work-tree={self.work}",
+            "add",
+            "--all",
+            "--no-warn-embedded-repo",
+            "--ignore-errors",
+            "--",
+            str(self.work),
+            variables=variables,
+            seconds=COLLECT_SECONDS,
+        )
+        entries = (await run("ls-files", "--stage", "-z", variables=variables)).fields()
+        inner = [each.partition("\t")[2] for each in entries if each.startswith(_GITLINK)]
+        if inner:
+            removed = "\0".join(inner).encode(errors="surrogateescape") + b"\0"
+            arguments = "update-index", "--force-remove", "-z", "--stdin"
+            await run(*arguments, variables=variables, stdin=removed)
+        notes = tuple(f"{each} is a repository of its own, and left out" for each in inner)
+        return (await run("write-tree", variables=variables)).text, notes
+
+    async def _files(self, head: str) -> tuple[ChangedFile, ...]:
+        found = await self._compare(head, "--numstat", "-z")
+        files = []
+        for entry in found.fields():
+            added, removed, path = entry.split("\t", 2)
+            numbers = [None if each == "-" else int(each) for each in (added, removed)]
+            files.append(ChangedFile(path, *numbers))
+        return tuple(files)
+
+    async def _patch(self, head: str) -> str:
+        found = await self._compare(head, "--patch", "--find-renames", most=MAX_PATCH_BYTES)
+        text = found.content.decode(errors="replace")
+        return f"{text}\n… (longer)\n" if found.is_cut else text
+
+    async def _compare(
+        self, head: str, *options: str, most: int = git.MAX_OUTPUT_BYTES
+    ) -> git.GitOutput:
+        return await git.run(
+            "diff-tree",
+            "-r",
+            "--no-ext-diff",
+            "--no-textconv",
+            "--no-color",
+            "--no-renames",
+            *options,
+            self.base,
+            head,
+            repository=self.store.repository,
+            most=most,
+        )
+
+
+def folder_of(run_id: str) -> Path:
+    """Return the folder of a run, which need not exist."""
+    return current_home().path / "checkouts" / run_id
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that an agent may have put there; follow no link."""
+
+    def unlock(function: object, path: str, _: object) -> None:
+        """Make the folder of ``path`` writable, and try once more."""
+        for each in (os.path.dirname(path), path):
+            if stat.S_ISDIR(os.lstat(each).st_mode):
+                os.chmod(each, 0o700)
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+
+    if folder.is_symlink():
+        folder.unlink()
+    elif folder.exists():
+        shutil.rmtree(folder, onerror=unlock)
