@@ -109,26 +109,7 @@ class Checkout:
             return
         made = self.folder.with_name(f"{self.folder.name}.new")
         await asyncio.to_thread(remove_folder, made)
-        await asyncio.to_thread(made.mkdir, 0o700, parents=True)
-        work = made / "work"
-        repository = work / ".git"
-        await git.run("init", "--quiet", "--template=", "--", str(work))
-        alternates = repository / "objects" / "info" / "alternates"
-        alternates.parent.mkdir(exist_ok=True)
-        alternates.write_text(f"{self.store.objects}\n")
-        settings = {"user.name": author.name, "user.email": author.email, "gc.auto": "0"}
-        for name, value in settings.items():
-            await git.run("config", "--local", name, value, repository=repository)
-        head = f"refs/heads/{self.branch}"
-        await git.run("update-ref", head, self.base, repository=repository)
-        await git.run("symbolic-ref", "HEAD", head, repository=repository)
-        await git.run(
-            "reset",
-            "--quiet",
-            "--hard",
-            repository=repository,
-            variables={"GIT_WORK_TREE": str(work)},
-        )
+        await check_out(made / "work", self.store, self.base, self.branch, author)
         made.rename(self.folder)
 
     async def collect(self, message: str, author: Author) -> Change:
@@ -239,6 +220,36 @@ class Checkout:
             repository=self.store.repository,
             most=most,
         )
+
+
+async def check_out(work: Path, store: Store, commit: str, branch: str, author: Author) -> None:
+    """Create ``work`` with the files of ``commit`` and a repository on ``branch``.
+
+    The repository borrows the objects of the store. ``author`` is who commits in it. Raise
+    `GitFailed`.
+    """
+    repository = work / ".git"
+    await git.run("init", "--quiet", "--template=", "--", str(work))
+    await asyncio.to_thread(_borrow, repository / "objects", store.objects)
+    settings = {"user.name": author.name, "user.email": author.email, "gc.auto": "0"}
+    for name, value in settings.items():
+        await git.run("config", "--local", name, value, repository=repository)
+    head = f"refs/heads/{branch}"
+    await git.run("update-ref", head, commit, repository=repository)
+    await git.run("symbolic-ref", "HEAD", head, repository=repository)
+    await git.run(
+        "reset",
+        "--quiet",
+        "--hard",
+        repository=repository,
+        variables={"GIT_WORK_TREE": str(work)},
+    )
+
+
+def _borrow(objects: Path, of_store: Path) -> None:
+    alternates = objects / "info" / "alternates"
+    alternates.parent.mkdir(exist_ok=True)
+    alternates.write_text(f"{of_store}\n")
 
 
 def folder_of(run_id: str) -> Path:

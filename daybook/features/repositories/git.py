@@ -31,6 +31,7 @@ _SETTINGS = {
     "advice.detachedHead": "false",
     "checkout.workers": "0",  # one for each core
     "commit.gpgSign": "false",
+    "core.alternateRefsCommand": "",
     "core.askPass": "true",  # the program, which answers nothing
     "core.attributesFile": "/dev/null",
     "core.excludesFile": "/dev/null",
@@ -78,6 +79,10 @@ class GitOutput:
     def text(self) -> str:
         return self.content.decode(errors="replace").strip()
 
+    @property
+    def path(self) -> Path:
+        return Path(os.fsdecode(self.content.removesuffix(b"\n")))
+
     def fields(self) -> list[str]:
         """Return the parts of an output that NUL separates (the option `-z`)."""
         return self.content.decode(errors="surrogateescape").split("\0")[:-1]
@@ -86,6 +91,7 @@ class GitOutput:
 async def run(
     *arguments: str,
     repository: Path | None = None,
+    cwd: Path | str = "/",
     protocols: Sequence[str] = (),
     as_user: bool = False,
     variables: Mapping[str, str] = {},
@@ -94,7 +100,7 @@ async def run(
     seconds: float = TIMEOUT_SECONDS,
     pass_fds: Sequence[int] = (),
 ) -> GitOutput:
-    """Run git in ``repository``, a git directory, without a work tree.
+    """Run git in ``repository``, a git directory, without a work tree; ``cwd`` need not be in it.
 
     ``protocols`` are those by which the command may fetch and push. ``as_user`` adds the
     configuration and the keys of the user, for a repository elsewhere. ``variables`` are added to
@@ -109,7 +115,7 @@ async def run(
     try:
         done = await process.run(
             ["git", *given, *(part for each in settings for part in ("-c", each)), *arguments],
-            folder="/",
+            folder=str(cwd),
             environment=environment.select(names) | user | _VARIABLES | dict(variables),
             stdin=stdin,
             seconds=seconds,

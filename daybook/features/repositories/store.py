@@ -146,6 +146,31 @@ class Store:
             await self._check_complete(commit)
             return commit
 
+    async def default_branch(self) -> str:
+        """Ask the repository for the name of its default branch. Raise `GitFailed`."""
+        found = await git.run(
+            "ls-remote",
+            "--quiet",
+            "--symref",
+            "--upload-pack=git-upload-pack",
+            "--",
+            self.source.address,
+            "HEAD",
+            protocols=[self.source.protocol],
+            as_user=self.source.protocol != "file",
+        )
+        named = re.match(r"ref: refs/heads/(\S+)\tHEAD", found.text)
+        if named is None:
+            raise GitFailed(f"{self.source.address} names no default branch; set --ref")
+        return named[1]
+
+    async def contains(self, ancestor: str, commit: str) -> bool:
+        """Return whether ``commit`` is ``ancestor`` or comes after it. Raise `GitFailed`."""
+        found = await git.run(
+            "rev-list", "--max-count=1", ancestor, f"^{commit}", repository=self.repository
+        )
+        return not found.text
+
     async def commit_of(self, revision: str) -> str:
         """Return the full hash of the commit that ``revision`` names. Raise `GitFailed`."""
         found = await git.run(

@@ -6,38 +6,18 @@ import asyncio
 import os
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from daybook.errors import InvalidInput
 from daybook.features.repositories import checkouts, git, store
-from daybook.features.repositories.checkouts import Author, Checkout
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.store import Source, Store
 from daybook.home import Home
+from tests.unit.features.repositories.projects import AUTHOR, at, checkout
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
-
-AUTHOR = Author("coder", "coder@daybook", datetime(2026, 1, 15, 12, tzinfo=UTC))
-
-
-def at(folder: Path, *arguments: str) -> str:
-    """Run git as a user or an agent does, with the configuration of the repository."""
-    identity = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
-    identity |= {f"GIT_{role}_NAME": "ana" for role in ("AUTHOR", "COMMITTER")}
-    identity |= {f"GIT_{role}_EMAIL": "ana@example.org" for role in ("AUTHOR", "COMMITTER")}
-    done = subprocess.run(
-        ["git", *arguments],
-        cwd=folder,
-        env=os.environ | identity,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 @pytest.fixture
@@ -56,14 +36,6 @@ def project(tmp_path: Path) -> Path:
     (folder / "new.txt").write_text("staged\n")
     at(folder, "add", "new.txt")
     return folder
-
-
-async def checkout(project: Path, run_id: str = "run-1") -> Checkout:
-    """Create the checkout of a run."""
-    kept = Store(Source.parse(str(project)))
-    made = Checkout(kept, run_id, await kept.fetch(""), f"daybook/nightly/{run_id}")
-    await made.create(AUTHOR)
-    return made
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,167 @@
+"""Landing: a change becomes part of the branch from which its run has started.
+
+::
+
+    fetch the branch ──► it has the candidate ────────────────────────► landed
+            │
+            └► rebase if the branch has moved ──► record the candidate ──► fast-forward ──► landed
+                  └► `ChangeConflict`
+
+The candidate, the commit that the branch will have, is recorded before the branch changes. So a
+process that goes on after another one was killed finds out whether the branch has it, and a change
+never lands twice. A branch only moves forward; git refuses anything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from daybook.errors import DaybookError
+from daybook.features.repositories import checkouts, git
+from daybook.features.repositories.checkouts import Author, Change, folder_of
+from daybook.features.repositories.git import GitFailed
+from daybook.features.repositories.store import FETCH_SECONDS, Store
+from daybook.short_text import first_names
+
+MAX_TRIES = 3
+"""How often a branch may move while a change is landing."""
+
+Record = Callable[[str], Awaitable[None]]
+"""Coroutine function that stores the hash of the candidate."""
+
+
+class ChangeConflict(DaybookError):
+    """The error that a change and the branch have changed the same lines of ``files``."""
+
+    code = "change_conflict"
+
+    def __init__(self, branch: str, files: list[str]) -> None:
+        super().__init__(f"{branch} has changed the same lines of {first_names(files)}")
+        self.files = files
+
+
+class BranchInUse(DaybookError):
+    """The error that the branch is checked out, so that its files would no longer fit it."""
+
+    code = "branch_in_use"
+
+
+async def land(
+    store: Store,
+    change: Change,
+    branch: str,
+    author: Author,
+    *,
+    run_id: str,
+    record: Record,
+    candidate: str = "",
+) -> str:
+    """Bring ``change`` into ``branch`` of the store's repository; return the commit there.
+
+    ``candidate`` is what ``record`` has stored for this change before. Raise `ChangeConflict`,
+    `BranchInUse`, and `GitFailed`, after which the branch has not changed, or has the candidate.
+    """
+    for tried in range(1, MAX_TRIES + 1):
+        tip = await store.fetch(branch)
+        if candidate and await _has(store, tip, candidate):
+            return candidate
+        candidate = change.head
+        if not await store.contains(tip, candidate):
+            candidate = await _rebased(store, change, (branch, tip), author, run_id)
+        await record(candidate)
+        try:
+            await _forward(store, branch, candidate)
+        except GitFailed:
+            if tried == MAX_TRIES or await store.fetch(branch) == tip:
+                raise
+            continue  # it has moved meanwhile
+        return candidate
+    raise AssertionError
+
+
+async def _has(store: Store, tip: str, candidate: str) -> bool:
+    try:
+        return await store.contains(candidate, tip)
+    except GitFailed:  # the candidate was lost with its checkout, so the branch cannot have it
+        return False
+
+
+async def _rebased(
+    store: Store, change: Change, onto: tuple[str, str], author: Author, run_id: str
+) -> str:
+    """Return the last of the change's commits after the commit of ``onto``, a branch and its tip.
+
+    Raise `ChangeConflict`.
+    """
+    branch, tip = onto
+    folder = folder_of(f"{run_id}.landing")
+    await asyncio.to_thread(checkouts.remove_folder, folder)
+    work = folder / "work"
+    try:
+        await checkouts.check_out(work, store, change.head, "landing", author)
+        repository = work / ".git"
+        variables = author.variables() | {"GIT_WORK_TREE": str(work), "GIT_EDITOR": "true"}
+        # An author is that of each commit.
+        variables = {k: v for k, v in variables.items() if not k.startswith("GIT_AUTHOR")}
+        try:
+            await git.run(
+                *("rebase", "--quiet", "--no-autostash", "--no-gpg-sign", "--empty=drop"),
+                *("--onto", tip, change.base, "landing"),
+                repository=repository,
+                variables=variables,
+                cwd=work,
+            )
+        except GitFailed:
+            unmerged = await git.run(
+                *("diff", "--name-only", "--no-ext-diff", "--diff-filter=U", "-z"),
+                repository=repository,
+                variables=variables,
+                cwd=work,
+            )
+            if not (files := unmerged.fields()):
+                raise
+            raise ChangeConflict(branch, files) from None
+        async with store.writing() as run:
+            target = f"refs/daybook/landing/{run_id}"
+            await run(
+                *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
+                *("--upload-pack=git-upload-pack", "--", str(repository)),
+                f"+refs/heads/landing:{target}",
+                protocols=["file"],
+            )
+            return await store.commit_of(target)
+    finally:
+        await asyncio.to_thread(checkouts.remove_folder, folder)
+
+
+async def _forward(store: Store, branch: str, candidate: str) -> None:
+    """Move ``branch`` of the store's repository to ``candidate``, if that is a fast-forward."""
+    source = store.source
+    if source.protocol != "file":
+        await git.run(
+            *("push", "--quiet", "--no-verify", "--receive-pack=git-receive-pack", "--"),
+            *(source.address, f"{candidate}:refs/heads/{branch}"),
+            repository=store.repository,
+            protocols=[source.protocol],
+            as_user=True,
+            seconds=FETCH_SECONDS,
+        )
+        return
+    # The user's repository fetches, because a push would be refused, or start its hooks.
+    own = await git.run("rev-parse", "--absolute-git-dir", cwd=source.address)
+    try:
+        await git.run(
+            *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
+            *("--upload-pack=git-upload-pack", "--", str(store.repository)),
+            f"{candidate}:refs/heads/{branch}",
+            repository=own.path,
+            protocols=["file"],
+        )
+    except GitFailed as error:
+        if "refusing to fetch into" not in str(error):
+            raise
+        raise BranchInUse(
+            f"{branch} is checked out in {source.address}; run `git merge --ff-only {candidate}` "
+            "there, or check out another branch first"
+        ) from None

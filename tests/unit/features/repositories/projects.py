@@ -1,0 +1,47 @@
+"""A user's repository, and git as a user or an agent runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+from daybook.features.repositories.checkouts import Author, Checkout
+from daybook.features.repositories.store import Source, Store
+
+AUTHOR = Author("coder", "coder@daybook", datetime(2026, 1, 15, 12, tzinfo=UTC))
+
+
+def at(folder: Path, *arguments: str) -> str:
+    """Run git with the configuration of the repository only."""
+    identity = {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+    identity |= {f"GIT_{role}_NAME": "ana" for role in ("AUTHOR", "COMMITTER")}
+    identity |= {f"GIT_{role}_EMAIL": "ana@example.org" for role in ("AUTHOR", "COMMITTER")}
+    done = subprocess.run(
+        ["git", *arguments],
+        cwd=folder,
+        env=os.environ | identity,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def commit(folder: Path, **files: str) -> str:
+    """Write files whose names end in `.txt`, commit them, and return the commit."""
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text)
+    at(folder, "add", "-A")
+    at(folder, "commit", "-qm", f"change {' '.join(files)}")
+    return at(folder, "rev-parse", "HEAD")
+
+
+async def checkout(project: Path, run_id: str = "run-1") -> Checkout:
+    """Create the checkout of a run."""
+    store = Store(Source.parse(str(project)))
+    made = Checkout(store, run_id, await store.fetch(""), f"daybook/nightly/{run_id}")
+    await made.create(AUTHOR)
+    return made
