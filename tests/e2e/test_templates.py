@@ -13,20 +13,27 @@ from pathlib import Path
 
 import pytest
 
+from daybook.home import Home
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Answer, ModelRequest, provider
+from tests.servers import migrate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 
 DAYBOOK = f"{sys.executable} -m daybook"
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d{1,5}/[^\s>)]*")
 ISSUES = "/repos/a/b/issues?state=all&sort=updated&direction=desc&per_page=15"
+README = Path(__file__).parents[2] / "README.md"
 ADVISORIES = "/advisories?ecosystem=pip&per_page=100&affects=NAME@VERSION,NAME@VERSION"
 FAILED = "/repos/a/b/actions/runs?status=failure&per_page=5&exclude_pull_requests=true"
 FACTS = {
     "/news": ("text/html", "<h1>News</h1><p>The lighthouse was painted green.</p>"),
     "/feed": ("application/rss+xml", "<rss><item><title>Ferry at 17:45</title></item></rss>"),
     ISSUES: ("application/json", json.dumps([{"number": 4711, "title": "The lamp is dark"}])),
+    ISSUES.replace("a/b", "astral-sh/uv"): (
+        "application/json",
+        json.dumps([{"number": 4712, "title": "A quay that only this site has"}]),
+    ),
     "/lock.txt": ("text/plain", "lanterna==1.2.3"),
     ADVISORIES: ("application/json", json.dumps([{"ghsa_id": "GHSA-lamp-0001"}])),
     FAILED: ("application/json", json.dumps([{"name": "tests", "head_branch": "green-paint"}])),
@@ -81,6 +88,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
     """Yield a home whose agent `default` is a model that reads, and the address of the site."""
     variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
     home, empty = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty")
+    migrate(Home(home))
     with site() as address, provider() as model:
         model.script = [reads]
         running = Up(home, empty, variables=variables)
@@ -138,3 +146,16 @@ def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
     tools = up.daybook_json("agents", "show", "default")["settings"]["tools"]
     needed = {each["name"]: each["tools"] for each in up.daybook_json("new")}[name]
     assert set(needed) <= set(tools)
+
+
+def test_the_job_of_readme_reports_a_pull_request_that_only_the_site_has(
+    local: tuple[Up, str],
+) -> None:
+    up, address = local
+    (words,) = re.findall(r"^\$ daybook (new .*)$", README.read_text(), re.MULTILINE)
+
+    done = up.shell(f"{DAYBOOK} {words} --set api={address} --name from-readme")
+
+    assert done.returncode == 0, done.stderr
+    assert "from-readme: succeeded" in done.stdout
+    assert "A quay that only this site has" in done.stdout
