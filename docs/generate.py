@@ -164,11 +164,16 @@ class SyncFeatureOperations(FeatureOperations):
 
 
 def design() -> str:
-    """Return the page of the design with a current table of packages."""
+    """Return the page of the design with a current table of packages, and the single modules."""
     lines = ["| | contains |", "|---|---|"]
+    modules = []
     for name in (name for layer in _layers() for name in layer.split(" | ")):
         module = importlib.import_module(f"daybook.{name}")
-        lines.append(f"| `{name}` | {cell(summary(module))} |")
+        if hasattr(module, "__path__"):
+            lines.append(f"| `{name}` | {cell(summary(module))} |")
+        else:
+            modules.append(f"`{name}`")
+    lines += ["", *wrap(f"Single modules: {', '.join(modules)}.", 100)]
     return between("design.md", lines)
 
 
@@ -187,12 +192,13 @@ def _layers() -> list[str]:
     return layers
 
 
-def running() -> str:
-    """Return the page of operation with a current table of the keeper's services."""
+def services() -> str:
+    """Return the page of the keeper's services."""
     from daybook.keeper.services import loops
 
     everywhere = [each for loop in loops() if loop.everywhere for each in loop.services]
-    lines = ["| service | interval | runs in | does |", "|---|---|---|---|"]
+    lines = [NOTE.format(source="`daybook/keeper/services.py`") + _SERVICES]
+    lines += ["| service | interval | runs in | does |", "|---|---|---|---|"]
     for loop in loops():
         process = "every process" if loop.everywhere else "the leader"
         interval = to_text(loop.interval())
@@ -200,7 +206,15 @@ def running() -> str:
             if loop.everywhere or each not in everywhere:
                 lines.append(f"| `{each.name}` | {interval} | {process} | {cell(each.does)} |")
             interval = f"after `{each.name}`"
-    return between("operations/running.md", lines)
+    return "\n".join(lines) + "\n"
+
+
+_SERVICES = """\
+# Services of the keeper
+
+The [keeper](../operations/running.md#the-keeper) runs these services. The interval is the usual
+pause after a cycle. `daybook status --json` shows the last cycle of each under `passes`.
+"""
 
 
 def decisions() -> str:
@@ -273,13 +287,13 @@ PAGES: dict[str, Callable[[], str]] = {
     "guides/budgets.md": budgets,
     "guides/tasks.md": tasks,
     "guides/tools.md": tools,
-    "operations/running.md": running,
     "reference/cli.md": reference_pages.cli,
     "reference/errors.md": reference_pages.errors,
     "reference/http.md": reference_pages.http,
     "reference/job.md": reference_pages.job_fields,
     "reference/json.md": reference_pages.json_output,
     "reference/python.md": reference_pages.python,
+    "reference/services.md": services,
     "reference/settings.md": reference_pages.settings,
 }
 

@@ -113,7 +113,7 @@ async def add_(
 
     Example: daybook tools add time -- uvx mcp-server-time
 
-    Example: daybook tools add files --preset filesystem -- ~/project
+    Example: daybook tools add project --preset filesystem -- ~/project
     """
     settings = options.settings(arguments)
     if preset and options.command is not None:

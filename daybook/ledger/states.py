@@ -115,10 +115,7 @@ TRANSITIONS: dict[Status | None, dict[Status, str]] = {
         _W: "attempts are left, a person has to approve a call, or the job has on_lost: rerun",
         Status.UNKNOWN: "the lease was lost after begin: the effect cannot be known",
     },
-    Status.UNKNOWN: {
-        status: f"late outcome with the last fencing token: {why}"
-        for status, why in _OUTCOMES.items()
-    },
+    Status.UNKNOWN: dict.fromkeys(_OUTCOMES, "late outcome with the last fencing token"),
 }
 
 
@@ -129,13 +126,12 @@ def check_transition(run: str, old: Status | None, new: Status) -> None:
 
 
 def as_markdown() -> str:
-    """Return the table of `docs/concepts/states.md`."""
+    """Return the table of `docs/concepts/states.md`; transitions for the same reason are a row."""
     lines = ["| from | to | when |", "|---|---|---|"]
-    lines += [
-        f"| {old or '*none*'} | {new} | {why} |"
-        for old, row in TRANSITIONS.items()
-        for new, why in row.items()
-    ]
+    for old, row in TRANSITIONS.items():
+        for why in dict.fromkeys(row.values()):
+            new = ", ".join(status for status, each in row.items() if each == why)
+            lines.append(f"| {old or '*none*'} | {new} | {why} |")
     return "\n".join(lines) + "\n"
 
 

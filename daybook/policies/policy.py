@@ -250,14 +250,15 @@ class Policy(BaseModel):
     ] = Field(
         default="",
         title="Work directory",
-        description="Folder in which the job's command agent, check command and watch command "
-        "run: an absolute path, or one that begins with ~. Empty: the agent's own, or a new, empty "
-        "folder. Only the operator may set it, within DAYBOOK_ALLOWED_WORK_DIRS.",
+        description="Folder in which the job's program, check command and watch command run, and "
+        "a model's tools files and shell work: an absolute path, or one that begins with ~. Empty: "
+        "the agent's own, or a new, empty folder. Only the operator may set it, within "
+        "DAYBOOK_ALLOWED_WORK_DIRS.",
     )
     exclusive_dir: bool = Field(
         default=True,
         title="Exclusive directory",
-        description="A run of a program waits while a run of another job works in the same folder, "
+        description="A run of an agent waits while a run of another job works in the same folder, "
         "or in a folder inside or around it. Off: it shares its folder with every other run.",
     )
     tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(

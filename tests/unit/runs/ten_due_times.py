@@ -190,14 +190,17 @@ class _Day:
 
 
 def as_markdown(found: dict[Case, list[Became]], *, full: bool) -> str:
-    """Return the table of the cases whose class is, or is not, ``full`` at the start."""
+    """Return the table of the cases whose class is, or is not, ``full`` at the start.
+
+    If it is, the table has only the cases with the default catch-up policy.
+    """
     due = [f"{NOON + place * 10 * MINUTE:%H:%M}" for place in range(1, 11)]
     lines = [
         f"| overlap | catch up | {' | '.join(due)} |",
         "|---" * (len(due) + 2) + "|",
     ]
     for case, became in found.items():
-        if case.full is full:
+        if case.full is full and (not full or case.catch_up == "latest"):
             cells = " | ".join(map(str, became))
             lines.append(f"| `{case.overlap}` | `{case.catch_up}` | {cells} |")
     return "\n".join(lines)
