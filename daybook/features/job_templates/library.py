@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template as Text
 from typing import Any, Literal
+from urllib.parse import quote
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.home import current_home
+from daybook.jobs.model import ScheduleFields
 from daybook.validation import from_pydantic
 
 FILE = "template.yaml"
@@ -20,7 +22,11 @@ MAX_FILE_BYTES = 100_000
 MAX_ANSWER_CHARACTERS = 2_000
 _LIBRARY = Path(__file__).parent / "library"
 
+OTHER_FIELDS = ("agent", "csrf", "name", "request_id")
+"""Fields of the page's form besides the answers, so no question can have one of these names."""
+
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+\Z")
+_PROJECT = re.compile(r"[\w.-]+(/[\w.-]+)+\Z")
 
 
 class TemplateQuestion(BaseModel):
@@ -30,7 +36,7 @@ class TemplateQuestion(BaseModel):
 
     ask: str
     default: str = ""
-    kind: Literal["text", "address", "addresses", "repository"] = "text"
+    kind: Literal["text", "address", "addresses", "repository", "project"] = "text"
 
     def checked(self, name: str, answer: str) -> str:
         """Return the answer, or the default for a blank one.
@@ -39,7 +45,7 @@ class TemplateQuestion(BaseModel):
         """
         text = " ".join(answer.split()) or self.default
         if not text:
-            raise InvalidInput(name, "has no answer", f"write --set '{name}=…': {self.ask}")
+            raise InvalidInput(name, "has no answer", f"answer: {self.ask}")
         if len(text) > MAX_ANSWER_CHARACTERS:
             raise InvalidInput(name, "is too long", f"use {MAX_ANSWER_CHARACTERS:,} characters")
         if "{{" in text:
@@ -52,6 +58,8 @@ class TemplateQuestion(BaseModel):
                     raise InvalidInput(name, f'"{each}" is no address', "write https://…")
         if self.kind == "repository" and not _REPOSITORY.match(text):
             raise InvalidInput(name, f'"{text}" is no repository', "write owner/name")
+        if self.kind == "project" and not _PROJECT.match(text):
+            raise InvalidInput(name, f'"{text}" is no project', "write group/name")
         return text
 
 
@@ -59,7 +67,8 @@ class Template(BaseModel):
     """A template. ``does`` is one sentence; ``tools`` are the tools that its agent needs.
 
     ``job`` has the fields of a job, as a jobs file has them. In its texts, ``${name}`` stands for
-    the answer to the question ``name``, and ``$$`` for a dollar sign.
+    the answer to the question ``name``, ``${name_encoded}`` for this answer as a part of an
+    address, and ``$$`` for a dollar sign.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -71,6 +80,20 @@ class Template(BaseModel):
     questions: dict[str, TemplateQuestion] = Field(default={})
     job: dict[str, Any]
 
+    @field_validator("questions")
+    @classmethod
+    def _are_free(cls, questions: dict[str, TemplateQuestion]) -> dict[str, TemplateQuestion]:
+        if taken := [name for name in questions if name in OTHER_FIELDS]:
+            raise ValueError(f'"{taken[0]}" cannot be the name of a question; use another one')
+        return questions
+
+    def question_of(self, field: str) -> str:
+        """Return the question whose answer is in the job's ``field``; "" if none is."""
+        values = _values(self.job, "schedule" if field in ScheduleFields.model_fields else field)
+        found = Text.pattern.finditer(str(values))
+        named = ((each["named"] or each["braced"] or "").removesuffix("_encoded") for each in found)
+        return next((each for each in named if each in self.questions), "")
+
     def fill(self, answers: Mapping[str, str]) -> dict[str, Any]:
         """Return the fields of the job. Raise `InvalidInput` that names a wrong answer."""
         if unknown := sorted(answers.keys() - self.questions.keys()):
@@ -79,7 +102,8 @@ class Template(BaseModel):
             name: question.checked(name, answers.get(name, ""))
             for name, question in self.questions.items()
         }
-        filled: dict[str, Any] = _filled(self.job, checked)
+        encoded = {f"{name}_encoded": quote(text, safe="") for name, text in checked.items()}
+        filled: dict[str, Any] = _filled(self.job, encoded | checked)
         return filled
 
 
@@ -137,8 +161,19 @@ def _read(file: Path) -> Template:
 
 def _example(question: TemplateQuestion) -> str:
     address = "https://example.org"
-    examples = {"address": address, "addresses": address, "repository": "a/b"}
+    examples = {"address": address, "addresses": address, "repository": "a/b", "project": "a/b"}
     return examples.get(question.kind, "a")
+
+
+def _values(value: Any, field: str) -> list[Any]:
+    """Return the values of the ``field`` at any depth."""
+    if not isinstance(value, dict):
+        return []
+    return [
+        found
+        for name, each in value.items()
+        for found in ([each] if name == field else _values(each, field))
+    ]
 
 
 def _filled(value: Any, answers: Mapping[str, str]) -> Any:

@@ -20,6 +20,7 @@ ANSWERS = {
     "address": "https://example.org/a",
     "addresses": "https://example.org/a",
     "repository": "a/b",
+    "project": "a/b/c",
     "text": "/a",
 }
 
@@ -67,6 +68,28 @@ def test_a_repository_is_owner_and_name() -> None:
             template.fill({"repository": wrong})
 
 
+def test_a_project_has_groups_and_its_addresses_are_encoded() -> None:
+    template = library.template("merge-requests")
+    for wrong in ("uv", "https://gitlab.com/a/b", "a/b?x=1", "a//b", "/a/b"):
+        with pytest.raises(InvalidInput, match="is no project"):
+            template.fill({"project": wrong})
+    prompt = template.fill({"project": "a/b/c"})["prompt"]
+    assert "/projects/a%2Fb%2Fc/issues?" in prompt and "of a/b/c." in prompt
+
+
+def test_an_error_about_a_field_belongs_to_the_question_in_it() -> None:
+    template = library.template("page-watch")
+    for field, question in {
+        "schedule": "interval",
+        "every": "interval",
+        "watch_url": "page",
+        "prompt": "page",
+        "name": "",
+        "timeout": "",
+    }.items():
+        assert template.question_of(field) == question, field
+
+
 def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownName, match="morning-brief"):
         library.template("morning-brif")
@@ -110,6 +133,7 @@ def test_a_user_adds_a_template_and_replaces_one(daybook_home: Home) -> None:
         OWN.replace("${port}", "${prt}"),
         OWN.replace("$$5", "$"),
         OWN.replace('"Which port?"', "x, kind: number"),
+        OWN.replace("port", "request_id"),  # the page's form has it
         OWN.replace("job: {", "job: [").replace('$$5"}', '$$5"]'),
     ],
 )
