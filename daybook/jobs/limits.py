@@ -110,7 +110,7 @@ class Limits(BaseModel):
     approve_after_web: Patterns = Field(
         default=("shell", "notify"),
         description="Tools whose calls in its jobs a person has to approve after the run has read "
-        "the web, because a page may contain instructions; empty: none.",
+        "the web or mail, because these texts may contain instructions; empty: none.",
     )
     channels: Patterns = Field(
         default=("*",),

@@ -20,6 +20,8 @@ from daybook.validation import from_pydantic
 FILE = "template.yaml"
 MAX_FILE_BYTES = 100_000
 MAX_ANSWER_CHARACTERS = 2_000
+SKILLS = "skills"
+"""Folder of a template with the folders of the skills that it brings."""
 _LIBRARY = Path(__file__).parent / "library"
 
 OTHER_FIELDS = ("agent", "csrf", "name", "request_id")
@@ -64,7 +66,8 @@ class TemplateQuestion(BaseModel):
 
 
 class Template(BaseModel):
-    """A template. ``does`` is one sentence; ``tools`` are the tools that its agent needs.
+    """A template. ``does`` is one sentence; ``tools`` are the tools that its agent needs, also the
+    `skills` that it brings.
 
     ``job`` has the fields of a job, as a jobs file has them. In its texts, ``${name}`` stands for
     the answer to the question ``name``, ``${name_encoded}`` for this answer as a part of an
@@ -132,6 +135,23 @@ def template(name: str) -> Template:
     return _read(files[name])
 
 
+def skills(name: str) -> dict[str, Path]:
+    """Return the folders of the skills that the template ``name`` brings, by their names.
+
+    Raise `InvalidInput` for a skill whose name cannot be read.
+    """
+    found = {}
+    for file in sorted(_files()[name].parent.glob(f"{SKILLS}/*/SKILL.md")):
+        try:
+            with file.open("rb") as opened:
+                _, head, _ = opened.read(MAX_FILE_BYTES).decode(errors="replace").split("---", 2)
+            found[str(yaml.safe_load(head)["name"])] = file.parent
+        except (OSError, yaml.YAMLError, RecursionError, ValueError, TypeError, KeyError):
+            hint = "begin it with the lines ---, name: …, description: …, ---"
+            raise InvalidInput("template", f"{file} has no name", hint) from None
+    return found
+
+
 def _files() -> dict[str, Path]:
     folders = [_LIBRARY, current_home().path / "templates"]
     return {each.parent.name: each for folder in folders for each in folder.glob(f"*/{FILE}")}
@@ -147,11 +167,13 @@ def _read(file: Path) -> Template:
     try:
         given = {**read, "name": file.parent.name} if isinstance(read, dict) else {}
         found = Template.model_validate(given)
+        brought = tuple(f"skills.{each}" for each in skills(found.name))
+        found = found.model_copy(update={"tools": (*found.tools, *brought)})
         found.fill({name: each.default or _example(each) for name, each in found.questions.items()})
     except ValidationError as error:
         wrong = from_pydantic(error.errors()[0], Template.model_fields)
         raise InvalidInput(f"{file}: {wrong.field}", wrong.problem, wrong.hint) from None
-    except InvalidInput as error:  # for a default
+    except InvalidInput as error:  # for a default, or a skill
         raise InvalidInput(f"{file}: {error.field}", error.problem, error.hint) from None
     except (KeyError, ValueError) as error:  # of `string.Template`
         problem = f"{file}: job: {error} is no question"

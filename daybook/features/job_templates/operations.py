@@ -118,6 +118,7 @@ async def add(
     that no run lacks them; if the job is then refused, for example for its name, it keeps them.
     """
     prepared = await prepare(name, answers, agent=agent, job=job)
+    await _add_skills(name)
     if prepared.missing_tools:
         known = await api.agents.show(agent)
         tools = [*known.settings.get("tools", []), *prepared.missing_tools]
@@ -125,6 +126,18 @@ async def add(
     added = await api.jobs.add(prepared.job | {"idempotency_key": idempotency_key})
     notes = tuple(filter(None, (prepared.note, *added.notes)))
     return AddedJob(job=added, added_tools=prepared.missing_tools, notes=notes)
+
+
+async def _add_skills(name: str) -> None:
+    """Add the skills that a template brings; a newer version replaces that of the same folder."""
+    if brought := library.skills(name):
+        from daybook.api.client import Client
+
+        client = Client()
+        sources = {each.name: each.source for each in await client.skills.list()}
+        for skill, folder in brought.items():
+            is_own = sources.get(skill) == str(folder)
+            await client.skills.add(str(folder), replace=is_own)
 
 
 def _note(kind: str, agent: str, tools: tuple[str, ...]) -> str:

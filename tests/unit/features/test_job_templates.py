@@ -143,3 +143,27 @@ def test_a_file_that_is_no_template_is_named(daybook_home: Home, text: str) -> N
         library.template("tides")
     assert library.template("limit").name == "limit"  # the others work
     assert isinstance(library.templates()["tides"], InvalidInput)
+
+
+SKILL = "---\nname: tide-tables\ndescription: How to read a tide table.\n---\nRead it."
+
+
+def with_skill(home: Home, text: str = SKILL) -> None:
+    folder = own(home, "tides", OWN) / "skills" / "tables"
+    folder.mkdir(parents=True)
+    (folder / "SKILL.md").write_text(text)
+
+
+def test_a_template_brings_its_skills_and_its_agent_needs_them(daybook_home: Home) -> None:
+    with_skill(daybook_home)
+    assert library.template("tides").tools == ("skills.tide-tables",)
+    assert list(library.skills("tides")) == ["tide-tables"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# Tides", "---\n- a\n---\n", "---\na: [\n---\n", "\0---a---"]
+)
+def test_a_skill_without_a_name_is_named(daybook_home: Home, text: str) -> None:
+    with_skill(daybook_home, text)
+    with pytest.raises(InvalidInput, match=r"tables/SKILL\.md has no name"):
+        library.template("tides")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,7 +14,9 @@ import pytest
 from daybook.agents import kinds
 from daybook.api import agents
 from daybook.features.job_templates.page import MESSAGES
+from daybook.features.skills import operations as skills
 from daybook.home import Home
+from daybook.ledger.engine import sharing
 from daybook.prefect import client as connection
 from tests.unit.resources.prefect_blocks import FakePrefect, Steps
 from tests.unit.web.submitting import Forms, everything, post, submit
@@ -148,3 +151,56 @@ async def test_a_file_that_is_no_template_is_listed_with_its_problem(
     (folder / "template.yaml").write_text("title: [")
     text = (await browser.get("/jobs/new/templates")).text
     assert "cannot be read" in text and "/jobs/new/templates/tides" not in text
+
+
+TIDES = """
+title: Tides
+does: Reports the tides.
+questions: {port: {ask: "Which port?"}}
+job: {name: tides, schedule: every day at 6:00, prompt: "Tides of ${port}"}
+"""
+
+
+async def test_a_template_of_a_user_brings_its_skill(
+    world: World, daybook_home: Home, browser: httpx.AsyncClient, prefect: FakePrefect
+) -> None:
+    folder = daybook_home.path / "templates" / "tides"
+    (folder / "skills" / "tables").mkdir(parents=True)
+    (folder / "template.yaml").write_text(TIDES)
+    page, skill = "/jobs/new/templates/tides", folder / "skills" / "tables" / "SKILL.md"
+
+    for version in ("first", "second"):
+        skill.write_text(f"---\nname: tables\ndescription: The {version} one.\n---\nRead it.")
+        typed = {"port": "Husum", "name": f"tides-{version}"}
+        _, shown = await submit(browser, page, f"{page}/preview", **typed)
+        (form,) = (each for each in shown.forms if each.buttons == [page])
+        assert (await post(browser, page, form.fields)).status_code == 303
+        with sharing(world.ledger):
+            (stored,) = await skills.list_skills()
+        assert (stored.name, stored.description) == ("tables", f"The {version} one.")
+    assert tools(prefect) == ["notify", "skills.tables"]
+
+
+async def test_a_skill_of_another_source_is_not_replaced(
+    world: World,
+    daybook_home: Home,
+    browser: httpx.AsyncClient,
+    prefect: FakePrefect,
+    tmp_path: Path,
+) -> None:
+    text = "---\nname: tables\ndescription: Mine.\n---\nRead it."
+    folder = daybook_home.path / "templates" / "tides"
+    for each in (tmp_path / "mine", folder / "skills" / "tables"):
+        each.mkdir(parents=True)
+        (each / "SKILL.md").write_text(text)
+    (folder / "template.yaml").write_text(TIDES)
+    with sharing(world.ledger):
+        await skills.add(str(tmp_path / "mine"))
+    page = "/jobs/new/templates/tides"
+
+    _, shown = await submit(browser, page, f"{page}/preview", port="Husum")
+    (form,) = (each for each in shown.forms if each.buttons == [page])
+    answer = await post(browser, page, form.fields)
+
+    assert answer.status_code == 400 and '"tables" exists already' in html.unescape(answer.text)
+    assert await world.jobs.ids() == {} and tools(prefect) == ["notify"]
