@@ -198,7 +198,7 @@ def test_a_person_adds_a_job_on_the_page_by_keyboard_and_reads_its_first_answer(
         watched.problems.clear()
         wrong.fill(f"{address}/price")
         page.get_by_label("Which value on it?").fill("the price")
-        page.get_by_label("Tell you when it is").fill("below 20 euros")
+        page.get_by_label("such as: below 100 euros").fill("below 20 euros")
         page.get_by_label("Name").fill("lamp-price")
         page.keyboard.press("Enter")
         shown = page.locator("pre").inner_text()

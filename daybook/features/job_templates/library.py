@@ -21,7 +21,7 @@ FILE = "template.yaml"
 MAX_FILE_BYTES = 100_000
 MAX_ANSWER_CHARACTERS = 2_000
 SKILLS = "skills"
-"""Folder of a template with the folders of the skills that it brings."""
+"""Folder of a template with the folders of the skills that it contains."""
 _LIBRARY = Path(__file__).parent / "library"
 
 OTHER_FIELDS = ("agent", "csrf", "name", "request_id")
@@ -67,7 +67,7 @@ class TemplateQuestion(BaseModel):
 
 class Template(BaseModel):
     """A template. ``does`` is one sentence; ``tools`` are the tools that its agent needs, also the
-    `skills` that it brings.
+    `skills` that it contains.
 
     ``job`` has the fields of a job, as a jobs file has them. In its texts, ``${name}`` stands for
     the answer to the question ``name``, ``${name_encoded}`` for this answer as a part of an
@@ -136,7 +136,7 @@ def template(name: str) -> Template:
 
 
 def skills(name: str) -> dict[str, Path]:
-    """Return the folders of the skills that the template ``name`` brings, by their names.
+    """Return the folders of the skills that the template ``name`` contains, by their names.
 
     Raise `InvalidInput` for a skill whose name cannot be read.
     """

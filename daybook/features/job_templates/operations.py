@@ -129,13 +129,13 @@ async def add(
 
 
 async def _add_skills(name: str) -> None:
-    """Add the skills that a template brings; a newer version replaces that of the same folder."""
-    if brought := library.skills(name):
+    """Add the skills that a template contains; a newer version replaces that of the same folder."""
+    if contained := library.skills(name):
         from daybook.api.client import Client
 
         client = Client()
         sources = {each.name: each.source for each in await client.skills.list()}
-        for skill, folder in brought.items():
+        for skill, folder in contained.items():
             is_own = sources.get(skill) == str(folder)
             await client.skills.add(str(folder), replace=is_own)
 

@@ -44,8 +44,8 @@ async def read(content: bytes) -> MailText:
         name, kind = _decoded(str(part.get_filename() or "")), part.get_content_type()
         is_attached = bool(name) or part.get_content_disposition() == "attachment"
         if is_attached or kind not in ("text/plain", "text/html"):
-            size = len(_content(part))
-            attachments.append(f"{name or 'no name'} ({kind[:100]}, {size:,} bytes)")
+            size = f", {len(content):,} bytes" if (content := _content(part)) else ""
+            attachments.append(f"{name or 'no name'} ({kind[:100]}{size})")
         elif kind == "text/plain":
             plain.append(_text(part).strip())
         elif not html:
@@ -70,10 +70,7 @@ def _parts(message: Message) -> Iterator[Message]:
 
 def _content(part: Message) -> bytes:
     found = part.get_payload(decode=True)
-    if isinstance(found, bytes):
-        return found
-    inner = part.get_payload()  # a mail in a mail
-    return b"".join(bytes(each) for each in inner) if isinstance(inner, list) else b""
+    return found if isinstance(found, bytes) else b""  # a mail in a mail
 
 
 def _text(part: Message) -> str:

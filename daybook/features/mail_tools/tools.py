@@ -78,6 +78,7 @@ async def mail_tools(context: ToolContext) -> Sequence[Tool]:
             read_only=True,
             open_world=True,
             is_untrusted=True,
+            is_private=True,
         ),
         Tool(
             "read",
@@ -87,6 +88,7 @@ async def mail_tools(context: ToolContext) -> Sequence[Tool]:
             read_only=True,
             open_world=True,
             is_untrusted=True,
+            is_private=True,
         ),
     )
 

@@ -296,6 +296,31 @@ async def test_jobs_that_a_run_adds_after_it_has_read_the_web_need_the_same_appr
         assert await tools["cron_add"].call({}) == "mail shell notify"
 
 
+MAIL = Tool("read", "", {}, _answered, read_only=True, is_untrusted=True, is_private=True)
+
+
+@pytest.mark.parametrize("how", ["call", "skipped"])
+async def test_after_mail_a_person_approves_what_can_send_it_elsewhere(how: str) -> None:
+    """In every job, and in the jobs that the run adds."""
+
+    async def approvals(arguments: dict[str, Any]) -> str:
+        return " ".join(owners.current_actor().approve)
+
+    add = Tool("cron_add", "", {}, approvals)
+    builtin = {"web.fetch": WEB, "shell.run": SHELL, "mail.read": MAIL}
+    selection = ToolSelection("brief", own=(add,), builtin=builtin)
+    async with agent_tools.open_tools(selection, "flow:1", Actor(), 5.0) as opened_tools:
+        tools = {each.name: each for each in opened_tools}
+        await tools["web_fetch"].call({})
+        assert not any(each.needs_approval() for each in tools.values())
+        if how == "call":
+            await tools["mail_read"].call({})
+        else:  # an earlier attempt made the call
+            tools["mail_read"].skipped({})
+        assert [name for name, each in tools.items() if each.needs_approval()] == ["web_fetch"]
+        assert await tools["cron_add"].call({}) == "web.fetch"
+
+
 def test_a_feature_of_another_distribution_does_not_replace_a_word(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -90,7 +90,7 @@ async def test_mail_is_listed_newest_first_marked_as_data_and_stays_unread(
     assert not [each for each in server.commands if each.startswith(("SELECT", "UID STORE"))]
     for name in ("search", "read"):
         each = await tool(name)
-        assert each.read_only and each.is_untrusted
+        assert each.read_only and each.is_untrusted and each.is_private
 
 
 async def test_a_search_filters_on_the_server(server: MailServer) -> None:
