@@ -103,7 +103,7 @@ class Limits(BaseModel):
     tools: Patterns = Field(default=(), description="Tools that its jobs may call; empty: none.")
     approve: Patterns = Field(
         default=(),
-        description="Tools whose calls in its jobs a person has to approve, such as mail.*, "
+        description="Tools whose calls in its jobs a person has to approve, such as crm.*, "
         "besides those that a job's own `approve` names; `webhook` for each webhook (its jobs may "
         "then have no callbacks), `answer` for each answer.",
     )

@@ -221,7 +221,7 @@ class Connection(imaplib.IMAP4):
             raise InvalidInput("text", "and from are both not ASCII", "leave out one of them")
         for key, value in others:
             given = ["CHARSET", "UTF-8", *given, key]
-            self.literal = value.encode(errors="replace")
+            self.literal = value.encode(errors="replace")  # type: ignore[assignment]
         status, found = self.uid("SEARCH", *given)
         if status != "OK":
             raise self.error(found[-1] or b"it refused the search")

@@ -92,7 +92,7 @@ OWN = [Tool("cron_list", "", {}, _whose, read_only=True), Tool("cron_add", "", {
 
 async def test_entries_select_tools_of_servers_and_of_daybook_without_duplicates() -> None:
     entries = ["search.find", "search.get_*", "search.find", "daybook.cron_l*", "daybook.cron_list"]
-    found = await agent_tools.find("brief", entries, Saved("search", "mail"), lambda: OWN, CONTEXT)
+    found = await agent_tools.find("brief", entries, Saved("search", "crm"), lambda: OWN, CONTEXT)
     assert [(each.server.name, each.patterns) for each in found.servers] == [
         ("search", ("find", "get_*"))
     ]
@@ -168,11 +168,11 @@ async def test_a_python_tool_and_a_server_with_the_same_name_are_refused_as_ambi
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InvalidInput, match="ambiguous"):
         await agent_tools.find("brief", ["search.find"], Saved("search"), tuple, CONTEXT)
-    found = await agent_tools.find("brief", ["search.find"], Saved("mail"), tuple, CONTEXT)
+    found = await agent_tools.find("brief", ["search.find"], Saved("crm"), tuple, CONTEXT)
     assert [each.name for each in found.python] == ["search.find"]
-    await agent_tools.check(["search.find", "mail.send", "daybook.anything"], Saved("mail"))
+    await agent_tools.check(["search.find", "crm.send", "daybook.anything"], Saved("crm"))
     with pytest.raises(UnknownName, match="post"):
-        await agent_tools.check(["post.send"], Saved("mail"))
+        await agent_tools.check(["post.send"], Saved("crm"))
 
 
 STUBBORN = """

@@ -81,7 +81,7 @@ async def test_a_job_is_shown_then_added_and_run(
         answer = await post(browser, PAGE, form.fields)
         assert answer.status_code == 303
     job = await world.jobs.get("morning-brief")
-    assert "6:45" not in job.job.parameters()["prompt"]
+    assert "6:45" not in str(job.job.parameters()["prompt"])
     assert job.job.schedule.to_json()["expr"] == "45 6 * * 1-5"
     assert len(await world.jobs.ids()) == 1
     (run,) = await world.runs.rows(job)

@@ -101,7 +101,7 @@ async def test_a_search_filters_on_the_server(server: MailServer) -> None:
     server.deliver("Filed", "lamp", folder="Entw&APw-rfe &- more")
     server.folders["INBOX"][0].seen = True
 
-    rows = [
+    rows: list[tuple[dict[str, Any], set[str]]] = [
         ({}, {"One", "Two"}),
         ({"since": (today - timedelta(days=50)).isoformat()}, {"One", "Two", "Old"}),
         ({"from": "bob@"}, {"Two"}),
@@ -246,7 +246,7 @@ async def test_a_server_that_hangs_is_left_and_its_thread_ends(
     server.hangs = threading.Event()
     search = await tool("search")
     before = threading.active_count()
-    calling = asyncio.create_task(search.call({}))
+    calling = asyncio.ensure_future(search.call({}))
     await asyncio.to_thread(server.hangs.wait, 60)
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
