@@ -9,6 +9,7 @@ rest of Daybook names no feature, but goes through `features`::
     agent_tools, first_tools                        `execution.builtin_tools`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
+    new_job_links     `web.pages`
     changes           `api.changes`           metrics     `diagnosis.health`
     endpoint          `web.app`               loops       `keeper.services`
     settings          `settings`              retention   `keeper.retention`
@@ -75,6 +76,8 @@ class Feature:
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
       its pages. Today links a finding whose `check` is the feature's name to the first of them.
+      ``new_job_links`` are the paths and names of its pages that add a job; the pages show them
+      beside the button for a new job.
     - ``changes`` returns the queries that detect changes of its live pages (`api.changes.part`).
     - ``status`` is a class of `diagnosis.feature_status.FeatureStatus`.
     - ``needs`` is a coroutine function of `attention.AttentionFacts`, which returns findings for
@@ -112,6 +115,7 @@ class Feature:
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()
+    new_job_links: tuple[tuple[str, str], ...] = ()
     changes: str = ""
     status: str = ""
     needs: str = ""

@@ -49,6 +49,9 @@ class Tool:
     - ``needs_approval`` returns whether a run makes it only after a person has approved it
       (`daybook.runs.approvals`).
     - ``is_untrusted``: its answer may contain texts of strangers, such as a page of the web.
+    - ``is_private``: its answer contains private texts, such as mail. After it, a person has to
+      approve each call that can carry them to an address that strangers chose: of a tool that is
+      untrusted, and not private.
     """
 
     name: str
@@ -62,6 +65,7 @@ class Tool:
     may_wait: bool = False
     needs_approval: Callable[[], bool] = field(default=lambda: False, compare=False)
     is_untrusted: bool = False
+    is_private: bool = False
     skipped: Callable[[JsonObject], None] = field(default=lambda _: None, compare=False)
 
     @property

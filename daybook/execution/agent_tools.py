@@ -221,9 +221,14 @@ async def open_tools(
 
 @dataclass
 class _Read:
-    """Whether the answer has called an untrusted tool, in this attempt or an earlier one."""
+    """Which tools the answer has called, in this attempt or an earlier one."""
 
     untrusted: bool = False
+    private: bool = False
+
+    def add(self, tool: Tool) -> None:
+        self.untrusted |= tool.is_untrusted
+        self.private |= tool.is_private
 
 
 def _check_expected(selection: ToolSelection, names: Sequence[str]) -> None:
@@ -250,20 +255,25 @@ def _allowed(selection: ToolSelection, tools: dict[str, Tool], read: _Read) -> d
 def _with_rule(name: str, tool: Tool, selection: ToolSelection, read: _Read) -> Tool:
     always = any(matches(name, each) for each in selection.approve)
     after_web = any(matches(name, each) for each in selection.approve_after_web)
-    tool = replace(tool, needs_approval=lambda: always or (after_web and read.untrusted))
-    if not tool.is_untrusted:
-        return tool
-    make, skip = tool.call, tool.skipped
+    can_leak = _can_leak(tool)
+
+    def needs_approval() -> bool:
+        return always or (after_web and read.untrusted) or (can_leak and read.private)
 
     async def call(arguments: JsonObject) -> str:
-        read.untrusted = True
-        return await make(arguments)
+        read.add(tool)
+        return await tool.call(arguments)
 
     def skipped(arguments: JsonObject) -> None:
-        read.untrusted = True
-        skip(arguments)
+        read.add(tool)
+        tool.skipped(arguments)
 
-    return replace(tool, call=call, skipped=skipped)
+    return replace(tool, needs_approval=needs_approval, call=call, skipped=skipped)
+
+
+def _can_leak(tool: Tool) -> bool:
+    """Return whether a text of strangers can persuade a model to send something with the tool."""
+    return tool.is_untrusted and not tool.is_private
 
 
 async def _connect(selection: ToolSelection, sessions: list[PooledSession], timeout: float) -> None:
@@ -353,13 +363,15 @@ def _builtin_tool(name: str, tool: Tool, calls: _AttemptCalls) -> Tool:
 def _acting_for(tool: Tool, actor: Actor, selection: ToolSelection, read: _Read) -> Tool:
     """Return a tool of Daybook's own that acts for ``actor``.
 
-    After the answer has read the web, jobs that the tool adds or changes inherit the approvals that
-    the answer itself then needs.
+    After the answer has read the web or mail, jobs that the tool adds or changes inherit the
+    approvals that the answer itself then needs.
     """
-    after_web = replace(actor, approve=(*actor.approve, *selection.approve_after_web))
+    leaks = tuple(name for name, each in selection.builtin.items() if _can_leak(each))
 
     async def call(arguments: JsonObject) -> str:
-        with acting_as(after_web if read.untrusted else actor):
+        after_web = selection.approve_after_web if read.untrusted else ()
+        after_mail = leaks if read.private else ()
+        with acting_as(replace(actor, approve=(*actor.approve, *after_web, *after_mail))):
             return await tool.call(arguments)
 
     return replace(tool, call=call)

@@ -198,7 +198,7 @@ class GuardedTransport:
             return pool.enter()
         target = await self._target(url, source)
         if target.url.scheme == "https" and self._ssl_context is None:
-            self._ssl_context = _default_ssl_context()
+            self._ssl_context = default_ssl_context()
         keeps = self._kept_for > 0 and source is None
         connections = self.library.core.AsyncConnectionPool(
             ssl_context=self._ssl_context,
@@ -428,7 +428,7 @@ def _to_http_error(library: HttpLibrary, error: BaseException) -> Exception:
     return converted
 
 
-def _default_ssl_context() -> ssl.SSLContext:
+def default_ssl_context() -> ssl.SSLContext:
     """Return a context with this machine's certificates, which that of httpcore itself lacks."""
     import httpcore2
 

@@ -103,14 +103,14 @@ class Limits(BaseModel):
     tools: Patterns = Field(default=(), description="Tools that its jobs may call; empty: none.")
     approve: Patterns = Field(
         default=(),
-        description="Tools whose calls in its jobs a person has to approve, such as mail.*, "
+        description="Tools whose calls in its jobs a person has to approve, such as crm.*, "
         "besides those that a job's own `approve` names; `webhook` for each webhook (its jobs may "
         "then have no callbacks), `answer` for each answer.",
     )
     approve_after_web: Patterns = Field(
         default=("shell", "notify"),
         description="Tools whose calls in its jobs a person has to approve after the run has read "
-        "the web, because a page may contain instructions; empty: none.",
+        "the web or mail, because these texts may contain instructions; empty: none.",
     )
     channels: Patterns = Field(
         default=("*",),

@@ -98,7 +98,7 @@ def tools_of(approve: Iterable[str]) -> tuple[str, ...]:
 
 
 def matches(name: str, entry: str) -> bool:
-    """Return whether an entry, such as `mail`, `mail.send` or `mail.*`, names the tool."""
+    """Return whether an entry, such as `crm`, `crm.send` or `crm.*`, names the tool."""
     return fnmatchcase(name, entry) or fnmatchcase(name, f"{entry}.*")
 
 

@@ -10,13 +10,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from daybook.home import Home
+from daybook.operations.login import LOGIN_PATH
+from tests import certificates, imap_server
+from tests.e2e.browsers import NEEDS_CHROMIUM, Watched
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Answer, ModelRequest, provider
 from tests.servers import migrate
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -25,6 +32,8 @@ ADDRESS = re.compile(r"http://127\.0\.0\.1:\d{1,5}/[^\s>)]*")
 ISSUES = "/repos/a/b/issues?state=all&sort=updated&direction=desc&per_page=15"
 README = Path(__file__).parents[2] / "README.md"
 ADVISORIES = "/advisories?ecosystem=pip&per_page=100&affects=NAME@VERSION,NAME@VERSION"
+MERGES = "/projects/a%2Fb/merge_requests?scope=all&order_by=updated_at&per_page=15"
+TICKETS = "/projects/a%2Fb/issues?scope=all&order_by=updated_at&per_page=15"
 FAILED = "/repos/a/b/actions/runs?status=failure&per_page=5&exclude_pull_requests=true"
 FACTS = {
     "/news": ("text/html", "<h1>News</h1><p>The lighthouse was painted green.</p>"),
@@ -36,6 +45,8 @@ FACTS = {
     ),
     "/lock.txt": ("text/plain", "lanterna==1.2.3"),
     ADVISORIES: ("application/json", json.dumps([{"ghsa_id": "GHSA-lamp-0001"}])),
+    MERGES: ("application/json", json.dumps([{"iid": 4712, "title": "Paint the lamp"}])),
+    TICKETS: ("application/json", json.dumps([{"iid": 4713, "title": "No paint is left"}])),
     FAILED: ("application/json", json.dumps([{"name": "tests", "head_branch": "green-paint"}])),
     "/price": ("text/html", "<p>The lamp costs 12.50 euros.</p>"),
 }
@@ -43,7 +54,7 @@ FACTS = {
 
 
 class Site(BaseHTTPRequestHandler):
-    """A site with the pages of `FACTS`, GitHub's API among them."""
+    """A site with the pages of `FACTS`, the APIs of GitHub and GitLab among them."""
 
     def do_GET(self) -> None:
         kind, content = FACTS.get(self.path, ("text/html", ""))
@@ -77,6 +88,12 @@ def reads(request: ModelRequest) -> Answer:
     pages = [text for role, text in request.messages if role == "tool"]
     if "files_read" in request.tools and not pages:
         return Answer("", tool="files_read", arguments={"path": "notes.md"})
+    if "mail_search" in request.tools and "Triage my mail" in prompts[-1]:
+        if not pages:
+            return Answer("", tool="mail_search", arguments={"since": "2026-01-01"})
+        if len(pages) == 1:
+            (uid,) = re.findall(r"Id: (\d+)", pages[0])
+            return Answer("", tool="mail_read", arguments={"id": int(uid)})
     addresses = list(dict.fromkeys(ADDRESS.findall(prompts[-1])))
     if len(pages) < len(addresses):
         return Answer("", tool="web_fetch", arguments={"url": addresses[len(pages)].rstrip(".")})
@@ -86,17 +103,25 @@ def reads(request: ModelRequest) -> Answer:
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
     """Yield a home whose agent `default` is a model that reads, and the address of the site."""
-    variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
     home, empty = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty")
     migrate(Home(home))
-    with site() as address, provider() as model:
+    certificate = certificates.localhost(tmp_path_factory.mktemp("certificate"))
+    with site() as address, provider() as model, imap_server.serving(certificate) as mail:
         model.script = [reads]
+        mail.deliver("Harbour", "The harbour closes on 3 December.")
+        variables = {
+            "DAYBOOK_ALLOWED_HOSTS": "127.0.0.1",
+            "DAYBOOK_IMAP_URL": mail.url,
+            "SSL_CERT_FILE": str(certificate),
+        }
         running = Up(home, empty, variables=variables)
         try:
             running.until(lambda lines: any(each.startswith("Ready") for each in lines), 120)
             words = ("agents", "add", "default", "--replace", "--model", "openai:gpt-6-luna")
             given = ("--base-url", model.address, "--key-stdin")
             running.daybook_json(*words, *given, given=KEY)
+            secret = ("secrets", "add", "imap", "--host", "127.0.0.1")
+            running.daybook_json(*secret, given=imap_server.PASSWORD)
             yield running, address
         finally:
             running.end()
@@ -109,6 +134,11 @@ TEMPLATES = {
         {"manifest": "{site}/lock.txt", "api": "{site}"},
         ["lanterna==1.2.3", "GHSA-lamp-0001"],
     ),
+    "merge-requests": (
+        {"project": "a/b", "api": "{site}"},
+        ["Paint the lamp", "No paint is left"],
+    ),
+    "inbox": ({}, ["The harbour closes on 3 December."]),
     "failed-ci": ({"repository": "a/b", "api": "{site}"}, ["green-paint"]),
     "limit": ({"page": "{site}/price", "what": "the price", "limit": "below 20"}, ["12.50"]),
     "page-watch": ({"page": "{site}/price"}, []),
@@ -159,3 +189,46 @@ def test_the_job_of_readme_reports_a_pull_request_that_only_the_site_has(
     assert done.returncode == 0, done.stderr
     assert "from-readme: succeeded" in done.stdout
     assert "A quay that only this site has" in done.stdout
+
+
+@NEEDS_CHROMIUM
+def test_a_person_adds_a_job_on_the_page_by_keyboard_and_reads_its_first_answer(
+    local: tuple[Up, str], chromium: Browser
+) -> None:
+    up, address = local
+    lines = up.until(lambda lines: any(LOGIN_PATH in line for line in lines), 60)
+    link = next(line for line in lines if LOGIN_PATH in line).split()[-1]
+    url = link.partition(LOGIN_PATH)[0]
+    with chromium.new_context() as context:
+        watched = Watched(context, url)
+        page = watched.page
+        page.set_default_timeout(60_000)
+        page.goto(link)
+        page.wait_for_url(f"{url}/")
+        watched.open("/jobs")
+        page.get_by_role("link", name="Start from a template").press("Enter")
+        page.get_by_role("link", name="A value that is compared with a limit").press("Enter")
+
+        page.get_by_label("Which page (address)?").press_sequentially("price")
+        page.keyboard.press("Enter")
+        assert "no address" in page.get_by_role("alert").inner_text()
+        wrong = page.get_by_label("Which page (address)?")
+        assert wrong.get_attribute("aria-invalid") == "true"
+        assert wrong.evaluate("each => each === document.activeElement")
+        assert ["400" in each for each in watched.problems] == [True]  # of the page itself
+        watched.problems.clear()
+        wrong.fill(f"{address}/price")
+        page.get_by_label("Which value on it?").fill("the price")
+        page.get_by_label("such as: below 100 euros").fill("below 20 euros")
+        page.get_by_label("Name").fill("lamp-price")
+        page.keyboard.press("Enter")
+        shown = page.locator("pre").inner_text()
+        assert "name: lamp-price" in shown
+        assert f"Read {address}/price and find this value: the price." in shown
+        assert not [each for each in up.daybook_json("list") if each["name"] == "lamp-price"]
+
+        page.get_by_role("button", name="Add the job and run it").press("Enter")
+        page.wait_for_url(f"{url}/runs/**")
+        assert "The job was added." in page.get_by_role("status").first.inner_text()
+        page.get_by_text("The lamp costs 12.50 euros.").first.wait_for()  # the page is live
+        assert not watched.problems

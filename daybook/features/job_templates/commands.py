@@ -17,6 +17,7 @@ from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.ledger.states import FAILURES
 
 if TYPE_CHECKING:
+    from daybook.features.job_templates.library import Template
     from daybook.features.job_templates.operations import TemplateInfo
 
 
@@ -51,10 +52,7 @@ async def new_(
         _print_templates(listed)
         return
     asks = sys.stdin.isatty() and not yes
-    answers = _given(set_ or ())
-    for question, each in library.template(template).questions.items():
-        if question not in answers and asks:
-            answers[question] = _ask(each.ask, each.default)
+    answers = _answered(library.template(template), _given(set_ or ()), asks=asks)
     if asks:
         prepared = await operations.prepare(template, answers, agent=agent, job=name)
         output.say(prepared.file.rstrip())
@@ -95,6 +93,19 @@ def _given(pairs: list[str] | tuple[str, ...]) -> dict[str, str]:
         if not found or not question.strip():
             raise InvalidInput("set", f'"{pair}" is no answer', "write --set question=answer")
         answers[question.strip()] = answer
+    return answers
+
+
+def _answered(template: Template, given: dict[str, str], *, asks: bool) -> dict[str, str]:
+    """Return the answers; ask for those that are not given, or raise `InvalidInput`."""
+    answers = dict(given)
+    for name, each in template.questions.items():
+        if name in answers:
+            continue
+        if asks:
+            answers[name] = _ask(each.ask, each.default)
+        elif not each.default:
+            raise InvalidInput(name, "has no answer", f"write --set '{name}=…': {each.ask}")
     return answers
 
 

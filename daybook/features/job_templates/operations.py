@@ -73,13 +73,19 @@ async def prepare(
     """Return the job that the template ``name`` gives. Store nothing.
 
     ``agent`` answers it, and ``job`` is its name, by default that of the template. Raise
-    `UnknownName` for an unknown template, question or agent, `InvalidInput` for an answer, and the
-    errors of an unreachable Prefect.
+    `UnknownName` for an unknown template, question or agent, `InvalidInput` for an answer, also if
+    the job cannot have it, and the errors of an unreachable Prefect.
     """
     template = library.template(name)
     fields = template.fill(answers) | {"agent": agent}
     if job:
         fields["name"] = job
+    try:
+        new_job(now=SYSTEM_CLOCK.now(), default_timezone=settings.load().timezone, **fields)
+    except InvalidInput as error:
+        if not (question := template.question_of(error.field)):
+            raise
+        raise InvalidInput(question, error.problem, error.hint) from None
     known = await api.agents.show(agent)
     tools = known.settings.get("tools", [])
     missing = tuple(
@@ -98,23 +104,40 @@ async def prepare(
 
 
 async def add(
-    name: str, answers: Mapping[str, str], *, agent: str = DEFAULT_AGENT, job: str = ""
+    name: str,
+    answers: Mapping[str, str],
+    *,
+    agent: str = DEFAULT_AGENT,
+    job: str = "",
+    idempotency_key: str | None = None,
 ) -> AddedJob:
     """Add the job of `prepare`, and give its agent the tools that it lacks.
 
+    A second call with the same ``idempotency_key`` adds no second job (`daybook.api.jobs.add`).
     Raise the errors of `prepare` and of `daybook.api.jobs.add`. The agent gets the tools first, so
     that no run lacks them; if the job is then refused, for example for its name, it keeps them.
     """
     prepared = await prepare(name, answers, agent=agent, job=job)
-    zone = settings.load().timezone
-    new_job(now=SYSTEM_CLOCK.now(), default_timezone=zone, **prepared.job)  # raises first
+    await _add_skills(name)
     if prepared.missing_tools:
         known = await api.agents.show(agent)
         tools = [*known.settings.get("tools", []), *prepared.missing_tools]
         await api.agents.edit(agent, {"tools": tools})
-    added = await api.jobs.add(prepared.job)
+    added = await api.jobs.add(prepared.job | {"idempotency_key": idempotency_key})
     notes = tuple(filter(None, (prepared.note, *added.notes)))
     return AddedJob(job=added, added_tools=prepared.missing_tools, notes=notes)
+
+
+async def _add_skills(name: str) -> None:
+    """Add the skills that a template contains; a newer version replaces that of the same folder."""
+    if contained := library.skills(name):
+        from daybook.api.client import Client
+
+        client = Client()
+        sources = {each.name: each.source for each in await client.skills.list()}
+        for skill, folder in contained.items():
+            is_own = sources.get(skill) == str(folder)
+            await client.skills.add(str(folder), replace=is_own)
 
 
 def _note(kind: str, agent: str, tools: tuple[str, ...]) -> str:

@@ -21,7 +21,8 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 import httpx
 
 from daybook.errors import DaybookError, InvalidInput
-from daybook.features.web_tools import page_text, settings
+from daybook.execution import html_text
+from daybook.features.web_tools import settings
 from daybook.http import request, secrets
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
@@ -107,7 +108,7 @@ def _rows(text: str, *path: str) -> Callable[[Response], Awaitable[list[Result]]
 
 async def _of_page(response: Response) -> list[Result]:
     """Return the results on DuckDuckGo's page: each is a link with the page's address in `uddg`."""
-    found = await page_text.convert(response.body.decode(errors="replace"), "")
+    found = await html_text.convert(response.body.decode(errors="replace"), "")
     results: dict[str, Result] = {}
     for address, shown in found["links"]:
         (url, *_) = parse_qs(urlsplit(address).query).get("uddg", [""])

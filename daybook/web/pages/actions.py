@@ -54,8 +54,9 @@ class Done:
 class PageAction:
     """A path with its function ``do``.
 
-    If the field of an error is in ``fields``, ``page`` shows the error at this field. ``aliases``
-    maps names in errors to ``fields``. ``path`` and the path of ``page`` have the same parameters.
+    If the field of an error is in ``fields``, ``page`` shows the error at this field; None stands
+    for all fields of the submitted form. ``aliases`` maps names in errors to ``fields``. ``path``
+    and the path of ``page`` have the same parameters.
     If ``do`` returns None, because the form changes nothing, the server shows ``page`` with the
     typed texts. If ``uses_prefect`` is true, a thread imports Prefect's client before ``do`` is
     called, because the import takes seconds.
@@ -64,7 +65,7 @@ class PageAction:
     path: str
     do: Callable[[str, Form], Awaitable[Done | None]]
     page: Handler
-    fields: tuple[str, ...] = ()
+    fields: tuple[str, ...] | None = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
     uses_prefect: bool = False
 
@@ -83,7 +84,8 @@ def perform(site: Site, action: PageAction) -> Callable[[Request], Awaitable[Res
             with owners.acting_as(ACTOR):
                 done = await action.do(request.path_params.get("ref", ""), form)
         except DaybookError as error:
-            request.state.mistake = FormError.of(error, action.fields, action.aliases)
+            fields = form.names if action.fields is None else action.fields
+            request.state.mistake = FormError.of(error, fields, action.aliases)
             request.state.typed = form
             response = await action.page(site, request)
             response.status_code = status_of(error)

@@ -48,6 +48,10 @@ class Form:
             name: [each.replace("\r\n", "\n") for each in values] for name, values in fields.items()
         }
 
+    @property
+    def names(self) -> list[str]:
+        return list(self._fields)
+
     def get(self, name: str, default: str = "") -> str:
         """Return the first value of a field.
 

@@ -315,6 +315,7 @@ class Site:
         environment.globals |= {
             "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
             "pages_of_features": {each.name: each.links[0][0] for each in with_pages if each.links},
+            "new_job_links": [link for each in with_pages for link in each.new_job_links],
             "asset": assets.url,
             "charts": charts,
             "zone_name": self.tz.key,

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import email
-import ipaddress
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from datetime import timedelta
 from email.message import Message as Mail
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiosmtpd.smtp import SMTP
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from prefect.client.orchestration import PrefectClient, get_client
 
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.channels import registry
 from daybook.home import Home
 from daybook.ledger.tables import OutboxRow
+from tests import certificates
 from tests.at_prefect import register_blocks
 from tests.receiver import Receiver, serving
 
@@ -79,32 +74,7 @@ async def endpoint() -> AsyncIterator[Receiver]:
 @pytest.fixture(scope="session")
 def localhost(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of a PEM file with a self-signed certificate of localhost and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    now = SYSTEM_CLOCK.now()
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("localhost") / "both.pem"
-    path.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return path
+    return certificates.localhost(tmp_path_factory.mktemp("localhost"))
 
 
 @pytest.fixture

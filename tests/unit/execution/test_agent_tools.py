@@ -92,7 +92,7 @@ OWN = [Tool("cron_list", "", {}, _whose, read_only=True), Tool("cron_add", "", {
 
 async def test_entries_select_tools_of_servers_and_of_daybook_without_duplicates() -> None:
     entries = ["search.find", "search.get_*", "search.find", "daybook.cron_l*", "daybook.cron_list"]
-    found = await agent_tools.find("brief", entries, Saved("search", "mail"), lambda: OWN, CONTEXT)
+    found = await agent_tools.find("brief", entries, Saved("search", "crm"), lambda: OWN, CONTEXT)
     assert [(each.server.name, each.patterns) for each in found.servers] == [
         ("search", ("find", "get_*"))
     ]
@@ -168,11 +168,11 @@ async def test_a_python_tool_and_a_server_with_the_same_name_are_refused_as_ambi
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(InvalidInput, match="ambiguous"):
         await agent_tools.find("brief", ["search.find"], Saved("search"), tuple, CONTEXT)
-    found = await agent_tools.find("brief", ["search.find"], Saved("mail"), tuple, CONTEXT)
+    found = await agent_tools.find("brief", ["search.find"], Saved("crm"), tuple, CONTEXT)
     assert [each.name for each in found.python] == ["search.find"]
-    await agent_tools.check(["search.find", "mail.send", "daybook.anything"], Saved("mail"))
+    await agent_tools.check(["search.find", "crm.send", "daybook.anything"], Saved("crm"))
     with pytest.raises(UnknownName, match="post"):
-        await agent_tools.check(["post.send"], Saved("mail"))
+        await agent_tools.check(["post.send"], Saved("crm"))
 
 
 STUBBORN = """
@@ -294,6 +294,31 @@ async def test_jobs_that_a_run_adds_after_it_has_read_the_web_need_the_same_appr
         assert await tools["cron_add"].call({}) == "mail"
         await tools["web_fetch"].call({})
         assert await tools["cron_add"].call({}) == "mail shell notify"
+
+
+MAIL = Tool("read", "", {}, _answered, read_only=True, is_untrusted=True, is_private=True)
+
+
+@pytest.mark.parametrize("how", ["call", "skipped"])
+async def test_after_mail_a_person_approves_what_can_send_it_elsewhere(how: str) -> None:
+    """In every job, and in the jobs that the run adds."""
+
+    async def approvals(arguments: dict[str, Any]) -> str:
+        return " ".join(owners.current_actor().approve)
+
+    add = Tool("cron_add", "", {}, approvals)
+    builtin = {"web.fetch": WEB, "shell.run": SHELL, "mail.read": MAIL}
+    selection = ToolSelection("brief", own=(add,), builtin=builtin)
+    async with agent_tools.open_tools(selection, "flow:1", Actor(), 5.0) as opened_tools:
+        tools = {each.name: each for each in opened_tools}
+        await tools["web_fetch"].call({})
+        assert not any(each.needs_approval() for each in tools.values())
+        if how == "call":
+            await tools["mail_read"].call({})
+        else:  # an earlier attempt made the call
+            tools["mail_read"].skipped({})
+        assert [name for name, each in tools.items() if each.needs_approval()] == ["web_fetch"]
+        assert await tools["cron_add"].call({}) == "web.fetch"
 
 
 def test_a_feature_of_another_distribution_does_not_replace_a_word(

@@ -20,6 +20,7 @@ ANSWERS = {
     "address": "https://example.org/a",
     "addresses": "https://example.org/a",
     "repository": "a/b",
+    "project": "a/b/c",
     "text": "/a",
 }
 
@@ -67,6 +68,28 @@ def test_a_repository_is_owner_and_name() -> None:
             template.fill({"repository": wrong})
 
 
+def test_a_project_has_groups_and_its_addresses_are_encoded() -> None:
+    template = library.template("merge-requests")
+    for wrong in ("uv", "https://gitlab.com/a/b", "a/b?x=1", "a//b", "/a/b"):
+        with pytest.raises(InvalidInput, match="is no project"):
+            template.fill({"project": wrong})
+    prompt = template.fill({"project": "a/b/c"})["prompt"]
+    assert "/projects/a%2Fb%2Fc/issues?" in prompt and "of a/b/c." in prompt
+
+
+def test_an_error_about_a_field_belongs_to_the_question_in_it() -> None:
+    template = library.template("page-watch")
+    for field, question in {
+        "schedule": "interval",
+        "every": "interval",
+        "watch_url": "page",
+        "prompt": "page",
+        "name": "",
+        "timeout": "",
+    }.items():
+        assert template.question_of(field) == question, field
+
+
 def test_an_unknown_template_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UnknownName, match="morning-brief"):
         library.template("morning-brif")
@@ -110,6 +133,7 @@ def test_a_user_adds_a_template_and_replaces_one(daybook_home: Home) -> None:
         OWN.replace("${port}", "${prt}"),
         OWN.replace("$$5", "$"),
         OWN.replace('"Which port?"', "x, kind: number"),
+        OWN.replace("port", "request_id"),  # the page's form has it
         OWN.replace("job: {", "job: [").replace('$$5"}', '$$5"]'),
     ],
 )
@@ -119,3 +143,27 @@ def test_a_file_that_is_no_template_is_named(daybook_home: Home, text: str) -> N
         library.template("tides")
     assert library.template("limit").name == "limit"  # the others work
     assert isinstance(library.templates()["tides"], InvalidInput)
+
+
+SKILL = "---\nname: tide-tables\ndescription: How to read a tide table.\n---\nRead it."
+
+
+def with_skill(home: Home, text: str = SKILL) -> None:
+    folder = own(home, "tides", OWN) / "skills" / "tables"
+    folder.mkdir(parents=True)
+    (folder / "SKILL.md").write_text(text)
+
+
+def test_a_template_brings_its_skills_and_its_agent_needs_them(daybook_home: Home) -> None:
+    with_skill(daybook_home)
+    assert library.template("tides").tools == ("skills.tide-tables",)
+    assert list(library.skills("tides")) == ["tide-tables"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "# Tides", "---\n- a\n---\n", "---\na: [\n---\n", "\0---a---"]
+)
+def test_a_skill_without_a_name_is_named(daybook_home: Home, text: str) -> None:
+    with_skill(daybook_home, text)
+    with pytest.raises(InvalidInput, match=r"tables/SKILL\.md has no name"):
+        library.template("tides")

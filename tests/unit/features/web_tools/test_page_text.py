@@ -9,8 +9,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from daybook.features.web_tools import convert_html, page_text
-from daybook.features.web_tools.page_text import PageText, UnreadablePage
+from daybook.execution import convert_html
+from daybook.execution.html_text import UnreadablePage
+from daybook.features.web_tools import page_text
+from daybook.features.web_tools.page_text import PageText
 from daybook.http.request import Response
 
 pytestmark = pytest.mark.anyio

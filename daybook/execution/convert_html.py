@@ -1,6 +1,6 @@
 """Program that converts HTML to Markdown, with limits on its memory and CPU time.
 
-A hostile page needs gigabytes, or minutes, for its conversion. So `page_text` runs this file as a
+A hostile page needs gigabytes, or minutes, for its conversion. So `html_text` runs this file as a
 program of its own, without Daybook's packages: ``python -I -S convert_html.py PACKAGES BASE``. It
 reads the HTML from standard input, and prints a JSON object with `text`, `title`, `meta` (the
 elements `meta` by name), `links` (pairs of address and text) and `is_cut`.
@@ -18,7 +18,7 @@ MAX_CPU_SECONDS = 10
 MAX_TEXT_CHARACTERS = 500_000
 MAX_FIELDS = 200
 MAX_FIELD_CHARACTERS = 1_000
-"""With these limits, the output has at most 4 MiB, of which `page_text` reads no more."""
+"""With these limits, the output has at most 4 MiB, of which `html_text` reads no more."""
 
 
 def main() -> None:
