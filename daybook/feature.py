@@ -6,7 +6,7 @@ rest of Daybook names no feature, but goes through `features`::
     commands          `cli.main`              operations  `api.client`
     tools             `toolbox.tools`         documents   `keeper.blocks`
     operator_tools    `toolbox.tools`         blocks      `blocks`
-    agent_tools, first_tools                        `execution.builtin_tools`
+    agent_tools, first_tools, spec_tools            `execution.builtin_tools`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     new_job_links     `web.pages`
@@ -72,6 +72,8 @@ class Feature:
     - ``agent_tools`` are words for the setting `tools` of agents, each with a coroutine function of
       `execution.builtin_tools.ToolContext`, which returns the `agents.base.Tool`s of this word.
       ``first_tools`` are those of these words that the agent `default` of a new home has.
+      ``spec_tools`` are capabilities of pydantic-ai's agent specs (`agents.spec`), each with the
+      entry of the setting `tools` that is their counterpart.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
@@ -112,6 +114,7 @@ class Feature:
     operator_tools: str = ""
     agent_tools: tuple[tuple[str, str], ...] = ()
     first_tools: tuple[str, ...] = ()
+    spec_tools: tuple[tuple[str, str], ...] = ()
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()

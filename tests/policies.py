@@ -24,6 +24,7 @@ DEFAULT: dict[str, object] = {
     "on_lost": "unknown",
     "work_dir": "",
     "exclusive_dir": True,
+    "project_instructions": True,
     "tokens_per_run": 0,
     "tokens_per_day": 0,
     "usd_per_run": 0.0,

@@ -111,6 +111,7 @@ class AgentRequest:
     - ``servers``: MCP servers for an agent that is a program; such an agent gets no ``tools``.
     - ``work_dir``: real path of the job's work directory. A program runs there. If it is empty, the
       program runs in the agent's own work directory.
+    - ``instructions``: instructions that a model gets after the agent's own system prompt.
     - ``once``: true if the agent may send only one request to the model, even if the model calls a
       tool.
     - ``run_id``, ``attempt``: the run, "" if there is none, and the number of its attempt.
@@ -134,6 +135,7 @@ class AgentRequest:
     took: Callable[[Usage], None] | None = field(default=None, compare=False)
     servers: McpServers | None = None
     work_dir: str = ""
+    instructions: str = field(default="", repr=False)
     once: bool = False
     run_id: str = ""
     attempt: int = 1

@@ -22,8 +22,8 @@ from typing import Any, Literal, Protocol
 from daybook.ledger import texts
 from daybook.runs.usage import Amount
 
-Kind = Literal["request", "tool"]
-"""The kind of a step: a request to a model, or a call of a tool."""
+Kind = Literal["request", "tool", "instructions"]
+"""The kind of a step: a request to a model, a call of a tool, or instructions that were read."""
 
 
 @dataclass(frozen=True, order=True)
@@ -69,12 +69,12 @@ class StepPosition:
 class PlannedStep:
     """A step before it happens.
 
-    ``name`` is the model's name, or the tool's name as the model uses it. ``facts`` are the parts
-    of the request or call, by name; `digest` is the digest of all facts. ``input`` is the request
-    or call as text for people. ``repeatable`` is true if a second equal step has no further effect.
-    ``estimate`` is the probable usage of a request, which budgets reserve. Budgets do not count a
-    step without an estimate. If ``needs_approval`` is true, the step may happen only after a person
-    has approved it.
+    ``name`` is the model's name, the tool's name as the model uses it, or a file's. ``facts`` are
+    the parts of the request or call, by name; `digest` is the digest of all facts. ``input`` is the
+    request or call as text for people. ``repeatable`` is true if a second equal step has no further
+    effect. ``estimate`` is the probable usage of a request, which budgets reserve. Budgets do not
+    count a step without an estimate. If ``needs_approval`` is true, the step may happen only after
+    a person has approved it.
     """
 
     position: StepPosition

@@ -178,12 +178,13 @@ class ModelAgent:
         # `_check_tokens_left` checks the limit.
         warnings.simplefilter("ignore", UsageLimitUnavailableWarning)
         limit = self._limit(request)
+        instructions = self.settings.system_prompt, request.instructions
         agent: Agent[object, str | None] = Agent(
             self._journaled(model, request, steps),
             name=self.name,
             # An empty answer is valid, so the library must not ask again.
             output_type=[str, type(None)],
-            instructions=self.settings.system_prompt or None,
+            instructions="\n\n".join(filter(None, instructions)) or None,
             retries=limit - 1,
             toolsets=[toolset] if toolset else None,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from daybook.agents import candidates, documents, kinds, presets, providers
+from daybook.agents import candidates, documents, kinds, presets, providers, spec
 from daybook.agents.base import AgentRequest
 from daybook.agents.command import CommandSettings
 from daybook.agents.documents import AgentInfo
@@ -17,7 +17,7 @@ from daybook.agents.model_settings import ModelSettings
 from daybook.api.documents import names as names_of_documents
 from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
-from daybook.execution import agent_tools, mcp_config
+from daybook.execution import agent_tools, builtin_tools, mcp_config
 from daybook.execution.builtin_tools import first_settings
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.store import StoredJob
@@ -108,6 +108,14 @@ async def add(
         await _check_tools(checked, client)
         await documents.add(client, name, kind, checked.model_dump(), replace=replace)
         return SavedAgent(**dict(await _details(client, name)), notes=notes)
+
+
+def read_spec(text: str) -> dict[str, Any]:
+    """Return the settings of a model agent in an agent spec of pydantic-ai, YAML or JSON.
+
+    Raise `InvalidInput` for anything in it that Daybook does not have.
+    """
+    return spec.read(text, builtin_tools.spec_tools())
 
 
 async def edit(name: str, changes: Mapping[str, Any]) -> SavedAgent:

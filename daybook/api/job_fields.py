@@ -46,6 +46,7 @@ class CommonFields(TypedDict, total=False):
     fail_on_tool_error: bool
     work_dir: str
     exclusive_dir: bool
+    project_instructions: bool
     tokens_per_run: int
     tokens_per_day: int
     usd_per_run: float

@@ -121,8 +121,7 @@ def to_markdown(transcript: Transcript) -> str:
 
 
 def _step_parts(step: Step) -> Iterator[str]:
-    verb = "asked" if step.kind == "request" else "called"
-    yield f"## {step.position} {verb} {_shown(step.name)}: {step.status}"
+    yield f"## {step.position} {step.verb} {_shown(step.name)}: {step.status}"
     took = "" if step.duration_seconds is None else f"took {step.duration_seconds:.1f} s"
     facts = [
         f"attempt {step.attempt}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cyclopts import Parameter
@@ -61,12 +61,10 @@ class AgentOptions(ProgramOptions):
             given["options"] = options
         return given
 
-    def missing_key_note(self) -> str:
-        """Return the note for an agent that has no stored key."""
-        if self.base_url:
-            return (
-                "No key is stored, so none is sent. To store one, pass --replace and --key-stdin."
-            )
 
-        variable = providers.variable(self.model or "") or "the provider's variable"
-        return f"No key is stored: set {variable} in the worker's environment."
+def missing_key_note(settings: Mapping[str, Any]) -> str:
+    """Return the note for a model agent with these settings that has no stored key."""
+    if settings.get("base_url"):
+        return "No key is stored, so none is sent. To store one, pass --replace and --key-stdin."
+    variable = providers.variable(settings["model"]) or "the provider's variable"
+    return f"No key is stored: set {variable} in the worker's environment."

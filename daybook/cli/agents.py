@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from daybook import api
 from daybook.cli import agent_dialog, completion, documents, formatting, output
-from daybook.cli.agent_options import AgentOptions
+from daybook.cli.agent_options import AgentOptions, missing_key_note
 from daybook.cli.command import Answer, command
+from daybook.cli.options import read_file
 from daybook.errors import InvalidInput
 from daybook.ledger.views import tokens_in_words
 from daybook.schedules import durations
@@ -37,6 +38,13 @@ async def add_(
             "are added to its own."
         ),
     ] = "",
+    spec: Annotated[
+        str,
+        Parameter(
+            help="File of an agent spec of pydantic-ai (YAML or JSON; - reads standard input). "
+            "Options win over it."
+        ),
+    ] = "",
     options: AgentOptions = AgentOptions(),  # noqa: B008 - immutable
     replace: Annotated[
         bool, Parameter(help="Replace the existing agent of this name; its stored key is deleted.")
@@ -54,10 +62,12 @@ async def add_(
     Example: daybook agents add cc --preset claude-code --work-dir ~/project
 
     Example: daybook agents add helper --model openai:gpt-6-luna --tool search --tool daybook
+
+    Example: daybook agents add reader --spec reader.yaml
     """
     settings = options.settings(arguments)
     if name is None:
-        if settings or offline or preset or replace or not sys.stdin.isatty():
+        if settings or offline or preset or spec or replace or not sys.stdin.isatty():
             from daybook.cli.error_text import COMMAND_LINE
 
             hint = "see `daybook agents add --help`"
@@ -70,19 +80,35 @@ async def add_(
     kinds = (
         ("command", "command" in settings or preset),
         ("offline", offline),
-        ("model", options.model),
+        ("spec" if spec else "model", options.model or spec),
     )
     given_kinds = [word for word, is_given in kinds if is_given]
     if len(given_kinds) != 1:
         problem = "cannot be combined" if given_kinds else "is missing"
-        hint = "" if given_kinds else "use --model, --offline, --preset, or a program after --"
+        start = "use --model, --spec, --offline, --preset, or a program after --"
+        hint = "" if given_kinds else start
         raise InvalidInput(" and ".join(given_kinds) or "command", problem, hint)
     if preset and options.command is not None:
         raise InvalidInput("preset and command", "cannot be combined", "use arguments after --")
-    agent = await api.agents.add(name, given_kinds[0], settings, replace=replace, preset=preset)
+    (kind,) = given_kinds
+    if spec:
+        kind, settings = "model", with_spec(settings, spec)
+    agent = await api.agents.add(name, kind, settings, replace=replace, preset=preset)
     yield agent
-    is_without_key = given_kinds == ["model"] and not agent.settings["api_key"]
-    _print_added(agent, options.missing_key_note() if is_without_key else "")
+    is_without_key = kind == "model" and not agent.settings["api_key"]
+    _print_added(agent, missing_key_note(agent.settings) if is_without_key else "")
+
+
+def with_spec(settings: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return the settings in the file of an agent spec, changed by ``settings``.
+
+    Raise `InvalidInput` if there is no such file, or if it is not valid.
+    """
+    of_spec = api.agents.read_spec(read_file("spec", path))
+    options = of_spec.get("options", {}) | settings.get("options", {})
+    if "model" not in of_spec | settings:
+        raise InvalidInput("spec", "has no model", "add one to it, or use --model")
+    return of_spec | settings | ({"options": options} if options else {})
 
 
 @command(uses_prefect=True)

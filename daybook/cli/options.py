@@ -131,7 +131,8 @@ def text_or_file(field: str, text: str) -> str:
     """
     if text.startswith("@@"):
         return text[1:]
-    return _read_file(field, text[1:]) if text.startswith("@") else text
+    hint = "write @@ for a text that begins with @"
+    return read_file(field, text[1:], hint) if text.startswith("@") else text
 
 
 def prompt_or_file(text: str | None) -> str | None:
@@ -149,8 +150,11 @@ def prompt_or_file(text: str | None) -> str | None:
     return prompt.removesuffix("\n")
 
 
-def _read_file(field: str, path: str) -> str:
-    """Return the text of a file, or of standard input for `-`."""
+def read_file(field: str, path: str, hint: str = "") -> str:
+    """Return the text of a file, or of standard input for `-`.
+
+    Raise `InvalidInput`, with ``hint`` if the file cannot be read.
+    """
     from daybook.jobs.action_fields import MAX_BODY_LENGTH  # no field accepts a longer text
 
     source: int | str = 0 if path == "-" else path
@@ -160,8 +164,7 @@ def _read_file(field: str, path: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         problem = f"{_file_label(path)} cannot be read: {why}"
-        hint = "" if path == "-" else "write @@ for a text that begins with @"
-        raise InvalidInput(field, problem, hint) from error
+        raise InvalidInput(field, problem, "" if path == "-" else hint) from error
     if len(text) > MAX_BODY_LENGTH:
         hint = f"use at most {MAX_BODY_LENGTH:,} characters"
         raise InvalidInput(field, f"{_file_label(path)} is too long", hint)
@@ -178,7 +181,7 @@ def parse_json_object(field: str, text: str) -> dict[str, object]:
     If the text is `@` and a path, return that in the file.
     """
     if text.startswith("@"):
-        text = _read_file(field, text[1:])
+        text = read_file(field, text[1:])
     try:
         value = json_text.read(text)
     except ValueError as error:

@@ -28,10 +28,12 @@ from daybook.execution import (
     handover,
     journal,
     mcp_config,
+    project_instructions,
 )
 from daybook.execution.agent_tools import OwnTools, ToolSelection
 from daybook.execution.answers import AgentAnswer
 from daybook.execution.builtin_tools import ToolContext
+from daybook.execution.journal import RunJournal
 from daybook.execution.mcp_config import McpConfiguration
 from daybook.jobs import limits
 from daybook.jobs.actions import OutputFormat
@@ -45,12 +47,16 @@ from daybook.tools.server_blocks import PrefectServers
 
 @dataclass(frozen=True)
 class PreparedRequest:
-    """An agent, the request to it, its tools, and the actor that calls Daybook's own tools."""
+    """An agent, the request to it, its tools, and the actor that calls Daybook's own tools.
+
+    ``project`` is the folder of the project whose instructions a model gets; "" for none.
+    """
 
     agent: Agent
     request: AgentRequest = field(repr=False)
     selection: ToolSelection = field(repr=False)
     actor: Actor
+    project: str = ""
 
     async def ask(self, form: OutputFormat = "text", schema: Mapping[str, Any] = {}) -> AgentAnswer:
         """Open the tools, call `answers.ask`, and close the tools in any case.
@@ -66,7 +72,9 @@ class PreparedRequest:
             if current is not None and current.number > 1:
                 # The failed attempt may have added to the program's conversation.
                 request = replace(request, attempt=current.number, resume=None)
-            if opened:
+            if self.project:
+                request = replace(request, instructions=await self._instructions(current, end))
+            if opened or self.project:
                 request = replace(request, timeout=max(end - loop.time(), 0.0))
             try:
                 return await answers.ask(self.agent, request, form, schema)
@@ -74,6 +82,15 @@ class PreparedRequest:
                 timed_out = AgentTimeout(timeout, error.output, error.tool)
                 timed_out.usage, timed_out.final = error.usage, error.final
                 raise timed_out from None
+
+    async def _instructions(self, current: RunJournal | None, end: float) -> str:
+        """Return the project's instructions. Raise `AgentTimeout` at ``end``."""
+        try:
+            async with asyncio.timeout_at(end):
+                agent = self.request.fallback
+                return await project_instructions.load(self.project, current, agent)
+        except TimeoutError:
+            raise AgentTimeout(self.request.timeout) from None
 
 
 async def prepare_request(
@@ -141,7 +158,8 @@ async def prepare_request(
         servers=await mcp_config.build(configuration, actor),
         work_dir=work_dir,
     )
-    return PreparedRequest(found, request, selection, actor)
+    has_project = policy.project_instructions and not found.is_program
+    return PreparedRequest(found, request, selection, actor, work_dir if has_project else "")
 
 
 def _refuse_approvals(

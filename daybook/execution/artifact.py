@@ -19,7 +19,7 @@ from daybook.jobs.store import StoredJob
 from daybook.ledger import triggers
 from daybook.ledger.states import Delivery, Outcome, Status
 from daybook.ledger.tables import OutboxRow, RunRow, StepRow
-from daybook.ledger.views import cost_in_words, tokens_in_words
+from daybook.ledger.views import cost_in_words, step_verb, tokens_in_words
 from daybook.prefect.address import ui_address
 from daybook.runs.claim_requests import Granted
 from daybook.short_text import one_line, prefix
@@ -77,8 +77,8 @@ def step_lines(steps: Sequence[StepRow]) -> list[str]:
 
 
 def _step_line(step: StepRow) -> str:
-    verb = "asked" if step.kind == "request" else "called"
-    parts = [f"{step.position} {verb} {sanitize_markdown(step.name)}: **{step.status}**"]
+    name = sanitize_markdown(step.name)
+    parts = [f"{step.position} {step_verb(step.kind)} {name}: **{step.status}**"]
     if step.finished_at is not None:
         parts.append(
             measured_in_words(max((step.finished_at - step.started_at).total_seconds(), 0.0))

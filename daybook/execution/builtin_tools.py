@@ -117,6 +117,11 @@ def first_settings(candidate: AgentCandidate) -> dict[str, Any]:
     return {**candidate.settings, **({"tools": tools} if candidate.calls_tools and tools else {})}
 
 
+def spec_tools() -> dict[str, str]:
+    """Return the entries of the setting `tools` for capabilities of pydantic-ai's agent specs."""
+    return {name: entry for each in features() for name, entry in each.spec_tools}
+
+
 async def find(entry: str, context: ToolContext) -> dict[str, Tool]:
     """Return the tools that ``entry`` names, such as `web` or `web.fetch`, by their full names.
 

@@ -30,6 +30,9 @@ as a failed step, so that each attempt replays the refusal. If no person was ask
 question was about a different call, `ApprovalNeeded` leaves the attempt (`daybook.runs.approvals`).
 A job without an agent calls a tool or a webhook; this call is no step, but waits in the same way.
 
+The instructions of a project are a step before the first request, which every attempt uses as the
+first one has recorded it (`RunJournal.keep`).
+
 A program makes its steps itself and only reports them (`RunJournal.report`). The journal records
 these steps; it neither prevents nor replays them.
 
@@ -42,7 +45,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, replace
@@ -212,6 +215,28 @@ class RunJournal:
     async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
         await self._load()
         await self._record(step, "", reply)
+
+    async def keep(
+        self,
+        position: StepPosition,
+        find: Callable[[], Awaitable[tuple[PlannedStep, StepReply] | None]],
+    ) -> Any:
+        """Return the value of the agent's step before its first request; None if it has none.
+
+        The first attempt of the agent calls ``find``, and records the step that it returns. Each
+        further attempt uses the recorded value, also if there was no such step.
+        """
+        await self._load()
+        row = self._earlier.get(position)
+        if row is not None and row.kind == "instructions":
+            return None if row.reply is None else row.reply["value"]
+        if any(each.agent == position.agent for each in self._earlier):
+            return None
+        found = await find()
+        if found is None:
+            return None
+        await self.report(*found)
+        return found[1].value
 
     async def finish(self, step: PlannedStep, reply: StepReply) -> None:
         self._note(step, reply.error)

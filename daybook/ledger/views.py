@@ -116,8 +116,9 @@ NOTHING_SPENT = Spending.of(())
 
 
 class Step(BaseModel, frozen=True):
-    """A step of an agent's run: a request to a model (`request`), or the call of a `tool`.
+    """A step of an agent's run: a request to a model, a call of a tool, or `instructions`.
 
+    ``kind`` is `request`, `tool` or `instructions`: a project's file that the model got.
     ``position`` is its place in the agent's work, the same in each attempt: `3.2` is the second
     call of the third response. ``status`` is `running`, succeeded, failed or unknown. ``digest`` is
     the SHA-256 of the facts of the request or call. ``input``, ``output`` and ``error`` are cut
@@ -152,6 +153,16 @@ class Step(BaseModel, frozen=True):
             took = max((row.finished_at - row.started_at).total_seconds(), 0.0)
         more = {"duration_seconds": took, "usage": row.usage or {}}
         return cls.model_validate(columns(cls, row) | more)
+
+    @property
+    def verb(self) -> str:
+        """Return `asked`, `called` or `read`, for people."""
+        return step_verb(self.kind)
+
+
+def step_verb(kind: str) -> str:
+    """Return the verb for a step of this kind, for people."""
+    return {"request": "asked", "instructions": "read"}.get(kind, "called")
 
 
 class Approval(BaseModel, frozen=True):

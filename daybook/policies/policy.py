@@ -261,6 +261,12 @@ class Policy(BaseModel):
         description="A run of an agent waits while a run of another job works in the same folder, "
         "or in a folder inside or around it. Off: it shares its folder with every other run.",
     )
+    project_instructions: Annotated[bool, Marker(is_continued=True)] = Field(
+        default=True,
+        title="Project instructions",
+        description="A model agent gets the AGENTS.md of the work directory, or its CLAUDE.md, as "
+        "instructions. Off: it does not.",
+    )
     tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(
         default=0,
         ge=0,

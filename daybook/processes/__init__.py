@@ -11,5 +11,6 @@ nothing runs after the program has ended (`group` names the exceptions). The oth
 - `garbage` makes Daybook's processes collect garbage less often.
 - `init` reaps orphans as process 1 of a container.
 - `open_files` raises the limit of open files.
+- `regular_files` reads files without following a link.
 - `output` lets a process continue when the disk of its log is full.
 """

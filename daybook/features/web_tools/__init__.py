@@ -10,5 +10,6 @@ FEATURE = Feature(
     package=__name__,
     agent_tools=(("web", "tools:web_tools"),),
     first_tools=("web",),
+    spec_tools=(("WebFetch", "web.fetch"), ("WebSearch", "web.search")),
     settings="settings:WebSettings",
 )

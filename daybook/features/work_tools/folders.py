@@ -33,9 +33,12 @@ from daybook.features.work_tools.paths import (
     TEMPORARY_SUFFIX,
     Place,
     Root,
+    has_instructions,
     is_denied,
     locate,
 )
+from daybook.processes import regular_files
+from daybook.processes.regular_files import FILE_FLAGS, LAST_FLAGS, LINK, STEP_FLAGS, NotRegular
 
 MAX_FILE_BYTES = 2 * 2**20
 MAX_VISITED_ENTRIES = 50_000
@@ -45,13 +48,6 @@ Identity = tuple[int, int]
 """Device and inode of a folder."""
 
 _TOKEN_BYTES = 8  # of the name of a new file
-
-# Only the last folder of a path has to be readable; the others need no more than the right to pass.
-_STEP = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
-_LAST = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_RDONLY
-# A FIFO or a device must neither block nor become the terminal of this process.
-_FILE = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-_LINK = ("is a link", "no tool follows links")
 
 
 class FileRefused(DaybookError):
@@ -117,7 +113,7 @@ class Folders:
         with self._opened(place.folder) as folder, _errors(place, folder, name):
             mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if stat.S_ISLNK(mode):
-            raise FileRefused(place, *_LINK)
+            raise FileRefused(place, *LINK)
         return stat.S_ISDIR(mode)
 
     def entries(self, place: Place, most: int) -> tuple[list[tuple[str, os.stat_result]], int]:
@@ -168,8 +164,7 @@ class Folders:
 
         Any reader of the file gets either the old or the new content.
         """
-        if not place.parts:
-            raise FileRefused(place, "is a folder")
+        _check_name(place)
         with self._opened(place.folder, is_writing=True, creates=create_folders) as folder:
             before = _status_before(folder, place)
             _replace(folder, place, content, before)
@@ -179,6 +174,7 @@ class Folders:
 
         Raise `FileRefused`, also if the file was changed meanwhile, and the errors of ``change``.
         """
+        _check_name(place)
         with self._opened(place.folder, is_writing=True) as folder:
             content, before = _read_in(folder, place)
             changed = change(content)
@@ -194,11 +190,11 @@ class Folders:
         if is_writing and not place.root.is_writable:
             raise FileRefused(place, "is read-only", "write in the work directory")
         names, depth = (*place.root.parts, *place.parts), len(place.root.parts)
-        opened = os.open("/", _STEP if names else _LAST)
+        opened = os.open("/", STEP_FLAGS if names else LAST_FLAGS)
         try:
             for number, name in enumerate(names, 1):
                 here = Place(place.root, place.parts[: max(number - depth, 0)])
-                flags = _LAST if number == len(names) else _STEP
+                flags = LAST_FLAGS if number == len(names) else STEP_FLAGS
                 with _errors(here, opened, name):
                     following = _enter(opened, name, flags, creates=creates and number > depth)
                 os.close(opened)
@@ -214,6 +210,15 @@ class Folders:
             raise FileRefused(place, "is a folder of Daybook itself", "no tool opens it")
         if is_writing and identity in self.read_only:
             raise FileRefused(place, "is read-only", "write elsewhere in the work directory")
+
+
+def _check_name(place: Place) -> None:
+    """Raise `FileRefused` if no tool writes a file of this name."""
+    if not place.parts:
+        raise FileRefused(place, "is a folder")
+    if has_instructions(place.parts[-1]):
+        hint = "a person writes it; say what it should contain"
+        raise FileRefused(place, "instructs later runs, so no tool writes it", hint)
 
 
 def identity_of(status: os.stat_result) -> Identity:
@@ -242,27 +247,11 @@ def _read_in(folder: int, place: Place) -> tuple[bytes, os.stat_result]:
         raise FileRefused(place, "is a folder")
     name = place.parts[-1]
     with _errors(place, folder, name):
-        # Opening a device or a FIFO can have an effect, so look at the file before.
-        _check_regular(place, os.stat(name, dir_fd=folder, follow_symlinks=False))
-        opened = os.open(name, os.O_RDONLY | _FILE, dir_fd=folder)
-        try:
-            status = os.fstat(opened)
-            _check_regular(place, status)
-            content = _read_to(opened, MAX_FILE_BYTES + 1)
-        finally:
-            os.close(opened)
+        content, status = regular_files.read(folder, name, MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
         size = max(status.st_size, len(content))
         raise FileRefused(place, f"has {size:,} bytes", f"the limit is {MAX_FILE_BYTES:,} bytes")
     return content, status
-
-
-def _read_to(opened: int, limit: int) -> bytes:
-    parts, left = list[bytes](), limit
-    while left and (part := os.read(opened, left)):
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
 
 
 def _status_before(folder: int, place: Place) -> os.stat_result | None:
@@ -273,9 +262,9 @@ def _status_before(folder: int, place: Place) -> os.stat_result | None:
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        _check_regular(place, status)
+        regular_files.check(status)
         # The rename needs no right to write the file, but a write of this user would.
-        os.close(os.open(name, os.O_WRONLY | _FILE, dir_fd=folder))
+        os.close(os.open(name, os.O_WRONLY | FILE_FLAGS, dir_fd=folder))
     return status
 
 
@@ -320,7 +309,8 @@ def _new_file(folder: int, mode: int) -> tuple[str, int]:
     """Return name and descriptor of a new, locked file with a name that no tool opens."""
     while True:
         name = f"{TEMPORARY_PREFIX}{secrets.token_hex(_TOKEN_BYTES)}{TEMPORARY_SUFFIX}"
-        opened = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FILE, mode, dir_fd=folder)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | FILE_FLAGS
+        opened = os.open(name, flags, mode, dir_fd=folder)
         with suppress(OSError):  # the file system has no locks
             fcntl.flock(opened, fcntl.LOCK_EX)
         if os.fstat(opened).st_nlink:
@@ -341,7 +331,7 @@ def _remove_abandoned(folder: int) -> None:
     for name in os.listdir(folder):
         if _is_temporary(name):
             with suppress(OSError):
-                opened = os.open(name, os.O_RDONLY | _FILE, dir_fd=folder)
+                opened = os.open(name, os.O_RDONLY | FILE_FLAGS, dir_fd=folder)
                 try:
                     fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     os.unlink(name, dir_fd=folder)
@@ -355,26 +345,19 @@ def _write_all(opened: int, content: bytes) -> None:
         rest = rest[os.write(opened, rest) :]
 
 
-def _check_regular(place: Place, status: os.stat_result) -> None:
-    if stat.S_ISLNK(status.st_mode):
-        raise FileRefused(place, *_LINK)
-    if stat.S_ISDIR(status.st_mode):
-        raise FileRefused(place, "is a folder")
-    if not stat.S_ISREG(status.st_mode):
-        raise FileRefused(place, "is no regular file")
-
-
 @contextmanager
 def _errors(place: Place, folder: int, name: str = "") -> Iterator[None]:
-    """Raise an error of the system as `FileRefused`. ``name`` is the entry in ``folder``."""
+    """Raise any error as `FileRefused`. ``name`` is the entry in ``folder``."""
     try:
         yield
+    except NotRegular as error:
+        raise FileRefused(place, error.problem, error.hint) from None
     except OSError as error:
         if error.errno == errno.ENOENT:
             raise FileRefused(place, "does not exist") from None
         if error.errno in (errno.ELOOP, errno.ENOTDIR):
             if error.errno == errno.ELOOP or _is_link(folder, name):
-                raise FileRefused(place, *_LINK) from None
+                raise FileRefused(place, *LINK) from None
             raise FileRefused(place, "is no folder") from None
         raise FileRefused(place, f"cannot be used: {error.strerror}") from None
 

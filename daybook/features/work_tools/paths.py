@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from daybook.errors import InvalidInput
+from daybook.execution import project_instructions
 from daybook.execution.tool_arguments import is_encodable
 
 MAX_PATH_CHARACTERS = 1_000
@@ -89,18 +90,28 @@ def printable(name: str) -> str:
 
 
 def is_denied(name: str) -> bool:
-    """Return whether no tool opens a file or folder of this name.
+    """Return whether no tool opens a file or folder of this name."""
+    plain = _plain(name)
+    if plain.startswith(TEMPORARY_PREFIX) and plain.endswith(TEMPORARY_SUFFIX):
+        return True
+    return any(fnmatchcase(plain, pattern) for pattern in DENIED)
 
-    Some file systems ignore case, the form of characters, invisible characters, and blanks and
-    periods at the end, so `is_denied` ignores all of them.
+
+def has_instructions(name: str) -> bool:
+    """Return whether a file of this name instructs the runs that work in its folder."""
+    return _plain(name) in map(_plain, project_instructions.NAMES)
+
+
+def _plain(name: str) -> str:
+    """Return ``name`` without all that some file systems ignore.
+
+    They ignore case, the form of characters, invisible characters, and blanks and periods at the
+    end.
     """
     plain = "".join(each for each in name if unicodedata.category(each) != "Cf")
     for _ in range(2):  # case folding may give characters that have another normal form
         plain = unicodedata.normalize("NFKC", plain).casefold()
-    plain = plain.rstrip(" .")
-    if plain.startswith(TEMPORARY_PREFIX) and plain.endswith(TEMPORARY_SUFFIX):
-        return True
-    return any(fnmatchcase(plain, pattern) for pattern in DENIED)
+    return plain.rstrip(" .")
 
 
 def locate(path: str, roots: Sequence[Root], field: str = "path") -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from daybook.agents.command import CommandSettings
 from daybook.agents.model_settings import ModelSettings
 from daybook.api.agents import AgentDetails
 from daybook.cli import agents
-from daybook.cli.agent_options import AgentOptions
+from daybook.cli.agent_options import AgentOptions, missing_key_note
 from daybook.errors import InvalidInput
 
 KEY = "sk-secret-1234567890"
@@ -95,17 +96,17 @@ def test_an_unset_variable_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("given", "words"),
     [
-        (AgentOptions(model="openai:x"), "OPENAI_API_KEY"),
-        (AgentOptions(model="openai-chat:x"), "OPENAI_API_KEY"),
-        (AgentOptions(model="google:x"), "GOOGLE_API_KEY"),
-        (AgentOptions(model="groq:x"), "the provider's variable"),
-        (AgentOptions(model="x", base_url="http://h/v1"), "none is sent"),
+        ({"model": "openai:x"}, "OPENAI_API_KEY"),
+        ({"model": "openai-chat:x"}, "OPENAI_API_KEY"),
+        ({"model": "google:x"}, "GOOGLE_API_KEY"),
+        ({"model": "groq:x"}, "the provider's variable"),
+        ({"model": "x", "base_url": "http://h/v1"}, "none is sent"),
     ],
 )
-def test_the_note_for_a_missing_key_names_its_variable(options: AgentOptions, words: str) -> None:
-    assert words in options.missing_key_note()
+def test_the_note_for_a_missing_key_names_its_variable(given: dict[str, str], words: str) -> None:
+    assert words in missing_key_note(given)
 
 
 def test_the_note_names_the_variable_of_each_default_provider(
@@ -113,6 +114,37 @@ def test_the_note_names_the_variable_of_each_default_provider(
 ) -> None:
     for variable, model in providers.DEFAULT_MODELS.items():
         if variable != "GEMINI_API_KEY":  # the second variable of Google
-            assert f"set {variable} in" in AgentOptions(model=model).missing_key_note()
+            assert f"set {variable} in" in missing_key_note({"model": model})
     monkeypatch.setitem(providers.DEFAULT_MODELS, "GROQ_API_KEY", "groq:llama")
-    assert "set GROQ_API_KEY in" in AgentOptions(model="groq:x").missing_key_note()
+    assert "set GROQ_API_KEY in" in missing_key_note({"model": "groq:x"})
+
+
+def test_options_win_over_an_agent_spec(tmp_path: Path) -> None:
+    file = tmp_path / "reader.yaml"
+    file.write_text(
+        "model: openai:x\ninstructions: Read.\ncapabilities: [WebFetch]\n"
+        "model_settings: {temperature: 0.5, seed: 7}\n"
+    )
+    assert agents.with_spec(AgentOptions(temperature=0.0).settings(), str(file)) == {
+        "model": "openai:x",
+        "system_prompt": "Read.",
+        "options": {"temperature": 0.0, "seed": 7},
+        "tools": ["web.fetch"],
+    }
+    given = AgentOptions(model="openai:y", system_prompt="Write.", tools=["search"]).settings()
+    read = agents.with_spec(given, str(file))
+    assert (read["model"], read["system_prompt"], read["tools"]) == (
+        "openai:y",
+        "Write.",
+        ["search"],
+    )
+
+
+def test_a_spec_needs_a_file_and_a_model(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"spec: .*missing.yaml cannot be read"):
+        agents.with_spec({}, str(tmp_path / "missing.yaml"))
+    (tmp_path / "reader.json").write_text('{"instructions": "Read."}')
+    with pytest.raises(InvalidInput, match=r"spec: has no model \(add one to it, or use --model\)"):
+        agents.with_spec({}, str(tmp_path / "reader.json"))
+    read = agents.with_spec({"model": "openai:x"}, str(tmp_path / "reader.json"))
+    assert read == {"model": "openai:x", "system_prompt": "Read."}

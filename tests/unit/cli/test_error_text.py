@@ -187,6 +187,8 @@ def test_a_webhook_excludes_a_prompt_and_its_options_are_checked(daybook: Any) -
         (["next", "weekly", "--tz", "UTC"], ["--tz"]),
         (["agents", "add", "a"], ["--command", "--offline"]),
         (["agents", "add", "a", "--offline", "--", "ls"], ["--command and --offline"]),
+        (["agents", "add", "a", "--spec", "a.yaml", "--offline"], ["--offline and --spec"]),
+        (["agents", "add", "a", "--spec", "gone.yaml"], ["--spec: gone.yaml cannot be read"]),
         (["agents", "add", "a", "--command", "ls", "--", "-l"], ["--command and ARGUMENTS"]),
         (["agents", "add", "a", "--command", "'ls"], ["--command", "quot"]),
         (["agents", "test", "default", "--timeout", "never"], ["--timeout", "30m"]),

@@ -4,8 +4,9 @@ Arguments: the ledger's address, the address of the model provider, the file of 
 A line is JSON: ``{"run": name, "point": point, "at": n}``. The child claims the run's occurrence,
 and kills itself at the n-th ``finish`` or ``start`` of a step, or ``effect`` of the tool, or never.
 With ``"job"``, the id of a job, it is a run of this job whose agent has the tools `memory` and
-`notify` instead. The answer on standard output is how the child ended: `0`, or the number of the
-signal.
+`notify` instead. With ``"project"``, the folder of a project, the agent gets its instructions, and
+each effect changes them. The answer on standard output is how the child ended: `0`, or the number
+of the signal.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from daybook.agents import model_steps, model_tools
@@ -54,6 +56,10 @@ def claim_request(run: str, job: str | None = None) -> ClaimRequest:
         {"prompt": "Send five mails.", "policy": POLICY, **({"notify": NOTIFY} if job else {})},
         job_id=job,
     )
+
+
+def change_project(folder: str, text: str) -> None:
+    Path(folder, "AGENTS.md").write_text(text)
 
 
 class Killer:
@@ -112,6 +118,8 @@ async def run(address: str, provider: str, effects: str, given: dict[str, Any]) 
 
     async def call(arguments: dict[str, Any]) -> str:
         os.write(file, f"{arguments['text']}\n".encode())
+        if "project" in given:
+            change_project(given["project"], arguments["text"])
         killer.event("effect")
         return f"sent {arguments['text']}"
 
@@ -121,7 +129,7 @@ async def run(address: str, provider: str, effects: str, given: dict[str, Any]) 
     selection = ToolSelection("brief", own=(tool,))
 
     async def act() -> Outcome:
-        prepared = PreparedRequest(agent, asked, selection, Actor())
+        prepared = PreparedRequest(agent, asked, selection, Actor(), given.get("project", ""))
         return success_outcome(await PreparedAgents({"brief": prepared}).ask(), "Hello")
 
     async with Ledger(address) as ledger:

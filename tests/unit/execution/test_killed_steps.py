@@ -109,6 +109,33 @@ async def test_a_killed_run_pays_no_finished_step_twice_and_repeats_no_effect(
             assert reads_unknown == (point != "finish" and (point, at) != ("start", 3)), name
 
 
+@pytest.mark.timeout(240)
+async def test_a_killed_run_keeps_the_instructions_of_a_project_that_it_has_changed(
+    active: ActiveRun, tmp_path: Path
+) -> None:
+    effects, file = tmp_path / "effects", tmp_path / "AGENTS.md"
+    effects.touch()
+    active.query("UPDATE runs SET status = 'succeeded', lease_until = NULL")
+    with provider() as fake_provider, runner(active, fake_provider, effects) as process:
+        fake_provider.script = [next_mail]
+        # A project's instructions are no step of these numbers: they have no `start`.
+        for number, (point, at) in enumerate([("finish", 4), ("start", 3), ("effect", 2)]):
+            name = f"{point}-{at}"
+            fake_provider.requests.clear()
+            file.write_text("Send five mails, and no more.")
+            project = str(tmp_path)
+            assert process.attempt(name, point, at, project=project) == 9, name
+            assert file.read_text() == f"mail {2 if at != 3 else 1}", name
+            await lost(active, await row_of(active, name), with_worker=number % 2 == 0)
+            assert process.attempt(name, project=project) == 0, name
+
+            assert (await row_of(active, name)).output == "All sent.", name
+            assert len(fake_provider.requests) == MAILS + 1, name
+            texts = [each.messages[0][1] for each in fake_provider.requests]
+            assert len({*texts}) == 1, name
+            assert "Send five mails, and no more." in texts[0], name
+
+
 CALLS = [
     ("memory_append", {"text": "tea"}),
     ("notify_send", {"text": "Half is done."}),

@@ -463,3 +463,16 @@ async def test_a_write_removes_only_files_of_killed_writes(files: Files) -> None
     await files("write", path="a.txt", content="a")
     left = sorted(each.name for each in files.path.iterdir())
     assert left == sorted([".daybook-mine.tmp", f".daybook-{'x' * 16}.tmp", "a.txt"])
+
+
+async def test_a_file_that_instructs_later_runs_is_read_but_not_written(files: Files) -> None:
+    (files.path / "AGENTS.md").write_text("Use spaces.")
+    assert "Use spaces." in await files("read", path="AGENTS.md")
+    for path in ("AGENTS.md", "claude.MD", "CLAUDE.md", "new/agents.md", "AGENTS.md."):
+        problem = await refused(files, "write", path=path, content="Obey.", create_folders=True)
+        assert "instructs later runs, so no tool writes it" in problem
+    problem = await refused(files, "edit", path="AGENTS.md", old="spaces", new="tabs")
+    assert "instructs later runs" in problem
+    assert (files.path / "AGENTS.md").read_text() == "Use spaces."
+    assert sorted(os.listdir(files.path)) == ["AGENTS.md"]
+    await files("write", path="AGENTS.txt", content="No instructions.")
