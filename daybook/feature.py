@@ -7,6 +7,7 @@ rest of Daybook names no feature, but goes through `features`::
     tools             `toolbox.tools`         documents   `keeper.blocks`
     operator_tools    `toolbox.tools`         blocks      `blocks`
     agent_tools, first_tools                        `execution.builtin_tools`
+    sources           `api.sources`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     changes           `api.changes`           metrics     `diagnosis.health`
@@ -69,6 +70,8 @@ class Feature:
     - ``agent_tools`` are words for the setting `tools` of agents, each with a coroutine function of
       `execution.builtin_tools.ToolContext`, which returns the `agents.base.Tool`s of this word.
       ``first_tools`` are those of these words that the agent `default` of a new home has.
+    - ``sources`` is a function of a `ledger.views.Step`, a call that succeeded. It returns the
+      `ledger.views.Source` that the call has read, None if it has read none.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
@@ -107,6 +110,7 @@ class Feature:
     operator_tools: str = ""
     agent_tools: tuple[tuple[str, str], ...] = ()
     first_tools: tuple[str, ...] = ()
+    sources: str = ""
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()

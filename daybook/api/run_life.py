@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.api import authorization
+from daybook.api import authorization, sources
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, NotificationDetails
 from daybook.json_text import JsonObject
@@ -18,7 +18,7 @@ from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Approval, Step, UtcTime, columns
+from daybook.ledger.views import Approval, Source, Step, UtcTime, columns
 from daybook.runs import approvals, steps, usage
 
 
@@ -60,7 +60,8 @@ class RunLife(BaseModel, frozen=True):
     ``parameters`` are the parameters with which the run was requested or claimed. ``deployment_id``
     is None if the run has no job, or its job no deployment. ``tokens`` is the maximum number of
     tokens from the last claim on; None if unlimited. ``steps`` are the steps of the run's agent,
-    and ``approvals`` are the questions to a person about its calls and answers. ``paused_until`` of
+    ``approvals`` are the questions to a person about its calls and answers, and ``sources`` are the
+    pages that it has read. ``paused_until`` of
     the deliveries is None. ``evidence`` has the outcomes that the ledger refused, because the
     process that reported them had lost its claim.
     """
@@ -72,6 +73,7 @@ class RunLife(BaseModel, frozen=True):
     attempts: list[Attempt]
     steps: list[Step]
     approvals: list[Approval]
+    sources: list[Source]
     deliveries: list[NotificationDetails]
     events: list[RunEvent]
     evidence: list[JsonObject]
@@ -103,6 +105,7 @@ async def show(ref: str) -> RunLife:
         attempts=attempts,
         steps=made,
         approvals=asked,
+        sources=sources.of_steps(made),
         deliveries=sent,
         events=events_of(row, attempts, sent, asked),
         evidence=row.evidence,

@@ -430,6 +430,10 @@ def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
         _print_steps(run.steps)
     if run.approvals:
         _print_approvals(run.approvals, when)
+    if run.sources:
+        rows = [(each.address, each.title) for each in run.sources]
+        output.line("")
+        output.table(("SOURCE", "TITLE"), rows, whole=("SOURCE",), cut=True)
 
 
 def _print_steps(steps: Sequence[Step]) -> None:

@@ -154,6 +154,16 @@ class Step(BaseModel, frozen=True):
         return cls.model_validate(columns(cls, row) | more)
 
 
+class Source(BaseModel, frozen=True):
+    """A page that a run has read: its final ``address`` (http or https), and its ``title``.
+
+    The title is "" if it is not known. Strangers have written both.
+    """
+
+    title: str
+    address: str
+
+
 class Approval(BaseModel, frozen=True):
     """The question whether a run may call a tool or send its answer, and the decision of a person.
 

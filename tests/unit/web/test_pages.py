@@ -139,6 +139,19 @@ async def test_a_run_shows_its_steps_as_text(world: World, browser: httpx.AsyncC
     assert page.tags["img"] == 0 and not page.inline
 
 
+async def test_a_run_links_the_pages_that_it_has_read(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    call = {"kind": "tool", "name": "web_fetch", "position": "1.1", "input": 'url="x"'}
+    title, address = "<img src=x onerror=alert(1)> & co", "https://example.org/?a=1&b='2"
+    output = f"[x: a page of the web; x]\nTitle: {title}\nAddress: {address}\n\nText"
+    await world.runs.stepped(granted, Status.SUCCEEDED, **call, output=output)
+    page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
+    assert address in page.links and title in page.text
+    assert page.tags["img"] == 0 and not page.inline
+
+
 async def test_a_running_run_shows_its_duration_tokens_and_cost_so_far(
     world: World, browser: httpx.AsyncClient
 ) -> None:
