@@ -339,7 +339,14 @@ def test_show_prints_a_run_for_a_run_id_and_a_job_for_a_job_name(daybook: Any) -
     (run,) = daybook("runs", "weekly", "--json").json
     for length in (32, 8):
         shown = daybook("show", run["id"][:length], "--json").json
-        assert shown == run | {"deliveries": [], "steps": [], "approvals": [], "sources": []}
+        assert shown == run | {
+            "deliveries": [],
+            "steps": [],
+            "approvals": [],
+            "sources": [],
+            "files": [],
+            "tools": [],
+        }
     out = daybook("show", run["id"]).out
     assert out.startswith("weekly: waiting\n")
     assert re.search(rf"^  id +{run['id']}$", out, re.MULTILINE)
@@ -364,7 +371,7 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
     failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
     steps = [Step.model_validate(each) for each in (step, step | call | failed)]
     sources = [Source(title="A\x1b[2J title", address="https://example.org/a")]
-    more = {"approvals": [], "sources": sources}
+    more = {"approvals": [], "sources": sources, "files": [], "tools": []}
     print_run_details(RunWithSteps(**run, deliveries=[], steps=steps, **more))
     head, first, second, _, of_sources, source = capsys.readouterr().out.splitlines()[-6:]
     assert of_sources.split() == ["SOURCE", "TITLE"]
@@ -380,10 +387,21 @@ def test_show_prints_all_details_of_a_run_of_a_model_agent(
     (run,) = daybook("runs", "weekly", "--json").json
     when = {"started_at": run["queued_at"], "finished_at": run["queued_at"]}
     shown = run | RUN_OF_A_MODEL | when | {"reason": "", "duration_seconds": 2.5}
-    print_run_details(RunWithSteps(**shown, deliveries=[], steps=[], approvals=[], sources=[]))
+    print_run_details(
+        RunWithSteps(
+            **shown,
+            deliveries=[],
+            steps=[],
+            approvals=[],
+            sources=[],
+            files=[],
+            tools=["web_fetch"],
+        )
+    )
     out = capsys.readouterr().out
     for name, value in (
         ("attempts", "2"),
+        ("tools", "web_fetch"),
         ("agent", "oa"),
         ("model", "gpt-6-luna"),
         ("tokens", "1,285 tokens in, 17 out"),
