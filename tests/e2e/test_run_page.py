@@ -12,6 +12,7 @@ import pytest
 
 from daybook.agents.journal import arguments_text
 from daybook.execution.journal import stored_text
+from daybook.features.work_tools import kept_files
 from daybook.jobs import store
 from daybook.jobs.model import new_job
 from daybook.ledger.engine import Ledger
@@ -120,8 +121,17 @@ async def _fill(ledger: Ledger) -> None:
                 )
             )
         session.add(
-            _step(9, 20, position="2", input="(results)", output="uv 0.40 resolves.", **request)
+            _step(
+                *(9, 20),
+                position="2",
+                input="(results)",
+                output="uv 0.40 resolves.",
+                reply={"tools": ["web_fetch", "files_write", "skills_release-notes"]},
+                **request,
+            )
         )
+        await kept_files.record(session, ledger, RUN, "notes/releases.md", NOTES.encode())
+        await kept_files.record(session, ledger, RUN, "token.txt", b"dbt_" + b"Ab" * 21 + b"C")
 
 
 def test_each_call_unfolds_into_its_arguments_and_its_result(
@@ -151,5 +161,14 @@ def test_each_call_unfolds_into_its_arguments_and_its_result(
             assert clipped["height"] < 200 < whole["height"]
             steps.nth(4).locator("summary").first.click()
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.get_by_text("The model had 3 tools").click()
+            assert page.get_by_text("skills_release-notes", exact=True).is_visible()
+            source = page.get_by_role("link", name="Release notes from uv")
+            assert source.get_attribute("href") == "https://github.com/astral-sh/uv/releases.atom"
+            with page.expect_download() as download:
+                page.get_by_role("link", name="notes/releases.md").click()
+            assert download.value.suggested_filename == "releases.md"
+            assert download.value.path().read_text() == NOTES
+            assert page.get_by_text("not kept: it contains a secret").is_visible()
             if folder := os.environ.get("SHOTS"):
                 page.screenshot(path=f"{folder}/{width}.png", full_page=True)

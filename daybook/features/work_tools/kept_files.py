@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy
 from sqlalchemy import delete, exists, func, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.execution.builtin_tools import ToolContext
 from daybook.features.work_tools.tables import WrittenFileRow
 from daybook.ledger.engine import Ledger
 from daybook.ledger.states import TERMINAL
@@ -24,6 +23,9 @@ from daybook.ledger.tables import RunRow
 from daybook.ledger.views import RunFile
 from daybook.redaction import redact_remembered, redact_tokens
 from daybook.runs.retention import BATCH_SIZE, RetentionLimits
+
+if TYPE_CHECKING:
+    from daybook.execution.builtin_tools import ToolContext
 
 MAX_KEPT_BYTES = 2 * 2**20
 """Maximum length of all kept files of a run: the limit of one file (`folders.MAX_FILE_BYTES`)."""

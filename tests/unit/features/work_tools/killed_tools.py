@@ -61,22 +61,23 @@ async def run(address: str, provider: str, work: str, effects: str, given: dict[
     settings = {"model": "openai:gpt-6-luna", "base_url": provider, "api_key": KEY}
     agent = ModelAgent("brief", ModelSettings.model_validate(settings))
 
-    async with Ledger(address, busy=timedelta(seconds=5)) as ledger, sharing(ledger):
-        granted = await claims.claim(ledger, claim_request(given["run"]))
-        assert isinstance(granted, Granted), granted
-        context = ToolContext(granted, "brief", work, secrets=cast("SecretStore", None))
-        builtin = await find("files", context) | await find("shell", context)
-        selection = ToolSelection("brief", builtin=builtin)
-        prepared = PreparedRequest(agent, request(timeout=240.0), selection, Actor())
+    async with Ledger(address, busy=timedelta(seconds=5)) as ledger:
+        with sharing(ledger):
+            granted = await claims.claim(ledger, claim_request(given["run"]))
+            assert isinstance(granted, Granted), granted
+            context = ToolContext(granted, "brief", work, secrets=cast("SecretStore", None))
+            builtin = await find("files", context) | await find("shell", context)
+            selection = ToolSelection("brief", builtin=builtin)
+            prepared = PreparedRequest(agent, request(timeout=240.0), selection, Actor())
 
-        async def act() -> Outcome:
-            return success_outcome(await PreparedAgents({"brief": prepared}).ask(), "Hello")
+            async def act() -> Outcome:
+                return success_outcome(await PreparedAgents({"brief": prepared}).ask(), "Hello")
 
-        number = await claims.begin(ledger, granted.run_id, granted.fence)
-        there = Handover(
-            "", granted.run_id, granted.fence, "here:1", os.open(os.devnull, os.O_WRONLY)
-        )
-        await attempt.run_attempt(ledger, granted, number, act, SYSTEM_CLOCK, given=there)
+            number = await claims.begin(ledger, granted.run_id, granted.fence)
+            there = Handover(
+                "", granted.run_id, granted.fence, "here:1", os.open(os.devnull, os.O_WRONLY)
+            )
+            await attempt.run_attempt(ledger, granted, number, act, SYSTEM_CLOCK, given=there)
 
 
 def main() -> None:
