@@ -7,6 +7,7 @@ rest of Daybook names no feature, but goes through `features`::
     tools             `toolbox.tools`         documents   `keeper.blocks`
     operator_tools    `toolbox.tools`         blocks      `blocks`
     agent_tools, first_tools, spec_tools            `execution.builtin_tools`
+    sources           `api.sources`           files       `api.run_files`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
     new_job_links     `web.pages`
@@ -74,6 +75,11 @@ class Feature:
       ``first_tools`` are those of these words that the agent `default` of a new home has.
       ``spec_tools`` are capabilities of pydantic-ai's agent specs (`agents.spec`), each with the
       entry of the setting `tools` that is their counterpart.
+    - ``sources`` is a function of a `ledger.views.Step`, a call that succeeded. It returns the
+      `ledger.views.Source` that the call has read, None if it has read none.
+    - ``files`` is a module with two coroutine functions of a read session and a run's id: `of_run`
+      returns the `ledger.views.RunFile`s of the run, and `content`, which gets also a path, returns
+      the bytes of a file, None if they are not kept.
     - ``resources`` is a class of `mcp.resources.Resources`.
     - ``pages`` is a module with `ROUTES` and perhaps `ACTIONS` and their `MESSAGES` (`web.pages`);
       its templates are in the feature's folder ``templates``. ``links`` are the paths and names of
@@ -115,6 +121,8 @@ class Feature:
     agent_tools: tuple[tuple[str, str], ...] = ()
     first_tools: tuple[str, ...] = ()
     spec_tools: tuple[tuple[str, str], ...] = ()
+    sources: str = ""
+    files: str = ""
     resources: str = ""
     pages: str = ""
     links: tuple[tuple[str, str], ...] = ()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         RunFilterFields,
     )
     from daybook.api.maintenance import MaintenanceWindow
+    from daybook.api.run_files import KeptFile
     from daybook.delivery.views import ListedRun, RunDetails, RunWithSteps
     from daybook.jobs.views import ChangedJob, DueTime, JobDetails, ListedJob
 
@@ -44,9 +45,10 @@ class Client(Operations, FeatureOperations):
     """Client for jobs and runs: add, change and run jobs, and read their results.
 
     The client uses the home of this process (`DAYBOOK_HOME`). The `daybook up` of that home
-    executes the jobs. The methods that only read (`list`, `get`, `runs`, `run_of`, `next`, `diff`,
-    `export`) and those for maintenance windows work without Prefect. A program needs only one
-    client. The client opens no lasting connections, and asyncio tasks can share it::
+    executes the jobs. The methods that only read (`list`, `get`, `runs`, `run_of`, `file_of`,
+    `next`, `diff`, `export`) and those for maintenance windows work without Prefect. A program
+    needs only one client. The client opens no lasting connections, and asyncio tasks can share
+    it::
 
         client = daybook.Client()
         job = await client.add("Name one thing to learn today", schedule="0 9 * * 1-5")
@@ -280,9 +282,20 @@ class Client(Operations, FeatureOperations):
         - `reason`, `output`, `result`, `error`, `attempts`, `usage` and `delivery`;
         - `deliveries`: the callbacks, messages, alerts and listener calls about the run, each with
           its delivery status;
-        - `steps`: the requests to models and the tool calls of the run's agent.
+        - `steps`: the requests to models and the tool calls of the run's agent;
+        - `tools`, `sources` and `files`: the tools that the model had, the pages that it has read,
+          and the files that it has written (`file_of`).
         """
         return await api.runs.show(run)
+
+    @ClientMethod
+    async def file_of(self, run: str, path: str) -> KeptFile:
+        """Return a file that a run has written with its tools, with its content as `bytes`.
+
+        ``run`` is a run, or a job for its last run, and ``path`` a path of the run's `files`. Raise
+        `NotFound` also if the content is not kept.
+        """
+        return await api.run_files.read(run, path)
 
     @ClientMethod
     async def cancel(self, run: str) -> RunDetails:

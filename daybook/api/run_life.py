@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from daybook.api import authorization
+from daybook.api import authorization, run_files, sources
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, NotificationDetails
 from daybook.json_text import JsonObject
@@ -18,7 +18,7 @@ from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Approval, Step, UtcTime, columns
+from daybook.ledger.views import Approval, RunFile, Source, Step, UtcTime, columns
 from daybook.runs import approvals, steps, usage
 
 
@@ -60,9 +60,10 @@ class RunLife(BaseModel, frozen=True):
     ``parameters`` are the parameters with which the run was requested or claimed. ``deployment_id``
     is None if the run has no job, or its job no deployment. ``tokens`` is the maximum number of
     tokens from the last claim on; None if unlimited. ``steps`` are the steps of the run's agent,
-    and ``approvals`` are the questions to a person about its calls and answers. ``paused_until`` of
-    the deliveries is None. ``evidence`` has the outcomes that the ledger refused, because the
-    process that reported them had lost its claim.
+    ``approvals`` are the questions to a person about its calls and answers, and ``tools``,
+    ``sources`` and ``files`` are as in `RunWithSteps`.
+    ``paused_until`` of the deliveries is None. ``evidence`` has the outcomes that the ledger
+    refused, because the process that reported them had lost its claim.
     """
 
     run: ListedRun
@@ -72,6 +73,9 @@ class RunLife(BaseModel, frozen=True):
     attempts: list[Attempt]
     steps: list[Step]
     approvals: list[Approval]
+    tools: list[str]
+    sources: list[Source]
+    files: list[RunFile]
     deliveries: list[NotificationDetails]
     events: list[RunEvent]
     evidence: list[JsonObject]
@@ -90,11 +94,13 @@ async def show(ref: str) -> RunLife:
     async with open_ledger() as ledger, ledger.read() as session:
         row, job = await authorization.find_run(session, ref)
         attempts, so_far = await _attempts(session, row, ledger.now())
-        made = [Step.of(each) for each in await steps.of_run(session, row.id)]
+        step_rows = await steps.of_run(session, row.id)
+        files = await run_files.find(session, row.id)
         asked = [Approval.of(each) for each in await approvals.of_run(session, row.id)]
         rows = await deliveries.list_for_run(session, row.id)
         alerts = await deliveries.alert_statuses(session, [row.id])
         sent = [NotificationDetails.of(each, job, paused_until=None) for each in rows]
+    made = [Step.of(each) for each in step_rows]
     return RunLife(
         run=ListedRun.of(row, job, alert=alerts.get(row.id), **so_far),
         parameters=row.parameters,
@@ -103,6 +109,9 @@ async def show(ref: str) -> RunLife:
         attempts=attempts,
         steps=made,
         approvals=asked,
+        tools=steps.tools_of(step_rows),
+        sources=sources.of_steps(made),
+        files=files,
         deliveries=sent,
         events=events_of(row, attempts, sent, asked),
         evidence=row.evidence,

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import BaseModel
 
 from daybook import owners, prefect, repository
-from daybook.api import authorization
+from daybook.api import authorization, run_files, sources
 from daybook.api.filters import RunFilters
 from daybook.delivery import history as deliveries
 from daybook.delivery.views import ListedRun, Notification, RunDetails, RunWithSteps
@@ -257,10 +257,15 @@ async def show(ref: str) -> RunWithSteps:
         view = await _full_view(session, row, job)
         found = await steps.of_run(session, row.id)
         asked = await approvals.of_run(session, row.id)
+        files = await run_files.find(session, row.id)
+    made = [Step.of(each) for each in found]
     return RunWithSteps(
         **dict(view),
-        steps=[Step.of(each) for each in found],
+        steps=made,
         approvals=[Approval.of(each) for each in asked],
+        tools=steps.tools_of(found),
+        sources=sources.of_steps(made),
+        files=files,
     )
 
 

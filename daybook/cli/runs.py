@@ -45,6 +45,8 @@ _CONCURRENT_CANCELLATIONS = 8
 
 POLL_INTERVAL_SECONDS = 1.0
 """Interval between two polls for new log lines."""
+MAX_TOOLS = 20
+"""Maximum number of the names of an agent's tools that `show` prints."""
 MAX_EMPTY_POLLS = 4
 """Number of empty polls after a run's end before `logs --follow` ends. Lines may be 2 s late."""
 LATEST_LINE = timedelta(seconds=POLL_INTERVAL_SECONDS * MAX_EMPTY_POLLS)
@@ -414,6 +416,7 @@ def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
         ("attempts", str(run.attempts)),
         ("agent", run.agent),
         ("model", run.model),
+        ("tools", first_names(run.tools, MAX_TOOLS)),
         ("tokens", tokens_in_words(usage)),
         ("cost", formatting.cost(usage)),
         ("session", run.session_id),
@@ -430,6 +433,16 @@ def print_run_details(run: RunWithSteps, absolute: bool = False) -> None:
         _print_steps(run.steps)
     if run.approvals:
         _print_approvals(run.approvals, when)
+    if run.sources:
+        rows = [(each.address, each.title) for each in run.sources]
+        output.line("")
+        output.table(("SOURCE", "TITLE"), rows, whole=("SOURCE",), cut=True)
+    if run.files:
+        written = [(each.path, f"{each.size:,}", each.kept_in_words()) for each in run.files]
+        output.line("")
+        output.table(("FILE", "BYTES", "KEPT"), written, whole=("FILE",), cut=True)
+        if not all(each.not_kept for each in run.files):
+            output.say(f"Save the files: daybook files {run.id[:8]} --save FOLDER")
 
 
 def _print_steps(steps: Sequence[Step]) -> None:

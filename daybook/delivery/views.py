@@ -14,7 +14,7 @@ from daybook.delivery.outbox import CALLBACK, WAKE, queue_of_url
 from daybook.jobs.notify import CALLBACK_FIELDS, EVENTS, Notify
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, QueueRow
-from daybook.ledger.views import Approval, Run, Step, UtcTime, columns
+from daybook.ledger.views import Approval, Run, RunFile, Source, Step, UtcTime, columns
 
 
 class Notification(BaseModel, frozen=True):
@@ -155,10 +155,18 @@ class RunDetails(ListedRun, frozen=True):
 
 
 class RunWithSteps(RunDetails, frozen=True):
-    """A run with its deliveries, the steps of its agent, and the approvals of calls and answers."""
+    """A run with its deliveries, the steps of its agent, and the approvals of calls and answers.
+
+    ``tools`` are the names of the tools that the model had in its last request that got a response.
+    ``sources`` are the pages that the run has read, and ``files`` the files that it has written
+    with its tools, until retention removes the texts of its steps.
+    """
 
     steps: list[Step]
     approvals: list[Approval]
+    tools: list[str]
+    sources: list[Source]
+    files: list[RunFile]
 
 
 def recipients(notify: Notify, alert_channel: str) -> dict[str, list[str]]:

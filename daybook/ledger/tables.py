@@ -399,7 +399,8 @@ class StepRow(Table, table=True):
     replaced: bool = False
 
     # Must stay last: SQLite is slow to read columns that follow a long one. The data for a later
-    # attempt: {"facts": the step's facts, "value": the complete reply}. Removed with the outcome.
+    # attempt: {"facts": the step's facts, "value": the complete reply}. Removed with the outcome,
+    # except from the last request of a model, which keeps {"tools": the names of its tools}.
     reply: JsonObject | None = Field(default=None, repr=False, sa_type=NULLABLE_JSON)
 
 

@@ -165,6 +165,33 @@ def step_verb(kind: str) -> str:
     return {"request": "asked", "instructions": "read"}.get(kind, "called")
 
 
+class Source(BaseModel, frozen=True):
+    """A page that a run has read: its final ``address`` (http or https), and its ``title``.
+
+    The title is "" if it is not known. Strangers have written both.
+    """
+
+    title: str
+    address: str
+
+
+class RunFile(BaseModel, frozen=True):
+    """A file that a run has written with its tools, as it was after the last write.
+
+    ``path`` is relative to the work directory, and ``digest`` is the SHA-256 digest of the content.
+    ``not_kept`` is the reason why the ledger has no copy; "" if it has one.
+    """
+
+    path: str
+    size: int
+    digest: str
+    written_at: UtcTime
+    not_kept: str
+
+    def kept_in_words(self) -> str:
+        return f"no: {self.not_kept}" if self.not_kept else "yes"
+
+
 class Approval(BaseModel, frozen=True):
     """The question whether a run may call a tool or send its answer, and the decision of a person.
 

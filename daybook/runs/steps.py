@@ -19,7 +19,7 @@ committed before the step happens, so a step without a row did not happen. A ste
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -224,13 +224,35 @@ async def close(session: AsyncSession, row: RunRow, now: datetime) -> None:
 
 
 async def forget(session: AsyncSession, row: RunRow) -> None:
-    """Remove the complete replies of an ended run, which has no further attempt."""
-    if row.asks_agent and row.attempts:
-        await session.execute(
-            update(_TABLE)
-            .where(_TABLE.c.run_id == row.id, _TABLE.c.reply.is_not(None))
-            .values(reply=None)
-        )
+    """Remove the complete replies of an ended run, which has no further attempt.
+
+    Of the last request, the names of the tools stay, for `tools_of`.
+    """
+    if not (row.asks_agent and row.attempts):
+        return
+    of_run, has_reply = _TABLE.c.run_id == row.id, _TABLE.c.reply.is_not(None)
+    last = (
+        select(_TABLE.c.number, _TABLE.c.reply["facts"]["tools"])
+        .where(of_run, has_reply, _TABLE.c.kind == "request", ~_TABLE.c.replaced)
+        .order_by(_TABLE.c.number.desc())
+        .limit(1)
+    )
+    found = (await session.execute(last)).first()
+    await session.execute(update(_TABLE).where(of_run, has_reply).values(reply=None))
+    if found is not None and found[1]:
+        of_step = of_run & (_TABLE.c.number == found[0])
+        await session.execute(update(_TABLE).where(of_step).values(reply={"tools": list(found[1])}))
+
+
+def tools_of(made: Sequence[StepRow]) -> list[str]:
+    """Return the names of the tools in the run's last request that got a response.
+
+    A model reads these names; the list is empty if there was no tool or no such request.
+    """
+    for row in reversed(made):
+        if row.kind == "request" and row.reply and not row.replaced:
+            return list(row.reply.get("tools") or row.reply.get("facts", {}).get("tools") or ())
+    return []
 
 
 def _where(run_id: str, number: int, fence: int) -> dict[str, Any]:

@@ -45,14 +45,14 @@ def filters(tz: ZoneInfo, now: Callable[[], datetime]) -> dict[str, Callable[...
 
 
 def text_of(instant: datetime, tz: ZoneInfo, now: datetime, form: str = "full") -> str:
-    """Return an instant as text in ``tz``. ``form`` is `full`, `second`, `clock` or `day`.
+    """Return an instant as text in ``tz``. ``form`` is `full`, `second`, `clock`, `time` or `day`.
 
-    With `full` and `second`, the text has the year if it is not the year of ``now``. With `clock`
-    and `day`, it never has the year.
+    With `full` and `second`, the text has the year if it is not the year of ``now``. With `day`, it
+    never has the year; `clock` has only hours and minutes, and `time` also seconds.
     """
     local = instant.astimezone(tz)
-    if form == "clock":
-        return f"{local:%H:%M}"
+    if form in ("clock", "time"):
+        return f"{local:%H:%M:%S}" if form == "time" else f"{local:%H:%M}"
     if form == "day":
         return f"{local:%a} {local.day} {local:%b}"
     year = f" {local.year}" if local.year != now.astimezone(tz).year else ""

@@ -8,6 +8,7 @@ from daybook.feature import Feature
 
 FEATURE = Feature(
     package=__name__,
+    sources="sources:read_by",
     agent_tools=(("web", "tools:web_tools"),),
     first_tools=("web",),
     spec_tools=(("WebFetch", "web.fetch"), ("WebSearch", "web.search")),

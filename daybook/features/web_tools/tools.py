@@ -11,6 +11,7 @@ from daybook.execution.builtin_tools import ToolContext
 from daybook.features.web_tools import page_text
 from daybook.features.web_tools.page_text import PageText
 from daybook.features.web_tools.search import PreparedEngine
+from daybook.features.web_tools.sources import MAX_ADDRESS_CHARACTERS, PAGE
 from daybook.http import request
 from daybook.http.guard import Guard, Rule
 from daybook.http.httpx_transport import HttpxTransport
@@ -22,7 +23,6 @@ MAX_PAGE_BYTES = 2 * 2**20
 MAX_PART_CHARACTERS = 20_000
 """Maximum length of one answer: about five thousand tokens."""
 MAX_QUERY_CHARACTERS = 400
-MAX_ADDRESS_CHARACTERS = 2_000
 MAX_KEPT_PAGES = 4
 """Number of pages that are kept, so that the next part of a page is not requested again."""
 TIMEOUT_SECONDS = 30.0
@@ -122,7 +122,7 @@ class Pages:
         about_page = {"Title": page.title, "Address": page.address, "Date": page.date}
         # All that strangers have written is between the marks.
         text = sanitize(f"{_lines(about_page)}\n{part or '(no text)'}")
-        marked = conversation.as_data("a page of the web", text, self._run_id)
+        marked = conversation.as_data(PAGE, text, self._run_id)
         return f"{_lines(about_part)}{marked}"
 
     async def _read(self, url: str) -> PageText:

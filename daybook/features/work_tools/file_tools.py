@@ -17,6 +17,7 @@ from daybook import settings
 from daybook.agents.base import Tool
 from daybook.errors import InvalidInput
 from daybook.execution.builtin_tools import ToolContext
+from daybook.features.work_tools import kept_files
 from daybook.features.work_tools import settings as work_settings
 from daybook.features.work_tools.folders import (
     MAX_FILE_BYTES,
@@ -26,6 +27,7 @@ from daybook.features.work_tools.folders import (
     identity_of,
     read_entry,
 )
+from daybook.features.work_tools.kept_files import Keep
 from daybook.features.work_tools.paths import Place, Root, printable
 from daybook.features.work_tools.patterns import Glob, Searched
 from daybook.home import home_path
@@ -55,7 +57,8 @@ async def file_tools(context: ToolContext) -> Sequence[Tool]:
     if not context.work_dir:
         problem = 'the job has no work directory, which "files" needs'
         raise InvalidInput("tools", problem, "set --work-dir")
-    return FileTools(await asyncio.to_thread(_folders, context.work_dir)).tools()
+    folders = await asyncio.to_thread(_folders, context.work_dir)
+    return FileTools(folders, kept_files.keeping(context)).tools()
 
 
 def _folders(work_dir: str) -> Folders:
@@ -81,8 +84,8 @@ def _identities(paths: Any) -> frozenset[tuple[int, int]]:
 class FileTools:
     """The tools of one run. They work in threads, because a disk may be slow."""
 
-    def __init__(self, folders: Folders) -> None:
-        self._folders = folders
+    def __init__(self, folders: Folders, keep: Keep) -> None:
+        self._folders, self._keep = folders, keep
 
     def tools(self) -> tuple[Tool, ...]:
         names = ", ".join(f"@{each.name}" for each in self._folders.roots[1:])
@@ -146,7 +149,7 @@ class FileTools:
                         "description": "Create the folders of the path that are missing.",
                     },
                 },
-                _writing(self._write),
+                self._writing(self._write),
                 required=["path", "content"],
                 is_effect=True,
             ),
@@ -160,7 +163,7 @@ class FileTools:
                     "new": {"type": "string"},
                     "expected": {"type": "integer", "minimum": 1, "default": 1},
                 },
-                _writing(self._edit),
+                self._writing(self._edit),
                 required=["path", "old", "new"],
                 is_effect=True,
             ),
@@ -273,14 +276,26 @@ class FileTools:
 
     # --- writing
 
-    def _write(self, arguments: JsonObject) -> str:
+    def _writing(
+        self, work: Callable[[JsonObject], tuple[Place, bytes]]
+    ) -> Callable[[JsonObject], Awaitable[str]]:
+        async def call(arguments: JsonObject) -> str:
+            # If the attempt ends during the write, the next one begins only after it.
+            writing = asyncio.create_task(asyncio.to_thread(work, arguments))
+            place, content = await wait_shielded(writing)
+            await self._keep(str(place), content)
+            return _written(place, content)
+
+        return call
+
+    def _write(self, arguments: JsonObject) -> tuple[Place, bytes]:
         place = self._folders.locate(_text(arguments, "path"))
         content = _encoded("content", _text(arguments, "content", may_be_empty=True))
         creates = _flag(arguments, "create_folders")
         self._folders.write(place, content, create_folders=creates)
-        return _written(place, content)
+        return place, content
 
-    def _edit(self, arguments: JsonObject) -> str:
+    def _edit(self, arguments: JsonObject) -> tuple[Place, bytes]:
         place = self._folders.locate(_text(arguments, "path"))
         old, new = _text(arguments, "old"), _text(arguments, "new", may_be_empty=True)
         expected = _number(arguments, "expected", 1)
@@ -297,7 +312,7 @@ class FileTools:
                 raise InvalidInput("old", *_miscounted(text, old, count, expected))
             return _encoded("new", text.replace(old, new))
 
-        return _written(place, self._folders.edit(place, change))
+        return place, self._folders.edit(place, change)
 
 
 def _miscounted(text: str, old: str, count: int, expected: int) -> tuple[str, str]:
@@ -330,14 +345,6 @@ def _tool(
 def _reading(work: Callable[[JsonObject], str]) -> Callable[[JsonObject], Awaitable[str]]:
     async def call(arguments: JsonObject) -> str:
         return await asyncio.to_thread(work, arguments)
-
-    return call
-
-
-def _writing(work: Callable[[JsonObject], str]) -> Callable[[JsonObject], Awaitable[str]]:
-    async def call(arguments: JsonObject) -> str:
-        # If the attempt ends during the write, the next one begins only after it.
-        return await wait_shielded(asyncio.create_task(asyncio.to_thread(work, arguments)))
 
     return call
 

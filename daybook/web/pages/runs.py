@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -71,20 +73,30 @@ async def log(site: Site, request: Request) -> Response:
 async def transcript_markdown(site: Site, request: Request) -> Response:
     """Download the transcript of one run as Markdown."""
     found = await api.transcripts.read(request.path_params["ref"])
-    return _download(api.transcripts.to_markdown(found), "text/markdown", found.run.id, "md")
+    text = api.transcripts.to_markdown(found)
+    return _download(text, "text/markdown", f"transcript-{found.run.id[:8]}.md")
 
 
 async def transcript_json(site: Site, request: Request) -> Response:
     """Download the transcript of one run as JSON."""
     found = await api.transcripts.read(request.path_params["ref"])
     text = found.model_dump_json(indent=2)
-    return _download(text, "application/json", found.run.id, "json")
+    return _download(text, "application/json", f"transcript-{found.run.id[:8]}.json")
 
 
-def _download(text: str, media_type: str, run_id: str, ending: str) -> Response:
-    name = f"transcript-{run_id[:8]}.{ending}"
-    headers = {"content-disposition": f'attachment; filename="{name}"'}
-    return Response(text, media_type=media_type, headers=headers)
+async def file(site: Site, request: Request) -> Response:
+    """Download a file that the run has written, as it was then; no browser shows it as a page."""
+    given = request.path_params
+    found = await api.run_files.read(given["ref"], given["path"])
+    return _download(found.content, "application/octet-stream", found.path.rpartition("/")[2])
+
+
+def _download(content: str | bytes, media_type: str, name: str) -> Response:
+    plain = re.sub(r"[^A-Za-z0-9._ -]", "_", name).lstrip(". ") or "file"
+    headers = {"content-disposition": f'attachment; filename="{plain}"'}
+    if plain != name:
+        headers["content-disposition"] += f"; filename*=UTF-8''{quote(name, safe='')}"
+    return Response(content, media_type=media_type, headers=headers)
 
 
 async def cancel(ref: str, form: Form) -> Done:
@@ -124,6 +136,7 @@ ROUTES = (
     Page("/runs/{ref}/log", log),
     Page("/runs/{ref}/transcript.md", transcript_markdown),
     Page("/runs/{ref}/transcript.json", transcript_json),
+    Page("/runs/{ref}/files/{path:path}", file),
 )
 
 ACTIONS = (

@@ -36,7 +36,7 @@ from daybook.ledger.engine import Ledger, sharing
 from daybook.names import Id
 from daybook.runs.daily import DailyTotals, Total
 from daybook.schedules.zones import zone
-from daybook.web import charts, formatting, markdown
+from daybook.web import charts, formatting, markdown, step_texts
 from daybook.web.live import HEADER, LiveUpdates
 from daybook.web.login import CSRF_FIELD, LOGOUT_PATH, admitted, csrf_token
 from daybook.web.pages import assets
@@ -311,7 +311,8 @@ class Site:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        environment.filters |= formatting.filters(self.tz, self.now) | {"markdown": markdown.render}
+        environment.filters |= formatting.filters(self.tz, self.now) | step_texts.FILTERS
+        environment.filters["markdown"] = markdown.render
         environment.globals |= {
             "navigation": [*NAVIGATION, *(link for each in with_pages for link in each.links)],
             "pages_of_features": {each.name: each.links[0][0] for each in with_pages if each.links},

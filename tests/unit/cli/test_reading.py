@@ -24,7 +24,7 @@ from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import print_run, print_run_details
 from daybook.delivery.views import RunWithSteps
 from daybook.jobs.views import JobDetails
-from daybook.ledger.views import Run, Step
+from daybook.ledger.views import Run, Source, Step
 from tests.commands import main
 from tests.unit.cli.conftest import MADE, fill
 from tests.unit.conftest import view
@@ -339,7 +339,14 @@ def test_show_prints_a_run_for_a_run_id_and_a_job_for_a_job_name(daybook: Any) -
     (run,) = daybook("runs", "weekly", "--json").json
     for length in (32, 8):
         shown = daybook("show", run["id"][:length], "--json").json
-        assert shown == run | {"deliveries": [], "steps": [], "approvals": []}
+        assert shown == run | {
+            "deliveries": [],
+            "steps": [],
+            "approvals": [],
+            "sources": [],
+            "files": [],
+            "tools": [],
+        }
     out = daybook("show", run["id"]).out
     assert out.startswith("weekly: waiting\n")
     assert re.search(rf"^  id +{run['id']}$", out, re.MULTILINE)
@@ -363,8 +370,12 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
     call = {"number": 2, "position": "1.1", "attempt": 2, "kind": "tool", "name": "mail"}
     failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
     steps = [Step.model_validate(each) for each in (step, step | call | failed)]
-    print_run_details(RunWithSteps(**run, deliveries=[], steps=steps, approvals=[]))
-    head, first, second = capsys.readouterr().out.splitlines()[-3:]
+    sources = [Source(title="A\x1b[2J title", address="https://example.org/a")]
+    more = {"approvals": [], "sources": sources, "files": [], "tools": []}
+    print_run_details(RunWithSteps(**run, deliveries=[], steps=steps, **more))
+    head, first, second, _, of_sources, source = capsys.readouterr().out.splitlines()[-6:]
+    assert of_sources.split() == ["SOURCE", "TITLE"]
+    assert re.fullmatch(r"https://example.org/a  A.*title", source) and "\x1b" not in source
     assert head.split()[:5] == ["ATTEMPT", "STEP", "KIND", "NAME", "STATUS"]
     assert re.fullmatch(r"1 +1 +request +gpt-6-luna +succeeded +2\.5 s .* Hi", first)
     assert re.fullmatch(r"2 +1\.1 +tool +mail +failed, replaced +2\.5 s +.*no such address", second)
@@ -376,10 +387,21 @@ def test_show_prints_all_details_of_a_run_of_a_model_agent(
     (run,) = daybook("runs", "weekly", "--json").json
     when = {"started_at": run["queued_at"], "finished_at": run["queued_at"]}
     shown = run | RUN_OF_A_MODEL | when | {"reason": "", "duration_seconds": 2.5}
-    print_run_details(RunWithSteps(**shown, deliveries=[], steps=[], approvals=[]))
+    print_run_details(
+        RunWithSteps(
+            **shown,
+            deliveries=[],
+            steps=[],
+            approvals=[],
+            sources=[],
+            files=[],
+            tools=["web_fetch"],
+        )
+    )
     out = capsys.readouterr().out
     for name, value in (
         ("attempts", "2"),
+        ("tools", "web_fetch"),
         ("agent", "oa"),
         ("model", "gpt-6-luna"),
         ("tokens", "1,285 tokens in, 17 out"),

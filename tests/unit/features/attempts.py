@@ -28,9 +28,9 @@ class Answering:
 
 
 @asynccontextmanager
-async def attempt(granted: Granted, *words: str) -> AsyncIterator[Answering]:
+async def attempt(granted: Granted, *words: str, work_dir: str = "") -> AsyncIterator[Answering]:
     """Open the tools of these words, as each attempt of the run does."""
-    context = ToolContext(granted, "brief", secrets=cast("SecretStore", None))
+    context = ToolContext(granted, "brief", work_dir, secrets=cast("SecretStore", None))
     found: dict[str, Tool] = {}
     for word in words:
         found |= await builtin_tools.find(word, context)

@@ -80,3 +80,39 @@ async def test_an_attempt_that_ends_closes_its_steps(world: World) -> None:
     await claims.retry(world.ledger, granted.run_id, granted.fence, outcome, until)
 
     assert [each.status for each in await of(world, granted)] == ["failed", "unknown"]
+
+
+async def test_the_names_of_the_tools_stay_when_the_replies_are_removed(world: World) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    offered = ({"old": "1"}, {"web_fetch": "2", "files_read": "3"}, {"replaced": "4"})
+    for number, tools in enumerate(offered, 1):
+        reply = {"facts": {"tools": tools, "model": "x"}, "value": "a long text"}
+        await steps.start(world.ledger, granted.fence, step(granted, number))
+        await steps.finish(
+            world.ledger, granted.fence, granted.run_id, number, Status.SUCCEEDED, reply=reply
+        )
+    for number, kind in ((4, "tool"), (5, "request")):
+        later = step_of(granted.run_id, granted.due, number, kind=kind)
+        replaced = [3] if number == 4 else []
+        await steps.start(world.ledger, granted.fence, later, replaced)
+    await steps.finish(
+        world.ledger, granted.fence, granted.run_id, 4, Status.SUCCEEDED, reply={"value": "Hm."}
+    )
+    names = ["web_fetch", "files_read"]
+    assert steps.tools_of(await of(world, granted)) == names
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    ended = await of(world, granted)
+    assert steps.tools_of(ended) == names
+    assert [each.reply for each in ended] == [None, {"tools": names}, None, None, None]
+
+
+async def test_a_run_whose_model_had_no_tools_keeps_no_reply(world: World) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    for number, reply in ((1, {"facts": {"tools": {}}, "value": "x"}), (2, {"value": "x"})):
+        await steps.start(world.ledger, granted.fence, step(granted, number))
+        await steps.finish(
+            world.ledger, granted.fence, granted.run_id, number, Status.SUCCEEDED, reply=reply
+        )
+    assert steps.tools_of(await of(world, granted)) == []
+    await world.runs.finish(granted, Status.SUCCEEDED)
+    assert [each.reply for each in await of(world, granted)] == [None, None]

@@ -14,6 +14,7 @@ from sqlmodel import select
 
 from daybook.delivery import sending
 from daybook.delivery.sending import DeliveryResult
+from daybook.features.work_tools import kept_files
 from daybook.home import Home
 from daybook.ledger.states import Delivery, Status
 from daybook.ledger.tables import OutboxRow, RunRow
@@ -137,6 +138,43 @@ async def test_a_run_shows_its_steps_as_text(world: World, browser: httpx.AsyncC
     for shown in (morning.ATTACK, "Called", "mail", "1.1", "no such address", "Hm."):
         assert shown in page.text
     assert page.tags["img"] == 0 and not page.inline
+
+
+async def test_a_run_links_the_pages_that_it_has_read(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    call = {"kind": "tool", "name": "web_fetch", "position": "1.1", "input": 'url="x"'}
+    title, address = "<img src=x onerror=alert(1)> & co", "https://example.org/?a=1&b='2"
+    output = f"[x: a page of the web; x]\nTitle: {title}\nAddress: {address}\n\nText"
+    await world.runs.stepped(granted, Status.SUCCEEDED, **call, output=output)
+    page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
+    assert address in page.links and title in page.text
+    assert page.tags["img"] == 0 and not page.inline
+
+
+async def test_a_run_offers_the_files_that_it_has_written_to_save(
+    world: World, browser: httpx.AsyncClient
+) -> None:
+    granted = await world.runs.running(await world.jobs.add())
+    name = 'a & "b"/<script>\u00fc?#.html'
+    async with world.ledger.write() as session:
+        for path, content in ((name, b"<script>x</script>"), ("key", b"dbt_" + b"A" * 43)):
+            await kept_files.record(session, world.ledger, granted.run_id, path, content)
+    page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
+    assert name in page.text and "not kept: it contains a secret" in page.text
+    (link,) = (each for each in page.links if "/files/" in each)
+    assert page.tags["script"] == Page((await browser.get("/")).text).tags["script"]
+    answer = await browser.get(link)
+    assert answer.content == b"<script>x</script>"
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-disposition"] == (
+        """attachment; filename="_script____.html"; """
+        "filename*=UTF-8''%3Cscript%3E%C3%BC%3F%23.html"
+    )
+    for missing in ("key", "b", "../../etc/passwd"):
+        assert (await browser.get(f"/runs/{granted.run_id}/files/{missing}")).status_code == 404
 
 
 async def test_a_running_run_shows_its_duration_tokens_and_cost_so_far(

@@ -19,11 +19,18 @@ from daybook.runs.claim_requests import Granted
 SECRET = "SECRET-7f3a"
 
 
+class NoLedger(ToolContext):
+    """A context whose tools write nothing to the ledger."""
+
+    async def write(self, work: Any) -> Any:
+        return None
+
+
 def context(work_dir: Path | None, seconds: float = 60.0) -> ToolContext:
     policy = SimpleNamespace(timeout=timedelta(seconds=seconds))
     granted = cast("Granted", SimpleNamespace(job=None, policy=policy))
     path = str(work_dir.resolve()) if work_dir else ""
-    return ToolContext(granted, "brief", path, secrets=cast("SecretStore", None))
+    return NoLedger(granted, "brief", path, secrets=cast("SecretStore", None))
 
 
 async def tools(entry: str, work_dir: Path | None, seconds: float = 60.0) -> dict[str, Tool]:

@@ -13,7 +13,7 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from daybook.agents import model_steps, model_tools
 from daybook.agents.model import ModelAgent
@@ -22,9 +22,11 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.execution import attempt
 from daybook.execution.agent_request import PreparedRequest, success_outcome
 from daybook.execution.agent_tools import ToolSelection
+from daybook.execution.builtin_tools import ToolContext, find
 from daybook.execution.fallback import PreparedAgents
 from daybook.execution.handover import Handover
-from daybook.ledger.engine import Ledger
+from daybook.http.secrets import SecretStore
+from daybook.ledger.engine import Ledger, sharing
 from daybook.ledger.states import Outcome
 from daybook.owners import Actor
 from daybook.runs import claims
@@ -56,23 +58,26 @@ async def run(address: str, provider: str, work: str, effects: str, given: dict[
     killer = Killer(given["point"], given["at"])
     watch(killer)
     watch_renames(killer, effects)
-    builtin = await tools("files", Path(work)) | await tools("shell", Path(work))
     settings = {"model": "openai:gpt-6-luna", "base_url": provider, "api_key": KEY}
     agent = ModelAgent("brief", ModelSettings.model_validate(settings))
-    selection = ToolSelection("brief", builtin=builtin)
-    prepared = PreparedRequest(agent, request(timeout=240.0), selection, Actor())
-
-    async def act() -> Outcome:
-        return success_outcome(await PreparedAgents({"brief": prepared}).ask(), "Hello")
 
     async with Ledger(address, busy=timedelta(seconds=5)) as ledger:
-        granted = await claims.claim(ledger, claim_request(given["run"]))
-        assert isinstance(granted, Granted), granted
-        number = await claims.begin(ledger, granted.run_id, granted.fence)
-        there = Handover(
-            "", granted.run_id, granted.fence, "here:1", os.open(os.devnull, os.O_WRONLY)
-        )
-        await attempt.run_attempt(ledger, granted, number, act, SYSTEM_CLOCK, given=there)
+        with sharing(ledger):
+            granted = await claims.claim(ledger, claim_request(given["run"]))
+            assert isinstance(granted, Granted), granted
+            context = ToolContext(granted, "brief", work, secrets=cast("SecretStore", None))
+            builtin = await find("files", context) | await find("shell", context)
+            selection = ToolSelection("brief", builtin=builtin)
+            prepared = PreparedRequest(agent, request(timeout=240.0), selection, Actor())
+
+            async def act() -> Outcome:
+                return success_outcome(await PreparedAgents({"brief": prepared}).ask(), "Hello")
+
+            number = await claims.begin(ledger, granted.run_id, granted.fence)
+            there = Handover(
+                "", granted.run_id, granted.fence, "here:1", os.open(os.devnull, os.O_WRONLY)
+            )
+            await attempt.run_attempt(ledger, granted, number, act, SYSTEM_CLOCK, given=there)
 
 
 def main() -> None:

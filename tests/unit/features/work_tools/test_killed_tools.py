@@ -145,3 +145,8 @@ async def test_a_killed_run_writes_and_runs_nothing_twice(
                     "write": ("the end", "new")[is_done],
                     "edit": ("the end", "the more end")[is_done],
                 }.get(call, "the end")
+                kept = active.query(
+                    f"SELECT content FROM work_tools_files WHERE run_id = '{row.id}'"
+                )
+                has_copy = (call, point) == ("edit", "finish")
+                assert kept == ([(content.encode(),)] if has_copy else [])

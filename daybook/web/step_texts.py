@@ -1,0 +1,96 @@
+"""Texts of a run's steps as its page shows them: the arguments of a call, and JSON in replies."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from daybook.ledger.views import Step
+from daybook.short_text import one_line
+
+MAX_PREVIEW_CHARACTERS = 200
+_CUT = re.compile(r"\n(… \([\d,]+ more characters\))\Z")
+"""The note of `short_text.shorten` at the end of a text that the journal has cut."""
+_ARGUMENT = re.compile(r"(?:, )?([^=]{1,100})=")
+_CUTTABLE = ('"', "[", "{")
+"""Beginnings of the JSON values that are long enough to be cut."""
+_MAX_ESCAPE = 12
+"""Maximum length of an escape of JSON, which the cut may have split: two halves of a pair."""
+
+
+def preview(step: Step) -> str:
+    """Return one line that says what the step did: the arguments of a call, a model's response."""
+    text = step.input if step.kind == "tool" else step.output or step.input
+    return one_line(text or "", MAX_PREVIEW_CHARACTERS)
+
+
+def inputs(step: Step) -> list[tuple[str, str]]:
+    """Return the names and the values of a call's arguments, or the text of a request, unnamed."""
+    text = step.input or ""
+    if step.kind == "tool" and (found := arguments(text)):
+        return found
+    return [("", text)] if text else []
+
+
+def arguments(text: str) -> list[tuple[str, str]]:
+    """Return the arguments in a text that `agents.journal.arguments_text` has written.
+
+    Return a part that cannot be read as one value without a name.
+    """
+    if (whole := _json(text)) is not None:
+        return [(str(k), _shown(v)) for k, v in whole.items()] if isinstance(whole, dict) else []
+    note = _CUT.search(text)
+    body, mark = (text[: note.start()], f"\n{note[1]}") if note else (text, "")
+    found, at = list[tuple[str, str]](), 0
+    while at < len(body):
+        name = _ARGUMENT.match(body, at)
+        if name is None:
+            break
+        try:
+            value, end = json.JSONDecoder().raw_decode(body, name.end())
+        except (ValueError, RecursionError):
+            if note and body[name.end() : name.end() + 1] in _CUTTABLE:
+                return [*found, (name[1], _cut_string(body[name.end() :]) + mark)]
+            break
+        found.append((name[1], _shown(value)))
+        at = end
+    rest = body[at:] + mark
+    return [*found, ("", rest)] if rest.strip() else found
+
+
+def readable(text: str) -> str:
+    """Return a text; if it is a JSON object or list, with indentation."""
+    value = _json(text)
+    return text if value is None else _indented(value)
+
+
+def _json(text: str) -> Any:
+    """Return the JSON object or list in ``text``; None if it is something else."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _cut_string(text: str) -> str:
+    """Return the readable part of a JSON text whose end is missing."""
+    for left_out in range(_MAX_ESCAPE if text.startswith('"') else 0):
+        try:
+            return str(json.loads(text[: len(text) - left_out] + '"'))
+        except ValueError:
+            continue
+    return text
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else _indented(value)
+
+
+def _indented(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+FILTERS = {"preview": preview, "inputs": inputs, "readable": readable}

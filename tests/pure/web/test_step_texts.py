@@ -1,0 +1,94 @@
+"""The texts of steps on a run's page: arguments one by one, and JSON with indentation."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daybook.agents.journal import arguments_text
+from daybook.ledger.tables import StepRow
+from daybook.ledger.views import Step
+from daybook.web import step_texts
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=4,
+)
+
+
+def step(kind: str, **fields: Any) -> Step:
+    given = {"run_id": "r", "number": 1, "position": "1", "attempt": 1, "name": "x", "digest": ""}
+    return Step.of(
+        StepRow(
+            kind=kind,
+            repeatable=True,
+            started_at=datetime(2026, 3, 1, tzinfo=UTC),
+            **(given | fields),
+        )
+    )
+
+
+@given(st.dictionaries(st.from_regex(r"[a-z_]{1,20}", fullmatch=True), JSON, min_size=1))
+def test_each_argument_of_a_call_is_read_back(arguments: dict[str, Any]) -> None:
+    found = step_texts.arguments(arguments_text(arguments))
+    shown = [
+        (name, value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False))
+        for name, value in arguments.items()
+    ]
+    assert found == shown
+
+
+@pytest.mark.parametrize("length", range(9, 44))
+def test_a_cut_argument_shows_its_beginning(length: int) -> None:
+    written = arguments_text({"n": 1, "content": 'a\n"b" 😀' + "\\u1234 " * 4})
+    cut = f"{written[:length]}\n… (1,234 more characters)"
+    if length >= len('n=1, content="'):
+        (_, number), (name, value) = step_texts.arguments(cut)
+        start, _, note = value.rpartition("\n")
+        assert (number, name, note) == ("1", "content", "… (1,234 more characters)")
+        assert ('a\n"b" 😀' + "\\u1234 " * 4).startswith(start)
+    else:
+        assert "".join(value for _, value in step_texts.arguments(cut)).endswith("characters)")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ls -la a=b", "make\n… (7 more characters)", "make x=y\n… (7 more characters)", "=", "[1]x"],
+)
+def test_any_other_input_is_shown_as_it_is(text: str) -> None:
+    assert step_texts.inputs(step("tool", input=text)) == [("", text)]
+
+
+def test_an_input_that_is_a_json_object_has_an_argument_for_each_field() -> None:
+    assert step_texts.arguments('{"to": "a", "n": [1]}') == [("to", "a"), ("n", "[\n  1\n]")]
+
+
+def test_a_list_is_one_text() -> None:
+    assert step_texts.inputs(step("tool", input="[1]")) == [("", "[1]")]
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [('{"a":[1]}', '{\n  "a": [\n    1\n  ]\n}'), ("[1", "[1"), ("7", "7"), ("[" * 2_000,) * 2],
+)
+def test_only_a_json_object_or_list_gets_indentation(text: str, shown: str) -> None:
+    assert step_texts.readable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("kind", "texts", "shown"),
+    [
+        ("tool", {"input": 'path="a"', "output": "done"}, 'path="a"'),
+        ("request", {"input": "Do it.", "output": "I\nread"}, "I read"),
+        ("request", {"input": "Do it.", "output": None}, "Do it."),
+        ("request", {"input": None, "output": None}, ""),
+    ],
+)
+def test_a_folded_step_shows_what_it_did(kind: str, texts: dict[str, Any], shown: str) -> None:
+    assert step_texts.preview(step(kind, **texts)) == shown
