@@ -16,8 +16,8 @@ from daybook.agents.base import Tool
 from daybook.errors import DaybookError, InvalidInput, OutgoingRefused, UnknownName
 from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
+from daybook.execution.html_text import UnreadablePage
 from daybook.features.web_tools import search, settings, sources, tools
-from daybook.features.web_tools.page_text import UnreadablePage
 from daybook.features.web_tools.search import Engine, PreparedEngine, SearchRequest
 from daybook.home import Home
 from daybook.http.request import NoResponse
