@@ -38,9 +38,9 @@ def read(text: str, tools: Mapping[str, str]) -> dict[str, Any]:
     if the text is no spec, or has a field, a model setting or a capability without a counterpart.
     """
     document = documents.read(text)
-    for each in document.problems:
-        where = f"line {each.position.line}: {each.field}".rstrip(": ")
-        raise _invalid(f"{where}: {each.problem}", each.hint)
+    for found in document.problems:
+        where = f"line {found.position.line}: {found.field}".rstrip(": ")
+        raise _invalid(f"{where}: {found.problem}", found.hint)
     data = document.data
     if not isinstance(data, dict):
         raise _invalid("is no object", "write fields such as model: openai:gpt-6-luna")

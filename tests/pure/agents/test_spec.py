@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from pydantic_ai import Agent
 from pydantic_ai.agent.spec import AgentSpec
+from pydantic_ai.messages import ModelMessage, ModelResponse, TextPart
+from pydantic_ai.models.function import AgentInfo, FunctionModel
 
 from daybook.agents import spec
 from daybook.agents.model_settings import ModelSettings
@@ -55,15 +57,17 @@ def test_a_spec_that_pydantic_ai_has_written_is_read() -> None:
     assert spec.read(written, TOOLS) == expected
 
 
-def test_several_instructions_are_joined_as_pydantic_ai_joins_them() -> None:
-    from pydantic_ai.models.test import TestModel
+@pytest.mark.anyio
+async def test_several_instructions_are_joined_as_pydantic_ai_joins_them() -> None:
+    sent = list[str | None]()
 
-    model = TestModel()
-    Agent(model, instructions=["Read the page.", "Answer in one sentence."]).run_sync("Go")
-    parameters = model.last_model_request_parameters
-    assert parameters is not None
-    texts = [each.content for each in parameters.instruction_parts or []]
-    assert "\n\n".join(texts) == SETTINGS["system_prompt"]
+    def answer(messages: list[ModelMessage], info: AgentInfo) -> ModelResponse:
+        sent.append(info.instructions)
+        return ModelResponse([TextPart("Done.")])
+
+    agent = Agent(FunctionModel(answer), instructions=["Read the page.", "Answer in one sentence."])
+    await agent.run("Go")
+    assert sent == [SETTINGS["system_prompt"]]
 
 
 def test_a_capability_may_be_written_in_each_of_its_forms() -> None:
