@@ -61,6 +61,8 @@ PROCESSES = {
         }.items()
     },
     "tests/e2e": ["daybook", "flows", "blocks", "deployments", "prefect.yaml"],
+    "tests/unit/features/test_features.py": ["daybook", "flows", "blocks"],
+    "tests/unit/test_patterns.py": ["daybook", "flows", "blocks", "deployments"],
     "tests/flows": [*_RUNS, "daybook.agents", "daybook.tools", "daybook.http", "daybook.delivery"],
     "tests/chaos": [*_RUNS, "daybook.keeper", "chaos"],
     "tests/contract/worker": ["daybook.worker", "daybook.processes", "daybook.timing"],

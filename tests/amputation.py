@@ -14,8 +14,8 @@ _ENTRY_POINTS = ("flows", "blocks", "deployments", "prefect.yaml", "pyproject.to
 
 def copied_without(features: Iterable[Feature], folder: Path) -> Path:
     """Copy the package and the Prefect entry points into ``folder``, without these features."""
-    ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(REPOSITORY / "daybook", folder / "daybook", ignore=ignore)
+    unfinished = shutil.ignore_patterns("*.pyc.*")  # another process may be writing it
+    shutil.copytree(REPOSITORY / "daybook", folder / "daybook", ignore=unfinished)
     for each in features:
         shutil.rmtree(folder.joinpath(*each.package.split(".")))
     for name in _ENTRY_POINTS:

@@ -183,6 +183,7 @@ def _killed(address: str, after: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     event.listen(Table, "after_create", die)
+    schema.upgrade = databases.migrate  # else a new SQLite ledger is a copy
     asyncio.run(id_of(address))
 
 
@@ -190,7 +191,7 @@ def _killed(address: str, after: str) -> None:
 async def test_a_killed_migration_is_rolled_back_and_the_next_start_succeeds(
     database: Database, after: str
 ) -> None:
-    child = SPAWN.Process(target=_killed, args=(database.address, after))
+    child = CONTEXT.Process(target=_killed, args=(database.address, after))
     child.start()
     child.join(30)
     assert child.exitcode == -signal.SIGKILL
@@ -377,7 +378,7 @@ async def test_a_killed_upgrade_is_rolled_back_and_the_next_start_succeeds(
     database: Database, next_schema: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = database.tables()
-    child = SPAWN.Process(target=_killed_at_the_index, args=(database.address, next_schema))
+    child = CONTEXT.Process(target=_killed_at_the_index, args=(database.address, next_schema))
     child.start()
     child.join(30)
     assert child.exitcode == -signal.SIGKILL

@@ -296,6 +296,7 @@ def test_a_slow_pattern_is_found() -> None:
             _check(Found(re.compile(pattern), frozenset({method})))
 
 
+@pytest.mark.slow  # measures each pattern of the product
 def test_each_pattern_takes_linear_time() -> None:
     for (_, each), row in rows.each(found().items()):
         with row:

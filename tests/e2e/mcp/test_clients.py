@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +16,6 @@ from daybook.jobs.store import StoredJob
 from daybook.toolbox import agent_tools
 from tests.e2e.mcp.clients import Talk, Where, by_fastmcp, by_javascript, by_mcp, sdk_in
 from tests.e2e.mcp.conftest import Place
-from tests.world.agents import FOR_EVER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -142,30 +140,6 @@ async def test_an_mcp_client_manages_jobs_from_add_to_remove(
             assert (await answer_text("cron_remove", job_id=each.id)).startswith("Removed. Job ")
         assert await stored(place, owner) == []
         assert f"run {run_id[1]}: succeeded" in await answer_text("cron_runs", job_id=job_id)
-
-
-@pytest.mark.journey
-async def test_an_mcp_client_cancels_an_endless_run(place: Place) -> None:
-    agent = await place.world.agents.add(FOR_EVER)
-    async with by_mcp(await place.over("stdio", f"agent:{agent.name}")) as talk:
-        given = {
-            "prompt": "Go on.",
-            "schedule": "on demand",
-            "agent": agent.name,
-            "name": "endless",
-        }
-        assert not (await talk.call("cron_add", **given)).refused
-        asked = asyncio.create_task(talk.call("cron_trigger", job_id="endless"))
-        await agent.says("running")
-        live = await talk.call("cron_runs", job_id="endless")
-        assert ": running, requested " in live.text
-        ended = await talk.call("cron_cancel", job_id="endless")
-        assert re.match(r"Ended: run [0-9a-f]{8}: cancelled", ended.text), ended.text
-        assert (await asked).text.startswith("Ran: run ")
-        again = await talk.call("cron_cancel", job_id="endless")
-        assert (again.refused, "cron_runs lists" in again.text) == (True, True), again.text
-        assert not (await talk.call("cron_remove", job_id="endless")).refused
-    assert agent.effect_count == 1
 
 
 async def test_mcp_refuses_private_webhook_addresses_for_the_operator_too(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from datetime import timedelta
@@ -16,6 +18,7 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.ledger.tables import RunRow
 from daybook.processes import proc
 from tests.conftest import PrefectServer
+from tests.e2e.mcp.clients import PROGRAM, Where, by_mcp
 from tests.e2e.worker.cancelling import cancelled, two
 from tests.toolbox import install
 from tests.waiting import becomes_true
@@ -119,6 +122,30 @@ async def test_a_worker_calls_an_installed_python_tool(working: PrefectWorld) ->
     row = await working.wait_for_end(stored, "succeeded", within=SEEN)
     assert row.output == "ALOUD"
     assert row.result == {"tool_name": "shout", "params": {"text": "aloud"}, "result": "ALOUD"}
+
+
+async def test_an_mcp_client_cancels_an_endless_run(working: PrefectWorld) -> None:
+    agent = await working.agents.add(FOR_EVER)
+    command = (*PROGRAM, "--owner", f"agent:{agent.name}")
+    async with by_mcp(Where(dict(os.environ), command=command)) as talk:
+        given = {
+            "prompt": "Go on.",
+            "schedule": "on demand",
+            "agent": agent.name,
+            "name": "endless",
+        }
+        assert not (await talk.call("cron_add", **given)).refused
+        asked = asyncio.create_task(talk.call("cron_trigger", job_id="endless"))
+        await agent.says("running")
+        live = await talk.call("cron_runs", job_id="endless")
+        assert ": running, requested " in live.text
+        ended = await talk.call("cron_cancel", job_id="endless")
+        assert re.match(r"Ended: run [0-9a-f]{8}: cancelled", ended.text), ended.text
+        assert (await asked).text.startswith("Ran: run ")
+        again = await talk.call("cron_cancel", job_id="endless")
+        assert (again.refused, "cron_runs lists" in again.text) == (True, True), again.text
+        assert not (await talk.call("cron_remove", job_id="endless")).refused
+    assert agent.effect_count == 1
 
 
 async def test_a_running_run_whose_process_is_killed_is_unknown(working: PrefectWorld) -> None:

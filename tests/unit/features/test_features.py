@@ -344,6 +344,7 @@ def test_a_descriptor_names_objects_that_exist(each: Feature) -> None:
         assert each.load_operations(blocking=True).__bases__[1] is each.load(each.operations)
 
 
+@pytest.mark.slow  # imports all of Daybook
 def test_another_distribution_adds_a_feature_and_a_broken_one_is_a_finding(
     tmp_path: Path, daybook_home: Home
 ) -> None:
@@ -438,6 +439,7 @@ print(json.dumps(shown))
 """
 
 
+@pytest.mark.slow  # imports all of Daybook
 def test_everything_else_works_without_any_feature(tmp_path: Path, daybook_home: Home) -> None:
     copy = copied_without(features(), tmp_path / "copy")
     done = run("-P", "-c", WITHOUT_FEATURES, home=daybook_home.path, path=copy, cwd=copy)
