@@ -111,6 +111,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
         mail.deliver("Harbour", "The harbour closes on 3 December.")
         variables = {
             "DAYBOOK_ALLOWED_HOSTS": "127.0.0.1",
+            "DAYBOOK_ALLOWED_WORK_DIRS": str(tmp_path_factory.getbasetemp()),
             "DAYBOOK_IMAP_URL": mail.url,
             "SSL_CERT_FILE": str(certificate),
         }
@@ -151,31 +152,6 @@ def test_every_template_is_tried(local: tuple[Up, str]) -> None:
     up, _ = local
     listed = up.daybook_json("new")
     assert [each["name"] for each in listed] == sorted(TEMPLATES)
-
-
-@pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
-    local: tuple[Up, str], name: str, tmp_path: Path
-) -> None:
-    up, address = local
-    answers, facts = TEMPLATES[name]
-    (tmp_path / "notes.md").write_text("The pier was closed.")
-    given = {"site": address, "folder": tmp_path}
-    sets = [f"--set '{each}={text.format(**given)}'" for each, text in answers.items()]
-
-    done = up.shell(f"{DAYBOOK} new {name} {' '.join(sets)}")
-
-    assert done.returncode == 0, done.stderr
-    assert f"Added {name}" in done.stderr
-    if name == "page-watch":  # the first look at a page is no change
-        assert f"{name}: skipped" in done.stdout, done.stdout
-    else:
-        assert f"{name}: succeeded" in done.stdout, done.stdout
-    for fact in facts:
-        assert fact in done.stdout
-    tools = up.daybook_json("agents", "show", "default")["settings"]["tools"]
-    needed = {each["name"]: each["tools"] for each in up.daybook_json("new")}[name]
-    assert set(needed) <= set(tools)
 
 
 def test_the_job_of_readme_reports_a_pull_request_that_only_the_site_has(
@@ -232,3 +208,28 @@ def test_a_person_adds_a_job_on_the_page_by_keyboard_and_reads_its_first_answer(
         assert "The job was added." in page.get_by_role("status").first.inner_text()
         page.get_by_text("The lamp costs 12.50 euros.").first.wait_for()  # the page is live
         assert not watched.problems
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
+    local: tuple[Up, str], name: str, tmp_path: Path
+) -> None:
+    up, address = local
+    answers, facts = TEMPLATES[name]
+    (tmp_path / "notes.md").write_text("The pier was closed.")
+    given = {"site": address, "folder": tmp_path}
+    sets = [f"--set '{each}={text.format(**given)}'" for each, text in answers.items()]
+
+    done = up.shell(f"{DAYBOOK} new {name} {' '.join(sets)}")
+
+    assert done.returncode == 0, done.stderr
+    assert f"Added {name}" in done.stderr
+    if name == "page-watch":  # the first look at a page is no change
+        assert f"{name}: skipped" in done.stdout, done.stdout
+    else:
+        assert f"{name}: succeeded" in done.stdout, done.stdout
+    for fact in facts:
+        assert fact in done.stdout
+    tools = up.daybook_json("agents", "show", "default")["settings"]["tools"]
+    needed = {each["name"]: each["tools"] for each in up.daybook_json("new")}[name]
+    assert set(needed) <= set(tools)

@@ -76,7 +76,7 @@ class Mailbox:
         given = settings.load().imap_url
         if not given:
             hint = f"set DAYBOOK_IMAP_URL, such as {settings.EXAMPLE}"
-            raise InvalidInput("tools", '"mail" has no mailbox', hint)
+            raise InvalidInput("imap_url", "there is no mailbox", hint)
         parts = urlsplit(given)
         # A guard checks addresses of the web; only host and port matter here.
         server = parts.netloc.rpartition("@")[2]

@@ -65,8 +65,15 @@ _SIZE = re.compile(r"\bRFC822\.SIZE (\d+)")
 
 
 async def mail_tools(context: ToolContext) -> Sequence[Tool]:
-    """Return the tools; read the password. Raise the errors of `Mailbox.load`."""
-    mailbox = await Mailbox.load(context.secrets, context.limits())
+    """Return the tools; read the password. Raise the errors of an unreachable store of secrets.
+
+    Without a usable mailbox, each call raises the error of `Mailbox.load`, because the other jobs
+    of the agent need no mailbox.
+    """
+    try:
+        mailbox: Mailbox | InvalidInput = await Mailbox.load(context.secrets, context.limits())
+    except InvalidInput as error:
+        mailbox = error
     reader = MailReader(mailbox, context.granted.run_id)
     return (
         Tool(
@@ -94,10 +101,19 @@ async def mail_tools(context: ToolContext) -> Sequence[Tool]:
 
 
 class MailReader:
-    """Reader of a mailbox for one answer of the run ``run_id``."""
+    """Reader of a mailbox for one answer of the run ``run_id``.
 
-    def __init__(self, mailbox: Mailbox, run_id: str) -> None:
-        self._mailbox, self._run_id = mailbox, run_id
+    In place of a mailbox, ``mailbox`` may be the reason why there is none, which each call raises.
+    """
+
+    def __init__(self, mailbox: Mailbox | InvalidInput, run_id: str) -> None:
+        self._found, self._run_id = mailbox, run_id
+
+    @property
+    def _mailbox(self) -> Mailbox:
+        if isinstance(self._found, InvalidInput):
+            raise self._found
+        return self._found
 
     async def search(self, arguments: JsonObject) -> str:
         """Return a list of mail. Raise `InvalidInput`, and the errors of `Mailbox.do`."""

@@ -221,23 +221,25 @@ async def test_every_password_is_sent_and_a_wrong_one_is_hidden(
 
 async def test_the_password_goes_only_to_its_host(server: MailServer) -> None:
     with pytest.raises(InvalidInput, match=r'the secret "imap" is not for 127\.0\.0\.1'):
-        await tool("search", Secrets(host="imap.example.org"))
+        await (await tool("search", Secrets(host="imap.example.org"))).call({})
     with pytest.raises(UnknownName, match='unknown "imap"'):
-        await tool("search", Secrets(password=""))
+        await (await tool("search", Secrets(password=""))).call({})
 
 
-async def test_without_a_mailbox_no_run_begins(
+async def test_without_a_mailbox_only_the_calls_fail(
     daybook_home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("DAYBOOK_IMAP_URL", raising=False)
-    with pytest.raises(InvalidInput, match="set DAYBOOK_IMAP_URL"):
-        await tool("search")
+    for name in ("search", "read"):
+        each = await tool(name)
+        with pytest.raises(InvalidInput, match="set DAYBOOK_IMAP_URL"):
+            await each.call({"id": 1} if name == "read" else {})
 
 
 async def test_the_limits_of_an_agent_apply(server: MailServer, daybook_home: Home) -> None:
     (daybook_home.path / "config.toml").write_text('[limits.for.brief]\nhosts = ["example.org"]\n')
     with pytest.raises(OutgoingRefused, match="do not list this host"):
-        await tool("search", owner="agent:brief")
+        await (await tool("search", owner="agent:brief")).call({})
 
 
 async def test_a_server_that_hangs_is_left_and_its_thread_ends(
@@ -284,5 +286,5 @@ async def test_a_wrong_address_is_refused_without_its_password(
 ) -> None:
     monkeypatch.setenv("DAYBOOK_IMAP_URL", url)
     with pytest.raises(InvalidInput, match=words) as refused:
-        await tool("search")
+        await (await tool("search")).call({})
     assert ":pass" not in str(refused.value)
