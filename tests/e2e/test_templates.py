@@ -21,12 +21,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 DAYBOOK = f"{sys.executable} -m daybook"
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d{1,5}/[^\s>)]*")
 ISSUES = "/repos/a/b/issues?state=all&sort=updated&direction=desc&per_page=15"
+README = Path(__file__).parents[2] / "README.md"
 ADVISORIES = "/advisories?ecosystem=pip&per_page=100&affects=NAME@VERSION,NAME@VERSION"
 FAILED = "/repos/a/b/actions/runs?status=failure&per_page=5&exclude_pull_requests=true"
 FACTS = {
     "/news": ("text/html", "<h1>News</h1><p>The lighthouse was painted green.</p>"),
     "/feed": ("application/rss+xml", "<rss><item><title>Ferry at 17:45</title></item></rss>"),
     ISSUES: ("application/json", json.dumps([{"number": 4711, "title": "The lamp is dark"}])),
+    ISSUES.replace("a/b", "astral-sh/uv"): (
+        "application/json",
+        json.dumps([{"number": 4712, "title": "A quay that only this site has"}]),
+    ),
     "/lock.txt": ("text/plain", "lanterna==1.2.3"),
     ADVISORIES: ("application/json", json.dumps([{"ghsa_id": "GHSA-lamp-0001"}])),
     FAILED: ("application/json", json.dumps([{"name": "tests", "head_branch": "green-paint"}])),
@@ -138,3 +143,16 @@ def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
     tools = up.daybook_json("agents", "show", "default")["settings"]["tools"]
     needed = {each["name"]: each["tools"] for each in up.daybook_json("new")}[name]
     assert set(needed) <= set(tools)
+
+
+def test_the_job_of_readme_reports_a_pull_request_that_only_the_site_has(
+    local: tuple[Up, str],
+) -> None:
+    up, address = local
+    (words,) = re.findall(r"^\$ daybook (new .*)$", README.read_text(), re.MULTILINE)
+
+    done = up.shell(f"{DAYBOOK} {words} --set api={address} --name from-readme")
+
+    assert done.returncode == 0, done.stderr
+    assert "from-readme: succeeded" in done.stdout
+    assert "A quay that only this site has" in done.stdout

@@ -10,6 +10,7 @@ import pytest
 
 from daybook.agents import candidates, kinds, providers
 from daybook.agents.candidates import AgentCandidate, Found, Machine
+from tests import rows
 
 pytestmark = pytest.mark.anyio
 
@@ -177,6 +178,34 @@ async def test_the_candidates_are_in_the_order_of_preference() -> None:
     ]
     # The first of two variables with the key of one provider counts.
     assert "GOOGLE_API_KEY" in everything.candidates[1].why
+
+
+MACHINES: dict[str, tuple[Any, str]] = {
+    "a key of OpenAI": (({"OPENAI_API_KEY": KEY},), "openai:gpt-6-luna"),
+    "a key of Anthropic": (({"ANTHROPIC_API_KEY": KEY},), "anthropic:claude-haiku-5-5"),
+    "a key of Google": (({"GEMINI_API_KEY": KEY},), "google:gemini-3.8-flash"),
+    "Claude Code": (({}, {"claude": "2.1.3"}), "Claude Code"),
+    "Codex": (({}, {"codex": "0.143.0"}), "Codex"),
+    "Gemini CLI": (({}, {"gemini": "0.49.0"}), "Gemini CLI"),
+    "opencode, which acts without asking": (({}, {"opencode": "1.15.5"}), ""),
+    "Ollama": (({}, {}, ollama(LLAMA)), "llama3:8b"),
+    "LM Studio": (({}, {}, lm_studio({"id": "qwen3-4b"})), "qwen3-4b"),
+    "llama.cpp": (({}, {}, llama_cpp()), "qwen3.gguf"),
+    "a program and a server": (({}, {"codex": "0.1"}, ollama(LLAMA)), "Codex"),
+    "two programs": (({}, {"codex": "0.1", "claude": "2.1"}), "Claude Code"),
+    "a program beside one that hangs": (({}, {"claude": HANG, "codex": "0.1"}), "Codex"),
+    "a server that hangs": (({}, {}, {"11434/api/tags": HANG}), ""),
+    "nothing": (({}, {}, {}), ""),
+}
+"""Keys, programs and servers of each machine, and the agent that `up` chooses on it."""
+
+
+async def test_up_chooses_one_agent_on_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(candidates, "PROBE_SECONDS", 0.05)
+    for (name, (machine, title)), trying in rows.each(MACHINES.items()):
+        with trying:
+            known = (await found(*machine, only_first=True)).candidates
+            assert [each.title for each in known[:1]] == [title] * bool(title), name
 
 
 async def test_with_a_key_up_asks_neither_a_program_nor_a_server() -> None:
