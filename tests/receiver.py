@@ -173,11 +173,13 @@ class Flood:
     """A body of ``total`` bytes, made while it is read; ``sent`` counts the bytes read so far."""
 
     total: int
+    content_type: str = "text/plain"
     sent: int = 0
 
     async def __call__(self, _: Request, writer: asyncio.StreamWriter) -> None:
         part = b"x" * 65536
-        writer.write(head(200, {"Content-Length": str(self.total)}))
+        about = {"Content-Length": str(self.total), "Content-Type": self.content_type}
+        writer.write(head(200, about))
         while self.sent < self.total:
             writer.write(part)
             await writer.drain()

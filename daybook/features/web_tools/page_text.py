@@ -109,8 +109,9 @@ async def convert(html: str, base: str) -> Converted:
     )
     try:
         found: Converted = json.loads(done.output)
-    except ValueError:  # the system has ended the program, or its output is too long
-        raise UnreadablePage("its HTML needs too much time or memory; read another page") from None
+    except ValueError:  # the system has ended the program, or its input is binary
+        why = "its HTML is no text, or needs too much time or memory; read another page"
+        raise UnreadablePage(why) from None
     return found
 
 

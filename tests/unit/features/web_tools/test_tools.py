@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,12 @@ from daybook.errors import DaybookError, InvalidInput, OutgoingRefused, UnknownN
 from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
 from daybook.features.web_tools import search, settings, tools
+from daybook.features.web_tools.page_text import UnreadablePage
 from daybook.features.web_tools.search import Engine, PreparedEngine, SearchRequest
 from daybook.home import Home
 from daybook.http.request import NoResponse
 from daybook.http.secrets import Secret
-from tests.receiver import Receiver, answer, bomb, redirect, sends, serving
+from tests.receiver import MEBIBYTE, Flood, Receiver, answer, bomb, redirect, sends, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -111,9 +113,27 @@ async def test_a_page_that_never_ends_is_cut_and_says_so(site: Receiver) -> None
     assert "Incomplete: longer than the limit" in text
 
 
-async def test_a_bomb_costs_no_more_than_another_page(site: Receiver) -> None:
-    site.steps = [sends(bomb(1024), {"Content-Type": "text/plain", "Content-Encoding": "gzip"})]
-    assert "characters 0 to 20,000" in await fetched(site.address)
+@pytest.mark.parametrize("kind", ["text/plain", "text/html"])
+@pytest.mark.parametrize("attack", ["bomb", "flood"])
+async def test_a_gibibyte_costs_no_more_than_another_page(
+    site: Receiver, attack: str, kind: str
+) -> None:
+    flood = Flood(1024 * MEBIBYTE, kind)
+    packed = {"Content-Type": kind, "Content-Encoding": "gzip"}
+    site.steps = [flood if attack == "flood" else sends(bomb(1024), packed)]
+    tracemalloc.start()
+    try:
+        text = await fetched(site.address)
+    except UnreadablePage as error:  # the bomb has zeros
+        text = str(error)
+        assert (attack, kind) == ("bomb", "text/html") and "is no text" in text
+    else:
+        assert "characters 0 to 20,000" in text and len(text) < 21_000
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert flood.sent < 64 * MEBIBYTE  # the size of the system's buffers
+    assert peak < 32 * MEBIBYTE
 
 
 @pytest.mark.parametrize(
@@ -133,10 +153,26 @@ async def test_addresses_of_this_machine_and_its_network_are_refused(url: str) -
         await fetched(url)
 
 
-async def test_a_redirect_to_another_private_address_is_refused(site: Receiver) -> None:
-    site.steps = [redirect("http://127.0.0.2:1/")]
-    with pytest.raises(OutgoingRefused):
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://127.0.0.2:1/",
+        "http://localhost:1/",
+        "http://[::ffff:127.0.0.2]:1/",
+        "http://[::1]:1/",
+        "http://0.0.0.0:1/",
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://2130706434/",
+        "//127.0.0.2:1/",
+        "file:///etc/passwd",
+    ],
+)
+async def test_a_redirect_to_a_private_address_is_refused(site: Receiver, target: str) -> None:
+    site.steps = [redirect(f"{site.address}/again"), redirect(target)]
+    with pytest.raises((InvalidInput, OutgoingRefused)):
         await fetched(site.address)
+    assert [each.path for each in site.requests] == ["/", "/again"]
 
 
 async def test_a_server_that_is_away_is_named(site: Receiver) -> None:
