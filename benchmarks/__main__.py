@@ -31,6 +31,7 @@ PARTS = (
     "observe",
     "outbox",
     "apply",
+    "fetches",
 )
 
 
@@ -94,7 +95,7 @@ def main(arguments: list[str]) -> int:
 async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[str]:
     """Measure the parts that need a Prefect server; return the missed targets."""
     # These modules import Prefect, which must not read its environment before now.
-    from benchmarks import apply, backlog, jobs, observe, outbox, worker
+    from benchmarks import apply, backlog, fetches, jobs, observe, outbox, worker
 
     missed, task = list[str](), asyncio.current_task()
     assert task is not None
@@ -134,6 +135,10 @@ async def _measure_on_server(home: Home, options: argparse.Namespace) -> list[st
             print("\n## Applying a file of jobs\n")
             print(apply.table(applied), flush=True)
             missed += apply.missed(applied)
+        if "fetches" in options.only:
+            fetched = await fetches.measure(bed, options.fetches)
+            print("\n## A call of `web.fetch` in a run\n")
+            print(fetches.table(fetched), flush=True)
     return missed
 
 
@@ -173,6 +178,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add("--backlog", int, 200, "backlog: runs in the backlog")
     add("--callbacks", int, 10_000, "outbox: callbacks to send")
     add("--applied", int, 1000, "apply: jobs in the file")
+    add("--fetches", int, 10, "fetches: runs of each kind")
     options = parser.parse_args(arguments)
     options.only = getattr(options, "only", list(PARTS))
     options.long = getattr(options, "long", False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daybook.agents.candidates import MACHINE_VARIABLE
 from daybook.home import Home
 from daybook.operations.login import LOGIN_PATH
 from tests import attack
@@ -52,10 +55,18 @@ def test_no_stored_text_runs_in_a_browser(tmp_path: Path, chromium: Browser) -> 
         assert attack.payload("job") in watched.page.inner_text("main")
 
 
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    home = migrate(Home(tmp_path / "home"))
-    running = Up(home.path, tmp_path)
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the machine's programs; there is none yet."""
+    return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def up(tmp_path_factory: pytest.TempPathFactory, programs: Path) -> Iterator[Up]:
+    home = migrate(Home(tmp_path_factory.mktemp("up") / "home"))
+    machine = {"path": f"{programs}{os.pathsep}{os.defpath}", "ports": {}}
+    variables = {MACHINE_VARIABLE: json.dumps(machine)}
+    running = Up(home.path, tmp_path_factory.mktemp("empty"), variables=variables)
     try:
         running.until(lambda lines: any(LOGIN_PATH in line for line in lines), 240)
         yield running
@@ -116,6 +127,66 @@ def test_a_new_user_adds_a_job_sees_it_run_breaks_it_finds_out_why_and_fixes_it(
         page.get_by_role("button", name="Run now").click()
         assert ended(watched) == "succeeded"
         assert not watched.problems
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_an_agent_that_the_machine_has_is_added_and_asked_by_keyboard(
+    up: Up, programs: Path, chromium: Browser, width: int
+) -> None:
+    name = f"found-{width}"
+    for program, version in {"codex": "codex-cli 0.143.0", "gemini": "0.49.0"}.items():
+        file = programs / program
+        file.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo {version} || cat\n')
+        file.chmod(0o755)
+    link = up.daybook_json("open", "--no-browser")["url"]
+    url = link.partition(LOGIN_PATH)[0]
+    with chromium.new_context(viewport={"width": width, "height": 900}) as context:
+        watched = Watched(context, url)
+        page, keyboard = watched.page, watched.page.keyboard
+        page.set_default_timeout(60_000)
+        page.goto(link)
+        page.wait_for_url(f"{url}/")
+
+        watched.open("/agents/found")
+        shown = page.locator("select[name=agent]")
+        assert "codex 0.143.0 is on the PATH" in shown.inner_text()
+        assert fits(watched)
+        tab_to(watched, "select[name=agent]")
+        keyboard.type("Gem")
+        tab_to(watched, "input[name=name]")
+        keyboard.press("ControlOrMeta+a")
+        keyboard.type(name)
+        keyboard.press("Enter")
+
+        page.wait_for_url(f"{url}/agents/*/{name}/edit?*")
+        assert "a folder that it does not trust" in page.inner_text("main")
+        assert fits(watched)
+        tab_to(watched, "textarea[name=prompt]")
+        keyboard.type("Say <b>hello</b>.")
+        keyboard.press("Tab")
+        keyboard.press("Enter")
+        answer = page.get_by_role("status")
+        answer.get_by_text("The agent answered:").wait_for()
+        assert "Say <b>hello</b>." in answer.inner_text()
+        assert fits(watched)
+        assert not watched.problems
+
+
+def fits(watched: Watched) -> bool:
+    """Return whether the page needs no scrolling to the side."""
+    wide: bool = watched.page.evaluate(
+        "document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    )
+    return wide
+
+
+def tab_to(watched: Watched, selector: str) -> None:
+    """Press the tab key until the element has the focus."""
+    for _ in range(60):
+        if watched.page.locator(f"{selector}:focus").count():
+            return
+        watched.page.keyboard.press("Tab")
+    raise AssertionError(f"the tab key does not reach {selector}")
 
 
 def add_agent(watched: Watched, program: Path) -> None:
