@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 import daybook
 from daybook import api
+from tests.conftest import REPOSITORY
 
 
 def _imported(program: str) -> set[str]:
@@ -58,3 +60,28 @@ def test_the_api_imports_each_module_at_its_first_use() -> None:
     assert {"jobs", "tokens", "client"} <= set(dir(api))
     with pytest.raises(AttributeError, match="no attribute 'job'"):
         _ = api.job  # type: ignore[attr-defined]
+
+
+@pytest.mark.slow
+def test_a_run_imports_no_tool_before_its_agent_has_it() -> None:
+    """The modules that the preloaded parent and a run with a model import."""
+    program = (
+        "import daybook.worker.child, flows.agent_prompt\n"
+        "from daybook.agents import model, model_steps, model_tools\n"
+        "from daybook.execution import agent_tools\n"
+        "import sys; print(*sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    )
+    imported = set(done.stdout.split())
+    assert "daybook.execution.builtin_tools" in imported
+    words = ("web_tools", "work_tools", "memory", "notify_tool", "skills", "job_templates")
+    of_tools = tuple(f"daybook.features.{each}." for each in words)
+    assert not {each for each in imported if each.startswith(of_tools)}
+    assert not {"html_to_markdown", "regex"} & imported
