@@ -1,9 +1,9 @@
 """Real workers and the processes of their runs are killed during each call of Daybook's own tools.
 
-Twenty runs begin at once. Each calls all of `CALLS`, in an order of its own, and is killed during
-each of its first calls (`KILLS`): in the middle of `HOLDS`, which waits before or after the tool's
-work, or in the middle of a command. So each tool is killed ten times, twice in each phase. Files,
-the lines of commands, notebooks and the outbox show what the calls did.
+Ten runs begin at once. Each calls all of `CALLS`, in an order of its own, and is killed during each
+of its first calls (`KILLS`): in `HOLDS`, which waits before or after the tool's work, or in the
+middle of a command. So both tests kill each tool ten times. Files, the lines of commands, notebooks
+and the outbox show what the calls did.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ pytestmark = [
 ]
 
 WITHIN = 2 * JUDGED
-"""Seconds in which twenty processes have come to their calls, or a killed worker's runs ended."""
+"""Seconds in which ten processes have come to their calls, or a killed worker's runs ended."""
 
 CALLS: Mapping[str, Mapping[str, Any]] = {
     "files.write": {"path": "written.txt", "content": "new"},
@@ -62,7 +62,7 @@ CALLS: Mapping[str, Mapping[str, Any]] = {
     "skills.release-notes": {},
 }
 NEVER_REPEATED = {"files.write", "files.edit", "shell.run"}
-RUNS = range(2 * len(CALLS))
+RUNS = range(len(CALLS))
 KILLS = ("runs", "worker", "runs", "worker and runs", "worker")
 """What is killed in each phase, when each run has come to its next call."""
 
@@ -98,24 +98,20 @@ def name_of(run: int) -> str:
     return f"run-{run}"
 
 
-def moment_of(run: int) -> str:
-    """Return where the run is killed: before the work of each tool, or after it."""
-    return "before" if run < len(CALLS) else "after"
-
-
 def sequence(run: int) -> list[str]:
     """Return the tools in the order of the run's calls; it is killed during the first ones."""
-    names, first = [*CALLS], run % len(CALLS)
-    return names[first:] + names[:first]
+    return [*CALLS][run:] + [*CALLS][:run]
 
 
 class Outside:
     """What the runs call: it holds each run at its next call, until the next phase.
 
-    ``counts`` has the calls of each tool by run; ``held`` are the runs that wait for an answer.
+    It holds them before or after the work of the tool (``moment``). ``counts`` has the calls of
+    each tool by run; ``held`` are the runs that wait for an answer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, moment: str) -> None:
+        self.moment = moment
         self.counts = Counter[tuple[str, str]]()
         self.held = set[str]()
         self.phase = 0
@@ -136,7 +132,7 @@ class Outside:
             is_held = (
                 self.phase < len(KILLS)
                 and tool == sequence(run)[self.phase]
-                and moment == ("during" if tool == "shell.run" else moment_of(run))
+                and moment == ("during" if tool == "shell.run" else self.moment)
             )
             if is_held:
                 self.held.add(name)
@@ -151,7 +147,7 @@ class Outside:
             f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}; printf \"{asked}\" >&3; read -r x <&3'"
         )
         line = "echo line >> commands"
-        return "; ".join([report, line] if moment_of(run) == "before" else [line, report])
+        return "; ".join([report, line] if self.moment == "before" else [line, report])
 
     def arguments(self, run: int, tool: str) -> dict[str, Any]:
         return {
@@ -253,10 +249,11 @@ def _skill(folder: Path) -> str:
     return str(folder)
 
 
+@pytest.mark.parametrize("moment", ["before", "after"])
 async def test_a_killed_call_writes_runs_and_sends_nothing_twice(
-    prefect_server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prefect_server: PrefectServer, tmp_path: Path, moment: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outside, site = Outside(), tmp_path / "site"
+    outside, site = Outside(moment), tmp_path / "site"
     with outside.serving(), provider() as fake_provider:
         install(site, HOLDS.format(address=outside.address), "hold")
         fake_provider.script = [outside.model]
@@ -304,7 +301,7 @@ def _check_effects(outside: Outside, world: PrefectWorld, run: int, run_id: str)
     for tool in CALLS:
         is_repeated = tool in killed and tool not in NEVER_REPEATED
         assert outside.counts[name, tool] == 1 + is_repeated, (run, tool)
-    undone = killed if moment_of(run) == "before" else []
+    undone = killed if outside.moment == "before" else []
     expected = {"edited.txt": "the end" if "files.edit" in undone else "the end!"}
     if "files.write" not in undone:
         expected["written.txt"] = "new"
