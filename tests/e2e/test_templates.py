@@ -13,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from daybook.home import Home
 from tests.e2e.first_light import Up
 from tests.providers import KEY, Answer, ModelRequest, provider
+from tests.servers import migrate
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -86,6 +88,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Up, str]]:
     """Yield a home whose agent `default` is a model that reads, and the address of the site."""
     variables = {"DAYBOOK_ALLOWED_HOSTS": "127.0.0.1"}
     home, empty = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("empty")
+    migrate(Home(home))
     with site() as address, provider() as model:
         model.script = [reads]
         running = Up(home, empty, variables=variables)
