@@ -62,6 +62,14 @@ PROCESSES = {
     },
     "tests/e2e": ["daybook", "flows", "blocks", "deployments", "prefect.yaml"],
     "tests/flows": [*_RUNS, "daybook.agents", "daybook.tools", "daybook.http", "daybook.delivery"],
+    "tests/chaos/test_killed_calls.py": [
+        *_RUNS,
+        *("daybook.agents", "daybook.tools", "daybook.http"),
+        *(
+            f"daybook.features.{each}"
+            for each in ("web_tools", "work_tools", "memory", "notify_tool", "skills")
+        ),
+    ],
     "tests/chaos": [*_RUNS, "daybook.keeper", "chaos"],
     "tests/contract/worker": ["daybook.worker", "daybook.processes", "daybook.timing"],
 }
