@@ -64,6 +64,14 @@ PROCESSES = {
     "tests/unit/features/test_features.py": ["daybook", "flows", "blocks"],
     "tests/unit/test_patterns.py": ["daybook", "flows", "blocks", "deployments"],
     "tests/flows": [*_RUNS, "daybook.agents", "daybook.tools", "daybook.http", "daybook.delivery"],
+    "tests/chaos/test_killed_calls.py": [
+        *_RUNS,
+        *("daybook.agents", "daybook.tools", "daybook.http"),
+        *(
+            f"daybook.features.{each}"
+            for each in ("web_tools", "work_tools", "memory", "notify_tool", "skills")
+        ),
+    ],
     "tests/chaos": [*_RUNS, "daybook.keeper", "chaos"],
     "tests/contract/worker": ["daybook.worker", "daybook.processes", "daybook.timing"],
 }

@@ -42,7 +42,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.e2e,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1200),
     *PREFECT_LEAVES_A_SOCKET,
 ]
 

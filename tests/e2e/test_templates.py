@@ -233,3 +233,16 @@ def test_a_template_gives_a_job_whose_first_answer_has_the_facts(
     tools = up.daybook_json("agents", "show", "default")["settings"]["tools"]
     needed = {each["name"]: each["tools"] for each in up.daybook_json("new")}[name]
     assert set(needed) <= set(tools)
+
+
+def test_the_job_of_readme_reports_a_pull_request_that_only_the_site_has(
+    local: tuple[Up, str],
+) -> None:
+    up, address = local
+    (words,) = re.findall(r"^\$ daybook (new .*)$", README.read_text(), re.MULTILINE)
+
+    done = up.shell(f"{DAYBOOK} {words} --set api={address} --name from-readme")
+
+    assert done.returncode == 0, done.stderr
+    assert "from-readme: succeeded" in done.stdout
+    assert "A quay that only this site has" in done.stdout
