@@ -186,8 +186,8 @@ async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> N
         await answering("files_write", path="token.txt", content=TOKEN)
     lines = (await tool.call({"run": granted.run_id})).splitlines()
     digest = hashlib.sha256(b"x").hexdigest()
-    assert f"- short.txt: 1 bytes, SHA-256 {digest}, kept" in lines
-    assert lines[2].endswith("not kept: it contains a secret")
+    assert f"- short.txt: 1 bytes, SHA-256 {digest}, kept: yes" in lines
+    assert lines[2].endswith("kept: no: it contains a secret")
     assert await tool.call({"run": "brief", "path": "short.txt"}) == "x"
     parts, start = "", 0
     while start < len(text):
