@@ -371,7 +371,7 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
     failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
     steps = [Step.model_validate(each) for each in (step, step | call | failed)]
     sources = [Source(title="A\x1b[2J title", address="https://example.org/a")]
-    more = {"approvals": [], "sources": sources, "files": [], "tools": []}
+    more: dict[str, Any] = {"approvals": [], "sources": sources, "files": [], "tools": []}
     print_run_details(RunWithSteps(**run, deliveries=[], steps=steps, **more))
     head, first, second, _, of_sources, source = capsys.readouterr().out.splitlines()[-6:]
     assert of_sources.split() == ["SOURCE", "TITLE"]
@@ -383,7 +383,10 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
 
 def test_show_lists_the_files_of_a_run(daybook: Any, capsys: pytest.CaptureFixture[str]) -> None:
     (run,) = daybook("runs", "weekly", "--json").json
-    facts = {"digest": "0" * 64, "written_at": datetime.fromisoformat(run["queued_at"])}
+    facts: dict[str, Any] = {
+        "digest": "0" * 64,
+        "written_at": datetime.fromisoformat(run["queued_at"]),
+    }
     files = [
         RunFile(path="notes/a.md", size=1_234, not_kept="", **facts),
         RunFile(path="token.txt", size=47, not_kept="it contains a secret", **facts),

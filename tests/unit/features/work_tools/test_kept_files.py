@@ -14,7 +14,6 @@ from daybook.api import run_files
 from daybook.errors import FenceRefused, InvalidInput, NotFound
 from daybook.features.work_tools import commands, kept_files, run_tools
 from daybook.ledger.states import Status
-from daybook.ledger.views import RunFile
 from daybook.names import Id
 from daybook.owners import Actor
 from daybook.prefect import unmirrored
@@ -168,11 +167,6 @@ async def test_files_are_saved_in_a_new_folder_only(
         with pytest.raises(InvalidInput, match="name a new folder"):
             await commands.files_(granted.run_id, save=folder)
     assert list(outside.iterdir()) == []
-
-
-def test_a_file_says_whether_it_is_kept() -> None:
-    file = RunFile.model_construct(not_kept="it contains a secret")
-    assert file.kept_in_words() == "no: it contains a secret"
 
 
 async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> None:
