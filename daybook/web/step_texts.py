@@ -6,7 +6,6 @@ import json
 import re
 from typing import Any
 
-from daybook.ledger.views import Step
 from daybook.short_text import one_line
 
 MAX_PREVIEW_CHARACTERS = 200
@@ -19,16 +18,19 @@ _MAX_ESCAPE = 12
 """Maximum length of an escape of JSON, which the cut may have split: two halves of a pair."""
 
 
-def preview(step: Step) -> str:
-    """Return one line that says what the step did: the arguments of a call, a model's response."""
-    text = step.input if step.kind == "tool" else step.output or step.input
+def preview(given: str | None, kind: str, output: str | None) -> str:
+    """Return one line that says what a step with the input ``given`` did.
+
+    It has the arguments of a call, or the model's response to a request.
+    """
+    text = given if kind == "tool" else output or given
     return one_line(text or "", MAX_PREVIEW_CHARACTERS)
 
 
-def inputs(step: Step) -> list[tuple[str, str]]:
+def inputs(given: str | None, kind: str) -> list[tuple[str, str]]:
     """Return the names and the values of a call's arguments, or the text of a request, unnamed."""
-    text = step.input or ""
-    if step.kind == "tool" and (found := arguments(text)):
+    text = given or ""
+    if kind == "tool" and (found := arguments(text)):
         return found
     return [("", text)] if text else []
 

@@ -54,7 +54,12 @@ CALLS: tuple[tuple[str, dict[str, Any], str, str], ...] = (
 
 def _step(number: int, seconds: float, **fields: Any) -> StepRow:
     started = BEGUN + timedelta(seconds=seconds)
-    given = {"status": "succeeded", "repeatable": True, "digest": "0" * 64, "attempt": 1}
+    given: dict[str, Any] = {
+        "status": "succeeded",
+        "repeatable": True,
+        "digest": "0" * 64,
+        "attempt": 1,
+    }
     ended = started + timedelta(seconds=1.4)
     return StepRow(
         run_id=RUN, number=number, started_at=started, finished_at=ended, **(given | fields)
@@ -63,7 +68,11 @@ def _step(number: int, seconds: float, **fields: Any) -> StepRow:
 
 async def _fill(ledger: Ledger) -> None:
     async with ledger.write() as session:
-        fields = {"prompt": "What is new in uv?", "agent": "reader", "cron": "0 9 * * *"}
+        fields: dict[str, Any] = {
+            "prompt": "What is new in uv?",
+            "agent": "reader",
+            "cron": "0 9 * * *",
+        }
         job = new_job(now=BEGUN, default_timezone="Europe/Berlin", name="uv-releases", **fields)
         stored = await store.add(session, job, "uv-releases", BEGUN)
         used = {"input_tokens": 8_140, "output_tokens": 496, "cost_usd": 0.021, "tool_calls": 4}

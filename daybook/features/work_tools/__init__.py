@@ -11,7 +11,7 @@ from daybook.feature import Commands, Feature
 FEATURE = Feature(
     package=__name__,
     commands=(Commands("More", "commands", ("files",)),),
-    tools="run_tools:TOOLS",
+    operator_tools="run_tools:TOOLS",
     agent_tools=(("files", "file_tools:file_tools"), ("shell", "shell:shell_tools")),
     files="kept_files",
     settings="settings:WorkSettings",

@@ -65,13 +65,16 @@ async def record(
     reason = SECRET if _has_secret(content) else ""
     if not reason and kept_bytes + len(content) > MAX_KEPT_BYTES:
         reason = TOO_LARGE
-    row = await session.get(WrittenFileRow, (run_id, path)) or WrittenFileRow(
-        run_id=run_id, path=path
+    row = WrittenFileRow(
+        run_id=run_id,
+        path=path,
+        written_at=ledger.now(),
+        size=len(content),
+        digest=hashlib.sha256(content).hexdigest(),
+        not_kept=reason,
+        content=None if reason else content,
     )
-    row.written_at = ledger.now()
-    row.size, row.digest = len(content), hashlib.sha256(content).hexdigest()
-    row.not_kept, row.content = reason, None if reason else content
-    session.add(row)
+    await session.merge(row)
 
 
 def _has_secret(content: bytes) -> bool:

@@ -19,7 +19,8 @@ async def _run_files(given: Mapping[str, Any]) -> str:
     if not path:
         found = await run_files.of_run(run)
         lines = [
-            f"- {each.path}: {each.size:,} bytes, SHA-256 {each.digest}, {_kept(each.not_kept)}"
+            f"- {each.path}: {each.size:,} bytes, SHA-256 {each.digest}, "
+            f"kept: {each.kept_in_words()}"
             for each in found
         ]
         return "\n".join(lines) or "This run has written no file with its tools."
@@ -29,10 +30,6 @@ async def _run_files(given: Mapping[str, Any]) -> str:
     more = f"Characters {start:,} to {end:,} of {len(text):,}" if start or end < len(text) else ""
     following = f"; read the next part with start={end}" if end < len(text) else ""
     return f"{more}{following}\n{part}" if more else part
-
-
-def _kept(not_kept: str) -> str:
-    return f"not kept: {not_kept}" if not_kept else "kept"
 
 
 TOOLS = (

@@ -21,7 +21,13 @@ def read(address: str, title: str = "", **fields: Any) -> Step:
         "status": "succeeded",
         "output": f"[3f2a9c1b4d5e: {PAGE}; it is data]\n{head}Address: {address}\n\nText",
     }
-    row = {"run_id": "r", "number": 1, "position": "1.1", "attempt": 1, "digest": ""}
+    row: dict[str, Any] = {
+        "run_id": "r",
+        "number": 1,
+        "position": "1.1",
+        "attempt": 1,
+        "digest": "",
+    }
     at = datetime(2026, 3, 1, tzinfo=UTC)
     return Step.of(StepRow(repeatable=True, started_at=at, **(row | given | fields)))
 

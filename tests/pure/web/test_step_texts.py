@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from daybook.agents.journal import arguments_text
-from daybook.ledger.tables import StepRow
-from daybook.ledger.views import Step
 from daybook.web import step_texts
 
 JSON = st.recursive(
@@ -20,18 +17,6 @@ JSON = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=4,
 )
-
-
-def step(kind: str, **fields: Any) -> Step:
-    given = {"run_id": "r", "number": 1, "position": "1", "attempt": 1, "name": "x", "digest": ""}
-    return Step.of(
-        StepRow(
-            kind=kind,
-            repeatable=True,
-            started_at=datetime(2026, 3, 1, tzinfo=UTC),
-            **(given | fields),
-        )
-    )
 
 
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,20}", fullmatch=True), JSON, min_size=1))
@@ -62,7 +47,7 @@ def test_a_cut_argument_shows_its_beginning(length: int) -> None:
     ["ls -la a=b", "make\n… (7 more characters)", "make x=y\n… (7 more characters)", "=", "[1]x"],
 )
 def test_any_other_input_is_shown_as_it_is(text: str) -> None:
-    assert step_texts.inputs(step("tool", input=text)) == [("", text)]
+    assert step_texts.inputs(text, "tool") == [("", text)]
 
 
 def test_an_input_that_is_a_json_object_has_an_argument_for_each_field() -> None:
@@ -70,7 +55,7 @@ def test_an_input_that_is_a_json_object_has_an_argument_for_each_field() -> None
 
 
 def test_a_list_is_one_text() -> None:
-    assert step_texts.inputs(step("tool", input="[1]")) == [("", "[1]")]
+    assert step_texts.inputs("[1]", "tool") == [("", "[1]")]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +67,15 @@ def test_only_a_json_object_or_list_gets_indentation(text: str, shown: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("kind", "texts", "shown"),
+    ("kind", "given", "output", "shown"),
     [
-        ("tool", {"input": 'path="a"', "output": "done"}, 'path="a"'),
-        ("request", {"input": "Do it.", "output": "I\nread"}, "I read"),
-        ("request", {"input": "Do it.", "output": None}, "Do it."),
-        ("request", {"input": None, "output": None}, ""),
+        ("tool", 'path="a"', "done", 'path="a"'),
+        ("request", "Do it.", "I\nread", "I read"),
+        ("request", "Do it.", None, "Do it."),
+        ("request", None, None, ""),
     ],
 )
-def test_a_folded_step_shows_what_it_did(kind: str, texts: dict[str, Any], shown: str) -> None:
-    assert step_texts.preview(step(kind, **texts)) == shown
+def test_a_folded_step_shows_what_it_did(
+    kind: str, given: str | None, output: str | None, shown: str
+) -> None:
+    assert step_texts.preview(given, kind, output) == shown

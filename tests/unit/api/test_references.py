@@ -40,6 +40,7 @@ ARGUMENTS: dict[str, Any] = {
     "end": "2026-12-01",
     "error": "no",
     "name": "hook",
+    "path": "a.txt",
     "prefer": "ledger",
     "prompt": "Hello",
     "runs": 1,

@@ -24,7 +24,7 @@ from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import print_run, print_run_details
 from daybook.delivery.views import RunWithSteps
 from daybook.jobs.views import JobDetails
-from daybook.ledger.views import Run, Source, Step
+from daybook.ledger.views import Run, RunFile, Source, Step
 from tests.commands import main
 from tests.unit.cli.conftest import MADE, fill
 from tests.unit.conftest import view
@@ -371,7 +371,7 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
     failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
     steps = [Step.model_validate(each) for each in (step, step | call | failed)]
     sources = [Source(title="A\x1b[2J title", address="https://example.org/a")]
-    more = {"approvals": [], "sources": sources, "files": [], "tools": []}
+    more: dict[str, Any] = {"approvals": [], "sources": sources, "files": [], "tools": []}
     print_run_details(RunWithSteps(**run, deliveries=[], steps=steps, **more))
     head, first, second, _, of_sources, source = capsys.readouterr().out.splitlines()[-6:]
     assert of_sources.split() == ["SOURCE", "TITLE"]
@@ -379,6 +379,26 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
     assert head.split()[:5] == ["ATTEMPT", "STEP", "KIND", "NAME", "STATUS"]
     assert re.fullmatch(r"1 +1 +request +gpt-6-luna +succeeded +2\.5 s .* Hi", first)
     assert re.fullmatch(r"2 +1\.1 +tool +mail +failed, replaced +2\.5 s +.*no such address", second)
+
+
+def test_show_lists_the_files_of_a_run(daybook: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    (run,) = daybook("runs", "weekly", "--json").json
+    facts: dict[str, Any] = {
+        "digest": "0" * 64,
+        "written_at": datetime.fromisoformat(run["queued_at"]),
+    }
+    files = [
+        RunFile(path="notes/a.md", size=1_234, not_kept="", **facts),
+        RunFile(path="token.txt", size=47, not_kept="it contains a secret", **facts),
+    ]
+    none: dict[str, Any] = {"deliveries": [], "steps": [], "approvals": [], "sources": []}
+    print_run_details(RunWithSteps(**run, **none, tools=[], files=files))
+    printed = capsys.readouterr()
+    heads, kept, not_kept = printed.out.splitlines()[-3:]
+    assert heads.split() == ["FILE", "BYTES", "KEPT"]
+    assert re.fullmatch(r"notes/a\.md +1,234 +yes", kept)
+    assert re.fullmatch(r"token\.txt +47 +no: it contains a secret", not_kept)
+    assert f"daybook files {run['id'][:8]} --save FOLDER" in printed.err
 
 
 def test_show_prints_all_details_of_a_run_of_a_model_agent(

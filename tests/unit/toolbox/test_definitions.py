@@ -70,6 +70,7 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
         "approval_list",
         "approval_decide",
         "spend",
+        "run_files",
     ]
     assert (
         tools_of(Actor("agent:eva", via="mcp"))
@@ -81,7 +82,7 @@ def test_only_the_operator_has_the_tools_for_sessions_and_approvals() -> None:
 def test_only_tools_that_change_nothing_are_marked_read_only() -> None:
     assert {tool.name for tool in agent_tools() if tool.read_only} == READ_ONLY
     read_only = {tool.name for tool in operator_tools() if tool.read_only}
-    assert read_only == {"session_list", "session_get", "approval_list", "spend"}
+    assert read_only == {"session_list", "session_get", "approval_list", "spend", "run_files"}
 
 
 @pytest.mark.floor("E", "The arguments are flat: one schedule text and a timezone")

@@ -104,8 +104,18 @@ async def test_a_step_names_the_page_that_was_read(site: Receiver) -> None:
 
 
 def step(name: str, output: str) -> Step:
-    given = {"run_id": "r", "number": 1, "position": "1.1", "attempt": 1, "kind": "tool"}
-    row = StepRow(**given, name=name, digest="", repeatable=True, started_at=NOW, output=output)
+    row = StepRow(
+        run_id="r",
+        number=1,
+        position="1.1",
+        attempt=1,
+        kind="tool",
+        name=name,
+        digest="",
+        repeatable=True,
+        started_at=NOW,
+        output=output,
+    )
     return Step.of(row)
 
 

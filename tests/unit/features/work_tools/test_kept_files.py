@@ -14,7 +14,6 @@ from daybook.api import run_files
 from daybook.errors import FenceRefused, InvalidInput, NotFound
 from daybook.features.work_tools import commands, kept_files, run_tools
 from daybook.ledger.states import Status
-from daybook.ledger.views import RunFile
 from daybook.names import Id
 from daybook.owners import Actor
 from daybook.prefect import unmirrored
@@ -170,11 +169,6 @@ async def test_files_are_saved_in_a_new_folder_only(
     assert list(outside.iterdir()) == []
 
 
-def test_a_file_says_whether_it_is_kept() -> None:
-    file = RunFile.model_construct(not_kept="it contains a secret")
-    assert file.kept_in_words() == "no: it contains a secret"
-
-
 async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> None:
     (tool,) = run_tools.TOOLS
     granted = await running("brief")
@@ -186,8 +180,8 @@ async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> N
         await answering("files_write", path="token.txt", content=TOKEN)
     lines = (await tool.call({"run": granted.run_id})).splitlines()
     digest = hashlib.sha256(b"x").hexdigest()
-    assert f"- short.txt: 1 bytes, SHA-256 {digest}, kept" in lines
-    assert lines[2].endswith("not kept: it contains a secret")
+    assert f"- short.txt: 1 bytes, SHA-256 {digest}, kept: yes" in lines
+    assert lines[2].endswith("kept: no: it contains a secret")
     assert await tool.call({"run": "brief", "path": "short.txt"}) == "x"
     parts, start = "", 0
     while start < len(text):
