@@ -38,8 +38,6 @@ from pathlib import Path
 from pkgutil import iter_modules, resolve_name
 from typing import Any
 
-from daybook.errors import LedgerUnreachable
-
 PACKAGE = "daybook.features"
 GROUP = "daybook.features"
 """Group of the entry points by which other distributions add features: ``module:FEATURE``."""
@@ -213,17 +211,23 @@ left_out: set[str] = set()
 
 
 @contextmanager
-def leaving_out(feature: Feature | None, part: str, *, whole: bool = False) -> Iterator[None]:
+def leaving_out(
+    feature: Feature | None,
+    part: str,
+    *,
+    whole: bool = False,
+    temporary: tuple[type[Exception], ...] = (),
+) -> Iterator[None]:
     """Leave out ``part`` of a feature of another distribution if the block fails (`failures`).
 
-    With ``whole``, leave out the whole feature from now on, but raise `LedgerUnreachable`: a later
-    attempt may work. An error in a feature of Daybook, or in no feature (None), is raised.
+    With ``whole``, leave out the whole feature from now on. An error in a feature of Daybook, or in
+    no feature (None), is raised, and so are the ``temporary`` errors, after which a later attempt
+    may work.
     """
     try:
         yield
     except Exception as error:
-        is_transient = whole and isinstance(error, LedgerUnreachable)
-        if feature is None or feature.is_own or is_transient:
+        if feature is None or feature.is_own or isinstance(error, temporary):
             raise
         failures[f"{part} of {feature.name}"] = f"{type(error).__name__}: {error}"
         if whole:

@@ -154,19 +154,6 @@ def test_every_template_is_tried(local: tuple[Up, str]) -> None:
     assert [each["name"] for each in listed] == sorted(TEMPLATES)
 
 
-def test_the_job_of_readme_reports_a_pull_request_that_only_the_site_has(
-    local: tuple[Up, str],
-) -> None:
-    up, address = local
-    (words,) = re.findall(r"^\$ daybook (new .*)$", README.read_text(), re.MULTILINE)
-
-    done = up.shell(f"{DAYBOOK} {words} --set api={address} --name from-readme")
-
-    assert done.returncode == 0, done.stderr
-    assert "from-readme: succeeded" in done.stdout
-    assert "A quay that only this site has" in done.stdout
-
-
 @NEEDS_CHROMIUM
 def test_a_person_adds_a_job_on_the_page_by_keyboard_and_reads_its_first_answer(
     local: tuple[Up, str], chromium: Browser
