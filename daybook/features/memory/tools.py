@@ -8,16 +8,16 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from daybook.agents.base import Tool
-from daybook.errors import AgentMisconfigured, InvalidInput
+from daybook.errors import InvalidInput
 from daybook.execution import tool_arguments
 from daybook.execution.builtin_tools import ToolContext, call_key
 from daybook.features.memory import notebooks
 from daybook.features.memory.notebooks import Writer
 from daybook.features.memory.tables import NotebookRow, VersionRow
-from daybook.jobs.store import StoredJob
 from daybook.json_text import JsonObject
 from daybook.ledger import texts
 from daybook.ledger.engine import Ledger, reading
+from daybook.ledger.tables import JobRow
 from daybook.short_text import one_line
 
 MAX_PART_CHARACTERS = 20_000
@@ -34,14 +34,8 @@ _NOTEBOOK = {
 
 
 async def memory_tools(context: ToolContext) -> Sequence[Tool]:
-    """Return the tools. Raise `AgentMisconfigured` for a run without a job."""
-    job = context.granted.job
-    if job is None:
-        raise AgentMisconfigured(
-            f'agent "{context.agent}" has the tool memory, and a run without a job has no '
-            "notebook; add a job, or name an agent without this tool"
-        )
-    memory = JobMemory(context, job)
+    """Return the tools. Their calls raise `InvalidInput` in a run without a job."""
+    memory = JobMemory(context)
     return (
         _tool(
             "read",
@@ -113,10 +107,17 @@ def _tool(
 
 
 class JobMemory:
-    """The notebooks that the runs of one job may use."""
+    """The notebooks that the runs of the context's job may use."""
 
-    def __init__(self, context: ToolContext, job: StoredJob) -> None:
-        self._context, self._job = context, job.row
+    def __init__(self, context: ToolContext) -> None:
+        self._context = context
+
+    @property
+    def _job(self) -> JobRow:
+        if (job := self._context.granted.job) is None:
+            hint = "add a job for this prompt, or answer without notes"
+            raise InvalidInput("notebook", "a run without a job has none", hint)
+        return job.row
 
     async def read(self, arguments: JsonObject) -> str:
         """Return a part of the text, with its place. Raise `InvalidInput`."""

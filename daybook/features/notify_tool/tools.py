@@ -15,7 +15,7 @@ from sqlmodel import col, select
 from daybook.agents.base import Tool
 from daybook.delivery import outbox
 from daybook.delivery.messages import MAX_MESSAGE_LENGTH, MAX_SUBJECT_LENGTH
-from daybook.errors import AgentMisconfigured, InvalidInput
+from daybook.errors import InvalidInput
 from daybook.execution import tool_arguments
 from daybook.execution.builtin_tools import ToolContext, call_key
 from daybook.jobs import store
@@ -45,15 +45,13 @@ _SILENT = "The message was not sent: a person has silenced this job for now."
 
 
 async def notify_tools(context: ToolContext) -> Sequence[Tool]:
-    """Return the tool. Raise `AgentMisconfigured` if the run's job has no channel."""
+    """Return the tool. Its calls raise `InvalidInput` if the run's job has no channel."""
     granted = context.granted
-    if not outbox.notify_of(granted.parameters, granted.job).channel:
-        raise AgentMisconfigured(
-            f'agent "{context.agent}" has the tool notify, and the job has no channel for its '
-            "messages; set one with `daybook edit JOB --channel inbox`, or another channel"
-        )
 
     async def send(arguments: JsonObject) -> str:
+        if not outbox.notify_of(granted.parameters, granted.job).channel:
+            hint = "set one with `daybook edit JOB --channel inbox`, or another channel"
+            raise InvalidInput("channel", "the job has none for its messages", hint)
         text = tool_arguments.text(arguments, "text")
         subject = tool_arguments.text(arguments, "subject", default="")
         if not text.strip():

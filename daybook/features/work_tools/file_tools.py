@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +29,7 @@ from daybook.features.work_tools.folders import (
     read_entry,
 )
 from daybook.features.work_tools.kept_files import Keep
-from daybook.features.work_tools.paths import Place, Root, printable
+from daybook.features.work_tools.paths import Place, Root, no_work_dir, printable
 from daybook.features.work_tools.patterns import Glob, Searched
 from daybook.home import home_path
 from daybook.json_text import JsonObject
@@ -53,12 +54,16 @@ _FOLDER = {**_PATH, "default": ".", "description": f"Folder. {_PATH['description
 
 
 async def file_tools(context: ToolContext) -> Sequence[Tool]:
-    """Return the tools. Raise `InvalidInput` if the job has no work directory."""
-    if not context.work_dir:
-        problem = 'the job has no work directory, which "files" needs'
-        raise InvalidInput("tools", problem, "set --work-dir")
+    """Return the tools. Their calls raise `InvalidInput` if the job has no work directory."""
     folders = await asyncio.to_thread(_folders, context.work_dir)
-    return FileTools(folders, kept_files.keeping(context)).tools()
+    tools = FileTools(folders, kept_files.keeping(context)).tools()
+    if context.work_dir:
+        return tools
+
+    async def refuse(_: JsonObject) -> str:
+        raise no_work_dir("files")
+
+    return [replace(each, call=refuse, read_only=True) for each in tools]
 
 
 def _folders(work_dir: str) -> Folders:

@@ -84,6 +84,15 @@ class Place:
         return printable("/".join(names)) or "."
 
 
+def no_work_dir(word: str) -> InvalidInput:
+    """Return the error of the tools ``word`` in a job without a work directory.
+
+    Only their calls raise it, because other jobs of the agent may not need them.
+    """
+    problem = f'the job has no work directory, which "{word}" needs'
+    return InvalidInput("work_dir", problem, "the operator sets it with --work-dir")
+
+
 def printable(name: str) -> str:
     """Return ``name`` on one line, in characters that can be stored."""
     return name if name.isprintable() else ascii(name)[1:-1]

@@ -16,6 +16,7 @@ from daybook.errors import DaybookError, InvalidInput
 from daybook.execution.builtin_tools import ToolContext
 from daybook.execution.tool_arguments import is_encodable
 from daybook.features.work_tools import settings
+from daybook.features.work_tools.paths import no_work_dir
 from daybook.json_text import JsonObject
 from daybook.processes import environment, group
 from daybook.processes.pipes import EndsPipe
@@ -36,18 +37,17 @@ class CommandNotStarted(DaybookError):
 
 
 async def shell_tools(context: ToolContext) -> Sequence[Tool]:
-    """Return the tool. Raise `InvalidInput` if it is not allowed, or without a work directory."""
+    """Return the tool. Raise `InvalidInput` if the operator has not allowed it."""
     if not settings.load().allow_shell:
         problem = 'the operator has not allowed "shell"'
         hint = "set allow_shell = true in config.toml (DAYBOOK_ALLOW_SHELL), or leave it out"
         raise InvalidInput("tools", problem, hint)
-    if not context.work_dir:
-        problem = 'the job has no work directory, which "shell" needs'
-        raise InvalidInput("tools", problem, "set --work-dir")
     # At the end of the attempt, the call is cancelled, which ends the command.
     most = max(int(context.granted.policy.timeout.total_seconds()), 1)
 
     async def run(arguments: JsonObject) -> str:
+        if not context.work_dir:
+            raise no_work_dir("shell")
         command, seconds = _command(arguments), _seconds(arguments, most)
         try:
             ended = await process.run(

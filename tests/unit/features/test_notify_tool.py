@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import col, select
 
 from daybook.delivery.messages import MAX_MESSAGE_LENGTH
-from daybook.errors import AgentMisconfigured, FenceRefused, InvalidInput
+from daybook.errors import FenceRefused, InvalidInput
 from daybook.features.notify_tool.tools import MAX_MESSAGES
 from daybook.ledger.states import Status
 from daybook.ledger.tables import OutboxRow
@@ -112,7 +112,8 @@ async def test_a_silent_job_sends_nothing_and_its_run_goes_on(
     assert await sent(world) == []
 
 
-async def test_without_a_channel_the_run_does_not_begin(running: Started) -> None:
-    with pytest.raises(AgentMisconfigured, match="--channel"):
-        async with attempt(await running(), "notify"):
-            pass
+async def test_without_a_channel_each_call_is_refused(world: World, running: Started) -> None:
+    async with attempt(await running(), "notify") as call:
+        with pytest.raises(InvalidInput, match="--channel"):
+            await call("notify_send", text="Hello")
+    assert await sent(world) == []

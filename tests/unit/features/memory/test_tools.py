@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from daybook.errors import (
-    AgentMisconfigured,
     FenceRefused,
     InvalidInput,
     LedgerUnreachable,
@@ -248,9 +247,9 @@ async def test_a_notebook_of_another_owner_does_not_exist_for_a_job(
 
 async def test_a_run_without_a_job_has_no_notebook(running: Started) -> None:
     granted = replace(await running(), job=None)
-    with pytest.raises(AgentMisconfigured, match="add a job"):
-        async with attempt(granted, "memory"):
-            pass
+    async with attempt(granted, "memory") as call:
+        with pytest.raises(InvalidInput, match="add a job"):
+            await call("memory_append", text="x")
 
 
 async def test_the_texts_of_the_last_50_versions_are_kept(world: World, running: Started) -> None:

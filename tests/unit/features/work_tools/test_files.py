@@ -34,9 +34,13 @@ async def refused(files: Files, name: str, **arguments: Any) -> str:
     return str(caught.value)
 
 
-async def test_without_a_work_directory_no_run_begins() -> None:
-    with pytest.raises(InvalidInput, match=r"no work directory.*set --work-dir"):
-        await tools("files", None)
+async def test_without_a_work_directory_each_call_is_refused() -> None:
+    found = await tools("files", None)
+    assert len(found) == 6
+    for tool in found.values():
+        with pytest.raises(InvalidInput, match=r"no work directory.*sets it with --work-dir"):
+            await tool.call({"path": "/etc/passwd", "pattern": "*", "content": "x"})
+        assert tool.is_repeatable
 
 
 async def test_only_the_reading_tools_may_be_repeated(work: Path) -> None:

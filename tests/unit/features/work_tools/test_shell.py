@@ -41,9 +41,11 @@ async def test_the_operator_has_to_allow_it(work: Path) -> None:
 
 
 @pytest.mark.usefixtures("allowed")
-async def test_without_a_work_directory_no_run_begins() -> None:
-    with pytest.raises(InvalidInput, match=r"no work directory.*set --work-dir"):
-        await tools("shell.run", None)
+async def test_without_a_work_directory_each_call_is_refused(tmp_path: Path) -> None:
+    (tool,) = (await tools("shell.run", None)).values()
+    with pytest.raises(InvalidInput, match=r"no work directory.*sets it with --work-dir"):
+        await tool.call({"command": f"touch {tmp_path}/ran"})
+    assert not (tmp_path / "ran").exists()
 
 
 async def test_a_call_is_an_effect(run: Tool) -> None:
