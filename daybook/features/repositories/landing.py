@@ -57,7 +57,7 @@ async def land(
     record: Record,
     candidate: str = "",
 ) -> str:
-    """Bring ``change`` into ``branch`` of the store's repository; return the commit there.
+    """Add ``change`` to ``branch`` of the store's repository; return the commit there.
 
     ``candidate`` is what ``record`` has stored for this change before. Raise `ChangeConflict`,
     `BranchInUse`, and `GitFailed`, after which the branch has not changed, or has the candidate.
