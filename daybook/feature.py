@@ -211,23 +211,16 @@ left_out: set[str] = set()
 
 
 @contextmanager
-def leaving_out(
-    feature: Feature | None,
-    part: str,
-    *,
-    whole: bool = False,
-    temporary: tuple[type[Exception], ...] = (),
-) -> Iterator[None]:
+def leaving_out(feature: Feature | None, part: str, *, whole: bool = False) -> Iterator[None]:
     """Leave out ``part`` of a feature of another distribution if the block fails (`failures`).
 
     With ``whole``, leave out the whole feature from now on. An error in a feature of Daybook, or in
-    no feature (None), is raised, and so are the ``temporary`` errors, after which a later attempt
-    may work.
+    no feature (None), is raised.
     """
     try:
         yield
     except Exception as error:
-        if feature is None or feature.is_own or isinstance(error, temporary):
+        if feature is None or feature.is_own:
             raise
         failures[f"{part} of {feature.name}"] = f"{type(error).__name__}: {error}"
         if whole:

@@ -25,7 +25,6 @@ from sqlmodel import SQLModel
 from sqlmodel.main import default_registry
 
 from daybook import feature
-from daybook.errors import LedgerUnreachable
 from daybook.feature import Feature, features, leaving_out
 from daybook.ledger import credential_tables, schema
 from daybook.ledger.schema import Line
@@ -135,16 +134,12 @@ def copy_schema(source: Connection, target: Connection) -> None:
 def _leaving_out(each: Feature, connection: Connection) -> Iterator[None]:
     """Leave out a feature of another distribution if the block fails, and undo what it has done.
 
-    An error in a feature of Daybook and an unreachable ledger are raised, and end the transaction.
+    An error in a feature of Daybook is raised, and ends the transaction.
     """
     if each.is_own:
         yield
         return
-    temporary = (LedgerUnreachable,)
-    with (
-        leaving_out(each, TABLES, whole=True, temporary=temporary),
-        connection.begin_nested(),
-    ):
+    with leaving_out(each, TABLES, whole=True), connection.begin_nested():
         yield
 
 

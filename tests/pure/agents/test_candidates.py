@@ -202,7 +202,8 @@ MACHINES: dict[str, tuple[Any, str]] = {
 
 
 async def test_up_chooses_one_agent_on_each_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "PROBE_SECONDS", 0.05)
+    for limit in LIMITS:
+        monkeypatch.setattr(candidates, limit, 0.05)
     for (name, (machine, title)), trying in rows.each(MACHINES.items()):
         with trying:
             known = (await found(*machine, only_first=True)).candidates

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from daybook import feature, settings
-from daybook.errors import LedgerUnreachable
 from daybook.feature import Feature, features
 from daybook.home import Home
 from tests.amputation import copied_without
@@ -468,22 +467,3 @@ def test_foreign_settings_that_cannot_be_imported_stop_nothing(
     settings.check_features()
 
     assert feature.failures["settings of nowhere"].startswith("ModuleNotFoundError")
-
-
-def test_an_unreachable_ledger_leaves_no_foreign_feature_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    foreign = Feature(package="nowhere")
-    monkeypatch.setattr(feature, "left_out", set())
-    monkeypatch.setattr(feature, "failures", {})
-
-    def fail(error: Exception) -> None:
-        temporary = (LedgerUnreachable,)
-        with feature.leaving_out(foreign, "tables", whole=True, temporary=temporary):
-            raise error
-
-    with pytest.raises(LedgerUnreachable):
-        fail(LedgerUnreachable("ledger.db", "database is locked"))
-    assert not feature.left_out
-    fail(LookupError("the ledger lacks nowhere_rows"))
-    assert feature.left_out == {"nowhere"}

