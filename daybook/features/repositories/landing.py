@@ -63,7 +63,7 @@ async def land(
     `BranchInUse`, and `GitFailed`, after which the branch has not changed, or has the candidate.
     """
     for tried in range(1, MAX_TRIES + 1):
-        tip = await store.fetch(branch)
+        tip = await store.fetch(f"refs/heads/{branch}")  # a tag may have the same name
         if candidate and await _has(store, tip, candidate):
             return candidate
         candidate = change.head
@@ -73,7 +73,7 @@ async def land(
         try:
             await _forward(store, branch, candidate)
         except GitFailed:
-            if tried == MAX_TRIES or await store.fetch(branch) == tip:
+            if tried == MAX_TRIES or await store.fetch(f"refs/heads/{branch}") == tip:
                 raise
             continue  # it has moved meanwhile
         return candidate
