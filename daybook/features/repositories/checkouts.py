@@ -121,6 +121,9 @@ class Checkout:
             head, notes = await self._agents_head(run)
             tree, left_out = await self._tree(run, head)
             notes += left_out
+            if not await self._is_line_from_base(run, head):
+                head = self.base
+                notes += ("the agent rewrote or merged commits, so its change is one commit",)
             if tree != (await run("rev-parse", f"{head}^{{tree}}")).text:
                 head = (
                     await run(
@@ -159,6 +162,13 @@ class Checkout:
             return await self.store.commit_of(target), ()
         except GitFailed as error:
             return self.base, (f"the agent's own commits cannot be read: {error}",)
+
+    async def _is_line_from_base(self, run: Git, head: str) -> bool:
+        """Return whether a rebase of the commits from the base to ``head`` keeps all changes."""
+        if not await self.store.contains(self.base, head):
+            return False
+        merges = await run("rev-list", "--merges", "--max-count=1", head, f"^{self.base}")
+        return not merges.text
 
     async def _tree(self, run: Git, head: str) -> tuple[str, tuple[str, ...]]:
         """Return the hash of the tree of all files that are not ignored, with notes."""

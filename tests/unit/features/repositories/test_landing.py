@@ -101,6 +101,35 @@ async def test_a_tag_of_the_same_name_is_not_the_branch(project: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("trick", ["amend", "merge"])
+async def test_what_lands_is_what_the_change_shows(trick: str, project: Path) -> None:
+    at(project, "switch", "-q", "main")
+    commit(project, b="two\nmore\n")
+    made = await checkout(project)
+    commit(project, c="three\n")
+    at(project, "switch", "-q", "mine")
+    if trick == "amend":
+        (made.work / "b.txt").write_text("two\n")
+        (made.work / "d.txt").write_text("four\n")
+        at(made.work, "add", "-A")
+        at(made.work, "commit", "-q", "--amend", "-m", "rewritten")
+    else:
+        at(made.work, "switch", "-qc", "side")
+        commit(made.work, d="four\n")
+        at(made.work, "switch", "-q", "-")
+        at(made.work, "merge", "-q", "--no-ff", "--no-commit", "side")
+        (made.work / "b.txt").write_text("two\n")
+        at(made.work, "commit", "-qam", "merge")
+
+    change = await made.collect("the rest", AUTHOR)
+    await Landing(made, change).land()
+
+    assert "-more" in change.patch
+    assert at(project, "show", "main:b.txt") == "two"
+    assert subjects(project)[0] == "the rest"
+    assert change.notes == ("the agent rewrote or merged commits, so its change is one commit",)
+
+
 async def test_a_conflict_names_the_files_and_changes_nothing(project: Path) -> None:
     one = await changed(project, a="better\n", c="new\n")
     at(project, "switch", "-q", "main")
