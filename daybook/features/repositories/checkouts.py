@@ -17,9 +17,7 @@ history.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import stat
+import subprocess
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,8 @@ from daybook.features.repositories import git
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.store import Git, Store
 from daybook.home import current_home
+from daybook.processes import environment
+from daybook.short_text import one_line
 
 MAX_PATCH_BYTES = 2 * 2**20
 """Maximum length of a patch that is kept."""
@@ -180,24 +180,30 @@ class Checkout:
             "GIT_WORK_TREE": str(self.work),
         }
         await run("read-tree", head, variables=variables)
-        await run(
-            f"--work-tree={self.work}",
-            "add",
-            "--all",
-            "--no-warn-embedded-repo",
-            "--ignore-errors",
-            "--",
-            str(self.work),
-            variables=variables,
-            seconds=COLLECT_SECONDS,
-        )
+        notes: tuple[str, ...] = ()
+        try:
+            await run(
+                f"--work-tree={self.work}",
+                "add",
+                "--all",
+                "--no-warn-embedded-repo",
+                "--ignore-errors",
+                "--",
+                str(self.work),
+                variables=variables,
+                seconds=COLLECT_SECONDS,
+            )
+        except GitFailed as error:
+            if error.status != 1:
+                raise
+            notes += (f"some files are left out: {error}",)  # it has added the others
         entries = (await run("ls-files", "--stage", "-z", variables=variables)).fields()
         inner = [each.partition("\t")[2] for each in entries if each.startswith(_GITLINK)]
         if inner:
             removed = "\0".join(inner).encode(errors="surrogateescape") + b"\0"
             arguments = "update-index", "--force-remove", "-z", "--stdin"
             await run(*arguments, variables=variables, stdin=removed)
-        notes = tuple(f"{each} is a repository of its own, and left out" for each in inner)
+        notes += tuple(f"{each} is a repository of its own, and left out" for each in inner)
         return (await run("write-tree", variables=variables)).text, notes
 
     async def _files(self, head: str) -> tuple[ChangedFile, ...]:
@@ -268,19 +274,23 @@ def folder_of(run_id: str) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that an agent may have put there; follow no link."""
+    """Remove a folder with all that an agent may have put there; follow no link. Raise OSError."""
+    # Not `shutil.rmtree`: it fails in folders that are nested too deeply.
+    remove = "rm", "-rf", "--", str(folder)
+    if _fails(*remove):
+        _fails("chmod", "-R", "u+rwX", "--", str(folder))
+        if why := _fails(*remove):
+            raise OSError(why)
 
-    def unlock(function: object, path: str, _: object) -> None:
-        """Make the folder of ``path`` writable, and try once more."""
-        for each in (os.path.dirname(path), path):
-            if stat.S_ISDIR(os.lstat(each).st_mode):
-                os.chmod(each, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
 
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder, onerror=unlock)
+def _fails(*command: str) -> str:
+    """Run a program of the system; return its error, or ""."""
+    done = subprocess.run(
+        command,
+        env=environment.select(("PATH",)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    why = one_line(done.stderr.decode(errors="replace"), git.MAX_ERROR_CHARACTERS)
+    return (why or f"{command[0]} has failed") if done.returncode else ""

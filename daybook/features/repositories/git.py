@@ -67,6 +67,11 @@ class GitFailed(DaybookError):
 
     code = "git_failed"
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Exit code of the command, None if it was not done or not started."""
+
 
 @dataclass(frozen=True)
 class GitOutput:
@@ -84,7 +89,12 @@ class GitOutput:
         return Path(os.fsdecode(self.content.removesuffix(b"\n")))
 
     def fields(self) -> list[str]:
-        """Return the parts of an output that NUL separates (the option `-z`)."""
+        """Return the parts of an output that NUL separates (the option `-z`).
+
+        Raise `GitFailed` if parts were left out.
+        """
+        if self.is_cut:
+            raise GitFailed(f"its list of files is longer than {len(self.content):,} bytes")
         return self.content.decode(errors="surrogateescape").split("\0")[:-1]
 
 
@@ -129,7 +139,7 @@ async def run(
         raise GitFailed(f"git {what} was not done within {seconds:g} s")
     if done.code:
         why = one_line(done.errors.decode(errors="replace"), MAX_ERROR_CHARACTERS)
-        raise GitFailed(f"git {what}: {why or f'it ended with {done.code}'}")
+        raise GitFailed(f"git {what}: {why or f'it ended with {done.code}'}", done.code)
     return GitOutput(done.output, is_cut=bool(done.dropped))
 
 

@@ -269,6 +269,35 @@ async def test_the_files_count_even_if_the_agent_broke_its_repository(project: P
     assert note.startswith("the agent's own commits cannot be read: git fetch: ")
 
 
+@pytest.mark.parametrize("part", ["a repository without a commit", "a name of git", "a link"])
+async def test_a_file_that_git_refuses_leaves_only_itself_out(part: str, project: Path) -> None:
+    made = await checkout(project)
+    if part == "a link":
+        (made.work / ".gitmodules").symlink_to("a.txt")
+    else:
+        inner = made.work / (".GIT" if part == "a name of git" else "inner")
+        inner.mkdir()
+        (inner / "x").write_text("x")
+        if inner.name == "inner":
+            at(inner, "init", "-q")
+    (made.work / "a.txt").write_text("changed\n")
+    (made.work / "z.txt").write_text("new\n")
+    change = await made.collect("the rest", AUTHOR)
+    assert [each.path for each in change.files] == ["a.txt", "z.txt"]
+    (note,) = change.notes
+    assert note.startswith("some files are left out: git add: error: ")
+
+
+async def test_a_list_of_files_is_complete_or_an_error(project: Path) -> None:
+    made = await checkout(project)
+    arguments = "ls-tree", "-z", "--name-only", made.base
+    names = await git.run(*arguments, repository=made.store.repository)
+    assert names.fields() == [".gitignore", "a.txt", "b.txt"]
+    cut = await git.run(*arguments, repository=made.store.repository, most=12)
+    with pytest.raises(GitFailed, match="list of files is longer than 12 bytes"):
+        cut.fields()
+
+
 async def test_a_link_is_committed_as_a_link(project: Path, tmp_path: Path) -> None:
     made = await checkout(project)
     (tmp_path / "secret").write_text("s3cret")
@@ -294,9 +323,24 @@ async def test_a_folder_is_removed_with_what_nothing_may_read(project: Path) -> 
     (locked / "file").write_text("x")
     (locked / "link").symlink_to(outside)
     locked.chmod(0)
+    locked.parent.chmod(0)
     checkouts.remove_folder(made.folder)
     assert not made.folder.exists()
     assert outside.read_text() == "edited\n"
+
+
+async def test_a_folder_is_removed_that_is_nested_deeply(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await checkout(project)
+    with monkeypatch.context() as patch:
+        patch.chdir(made.work)
+        for _ in range(3_000):  # longer than the longest path
+            os.mkdir("folder")
+            os.chdir("folder")
+    assert (made.work / "folder").exists()
+    checkouts.remove_folder(made.folder)
+    assert not made.folder.exists()
 
 
 async def test_what_a_killed_command_left_stops_no_later_one(project: Path) -> None:
