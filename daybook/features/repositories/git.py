@@ -34,6 +34,7 @@ _SETTINGS = {
     "core.alternateRefsCommand": "",
     "core.askPass": "true",  # the program, which answers nothing
     "core.attributesFile": "/dev/null",
+    "core.bigFileThreshold": "32m",  # a diff needs many times the memory of a file
     "core.excludesFile": "/dev/null",
     "core.fsmonitor": "false",
     "core.hooksPath": "/dev/null",
@@ -132,8 +133,11 @@ async def run(
             output=HeadPipe(most),
             pass_fds=pass_fds,
         )
-    except OSError:
-        raise GitFailed("git is not installed; install it") from None
+    except FileNotFoundError as error:
+        missing = "git is not installed; install it"
+        raise GitFailed(missing if error.filename in ("git", b"git") else str(error)) from None
+    except OSError as error:
+        raise GitFailed(f"git cannot be started: {error}") from None
     what = next((each for each in arguments if not each.startswith("-")), "")
     if done.timed_out:
         raise GitFailed(f"git {what} was not done within {seconds:g} s")

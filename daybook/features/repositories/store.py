@@ -77,7 +77,10 @@ class Source:
             if not os.path.isabs(path):
                 raise InvalidInput("repo", f"{one_line(address, 200)} is no absolute path", hint)
             return cls(os.path.normpath(path), "file")
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:
+            raise InvalidInput("repo", "is no valid address", hint) from None
         if parts.scheme not in _PROTOCOLS or not parts.hostname or parts.hostname[0] == "-":
             raise InvalidInput("repo", f"{one_line(parts.scheme, 40)}:// is not supported", hint)
         if parts.password or (parts.username and parts.scheme != "ssh"):
@@ -203,15 +206,15 @@ class Store:
             if self.repository.exists():
                 await asyncio.to_thread(git.remove_locks, self.repository)
             else:
-                await self._create()
+                await self._create(descriptor)
             yield partial(git.run, repository=self.repository, pass_fds=[descriptor])
         finally:
             os.close(descriptor)
 
-    async def _create(self) -> None:
+    async def _create(self, lock: int) -> None:
         made = self.folder / "new.git"
         await asyncio.to_thread(shutil.rmtree, made, ignore_errors=True)
-        await git.run("init", "--quiet", "--bare", "--template=", "--", str(made))
+        await git.run("init", "--quiet", "--bare", "--template=", "--", str(made), pass_fds=[lock])
         made.rename(self.repository)
 
     async def _check_complete(self, commit: str) -> None:

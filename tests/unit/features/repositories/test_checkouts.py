@@ -315,6 +315,24 @@ async def test_a_patch_shows_what_an_attribute_hides(project: Path) -> None:
     assert "+hidden" in (await made.collect("the rest", AUTHOR)).patch
 
 
+async def test_a_huge_file_is_not_compared_by_lines(project: Path) -> None:
+    made = await checkout(project)
+    (made.work / "huge.txt").write_bytes(b"x" * 2**20 * 33)
+    change = await made.collect("the rest", AUTHOR)
+    assert [(each.path, each.insertions) for each in change.files] == [("huge.txt", None)]
+    assert "Binary files" in change.patch
+
+
+async def test_a_missing_folder_or_program_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GitFailed, match="missing"):
+        await git.run("version", cwd=tmp_path / "missing")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(GitFailed, match="git is not installed"):
+        await git.run("version")
+
+
 async def test_a_folder_is_removed_with_what_nothing_may_read(project: Path) -> None:
     made = await checkout(project)
     outside = project / "a.txt"
@@ -372,6 +390,7 @@ async def test_what_a_killed_command_left_stops_no_later_one(project: Path) -> N
         ("ssh://-oProxyCommand=id/x", "not supported"),
         ("--upload-pack=id", "no absolute path"),
         ("https://example.org/\x1b[2J", "control"),
+        ("https://[example.org/x", "no valid address"),
     ],
 )
 def test_an_address_that_is_not_fetched_is_refused(address: str, problem: str) -> None:
