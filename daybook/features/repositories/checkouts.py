@@ -203,7 +203,9 @@ class Checkout:
             removed = "\0".join(inner).encode(errors="surrogateescape") + b"\0"
             arguments = "update-index", "--force-remove", "-z", "--stdin"
             await run(*arguments, variables=variables, stdin=removed)
-        notes += tuple(f"{each} is a repository of its own, and left out" for each in inner)
+        notes += tuple(
+            f"{git.printable(each)} is a repository of its own, and left out" for each in inner
+        )
         return (await run("write-tree", variables=variables)).text, notes
 
     async def _files(self, head: str) -> tuple[ChangedFile, ...]:
@@ -212,7 +214,7 @@ class Checkout:
         for entry in found.fields():
             added, removed, path = entry.split("\t", 2)
             numbers = [None if each == "-" else int(each) for each in (added, removed)]
-            files.append(ChangedFile(path, *numbers))
+            files.append(ChangedFile(git.printable(path), *numbers))
         return tuple(files)
 
     async def _patch(self, head: str) -> str:

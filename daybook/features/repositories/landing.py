@@ -121,7 +121,7 @@ async def _rebased(
             )
             if not (files := unmerged.fields()):
                 raise
-            raise ChangeConflict(branch, files) from None
+            raise ChangeConflict(branch, [*map(git.printable, files)]) from None
         async with store.writing() as run:
             target = f"refs/daybook/landing/{run_id}"
             await run(
@@ -143,7 +143,7 @@ async def _forward(store: Store, branch: str, candidate: str) -> None:
             *("push", "--quiet", "--no-verify", "--receive-pack=git-receive-pack", "--"),
             *(source.address, f"{candidate}:refs/heads/{branch}"),
             repository=store.repository,
-            protocols=[source.protocol],
+            protocols=source.protocols,
             as_user=True,
             seconds=FETCH_SECONDS,
         )

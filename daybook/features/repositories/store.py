@@ -90,6 +90,14 @@ class Source:
         return cls(address, _PROTOCOLS[parts.scheme])
 
     @property
+    def protocols(self) -> set[str]:
+        """Return the protocols by which git may fetch and push.
+
+        The user's own `url.*.insteadOf` may replace HTTPS by SSH, or SSH by HTTPS.
+        """
+        return {"file"} if self.protocol == "file" else {self.protocol, "https", "ssh"}
+
+    @property
     def name(self) -> str:
         """Return the name of the store's folder: readable, and different for each address."""
         digest = hashlib.sha256(self.address.encode()).hexdigest()[:_DIGEST_CHARACTERS]
@@ -141,7 +149,7 @@ class Store:
                 "--",
                 self.source.address,
                 f"+{ref or 'HEAD'}:{target}",
-                protocols=[self.source.protocol],
+                protocols=self.source.protocols,
                 as_user=not is_local,
                 seconds=FETCH_SECONDS,
             )
@@ -159,7 +167,7 @@ class Store:
             "--",
             self.source.address,
             "HEAD",
-            protocols=[self.source.protocol],
+            protocols=self.source.protocols,
             as_user=self.source.protocol != "file",
         )
         named = re.match(r"ref: refs/heads/(\S+)\tHEAD", found.text)
@@ -223,7 +231,7 @@ class Store:
             "ls-tree", "-r", "-z", "--full-tree", commit, repository=self.repository
         )
         entries = [each.partition("\t") for each in tree.fields()]
-        modules = [path for head, _, path in entries if head.startswith(_GITLINK)]
+        modules = [git.printable(path) for head, _, path in entries if head.startswith(_GITLINK)]
         hint = "set --work-dir to a folder in which you have checked it out yourself"
         if modules:
             problem = f"has submodules ({first_names(modules)}), which are not checked out"
@@ -234,7 +242,9 @@ class Store:
                     "cat-file", "blob", head.split()[2], repository=self.repository
                 )
                 if re.search(rb"^[^#\n]*\bfilter=lfs\b", content.content, re.MULTILINE):
-                    problem = f"has files at Git LFS ({path}), which are not checked out"
+                    problem = (
+                        f"has files at Git LFS ({git.printable(path)}), which are not checked out"
+                    )
                     raise InvalidInput("repo", problem, hint)
 
 

@@ -298,6 +298,18 @@ async def test_a_list_of_files_is_complete_or_an_error(project: Path) -> None:
         cut.fields()
 
 
+async def test_names_of_files_are_printable(project: Path) -> None:
+    made = await checkout(project)
+    (made.work / "a\n\x1b.txt").write_text("x")
+    inner = made.work / "b\nc"
+    inner.mkdir()
+    at(inner, "init", "-q")
+    at(inner, "commit", "-q", "--allow-empty", "-m", "inner")
+    change = await made.collect("the rest", AUTHOR)
+    assert [each.path for each in change.files] == [r"a\n\x1b.txt"]
+    assert change.notes == (r"b\nc is a repository of its own, and left out",)
+
+
 async def test_a_link_is_committed_as_a_link(project: Path, tmp_path: Path) -> None:
     made = await checkout(project)
     (tmp_path / "secret").write_text("s3cret")
@@ -425,6 +437,31 @@ async def test_a_repository_with_parts_elsewhere_is_refused(part: str, project: 
     words = {"submodule": r"has submodules \(vendor/x\)", "lfs": "has files at Git LFS"}
     with pytest.raises(InvalidInput, match=words[part]):
         await checkout(project)
+
+
+async def test_harmless_faults_of_old_commits_stop_no_fetch(project: Path) -> None:
+    tree = at(project, "rev-parse", "HEAD^{tree}")
+    old = f"tree {tree}\nauthor <ana>1 +051800\ncommitter ana <ana@example.org>1 +051800\n\nold\n"
+    (project / "old").write_text(old)
+    arguments = "hash-object", "-w", "--literally", "-t", "commit", "old"
+    at(project, "update-ref", "refs/heads/old", at(project, *arguments))
+    assert await Store(Source.parse(str(project))).fetch("old")
+
+
+async def test_the_user_s_git_may_replace_https_by_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho \"$*\" > '{tmp_path}/called'\n")
+    program.chmod(0o755)
+    (tmp_path / ".gitconfig").write_text(
+        f"[core]\nsshCommand = {program}\n"
+        '[url "git@example.org:"]\ninsteadOf = https://example.org/\n'
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(GitFailed):
+        await Store(Source.parse("https://example.org/shop.git")).fetch("")
+    assert "git-upload-pack 'shop.git'" in (tmp_path / "called").read_text()
 
 
 async def test_an_empty_or_missing_repository_has_git_s_error(tmp_path: Path) -> None:
