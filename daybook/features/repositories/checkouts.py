@@ -17,9 +17,7 @@ history.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
-import stat
+import subprocess
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,8 @@ from daybook.features.repositories import git
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.store import Git, Store
 from daybook.home import current_home
+from daybook.processes import environment
+from daybook.short_text import one_line
 
 MAX_PATCH_BYTES = 2 * 2**20
 """Maximum length of a patch that is kept."""
@@ -121,6 +121,9 @@ class Checkout:
             head, notes = await self._agents_head(run)
             tree, left_out = await self._tree(run, head)
             notes += left_out
+            if not await self._is_line_from_base(run, head):
+                head = self.base
+                notes += ("the agent rewrote or merged commits, so its change is one commit",)
             if tree != (await run("rev-parse", f"{head}^{{tree}}")).text:
                 head = (
                     await run(
@@ -160,6 +163,13 @@ class Checkout:
         except GitFailed as error:
             return self.base, (f"the agent's own commits cannot be read: {error}",)
 
+    async def _is_line_from_base(self, run: Git, head: str) -> bool:
+        """Return whether a rebase of the commits from the base to ``head`` keeps all changes."""
+        if not await self.store.contains(self.base, head):
+            return False
+        merges = await run("rev-list", "--merges", "--max-count=1", head, f"^{self.base}")
+        return not merges.text
+
     async def _tree(self, run: Git, head: str) -> tuple[str, tuple[str, ...]]:
         """Return the hash of the tree of all files that are not ignored, with notes."""
         # The lock that a killed command has left.
@@ -170,24 +180,32 @@ class Checkout:
             "GIT_WORK_TREE": str(self.work),
         }
         await run("read-tree", head, variables=variables)
-        await run(
-            f"--work-tree={self.work}",
-            "add",
-            "--all",
-            "--no-warn-embedded-repo",
-            "--ignore-errors",
-            "--",
-            str(self.work),
-            variables=variables,
-            seconds=COLLECT_SECONDS,
-        )
+        notes: tuple[str, ...] = ()
+        try:
+            await run(
+                f"--work-tree={self.work}",
+                "add",
+                "--all",
+                "--no-warn-embedded-repo",
+                "--ignore-errors",
+                "--",
+                str(self.work),
+                variables=variables,
+                seconds=COLLECT_SECONDS,
+            )
+        except GitFailed as error:
+            if error.status != 1:
+                raise
+            notes += (f"some files are left out: {error}",)  # it has added the others
         entries = (await run("ls-files", "--stage", "-z", variables=variables)).fields()
         inner = [each.partition("\t")[2] for each in entries if each.startswith(_GITLINK)]
         if inner:
             removed = "\0".join(inner).encode(errors="surrogateescape") + b"\0"
             arguments = "update-index", "--force-remove", "-z", "--stdin"
             await run(*arguments, variables=variables, stdin=removed)
-        notes = tuple(f"{each} is a repository of its own, and left out" for each in inner)
+        notes += tuple(
+            f"{git.printable(each)} is a repository of its own, and left out" for each in inner
+        )
         return (await run("write-tree", variables=variables)).text, notes
 
     async def _files(self, head: str) -> tuple[ChangedFile, ...]:
@@ -196,7 +214,7 @@ class Checkout:
         for entry in found.fields():
             added, removed, path = entry.split("\t", 2)
             numbers = [None if each == "-" else int(each) for each in (added, removed)]
-            files.append(ChangedFile(path, *numbers))
+            files.append(ChangedFile(git.printable(path), *numbers))
         return tuple(files)
 
     async def _patch(self, head: str) -> str:
@@ -258,19 +276,23 @@ def folder_of(run_id: str) -> Path:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder with all that an agent may have put there; follow no link."""
+    """Remove a folder with all that an agent may have put there; follow no link. Raise OSError."""
+    # Not `shutil.rmtree`: it fails in folders that are nested too deeply.
+    remove = "rm", "-rf", "--", str(folder)
+    if _fails(*remove):
+        _fails("chmod", "-R", "u+rwX", "--", str(folder))
+        if why := _fails(*remove):
+            raise OSError(why)
 
-    def unlock(function: object, path: str, _: object) -> None:
-        """Make the folder of ``path`` writable, and try once more."""
-        for each in (os.path.dirname(path), path):
-            if stat.S_ISDIR(os.lstat(each).st_mode):
-                os.chmod(each, 0o700)
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
 
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder, onerror=unlock)
+def _fails(*command: str) -> str:
+    """Run a program of the system; return its error, or ""."""
+    done = subprocess.run(
+        command,
+        env=environment.select(("PATH",)),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    why = one_line(done.stderr.decode(errors="replace"), git.MAX_ERROR_CHARACTERS)
+    return (why or f"{command[0]} has failed") if done.returncode else ""

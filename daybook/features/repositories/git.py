@@ -12,7 +12,7 @@ A repository that an agent has changed is read only by `git fetch`, which git's 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,19 @@ MAX_OUTPUT_BYTES = 16 * 2**20
 MAX_ERROR_CHARACTERS = 500
 TIMEOUT_SECONDS = 300.0
 
+_OLD_FAULTS = (
+    "badDate",
+    "badEmail",
+    "badName",
+    "badTimezone",
+    "missingEmail",
+    "missingNameBeforeEmail",
+    "missingSpaceBeforeDate",
+    "missingSpaceBeforeEmail",
+    "zeroPaddedDate",
+    "zeroPaddedFilemode",
+)
+"""Harmless faults of objects by old programs, in the history of many repositories."""
 _SETTINGS = {
     "advice.detachedHead": "false",
     "checkout.workers": "0",  # one for each core
@@ -34,6 +47,7 @@ _SETTINGS = {
     "core.alternateRefsCommand": "",
     "core.askPass": "true",  # the program, which answers nothing
     "core.attributesFile": "/dev/null",
+    "core.bigFileThreshold": "32m",  # a diff needs many times the memory of a file
     "core.excludesFile": "/dev/null",
     "core.fsmonitor": "false",
     "core.hooksPath": "/dev/null",
@@ -46,7 +60,7 @@ _SETTINGS = {
     "maintenance.auto": "false",
     "protocol.allow": "never",
     "submodule.recurse": "false",
-}
+} | {f"fetch.fsck.{each}": "warn" for each in _OLD_FAULTS}
 """Settings of each command. Most are also the values of a repository without a configuration."""
 
 _VARIABLES = {
@@ -58,14 +72,22 @@ _VARIABLES = {
     "GIT_TERMINAL_PROMPT": "0",
     "LC_ALL": "C",
 }
-_USER_VARIABLES = ("HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "https_proxy", "HTTPS_PROXY")
-"""Variables with which git finds the user's keys and credential helpers."""
+_USER_VARIABLES = (
+    *("HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "SSH_AUTH_SOCK", "SSL_CERT_FILE"),
+    *("http_proxy", "https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"),
+)
+"""Variables with which git finds the user's keys, credential helpers and proxies."""
 
 
 class GitFailed(DaybookError):
     """The error that a git command failed, or was not done in time."""
 
     code = "git_failed"
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        """Exit code of the command, None if it was not done or not started."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +106,12 @@ class GitOutput:
         return Path(os.fsdecode(self.content.removesuffix(b"\n")))
 
     def fields(self) -> list[str]:
-        """Return the parts of an output that NUL separates (the option `-z`)."""
+        """Return the parts of an output that NUL separates (the option `-z`).
+
+        Raise `GitFailed` if parts were left out.
+        """
+        if self.is_cut:
+            raise GitFailed(f"its list of files is longer than {len(self.content):,} bytes")
         return self.content.decode(errors="surrogateescape").split("\0")[:-1]
 
 
@@ -92,7 +119,7 @@ async def run(
     *arguments: str,
     repository: Path | None = None,
     cwd: Path | str = "/",
-    protocols: Sequence[str] = (),
+    protocols: Collection[str] = (),
     as_user: bool = False,
     variables: Mapping[str, str] = {},
     stdin: bytes | None = None,
@@ -122,15 +149,23 @@ async def run(
             output=HeadPipe(most),
             pass_fds=pass_fds,
         )
-    except OSError:
-        raise GitFailed("git is not installed; install it") from None
+    except FileNotFoundError as error:
+        missing = "git is not installed; install it"
+        raise GitFailed(missing if error.filename in ("git", b"git") else str(error)) from None
+    except OSError as error:
+        raise GitFailed(f"git cannot be started: {error}") from None
     what = next((each for each in arguments if not each.startswith("-")), "")
     if done.timed_out:
         raise GitFailed(f"git {what} was not done within {seconds:g} s")
     if done.code:
         why = one_line(done.errors.decode(errors="replace"), MAX_ERROR_CHARACTERS)
-        raise GitFailed(f"git {what}: {why or f'it ended with {done.code}'}")
+        raise GitFailed(f"git {what}: {why or f'it ended with {done.code}'}", done.code)
     return GitOutput(done.output, is_cut=bool(done.dropped))
+
+
+def printable(path: str) -> str:
+    """Return a path of `GitOutput.fields` on one line, in characters that can be stored."""
+    return path if path.isprintable() else ascii(path)[1:-1]
 
 
 def is_lock(name: str) -> bool:

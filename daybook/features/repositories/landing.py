@@ -63,7 +63,7 @@ async def land(
     `BranchInUse`, and `GitFailed`, after which the branch has not changed, or has the candidate.
     """
     for tried in range(1, MAX_TRIES + 1):
-        tip = await store.fetch(branch)
+        tip = await store.fetch(f"refs/heads/{branch}")  # a tag may have the same name
         if candidate and await _has(store, tip, candidate):
             return candidate
         candidate = change.head
@@ -73,7 +73,7 @@ async def land(
         try:
             await _forward(store, branch, candidate)
         except GitFailed:
-            if tried == MAX_TRIES or await store.fetch(branch) == tip:
+            if tried == MAX_TRIES or await store.fetch(f"refs/heads/{branch}") == tip:
                 raise
             continue  # it has moved meanwhile
         return candidate
@@ -121,7 +121,7 @@ async def _rebased(
             )
             if not (files := unmerged.fields()):
                 raise
-            raise ChangeConflict(branch, files) from None
+            raise ChangeConflict(branch, [*map(git.printable, files)]) from None
         async with store.writing() as run:
             target = f"refs/daybook/landing/{run_id}"
             await run(
@@ -143,7 +143,7 @@ async def _forward(store: Store, branch: str, candidate: str) -> None:
             *("push", "--quiet", "--no-verify", "--receive-pack=git-receive-pack", "--"),
             *(source.address, f"{candidate}:refs/heads/{branch}"),
             repository=store.repository,
-            protocols=[source.protocol],
+            protocols=source.protocols,
             as_user=True,
             seconds=FETCH_SECONDS,
         )

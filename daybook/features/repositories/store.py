@@ -77,7 +77,10 @@ class Source:
             if not os.path.isabs(path):
                 raise InvalidInput("repo", f"{one_line(address, 200)} is no absolute path", hint)
             return cls(os.path.normpath(path), "file")
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:
+            raise InvalidInput("repo", "is no valid address", hint) from None
         if parts.scheme not in _PROTOCOLS or not parts.hostname or parts.hostname[0] == "-":
             raise InvalidInput("repo", f"{one_line(parts.scheme, 40)}:// is not supported", hint)
         if parts.password or (parts.username and parts.scheme != "ssh"):
@@ -85,6 +88,14 @@ class Source:
             hint = "leave it out; git asks the user's own credential helper"
             raise InvalidInput("repo", problem, hint)
         return cls(address, _PROTOCOLS[parts.scheme])
+
+    @property
+    def protocols(self) -> set[str]:
+        """Return the protocols by which git may fetch and push.
+
+        The user's own `url.*.insteadOf` may replace HTTPS by SSH, or SSH by HTTPS.
+        """
+        return {"file"} if self.protocol == "file" else {self.protocol, "https", "ssh"}
 
     @property
     def name(self) -> str:
@@ -138,7 +149,7 @@ class Store:
                 "--",
                 self.source.address,
                 f"+{ref or 'HEAD'}:{target}",
-                protocols=[self.source.protocol],
+                protocols=self.source.protocols,
                 as_user=not is_local,
                 seconds=FETCH_SECONDS,
             )
@@ -156,7 +167,7 @@ class Store:
             "--",
             self.source.address,
             "HEAD",
-            protocols=[self.source.protocol],
+            protocols=self.source.protocols,
             as_user=self.source.protocol != "file",
         )
         named = re.match(r"ref: refs/heads/(\S+)\tHEAD", found.text)
@@ -203,15 +214,15 @@ class Store:
             if self.repository.exists():
                 await asyncio.to_thread(git.remove_locks, self.repository)
             else:
-                await self._create()
+                await self._create(descriptor)
             yield partial(git.run, repository=self.repository, pass_fds=[descriptor])
         finally:
             os.close(descriptor)
 
-    async def _create(self) -> None:
+    async def _create(self, lock: int) -> None:
         made = self.folder / "new.git"
         await asyncio.to_thread(shutil.rmtree, made, ignore_errors=True)
-        await git.run("init", "--quiet", "--bare", "--template=", "--", str(made))
+        await git.run("init", "--quiet", "--bare", "--template=", "--", str(made), pass_fds=[lock])
         made.rename(self.repository)
 
     async def _check_complete(self, commit: str) -> None:
@@ -220,7 +231,7 @@ class Store:
             "ls-tree", "-r", "-z", "--full-tree", commit, repository=self.repository
         )
         entries = [each.partition("\t") for each in tree.fields()]
-        modules = [path for head, _, path in entries if head.startswith(_GITLINK)]
+        modules = [git.printable(path) for head, _, path in entries if head.startswith(_GITLINK)]
         hint = "set --work-dir to a folder in which you have checked it out yourself"
         if modules:
             problem = f"has submodules ({first_names(modules)}), which are not checked out"
@@ -231,7 +242,9 @@ class Store:
                     "cat-file", "blob", head.split()[2], repository=self.repository
                 )
                 if re.search(rb"^[^#\n]*\bfilter=lfs\b", content.content, re.MULTILINE):
-                    problem = f"has files at Git LFS ({path}), which are not checked out"
+                    problem = (
+                        f"has files at Git LFS ({git.printable(path)}), which are not checked out"
+                    )
                     raise InvalidInput("repo", problem, hint)
 
 

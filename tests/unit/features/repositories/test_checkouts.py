@@ -269,6 +269,47 @@ async def test_the_files_count_even_if_the_agent_broke_its_repository(project: P
     assert note.startswith("the agent's own commits cannot be read: git fetch: ")
 
 
+@pytest.mark.parametrize("part", ["a repository without a commit", "a name of git", "a link"])
+async def test_a_file_that_git_refuses_leaves_only_itself_out(part: str, project: Path) -> None:
+    made = await checkout(project)
+    if part == "a link":
+        (made.work / ".gitmodules").symlink_to("a.txt")
+    else:
+        inner = made.work / (".GIT" if part == "a name of git" else "inner")
+        inner.mkdir()
+        (inner / "x").write_text("x")
+        if inner.name == "inner":
+            at(inner, "init", "-q")
+    (made.work / "a.txt").write_text("changed\n")
+    (made.work / "z.txt").write_text("new\n")
+    change = await made.collect("the rest", AUTHOR)
+    assert [each.path for each in change.files] == ["a.txt", "z.txt"]
+    (note,) = change.notes
+    assert note.startswith("some files are left out: git add: error: ")
+
+
+async def test_a_list_of_files_is_complete_or_an_error(project: Path) -> None:
+    made = await checkout(project)
+    arguments = "ls-tree", "-z", "--name-only", made.base
+    names = await git.run(*arguments, repository=made.store.repository)
+    assert names.fields() == [".gitignore", "a.txt", "b.txt"]
+    cut = await git.run(*arguments, repository=made.store.repository, most=12)
+    with pytest.raises(GitFailed, match="list of files is longer than 12 bytes"):
+        cut.fields()
+
+
+async def test_names_of_files_are_printable(project: Path) -> None:
+    made = await checkout(project)
+    (made.work / "a\n\x1b.txt").write_text("x")
+    inner = made.work / "b\nc"
+    inner.mkdir()
+    at(inner, "init", "-q")
+    at(inner, "commit", "-q", "--allow-empty", "-m", "inner")
+    change = await made.collect("the rest", AUTHOR)
+    assert [each.path for each in change.files] == [r"a\n\x1b.txt"]
+    assert change.notes == (r"b\nc is a repository of its own, and left out",)
+
+
 async def test_a_link_is_committed_as_a_link(project: Path, tmp_path: Path) -> None:
     made = await checkout(project)
     (tmp_path / "secret").write_text("s3cret")
@@ -286,6 +327,24 @@ async def test_a_patch_shows_what_an_attribute_hides(project: Path) -> None:
     assert "+hidden" in (await made.collect("the rest", AUTHOR)).patch
 
 
+async def test_a_huge_file_is_not_compared_by_lines(project: Path) -> None:
+    made = await checkout(project)
+    (made.work / "huge.txt").write_bytes(b"x" * 2**20 * 33)
+    change = await made.collect("the rest", AUTHOR)
+    assert [(each.path, each.insertions) for each in change.files] == [("huge.txt", None)]
+    assert "Binary files" in change.patch
+
+
+async def test_a_missing_folder_or_program_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(GitFailed, match="missing"):
+        await git.run("version", cwd=tmp_path / "missing")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(GitFailed, match="git is not installed"):
+        await git.run("version")
+
+
 async def test_a_folder_is_removed_with_what_nothing_may_read(project: Path) -> None:
     made = await checkout(project)
     outside = project / "a.txt"
@@ -294,9 +353,24 @@ async def test_a_folder_is_removed_with_what_nothing_may_read(project: Path) -> 
     (locked / "file").write_text("x")
     (locked / "link").symlink_to(outside)
     locked.chmod(0)
+    locked.parent.chmod(0)
     checkouts.remove_folder(made.folder)
     assert not made.folder.exists()
     assert outside.read_text() == "edited\n"
+
+
+async def test_a_folder_is_removed_that_is_nested_deeply(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await checkout(project)
+    with monkeypatch.context() as patch:
+        patch.chdir(made.work)
+        for _ in range(3_000):  # longer than the longest path
+            os.mkdir("folder")
+            os.chdir("folder")
+    assert (made.work / "folder").exists()
+    checkouts.remove_folder(made.folder)
+    assert not made.folder.exists()
 
 
 async def test_what_a_killed_command_left_stops_no_later_one(project: Path) -> None:
@@ -328,6 +402,7 @@ async def test_what_a_killed_command_left_stops_no_later_one(project: Path) -> N
         ("ssh://-oProxyCommand=id/x", "not supported"),
         ("--upload-pack=id", "no absolute path"),
         ("https://example.org/\x1b[2J", "control"),
+        ("https://[example.org/x", "no valid address"),
     ],
 )
 def test_an_address_that_is_not_fetched_is_refused(address: str, problem: str) -> None:
@@ -362,6 +437,31 @@ async def test_a_repository_with_parts_elsewhere_is_refused(part: str, project: 
     words = {"submodule": r"has submodules \(vendor/x\)", "lfs": "has files at Git LFS"}
     with pytest.raises(InvalidInput, match=words[part]):
         await checkout(project)
+
+
+async def test_harmless_faults_of_old_commits_stop_no_fetch(project: Path) -> None:
+    tree = at(project, "rev-parse", "HEAD^{tree}")
+    old = f"tree {tree}\nauthor <ana>1 +051800\ncommitter ana <ana@example.org>1 +051800\n\nold\n"
+    (project / "old").write_text(old)
+    arguments = "hash-object", "-w", "--literally", "-t", "commit", "old"
+    at(project, "update-ref", "refs/heads/old", at(project, *arguments))
+    assert await Store(Source.parse(str(project))).fetch("old")
+
+
+async def test_the_user_s_git_may_replace_https_by_ssh(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho \"$*\" > '{tmp_path}/called'\n")
+    program.chmod(0o755)
+    (tmp_path / ".gitconfig").write_text(
+        f"[core]\nsshCommand = {program}\n"
+        '[url "git@example.org:"]\ninsteadOf = https://example.org/\n'
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(GitFailed):
+        await Store(Source.parse("https://example.org/shop.git")).fetch("")
+    assert "git-upload-pack 'shop.git'" in (tmp_path / "called").read_text()
 
 
 async def test_an_empty_or_missing_repository_has_git_s_error(tmp_path: Path) -> None:

@@ -87,6 +87,49 @@ async def test_a_change_is_rebased_if_the_branch_has_moved(project: Path) -> Non
     assert at(project, "log", "-1", "--format=%an|%cn", "main") == "ana|coder"
 
 
+async def test_a_tag_of_the_same_name_is_not_the_branch(project: Path) -> None:
+    one = await changed(project, a="better\n")
+    at(project, "tag", "main", "main")
+    at(project, "switch", "-q", "main")
+    commit(project, c="three\n")
+    at(project, "switch", "-q", "mine")
+    await one.land()
+    assert at(project, "log", "--format=%s", "refs/heads/main").splitlines() == [
+        "change a",
+        "change c",
+        "change a b",
+    ]
+
+
+@pytest.mark.parametrize("trick", ["amend", "merge"])
+async def test_what_lands_is_what_the_change_shows(trick: str, project: Path) -> None:
+    at(project, "switch", "-q", "main")
+    commit(project, b="two\nmore\n")
+    made = await checkout(project)
+    commit(project, c="three\n")
+    at(project, "switch", "-q", "mine")
+    if trick == "amend":
+        (made.work / "b.txt").write_text("two\n")
+        (made.work / "d.txt").write_text("four\n")
+        at(made.work, "add", "-A")
+        at(made.work, "commit", "-q", "--amend", "-m", "rewritten")
+    else:
+        at(made.work, "switch", "-qc", "side")
+        commit(made.work, d="four\n")
+        at(made.work, "switch", "-q", "-")
+        at(made.work, "merge", "-q", "--no-ff", "--no-commit", "side")
+        (made.work / "b.txt").write_text("two\n")
+        at(made.work, "commit", "-qam", "merge")
+
+    change = await made.collect("the rest", AUTHOR)
+    await Landing(made, change).land()
+
+    assert "-more" in change.patch
+    assert at(project, "show", "main:b.txt") == "two"
+    assert subjects(project)[0] == "the rest"
+    assert change.notes == ("the agent rewrote or merged commits, so its change is one commit",)
+
+
 async def test_a_conflict_names_the_files_and_changes_nothing(project: Path) -> None:
     one = await changed(project, a="better\n", c="new\n")
     at(project, "switch", "-q", "main")
@@ -184,5 +227,5 @@ async def test_no_program_of_the_user_s_repository_runs(project: Path, tmp_path:
 async def test_a_missing_branch_has_git_s_error(project: Path) -> None:
     one = await changed(project, a="better\n")
     at(project, "branch", "-D", "main")
-    with pytest.raises(DaybookError, match="couldn't find remote ref main"):
+    with pytest.raises(DaybookError, match="couldn't find remote ref refs/heads/main"):
         await one.land()
