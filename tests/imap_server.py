@@ -165,10 +165,11 @@ class _Session(socketserver.StreamRequestHandler):
             about = f"UID {uid} FLAGS ({flags}) RFC822.SIZE {len(each.content)}"
             if "HEADER.FIELDS" in words[1]:
                 part = each.content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-                item = "BODY[HEADER.FIELDS (FROM)]"
+                item = "BODY[HEADER.FIELDS (FROM)]<0>"
             else:
-                (_, most) = re.findall(r"<(\d+)\.(\d+)>", words[1])[0]
-                part, item = each.content[: int(most)], "BODY[]<0>"
+                part, item = each.content, "BODY[]<0>"
+            (most,) = re.findall(r"<0\.(\d+)>", " ".join(words[1:]))
+            part = part[: int(most)]
             if self.writable and ".PEEK" not in words[1]:
                 each.seen = True
             self.say(f"* {uid} FETCH ({about} {item} {{{len(part)}}}\r\n", part, ")")

@@ -17,8 +17,9 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, OutgoingRefused, UnknownName
 from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
-from daybook.features.mail_tools import mailbox, tools
+from daybook.features.mail_tools import mailbox, message_text, tools
 from daybook.features.mail_tools.mailbox import MailFailed
+from daybook.features.mail_tools.message_text import UnreadableMail
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from tests import certificates
@@ -164,6 +165,9 @@ async def test_a_long_mail_is_read_in_parts_and_a_huge_one_is_cut(
             b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n)
             for n in range(500)
         ),
+        b"Content-Type: text/plain; charset=idna\r\n\r\nxn--a",
+        b"Content-Type: text/plain; charset=undefined\r\n\r\nxyz",
+        b"Content-Disposition: attachment; filename*=idna''xn--a\r\n\r\nxyz",
     ],
 )
 async def test_a_broken_mail_breaks_nothing(server: MailServer, content: bytes) -> None:
@@ -171,6 +175,36 @@ async def test_a_broken_mail_breaks_nothing(server: MailServer, content: bytes) 
     assert "Id: 1" in await found()
     text = await read(id=1)
     assert text.endswith("[0123456789ab: end]")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'Content-Type: text/plain; a="' + b";" * 200_000 + b"\r\n\r\nxyz",  # needs minutes
+        b"".join(
+            b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n)
+            for n in range(3_000)
+        ),
+    ],
+)
+async def test_a_mail_that_cannot_be_parsed_is_refused_and_still_listed(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(message_text, "PARSE_SECONDS", 3.0)
+    server.deliver("x", content=b"Subject: Hello\r\n" + content)
+    with pytest.raises(UnreadableMail, match="too much time or memory"):
+        await read(id=1)
+    assert "Subject: Hello" in await found()
+
+
+async def test_a_mail_with_a_huge_header_does_not_fill_the_list(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "MAX_RECEIVED_BYTES", 100_000)
+    server.deliver("Small", "x")
+    server.deliver("x", content=b"Subject: Huge" + b" x" * 100_000 + b"\r\n\r\nxyz")
+    text = await found()
+    assert "Subject: Small" in text and "Subject: Huge" in text
 
 
 @pytest.mark.parametrize(
