@@ -46,6 +46,10 @@ class MailServer:
     password: str = PASSWORD
     folders: dict[str, list[StoredMail]] = field(default_factory=lambda: {"INBOX": []})
     commands: list[str] = field(default_factory=list)
+    raw: dict[str, bytes] = field(default_factory=dict)
+    """Lines that a command, such as `UID SEARCH`, gets in place of its own."""
+    echoes: bool = False
+    """Whether a refused login is answered with the line that the client has sent."""
     hangs: threading.Event | None = None
     """If it is set by a test, a search is not answered until the client has gone."""
 
@@ -106,7 +110,13 @@ class _Session(socketserver.StreamRequestHandler):
                 name = f"UID {words.pop(1).upper()}"
             if name not in ("LOGIN", "AUTHENTICATE"):
                 self.mail.commands.append(rest.decode(errors="replace").strip())
-            answer = getattr(self, f"do_{name.replace(' ', '_').lower()}")(words[1:])
+            if name in self.mail.raw:
+                self.wfile.write(self.mail.raw[name])
+                answer = "OK done"
+            else:
+                answer = getattr(self, f"do_{name.replace(' ', '_').lower()}")(words[1:])
+            if self.mail.echoes and name == "LOGIN" and answer.startswith("NO"):
+                answer = f"BAD {rest.decode().strip()}"
             self.say(f"{tag.decode()} {answer}")
             if name == "LOGOUT":
                 return
@@ -126,9 +136,10 @@ class _Session(socketserver.StreamRequestHandler):
 
     def do_authenticate(self, words: list[str]) -> str:
         self.say("+ ")
-        given = base64.b64decode(self.rfile.readline()).decode()
-        right = given == f"\0{USER}\0{self.mail.password}"
-        return "OK logged in" if right else "NO wrong password"
+        line = self.rfile.readline()
+        if base64.b64decode(line).decode() == f"\0{USER}\0{self.mail.password}":
+            return "OK logged in"
+        return f"BAD {line.decode().strip()}" if self.mail.echoes else "NO wrong password"
 
     def do_examine(self, words: list[str], *, writable: bool = False) -> str:
         if words[0] not in self.mail.folders:

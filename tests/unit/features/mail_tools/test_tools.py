@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -23,7 +25,7 @@ from daybook.features.mail_tools.message_text import UnreadableMail
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from tests import certificates
-from tests.imap_server import PASSWORD, MailServer, serving
+from tests.imap_server import PASSWORD, USER, MailServer, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -253,6 +255,58 @@ async def test_every_password_is_sent_and_a_wrong_one_is_hidden(
     assert "not the password" not in str(failed.value)
 
 
+@pytest.mark.parametrize("password", ["correct horse 2", 'correct"horse\\2', "pä horse 2"])
+async def test_a_server_that_sends_the_password_back_shows_nothing_of_it(
+    server: MailServer, password: str
+) -> None:
+    server.echoes = True
+    with pytest.raises(MailFailed, match="BAD") as failed:
+        await (await tool("search", Secrets(password))).call({})
+    text = str(failed.value)
+    coded = base64.b64encode(f"\0{USER}\0{password}".encode()).decode()
+    assert "horse" not in text and coded not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        ("CAPABILITY", b"* CAPABILITY \xff\r\n"),
+        ("UID SEARCH", b"* SEARCH one\r\n"),
+        ("UID SEARCH", b"* SEARCH {3}\r\n1 2\r\n"),
+        ("UID SEARCH", b"* SEARCH " + b"9" * 5_000 + b"\r\n"),
+        ("UID SEARCH", b"* 1 FETCH {" + b"9" * 5_000 + b"}\r\n"),
+        ("UID SEARCH", b"* 1 FETCH {999999999999}\r\n"),
+        ("UID SEARCH", b"* SEARCH " + b"1 " * 600_000 + b"\r\n"),
+        ("UID SEARCH", b"+ go on\r\n\r\n"),
+    ],
+)
+async def test_a_server_that_does_not_speak_imap_is_named(
+    server: MailServer, command: str, lines: bytes
+) -> None:
+    server.raw[command] = lines
+    with pytest.raises(MailFailed, match="the mail server: "):
+        await found()
+
+
+async def test_hostile_names_of_folders_are_shortened(server: MailServer) -> None:
+    server.raw["LIST"] = b'* LIST () "/" "' + b"&" * 900_000 + b'"\r\n'
+    with pytest.raises(InvalidInput, match="there is no 'Nope'") as refused:
+        await found(folder="Nope")
+    assert len(str(refused.value)) < 500
+
+
+async def test_more_mail_than_was_asked_for_is_left_out(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "MAX_FOUND", 2)
+    server.deliver("a", "x")
+    server.raw["UID FETCH"] = b"".join(
+        b"* %d FETCH (UID %d BODY[HEADER.FIELDS (FROM)]<0> {12}\r\nSubject: b\r\n)\r\n" % (n, n)
+        for n in range(1, 9)
+    )
+    assert (await found()).count("Subject: b") == 2
+
+
 async def test_the_password_goes_only_to_its_host(server: MailServer) -> None:
     with pytest.raises(InvalidInput, match=r'the secret "imap" is not for 127\.0\.0\.1'):
         await tool("search", Secrets(host="imap.example.org"))
@@ -290,6 +344,31 @@ async def test_a_server_that_hangs_is_left_and_its_thread_ends(
     monkeypatch.setattr(mailbox, "TOTAL_SECONDS", 0.2)
     with pytest.raises(MailFailed, match=r"did not answer within 0\.2 s"):
         await search.call({})
+
+
+async def test_a_call_that_is_cancelled_while_it_connects_sends_nothing(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting, is_stopped = threading.Event(), threading.Event()
+    connect, stop = socket.create_connection, mailbox.Stop.set
+
+    def slow(*arguments: Any) -> socket.socket:
+        connecting.set()
+        is_stopped.wait(60)
+        return connect(*arguments)
+
+    def stopped(self: mailbox.Stop) -> None:
+        stop(self)
+        is_stopped.set()
+
+    monkeypatch.setattr(mailbox.socket, "create_connection", slow)
+    monkeypatch.setattr(mailbox.Stop, "set", stopped)
+    calling = asyncio.ensure_future(found())
+    await asyncio.to_thread(connecting.wait, 60)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert server.commands == []
 
 
 async def test_a_server_that_sends_too_much_is_left(
