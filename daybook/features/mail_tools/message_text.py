@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from daybook.agents import process
@@ -29,7 +28,7 @@ class UnreadableMail(DaybookError):
 class MailText:
     """A mail. ``headers`` maps those of `parse_message.HEADERS` that it has to their values."""
 
-    headers: Mapping[str, str]
+    headers: dict[str, str]
     text: str
     attachments: list[str]
 

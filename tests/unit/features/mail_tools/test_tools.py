@@ -361,7 +361,7 @@ async def test_a_call_that_is_cancelled_while_it_connects_sends_nothing(
         stop(self)
         is_stopped.set()
 
-    monkeypatch.setattr(mailbox.socket, "create_connection", slow)
+    monkeypatch.setattr(socket, "create_connection", slow)
     monkeypatch.setattr(mailbox.Stop, "set", stopped)
     calling = asyncio.ensure_future(found())
     await asyncio.to_thread(connecting.wait, 60)
