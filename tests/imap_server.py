@@ -46,6 +46,10 @@ class MailServer:
     password: str = PASSWORD
     folders: dict[str, list[StoredMail]] = field(default_factory=lambda: {"INBOX": []})
     commands: list[str] = field(default_factory=list)
+    raw: dict[str, bytes] = field(default_factory=dict)
+    """Lines that a command, such as `UID SEARCH`, gets in place of its own."""
+    echoes: bool = False
+    """Whether a refused login is answered with the line that the client has sent."""
     hangs: threading.Event | None = None
     """If it is set by a test, a search is not answered until the client has gone."""
 
@@ -106,7 +110,13 @@ class _Session(socketserver.StreamRequestHandler):
                 name = f"UID {words.pop(1).upper()}"
             if name not in ("LOGIN", "AUTHENTICATE"):
                 self.mail.commands.append(rest.decode(errors="replace").strip())
-            answer = getattr(self, f"do_{name.replace(' ', '_').lower()}")(words[1:])
+            if name in self.mail.raw:
+                self.wfile.write(self.mail.raw[name])
+                answer = "OK done"
+            else:
+                answer = getattr(self, f"do_{name.replace(' ', '_').lower()}")(words[1:])
+            if self.mail.echoes and name == "LOGIN" and answer.startswith("NO"):
+                answer = f"BAD {rest.decode().strip()}"
             self.say(f"{tag.decode()} {answer}")
             if name == "LOGOUT":
                 return
@@ -126,9 +136,10 @@ class _Session(socketserver.StreamRequestHandler):
 
     def do_authenticate(self, words: list[str]) -> str:
         self.say("+ ")
-        given = base64.b64decode(self.rfile.readline()).decode()
-        right = given == f"\0{USER}\0{self.mail.password}"
-        return "OK logged in" if right else "NO wrong password"
+        line = self.rfile.readline()
+        if base64.b64decode(line).decode() == f"\0{USER}\0{self.mail.password}":
+            return "OK logged in"
+        return f"BAD {line.decode().strip()}" if self.mail.echoes else "NO wrong password"
 
     def do_examine(self, words: list[str], *, writable: bool = False) -> str:
         if words[0] not in self.mail.folders:
@@ -165,10 +176,11 @@ class _Session(socketserver.StreamRequestHandler):
             about = f"UID {uid} FLAGS ({flags}) RFC822.SIZE {len(each.content)}"
             if "HEADER.FIELDS" in words[1]:
                 part = each.content.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
-                item = "BODY[HEADER.FIELDS (FROM)]"
+                item = "BODY[HEADER.FIELDS (FROM)]<0>"
             else:
-                (_, most) = re.findall(r"<(\d+)\.(\d+)>", words[1])[0]
-                part, item = each.content[: int(most)], "BODY[]<0>"
+                part, item = each.content, "BODY[]<0>"
+            (most,) = re.findall(r"<0\.(\d+)>", " ".join(words[1:]))
+            part = part[: int(most)]
             if self.writable and ".PEEK" not in words[1]:
                 each.seen = True
             self.say(f"* {uid} FETCH ({about} {item} {{{len(part)}}}\r\n", part, ")")

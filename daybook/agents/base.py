@@ -50,8 +50,8 @@ class Tool:
       (`daybook.runs.approvals`).
     - ``is_untrusted``: its answer may contain texts of strangers, such as a page of the web.
     - ``is_private``: its answer contains private texts, such as mail. After it, a person has to
-      approve each call that can carry them to an address that strangers chose: of a tool that is
-      untrusted, and not private.
+      approve each call of a tool that ``can_leak``.
+    - ``can_leak``: its call can carry a text to any address, which a stranger's text may name.
     """
 
     name: str
@@ -66,6 +66,7 @@ class Tool:
     needs_approval: Callable[[], bool] = field(default=lambda: False, compare=False)
     is_untrusted: bool = False
     is_private: bool = False
+    can_leak: bool = False
     skipped: Callable[[JsonObject], None] = field(default=lambda _: None, compare=False)
 
     @property

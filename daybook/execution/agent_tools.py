@@ -36,6 +36,7 @@ from daybook.errors import (
 )
 from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
+from daybook.jobs.actions import WEBHOOK
 from daybook.json_text import JsonObject
 from daybook.ledger.states import Status
 from daybook.owners import Actor, acting_as
@@ -255,10 +256,9 @@ def _allowed(selection: ToolSelection, tools: dict[str, Tool], read: _Read) -> d
 def _with_rule(name: str, tool: Tool, selection: ToolSelection, read: _Read) -> Tool:
     always = any(matches(name, each) for each in selection.approve)
     after_web = any(matches(name, each) for each in selection.approve_after_web)
-    can_leak = _can_leak(tool)
 
     def needs_approval() -> bool:
-        return always or (after_web and read.untrusted) or (can_leak and read.private)
+        return always or (after_web and read.untrusted) or (tool.can_leak and read.private)
 
     async def call(arguments: JsonObject) -> str:
         read.add(tool)
@@ -269,11 +269,6 @@ def _with_rule(name: str, tool: Tool, selection: ToolSelection, read: _Read) -> 
         tool.skipped(arguments)
 
     return replace(tool, needs_approval=needs_approval, call=call, skipped=skipped)
-
-
-def _can_leak(tool: Tool) -> bool:
-    """Return whether a text of strangers can persuade a model to send something with the tool."""
-    return tool.is_untrusted and not tool.is_private
 
 
 async def _connect(selection: ToolSelection, sessions: list[PooledSession], timeout: float) -> None:
@@ -364,9 +359,9 @@ def _acting_for(tool: Tool, actor: Actor, selection: ToolSelection, read: _Read)
     """Return a tool of Daybook's own that acts for ``actor``.
 
     After the answer has read the web or mail, jobs that the tool adds or changes inherit the
-    approvals that the answer itself then needs.
+    approvals that the answer itself then needs. After mail, so do the requests of webhooks.
     """
-    leaks = tuple(name for name, each in selection.builtin.items() if _can_leak(each))
+    leaks = (*(name for name, each in selection.builtin.items() if each.can_leak), WEBHOOK)
 
     async def call(arguments: JsonObject) -> str:
         after_web = selection.approve_after_web if read.untrusted else ()

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from daybook.errors import InvalidInput, UnknownName
 from daybook.home import current_home
-from daybook.jobs.model import ScheduleFields
+from daybook.jobs.model import FIELDS, ScheduleFields
 from daybook.validation import from_pydantic
 
 FILE = "template.yaml"
@@ -89,6 +89,13 @@ class Template(BaseModel):
         if taken := [name for name in questions if name in OTHER_FIELDS]:
             raise ValueError(f'"{taken[0]}" cannot be the name of a question; use another one')
         return questions
+
+    @field_validator("job")
+    @classmethod
+    def _has_known_fields(cls, job: dict[str, Any]) -> dict[str, Any]:
+        if unknown := [name for name in job if name not in FIELDS]:
+            raise ValueError(f'"{unknown[0]}" is no field of a job; leave it out')
+        return job
 
     def question_of(self, field: str) -> str:
         """Return the question whose answer is in the job's ``field``; "" if none is."""
@@ -175,6 +182,8 @@ def _read(file: Path) -> Template:
         raise InvalidInput(f"{file}: {wrong.field}", wrong.problem, wrong.hint) from None
     except InvalidInput as error:  # for a default, or a skill
         raise InvalidInput(f"{file}: {error.field}", error.problem, error.hint) from None
+    except RecursionError:  # of an alias
+        raise InvalidInput("template", f"{file} contains itself", "leave the alias out") from None
     except (KeyError, ValueError) as error:  # of `string.Template`
         problem = f"{file}: job: {error} is no question"
         raise InvalidInput("template", problem, "add the question, or write $$") from None

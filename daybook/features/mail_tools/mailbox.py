@@ -4,7 +4,7 @@
 
     Mailbox.do(work) ─► Guard.target: checked IP addresses of the host
                      ─► a thread: TLS ─► LOGIN ─► work ─► LOGOUT
-                     ─► after `TOTAL_SECONDS`, or a cancellation, the socket is shut down,
+                     ─► after `TOTAL_SECONDS`, or a cancellation, `Stop` shuts the socket down,
                         so the thread ends
 
 Each call has a connection of its own. `imaplib` of the standard library speaks IMAP; its calls
@@ -45,9 +45,10 @@ TOTAL_SECONDS = 60.0
 MAX_RECEIVED_BYTES = 16 * 2**20
 """Maximum number of bytes that Daybook reads from the server in one call."""
 MAX_LISTED_FOLDERS = 30
+MAX_FOLDER_CHARACTERS = 200
 
 _FOLDER = re.compile(rb'\([^)]*\) (?:"(?:[^"\\]|\\.)*"|NIL) (.*)', re.DOTALL)
-_ENCODED_RUN = re.compile(r"&([^-]*)-")
+_ENCODED_RUN = re.compile(r"&([^&-]*)-")
 
 
 class MailFailed(DaybookError):
@@ -86,7 +87,10 @@ class Mailbox:
         destination = SecretDestination.of_url(guard.check(httpx.URL(url)))
         reference = f"{{{{secret:{SECRET}}}}}"
         password = await secrets.fill("imap_url", reference, destination, store, filled)
-        return cls(url, unquote(parts.username or ""), password, guard, filled)
+        user = unquote(parts.username or "")
+        # A server may send back a command; these are its spellings of the password.
+        filled.values |= {_escaped(password), b64encode(_plain(user, password)).decode()}
+        return cls(url, user, password, guard, filled)
 
     async def do(self, work: Callable[[Connection], T]) -> T:
         """Return the result of ``work``, which a thread calls with a connection that is logged in.
@@ -97,8 +101,8 @@ class Mailbox:
             target = await self.guard.target(self.url)
         except OSError as error:
             raise MailFailed(f"cannot resolve the mail server: {error}") from None
-        opened: list[socket.socket] = []
-        working = asyncio.create_task(asyncio.to_thread(self._work, target, opened, work))
+        stop = Stop()
+        working = asyncio.create_task(asyncio.to_thread(self._work, target, stop, work))
         try:
             async with asyncio.timeout(TOTAL_SECONDS):
                 return await asyncio.shield(working)
@@ -107,44 +111,61 @@ class Mailbox:
             raise MailFailed(problem) from None
         finally:
             if not working.done():
-                for each in opened:
-                    with suppress(OSError):  # it may be closed already
-                        socket.socket.shutdown(each, socket.SHUT_RDWR)
+                stop.set()
                 await asyncio.wait({working})
                 working.exception()  # it is of no interest
 
-    def _work(
-        self, target: Target, opened: list[socket.socket], work: Callable[[Connection], T]
-    ) -> T:
+    def _work(self, target: Target, stop: Stop, work: Callable[[Connection], T]) -> T:
         connection: Connection | None = None
         try:
-            connection = Connection(target, opened)
+            connection = Connection(target, stop)
             connection.log_in(self.user, self.password)
             return work(connection)
-        except (imaplib.IMAP4.error, OSError, EOFError) as error:
+        except (imaplib.IMAP4.error, OSError, EOFError, ValueError, TypeError) as error:
+            # `imaplib` raises the last two for a response that is not IMAP.
             given = error.args[0] if error.args else ""
             why = given.decode(errors="replace") if isinstance(given, bytes) else str(error)
             shown = one_line(self.filled.hide(why), 300)
             raise MailFailed(f"the mail server: {shown or type(error).__name__}") from None
         finally:
             if connection is not None:
-                with suppress(imaplib.IMAP4.error, OSError, EOFError):
+                with suppress(imaplib.IMAP4.error, OSError, EOFError, ValueError, TypeError):
                     connection.logout()
                 with suppress(OSError):  # it is closed already, unless `logout` failed
                     connection.shutdown()
 
 
+class Stop:
+    """A switch with which another thread ends a connection, also one that is not yet open."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+        self._socket: socket.socket | None = None
+
+    def set(self) -> None:
+        self._is_set = True
+        self._shut_down()
+
+    def add(self, opened: socket.socket) -> None:
+        self._socket = opened
+        if self._is_set:
+            self._shut_down()
+
+    def _shut_down(self) -> None:
+        if self._socket is not None:
+            with suppress(OSError):  # it may be closed already
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+
+
 class Connection(imaplib.IMAP4):
-    """A connection to the checked addresses of ``target``, over TLS.
+    """A connection to the checked addresses of ``target``, over TLS, which ``stop`` ends."""
 
-    ``opened`` gets its socket, so that another thread can shut it down.
-    """
-
-    def __init__(self, target: Target, opened: list[socket.socket]) -> None:
-        self._target, self._opened, self._received = target, opened, 0
+    def __init__(self, target: Target, stop: Stop) -> None:
+        self._target, self._stop, self._received = target, stop, 0
         super().__init__(target.name, target.port, timeout=CONNECT_SECONDS)
 
     def _create_socket(self, timeout: float | None) -> ssl.SSLSocket:
+        context = default_ssl_context()
         end, left = time.monotonic() + CONNECT_SECONDS, len(self._target.addresses)
         for address in self._target.addresses:
             seconds, left = max(0.1, end - time.monotonic()) / left, left - 1
@@ -155,11 +176,10 @@ class Connection(imaplib.IMAP4):
                 if not left:
                     raise
         plain.settimeout(TOTAL_SECONDS)
-        context = default_ssl_context()
         encrypted = context.wrap_socket(
             plain, server_hostname=self._target.name, do_handshake_on_connect=False
         )
-        self._opened.append(encrypted)
+        self._stop.add(encrypted)
         try:
             encrypted.do_handshake()
         except BaseException:
@@ -186,14 +206,15 @@ class Connection(imaplib.IMAP4):
         if f"{user}{password}".isascii() and password.isprintable():
             self.login(_quoted("user", user), password)
         else:
-            self.authenticate("PLAIN", lambda _: f"\0{user}\0{password}".encode())
+            self.authenticate("PLAIN", lambda _: _plain(user, password))
 
     def examine(self, folder: str) -> None:
         """Open a folder for reading only. Raise `InvalidInput` that lists the known folders."""
         name = _quoted("folder", encoded_name(_printable("folder", folder)))
         status, _ = self.select(name, readonly=True)
         if status != "OK":
-            known = first_names(self._folders(), MAX_LISTED_FOLDERS)
+            names = [one_line(each, MAX_FOLDER_CHARACTERS) for each in self._folders()]
+            known = first_names(names, MAX_LISTED_FOLDERS)
             raise InvalidInput("folder", f"there is no {folder[:100]!r}", f"use one of: {known}")
 
     def _folders(self) -> list[str]:
@@ -247,7 +268,16 @@ class Connection(imaplib.IMAP4):
 
 def _quoted(field: str, text: str) -> str:
     """Return a quoted string of IMAP. Raise `InvalidInput` for a character that it cannot have."""
-    return '"' + re.sub(r'(["\\])', r"\\\1", _printable(field, text)) + '"'
+    return f'"{_escaped(_printable(field, text))}"'
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r'(["\\])', r"\\\1", text)
+
+
+def _plain(user: str, password: str) -> bytes:
+    """Return the response of the mechanism PLAIN (RFC 4616)."""
+    return f"\0{user}\0{password}".encode()
 
 
 def _printable(field: str, text: str) -> str:

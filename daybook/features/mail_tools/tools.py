@@ -12,13 +12,16 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput
 from daybook.execution import conversation
 from daybook.execution.builtin_tools import ToolContext
-from daybook.features.mail_tools import message_text
+from daybook.features.mail_tools import message_text, parse_message
 from daybook.features.mail_tools.mailbox import Connection, Mailbox
 from daybook.json_text import JsonObject
 from daybook.ledger.texts import sanitize
 
 MAX_MESSAGE_BYTES = 4 * 2**20
 MAX_FOUND = 30
+LISTED_HEADERS = ("Date", "From", "Subject")
+MAX_HEAD_BYTES = 10_000
+"""Maximum length of the headers of a mail in a list, so that no mail fills the list."""
 MAX_PART_CHARACTERS = 20_000
 MAX_TEXT_CHARACTERS = 200
 DEFAULT_DAYS = 7
@@ -60,8 +63,8 @@ _READ: JsonObject = {
     "required": ["id"],
     "additionalProperties": False,
 }
-_UID, _FLAGS = re.compile(r"\bUID (\d+)"), re.compile(r"\bFLAGS \(([^)]*)\)")
-_SIZE = re.compile(r"\bRFC822\.SIZE (\d+)")
+_UID, _FLAGS = re.compile(r"\bUID (\d{1,10})\b"), re.compile(r"\bFLAGS \(([^)]*)\)")
+_SIZE = re.compile(r"\bRFC822\.SIZE (\d{1,20})\b")
 
 
 async def mail_tools(context: ToolContext) -> Sequence[Tool]:
@@ -133,15 +136,17 @@ class MailReader:
             uids = [each for each in connection.find(criteria) if not before or each < before]
             if not uids:
                 return 0, []
-            names = " ".join(message_text.HEADERS).upper()
-            parts = f"(FLAGS RFC822.SIZE BODY.PEEK[HEADER.FIELDS ({names})])"
+            names = " ".join(LISTED_HEADERS).upper()
+            head = f"BODY.PEEK[HEADER.FIELDS ({names})]<0.{MAX_HEAD_BYTES}>"
+            parts = f"(FLAGS RFC822.SIZE {head})"
             return len(uids), connection.fetch_parts(uids[:MAX_FOUND], parts)
 
         total, found = await self._mailbox.do(find)
         rows = sorted(((_uid(about), about, head) for about, head in found), reverse=True)
+        rows = rows[:MAX_FOUND]  # a server can send more than it was asked for
         if not rows:
             return "There is no such mail."
-        lines = [_listed(uid, about, message_text.headers(head)) for uid, about, head in rows]
+        lines = [_listed(*each) for each in rows]
         more = (
             f"{total - len(rows):,} more; next: before={rows[-1][0]}\n" if total > len(rows) else ""
         )
@@ -179,11 +184,11 @@ class MailReader:
         return _lines(about_part) + conversation.as_data("a mail", text, self._run_id)
 
 
-def _listed(uid: int, about: str, headers: Mapping[str, str]) -> str:
+def _listed(uid: int, about: str, head: bytes) -> str:
     size, unread = _first(_SIZE, about), "\\Seen" not in _first(_FLAGS, about)
     size = f"{int(size):,} bytes" if size.isdecimal() else ""
     facts = ", ".join(filter(None, (f"Id: {uid}", size, "unread" if unread else "")))
-    shown = {name: headers.get(name, "") for name in ("Date", "From", "Subject")}
+    shown = parse_message.headers(head[:MAX_HEAD_BYTES], LISTED_HEADERS)
     return f"{facts}\n{_lines(shown)}".rstrip()
 
 

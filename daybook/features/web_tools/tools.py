@@ -76,6 +76,7 @@ async def web_tools(context: ToolContext) -> Sequence[Tool]:
             read_only=True,
             open_world=True,
             is_untrusted=True,
+            can_leak=True,
         ),
         Tool(
             "search",
@@ -91,6 +92,7 @@ async def web_tools(context: ToolContext) -> Sequence[Tool]:
             read_only=True,
             open_world=True,
             is_untrusted=True,
+            can_leak=True,
         ),
     )
 

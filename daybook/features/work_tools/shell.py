@@ -87,6 +87,7 @@ async def shell_tools(context: ToolContext) -> Sequence[Tool]:
             run,
             destructive=True,
             open_world=True,
+            can_leak=True,
         ),
     )
 

@@ -220,8 +220,8 @@ async def _answered(arguments: dict[str, Any]) -> str:
     return f"answered {arguments}"
 
 
-WEB = Tool("fetch", "", {}, _answered, read_only=True, is_untrusted=True)
-SHELL = Tool("run", "", {}, _answered)
+WEB = Tool("fetch", "", {}, _answered, read_only=True, is_untrusted=True, can_leak=True)
+SHELL = Tool("run", "", {}, _answered, can_leak=True)
 
 
 @asynccontextmanager
@@ -317,8 +317,9 @@ async def test_after_mail_a_person_approves_what_can_send_it_elsewhere(how: str)
             await tools["mail_read"].call({})
         else:  # an earlier attempt made the call
             tools["mail_read"].skipped({})
-        assert [name for name, each in tools.items() if each.needs_approval()] == ["web_fetch"]
-        assert await tools["cron_add"].call({}) == "web.fetch"
+        waiting = [name for name, each in tools.items() if each.needs_approval()]
+        assert waiting == ["web_fetch", "shell_run"]
+        assert await tools["cron_add"].call({}) == "web.fetch shell.run webhook"
 
 
 def test_a_feature_of_another_distribution_does_not_replace_a_word(

@@ -134,6 +134,9 @@ def test_a_user_adds_a_template_and_replaces_one(daybook_home: Home) -> None:
         OWN.replace("$$5", "$"),
         OWN.replace('"Which port?"', "x, kind: number"),
         OWN.replace("port", "request_id"),  # the page's form has it
+        OWN.replace("job: {", "job: &job {policy: *job, "),  # it contains itself
+        OWN.replace("job: {", "job: {now: 5, "),  # no field of a job
+        OWN.replace("job: {", "job: {5: x, "),
         OWN.replace("job: {", "job: [").replace('$$5"}', '$$5"]'),
     ],
 )

@@ -217,7 +217,7 @@ async def test_only_the_entries_that_name_tools_are_looked_up_when_a_job_is_stor
         return {"default": ["offline"]}
 
     async def servers(_: object) -> list[str]:
-        return ["mail"]
+        return ["crm"]
 
     monkeypatch.setattr(documents, "names", agents)
     monkeypatch.setattr(PrefectServers, "names", servers)
@@ -227,8 +227,12 @@ async def test_only_the_entries_that_name_tools_are_looked_up_when_a_job_is_stor
         job = new_job(now=world.clock.now(), prompt="x", on_demand=True, approve=list(approve))
         await preflight.check_action(client, job, "user")
 
-    await stored("answer", "mail.send")
-    with pytest.raises(InvalidInput, match=r'approve: .*"maill"'):
-        await stored("answer", "maill")
-    with pytest.raises(InvalidInput, match=r"known: answer, daybook, files, mail"):
+    await stored("answer", "crm.send")
+    with pytest.raises(InvalidInput, match=r'approve: .*"crmm"'):
+        await stored("answer", "crmm")
+    with pytest.raises(InvalidInput, match=r"known: answer, crm, daybook, files"):
         await stored("answr")
+    with pytest.raises(InvalidInput, match="webhook"):
+        await stored("webhook")
+    with acting_as(Actor("agent:ann", via="run", approve=("webhook",))):
+        await stored("webhook")  # inherited from the run

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import socket
 import threading
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,12 +19,13 @@ from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import InvalidInput, OutgoingRefused, UnknownName
 from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
-from daybook.features.mail_tools import mailbox, tools
+from daybook.features.mail_tools import mailbox, message_text, tools
 from daybook.features.mail_tools.mailbox import MailFailed
+from daybook.features.mail_tools.message_text import UnreadableMail
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from tests import certificates
-from tests.imap_server import PASSWORD, MailServer, serving
+from tests.imap_server import PASSWORD, USER, MailServer, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -150,6 +153,12 @@ async def test_a_long_mail_is_read_in_parts_and_a_huge_one_is_cut(
     assert words[20_000:20_050] in await read(id=1, start=20_000)
 
 
+def nested(depth: int) -> bytes:
+    """Return the beginning of a mail with that many parts in each other."""
+    part = b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n"
+    return b"".join(part % (n, n) for n in range(depth))
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -160,10 +169,10 @@ async def test_a_long_mail_is_read_in_parts_and_a_huge_one_is_cut(
         b"Content-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\n!!",
         b"Content-Type: message/rfc822\r\n\r\nSubject: inner\r\n\r\nxyz",
         b"From: " + b"<" * 100_000,
-        b"".join(
-            b"Content-Type: multipart/mixed; boundary=%d\r\n\r\n--%d\r\n" % (n, n)
-            for n in range(500)
-        ),
+        nested(500),
+        b"Content-Type: text/plain; charset=idna\r\n\r\nxn--a",
+        b"Content-Type: text/plain; charset=undefined\r\n\r\nxyz",
+        b"Content-Disposition: attachment; filename*=idna''xn--a\r\n\r\nxyz",
     ],
 )
 async def test_a_broken_mail_breaks_nothing(server: MailServer, content: bytes) -> None:
@@ -171,6 +180,33 @@ async def test_a_broken_mail_breaks_nothing(server: MailServer, content: bytes) 
     assert "Id: 1" in await found()
     text = await read(id=1)
     assert text.endswith("[0123456789ab: end]")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        nested(300) + b"\r\na" * 1_000_000,  # it compares each line with each boundary
+        nested(3_000),
+    ],
+)
+async def test_a_mail_that_cannot_be_parsed_is_refused_and_still_listed(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setattr(message_text, "PARSE_SECONDS", 3.0)
+    server.deliver("x", content=b"Subject: Hello\r\n" + content)
+    with pytest.raises(UnreadableMail, match="too much time or memory"):
+        await read(id=1)
+    assert "Subject: Hello" in await found()
+
+
+async def test_a_mail_with_a_huge_header_does_not_fill_the_list(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailbox, "MAX_RECEIVED_BYTES", 100_000)
+    server.deliver("Small", "x")
+    server.deliver("x", content=b"Subject: Huge" + b" x" * 100_000 + b"\r\n\r\nxyz")
+    text = await found()
+    assert "Subject: Small" in text and "Subject: Huge" in text
 
 
 @pytest.mark.parametrize(
@@ -219,6 +255,58 @@ async def test_every_password_is_sent_and_a_wrong_one_is_hidden(
     assert "not the password" not in str(failed.value)
 
 
+@pytest.mark.parametrize("password", ["correct horse 2", 'correct"horse\\2', "pä horse 2"])
+async def test_a_server_that_sends_the_password_back_shows_nothing_of_it(
+    server: MailServer, password: str
+) -> None:
+    server.echoes = True
+    with pytest.raises(MailFailed, match="BAD") as failed:
+        await (await tool("search", Secrets(password))).call({})
+    text = str(failed.value)
+    coded = base64.b64encode(f"\0{USER}\0{password}".encode()).decode()
+    assert "horse" not in text and coded not in text
+
+
+@pytest.mark.parametrize(
+    ("command", "lines"),
+    [
+        ("CAPABILITY", b"* CAPABILITY \xff\r\n"),
+        ("UID SEARCH", b"* SEARCH one\r\n"),
+        ("UID SEARCH", b"* SEARCH {3}\r\n1 2\r\n"),
+        ("UID SEARCH", b"* SEARCH " + b"9" * 5_000 + b"\r\n"),
+        ("UID SEARCH", b"* 1 FETCH {" + b"9" * 5_000 + b"}\r\n"),
+        ("UID SEARCH", b"* 1 FETCH {999999999999}\r\n"),
+        ("UID SEARCH", b"* SEARCH " + b"1 " * 600_000 + b"\r\n"),
+        ("UID SEARCH", b"+ go on\r\n\r\n"),
+    ],
+)
+async def test_a_server_that_does_not_speak_imap_is_named(
+    server: MailServer, command: str, lines: bytes
+) -> None:
+    server.raw[command] = lines
+    with pytest.raises(MailFailed, match="the mail server: "):
+        await found()
+
+
+async def test_hostile_names_of_folders_are_shortened(server: MailServer) -> None:
+    server.raw["LIST"] = b'* LIST () "/" "' + b"&" * 900_000 + b'"\r\n'
+    with pytest.raises(InvalidInput, match="there is no 'Nope'") as refused:
+        await found(folder="Nope")
+    assert len(str(refused.value)) < 500
+
+
+async def test_more_mail_than_was_asked_for_is_left_out(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tools, "MAX_FOUND", 2)
+    server.deliver("a", "x")
+    server.raw["UID FETCH"] = b"".join(
+        b"* %d FETCH (UID %d BODY[HEADER.FIELDS (FROM)]<0> {12}\r\nSubject: b\r\n)\r\n" % (n, n)
+        for n in range(1, 9)
+    )
+    assert (await found()).count("Subject: b") == 2
+
+
 async def test_the_password_goes_only_to_its_host(server: MailServer) -> None:
     with pytest.raises(InvalidInput, match=r'the secret "imap" is not for 127\.0\.0\.1'):
         await (await tool("search", Secrets(host="imap.example.org"))).call({})
@@ -258,6 +346,31 @@ async def test_a_server_that_hangs_is_left_and_its_thread_ends(
     monkeypatch.setattr(mailbox, "TOTAL_SECONDS", 0.2)
     with pytest.raises(MailFailed, match=r"did not answer within 0\.2 s"):
         await search.call({})
+
+
+async def test_a_call_that_is_cancelled_while_it_connects_sends_nothing(
+    server: MailServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connecting, is_stopped = threading.Event(), threading.Event()
+    connect, stop = socket.create_connection, mailbox.Stop.set
+
+    def slow(*arguments: Any) -> socket.socket:
+        connecting.set()
+        is_stopped.wait(60)
+        return connect(*arguments)
+
+    def stopped(self: mailbox.Stop) -> None:
+        stop(self)
+        is_stopped.set()
+
+    monkeypatch.setattr(socket, "create_connection", slow)
+    monkeypatch.setattr(mailbox.Stop, "set", stopped)
+    calling = asyncio.ensure_future(found())
+    await asyncio.to_thread(connecting.wait, 60)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert server.commands == []
 
 
 async def test_a_server_that_sends_too_much_is_left(

@@ -70,6 +70,12 @@ async def fetched(url: str, **more: Any) -> str:
     return await (await tool("fetch")).call({"url": url, **more})
 
 
+@pytest.mark.parametrize("name", ["fetch", "search"])
+async def test_a_call_can_carry_a_text_to_strangers(daybook_home: Home, name: str) -> None:
+    each = await tool(name)
+    assert each.can_leak and each.is_untrusted
+
+
 async def test_a_page_is_read_with_its_address_and_marked_as_data(site: Receiver) -> None:
     page = "<title>Prices</title><p>The lamp costs 12.50, see <a href='/b'>more</a></p>"
     site.steps = [redirect("/list/a"), answer(200, page.encode(), HTML)]

@@ -50,6 +50,7 @@ async def test_without_a_work_directory_each_call_is_refused(tmp_path: Path) -> 
 
 async def test_a_call_is_an_effect(run: Tool) -> None:
     assert (run.is_repeatable, run.destructive, run.open_world) == (False, True, True)
+    assert run.can_leak
 
 
 async def test_a_command_runs_in_the_work_directory_without_input(run: Tool, work: Path) -> None:
