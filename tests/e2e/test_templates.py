@@ -88,12 +88,12 @@ def reads(request: ModelRequest) -> Answer:
     pages = [text for role, text in request.messages if role == "tool"]
     if "files_read" in request.tools and not pages:
         return Answer("", tool="files_read", arguments={"path": "notes.md"})
-    if "mail_search" in request.tools and "Triage my mail" in prompts[-1]:
+    if "mailbox_search" in request.tools and "Triage my mail" in prompts[-1]:
         if not pages:
-            return Answer("", tool="mail_search", arguments={"since": "2026-01-01"})
+            return Answer("", tool="mailbox_search", arguments={"since": "2026-01-01"})
         if len(pages) == 1:
             (uid,) = re.findall(r"Id: (\d+)", pages[0])
-            return Answer("", tool="mail_read", arguments={"id": int(uid)})
+            return Answer("", tool="mailbox_read", arguments={"id": int(uid)})
     addresses = list(dict.fromkeys(ADDRESS.findall(prompts[-1])))
     if len(pages) < len(addresses):
         return Answer("", tool="web_fetch", arguments={"url": addresses[len(pages)].rstrip(".")})

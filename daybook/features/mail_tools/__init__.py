@@ -1,4 +1,4 @@
-"""Tools with which a model reads one mailbox by IMAP: `mail.search` and `mail.read`.
+"""Tools with which a model reads one mailbox by IMAP: `mailbox.search` and `mailbox.read`.
 
 They only read: they open a folder with `EXAMINE` and fetch with `BODY.PEEK`, so no message is
 marked as read. The setting `imap_url` names the server and the user, and the secret `imap` is the
@@ -9,6 +9,6 @@ from daybook.feature import Feature
 
 FEATURE = Feature(
     package=__name__,
-    agent_tools=(("mail", "tools:mail_tools"),),
+    agent_tools=(("mailbox", "tools:mail_tools"),),
     settings="settings:MailSettings",
 )

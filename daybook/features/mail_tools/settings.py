@@ -17,7 +17,7 @@ class MailSettings(BaseModel):
 
     imap_url: str = Field(
         default="",
-        description="Mailbox that the tools `mail` read, as imaps://USER@HOST; an @ in USER is "
+        description="Mailbox that the tools `mailbox` read, as imaps://USER@HOST; an @ in USER is "
         f"%40, such as {EXAMPLE}. Its password is the secret `imap`.",
     )
 

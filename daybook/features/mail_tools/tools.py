@@ -1,4 +1,4 @@
-"""The tools `mail.search` and `mail.read`."""
+"""The tools `mailbox.search` and `mailbox.read`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _SEARCH: JsonObject = {
 _READ: JsonObject = {
     "type": "object",
     "properties": {
-        "id": {"type": "integer", "minimum": 1, "description": "Id that mail_search shows."},
+        "id": {"type": "integer", "minimum": 1, "description": "Id that mailbox_search shows."},
         "folder": _FOLDER,
         "start": {
             "type": "integer",
@@ -82,7 +82,7 @@ async def mail_tools(context: ToolContext) -> Sequence[Tool]:
         Tool(
             "search",
             f"List the newest mail, {MAX_FOUND} at most. Returns ids, dates, senders and subjects; "
-            "read one with mail_read.",
+            "read one with mailbox_read.",
             _SEARCH,
             reader.search,
             read_only=True,
@@ -165,7 +165,7 @@ class MailReader:
 
         found = await self._mailbox.do(fetch) if uid else []
         if not found:
-            raise InvalidInput("id", f"the folder has no mail {uid}", "use an id of mail_search")
+            raise InvalidInput("id", f"the folder has no mail {uid}", "use an id of mailbox_search")
         ((about, content), *_) = found
         mail = await message_text.read(content)
         part = mail.text[start : start + MAX_PART_CHARACTERS]

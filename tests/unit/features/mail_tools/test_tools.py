@@ -1,4 +1,4 @@
-"""The tools `mail.search` and `mail.read`, with a mail server on localhost."""
+"""The tools `mailbox.search` and `mailbox.read`, with a mail server on localhost."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def server(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MailS
 
 async def tool(name: str, secrets: Secrets | None = None, owner: str = "") -> Tool:
     context = ToolContext(Run(owner), "brief", secrets=secrets or Secrets())  # type: ignore[arg-type]
-    return (await builtin_tools.find("mail", context))[f"mail.{name}"]
+    return (await builtin_tools.find("mailbox", context))[f"mailbox.{name}"]
 
 
 async def found(**arguments: Any) -> str:
