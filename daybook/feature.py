@@ -74,7 +74,7 @@ class Feature:
       ``spec_tools`` are capabilities of pydantic-ai's agent specs (`agents.spec`), each with the
       entry of the setting `tools` that is their counterpart.
     - ``sources`` is a function of a `ledger.views.Step`, a call that succeeded. It returns the
-      `ledger.views.Source` that the call has read, None if it has read none.
+      `ledger.views.RunSource` that the call has read, None if it has read none.
     - ``files`` is a module with two coroutine functions of a read session and a run's id: `of_run`
       returns the `ledger.views.RunFile`s of the run, and `content`, which gets also a path, returns
       the bytes of a file, None if they are not kept.

@@ -18,7 +18,7 @@ from daybook.ledger import triggers
 from daybook.ledger.engine import open_ledger
 from daybook.ledger.states import LIVE
 from daybook.ledger.tables import AttemptRow, RunRow
-from daybook.ledger.views import Approval, RunFile, Source, Step, UtcTime, columns
+from daybook.ledger.views import Approval, RunFile, RunSource, Step, UtcTime, columns
 from daybook.runs import approvals, steps, usage
 
 
@@ -74,7 +74,7 @@ class RunLife(BaseModel, frozen=True):
     steps: list[Step]
     approvals: list[Approval]
     tools: list[str]
-    sources: list[Source]
+    sources: list[RunSource]
     files: list[RunFile]
     deliveries: list[NotificationDetails]
     events: list[RunEvent]

@@ -7,15 +7,15 @@ from urllib.parse import urlsplit
 
 from daybook.feature import loaded
 from daybook.ledger.states import Status
-from daybook.ledger.views import Source, Step
+from daybook.ledger.views import RunSource, Step
 
 _NOT_IN_A_LINK = frozenset('<>"`\\')
 
 
-def of_steps(steps: Iterable[Step]) -> list[Source]:
+def of_steps(steps: Iterable[Step]) -> list[RunSource]:
     """Return the sources, each address once, in the order in which they were read."""
     readers = list(loaded("sources"))
-    found: dict[str, Source] = {}
+    found: dict[str, RunSource] = {}
     for step in steps:
         if step.kind != "tool" or step.status != Status.SUCCEEDED or step.replaced:
             continue

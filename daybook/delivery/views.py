@@ -14,7 +14,7 @@ from daybook.delivery.outbox import CALLBACK, WAKE, queue_of_url
 from daybook.jobs.notify import CALLBACK_FIELDS, EVENTS, Notify
 from daybook.ledger.states import Delivery
 from daybook.ledger.tables import JobRow, OutboxRow, QueueRow
-from daybook.ledger.views import Approval, Run, RunFile, Source, Step, UtcTime, columns
+from daybook.ledger.views import Approval, Run, RunFile, RunSource, Step, UtcTime, columns
 
 
 class Notification(BaseModel, frozen=True):
@@ -165,7 +165,7 @@ class RunWithSteps(RunDetails, frozen=True):
     steps: list[Step]
     approvals: list[Approval]
     tools: list[str]
-    sources: list[Source]
+    sources: list[RunSource]
     files: list[RunFile]
 
 

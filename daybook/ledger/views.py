@@ -165,7 +165,7 @@ def step_verb(kind: str) -> str:
     return {"request": "asked", "instructions": "read"}.get(kind, "called")
 
 
-class Source(BaseModel, frozen=True):
+class RunSource(BaseModel, frozen=True):
     """A page that a run has read: its final ``address`` (http or https), and its ``title``.
 
     The title is "" if it is not known. Strangers have written both.

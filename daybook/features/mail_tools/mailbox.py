@@ -92,7 +92,7 @@ class Mailbox:
         filled.values |= {_escaped(password), b64encode(_plain(user, password)).decode()}
         return cls(url, user, password, guard, filled)
 
-    async def do(self, work: Callable[[Connection], T]) -> T:
+    async def do(self, work: Callable[[MailConnection], T]) -> T:
         """Return the result of ``work``, which a thread calls with a connection that is logged in.
 
         Raise `MailFailed`, `OutgoingRefused`, and the errors of ``work``.
@@ -115,10 +115,10 @@ class Mailbox:
                 await asyncio.wait({working})
                 working.exception()  # it is of no interest
 
-    def _work(self, target: Target, stop: Stop, work: Callable[[Connection], T]) -> T:
-        connection: Connection | None = None
+    def _work(self, target: Target, stop: Stop, work: Callable[[MailConnection], T]) -> T:
+        connection: MailConnection | None = None
         try:
-            connection = Connection(target, stop)
+            connection = MailConnection(target, stop)
             connection.log_in(self.user, self.password)
             return work(connection)
         except (imaplib.IMAP4.error, OSError, EOFError, ValueError, TypeError) as error:
@@ -157,7 +157,7 @@ class Stop:
                 socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
 
-class Connection(imaplib.IMAP4):
+class MailConnection(imaplib.IMAP4):
     """A connection to the checked addresses of ``target``, over TLS, which ``stop`` ends."""
 
     def __init__(self, target: Target, stop: Stop) -> None:

@@ -13,7 +13,7 @@ from daybook.errors import InvalidInput
 from daybook.execution import conversation
 from daybook.execution.builtin_tools import ToolContext
 from daybook.features.mail_tools import message_text, parse_message
-from daybook.features.mail_tools.mailbox import Connection, Mailbox
+from daybook.features.mail_tools.mailbox import Mailbox, MailConnection
 from daybook.json_text import JsonObject
 from daybook.ledger.texts import sanitize
 
@@ -131,7 +131,7 @@ class MailReader:
         if before := _number(arguments, "before", 0):
             criteria.append((f"UID 1:{max(1, before - 1)}", ""))
 
-        def find(connection: Connection) -> tuple[int, list[tuple[str, bytes]]]:
+        def find(connection: MailConnection) -> tuple[int, list[tuple[str, bytes]]]:
             connection.examine(folder)
             uids = [each for each in connection.find(criteria) if not before or each < before]
             if not uids:
@@ -158,7 +158,7 @@ class MailReader:
         uid, folder = _number(arguments, "id", 0), _folder(arguments)
         start = _number(arguments, "start", 0)
 
-        def fetch(connection: Connection) -> list[tuple[str, bytes]]:
+        def fetch(connection: MailConnection) -> list[tuple[str, bytes]]:
             connection.examine(folder)
             parts = f"(RFC822.SIZE BODY.PEEK[]<0.{MAX_MESSAGE_BYTES}>)"
             return connection.fetch_parts([uid], parts)

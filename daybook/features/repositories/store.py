@@ -50,7 +50,7 @@ _GITLINK = "160000"
 
 
 @dataclass(frozen=True)
-class Source:
+class Upstream:
     """A repository as a job names it: the path of a folder on this machine, or an address.
 
     ``protocol`` is the one of git by which it is fetched.
@@ -60,7 +60,7 @@ class Source:
     protocol: str
 
     @classmethod
-    def parse(cls, text: str) -> Source:
+    def parse(cls, text: str) -> Upstream:
         """Return the repository. Raise `InvalidInput`, which names `repo`."""
         address = text.strip()
         problem, hint = "", "write the path of a folder, https://… or git@host:owner/name"
@@ -118,7 +118,7 @@ def check_ref(text: str) -> str:
 class Store:
     """The store of ``source``."""
 
-    source: Source
+    source: Upstream
 
     @property
     def folder(self) -> Path:

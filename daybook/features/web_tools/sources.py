@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from daybook.ledger.views import Source, Step
+from daybook.ledger.views import RunSource, Step
 
 PAGE = "a page of the web"
 MAX_ADDRESS_CHARACTERS = 2_000
@@ -14,7 +14,7 @@ _NAME = re.compile(r"web_fetch(?:_[0-9a-f]{8})?")
 _HEAD = re.compile(rf"^\[.*: {PAGE}; .*\]\n(?:Title: (.*)\n)?Address: (.*)\n", re.MULTILINE)
 
 
-def read_by(step: Step) -> Source | None:
+def read_by(step: Step) -> RunSource | None:
     """Return the page that a call has read; None for any other call."""
     if not _NAME.fullmatch(step.name):
         return None
@@ -22,4 +22,4 @@ def read_by(step: Step) -> Source | None:
     head = _HEAD.search(step.output or "")
     if head is None or len(head[2]) >= MAX_ADDRESS_CHARACTERS:  # a longer address is cut
         return None
-    return Source(title=head[1] or "", address=head[2])
+    return RunSource(title=head[1] or "", address=head[2])

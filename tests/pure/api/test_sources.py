@@ -10,7 +10,7 @@ import pytest
 from daybook.api import sources
 from daybook.features.web_tools.sources import PAGE
 from daybook.ledger.tables import StepRow
-from daybook.ledger.views import Source, Step
+from daybook.ledger.views import RunSource, Step
 
 
 def read(address: str, title: str = "", **fields: Any) -> Step:
@@ -44,8 +44,8 @@ def test_each_page_is_named_once_in_the_order_of_reading() -> None:
         read("https://removed.example.org/", output=None),
     ]
     assert sources.of_steps(made) == [
-        Source(title="B", address="https://b.example.org/"),
-        Source(title="", address="http://a.example.org/?x=1&y=%22#z"),
+        RunSource(title="B", address="https://b.example.org/"),
+        RunSource(title="", address="http://a.example.org/?x=1&y=%22#z"),
     ]
 
 

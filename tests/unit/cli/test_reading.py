@@ -24,7 +24,7 @@ from daybook.cli.jobs import _failures as failed
 from daybook.cli.runs import print_run, print_run_details
 from daybook.delivery.views import RunWithSteps
 from daybook.jobs.views import JobDetails
-from daybook.ledger.views import Run, RunFile, Source, Step
+from daybook.ledger.views import Run, RunFile, RunSource, Step
 from tests.commands import main
 from tests.unit.cli.conftest import MADE, fill
 from tests.unit.conftest import view
@@ -370,7 +370,7 @@ def test_show_lists_the_steps_of_a_run_with_their_results(
     call = {"number": 2, "position": "1.1", "attempt": 2, "kind": "tool", "name": "mail"}
     failed = {"status": "failed", "usage": {}, "error": "no such address", "replaced": True}
     steps = [Step.model_validate(each) for each in (step, step | call | failed)]
-    sources = [Source(title="A\x1b[2J title", address="https://example.org/a")]
+    sources = [RunSource(title="A\x1b[2J title", address="https://example.org/a")]
     more: dict[str, Any] = {"approvals": [], "sources": sources, "files": [], "tools": []}
     print_run_details(RunWithSteps(**run, deliveries=[], steps=steps, **more))
     head, first, second, _, of_sources, source = capsys.readouterr().out.splitlines()[-6:]

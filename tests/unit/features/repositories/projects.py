@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from daybook.features.repositories.checkouts import Author, Checkout
-from daybook.features.repositories.store import Source, Store
+from daybook.features.repositories.store import Store, Upstream
 
 AUTHOR = Author("coder", "coder@daybook", datetime(2026, 1, 15, 12, tzinfo=UTC))
 
@@ -41,7 +41,7 @@ def commit(folder: Path, **files: str) -> str:
 
 async def checkout(project: Path, run_id: str = "run-1") -> Checkout:
     """Create the checkout of a run."""
-    store = Store(Source.parse(str(project)))
+    store = Store(Upstream.parse(str(project)))
     made = Checkout(store, run_id, await store.fetch(""), f"daybook/nightly/{run_id}")
     await made.create(AUTHOR)
     return made

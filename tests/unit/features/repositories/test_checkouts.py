@@ -13,7 +13,7 @@ import pytest
 from daybook.errors import InvalidInput
 from daybook.features.repositories import checkouts, git, store
 from daybook.features.repositories.git import GitFailed
-from daybook.features.repositories.store import Source, Store
+from daybook.features.repositories.store import Store, Upstream
 from daybook.home import Home
 from tests.unit.features.repositories.projects import AUTHOR, at, checkout
 
@@ -124,7 +124,7 @@ async def test_ten_runs_at_once_do_not_meet(project: Path) -> None:
     changed = await asyncio.gather(*map(one, range(10)))
     assert changed == [{f"{number}.txt", "a.txt"} for number in range(10)]
     fsck = await git.run(
-        "fsck", "--strict", repository=Store(Source.parse(str(project))).repository
+        "fsck", "--strict", repository=Store(Upstream.parse(str(project))).repository
     )
     assert fsck.text == ""
 
@@ -407,7 +407,7 @@ async def test_what_a_killed_command_left_stops_no_later_one(project: Path) -> N
 )
 def test_an_address_that_is_not_fetched_is_refused(address: str, problem: str) -> None:
     with pytest.raises(InvalidInput, match=problem) as refused:
-        Source.parse(address)
+        Upstream.parse(address)
     assert refused.value.field == "repo"
     assert "s3cret" not in str(refused.value)
 
@@ -420,9 +420,9 @@ def test_a_ref_that_is_no_name_is_refused(ref: str) -> None:
 
 def test_names_of_stores_are_readable_and_differ(daybook_home: Home) -> None:
     addresses = ["/srv/Shop", "https://example.org/a/shop.git", "git@example.org:b/shop.git"]
-    names = {Source.parse(each).name.rpartition("-")[0] for each in addresses}
+    names = {Upstream.parse(each).name.rpartition("-")[0] for each in addresses}
     assert names == {"shop"}
-    assert len({Source.parse(each).name for each in addresses}) == len(addresses)
+    assert len({Upstream.parse(each).name for each in addresses}) == len(addresses)
 
 
 @pytest.mark.parametrize("part", ["submodule", "lfs"])
@@ -445,7 +445,7 @@ async def test_harmless_faults_of_old_commits_stop_no_fetch(project: Path) -> No
     (project / "old").write_text(old)
     arguments = "hash-object", "-w", "--literally", "-t", "commit", "old"
     at(project, "update-ref", "refs/heads/old", at(project, *arguments))
-    assert await Store(Source.parse(str(project))).fetch("old")
+    assert await Store(Upstream.parse(str(project))).fetch("old")
 
 
 async def test_the_user_s_git_may_replace_https_by_ssh(
@@ -460,7 +460,7 @@ async def test_the_user_s_git_may_replace_https_by_ssh(
     )
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(GitFailed):
-        await Store(Source.parse("https://example.org/shop.git")).fetch("")
+        await Store(Upstream.parse("https://example.org/shop.git")).fetch("")
     assert "git-upload-pack 'shop.git'" in (tmp_path / "called").read_text()
 
 
@@ -468,4 +468,4 @@ async def test_an_empty_or_missing_repository_has_git_s_error(tmp_path: Path) ->
     at(tmp_path, "init", "-q", "empty")
     for name in ("empty", "missing"):
         with pytest.raises(GitFailed, match="git fetch: fatal: "):
-            await Store(Source.parse(str(tmp_path / name))).fetch("")
+            await Store(Upstream.parse(str(tmp_path / name))).fetch("")

@@ -23,7 +23,7 @@ from daybook.home import Home
 from daybook.http.request import NoResponse
 from daybook.http.secrets import Secret
 from daybook.ledger.tables import StepRow
-from daybook.ledger.views import Source, Step
+from daybook.ledger.views import RunSource, Step
 from tests.receiver import MEBIBYTE, Flood, Receiver, answer, bomb, redirect, sends, serving
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
@@ -102,7 +102,9 @@ async def test_a_step_names_the_page_that_was_read(site: Receiver) -> None:
         text = await fetch.call({"url": f"{site.address}/old", "start": start})
         for name in ("web_fetch", "web_fetch_0123abcd"):
             found = sources.read_by(step(name, text))
-            assert found == Source(title=" ".join(title.split()), address=f"{site.address}/list/a")
+            assert found == RunSource(
+                title=" ".join(title.split()), address=f"{site.address}/list/a"
+            )
         assert sources.read_by(step("mail_read", text)) is None
     assert sources.read_by(step("web_fetch", "the server answered 404")) is None
     cut = text.partition("list/a")[0]
