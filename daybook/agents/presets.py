@@ -67,8 +67,12 @@ def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     preset = PRESETS.get(name)
     if preset is None:
         raise InvalidInput("preset", f'unknown "{name}"', f"use one of: {', '.join(PRESETS)}")
-    has_servers = any(not is_folder_entry(each) for each in fields.get("tools") or ())
-    more = preset.tool_arguments if has_servers else ()
+    tools = fields.get("tools", ())  # not validated yet
+    is_list = isinstance(tools, list | tuple)
+    only_folders = is_list and all(
+        isinstance(each, str) and is_folder_entry(each) for each in tools
+    )
+    more = preset.tool_arguments if tools and not only_folders else ()
     names = [*fields.get("environment", DEFAULT_NAMES), *preset.environment]
     return {
         "output": name,
