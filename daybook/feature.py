@@ -7,6 +7,7 @@ rest of Daybook names no feature, but goes through `features`::
     tools             `toolbox.tools`         documents   `keeper.blocks`
     operator_tools    `toolbox.tools`         blocks      `blocks`
     agent_tools, first_tools, spec_tools            `execution.builtin_tools`
+    program_folders                                 `execution.program_folders`
     sources           `api.sources`           files       `api.run_files`
     resources         `mcp.resources`         status      `diagnosis.feature_status`
     pages, links      `web.pages`             needs       `diagnosis.attention`
@@ -73,6 +74,9 @@ class Feature:
       ``first_tools`` are those of these words that the agent `default` of a new home has.
       ``spec_tools`` are capabilities of pydantic-ai's agent specs (`agents.spec`), each with the
       entry of the setting `tools` that is their counterpart.
+    - ``program_folders`` are those of these words that an agent that is a program may have, each
+      with a coroutine function of a pattern of names, which returns the matching
+      `agents.base.ProgramFolder`s. Without any, it raises `UnknownName`, except for ``*``.
     - ``sources`` is a function of a `ledger.views.Step`, a call that succeeded. It returns the
       `ledger.views.RunSource` that the call has read, None if it has read none.
     - ``files`` is a module with two coroutine functions of a read session and a run's id: `of_run`
@@ -119,6 +123,7 @@ class Feature:
     agent_tools: tuple[tuple[str, str], ...] = ()
     first_tools: tuple[str, ...] = ()
     spec_tools: tuple[tuple[str, str], ...] = ()
+    program_folders: tuple[tuple[str, str], ...] = ()
     sources: str = ""
     files: str = ""
     resources: str = ""
@@ -270,6 +275,7 @@ def load_others() -> None:
         ]
         paths += [(f"check {name}", path) for name, path in each.ledger_checks]
         paths += [(f"tool {name}", path) for name, path in each.agent_tools]
+        paths += [(f"folders {name}", path) for name, path in each.program_folders]
         paths += [
             (f"command {name}", f"{given.module}:{name}_")
             for given in each.commands

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from string import punctuation
@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from daybook import names
 from daybook.agents.journal import Journal, ProgramSession
 from daybook.errors import AgentMisconfigured
+from daybook.feature import features
 from daybook.json_text import JsonObject
 from daybook.ledger.states import Usage
 from daybook.markers import Marker
@@ -90,6 +91,19 @@ class McpServers:
 
 
 @dataclass(frozen=True)
+class ProgramFolder:
+    """A folder of files for a program, such as a skill.
+
+    ``name`` is the folder's name. ``files`` maps the path of each file, relative to the folder and
+    with `/`, to its content; ``digest`` is their digest.
+    """
+
+    name: str
+    digest: str
+    files: Mapping[str, bytes] = field(hash=False, repr=False)
+
+
+@dataclass(frozen=True)
 class AgentRequest:
     """A prompt for an agent, with its context.
 
@@ -110,6 +124,7 @@ class AgentRequest:
     - ``took``: function that gets the usage so far, in the format of `ledger.states.Usage`. A model
       agent calls it before each tool call, and a command agent whenever the usage changes.
     - ``servers``: MCP servers for an agent that is a program; such an agent gets no ``tools``.
+    - ``folders``: folders that such an agent finds while it runs (`agents.program_folders`).
     - ``work_dir``: real path of the job's work directory. A program runs there. If it is empty, the
       program runs in the agent's own work directory.
     - ``instructions``: instructions that a model gets after the agent's own system prompt.
@@ -135,6 +150,7 @@ class AgentRequest:
     repeatable: bool = False
     took: Callable[[Usage], None] | None = field(default=None, compare=False)
     servers: McpServers | None = None
+    folders: tuple[ProgramFolder, ...] = field(default=(), repr=False)
     work_dir: str = ""
     instructions: str = field(default="", repr=False)
     once: bool = False
@@ -282,13 +298,19 @@ def check_tool_entries(entries: list[str]) -> list[str]:
     return entries
 
 
+def is_folder_entry(entry: str) -> bool:
+    """Return whether an entry names folders that a feature offers to programs, and no server."""
+    words = {word for each in features() for word, _ in each.program_folders}
+    return entry.partition(".")[0] in words
+
+
 def check_server_entries(entries: list[str]) -> list[str]:
-    """Return ``entries``. Raise ValueError if an entry does not name a whole server.
+    """Return ``entries``. Raise ValueError if an entry names neither a server nor folders.
 
     Raise also the errors of `check_tool_entries`.
     """
     for entry in check_tool_entries(entries):
-        if "." in entry or "*" in entry:
+        if ("." in entry or "*" in entry) and not is_folder_entry(entry):
             raise ValueError(
                 f'"{entry}" selects single tools, but a program gets all tools of a server; '
                 f"use {entry.partition('.')[0].rstrip('*')}"

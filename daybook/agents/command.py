@@ -22,8 +22,16 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from daybook import json_text
-from daybook.agents import base, presets, process, template
-from daybook.agents.base import AgentReply, AgentRequest, Capabilities, McpServers, refuse_model
+from daybook.agents import base, presets, process, program_folders, template
+from daybook.agents.base import (
+    AgentReply,
+    AgentRequest,
+    Capabilities,
+    McpServers,
+    ProgramFolder,
+    refuse_model,
+)
+from daybook.agents.journal import PlannedStep, StepPosition, StepReply
 from daybook.agents.step_lines import StepLines
 from daybook.agents.step_recorder import MAX_LINE_BYTES, StepRecorder
 from daybook.errors import AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
@@ -130,7 +138,8 @@ class CommandSettings(BaseModel):
     @field_validator("tools")
     @classmethod
     def _servers(cls, value: list[str], info: ValidationInfo) -> list[str]:
-        if value and not template.takes_config(info.data.get("command", ["{mcp_config}"])):
+        servers = [each for each in value if not base.is_folder_entry(each)]
+        if servers and not template.takes_config(info.data.get("command", ["{mcp_config}"])):
             raise ValueError(
                 "need {mcp_config} in an argument of the command; add it, so that the program "
                 "finds its tool servers"
@@ -182,10 +191,16 @@ class CommandAgent:
         self.check_model(request.model)
         variables = environment.select(self.settings.environment)
         hidden = _SecretHider(variables, request.servers or McpServers({}))
-        with self._folder(request) as folder, self._config(request) as config:
+        with (
+            self._folder(request) as folder,
+            self._config(request) as config,
+            self._program_folders(request, folder) as (given, warnings),
+        ):
             variables = variables | _variables_of_run(request)
+            request = await _with_reported(request, given)
             if self.settings.output in presets.PRESETS:
-                return await self._answer_with_steps(request, folder, variables, config, hidden)
+                reply = await self._answer_with_steps(request, folder, variables, config, hidden)
+                return replace(reply, warnings=(*warnings, *reply.warnings))
             completed = await self._run(request, folder, variables, config)
         # An incremental decoder drops an incomplete character at the end of the shortened output.
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -198,7 +213,7 @@ class CommandAgent:
             raise AgentFailed(self._exit_words(completed, hidden), text)
         text = hidden.of_answer(text, is_cut=is_cut)
         result = self._parsed(text, completed) if self.settings.output == "json" else None
-        return AgentReply(text=text, result=result, agent=self.name, cut=_cut(completed))
+        return AgentReply(text, self.name, result, cut=_cut(completed), warnings=tuple(warnings))
 
     async def _answer_with_steps(
         self,
@@ -371,6 +386,21 @@ class CommandAgent:
             yield folder
 
     @contextmanager
+    def _program_folders(
+        self, request: AgentRequest, folder: str
+    ) -> Iterator[tuple[list[ProgramFolder], list[str]]]:
+        with ExitStack() as stack:
+            try:
+                written = stack.enter_context(program_folders.written(folder, request.folders))
+            except program_folders.FolderRefused as error:
+                raise self._wrong(str(error)) from None
+            except TimeoutError as error:
+                raise AgentTemporary(
+                    f"the folders of the program cannot be written: {error.strerror}"
+                ) from None
+            yield written
+
+    @contextmanager
     def _config(self, request: AgentRequest) -> Iterator[str]:
         """Yield the path of the MCP configuration file; "" if the command does not need the file.
 
@@ -422,6 +452,25 @@ class _SecretHider:
         variables = {**self.servers.variables, **self.variables}
         secrets = FilledSecrets(set(self.servers.secrets)).replacements()
         return secrets | environment.secret_replacements(variables)
+
+
+async def _with_reported(request: AgentRequest, given: Sequence[ProgramFolder]) -> AgentRequest:
+    """Record which folders the program gets. Return the request with the rest of its time."""
+    if request.journal is None or not given:
+        return request
+    loop = asyncio.get_running_loop()
+    start = loop.time()
+    digests = {each.name: each.digest for each in given}
+    places = ", ".join("/".join(each) for each in program_folders.PLACES)
+    position = StepPosition(request.fallback, request.question, request=0)
+    step = PlannedStep(position, "instructions", "folders", digests, places, repeatable=True)
+    text = "\n".join(f"{name}: SHA-256 {digest}" for name, digest in digests.items())
+    try:
+        async with asyncio.timeout(request.timeout):
+            await request.journal.report(step, StepReply(text))
+    except TimeoutError:
+        raise AgentTimeout(request.timeout) from None
+    return replace(request, timeout=max(request.timeout - (loop.time() - start), 0.0))
 
 
 def _values(request: AgentRequest) -> dict[str, str]:

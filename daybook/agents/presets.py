@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from daybook.agents.base import AgentRequest
+from daybook.agents.base import AgentRequest, is_folder_entry
 from daybook.agents.step_lines import ClaudeCodeLines, CodexLines, StepLines
 from daybook.errors import InvalidInput
 from daybook.processes.environment import DEFAULT_NAMES
@@ -23,10 +23,10 @@ OutputFormat = Literal["text", "json", "claude-code", "codex"]
 class Preset:
     """A program that prints its steps.
 
-    ``lines`` creates the reader of the program's output. If the agent has tools, ``tool_arguments``
-    are added to the command. ``environment`` has the names of the variables from which the program
-    reads its key. ``resume`` are further arguments that continue a conversation; {} is
-    the program's own id of it.
+    ``lines`` creates the reader of the program's output. If the agent has tool servers,
+    ``tool_arguments`` are added to the command. ``environment`` has the names of the variables from
+    which the program reads its key. ``resume`` are further arguments that continue a conversation;
+    {} is the program's own id of it.
     """
 
     command: tuple[str, ...]
@@ -67,7 +67,12 @@ def apply(name: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     preset = PRESETS.get(name)
     if preset is None:
         raise InvalidInput("preset", f'unknown "{name}"', f"use one of: {', '.join(PRESETS)}")
-    more = preset.tool_arguments if fields.get("tools") else ()
+    tools = fields.get("tools", ())  # not validated yet
+    is_list = isinstance(tools, list | tuple)
+    only_folders = is_list and all(
+        isinstance(each, str) and is_folder_entry(each) for each in tools
+    )
+    more = preset.tool_arguments if tools and not only_folders else ()
     names = [*fields.get("environment", DEFAULT_NAMES), *preset.environment]
     return {
         "output": name,

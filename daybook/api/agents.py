@@ -17,7 +17,7 @@ from daybook.agents.model_settings import ModelSettings
 from daybook.api.documents import names as names_of_documents
 from daybook.api.documents import refuse_if_used, stored_jobs
 from daybook.errors import AgentMisconfigured, InvalidInput
-from daybook.execution import agent_tools, builtin_tools, mcp_config
+from daybook.execution import agent_tools, builtin_tools, mcp_config, program_folders
 from daybook.execution.builtin_tools import first_settings
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.store import StoredJob
@@ -217,6 +217,7 @@ async def _check_tools(settings: BaseModel, client: PrefectClient) -> None:
         case ModelSettings(tools=[_, *_]):
             await agent_tools.check(settings.tools, servers)
         case CommandSettings(tools=[_, *_]):
+            await program_folders.check(settings.tools, servers)
             await mcp_config.find(settings.tools, servers)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from prefect.client.orchestration import get_client
 
-from daybook.agents.base import Agent, AgentRequest, ChatMessage
+from daybook.agents.base import Agent, AgentRequest, ChatMessage, ProgramFolder
 from daybook.errors import AgentMisconfigured, AgentTimeout
 from daybook.execution import (
     agent_lookup,
@@ -28,6 +28,7 @@ from daybook.execution import (
     handover,
     journal,
     mcp_config,
+    program_folders,
     project_instructions,
 )
 from daybook.execution.agent_tools import OwnTools, ToolSelection
@@ -118,9 +119,12 @@ async def prepare_request(
         found = await agent_lookup.find_agent(client, agent)
         servers = PrefectServers(client)
         selection, configuration = ToolSelection(found.name), McpConfiguration()
+        folders: tuple[ProgramFolder, ...] = ()
         if found.is_program:
             _refuse_approvals(found.name, found.tools, of_job, approve)
             _refuse_only_tools(found.name, only)
+            await program_folders.check(found.tools, servers)
+            folders = await program_folders.find(found.tools)
             configuration = await mcp_config.find(found.tools, servers)
         else:
             context = ToolContext(granted, found.name, work_dir, secrets=servers.secrets)
@@ -156,6 +160,7 @@ async def prepare_request(
         repeatable=policy.idempotent,
         took=_report_usage,
         servers=await mcp_config.build(configuration, actor),
+        folders=folders,
         work_dir=work_dir,
     )
     has_project = policy.project_instructions and not found.is_program

@@ -46,11 +46,11 @@ class McpConfiguration:
 
 
 async def find(entries: Iterable[str], servers: ToolServers) -> McpConfiguration:
-    """Look up the servers that ``entries`` name.
+    """Look up the servers that ``entries`` name; leave out those of `program_folders`.
 
     Raise `UnknownName`, `InvalidInput`, and the errors of Prefect's client.
     """
-    names = dict.fromkeys(entries)
+    names = dict.fromkeys(each for each in entries if not base.is_folder_entry(each))
     if not names:
         return McpConfiguration()
     saved = await servers.names()

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 from sqlmodel import col, delete, select
 
 from daybook.agents import process
+from daybook.agents.base import ProgramFolder
 from daybook.errors import InvalidInput, UnknownName
 from daybook.features.skills import folder as folders
 from daybook.features.skills.folder import SkillFolder
@@ -120,6 +122,24 @@ async def read_file(name: str, path: str) -> bytes | None:
     async with open_ledger() as ledger, ledger.read() as session:
         row = await session.get(SkillFileRow, (name, path))
         return None if row is None else row.content
+
+
+async def program_folders(pattern: str) -> list[ProgramFolder]:
+    """Return the skills whose names match, as folders for programs.
+
+    Raise `UnknownName` if there are none, unless the pattern is `*`.
+    """
+    async with open_ledger() as ledger, ledger.read() as session:
+        rows = (await session.execute(select(col(SkillRow.name), col(SkillRow.digest)))).all()
+        digests = {name: digest for name, digest in rows if fnmatchcase(name, pattern)}
+        of_skills = col(SkillFileRow.skill).in_(digests)
+        found = (await session.execute(select(SkillFileRow).where(of_skills))).scalars().all()
+    if not digests and pattern != "*":
+        raise await _unknown(pattern)
+    files: dict[str, dict[str, bytes]] = {name: {} for name in digests}
+    for row in found:
+        files[row.skill][row.path] = row.content
+    return [ProgramFolder(name, digest, files[name]) for name, digest in digests.items()]
 
 
 async def _unknown(name: str) -> UnknownName:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from daybook.errors import InvalidInput, UnknownName
-from daybook.execution import mcp_config
+from daybook.execution import mcp_config, program_folders
 from daybook.home import Home
 from daybook.http.secrets import Secret
 from daybook.owners import Actor
@@ -116,3 +116,14 @@ async def test_a_secret_is_refused_for_a_host_it_is_not_bound_to() -> None:
 async def test_an_unknown_server_is_refused_and_named() -> None:
     with pytest.raises(UnknownName, match="seerch"):
         await mcp_config.find(["seerch"], StoredSecrets())
+
+
+async def test_entries_of_folders_are_no_servers_and_a_server_of_that_name_is_ambiguous() -> None:
+    saved = StoredSecrets()
+    found = await mcp_config.find(["skills", "skills.notes", "search"], saved)
+    assert [server.name for server, _ in found.servers] == ["search"]
+    await program_folders.check(["skills.notes", "search"], saved)
+
+    saved._servers["skills"] = ToolServerSettings(url="https://skills.example.org/mcp")
+    with pytest.raises(InvalidInput, match=r'"skills\.notes" is ambiguous'):
+        await program_folders.check(["search", "skills.notes"], saved)

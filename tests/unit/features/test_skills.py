@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pydantic_ai
 import pytest
+from pydantic import ValidationError
 
+from daybook.agents import presets
 from daybook.agents.base import Tool
+from daybook.agents.command import CommandSettings
 from daybook.errors import InvalidInput, UnknownName
-from daybook.execution import builtin_tools
+from daybook.execution import builtin_tools, program_folders
 from daybook.execution.builtin_tools import ToolContext
 from daybook.features.skills import folder, operations
 from daybook.features.skills.folder import SkillFolder
@@ -213,3 +216,28 @@ def test_published_skills_are_read() -> None:
     assert [each.name for each in read] == sorted(
         each.name for each in published.iterdir() if each.is_dir()
     )
+
+
+async def test_programs_get_the_skills_that_their_entries_name(skill: Path) -> None:
+    added = await operations.add(str(skill))
+    await operations.add(str(made(skill.parent / "b", HEAD.replace("release-notes", "other"))))
+
+    (found,) = await program_folders.find(["search", "skills.release-*"])
+    assert (found.name, found.digest) == ("release-notes", added.digest)
+    assert found.files["references/logo.png"] == b"\x89PNG\x00"
+    both = await program_folders.find(["skills.other", "skills"])
+    assert [each.name for each in both] == ["other", "release-notes"]
+    with pytest.raises(UnknownName, match="gone"):
+        await program_folders.find(["skills.gone"])
+    for each in await operations.list_skills():
+        await operations.remove(each.name)
+    assert await program_folders.find(["skills"]) == ()
+
+
+def test_a_program_with_skills_needs_no_file_for_servers() -> None:
+    tools = ["skills", "skills.release-*"]
+    assert CommandSettings(command=["codex"], tools=tools).tools == tools
+    assert "{mcp_config}" not in str(presets.apply("claude-code", {"tools": tools}))
+    assert "{mcp_config}" in str(presets.apply("claude-code", {"tools": [*tools, "search"]}))
+    with pytest.raises(ValidationError, match=r"need \{mcp_config\}"):
+        CommandSettings(command=["codex"], tools=[*tools, "search"])
