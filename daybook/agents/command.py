@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import textwrap
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from pathlib import Path
@@ -44,6 +44,7 @@ from daybook.policies.compression import (
     SummarizeAfterTokens,
 )
 from daybook.processes import environment, group, locations
+from daybook.processes.ending import wait_shielded
 from daybook.processes.pipes import LinePipe
 from daybook.redaction import redact
 
@@ -191,11 +192,12 @@ class CommandAgent:
         self.check_model(request.model)
         variables = environment.select(self.settings.environment)
         hidden = _SecretHider(variables, request.servers or McpServers({}))
-        with (
-            self._folder(request) as folder,
-            self._config(request) as config,
-            self._program_folders(request, folder) as (given, warnings),
-        ):
+        async with AsyncExitStack() as stack:
+            folder = stack.enter_context(self._folder(request))
+            config = stack.enter_context(self._config(request))
+            given, warnings = await stack.enter_async_context(
+                self._program_folders(request, folder)
+            )
             variables = variables | _variables_of_run(request)
             request = await _with_reported(request, given)
             if self.settings.output in presets.PRESETS:
@@ -385,20 +387,26 @@ class CommandAgent:
                 raise self._wrong(str(error)) from None
             yield folder
 
-    @contextmanager
-    def _program_folders(
+    @asynccontextmanager
+    async def _program_folders(
         self, request: AgentRequest, folder: str
-    ) -> Iterator[tuple[list[ProgramFolder], list[str]]]:
-        with ExitStack() as stack:
+    ) -> AsyncIterator[tuple[list[ProgramFolder], list[str]]]:
+        """Write the folders for the time of the block, in a thread that may wait for a lock."""
+        stack = ExitStack()
+        written = program_folders.written(folder, request.folders)
+        try:
+            enter = asyncio.to_thread(stack.enter_context, written)
             try:
-                written = stack.enter_context(program_folders.written(folder, request.folders))
+                given = await wait_shielded(asyncio.create_task(enter))
             except program_folders.FolderRefused as error:
                 raise self._wrong(str(error)) from None
             except TimeoutError as error:
                 raise AgentTemporary(
                     f"the folders of the program cannot be written: {error.strerror}"
                 ) from None
-            yield written
+            yield given
+        finally:
+            await wait_shielded(asyncio.create_task(asyncio.to_thread(stack.close)))
 
     @contextmanager
     def _config(self, request: AgentRequest) -> Iterator[str]:
