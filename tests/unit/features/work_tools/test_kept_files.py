@@ -7,6 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import daybook
 from daybook import owners, redaction
@@ -14,6 +15,7 @@ from daybook.api import run_files
 from daybook.errors import FenceRefused, InvalidInput, NotFound
 from daybook.features.work_tools import commands, kept_files, run_tools
 from daybook.ledger.states import Status
+from daybook.ledger.views import RunFile
 from daybook.names import Id
 from daybook.owners import Actor
 from daybook.prefect import unmirrored
@@ -167,6 +169,52 @@ async def test_files_are_saved_in_a_new_folder_only(
         with pytest.raises(InvalidInput, match="name a new folder"):
             await commands.files_(granted.run_id, save=folder)
     assert list(outside.iterdir()) == []
+
+
+async def test_a_file_whose_path_became_a_folder_does_not_prevent_the_saving_of_others(
+    world: World,
+    running: Started,
+    work: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    granted = await running()
+    async with attempt(granted, "files", work_dir=str(work)) as answering:
+        await answering("files_write", path="a", content="a file")
+        await answering("files_write", path="b/c", content="a folder", create_folders=True)
+        world.passes(seconds=1)
+        (work / "a").unlink()
+        (work / "b" / "c").unlink()
+        (work / "b").rmdir()
+        await answering("files_write", path="a/x", content="a folder", create_folders=True)
+        await answering("files_write", path="b", content="a file")
+    saved = tmp_path / "saved"
+    assert await commands.files_(granted.run_id, save=saved) == 0
+    assert (saved / "a" / "x").read_text() == "a folder"
+    assert (saved / "b").read_text() == "a file"
+    printed = capsys.readouterr().err
+    assert "! a is not saved: " in printed and "! b/c is not saved: " in printed
+
+
+async def test_saved_files_are_of_one_run_even_if_another_run_of_the_job_begins(
+    world: World, running: Started, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = await running("brief")
+    async with attempt(granted, "files", work_dir=str(work)) as answering:
+        await answering("files_write", path="a.txt", content="first")
+    listed = kept_files.of_run
+
+    async def and_another_run_begins(session: AsyncSession, run_id: str) -> list[RunFile]:
+        monkeypatch.setattr(kept_files, "of_run", listed)
+        found = await listed(session, run_id)
+        await world.runs.finish(granted, Status.SUCCEEDED)
+        world.passes(seconds=1)
+        await running("brief")
+        return found
+
+    monkeypatch.setattr(kept_files, "of_run", and_another_run_begins)
+    assert await commands.files_("brief", save=tmp_path / "saved") == 0
+    assert (tmp_path / "saved" / "a.txt").read_text() == "first"
 
 
 async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> None:
