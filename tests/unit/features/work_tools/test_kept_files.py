@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import daybook
@@ -14,6 +16,9 @@ from daybook import owners, redaction
 from daybook.api import run_files
 from daybook.errors import FenceRefused, InvalidInput, NotFound
 from daybook.features.work_tools import commands, kept_files, run_tools
+from daybook.features.work_tools.tables import WrittenFileRow
+from daybook.ledger import transfer
+from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
 from daybook.ledger.views import RunFile
 from daybook.names import Id
@@ -147,6 +152,28 @@ async def test_a_deleted_run_leaves_no_file(world: World, running: Started, work
     assert granted.job is not None
     assert await retention.prune_runs(world.ledger, granted.job.id, keep) == (1, 0)
     assert await kept_files.delete_old(world.ledger, keep) == 1
+
+
+async def test_a_copy_of_a_ledger_has_few_files_in_memory_at_a_time(
+    world: World, running: Started, tmp_path: Path
+) -> None:
+    granted, size, count = await running(), 2**18, 200
+    async with world.ledger.write() as session:
+        for number in range(count):
+            row = {"run_id": granted.run_id, "path": f"{number}", "written_at": world.clock.now()}
+            kept = {"size": size, "digest": "", "not_kept": "", "content": bytes(size)}
+            await session.execute(insert(WrittenFileRow).values(row | kept))
+    async with Ledger(transfer.sqlite_address(tmp_path / "copy.db")) as copy:
+        async with world.ledger.read() as source, copy.write() as target:
+            tracemalloc.start()
+            try:
+                await transfer.copy_rows(source, target)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        async with copy.read() as session:
+            assert len(await kept_files.of_run(session, granted.run_id)) == count
+    assert peak < size * count / 2
 
 
 async def test_files_are_saved_in_a_new_folder_only(
