@@ -269,6 +269,20 @@ async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> N
     assert parts == text
 
 
+async def test_a_client_lists_many_files_in_parts(world: World, running: Started) -> None:
+    (tool,) = run_tools.TOOLS
+    granted, names = await running(), [f"{number:04}.txt" for number in range(200)]
+    async with world.ledger.write() as session:
+        for each in names:
+            await kept_files.record(session, world.ledger, granted.run_id, each, b"")
+    first = await tool.call({"run": granted.run_id})
+    assert len(first) < run_tools.MAX_PART_CHARACTERS + 200
+    start = int(first.partition("\n")[0].rpartition("start=")[2])
+    second = await tool.call({"run": granted.run_id, "start": start})
+    listed = first.partition("\n")[2] + second.partition("\n")[2]
+    assert [line[2:10] for line in listed.splitlines()] == names
+
+
 async def test_a_program_reads_a_file_as_bytes(running: Started, work: Path) -> None:
     granted = await running("brief")
     async with attempt(granted, "files", work_dir=str(work)) as answering:
