@@ -44,6 +44,20 @@ async def read(ref: str, path: str) -> KeptFile:
     raise NotFound("file", path, f"`daybook files {row.id[:8]}` lists the files that are kept")
 
 
+async def with_contents(ref: str) -> list[tuple[RunFile, bytes | None]]:
+    """Return the files of a run, or of the last run of a job, with the contents that are kept.
+
+    All are of the same run, even if a further run of the job begins. Raise `NotFound`, `Ambiguous`.
+    """
+    async with reading() as session:
+        row, _ = await authorization.find_last_run(session, ref)
+        return [
+            (each, await module.content(session, row.id, each.path))
+            for module in loaded("files")
+            for each in await module.of_run(session, row.id)
+        ]
+
+
 async def find(session: AsyncSession, run_id: str) -> list[RunFile]:
     """Return the files of the run with this id, in the order of their last writes."""
     return [each for module in loaded("files") for each in await module.of_run(session, run_id)]

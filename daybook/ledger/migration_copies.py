@@ -11,13 +11,13 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, Connection, create_engine, inspect
+from sqlalchemy import JSON, Connection, LargeBinary, create_engine, inspect
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,6 +28,7 @@ from daybook.ledger import feature_tables, schema
 
 KEPT_COPIES = 3
 _BATCH_SIZE = 500
+_BATCH_SIZE_OF_FILES = 16  # each row may have a content of some MB
 
 
 async def create(
@@ -98,7 +99,8 @@ def _copy_rows(source: Connection, file: Path, version: str) -> None:
                     for each in columns
                 )
                 places = ", ".join("?" * len(columns))
-                for batch in _batches(source, table, read):
+                size = batch_size(each["type"] for each in columns)
+                for batch in _batches(source, table, read, size):
                     target.exec_driver_sql(
                         f'INSERT INTO "{table}" ({names}) VALUES ({places})', batch
                     )
@@ -106,14 +108,22 @@ def _copy_rows(source: Connection, file: Path, version: str) -> None:
         engine.dispose()
 
 
-def _batches(source: Connection, table: str, columns: str) -> Iterator[list[tuple[Any, ...]]]:
+def batch_size(types: Iterable[Any]) -> int:
+    """Return how many rows of a table with columns of ``types`` may be in memory at a time."""
+    has_files = any(isinstance(each, LargeBinary) for each in types)
+    return _BATCH_SIZE_OF_FILES if has_files else _BATCH_SIZE
+
+
+def _batches(
+    source: Connection, table: str, columns: str, size: int
+) -> Iterator[list[tuple[Any, ...]]]:
     # A cursor that the driver opens stays open until the end of the transaction, and a table with
     # an open cursor cannot be altered. So declare and close the cursor here. The driver caches a
     # prepared statement by its text, so the cursor of each table has its own name.
     cursor = f'"copy_{table}"'
     query = f'SELECT {columns} FROM "{table}"'
     source.exec_driver_sql(f"DECLARE {cursor} NO SCROLL CURSOR FOR {query}")
-    while batch := source.exec_driver_sql(f"FETCH {_BATCH_SIZE} FROM {cursor}").all():
+    while batch := source.exec_driver_sql(f"FETCH {size} FROM {cursor}").all():
         yield [tuple(map(_stored, row)) for row in batch]
     source.exec_driver_sql(f"CLOSE {cursor}")
 

@@ -19,9 +19,6 @@ from daybook.ledger.engine import Ledger
 from daybook.ledger.feature_tables import all_tables
 from daybook.ledger.tables import Fact
 
-BATCH_SIZE = 500
-"""Maximum number of rows in memory at a time."""
-
 
 def sqlite_address(file: Path) -> str:
     """Return the address of a ledger in this file."""
@@ -58,7 +55,8 @@ async def copy_rows(source: AsyncSession, target: AsyncSession) -> int:
         await target.execute(delete(table))
     count = 0
     for table in all_tables():
-        result = await source.stream(select(table).execution_options(yield_per=BATCH_SIZE))
+        size = migration_copies.batch_size(each.type for each in table.columns)
+        result = await source.stream(select(table).execution_options(yield_per=size))
         async for batch in result.mappings().partitions():
             await target.execute(insert(table), [dict(row) for row in batch])
             count += len(batch)

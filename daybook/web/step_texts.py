@@ -14,6 +14,8 @@ _CUT = re.compile(r"\n(… \([\d,]+ more characters\))\Z")
 _ARGUMENT = re.compile(r"(?:, )?([^=]{1,100})=")
 _CUTTABLE = ('"', "[", "{")
 """Beginnings of the JSON values that are long enough to be cut."""
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+"""Half of a pair, which JSON may have as an escape, and which no page can contain."""
 _MAX_ESCAPE = 12
 """Maximum length of an escape of JSON, which the cut may have split: two halves of a pair."""
 
@@ -41,7 +43,8 @@ def arguments(text: str) -> list[tuple[str, str]]:
     Return a part that cannot be read as one value without a name.
     """
     if (whole := _json(text)) is not None:
-        return [(str(k), _shown(v)) for k, v in whole.items()] if isinstance(whole, dict) else []
+        named = whole.items() if isinstance(whole, dict) else ()
+        return [(_encodable(name), _shown(value)) for name, value in named]
     note = _CUT.search(text)
     body, mark = (text[: note.start()], f"\n{note[1]}") if note else (text, "")
     found, at = list[tuple[str, str]](), 0
@@ -81,18 +84,22 @@ def _cut_string(text: str) -> str:
     """Return the readable part of a JSON text whose end is missing."""
     for left_out in range(_MAX_ESCAPE if text.startswith('"') else 0):
         try:
-            return str(json.loads(text[: len(text) - left_out] + '"'))
+            return _encodable(str(json.loads(text[: len(text) - left_out] + '"')))
         except ValueError:
             continue
     return text
 
 
 def _shown(value: Any) -> str:
-    return value if isinstance(value, str) else _indented(value)
+    return _encodable(value) if isinstance(value, str) else _indented(value)
 
 
 def _indented(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return _encodable(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _encodable(text: str) -> str:
+    return _LONE_SURROGATE.sub("\ufffd", text)
 
 
 FILTERS = {"preview": preview, "inputs": inputs, "readable": readable}

@@ -39,9 +39,12 @@ async def files_(
     """
     from daybook.api import run_files
 
-    found = await run_files.of_run(run)
-    if save is not None:
-        await _save(run, found, save)
+    if save is None:
+        found = await run_files.of_run(run)
+    else:
+        contents = await run_files.with_contents(run)
+        found = [each for each, _ in contents]
+        await asyncio.to_thread(_save, save, contents)
     yield found
     if found:
         print_files(found)
@@ -59,27 +62,28 @@ def print_files(files: list[RunFile]) -> None:
     )
 
 
-async def _save(run: str, files: list[RunFile], folder: Path) -> None:
+def _save(folder: Path, contents: list[tuple[RunFile, bytes | None]]) -> None:
     """Write the kept files into the new ``folder``, so that no link in it leads elsewhere."""
-    from daybook.api import run_files
-
-    kept = dict[str, bytes]()
-    for each in files:
-        if each.not_kept:
-            output.say(f"! {each.path} is not saved: {each.not_kept}")
-        else:
-            kept[each.path] = (await run_files.read(run, each.path)).content
-    await asyncio.to_thread(_write, folder, kept)
-
-
-def _write(folder: Path, contents: dict[str, bytes]) -> None:
     try:
         folder.mkdir()
     except FileExistsError:
         raise InvalidInput("save", f"{folder} exists already", "name a new folder") from None
     except OSError as error:
         raise InvalidInput("save", f"{folder}: {error.strerror}", "name a new folder") from None
-    for name, content in contents.items():
-        path = folder.joinpath(*name.split("/"))
+    # The last written ones first, because the run may have replaced a file by a folder.
+    for each, content in reversed(contents):
+        problem = each.not_kept if content is None else _write(folder, each.path, content)
+        if problem:
+            output.say(f"! {each.path} is not saved: {problem}")
+
+
+def _write(folder: Path, name: str, content: bytes) -> str:
+    """Write a new file; return why its path is not free, or ""."""
+    path = folder.joinpath(*name.split("/"))
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with path.open("xb") as file:
+            file.write(content)
+    except (FileExistsError, NotADirectoryError):
+        return "a file that the run wrote later has its path"
+    return ""

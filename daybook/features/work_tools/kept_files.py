@@ -2,7 +2,7 @@
 
 A second write of a path replaces the row of the first, so a run that is repeated after a kill adds
 no second row. The content is kept if all kept files of the run have at most `MAX_KEPT_BYTES`, and
-if it contains no secret that Daybook knows.
+if it contains no secret that the run's process has got so far.
 """
 
 from __future__ import annotations

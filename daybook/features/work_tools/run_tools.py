@@ -23,8 +23,9 @@ async def _run_files(given: Mapping[str, Any]) -> str:
             f"kept: {each.kept_in_words()}"
             for each in found
         ]
-        return "\n".join(lines) or "This run has written no file with its tools."
-    text = (await run_files.read(run, path)).content.decode(errors="replace")
+        text = "\n".join(lines) or "This run has written no file with its tools."
+    else:
+        text = (await run_files.read(run, path)).content.decode(errors="replace")
     part = text[start : start + MAX_PART_CHARACTERS]
     end = start + len(part)
     more = f"Characters {start:,} to {end:,} of {len(text):,}" if start or end < len(text) else ""

@@ -67,6 +67,16 @@ def test_only_a_json_object_or_list_gets_indentation(text: str, shown: str) -> N
 
 
 @pytest.mark.parametrize(
+    "text", ['{"\\ud83d": "\\ud800"}', 'path="\\udfff"', 'path="\\ud83d\n… (9 more characters)']
+)
+def test_half_of_a_surrogate_pair_does_not_prevent_the_page(text: str) -> None:
+    texts = [step_texts.readable(text), *sum(step_texts.inputs(text, "tool"), ())]
+    assert "�" in "".join(texts)
+    for each in texts:
+        each.encode()
+
+
+@pytest.mark.parametrize(
     ("kind", "given", "output", "shown"),
     [
         ("tool", 'path="a"', "done", 'path="a"'),

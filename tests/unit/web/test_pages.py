@@ -150,6 +150,7 @@ async def test_a_run_links_the_pages_that_it_has_read(
     await world.runs.stepped(granted, Status.SUCCEEDED, **call, output=output)
     page = Page((await browser.get(f"/runs/{granted.run_id}")).text)
     assert address in page.links and title in page.text
+    assert page.tags["bdi"] == 1  # the title cannot turn around the address beside it
     assert page.tags["img"] == 0 and not page.inline
 
 

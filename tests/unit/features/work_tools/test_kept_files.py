@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncSession
 
 import daybook
 from daybook import owners, redaction
 from daybook.api import run_files
 from daybook.errors import FenceRefused, InvalidInput, NotFound
 from daybook.features.work_tools import commands, kept_files, run_tools
+from daybook.features.work_tools.tables import WrittenFileRow
+from daybook.ledger import transfer
+from daybook.ledger.engine import Ledger
 from daybook.ledger.states import Status
+from daybook.ledger.views import RunFile
 from daybook.names import Id
 from daybook.owners import Actor
 from daybook.prefect import unmirrored
@@ -147,6 +154,28 @@ async def test_a_deleted_run_leaves_no_file(world: World, running: Started, work
     assert await kept_files.delete_old(world.ledger, keep) == 1
 
 
+async def test_a_copy_of_a_ledger_has_few_files_in_memory_at_a_time(
+    world: World, running: Started, tmp_path: Path
+) -> None:
+    granted, size, count = await running(), 2**18, 200
+    async with world.ledger.write() as session:
+        for number in range(count):
+            row = {"run_id": granted.run_id, "path": f"{number}", "written_at": world.clock.now()}
+            kept = {"size": size, "digest": "", "not_kept": "", "content": bytes(size)}
+            await session.execute(insert(WrittenFileRow).values(row | kept))
+    async with Ledger(transfer.sqlite_address(tmp_path / "copy.db")) as copy:
+        async with world.ledger.read() as source, copy.write() as target:
+            tracemalloc.start()
+            try:
+                await transfer.copy_rows(source, target)
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        async with copy.read() as session:
+            assert len(await kept_files.of_run(session, granted.run_id)) == count
+    assert peak < size * count / 2
+
+
 async def test_files_are_saved_in_a_new_folder_only(
     running: Started, work: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +196,52 @@ async def test_files_are_saved_in_a_new_folder_only(
         with pytest.raises(InvalidInput, match="name a new folder"):
             await commands.files_(granted.run_id, save=folder)
     assert list(outside.iterdir()) == []
+
+
+async def test_a_file_whose_path_became_a_folder_does_not_prevent_the_saving_of_others(
+    world: World,
+    running: Started,
+    work: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    granted = await running()
+    async with attempt(granted, "files", work_dir=str(work)) as answering:
+        await answering("files_write", path="a", content="a file")
+        await answering("files_write", path="b/c", content="a folder", create_folders=True)
+        world.passes(seconds=1)
+        (work / "a").unlink()
+        (work / "b" / "c").unlink()
+        (work / "b").rmdir()
+        await answering("files_write", path="a/x", content="a folder", create_folders=True)
+        await answering("files_write", path="b", content="a file")
+    saved = tmp_path / "saved"
+    assert await commands.files_(granted.run_id, save=saved) == 0
+    assert (saved / "a" / "x").read_text() == "a folder"
+    assert (saved / "b").read_text() == "a file"
+    printed = capsys.readouterr().err
+    assert "! a is not saved: " in printed and "! b/c is not saved: " in printed
+
+
+async def test_saved_files_are_of_one_run_even_if_another_run_of_the_job_begins(
+    world: World, running: Started, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted = await running("brief")
+    async with attempt(granted, "files", work_dir=str(work)) as answering:
+        await answering("files_write", path="a.txt", content="first")
+    listed = kept_files.of_run
+
+    async def and_another_run_begins(session: AsyncSession, run_id: str) -> list[RunFile]:
+        monkeypatch.setattr(kept_files, "of_run", listed)
+        found = await listed(session, run_id)
+        await world.runs.finish(granted, Status.SUCCEEDED)
+        world.passes(seconds=1)
+        await running("brief")
+        return found
+
+    monkeypatch.setattr(kept_files, "of_run", and_another_run_begins)
+    assert await commands.files_("brief", save=tmp_path / "saved") == 0
+    assert (tmp_path / "saved" / "a.txt").read_text() == "first"
 
 
 async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> None:
@@ -192,6 +267,20 @@ async def test_a_client_reads_a_file_in_parts(running: Started, work: Path) -> N
             start < len(text)
         )
     assert parts == text
+
+
+async def test_a_client_lists_many_files_in_parts(world: World, running: Started) -> None:
+    (tool,) = run_tools.TOOLS
+    granted, names = await running(), [f"{number:04}.txt" for number in range(200)]
+    async with world.ledger.write() as session:
+        for each in names:
+            await kept_files.record(session, world.ledger, granted.run_id, each, b"")
+    first = await tool.call({"run": granted.run_id})
+    assert len(first) < run_tools.MAX_PART_CHARACTERS + 200
+    start = int(first.partition("\n")[0].rpartition("start=")[2])
+    second = await tool.call({"run": granted.run_id, "start": start})
+    listed = first.partition("\n")[2] + second.partition("\n")[2]
+    assert [line[2:10] for line in listed.splitlines()] == names
 
 
 async def test_a_program_reads_a_file_as_bytes(running: Started, work: Path) -> None:
