@@ -210,7 +210,10 @@ def _print_tools(listed: ToolList) -> None:
     if rows:
         output.table(("NAME", "SOURCE", "DESCRIPTION"), rows, whole=("NAME",))
     else:
-        output.say("No tools; save a tool server with `daybook tools add`.")
+        output.say(
+            "No tools; save a tool server with `daybook tools add`. Daybook's own, such as `web` "
+            "and `files`, need no server: `daybook agents edit NAME --tool web`."
+        )
     for name, why in listed.absent.items():
         output.say(f"{name}: {why}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from daybook import api, settings
+from daybook import api, owners, settings
 from daybook.agents import kinds
 from daybook.clock import SYSTEM_CLOCK
 from daybook.delivery.views import RunDetails
@@ -15,9 +15,12 @@ from daybook.errors import InvalidInput
 from daybook.features.job_templates import library
 from daybook.features.job_templates.library import Template, TemplateQuestion
 from daybook.files.documents import to_yaml
+from daybook.jobs import store
 from daybook.jobs.actions import DEFAULT_AGENT
 from daybook.jobs.model import new_job
 from daybook.jobs.views import ChangedJob
+from daybook.ledger.engine import reading
+from daybook.names import free_name
 from daybook.policies.policy import matches
 
 
@@ -115,9 +118,12 @@ async def add(
 
     A second call with the same ``idempotency_key`` adds no second job (`daybook.api.jobs.add`).
     Raise the errors of `prepare` and of `daybook.api.jobs.add`. The agent gets the tools first, so
-    that no run lacks them; if the job is then refused, for example for its name, it keeps them.
+    that no run lacks them. A name that is taken is refused before that; if the job is refused for
+    another reason, the agent keeps the tools.
     """
     prepared = await prepare(name, answers, agent=agent, job=job)
+    if prepared.missing_tools:  # a repeated call lacks none, and `api.jobs.add` recognises it
+        await _check_name(prepared.job["name"])
     await _add_skills(name)
     if prepared.missing_tools:
         known = await api.agents.show(agent)
@@ -126,6 +132,14 @@ async def add(
     added = await api.jobs.add(prepared.job | {"idempotency_key": idempotency_key})
     notes = tuple(filter(None, (prepared.note, *added.notes)))
     return AddedJob(job=added, added_tools=prepared.missing_tools, notes=notes)
+
+
+async def _check_name(name: str) -> None:
+    owner = owners.current_actor().owner
+    async with reading() as session:
+        taken = await store.taken_names(session, owner)
+    if name in taken:
+        raise InvalidInput("name", f'"{name}" is taken', f'"{free_name(name, taken)}" is free')
 
 
 async def _add_skills(name: str) -> None:

@@ -66,9 +66,8 @@ async def show_(name: Name, /) -> Answer:
 
     skill = await operations.show(name)
     yield skill
-    _print_fields(skill)
     files = "\n".join(f"{each.path} ({each.size:,} bytes)" for each in skill.files)
-    output.fields([("files", files)])
+    _print_fields(skill, ("files", files))
     output.line("")
     output.line(skill.text.rstrip())
 
@@ -87,7 +86,7 @@ async def remove_(name: Name, /) -> Answer:
     output.line(f"Removed the skill {name}")
 
 
-def _print_fields(skill: SkillSummary) -> None:
+def _print_fields(skill: SkillSummary, *more: tuple[str, str]) -> None:
     output.fields(
         [
             ("name", skill.name),
@@ -95,5 +94,6 @@ def _print_fields(skill: SkillSummary) -> None:
             ("source", skill.source),
             ("version", skill.digest),
             ("added", formatting.local_time(skill.added_at)),
+            *more,
         ]
     )

@@ -6,6 +6,8 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+import pytest
+
 from daybook.api.job_pages import DayStrip
 from daybook.api.timeline import Mark, Row, Timeline
 from daybook.runs import daily
@@ -114,6 +116,15 @@ def test_the_axis_names_full_hours_and_new_days_of_the_zone() -> None:
     found = charts.axis(WITHIN, text)
     assert "18:00" in found
     assert "Fri 27 Nov" in found
+
+
+@pytest.mark.parametrize(("hour", "moved"), [(20, ["early"]), (1, ["late"]), (12, [])])
+def test_only_a_date_near_an_end_of_the_axis_is_moved_inside(hour: int, moved: list[str]) -> None:
+    start = WITHIN.start.replace(hour=hour)
+    ends = {"start": start, "end": start + timedelta(hours=48)}
+    found = charts.axis(WITHIN.model_copy(update=ends), text)
+    assert re.findall(r'class="p\d+ (\w+)">\w+ \d+ Nov<', found) == moved
+    assert len(re.findall("early|late", found)) == len(moved)
 
 
 def test_the_axis_of_a_zone_whose_hours_begin_at_half_past_has_labels() -> None:

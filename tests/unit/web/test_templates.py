@@ -123,7 +123,7 @@ async def test_a_mistake_is_shown_at_its_field_with_what_was_typed(
     assert await everything(world) == before and tools(prefect) == ["notify"]
 
 
-async def test_a_taken_name_is_refused_at_its_field_when_the_job_is_added(
+async def test_a_taken_name_is_refused_at_its_field_and_gives_the_agent_no_tools(
     world: World, browser: httpx.AsyncClient, prefect: FakePrefect
 ) -> None:
     await world.jobs.add("morning-brief")
@@ -133,6 +133,7 @@ async def test_a_taken_name_is_refused_at_its_field_when_the_job_is_added(
     after = Forms(answer.text)
     assert (answer.status_code, after.invalid) == (400, ["name"])
     assert len(await world.jobs.ids()) == 1
+    assert tools(prefect) == ["notify"]
 
 
 async def test_an_offline_agent_is_shown_with_what_helps(
