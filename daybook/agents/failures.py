@@ -25,6 +25,7 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from daybook.agents import providers
 from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import AgentError, AgentFailed, AgentMisconfigured, AgentTemporary, AgentTimeout
 from daybook.http.request import retry_after
@@ -155,6 +156,9 @@ def _from_api_error(error: ModelAPIError, messages: _Messages, timeout: float) -
         if isinstance(error, getattr(e, name)):
             return _made(kind, messages.say(sentence + code, error), error)
     if isinstance(error, e.ModelAuthenticationError):
+        if messages.has_no_key:
+            sentence = '{address} asks for a key, and agent "{agent}" has none'
+            return AgentMisconfigured(messages.say(f"{sentence}{code}; add it with --key-stdin"))
         # The message of a 401 often repeats a part of the key.
         sentence = '{provider} refused the key of agent "{agent}"' + code
         return AgentMisconfigured(messages.say(sentence, error if status == 403 else None))
@@ -202,6 +206,7 @@ class _Messages:
             "address": _address(model),
         }
         self._secrets = dict.fromkeys(secrets, "[key]")
+        self.has_no_key = providers.has_no_key(model)
 
     def say(self, sentence: str, error: BaseException | str | None = None) -> str:
         """Return ``sentence`` with the names filled in.

@@ -93,9 +93,9 @@ class ModelSettings(BaseModel):
         default=[],
         title="Tools",
         description=(
-            "Tools that the model may call, one entry each: a tool server's name for all of its "
-            "tools, server.tool or server.get_* for some, a Python tool's name, or daybook or "
-            "daybook.cron_list for Daybook's own. The model can call no other tool."
+            "Tools that the model may call, one entry each: a word for tools of Daybook such as "
+            "web or files, or daybook for those that schedule; a tool server's name; word.tool or "
+            "server.get_* for some of them; a Python tool's name. It can call no other tool."
         ),
         examples=[["search", "calendar.list_*", "daybook"]],
     )

@@ -209,6 +209,12 @@ def secrets(settings: ModelSettings, model: Model) -> list[str]:
     ]
 
 
+def has_no_key(model: Model) -> bool:
+    """Return whether the model's client has only `PLACEHOLDER_KEY`."""
+    client = getattr(getattr(model, "provider", None), "client", None)
+    return getattr(client, "api_key", None) == PLACEHOLDER_KEY
+
+
 def is_unfinished(model: Model, text: str) -> bool:
     """Return whether ``text``, which arrived without a finish reason, is incomplete.
 
