@@ -20,7 +20,7 @@ from daybook.errors import InvalidInput, OutgoingRefused, UnknownName
 from daybook.execution import builtin_tools
 from daybook.execution.builtin_tools import ToolContext
 from daybook.features.mail_tools import mailbox, message_text, tools
-from daybook.features.mail_tools.mailbox import MailFailed
+from daybook.features.mail_tools.mailbox import Mailbox, MailFailed
 from daybook.features.mail_tools.message_text import UnreadableMail
 from daybook.home import Home
 from daybook.http.secrets import Secret
@@ -333,15 +333,23 @@ async def test_the_limits_of_an_agent_apply(server: MailServer, daybook_home: Ho
 async def test_a_server_that_hangs_is_left_and_its_thread_ends(
     server: MailServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.hangs = threading.Event()
+    server.hangs, has_ended = threading.Event(), threading.Event()
+    work = Mailbox._work
+
+    def watched(*arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        finally:
+            has_ended.set()
+
+    monkeypatch.setattr(Mailbox, "_work", watched)
     search = await tool("search")
-    before = threading.active_count()
     calling = asyncio.ensure_future(search.call({}))
     await asyncio.to_thread(server.hangs.wait, 60)
     calling.cancel()
     with pytest.raises(asyncio.CancelledError):
-        await calling  # it waits for its thread
-    assert threading.active_count() <= before + 2  # the executor's, and the server's
+        await calling
+    assert has_ended.is_set()
 
     monkeypatch.setattr(mailbox, "TOTAL_SECONDS", 0.2)
     with pytest.raises(MailFailed, match=r"did not answer within 0\.2 s"):
