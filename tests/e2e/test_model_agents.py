@@ -53,7 +53,7 @@ def test_a_model_agent_takes_its_key_from_the_environment_and_is_replaced(
     assert "none is sent" in err
     code, out, err = daybook("agents", "test", "quick")
     assert (code, out) == (1, "")
-    assert 'refused the key of agent "quick" (401)' in err
+    assert 'asks for a key, and agent "quick" has none (401)' in err
 
 
 @pytest.mark.slow

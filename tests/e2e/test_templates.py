@@ -83,18 +83,21 @@ def site() -> Iterator[str]:
 
 
 def reads(request: ModelRequest) -> Answer:
-    """Read each address of the prompt, one after the other, and answer with what they contain."""
+    """Read what the prompt is about, and answer with what it contains.
+
+    That is each address of the prompt, one after the other, the mail, or a file.
+    """
     prompts = [text for role, text in request.messages if role == "user"]
     pages = [text for role, text in request.messages if role == "tool"]
-    if "files_read" in request.tools and not pages:
-        return Answer("", tool="files_read", arguments={"path": "notes.md"})
+    addresses = list(dict.fromkeys(ADDRESS.findall(prompts[-1])))
     if "mailbox_search" in request.tools and "Triage my mail" in prompts[-1]:
         if not pages:
             return Answer("", tool="mailbox_search", arguments={"since": "2026-01-01"})
         if len(pages) == 1:
             (uid,) = re.findall(r"Id: (\d+)", pages[0])
             return Answer("", tool="mailbox_read", arguments={"id": int(uid)})
-    addresses = list(dict.fromkeys(ADDRESS.findall(prompts[-1])))
+    elif not addresses and not pages:
+        return Answer("", tool="files_read", arguments={"path": "notes.md"})
     if len(pages) < len(addresses):
         return Answer("", tool="web_fetch", arguments={"url": addresses[len(pages)].rstrip(".")})
     return Answer("\n".join(pages))
@@ -155,8 +158,8 @@ def test_every_template_is_tried(local: tuple[Up, str]) -> None:
 
 
 @NEEDS_CHROMIUM
-def test_a_person_adds_a_job_on_the_page_by_keyboard_and_reads_its_first_answer(
-    local: tuple[Up, str], chromium: Browser
+def test_a_person_adds_a_job_of_each_template_on_the_page_and_reads_its_first_answer(
+    local: tuple[Up, str], chromium: Browser, tmp_path: Path
 ) -> None:
     up, address = local
     lines = up.until(lambda lines: any(LOGIN_PATH in line for line in lines), 60)
@@ -195,6 +198,19 @@ def test_a_person_adds_a_job_on_the_page_by_keyboard_and_reads_its_first_answer(
         assert "The job was added." in page.get_by_role("status").first.inner_text()
         page.get_by_text("The lamp costs 12.50 euros.").first.wait_for()  # the page is live
         assert not watched.problems
+
+        (tmp_path / "notes.md").write_text("The pier was closed.")
+        given = {"site": address, "folder": tmp_path}
+        for name, (answers, facts) in TEMPLATES.items():
+            watched.open(f"/jobs/new/templates/{name}")
+            for question, text in {**answers, "name": f"page-{name}"}.items():
+                page.locator(f'[name="{question}"]').fill(text.format(**given))
+            page.get_by_role("button", name="Show the job").click()
+            page.get_by_role("button", name="Add the job and run it").click()
+            page.wait_for_url(f"{url}/runs/**")
+            for fact in facts or ["skipped"]:  # the first look at a page is no change
+                page.get_by_text(fact).first.wait_for()
+            assert not watched.problems, name
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
