@@ -56,6 +56,9 @@ def _find(work_dir: str, position: StepPosition) -> tuple[PlannedStep, StepReply
                 except NotRegular as error:
                     problem = problem or f"{path} {error}, so it is not read"
                     continue
+                except OSError as error:
+                    problem = problem or f"{path} cannot be read: {error.strerror}"
+                    continue
                 if text := _decoded(content, status.st_size):
                     return _step(position, path, content[:MAX_BYTES], text)
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -21,6 +22,7 @@ from daybook.execution.answers import AgentAnswer
 from daybook.execution.fallback import PreparedAgents
 from daybook.execution.project_instructions import MAX_BYTES
 from daybook.owners import Actor
+from daybook.processes import regular_files
 from tests.providers import Answer, Provider, Step, provider
 from tests.providers import Status as HttpStatus
 from tests.unit.agents.asking import agent, request
@@ -56,6 +58,22 @@ async def test_the_first_of_the_two_files_that_has_a_text_counts(project: Path) 
     assert await loaded(project) == f"{head}/CLAUDE.md:\n\nUse tabs."
     (project / "AGENTS.md").write_bytes("\ufeffUse spaces. Grüße\n".encode())
     assert await loaded(project) == f"{head}/AGENTS.md:\n\nUse spaces. Grüße"
+
+
+async def test_a_file_that_may_not_be_read_does_not_hide_the_other(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "AGENTS.md").write_text("Use spaces.")
+    (project / "CLAUDE.md").write_text("Use tabs.")
+    read = regular_files.read
+
+    def refuse(folder: int, name: str, most: int) -> Any:
+        if name == "AGENTS.md":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return read(folder, name, most)
+
+    monkeypatch.setattr(regular_files, "read", refuse)
+    assert (await loaded(project)).endswith("/CLAUDE.md:\n\nUse tabs.")
 
 
 async def test_a_long_file_is_cut_at_a_character_and_says_so(project: Path) -> None:
