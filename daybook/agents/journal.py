@@ -65,6 +65,14 @@ class StepPosition:
         return cls(agent, question, *numbers)
 
 
+_FACTS = {
+    "settings": "the settings of the model have",
+    "instructions": "the system prompt has",
+    "messages": "the prompt, or a message before it, has",
+}
+"""The facts of a request whose values are digests, as a sentence about a change begins."""
+
+
 @dataclass(frozen=True)
 class PlannedStep:
     """A step before it happens.
@@ -90,6 +98,24 @@ class PlannedStep:
     def digest(self) -> str:
         """Return the SHA-256 digest of the facts, in hexadecimal digits."""
         return digest_of(self.facts)
+
+    def difference(self, before: Mapping[str, Any]) -> str:
+        """Return a description of how this step differs from one with the facts ``before``."""
+        now = self.facts
+        if self.kind == "tool":
+            return f"it called {before.get('tool', 'a tool')}, and {self.name} is called now"
+        words = []
+        if before.get("model") != now.get("model"):
+            words.append(f"the model was {before.get('model')} and is {now.get('model')}")
+        had, has = before.get("tools", {}), now.get("tools", {})
+        words += [f"the tool {name} is gone" for name in had.keys() - has.keys()]
+        words += [f"the tool {name} is new" for name in has.keys() - had.keys()]
+        shared = had.keys() & has.keys()
+        words += [f"the tool {name} has changed" for name in shared if had[name] != has[name]]
+        for name, what in _FACTS.items():
+            if before.get(name) != now.get(name):
+                words.append(f"{what} changed")
+        return ", ".join(sorted(words)) or "the request has changed"
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, replace
@@ -406,7 +406,7 @@ class RunJournal:
     def _diverge(self, row: StepRow, step: PlannedStep) -> str:
         """Replace the earlier steps from ``row`` on; return the difference as the reason."""
         facts = (row.reply or {}).get("facts") or {}
-        self._difference = f"attempt {row.attempt} asked otherwise: {difference(facts, step)}"
+        self._difference = f"attempt {row.attempt} asked otherwise: {step.difference(facts)}"
         log.warning(
             "run %s does not continue from step %s: %s",
             self._granted.run_id,
@@ -580,32 +580,6 @@ _DECIDED = (ApprovalStatus.APPROVED, ApprovalStatus.REJECTED, ApprovalStatus.EXP
 
 def _may_have_acted(row: StepRow) -> bool:
     return row.kind == "tool" and not row.repeatable
-
-
-def difference(facts: Mapping[str, Any], step: PlannedStep) -> str:
-    """Return a description of how ``step`` differs from the step of an earlier attempt."""
-    now = step.facts
-    if step.kind == "tool":
-        return f"it called {facts.get('tool', 'a tool')}, and {step.name} is called now"
-    words = []
-    if facts.get("model") != now.get("model"):
-        words.append(f"the model was {facts.get('model')} and is {now.get('model')}")
-    before, after = facts.get("tools", {}), now.get("tools", {})
-    words += [f"the tool {name} is gone" for name in before.keys() - after.keys()]
-    words += [f"the tool {name} is new" for name in after.keys() - before.keys()]
-    shared = before.keys() & after.keys()
-    words += [f"the tool {name} has changed" for name in shared if before[name] != after[name]]
-    for name, what in _FACTS.items():
-        if facts.get(name) != now.get(name):
-            words.append(f"{what} changed")
-    return ", ".join(sorted(words)) or "the request has changed"
-
-
-_FACTS = {
-    "settings": "the settings of the model have",
-    "instructions": "the system prompt has",
-    "messages": "the prompt, or a message before it, has",
-}
 
 
 def stored_text(text: str) -> str:
