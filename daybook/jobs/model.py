@@ -240,8 +240,7 @@ def read_parameters(kind: str, parameters: Mapping[str, object]) -> tuple[Action
     fields = {name: value for name, value in parameters.items() if name not in _OBJECTS}
     action, notify = _action(kind, fields), _notify(parameters.get("notify"), {})
     policy = _policy(kind, parameters.get("policy"), {})
-    _check_chat(action, notify)
-    _check_variables(action, policy)
+    _check_fit(action, policy, notify)
     return action, policy, notify
 
 
@@ -317,8 +316,7 @@ def new_job(
                 "kind": kind,
             }
         )
-    _check_chat(job.action, job.notify)
-    _check_variables(job.action, job.policy)
+    _check_fit(job.action, job.policy, job.notify)
     _check_size(job)
     unchanged = before and (job.schedule, job.policy) == (before.schedule, before.policy)
     if unchanged or (may_have_passed and has_ended(job, now)):
@@ -375,8 +373,7 @@ def edit(
     with raising_invalid_input(FIELDS):
         edited = Job.model_validate({**current, **update, **_plain(given)})
     unchanged = (edited.schedule, edited.policy) == (job.schedule, job.policy)
-    _check_chat(edited.action, edited.notify)
-    _check_variables(edited.action, edited.policy)
+    _check_fit(edited.action, edited.policy, edited.notify)
     _check_size(edited)
     return edited if unchanged else _bounded(edited, now)
 
@@ -433,12 +430,14 @@ def _check_prompt(action: Action, before: Action | None) -> None:
             prompts.check(action.prompt, kept=old or "")
 
 
-def _check_variables(action: Action, policy: Policy) -> None:
-    """Raise `InvalidInput` if a prompt uses a variable that the job does not set.
+def _check_fit(action: Action, policy: Policy, notify: Notify) -> None:
+    """Raise `InvalidInput` if a field does not fit the others.
 
-    Also raise it for a work directory in which nothing would run, and for an entry of `approve`
-    that does not name the job's only call.
+    So a prompt cannot use a variable that the job does not set, and the session `chat` needs a
+    channel.
     """
+    if getattr(action, "session", "") == "chat" and not notify.channel:
+        raise InvalidInput("session", "chat needs a channel", "set the channel too")
     asks, check = action.agents(), policy.check
     if (call := action.own_call()) is not None:
         for entry in policy.approve:
@@ -575,12 +574,6 @@ def _notify(base: object, given: Mapping[str, object]) -> Notify:
     flat = {name: given[name] for name in Notify.model_fields if name in given}
     with raising_invalid_input(Notify.model_fields):
         return Notify.model_validate({**base, **flat})
-
-
-def _check_chat(action: Action, notify: Notify) -> None:
-    """Raise `InvalidInput` if the session is `chat` and the job has no channel."""
-    if getattr(action, "session", "") == "chat" and not notify.channel:
-        raise InvalidInput("session", "chat needs a channel", "set the channel too")
 
 
 def _schedule(
