@@ -148,12 +148,7 @@ class Checkout:
         target = f"refs/daybook/runs/{self.run_id}"
         try:
             await run(
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--upload-pack=git-upload-pack",
-                "--",
+                *git.FETCH,
                 str(self.work / ".git"),
                 f"+{_AGENT_REF}:{target}",
                 protocols=["file"],

@@ -27,6 +27,12 @@ MAX_OUTPUT_BYTES = 16 * 2**20
 MAX_ERROR_CHARACTERS = 500
 TIMEOUT_SECONDS = 300.0
 
+FETCH = (
+    *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
+    *("--upload-pack=git-upload-pack", "--"),
+)
+"""The command that fetches; the address and a refspec follow."""
+
 _OLD_FAULTS = (
     "badDate",
     "badEmail",

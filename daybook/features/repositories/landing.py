@@ -125,8 +125,8 @@ async def _rebased(
         async with store.writing() as run:
             target = f"refs/daybook/landing/{run_id}"
             await run(
-                *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
-                *("--upload-pack=git-upload-pack", "--", str(repository)),
+                *git.FETCH,
+                str(repository),
                 f"+refs/heads/landing:{target}",
                 protocols=["file"],
             )
@@ -152,8 +152,8 @@ async def _forward(store: Store, branch: str, candidate: str) -> None:
     own = await git.run("rev-parse", "--absolute-git-dir", cwd=source.address)
     try:
         await git.run(
-            *("fetch", "--quiet", "--no-tags", "--no-write-fetch-head"),
-            *("--upload-pack=git-upload-pack", "--", str(store.repository)),
+            *git.FETCH,
+            str(store.repository),
             f"{candidate}:refs/heads/{branch}",
             repository=own.path,
             protocols=["file"],

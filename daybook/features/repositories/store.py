@@ -141,12 +141,7 @@ class Store:
         is_local = self.source.protocol == "file"
         async with self.writing() as run:
             await run(
-                "fetch",
-                "--quiet",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--upload-pack=git-upload-pack",
-                "--",
+                *git.FETCH,
                 self.source.address,
                 f"+{ref or 'HEAD'}:{target}",
                 protocols=self.source.protocols,
