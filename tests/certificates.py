@@ -14,11 +14,10 @@ from cryptography.x509.oid import NameOID
 from daybook.clock import SYSTEM_CLOCK
 
 
-def localhost(folder: Path) -> Path:
-    """Return the path of a PEM file with a self-signed certificate of localhost and its key."""
+def self_signed(*names: x509.GeneralName) -> tuple[bytes, bytes]:
+    """Return a self-signed certificate of ``names``, and its key, as texts of PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, str(names[0].value))])
     now = SYSTEM_CLOCK.now()
     made = (
         x509.CertificateBuilder()
@@ -32,13 +31,16 @@ def localhost(folder: Path) -> Path:
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         .sign(key, hashes.SHA256())
     )
-    path = folder / "both.pem"
-    path.write_bytes(
-        made.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
+    return made.public_bytes(serialization.Encoding.PEM), key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
     )
+
+
+def localhost(folder: Path) -> Path:
+    """Return the path of a PEM file with a self-signed certificate of localhost and its key."""
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    path = folder / "both.pem"
+    path.write_bytes(b"".join(self_signed(x509.DNSName("localhost"), address)))
     return path

@@ -55,7 +55,7 @@ async def test_a_program_finds_them_while_it_runs_and_the_run_records_their_dige
     reply = await ask(script, request)
 
     assert (reply.text, reply.warnings) == ("One.One.program", ())
-    assert journal.told == ["0 folders began: notes: SHA-256 d1"]
+    assert journal.lines == ["0 folders began: notes: SHA-256 d1"]
     if has_work_dir:
         assert names(tmp_path) == names(tmp_path, ".agents/skills") == []
 
@@ -76,7 +76,7 @@ async def test_a_folder_of_the_user_stays_and_the_reply_warns_of_it(tmp_path: Pa
         str(mine),
         str(tmp_path / ".agents" / "skills" / "notes"),
     ]
-    assert journal.told == []
+    assert journal.lines == []
     assert [each.name for each in mine.iterdir()] == ["SKILL.md"]
     assert (tmp_path / ".agents" / "skills" / "notes").is_symlink()
 

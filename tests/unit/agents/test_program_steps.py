@@ -44,7 +44,7 @@ class Notes:
     """Journal that keeps a line for each call, and does ``before`` first."""
 
     def __init__(self, before: Callable[[str], Any] = lambda _: None) -> None:
-        self.told: list[str] = []
+        self.lines: list[str] = []
         self.sessions: list[tuple[ProgramSession, bool]] = []
         self._before = before
 
@@ -61,17 +61,17 @@ class Notes:
         raise AssertionError
 
     async def report(self, step: PlannedStep, reply: StepReply | None = None) -> None:
-        await self._tell("began", step, reply)
+        await self._add("began", step, reply)
 
     async def finish(self, step: PlannedStep, reply: StepReply) -> None:
-        await self._tell("ended", step, reply)
+        await self._add("ended", step, reply)
 
-    async def _tell(self, verb: str, step: PlannedStep, reply: StepReply | None) -> None:
+    async def _add(self, verb: str, step: PlannedStep, reply: StepReply | None) -> None:
         words = [f"{step.position} {step.name} {verb}"]
         if reply is not None:
             words.append(reply.error or reply.output)
         await asyncio.to_thread(self._before, words[0])
-        self.told.append(": ".join(words))
+        self.lines.append(": ".join(words))
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ async def test_steps_are_recorded_while_the_program_runs_and_its_result_is_the_a
 ) -> None:
     heard = tmp_path / "heard"
     os.mkfifo(heard)
-    notes = Notes(lambda told: told == "1.1 Bash began" and heard.write_text("go"))
+    notes = Notes(lambda line: line == "1.1 Bash began" and heard.write_text("go"))
     command = program(
         lines(claude_init(), claude_says("msg_1", calls("toolu_1", "Bash", command="ls"))),
         f"open({str(heard)!r}).read()",  # until the journal has the call
@@ -119,7 +119,7 @@ async def test_steps_are_recorded_while_the_program_runs_and_its_result_is_the_a
     used: list[dict[str, Any]] = []
     reply = await ask(command, request=replace(REQUEST, journal=notes, took=used.append))
 
-    assert notes.told == [
+    assert notes.lines == [
         "1 claude-sonnet-4-20250514 began",
         "1.1 Bash began",
         '1 claude-sonnet-4-20250514 ended: Bash({"command": "ls"})',
@@ -335,8 +335,8 @@ async def test_codex_answers_with_its_last_message_and_needs_no_journal(program:
 
 
 async def test_a_program_of_a_run_that_was_taken_over_is_ended(program: Program) -> None:
-    def refuse(told: str) -> None:
-        if told == "1.1 Bash began":
+    def refuse(line: str) -> None:
+        if line == "1.1 Bash began":
             raise FenceRefused("run", 1, 2)
 
     command = program(
@@ -387,7 +387,7 @@ async def test_a_program_that_takes_too_long_is_ended_with_its_steps_and_usage(
     )
     with pytest.raises(AgentTimeout) as ended:
         await ask(command, request=replace(REQUEST, timeout=1.0, journal=notes))
-    assert notes.told[-1] == "1.1 Bash ended: a"
+    assert notes.lines[-1] == "1.1 Bash ended: a"
     assert ended.value.usage is not None
     assert (ended.value.usage["requests"], ended.value.usage["input_tokens"]) == (1, 1204)
 
@@ -408,6 +408,6 @@ async def test_secrets_of_the_program_are_not_in_its_steps(
     request = replace(REQUEST, journal=notes)
     reply = await ask(command, request=request, environment=["PATH", "ANTHROPIC_API_KEY"])
     assert reply.text == "It is [ANTHROPIC_API_KEY]."
-    assert "1.1 Bash ended: [ANTHROPIC_API_KEY]" in notes.told
-    assert any("[ANTHROPIC_API_KEY] began" in each for each in notes.told), notes.told
-    assert "sk-very-secret" not in " ".join(notes.told)
+    assert "1.1 Bash ended: [ANTHROPIC_API_KEY]" in notes.lines
+    assert any("[ANTHROPIC_API_KEY] began" in each for each in notes.lines), notes.lines
+    assert "sk-very-secret" not in " ".join(notes.lines)

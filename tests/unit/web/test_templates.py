@@ -107,7 +107,7 @@ async def test_the_page_says_which_tools_the_agent_got(
         ("pages", ""),
         ("pages", "example.org"),
         ("at", "25:00"),
-        ("agent", "nobody-here"),
+        ("agent", "missing"),
         ("name", "x" * 1_000),
     ],
 )
