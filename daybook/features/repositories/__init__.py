@@ -1,4 +1,4 @@
-"""Repositories: each run works in a worktree of its own, and its change is reviewed and landed once.
+"""Repositories: each run works in a worktree of its own, and its change lands at most once.
 
 ::
 

@@ -17,6 +17,7 @@ from sqlalchemy import delete, exists
 from sqlalchemy.orm import defer
 from sqlmodel import col, select
 
+from daybook.clock import SYSTEM_CLOCK
 from daybook.errors import DaybookError
 from daybook.features.repositories import review, settings, worktrees
 from daybook.features.repositories.locks import StillLocked
@@ -117,7 +118,7 @@ def _is_abandoned(path: Path) -> bool:
         changed = datetime.fromtimestamp(path.lstat().st_mtime, UTC)
     except FileNotFoundError:
         return False
-    return changed < datetime.now(UTC) - ABANDONED_AGE
+    return changed < SYSTEM_CLOCK.now() - ABANDONED_AGE
 
 
 def _remove(path: Path) -> None:

@@ -157,7 +157,8 @@ async def _rebased(
 async def forward(store: Store, branch: str, candidate: str, *, force: bool = False) -> None:
     """Move ``branch`` of the store's repository to ``candidate``, if that is a fast-forward.
 
-    With ``force``, move it in any case. Create the branch if it is missing. Raise `BranchInUse` and `GitFailed`.
+    With ``force``, move it in any case. Create the branch if it is missing. Raise `BranchInUse` and
+    `GitFailed`.
     """
     source, plus = store.source, "+" * force
     if source.protocol != "file":

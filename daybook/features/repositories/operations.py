@@ -37,11 +37,11 @@ class RepositoryChange(BaseModel, frozen=True):
     """What the run ``run_id`` has changed in the repository ``repo``.
 
     ``job`` and ``job_id`` are None for a run without a job. ``onto`` is the branch that gets the
-    change, ``branch`` the run's own. ``base`` and ``head`` are full hashes; ``head`` is "" while the
-    run works. ``status`` is a `tables.ChangeStatus`. ``is_verified`` is None without a verification.
-    ``landed`` is the commit with which the change has landed, "" before. ``problem`` is why it has
-    not landed; with ``has_conflict``, because the branch has changed the same lines. ``host`` is the
-    machine that has the commits. ``note`` is what the person ``decided_by`` has written.
+    change, ``branch`` the run's own. ``base`` and ``head`` are full hashes; ``head`` is "" while
+    the run works. ``is_verified`` is None without a verification. ``landed`` is the commit with
+    which the change has landed, "" before. ``problem`` is why it has not landed; with
+    ``has_conflict``, because the branch has changed the same lines. ``host`` is the machine that
+    has the commits. ``note`` is what the person ``decided_by`` has written.
     """
 
     run_id: str
@@ -218,7 +218,7 @@ async def ask(ref: str, prompt: str) -> RunDetails:
 
 
 async def list_worktrees() -> list[RunWorktree]:
-    """Return the worktrees on this machine, the largest first. Raise `InvalidInput` for an agent."""
+    """Return the worktrees here, the largest first. Raise `InvalidInput` for an agent."""
     authorization.require_operator()
     root = worktrees.folder_of("")
     async with reading() as session:
@@ -267,7 +267,7 @@ async def _find(session: AsyncSession, ref: str) -> str:
     found = (await session.execute(query.limit(1))).scalars().first()
     if found is None:
         raise NotFound("change", ref, "`daybook review` lists them")
-    return found
+    return str(found)
 
 
 def _rows() -> Select[tuple[ChangeRow, JobRow | None]]:

@@ -93,6 +93,7 @@ class RunWorkspace:
                 async with self._in_time():
                     await worktree.restore()
             answered = await self._ask(ask, number, addition, answered)
+            row.agent = answered.agent or row.agent
             try:
                 change = await self._collect(worktree, row, answered)
             except (GitFailed, AgentTimeout) as error:
@@ -291,7 +292,7 @@ class RunWorkspace:
     ) -> Outcome:
         """Record the change, land it if the job says so, and return the run's outcome."""
         problem = verified.problem if verified else ""
-        status = ChangeStatus.UNCHANGED
+        status, excess = ChangeStatus.UNCHANGED, ""
         if change.head != change.base:
             excess = "" if problem else self._excess(change)
             lands = self._policy.land != "review" and not problem and not excess
@@ -300,7 +301,7 @@ class RunWorkspace:
         async def record(session: AsyncSession, ledger: Ledger) -> None:
             found = await session.get_one(ChangeRow, row.run_id)
             found.status, found.recorded_at = status, ledger.now()
-            found.agent = answered.agent or row.agent
+            found.agent = row.agent
             found.head, found.notes = change.head, [*change.notes]
             found.files = [asdict(each) for each in change.files]
             found.insertions, found.deletions = change.insertions, change.deletions

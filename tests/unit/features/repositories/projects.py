@@ -7,8 +7,8 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-from daybook.features.repositories.worktrees import Author, Worktree
 from daybook.features.repositories.store import Store
+from daybook.features.repositories.worktrees import Author, Worktree
 from daybook.policies.repositories import Upstream
 
 AUTHOR = Author("coder", "coder@daybook", datetime(2026, 1, 15, 12, tzinfo=UTC))

@@ -10,10 +10,10 @@ import pytest
 
 from daybook.errors import DaybookError
 from daybook.features.repositories import landing
-from daybook.features.repositories.worktrees import Change, Worktree
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.landing import BranchInUse, ChangeConflict
-from tests.unit.features.repositories.projects import AUTHOR, at, worktree, commit
+from daybook.features.repositories.worktrees import Change, Worktree
+from tests.unit.features.repositories.projects import AUTHOR, at, commit, worktree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
 
@@ -38,6 +38,9 @@ class Landing:
     async def land(self, stop: Callable[[], None] = lambda: None) -> str:
         """Land it, from what was recorded last. ``stop`` is called when it has been recorded."""
 
+        async def check(candidate: str) -> None:
+            assert candidate
+
         async def record(candidate: str) -> None:
             self.recorded.append(candidate)
             stop()
@@ -48,6 +51,7 @@ class Landing:
             "main",
             AUTHOR,
             run_id=self.made.run_id,
+            check=check,
             record=record,
             candidate=self.recorded[-1] if self.recorded else "",
         )
@@ -145,7 +149,7 @@ async def test_a_branch_that_is_checked_out_is_left_alone(project: Path) -> None
     one = await changed(project, a="better\n")
     at(project, "switch", "-q", "main")
     tip = at(project, "rev-parse", "main")
-    with pytest.raises(BranchInUse, match="git merge --ff-only"):
+    with pytest.raises(BranchInUse, match="main is checked out in"):
         await one.land()
     assert at(project, "rev-parse", "main") == tip
     assert at(project, "status", "--porcelain") == ""

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from daybook.errors import InvalidInput
-from daybook.features.repositories import worktrees, git, store
+from daybook.features.repositories import git, worktrees
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.store import Store
+from daybook.home import Home
 from daybook.policies import repositories
 from daybook.policies.repositories import Upstream
-from daybook.home import Home
 from tests.unit.features.repositories.projects import AUTHOR, at, worktree
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("daybook_home")]
