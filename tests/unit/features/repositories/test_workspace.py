@@ -75,7 +75,7 @@ def nothing(folder: Path) -> None:
 
 
 async def continued(world: World, running: Started, granted: Granted) -> Granted:
-    """End the run, and return one of the same job that a person has asked to continue its change."""
+    """End the run; return one of its job that a person has asked to continue its change."""
     await world.runs.finish(granted, Status.SUCCEEDED)
     again = await running()
     async with world.ledger.write() as session:
