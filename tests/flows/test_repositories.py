@@ -9,6 +9,7 @@ import pytest
 
 from daybook.agents import documents
 from daybook.features.repositories import operations
+from daybook.policies.policy import Policy
 from flows.agent_prompt import agent_prompt
 from tests.calling import ModelAgent, calls
 from tests.providers import Answer, Status
@@ -35,8 +36,8 @@ async def test_a_model_changes_files_and_a_retry_goes_on_with_them(
     model_agent: ModelAgent, project: Path
 ) -> None:
     await model_agent.given("files")
-    policy = {"repo": str(project), "ref": "main", "land": "auto"}
-    policy["verify"] = ["grep", "-q", "good", "a.txt"]
+    verify = ["grep", "-q", "good", "a.txt"]
+    policy = {"repo": str(project), "ref": "main", "land": "auto", "verify": verify}
 
     result = await model_agent.run(
         calls("files_write", path="a.txt", content="bad\n"),
@@ -64,7 +65,7 @@ async def test_a_program_works_in_a_worktree_and_commits_there(
     script = "echo better > a.txt && git commit -qam 'Improve a' && echo more > b.txt && echo Done."
     settings = {"command": ["sh", "-c", script]}
     await documents.add(world.client, agent.name, "command", settings, replace=True)
-    policy = {"repo": str(project), "ref": "main"}
+    policy = Policy(repo=str(project), ref="main")
 
     result: Any = await agent_prompt(prompt="Go", agent=agent.name, policy=policy)
 
