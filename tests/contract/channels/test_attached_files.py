@@ -5,8 +5,7 @@ from __future__ import annotations
 import email
 import email.policy
 import json
-from email.message import EmailMessage
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from apprise.plugins.telegram import NotifyTelegram
@@ -23,7 +22,9 @@ from tests.receiver import Receiver, answer
 pytestmark = pytest.mark.anyio
 
 FILES = [
-    WrittenFile("out/Übersicht für Anna, Montag bis Freitag – Grüße aus 東京.md", "Grüße\r\n".encode()),
+    WrittenFile(
+        "out/Übersicht für Anna, Montag bis Freitag – Grüße aus 東京.md", "Grüße\r\n".encode()
+    ),
     WrittenFile("page.html", b"<script>1</script>"),
     WrittenFile("key.txt", None, "it contains a secret"),
 ]
@@ -33,7 +34,7 @@ SAVE = "To save them: daybook files 4f0c2a91d3e7 --save FOLDER"
 def parts(letters: Letters) -> tuple[str, list[tuple[str | None, str, Any]]]:
     """Return the text of the only mail, and the name, type and content of each attachment."""
     [got] = letters.got
-    mail = cast(EmailMessage, email.message_from_bytes(bytes(got), policy=email.policy.default))
+    mail = email.message_from_bytes(bytes(got), policy=email.policy.default)
     body = mail.get_body(("plain",))
     assert body is not None
     attached = [

@@ -48,10 +48,10 @@ def test_without_a_kept_file_the_note_names_no_command() -> None:
 
 def test_a_channel_without_files_and_a_message_with_too_many_files_name_a_few() -> None:
     files = [WrittenFile(f"{number}.txt", b"x") for number in range(MAX_ATTACHED_FILES + 9)]
-    assert attachments.choose(files, RUN, refused="why not") == (
-        (),
-        f"Files that are not attached: 0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 24 more (why not){SAVE}",
-    )
+    attached, note = attachments.choose(files, RUN, refused="why not")
+    assert attached == ()
+    listed = "0.txt, 1.txt, 2.txt, 3.txt, 4.txt and 24 more"
+    assert note == f"Files that are not attached: {listed} (why not){SAVE}"
     attached, note = attachments.choose(files, RUN)
     assert len(attached) == MAX_ATTACHED_FILES
     assert "20.txt, 21.txt, 22.txt, 23.txt, 24.txt and 4 more (" in note
