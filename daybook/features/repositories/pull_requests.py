@@ -36,11 +36,11 @@ MAX_PAGES = 40
 _EXISTS_STATUSES = (409, 422)
 _ZERO_WIDTH_SPACE = "\u200b"
 
-# The parts of a text that would notify somebody, run a command of GitLab (`/merge` at the beginning
+# The parts of a text that would notify a user, run a command of GitLab (`/merge` at the beginning
 # of a line), or load an image from another server.
 _ACTIVE = re.compile(
     r"(?<=@)"
-    r"|(?<=&)(?=(#0*64|#[xX]0*40|commat)\b)"  # the same as @
+    r"|(?<=&)(?=#0*64|#[xX]0*40|commat)"  # the same as @
     r"|(?<=!)(?=\[)"
     r"|(?<=<)(?=[A-Za-z/!?])"
     r"|^[ \t>]*(?=/)",
@@ -189,7 +189,7 @@ def harmless_title(text: str) -> str:
 
 
 def harmless_body(text: str) -> str:
-    """Return a text by an agent, shortened, that notifies nobody and runs nothing at the forge.
+    """Return a text by an agent, shortened, that notifies no user and runs nothing at the forge.
 
     An invisible character is inserted after each `@`, and into tags of HTML, images, and a `/` at
     the beginning of a line, also in blocks of code: what a forge counts as code differs, and a

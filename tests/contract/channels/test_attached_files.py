@@ -65,8 +65,9 @@ async def test_one_mail_carries_the_answer_and_the_files(
         "more characters: `daybook show 4f0c2a91d3e7`]\n\n"
         "Files that are not attached: key.txt (it contains a secret)"
     )
-    [header] = [each for each in str(letters.got[0]).splitlines() if "filename=" in each][:1]
-    assert header.startswith("Content-Disposition: attachment; filename=")
+    # Mail programs read no name from a header that is encoded as a whole.
+    headers = [each["Content-Disposition"] for each in letters.got[0].walk()]
+    assert [each.split()[0] for each in headers if each] == ["attachment;"] * 2
 
 
 async def test_a_refused_mail_is_sent_without_files_in_the_end(

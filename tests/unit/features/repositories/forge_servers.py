@@ -115,7 +115,8 @@ class ForgeServer:
             assert query["state"] == "opened", "GitLab ignores another word"
             wanted = {"branch": query["source_branch"], "onto": query["target_branch"]}
             found = [each for each in found if wanted.items() <= each.items()]
-        if self.kind == GITHUB and ":" in query["head"]:  # another form is ignored
+        if self.kind == GITHUB:
+            assert ":" in query["head"], "GitHub ignores another form"
             owner, _, branch = query["head"].partition(":")
             found = [
                 each

@@ -93,7 +93,7 @@ async def test_other_branches_closed_ones_and_forks_do_not_count(server: ForgeSe
     assert (await propose(server)).is_new is False
 
 
-async def test_a_process_that_was_killed_after_the_creation_finds_it(server: ForgeServer) -> None:
+async def test_a_creation_whose_answer_was_lost_is_found(server: ForgeServer) -> None:
     server.is_cut = True
     error = await refused(server)
     assert (error.is_temporary, error.status) == (True, None)
@@ -260,7 +260,7 @@ async def test_a_renamed_repository_of_the_same_server_is_followed(github: Forge
 # --- texts
 
 
-async def test_the_texts_of_an_agent_notify_nobody(server: ForgeServer) -> None:
+async def test_the_texts_of_an_agent_notify_no_user(server: ForgeServer) -> None:
     await propose(
         server, title=" Fix\n@all\u202e now", body="/merge\n@team/admins\r\n> /assign @me"
     )
