@@ -52,7 +52,10 @@ class CommonFields(TypedDict, total=False):
     setup: Sequence[str]
     verify: Sequence[str]
     repairs: int
-    land: Literal["review", "auto", "branch"]
+    land: Literal["review", "auto", "branch", "pull-request"]
+    repo_secret: str
+    forge: Literal["", "github", "gitlab", "gitea"]
+    one_pull_request: bool
     max_changed_files: int
     max_changed_lines: int
     tokens_per_run: int

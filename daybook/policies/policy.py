@@ -31,12 +31,15 @@ from daybook.policies.compression import (
     SummarizeAfterTokens,
 )
 from daybook.policies.repositories import (
+    ForgeChoice,
     LandChoice,
     MaxChangedFiles,
     MaxChangedLines,
+    OnePullRequest,
     Ref,
     Repairs,
     Repo,
+    RepoSecret,
     Setup,
     Verify,
 )
@@ -283,6 +286,9 @@ class Policy(BaseModel):
     verify: Verify = ()
     repairs: Repairs = 2
     land: LandChoice = "review"
+    repo_secret: RepoSecret = ""
+    forge: ForgeChoice = ""
+    one_pull_request: OnePullRequest = False
     max_changed_files: MaxChangedFiles = 0
     max_changed_lines: MaxChangedLines = 0
     tokens_per_run: Annotated[int, Marker(is_continued=True)] = Field(

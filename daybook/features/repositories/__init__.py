@@ -1,17 +1,25 @@
-"""Repositories: each run works in a checkout of its own, and its change is recorded.
+"""Repositories: each run works in a worktree of its own, and its change lands at most once.
 
 ::
 
-    store          a bare repository in the home, fetched from the job's repository
-    checkouts      the folder of a run: created before its agent, collected afterwards
-    landing        the branch gets a change once, rebased if it has moved
-    pull_requests  the change is proposed at GitHub, GitLab or Gitea, once for its branch
-    forges         requests to the APIs of these sites
-    git            commands that run nothing which a repository names
+    workspace ──► worktrees ──► tables: the change ──► review ──► landing
+        │             └ store      of the run           ├ operations: a person decides
+        └ job_programs                                  └ keeping: goes on after a kill
 
-No job uses them yet.
+    store        a bare repository in the home, fetched from the job's repository
+    worktrees    the folder of a run: created before its agent, collected afterwards
+    landing      the branch gets a change once, rebased if it has moved
+    forges, pull_requests    a pull request for the branch of a run
+    git          commands that run nothing which a repository names
 """
 
 from daybook.feature import Feature
 
-FEATURE = Feature(package=__name__)
+FEATURE = Feature(
+    package=__name__,
+    workspace="workspace:RunWorkspace",
+    settings="settings:RepositorySettings",
+    tables="tables",
+    loops="keeping:LOOPS",
+    retention=("keeping:delete_old",),
+)

@@ -22,7 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col
 
 from daybook.errors import DaybookError, InvalidInput, NotFound
-from daybook.features.repositories import job_programs, landing, worktrees
+from daybook.features.repositories import access, job_programs, landing, pull_requests, worktrees
+from daybook.features.repositories.forges import Forge
 from daybook.features.repositories.git import GitFailed
 from daybook.features.repositories.landing import BranchInUse, ChangeConflict
 from daybook.features.repositories.locks import locked
@@ -38,6 +39,8 @@ LOCK_SECONDS = 900.0
 """How long a decision waits for the landing of the same change."""
 
 MAX_NOTE_CHARACTERS = 2_000
+
+_LANDED = (ChangeStatus.LANDED, ChangeStatus.BRANCHED, ChangeStatus.PROPOSED)
 
 
 class VerificationFailed(DaybookError):
@@ -67,7 +70,7 @@ async def request(run_id: str, person: str) -> ChangeRow:
         row.decided_by, row.decided_at = person, ledger.now()
 
     row = await read(run_id)
-    if row.status in (ChangeStatus.LANDING, ChangeStatus.LANDED, ChangeStatus.BRANCHED):
+    if row.status in _LANDED or row.status == ChangeStatus.LANDING:
         return row
     _require_waiting(row)
     if not await is_here(row):
@@ -108,10 +111,13 @@ def _end(row: ChangeRow, status: ChangeStatus) -> None:
 
 
 async def _land(row: ChangeRow) -> ChangeStatus:
-    store = Store(Upstream.parse(row.repo))
-    if row.land == "branch" and not row.decided_by:
+    store = store_of(row)
+    if not row.decided_by and row.land == "branch":
         await landing.forward(store, row.branch, row.head)
         return ChangeStatus.BRANCHED
+    if not row.decided_by and row.land == "pull-request":
+        await _propose(row, store)
+        return ChangeStatus.PROPOSED
 
     async def record(candidate: str) -> None:
         def set_candidate(row: ChangeRow, _: Ledger) -> None:
@@ -134,6 +140,30 @@ async def _land(row: ChangeRow) -> ChangeStatus:
         candidate=row.candidate,
     )
     return ChangeStatus.LANDED
+
+
+async def _propose(row: ChangeRow, store: Store) -> None:
+    """Push the run's branch, and open a pull request for it, or update the open one."""
+    policy = await _policy(row)
+    place = Forge.of(store.source, policy.forge)
+    await landing.push_branch(store, row.branch, row.head, row.replaced_head)
+    subject, _, rest = row.summary.strip().partition("\n")
+    async with access.secret_store() as secrets:
+        opened = await pull_requests.propose(
+            place,
+            row.branch,
+            row.onto,
+            subject or row.branch,
+            f"{rest.strip()}\n\nDaybook-Run: {row.run_id}".strip(),
+            secret=row.secret,
+            store=secrets,
+            updates=policy.one_pull_request,
+        )
+
+    def set_address(row: ChangeRow, _: Ledger) -> None:
+        row.address = opened.url
+
+    await _change(row.run_id, set_address)
 
 
 async def _verify(row: ChangeRow, store: Store, candidate: str) -> None:
@@ -169,7 +199,7 @@ async def _policy(row: ChangeRow) -> Policy:
 
 async def _offered(row: ChangeRow, error: BranchInUse) -> str:
     """Add the run's branch to the repository, so that the user can merge it. Return the problem."""
-    store = Store(Upstream.parse(row.repo))
+    store = store_of(row)
     command = f"git merge --ff-only {row.branch}"
     try:
         await landing.forward(store, row.branch, error.candidate, force=True)
@@ -184,7 +214,7 @@ async def notice_merge(run_id: str) -> None:
         row = await read(run_id)
         if row.status != ChangeStatus.WAITING:
             return
-        store = Store(Upstream.parse(row.repo))
+        store = store_of(row)
         if await landing.has_landed(store, row.onto, row.candidate):
             await _change(run_id, lambda row, _: _end(row, ChangeStatus.LANDED))
 
@@ -203,7 +233,7 @@ async def discard(run_id: str, person: str, note: str) -> ChangeRow:
             return row
         _require_waiting(row)
         if row.candidate:  # a landing may have failed after it had its effect
-            store = Store(Upstream.parse(row.repo))
+            store = store_of(row)
             try:
                 is_landed = await landing.has_landed(store, row.onto, row.candidate)
             except GitFailed as error:
@@ -235,8 +265,15 @@ async def land_in_words(run_id: str) -> str:
             return f"landed on {row.onto} as {row.candidate[:12]}"
         case ChangeStatus.BRANCHED:
             return f"on the branch {row.branch}"
+        case ChangeStatus.PROPOSED:
+            return f"proposed: {row.address or row.branch}"
         case _:
             return f"not landed: {row.problem}"
+
+
+def store_of(row: ChangeRow) -> Store:
+    """Return the store of the repository of a change."""
+    return Store(Upstream.parse(row.repo), row.secret)
 
 
 def author_of(row: ChangeRow) -> Author:
@@ -252,7 +289,7 @@ def size_in_words(files: int, insertions: int, deletions: int) -> str:
 
 async def is_here(row: ChangeRow) -> bool:
     """Return whether this machine has the commits of the change."""
-    store = Store(Upstream.parse(row.repo))
+    store = store_of(row)
     if not row.head or not await asyncio.to_thread(store.repository.exists):
         return False
     try:

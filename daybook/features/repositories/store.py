@@ -24,7 +24,7 @@ from pathlib import Path
 from slugify import slugify
 
 from daybook.errors import InvalidInput
-from daybook.features.repositories import git
+from daybook.features.repositories import access, git
 from daybook.features.repositories.git import GitFailed, GitOutput
 from daybook.features.repositories.locks import StillLocked, locked
 from daybook.home import current_home
@@ -44,9 +44,10 @@ _GITLINK = "160000"
 
 @dataclass(frozen=True)
 class Store:
-    """The store of ``source``."""
+    """The store of ``source``, which is accessed with the token in ``secret``, if there is one."""
 
     source: Upstream
+    secret: str = ""
 
     @property
     def name(self) -> str:
@@ -73,6 +74,7 @@ class Store:
 
         Raise `GitFailed`, and `InvalidInput` for a repository with parts that are not fetched.
         """
+        variables = await access.variables(self.source, self.secret)
         target = f"refs/daybook/fetched/{hashlib.sha256(ref.encode()).hexdigest()[:16]}"
         is_local = self.source.protocol == "file"
         async with self.writing() as run:
@@ -82,6 +84,7 @@ class Store:
                 f"+{ref or 'HEAD'}:{target}",
                 protocols=self.source.protocols,
                 as_user=not is_local,
+                variables=variables,
                 seconds=FETCH_SECONDS,
             )
             commit = await self.commit_of(target)
@@ -100,6 +103,7 @@ class Store:
             "HEAD",
             protocols=self.source.protocols,
             as_user=self.source.protocol != "file",
+            variables=await access.variables(self.source, self.secret),
         )
         named = re.match(r"ref: refs/heads/(\S+)\tHEAD", found.text)
         if named is None:
