@@ -145,9 +145,7 @@ async def _rebased(
         async with store.writing() as run:
             target = f"refs/daybook/landing/{run_id}"
             await run(
-                *git.FETCH,
-                str(repository),
-                f"+refs/heads/landing:{target}",
+                *git.fetch(str(repository), f"+refs/heads/landing:{target}"),
                 protocols=["file"],
             )
             return await store.commit_of(target)
@@ -198,9 +196,7 @@ async def forward(store: Store, branch: str, candidate: str, *, force: bool = Fa
     own = await git.run("rev-parse", "--absolute-git-dir", cwd=source.address)
     try:
         await git.run(
-            *git.FETCH,
-            str(store.repository),
-            f"{plus}{candidate}:refs/heads/{branch}",
+            *git.fetch(str(store.repository), f"{plus}{candidate}:refs/heads/{branch}"),
             repository=own.path,
             protocols=["file"],
         )
