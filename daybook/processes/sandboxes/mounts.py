@@ -86,7 +86,17 @@ OPEN_IN_DAYBOOKS_HOME = ("caches", "repositories", "worktrees")
 _NEVER_NAMED = ("/dev", "/proc", "/run", "/sys", "/var/run")
 _NEVER_WRITTEN = (*PROGRAMS, "/boot", "/etc", "/nix", "/run/current-system")
 _TEMPORARY = ("/tmp", "/dev/shm")
-_HIDDEN_IN_PROC = ("/proc/keys", "/proc/kcore", "/proc/kallsyms", "/proc/timer_list")
+_READ_ONLY_IN_PROC = ("/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs")
+"""Parts of `/proc` by which root changes the kernel, even without capabilities."""
+_HIDDEN_IN_PROC = (
+    "/proc/kallsyms",
+    "/proc/kcore",
+    "/proc/key-users",
+    "/proc/keys",
+    "/proc/kmsg",
+    "/proc/sched_debug",
+    "/proc/timer_list",
+)
 _OTHERS_READ = {False: stat.S_IROTH, True: stat.S_IROTH | stat.S_IXOTH}
 
 
@@ -115,9 +125,10 @@ class Mounts:
     def options(self) -> list[str]:
         """Return the options of `bwrap`. The root folder stays writable."""
         result = ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-        for path in _HIDDEN_IN_PROC:
-            if os.path.exists(path):
-                result += ["--ro-bind", "/dev/null", path]
+        for path in filter(os.path.exists, _READ_ONLY_IN_PROC):
+            result += ["--ro-bind", path, path]
+        for path in filter(os.path.exists, _HIDDEN_IN_PROC):
+            result += ["--ro-bind", "/dev/null", path]
         order = sorted(
             [*((path, "", option) for path, option in self.shown.items())]
             + [(path, target, "--symlink") for path, target in self.links.items()],
@@ -179,7 +190,7 @@ def plan(
     _check(folder, protected, "folder")
     _show(mounts, folder, "--bind")
     for path in protected:
-        if mounts.shows(path) and path not in mounts.shown:
+        if os.path.exists(path) and mounts.shows(path) and path not in mounts.shown:
             mounts.shown[path] = "--dir" if os.path.isdir(path) else "--file"
     return mounts
 
